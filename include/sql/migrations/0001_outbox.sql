@@ -1,0 +1,200 @@
+-- The outbox: one row a message, and what proves that none is lost.
+
+-- What SQL can check of one payload field; made from the message type's model (backline.messages).
+CREATE TYPE backline.field_rule AS (
+    name       text,
+    required   boolean,
+    kinds      text[],    -- JSON types: string, number, integer, boolean, object, array, null
+    min_length integer,   -- of a string in characters, of an array in items, of an object in keys
+    max_length integer,
+    choices    jsonb,     -- array of the values allowed, or null
+    minimum    numeric,
+    maximum    numeric,
+    secret     boolean    -- only as Fernet text or as a {"$ref": ...}
+);
+
+-- One way out of a message type.
+CREATE TYPE backline.route AS (
+    channel      text,
+    lane         text,
+    priority     smallint,
+    max_attempts smallint
+);
+
+CREATE TABLE backline.message_type (
+    name          text PRIMARY KEY,
+    fields        backline.field_rule[] NOT NULL,
+    field_names   text[] NOT NULL,
+    secret_fields text[] NOT NULL,
+    routes        backline.route[] NOT NULL
+);
+COMMENT ON TABLE backline.message_type IS 'Synced from the registry by every migration; never edited by hand.';
+
+CREATE SEQUENCE backline.message_id AS bigint;
+COMMENT ON SEQUENCE backline.message_id IS 'Ids of messages and of groups: no number names both.';
+
+CREATE TABLE backline.message (
+    id               bigint PRIMARY KEY DEFAULT nextval('backline.message_id'),
+    type             text NOT NULL,
+    channel          text NOT NULL,
+    lane             text NOT NULL,
+    priority         smallint NOT NULL CHECK (priority BETWEEN 1 AND 10),
+    state            text NOT NULL,
+    recipient        text NOT NULL,
+    payload          jsonb NOT NULL,
+    due_at           timestamptz NOT NULL,
+    expires_at       timestamptz,
+    attempt          smallint NOT NULL DEFAULT 0,       -- tries that ended
+    max_attempts     smallint NOT NULL,
+    rescues          smallint NOT NULL DEFAULT 0,       -- times that its dispatcher died
+    lease_token      uuid,
+    leased_until     timestamptz,
+    dispatcher       bigint,                            -- who holds the lease; null: a send_* run
+    cancel_requested boolean NOT NULL DEFAULT false,
+    rate_paid        boolean NOT NULL DEFAULT false,    -- its domain token is reserved for due_at
+    request_id       text,
+    group_id         bigint,
+    campaign_id      bigint,
+    replay_of        bigint,
+    created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finalized_at     timestamptz,
+    error_class      text,
+    error            text,
+    provider_id      text,
+    CONSTRAINT message_state CHECK (state IN (
+        'scheduled',   -- due later: a delayed send, or a retry
+        'pending',     -- due: the next claim takes it
+        'leased',      -- in the hands of a dispatcher or of a send_* run
+        'sent',        -- final: the provider took it
+        'suppressed',  -- final: the recipient is not to be written to
+        'cancelled',   -- final: a person or the app took it back
+        'expired',     -- final: it would have come too late
+        'dead'         -- final: failed for good, or too often
+    )),
+    CONSTRAINT message_final CHECK (
+        (state IN ('sent', 'suppressed', 'cancelled', 'expired', 'dead')) = (finalized_at IS NOT NULL)),
+    CONSTRAINT message_lease CHECK (
+        (state = 'leased') = (lease_token IS NOT NULL) AND (state = 'leased') = (leased_until IS NOT NULL))
+);
+
+-- A claim reads only what is due; finished rows and tomorrow's cost it nothing.
+CREATE INDEX message_claim ON backline.message (lane, priority DESC, due_at, id)
+    WHERE state = 'pending' AND rescues = 0;
+-- Rescued rows are claimed one by one, so they stand apart.
+CREATE INDEX message_claim_rescued ON backline.message (lane, priority DESC, due_at, id)
+    WHERE state = 'pending' AND rescues > 0;
+CREATE INDEX message_due ON backline.message (due_at) WHERE state = 'scheduled';
+CREATE INDEX message_leased ON backline.message (dispatcher) WHERE state = 'leased';
+CREATE INDEX message_expiry ON backline.message (expires_at)
+    WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL;
+-- Rows come in time order, so a block range index finds a day or the oldest for next to nothing.
+CREATE INDEX message_created ON backline.message USING brin (created_at)
+    WITH (pages_per_range = 32, autosummarize = on);
+
+CREATE TABLE backline.attempt (
+    message_id  bigint NOT NULL,
+    number      smallint NOT NULL,
+    started_at  timestamptz NOT NULL,
+    duration_ms real NOT NULL,
+    outcome     text NOT NULL,         -- the message's state after it
+    error_class text,
+    code        text,                  -- the far side's own: "250 2.0.0", "503"
+    response    text,                  -- cut to 4 kB; none for secret types
+    dispatcher  bigint,
+    dag_run     text
+) PARTITION BY RANGE (started_at);
+CREATE INDEX attempt_message ON backline.attempt (message_id);
+CREATE TABLE backline.attempt_default PARTITION OF backline.attempt DEFAULT;
+
+CREATE TABLE backline.idempotency (
+    type       text NOT NULL,
+    channel    text NOT NULL,
+    key        text NOT NULL,
+    hash       bytea NOT NULL,
+    message_id bigint NOT NULL,
+    group_id   bigint,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (type, channel, key)
+);
+CREATE INDEX idempotency_expiry ON backline.idempotency USING brin (expires_at);
+
+CREATE TABLE backline.dispatcher (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    lane           text NOT NULL,
+    slot           smallint NOT NULL,
+    started_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    heartbeat_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    handing_over   boolean NOT NULL DEFAULT false,
+    stop_requested boolean NOT NULL DEFAULT false,
+    dag_run        text
+);
+-- One that hands over gives up its slot, so that its successor can start before it ends.
+CREATE UNIQUE INDEX dispatcher_slot ON backline.dispatcher (lane, slot) WHERE NOT handing_over;
+
+CREATE TABLE backline.rate_bucket (
+    key        text PRIMARY KEY,      -- "lane:email.bulk", "domain:email.bulk:example.com"
+    next_at    timestamptz NOT NULL   -- theoretical arrival time (GCRA): when the bucket would be full again
+);
+
+CREATE TABLE backline.ledger_day (
+    day         date PRIMARY KEY,     -- UTC
+    closing_xid xid8 NOT NULL,        -- frozen once every transaction before this one has ended
+    frozen_at   timestamptz
+);
+
+CREATE TABLE backline.ledger (
+    day      date NOT NULL,
+    type     text NOT NULL,
+    accepted bigint NOT NULL,
+    pruned   bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (day, type)
+);
+
+-- Rows are short-lived in each state and finished ones stay: vacuum early, by number and not by share.
+ALTER TABLE backline.message SET (
+    autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_insert_scale_factor = 0.0, autovacuum_vacuum_insert_threshold = 200000,
+    autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 20000);
+
+-- Days of attempts from `from_day` for `days` days; a day that rows already stand for in the default
+-- partition is left there.
+CREATE FUNCTION backline.attempt_partitions_ensure(from_day date, days integer) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    day   date;
+    name  text;
+    made  integer := 0;
+BEGIN
+    FOR day IN SELECT from_day + n FROM generate_series(0, days - 1) AS n LOOP
+        name := 'attempt_' || to_char(day, 'YYYYMMDD');
+        IF to_regclass('backline.' || name) IS NULL AND NOT EXISTS (
+            SELECT FROM backline.attempt_default AS a
+            WHERE a.started_at >= day::timestamp AT TIME ZONE 'UTC'
+              AND a.started_at < (day + 1)::timestamp AT TIME ZONE 'UTC')
+        THEN
+            EXECUTE format(
+                'CREATE TABLE backline.%I PARTITION OF backline.attempt FOR VALUES FROM (%L) TO (%L)',
+                name, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
+            made := made + 1;
+        END IF;
+    END LOOP;
+    RETURN made;
+END $$;
+
+-- Drops days of attempts that lie wholly before `before_day`; returns how many.
+CREATE FUNCTION backline.attempt_partitions_drop(before_day date) RETURNS integer
+LANGUAGE plpgsql AS $$
+DECLARE
+    name    text;
+    dropped integer := 0;
+BEGIN
+    FOR name IN
+        SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'backline.attempt'::regclass AND c.relname ~ '^attempt_\d{8}$'
+          AND to_date(right(c.relname, 8), 'YYYYMMDD') < before_day
+    LOOP
+        EXECUTE format('DROP TABLE backline.%I', name);
+        dropped := dropped + 1;
+    END LOOP;
+    RETURN dropped;
+END $$;

@@ -1,0 +1,254 @@
+-- enqueue: what the app calls inside its own transactions.
+
+-- Why this payload cannot be taken, as "field: problem and fix", or null when it can.
+CREATE FUNCTION backline.payload_problem(fields backline.field_rule[], field_names text[], payload jsonb)
+RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+DECLARE
+    rule  backline.field_rule;
+    value jsonb;
+    kind  text;
+    size  integer;
+BEGIN
+    IF payload IS NULL OR jsonb_typeof(payload) <> 'object' THEN
+        RETURN 'payload: must be a JSON object such as {"subject": "..."}';
+    END IF;
+    IF payload - field_names <> '{}' THEN
+        RETURN (SELECT min(key) FROM jsonb_object_keys(payload - field_names) AS key)
+            || ': unknown field; remove it or use one of: ' || array_to_string(field_names, ', ');
+    END IF;
+    FOREACH rule IN ARRAY fields LOOP
+        value := payload -> rule.name;
+        IF value IS NULL THEN
+            IF rule.required THEN
+                RETURN rule.name || ': required field is missing; add it to the payload';
+            END IF;
+            CONTINUE;
+        END IF;
+        kind := jsonb_typeof(value);
+        IF kind = 'null' AND 'null' = ANY (rule.kinds) THEN
+            CONTINUE;
+        ELSIF rule.secret THEN
+            IF NOT (kind = 'string' AND value #>> '{}' LIKE 'gAAAA%') AND NOT (kind = 'object' AND value ? '$ref') THEN
+                RETURN rule.name || ': is secret; give Fernet text or a reference {"$ref": "name"}, never the value itself';
+            END IF;
+            CONTINUE;
+        END IF;
+        IF NOT (kind = ANY (rule.kinds)
+                OR kind = 'number' AND 'integer' = ANY (rule.kinds) AND (value)::numeric = trunc((value)::numeric)) THEN
+            RETURN rule.name || ': must be ' || array_to_string(rule.kinds, ' or ') || ', not ' || kind;
+        END IF;
+        IF rule.choices IS NOT NULL AND NOT rule.choices @> value THEN
+            RETURN rule.name || ': must be one of ' || rule.choices::text;
+        END IF;
+        IF rule.min_length IS NOT NULL OR rule.max_length IS NOT NULL THEN
+            size := CASE kind WHEN 'string' THEN char_length(value #>> '{}') WHEN 'array' THEN jsonb_array_length(value)
+                WHEN 'object' THEN (SELECT count(*) FROM jsonb_object_keys(value)) END;
+            IF size < rule.min_length THEN
+                RETURN rule.name || ': too short; at least ' || rule.min_length || ', this has ' || size;
+            ELSIF size > rule.max_length THEN
+                RETURN rule.name || ': too long; at most ' || rule.max_length || ', this has ' || size;
+            END IF;
+        END IF;
+        IF kind = 'number' AND ((value)::numeric < rule.minimum OR (value)::numeric > rule.maximum) THEN
+            RETURN rule.name || ': out of range; must be between '
+                || coalesce(rule.minimum::text, '-infinity') || ' and ' || coalesce(rule.maximum::text, 'infinity');
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+-- Why this recipient cannot be written to over this channel, or null. Shape only; the model judges the rest.
+CREATE FUNCTION backline.recipient_problem(channel text, recipient text)
+RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN recipient IS NULL OR recipient = '' THEN 'recipient: is missing'
+        WHEN channel <> 'email' THEN NULL
+        WHEN char_length(recipient) > 400 THEN 'recipient: longer than 400 characters'
+        WHEN recipient !~ '^[^\s@<>(),;:\\"[\]]+@[^\s@<>(),;:\\"[\]]+$'
+         AND recipient !~ '^[^<>[:cntrl:]]+ <[^\s@<>(),;:\\"[\]]+@[^\s@<>(),;:\\"[\]]+>$'
+        THEN 'recipient: not an email address; use ann@example.com or Ann <ann@example.com>'
+    END
+$$;
+
+-- One message (or one a channel, for a type of several) in the caller's transaction.
+--
+-- recipient: an address; for a type of several channels a JSON object by channel, {"email": "...", "sms": "..."},
+-- where a channel that is left out gets nothing. due_at: not before; default at once. priority 1 to 10; default the
+-- lane's. idempotency_key: the same key with the same content returns the first id. expires_at: not after.
+-- Returns the message's id, or the group's for a type of several channels. Raises 22023 on wrong input (the text
+-- names field and fix) and 23505 on a key reused with other content; both abort the caller's transaction.
+CREATE FUNCTION backline.enqueue(
+    type            text,
+    recipient       text,
+    payload         jsonb DEFAULT '{}',
+    due_at          timestamptz DEFAULT NULL,
+    priority        integer DEFAULT NULL,
+    idempotency_key text DEFAULT NULL,
+    expires_at      timestamptz DEFAULT NULL,
+    request_id      text DEFAULT NULL,
+    replay_of       bigint DEFAULT NULL
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    kind     backline.message_type;
+    route    backline.route;
+    several  boolean;
+    address  text;
+    problem  text;
+    now_at   timestamptz := clock_timestamp();
+    new_id   bigint;
+    gid      bigint;
+    result   bigint;
+    hash     bytea;
+    earlier  backline.idempotency;
+BEGIN
+    SELECT * INTO kind FROM backline.message_type AS t WHERE t.name = enqueue.type;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'backline.enqueue: type: % is not a message type; use one of: %', coalesce(quote_literal(type), 'null'),
+            (SELECT string_agg(t.name, ', ' ORDER BY t.name) FROM backline.message_type AS t)
+            USING ERRCODE = '22023', COLUMN = 'type';
+    END IF;
+    problem := backline.payload_problem(kind.fields, kind.field_names, payload);
+    IF problem IS NULL THEN
+        problem := CASE
+            WHEN priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
+            WHEN expires_at <= now_at THEN 'expires_at: is in the past; leave it out or give a later time'
+            WHEN due_at > expires_at THEN 'due_at: is after expires_at, so it could never be sent; give an earlier due_at or a later expires_at'
+            WHEN idempotency_key = '' OR char_length(idempotency_key) > 255 THEN 'idempotency_key: must have 1 to 255 characters'
+            WHEN char_length(request_id) > 255 THEN 'request_id: longer than 255 characters'
+        END;
+    END IF;
+    several := cardinality(kind.routes) > 1;
+    IF problem IS NULL AND several AND NOT coalesce(recipient IS JSON OBJECT, false) THEN
+        problem := 'recipient: ' || type || ' goes out over several channels; give a JSON object such as {"email": "ann@example.com"}';
+    END IF;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'backline.enqueue: %: %', type, problem
+                USING ERRCODE = '22023', COLUMN = split_part(problem, ':', 1);
+    END IF;
+
+    FOREACH route IN ARRAY kind.routes LOOP
+        address := CASE WHEN several THEN recipient::jsonb ->> route.channel ELSE recipient END;
+        CONTINUE WHEN several AND address IS NULL;
+        problem := backline.recipient_problem(route.channel, address);
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION 'backline.enqueue: %: %', type, problem
+                USING ERRCODE = '22023', COLUMN = split_part(problem, ':', 1);
+        END IF;
+        IF several AND gid IS NULL THEN
+            gid := nextval('backline.message_id');
+        END IF;
+        new_id := nextval('backline.message_id');
+        IF idempotency_key IS NOT NULL THEN
+            -- Secret fields are left out: a reference may not change, and Fernet text always does.
+            hash := sha256(convert_to(recipient || chr(10) || (payload - kind.secret_fields)::text, 'UTF8'));
+            INSERT INTO backline.idempotency AS i (type, channel, key, hash, message_id, group_id, expires_at)
+            VALUES (enqueue.type, route.channel, idempotency_key, hash, new_id, gid,
+                    now_at + interval '30 days')
+            ON CONFLICT ON CONSTRAINT idempotency_pkey DO UPDATE
+                SET hash = excluded.hash, message_id = excluded.message_id, group_id = excluded.group_id,
+                    expires_at = excluded.expires_at
+                WHERE i.expires_at < now_at;
+            IF NOT FOUND THEN
+                SELECT * INTO earlier FROM backline.idempotency AS i
+                WHERE i.type = enqueue.type AND i.channel = route.channel AND i.key = idempotency_key;
+                IF NOT FOUND THEN  -- a snapshot older than the other's commit
+                    RAISE EXCEPTION 'backline.enqueue: idempotency_key: another transaction used % first; run yours again',
+                        quote_literal(idempotency_key) USING ERRCODE = '40001';
+                ELSIF earlier.hash <> hash THEN
+                    RAISE EXCEPTION 'backline.enqueue: idempotency_key: % was used for % % with other content; use a new key for a new message',
+                        quote_literal(idempotency_key), CASE WHEN several THEN 'group' ELSE 'message' END,
+                        coalesce(earlier.group_id, earlier.message_id)
+                        USING ERRCODE = '23505', COLUMN = 'idempotency_key';
+                END IF;
+                RETURN coalesce(earlier.group_id, earlier.message_id);
+            END IF;
+        END IF;
+        INSERT INTO backline.message (id, type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
+                                      max_attempts, request_id, group_id, replay_of)
+        VALUES (new_id, enqueue.type, route.channel, route.lane, coalesce(enqueue.priority, route.priority),
+                CASE WHEN due_at > now_at THEN 'scheduled' ELSE 'pending' END, address, payload,
+                coalesce(due_at, now_at), enqueue.expires_at, route.max_attempts, enqueue.request_id, gid,
+                enqueue.replay_of);
+        result := coalesce(gid, new_id);
+    END LOOP;
+    IF result IS NULL THEN
+        RAISE EXCEPTION 'backline.enqueue: %: recipient: names none of the channels of this type (%)', type,
+            (SELECT string_agg(r.channel, ', ') FROM unnest(kind.routes) AS r)
+            USING ERRCODE = '22023', COLUMN = 'recipient';
+    END IF;
+    RETURN result;
+END $$;
+
+-- Many messages of one type in the caller's transaction, set-based: the quickest way in.
+--
+-- recipients and payloads are of one length and belong together by position; so do idempotency_keys, if given.
+-- The other arguments are as in backline.enqueue and hold for all. Returns the ids in the order given. Wrong input
+-- raises as backline.enqueue does, names the position, and takes none.
+CREATE FUNCTION backline.enqueue_many(
+    type             text,
+    recipients       text[],
+    payloads         jsonb[],
+    due_at           timestamptz DEFAULT NULL,
+    priority         integer DEFAULT NULL,
+    expires_at       timestamptz DEFAULT NULL,
+    request_id       text DEFAULT NULL,
+    idempotency_keys text[] DEFAULT NULL
+) RETURNS bigint[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+DECLARE
+    kind   backline.message_type;
+    route  backline.route;
+    bad    record;
+    now_at timestamptz := clock_timestamp();
+    ids    bigint[];
+BEGIN
+    IF recipients IS NULL OR payloads IS NULL OR cardinality(recipients) <> cardinality(payloads)
+       OR cardinality(idempotency_keys) <> cardinality(recipients) THEN
+        RAISE EXCEPTION 'backline.enqueue_many: recipients, payloads and idempotency_keys must have one entry a message; got %, % and %',
+            coalesce(cardinality(recipients), 0), coalesce(cardinality(payloads), 0), coalesce(cardinality(idempotency_keys)::text, 'none')
+            USING ERRCODE = '22023', COLUMN = 'recipients';
+    ELSIF cardinality(recipients) = 0 THEN
+        RETURN '{}';
+    END IF;
+    SELECT * INTO kind FROM backline.message_type AS t WHERE t.name = enqueue_many.type;
+    -- Keys and several channels are decided row by row; the first row alone checks what all rows share.
+    IF idempotency_keys IS NOT NULL OR kind.name IS NULL OR cardinality(kind.routes) > 1 THEN
+        RETURN (SELECT array_agg(backline.enqueue(enqueue_many.type, r.recipient, r.payload, enqueue_many.due_at,
+                    enqueue_many.priority, r.key, enqueue_many.expires_at, enqueue_many.request_id) ORDER BY r.position)
+                FROM (SELECT * FROM unnest(recipients, payloads,
+                        coalesce(idempotency_keys, array_fill(NULL::text, ARRAY[cardinality(recipients)])))
+                      WITH ORDINALITY AS u (recipient, payload, key, position)) AS r);
+    END IF;
+    route := kind.routes[1];
+    SELECT u.position, p.problem INTO bad
+    FROM unnest(recipients, payloads) WITH ORDINALITY AS u (recipient, payload, position)
+    CROSS JOIN LATERAL (SELECT coalesce(
+        backline.payload_problem(kind.fields, kind.field_names, u.payload),
+        backline.recipient_problem(route.channel, u.recipient))) AS p (problem)
+    WHERE p.problem IS NOT NULL LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'backline.enqueue_many: %: message %: %', type, bad.position, bad.problem
+            USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
+    END IF;
+    SELECT CASE
+        WHEN enqueue_many.priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
+        WHEN enqueue_many.expires_at <= now_at THEN 'expires_at: is in the past; leave it out or give a later time'
+        WHEN enqueue_many.due_at > enqueue_many.expires_at THEN 'due_at: is after expires_at, so it could never be sent; give an earlier due_at or a later expires_at'
+        WHEN char_length(enqueue_many.request_id) > 255 THEN 'request_id: longer than 255 characters'
+    END AS problem INTO bad;
+    IF bad.problem IS NOT NULL THEN
+        RAISE EXCEPTION 'backline.enqueue_many: %: %', type, bad.problem
+            USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
+    END IF;
+    WITH new AS (
+        INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
+                                      max_attempts, request_id)
+        SELECT enqueue_many.type, route.channel, route.lane, coalesce(enqueue_many.priority, route.priority),
+               CASE WHEN enqueue_many.due_at > now_at THEN 'scheduled' ELSE 'pending' END, u.recipient, u.payload,
+               coalesce(enqueue_many.due_at, now_at), enqueue_many.expires_at, route.max_attempts, enqueue_many.request_id
+        FROM unnest(recipients, payloads) AS u (recipient, payload)
+        RETURNING id)
+    SELECT array_agg(id ORDER BY id) INTO ids FROM new;
+    RETURN ids;
+END $$;

@@ -1,0 +1,395 @@
+-- The outbox engine's statements. All times are the database's clock.
+
+-- name: message_promote
+-- Makes messages that came due pending, at most `most`; returns one row each.
+WITH due AS (
+    SELECT id FROM backline.message
+    WHERE state = 'scheduled' AND due_at <= clock_timestamp()
+    ORDER BY due_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
+UPDATE backline.message AS m SET state = 'pending' FROM due WHERE m.id = due.id
+RETURNING m.lane;
+
+-- name: message_expire
+-- Ends messages that nobody holds and whose time is over, at most `most`; secrets are erased.
+WITH late AS (
+    SELECT id FROM backline.message
+    WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= clock_timestamp()
+    ORDER BY expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
+UPDATE backline.message AS m
+SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
+    error = 'expired before it could be sent'
+FROM late, backline.message_type AS t
+WHERE m.id = late.id AND t.name = m.type
+RETURNING m.lane;
+
+-- name: message_claim
+-- Takes up to `most` due messages of a lane under a fresh lease, first priority first.
+WITH next AS (
+    SELECT id FROM backline.message
+    WHERE state = 'pending' AND rescues = 0 AND lane = %(lane)s::text
+    ORDER BY priority DESC, due_at, id
+    LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
+UPDATE backline.message AS m
+SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
+    leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
+FROM next WHERE m.id = next.id
+RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
+
+-- name: message_claim_rescued
+-- Takes one message whose dispatcher had died: such a one travels alone, in case it was the killer.
+WITH next AS (
+    SELECT id FROM backline.message
+    WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text
+    ORDER BY priority DESC, due_at, id
+    LIMIT 1 FOR UPDATE SKIP LOCKED)
+UPDATE backline.message AS m
+SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
+    leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
+FROM next WHERE m.id = next.id
+RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
+
+-- name: message_lease_one
+-- Leases one message by id for a run that delivers it itself; no row if it is final, not due or held by another.
+UPDATE backline.message AS m
+SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = NULL,
+    leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
+WHERE m.id = %(id)s::bigint
+  AND (m.state = 'pending' OR m.state = 'scheduled' AND m.due_at <= clock_timestamp()
+       OR m.state = 'leased' AND m.leased_until < clock_timestamp())
+RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
+
+-- name: message_status
+-- Where one message stands.
+SELECT id, type, channel, lane, priority, state, recipient, due_at, expires_at, attempt, max_attempts, rescues,
+    request_id, group_id, replay_of, created_at, finalized_at, error_class, error, provider_id,
+    extract(epoch FROM greatest(due_at, coalesce(leased_until, due_at)) - clock_timestamp())::float8 AS seconds_to_due
+FROM backline.message WHERE id = %(id)s::bigint;
+
+-- name: message_attempts
+-- The tries of one message, first to last.
+SELECT number, started_at, duration_ms, outcome, error_class, code, response, dispatcher, dag_run
+FROM backline.attempt WHERE message_id = %(id)s::bigint ORDER BY number, started_at;
+
+-- name: message_complete_many
+-- Ends tries, fenced by lease token; returns the ids that were still ours. A try that ends in `scheduled` is a retry
+-- after `delay` seconds, or the end (expired) if that is too late, or (cancelled) if a person took the message back
+-- meanwhile. Secrets of final messages are erased; one attempt row is written for each.
+WITH done AS (
+    SELECT * FROM unnest(
+        %(ids)s::bigint[], %(tokens)s::uuid[], %(states)s::text[], %(delays)s::float8[], %(error_classes)s::text[],
+        %(errors)s::text[], %(provider_ids)s::text[], %(codes)s::text[], %(responses)s::text[],
+        %(ages)s::float8[], %(durations)s::float8[]
+    ) AS u (message_id, token, state, delay, error_class, error, provider_id, code, response, age, duration)
+), decided AS (
+    SELECT done.*, m.attempt + 1 AS number, clock_timestamp() AS at, t.secret_fields,
+        CASE
+            WHEN done.state <> 'scheduled' THEN done.state
+            WHEN m.cancel_requested THEN 'cancelled'
+            WHEN clock_timestamp() + done.delay * interval '1 second' >= m.expires_at THEN 'expired'
+            ELSE 'scheduled'
+        END AS next_state
+    FROM done
+    JOIN backline.message AS m ON m.id = done.message_id AND m.lease_token = done.token AND m.state = 'leased'
+    JOIN backline.message_type AS t ON t.name = m.type
+    FOR UPDATE OF m
+), updated AS (
+    UPDATE backline.message AS m
+    SET state = d.next_state,
+        attempt = d.number,
+        lease_token = NULL, leased_until = NULL, dispatcher = NULL, rate_paid = false,
+        due_at = CASE WHEN d.next_state = 'scheduled' THEN d.at + d.delay * interval '1 second' ELSE m.due_at END,
+        finalized_at = CASE WHEN d.next_state = 'scheduled' THEN NULL ELSE d.at END,
+        payload = CASE WHEN d.next_state = 'scheduled' THEN m.payload ELSE m.payload - d.secret_fields END,
+        error_class = d.error_class, error = d.error, provider_id = d.provider_id
+    FROM decided AS d
+    WHERE m.id = d.message_id
+    RETURNING m.id, m.state
+), written AS (
+    INSERT INTO backline.attempt (message_id, number, started_at, duration_ms, outcome, error_class, code, response,
+                                  dispatcher, dag_run)
+    SELECT d.message_id, d.number, d.at - d.age * interval '1 second', d.duration * 1000, d.next_state, d.error_class,
+        d.code, CASE WHEN cardinality(d.secret_fields) = 0 THEN left(d.response, 4096) END,
+        %(dispatcher)s::bigint, %(dag_run)s::text
+    FROM decided AS d
+)
+SELECT id, state FROM updated;
+
+-- name: message_return_many
+-- Gives back messages that were claimed and not tried; fenced. Costs neither an attempt nor a rescue.
+UPDATE backline.message AS m
+SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'pending' END,
+    finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
+    payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
+    lease_token = NULL, leased_until = NULL, dispatcher = NULL
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[]) AS u (id, token), backline.message_type AS t
+WHERE m.id = u.id AND m.lease_token = u.token AND m.state = 'leased' AND t.name = m.type
+RETURNING m.id;
+
+-- name: message_defer_many
+-- Moves claimed messages that are over their domain's rate to the time of their token, which is now theirs; fenced.
+UPDATE backline.message AS m
+SET state = 'scheduled', rate_paid = true, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
+    due_at = clock_timestamp() + u.delay * interval '1 second'
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(delays)s::float8[]) AS u (id, token, delay)
+WHERE m.id = u.id AND m.lease_token = u.token AND m.state = 'leased'
+RETURNING m.id;
+
+-- name: message_renew
+-- Lengthens the leases of these messages, as far as this dispatcher still has them; returns those.
+UPDATE backline.message
+SET leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
+WHERE id = ANY (%(ids)s::bigint[]) AND state = 'leased' AND dispatcher = %(dispatcher)s::bigint
+RETURNING id;
+
+-- name: message_cancel_requests
+-- Messages in a dispatcher's hands that somebody has taken back.
+SELECT id FROM backline.message
+WHERE state = 'leased' AND dispatcher = %(dispatcher)s::bigint AND cancel_requested;
+
+-- name: message_rescue
+-- Takes messages from the dead: expired leases, and those of dispatchers that are gone or whose heartbeat stopped.
+-- Too many rescues end it: the message may be what kills them.
+WITH gone AS (
+    DELETE FROM backline.dispatcher
+    WHERE heartbeat_at < clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second'
+    RETURNING id
+), stale AS (
+    SELECT m.id, CASE
+        WHEN m.cancel_requested THEN 'cancelled'
+        WHEN m.rescues >= %(max_rescues)s::integer THEN 'dead'
+        ELSE 'pending' END AS next_state
+    FROM backline.message AS m
+    WHERE m.state = 'leased' AND (
+        m.leased_until < clock_timestamp()
+        OR m.dispatcher IN (SELECT id FROM gone)
+        OR m.dispatcher IS NOT NULL AND NOT EXISTS (
+            SELECT FROM backline.dispatcher AS d WHERE d.id = m.dispatcher))
+    LIMIT %(most)s::integer FOR UPDATE OF m SKIP LOCKED
+)
+UPDATE backline.message AS m
+SET state = s.next_state, rescues = m.rescues + 1, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
+    finalized_at = CASE WHEN s.next_state <> 'pending' THEN clock_timestamp() END,
+    payload = CASE WHEN s.next_state <> 'pending' THEN m.payload - t.secret_fields ELSE m.payload END,
+    error_class = CASE WHEN s.next_state = 'dead' THEN 'unknown' ELSE m.error_class END,
+    error = CASE WHEN s.next_state = 'dead'
+        THEN 'its dispatcher died ' || (m.rescues + 1) || ' times while it held this message; it may be what kills it'
+        ELSE m.error END
+FROM stale AS s, backline.message_type AS t
+WHERE m.id = s.id AND t.name = m.type
+RETURNING m.id, m.lane, m.state;
+
+-- name: message_cancel
+-- Takes a message back: at once if nobody holds it, else its holder is asked. Returns the state that it is in now.
+UPDATE backline.message AS m
+SET state = CASE WHEN m.state = 'leased' THEN 'leased' ELSE 'cancelled' END,
+    cancel_requested = true,
+    finalized_at = CASE WHEN m.state = 'leased' THEN NULL ELSE clock_timestamp() END,
+    payload = CASE WHEN m.state = 'leased' THEN m.payload ELSE m.payload - t.secret_fields END
+FROM backline.message_type AS t
+WHERE m.id = %(id)s::bigint AND m.state IN ('scheduled', 'pending', 'leased') AND t.name = m.type
+RETURNING m.state;
+
+-- name: message_retry
+-- Revives a dead message under its own id, with as many tries as its type has; not one whose secrets are erased.
+UPDATE backline.message AS m
+SET state = 'pending', finalized_at = NULL, due_at = clock_timestamp(), rescues = 0, cancel_requested = false,
+    max_attempts = m.attempt + coalesce((SELECT r.max_attempts FROM unnest(t.routes) AS r WHERE r.channel = m.channel), 1)
+FROM backline.message_type AS t
+WHERE m.id = %(id)s::bigint AND m.state = 'dead' AND t.name = m.type AND cardinality(t.secret_fields) = 0
+  AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
+RETURNING m.state;
+
+-- name: dispatcher_register
+-- Takes a free slot of a lane; no row if all are served. Tells whether it takes over from one that hands over.
+INSERT INTO backline.dispatcher (lane, slot, dag_run)
+SELECT %(lane)s::text, s.slot, %(dag_run)s::text
+FROM generate_series(1, %(slots)s::integer) AS s (slot)
+WHERE NOT EXISTS (
+    SELECT FROM backline.dispatcher AS d WHERE d.lane = %(lane)s::text AND d.slot = s.slot AND NOT d.handing_over)
+ORDER BY s.slot LIMIT 1
+ON CONFLICT DO NOTHING
+RETURNING id, EXISTS (
+    SELECT FROM backline.dispatcher AS d WHERE d.lane = %(lane)s::text AND d.handing_over) AS succeeds;
+
+-- name: dispatcher_heartbeat
+-- Says that a dispatcher lives, and hears whether it should stop and whether a successor is there.
+-- No row: it was taken for dead, and its messages are no longer its own.
+UPDATE backline.dispatcher AS d
+SET heartbeat_at = clock_timestamp(), handing_over = d.handing_over OR %(handing_over)s::boolean
+WHERE d.id = %(dispatcher)s::bigint
+RETURNING d.stop_requested, EXISTS (
+    SELECT FROM backline.dispatcher AS s WHERE s.lane = d.lane AND s.id > d.id AND NOT s.handing_over) AS succeeded;
+
+-- name: dispatcher_end
+-- Ends a dispatcher; what it still holds is rescued.
+DELETE FROM backline.dispatcher WHERE id = %(dispatcher)s::bigint RETURNING id;
+
+-- name: dispatcher_stop_all
+-- Asks every dispatcher to stop.
+UPDATE backline.dispatcher SET stop_requested = true RETURNING id;
+
+-- name: dispatcher_count
+-- Dispatchers whose heart beats.
+SELECT count(*)::integer AS alive FROM backline.dispatcher
+WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
+
+-- name: lane_status
+-- For the doorbell: what waits in each lane (counted up to `most`) and who serves it.
+SELECT l.lane,
+    (SELECT count(*)::integer FROM (
+        SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
+        LIMIT %(most)s::integer) AS waiting)
+    + (SELECT count(*)::integer FROM (
+        SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues > 0
+        LIMIT %(most)s::integer) AS waiting) AS pending,
+    coalesce((SELECT extract(epoch FROM clock_timestamp() - min(head.due_at))::float8 FROM (
+        SELECT m.due_at FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending'
+          AND m.rescues = 0 ORDER BY m.priority DESC, m.due_at, m.id LIMIT 1) AS head), 0) AS oldest_seconds,
+    (SELECT count(*)::integer FROM backline.dispatcher AS d
+        WHERE d.lane = l.lane AND NOT d.handing_over
+          AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second') AS live,
+    (SELECT count(*)::integer FROM backline.dispatcher AS d
+        WHERE d.lane = l.lane AND d.handing_over
+          AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second') AS handing_over
+FROM unnest(%(lanes)s::text[]) AS l (lane);
+
+-- name: rate_lane_available
+-- Tokens that a lane has now, and the seconds until the next; locks the bucket (run it in the claim's transaction).
+INSERT INTO backline.rate_bucket AS b (key, next_at) VALUES (%(key)s::text, clock_timestamp())
+ON CONFLICT (key) DO UPDATE SET next_at = greatest(b.next_at, clock_timestamp())
+RETURNING
+    greatest(0, floor(%(burst)s::float8 - extract(epoch FROM b.next_at - clock_timestamp()) / %(interval)s::float8
+        + 1e-6))::integer AS tokens,
+    greatest(0, extract(epoch FROM b.next_at - clock_timestamp())
+        - (%(burst)s::float8 - 1) * %(interval)s::float8)::float8 AS wait_seconds;
+
+-- name: rate_lane_take
+-- Spends tokens of a lane's bucket that is locked by this transaction.
+UPDATE backline.rate_bucket SET next_at = next_at + %(spent)s::integer * %(interval)s::float8 * interval '1 second'
+WHERE key = %(key)s::text;
+
+-- name: rate_reserve_many
+-- Reserves `wanted` tokens of each bucket, locked in the order of their keys; returns for each the seconds until the
+-- first of them comes (less than zero: it is there already), the next ones following at the bucket's interval.
+WITH wish AS (
+    SELECT * FROM unnest(%(keys)s::text[], %(wanted)s::integer[], %(intervals)s::float8[], %(bursts)s::float8[])
+        AS u (key, wanted, interval, burst)
+    ORDER BY key
+), reserved AS (
+    INSERT INTO backline.rate_bucket AS b (key, next_at)
+    SELECT key, clock_timestamp() + wanted * interval * interval '1 second' FROM wish ORDER BY key
+    ON CONFLICT (key) DO UPDATE
+        SET next_at = greatest(b.next_at, clock_timestamp()) + (excluded.next_at - clock_timestamp())
+    RETURNING b.key, b.next_at
+)
+SELECT r.key, (extract(epoch FROM r.next_at - clock_timestamp())
+    - (wish.wanted - 1 + wish.burst) * wish.interval)::float8 AS first_seconds
+FROM reserved AS r JOIN wish USING (key);
+
+-- name: ledger_open_day
+-- Notes the days that are over and not yet in the ledger; each can be frozen once all transactions of now have ended.
+INSERT INTO backline.ledger_day (day, closing_xid)
+SELECT d.day, pg_snapshot_xmax(pg_current_snapshot())
+FROM (SELECT generate_series(
+        coalesce((SELECT max(day) + 1 FROM backline.ledger_day),
+                 (SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM backline.message)),
+        (clock_timestamp() AT TIME ZONE 'UTC' - interval '1 minute')::date - 1, interval '1 day')::date) AS d (day)
+ON CONFLICT DO NOTHING
+RETURNING day;
+
+-- name: ledger_freeze_day
+-- Freezes one day whose last transaction has ended: how many messages were accepted, by type.
+WITH day AS (
+    SELECT d.day FROM backline.ledger_day AS d
+    WHERE d.frozen_at IS NULL AND d.closing_xid <= pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY d.day LIMIT 1 FOR UPDATE SKIP LOCKED
+), counted AS (
+    INSERT INTO backline.ledger (day, type, accepted)
+    SELECT day.day, m.type, count(*)
+    FROM day JOIN backline.message AS m
+      ON m.created_at >= day.day::timestamp AT TIME ZONE 'UTC'
+     AND m.created_at < (day.day + 1)::timestamp AT TIME ZONE 'UTC'
+    GROUP BY day.day, m.type
+)
+UPDATE backline.ledger_day AS d SET frozen_at = clock_timestamp() FROM day WHERE d.day = day.day
+RETURNING d.day;
+
+-- name: ledger_conservation
+-- Per type and day from `since`: what was accepted against where it is now. An open day's `accepted` is not frozen yet.
+WITH held AS (
+    SELECT (created_at AT TIME ZONE 'UTC')::date AS day, type, count(*) AS held,
+        count(*) FILTER (WHERE state = 'sent') AS sent,
+        count(*) FILTER (WHERE state = 'suppressed') AS suppressed,
+        count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
+        count(*) FILTER (WHERE state = 'expired') AS expired,
+        count(*) FILTER (WHERE state = 'dead') AS dead,
+        count(*) FILTER (WHERE state = 'scheduled') AS scheduled,
+        count(*) FILTER (WHERE state = 'pending') AS pending,
+        count(*) FILTER (WHERE state = 'leased') AS leased
+    FROM backline.message WHERE created_at >= %(since)s::date::timestamp AT TIME ZONE 'UTC'
+    GROUP BY 1, 2
+)
+SELECT day, type, l.accepted IS NOT NULL AS frozen, coalesce(l.accepted, h.held, 0) AS accepted,
+    coalesce(sent, 0) AS sent, coalesce(suppressed, 0) AS suppressed, coalesce(cancelled, 0) AS cancelled,
+    coalesce(expired, 0) AS expired, coalesce(dead, 0) AS dead, coalesce(scheduled, 0) AS scheduled,
+    coalesce(pending, 0) AS pending, coalesce(leased, 0) AS leased, coalesce(l.pruned, 0) AS pruned,
+    coalesce(l.accepted, h.held, 0) - coalesce(h.held, 0) - coalesce(l.pruned, 0) AS missing
+FROM held AS h FULL JOIN (SELECT * FROM backline.ledger WHERE day >= %(since)s::date) AS l USING (day, type)
+ORDER BY day, type;
+
+-- name: message_prune
+-- Deletes up to `most` finished messages of frozen days before `before`, and counts them in the ledger.
+WITH old AS (
+    SELECT m.id, m.type, d.day FROM backline.ledger_day AS d
+    JOIN backline.message AS m
+      ON m.created_at >= d.day::timestamp AT TIME ZONE 'UTC'
+     AND m.created_at < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+    WHERE d.frozen_at IS NOT NULL AND d.day < %(before)s::date AND m.finalized_at IS NOT NULL AND m.state <> 'dead'
+    LIMIT %(most)s::integer FOR UPDATE OF m SKIP LOCKED
+), gone AS (
+    DELETE FROM backline.message AS m USING old WHERE m.id = old.id RETURNING old.day, old.type
+), counted AS (
+    SELECT day, type, count(*) AS pruned FROM gone GROUP BY day, type
+)
+UPDATE backline.ledger AS l SET pruned = l.pruned + c.pruned FROM counted AS c
+WHERE l.day = c.day AND l.type = c.type
+RETURNING c.pruned::bigint AS pruned;
+
+-- name: idempotency_prune
+-- Forgets up to `most` keys whose time is over.
+DELETE FROM backline.idempotency AS i USING (
+    SELECT type, channel, key FROM backline.idempotency WHERE expires_at < clock_timestamp()
+    LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED) AS old
+WHERE (i.type, i.channel, i.key) = (old.type, old.channel, old.key)
+RETURNING 1 AS pruned;
+
+-- name: partitions_ensure
+-- Makes the attempt partitions of the coming days.
+SELECT backline.attempt_partitions_ensure((clock_timestamp() AT TIME ZONE 'UTC')::date, %(days)s::integer) AS made;
+
+-- name: partitions_drop
+-- Drops the attempt partitions that are older than the history.
+SELECT backline.attempt_partitions_drop((clock_timestamp() AT TIME ZONE 'UTC')::date - %(days)s::integer) AS dropped;
+
+-- name: enqueue
+-- One message; see backline.enqueue.
+SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, %(due_at)s::timestamptz,
+    %(priority)s::integer, %(idempotency_key)s::text, %(expires_at)s::timestamptz, %(request_id)s::text) AS id;
+
+-- name: message_type_sync
+-- Makes one message type known to backline.enqueue.
+INSERT INTO backline.message_type AS t (name, fields, field_names, secret_fields, routes)
+SELECT %(name)s::text,
+    coalesce((SELECT array_agg(f) FROM jsonb_populate_recordset(NULL::backline.field_rule, %(fields)s::jsonb) AS f), '{}'),
+    %(field_names)s::text[], %(secret_fields)s::text[],
+    (SELECT array_agg(r) FROM jsonb_populate_recordset(NULL::backline.route, %(routes)s::jsonb) AS r)
+ON CONFLICT (name) DO UPDATE
+SET fields = excluded.fields, field_names = excluded.field_names, secret_fields = excluded.secret_fields,
+    routes = excluded.routes;
+
+-- name: message_type_names
+-- The message types that the database knows.
+SELECT name FROM backline.message_type ORDER BY name;

@@ -1,0 +1,51 @@
+"""Airflow's connections, as the library wants them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk.bases.hook import BaseHook
+from psycopg.conninfo import make_conninfo
+
+from backline.channels.email import SmtpServer
+from backline.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+APP_DATABASE = "backline_db"
+"""The connection to the app's database, where the outbox lives."""
+
+
+def app_dsn() -> str:
+    """The app database's connection string, for psycopg."""
+    return dsn_of(BaseHook.get_connection(APP_DATABASE))
+
+
+async def app_dsn_async() -> str:
+    """As `app_dsn`, for the triggerer."""
+    return dsn_of(await BaseHook.aget_connection(APP_DATABASE))
+
+
+def dsn_of(connection: Connection) -> str:
+    """A Postgres connection of Airflow's as a connection string; Misconfigured if it is of another kind."""
+    if connection.conn_type not in ("postgres", "postgresql"):
+        raise Misconfigured(
+            f"Airflow connection {connection.conn_id!r} is of type {connection.conn_type!r}; make it a Postgres connection"
+        )
+    return make_conninfo(
+        host=connection.host or None,
+        port=connection.port or None,
+        user=connection.login or None,
+        password=connection.password or None,
+        dbname=connection.schema or None,
+        **{key: str(value) for key, value in connection.extra_dejson.items()},
+    )
+
+
+def smtp_server(connection_id: str) -> SmtpServer:
+    """The SMTP server of a connection."""
+    connection = BaseHook.get_connection(connection_id)
+    return SmtpServer.from_connection(
+        connection.host, connection.port, connection.login, connection.password, connection.extra_dejson
+    )

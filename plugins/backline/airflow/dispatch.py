@@ -1,0 +1,115 @@
+"""The dispatch operator: a lane's dispatcher as an Airflow task."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, BaseOperator, CronTriggerTimetable
+
+from backline.airflow.defaults import dag_arguments, lane_pool, task_arguments
+from backline.airflow.doorbell import Doorbell
+from backline.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from backline.outbox.dispatcher import Dispatcher
+
+NEVER_REACHED = timedelta(minutes=15)
+"""A time-out could strike between the provider's OK and the commit; a dispatcher ends long before."""
+CRON_MINUTES = 5
+
+
+class DispatchOperator(BaseOperator):
+    """Serves one lane. A run that a person started drains the lane once; one that was rung for stays warm."""
+
+    def __init__(self, *, lane: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lane = lane
+        self._dispatcher: Dispatcher[Any] | None = None
+
+    def execute(self, context: Context) -> dict[str, object]:
+        """Returns what was done: tries by how they ended, and why the dispatcher ended."""
+        # Here, not above: each import at parse time is paid by every task.
+        from backline.airflow.assembly import channel_named, delivery_over
+        from backline.airflow.connections import app_dsn
+        from backline.outbox.dispatcher import Dispatcher
+        from backline.settings import settings
+
+        config = settings()
+        lane = config.lane(self.lane)
+        channel = channel_named(lane.channel, config)
+        run = context["dag_run"]
+        self._dispatcher = Dispatcher(
+            self.lane,
+            lane,
+            config.outbox,
+            app_dsn(),
+            channel,
+            delivery_over(channel, config),
+            once=run.run_type == "manual",
+            dag_run=f"{run.dag_id}/{run.run_id}",
+        )
+        report = asyncio.run(self._dispatcher.run()).as_dict()
+        self.log.info("dispatcher ended: %s", report)
+        return report
+
+    def on_kill(self) -> None:
+        """Called inside the SIGTERM handler: stop claiming and return leases; Airflow kills after 5 seconds."""
+        if self._dispatcher is not None:
+            self._dispatcher.stop("terminated")
+
+
+def dispatch_dag_id(lane: str) -> str:
+    """`email.normal` is served by `dispatch_email`, `email.urgent` by `dispatch_email_urgent`."""
+    channel, _, rest = lane.partition(".")
+    return f"dispatch_{channel}" if rest == "normal" else f"dispatch_{channel}_{rest}"
+
+
+def dispatch_dag(lane_name: str, config: Settings) -> DAG:
+    """The DAG that serves a lane: rung by the doorbell, and looked after by a cron in case the bell is dead."""
+    lane = config.lane(lane_name)
+    minute = sorted(config.lanes).index(lane_name) % CRON_MINUTES
+    bell = Asset(
+        name=f"doorbell {lane_name}",
+        uri=f"backline://doorbell/{lane_name}",
+        watchers=[AssetWatcher(name=f"doorbell {lane_name}", trigger=Doorbell(lane=lane_name))],
+    )
+    dag = DAG(
+        dispatch_dag_id(lane_name),
+        description=f"Sends what waits in the lane {lane_name}",
+        doc_md=_DOC.format(lane=lane_name, channel=lane.channel, lanes=lane.dispatchers, idle=lane.idle_seconds),
+        schedule=AssetOrTimeSchedule(
+            assets=bell, timetable=CronTriggerTimetable(f"{minute}-59/{CRON_MINUTES} * * * *", timezone="UTC")
+        ),
+        # One more than dispatchers, so that a successor starts while its predecessor hands over.
+        **dag_arguments("dispatch", lane.channel, max_active_runs=lane.dispatchers + 1),
+    )
+    with dag:
+        DispatchOperator(
+            task_id="dispatch",
+            lane=lane_name,
+            doc_md="Claims, sends and completes messages in batches until the lane is quiet.",
+            **task_arguments(
+                pool=lane_pool(lane_name), queue=lane.queue, priority=lane.priority, retries=0,
+                execution_timeout=NEVER_REACHED,
+            ),  # fmt: skip
+        )
+    return dag
+
+
+_DOC = """\
+### Sends what waits in the lane `{lane}`
+
+Messages are rows of `backline.message`; this DAG runs the dispatcher that claims and sends those of one lane
+({channel}), at most {lanes} at a time.
+
+- **Started by** the doorbell, within a fraction of a second of the first message, or every 5 minutes in case the
+  triggerer is down. A run that finds nothing ends at once.
+- **Stays warm** for {idle:.0f} s after its last message, so that the next one leaves within milliseconds; lives 8 minutes
+  at most, then hands over to the next run.
+- **Started by hand** it drains the lane once and ends.
+- **Safe to kill**: what it holds goes back to the outbox, and another run sends it.
+"""

@@ -1,0 +1,90 @@
+"""The doorbell: tells Airflow to start a dispatcher for a lane that needs one.
+
+All lanes share one look at the outbox (a shared stream in the triggerer). A ring is an asset event: the scheduler
+starts the lane's `dispatch_*` DAG. Events may be lost or merged; the rows are the truth, and it rings again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Hashable, Mapping
+from typing import Any
+
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from backline.airflow.connections import app_dsn_async
+from backline.db.connect import Database
+from backline.outbox.doorbell import LaneView, Ringer
+from backline.outbox.store import Store
+from backline.settings import Settings, settings
+
+log = logging.getLogger(__name__)
+
+RESCUE_SECONDS = 1.0
+SLOWEST_RETRY_SECONDS = 5.0
+
+
+class Doorbell(BaseEventTrigger):
+    """Fires when its lane needs a dispatcher."""
+
+    def __init__(self, lane: str) -> None:
+        super().__init__()
+        self.lane = lane
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The lane is an argument, so that no two lanes share a trigger row (each would ring all)."""
+        return "backline.airflow.doorbell.Doorbell", {"lane": self.lane}
+
+    def shared_stream_key(self) -> Hashable:
+        """All lanes share one stream."""
+        return ("backline", "doorbell")
+
+    @classmethod
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[dict[str, LaneView]]:  # noqa: ARG003 - Airflow's signature
+        """Look at the outbox a few times a second; yields the lanes to ring. Survives a database that is away."""
+        pause = 1.0
+        while True:
+            try:
+                async for due in _look(settings()):
+                    pause = 1.0
+                    yield due
+            except Exception as exc:  # noqa: BLE001 - a trigger that raises is restarted every second, for ever
+                log.warning("doorbell: %s; looking again in %.0f s", exc, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, SLOWEST_RETRY_SECONDS)
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
+        """This lane's rings."""
+        async for due in shared_stream:
+            if (view := due.get(self.lane)) is not None:
+                yield TriggerEvent({"lane": self.lane, "pending": view.pending, "rung_at": time.time()})
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """The same without sharing, for a triggerer that cannot share streams."""
+        async for event in self.filter_shared_stream(self.open_shared_stream({})):
+            yield event
+
+
+async def _look(config: Settings) -> AsyncIterator[Mapping[str, LaneView]]:
+    database = Database(await app_dsn_async(), name="doorbell", patience=0)
+    store = Store(database)
+    ringer = Ringer(config.lanes, config.doorbell.silence_seconds)
+    timeout = config.outbox.heartbeat_timeout_seconds
+    most = max(lane.dispatchers * lane.backlog_per_dispatcher for lane in config.lanes.values()) + 1
+    next_rescue = 0.0
+    try:
+        while True:
+            now = time.monotonic()
+            if now >= next_rescue:
+                next_rescue = now + RESCUE_SECONDS
+                await store.rescue(config.outbox.max_rescues, timeout)
+                await store.expire()
+            await store.promote()
+            views = [LaneView(**row) for row in await store.lane_status(list(config.lanes), timeout, most)]
+            if due := ringer.due(views, time.monotonic()):
+                yield due
+            await asyncio.sleep(config.doorbell.interval_seconds)
+    finally:
+        await store.close()

@@ -1,0 +1,108 @@
+"""A message type's fields as Airflow Params: the trigger form of its `send_<type>` DAG."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from backline.messages.conf import REQUEST_ID_LENGTH
+from backline.messages.rules import branches, form_order
+
+if TYPE_CHECKING:
+    from airflow.sdk import Param
+
+    from backline.messages.base import MessageType
+
+MULTILINE_FROM = 2000
+"""A text field that may be longer than this many characters gets an entry field of several lines."""
+
+KEPT = frozenset(
+    {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minimum", "maximum"}
+)
+
+
+def params_for(kind: type[MessageType]) -> dict[str, Param]:
+    """The Params: `to`, the required fields, the optional ones, then `request_id` and `expires_at`.
+
+    Required ones have no default; the others are null unless the type has a default. What a schema
+    cannot say (addresses, templates, paths) is judged by the type's model when the run starts.
+    """
+    # Late: this module is imported where DAG files are parsed.
+    from airflow.sdk import Param  # noqa: PLC0415
+
+    schema = kind.model_json_schema()
+    required = set(schema.get("required", ()))
+    fields = schema["properties"]
+    return {
+        "to": Param(
+            type="string",
+            title="To",
+            description="The recipient's email address, with or without a name: Ann <ann@example.com>",
+            minLength=3,
+            maxLength=500,
+        ),
+        **{name: _param(kind, name, fields[name], schema, required=name in required) for name in form_order(schema)},
+        "request_id": Param(
+            None,
+            type=["null", "string"],
+            title="Request id",
+            description="The request that this message comes from; it stands in every log line.",
+            maxLength=REQUEST_ID_LENGTH,
+        ),
+        "expires_at": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            title="Expires at",
+            description="Not sent after this time.",
+        ),
+    }
+
+
+def _param(
+    kind: type[MessageType], name: str, field: Mapping[str, Any], schema: Mapping[str, Any], *, required: bool
+) -> Param:
+    from airflow.sdk import Param  # noqa: PLC0415
+
+    secret = name in kind.secret_fields
+    rules = _secret_rules() if secret else _rules(field, schema)
+    types = rules.pop("type")
+    examples = field.get("examples", [])
+    description = field.get("description", "")
+    if types == ["string"] and examples and "format" not in rules and "enum" not in rules:
+        rules["examples"] = examples
+    elif examples and not secret:
+        # In Airflow's form the examples of a list are the only items that can be chosen.
+        description += f" For example: {json.dumps(examples[0], ensure_ascii=False)}"
+    rules |= {"title": field.get("title", name), "description": description.strip()}
+    if required:
+        return Param(type=types[0] if len(types) == 1 else types, **rules)
+    if "enum" in rules:
+        rules["enum"] = [*rules["enum"], None]
+    default = field.get("default")
+    return Param(default, type=["null", *types], **rules)
+
+
+def _secret_rules() -> dict[str, Any]:
+    # A conf is readable by every viewer of the DAG, so a secret is never in it.
+    return {"type": ["string", "object"]}
+
+
+def _rules(field: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON schema of a field without its null alternative: Airflow's form wants types and limits side by side."""
+    alternatives = [branch for branch in branches(field, schema) if branch.get("type") != "null"]
+    types = [str(branch["type"]) for branch in alternatives if "type" in branch]
+    if len(alternatives) > 1 or not types:
+        return {"type": types or ["string", "number", "boolean", "object", "array"]}
+    only = alternatives[0]
+    rules: dict[str, Any] = {"type": types} | {key: value for key, value in only.items() if key in KEPT}
+    if "enum" in only or "const" in only:
+        rules["enum"] = list(only.get("enum", [only.get("const")]))
+    if types == ["array"]:
+        items = next(branches(only.get("items", {}), schema))
+        # Strings are entered one a line; everything else as JSON.
+        rules["items"] = {"type": items.get("type", "object")}
+    if types == ["string"] and rules.get("maxLength", 0) > MULTILINE_FROM:
+        rules["format"] = "multiline"
+    return rules

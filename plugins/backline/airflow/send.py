@@ -1,0 +1,165 @@
+"""The send operator: one message, delivered inside the run that a person or program started."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from backline.airflow.defaults import dag_arguments, direct_pool, task_arguments
+from backline.airflow.params import params_for
+from backline.errors import FailureClass, Misconfigured, PermanentError, RetryableError
+from backline.settings import Settings
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+    from backline.messages import MessageType
+    from backline.outbox.direct import Result
+
+WIRE_MARGIN_SECONDS = 0.5
+"""So that the next try never comes before the row is due."""
+
+
+class TryAgain(AirflowException):
+    """Not sent yet: the outbox has put the message off. Its text and `delay` survive pickling."""
+
+    def __init__(self, reason: str, delay: float) -> None:
+        super().__init__(reason, delay)
+        self.delay = delay
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}; next try in {self.delay:.0f} s"
+
+
+class OutboxRetryPolicy(RetryPolicy):
+    """Airflow's retry comes when the outbox's does."""
+
+    def evaluate(
+        self,
+        exception: BaseException,
+        try_number: int,  # noqa: ARG002 - Airflow's signature
+        max_tries: int,  # noqa: ARG002
+        context: Context | None = None,  # noqa: ARG002
+    ) -> RetryDecision:
+        """Retry at the row's due time; other errors by Airflow's own rules."""
+        if isinstance(exception, TryAgain):
+            return RetryDecision.retry(timedelta(seconds=exception.delay + WIRE_MARGIN_SECONDS), str(exception))
+        return RetryDecision.default()
+
+
+class SendOperator(BaseOperator):
+    """Sends one message of a type; the run's conf is its content."""
+
+    def __init__(self, *, message_type: str, channel: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.message_type = message_type
+        self.channel = channel
+
+    def execute(self, context: Context) -> dict[str, object]:
+        """Returns message id, state, tries and the provider's id: nothing of the content."""
+        from backline.airflow.assembly import channel_named, delivery_over
+        from backline.airflow.connections import app_dsn
+        from backline.messages import registry, split_conf
+        from backline.outbox.direct import DirectSender, Request
+        from backline.settings import settings
+
+        run = context["dag_run"]
+        try:
+            kind = registry.get(self.message_type)
+            recipient, payload, options = split_conf(kind, dict(context["params"]))
+            kind.parse(payload)
+            config = settings()
+            channel = channel_named(self.channel, config)
+            sender = DirectSender(
+                app_dsn(), channel, delivery_over(channel, config), config.lane(kind.lane(self.channel)).lease_seconds
+            )
+            request = Request(
+                type=self.message_type,
+                recipient=recipient,
+                payload=payload,
+                key=f"{run.dag_id}/{run.run_id}",
+                request_id=options.request_id,
+                expires_at=options.expires_at,
+                priority=options.priority,
+            )
+            result = asyncio.run(sender.send(request, dag_run=f"{run.dag_id}/{run.run_id}"))
+        except (PermanentError, Misconfigured) as exc:
+            raise AirflowFailException(str(exc)) from None
+        except RetryableError as exc:
+            raise TryAgain(str(exc), settings().retry[FailureClass.DATABASE].first_seconds) from None
+        return self._conclude(result)
+
+    def _conclude(self, result: Result) -> dict[str, object]:
+        where = f"message {result.message_id}"
+        why = f"{result.error_class}: {result.error}" if result.error_class else result.error or ""
+        if result.state == "sent":
+            if result.error:
+                self.log.warning("%s: %s", where, result.error)
+            self.log.info("%s sent as %s", where, result.provider_id)
+        elif result.state == "dead":
+            raise AirflowFailException(f"{where} is dead after {result.attempt} tries: {why}")
+        elif result.final:
+            raise AirflowSkipException(f"{where} is {result.state}: {why}")
+        else:
+            raise TryAgain(f"{where} is {result.state} after {result.attempt} tries: {why}", result.due_in)
+        return {
+            "message_id": result.message_id,
+            "state": result.state,
+            "attempt": result.attempt,
+            "provider_id": result.provider_id,
+        }
+
+
+def send_dag_id(type_name: str) -> str:
+    """`welcome` is sent by `send_welcome`."""
+    return f"send_{type_name}"
+
+
+def send_dag(kind: type[MessageType], config: Settings) -> DAG:
+    """The DAG that sends one message of a type, with a form made from the type's model."""
+    channel = kind.channels[0]
+    lane = config.lane(kind.lane(channel))
+    summary = (kind.__doc__ or kind.type_name).strip().split("\n")[0]
+    dag = DAG(
+        send_dag_id(kind.type_name),
+        description=summary,
+        doc_md=_DOC.format(summary=summary, type=kind.type_name, lane=kind.lane(channel)),
+        schedule=None,
+        params=params_for(kind),
+        **dag_arguments("send", channel, max_active_runs=64, max_active_tasks=64),
+    )
+    with dag:
+        SendOperator(
+            task_id="send",
+            message_type=kind.type_name,
+            channel=channel,
+            doc_md="Enqueues the message, delivers it, and writes down how it went.",
+            **task_arguments(
+                pool=direct_pool(channel), queue=lane.queue, priority=lane.priority,
+                retries=(kind.max_attempts or lane.max_attempts) - 1,
+                retry_delay=timedelta(seconds=config.retry[FailureClass.UNKNOWN].first_seconds),
+                retry_exponential_backoff=config.retry[FailureClass.UNKNOWN].factor,
+                max_retry_delay=timedelta(seconds=config.retry[FailureClass.UNKNOWN].cap_seconds),
+                retry_policy=OutboxRetryPolicy(),
+            ),
+        )  # fmt: skip
+    return dag
+
+
+_DOC = """\
+### {summary}
+
+Sends one message of the type `{type}` and waits for the provider's answer.
+
+- **Content** is the run's conf; the form shows the fields. Fields, limits and samples: `docs/messages.md`.
+- **Once**: the run id is the key. The same run, cleared or retried, never sends twice; a run id that was used is refused.
+- **Retries** follow the kind of failure (a wrong address never, a server that is away with growing pauses). Between two
+  tries the message waits in the outbox, where the lane `{lane}` may send it first; the run then ends well all the same.
+- **Many messages** are better enqueued in SQL, in your own transaction:
+  `SELECT backline.enqueue('{type}', recipient, payload)`.
+"""

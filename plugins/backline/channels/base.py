@@ -1,0 +1,64 @@
+"""What the dispatcher asks of a channel.
+
+A channel turns a message into bytes (`prepare`, pure CPU) and hands them to the far side through
+sessions (`Session.send`, I/O). A session is one kept connection: the dispatcher opens a few and
+gives each one message at a time. All errors are of `backline.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as the channel sees it: secrets are already in the clear, and only here."""
+
+    id: int
+    type: str
+    recipient: str
+    payload: Mapping[str, Any]
+    created_at: datetime
+    attempt: int = 1
+    """Which try this is, from 1: a channel may allow a later try more time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The far side's word that it has taken the message."""
+
+    code: str
+    response: str
+    provider_id: str
+    refused: tuple[tuple[str, str], ...] = ()
+    """Recipients (cc, bcc) that were refused while others were taken: (address, answer)."""
+
+
+class Session(Protocol[P_contra]):
+    """One kept connection. It connects at its first send, and again after it broke."""
+
+    async def send(self, prepared: P_contra) -> Receipt:
+        """Hand one message over; raises RetryableError or PermanentError."""
+
+    async def close(self) -> None:
+        """Say goodbye; never raises."""
+
+
+class Channel(Protocol[P]):
+    """One way out. P is what it makes of a message: a built email, an HTTP request."""
+
+    name: str
+    connections: int
+    """How many sessions a dispatcher should keep."""
+
+    def prepare(self, message: Message) -> P:
+        """Render and build; raises InvalidInput, naming the field, when it cannot be built."""
+
+    def session(self) -> Session[P]:
+        """A new session, not yet connected."""

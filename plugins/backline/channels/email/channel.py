@@ -1,0 +1,97 @@
+"""The email channel: a message is rendered, built once, and handed to an SMTP server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from backline.channels.base import Message
+from backline.channels.email.addresses import parse
+from backline.channels.email.content import Attachment, EmailContent
+from backline.channels.email.headers import mailboxes
+from backline.channels.email.mime import build
+from backline.channels.email.server import SmtpServer
+from backline.channels.email.session import EmailSession, PreparedEmail
+from backline.errors import InvalidInput, Misconfigured
+from backline.settings import EmailSettings
+
+_LONGEST_TIMEOUT = 600.0
+"""Seconds: what RFC 5321 section 4.5.3.2.6 lets a server take over its last answer."""
+_BYTES_PER_SECOND = 128 * 1024
+"""A line slower than this may time out on a large attachment."""
+
+
+class EmailChannel:
+    """Channel of `PreparedEmail`s; `render` turns a message into its content and knows the types."""
+
+    name = "email"
+
+    def __init__(self, settings: EmailSettings, server: SmtpServer, render: Callable[[Message], EmailContent]) -> None:
+        self.connections = settings.connections
+        self._settings = settings
+        self._server = server
+        self._render = render
+        self._context = server.tls_context()
+        try:
+            self._sender = parse(settings.from_address, "email.from_address")
+            domain = parse(f"id@{settings.message_id_domain}", "email.message_id_domain").spec.partition("@")[2]
+        except InvalidInput as exc:
+            raise Misconfigured(f"{exc} (in backline.toml)") from None
+        self._message_id_domain = domain
+        self._from = mailboxes("From", (self._sender,))
+
+    def prepare(self, message: Message) -> PreparedEmail:
+        """Render and build; raises InvalidInput, naming the field, when it cannot be built."""
+        content = self._render(message)
+        if content.attachments:
+            self._check_attachments(content.attachments)
+        to = parse(message.recipient, "to")
+        cc = [parse(text, f"cc[{index}]") for index, text in enumerate(content.cc)]
+        bcc = [parse(text, f"bcc[{index}]") for index, text in enumerate(content.bcc)]
+        reply_to = parse(content.reply_to, "reply_to") if content.reply_to else None
+        message_id = self._message_id(message)
+        data = build(
+            content,
+            sender=self._from,
+            to=to,
+            cc=cc,
+            reply_to=reply_to,
+            message_id=message_id,
+            date=int(time.time()),
+        )
+        recipients = (to.spec, *[address.spec for address in cc], *[address.spec for address in bcc])
+        return PreparedEmail(
+            message_id=message_id,
+            sender=self._sender.spec,
+            recipients=tuple(dict.fromkeys(recipients)) if len(recipients) > 1 else recipients,
+            body=data.replace(b"\r\n.", b"\r\n..") + b".\r\n",
+            size=len(data),
+            timeout=self._timeout(message.attempt, len(data)),
+            utf8=not (self._from + "".join(recipients) + (reply_to.spec if reply_to else "")).isascii(),
+        )
+
+    def session(self) -> EmailSession:
+        """A new session, not yet connected."""
+        return EmailSession(self._server, self._context)
+
+    def _message_id(self, message: Message) -> str:
+        """The same at every try, so that the far side can tell a repetition (RFC 5322 section 3.6.4)."""
+        created = round(message.created_at.timestamp() * 1_000_000)
+        return f"<backline.{message.id}.{created}@{self._message_id_domain}>"
+
+    def _timeout(self, attempt: int, size: int) -> float:
+        """Twice as long at every try."""
+        patience = self._settings.timeout_seconds * 2.0 ** min(attempt - 1, 10)
+        return min(patience, _LONGEST_TIMEOUT) + size / _BYTES_PER_SECOND
+
+    def _check_attachments(self, attachments: tuple[Attachment, ...]) -> None:
+        limit = self._settings.attachment_max_mib
+        weight = sum(len(attachment.content) for attachment in attachments) / 2**20
+        if weight > limit:
+            problem = f"weigh {weight:.1f} MiB together, at most {limit:g} MiB may be sent (email.attachment_max_mib)"
+            raise InvalidInput("attachments", problem)
+        for index, attachment in enumerate(attachments):
+            if attachment.content_type.lower() not in self._settings.attachment_types:
+                known = ", ".join(sorted(self._settings.attachment_types))
+                problem = f"{attachment.content_type!r} is not among email.attachment_types ({known})"
+                raise InvalidInput(f"attachments[{index}].content_type", problem)

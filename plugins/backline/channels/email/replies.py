@@ -1,0 +1,128 @@
+"""SMTP replies, and what each one means for the message (RFC 5321 section 4.2, RFC 3463, RFC 4954).
+
+First match wins:
+
+| reply | class | why |
+|---|---|---|
+| any, before the first MAIL, but AUTH refused | network, or rate_limited | it is about this connection: it condemns no message |
+| 5xx to AUTH; 530, 534, 535, 538, 5.7.8, 5.7.9 | authentication | our credentials, or that there are none |
+| 5xx | rejected | permanent by definition |
+| 454 | unknown | authentication or TLS is down for now (RFC 4954, RFC 3207) |
+| 4.2.2, 4.3.1 | resource | mailbox or system full |
+| 4.7.x, or a text that speaks of rates or greylisting | rate_limited | policy: come back later |
+| 452 | resource | insufficient system storage |
+| 421, 4.3.2, 4.4.x | network | going down, or no route onwards |
+| any other 4xx | unknown | |
+| anything else | unknown | a reply that fits no command |
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from backline.errors import (
+    AuthenticationFailed,
+    BacklineError,
+    NetworkFailure,
+    RateLimited,
+    Rejected,
+    ResourceExhausted,
+    RetryableError,
+    UnknownFailure,
+)
+
+RESPONSE_LIMIT = 4096
+"""Bytes of a server's answer that are kept."""
+
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
+_RATE = re.compile(r"rate.?limit|too (many|much|fast|quickly)|throttl|gr[ae]y.?list|slow down", re.IGNORECASE)
+_WAIT = re.compile(r"\b(?:in|after|wait) (\d{1,5}) ?(s|sec|secs|seconds?|m|min|mins|minutes?)\b", re.IGNORECASE)
+_CREDENTIAL_CODES = frozenset({530, 534, 535, 538})
+_CREDENTIAL_STATUS = frozenset({"5.7.8", "5.7.9"})
+
+
+class Stage(StrEnum):
+    """What the reply answers."""
+
+    GREETING = "the greeting"
+    EHLO = "EHLO"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    RESET = "RSET"
+    MAIL = "MAIL FROM"
+    RCPT = "RCPT TO"
+    DATA = "DATA"
+    BODY = "the message"
+
+
+SET_UP = frozenset({Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.RESET})
+"""Stages that no message has a part in."""
+
+
+class Reply(NamedTuple):
+    """One reply of a server, its lines joined by a line feed, codes cut off."""
+
+    code: int
+    text: str
+
+    @property
+    def enhanced(self) -> str:
+        """The enhanced status code (RFC 2034), or an empty string."""
+        match = _ENHANCED.match(self.text)
+        return match[0] if match else ""
+
+    @property
+    def status(self) -> str:
+        """Both codes: `550 5.1.1`, or `550` alone."""
+        return f"{self.code} {self.enhanced}".rstrip()
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}"
+
+
+def cut(text: str) -> str:
+    """The text, cut to RESPONSE_LIMIT bytes of UTF-8."""
+    return text.encode("utf-8", "replace")[:RESPONSE_LIMIT].decode("utf-8", "ignore")
+
+
+def failure(reply: Reply, stage: Stage, server: str, recipient: str = "") -> BacklineError:
+    """The error that a reply stands for, by the table above."""
+    kind = _class(reply, stage)
+    subject = f"{stage.value} for {recipient}" if recipient else stage.value
+    text = f"{server} answered {subject} with {cut(str(reply))!r}"
+    if kind is Rejected and (reply.enhanced == "5.3.4" or (reply.code == 552 and stage in {Stage.MAIL, Stage.BODY})):
+        text += ": the message is larger than this server or mailbox takes; make the attachments smaller"
+    if issubclass(kind, RetryableError):
+        return kind(text, code=reply.status, response=cut(reply.text), retry_after=_wait(reply.text))
+    return kind(text, code=reply.status, response=cut(reply.text))
+
+
+def _class(reply: Reply, stage: Stage) -> type[BacklineError]:
+    code, enhanced = reply.code, reply.enhanced
+    temporary = 400 <= code < 500
+    permanent = 500 <= code < 600
+    asked_to_wait = temporary and (enhanced.startswith("4.7.") or _RATE.search(reply.text) is not None)
+    if permanent and (stage is Stage.AUTH or code in _CREDENTIAL_CODES or enhanced in _CREDENTIAL_STATUS):
+        return AuthenticationFailed
+    if stage in SET_UP:
+        return RateLimited if asked_to_wait and code != 454 else NetworkFailure
+    if permanent:
+        return Rejected
+    if not temporary or code == 454:
+        return UnknownFailure
+    if enhanced in {"4.2.2", "4.3.1"}:
+        return ResourceExhausted
+    if asked_to_wait:
+        return RateLimited
+    if code == 452:
+        return ResourceExhausted
+    if code == 421 or enhanced == "4.3.2" or enhanced.startswith("4.4."):
+        return NetworkFailure
+    return UnknownFailure
+
+
+def _wait(text: str) -> float | None:
+    match = _WAIT.search(text)
+    return float(match[1]) * (60 if match[2].lower().startswith("m") else 1) if match else None

@@ -1,0 +1,87 @@
+"""Which SMTP server, how protected, as whom."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from backline.errors import Misconfigured
+
+Security = Literal["none", "starttls", "tls"]
+
+_DEFAULT_PORTS: dict[Security, int] = {"none": 25, "starttls": 587, "tls": 465}
+_FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """An SMTP server to submit to.
+
+    `security`: "tls" from the first byte (RFC 8314), "starttls" required before anything is said
+    (RFC 3207), or "none". `local_hostname` is how we introduce ourselves; None picks this host's
+    full name, or else its address.
+    """
+
+    host: str
+    port: int
+    security: Security = "starttls"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    verify_tls: bool = True
+    local_hostname: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def from_connection(
+        cls, host: str | None, port: int | None, login: str | None, password: str | None, extra: Mapping[str, object]
+    ) -> Self:
+        """Read an Airflow connection as Airflow's own SmtpHook does.
+
+        TLS is on unless the extra switches it off: `disable_ssl` alone leaves STARTTLS, `disable_tls`
+        alone leaves SMTPS, both leave plain text. With neither, the port decides: 25 and 587 mean
+        STARTTLS, all others SMTPS. Credentials are used when both are there. Raises Misconfigured.
+        """
+        if not host:
+            raise Misconfigured("the SMTP connection names no host; set its host, for example smtp.example.com")
+        if extra.get("auth_type", "basic") != "basic":
+            raise Misconfigured("the SMTP connection's extra.auth_type must be 'basic'; OAuth2 is not supported")
+        if (context := extra.get("ssl_context")) not in (None, "default", "none"):
+            raise Misconfigured(f"the SMTP connection's extra.ssl_context must be 'default' or 'none', not {context!r}")
+        security: Security
+        match _switch(extra, "disable_ssl"), _switch(extra, "disable_tls"):
+            case True, True:
+                security = "none"
+            case True, False:
+                security = "starttls"
+            case False, True:
+                security = "tls"
+            case _:
+                security = "starttls" if port in (25, 587) else "tls"
+        known = bool(login and password)
+        return cls(
+            host=host,
+            port=port or _DEFAULT_PORTS[security],
+            security=security,
+            username=login if known else None,
+            password=password if known else None,
+            verify_tls=context != "none",
+        )
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """How to protect the connection, or None for plain text. Costs 20 ms: keep it."""
+        if self.security == "none":
+            return None
+        context = ssl.create_default_context()
+        if not self.verify_tls:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def _switch(extra: Mapping[str, object], key: str) -> bool:
+    value = extra.get(key, False)
+    return value.strip().lower() not in _FALSE if isinstance(value, str) else bool(value)

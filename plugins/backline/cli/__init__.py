@@ -1,0 +1,1 @@
+"""The `backline` command: `python -m backline.cli`, or `./backline` in the project's folder."""

@@ -1,0 +1,50 @@
+"""Runs the command; every failure is one line that says the fix, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from backline.errors import BacklineError
+
+
+def main() -> int:
+    """Run the command of `sys.argv`; returns its exit code."""
+    from backline.settings import ROOT
+    from backline.stack.environment import load_dotenv
+    from backline.stack.processes import STACK_VARIABLE
+
+    load_dotenv(ROOT)
+    os.environ.pop(STACK_VARIABLE, None)  # what a command starts is not the stack's, even from inside one of its tasks
+    from backline.cli import checks, demo, stack  # noqa: F401 - they add their commands
+    from backline.cli.app import app
+
+    app(prog_name="backline")
+    return 0
+
+
+def _failed(text: str, code: int = 1) -> int:
+    print(f"backline: {text}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def run() -> int:
+    """As `main`, with failures as one line on stderr."""
+    try:
+        return main()
+    except BacklineError as exc:
+        return _failed(" ".join(str(exc).split()))
+    except KeyboardInterrupt:
+        return _failed("interrupted", 130)
+    except BrokenPipeError:
+        # The reader, `head` for example, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as exc:
+        if os.environ.get("BACKLINE_DEBUG"):
+            raise
+        return _failed(f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())} (BACKLINE_DEBUG=1 shows where)")
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,96 @@
+"""Commands for those who change Backline: test, check."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from backline.cli.app import PASS_THROUGH, app
+from backline.cli.console import err, out, stack
+from backline.settings import ROOT
+
+STRICT = ("plugins", "sandbox")
+"""Folders that mypy checks."""
+_NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
+
+
+@app.command(context_settings=PASS_THROUGH, add_help_option=False)
+def test(context: typer.Context) -> None:
+    """Set up, then run the tests; arguments go to pytest."""
+    current = stack()
+    current.setup()
+    arguments = context.args or ["tests"]
+    raise typer.Exit(_run([sys.executable, "-P", "-m", "pytest", *arguments], current.environment()))
+
+
+@app.command()
+def check() -> None:
+    """What CI runs: format, lint, types, lock file, launcher, tests."""
+    steps: dict[str, Callable[[], int]] = {
+        "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
+        "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
+        "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *STRICT]),
+        "lock file": _lock_is_consistent,
+        "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
+        "tests": _tests,
+    }
+    failed = []
+    for name, step in steps.items():
+        err.rule(name, style="dim")
+        if step():
+            failed.append(name)
+    for name in steps:
+        out.print(f"[red]FAILED[/] {name}" if name in failed else f"[green]ok[/]     {name}")
+    if failed:
+        err.print(f"backline: failed: {', '.join(failed)}; what to mend is shown above", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+def lock_problems(wanted: Path, locked: Path) -> list[str]:
+    """What requirements.in asks for and the lock file lacks, or has unhashed."""
+    pins: dict[str, set[str]] = {}
+    problems = []
+    for block in re.split(r"\n(?=\S)", locked.read_text(encoding="utf-8")):
+        match = _NAME.match(block)
+        if match is None:
+            continue
+        pins.setdefault(_normal(match[1]), set()).add(match[3] or "")
+        if "--hash=sha256:" not in block:
+            problems.append(f"{match[1]} has no hash")
+    for line in wanted.read_text(encoding="utf-8").splitlines():
+        match = _NAME.match(line)
+        if match is None:
+            continue
+        found = pins.get(_normal(match[1]), set())
+        if not found:
+            problems.append(f"{match[1]} is not locked")
+        elif match[3] and match[3] not in found:
+            problems.append(f"{match[1]} is locked at {', '.join(sorted(found))}, not {match[3]}")
+    return problems
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _lock_is_consistent() -> int:
+    problems = lock_problems(ROOT / "requirements.in", ROOT / "requirements.txt")
+    for problem in problems:
+        err.print(f"requirements.txt: {problem}; make it anew with the command on top of requirements.in", markup=False)
+    return len(problems)
+
+
+def _tests() -> int:
+    current = stack()
+    current.setup()
+    return _run([sys.executable, "-P", "-m", "pytest", "tests"], current.environment())
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> int:
+    return subprocess.run(command, check=False, cwd=ROOT, env=environment or dict(os.environ)).returncode  # noqa: S603

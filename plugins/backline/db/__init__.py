@@ -1,0 +1,1 @@
+"""The app's PostgreSQL: named statements, migrations, connections that come back."""

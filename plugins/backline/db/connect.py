@@ -1,0 +1,121 @@
+"""Connections to the app's database: errors translated at this edge, and one that comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from backline.errors import BacklineError, DatabaseFailure, InvalidInput, Misconfigured
+
+log = logging.getLogger(__name__)
+
+TRANSIENT_SQLSTATES = frozenset({
+    "40001", "40P01",                      # serialization failure, deadlock: run it again
+    "08000", "08001", "08003", "08004", "08006",  # connection
+    "53000", "53100", "53200", "53300",    # out of disk, memory, connections
+    "55P03", "57014", "57P01", "57P02", "57P03",  # lock not available, cancelled, shutting down, starting up
+})  # fmt: skip
+INVALID_INPUT = "22023"
+KEY_REUSED = "23505"
+_PREFIX = "backline.enqueue"
+
+
+def translate(exc: psycopg.Error) -> BacklineError:
+    """Our error for a driver's error: what enqueue raised is InvalidInput, a transient state DatabaseFailure."""
+    state = exc.sqlstate
+    text = exc.diag.message_primary or str(exc).strip()
+    field = exc.diag.column_name
+    if state in (INVALID_INPUT, KEY_REUSED) and text.startswith(_PREFIX) and field:
+        return InvalidInput(field, text.partition(f"{field}: ")[2] or text)
+    if state in TRANSIENT_SQLSTATES or (state is None and isinstance(exc, psycopg.OperationalError)):
+        return DatabaseFailure(f"database: {text}", code=state)
+    return Misconfigured(f"database: {text}", code=state)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise our errors for the driver's."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        raise translate(exc) from exc
+
+
+Run = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
+
+
+class Database:
+    """One asynchronous connection, in autocommit, that is opened at its first use and again after it broke.
+
+    `patience` is how many seconds a statement is tried again while the server is away; every statement given
+    to it must be safe to run twice.
+    """
+
+    def __init__(self, dsn: str, *, name: str, patience: float = 20.0) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._patience = patience
+        self._connection: psycopg.AsyncConnection[DictRow] | None = None
+        self._lock = asyncio.Lock()
+
+    async def fetch(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
+        """Run one statement and return its rows; DatabaseFailure once patience is over."""
+        async with self._lock:
+            deadline = time.monotonic() + self._patience
+            delay = 0.05
+            while True:
+                try:
+                    with translated():
+                        cursor = await (await self._open()).execute(sql, params)
+                        return await cursor.fetchall() if cursor.description else []
+                except DatabaseFailure as exc:
+                    await self._drop()
+                    if time.monotonic() + delay > deadline:
+                        raise
+                    log.warning("%s: %s; trying again in %.1f s", self._name, exc, delay)
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, 2.0)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Run]:
+        """One transaction, tried once: `async with database.transaction() as run: await run(sql, params)`."""
+        async with self._lock:
+            try:
+                with translated():
+                    connection = await self._open()
+
+                    async def run(sql: LiteralString, params: Mapping[str, Any]) -> list[DictRow]:
+                        cursor = await connection.execute(sql, params)
+                        return await cursor.fetchall() if cursor.description else []
+
+                    async with connection.transaction():
+                        yield run
+            except DatabaseFailure:
+                await self._drop()
+                raise
+
+    async def close(self) -> None:
+        """Close the connection; never raises."""
+        await self._drop()
+
+    async def _open(self) -> psycopg.AsyncConnection[DictRow]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, row_factory=dict_row, application_name=f"backline {self._name}"[:63]
+            )
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.close()
+            except psycopg.Error as exc:
+                log.debug("%s: closing a broken connection: %s", self._name, exc)

@@ -1,0 +1,171 @@
+"""Files that travel with an email: named in the payload, checked there, read when it is rendered."""
+
+from __future__ import annotations
+
+import binascii
+import mimetypes
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from backline.channels.email.content import Attachment
+from backline.errors import InvalidInput
+from backline.messages.fields import Line
+from backline.messages.problems import wrong_field
+from backline.settings import ROOT, settings
+
+MIB = 1024 * 1024
+MAX_COUNT = 20
+OFFICE = "application/vnd.openxmlformats-officedocument"
+
+# Only the standard library's own table, so that a file's type does not depend on the host's /etc/mime.types.
+_names = mimetypes.MimeTypes()
+for _type, _ending in (
+    (f"{OFFICE}.spreadsheetml.sheet", ".xlsx"),
+    (f"{OFFICE}.wordprocessingml.document", ".docx"),
+    ("image/webp", ".webp"),
+    ("text/calendar", ".ics"),
+    ("text/markdown", ".md"),
+):
+    _names.add_type(_type, _ending)
+
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+MAGIC: dict[str, tuple[bytes, ...]] = {
+    "application/pdf": (b"%PDF-",),
+    "image/png": (b"\x89PNG\r\n\x1a\n",),
+    "image/jpeg": (b"\xff\xd8\xff",),
+    "application/zip": ZIP,
+    f"{OFFICE}.spreadsheetml.sheet": ZIP,
+    f"{OFFICE}.wordprocessingml.document": ZIP,
+}
+"""How files of these types begin: a renamed file is found out."""
+
+
+class AttachmentField(BaseModel):
+    """One file: `path` under the allowed folder, or `filename` with `content_base64`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    path: Annotated[Line | None, Field(description="Relative to the attachment folder.")] = None
+    filename: Annotated[Line | None, Field(description="The name that the recipient sees.")] = None
+    content_base64: Annotated[str | None, Field(description="The file itself, base64 (RFC 4648).")] = None
+    content_type: Annotated[Line | None, Field(description="As in application/pdf; else by the name's ending.")] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.path is None) == (self.content_base64 is None):
+            raise wrong_field("path", "give either path, or filename with content_base64")
+        if self.content_base64 is not None and self.filename is None:
+            raise wrong_field("filename", "is required with content_base64; add it")
+        file = _resolved(self.path) if self.path is not None else None
+        if self.filename is not None and ("/" in self.filename or "\\" in self.filename or self.filename in {".", ".."}):
+            raise wrong_field("filename", "must be a file's name without folders")
+        _check_type(self)
+        if file is None:
+            _check_content(self, _decoded(self))
+        elif file.exists():
+            # A file that is not here may be where the message is sent: it is judged there.
+            _check_content(self, _read(file, size=16))
+        return self
+
+    @property
+    def shown_name(self) -> str:
+        """The file's name as the recipient sees it."""
+        return self.filename or PurePosixPath(self.path or "").name
+
+    @property
+    def media_type(self) -> str:
+        """The file's type: as given, else by the ending of its name."""
+        guessed, encoding = _names.guess_type(self.shown_name)
+        return (self.content_type or (None if encoding else guessed) or "application/octet-stream").lower()
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes, or 0 when the file is not on this machine."""
+        if self.path is None:
+            return len(_decoded(self))
+        file = _resolved(self.path)
+        return file.stat().st_size if file.is_file() else 0
+
+
+def check_total(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, ...]:
+    """All attachments of a message together, against `email.attachment_max_mib`."""
+    limit = settings().email.attachment_max_mib
+    if (total := sum(field.size for field in fields)) > limit * MIB:
+        raise ValueError(f"weigh {total / MIB:.1f} MiB together; at most {limit:g} (email.attachment_max_mib)")
+    return fields
+
+
+Attachments = Annotated[tuple[AttachmentField, ...], Field(max_length=MAX_COUNT), AfterValidator(check_total)]
+
+
+def read(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
+    """The files with their content; InvalidInput names the one that cannot be sent."""
+    limit = settings().email.attachment_max_mib * MIB
+    read_files: list[Attachment] = []
+    for number, field in enumerate(fields):
+        try:
+            content = _decoded(field) if field.path is None else _read(_resolved(field.path), size=int(limit) + 1)
+            _check_content(field, content)
+        except PydanticCustomError as exc:
+            context = exc.context or {}
+            raise InvalidInput(f"attachments[{number}].{context['field']}", context["problem"]) from None
+        read_files.append(Attachment(field.shown_name, field.media_type, content))
+        if sum(len(file.content) for file in read_files) > limit:
+            raise InvalidInput("attachments", f"weigh more than {limit / MIB:g} MiB together (email.attachment_max_mib)")
+    return tuple(read_files)
+
+
+def _resolved(path: str) -> Path:
+    folder = (ROOT / settings().email.attachment_folder).resolve()
+    windows = PureWindowsPath(path)
+    # resolve() follows links, so a link that leads out of the folder is seen as what it points to.
+    target = (folder / path).resolve()
+    if ".." in windows.parts or windows.anchor or not target.is_relative_to(folder) or target == folder:
+        raise wrong_field(
+            "path",
+            f"must be a relative path of a file inside {settings().email.attachment_folder} "
+            "(email.attachment_folder), without '..' and not through a link that leads out of it",
+        )
+    return target
+
+
+def _read(file: Path, *, size: int) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(size)
+    except FileNotFoundError:
+        folder = settings().email.attachment_folder
+        raise wrong_field("path", f"no such file in {folder}; put it there or mend the path") from None
+    except OSError as exc:
+        raise wrong_field("path", f"cannot be read: {exc.strerror or exc}") from None
+
+
+def _decoded(field: AttachmentField) -> bytes:
+    limit = settings().email.attachment_max_mib
+    text = (field.content_base64 or "").replace("\r", "").replace("\n", "")
+    if len(text) * 3 // 4 > (limit * MIB) + 2:
+        raise wrong_field("content_base64", f"is over {limit:g} MiB (email.attachment_max_mib)")
+    try:
+        return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise wrong_field("content_base64", "is not base64 (RFC 4648, the alphabet with + and /)") from None
+
+
+def _check_type(field: AttachmentField) -> None:
+    allowed = settings().email.attachment_types
+    if field.media_type not in allowed:
+        named = "content_type" if field.content_type else "path" if field.path and not field.filename else "filename"
+        raise wrong_field(
+            named, f"type {field.media_type} is not allowed; allowed (email.attachment_types): {', '.join(sorted(allowed))}"
+        )
+
+
+def _check_content(field: AttachmentField, content: bytes) -> None:
+    begins = MAGIC.get(field.media_type)
+    if begins and not content.startswith(begins):
+        where = "content_base64" if field.path is None else "path"
+        raise wrong_field(where, f"does not hold what {field.media_type} files begin with; give the file its true type")

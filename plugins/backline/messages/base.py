@@ -1,0 +1,97 @@
+"""What a message type is: one pydantic model, from which everything else about the type is derived.
+
+A type's class says where it goes (`lanes`), what it carries (its fields), which fields are secret,
+and how it becomes content. The recipient is not part of the payload: it stands beside it, and in a
+DAG run's conf or an HTTP body it is the key `to`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from backline.channels.base import Message
+from backline.channels.email.content import EmailContent
+from backline.errors import InvalidInput
+from backline.messages.fields import check_address
+from backline.messages.problems import invalid_input, without_nul
+
+RESERVED = frozenset({"to", "request_id", "expires_at", "priority"})
+"""Keys that stand beside the payload in a conf or body, so no payload field may have these names."""
+
+
+class MessageType(BaseModel):
+    """A kind of message. Subclass it, set the class variables, add the payload's fields, register it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    type_name: ClassVar[str]
+    """The type's name in SQL, HTTP and `send_<type>` (not `name`: payloads have fields of that name)."""
+    lanes: ClassVar[Mapping[str, str]]
+    """Channel to lane: `{"email": "email.normal"}`. Several channels make one row each."""
+    channels: ClassVar[tuple[str, ...]] = ()
+    """The channels that it goes out by: those of `lanes`."""
+    template_name: ClassVar[str | None] = None
+    """The template it is rendered from, or None when it has none, or the payload names it."""
+    secret_fields: ClassVar[frozenset[str]] = frozenset()
+    """Payload fields that are encrypted at rest and erased once the message is final."""
+    max_attempts: ClassVar[int | None] = None
+    """Tries at most, the first one included; None means the lane's."""
+    example: ClassVar[Mapping[str, Any]] = {}
+    """A payload to show and to try: in the docs, in tests, in a preview."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep `channels` in step with `lanes`."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.channels = tuple(getattr(cls, "lanes", ()))
+
+    @classmethod
+    def lane(cls, channel: str) -> str:
+        """The lane for one of its channels; InvalidInput if it does not use that channel."""
+        try:
+            return cls.lanes[channel]
+        except KeyError:
+            raise InvalidInput(
+                "channel", f"{cls.type_name} does not go by {channel!r}; its channels: {', '.join(cls.lanes)}"
+            ) from None
+
+    @classmethod
+    def parse(cls, payload: Mapping[str, Any]) -> Self:
+        """Check a payload. InvalidInput names the first wrong field and tells of every one.
+
+        Judged as JSON, so that SQL, HTTP and a DAG run's conf get the same answer: a list is an
+        array, text is never taken for a number.
+        """
+        if not isinstance(payload, Mapping):
+            raise InvalidInput("payload", f"must be an object with the fields {', '.join(cls.model_fields)}")
+        try:
+            text = to_json(dict(payload), inf_nan_mode="strings")
+        except (PydanticSerializationError, ValueError) as exc:
+            raise InvalidInput("payload", f"cannot be written as JSON: {exc}") from None
+        without_nul(payload, text)
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as exc:
+            raise invalid_input(cls.type_name, tuple(cls.model_fields), exc, cls.secret_fields) from None
+
+    @classmethod
+    def check_recipient(cls, recipient: object) -> str:
+        """The recipient, checked for its shape; InvalidInput for the field `to`."""
+        if not isinstance(recipient, str) or not recipient.strip():
+            raise InvalidInput("to", 'is required; give one email address, for example "ann@example.com"')
+        try:
+            return check_address(recipient.strip())
+        except ValueError as exc:
+            raise InvalidInput("to", str(exc)) from None
+
+
+class EmailMessage(MessageType):
+    """A type that goes out by email."""
+
+    def email(self, message: Message) -> EmailContent:
+        """What this message says as an email; InvalidInput when it cannot be said."""
+        raise NotImplementedError(f"{type(self).__name__} must define email()")

@@ -1,0 +1,141 @@
+"""The types' part of docs/messages.md, made from the models. `python -m backline.messages.docs` rewrites it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from backline.errors import FailureClass
+from backline.messages import registry
+from backline.messages.base import MessageType
+from backline.messages.rules import form_order, spec
+from backline.rendering import catalog
+from backline.settings import DEFAULT_RETRIES, ROOT
+
+PAGE = ROOT / "docs" / "messages.md"
+BEGIN = "<!-- Made by `python -m backline.messages.docs`: edit the models, not these lines. -->"
+END = "<!-- End of the made part. -->"
+
+
+def page(file: Path = PAGE) -> str:
+    """The whole page: what is written by hand around the markers, and the made part between them."""
+    text = file.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{file} lacks one of its markers: {BEGIN} and {END}")
+    parts = [*(_type(kind) for kind in registry.all_types()), _templates(), _failures()]
+    return f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}"
+
+
+def _type(kind: type[MessageType]) -> str:
+    lanes = ", ".join(f"{channel} by lane `{lane}`" for channel, lane in kind.lanes.items())
+    tries = f"{kind.max_attempts} tries at most" if kind.max_attempts else "tries as its lane has them"
+    payload = _json(kind.example).replace("'", "''")
+    sql = f"SELECT backline.enqueue('{kind.type_name}', 'ann@example.com', '{payload}');"
+    return "\n".join(
+        [
+            f"### {kind.type_name}",
+            "",
+            " ".join(inspect.cleandoc(kind.__doc__ or "").split()),
+            "",
+            f"Goes out as {lanes}; {tries}."
+            + (f" Template `{kind.template_name}`." if kind.template_name else "")
+            + (f" Secret: {', '.join(f'`{name}`' for name in sorted(kind.secret_fields))}." if kind.secret_fields else ""),
+            "",
+            "| field | type | required | limits | what it is |",
+            "|---|---|---|---|---|",
+            *_fields(kind),
+            "",
+            "```sql",
+            sql,
+            "```",
+            "",
+            f"The same as the conf of `send_{kind.type_name}`:",
+            "",
+            "```json",
+            _json({"to": "ann@example.com", **kind.example}),
+            "```",
+            "",
+        ]
+    )
+
+
+def _fields(kind: type[MessageType]) -> Iterator[str]:
+    schema, rules = kind.model_json_schema(), spec(kind)["fields"]
+    for name in form_order(schema):
+        rule, field = rules[name], schema["properties"][name]
+        types = " or ".join(one for one in rule["type"] if one != "null")
+        limits = _limits(rule)
+        if field.get("default") is not None:
+            limits = f"{limits}; " * bool(limits) + f"default `{field['default']}`"
+        yield f"| `{name}` | {types} | {'yes' if rule['required'] else ''} | {limits} | {field.get('description', '')} |"
+
+
+def _limits(rule: Mapping[str, Any]) -> str:
+    if "enum" in rule:
+        return "one of " + ", ".join(f"`{value}`" for value in rule["enum"])
+    said = []
+    kind = next(one for one in rule["type"] if one != "null")
+    unit = {"string": "characters", "array": "items", "object": "keys"}.get(kind, "")
+    if "max_length" in rule:
+        least = f"{rule['min_length']} to " if rule.get("min_length") else "at most "
+        said.append(f"{least}{rule['max_length']:,} {unit}")
+    if "minimum" in rule or "maximum" in rule:
+        said.append(f"{rule.get('minimum', '')} to {rule.get('maximum', '')}")
+    return "; ".join(said)
+
+
+def _templates() -> str:
+    rows = []
+    for name, languages in catalog.templates("email").items():
+        folder = catalog.FOLDER / "email" / languages[0] / name
+        sample = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
+        rows.append(f"| `{name}` | {', '.join(languages)} | {', '.join(f'`{key}`' for key in sample)} |")
+    return "\n".join(
+        ["### Templates for email", "", "| template | languages | variables of its sample |", "|---|---|---|", *rows, ""]
+    )
+
+
+def _failures() -> str:
+    rows = []
+    for failure in FailureClass:
+        if failure in DEFAULT_RETRIES:
+            retry = DEFAULT_RETRIES[failure]
+            policy = (
+                f"{retry.first_seconds:g} s, × {retry.factor:g} each time, at most {retry.cap_seconds:g} s, "
+                f"± {retry.jitter:.0%}"
+            )
+        else:
+            policy = "permanent: dead at once"
+        rows.append(f"| `{failure}` | {MEANING[failure]} | {policy} |")
+    return "\n".join(["### Failure classes", "", "| class | when | next try, as shipped |", "|---|---|---|", *rows])
+
+
+MEANING = {
+    FailureClass.TIMEOUT: "The far side did not answer in time; the next try waits longer for it.",
+    FailureClass.NETWORK: "No connection, or it broke.",
+    FailureClass.DATABASE: "A transient SQLSTATE.",
+    FailureClass.RATE_LIMITED: "Asked to slow down; a Retry-After is obeyed, within bounds.",
+    FailureClass.RESOURCE: "The far side, or this host, is out of something.",
+    FailureClass.VALIDATION: "A field, template, path or setting is wrong; the text names it.",
+    FailureClass.AUTHENTICATION: "Our credentials were refused.",
+    FailureClass.REJECTED: "Refused for good: SMTP 5xx; HTTP 4xx but 408, 425 and 429; HTTP 410.",
+    FailureClass.UNKNOWN: "Nothing better is known.",
+}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def main() -> None:
+    """Rewrite the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Every message type, by name."""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from typing import TypeVar
+
+from backline.errors import InvalidInput
+from backline.messages.base import RESERVED, EmailMessage, MessageType
+
+T = TypeVar("T", bound=MessageType)
+
+_types: dict[str, type[MessageType]] = {}
+
+
+def register(kind: type[T]) -> type[T]:
+    """Class decorator: makes a type known. ValueError for a wrong definition, which is a bug in the type."""
+    name = kind.type_name
+    if name in _types and _types[name] is not kind:
+        raise ValueError(f"message type {name!r} is defined twice: {_types[name].__qualname__}, {kind.__qualname__}")
+    if taken := RESERVED & set(kind.model_fields):
+        raise ValueError(f"{name}: field {min(taken)!r} stands beside the payload; give the field another name")
+    if unknown := kind.secret_fields - set(kind.model_fields):
+        raise ValueError(f"{name}: secret field {min(unknown)!r} is not a field of the payload")
+    if not kind.lanes:
+        raise ValueError(f"{name}: no lanes")
+    if "email" in kind.lanes and not issubclass(kind, EmailMessage):
+        raise ValueError(f"{name}: goes by email, so its class must be an EmailMessage")
+    _types[name] = kind
+    return kind
+
+
+def get(name: str) -> type[MessageType]:
+    """The type of that name; InvalidInput for the field `type`, listing the known ones."""
+    _load()
+    try:
+        return _types[name]
+    except KeyError:
+        raise InvalidInput("type", f"{name!r} is not a message type; known types: {', '.join(sorted(_types))}") from None
+
+
+def all_types() -> tuple[type[MessageType], ...]:
+    """Every type, by name."""
+    _load()
+    return tuple(_types[name] for name in sorted(_types))
+
+
+@lru_cache(maxsize=1)
+def _load() -> None:
+    # Late, because the types' modules import this one to register themselves.
+    importlib.import_module("backline.messages.types")

@@ -1,0 +1,53 @@
+"""Emails made from a template."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from backline.channels.base import Message
+from backline.channels.email.content import EmailContent
+from backline.errors import InvalidInput
+from backline.messages.base import EmailMessage
+from backline.messages.fields import Language
+from backline.rendering import catalog
+
+
+def check_template(name: str) -> str:
+    """The name of an email template that there is; ValueError lists the known ones."""
+    try:
+        catalog.check("email", name)
+    except InvalidInput as exc:
+        raise ValueError(exc.problem) from None
+    return name
+
+
+TemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_template)]
+
+
+class TemplatedMessage(EmailMessage):
+    """An email whose subject, text and HTML come from a template, in the language that is asked for."""
+
+    language: Language | None = Field(
+        None,
+        title="Language",
+        description="As in `en` or `pt-BR`; when left out, or when the template does not have it, the default one.",
+        examples=["en"],
+    )
+
+    def template_and_context(self) -> tuple[str, dict[str, Any]]:
+        """The template's name and its variables: by default `template_name` and the payload's fields."""
+        assert self.template_name, f"{type(self).__name__} must set template_name"
+        context = self.__dict__.copy()
+        del context["language"]
+        return self.template_name, context
+
+    def email(self, message: Message) -> EmailContent:
+        """Render; InvalidInput names a variable that the template misses."""
+        # Late: jinja2 and the inliner are not for those who only want the model.
+        from backline.rendering.email import render  # noqa: PLC0415
+
+        name, context = self.template_and_context()
+        subject, text, html = render(name, self.language, context)
+        return EmailContent(subject=subject, text=text, html=html)

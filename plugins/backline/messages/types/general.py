@@ -1,0 +1,140 @@
+"""Email of any content, email by any template, and the greeting of a new account."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from backline.channels.base import Message
+from backline.channels.email.content import EmailContent
+from backline.messages.attachments import Attachments, read
+from backline.messages.base import EmailMessage
+from backline.messages.fields import (
+    Address,
+    Addresses,
+    Headers,
+    Line,
+    LongText,
+    Variables,
+    WebUrl,
+)
+from backline.messages.problems import wrong_field
+from backline.messages.registry import register
+from backline.messages.templated import TemplatedMessage, TemplateName
+
+
+@register
+class Email(EmailMessage):
+    """An email of any subject and body."""
+
+    type_name: ClassVar[str] = "email"
+    lanes: ClassVar = {"email": "email.normal"}
+    example: ClassVar = {"subject": "Your order 1042", "text": "It is on its way."}
+
+    subject: Line = Field(title="Subject", description="One line.", examples=["Your order 1042"])
+    text: LongText | None = Field(None, title="Text", description="The plain text part; give it, or html, or both.")
+    html: LongText | None = Field(None, title="HTML", description="The HTML part, sent as it is.")
+    cc: Addresses | None = Field(None, title="Cc", description="Further recipients that all can see.")
+    bcc: Addresses | None = Field(None, title="Bcc", description="Further recipients that nobody can see.")
+    reply_to: Address | None = Field(None, title="Reply to", description="Where answers go.")
+    headers: Headers | None = Field(
+        None, title="Headers", description="Extra headers, name to value.", examples=[{"X-Order": "1042"}]
+    )
+    attachments: Attachments | None = Field(
+        None,
+        title="Attachments",
+        description="Files: by `path` under the allowed folder, or by `filename` with `content_base64`.",
+        examples=[[{"path": "terms.pdf"}]],
+    )
+
+    @model_validator(mode="after")
+    def _has_a_body(self) -> Self:
+        if self.text is None and self.html is None:
+            raise wrong_field("text", "is required when there is no html; give text, html or both")
+        return self
+
+    def email(self, message: Message) -> EmailContent:
+        """The payload as it is, with the attached files read."""
+        return EmailContent(
+            subject=self.subject,
+            text=self.text,
+            html=self.html,
+            cc=self.cc or (),
+            bcc=self.bcc or (),
+            reply_to=self.reply_to,
+            headers=self.headers or {},
+            attachments=read(self.attachments or ()),
+        )
+
+
+@register
+class TemplatedEmail(TemplatedMessage):
+    """An email made from any template, by its name, with the variables it needs."""
+
+    type_name: ClassVar[str] = "templated_email"
+    lanes: ClassVar = {"email": "email.normal"}
+    example: ClassVar = {
+        "template": "notice",
+        "context": {"heading": "We have moved", "paragraphs": ["Our new address is 1 High Street."]},
+    }
+
+    template: TemplateName = Field(
+        title="Template", description="The template's name.", examples=["notice"]
+    )
+    context: Variables = Field(
+        default_factory=dict,
+        title="Context",
+        description="The template's variables.",
+        examples=[{"heading": "We have moved", "paragraphs": ["Our new address is 1 High Street."]}],
+    )
+    cc: Addresses | None = Field(None, title="Cc", description="Further recipients that all can see.")
+    reply_to: Address | None = Field(None, title="Reply to", description="Where answers go.")
+
+    def template_and_context(self) -> tuple[str, dict[str, Any]]:
+        """Both as the payload says."""
+        return self.template, dict(self.context)
+
+    def email(self, message: Message) -> EmailContent:
+        """As every template, with the further addresses."""
+        return replace(super().email(message), cc=self.cc or (), reply_to=self.reply_to)
+
+
+@register
+class UrgentEmail(TemplatedEmail):
+    """As templated_email, on the urgent lane: for what cannot wait behind a newsletter."""
+
+    type_name: ClassVar[str] = "urgent_email"
+    lanes: ClassVar = {"email": "email.urgent"}
+    example: ClassVar = {"context": {"title": "Disk almost full on db-1", "summary": "Only 4 % is left."}}
+
+    template: TemplateName = Field(
+        "system_alert", title="Template", description="The template's name.", examples=["system_alert"]
+    )
+    context: Variables = Field(
+        default_factory=dict,
+        title="Context",
+        description="The template's variables.",
+        examples=[{"title": "Disk almost full", "summary": "db-1 has 4 % left.", "severity": "critical"}],
+    )
+
+
+@register
+class Welcome(TemplatedMessage):
+    """The greeting of a new account."""
+
+    type_name: ClassVar[str] = "welcome"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "welcome"
+    example: ClassVar = {"name": "Ann"}
+
+    name: Annotated[Line, Field(max_length=200)] = Field(
+        title="Name", description="How to address the person.", examples=["Ann"]
+    )
+    login_url: WebUrl | None = Field(
+        None,
+        title="Login URL",
+        description="Where the button leads; the product's own page when left out.",
+        examples=["https://shop.example/login"],
+    )

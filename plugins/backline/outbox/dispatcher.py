@@ -1,0 +1,306 @@
+"""The dispatcher: claims a lane's messages in batches, keeps a few connections busy, stays warm, hands over.
+
+Four kinds of work run side by side in one event loop: the feeder claims, workers send (one session each), the
+committer writes down how tries ended, and the heart says that we live and hears what changed. A message in hand
+stands in `_held` from its claim until its end is committed; at most `max_unconfirmed` are between the provider's
+hands and the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Generic
+
+from backline.channels.base import Channel, P
+from backline.db.connect import Database
+from backline.outbox.delivery import Delivery
+from backline.outbox.rates import put_off
+from backline.outbox.store import Leased, Outcome, Store
+from backline.settings import LaneSettings, OutboxSettings
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1.0
+RESCUE_SECONDS = 5.0
+FASTEST_POLL_SECONDS = 0.005
+SLOWEST_POLL_SECONDS = 0.25
+RECENT_SECONDS = 60.0
+"""A dispatcher with work this recent is handed over; an older one just ends."""
+SUCCESSION_SECONDS = 30.0
+"""How long one that hands over waits for its successor."""
+STOP_SECONDS = 2.0
+"""What sends in flight get to finish once it must stop; Airflow kills after 5."""
+
+
+def poll_interval(quiet_seconds: float) -> float:
+    """Seconds between two looks at a lane that has been quiet for so long: quick at first, slower as it ages."""
+    return min(max(FASTEST_POLL_SECONDS, (quiet_seconds - 2.0) * 0.0025), SLOWEST_POLL_SECONDS)
+
+
+@dataclass(slots=True)
+class Report:
+    """What a dispatcher did: tries by how they ended, and why the dispatcher ended."""
+
+    lane: str
+    ended: str = "drained"
+    outcomes: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """For XCom and logs."""
+        return {"lane": self.lane, "ended": self.ended, "seconds": round(self.seconds, 3), **self.outcomes}
+
+
+class Dispatcher(Generic[P]):
+    """Serves one lane until it is quiet, its lifetime is over, or somebody stops it."""
+
+    def __init__(
+        self,
+        lane_name: str,
+        lane: LaneSettings,
+        outbox: OutboxSettings,
+        dsn: str,
+        channel: Channel[P],
+        delivery: Delivery[P],
+        *,
+        once: bool = False,
+        dag_run: str | None = None,
+    ) -> None:
+        """`once`: end as soon as the lane is drained, without staying warm."""
+        self._name = lane_name
+        self._lane = lane
+        self._outbox = outbox
+        self._channel = channel
+        self._delivery = delivery
+        self._once = once
+        self._dag_run = dag_run
+        self._claims = Store(Database(dsn, name=f"{lane_name} claim"))
+        self._commits = Store(Database(dsn, name=f"{lane_name} commit"))
+        self._heart = Store(Database(dsn, name=f"{lane_name} heart", patience=outbox.heartbeat_timeout_seconds / 2))
+        self._id = 0
+        self._queue: asyncio.Queue[Leased] = asyncio.Queue()
+        self._held: dict[int, Leased] = {}
+        self._cancelled: set[int] = set()
+        self._sending = 0
+        self._finished: list[Outcome] = []
+        self._permits = asyncio.Semaphore(outbox.max_unconfirmed)
+        self._something_finished = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._handing_over = False
+        self._succeeded = False
+        self._look_for_rescued = True
+        self._report = Report(lane_name)
+
+    def stop(self, why: str = "stopped") -> None:
+        """Stop claiming, return what is not in flight, and end. Safe to call from a signal handler or thread."""
+        self._report.ended = why
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def run(self) -> Report:
+        """Serve the lane; returns what was done. DatabaseFailure if the database stays away."""
+        self._loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        try:
+            await self._claims.rescue(self._outbox.max_rescues, self._outbox.heartbeat_timeout_seconds)
+            await self._claims.promote()
+            registered = await self._claims.register(self._name, self._lane.dispatchers, self._dag_run)
+            if registered is None:
+                self._report.ended = "the lane has all its dispatchers"
+            else:
+                self._id, succeeds = registered
+                await self._serve(started, warm=succeeds)
+        finally:
+            for store in (self._claims, self._commits, self._heart):
+                await store.close()
+        self._report.seconds = time.monotonic() - started
+        return self._report
+
+    async def _serve(self, started: float, *, warm: bool) -> None:
+        sides = [asyncio.create_task(self._beat()), asyncio.create_task(self._commit())]
+        workers = [asyncio.create_task(self._work()) for _ in range(self._channel.connections)]
+        feeder = asyncio.create_task(self._feed(started, warm=warm))
+        stopped = asyncio.create_task(self._stopping.wait())
+        tasks = [feeder, stopped, *sides, *workers]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+            deadline = time.monotonic() + STOP_SECONDS
+            while (self._sending or self._finished) and time.monotonic() < deadline:
+                await self._progress_or(SLOWEST_POLL_SECONDS)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._wind_up()
+
+    async def _wind_up(self) -> None:
+        """Write down what has ended, give back what has not, and sign off."""
+        await self._write_down()
+        if self._held:
+            await self._claims.give_back(list(self._held.values()))
+        await self._claims.end(self._id)
+
+    # --- the feeder ---------------------------------------------------------------------------------
+
+    async def _feed(self, started: float, *, warm: bool) -> None:
+        last_work = started if warm else float("-inf")
+        while not self._stopping.is_set():
+            if self._look_for_rescued and await self._serve_rescued():
+                last_work = time.monotonic()
+            wait = 0.0
+            if self._queue.qsize() <= self._lane.batch // 2:
+                messages, wait = await self._claim()
+                if messages:
+                    last_work = time.monotonic()
+                    continue
+            now = time.monotonic()
+            if wait:  # messages wait for the lane's rate
+                last_work = now
+            if not self._held and self._is_over(now - started, now - last_work, drained=not wait):
+                return
+            await self._progress_or(min(wait or poll_interval(now - last_work), SLOWEST_POLL_SECONDS))
+
+    def _is_over(self, age: float, quiet: float, *, drained: bool) -> bool:
+        if drained and (self._once or quiet > self._lane.idle_seconds):
+            return True
+        lifetime = self._outbox.dispatcher_lifetime_seconds
+        if age < lifetime:
+            return False
+        if quiet > RECENT_SECONDS:
+            self._report.ended = "end of its lifetime"
+            return True
+        self._handing_over = True
+        if self._succeeded or age > lifetime + SUCCESSION_SECONDS:
+            self._report.ended = "handed over"
+            return True
+        return False
+
+    async def _claim(self) -> tuple[list[Leased], float]:
+        wait = 0.0
+        if self._lane.rate_per_minute:
+            messages, wait = await self._claims.claim_within_rate(self._name, self._lane, self._lane.batch, self._id)
+        else:
+            messages = await self._claims.claim(self._name, self._lane.batch, self._id, self._lane.lease_seconds)
+        if messages and self._lane.domain_rates_per_minute:
+            messages = await put_off(self._claims, self._name, self._lane, messages)
+        self._take(messages)
+        return messages, wait
+
+    async def _serve_rescued(self) -> bool:
+        """One by one, nothing else in hand: if it kills us, it kills nobody else."""
+        self._look_for_rescued = False
+        found = False
+        while not self._stopping.is_set():
+            if self._held:
+                await self._progress_or(SLOWEST_POLL_SECONDS)
+                continue
+            messages = await self._claims.claim_rescued(self._name, self._id, self._lane.lease_seconds)
+            if not messages:
+                return found
+            found = True
+            self._take(messages)
+        return found
+
+    def _take(self, messages: list[Leased]) -> None:
+        for message in messages:
+            self._held[message.id] = message
+            self._queue.put_nowait(message)
+
+    # --- the workers --------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        session = self._channel.session()
+        margin = min(self._lane.lease_seconds / 6, 5.0)
+        try:
+            while True:
+                message = await self._queue.get()
+                await self._permits.acquire()
+                if self._stopping.is_set():
+                    return
+                if message.until - time.monotonic() < margin:  # its lease is as good as lost: somebody else's turn
+                    self._permits.release()
+                    del self._held[message.id]
+                    await self._claims.give_back([message])
+                    continue
+                self._sending += 1
+                outcome = await self._delivery.attempt(message, session, cancelled=message.id in self._cancelled)
+                self._sending -= 1
+                self._finished.append(outcome)
+                self._something_finished.set()
+        finally:
+            await session.close()
+
+    # --- the committer ------------------------------------------------------------------------------
+
+    async def _commit(self) -> None:
+        while True:
+            await self._something_finished.wait()
+            self._something_finished.clear()
+            await self._write_down()
+
+    async def _write_down(self) -> None:
+        while batch := self._finished[: self._outbox.max_unconfirmed]:
+            states = await self._commits.complete(batch, self._id, self._dag_run)
+            del self._finished[: len(batch)]
+            for outcome in batch:
+                self._held.pop(outcome.message_id, None)
+                self._cancelled.discard(outcome.message_id)
+                self._permits.release()
+                self._report.outcomes[states.get(outcome.message_id, "taken over")] += 1
+            self._progress.set()
+
+    async def _progress_or(self, seconds: float) -> None:
+        """Wait until something was written down, so many seconds at most."""
+        self._progress.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._progress.wait(), seconds)
+
+    # --- the heart ----------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        next_rescue = 0.0
+        while True:
+            told = await self._heart.heartbeat(self._id, handing_over=self._handing_over)
+            if told is None:
+                # Others may hold our messages already: end, and let the fence refuse what we still write.
+                self.stop("taken for dead: its heartbeat came too late")
+                return
+            stop_requested, self._succeeded = told
+            if stop_requested and not self._stopping.is_set():
+                self.stop()
+            now = time.monotonic()
+            await self._keep_leases(now)
+            await self._heart.promote()
+            await self._heart.expire()
+            if now >= next_rescue:
+                next_rescue = now + RESCUE_SECONDS
+                await self._heart.rescue(self._outbox.max_rescues, self._outbox.heartbeat_timeout_seconds)
+                self._look_for_rescued = True
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _keep_leases(self, now: float) -> None:
+        if not self._held:
+            return
+        self._cancelled |= await self._heart.cancel_requests(self._id)
+        lease = self._lane.lease_seconds
+        aging = [message.id for message in self._held.values() if message.until - now < lease * 2 / 3]
+        if not aging:
+            return
+        renewed = await self._heart.renew(self._id, aging, lease)
+        for message_id in aging:
+            if (message := self._held.get(message_id)) is None:
+                continue
+            if message_id in renewed:
+                message.until = renewed[message_id]
+            else:
+                log.warning("message %s: its lease was taken over", message_id)

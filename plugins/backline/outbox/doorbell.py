@@ -1,0 +1,55 @@
+"""Which lanes need a dispatcher: a pure decision over what the outbox shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from backline.settings import LaneSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """One lane as `lane_status` shows it."""
+
+    lane: str
+    pending: int
+    oldest_seconds: float
+    live: int
+    handing_over: int
+
+
+def dispatchers_wanted(view: LaneView, lane: LaneSettings) -> int:
+    """How many dispatchers the lane should have: by its backlog, and a successor for one that hands over."""
+    wanted = math.ceil(view.pending / lane.backlog_per_dispatcher)
+    if view.handing_over:
+        wanted = max(wanted, 1)
+    return min(wanted, lane.dispatchers)
+
+
+class Ringer:
+    """Decides when to ring. After a ring a lane is left alone until a dispatcher appears or the silence is over."""
+
+    def __init__(self, lanes: Mapping[str, LaneSettings], silence_seconds: float) -> None:
+        self._lanes = lanes
+        self._silence = silence_seconds
+        self._rung: dict[str, tuple[float, int]] = {}
+
+    def due(self, views: Iterable[LaneView], now: float) -> dict[str, LaneView]:
+        """The lanes to ring at `now` (seconds, monotonic)."""
+        ringing = {}
+        for view in views:
+            lane = self._lanes[view.lane]
+            short = view.live < dispatchers_wanted(view, lane)
+            # Whatever its dispatchers say: messages wait, so more of them (or a live one) are needed.
+            late = view.pending > 0 and view.oldest_seconds > lane.oldest_limit_seconds
+            if not short and not late:
+                self._rung.pop(view.lane, None)
+                continue
+            rung_at, live_then = self._rung.get(view.lane, (-math.inf, view.live))
+            appeared = short and view.live > live_then
+            if appeared or now - rung_at >= self._silence:
+                self._rung[view.lane] = (now, view.live)
+                ringing[view.lane] = view
+        return ringing

@@ -1,0 +1,74 @@
+"""The outbox's housekeeping: what must happen even when no lane is busy and Airflow is down."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from backline.db.connect import Database
+from backline.db.statements import statement
+from backline.outbox.store import Store
+from backline.settings import Settings, settings
+
+PARTITION_DAYS = 14
+BATCH = 5000
+MOST_BATCHES = 200
+"""Bounds one round; what is left waits for the next."""
+
+
+def run_once(dsn: str) -> dict[str, int]:
+    """Rescue, promote, expire, close the ledger's days, make partitions, prune history. Returns counts."""
+    return asyncio.run(_run(dsn, settings()))
+
+
+async def _run(dsn: str, config: Settings) -> dict[str, int]:
+    database = Database(dsn, name="maintenance")
+    store = Store(database)
+    outbox = config.outbox
+    oldest = datetime.now(UTC).date() - timedelta(days=outbox.history_days)
+    try:
+        return {
+            "rescued": await store.rescue(outbox.max_rescues, outbox.heartbeat_timeout_seconds),
+            "promoted": await store.promote(),
+            "expired": await store.expire(),
+            "days_closed": await _close_days(database),
+            "messages_pruned": await _prune_messages(database, oldest),
+            "keys_pruned": await _repeat(database, "idempotency_prune"),
+            "partitions_made": (await _one(database, "partitions_ensure", days=PARTITION_DAYS))["made"],
+            "partitions_dropped": (await _one(database, "partitions_drop", days=outbox.history_days))["dropped"],
+        }
+    finally:
+        await store.close()
+
+
+async def _close_days(database: Database) -> int:
+    await database.fetch(statement("outbox", "ledger_open_day"))
+    closed = 0
+    while await database.fetch(statement("outbox", "ledger_freeze_day")):
+        closed += 1
+    return closed
+
+
+async def _prune_messages(database: Database, before: date) -> int:
+    pruned = 0
+    for _ in range(MOST_BATCHES):
+        rows = await database.fetch(statement("outbox", "message_prune"), {"before": before, "most": BATCH})
+        if not rows:
+            break
+        pruned += sum(row["pruned"] for row in rows)
+    return pruned
+
+
+async def _repeat(database: Database, name: str) -> int:
+    total = 0
+    for _ in range(MOST_BATCHES):
+        rows = await database.fetch(statement("outbox", name), {"most": BATCH})
+        total += len(rows)
+        if len(rows) < BATCH:
+            break
+    return total
+
+
+async def _one(database: Database, name: str, **params: Any) -> dict[str, Any]:
+    return (await database.fetch(statement("outbox", name), params))[0]

@@ -1,0 +1,46 @@
+"""Rates by the recipient's domain: messages that are over are put off to the time of their token."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from backline.outbox.store import Leased, Store
+from backline.settings import LaneSettings
+
+
+def domain_of(recipient: str) -> str:
+    """The domain of an address, in lower case; empty when it has none."""
+    return recipient.rpartition("@")[2].rstrip("> ").lower()
+
+
+async def put_off(store: Store, lane_name: str, lane: LaneSettings, messages: list[Leased]) -> list[Leased]:
+    """Those of `messages` that may go now; the others go back to the outbox until their domain's token comes.
+
+    A message is put off once: its token is reserved for it, so when it comes back it has been paid for.
+    """
+    limited: dict[str, list[Leased]] = defaultdict(list)
+    free = []
+    for message in messages:
+        domain = domain_of(message.recipient)
+        if message.rate_paid or domain not in lane.domain_rates_per_minute:
+            free.append(message)
+        else:
+            limited[domain].append(message)
+    if not limited:
+        return free
+    keys = {domain: f"domain:{lane_name}:{domain}" for domain in limited}
+    intervals = {domain: 60.0 / lane.domain_rates_per_minute[domain] for domain in limited}
+    first = await store.reserve(
+        {keys[domain]: (len(wanting), intervals[domain], lane.rate_burst) for domain, wanting in limited.items()}
+    )
+    over = []
+    for domain, wanting in limited.items():
+        for place, message in enumerate(wanting):
+            delay = first[keys[domain]] + place * intervals[domain]
+            if delay <= 0:
+                free.append(message)
+            else:
+                over.append((message, delay))
+    if over:
+        await store.defer(over)
+    return free

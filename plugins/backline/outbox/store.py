@@ -1,0 +1,279 @@
+"""What the engine asks of the database, one method a statement of `include/sql/outbox.sql`."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg.rows import DictRow
+
+from backline.db.connect import Database, Run
+from backline.db.statements import statement
+from backline.settings import LaneSettings
+
+
+@dataclass(slots=True)
+class Leased:
+    """A message that is ours until `until` (on this process's monotonic clock)."""
+
+    id: int
+    type: str
+    recipient: str
+    payload: Mapping[str, Any]
+    created_at: datetime
+    attempt: int
+    """Tries that ended before this one."""
+    max_attempts: int
+    rate_paid: bool
+    token: uuid.UUID
+    until: float
+    expires: float | None
+    """When it would come too late (monotonic), or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one try ended. `state` is final, or `scheduled` for a retry after `delay` seconds."""
+
+    message_id: int
+    token: uuid.UUID
+    state: str
+    started: float
+    """Monotonic."""
+    ended: float
+    delay: float = 0.0
+    error_class: str | None = None
+    error: str | None = None
+    provider_id: str | None = None
+    code: str | None = None
+    response: str | None = None
+
+
+def _sql(name: str, params: Mapping[str, Any] | None = None) -> tuple[Any, Mapping[str, Any]]:
+    return statement("outbox", name), params or {}
+
+
+class Store:
+    """The outbox behind one database connection."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def _rows(self, name: str, **params: Any) -> list[DictRow]:
+        return await self._database.fetch(*_sql(name, params))
+
+    async def close(self) -> None:
+        """Close the connection; never raises."""
+        await self._database.close()
+
+    # --- moving messages through their states -------------------------------------------------
+
+    async def promote(self, most: int = 1000) -> int:
+        """Make messages that came due pending; returns how many."""
+        return len(await self._rows("message_promote", most=most))
+
+    async def expire(self, most: int = 1000) -> int:
+        """End waiting messages whose time is over; returns how many."""
+        return len(await self._rows("message_expire", most=most))
+
+    async def claim(self, lane: str, most: int, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
+        """Take up to `most` due messages of a lane, first priority first."""
+        return await self._claim("message_claim", lane=lane, most=most, dispatcher=dispatcher, lease_seconds=lease_seconds)
+
+    async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
+        """Take one message whose dispatcher had died, if there is one."""
+        return await self._claim("message_claim_rescued", lane=lane, dispatcher=dispatcher, lease_seconds=lease_seconds)
+
+    async def _claim(self, name: str, *, lease_seconds: float, **params: Any) -> list[Leased]:
+        asked = time.monotonic()
+        rows = await self._rows(name, token=uuid.uuid4(), lease_seconds=lease_seconds, **params)
+        return leased(rows, asked, lease_seconds)
+
+    async def claim_within_rate(
+        self, name: str, lane: LaneSettings, most: int, dispatcher: int | None
+    ) -> tuple[list[Leased], float]:
+        """As `claim`, in a lane with a rate: as many as it has tokens.
+
+        With none left, also how many seconds the messages that wait have to wait (0 when none does).
+
+        The lane's bucket is locked from the count to the spending, so dispatchers share the rate exactly.
+        """
+        interval = 60.0 / lane.rate_per_minute
+        asked = time.monotonic()
+        bucket = {"key": f"lane:{name}", "burst": lane.rate_burst, "interval": interval}
+        async with self._database.transaction() as run:
+            available = (await run(*_sql("rate_lane_available", bucket)))[0]
+            most = min(most, available["tokens"])
+            if most == 0:
+                look = {"lanes": [name], "heartbeat_timeout": 0.0, "most": 1}
+                waiting = (await run(*_sql("lane_status", look)))[0]["pending"]
+                return [], float(available["wait_seconds"]) if waiting else 0.0
+            claim = {
+                "lane": name, "most": most, "dispatcher": dispatcher, "token": uuid.uuid4(),
+                "lease_seconds": lane.lease_seconds,
+            }  # fmt: skip
+            rows = await run(*_sql("message_claim", claim))
+            await run(*_sql("rate_lane_take", bucket | {"spent": len(rows)}))
+        return leased(rows, asked, lane.lease_seconds), 0.0
+
+    async def complete(
+        self, outcomes: Sequence[Outcome], dispatcher: int | None, dag_run: str | None
+    ) -> dict[int, str]:
+        """End tries; returns the state of each message that was still ours. The others were taken over."""
+        now = time.monotonic()
+        rows = await self._rows(
+            "message_complete_many",
+            ids=[o.message_id for o in outcomes],
+            tokens=[o.token for o in outcomes],
+            states=[o.state for o in outcomes],
+            delays=[o.delay for o in outcomes],
+            error_classes=[o.error_class for o in outcomes],
+            errors=[o.error for o in outcomes],
+            provider_ids=[o.provider_id for o in outcomes],
+            codes=[o.code for o in outcomes],
+            responses=[o.response for o in outcomes],
+            ages=[now - o.started for o in outcomes],
+            durations=[o.ended - o.started for o in outcomes],
+            dispatcher=dispatcher,
+            dag_run=dag_run,
+        )
+        return {row["id"]: row["state"] for row in rows}
+
+    async def give_back(self, messages: Sequence[Leased]) -> int:
+        """Return messages that were claimed and not tried; returns how many were still ours."""
+        return len(
+            await self._rows("message_return_many", ids=[m.id for m in messages], tokens=[m.token for m in messages])
+        )
+
+    async def defer(self, messages: Sequence[tuple[Leased, float]]) -> int:
+        """Put messages off by seconds, at no cost of an attempt: their rate token comes then."""
+        return len(
+            await self._rows(
+                "message_defer_many",
+                ids=[m.id for m, _ in messages],
+                tokens=[m.token for m, _ in messages],
+                delays=[delay for _, delay in messages],
+            )
+        )
+
+    async def reserve(self, wanted: Mapping[str, tuple[int, float, int]]) -> dict[str, float]:
+        """Reserve tokens: bucket to (how many, seconds between two, burst).
+
+        Returns for each bucket the seconds until its first token comes, less than zero for at once.
+        """
+        rows = await self._rows(
+            "rate_reserve_many",
+            keys=list(wanted),
+            wanted=[count for count, _, _ in wanted.values()],
+            intervals=[interval for _, interval, _ in wanted.values()],
+            bursts=[burst for _, _, burst in wanted.values()],
+        )
+        return {row["key"]: row["first_seconds"] for row in rows}
+
+    async def renew(self, dispatcher: int, ids: Sequence[int], lease_seconds: float) -> dict[int, float]:
+        """Lengthen leases; returns the new end (monotonic) of each that this dispatcher still has."""
+        asked = time.monotonic()
+        rows = await self._rows("message_renew", dispatcher=dispatcher, ids=list(ids), lease_seconds=lease_seconds)
+        return {row["id"]: asked + lease_seconds for row in rows}
+
+    async def cancel_requests(self, dispatcher: int) -> set[int]:
+        """Messages in this dispatcher's hands that somebody has taken back."""
+        return {row["id"] for row in await self._rows("message_cancel_requests", dispatcher=dispatcher)}
+
+    async def rescue(self, max_rescues: int, heartbeat_timeout: float, most: int = 5000) -> int:
+        """Take messages from dead dispatchers and expired leases; returns how many."""
+        return len(
+            await self._rows("message_rescue", max_rescues=max_rescues, heartbeat_timeout=heartbeat_timeout, most=most)
+        )
+
+    async def cancel(self, message_id: int) -> str | None:
+        """Take a message back; `cancelled`, `leased` if its holder was asked to, None if it was final already."""
+        rows = await self._rows("message_cancel", id=message_id)
+        return rows[0]["state"] if rows else None
+
+    async def retry(self, message_id: int) -> bool:
+        """Revive a dead message under its own id; False if it is not dead, has expired or had secrets."""
+        return bool(await self._rows("message_retry", id=message_id))
+
+    # --- looking --------------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        type_name: str,
+        recipient: str,
+        payload: str,
+        *,
+        due_at: datetime | None = None,
+        priority: int | None = None,
+        idempotency_key: str | None = None,
+        expires_at: datetime | None = None,
+        request_id: str | None = None,
+    ) -> int:
+        """Enqueue one message outside any transaction of the caller's; `payload` is JSON text."""
+        rows = await self._rows(
+            "enqueue", type=type_name, recipient=recipient, payload=payload, due_at=due_at, priority=priority,
+            idempotency_key=idempotency_key, expires_at=expires_at, request_id=request_id,
+        )  # fmt: skip
+        return int(rows[0]["id"])
+
+    async def status(self, message_id: int) -> DictRow | None:
+        """Where one message stands."""
+        rows = await self._rows("message_status", id=message_id)
+        return rows[0] if rows else None
+
+    async def attempts(self, message_id: int) -> list[DictRow]:
+        """The tries of one message, first to last."""
+        return await self._rows("message_attempts", id=message_id)
+
+    async def lane_status(self, lanes: Sequence[str], heartbeat_timeout: float, most: int) -> list[DictRow]:
+        """What waits in each lane, counted up to `most`, and who serves it."""
+        return await self._rows("lane_status", lanes=list(lanes), heartbeat_timeout=heartbeat_timeout, most=most)
+
+    # --- dispatchers ------------------------------------------------------------------------------
+
+    async def register(self, lane: str, slots: int, dag_run: str | None) -> tuple[int, bool] | None:
+        """Take a free slot of a lane: (dispatcher, whether it succeeds another), or None if all are served."""
+        rows = await self._rows("dispatcher_register", lane=lane, slots=slots, dag_run=dag_run)
+        return (rows[0]["id"], rows[0]["succeeds"]) if rows else None
+
+    async def heartbeat(self, dispatcher: int, *, handing_over: bool) -> tuple[bool, bool] | None:
+        """Say that a dispatcher lives; (stop requested, successor is there), or None if it was taken for dead."""
+        rows = await self._rows("dispatcher_heartbeat", dispatcher=dispatcher, handing_over=handing_over)
+        return (rows[0]["stop_requested"], rows[0]["succeeded"]) if rows else None
+
+    async def end(self, dispatcher: int) -> None:
+        """Take a dispatcher's row away."""
+        await self._rows("dispatcher_end", dispatcher=dispatcher)
+
+
+async def leased_now(run: Run, message_id: int, lease_seconds: float) -> Leased | None:
+    """Take one message inside a transaction; None if it is final or held by another."""
+    asked = time.monotonic()
+    params = {"id": message_id, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
+    rows = await run(*_sql("message_lease_one", params))
+    return next(iter(leased(rows, asked, lease_seconds)), None)
+
+
+def leased(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[Leased]:
+    """Rows of a claim as leases. Times count from before the claim was sent, so ours never end late."""
+    return [
+        Leased(
+            id=row["id"],
+            type=row["type"],
+            recipient=row["recipient"],
+            payload=row["payload"],
+            created_at=row["created_at"],
+            attempt=row["attempt"],
+            max_attempts=row["max_attempts"],
+            rate_paid=row["rate_paid"],
+            token=row["lease_token"],
+            until=asked + lease_seconds,
+            expires=None if row["seconds_to_live"] is None else asked + row["seconds_to_live"],
+        )
+        # UPDATE ... RETURNING promises no order.
+        for row in sorted(rows, key=lambda row: (-row["priority"], row["due_at"], row["id"]))
+    ]

@@ -1,0 +1,1 @@
+"""Templates to text and HTML."""

@@ -1,0 +1,42 @@
+"""Which templates there are: `include/templates/<channel>/<language>/<name>/`."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from backline.errors import InvalidInput
+from backline.settings import ROOT, settings
+
+FOLDER = ROOT / "include" / "templates"
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@lru_cache(maxsize=8)
+def templates(channel: str, folder: Path = FOLDER) -> dict[str, tuple[str, ...]]:
+    """Template name to the languages that have it, both sorted."""
+    found: dict[str, list[str]] = {}
+    for template in sorted((folder / channel).glob("*/*/")):
+        if NAME.fullmatch(template.name):
+            found.setdefault(template.name, []).append(template.parent.name)
+    return {name: tuple(found[name]) for name in sorted(found)}
+
+
+def check(channel: str, name: str) -> None:
+    """InvalidInput for the field `template`, listing the known ones, when there is none of that name."""
+    if name not in (known := templates(channel)):
+        raise InvalidInput("template", f"there is no {channel} template {name!r}; known templates: {', '.join(known)}")
+
+
+def language_for(channel: str, name: str, wanted: str | None) -> str:
+    """The language to render in: the wanted one, else without its region, else the default one.
+
+    InvalidInput for the field `template` when the template does not exist, or not in any of these.
+    """
+    check(channel, name)
+    has = templates(channel)[name]
+    for language in (wanted, wanted and wanted.split("-")[0], settings().templates.language):
+        if language in has:
+            return language
+    raise InvalidInput("template", f"{name!r} is there in {', '.join(has)}, but not in {wanted or 'the default language'}")

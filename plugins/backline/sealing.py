@@ -1,0 +1,52 @@
+"""Secret payload fields: sealed in the database, open only in the hands of the channel.
+
+Fernet (https://github.com/fernet/spec) with rotation: BACKLINE_FERNET_KEYS holds the keys, newest first. The
+newest seals, any opens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from backline.errors import InvalidInput, Misconfigured
+
+KEYS_VARIABLE = "BACKLINE_FERNET_KEYS"
+
+
+class Sealer:
+    """Seals and opens secret fields."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        try:
+            self._fernet = MultiFernet([Fernet(key) for key in keys])
+        except ValueError:
+            raise Misconfigured(
+                f"{KEYS_VARIABLE}: needs at least one Fernet key (32 bytes, url-safe base64), newest first, comma between"
+            ) from None
+
+    @classmethod
+    def from_environment(cls) -> Sealer:
+        """The keys of BACKLINE_FERNET_KEYS; Misconfigured if there are none."""
+        return cls(key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip())
+
+    def seal(self, value: str) -> str:
+        """Encrypt one value."""
+        return self._fernet.encrypt(value.encode()).decode()
+
+    def open(self, field: str, sealed: str) -> str:
+        """Decrypt one value; InvalidInput for the field when no key opens it."""
+        try:
+            return self._fernet.decrypt(sealed).decode()
+        except (InvalidToken, TypeError, ValueError):
+            raise InvalidInput(
+                field, f"none of the keys in {KEYS_VARIABLE} opens it; seal it with one of them, or add the one used"
+            ) from None
+
+    def open_payload(self, secret_fields: Iterable[str], payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The payload with its secret fields in the clear."""
+        opened = {name: self.open(name, payload[name]) for name in secret_fields if payload.get(name) is not None}
+        return {**payload, **opened} if opened else payload

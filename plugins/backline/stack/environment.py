@@ -1,0 +1,145 @@
+"""The environment in which everything of one copy runs: Airflow's settings, connections, and ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from backline.errors import Misconfigured
+from backline.stack.paths import Paths
+from backline.stack.postgres import Cluster
+from backline.stack.secrets import Secrets
+
+LOOPBACK = "127.0.0.1"
+
+
+def load_dotenv(root: Path) -> None:
+    """Put the KEY=value lines of `.env` in the project's folder into the environment, which wins where both have one."""
+    path = root / ".env"
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        text = line.strip().removeprefix("export ")
+        if not text or text.startswith("#"):
+            continue
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip().isidentifier():
+            raise Misconfigured(f"{path}: line {number} is not KEY=value; mend or remove it")
+        os.environ.setdefault(key.strip(), " ".join(shlex.split(value, comments=True)))
+
+
+def exports(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str]:
+    """Every variable of the stack, secrets included."""
+    return {
+        **_backline(paths, secrets, cluster),
+        **_airflow(paths, secrets, cluster),
+        "PYTHONPATH": f"{paths.root / 'plugins'}:{paths.root}",
+        # A proxy is for the world outside, not for the stack's own loopback traffic.
+        "NO_PROXY": _with_loopback(os.environ, "NO_PROXY"),
+        "no_proxy": _with_loopback(os.environ, "no_proxy"),
+        # Keeps a process's environment readable after it renamed itself: leftovers are found by it.
+        "SPT_NOENV": "1",
+    }
+
+
+def shell(variables: Mapping[str, str]) -> str:
+    """The variables as `export` lines for a POSIX shell."""
+    return "".join(f"export {key}={shlex.quote(value)}\n" for key, value in sorted(variables.items()))
+
+
+def _backline(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str]:
+    database = {
+        "conn_type": "postgres",
+        "host": str(cluster.sockets),
+        "login": "backline",
+        "password": cluster.password("backline"),
+        "schema": "backline",
+    }
+    # The catcher speaks plain SMTP: SmtpHook's defaults of SSL and STARTTLS are both off.
+    smtp = {
+        "conn_type": "smtp",
+        "host": LOOPBACK,
+        "port": paths.smtp_port,
+        "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "backline@localhost.localdomain"},
+    }
+    return {
+        "BACKLINE_HOME": str(paths.home),
+        "BACKLINE_PORT": str(paths.port),
+        "BACKLINE_DATABASE_URL": cluster.dsn("backline"),
+        "BACKLINE_URL": f"http://localhost:{paths.port}",
+        "BACKLINE_USER": "admin",
+        "BACKLINE_PASSWORD": secrets.admin_password,
+        "BACKLINE_MAILDIR": str(paths.maildir),
+        "BACKLINE_MAIL_URL": f"http://{LOOPBACK}:{paths.mail_web_port}",
+        "BACKLINE_SMTP_PORT": str(paths.smtp_port),
+        "BACKLINE_FERNET_KEYS": secrets.backline_fernet_keys,
+        "AIRFLOW_CONN_BACKLINE_DB": json.dumps(database),
+        "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp),
+    }
+
+
+def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str]:
+    address = f"{cluster.authority('airflow')}/airflow?host={quote(str(cluster.sockets), safe='')}"
+    settings = {
+        "CORE": {
+            "AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
+            "DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "DAGS_FOLDER": str(paths.root / "dags"),
+            "EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{paths.port}/execution/",
+            "EXECUTOR": "LocalExecutor",
+            "FERNET_KEY": secrets.airflow_fernet_key,
+            "HOSTNAME_CALLABLE": "socket.gethostname",  # the default asks DNS, which may be slow or absent
+            "LAZY_LOAD_PLUGINS": "True",
+            "LOAD_EXAMPLES": "False",
+            "MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
+            "PARALLELISM": "16",
+            "PLUGINS_FOLDER": str(paths.root / "plugins"),
+            "SIMPLE_AUTH_MANAGER_ALL_ADMINS": "False",
+            "SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(paths.password_file),
+            "SIMPLE_AUTH_MANAGER_USERS": "admin:admin,op:op,viewer:viewer",
+        },
+        "DATABASE": {
+            "SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{address}",
+            "SQL_ALCHEMY_CONN_ASYNC": f"postgresql+asyncpg://{address}",
+            "SQL_ALCHEMY_POOL_SIZE": "5",
+        },
+        "API": {
+            "BASE_URL": f"http://localhost:{paths.port}",
+            "EXPOSE_CONFIG": "False",
+            "HOST": LOOPBACK,
+            "PORT": str(paths.port),
+            "SECRET_KEY": secrets.api_secret_key,
+            "WORKERS": "1",
+        },
+        "API_AUTH": {"JWT_SECRET": secrets.jwt_secret},
+        "SCHEDULER": {
+            "SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            # After a crash the next scheduler takes over what the last one left as soon as its heartbeat is stale.
+            "ORPHANED_TASKS_CHECK_INTERVAL": "15",
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+        },
+        "DAG_PROCESSOR": {
+            "REFRESH_INTERVAL": "5",  # how often the folder is listed: a changed file is read at once
+            "MIN_FILE_PROCESS_INTERVAL": "60",
+            "STALE_DAG_THRESHOLD": "90",
+        },
+        "LOGGING": {
+            "BASE_LOG_FOLDER": str(paths.airflow_home / "logs"),
+            "COLORED_CONSOLE_LOG": "False",
+            "FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
+            "FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
+            "TRIGGER_LOG_SERVER_PORT": str(paths.trigger_log_port),
+            "WORKER_LOG_SERVER_PORT": str(paths.worker_log_port),
+        },
+    }
+    named = {f"AIRFLOW__{section}__{key}": value for section, keys in settings.items() for key, value in keys.items()}
+    return {"AIRFLOW_HOME": str(paths.airflow_home), **named, "SCARF_ANALYTICS": "false", "DO_NOT_TRACK": "1"}
+
+
+def _with_loopback(environ: Mapping[str, str], name: str) -> str:
+    hosts = [host for host in environ.get(name, "").split(",") if host]
+    return ",".join(dict.fromkeys([*hosts, "localhost", LOOPBACK]))

@@ -1,0 +1,204 @@
+"""Is everything well? One check a component, asked from outside as a user would."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from backline.db.migrate import pending
+from backline.errors import BacklineError, NetworkFailure
+from backline.stack.environment import LOOPBACK
+from backline.stack.paths import Paths
+from backline.stack.postgres import Cluster
+from backline.stack.secrets import Secrets
+from backline.stack.supervise import ServiceState
+
+# No proxy: this is loopback, whatever HTTP_PROXY says.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+AIRFLOW_PARTS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
+"""Service → its name in Airflow's health answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How one component is."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class AirflowApi:
+    """The few calls of Airflow's REST API that the stack needs; every failure is a NetworkFailure."""
+
+    def __init__(self, paths: Paths, secrets: Secrets) -> None:
+        self._base = f"http://{LOOPBACK}:{paths.port}"
+        self._password = secrets.admin_password
+        self._token: str | None = None
+
+    def health(self) -> dict[str, dict[str, Any]]:
+        """The answer of /api/v2/monitor/health."""
+        answer: dict[str, dict[str, Any]] = self._call("/api/v2/monitor/health")
+        return answer
+
+    def dags(self) -> Iterator[dict[str, Any]]:
+        """All DAGs, page by page."""
+        return self._pages("/api/v2/dags", "dags")
+
+    def import_errors(self) -> list[dict[str, Any]]:
+        """All import errors of DAG files."""
+        return list(self._pages("/api/v2/importErrors", "import_errors"))
+
+    def dags_with_unfinished_runs(self, before: datetime) -> set[str]:
+        """DAGs with a run that began before then and still waits, for an approval for example."""
+        query = urlencode({"start_date_lte": before.isoformat()})
+        paths = (f"/api/v2/dags/~/dagRuns?state={state}&{query}" for state in ("queued", "running"))
+        return {run["dag_id"] for path in paths for run in self._pages(path, "dag_runs")}
+
+    def _pages(self, path: str, key: str) -> Iterator[dict[str, Any]]:
+        offset = 0
+        joined = "&" if "?" in path else "?"
+        while True:
+            answer = self._call(f"{path}{joined}limit=100&offset={offset}", token=self._login())
+            yield from answer[key]
+            offset += 100
+            if offset >= answer["total_entries"]:
+                return
+
+    def _login(self) -> str:
+        if self._token is None:
+            body = json.dumps({"username": "admin", "password": self._password}).encode()
+            self._token = str(self._call("/auth/token", body=body)["access_token"])
+        return self._token
+
+    def _call(self, path: str, *, body: bytes | None = None, token: str | None = None) -> Any:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        request = urllib.request.Request(self._base + path, data=body, headers=headers)  # noqa: S310 - http, loopback
+        try:
+            with _OPENER.open(request, timeout=10) as response:
+                return json.load(response)
+        except (OSError, ValueError) as exc:
+            raise NetworkFailure(f"{path.partition('?')[0]}: {_reason(exc)}") from exc
+
+
+def checks(paths: Paths, secrets: Secrets, cluster: Cluster, states: dict[str, ServiceState]) -> list[Check]:
+    """Every component's check, in the order of starting."""
+    api = AirflowApi(paths, secrets)
+    return [
+        _database(cluster),
+        _migrations(cluster),
+        _mail(paths),
+        *_airflow(api, states),
+        _running("maintenance", states),
+        _imports(api),
+    ]
+
+
+def answers(port: int) -> bool:
+    """Whether something takes connections on that port of the loopback interface."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def is_airflow_ready(service: ServiceState, health: dict[str, dict[str, Any]], now: float) -> bool:
+    """Whether that service's heartbeat is from its present process: the last one's stays fresh for a while."""
+    part = AIRFLOW_PARTS[service.name]
+    beat = health.get(part, {}).get(f"latest_{part}_heartbeat")
+    return bool(beat) and datetime.fromisoformat(str(beat)).timestamp() >= now - service.uptime
+
+
+def unparsed(api: AirflowApi, dags_folder: Path, since: float) -> set[str]:
+    """DAG files that the present dag-processor has neither parsed nor refused yet, relative to their folder."""
+    files = {
+        str(path.relative_to(dags_folder))
+        for path in dags_folder.rglob("*.py")
+        # Airflow's own rule for what may be a DAG file ([core] dag_discovery_safe_mode).
+        if all(word in path.read_bytes().lower() for word in (b"dag", b"airflow"))
+    }
+    parsed = {
+        dag["relative_fileloc"]
+        for dag in api.dags()
+        if dag["last_parsed_time"] and datetime.fromisoformat(dag["last_parsed_time"]).timestamp() >= since
+    }
+    return files - parsed - {error["filename"] for error in api.import_errors()}
+
+
+def _database(cluster: Cluster) -> Check:
+    try:
+        cluster.wait_ready(timeout=0)
+    except BacklineError as exc:
+        return Check("database", False, str(exc))
+    return Check("database", True, f"PostgreSQL on {cluster.sockets}")
+
+
+def _migrations(cluster: Cluster) -> Check:
+    try:
+        missing = pending(cluster.dsn("backline"))
+    except BacklineError as exc:
+        return Check("migrations", False, str(exc))
+    if missing:
+        return Check("migrations", False, f"not applied: {', '.join(missing)}; run ./backline setup")
+    return Check("migrations", True, "all applied")
+
+
+def _mail(paths: Paths) -> Check:
+    silent = [port for port in (paths.smtp_port, paths.mail_web_port) if not answers(port)]
+    if silent:
+        return Check("mail", False, f"nothing listens on port {' and '.join(map(str, silent))}; see ./backline logs mail")
+    return Check("mail", True, f"SMTP on {paths.smtp_port}, page on {paths.mail_web_port}")
+
+
+def _running(name: str, states: dict[str, ServiceState]) -> Check:
+    state = states.get(name)
+    if state is None or state.state != "RUNNING":
+        return Check(name, False, f"{state.state.lower() if state else 'not running'}; see ./backline logs {name}")
+    return Check(name, True, f"running, process {state.pid}")
+
+
+def _airflow(api: AirflowApi, states: dict[str, ServiceState]) -> list[Check]:
+    server = _running("api-server", states)
+    try:
+        health = api.health() if server.ok else {}
+    except BacklineError as exc:
+        server = Check("api-server", False, str(exc))
+        health = {}
+    if server.ok and health.get("metadatabase", {}).get("status") != "healthy":
+        server = Check("api-server", False, "cannot reach Airflow's database; see ./backline logs api-server")
+    found = [server]
+    for name, part in AIRFLOW_PARTS.items():
+        check = _running(name, states)
+        status = health.get(part, {}).get("status")
+        if check.ok and status != "healthy":
+            check = Check(name, False, f"{status or 'unknown'}: no fresh heartbeat; see ./backline logs {name}")
+        found.append(check)
+    return found
+
+
+def _imports(api: AirflowApi) -> Check:
+    try:
+        errors = api.import_errors()
+    except BacklineError as exc:
+        return Check("DAG files", False, str(exc))
+    if errors:
+        names = ", ".join(sorted(str(error["filename"]) for error in errors))
+        return Check("DAG files", False, f"cannot be imported: {names}; see ./backline airflow dags list-import-errors")
+    return Check("DAG files", True, "all imported")
+
+
+def _reason(exc: OSError | ValueError) -> str:
+    if isinstance(exc, urllib.error.HTTPError):
+        return f"HTTP {exc.code}"
+    if isinstance(exc, urllib.error.URLError):
+        return str(exc.reason)
+    return str(exc) or type(exc).__name__

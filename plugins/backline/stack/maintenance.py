@@ -1,0 +1,85 @@
+"""Upkeep outside Airflow, where its metadata database can be reached: `python -m backline.stack.maintenance`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backline.errors import BacklineError
+from backline.outbox.maintenance import run_once
+from backline.stack.health import AirflowApi
+from backline.stack.paths import Paths
+from backline.stack.secrets import load_or_create
+
+log = logging.getLogger("backline.maintenance")
+
+OUTBOX_SECONDS = 60.0
+METADATA_SECONDS = 3600.0
+FIRST_METADATA_SECONDS = 300.0
+"""Not at once: a stack that has just started has better things to do."""
+KEEP_DAYS = 3
+KEEP_LOG_DAYS = 30
+RUN_TABLES = "dag_run,asset_event,job,revoked_token"
+"""`trigger` must never be among them: it would delete the doorbell's."""
+
+
+def prune_metadata(now: datetime, waiting_dags: set[str]) -> None:
+    """Delete old runs, asset events and event log entries; runs of DAGs that have an old unfinished one stay."""
+    _clean(RUN_TABLES, now - timedelta(days=KEEP_DAYS), waiting_dags)
+    _clean("log", now - timedelta(days=KEEP_LOG_DAYS), set())
+
+
+def prune_task_logs(folder: Path, now: datetime) -> int:
+    """Delete log files of tasks older than the runs that are kept; returns how many."""
+    oldest = (now - timedelta(days=KEEP_DAYS)).timestamp()
+    removed = 0
+    for path in folder.rglob("*.log"):
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
+            removed += 1
+    for path in sorted((item for item in folder.rglob("*") if item.is_dir()), reverse=True):
+        if path.stat().st_mtime < oldest and not any(path.iterdir()):
+            path.rmdir()
+    return removed
+
+
+def _clean(tables: str, before: datetime, waiting_dags: set[str]) -> None:
+    command = [sys.executable, "-P", "-m", "airflow", "db", "clean", "--tables", tables, "--skip-archive", "--yes",
+               "--clean-before-timestamp", before.isoformat()]  # fmt: skip
+    if waiting_dags:
+        command += ["--exclude-dag-ids", ",".join(sorted(waiting_dags))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        log.error("airflow db clean --tables %s failed: %s", tables, done.stderr.strip()[-500:])
+    else:
+        log.info("pruned %s before %s", tables, before.isoformat(timespec="seconds"))
+
+
+def main() -> None:
+    """Run for ever: the outbox's upkeep every minute, the metadata's every hour."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    paths = Paths.from_environment()
+    api = AirflowApi(paths, load_or_create(paths.secrets_file))
+    next_metadata = time.monotonic() + FIRST_METADATA_SECONDS
+    while True:
+        try:
+            report = run_once(os.environ["BACKLINE_DATABASE_URL"])
+            if any(report.values()):
+                log.info("outbox: %s", report)
+            if time.monotonic() >= next_metadata:
+                next_metadata = time.monotonic() + METADATA_SECONDS
+                now = datetime.now(UTC)
+                prune_metadata(now, api.dags_with_unfinished_runs(now - timedelta(days=KEEP_DAYS)))
+                log.info("deleted %d old log files", prune_task_logs(paths.airflow_home / "logs", now))
+        except BacklineError as exc:
+            log.warning("%s; next try in %.0f s", exc, OUTBOX_SECONDS)
+        time.sleep(OUTBOX_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Finding and ending what a copy of the stack has running, reparented processes included.
+
+A SIGKILLed scheduler leaves its executor's workers alive, each task is in a process group of its own, and the log
+server keeps its port. So membership is read from the environment, which every descendant inherits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Container
+
+import psutil
+
+STACK_VARIABLE = "BACKLINE_STACK_ID"
+"""Which copy a process belongs to; only what the supervisor started has it."""
+SERVICE_VARIABLE = "SUPERVISOR_PROCESS_NAME"
+"""Which service of it; supervisord sets this."""
+
+
+def supervised(stack_id: str, service: str | None = None) -> list[psutil.Process]:
+    """All live processes of that copy (of that service), except this one and its ancestors."""
+    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        if process.pid in mine:
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            variables = process.environ()
+            if variables.get(STACK_VARIABLE) == stack_id and service in {None, variables.get(SERVICE_VARIABLE)}:
+                found.append(process)
+    return found
+
+
+def terminate_tasks(stack_id: str, services: Container[int]) -> None:
+    """SIGTERM every running task, so that its `on_kill` runs and its supervisor reports how it ended.
+
+    A task leads a process group of its own; so does each service, whose process ids are given to be spared.
+    """
+    for process in supervised(stack_id, "scheduler"):
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid not in services and os.getpgid(process.pid) == process.pid:
+                process.terminate()
+
+
+def end_leftovers(stack_id: str, service: str | None = None, *, grace: float = 8.0) -> int:
+    """End every process of that copy (of that service); returns how many there were.
+
+    Group leaders (tasks, services) get SIGTERM and `grace` seconds, PostgreSQL its fast shutdown; what holds nothing
+    of its own, such as an idle worker that could only take more tasks, is killed at once, as is all that is left.
+    """
+    deadline = time.monotonic() + grace
+    seen: set[int] = set()
+    while left := supervised(stack_id, service):
+        late = time.monotonic() > deadline
+        for process in left:
+            with contextlib.suppress(psutil.Error, OSError):
+                _end(process, first=process.pid not in seen, late=late)
+            seen.add(process.pid)
+        psutil.wait_procs(left, timeout=0.2)
+    return len(seen)
+
+
+def _end(process: psutil.Process, *, first: bool, late: bool) -> None:
+    leads = os.getpgid(process.pid) == process.pid
+    if process.environ().get(SERVICE_VARIABLE) == "postgres":
+        # Never SIGKILL: backends would live on, on the data of the next server. SIGINT is the fast shutdown,
+        # SIGQUIT the immediate one, after which the next start recovers.
+        if leads and (first or late):
+            process.send_signal(signal.SIGQUIT if late else signal.SIGINT)
+    elif late or (not leads and not process.children()):
+        process.kill()
+    elif leads and first:
+        process.terminate()

@@ -1,0 +1,1 @@
+"""Development stand-ins for the outside world. Nothing under `plugins/` imports them."""

@@ -1,0 +1,100 @@
+"""`python -m sandbox.mail --smtp-port N --web-port N --maildir DIR`: catch mail on 127.0.0.1 until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from sandbox.mail.faults import Faults
+from sandbox.mail.mailbox import Mailbox
+from sandbox.mail.smtp import SmtpSession
+from sandbox.mail.web import build_app
+
+HOST = "127.0.0.1"
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone: they stop SMTP and the page together."""
+        yield
+
+
+def main() -> None:
+    """Parse the options, take the ports, serve. Exits 1 with one line if something is in the way."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.mail", description="Mail catcher for development.")
+    parser.add_argument("--smtp-port", type=_port, required=True, help="where mail is accepted; 0 takes a free one")
+    parser.add_argument("--web-port", type=_port, required=True, help="where mail is read; 0 takes a free one")
+    parser.add_argument("--maildir", type=Path, required=True, help="folder for the messages; made if missing")
+    options = parser.parse_args()
+    smtp = _bind(options.smtp_port, "--smtp-port")
+    web = _bind(options.web_port, "--web-port")
+    try:
+        mailbox = Mailbox(options.maildir)
+    except OSError as exc:
+        sys.exit(f"mail catcher: cannot use the Maildir {options.maildir} ({exc.strerror}); choose another --maildir")
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(smtp, web, mailbox))
+    else:
+        uvloop.run(_serve(smtp, web, mailbox))
+
+
+async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox) -> None:
+    loop = asyncio.get_running_loop()
+    faults = Faults()
+    sessions: set[SmtpSession] = set()
+    listener = await loop.create_server(lambda: SmtpSession(mailbox, faults, sessions), sock=smtp, backlog=1024)
+    config = uvicorn.Config(
+        build_app(mailbox, faults),
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = _Server(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    print(
+        f"mail catcher: SMTP {HOST}:{smtp.getsockname()[1]}, page http://{HOST}:{web.getsockname()[1]}/, "
+        f"{len(mailbox)} messages in {mailbox.folder}",
+        flush=True,
+    )
+    await server.serve(sockets=[web])
+    listener.close()
+    for session in list(sessions):
+        session.abort()
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError("should be a port from 0 to 65535")
+    return int(text)
+
+
+def _bind(port: int, option: str) -> socket.socket:
+    taken = socket.socket()
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((HOST, port))
+        taken.listen(1024)  # a second listener on the same port fails here at the latest
+    except OSError as exc:
+        why = "is taken by another program" if exc.errno == errno.EADDRINUSE else f"cannot be used ({exc.strerror})"
+        sys.exit(f"mail catcher: port {port} on {HOST} {why}; choose another with {option}")
+    return taken
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The JSON API: what tests and scripts ask the catcher."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from sandbox.mail.endpoint import Endpoint, read_body, read_query, whole_number
+from sandbox.mail.faults import InvalidRules, parse_rules
+from sandbox.mail.mailbox import Entry
+
+LIMIT = 1000
+"""Most messages given at once."""
+
+
+class Api(Endpoint):
+    async def livez(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "messages": len(self._mailbox)})
+
+    async def messages(self, request: Request) -> Response:
+        query = read_query(request, "to", "subject", "since", "before", "limit", "offset")
+        to, subject, since = query.get("to", ""), query.get("subject", ""), _moment(query)
+        limit = whole_number(query, "limit", 50, LIMIT)
+        offset = whole_number(query, "offset", 0, 2**53)
+        before = whole_number(query, "before", 2**53, 2**53)
+        found = self._mailbox.find(to=to, subject=subject, since=since, before=before)
+        total = self._mailbox.count(to=to, subject=subject, since=since)
+        return JSONResponse(
+            {"total": total, "messages": [_summary(entry) for entry in islice(found, offset, offset + limit)]}
+        )
+
+    async def message(self, request: Request) -> Response:
+        entry, content = await self._content(request)
+        attachments = [
+            {
+                "filename": part.filename,
+                "content_type": part.content_type,
+                "size": len(part.content),
+                "url": f"/messages/{entry.id}/attachments/{place}",
+            }
+            for place, part in enumerate(content.attachments)
+        ]
+        return JSONResponse(
+            {
+                **_summary(entry),
+                "headers": content.headers,
+                "text": content.text,
+                "html": content.html,
+                "links": content.links,
+                "attachments": attachments,
+                "raw_url": f"/messages/{entry.id}/raw",
+            }
+        )
+
+    async def count(self, request: Request) -> Response:
+        query = read_query(request, "to", "subject", "since")
+        count = self._mailbox.count(to=query.get("to", ""), subject=query.get("subject", ""), since=_moment(query))
+        return JSONResponse({"count": count})
+
+    async def empty(self, request: Request) -> Response:
+        deleted = len(self._mailbox)
+        await self._empty()
+        return JSONResponse({"deleted": deleted})
+
+    async def list_faults(self, request: Request) -> Response:
+        return JSONResponse(self._faults.describe())
+
+    async def replace_faults(self, request: Request) -> Response:
+        try:
+            self._faults.replace(parse_rules(await read_body(request)))
+        except InvalidRules as exc:
+            return JSONResponse({"detail": str(exc)}, 400)
+        return JSONResponse(self._faults.describe())
+
+    async def clear_faults(self, request: Request) -> Response:
+        self._faults.replace([])
+        return JSONResponse([])
+
+
+def _summary(entry: Entry) -> dict[str, object]:
+    return {
+        "id": entry.id,
+        "arrived_at": entry.arrived_at,
+        "from": entry.sender,
+        "to": entry.recipients,
+        "subject": entry.subject,
+        "message_id": entry.message_id,
+        "size": entry.size,
+        "file": entry.file,
+    }
+
+
+def _moment(query: dict[str, str]) -> float | None:
+    text = query.get("since", "")
+    try:
+        moment = float(text) if text else None
+    except ValueError:
+        moment = math.nan
+    if moment is not None and not 0 <= moment < 1e11:
+        raise HTTPException(400, "since: should be seconds since 1970, such as 1767225600.5")
+    return moment

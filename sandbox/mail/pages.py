@@ -1,0 +1,134 @@
+"""The pages to read mail and to set faults. They run no script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from sandbox.mail.endpoint import Endpoint, read_body, read_query, whole_number
+from sandbox.mail.faults import HINTS, Faults, InvalidRules, check_rules
+from sandbox.mail.mailbox import Mailbox
+
+PAGE_SIZE = 50
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PRESETS: dict[str, dict[str, object]] = {
+    "4xx": {"stage": "rcpt", "action": "reply", "reply": "451 4.3.0 try later"},
+    "5xx": {"stage": "rcpt", "action": "reply", "reply": "550 5.1.1 no such user"},
+    "slow": {"stage": "data", "action": "slow", "seconds": 2.0},
+    "drop": {"stage": "data", "action": "drop"},
+    "drop after": {"stage": "data", "action": "drop", "after": True},
+}
+
+
+class Pages(Endpoint):
+    def __init__(self, mailbox: Mailbox, faults: Faults) -> None:
+        super().__init__(mailbox, faults)
+        self._templates = Environment(
+            loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
+        self._templates.filters.update(moment=_show_moment, size=_show_size)
+
+    def _page(self, name: str, status: int = 200, **values: object) -> Response:
+        shared = {"stored": len(self._mailbox), "active_faults": self._faults.active}
+        return HTMLResponse(self._templates.get_template(name).render(**shared, **values), status)
+
+    async def inbox(self, request: Request) -> Response:
+        query = read_query(request, "to", "subject", "before", "live")
+        to, subject = query.get("to", "").strip(), query.get("subject", "").strip()
+        to_anywhere = f"*{to}*" if to else ""
+        before = whole_number(query, "before", 2**53, 2**53)
+        found = self._mailbox.find(to=to_anywhere, subject=subject, before=before)
+        entries = list(islice(found, PAGE_SIZE + 1))
+        kept = {name: value for name, value in (("to", to), ("subject", subject)) if value}
+        older = urlencode({**kept, "before": entries[PAGE_SIZE - 1].id}) if len(entries) > PAGE_SIZE else ""
+        return self._page(
+            "inbox.html",
+            entries=entries[:PAGE_SIZE],
+            total=self._mailbox.count(to=to_anywhere, subject=subject),
+            to=to,
+            subject=subject,
+            first=before == 2**53,
+            older=older,
+            newest=urlencode(kept),
+            live=query.get("live") == "1",
+            toggle_live=urlencode(kept if query.get("live") == "1" else {**kept, "live": "1"}),
+        )
+
+    async def message(self, request: Request) -> Response:
+        entry, content = await self._content(request)
+        return self._page("message.html", entry=entry, content=content)
+
+    async def raw(self, request: Request) -> Response:
+        _, raw = await self._open(request)
+        return Response(raw, media_type="text/plain; charset=utf-8")
+
+    async def attachment(self, request: Request) -> Response:
+        _, content = await self._content(request)
+        place = request.path_params["place"]
+        if place >= len(content.attachments):
+            raise HTTPException(404, "This message has no such attachment.")
+        part = content.attachments[place]
+        disposition = f"attachment; filename*=UTF-8''{quote(part.filename, safe='')}"
+        return Response(
+            part.content, headers={"content-disposition": disposition}, media_type="application/octet-stream"
+        )
+
+    async def style(self, request: Request) -> Response:
+        return FileResponse(_TEMPLATES / "style.css", media_type="text/css")
+
+    def _show_switches(self, status: int = 200, problem: str = "") -> Response:
+        return self._page(
+            "switches.html", status, rules=self._faults.describe(), presets=list(_PRESETS), problem=problem
+        )
+
+    async def switches(self, request: Request) -> Response:
+        return self._show_switches()
+
+    async def add_switch(self, request: Request) -> Response:
+        form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
+        kind = form.pop("kind", "")
+        if kind not in _PRESETS:
+            return self._show_switches(400, f"kind: use one of {', '.join(_PRESETS)}")
+        readers: dict[str, Callable[[str], object]] = {"times": int, "seconds": float, "probability": float}
+        rule: dict[str, object] = dict(_PRESETS[kind])
+        for field, text in form.items():
+            try:
+                rule[field] = readers.get(field, str)(text.strip())
+            except ValueError:
+                return self._show_switches(400, f"{field}: should be {HINTS[field]}")
+        try:
+            self._faults.add(check_rules([rule]))
+        except InvalidRules as exc:
+            return self._show_switches(400, str(exc).removeprefix("[0]."))
+        return RedirectResponse("/switches", 303)
+
+    async def clear_switches(self, request: Request) -> Response:
+        self._faults.replace([])
+        return RedirectResponse("/switches", 303)
+
+    async def empty(self, request: Request) -> Response:
+        await self._empty()
+        return RedirectResponse("/", 303)
+
+    async def error(self, request: Request, exc: Exception) -> Response:
+        status, detail = (exc.status_code, exc.detail) if isinstance(exc, HTTPException) else (500, "It broke.")
+        if request.url.path.startswith(("/api/", "/faults", "/livez")):
+            return JSONResponse({"detail": detail}, status)
+        return self._page("error.html", status, code=status, detail=detail)
+
+
+def _show_moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _show_size(size: int) -> str:
+    return f"{size} B" if size < 1000 else f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,51 @@
+"""The catcher's web side: pages to read mail, switches for faults, and a small JSON API. It runs no script.
+
+Whatever a message holds is hostile here: templates escape all of it, HTML parts are shown in a frame that may do
+nothing, and the pages' Content-Security-Policy, which that frame inherits, lets nothing load from outside.
+"""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Route
+
+from sandbox.mail.api import Api
+from sandbox.mail.faults import Faults
+from sandbox.mail.guard import SameOrigin, SecurityHeaders
+from sandbox.mail.mailbox import Mailbox
+from sandbox.mail.pages import Pages
+
+
+def build_app(mailbox: Mailbox, faults: Faults) -> Starlette:
+    """The ASGI application over one mailbox and one set of fault rules."""
+    api, pages = Api(mailbox, faults), Pages(mailbox, faults)
+    return Starlette(
+        routes=[
+            Route("/", pages.inbox),
+            Route("/style.css", pages.style),
+            Route("/messages/{id:int}", pages.message),
+            Route("/messages/{id:int}/raw", pages.raw),
+            Route("/messages/{id:int}/attachments/{place:int}", pages.attachment),
+            Route("/switches", pages.switches),
+            Route("/switches", pages.add_switch, methods=["POST"]),
+            Route("/switches/clear", pages.clear_switches, methods=["POST"]),
+            Route("/empty", pages.empty, methods=["POST"]),
+            Route("/livez", api.livez),
+            Route("/faults", api.list_faults),
+            Route("/faults", api.replace_faults, methods=["PUT"]),
+            Route("/faults", api.clear_faults, methods=["DELETE"]),
+            Route("/api/messages", api.messages),
+            Route("/api/messages", api.empty, methods=["DELETE"]),
+            Route("/api/messages/{id:int}", api.message),
+            Route("/api/count", api.count),
+        ],
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"], www_redirect=False),
+            Middleware(SameOrigin),
+        ],
+        exception_handlers={HTTPException: pages.error},
+    )
