@@ -138,11 +138,12 @@ WHERE m.id = u.id AND m.lease_token = u.token AND m.state = 'leased'
 RETURNING m.id;
 
 -- name: message_renew
--- Lengthens the leases of these messages, as far as this dispatcher still has them; returns those.
-UPDATE backline.message
+-- Lengthens leases, fenced; returns the messages that were still ours.
+UPDATE backline.message AS m
 SET leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
-WHERE id = ANY (%(ids)s::bigint[]) AND state = 'leased' AND dispatcher = %(dispatcher)s::bigint
-RETURNING id;
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[]) AS u (id, token)
+WHERE m.id = u.id AND m.lease_token = u.token AND m.state = 'leased'
+RETURNING m.id;
 
 -- name: message_cancel_requests
 -- Messages in a dispatcher's hands that somebody has taken back.
@@ -237,7 +238,7 @@ SELECT count(*)::integer AS alive FROM backline.dispatcher
 WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
 
 -- name: lane_status
--- For the doorbell: what waits in each lane (counted up to `most`) and who serves it.
+-- For the doorbell: what waits in each lane (counted up to `most`), the message at its head, and who serves it.
 SELECT l.lane,
     (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
@@ -245,16 +246,19 @@ SELECT l.lane,
     + (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues > 0
         LIMIT %(most)s::integer) AS waiting) AS pending,
-    coalesce((SELECT extract(epoch FROM clock_timestamp() - min(head.due_at))::float8 FROM (
-        SELECT m.due_at FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending'
-          AND m.rescues = 0 ORDER BY m.priority DESC, m.due_at, m.id LIMIT 1) AS head), 0) AS oldest_seconds,
-    (SELECT count(*)::integer FROM backline.dispatcher AS d
-        WHERE d.lane = l.lane AND NOT d.handing_over
-          AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second') AS live,
-    (SELECT count(*)::integer FROM backline.dispatcher AS d
-        WHERE d.lane = l.lane AND d.handing_over
-          AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second') AS handing_over
-FROM unnest(%(lanes)s::text[]) AS l (lane);
+    head.id AS head, coalesce(extract(epoch FROM clock_timestamp() - head.due_at), 0)::float8 AS head_seconds,
+    d.live, d.handing_over
+FROM unnest(%(lanes)s::text[]) AS l (lane)
+LEFT JOIN LATERAL (
+    SELECT m.id, m.due_at FROM backline.message AS m
+    WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
+    ORDER BY m.priority DESC, m.due_at, m.id LIMIT 1) AS head ON true
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE NOT d.handing_over)::integer AS live,
+        count(*) FILTER (WHERE d.handing_over)::integer AS handing_over
+    FROM backline.dispatcher AS d
+    WHERE d.lane = l.lane
+      AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second') AS d;
 
 -- name: rate_lane_available
 -- Tokens that a lane has now, and the seconds until the next; locks the bucket (run it in the claim's transaction).
@@ -295,7 +299,7 @@ INSERT INTO backline.ledger_day (day, closing_xid)
 SELECT d.day, pg_snapshot_xmax(pg_current_snapshot())
 FROM (SELECT generate_series(
         coalesce((SELECT max(day) + 1 FROM backline.ledger_day),
-                 (SELECT (min(created_at) AT TIME ZONE 'UTC')::date FROM backline.message)),
+                 (SELECT (created_at AT TIME ZONE 'UTC')::date FROM backline.message ORDER BY id LIMIT 1)),
         (clock_timestamp() AT TIME ZONE 'UTC' - interval '1 minute')::date - 1, interval '1 day')::date) AS d (day)
 ON CONFLICT DO NOTHING
 RETURNING day;

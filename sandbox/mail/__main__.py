@@ -67,11 +67,11 @@ async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox) -> N
     server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
-    print(
+    sys.stdout.write(
         f"mail catcher: SMTP {HOST}:{smtp.getsockname()[1]}, page http://{HOST}:{web.getsockname()[1]}/, "
-        f"{len(mailbox)} messages in {mailbox.folder}",
-        flush=True,
+        f"{len(mailbox)} messages in {mailbox.folder}\n"
     )
+    sys.stdout.flush()
     await server.serve(sockets=[web])
     listener.close()
     for session in list(sessions):

@@ -18,10 +18,14 @@ LIMIT = 1000
 
 
 class Api(Endpoint):
-    async def livez(self, request: Request) -> Response:
+    """Handlers that answer in JSON."""
+
+    async def livez(self, _request: Request) -> Response:
+        """Alive, and how many messages are stored."""
         return JSONResponse({"status": "ok", "messages": len(self._mailbox)})
 
     async def messages(self, request: Request) -> Response:
+        """Messages by recipient, subject and time, newest first."""
         query = read_query(request, "to", "subject", "since", "before", "limit", "offset")
         to, subject, since = query.get("to", ""), query.get("subject", ""), _moment(query)
         limit = whole_number(query, "limit", 50, LIMIT)
@@ -34,6 +38,7 @@ class Api(Endpoint):
         )
 
     async def message(self, request: Request) -> Response:
+        """One message with its parts."""
         entry, content = await self._content(request)
         attachments = [
             {
@@ -57,26 +62,31 @@ class Api(Endpoint):
         )
 
     async def count(self, request: Request) -> Response:
+        """How many messages match."""
         query = read_query(request, "to", "subject", "since")
         count = self._mailbox.count(to=query.get("to", ""), subject=query.get("subject", ""), since=_moment(query))
         return JSONResponse({"count": count})
 
-    async def empty(self, request: Request) -> Response:
+    async def empty(self, _request: Request) -> Response:
+        """Delete all messages, files too."""
         deleted = len(self._mailbox)
         await self._empty()
         return JSONResponse({"deleted": deleted})
 
-    async def list_faults(self, request: Request) -> Response:
+    async def list_faults(self, _request: Request) -> Response:
+        """The fault rules with their counts."""
         return JSONResponse(self._faults.describe())
 
     async def replace_faults(self, request: Request) -> Response:
+        """Put a list of rules in the place of all others."""
         try:
             self._faults.replace(parse_rules(await read_body(request)))
         except InvalidRules as exc:
             return JSONResponse({"detail": str(exc)}, 400)
         return JSONResponse(self._faults.describe())
 
-    async def clear_faults(self, request: Request) -> Response:
+    async def clear_faults(self, _request: Request) -> Response:
+        """Remove all rules."""
         self._faults.replace([])
         return JSONResponse([])
 

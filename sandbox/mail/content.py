@@ -113,6 +113,7 @@ class _LinkCollector(HTMLParser):
         self.links: dict[str, None] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the target of a link."""
         target = (dict(attrs).get("href") or "").strip()
         if tag == "a" and target.lower().startswith(("http://", "https://", "mailto:")):
             self.links[target] = None

@@ -73,7 +73,7 @@ class ArmedRule:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.fired = 0
-        self._random = Random(rule.seed)
+        self._random = Random(rule.seed)  # noqa: S311
 
     @property
     def remaining(self) -> int | None:

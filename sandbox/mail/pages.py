@@ -30,6 +30,8 @@ _PRESETS: dict[str, dict[str, object]] = {
 
 
 class Pages(Endpoint):
+    """Handlers that answer with HTML or a file."""
+
     def __init__(self, mailbox: Mailbox, faults: Faults) -> None:
         super().__init__(mailbox, faults)
         self._templates = Environment(
@@ -42,6 +44,7 @@ class Pages(Endpoint):
         return HTMLResponse(self._templates.get_template(name).render(**shared, **values), status)
 
     async def inbox(self, request: Request) -> Response:
+        """A page of messages, newest first; older ones by the id of the last shown."""
         query = read_query(request, "to", "subject", "before", "live")
         to, subject = query.get("to", "").strip(), query.get("subject", "").strip()
         to_anywhere = f"*{to}*" if to else ""
@@ -64,14 +67,17 @@ class Pages(Endpoint):
         )
 
     async def message(self, request: Request) -> Response:
+        """One message: envelope, HTML, text, headers, attachments."""
         entry, content = await self._content(request)
         return self._page("message.html", entry=entry, content=content)
 
     async def raw(self, request: Request) -> Response:
+        """The file as it lies in the Maildir."""
         _, raw = await self._open(request)
         return Response(raw, media_type="text/plain; charset=utf-8")
 
     async def attachment(self, request: Request) -> Response:
+        """One attachment, only ever as a download."""
         _, content = await self._content(request)
         place = request.path_params["place"]
         if place >= len(content.attachments):
@@ -82,7 +88,8 @@ class Pages(Endpoint):
             part.content, headers={"content-disposition": disposition}, media_type="application/octet-stream"
         )
 
-    async def style(self, request: Request) -> Response:
+    async def style(self, _request: Request) -> Response:
+        """The style sheet."""
         return FileResponse(_TEMPLATES / "style.css", media_type="text/css")
 
     def _show_switches(self, status: int = 200, problem: str = "") -> Response:
@@ -90,10 +97,12 @@ class Pages(Endpoint):
             "switches.html", status, rules=self._faults.describe(), presets=list(_PRESETS), problem=problem
         )
 
-    async def switches(self, request: Request) -> Response:
+    async def switches(self, _request: Request) -> Response:
+        """The fault rules and the form to add one."""
         return self._show_switches()
 
     async def add_switch(self, request: Request) -> Response:
+        """Add the rule that the form describes."""
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
         kind = form.pop("kind", "")
         if kind not in _PRESETS:
@@ -111,15 +120,18 @@ class Pages(Endpoint):
             return self._show_switches(400, str(exc).removeprefix("[0]."))
         return RedirectResponse("/switches", 303)
 
-    async def clear_switches(self, request: Request) -> Response:
+    async def clear_switches(self, _request: Request) -> Response:
+        """Remove all rules."""
         self._faults.replace([])
         return RedirectResponse("/switches", 303)
 
-    async def empty(self, request: Request) -> Response:
+    async def empty(self, _request: Request) -> Response:
+        """Delete all messages, files too."""
         await self._empty()
         return RedirectResponse("/", 303)
 
     async def error(self, request: Request, exc: Exception) -> Response:
+        """An HTTP error, as JSON for the API and as a page for people."""
         status, detail = (exc.status_code, exc.detail) if isinstance(exc, HTTPException) else (500, "It broke.")
         if request.url.path.startswith(("/api/", "/faults", "/livez")):
             return JSONResponse({"detail": detail}, status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from backline.airflow.connections import smtp_server
@@ -28,6 +29,11 @@ def delivery_over(channel: Channel[Any], config: Settings) -> Delivery[Any]:
     return Delivery(channel, config.retry, _open_payload, random.random)
 
 
+@lru_cache(maxsize=1)
+def _sealer() -> Sealer:
+    return Sealer.from_environment()
+
+
 def _open_payload(type_name: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
     secret_fields = registry.get(type_name).secret_fields
-    return Sealer.from_environment().open_payload(secret_fields, payload) if secret_fields else payload
+    return _sealer().open_payload(secret_fields, payload) if secret_fields else payload

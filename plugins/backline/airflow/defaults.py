@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 OWNER = "backline"
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 EXECUTION_TIMEOUT = timedelta(minutes=9)
 """The soft limit of a task, unless its DAG says otherwise."""
 

@@ -93,9 +93,12 @@ def dispatch_dag(lane_name: str, config: Settings) -> DAG:
             lane=lane_name,
             doc_md="Claims, sends and completes messages in batches until the lane is quiet.",
             **task_arguments(
-                pool=lane_pool(lane_name), queue=lane.queue, priority=lane.priority, retries=0,
+                pool=lane_pool(lane_name),
+                queue=lane.queue,
+                priority=lane.priority,
+                retries=0,
                 execution_timeout=NEVER_REACHED,
-            ),  # fmt: skip
+            ),
         )
     return dag
 

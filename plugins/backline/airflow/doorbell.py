@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Hashable, Mapping
+from collections.abc import AsyncIterator, Hashable
 from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -30,7 +30,7 @@ class Doorbell(BaseEventTrigger):
     """Fires when its lane needs a dispatcher."""
 
     def __init__(self, lane: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lane = lane
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -59,7 +59,8 @@ class Doorbell(BaseEventTrigger):
         """This lane's rings."""
         async for due in shared_stream:
             if (view := due.get(self.lane)) is not None:
-                yield TriggerEvent({"lane": self.lane, "pending": view.pending, "rung_at": time.time()})
+                payload = {"lane": self.lane, "pending": view.pending, "rung_at": time.time()}
+                yield TriggerEvent(payload)  # type: ignore[no-untyped-call]
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """The same without sharing, for a triggerer that cannot share streams."""
@@ -67,7 +68,7 @@ class Doorbell(BaseEventTrigger):
             yield event
 
 
-async def _look(config: Settings) -> AsyncIterator[Mapping[str, LaneView]]:
+async def _look(config: Settings) -> AsyncIterator[dict[str, LaneView]]:
     database = Database(await app_dsn_async(), name="doorbell", patience=0)
     store = Store(database)
     ringer = Ringer(config.lanes, config.doorbell.silence_seconds)

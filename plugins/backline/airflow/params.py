@@ -29,7 +29,7 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
     cannot say (addresses, templates, paths) is judged by the type's model when the run starts.
     """
     # Late: this module is imported where DAG files are parsed.
-    from airflow.sdk import Param  # noqa: PLC0415
+    from airflow.sdk import Param
 
     schema = kind.model_json_schema()
     required = set(schema.get("required", ()))
@@ -63,7 +63,7 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
 def _param(
     kind: type[MessageType], name: str, field: Mapping[str, Any], schema: Mapping[str, Any], *, required: bool
 ) -> Param:
-    from airflow.sdk import Param  # noqa: PLC0415
+    from airflow.sdk import Param
 
     secret = name in kind.secret_fields
     rules = _secret_rules() if secret else _rules(field, schema)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from typer import Abort, TyperException
+
 from backline.errors import BacklineError
 
 
@@ -19,8 +21,8 @@ def main() -> int:
     from backline.cli import checks, demo, stack  # noqa: F401 - they add their commands
     from backline.cli.app import app
 
-    app(prog_name="backline")
-    return 0
+    # Not standalone: its own error boxes are of several lines.
+    return int(app(sys.argv[1:] or ["--help"], prog_name="backline", standalone_mode=False) or 0)
 
 
 def _failed(text: str, code: int = 1) -> int:
@@ -34,7 +36,9 @@ def run() -> int:
         return main()
     except BacklineError as exc:
         return _failed(" ".join(str(exc).split()))
-    except KeyboardInterrupt:
+    except TyperException as exc:
+        return _failed(f"{exc.format_message()} See ./backline --help", exc.exit_code)
+    except (KeyboardInterrupt, Abort):
         return _failed("interrupted", 130)
     except BrokenPipeError:
         # The reader, `head` for example, has seen enough.

@@ -11,7 +11,7 @@ from backline.cli.app import app
 
 @app.command()
 def demo(
-    stop: Annotated[bool, typer.Option("--stop", help="Stop everything when it is done.")] = False,  # noqa: FBT002
+    stop: Annotated[bool, typer.Option("--stop", help="Stop everything when it is done.")] = False,
 ) -> None:
     """Set up, start, do real work through Airflow's REST API, and show what happened."""
     from backline.demo import run

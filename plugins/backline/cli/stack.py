@@ -51,7 +51,9 @@ def down() -> None:
 
 
 @app.command()
-def restart(service: Annotated[str | None, typer.Argument(help="One service; all of them if not given.")] = None) -> None:
+def restart(
+    service: Annotated[str | None, typer.Argument(help="One service; all of them if not given.")] = None,
+) -> None:
     """Restart everything, or one service."""
     current = stack()
     if service:
@@ -64,7 +66,7 @@ def restart(service: Annotated[str | None, typer.Argument(help="One service; all
 
 
 @app.command()
-def status(as_json: Json = False) -> None:  # noqa: FBT002
+def status(as_json: Json = False) -> None:
     """Show services, ports and how much waits in each lane."""
     current = stack()
     states = current.supervisor.states()
@@ -73,7 +75,13 @@ def status(as_json: Json = False) -> None:  # noqa: FBT002
         "home": str(current.paths.home),
         "running": bool(states),
         "url": f"http://localhost:{port}",
-        "ports": {"api-server": port, "smtp": port + 1, "mail page": port + 2, "worker logs": port + 3, "trigger logs": port + 4},
+        "ports": {
+            "api-server": port,
+            "smtp": port + 1,
+            "mail page": port + 2,
+            "worker logs": port + 3,
+            "trigger logs": port + 4,
+        },
         "services": {name: asdict(state) for name, state in states.items()},
         "lanes": _lanes(current) if "postgres" in states and states["postgres"].state == "RUNNING" else [],
     }
@@ -85,11 +93,13 @@ def status(as_json: Json = False) -> None:  # noqa: FBT002
         return
     services = Table("service", "state", "process", "up for", box=None)
     for state in states.values():
-        services.add_row(state.name, state.state.lower(), str(state.pid or ""), f"{state.uptime:.0f} s" if state.pid else "")
+        services.add_row(
+            state.name, state.state.lower(), str(state.pid or ""), f"{state.uptime:.0f} s" if state.pid else ""
+        )
     out.print(services)
-    lanes = Table("lane", "pending", "oldest", "dispatchers", box=None)
+    lanes = Table("lane", "pending", "dispatchers", box=None)
     for lane in answer["lanes"]:
-        lanes.add_row(lane["lane"], str(lane["pending"]), f"{lane['oldest_seconds']:.1f} s", str(lane["live"]))
+        lanes.add_row(lane["lane"], str(lane["pending"]), str(lane["live"]))
     out.print(lanes)
     out.print(f"{answer['url']}  state in {current.paths.home}", markup=False)
 
@@ -97,7 +107,7 @@ def status(as_json: Json = False) -> None:  # noqa: FBT002
 @app.command()
 def logs(
     service: Annotated[str | None, typer.Argument(help="One service; all of them if not given.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,  # noqa: FBT002
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many last lines of each.")] = 100,
 ) -> None:
     """Show the services' logs."""
@@ -107,7 +117,7 @@ def logs(
 
 
 @app.command()
-def health(as_json: Json = False) -> None:  # noqa: FBT002
+def health(as_json: Json = False) -> None:
     """Check every component; the exit code is 0 only if all are well."""
     found = stack().checks()
     well = all(check.ok for check in found)
@@ -148,6 +158,12 @@ def _lanes(current: Stack) -> list[dict[str, Any]]:
 
 
 def _print_where(current: Stack) -> None:
-    out.print(f"Airflow   http://localhost:{current.paths.port}   user admin, password {current.secrets.admin_password}", markup=False)
-    out.print(f"Mail      http://localhost:{current.paths.mail_web_port}   (SMTP on port {current.paths.smtp_port})", markup=False)
+    out.print(
+        f"Airflow   http://localhost:{current.paths.port}   user admin, password {current.secrets.admin_password}",
+        markup=False,
+    )
+    out.print(
+        f"Mail      http://localhost:{current.paths.mail_web_port}   (SMTP on port {current.paths.smtp_port})",
+        markup=False,
+    )
     out.print(f"State     {current.paths.home}; other users' passwords: {current.paths.secrets_file}", markup=False)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import cast
 
 import psycopg
 
-from backline.db.connect import translated
+from backline.db.connect import translate, translated
 from backline.db.statements import SQL_FOLDER
-from backline.errors import Misconfigured
+from backline.errors import Misconfigured, RetryableError
 
 MIGRATIONS = SQL_FOLDER / "migrations"
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
@@ -81,7 +83,8 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
         fresh = [migration for migration in migrations if migration.number not in applied]
         for migration in fresh:
             # The file is ours and not built from any input.
-            connection.execute(cast("LiteralString", migration.sql), prepare=False)
+            with _named(migration, folder):
+                connection.execute(migration.sql, prepare=False)
             connection.execute(_RECORD, (migration.number, migration.name, migration.checksum))
         sync_types(connection)
     return [f"{migration.number:04d}_{migration.name}" for migration in fresh]
@@ -93,6 +96,18 @@ def pending(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
         known = connection.execute("SELECT to_regclass('backline.migration') IS NOT NULL").fetchone()
         numbers = {row[0] for row in connection.execute(_APPLIED)} if known and known[0] else set()
     return [f"{m.number:04d}_{m.name}" for m in read_migrations(folder) if m.number not in numbers]
+
+
+@contextmanager
+def _named(migration: Migration, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as exc:
+        error = translate(exc)
+        if isinstance(error, RetryableError):
+            raise error from exc
+        path = folder / f"{migration.number:04d}_{migration.name}.sql"
+        raise Misconfigured(f"{path}: {error}; nothing of it was applied") from exc
 
 
 def _check_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:

@@ -24,4 +24,4 @@ def render_email(message: Message) -> EmailContent:
     if "email" not in kind.channels:
         raise InvalidInput("type", f"{message.type} does not go by email; its channels: {', '.join(kind.channels)}")
     # The registry saw to it that the class is one; issubclass costs 10 µs here, as pydantic models are ABCs.
-    return cast("EmailMessage", kind.parse(message.payload)).email(message)
+    return cast("EmailMessage", kind.parse(message.payload)).email()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import binascii
 import mimetypes
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Self
 
@@ -21,16 +22,14 @@ MIB = 1024 * 1024
 MAX_COUNT = 20
 OFFICE = "application/vnd.openxmlformats-officedocument"
 
-# Only the standard library's own table, so that a file's type does not depend on the host's /etc/mime.types.
-_names = mimetypes.MimeTypes()
-for _type, _ending in (
-    (f"{OFFICE}.spreadsheetml.sheet", ".xlsx"),
-    (f"{OFFICE}.wordprocessingml.document", ".docx"),
-    ("image/webp", ".webp"),
-    ("text/calendar", ".ics"),
-    ("text/markdown", ".md"),
-):
-    _names.add_type(_type, _ending)
+ENDINGS = {
+    ".xlsx": f"{OFFICE}.spreadsheetml.sheet",
+    ".docx": f"{OFFICE}.wordprocessingml.document",
+    ".webp": "image/webp",
+    ".ics": "text/calendar",
+    ".md": "text/markdown",
+}
+"""File types that the standard library does not know by their ending in every release of Python."""
 
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 MAGIC: dict[str, tuple[bytes, ...]] = {
@@ -47,7 +46,7 @@ MAGIC: dict[str, tuple[bytes, ...]] = {
 class AttachmentField(BaseModel):
     """One file: `path` under the allowed folder, or `filename` with `content_base64`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
     path: Annotated[Line | None, Field(description="Relative to the attachment folder.")] = None
     filename: Annotated[Line | None, Field(description="The name that the recipient sees.")] = None
@@ -61,7 +60,9 @@ class AttachmentField(BaseModel):
         if self.content_base64 is not None and self.filename is None:
             raise wrong_field("filename", "is required with content_base64; add it")
         file = _resolved(self.path) if self.path is not None else None
-        if self.filename is not None and ("/" in self.filename or "\\" in self.filename or self.filename in {".", ".."}):
+        if self.filename is not None and (
+            "/" in self.filename or "\\" in self.filename or self.filename in {".", ".."}
+        ):
             raise wrong_field("filename", "must be a file's name without folders")
         _check_type(self)
         if file is None:
@@ -79,7 +80,7 @@ class AttachmentField(BaseModel):
     @property
     def media_type(self) -> str:
         """The file's type: as given, else by the ending of its name."""
-        guessed, encoding = _names.guess_type(self.shown_name)
+        guessed, encoding = _names().guess_type(self.shown_name)
         return (self.content_type or (None if encoding else guessed) or "application/octet-stream").lower()
 
     @property
@@ -115,8 +116,19 @@ def read(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
             raise InvalidInput(f"attachments[{number}].{context['field']}", context["problem"]) from None
         read_files.append(Attachment(field.shown_name, field.media_type, content))
         if sum(len(file.content) for file in read_files) > limit:
-            raise InvalidInput("attachments", f"weigh more than {limit / MIB:g} MiB together (email.attachment_max_mib)")
+            raise InvalidInput(
+                "attachments", f"weigh more than {limit / MIB:g} MiB together (email.attachment_max_mib)"
+            )
     return tuple(read_files)
+
+
+@lru_cache(maxsize=1)
+def _names() -> mimetypes.MimeTypes:
+    # The standard library's own table and ours, so that a file's type does not depend on the host's /etc/mime.types.
+    names = mimetypes.MimeTypes()
+    for ending, media_type in ENDINGS.items():
+        names.add_type(media_type, ending)
+    return names
 
 
 def _resolved(path: str) -> Path:
@@ -160,7 +172,8 @@ def _check_type(field: AttachmentField) -> None:
     if field.media_type not in allowed:
         named = "content_type" if field.content_type else "path" if field.path and not field.filename else "filename"
         raise wrong_field(
-            named, f"type {field.media_type} is not allowed; allowed (email.attachment_types): {', '.join(sorted(allowed))}"
+            named,
+            f"type {field.media_type} is not allowed; allowed (email.attachment_types): {', '.join(sorted(allowed))}",
         )
 
 

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
 from backline.messages.fields import check_address
@@ -26,7 +25,7 @@ RESERVED = frozenset({"to", "request_id", "expires_at", "priority"})
 class MessageType(BaseModel):
     """A kind of message. Subclass it, set the class variables, add the payload's fields, register it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
     type_name: ClassVar[str]
     """The type's name in SQL, HTTP and `send_<type>` (not `name`: payloads have fields of that name)."""
@@ -92,6 +91,6 @@ class MessageType(BaseModel):
 class EmailMessage(MessageType):
     """A type that goes out by email."""
 
-    def email(self, message: Message) -> EmailContent:
+    def email(self) -> EmailContent:
         """What this message says as an email; InvalidInput when it cannot be said."""
         raise NotImplementedError(f"{type(self).__name__} must define email()")

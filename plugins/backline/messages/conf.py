@@ -39,7 +39,9 @@ def split_conf(kind: type[MessageType], conf: Mapping[str, Any]) -> tuple[str, d
     return (
         kind.check_recipient(conf.get("to")),
         payload,
-        Options(_request_id(conf.get("request_id")), _expires_at(conf.get("expires_at")), _priority(conf.get("priority"))),
+        Options(
+            _request_id(conf.get("request_id")), _expires_at(conf.get("expires_at")), _priority(conf.get("priority"))
+        ),
     )
 
 

@@ -44,7 +44,11 @@ def _type(kind: type[MessageType]) -> str:
             "",
             f"Goes out as {lanes}; {tries}."
             + (f" Template `{kind.template_name}`." if kind.template_name else "")
-            + (f" Secret: {', '.join(f'`{name}`' for name in sorted(kind.secret_fields))}." if kind.secret_fields else ""),
+            + (
+                f" Secret: {', '.join(f'`{name}`' for name in sorted(kind.secret_fields))}."
+                if kind.secret_fields
+                else ""
+            ),
             "",
             "| field | type | required | limits | what it is |",
             "|---|---|---|---|---|",
@@ -96,7 +100,14 @@ def _templates() -> str:
         sample = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
         rows.append(f"| `{name}` | {', '.join(languages)} | {', '.join(f'`{key}`' for key in sample)} |")
     return "\n".join(
-        ["### Templates for email", "", "| template | languages | variables of its sample |", "|---|---|---|", *rows, ""]
+        [
+            "### Templates for email",
+            "",
+            "| template | languages | variables of its sample |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
     )
 
 
@@ -106,7 +117,7 @@ def _failures() -> str:
         if failure in DEFAULT_RETRIES:
             retry = DEFAULT_RETRIES[failure]
             policy = (
-                f"{retry.first_seconds:g} s, × {retry.factor:g} each time, at most {retry.cap_seconds:g} s, "
+                f"{retry.first_seconds:g} s, times {retry.factor:g} with each try, at most {retry.cap_seconds:g} s, "
                 f"± {retry.jitter:.0%}"
             )
         else:

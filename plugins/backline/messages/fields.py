@@ -15,12 +15,12 @@ from backline.errors import InvalidInput
 HEADER_NAME = re.compile(r"[!#-9;-~]{1,70}")
 """A header's name: printable ASCII but no space and no colon (RFC 5322, section 2.2)."""
 
-OWN_HEADERS = frozenset(
-    {
-        "from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id", "mime-version",
-        "return-path", "received", "dkim-signature", "auto-submitted",
-    }  # fmt: skip
-)
+# fmt: off
+OWN_HEADERS = frozenset({
+    "from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id", "mime-version",
+    "return-path", "received", "dkim-signature", "auto-submitted",
+})
+# fmt: on
 """Headers that the channel writes itself, or that a mail server does."""
 
 

@@ -37,7 +37,9 @@ def get(name: str) -> type[MessageType]:
     try:
         return _types[name]
     except KeyError:
-        raise InvalidInput("type", f"{name!r} is not a message type; known types: {', '.join(sorted(_types))}") from None
+        raise InvalidInput(
+            "type", f"{name!r} is not a message type; known types: {', '.join(sorted(_types))}"
+        ) from None
 
 
 def all_types() -> tuple[type[MessageType], ...]:

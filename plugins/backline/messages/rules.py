@@ -53,7 +53,9 @@ def spec(kind: type[MessageType]) -> dict[str, Any]:
         "max_attempts": kind.max_attempts,
         "secret": sorted(kind.secret_fields),
         "fields": {
-            name: _secret(name in required) if name in kind.secret_fields else _field(field, schema, name in required)
+            name: _secret(required=name in required)
+            if name in kind.secret_fields
+            else _field(field, schema, required=name in required)
             for name, field in schema.get("properties", {}).items()
         },
     }
@@ -70,11 +72,11 @@ def branches(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Ma
         yield field
 
 
-def _secret(required: bool) -> dict[str, Any]:
+def _secret(*, required: bool) -> dict[str, Any]:
     return {"type": ["string", "object"] if required else ["string", "object", "null"], "required": required}
 
 
-def _field(field: Mapping[str, Any], schema: Mapping[str, Any], required: bool) -> dict[str, Any]:
+def _field(field: Mapping[str, Any], schema: Mapping[str, Any], *, required: bool) -> dict[str, Any]:
     alternatives = list(branches(field, schema))
     types: list[str] = []
     for branch in alternatives:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
 from backline.messages.base import EmailMessage
@@ -38,15 +37,16 @@ class TemplatedMessage(EmailMessage):
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """The template's name and its variables: by default `template_name` and the payload's fields."""
-        assert self.template_name, f"{type(self).__name__} must set template_name"
+        if self.template_name is None:
+            raise NotImplementedError(f"{type(self).__name__} must set template_name")
         context = self.__dict__.copy()
         del context["language"]
         return self.template_name, context
 
-    def email(self, message: Message) -> EmailContent:
+    def email(self) -> EmailContent:
         """Render; InvalidInput names a variable that the template misses."""
         # Late: jinja2 and the inliner are not for those who only want the model.
-        from backline.rendering.email import render  # noqa: PLC0415
+        from backline.rendering.email import render
 
         name, context = self.template_and_context()
         subject, text, html = render(name, self.language, context)

@@ -52,7 +52,7 @@ class Delivery(Generic[P]):
             receipt = await session.send(prepared)
         except BacklineError as exc:
             return self._failed(message, exc, started)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - one message's fault must not take the lane down
             # A fault of ours. Its text could quote the payload, so only its kind and place are kept.
             return self._failed(message, UnknownFailure(f"unexpected {describe(exc)}"), started)
         refused = "; ".join(f"{address} was refused: {answer}" for address, answer in receipt.refused)

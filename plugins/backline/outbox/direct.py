@@ -6,6 +6,7 @@ a message that is final is not sent again, and one that a dispatcher holds is le
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,9 +70,12 @@ class DirectSender(Generic[P]):
             message_id, held = await self._enqueue_and_lease(request)
             if held is not None:
                 session = self._channel.session()
+                renewing = asyncio.create_task(self._keep_lease(held))
                 try:
                     outcome = await self._delivery.attempt(held, session)
                 finally:
+                    renewing.cancel()
+                    await asyncio.gather(renewing, return_exceptions=True)
                     await session.close()
                 await self._store.complete([outcome], None, dag_run)
             return await self._result(message_id)
@@ -92,6 +96,11 @@ class DirectSender(Generic[P]):
             message_id = int(rows[0]["id"])
             held = await leased_now(run, message_id, self._lease_seconds)
         return message_id, held
+
+    async def _keep_lease(self, held: Leased) -> None:
+        while True:
+            await asyncio.sleep(self._lease_seconds / 3)
+            await self._store.renew([held], self._lease_seconds)
 
     async def _result(self, message_id: int) -> Result:
         row = await self._store.status(message_id)

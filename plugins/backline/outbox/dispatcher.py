@@ -33,6 +33,8 @@ RECENT_SECONDS = 60.0
 """A dispatcher with work this recent is handed over; an older one just ends."""
 SUCCESSION_SECONDS = 30.0
 """How long one that hands over waits for its successor."""
+STUCK_SECONDS = 60.0
+"""A feeder that has not looked for so long is stuck: better that another dispatcher serves the lane."""
 STOP_SECONDS = 2.0
 """What sends in flight get to finish once it must stop; Airflow kills after 5."""
 
@@ -87,6 +89,7 @@ class Dispatcher(Generic[P]):
         self._held: dict[int, Leased] = {}
         self._cancelled: set[int] = set()
         self._sending = 0
+        self._fed_at = 0.0
         self._finished: list[Outcome] = []
         self._permits = asyncio.Semaphore(outbox.max_unconfirmed)
         self._something_finished = asyncio.Event()
@@ -107,7 +110,7 @@ class Dispatcher(Generic[P]):
     async def run(self) -> Report:
         """Serve the lane; returns what was done. DatabaseFailure if the database stays away."""
         self._loop = asyncio.get_running_loop()
-        started = time.monotonic()
+        self._fed_at = started = time.monotonic()
         try:
             await self._claims.rescue(self._outbox.max_rescues, self._outbox.heartbeat_timeout_seconds)
             await self._claims.promote()
@@ -155,35 +158,36 @@ class Dispatcher(Generic[P]):
     async def _feed(self, started: float, *, warm: bool) -> None:
         last_work = started if warm else float("-inf")
         while not self._stopping.is_set():
+            self._fed_at = now = time.monotonic()
+            if self._is_handed_over(now - started, now - last_work):
+                if not self._held:
+                    self._report.ended = "handed over"
+                    return
+                await self._progress_or(SLOWEST_POLL_SECONDS)
+                continue
             if self._look_for_rescued and await self._serve_rescued():
                 last_work = time.monotonic()
             wait = 0.0
             if self._queue.qsize() <= self._lane.batch // 2:
                 messages, wait = await self._claim()
+                now = time.monotonic()
+                if messages or wait:  # or messages wait for the lane's rate
+                    last_work = now
                 if messages:
-                    last_work = time.monotonic()
                     continue
-            now = time.monotonic()
-            if wait:  # messages wait for the lane's rate
-                last_work = now
-            if not self._held and self._is_over(now - started, now - last_work, drained=not wait):
+            quiet = now - last_work
+            if not self._held and not wait and (self._once or quiet > self._lane.idle_seconds):
                 return
-            await self._progress_or(min(wait or poll_interval(now - last_work), SLOWEST_POLL_SECONDS))
+            await self._progress_or(min(wait or poll_interval(quiet), SLOWEST_POLL_SECONDS))
 
-    def _is_over(self, age: float, quiet: float, *, drained: bool) -> bool:
-        if drained and (self._once or quiet > self._lane.idle_seconds):
-            return True
+    def _is_handed_over(self, age: float, quiet: float) -> bool:
         lifetime = self._outbox.dispatcher_lifetime_seconds
         if age < lifetime:
             return False
         if quiet > RECENT_SECONDS:
-            self._report.ended = "end of its lifetime"
-            return True
+            return True  # nothing to hand over: it just ends
         self._handing_over = True
-        if self._succeeded or age > lifetime + SUCCESSION_SECONDS:
-            self._report.ended = "handed over"
-            return True
-        return False
+        return self._succeeded or age > lifetime + SUCCESSION_SECONDS
 
     async def _claim(self) -> tuple[list[Leased], float]:
         wait = 0.0
@@ -201,6 +205,7 @@ class Dispatcher(Generic[P]):
         self._look_for_rescued = False
         found = False
         while not self._stopping.is_set():
+            self._fed_at = time.monotonic()
             if self._held:
                 await self._progress_or(SLOWEST_POLL_SECONDS)
                 continue
@@ -256,7 +261,10 @@ class Dispatcher(Generic[P]):
                 self._held.pop(outcome.message_id, None)
                 self._cancelled.discard(outcome.message_id)
                 self._permits.release()
-                self._report.outcomes[states.get(outcome.message_id, "taken over")] += 1
+                state = states.get(outcome.message_id, "taken over")
+                self._report.outcomes[state] += 1
+                if state != "sent":
+                    log.info("message %d is %s: %s: %s", outcome.message_id, state, outcome.error_class, outcome.error)
             self._progress.set()
 
     async def _progress_or(self, seconds: float) -> None:
@@ -279,6 +287,9 @@ class Dispatcher(Generic[P]):
             if stop_requested and not self._stopping.is_set():
                 self.stop()
             now = time.monotonic()
+            if now - self._fed_at > STUCK_SECONDS:
+                self.stop("stuck: nothing claimed or looked for in too long")
+                return
             await self._keep_leases(now)
             await self._heart.promote()
             await self._heart.expire()
@@ -293,14 +304,6 @@ class Dispatcher(Generic[P]):
             return
         self._cancelled |= await self._heart.cancel_requests(self._id)
         lease = self._lane.lease_seconds
-        aging = [message.id for message in self._held.values() if message.until - now < lease * 2 / 3]
-        if not aging:
-            return
-        renewed = await self._heart.renew(self._id, aging, lease)
-        for message_id in aging:
-            if (message := self._held.get(message_id)) is None:
-                continue
-            if message_id in renewed:
-                message.until = renewed[message_id]
-            else:
-                log.warning("message %s: its lease was taken over", message_id)
+        aging = [message for message in self._held.values() if message.until - now < lease * 2 / 3]
+        if aging and (lost := len(aging) - await self._heart.renew(aging, lease)):
+            log.warning("%s: the leases of %d messages were taken over or have ended", self._name, lost)

@@ -15,7 +15,10 @@ class LaneView:
 
     lane: str
     pending: int
-    oldest_seconds: float
+    head: int | None
+    """The message that a dispatcher would take first."""
+    head_seconds: float
+    """How long ago that message came due."""
     live: int
     handing_over: int
 
@@ -35,6 +38,7 @@ class Ringer:
         self._lanes = lanes
         self._silence = silence_seconds
         self._rung: dict[str, tuple[float, int]] = {}
+        self._heads: dict[str, tuple[int | None, float]] = {}
 
     def due(self, views: Iterable[LaneView], now: float) -> dict[str, LaneView]:
         """The lanes to ring at `now` (seconds, monotonic)."""
@@ -42,9 +46,9 @@ class Ringer:
         for view in views:
             lane = self._lanes[view.lane]
             short = view.live < dispatchers_wanted(view, lane)
-            # Whatever its dispatchers say: messages wait, so more of them (or a live one) are needed.
-            late = view.pending > 0 and view.oldest_seconds > lane.oldest_limit_seconds
-            if not short and not late:
+            # Whatever its dispatchers say: nobody takes the message at its head.
+            stuck = self._stands(view, now) > lane.oldest_limit_seconds
+            if not short and not stuck:
                 self._rung.pop(view.lane, None)
                 continue
             rung_at, live_then = self._rung.get(view.lane, (-math.inf, view.live))
@@ -53,3 +57,11 @@ class Ringer:
                 self._rung[view.lane] = (now, view.live)
                 ringing[view.lane] = view
         return ringing
+
+    def _stands(self, view: LaneView, now: float) -> float:
+        """Seconds that the same message has been at the lane's head."""
+        head, since = self._heads.get(view.lane, (None, now))
+        if head != view.head:
+            since = now
+        self._heads[view.lane] = (view.head, since)
+        return now - since if view.head is not None else 0.0

@@ -10,7 +10,8 @@ from backline.settings import LaneSettings
 
 def domain_of(recipient: str) -> str:
     """The domain of an address, in lower case; empty when it has none."""
-    return recipient.rpartition("@")[2].rstrip("> ").lower()
+    _, at, domain = recipient.rpartition("@")
+    return domain.rstrip("> ").lower() if at else ""
 
 
 async def put_off(store: Store, lane_name: str, lane: LaneSettings, messages: list[Leased]) -> list[Leased]:

@@ -82,7 +82,9 @@ class Store:
 
     async def claim(self, lane: str, most: int, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
         """Take up to `most` due messages of a lane, first priority first."""
-        return await self._claim("message_claim", lane=lane, most=most, dispatcher=dispatcher, lease_seconds=lease_seconds)
+        return await self._claim(
+            "message_claim", lane=lane, most=most, dispatcher=dispatcher, lease_seconds=lease_seconds
+        )
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
         """Take one message whose dispatcher had died, if there is one."""
@@ -174,11 +176,20 @@ class Store:
         )
         return {row["key"]: row["first_seconds"] for row in rows}
 
-    async def renew(self, dispatcher: int, ids: Sequence[int], lease_seconds: float) -> dict[int, float]:
-        """Lengthen leases; returns the new end (monotonic) of each that this dispatcher still has."""
+    async def renew(self, messages: Sequence[Leased], lease_seconds: float) -> int:
+        """Lengthen leases, on the messages themselves too; returns how many were still ours."""
         asked = time.monotonic()
-        rows = await self._rows("message_renew", dispatcher=dispatcher, ids=list(ids), lease_seconds=lease_seconds)
-        return {row["id"]: asked + lease_seconds for row in rows}
+        rows = await self._rows(
+            "message_renew",
+            ids=[m.id for m in messages],
+            tokens=[m.token for m in messages],
+            lease_seconds=lease_seconds,
+        )
+        ours = {row["id"] for row in rows}
+        for message in messages:
+            if message.id in ours:
+                message.until = asked + lease_seconds
+        return len(ours)
 
     async def cancel_requests(self, dispatcher: int) -> set[int]:
         """Messages in this dispatcher's hands that somebody has taken back."""

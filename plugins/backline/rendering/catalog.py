@@ -39,4 +39,6 @@ def language_for(channel: str, name: str, wanted: str | None) -> str:
     for language in (wanted, wanted and wanted.split("-")[0], settings().templates.language):
         if language in has:
             return language
-    raise InvalidInput("template", f"{name!r} is there in {', '.join(has)}, but not in {wanted or 'the default language'}")
+    raise InvalidInput(
+        "template", f"{name!r} is there in {', '.join(has)}, but not in {wanted or 'the default language'}"
+    )

@@ -25,7 +25,7 @@ from backline.settings import settings
 LINKS = ("http://", "https://", "mailto:")
 
 
-class _MissingVariable(UndefinedError):
+class _MissingVariableError(UndefinedError):
     def __init__(self, variable: str) -> None:
         super().__init__(variable)
         self.variable = variable
@@ -37,13 +37,19 @@ class _Undefined(StrictUndefined):
     __slots__ = ()
 
     def __init__(
-        self, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: type[Exception] = UndefinedError
+        self,
+        hint: str | None = None,
+        obj: Any = missing,
+        name: str | None = None,
+        exc: type[Exception] = UndefinedError,
     ) -> None:
-        super().__init__(hint, obj, name, partial(_missing_variable, name))  # type: ignore[arg-type]
+        # The sandbox passes an exception of its own, for what a template must not touch.
+        said = partial(_missing_variable, name) if exc is UndefinedError else exc
+        super().__init__(hint, obj, name, said)  # type: ignore[arg-type]
 
 
 def _missing_variable(name: str | None, _hint: str) -> Exception:
-    return _MissingVariable(str(name))
+    return _MissingVariableError(str(name))
 
 
 def _link(url: object) -> str:
@@ -86,7 +92,7 @@ class EmailTemplate:
             # The HTML keeps its subject: layouts show it as the document's title.
             subject = values["subject"] = " ".join(_run(self.subject, values).split())
             return subject, _run(self.text, values), _run(self.html, values)
-        except _MissingVariable as exc:
+        except _MissingVariableError as exc:
             raise InvalidInput(
                 f"context.{exc.variable}", f"is required by template {self.name!r} ({self.language}); add it"
             ) from None

@@ -52,8 +52,7 @@ def load(environment: Environment, name: str, constants: Mapping[str, object]) -
 
 
 def _parsed(environment: Environment, name: str) -> nodes.Template:
-    assert environment.loader is not None
-    source, filename, _ = environment.loader.get_source(environment, name)
+    source, filename, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
     return environment.parse(source, name, filename)
 
 

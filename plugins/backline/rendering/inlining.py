@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import css_inline
@@ -23,10 +24,11 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _MARK = re.compile(r"<!--jinja(\d+)mark-->|jinja(\d+)mark")
+_PART = re.compile(rf"<([A-Za-z][A-Za-z0-9]*)|{_MARK.pattern}")
 
 
 def inline(source: str, css: str, name: str) -> str:
-    """The template's source with the rules of `css` in its tags; Misconfigured if Jinja tags would be moved.
+    """The template's source with the rules of `css` in its tags; Misconfigured if an HTML parser would move them.
 
     A source that begins a document (`<html`) is taken as one, anything else as a fragment.
     """
@@ -38,14 +40,20 @@ def inline(source: str, css: str, name: str) -> str:
         inlined = inliner.inline(marked)
     else:
         inlined = css_inline.CSSInliner(load_remote_stylesheets=False).inline_fragment(marked, css)
-    order = [int(match[1] or match[2]) for match in _MARK.finditer(inlined)]
-    if order != list(range(len(tags))):
-        wrong = next((tag for place, tag in enumerate(tags) if place >= len(order) or order[place] != place), tags[-1])
+    before, after = _outline(marked), _outline(inlined)
+    if before != after:
+        first = next(part for part, other in zip_longest(before, after) if part != other)
         raise Misconfigured(
-            f"template {name}: HTML does not allow {wrong} where it stands; inside a table put it between "
-            "<tr> or <td> tags, and write <tbody> yourself"
+            f"template {name}: an HTML parser would move or drop something at "
+            f"{tags[first] if isinstance(first, int) else f'<{first}>'} or soon after it; inside a table keep text and "
+            "Jinja tags in cells or between rows, and write <tbody> yourself"
         )
     return _MARK.sub(lambda match: tags[int(match[1] or match[2])], inlined)
+
+
+def _outline(html: str) -> list[int | str]:
+    """The Jinja tags, by number, among the HTML tags that are opened: what a parser must leave in its order."""
+    return [match[1].lower() if match[1] else int(match[2] or match[3]) for match in _PART.finditer(html)]
 
 
 def _mark(source: str) -> tuple[str, list[str]]:

@@ -122,6 +122,8 @@ def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str]
             "ORPHANED_TASKS_CHECK_INTERVAL": "15",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         },
+        # A triggerer that takes a killed one's place gets its triggers, the doorbell's among them, after the threshold.
+        "TRIGGERER": {"JOB_HEARTBEAT_SEC": "3", "TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"},
         "DAG_PROCESSOR": {
             "REFRESH_INTERVAL": "5",  # how often the folder is listed: a changed file is read at once
             "MIN_FILE_PROCESS_INTERVAL": "60",

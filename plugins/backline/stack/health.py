@@ -155,7 +155,9 @@ def _migrations(cluster: Cluster) -> Check:
 def _mail(paths: Paths) -> Check:
     silent = [port for port in (paths.smtp_port, paths.mail_web_port) if not answers(port)]
     if silent:
-        return Check("mail", False, f"nothing listens on port {' and '.join(map(str, silent))}; see ./backline logs mail")
+        return Check(
+            "mail", False, f"nothing listens on port {' and '.join(map(str, silent))}; see ./backline logs mail"
+        )
     return Check("mail", True, f"SMTP on {paths.smtp_port}, page on {paths.mail_web_port}")
 
 

@@ -87,7 +87,9 @@ class Stack:
         with self.paths.locked(self.report):
             self._setup()
             self._start("mail")
-            self._wait("mail", lambda: health.answers(self.paths.smtp_port) and health.answers(self.paths.mail_web_port))
+            self._wait(
+                "mail", lambda: health.answers(self.paths.smtp_port) and health.answers(self.paths.mail_web_port)
+            )
 
     def up(self) -> bool:
         """Start everything and wait until it is ready; False if it was up already."""
@@ -97,7 +99,9 @@ class Stack:
             self._setup()
             for name in SERVICES[1:]:
                 self._start(name)
-            self._wait("mail", lambda: health.answers(self.paths.smtp_port) and health.answers(self.paths.mail_web_port))
+            self._wait(
+                "mail", lambda: health.answers(self.paths.smtp_port) and health.answers(self.paths.mail_web_port)
+            )
             api = health.AirflowApi(self.paths, self.secrets)
             self._wait("api-server", lambda: bool(api.health()))
             for name in health.AIRFLOW_PARTS:
@@ -111,7 +115,8 @@ class Stack:
             states = self.supervisor.states()
             if states:
                 self._stop_services(states)
-                end_leftovers(self.supervisor.stack_id)  # while supervisord still waits for orphans
+                # Now, while supervisord is there to wait for what was reparented to it.
+                end_leftovers(self.supervisor.stack_id, spare={self.supervisor.pid()})
                 self.supervisor.shutdown()
             ended = end_leftovers(self.supervisor.stack_id, grace=30.0)
             shutil.rmtree(self.cluster.runtime, ignore_errors=True)
@@ -134,7 +139,9 @@ class Stack:
 
     def _stamp(self) -> dict[str, str]:
         current = settings()
-        pools = repr(sorted((name, lane.dispatchers) for name, lane in current.lanes.items())) + repr(current.direct_pools)
+        pools = repr(sorted((name, lane.dispatchers) for name, lane in current.lanes.items())) + repr(
+            current.direct_pools
+        )
         return {
             "airflow": importlib.metadata.version("apache-airflow-core"),
             "pools": hashlib.sha256(pools.encode()).hexdigest(),

@@ -30,7 +30,9 @@ class Paths:
         """Read BACKLINE_HOME and BACKLINE_PORT; Misconfigured if the port is no number or out of range."""
         text = environ.get("BACKLINE_PORT") or str(DEFAULT_PORT)
         if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= HIGHEST_PORT:
-            raise Misconfigured(f"BACKLINE_PORT={text}: must be a number from 1024 to {HIGHEST_PORT} (five ports are used)")
+            raise Misconfigured(
+                f"BACKLINE_PORT={text}: must be a number from 1024 to {HIGHEST_PORT} (five ports are used)"
+            )
         home = Path(os.path.abspath(environ.get("BACKLINE_HOME") or ROOT / ".backline"))  # noqa: PTH100 - no symlinks resolved
         return cls(ROOT, home, int(text))
 
@@ -103,7 +105,9 @@ class Paths:
             for folder in (self.airflow_home, self.logs):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as exc:
-            raise Misconfigured(f"{self.home}: {exc.strerror}; set BACKLINE_HOME to a folder that you can write") from exc
+            raise Misconfigured(
+                f"{self.home}: {exc.strerror}; set BACKLINE_HOME to a folder that you can write"
+            ) from exc
 
     @contextmanager
     def locked(self, waiting: Callable[[str], None]) -> Iterator[None]:

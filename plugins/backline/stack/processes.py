@@ -45,15 +45,17 @@ def terminate_tasks(stack_id: str, services: Container[int]) -> None:
                 process.terminate()
 
 
-def end_leftovers(stack_id: str, service: str | None = None, *, grace: float = 8.0) -> int:
-    """End every process of that copy (of that service); returns how many there were.
+def end_leftovers(
+    stack_id: str, service: str | None = None, *, grace: float = 8.0, spare: Container[int | None] = ()
+) -> int:
+    """End every process of that copy (of that service) but those to spare; returns how many there were.
 
     Group leaders (tasks, services) get SIGTERM and `grace` seconds, PostgreSQL its fast shutdown; what holds nothing
     of its own, such as an idle worker that could only take more tasks, is killed at once, as is all that is left.
     """
     deadline = time.monotonic() + grace
     seen: set[int] = set()
-    while left := supervised(stack_id, service):
+    while left := [process for process in supervised(stack_id, service) if process.pid not in spare]:
         late = time.monotonic() > deadline
         for process in left:
             with contextlib.suppress(psutil.Error, OSError):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
@@ -45,7 +46,14 @@ def configuration(paths: Paths, cluster: Cluster) -> str:
     """supervisord.conf. It holds no secret: those come through the environment."""
     python = [sys.executable, "-P", "-m"]
     marks = [f"{STACK_VARIABLE}={cluster.runtime.name}", f"{SERVICE_VARIABLE}=postgres"]
-    catcher = ["--smtp-port", str(paths.smtp_port), "--web-port", str(paths.mail_web_port), "--maildir", str(paths.maildir)]
+    catcher = [
+        "--smtp-port",
+        str(paths.smtp_port),
+        "--web-port",
+        str(paths.mail_web_port),
+        "--maildir",
+        str(paths.maildir),
+    ]
     airflow = [*python, "backline.stack.service"]
     programs = [
         # SIGINT is PostgreSQL's fast shutdown; its children are its own to stop.
@@ -55,7 +63,8 @@ def configuration(paths: Paths, cluster: Cluster) -> str:
         _program("api-server", [*airflow, "api-server"], paths),
         _program("scheduler", [*airflow, "scheduler"], paths, stopwaitsecs="20"),
         _program("dag-processor", [*airflow, "dag-processor"], paths),
-        _program("triggerer", [*airflow, "triggerer"], paths),
+        # Signalled as a group, its child would stop answering it, and only SIGKILL would end them.
+        _program("triggerer", [*airflow, "triggerer"], paths, stopasgroup="false", stopwaitsecs="15"),
         _program("maintenance", [*python, "backline.stack.maintenance"], paths),
     ]  # fmt: skip
     supervisord = {
@@ -112,8 +121,15 @@ class Supervisor:
         self._paths = paths
         self._cluster = cluster
         self._socket = cluster.runtime / "supervisor.sock"
+
+    def _call(self, method: str, *arguments: object) -> Any:
+        """One call, on a connection of its own: a kept one stays broken after its first failure."""
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
-        self._rpc: Any = ServerProxy("http://127.0.0.1", transport=transport).supervisor
+        with ServerProxy("http://127.0.0.1", transport=transport, allow_none=True) as server:
+            try:
+                return getattr(server.supervisor, method)(*arguments)
+            except HTTPException as exc:
+                raise ConnectionError(f"supervisord: {exc}") from exc
 
     @property
     def stack_id(self) -> str:
@@ -125,7 +141,7 @@ class Supervisor:
         if not self._socket.exists():
             return None
         try:
-            return int(self._rpc.getPID())
+            return int(self._call("getPID"))
         except OSError:
             return None
 
@@ -160,7 +176,7 @@ class Supervisor:
         if self.pid() is None:
             return {}
         try:
-            infos = self._rpc.getAllProcessInfo()
+            infos = self._call("getAllProcessInfo")
         except OSError:
             return {}
         return {
@@ -173,19 +189,19 @@ class Supervisor:
     def start(self, name: str) -> None:
         """Start a service, unless it runs; does not wait."""
         with contextlib.suppress(Fault):  # ALREADY_STARTED
-            self._rpc.startProcess(name, False)
+            self._call("startProcess", name, False)
 
     def stop(self, *names: str, timeout: float = 75.0) -> None:
         """Stop services at the same time and wait until they are gone."""
         for name in names:
             with contextlib.suppress(Fault):  # NOT_RUNNING
-                self._rpc.stopProcess(name, False)
+                self._call("stopProcess", name, False)
         self.wait_stopped(*names, timeout=timeout)
 
     def request_stop(self, name: str) -> None:
         """Begin to stop a service; does not wait."""
         with contextlib.suppress(Fault):
-            self._rpc.stopProcess(name, False)
+            self._call("stopProcess", name, False)
 
     def wait_stopped(self, *names: str, timeout: float) -> bool:
         """Wait until none of them has a process; False after `timeout` seconds."""
@@ -205,7 +221,7 @@ class Supervisor:
             return
         try:
             process = psutil.Process(pid)
-            self._rpc.shutdown()
+            self._call("shutdown")
             process.wait(30)
         except psutil.NoSuchProcess:
             return

@@ -49,6 +49,8 @@ class Catcher:
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(10) == 0
+        assert self.process.stdout
+        self.process.stdout.close()
         self.web.close()
         return time.monotonic() - began
 
@@ -203,7 +205,7 @@ def test_fault_slow_delays_and_then_accepts(catcher: Catcher) -> None:
 
 
 @pytest.mark.parametrize(("after", "kept"), [(False, 0), (True, 1)])
-def test_fault_slow_beyond_the_clients_patience(catcher: Catcher, after: bool, kept: int) -> None:
+def test_fault_slow_beyond_the_clients_patience(catcher: Catcher, *, after: bool, kept: int) -> None:
     catcher.set_faults({"stage": "data", "action": "slow", "seconds": 60, "after": after})
     client = catcher.connect(timeout=0.3)
     with pytest.raises((TimeoutError, smtplib.SMTPServerDisconnected)):

@@ -17,7 +17,7 @@ _ORDINARY = re.compile(
 )
 # Names that RFC 2606 and RFC 6761 keep for tests and development. Receivers on a laptop live there, so they are taken;
 # email-validator, made for sign-up forms, refuses most of them.
-_DEVELOPMENT = re.compile(r"(?:.+\.)?(?:localhost|test|example|invalid|local)", re.IGNORECASE)
+_DEVELOPMENT = re.compile(r"localhost|.+\.(?:localhost|test|example|invalid|local)", re.IGNORECASE)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -73,7 +73,7 @@ def _check(spec: str) -> str:
     development = _DEVELOPMENT.fullmatch(domain) is not None
     try:
         # The reserved ending is swapped for an ordinary one while the syntax is checked.
-        checked = validate_email(f"{spec}.com" if development else spec, check_deliverability=False)
+        checked = validate_email(f"{spec}.com" if development else spec, check_deliverability=False, strict=True)
     except EmailNotValidError as exc:
         raise ValueError(f"{spec[:80]!r} is not an email address: {exc}") from None
     ascii_domain = checked.ascii_domain.removesuffix(".com") if development else checked.ascii_domain

@@ -16,6 +16,7 @@ from backline.errors import NetworkFailure
 
 _REPLY_BYTES = 64 * 1024
 """A server that says more than this at once is not an SMTP server."""
+_REPLY_LINES = 1000
 _GOODBYE_SECONDS = 1.0
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}")
 
@@ -25,95 +26,134 @@ class ConnectionBroken(Exception):
 
 
 class SmtpConnection(asyncio.Protocol):
-    """Commands out, replies in, in the same order. One exchange at a time."""
+    """Commands out, replies in, in the same order. One exchange at a time, one future and no task switch between."""
 
     def __init__(self) -> None:
         self.usable = True
         """False once it ended, was told to, or said something that nobody asked for."""
+        self.body_sent = False
+        """Whether this message's body was sent: the server may have all of it."""
         self.extensions: dict[str, str] = {}
         """What EHLO offered: keyword in capitals → parameters."""
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[list[Reply]] | None = None
         self._expected = 0
         self._replies: list[Reply] = []
+        self._body = b""
         self._lines: list[str] = []
         self._rest = b""
         self._reason = "the server closed the connection"
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        # The server speaks first, and may do so before anyone asks.
+        """Start to wait for the greeting: the server speaks first, and may do so before anyone asks."""
+        self._transport = cast("asyncio.Transport", transport)
         self._expect(1)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(f"{self._reason} ({exc})" if exc else self._reason)
+        """Fail what is waited for."""
+        self._end(ConnectionBroken(f"{self._reason} ({exc})" if exc else self._reason))
 
     def data_received(self, data: bytes) -> None:
-        lines = (self._rest + data if self._rest else data).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
-            code, separator, text = line[:3], line[3:4], line[4:].rstrip(b"\r").decode("utf-8", "replace")
-            if not code.isdigit() or len(code) != 3:
-                return self._abort("the server's answer is not SMTP")
-            if separator == b"-":
-                self._lines.append(text)
-                if len(self._lines) > 1000:
-                    return self._abort("the server's answer never ends")
+        """Cut what came into replies."""
+        whole, _, self._rest = (self._rest + data if self._rest else data).rpartition(b"\n")
+        if len(self._rest) > _REPLY_BYTES or len(self._lines) > _REPLY_LINES:
+            return self._abort("its answer never ends")
+        if not whole:
+            return None
+        for line in whole.decode("utf-8", "replace").split("\n"):
+            if line[3:4] == "-":
+                self._lines.append(line[4:].rstrip("\r"))
                 continue
+            code = int(line[:3]) if line[:3].isdecimal() else 0
+            if not 200 <= code < 600:
+                return self._abort("its answer is not SMTP")
+            text = line[4:].rstrip("\r")
             if self._lines:
                 text = "\n".join([*self._lines, text])
                 self._lines = []
-            self._on_reply(Reply(int(code), text))
-        if len(self._rest) > _REPLY_BYTES:
-            self._abort("the server's answer never ends")
+            self._on_reply(Reply(code, text))
         return None
 
     def _on_reply(self, reply: Reply) -> None:
         waiter = self._waiter
         if waiter is None or waiter.done():
-            # Mostly 421, "idle for too long".
+            # Nobody asked: mostly 421, "idle for too long".
             self.usable = False
             return
-        self._replies.append(reply)
-        if reply.code == 421:
+        replies = self._replies
+        replies.append(reply)
+        code = reply[0]
+        if code == 421:
             self.usable = False
-            waiter.set_result(self._replies)
-        elif len(self._replies) == self._expected:
-            waiter.set_result(self._replies)
+        elif len(replies) < self._expected:
+            return
+        elif code == 354 and self._body and all(earlier[0] < 300 for earlier in replies[:-1]):
+            self._expected += 1
+            self.body_sent = True
+            cast("asyncio.Transport", self._transport).write(self._body)
+            return
+        waiter.set_result(replies)
+
+    def _on_time(self) -> None:
+        """The one timer: set anew only when it rings, since nearly every message is quicker."""
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._on_time)
+        else:
+            self._end(TimeoutError())
 
     def _abort(self, reason: str) -> None:
         self._reason = reason
         self.abort()
 
-    def _end(self, reason: str) -> None:
+    def _end(self, exc: Exception) -> None:
         self.usable = False
-        self._reason = reason
+        if self._timer is not None:
+            self._timer.cancel()
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(ConnectionBroken(reason))
+            self._waiter.set_exception(exc)
+
+    def _expect(self, replies: int, body: bytes = b"") -> None:
+        self._expected = replies
+        self._replies = []
+        self._body = body
+        self._waiter = self._loop.create_future()
 
     # What sessions call.
+
+    def begin(self, deadline: float) -> None:
+        """Start on a message: exchanges that have not ended by then (the loop's time) raise TimeoutError."""
+        self.body_sent = False
+        self._deadline = deadline
+        if self._timer is not None and self._timer.when() > deadline:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._on_time)
 
     async def greeting(self) -> Reply:
         """What the server said first. Raises ConnectionBroken."""
         return (await self._wait())[0]
 
-    async def exchange(self, data: bytes, replies: int = 1) -> list[Reply]:
+    async def exchange(self, commands: bytes, replies: int = 1, body: bytes = b"") -> list[Reply]:
         """Write, and wait for so many replies; fewer if one of them is 421, which ends the dialogue.
 
-        Raises ConnectionBroken. After a cancelled exchange the connection is good for nothing but `abort`.
+        `body` goes out at once when the last reply is 354 and no earlier one a refusal; its own reply is
+        then the last. Raises ConnectionBroken or TimeoutError, after which, as after a cancellation, the
+        connection is good for nothing but `abort`.
         """
         if not self.usable or self._transport is None:
             raise ConnectionBroken(self._reason)
-        self._expect(replies)
-        self._transport.write(data)
+        self._expect(replies, body)
+        self._transport.write(commands)
         return await self._wait()
-
-    def _expect(self, replies: int) -> None:
-        self._expected = replies
-        self._replies = []
-        self._waiter = asyncio.get_running_loop().create_future()
 
     async def _wait(self) -> list[Reply]:
         if self._waiter is None:
@@ -125,14 +165,15 @@ class SmtpConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes with it."""
-        self._end(self._reason)
+        self._end(ConnectionBroken(self._reason))
         if self._transport is not None:
             self._transport.abort()
 
     async def quit(self) -> None:
         """Say goodbye, wait a second for the answer, and close; never raises."""
         with suppress(ConnectionBroken, TimeoutError):
-            await asyncio.wait_for(self.exchange(b"QUIT\r\n"), _GOODBYE_SECONDS)
+            self.begin(self._loop.time() + _GOODBYE_SECONDS)
+            await self.exchange(b"QUIT\r\n")
         if self._transport is not None:
             self._transport.close()
 
@@ -140,8 +181,8 @@ class SmtpConnection(asyncio.Protocol):
         """Turn to TLS after the server's 220; all that was learnt before is forgotten (RFC 3207 section 4.2)."""
         # Whatever came with the 220 was sent by anyone.
         self._rest, self._lines, self.extensions, self.usable = b"", [], {}, True
-        transport = await asyncio.get_running_loop().start_tls(
-            cast(asyncio.Transport, self._transport), self, context, server_hostname=host
+        transport = await self._loop.start_tls(
+            cast("asyncio.Transport", self._transport), self, context, server_hostname=host
         )
         if transport is None:
             raise ConnectionBroken(self._reason)
@@ -152,7 +193,7 @@ class SmtpConnection(asyncio.Protocol):
         name = socket.gethostname()
         if _HOST_NAME.fullmatch(name):
             return name
-        address = str(cast(asyncio.Transport, self._transport).get_extra_info("sockname")[0]).partition("%")[0]
+        address = str(cast("asyncio.Transport", self._transport).get_extra_info("sockname")[0]).partition("%")[0]
         return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
@@ -173,9 +214,9 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None) -> SmtpCon
     except ssl.SSLError as exc:
         advice = "check that port and protection belong together (465: TLS, 587: STARTTLS)"
         raise NetworkFailure(f"{server}: no TLS connection ({exc.reason or exc}); {advice}") from exc
-    except socket.gaierror as exc:
-        text = f"{server}: cannot find that host ({exc.strerror}); check the connection's host and DNS"
-        raise NetworkFailure(text) from exc
+    except (socket.gaierror, UnicodeError) as exc:
+        # UnicodeError: a name that DNS cannot hold, such as "mail..example".
+        raise NetworkFailure(f"{server}: cannot find that host ({exc}); check the connection's host and DNS") from exc
     except TimeoutError:
         raise
     except (OSError, ConnectionBroken) as exc:
@@ -210,7 +251,7 @@ def _require(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> None:
 
 
 async def _introduce(connection: SmtpConnection, server: SmtpServer) -> None:
-    name = (server.local_hostname or connection.local_name()).encode("ascii")
+    name = (server.local_hostname or connection.local_name()).encode()
     (reply,) = await connection.exchange(b"EHLO %b\r\n" % name)
     if 500 <= reply.code < 600:
         # A server from before RFC 1869 (1995), or one whose extensions a firewall hides.

@@ -101,6 +101,7 @@ def mailbox(address: Address, column: int) -> str:
 
 def disposition(filename: str) -> str:
     """Content-Disposition of an attachment, the name by RFC 2231 where it is not plain ASCII or is long."""
+    filename = filename.strip()
     if _FILENAME.fullmatch(filename):
         return f'Content-Disposition: attachment;\r\n filename="{filename}"\r\n'
     encoded = quote(filename, safe="", encoding="utf-8")

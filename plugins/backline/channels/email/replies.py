@@ -7,7 +7,7 @@ First match wins:
 | any, before the first MAIL, but AUTH refused | network, or rate_limited | it is about this connection: it condemns no message |
 | 5xx to AUTH; 530, 534, 535, 538, 5.7.8, 5.7.9 | authentication | our credentials, or that there are none |
 | 5xx | rejected | permanent by definition |
-| 454 | unknown | authentication or TLS is down for now (RFC 4954, RFC 3207) |
+| 454 | unknown | authentication or TLS is down for now (RFC 4954, RFC 3207); before MAIL: network |
 | 4.2.2, 4.3.1 | resource | mailbox or system full |
 | 4.7.x, or a text that speaks of rates or greylisting | rate_limited | policy: come back later |
 | 452 | resource | insufficient system storage |
@@ -84,6 +84,8 @@ class Reply(NamedTuple):
 
 def cut(text: str) -> str:
     """The text, cut to RESPONSE_LIMIT bytes of UTF-8."""
+    if len(text) * 4 <= RESPONSE_LIMIT:
+        return text
     return text.encode("utf-8", "replace")[:RESPONSE_LIMIT].decode("utf-8", "ignore")
 
 

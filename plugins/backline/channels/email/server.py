@@ -47,6 +47,8 @@ class SmtpServer:
         """
         if not host:
             raise Misconfigured("the SMTP connection names no host; set its host, for example smtp.example.com")
+        if port is not None and not 0 <= port <= 65535:
+            raise Misconfigured(f"the SMTP connection's port must be between 1 and 65535, not {port}")
         if extra.get("auth_type", "basic") != "basic":
             raise Misconfigured("the SMTP connection's extra.auth_type must be 'basic'; OAuth2 is not supported")
         if (context := extra.get("ssl_context")) not in (None, "default", "none"):

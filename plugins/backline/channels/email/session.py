@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from backline.channels.base import Receipt
@@ -16,6 +17,7 @@ from backline.errors import BacklineError, NetworkFailure, Rejected, TimeoutFail
 
 Step = tuple[Stage, str, str]
 """What is asked, for which recipient, in which words."""
+_MESSAGE: tuple[Step, ...] = ((Stage.DATA, "", "DATA\r\n"), (Stage.BODY, "", ""))
 
 _QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d\.\d )?ok:? )<?([^\s>]+)>?$", re.IGNORECASE | re.MULTILINE)
 
@@ -37,6 +39,10 @@ class PreparedEmail(NamedTuple):
     utf8: bool = False
     """Whether an address needs a server with SMTPUTF8."""
 
+    def __repr__(self) -> str:
+        """Without the body, which may hold secrets."""
+        return f"PreparedEmail({self.message_id}, {self.size} bytes)"
+
 
 class EmailSession:
     """One kept connection; it connects at the first send, and again after it broke."""
@@ -47,8 +53,6 @@ class EmailSession:
         self._connection: SmtpConnection | None = None
         self._unclean = False
         """Whether the server may still hold a half-made transaction."""
-        self._handed_over = False
-        """Whether the server may have the whole message."""
 
     async def send(self, prepared: PreparedEmail) -> Receipt:
         """Hand one message over; one at a time. After an error the server has not taken it, unless the error says so.
@@ -57,24 +61,19 @@ class EmailSession:
         have the message. If the message's own recipient is refused nobody gets it; refused cc and bcc are
         named in the receipt. A cancelled send drops its connection.
         """
-        self._handed_over = False
-        in_step = False
         try:
-            async with asyncio.timeout(prepared.timeout):
-                receipt = await self._send(prepared)
-            in_step = True
-            return receipt
+            return await self._send(prepared, asyncio.get_running_loop().time() + prepared.timeout)
+        except BacklineError:
+            # An answer: the dialogue is still in step.
+            raise
         except TimeoutError as exc:
             text = f"{self._server} did not answer within {prepared.timeout:g} s"
-            raise TimeoutFailure(text + self._outcome()) from exc
+            raise TimeoutFailure(text + self._abandon()) from exc
         except ConnectionBroken as exc:
-            raise NetworkFailure(f"{self._server}: the connection broke ({exc})" + self._outcome()) from exc
-        except BacklineError:
-            in_step = True
+            raise NetworkFailure(f"{self._server}: the connection broke ({exc})" + self._abandon()) from exc
+        except BaseException:
+            self._abandon()
             raise
-        finally:
-            if not in_step:
-                self._drop()
 
     async def close(self) -> None:
         """Say goodbye; never raises."""
@@ -82,51 +81,64 @@ class EmailSession:
         if connection is not None:
             await connection.quit()
 
-    async def _send(self, prepared: PreparedEmail) -> Receipt:
+    async def _send(self, prepared: PreparedEmail, deadline: float) -> Receipt:
         connection = self._connection
         if connection is not None and connection.usable:
             try:
+                connection.begin(deadline)
                 return await self._transact(connection, prepared)
             except (BacklineError, ConnectionBroken):
-                if connection.usable or self._handed_over:
+                if connection.usable or connection.body_sent:
                     raise
         # Never connected, or closed by the server since: mostly because it was idle for too long.
-        self._drop()
-        self._connection = connection = await connect(self._server, self._context)
+        self._abandon()
+        async with asyncio.timeout_at(deadline):
+            self._connection = connection = await connect(self._server, self._context)
+        connection.begin(deadline)
         return await self._transact(connection, prepared)
 
     async def _transact(self, connection: SmtpConnection, prepared: PreparedEmail) -> Receipt:
-        offered = connection.extensions
-        steps = self._envelope(offered, prepared)
+        steps = self._envelope(connection.extensions, prepared)
         self._unclean = True
-        pipelining = "PIPELINING" in offered
-        if pipelining:
-            replies = await connection.exchange("".join([step[2] for step in steps]).encode(), len(steps))
-        else:
+        if "PIPELINING" not in connection.extensions:
             replies = await self._one_by_one(connection, steps)
-        refused = []
-        for (stage, recipient, _), reply in zip(steps, replies, strict=False):
-            if reply.code < 300 or (stage is Stage.DATA and reply.code == 354):
-                continue
-            if stage is Stage.RCPT and recipient != prepared.recipients[0] and reply.code != 421:
-                refused.append((recipient, cut(str(reply))))
-                continue
-            if replies[-1].code == 354:
-                # DATA was already on its way: the server waits for a message to nobody (RFC 2920 section 3.1).
-                await connection.exchange(b".\r\n")
-            raise failure(reply, stage, str(self._server), recipient)
-        if replies[-1].code != 354:
-            (reply,) = await connection.exchange(b"DATA\r\n")
-            if reply.code != 354:
-                raise failure(reply, Stage.DATA, str(self._server))
-        self._handed_over = True
-        (reply,) = await connection.exchange(prepared.body)
-        if not 200 <= reply.code < 300:
-            raise failure(reply, Stage.BODY, str(self._server))
+            refused = self._check(steps, replies)
+        elif len(prepared.recipients) == 1:
+            steps += _MESSAGE
+            commands = "".join([step[2] for step in steps]).encode()
+            replies = await connection.exchange(commands, len(steps) - 1, prepared.body)
+            if not connection.body_sent and replies[-1].code == 354:
+                # Refused, but DATA was on its way already: the server waits for a message to nobody (RFC 2920
+                # section 3.1).
+                with suppress(ConnectionBroken):
+                    await connection.exchange(b".\r\n")
+            refused = self._check(steps, replies)
+        else:
+            # DATA waits until the first recipient is known to be taken: otherwise, were that one refused, the
+            # others would get an empty message.
+            replies = await connection.exchange("".join([step[2] for step in steps]).encode(), len(steps))
+            refused = self._check(steps, replies)
+        if not connection.body_sent:
+            replies = await connection.exchange(b"DATA\r\n", 1, prepared.body)
+            self._check(_MESSAGE, replies)
         self._unclean = False
+        reply = replies[-1]
         queue_id = _QUEUE_ID.search(reply.text)
         provider_id = queue_id[1] if queue_id else prepared.message_id
-        return Receipt(reply.status, cut(reply.text), provider_id, tuple(refused))
+        return Receipt(reply.status, cut(reply.text), provider_id, refused)
+
+    def _check(self, steps: Sequence[Step], replies: list[Reply]) -> tuple[tuple[str, str], ...]:
+        """The refused cc and bcc; raises when the message itself was refused."""
+        refused = []
+        wanted = ""
+        for (stage, recipient, _), reply in zip(steps, replies, strict=False):
+            wanted = wanted or recipient
+            if reply.code == 354 if stage is Stage.DATA else reply.code < 300:
+                continue
+            if stage is not Stage.RCPT or recipient == wanted or reply.code == 421:
+                raise failure(reply, stage, str(self._server), recipient)
+            refused.append((recipient, cut(str(reply))))
+        return tuple(refused)
 
     def _envelope(self, offered: Mapping[str, str], prepared: PreparedEmail) -> list[Step]:
         limit = offered.get("SIZE", "")
@@ -141,27 +153,21 @@ class EmailSession:
         steps: list[Step] = [(Stage.RESET, "", "RSET\r\n")] if self._unclean else []
         steps.append((Stage.MAIL, "", f"MAIL FROM:<{prepared.sender}>{size}{utf8}\r\n"))
         steps += [(Stage.RCPT, recipient, f"RCPT TO:<{recipient}>\r\n") for recipient in prepared.recipients]
-        # With several recipients DATA waits until the first is known to be taken: otherwise, were that one
-        # refused, the others would get an empty message.
-        if len(prepared.recipients) == 1:
-            steps.append((Stage.DATA, "", "DATA\r\n"))
         return steps
 
     async def _one_by_one(self, connection: SmtpConnection, steps: list[Step]) -> list[Reply]:
-        """As without PIPELINING, up to the first refusal that leaves nobody to send to."""
+        """Without PIPELINING, up to the first refusal that leaves nobody to send to."""
         replies: list[Reply] = []
-        for stage, _, command in steps:
-            replies += await connection.exchange(command.encode())
-            first_recipient = stage is Stage.RCPT and steps[len(replies) - 2][0] is not Stage.RCPT
-            if replies[-1].code >= 400 and (stage is not Stage.RCPT or first_recipient or replies[-1].code == 421):
-                break
+        for step in steps:
+            replies += await connection.exchange(step[2].encode())
+            self._check(steps, replies)
         return replies
 
-    def _outcome(self) -> str:
-        return "; outcome unknown: it may have taken the message" if self._handed_over else ""
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.abort()
-        self._connection = None
+    def _abandon(self) -> str:
+        """Drop the connection; what an error should add about the message's fate."""
+        connection, self._connection = self._connection, None
         self._unclean = False
+        if connection is None:
+            return ""
+        connection.abort()
+        return "; outcome unknown: it may have taken the message" if connection.body_sent else ""

@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
 from backline.messages.attachments import Attachments, read
 from backline.messages.base import EmailMessage
@@ -55,7 +54,7 @@ class Email(EmailMessage):
             raise wrong_field("text", "is required when there is no html; give text, html or both")
         return self
 
-    def email(self, message: Message) -> EmailContent:
+    def email(self) -> EmailContent:
         """The payload as it is, with the attached files read."""
         return EmailContent(
             subject=self.subject,
@@ -80,9 +79,7 @@ class TemplatedEmail(TemplatedMessage):
         "context": {"heading": "We have moved", "paragraphs": ["Our new address is 1 High Street."]},
     }
 
-    template: TemplateName = Field(
-        title="Template", description="The template's name.", examples=["notice"]
-    )
+    template: TemplateName = Field(title="Template", description="The template's name.", examples=["notice"])
     context: Variables = Field(
         default_factory=dict,
         title="Context",
@@ -96,9 +93,9 @@ class TemplatedEmail(TemplatedMessage):
         """Both as the payload says."""
         return self.template, dict(self.context)
 
-    def email(self, message: Message) -> EmailContent:
+    def email(self) -> EmailContent:
         """As every template, with the further addresses."""
-        return replace(super().email(message), cc=self.cc or (), reply_to=self.reply_to)
+        return replace(super().email(), cc=self.cc or (), reply_to=self.reply_to)
 
 
 @register

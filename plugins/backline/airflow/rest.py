@@ -1,0 +1,192 @@
+"""A small client of Airflow's public REST API (v2): start runs, wait for them, read what they left.
+
+Imports no Airflow: it speaks to it from outside, as any program would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from backline.errors import (
+    AuthenticationFailed,
+    BacklineError,
+    NetworkFailure,
+    RateLimited,
+    Rejected,
+    TimeoutFailure,
+    UnknownFailure,
+)
+
+FINISHED = frozenset({"success", "failed"})
+"""States in which a run has ended."""
+LOOK_SECONDS = 0.2
+REQUEST_SECONDS = 30.0
+PAGE = 100
+RESPONSE_AT_MOST = 4096
+"""How much of an answer an error carries, in characters."""
+
+Json = dict[str, Any]
+
+
+class AirflowRest:
+    """Airflow's REST API as one user. A context manager; not for several threads at once.
+
+    Every call raises AuthenticationFailed (401, 403), Rejected (other 4xx; `code` is the status, `response` what was
+    said), RateLimited (429), NetworkFailure, TimeoutFailure or UnknownFailure (5xx).
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        """`url` is Airflow's base URL, BACKLINE_URL for the embedded stack."""
+        self._user, self._password = user, password
+        # No proxy from the environment: it may not know this host's loopback.
+        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=REQUEST_SECONDS, trust_env=False)
+        self._token: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    # --- DAGs and runs ------------------------------------------------------------------------------
+
+    def dags(self) -> Iterator[Json]:
+        """All DAGs, page by page."""
+        offset = 0
+        while True:
+            answer = self._call("GET", "/api/v2/dags", params={"limit": PAGE, "offset": offset}).json()
+            yield from answer["dags"]
+            offset += PAGE
+            if offset >= answer["total_entries"]:
+                return
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None) -> Json:
+        """Start a run; returns it. Rejected with code "409" if the run id was used, "400" if Params refuse the conf."""
+        # A logical date is not ours to give, but the key is required.
+        body: Json = {"conf": dict(conf), "logical_date": None}
+        if run_id is not None:
+            body["dag_run_id"] = run_id
+        started: Json = self._call("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body=body).json()
+        return started
+
+    def run(self, dag_id: str, run_id: str) -> Json:
+        """One run as it is now."""
+        found: Json = self._call("GET", _run_path(dag_id, run_id)).json()
+        return found
+
+    def runs(self, dag_id: str, **filters: str | int) -> list[Json]:
+        """A DAG's latest runs, newest first; `filters` as in the API (`state="running"`, `limit=10`)."""
+        params = {"order_by": "-run_after", "limit": PAGE, **filters}
+        found: list[Json] = self._call("GET", f"/api/v2/dags/{quote(dag_id)}/dagRuns", params=params).json()["dag_runs"]
+        return found
+
+    def wait(self, dag_id: str, run_id: str, timeout: float) -> Json:
+        """The run once it has ended; TimeoutFailure after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = self.run(dag_id, run_id)
+            if found["state"] in FINISHED:
+                return found
+            if time.monotonic() > deadline:
+                raise TimeoutFailure(f"{dag_id}/{run_id} is still {found['state']} after {timeout:.0f} s")
+            time.sleep(LOOK_SECONDS)
+
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Clear all tasks of a run, so that they run again."""
+        self._call("POST", f"{_run_path(dag_id, run_id)}/clear", body={"dry_run": False, "only_failed": False})
+
+    # --- tasks --------------------------------------------------------------------------------------
+
+    def task(self, dag_id: str, run_id: str, task_id: str) -> Json:
+        """One task instance as it is now."""
+        found: Json = self._call("GET", _task_path(dag_id, run_id, task_id)).json()
+        return found
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """What a task returned, or another XCom of it; None if it has none."""
+        try:
+            path = f"{_task_path(dag_id, run_id, task_id)}/xcomEntries/{quote(key)}"
+            return self._call("GET", path, params={"deserialize": True}).json()["value"]
+        except Rejected as exc:
+            if exc.code == "404":
+                return None
+            raise
+
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+        """The log of one try, a line an event, with the fields that stand beside it."""
+        path = f"{_task_path(dag_id, run_id, task_id)}/logs/{try_number}"
+        answer = self._call("GET", path, params={"full_content": True}).json()
+        return "\n".join(_line(event) for event in answer["content"])
+
+    # --- the wire -----------------------------------------------------------------------------------
+
+    def _call(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Json | None = None
+    ) -> Any:
+        if self._token is None:
+            self._token = self._login()
+        answer = self._send(method, path, params, body)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:  # a token lives for a day
+            self._token = self._login()
+            answer = self._send(method, path, params, body)
+        _check(answer, path)
+        return answer
+
+    def _login(self) -> str:
+        answer = self._send("POST", "/auth/token", None, {"username": self._user, "password": self._password})
+        _check(answer, "/auth/token")
+        return str(answer.json()["access_token"])
+
+    def _send(self, method: str, path: str, params: Mapping[str, Any] | None, body: Json | None) -> httpx.Response:
+        headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
+        try:
+            return self._client.request(method, path, params=params, json=body, headers=headers)
+        except httpx.TimeoutException as exc:
+            raise TimeoutFailure(f"Airflow did not answer {method} {path} within {REQUEST_SECONDS:.0f} s") from exc
+        except httpx.HTTPError as exc:
+            raise NetworkFailure(f"Airflow at {self._client.base_url}: {exc or type(exc).__name__}") from exc
+
+
+def _run_path(dag_id: str, run_id: str) -> str:
+    return f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _task_path(dag_id: str, run_id: str, task_id: str) -> str:
+    return f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id)}"
+
+
+def _check(answer: httpx.Response, path: str) -> None:
+    if answer.is_success:
+        return
+    status, said = str(answer.status_code), answer.text[:RESPONSE_AT_MOST]
+    kind: type[BacklineError] = Rejected
+    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        kind = AuthenticationFailed
+    elif answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        kind = RateLimited
+    elif answer.is_server_error:
+        kind = UnknownFailure
+    raise kind(f"Airflow refused {path}: {status} {_detail(answer)}", code=status, response=said)
+
+
+def _detail(answer: httpx.Response) -> str:
+    try:
+        detail = answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]
+    return str(detail)[:500]
+
+
+def _line(event: Any) -> str:
+    if isinstance(event, str):
+        return event
+    beside = (f"{key}={value}" for key, value in event.items() if key not in ("event", "timestamp", "level", "logger"))
+    return " ".join([str(event.get("event", "")), *beside])

@@ -1,0 +1,139 @@
+"""A mail server that is away, one that refuses, and a dispatcher that is killed."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+from backline.demo.check import Check, CheckFailed, Result, require, until
+from backline.demo.world import World
+from backline.errors import Rejected
+from backline.settings import settings
+
+TRANSIENT_REPLY = "451 4.3.0 try again later"
+PERMANENT_REPLY = "550 5.1.1 no such user here"
+RETRY_PATIENCE_SECONDS = 150.0
+"""The first retry comes after a minute, ± 20 %."""
+KILL_BACKLOG = 1000
+KILL_AFTER = 100
+SLOW_SECONDS = 0.05
+"""Each answer of the slowed server: long enough to be killed in the middle of the work."""
+LANE = "email.normal"
+
+
+def permanent() -> Check:
+    """A refusal for good."""
+    return Check("a permanent fault (550) ends dead, with why", _permanent, log="mail")
+
+
+def transient() -> Check:
+    """A refusal for now: prepared first and looked at last, for its retry is due after a minute."""
+    return Check("a transient fault (451) is retried, arrives", _transient, _start_transient, log="mail")
+
+
+def killed() -> Check:
+    """SIGKILL in the middle of the work."""
+    return Check("a SIGKILLed dispatcher loses nothing", _killed)
+
+
+def _start_transient(world: World) -> None:
+    recipient = f"ann@{world.domain('busy')}"
+    world.mail.set_faults({"recipient": recipient, "stage": "rcpt", "action": "reply", "reply": TRANSIENT_REPLY})
+    message_id = world.enqueue("email", recipient, {"subject": "At the second try", "text": "Here it is."})
+    world.sent[message_id] = recipient
+    until(lambda: world.status(message_id)["attempt"], "the first try")
+    world.mail.set_faults()
+
+
+def _transient(world: World) -> Result:
+    domain = world.domain("busy")
+    message_id = next(number for number, recipient in world.sent.items() if recipient.endswith(f"@{domain}"))
+
+    def ended() -> bool:
+        status = world.status(message_id)
+        if status["state"] == "scheduled":
+            world.say(f"the second try is due in {max(0.0, status['seconds_to_due']):.0f} s")
+        return status["finalized_at"] is not None
+
+    until(ended, "the end of the message", RETRY_PATIENCE_SECONDS)
+    tries = world.query("outbox", "message_attempts", id=message_id)
+    outcomes = [row["outcome"] for row in tries]
+    require(outcomes == ["scheduled", "sent"], f"its tries ended as {', '.join(outcomes)}")
+    require(str(tries[0]["code"]).startswith("451"), f"its first try was answered {tries[0]['code']}, not 451")
+    count = len(world.arrivals(domain))
+    require(count == 1, f"{count} messages arrived")
+    waited = (tries[1]["started_at"] - tries[0]["started_at"]).total_seconds()
+    return Result("1 mail, 2nd try", f"1 mail, 2nd try after {waited:.0f} s")
+
+
+def _permanent(world: World) -> Result:
+    recipient = f"nobody@{world.domain('gone')}"
+    world.mail.set_faults({"recipient": recipient, "stage": "rcpt", "action": "reply", "reply": PERMANENT_REPLY})
+    message_id = world.enqueue("email", recipient, {"subject": "Never read", "text": "Never read."})
+    world.dead[message_id] = recipient
+    until(lambda: world.status(message_id)["finalized_at"], "the end of the message")
+    world.mail.set_faults()
+    status = world.status(message_id)
+    require(status["state"] == "dead", f"it ended as {status['state']}")
+    require(status["attempt"] == 1, f"it was tried {status['attempt']} times")
+    require("550" in (status["error"] or ""), f"its reason does not hold the server's code 550: {status['error']}")
+    count = len(world.arrivals(world.domain("gone")))
+    require(count == 0, f"{count} messages arrived")
+    return Result("dead, 550", f"dead: {status['error_class']}, 550 5.1.1")
+
+
+def _killed(world: World) -> Result:
+    domain = world.domain("crash")
+    recipients = [f"reader-{number:04}@{domain}" for number in range(KILL_BACKLOG)]
+    payloads = ({"subject": f"Issue {number:04}", "text": "Worth reading."} for number in range(KILL_BACKLOG))
+    # Kept first, answered late: what is in flight at the kill has arrived, and nobody on our side knows.
+    world.mail.set_faults(
+        {"recipient": f"*@{domain}", "stage": "data", "action": "slow", "seconds": SLOW_SECONDS, "after": True}
+    )
+    ids = world.enqueue_many("email", recipients, payloads, None)
+    until(lambda: world.mail.count(f"*@{domain}", world.since) >= KILL_AFTER, f"the first {KILL_AFTER} messages")
+    process = until(lambda: _busiest_dispatcher(world), "a dispatcher at work")
+    process.kill()
+    world.mail.set_faults()
+    world.say(f"killed process {process.pid}; its messages are rescued once its heart is missed")
+    require(_unfinished(world, ids), "nothing was left to do when it was killed")
+    until(lambda: _unfinished(world, ids) == 0, "the end of all messages")
+    states = world.states(ids)
+    require(states == {"sent": KILL_BACKLOG}, f"the messages ended as {dict(states)}")
+    arrived = [recipient for arrival in world.arrivals(domain) for recipient in arrival.recipients]
+    lost = set(recipients) - set(arrived)
+    require(not lost, f"{len(lost)} never arrived")
+    twice, bound = len(arrived) - KILL_BACKLOG, settings().outbox.max_unconfirmed
+    require(twice <= bound, f"{twice} arrived twice; at most {bound} may be in flight")
+    return Result(f"1,000, ≤ {bound} twice", f"{len(set(arrived)):,}, {twice} twice")
+
+
+def _unfinished(world: World, ids: list[int]) -> int:
+    return int(world.query("demo", "unfinished_of", ids=ids)[0]["unfinished"])
+
+
+def _busiest_dispatcher(world: World) -> psutil.Process | None:
+    """The process of the dispatcher that holds most: Airflow knows the task's process id."""
+    for row in world.query("demo", "dispatchers_at_work", lane=LANE):
+        if not row["held"]:
+            break
+        dag_id, _, run_id = row["dag_run"].partition("/")
+        try:
+            task = world.airflow.task(dag_id, run_id, "dispatch")
+        except Rejected:
+            continue
+        if task["pid"] and task["state"] == "running":
+            return _checked(int(task["pid"]), str(task["id"]))
+    return None
+
+
+def _checked(pid: int, task_id: str) -> psutil.Process:
+    try:
+        process = psutil.Process(pid)
+        title = " ".join(process.cmdline())
+    except psutil.Error as exc:
+        raise CheckFailed(f"process {pid}, which Airflow names as the dispatcher's, is not there: {exc}") from exc
+    # Airflow writes the start of the task's id into the process's title: nothing else must be killed.
+    require(task_id[:18] in title and pid != os.getpid(), f"process {pid} is not the dispatcher's: {title}")
+    return process

@@ -1,0 +1,80 @@
+"""`send_email`, and the type `email` by SQL: all that an email can hold arrives."""
+
+from __future__ import annotations
+
+import base64
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from backline.demo.mail import Arrival
+from backline.demo.world import World
+from tests.acceptance.conftest import Copy
+
+pytestmark = pytest.mark.stack
+
+
+def test_email(world: World, stack: Copy) -> None:
+    domain = world.domain("full")
+    conf = {
+        "to": f"Zoë Müller <zoe@{domain}>",
+        "subject": "Bestellung 1042 – geliefert ✓",
+        "text": "It is on its way, for 12,50 €.",
+        "html": "<p>It is on its way, for <b>12,50 €</b>.</p>",
+        "cc": [f"cc@{domain}"],
+        "bcc": [f"bcc@{domain}"],
+        "reply_to": f"shop@{domain}",
+        "headers": {"X-Order": "1042"},
+        "attachments": [
+            {"filename": "terms.txt", "content_base64": base64.b64encode(b"The terms.").decode(), "content_type": "text/plain"}
+        ],
+    }
+    world.airflow.trigger("send_email", conf, world.run_id("full"))
+    assert world.airflow.wait("send_email", world.run_id("full"), 90)["state"] == "success"
+
+    (arrival,) = world.arrivals(domain)
+    mail = _mail(stack, arrival)
+    assert set(arrival.recipients) == {f"zoe@{domain}", f"cc@{domain}", f"bcc@{domain}"}
+    assert mail["To"] == f"Zoë Müller <zoe@{domain}>"
+    assert mail["Cc"] == f"cc@{domain}"
+    assert mail["Bcc"] is None
+    assert mail["Reply-To"] == f"shop@{domain}"
+    assert mail["X-Order"] == "1042"
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail["Subject"] == conf["subject"]
+    assert "for 12,50 €." in _part(mail, "plain")
+    assert "<b>12,50 €</b>" in _part(mail, "html")
+    (attached,) = mail.iter_attachments()
+    assert (attached.get_filename(), attached.get_content().strip()) == ("terms.txt", "The terms.")
+
+    result = world.airflow.xcom("send_email", world.run_id("full"), "send")
+    assert result == {
+        "message_id": result["message_id"], "state": "sent", "attempt": 1, "provider_id": mail["Message-ID"],
+    }  # fmt: skip
+
+
+def test_email_by_sql_leaves_with_its_transaction(world: World) -> None:
+    domain = world.domain("sql")
+    with world.transaction(roll_back=True):
+        world.enqueue("email", f"undone@{domain}", {"subject": "Undone", "text": "Never sent."})
+    with world.transaction():
+        world.enqueue("email", f"done@{domain}", {"subject": "Done", "text": "Sent."})
+    (arrival,) = world.wait_arrived(domain, 1)
+    assert (arrival.recipients, arrival.subject) == ((f"done@{domain}",), "Done")
+    assert "Sent." in world.mail.open(arrival.id).text
+
+
+def _mail(stack: Copy, arrival: Arrival) -> EmailMessage:
+    """The caught file itself, out of the Maildir."""
+    (path,) = (stack.home / "mail" / "new").glob(f"{arrival.id // 1_000_000}.M{arrival.id % 1_000_000:06}P*")
+    return cast("EmailMessage", message_from_bytes(Path(path).read_bytes(), policy=default))
+
+
+def _part(mail: EmailMessage, kind: str) -> str:
+    part = mail.get_body((kind,))
+    assert part is not None, f"no {kind} part"
+    return str(part.get_content())

@@ -1,0 +1,50 @@
+"""`send_<type>` for each type that is made from a template; each case's id is the type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backline.demo.world import World
+
+pytestmark = pytest.mark.stack
+
+NAMED = {
+    "templated_email": (
+        {"template": "notice", "context": {"heading": "We have moved", "paragraphs": ["Now at 1 High Street."]}},
+        "We have moved",
+        "Now at 1 High Street.",
+    ),
+    "urgent_email": (
+        {"context": {"title": "Disk almost full", "summary": "db-1 has 4 % left.", "severity": "warning"}},
+        "[warning] Disk almost full",
+        "db-1 has 4 % left.",
+    ),
+    "welcome": (
+        {"name": "Ann O'Hara", "login_url": "https://shop.example/login?from=mail"},
+        "Welcome to Backline, Ann O'Hara",
+        "https://shop.example/login?from=mail",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_send(kind: str, world: World) -> None:
+    payload, subject, value = NAMED[kind]
+    _run(world, kind, payload)
+    (arrival,) = world.arrivals(world.domain(kind))
+    letter = world.mail.open(arrival.id)
+    assert letter.recipients == (f"ann@{world.domain(kind)}",)
+    assert letter.subject == subject
+    assert value in letter.text
+    assert value in letter.html
+    assert "<html" in letter.html.lower()
+    assert "style=" in letter.html  # inlined: mail programs drop style sheets
+
+
+def _run(world: World, kind: str, payload: dict[str, Any]) -> None:
+    run_id = world.run_id(kind)
+    world.airflow.trigger(f"send_{kind}", {"to": f"ann@{world.domain(kind)}", **payload}, run_id)
+    run = world.airflow.wait(f"send_{kind}", run_id, 90)
+    assert run["state"] == "success", world.airflow.log(f"send_{kind}", run_id, "send")

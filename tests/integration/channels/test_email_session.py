@@ -1,0 +1,443 @@
+"""The SMTP session against real servers: what they got, and what each fault becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from backline.channels.email.server import SmtpServer
+from backline.channels.email.session import EmailSession
+from backline.errors import (
+    AuthenticationFailed,
+    BacklineError,
+    NetworkFailure,
+    RateLimited,
+    Rejected,
+    ResourceExhausted,
+    TimeoutFailure,
+    UnknownFailure,
+)
+from tests.integration.channels.servers import Line, Mailbox, authenticate, prepared, scripted
+
+pytestmark = pytest.mark.anyio
+Mail = Callable[..., Awaitable[Mailbox]]
+
+
+def plain(port: int, **options: object) -> EmailSession:
+    return session(SmtpServer("127.0.0.1", port, "none", **options))  # type: ignore[arg-type]
+
+
+def session(server: SmtpServer) -> EmailSession:
+    return EmailSession(server, server.tls_context())
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_messages_over_one_kept_connection(mail: Mail, *, pipelining: bool) -> None:
+    mailbox = await mail(pipelining=pipelining)
+    sender = plain(mailbox.port)
+    receipts = [
+        await sender.send(prepared(f"user{n}@example.com", body=b"Subject: %d\r\n\r\nx\r\n" % n)) for n in range(5)
+    ]
+    await sender.close()
+    assert mailbox.connections == 1
+    assert [mail.rcpt_tos for mail in mailbox.mails] == [[f"user{n}@example.com"] for n in range(5)]
+    assert [mail.content for mail in mailbox.mails] == [b"Subject: %d\r\n\r\nx\r\n" % n for n in range(5)]
+    assert {mail.mail_from for mail in mailbox.mails} == {"shop@example.com"}
+    assert [receipt.provider_id for receipt in receipts] == ["Q1", "Q2", "Q3", "Q4", "Q5"]
+    assert receipts[0].code == "250 2.0.0"
+    assert receipts[0].response == "2.0.0 Ok: queued as Q1"
+    assert mailbox.mails[0].mail_options == [f"SIZE={len(mailbox.mails[0].content or b'')}"]
+
+
+async def test_a_leading_dot_arrives(mail: Mail) -> None:
+    mailbox = await mail()
+    sender = plain(mailbox.port)
+    await sender.send(prepared())
+    await sender.close()
+    assert isinstance(mailbox.mails[0].content, bytes)
+    assert mailbox.mails[0].content.endswith(b"hello\r\n.dot\r\n")
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_cc_refused_others_delivered(mail: Mail, *, pipelining: bool) -> None:
+    mailbox = await mail(pipelining=pipelining)
+    mailbox.answers["gone@example.com"] = ["550 5.1.1 no such user"]
+    sender = plain(mailbox.port)
+    receipt = await sender.send(prepared("ann@example.com", "gone@example.com", "bob@example.com"))
+    await sender.close()
+    assert mailbox.mails[0].rcpt_tos == ["ann@example.com", "bob@example.com"]
+    assert receipt.refused == (("gone@example.com", "550 5.1.1 no such user"),)
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_recipient_refused_nobody_gets_it_and_the_connection_lives(mail: Mail, *, pipelining: bool) -> None:
+    mailbox = await mail(pipelining=pipelining)
+    mailbox.answers["ann@example.com"] = ["550 5.1.1 no such user"]
+    sender = plain(mailbox.port)
+    with pytest.raises(Rejected) as caught:
+        await sender.send(prepared("ann@example.com", "bob@example.com"))
+    assert caught.value.code == "550 5.1.1"
+    assert mailbox.mails == []
+    await sender.send(prepared("carl@example.com"))
+    await sender.close()
+    assert [mail.rcpt_tos for mail in mailbox.mails] == [["carl@example.com"]]
+    assert mailbox.connections == 1
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ("550 5.7.1 no", Rejected),
+        ("451 4.3.0 local trouble", UnknownFailure),
+        ("450 4.7.1 greylisted, try in 60 seconds", RateLimited),
+        ("452 4.3.1 disk full", ResourceExhausted),
+        ("421 4.3.2 going down", NetworkFailure),
+    ],
+)
+async def test_refusal_at_each_command(
+    mail: Mail, command: str, answer: str, error: type[BacklineError], *, pipelining: bool
+) -> None:
+    mailbox = await mail(pipelining=pipelining)
+    sender = plain(mailbox.port)
+    mailbox.answers[command] = [answer]
+    with pytest.raises(error) as caught:
+        await sender.send(prepared())
+    assert type(caught.value) is error
+    assert caught.value.code == " ".join(answer.split()[:2])
+    assert mailbox.mails == []
+    await sender.send(prepared())
+    await sender.close()
+    assert len(mailbox.mails) == 1
+
+
+async def test_354_after_a_refused_recipient_is_ended_with_an_empty_message() -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet("PIPELINING")
+        for answer in ("250 ok", "550 5.1.1 unknown", "354 go on"):
+            await line.hear()
+            await line.say(answer)
+        assert await line.hear() == b".\r\n"
+        await line.say("554 5.5.1 no valid recipients")
+        assert await line.hear() == b"RSET\r\n"
+        await line.say("250 ok")
+        await line.take_one()
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        with pytest.raises(Rejected, match="unknown"):
+            await sender.send(prepared())
+        assert (await sender.send(prepared())).code == "250 2.0.0"
+        await sender.close()
+        assert script.connections == 1
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ()])
+async def test_data_refused_leaves_a_clean_connection(extensions: tuple[str, ...]) -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet(*extensions)
+        for answer in ("250 ok", "250 ok", "451 4.3.0 not now"):
+            await line.hear()
+            await line.say(answer)
+        assert await line.hear() == b"RSET\r\n"
+        await line.say("250 ok")
+        await line.take_one()
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        with pytest.raises(UnknownFailure, match="answered DATA with '451"):
+            await sender.send(prepared())
+        assert (await sender.send(prepared())).code == "250 2.0.0"
+        await sender.close()
+        assert script.connections == 1
+
+
+@pytest.mark.parametrize("farewell", ["421 4.4.2 idle for too long", ""])
+async def test_idle_connection_closed_by_the_server_is_replaced_within_the_send(farewell: str) -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet("PIPELINING")
+        await line.take_one()
+        if line.number == 1 and farewell:
+            await line.say(farewell)
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        await sender.send(prepared())
+        await sender.send(prepared())
+        await sender.close()
+        assert script.connections == 2
+
+
+async def test_connection_that_breaks_at_the_envelope_is_replaced_within_the_send() -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet("PIPELINING")
+        await line.take_one()
+        await line.hear()
+        if line.number == 2:
+            await line.say("250 ok")
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        await sender.send(prepared())
+        await sender.send(prepared())
+        await sender.close()
+        assert script.connections == 2
+
+
+@pytest.mark.parametrize("messages_before", [0, 1])
+async def test_connection_that_breaks_after_the_final_dot_is_not_repeated(messages_before: int) -> None:
+    bodies = 0
+
+    async def dialogue(line: Line) -> None:
+        nonlocal bodies
+        await line.greet("PIPELINING")
+        for _ in range(messages_before):
+            await line.take_one()
+        for answer in ("250 ok", "250 ok", "354 go on"):
+            await line.hear()
+            await line.say(answer)
+        await line.hear(b"\r\n.\r\n")
+        bodies += 1
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        for _ in range(messages_before):
+            await sender.send(prepared())
+        with pytest.raises(NetworkFailure, match="may have taken the message"):
+            await sender.send(prepared())
+        await sender.close()
+        assert (bodies, script.connections) == (1, 1)
+
+
+async def test_slow_server_is_a_timeout_and_its_connection_is_not_used_again(mail: Mail) -> None:
+    mailbox = await mail()
+    sender = plain(mailbox.port)
+    mailbox.gate.clear()
+    with pytest.raises(TimeoutFailure, match=r"within 0.1 s; outcome unknown"):
+        await sender.send(prepared(timeout=0.1))
+    mailbox.gate.set()
+    await sender.send(prepared(timeout=5))
+    await sender.close()
+    assert mailbox.connections == 2
+
+
+async def test_server_that_never_greets_is_a_timeout() -> None:
+    async def dialogue(line: Line) -> None:
+        await line.hear()
+
+    async with scripted(dialogue) as script:
+        with pytest.raises(TimeoutFailure, match=f"127.0.0.1:{script.port}"):
+            await plain(script.port).send(prepared(timeout=0.1))
+
+
+async def test_cancelled_send_drops_its_connection(mail: Mail) -> None:
+    mailbox = await mail()
+    sender = plain(mailbox.port)
+    await sender.send(prepared("first@example.com"))
+    mailbox.gate.clear()
+    mailbox.arrived.clear()
+    task = asyncio.create_task(sender.send(prepared("second@example.com")))
+    await mailbox.arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    mailbox.gate.set()
+    await sender.send(prepared("third@example.com"))
+    await sender.close()
+    assert mailbox.connections == 2
+    assert mailbox.mails[-1].rcpt_tos == ["third@example.com"]
+
+
+async def test_nobody_listens(closed_port: int) -> None:
+    with pytest.raises(NetworkFailure, match=rf"127\.0\.0\.1:{closed_port}.*check host, port"):
+        await plain(closed_port).send(prepared())
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "mail..example", "x" * 64 + ".example"])
+async def test_unknown_host(host: str) -> None:
+    with pytest.raises(NetworkFailure, match=rf"{host}:25: cannot find that host"):
+        await session(SmtpServer(host, 25, "none")).send(prepared())
+
+
+@pytest.mark.parametrize(
+    ("greeting", "error"),
+    [
+        ("554 5.7.1 blocked", NetworkFailure),
+        ("421 4.7.0 too many connections", RateLimited),
+        ("HTTP/1.1 400", NetworkFailure),
+    ],
+)
+async def test_unfriendly_greeting_condemns_no_message(greeting: str, error: type[BacklineError]) -> None:
+    async def dialogue(line: Line) -> None:
+        await line.say(greeting)
+
+    async with scripted(dialogue) as script:
+        with pytest.raises(error):
+            await plain(script.port).send(prepared())
+
+
+async def test_server_without_ehlo() -> None:
+    async def dialogue(line: Line) -> None:
+        await line.say("220-hello\n220 scripted")
+        await line.hear()
+        await line.say("502 what?")
+        await line.hear()
+        await line.say("250 hello")
+        await line.take_one()
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port, local_hostname="app.example")
+        await sender.send(prepared())
+        await sender.close()
+        assert script.heard[:4] == [
+            b"EHLO app.example\r\n",
+            b"HELO app.example\r\n",
+            b"MAIL FROM:<shop@example.com>\r\n",
+            b"RCPT TO:<ann@example.com>\r\n",
+        ]
+
+
+async def test_message_larger_than_the_server_takes(mail: Mail) -> None:
+    mailbox = await mail(data_size_limit=1000)
+    sender = plain(mailbox.port)
+    with pytest.raises(Rejected, match="takes at most 1000") as caught:
+        await sender.send(prepared(body=b"x" * 1001 + b"\r\n"))
+    assert caught.value.code == "552 5.3.4"
+    await sender.send(prepared())
+    await sender.close()
+
+
+async def test_international_address_needs_smtputf8(mail: Mail) -> None:
+    mailbox = await mail(enable_SMTPUTF8=True)
+    sender = plain(mailbox.port)
+    await sender.send(prepared("jörg@example.com", utf8=True))
+    await sender.close()
+    assert mailbox.mails[0].rcpt_tos == ["jörg@example.com"]
+    assert mailbox.mails[0].mail_options[1:] == ["BODY=8BITMIME", "SMTPUTF8"]
+    sender = plain((await mail()).port)
+    with pytest.raises(Rejected, match="international characters"):
+        await sender.send(prepared("jörg@example.com", utf8=True))
+    await sender.close()
+
+
+# TLS and signing in.
+
+
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("excluded", [[], ["PLAIN"]])
+async def test_starttls_and_sign_in(mail: Mail, server_tls: ssl.SSLContext, excluded: list[str]) -> None:
+    mailbox = await mail(
+        tls_context=server_tls, require_starttls=True, authenticator=authenticate, auth_required=True,
+        auth_exclude_mechanism=excluded,
+    )  # fmt: skip
+    sender = session(SmtpServer("localhost", mailbox.port, "starttls", "me", "pässword"))
+    for _ in range(2):
+        await sender.send(prepared())
+    await sender.close()
+    assert [mail.rcpt_tos for mail in mailbox.mails] == [["ann@example.com"]] * 2
+    assert mailbox.connections == 1
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_smtps(mail: Mail, server_tls: ssl.SSLContext) -> None:
+    mailbox = await mail(smtps=server_tls)
+    sender = session(SmtpServer("localhost", mailbox.port, "tls"))
+    await sender.send(prepared())
+    await sender.close()
+    assert len(mailbox.mails) == 1
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_wrong_password_is_final_and_not_shown(mail: Mail, server_tls: ssl.SSLContext) -> None:
+    mailbox = await mail(tls_context=server_tls, authenticator=authenticate)
+    sender = session(SmtpServer("localhost", mailbox.port, "starttls", "me", "wrong-secret"))
+    with pytest.raises(AuthenticationFailed) as caught:
+        await sender.send(prepared())
+    assert caught.value.code == "535 5.7.8"
+    assert "wrong-secret" not in str(caught.value)
+
+
+async def test_server_that_echoes_the_password_does_not_get_it_into_the_error() -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet("AUTH PLAIN")
+        secret = (await line.hear()).split()[-1].decode()
+        await line.say(f"535 5.7.8 cannot accept {secret} ({base64.b64decode(secret).decode()[-10:]})")
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port, username="me", password="top-secret")
+        with pytest.raises(AuthenticationFailed) as caught:
+            await sender.send(prepared())
+        told = str(caught.value) + caught.value.response
+        assert "[hidden]" in told
+        assert "top-secret" not in told
+        assert base64.b64encode(b"\0me\0top-secret").decode() not in told
+
+
+async def test_no_way_to_sign_in(mail: Mail) -> None:
+    mailbox = await mail()
+    with pytest.raises(NetworkFailure, match="no way to sign in"):
+        await plain(mailbox.port, username="me", password="pw").send(prepared())
+
+
+async def test_starttls_is_demanded(mail: Mail) -> None:
+    mailbox = await mail()
+    with pytest.raises(NetworkFailure, match="does not offer STARTTLS"):
+        await session(SmtpServer("127.0.0.1", mailbox.port, "starttls")).send(prepared())
+    assert mailbox.mails == []
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+async def test_certificate_that_nobody_vouches_for(mail: Mail, server_tls: ssl.SSLContext, security: str) -> None:
+    mailbox = await (mail(smtps=server_tls) if security == "tls" else mail(tls_context=server_tls))
+    with pytest.raises(NetworkFailure, match="certificate is not valid for 'localhost'"):
+        await session(SmtpServer("localhost", mailbox.port, security)).send(prepared())  # type: ignore[arg-type]
+    sender = session(SmtpServer("localhost", mailbox.port, security, verify_tls=False))  # type: ignore[arg-type]
+    await sender.send(prepared())
+    await sender.close()
+    assert len(mailbox.mails) == 1
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_tls_to_a_plain_server(mail: Mail) -> None:
+    mailbox = await mail()
+    with pytest.raises(NetworkFailure, match="465: TLS, 587: STARTTLS"):
+        await session(SmtpServer("localhost", mailbox.port, "tls")).send(prepared())
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_plain_text_slipped_in_before_tls_is_forgotten(server_tls: ssl.SSLContext) -> None:
+    """CVE-2011-0411, from the client's side: an attacker appends replies to the server's 220."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def hear(answer: bytes) -> None:
+            heard.append(await reader.readline())
+            writer.write(answer + b"\r\n")
+
+        writer.write(b"220 hello\r\n")
+        await hear(b"250-hello\r\n250 STARTTLS")
+        await hear(b"220 go\r\n250-evil\r\n250 AUTH LOGIN\r\n250 half a li")
+        await writer.start_tls(server_tls)
+        await hear(b"250-hello\r\n250 AUTH PLAIN")
+        await hear(b"235 ok")
+        for answer in (b"250 ok", b"250 ok", b"354 go"):
+            await hear(answer)
+        while await reader.readline() != b".\r\n":
+            pass
+        writer.write(b"250 taken\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        sender = session(SmtpServer("localhost", port, "starttls", "me", "pw"))
+        assert (await sender.send(prepared())).code == "250"
+        await sender.close()
+    assert heard[2].startswith(b"EHLO")
+    assert heard[3].startswith(b"AUTH PLAIN")

@@ -1,0 +1,97 @@
+"""A real PostgreSQL for tests: the embedded wheel's, or the server of BACKLINE_TEST_POSTGRES_DSN."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+
+from backline.db.migrate import migrate
+from backline.settings import ROOT
+from backline.stack.paths import Paths
+from backline.stack.postgres import SYSTEM_FOLDER, Cluster
+from backline.stack.secrets import Secrets
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The DSN of a superuser of a server that is ours for the session."""
+    if given := os.environ.get("BACKLINE_TEST_POSTGRES_DSN"):
+        yield given
+        return
+    # Not under pytest's folders: as root the server runs as another user, who must be able to pass through.
+    home = Path(tempfile.mkdtemp(prefix="backline-test-"))
+    home.chmod(0o711)
+    secrets = Secrets()
+    paths = Paths(ROOT, home, 8080)
+    paths.prepare()
+    cluster = Cluster(paths, secrets)
+    cluster.prepare()
+    quick = ["-c", "fsync=off", "-c", "max_connections=100", "-c", "summarize_wal=off"]
+    with (home / "postgres.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*cluster.command(), *quick],
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            user=cluster.user,
+            extra_groups=[] if cluster.user else None,
+        )
+    try:
+        cluster.wait_ready()
+        yield cluster.dsn("postgres")
+    finally:
+        process.send_signal(signal.SIGINT)  # a fast shutdown: clients that a failed test left are ours
+        process.wait(20)
+        cluster.remove_sockets()
+        shutil.rmtree(SYSTEM_FOLDER / secrets.instance_id, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[str]:
+    """The name of a migrated database to make others from."""
+    name = f"backline_template_{uuid.uuid4().hex[:8]}"
+    create(server, name)
+    migrate(make_conninfo(server, dbname=name))
+    yield name
+    drop(server, name)
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """The DSN of a new, empty database."""
+    name = f"backline_test_{uuid.uuid4().hex[:12]}"
+    create(server, name)
+    yield make_conninfo(server, dbname=name)
+    drop(server, name)
+
+
+@pytest.fixture
+def database(server: str, template: str) -> Iterator[str]:
+    """The DSN of a new, migrated database."""
+    name = f"backline_test_{uuid.uuid4().hex[:12]}"
+    create(server, name, template)
+    yield make_conninfo(server, dbname=name)
+    drop(server, name)
+
+
+def create(server: str, name: str, template: str = "template1") -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
+
+
+def drop(server: str, name: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(name)))

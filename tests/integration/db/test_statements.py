@@ -1,0 +1,33 @@
+"""Every statement of include/sql/*.sql is one that the server can prepare, parameters and result included."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Composed, Identifier
+
+from backline.db.statements import PARAMETER, SQL_FOLDER, statements
+
+NAMED = [(path.stem, name) for path in sorted(SQL_FOLDER.glob("*.sql")) for name in statements(path.stem)]
+
+
+def prepared(domain: str, name: str) -> Composed:
+    text = statements(domain)[name]
+    numbers: dict[str, str] = {}
+    numbered = PARAMETER.sub(lambda match: numbers.setdefault(match[1], f"${len(numbers) + 1}"), text)
+    return SQL("PREPARE {} AS ").format(Identifier(name)) + SQL(numbered.replace("%%", "%"))  # type: ignore[arg-type]
+
+
+def test_there_are_statements() -> None:
+    assert len(NAMED) > 20
+
+
+def test_every_statement_prepares(server: str, template: str) -> None:
+    problems = []
+    with psycopg.connect(make_conninfo(server, dbname=template), autocommit=True) as connection:
+        for domain, name in NAMED:
+            try:
+                connection.execute(prepared(domain, name), prepare=False)
+            except psycopg.Error as exc:
+                problems.append(f"{domain}.{name}: {exc}")
+    assert not problems

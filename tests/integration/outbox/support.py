@@ -1,0 +1,161 @@
+"""What the outbox's tests share: a Store to call from plain code, and short ways to make and read rows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, LiteralString, Self, TypeVar
+
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from backline.db.connect import Database
+from backline.db.statements import statement
+from backline.outbox.store import Leased, Outcome, Store
+
+T = TypeVar("T")
+PAYLOAD = {"subject": "Hello", "text": "Hi"}
+MAX_RESCUES = 5
+HEARTBEAT_TIMEOUT = 10.0
+
+INSERT_TYPE = """
+INSERT INTO backline.message_type (name, fields, field_names, secret_fields, routes)
+VALUES (%(name)s,
+    coalesce((SELECT array_agg(f) FROM jsonb_populate_recordset(NULL::backline.field_rule, %(fields)s) AS f), '{}'),
+    %(names)s, %(secret)s,
+    (SELECT array_agg(r) FROM jsonb_populate_recordset(NULL::backline.route, %(routes)s) AS r))
+"""
+
+
+class Outbox:
+    """A migrated database: its Store, run to the end of each call, and a plain connection beside it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.runner = asyncio.Runner()
+        self.database = Database(dsn, name="test", patience=0)
+        self.store = Store(self.database)
+        self.connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.runner.run(self.store.close())
+        self.runner.close()
+        self.connection.close()
+
+    def run(self, call: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await call
+
+        return self.runner.run(wait())
+
+    def sql(self, query: LiteralString, *params: Any) -> list[DictRow]:
+        cursor = self.connection.execute(query, params or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def named(self, name: str, **params: Any) -> list[DictRow]:
+        """A statement of outbox.sql."""
+        cursor = self.connection.execute(statement("outbox", name), params)
+        return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: LiteralString, *params: Any) -> Any:
+        [row] = self.sql(query, *params)
+        [value] = row.values()
+        return value
+
+    def enqueue(self, recipient: str = "ann@example.com", **options: Any) -> int:
+        """One email by SQL; options are backline.enqueue's own."""
+        values = {
+            "type": "email", "payload": json.dumps(PAYLOAD), "due_at": None, "priority": None, "idempotency_key": None,
+            "expires_at": None, "request_id": None, **options,
+        }  # fmt: skip
+        return int(self.named("enqueue", recipient=recipient, **values)[0]["id"])
+
+    def enqueue_many(self, count: int, **options: Any) -> list[int]:
+        """So many emails to recipients of one domain, numbered."""
+        recipients = [f"r{number}@example.com" for number in range(count)]
+        ids: list[int] = self.value(
+            "SELECT backline.enqueue_many(%s, %s::text[], array_fill(%s::jsonb, ARRAY[%s]), priority => %s)",
+            options.get("type", "email"), recipients, json.dumps(PAYLOAD), count, options.get("priority"),
+        )  # fmt: skip
+        return ids
+
+    def message(self, message_id: int) -> DictRow:
+        [row] = self.sql("SELECT * FROM backline.message WHERE id = %s", message_id)
+        return row
+
+    def states(self) -> dict[str, int]:
+        rows = self.sql("SELECT state, count(*) AS count FROM backline.message GROUP BY state")
+        return {row["state"]: row["count"] for row in rows}
+
+    def dispatcher(self, lane: str = "email.normal", slots: int = 16) -> int:
+        """A registered dispatcher whose heart beat just now."""
+        registered = self.run(self.store.register(lane, slots, None))
+        assert registered is not None
+        return registered[0]
+
+    def claim(self, most: int = 100, dispatcher: int | None = None, lane: str = "email.normal") -> list[Leased]:
+        return self.run(self.store.claim(lane, most, dispatcher, 60.0))
+
+    def claim_rescued(self, dispatcher: int | None = None, lane: str = "email.normal") -> list[Leased]:
+        return self.run(self.store.claim_rescued(lane, dispatcher, 60.0))
+
+    def complete(self, *outcomes: Outcome, dispatcher: int | None = None) -> dict[int, str]:
+        return self.run(self.store.complete(outcomes, dispatcher, "dag/run"))
+
+    def rescue(self, max_rescues: int = MAX_RESCUES) -> int:
+        return self.run(self.store.rescue(max_rescues, HEARTBEAT_TIMEOUT))
+
+    def let_leases_expire(self, *ids: int) -> None:
+        self.sql("UPDATE backline.message SET leased_until = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)", list(ids))
+
+    def make_due(self, *ids: int) -> None:
+        self.sql("UPDATE backline.message SET due_at = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)", list(ids))
+
+    def stop_heart(self, dispatcher: int) -> None:
+        self.sql("UPDATE backline.dispatcher SET heartbeat_at = clock_timestamp() - interval '1 h' WHERE id = %s", dispatcher)
+
+    def add_type(
+        self, name: str, *, channels: Sequence[str] = ("email",), secret: Sequence[str] = (), fields: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """A made-up message type, known to the database only."""
+        rules = [*fields, *({"name": s, "required": True, "kinds": ["string", "object"], "secret": True} for s in secret)]
+        routes = [{"channel": c, "lane": f"{c}.normal", "priority": 5, "max_attempts": 3} for c in channels]
+        self.connection.execute(
+            INSERT_TYPE,
+            {"name": name, "fields": json.dumps(rules), "names": [rule["name"] for rule in rules],
+             "secret": list(secret), "routes": json.dumps(routes)},
+        )  # fmt: skip
+
+
+def ended(message: Leased, state: str = "sent", **details: Any) -> Outcome:
+    """An outcome of a try that took no time."""
+    return Outcome(message_id=message.id, token=message.token, state=state, started=message.until - 60.0,
+                   ended=message.until - 60.0, **details)  # fmt: skip
+
+
+def failed(message: Leased, *, dead: bool = False, delay: float = 60.0) -> Outcome:
+    return ended(message, "dead" if dead else "scheduled", delay=0.0 if dead else delay,
+                 error_class="network", error="no route")  # fmt: skip
+
+
+def other_token() -> uuid.UUID:
+    return uuid.uuid4()
+
+
+async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:
+    """Wait for a condition; an assertion error when it does not come about."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if isinstance(found, bool):
+                if found:
+                    return
+            elif await found:
+                return
+            await asyncio.sleep(0.005)

@@ -1,0 +1,114 @@
+"""The embedded PostgreSQL, for real: initialised, started, locked down, and gone without a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from backline.errors import Misconfigured
+from backline.settings import ROOT
+from backline.stack.paths import Paths
+from backline.stack.postgres import Cluster
+from backline.stack.secrets import Secrets
+
+
+@contextmanager
+def _server(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        cluster.command(), user=cluster.user, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, cwd="/", stderr=subprocess.DEVNULL
+    )
+    try:
+        cluster.wait_ready(30)
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        cluster.remove_sockets()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    paths = Paths(ROOT, tmp_path / "home", 9100)
+    paths.prepare()
+    made = Cluster(paths, Secrets())
+    made.prepare()
+    yield made
+    made.remove_sockets()
+    if not made.data_folder().is_relative_to(tmp_path):
+        subprocess.run(["rm", "-rf", str(made.data_folder().parent)], check=True)
+
+
+def test_databases_are_made_once_and_only_with_passwords(cluster: Cluster) -> None:
+    with _server(cluster):
+        cluster.ensure_databases()
+        cluster.ensure_databases()
+        for role in ("backline", "airflow"):
+            with psycopg.connect(cluster.dsn(role)) as connection:
+                assert connection.execute("SELECT current_user::text, inet_server_addr()").fetchone() == (role, None)
+                assert connection.execute("SELECT count(*) > 0 FROM pg_stat_statements").fetchone() == (True,)
+        with psycopg.connect(cluster.dsn("postgres")) as connection:
+            shown = [connection.execute(f"SHOW {name}").fetchone() for name in ("summarize_wal", "listen_addresses")]
+        assert shown == [("on",), ("",)]
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(cluster.dsn("backline").replace(cluster.password("backline"), "wrong"))
+        assert (cluster.sockets.stat().st_mode & 0o777) == 0o700
+
+
+def test_data_outlives_a_restart_and_keeps_its_identity(cluster: Cluster) -> None:
+    with _server(cluster):
+        cluster.ensure_databases()
+        before = cluster.identity()
+        with psycopg.connect(cluster.dsn("backline")) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    cluster.prepare()
+    with _server(cluster):
+        assert cluster.identity() == before
+        with psycopg.connect(cluster.dsn("backline")) as connection:
+            assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
+
+
+def test_an_interrupted_initialisation_is_begun_anew(tmp_path: Path) -> None:
+    paths = Paths(ROOT, tmp_path / "home", 9100)
+    paths.prepare()
+    cluster = Cluster(paths, Secrets())
+    data = cluster.data_folder()
+    if data.is_relative_to(tmp_path):
+        (data.with_name("postgres.new")).mkdir(parents=True)
+        (data.with_name("postgres.new") / "half").touch()
+    cluster.prepare()
+    assert (data / "PG_VERSION").exists()
+    assert not data.with_name("postgres.new").exists()
+    cluster.remove_sockets()
+
+
+def test_data_of_another_release_is_refused(cluster: Cluster) -> None:
+    (cluster.data_folder() / "PG_VERSION").write_text("12\n")
+    with pytest.raises(Misconfigured, match="PostgreSQL 12"):
+        cluster.prepare()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+def test_root_gives_the_server_an_unprivileged_user_and_leaves_other_folders_alone(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    paths = Paths(ROOT, closed / "home", 9100)
+    paths.prepare()
+    cluster = Cluster(paths, Secrets())
+    cluster.prepare()
+    data = cluster.data_folder()
+    try:
+        assert not data.is_relative_to(closed)
+        assert data.stat().st_uid != 0
+        with _server(cluster) as server:
+            assert Path(f"/proc/{server.pid}").stat().st_uid == data.stat().st_uid
+        assert closed.stat().st_mode & 0o777 == 0o700
+        assert closed.stat().st_uid == 0
+    finally:
+        subprocess.run(["rm", "-rf", str(data.parent)], check=True)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backline.db import statements as module
+from backline.db.statements import SQL_FOLDER, statement, statements
+from backline.errors import Misconfigured
+from backline.settings import ROOT
+
+DOMAINS = [path.stem for path in SQL_FOLDER.glob("*.sql")]
+SOURCES = sorted((ROOT / "plugins").rglob("*.py"))
+# Methods of the store and of its housekeeping that are given an outbox statement's name, as which argument.
+TAKERS = {"_sql": 0, "_rows": 0, "_claim": 0, "_repeat": 1, "_one": 1}
+
+
+def texts(node: ast.AST) -> list[str | None]:
+    return [word.value if isinstance(word, ast.Constant) and isinstance(word.value, str) else None for word in getattr(node, "args", [])]
+
+
+def calls() -> Iterator[tuple[str, str]]:
+    """Domain and name of the statements that are asked for by name."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            words = texts(node)
+            if called == "statement" and len(words) == 2 and words[0] and words[1]:
+                yield words[0], words[1]
+            elif path.parent.name == "outbox" and called in TAKERS and (name := (words + [None, None])[TAKERS[called]]):
+                yield "outbox", name
+
+
+def constants() -> set[str]:
+    return {
+        node.value
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(module, "SQL_FOLDER", tmp_path)
+    statements.cache_clear()
+    yield tmp_path
+    statements.cache_clear()
+
+
+def test_every_statement_has_a_user() -> None:
+    words = constants()
+    assert [f"{domain}.{name}" for domain in DOMAINS for name in statements(domain) if name not in words] == []
+
+
+def test_every_statement_that_is_used_exists() -> None:
+    asked = set(calls())
+    assert len(asked) > 30
+    assert [f"{domain}.{name}" for domain, name in asked if name not in statements(domain)] == []
+
+
+def test_names_and_text_are_as_written(folder: Path) -> None:
+    (folder / "shop.sql").write_text(
+        "-- The shop's.\n\n-- name: order_get\n-- One order.\n-- By its id.\nSELECT %(id)s;\n\n"
+        "-- name: order_all\n-- All.\nSELECT\n    1;\n"
+    )
+    assert statements("shop") == {"order_get": "SELECT %(id)s;", "order_all": "SELECT\n    1;"}
+    assert statement("shop", "order_get") == "SELECT %(id)s;"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-- name: one\nSELECT 1;\n",  # no comment
+        "-- name: one\n-- It.\nSELECT 1;\n-- name: one\n-- It again.\nSELECT 2;\n",
+        "-- name: one two\n-- It.\nSELECT 1;\n",
+        "-- name: one\n-- It.\nSELECT 1\n",  # no end
+        "-- name: one\n-- It.\n",
+    ],
+)
+def test_what_is_not_well_formed_is_named(folder: Path, text: str) -> None:
+    (folder / "shop.sql").write_text(text)
+    with pytest.raises(Misconfigured, match=r"shop\.sql: -- name: one"):
+        statements("shop")
+
+
+def test_a_name_that_is_not_there_is_named() -> None:
+    with pytest.raises(Misconfigured, match=r"outbox\.sql has no statement named 'message_lose'"):
+        statement("outbox", "message_lose")
+
+
+def test_parameters_are_typed_and_no_statement_is_built_by_format() -> None:
+    """A parameter without a cast would depend on the driver's guess at its type."""
+    bare = [
+        f"{domain}.{name}: {match[0]}"
+        for domain in DOMAINS
+        for name, text in statements(domain).items()
+        for match in module.PARAMETER.finditer(text)
+        if not text[match.end() :].startswith("::")
+    ]
+    assert not bare

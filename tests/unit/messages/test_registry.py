@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from backline.channels.email.content import EmailContent
+from backline.errors import InvalidInput
+from backline.messages import EmailMessage, MessageType, registry
+
+
+class Greeting(EmailMessage):
+    """A type made up for these tests."""
+
+    type_name: ClassVar[str] = "greeting"
+    lanes: ClassVar = {"email": "email.normal"}
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"word"})
+
+    word: str
+
+    def email(self) -> EmailContent:
+        return EmailContent(subject=self.word, text=self.word)
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    registry.all_types()
+    kept = dict(registry._types)
+    yield
+    registry._types.clear()
+    registry._types.update(kept)
+
+
+def test_the_types_that_ship() -> None:
+    assert [kind.type_name for kind in registry.all_types()] == ["email", "templated_email", "urgent_email", "welcome"]
+
+
+def test_an_unknown_type_lists_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match="known types: email, templated_email, urgent_email, welcome") as caught:
+        registry.get("wellcome")
+    assert caught.value.field == "type"
+
+
+def test_a_registered_type_is_found_and_knows_its_channels() -> None:
+    registry.register(Greeting)
+    assert registry.get("greeting") is Greeting
+    assert Greeting.channels == ("email",)
+    with pytest.raises(InvalidInput, match="its channels: email"):
+        Greeting.lane("sms")
+
+
+def test_two_types_of_one_name_are_refused() -> None:
+    registry.register(Greeting)
+    twin = type("Twin", (Greeting,), {"__module__": __name__})
+    with pytest.raises(ValueError, match="'greeting' is defined twice"):
+        registry.register(twin)
+
+
+def test_a_field_that_stands_beside_the_payload_is_refused() -> None:
+    class Addressed(Greeting):
+        type_name: ClassVar[str] = "addressed"
+        to: str
+
+    with pytest.raises(ValueError, match="'to' stands beside the payload"):
+        registry.register(Addressed)
+
+
+def test_a_secret_that_is_no_field_is_refused() -> None:
+    class Keeper(Greeting):
+        type_name: ClassVar[str] = "keeper"
+        secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
+
+    with pytest.raises(ValueError, match="secret field 'token'"):
+        registry.register(Keeper)
+
+
+def test_a_type_on_the_email_channel_must_make_emails() -> None:
+    class Mute(MessageType):
+        type_name: ClassVar[str] = "mute"
+        lanes: ClassVar = {"email": "email.normal"}
+
+    with pytest.raises(ValueError, match="must be an EmailMessage"):
+        registry.register(Mute)
+
+
+def test_errors_of_a_secret_field_do_not_tell_its_value() -> None:
+    from typing import Annotated
+
+    from pydantic import AfterValidator
+
+    def refuse(text: str) -> str:
+        raise ValueError(f"{text} is too easy to guess")
+
+    class Code(Greeting):
+        type_name: ClassVar[str] = "code"
+        word: Annotated[str, AfterValidator(refuse)]
+
+    with pytest.raises(InvalidInput) as caught:
+        Code.parse({"word": "s3cret-value"})
+    assert caught.value.field == "word"
+    assert "s3cret-value" not in str(caught.value)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backline.outbox.doorbell import LaneView, Ringer, dispatchers_wanted
+from backline.settings import LaneSettings
+
+LANE = LaneSettings(channel="email", dispatchers=3, backlog_per_dispatcher=100, oldest_limit_seconds=60)
+
+
+def view(pending: int = 0, head: int | None = None, live: int = 0, handing_over: int = 0) -> LaneView:
+    return LaneView("email.normal", pending, head, 0.0, live, handing_over)
+
+
+def ringer(silence: float = 5.0) -> Ringer:
+    return Ringer({"email.normal": LANE, "other": LANE}, silence)
+
+
+@pytest.mark.parametrize(
+    ("pending", "handing_over", "wanted"),
+    [(0, 0, 0), (1, 0, 1), (100, 0, 1), (101, 0, 2), (300, 0, 3), (100_000, 0, 3), (0, 1, 1), (0, 2, 1), (250, 1, 3)],
+)
+def test_dispatchers_by_backlog(pending: int, handing_over: int, wanted: int) -> None:
+    assert dispatchers_wanted(view(pending, handing_over=handing_over), LANE) == wanted
+
+
+@given(st.integers(0, 10**6), st.integers(0, 3), st.integers(1, 16), st.integers(1, 10**5))
+def test_never_more_than_the_lane_has_and_none_for_nothing(
+    pending: int, handing_over: int, dispatchers: int, backlog: int
+) -> None:
+    lane = LaneSettings(channel="email", dispatchers=dispatchers, backlog_per_dispatcher=backlog)
+    wanted = dispatchers_wanted(view(pending, handing_over=handing_over), lane)
+    assert 0 <= wanted <= dispatchers
+    assert (wanted == 0) == (pending == 0 and not handing_over)
+
+
+def test_rings_for_the_first_message_and_then_is_silent() -> None:
+    bell = ringer()
+    assert bell.due([view(1)], 0.0) == {"email.normal": view(1)}
+    assert bell.due([view(2)], 0.25) == {}
+    assert bell.due([view(2)], 4.9) == {}
+    assert bell.due([view(2)], 5.0) == {"email.normal": view(2)}
+
+
+def test_a_quiet_lane_does_not_ring() -> None:
+    assert ringer().due([view(0)], 0.0) == {}
+
+
+def test_a_lane_with_enough_dispatchers_does_not_ring() -> None:
+    assert ringer().due([view(100, live=1)], 0.0) == {}
+
+
+def test_rings_again_at_once_when_one_appeared_and_more_are_wanted() -> None:
+    bell = ringer()
+    assert bell.due([view(300)], 0.0)
+    assert not bell.due([view(300)], 1.0)
+    assert bell.due([view(300, live=1)], 1.5)
+    assert not bell.due([view(300, live=1)], 2.0)
+    assert bell.due([view(300, live=2)], 2.5)
+    assert not bell.due([view(300, live=3)], 3.0)
+
+
+def test_a_new_need_rings_at_once_after_the_last_was_met() -> None:
+    bell = ringer()
+    assert bell.due([view(1)], 0.0)
+    assert not bell.due([view(0, live=1)], 0.5)
+    assert bell.due([view(1, live=0)], 1.0)
+
+
+def test_a_message_that_nobody_takes_rings_whatever_the_dispatchers_say_but_not_at_every_look() -> None:
+    bell = ringer()
+    assert not bell.due([view(1, head=7, live=3)], 0.0)
+    assert not bell.due([view(1, head=7, live=3)], 60.0)
+    assert bell.due([view(1, head=7, live=3)], 60.1)
+    assert not bell.due([view(1, head=7, live=3)], 61.0)
+    assert bell.due([view(1, head=7, live=3)], 65.1)
+
+
+def test_a_backlog_that_moves_does_not_ring_for_its_age() -> None:
+    bell = ringer()
+    for second in range(200):
+        assert not bell.due([view(50, head=second // 30, live=1)], float(second))
+
+
+def test_an_empty_lane_is_never_stuck() -> None:
+    bell = ringer()
+    assert not bell.due([view(0, live=1)], 0.0)
+    assert not bell.due([view(0, live=1)], 1000.0)
+    assert not bell.due([view(1, head=7, live=1)], 1001.0)
+
+
+def test_one_that_hands_over_gets_a_successor() -> None:
+    bell = ringer()
+    assert bell.due([view(0, live=0, handing_over=1)], 0.0)
+    assert not bell.due([view(0, live=1, handing_over=1)], 0.5)
+
+
+def test_lanes_ring_by_themselves() -> None:
+    bell = ringer()
+    other = LaneView("other", 5, None, 0.0, 0, 0)
+    assert set(bell.due([view(1)], 0.0)) == {"email.normal"}
+    assert set(bell.due([view(1), other], 1.0)) == {"other"}

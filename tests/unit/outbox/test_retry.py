@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backline.errors import FailureClass
+from backline.outbox.retry import retry_delay
+from backline.settings import PERMANENT_CLASSES, ROOT, RetrySettings, Settings, load
+
+policies = st.builds(
+    RetrySettings,
+    first_seconds=st.floats(0.1, 3600),
+    factor=st.floats(1, 10),
+    cap_seconds=st.floats(0.1, 86_400),
+    jitter=st.floats(0, 0.99),
+)
+attempts = st.integers(1, 1000)
+randoms = st.floats(0, 1, exclude_max=True)
+transient = st.sampled_from(sorted(set(FailureClass) - PERMANENT_CLASSES))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Settings:
+    return load(ROOT / "include" / "config" / "backline.toml")
+
+
+def delay(policy: RetrySettings, attempt: int, random: float, retry_after: float | None = None) -> float:
+    made = retry_delay({FailureClass.UNKNOWN: policy}, FailureClass.UNKNOWN, attempt, 10_000, retry_after, lambda: random)
+    assert made is not None
+    return made
+
+
+@given(policies, attempts, randoms)
+def test_within_jitter_and_under_the_cap(policy: RetrySettings, attempt: int, random: float) -> None:
+    base = policy.first_seconds * policy.factor ** min(attempt - 1, 64)
+    made = delay(policy, attempt, random)
+    assert made <= policy.cap_seconds
+    assert made <= base * (1 + policy.jitter) * (1 + 1e-9)
+    assert made >= min(base * (1 - policy.jitter) * (1 - 1e-9), policy.cap_seconds)
+    assert made > 0
+
+
+@given(policies, attempts)
+def test_never_shorter_for_a_later_try(policy: RetrySettings, attempt: int) -> None:
+    assert delay(policy, attempt, 0.5) <= delay(policy, attempt + 1, 0.5)
+
+
+@given(st.floats(0.01, 0.99), randoms, randoms)
+def test_jitter_spreads(jitter: float, one: float, other: float) -> None:
+    policy = RetrySettings(first_seconds=60, cap_seconds=600, jitter=jitter)
+    spread = delay(policy, 1, one) - delay(policy, 1, other)
+    assert spread == pytest.approx(60 * jitter * 2 * (one - other), abs=1e-6)
+
+
+@given(policies, transient, st.integers(1, 50), st.integers(0, 10), randoms, st.none() | st.floats(0, 1e6))
+def test_the_last_try_is_the_last(
+    policy: RetrySettings, kind: FailureClass, most: int, over: int, random: float, wish: float | None
+) -> None:
+    known = {kind: policy}
+    assert retry_delay(known, kind, most + over, most, wish, lambda: random) is None
+    if most > 1:
+        assert retry_delay(known, kind, most - 1, most, wish, lambda: random) is not None
+
+
+@given(st.sampled_from(sorted(PERMANENT_CLASSES)), randoms, st.none() | st.floats(0, 1e6))
+def test_permanent_classes_are_never_retried(kind: FailureClass, random: float, wish: float | None) -> None:
+    assert retry_delay(Settings(lanes={}).retry, kind, 1, 6, wish, lambda: random) is None
+
+
+@given(policies, attempts, randoms, st.floats(-1e6, 1e9))
+def test_the_far_sides_wish_is_followed_and_clamped(
+    policy: RetrySettings, attempt: int, random: float, wish: float
+) -> None:
+    followed = min(max(wish, 0), policy.cap_seconds)
+    made = delay(policy, attempt, random, wish)
+    assert followed <= made <= followed * (1 + policy.jitter)
+
+
+# docs/messages.md: class, then the delays in the middle of the jitter before tries 2 to 7.
+TABLE = {
+    FailureClass.TIMEOUT: [60, 120, 240, 480, 600, 600],
+    FailureClass.NETWORK: [60, 120, 240, 480, 600, 600],
+    FailureClass.DATABASE: [5, 10, 20, 40, 60, 60],
+    FailureClass.RATE_LIMITED: [60, 120, 240, 480, 600, 600],
+    FailureClass.RESOURCE: [300, 600, 1200, 1800, 1800, 1800],
+    FailureClass.UNKNOWN: [60, 120, 240, 480, 600, 600],
+    FailureClass.VALIDATION: [None] * 6,
+    FailureClass.AUTHENTICATION: [None] * 6,
+    FailureClass.REJECTED: [None] * 6,
+}
+
+
+@pytest.mark.parametrize("kind", list(FailureClass))
+def test_the_shipped_policies_are_the_catalogues(shipped: Settings, kind: FailureClass) -> None:
+    assert [retry_delay(shipped.retry, kind, n, 50, None, lambda: 0.5) for n in range(1, 7)] == TABLE[kind]
+
+
+@pytest.mark.parametrize("kind", sorted(set(FailureClass) - PERMANENT_CLASSES))
+def test_the_shipped_jitter_is_a_fifth(shipped: Settings, kind: FailureClass) -> None:
+    first = TABLE[kind][0]
+    assert first is not None
+    assert retry_delay(shipped.retry, kind, 1, 6, None, lambda: 0.0) == pytest.approx(first * 0.8)
+    assert retry_delay(shipped.retry, kind, 1, 6, None, lambda: 0.999999) == pytest.approx(first * 1.2, rel=1e-4)
+
+
+def test_the_shipped_number_of_tries_is_six(shipped: Settings) -> None:
+    assert {lane.max_attempts for lane in shipped.lanes.values()} == {6}

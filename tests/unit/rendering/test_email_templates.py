@@ -1,0 +1,179 @@
+"""Every template that ships, and what holds for any template."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backline.errors import InvalidInput
+from backline.rendering import catalog
+from backline.rendering.email import render
+from backline.settings import settings
+
+TEMPLATES = [
+    pytest.param(name, language, id=f"{language}-{name}")
+    for name, languages in catalog.templates("email").items()
+    for language in languages
+]
+
+
+def sample(name: str, language: str = "en") -> dict[str, Any]:
+    text = (catalog.FOLDER / "email" / language / name / "sample.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def required(name: str) -> list[str]:
+    """The variables of a sample without which the template does not render."""
+    needed = []
+    for variable in (context := sample(name)):
+        try:
+            render(name, "en", {key: value for key, value in context.items() if key != variable})
+        except InvalidInput as error:
+            needed.append(error.field.removeprefix("context."))
+    return needed
+
+
+class Tags(HTMLParser):
+    """Counts what is open, and keeps every tag's attributes."""
+
+    VOID = frozenset({"meta", "br", "img", "hr", "link"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize(("name", "language"), TEMPLATES)
+def test_every_template_renders_with_its_sample(name: str, language: str) -> None:
+    context = sample(name, language)
+    subject, text, html = render(name, language, context)
+    assert subject
+    assert "\n" not in subject
+    assert not re.search(r"\n{3,}|[{}]{2}|jinja\d", text)
+    assert "jinja" not in html
+    for said in (settings().templates.product_name, settings().templates.support_email):
+        assert said in text
+        assert said in html
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert all(
+        attrs.get("role") == "presentation" or attrs.get("class") == "facts"
+        for tag, attrs in tags.seen
+        if tag == "table"
+    )
+    assert all(attrs.get("style") for tag, attrs in tags.seen if tag in {"body", "td", "p", "h1", "a"})
+    assert all(
+        str(attrs["href"]).startswith(("http://", "https://", "mailto:")) for tag, attrs in tags.seen if tag == "a"
+    )
+    assert len(html.encode()) < 20_000, "Gmail cuts at 102 kB; ours are far smaller"
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [("welcome", ["name", "login_url"]), ("notice", ["heading", "paragraphs"]), ("system_alert", ["title", "summary"])],
+)
+def test_a_missing_variable_is_named(name: str, variables: list[str]) -> None:
+    assert required(name) == variables
+
+
+def test_the_layout_answers_to_dark_mode_and_small_screens() -> None:
+    html = render("notice", "en", sample("notice"))[2]
+    assert "@media (prefers-color-scheme: dark)" in html
+    assert "@media (max-width: 620px)" in html
+    assert 'name="color-scheme" content="light dark"' in html
+    assert "max-width: 600px" in html
+    assert html.startswith("<!DOCTYPE html>")
+    assert '<html lang="en"' in html
+    assert '<!--[if mso]><table role="presentation" width="600"' in html
+
+
+def test_values_come_out_escaped_in_html_and_raw_in_text() -> None:
+    evil = '<script>alert("x")</script>'
+    subject, text, html = render("notice", None, {"heading": evil, "paragraphs": [evil]})
+    assert subject == evil
+    assert text.count(evil) == 2
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") == 3
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "/login", " https://x", ""]
+)
+def test_a_link_leads_to_the_web_or_to_mail_only(url: str) -> None:
+    context = {"heading": "x", "paragraphs": [], "button": {"url": url, "label": "Go"}}
+    with pytest.raises(InvalidInput, match="cannot be linked to; give an http, https or mailto URL"):
+        render("notice", None, context)
+
+
+def test_a_link_cannot_break_out_of_its_attribute() -> None:
+    url = 'https://x.example/" onmouseover="alert(1)'
+    html = render("notice", None, {"heading": "x", "paragraphs": [], "button": {"url": url, "label": "Go"}})[2]
+    assert 'href="https://x.example/&#34; onmouseover=&#34;alert(1)"' in html
+
+
+def test_the_subject_is_one_line() -> None:
+    context = {"heading": "One\r\nBcc: eve@example.com\x0b\x85\u2028 two", "paragraphs": []}
+    assert render("notice", None, context)[0] == "One Bcc: eve@example.com two"
+
+
+def test_data_is_never_run_as_a_template() -> None:
+    _, text, html = render("notice", None, {"heading": "{{ 7 * 7 }}{% raw %}", "paragraphs": "{{ product_name }}"})
+    assert "{{ 7 * 7 }}{% raw %}" in text
+    assert "{{ product_name }}" in html
+
+
+def test_a_context_cannot_pose_as_the_settings() -> None:
+    context = {
+        "heading": "x",
+        "paragraphs": [],
+        "support_email": "eve@example.com",
+        "product_name": "Eve",
+        "language": "xx",
+    }
+    _, text, html = render("notice", None, context)
+    assert "eve@example.com" not in text + html
+    assert '<html lang="en"' in html
+
+
+@pytest.mark.parametrize("wrong", [5, True, None])
+def test_a_value_of_the_wrong_kind_is_an_error_about_the_context(wrong: object) -> None:
+    with pytest.raises(InvalidInput, match=r"template 'notice' \(en\) cannot use it") as caught:
+        render("notice", None, {"heading": "x", "paragraphs": wrong})
+    assert caught.value.field == "context"
+
+
+def test_the_language_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for language, name in (("en", "a"), ("en", "b"), ("pt", "a"), ("pt-BR", "a"), ("de", "c")):
+        (tmp_path / "email" / language / name).mkdir(parents=True)
+    known = catalog.templates("email", tmp_path)
+    assert known == {"a": ("en", "pt", "pt-BR"), "b": ("en",), "c": ("de",)}
+    monkeypatch.setattr(catalog, "templates", {"email": known}.get)
+    wanted = {"pt-BR": "pt-BR", "pt-PT": "pt", "pt": "pt", "fr-FR": "en", "en-GB": "en"}
+    assert {asked: catalog.language_for("email", "a", asked) for asked in wanted} == wanted
+    assert catalog.language_for("email", "b", "pt-BR") == "en"
+    assert catalog.language_for("email", "a", None) == "en"
+    with pytest.raises(InvalidInput, match="'c' is there in de, but not in fr"):
+        catalog.language_for("email", "c", "fr")
+
+
+@pytest.mark.parametrize("name", ["nope", "../en/notice", "en/notice", "layout.html", "", "notice/../welcome"])
+def test_a_name_that_is_no_template_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(InvalidInput, match="known templates: notice, system_alert, welcome") as caught:
+        render(name, None, {})
+    assert caught.value.field == "template"

@@ -1,0 +1,79 @@
+"""The environment: complete, apart by copy, readable by a shell, and safe."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from backline.errors import Misconfigured
+from backline.settings import ROOT
+from backline.stack.environment import exports, load_dotenv, shell
+from backline.stack.paths import HIGHEST_PORT, Paths
+from backline.stack.postgres import Cluster
+from backline.stack.secrets import Secrets
+
+
+def _exports(home: Path, port: int = 9100, secrets: Secrets | None = None) -> dict[str, str]:
+    paths = Paths(ROOT, home, port)
+    made = secrets or Secrets()
+    return exports(paths, made, Cluster(paths, made))
+
+
+def test_a_shell_reads_back_every_value(tmp_path: Path) -> None:
+    home = tmp_path / "it's a \"home\" with $signs"
+    variables = _exports(home)
+    script = shell(variables) + 'exec env -0'
+    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
+    seen = dict(item.partition("=")[::2] for item in done.stdout.split("\0") if item)
+    assert {key: seen.get(key) for key in variables} == variables
+
+
+def test_two_copies_share_no_port_path_or_secret(tmp_path: Path) -> None:
+    one, two = _exports(tmp_path / "one", 9100), _exports(tmp_path / "two", 9200)
+    differ = {key for key in one if one[key] != two[key]}
+    assert {
+        "AIRFLOW_HOME", "AIRFLOW__API__PORT", "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT",
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY",
+        "BACKLINE_DATABASE_URL", "BACKLINE_FERNET_KEYS", "BACKLINE_MAILDIR", "BACKLINE_PASSWORD", "BACKLINE_SMTP_PORT",
+    } <= differ  # fmt: skip
+
+
+def test_nobody_is_admin_without_a_password(tmp_path: Path) -> None:
+    variables = _exports(tmp_path)
+    assert variables["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
+    assert variables["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert len(variables["AIRFLOW__API_AUTH__JWT_SECRET"]) >= 64
+
+
+def test_the_catcher_is_spoken_to_in_plain_smtp(tmp_path: Path) -> None:
+    smtp = json.loads(_exports(tmp_path)["AIRFLOW_CONN_SMTP_DEFAULT"])
+    assert smtp["port"] == 9101
+    assert smtp["extra"]["disable_ssl"] is True
+    assert smtp["extra"]["disable_tls"] is True
+
+
+@pytest.mark.parametrize("port", ["abc", "0", "80", "-1", "8080.5", str(HIGHEST_PORT + 1), "٨٠٨٠"])
+def test_a_bad_port_is_refused_by_name(port: str) -> None:
+    with pytest.raises(Misconfigured, match=r"BACKLINE_PORT=.*1024"):
+        Paths.from_environment({"BACKLINE_PORT": port})
+
+
+def test_the_environment_beats_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text('# comment\nexport BL_ONE="a b"  # said\nBL_TWO=file\n\nBL_EMPTY=\n')
+    for key in ("BL_ONE", "BL_EMPTY"):
+        monkeypatch.setenv(key, "to be restored")
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("BL_TWO", "environment")
+    load_dotenv(tmp_path)
+    assert (os.environ["BL_ONE"], os.environ["BL_TWO"], os.environ["BL_EMPTY"]) == ("a b", "environment", "")
+
+
+def test_a_bad_dotenv_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=1\nnot a setting\n")
+    with pytest.raises(Misconfigured, match=r"\.env: line 2"):
+        load_dotenv(tmp_path)

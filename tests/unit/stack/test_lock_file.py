@@ -1,0 +1,31 @@
+"""The lock file is complete, hashed and names no place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backline.cli.checks import lock_problems
+from backline.settings import ROOT
+
+
+def test_ours_is_consistent() -> None:
+    assert lock_problems(ROOT / "requirements.in", ROOT / "requirements.txt") == []
+
+
+def test_ours_names_no_index_or_folder() -> None:
+    text = (ROOT / "requirements.txt").read_text()
+    assert not [word for word in ("://", "--index", "--find-links", " @ ") if word in text]
+
+
+def test_what_is_missing_moved_or_unhashed_is_named(tmp_path: Path) -> None:
+    wanted, locked = tmp_path / "in", tmp_path / "txt"
+    wanted.write_text("# comment\nAlpha_One[extra]==2.0  # why\nbeta\ngamma\n")
+    locked.write_text(
+        "alpha-one==1.0 \\\n    --hash=sha256:aa\n    # via -r in\n"
+        "gamma==3.0 ; python_version < '3.12'\n    # via -r in\n"
+    )
+    assert lock_problems(wanted, locked) == [
+        "gamma has no hash",
+        "Alpha_One is locked at 1.0, not 2.0",
+        "beta is not locked",
+    ]

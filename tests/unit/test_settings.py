@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backline.errors import FailureClass, Misconfigured
+from backline.settings import ROOT, LaneSettings, RetrySettings, Settings, config_file, load
+
+SHIPPED = ROOT / "include" / "config" / "backline.toml"
+SECTIONS = ("email", "templates", "outbox", "doorbell", "direct_pools")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("BACKLINE__") or name == "BACKLINE_CONFIG":
+            monkeypatch.delenv(name)
+
+
+def spoiled(tmp_path: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text()
+    assert old in text
+    path = tmp_path / "backline.toml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def parsed() -> dict[str, Any]:
+    return tomllib.loads(SHIPPED.read_text())
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_shipped_value_is_the_codes_default(section: str) -> None:
+    assert getattr(load(SHIPPED), section) == getattr(Settings(lanes={}), section)
+
+
+def test_every_shipped_retry_policy_is_the_codes_default() -> None:
+    assert load(SHIPPED).retry == Settings(lanes={}).retry
+
+
+def test_every_setting_is_in_the_shipped_file() -> None:
+    shipped = parsed()
+    assert set(shipped) == set(Settings.model_fields)
+    for section in ("email", "templates", "outbox", "doorbell"):
+        model = Settings.model_fields[section].annotation
+        assert model is not None
+        assert set(shipped[section]) == set(model.model_fields)  # type: ignore[attr-defined]
+    for policy in shipped["retry"].values():
+        assert set(policy) == set(RetrySettings.model_fields)
+    for lane in shipped["lanes"].values():
+        assert set(lane) == set(LaneSettings.model_fields)
+
+
+def test_every_setting_is_commented() -> None:
+    """Where it stands first; settings of one meaning stand together under one comment."""
+    seen: set[str] = set()
+    bare = []
+    commented = False
+    for line in SHIPPED.read_text().splitlines():
+        key = line.partition(" = ")[0]
+        if line.startswith("#"):
+            commented = True
+        elif not line:
+            commented = False
+        elif " = " in line and not line.startswith((" ", "[")) and key not in seen:
+            seen.add(key)
+            if not commented:
+                bare.append(key)
+    assert len(seen) > 30
+    assert bare == []
+
+
+@pytest.mark.parametrize("name", ["timeout", "network", "database", "rate_limited", "resource", "unknown"])
+def test_a_policy_that_is_left_out_has_its_default(tmp_path: Path, name: str) -> None:
+    text = SHIPPED.read_text()
+    start = text.index(f"[retry.{name}]")
+    path = tmp_path / "backline.toml"
+    path.write_text(text[:start] + text[text.index("\n\n", start) :])
+    assert load(path).retry == load(SHIPPED).retry
+
+
+def test_a_line_that_is_left_out_has_its_default(tmp_path: Path) -> None:
+    for line in ("connections = 8\n", "max_rescues = 5\n", "first_seconds = 300.0\n", "first_seconds = 5.0\n"):
+        path = spoiled(tmp_path, line, "")
+        loaded = load(path)
+        assert (loaded.email, loaded.outbox, loaded.retry) == (
+            load(SHIPPED).email, load(SHIPPED).outbox, load(SHIPPED).retry,
+        ), line  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("connections = 8", "conections = 8", "email.conections"),
+        ("[doorbell]", "[dorbell]", "dorbell"),
+        ("max_rescues = 5", "max_rescue = 5", "outbox.max_rescue"),
+        ("idle_seconds = 300.0", "idle = 300.0", "lanes.email.urgent.idle"),
+        ("factor = 2.0", "faktor = 2.0", "retry.timeout.faktor"),
+        ("[retry.timeout]", "[retry.time_out]", "retry.time_out"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_file(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = spoiled(tmp_path, old, new)
+    with pytest.raises(Misconfigured) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("connections = 8", 'connections = "many"', "email.connections"),
+        ("connections = 8", "connections = 0", "email.connections"),
+        ("max_rescues = 5", "max_rescues = 1.5", "outbox.max_rescues"),
+        ('channel = "email"', 'channel = "pigeon"', "lanes.email.urgent.channel"),
+        ("domain_rates_per_minute = {}", 'domain_rates_per_minute = { "example.com" = 0 }', "domain_rates_per_minute.example.com"),
+        ("email_direct = 8", "email_direct = 0", "direct_pools.email_direct"),
+        ("jitter = 0.2", "jitter = 1.0", "retry.timeout.jitter"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_file(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = spoiled(tmp_path, old, new)
+    with pytest.raises(Misconfigured) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert f"{key}: " in str(caught.value)
+
+
+def test_a_policy_for_a_permanent_class_is_refused(tmp_path: Path) -> None:
+    path = spoiled(tmp_path, "[retry.timeout]", "[retry.rejected]\nfirst_seconds = 1.0\n\n[retry.timeout]")
+    with pytest.raises(Misconfigured, match=r"retry\.rejected: this class is permanent"):
+        load(path)
+
+
+def test_lanes_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "backline.toml"
+    path.write_text("")
+    with pytest.raises(Misconfigured, match="lanes"):
+        load(path)
+
+
+def test_bad_toml_names_the_file_and_the_line(tmp_path: Path) -> None:
+    path = spoiled(tmp_path, "connections = 8", "connections = = 8")
+    with pytest.raises(Misconfigured, match="not valid TOML.*line") as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "backline.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Misconfigured, match="not valid TOML") as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_missing_file_is_named_with_the_fix(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=r"none\.toml: no such file; set BACKLINE_CONFIG"):
+        load(tmp_path / "none.toml")
+
+
+def test_backline_config_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config_file() == SHIPPED
+    monkeypatch.setenv("BACKLINE_CONFIG", str(tmp_path / "mine.toml"))
+    assert config_file() == tmp_path / "mine.toml"
+
+
+def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKLINE__EMAIL__FROM_ADDRESS", "Shop <hello@shop.example>")
+    monkeypatch.setenv("BACKLINE__RETRY__NETWORK__FIRST_SECONDS", "7")
+    loaded = load(SHIPPED)
+    assert loaded.email.from_address == "Shop <hello@shop.example>"
+    assert loaded.email.connections == 8
+    assert loaded.retry[FailureClass.NETWORK] == RetrySettings(first_seconds=7)
+    assert loaded.retry[FailureClass.RESOURCE].first_seconds == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("BACKLINE__EMAIL__CONNECTIONS", "many", "email.connections"),
+        ("BACKLINE__EMAIL__CONECTIONS", "8", "email.conections"),
+        ("BACKLINE__EMAIL", "8 of them", "email"),
+        ("BACKLINE__DORBELL__INTERVAL_SECONDS", "1", "dorbell"),
+    ],
+)
+def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, key: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Misconfigured, match=rf"(?i){key}"):
+        load(SHIPPED)
+
+
+def test_an_unknown_lane_lists_the_known_ones() -> None:
+    loaded = load(SHIPPED)
+    assert loaded.lane("email.bulk").priority == 2
+    with pytest.raises(Misconfigured, match=r'"email\.slow".*email\.bulk, email\.normal, email\.urgent'):
+        loaded.lane("email.slow")
+
+
+def test_lanes_of_priority_stand_in_order() -> None:
+    lanes = load(SHIPPED).lanes
+    assert lanes["email.urgent"].priority > lanes["email.normal"].priority > lanes["email.bulk"].priority
