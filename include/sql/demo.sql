@@ -1,9 +1,9 @@
 -- What the demo asks the outbox from outside, as an app or an operator would.
 
 -- name: enqueue_batch
--- Many messages of one type at once; returns their ids in the order given.
+-- Many messages of one type at once, by its own lane or another one; returns their ids in the order given.
 SELECT unnest(backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::jsonb[],
-    priority => %(priority)s::integer)) AS id;
+    lane => %(lane)s::text)) AS id;
 
 -- name: states_of
 -- Where each of these messages stands.

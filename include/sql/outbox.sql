@@ -1,52 +1,53 @@
 -- The outbox engine's statements. All times are the database's clock.
+-- Rows that a statement has locked are updated by their place (ctid), which a lock keeps: one index descent less each.
 
 -- name: message_promote
 -- Makes messages that came due pending, at most `most`; returns one row each.
 WITH due AS (
-    SELECT id FROM backline.message
+    SELECT ctid AS place FROM backline.message
     WHERE state = 'scheduled' AND due_at <= clock_timestamp()
     ORDER BY due_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
-UPDATE backline.message AS m SET state = 'pending' FROM due WHERE m.id = due.id
+UPDATE backline.message AS m SET state = 'pending' FROM due WHERE m.ctid = due.place
 RETURNING m.lane;
 
 -- name: message_expire
 -- Ends messages that nobody holds and whose time is over, at most `most`; secrets are erased.
 WITH late AS (
-    SELECT id FROM backline.message
+    SELECT ctid AS place FROM backline.message
     WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= clock_timestamp()
     ORDER BY expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
 UPDATE backline.message AS m
 SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
     error = 'expired before it could be sent'
 FROM late, backline.message_type AS t
-WHERE m.id = late.id AND t.name = m.type
+WHERE m.ctid = late.place AND t.name = m.type
 RETURNING m.lane;
 
 -- name: message_claim
 -- Takes up to `most` due messages of a lane under a fresh lease, first priority first.
 WITH next AS (
-    SELECT id FROM backline.message
+    SELECT ctid AS place FROM backline.message
     WHERE state = 'pending' AND rescues = 0 AND lane = %(lane)s::text
     ORDER BY priority DESC, due_at, id
     LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
-FROM next WHERE m.id = next.id
+FROM next WHERE m.ctid = next.place
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
     m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
 
 -- name: message_claim_rescued
 -- Takes one message whose dispatcher had died: such a one travels alone, in case it was the killer.
 WITH next AS (
-    SELECT id FROM backline.message
+    SELECT ctid AS place FROM backline.message
     WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text
     ORDER BY priority DESC, due_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED)
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
-FROM next WHERE m.id = next.id
+FROM next WHERE m.ctid = next.place
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
     m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
 
@@ -55,7 +56,7 @@ RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_a
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = NULL,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
-WHERE m.id = %(id)s::bigint
+WHERE m.id = %(id)s::bigint AND NOT m.cancel_requested
   AND (m.state = 'pending' OR m.state = 'scheduled' AND m.due_at <= clock_timestamp()
        OR m.state = 'leased' AND m.leased_until < clock_timestamp())
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
@@ -130,11 +131,15 @@ RETURNING m.id;
 
 -- name: message_defer_many
 -- Moves claimed messages that are over their domain's rate to the time of their token, which is now theirs; fenced.
+-- One that was taken back meanwhile is cancelled.
 UPDATE backline.message AS m
-SET state = 'scheduled', rate_paid = true, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
+SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END,
+    finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
+    payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
+    rate_paid = true, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
     due_at = clock_timestamp() + u.delay * interval '1 second'
-FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(delays)s::float8[]) AS u (id, token, delay)
-WHERE m.id = u.id AND m.lease_token = u.token AND m.state = 'leased'
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(delays)s::float8[]) AS u (id, token, delay), backline.message_type AS t
+WHERE m.id = u.id AND m.lease_token = u.token AND m.state = 'leased' AND t.name = m.type
 RETURNING m.id;
 
 -- name: message_renew
@@ -296,7 +301,7 @@ FROM reserved AS r JOIN wish USING (key);
 -- name: ledger_open_day
 -- Notes the days that are over and not yet in the ledger; each can be frozen once all transactions of now have ended.
 INSERT INTO backline.ledger_day (day, closing_xid)
-SELECT d.day, pg_snapshot_xmax(pg_current_snapshot())
+SELECT d.day, pg_current_xact_id()  -- above every one that was given before
 FROM (SELECT generate_series(
         coalesce((SELECT max(day) + 1 FROM backline.ledger_day),
                  (SELECT (created_at AT TIME ZONE 'UTC')::date FROM backline.message ORDER BY id LIMIT 1)),
@@ -381,7 +386,8 @@ SELECT backline.attempt_partitions_drop((clock_timestamp() AT TIME ZONE 'UTC')::
 -- name: enqueue
 -- One message; see backline.enqueue.
 SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, %(due_at)s::timestamptz,
-    %(priority)s::integer, %(idempotency_key)s::text, %(expires_at)s::timestamptz, %(request_id)s::text) AS id;
+    %(priority)s::integer, %(idempotency_key)s::text, %(expires_at)s::timestamptz, %(request_id)s::text,
+    %(lane)s::text) AS id;
 
 -- name: message_type_sync
 -- Makes one message type known to backline.enqueue.
@@ -394,6 +400,11 @@ ON CONFLICT (name) DO UPDATE
 SET fields = excluded.fields, field_names = excluded.field_names, secret_fields = excluded.secret_fields,
     routes = excluded.routes;
 
--- name: message_type_names
--- The message types that the database knows.
-SELECT name FROM backline.message_type ORDER BY name;
+-- name: lane_sync
+-- Makes one lane known to backline.enqueue.
+INSERT INTO backline.lane (name, channel, priority) VALUES (%(name)s::text, %(channel)s::text, %(priority)s::smallint)
+ON CONFLICT (name) DO UPDATE SET channel = excluded.channel, priority = excluded.priority;
+
+-- name: lane_forget
+-- Removes lanes that are no longer in the settings.
+DELETE FROM backline.lane WHERE name <> ALL (%(names)s::text[]);

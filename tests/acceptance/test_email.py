@@ -6,14 +6,12 @@ import base64
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
-from pathlib import Path
-from typing import cast
 
 import pytest
 
 from backline.demo.mail import Arrival
 from backline.demo.world import World
-from tests.acceptance.conftest import Copy
+from tests.acceptance.running import Copy
 
 pytestmark = pytest.mark.stack
 
@@ -22,7 +20,7 @@ def test_email(world: World, stack: Copy) -> None:
     domain = world.domain("full")
     conf = {
         "to": f"Zoë Müller <zoe@{domain}>",
-        "subject": "Bestellung 1042 – geliefert ✓",
+        "subject": "Bestellung 1042: geliefert ✓",
         "text": "It is on its way, for 12,50 €.",
         "html": "<p>It is on its way, for <b>12,50 €</b>.</p>",
         "cc": [f"cc@{domain}"],
@@ -30,7 +28,11 @@ def test_email(world: World, stack: Copy) -> None:
         "reply_to": f"shop@{domain}",
         "headers": {"X-Order": "1042"},
         "attachments": [
-            {"filename": "terms.txt", "content_base64": base64.b64encode(b"The terms.").decode(), "content_type": "text/plain"}
+            {
+                "filename": "terms.txt",
+                "content_base64": base64.b64encode(b"The terms.").decode(),
+                "content_type": "text/plain",
+            }
         ],
     }
     world.airflow.trigger("send_email", conf, world.run_id("full"))
@@ -71,7 +73,7 @@ def test_email_by_sql_leaves_with_its_transaction(world: World) -> None:
 def _mail(stack: Copy, arrival: Arrival) -> EmailMessage:
     """The caught file itself, out of the Maildir."""
     (path,) = (stack.home / "mail" / "new").glob(f"{arrival.id // 1_000_000}.M{arrival.id % 1_000_000:06}P*")
-    return cast("EmailMessage", message_from_bytes(Path(path).read_bytes(), policy=default))
+    return message_from_bytes(path.read_bytes(), policy=default)
 
 
 def _part(mail: EmailMessage, kind: str) -> str:

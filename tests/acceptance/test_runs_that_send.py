@@ -38,7 +38,7 @@ def test_clearing_a_finished_run_sends_nothing_more(world: World) -> None:
         return task["try_number"] == 2 and task["state"] in FINISHED
 
     until(ended_again, "the second try")
-    assert world.airflow.run("send_email", run_id)["state"] == "success"
+    assert world.airflow.wait("send_email", run_id, 90)["state"] == "success"
     assert world.airflow.xcom("send_email", run_id, "send") == before
     assert len(world.arrivals(world.domain("cleared"))) == 1
 

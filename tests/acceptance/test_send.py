@@ -10,7 +10,7 @@ from backline.demo.world import World
 
 pytestmark = pytest.mark.stack
 
-NAMED = {
+NAMED: dict[str, tuple[dict[str, Any], str, str]] = {
     "templated_email": (
         {"template": "notice", "context": {"heading": "We have moved", "paragraphs": ["Now at 1 High Street."]}},
         "We have moved",

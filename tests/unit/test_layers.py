@@ -42,8 +42,14 @@ def test_the_library_knows_no_airflow(path: Path) -> None:
 
 
 def test_the_engine_loads_without_airflow() -> None:
-    names = [".".join(path.relative_to(PLUGINS).with_suffix("").parts) for path in LIBRARY if path.name != "__init__.py"]
-    wanted = [name for name in names if within(name, ("backline.outbox", "backline.db", "backline.messages", "backline.channels"))]
+    names = [
+        ".".join(path.relative_to(PLUGINS).with_suffix("").parts) for path in LIBRARY if path.name != "__init__.py"
+    ]
+    wanted = [
+        name
+        for name in names
+        if within(name, ("backline.outbox", "backline.db", "backline.messages", "backline.channels"))
+    ]
     assert len(wanted) > 20
     code = f"import sys\nfor name in {wanted!r}: __import__(name)\nsys.exit('airflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(PLUGINS)}, check=False, cwd="/")
@@ -51,7 +57,9 @@ def test_the_engine_loads_without_airflow() -> None:
 
 
 def test_nothing_of_ours_needs_the_sandbox() -> None:
-    wrong = [(path, name) for path in [*PLUGINS.rglob("*.py"), *DAGS] for name in imports(path) if within(name, ("sandbox",))]
+    wrong = [
+        (path, name) for path in [*PLUGINS.rglob("*.py"), *DAGS] for name in imports(path) if within(name, ("sandbox",))
+    ]
     assert not wrong
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,6 @@ SECTIONS = ("email", "templates", "outbox", "doorbell", "direct_pools")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     for name in list(os.environ):
         if name.startswith("BACKLINE__") or name == "BACKLINE_CONFIG":
             monkeypatch.delenv(name)
@@ -49,7 +48,7 @@ def test_every_setting_is_in_the_shipped_file() -> None:
     for section in ("email", "templates", "outbox", "doorbell"):
         model = Settings.model_fields[section].annotation
         assert model is not None
-        assert set(shipped[section]) == set(model.model_fields)  # type: ignore[attr-defined]
+        assert set(shipped[section]) == set(model.model_fields)
     for policy in shipped["retry"].values():
         assert set(policy) == set(RetrySettings.model_fields)
     for lane in shipped["lanes"].values():
@@ -119,7 +118,11 @@ def test_an_unknown_key_is_named_with_its_file(tmp_path: Path, old: str, new: st
         ("connections = 8", "connections = 0", "email.connections"),
         ("max_rescues = 5", "max_rescues = 1.5", "outbox.max_rescues"),
         ('channel = "email"', 'channel = "pigeon"', "lanes.email.urgent.channel"),
-        ("domain_rates_per_minute = {}", 'domain_rates_per_minute = { "example.com" = 0 }', "domain_rates_per_minute.example.com"),
+        (
+            "domain_rates_per_minute = {}",
+            'domain_rates_per_minute = { "example.com" = 0 }',
+            "domain_rates_per_minute.example.com",
+        ),
         ("email_direct = 8", "email_direct = 0", "direct_pools.email_direct"),
         ("jitter = 0.2", "jitter = 1.0", "retry.timeout.jitter"),
     ],
@@ -147,7 +150,7 @@ def test_lanes_must_be_there(tmp_path: Path) -> None:
 
 def test_bad_toml_names_the_file_and_the_line(tmp_path: Path) -> None:
     path = spoiled(tmp_path, "connections = 8", "connections = = 8")
-    with pytest.raises(Misconfigured, match="not valid TOML.*line") as caught:
+    with pytest.raises(Misconfigured, match=r"not valid TOML.*line") as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}: ")
 
@@ -190,7 +193,9 @@ def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None
         ("BACKLINE__DORBELL__INTERVAL_SECONDS", "1", "dorbell"),
     ],
 )
-def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, key: str) -> None:
+def test_a_wrong_environment_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, key: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(Misconfigured, match=rf"(?i){key}"):
         load(SHIPPED)

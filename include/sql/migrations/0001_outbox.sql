@@ -30,6 +30,13 @@ CREATE TABLE backline.message_type (
 );
 COMMENT ON TABLE backline.message_type IS 'Synced from the registry by every migration; never edited by hand.';
 
+CREATE TABLE backline.lane (
+    name     text PRIMARY KEY,
+    channel  text NOT NULL,
+    priority smallint NOT NULL
+);
+COMMENT ON TABLE backline.lane IS 'Synced from backline.toml by every migration; never edited by hand.';
+
 CREATE SEQUENCE backline.message_id AS bigint;
 COMMENT ON SEQUENCE backline.message_id IS 'Ids of messages and of groups: no number names both.';
 
@@ -181,7 +188,8 @@ BEGIN
     RETURN made;
 END $$;
 
--- Drops days of attempts that lie wholly before `before_day`; returns how many.
+-- Drops days of attempts that lie wholly before `before_day`, and such rows of the default partition; returns how many
+-- days.
 CREATE FUNCTION backline.attempt_partitions_drop(before_day date) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -196,5 +204,6 @@ BEGIN
         EXECUTE format('DROP TABLE backline.%I', name);
         dropped := dropped + 1;
     END LOOP;
+    DELETE FROM backline.attempt_default WHERE started_at < before_day::timestamp AT TIME ZONE 'UTC';
     RETURN dropped;
 END $$;

@@ -57,6 +57,24 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- The route of a type over another lane of the same channel; raises 22023 if there is no such lane.
+CREATE FUNCTION backline.rerouted(type text, routes backline.route[], lane text)
+RETURNS backline.route LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    route backline.route := routes[1];
+BEGIN
+    SELECT l.name, l.priority INTO route.lane, route.priority FROM backline.lane AS l
+    WHERE l.name = rerouted.lane AND l.channel = route.channel AND cardinality(routes) = 1;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'backline.enqueue: %: lane: % cannot carry it; %', type, quote_literal(lane),
+            CASE WHEN cardinality(routes) > 1 THEN 'leave it out: this type goes out over several channels'
+            ELSE 'use one of: ' || (SELECT string_agg(l.name, ', ' ORDER BY l.name) FROM backline.lane AS l
+                                    WHERE l.channel = routes[1].channel) END
+            USING ERRCODE = '22023', COLUMN = 'lane';
+    END IF;
+    RETURN route;
+END $$;
+
 -- Why this recipient cannot be written to over this channel, or null. Shape only; the model judges the rest.
 CREATE FUNCTION backline.recipient_problem(channel text, recipient text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
@@ -74,7 +92,7 @@ $$;
 --
 -- recipient: an address; for a type of several channels a JSON object by channel, {"email": "...", "sms": "..."},
 -- where a channel that is left out gets nothing. due_at: not before; default at once. priority 1 to 10; default the
--- lane's. idempotency_key: the same key with the same content returns the first id. expires_at: not after.
+-- lane's. lane: another lane of the type's channel, such as email.bulk. idempotency_key: the same key with the same content returns the first id. expires_at: not after.
 -- Returns the message's id, or the group's for a type of several channels. Raises 22023 on wrong input (the text
 -- names field and fix) and 23505 on a key reused with other content; both abort the caller's transaction.
 CREATE FUNCTION backline.enqueue(
@@ -86,6 +104,7 @@ CREATE FUNCTION backline.enqueue(
     idempotency_key text DEFAULT NULL,
     expires_at      timestamptz DEFAULT NULL,
     request_id      text DEFAULT NULL,
+    lane            text DEFAULT NULL,
     replay_of       bigint DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
@@ -112,7 +131,6 @@ BEGIN
     IF problem IS NULL THEN
         problem := CASE
             WHEN priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
-            WHEN expires_at <= now_at THEN 'expires_at: is in the past; leave it out or give a later time'
             WHEN due_at > expires_at THEN 'due_at: is after expires_at, so it could never be sent; give an earlier due_at or a later expires_at'
             WHEN idempotency_key = '' OR char_length(idempotency_key) > 255 THEN 'idempotency_key: must have 1 to 255 characters'
             WHEN char_length(request_id) > 255 THEN 'request_id: longer than 255 characters'
@@ -127,6 +145,9 @@ BEGIN
                 USING ERRCODE = '22023', COLUMN = split_part(problem, ':', 1);
     END IF;
 
+    IF lane IS NOT NULL THEN
+        kind.routes := ARRAY[backline.rerouted(type, kind.routes, lane)];
+    END IF;
     FOREACH route IN ARRAY kind.routes LOOP
         address := CASE WHEN several THEN recipient::jsonb ->> route.channel ELSE recipient END;
         CONTINUE WHEN several AND address IS NULL;
@@ -164,6 +185,11 @@ BEGIN
                 RETURN coalesce(earlier.group_id, earlier.message_id);
             END IF;
         END IF;
+        -- Not earlier: a call that is repeated after its time still gets its first id.
+        IF expires_at <= now_at THEN
+            RAISE EXCEPTION 'backline.enqueue: %: expires_at: is in the past; leave it out or give a later time', type
+                USING ERRCODE = '22023', COLUMN = 'expires_at';
+        END IF;
         INSERT INTO backline.message (id, type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
                                       max_attempts, request_id, group_id, replay_of)
         VALUES (new_id, enqueue.type, route.channel, route.lane, coalesce(enqueue.priority, route.priority),
@@ -193,6 +219,7 @@ CREATE FUNCTION backline.enqueue_many(
     priority         integer DEFAULT NULL,
     expires_at       timestamptz DEFAULT NULL,
     request_id       text DEFAULT NULL,
+    lane             text DEFAULT NULL,
     idempotency_keys text[] DEFAULT NULL
 ) RETURNS bigint[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
@@ -215,12 +242,13 @@ BEGIN
     -- Keys and several channels are decided row by row; the first row alone checks what all rows share.
     IF idempotency_keys IS NOT NULL OR kind.name IS NULL OR cardinality(kind.routes) > 1 THEN
         RETURN (SELECT array_agg(backline.enqueue(enqueue_many.type, r.recipient, r.payload, enqueue_many.due_at,
-                    enqueue_many.priority, r.key, enqueue_many.expires_at, enqueue_many.request_id) ORDER BY r.position)
+                    enqueue_many.priority, r.key, enqueue_many.expires_at, enqueue_many.request_id,
+                    enqueue_many.lane) ORDER BY r.position)
                 FROM (SELECT * FROM unnest(recipients, payloads,
                         coalesce(idempotency_keys, array_fill(NULL::text, ARRAY[cardinality(recipients)])))
                       WITH ORDINALITY AS u (recipient, payload, key, position)) AS r);
     END IF;
-    route := kind.routes[1];
+    route := CASE WHEN lane IS NULL THEN kind.routes[1] ELSE backline.rerouted(type, kind.routes, lane) END;
     SELECT u.position, p.problem INTO bad
     FROM unnest(recipients, payloads) WITH ORDINALITY AS u (recipient, payload, position)
     CROSS JOIN LATERAL (SELECT coalesce(

@@ -33,7 +33,7 @@ def translate(exc: psycopg.Error) -> BacklineError:
     text = exc.diag.message_primary or str(exc).strip()
     field = exc.diag.column_name
     if state in (INVALID_INPUT, KEY_REUSED) and text.startswith(_PREFIX) and field:
-        return InvalidInput(field, text.partition(f"{field}: ")[2] or text)
+        return InvalidInput(field, text.partition(f": {field}: ")[2] or text)
     if state in TRANSIENT_SQLSTATES or (state is None and isinstance(exc, psycopg.OperationalError)):
         return DatabaseFailure(f"database: {text}", code=state)
     return Misconfigured(f"database: {text}", code=state)

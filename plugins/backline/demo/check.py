@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,4 +69,4 @@ def until(look: Callable[[], T | None], what: str, seconds: float = PATIENCE_SEC
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that `share` of all are not above (nearest rank)."""
     ordered = sorted(values)
-    return ordered[max(0, min(len(ordered) - 1, round(share * len(ordered) + 0.5) - 1))]
+    return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]

@@ -10,10 +10,10 @@ from backline.demo.world import World
 LATENCY_MESSAGES = 200
 PER_SECOND = 20
 BULK = 20_000
-BULK_PRIORITY = 2
+BULK_LANE = "email.bulk"
 URGENT = 20
 URGENT_PAUSE_SECONDS = 0.05
-DRAIN_PATIENCE_SECONDS = 180.0
+DRAIN_PATIENCE_SECONDS = 300.0
 
 
 def checks() -> list[Check]:
@@ -55,7 +55,7 @@ def _urgent(world: World) -> Result:
     world.say(f"enqueueing {BULK:,}")
     recipients = [f"reader-{number:05}@{bulk}" for number in range(BULK)]
     payloads = ({"name": f"Reader {number:05}"} for number in range(BULK))
-    world.enqueue_many("welcome", recipients, payloads, BULK_PRIORITY)
+    world.enqueue_many("welcome", recipients, payloads, BULK_LANE)
     world.bulk_at = time.time()
     inserted: dict[str, float] = {}
     for number in range(1, URGENT + 1):
@@ -88,7 +88,7 @@ def _drained(world: World) -> Result:
     wanted = {recipient for recipient in world.sent.values() if recipient.endswith(f"@{domain}")}
     require(set(arrived) == wanted, f"{len(wanted - set(arrived)):,} did not arrive")
     require(len(arrived) == BULK, f"{len(arrived) - BULK} arrived twice")
-    seconds = arrivals[-1].at - begin
+    seconds = arrivals[-1].at - arrivals[0].at  # without the start of a dispatcher
     return Result(f"{BULK:,}", f"{len(arrived):,} at {BULK / seconds:,.0f}/s")
 
 

@@ -12,8 +12,8 @@ from backline.demo.check import Check, CheckFailed, Result, percentile
 from backline.demo.world import World
 from backline.errors import BacklineError
 
-NAME, EXPECTED, ARRIVED, LATENCY = 46, 22, 38, 16
-"""Widths of columns, in characters."""
+NAME, EXPECTED, ARRIVED, LATENCY = 38, 20, 26, 13
+"""Widths of columns, in characters: a line has at most 120."""
 
 
 class Table:

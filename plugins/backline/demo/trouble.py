@@ -24,12 +24,12 @@ LANE = "email.normal"
 
 def permanent() -> Check:
     """A refusal for good."""
-    return Check("a permanent fault (550) ends dead, with why", _permanent, log="mail")
+    return Check("a permanent fault (550) ends dead", _permanent, log="mail")
 
 
 def transient() -> Check:
     """A refusal for now: prepared first and looked at last, for its retry is due after a minute."""
-    return Check("a transient fault (451) is retried, arrives", _transient, _start_transient, log="mail")
+    return Check("a transient fault (451) is retried", _transient, _start_transient, log="mail")
 
 
 def killed() -> Check:
@@ -91,7 +91,7 @@ def _killed(world: World) -> Result:
     world.mail.set_faults(
         {"recipient": f"*@{domain}", "stage": "data", "action": "slow", "seconds": SLOW_SECONDS, "after": True}
     )
-    ids = world.enqueue_many("email", recipients, payloads, None)
+    ids = world.enqueue_many("email", recipients, payloads)
     until(lambda: world.mail.count(f"*@{domain}", world.since) >= KILL_AFTER, f"the first {KILL_AFTER} messages")
     process = until(lambda: _busiest_dispatcher(world), "a dispatcher at work")
     process.kill()

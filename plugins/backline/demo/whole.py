@@ -17,7 +17,7 @@ def healthy() -> Check:
 
 def conserved() -> Check:
     """Everything that was accepted is accounted for."""
-    return Check("conservation: nothing lost, nothing unknown", _conserved, log="postgres")
+    return Check("conservation is exact", _conserved, log="postgres")
 
 
 def _healthy(world: World) -> Result:

@@ -81,19 +81,19 @@ class World:
 
     def enqueue(self, type_name: str, recipient: str, payload: Mapping[str, Any]) -> int:
         """One message in the current transaction, or in its own. The caller notes it in `sent` or `dead`."""
-        nothing = dict.fromkeys(("due_at", "priority", "idempotency_key", "expires_at", "request_id"))
+        nothing = dict.fromkeys(("due_at", "priority", "idempotency_key", "expires_at", "request_id", "lane"))
         rows = self.query(
             "outbox", "enqueue", type=type_name, recipient=recipient, payload=json.dumps(payload), **nothing
         )
         return int(rows[0]["id"])
 
     def enqueue_many(
-        self, type_name: str, recipients: Sequence[str], payloads: Iterable[Mapping[str, Any]], priority: int | None
+        self, type_name: str, recipients: Sequence[str], payloads: Iterable[Mapping[str, Any]], lane: str | None = None
     ) -> list[int]:
         """Many messages at once; notes them in `sent`."""
         texts = [json.dumps(payload) for payload in payloads]
         rows = self.query(
-            "demo", "enqueue_batch", type=type_name, recipients=list(recipients), payloads=texts, priority=priority
+            "demo", "enqueue_batch", type=type_name, recipients=list(recipients), payloads=texts, lane=lane
         )
         ids = [int(row["id"]) for row in rows]
         self.sent.update(zip(ids, recipients, strict=True))

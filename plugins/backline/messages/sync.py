@@ -15,11 +15,16 @@ from backline.settings import Settings, settings
 
 
 def sync_types(connection: psycopg.Connection[Any]) -> list[str]:
-    """Write every registered type, in the caller's transaction; returns their names.
+    """Write every lane and every registered type, in the caller's transaction; returns the types' names.
 
     Misconfigured if a type's lane is not in the settings. A type that is no longer registered stays in the
     database as long as it has messages to tell about.
     """
+    lanes = settings().lanes
+    for name, lane in lanes.items():
+        row = {"name": name, "channel": lane.channel, "priority": lane.priority}
+        connection.execute(statement("outbox", "lane_sync"), row)
+    connection.execute(statement("outbox", "lane_forget"), {"names": list(lanes)})
     names = []
     for kind in all_types():
         connection.execute(statement("outbox", "message_type_sync"), row_of(kind, settings()))

@@ -90,7 +90,7 @@ class DirectSender(Generic[P]):
                 {
                     "type": request.type, "recipient": request.recipient, "payload": json.dumps(request.payload),
                     "due_at": None, "priority": request.priority, "idempotency_key": request.key,
-                    "expires_at": request.expires_at, "request_id": request.request_id,
+                    "expires_at": request.expires_at, "request_id": request.request_id, "lane": None,
                 },
             )  # fmt: skip
             message_id = int(rows[0]["id"])

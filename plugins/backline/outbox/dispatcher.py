@@ -104,7 +104,9 @@ class Dispatcher(Generic[P]):
     def stop(self, why: str = "stopped") -> None:
         """Stop claiming, return what is not in flight, and end. Safe to call from a signal handler or thread."""
         self._report.ended = why
-        if self._loop is not None:
+        if self._loop is None:
+            self._stopping.set()
+        else:
             self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def run(self) -> Report:
@@ -112,6 +114,8 @@ class Dispatcher(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._fed_at = started = time.monotonic()
         try:
+            if self._stopping.is_set():
+                return self._report
             await self._claims.rescue(self._outbox.max_rescues, self._outbox.heartbeat_timeout_seconds)
             await self._claims.promote()
             registered = await self._claims.register(self._name, self._lane.dispatchers, self._dag_run)
@@ -123,6 +127,7 @@ class Dispatcher(Generic[P]):
         finally:
             for store in (self._claims, self._commits, self._heart):
                 await store.close()
+            self._loop = None
         self._report.seconds = time.monotonic() - started
         return self._report
 

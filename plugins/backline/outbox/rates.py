@@ -20,15 +20,12 @@ async def put_off(store: Store, lane_name: str, lane: LaneSettings, messages: li
     A message is put off once: its token is reserved for it, so when it comes back it has been paid for.
     """
     limited: dict[str, list[Leased]] = defaultdict(list)
-    free = []
     for message in messages:
         domain = domain_of(message.recipient)
-        if message.rate_paid or domain not in lane.domain_rates_per_minute:
-            free.append(message)
-        else:
+        if not message.rate_paid and domain in lane.domain_rates_per_minute:
             limited[domain].append(message)
     if not limited:
-        return free
+        return messages
     keys = {domain: f"domain:{lane_name}:{domain}" for domain in limited}
     intervals = {domain: 60.0 / lane.domain_rates_per_minute[domain] for domain in limited}
     first = await store.reserve(
@@ -38,10 +35,9 @@ async def put_off(store: Store, lane_name: str, lane: LaneSettings, messages: li
     for domain, wanting in limited.items():
         for place, message in enumerate(wanting):
             delay = first[keys[domain]] + place * intervals[domain]
-            if delay <= 0:
-                free.append(message)
-            else:
+            if delay > 0:
                 over.append((message, delay))
     if over:
         await store.defer(over)
-    return free
+    put_aside = {message.id for message, _ in over}
+    return [message for message in messages if message.id not in put_aside]

@@ -223,11 +223,12 @@ class Store:
         idempotency_key: str | None = None,
         expires_at: datetime | None = None,
         request_id: str | None = None,
+        lane: str | None = None,
     ) -> int:
         """Enqueue one message outside any transaction of the caller's; `payload` is JSON text."""
         rows = await self._rows(
             "enqueue", type=type_name, recipient=recipient, payload=payload, due_at=due_at, priority=priority,
-            idempotency_key=idempotency_key, expires_at=expires_at, request_id=request_id,
+            idempotency_key=idempotency_key, expires_at=expires_at, request_id=request_id, lane=lane,
         )  # fmt: skip
         return int(rows[0]["id"])
 

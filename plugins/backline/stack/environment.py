@@ -120,7 +120,14 @@ def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str]
             "SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             # After a crash the next scheduler takes over what the last one left as soon as its heartbeat is stale.
             "ORPHANED_TASKS_CHECK_INTERVAL": "15",
-            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
+            "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
+        },
+        # A task sits out the start, and the restart after a crash, of the api-server: by default it fails in seconds.
+        "WORKERS": {
+            "EXECUTION_API_RETRIES": "30",
+            "EXECUTION_API_RETRY_WAIT_MAX": "5",
+            "EXECUTION_API_TIMEOUT": "15",
+            "MAX_FAILED_HEARTBEATS": "18",  # of 5 s each: as long as the scheduler's own patience above
         },
         # A triggerer that takes a killed one's place gets its triggers, the doorbell's among them, after the threshold.
         "TRIGGERER": {"JOB_HEARTBEAT_SEC": "3", "TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"},

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 from backline.db.migrate import migrate
 from backline.errors import BacklineError, Misconfigured, UnknownFailure
@@ -29,7 +29,9 @@ from backline.stack.supervise import SERVICES, ServiceState, Supervisor
 Report = Callable[[str], None]
 BASIC_SERVICES = ("postgres", "mail")
 """What the Airflow CLI needs."""
-READY_SECONDS = 120.0
+READY_SECONDS = 300.0
+"""Ample: a crowded machine of two cores has taken two minutes."""
+DAG_SECONDS = 60.0
 DISPATCHER_SECONDS = 10.0
 TASK_SECONDS = 10.0
 
@@ -83,31 +85,25 @@ class Stack:
     def start_basics(self) -> None:
         """Bring up what the Airflow CLI needs, with set-up if it was never done."""
         if self._is_set_up() and self.running(BASIC_SERVICES):
+            migrate(self.cluster.dsn("backline"))
             return
         with self.paths.locked(self.report):
             self._setup()
             self._start("mail")
-            self._wait(
-                "mail", lambda: health.answers(self.paths.smtp_port) and health.answers(self.paths.mail_web_port)
-            )
+            self._wait("mail", self._mail_answers)
 
     def up(self) -> bool:
         """Start everything and wait until it is ready; False if it was up already."""
         with self.paths.locked(self.report):
-            if self._is_set_up() and self.running():
-                return False
-            self._setup()
-            for name in SERVICES[1:]:
-                self._start(name)
-            self._wait(
-                "mail", lambda: health.answers(self.paths.smtp_port) and health.answers(self.paths.mail_web_port)
-            )
-            api = health.AirflowApi(self.paths, self.secrets)
-            self._wait("api-server", lambda: bool(api.health()))
-            for name in health.AIRFLOW_PARTS:
-                self._wait(name, lambda name=name: self._beats(name, api))  # type: ignore[misc]
-            self._wait("DAG files", lambda: not self._unparsed(api))
-        return True
+            fresh = not (self._is_set_up() and self.running())
+            if fresh:
+                self._setup()
+                for name in SERVICES[1:]:
+                    self._start(name)
+            else:
+                migrate(self.cluster.dsn("backline"))
+            self._wait_ready(fresh=fresh)
+        return fresh
 
     def down(self) -> bool:
         """Stop everything, dispatchers first; False if nothing ran."""
@@ -231,26 +227,48 @@ class Stack:
                 f"use that, run ./backline down first, or give this one its own BACKLINE_HOME"
             )
 
+    def _wait_ready(self, *, fresh: bool) -> None:
+        api = health.AirflowApi(self.paths, self.secrets)
+        self._wait("mail", self._mail_answers, quiet=not fresh)
+        self._wait("api-server", lambda: bool(api.health()), quiet=not fresh)
+        for name in health.AIRFLOW_PARTS:
+            self._wait(name, partial(self._beats, name, api), quiet=not fresh)
+        if fresh:
+            self._wait_for_dags(api)
+
+    def _mail_answers(self) -> bool:
+        return health.answers(self.paths.smtp_port) and health.answers(self.paths.mail_web_port)
+
     def _beats(self, name: str, api: health.AirflowApi) -> bool:
         service = self.supervisor.states()[name]
         return health.is_airflow_ready(service, api.health(), time.time())
 
-    def _unparsed(self, api: health.AirflowApi) -> set[str]:
+    def _wait_for_dags(self, api: health.AirflowApi) -> None:
         since = time.time() - self.supervisor.states()["dag-processor"].uptime
-        return health.unparsed(api, self.paths.root / "dags", since)
+        deadline = time.monotonic() + DAG_SECONDS
+        while missing := health.unparsed(api, self.paths.root / "dags", since):
+            if time.monotonic() > deadline:
+                # It may be that they define none: that is for `health` and their authors, not a reason to fail.
+                self.report(f"no DAG from: {', '.join(sorted(missing))}")
+                return
+            time.sleep(0.2)
+        self.report("DAG files ready")
 
-    def _wait(self, name: str, ready: Callable[[], bool]) -> None:
+    def _wait(self, name: str, ready: Callable[[], bool], *, quiet: bool = False) -> None:
         deadline = time.monotonic() + READY_SECONDS
         problem = "no answer"
         while time.monotonic() < deadline:
             try:
                 if ready():
-                    self.report(f"{name} ready")
+                    if not quiet:
+                        self.report(f"{name} ready")
                     return
             except BacklineError as exc:
                 problem = str(exc)
             time.sleep(0.1)
-        raise UnknownFailure(f"{name} was not ready within {READY_SECONDS:.0f} s ({problem}); see ./backline logs")
+        raise UnknownFailure(
+            f"{name} was not ready within {READY_SECONDS:.0f} s ({problem}); see ./backline logs {name}"
+        )
 
     # -- stopping
 

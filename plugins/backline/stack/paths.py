@@ -33,7 +33,7 @@ class Paths:
             raise Misconfigured(
                 f"BACKLINE_PORT={text}: must be a number from 1024 to {HIGHEST_PORT} (five ports are used)"
             )
-        home = Path(os.path.abspath(environ.get("BACKLINE_HOME") or ROOT / ".backline"))  # noqa: PTH100 - no symlinks resolved
+        home = (ROOT / (environ.get("BACKLINE_HOME") or ".backline")).resolve()
         return cls(ROOT, home, int(text))
 
     @property

@@ -145,7 +145,7 @@ class Cluster:
             except psycopg.OperationalError as exc:
                 if time.monotonic() > deadline:
                     raise DatabaseFailure(
-                        f"PostgreSQL did not start within {timeout:.0f} s: {str(exc).strip()}; see ./backline logs postgres"
+                        f"PostgreSQL did not start within {timeout:.0f} s: {' '.join(str(exc).split())}; see ./backline logs postgres"
                     ) from exc
                 time.sleep(0.05)
             else:

@@ -74,7 +74,6 @@ def configuration(paths: Paths, cluster: Cluster) -> str:
         "pidfile": cluster.runtime / "supervisord.pid",
         "childlogdir": paths.logs,
         "identifier": "backline",
-        "umask": "077",
         "directory": paths.root,
         **({"user": "root"} if os.geteuid() == 0 else {}),
     }
@@ -100,6 +99,7 @@ def _program(name: str, command: Sequence[str], paths: Paths, **more: str | None
         "stopasgroup": "true",
         "killasgroup": "true",
         "stopwaitsecs": "10",
+        "umask": "077",
         "redirect_stderr": "true",
         "stdout_logfile": paths.logs / f"{name}.log",
         "stdout_logfile_maxbytes": "10MB",

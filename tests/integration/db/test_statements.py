@@ -15,7 +15,7 @@ def prepared(domain: str, name: str) -> Composed:
     text = statements(domain)[name]
     numbers: dict[str, str] = {}
     numbered = PARAMETER.sub(lambda match: numbers.setdefault(match[1], f"${len(numbers) + 1}"), text)
-    return SQL("PREPARE {} AS ").format(Identifier(name)) + SQL(numbered.replace("%%", "%"))  # type: ignore[arg-type]
+    return SQL("PREPARE {} AS ").format(Identifier(name)) + SQL(numbered.replace("%%", "%"))
 
 
 def test_there_are_statements() -> None:

@@ -14,6 +14,7 @@ from psycopg.rows import DictRow, dict_row
 
 from backline.db.connect import Database
 from backline.db.statements import statement
+from backline.messages.registry import all_types
 from backline.outbox.store import Leased, Outcome, Store
 
 T = TypeVar("T")
@@ -21,6 +22,10 @@ PAYLOAD = {"subject": "Hello", "text": "Hi"}
 MAX_RESCUES = 5
 HEARTBEAT_TIMEOUT = 10.0
 
+ENQUEUE: LiteralString = """
+SELECT backline.enqueue(type => %(type)s, recipient => %(recipient)s, payload => %(payload)s::jsonb, due_at => %(due_at)s,
+    priority => %(priority)s, idempotency_key => %(idempotency_key)s, expires_at => %(expires_at)s) AS id
+"""
 INSERT_TYPE = """
 INSERT INTO backline.message_type (name, fields, field_names, secret_fields, routes)
 VALUES (%(name)s,
@@ -43,10 +48,20 @@ class Outbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.runner.run(self.store.close())
         self.runner.close()
         self.connection.close()
+
+    def empty(self) -> None:
+        """Nothing in it but the registered message types."""
+        self.sql(
+            "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.dispatcher, backline.rate_bucket,"
+            " backline.ledger_day, backline.ledger"
+        )
+        self.sql("DELETE FROM backline.message_type WHERE name <> ALL (%s)", [kind.type_name for kind in all_types()])
 
     def run(self, call: Awaitable[T]) -> T:
         async def wait() -> T:
@@ -72,9 +87,10 @@ class Outbox:
         """One email by SQL; options are backline.enqueue's own."""
         values = {
             "type": "email", "payload": json.dumps(PAYLOAD), "due_at": None, "priority": None, "idempotency_key": None,
-            "expires_at": None, "request_id": None, **options,
+            "expires_at": None, **options,
         }  # fmt: skip
-        return int(self.named("enqueue", recipient=recipient, **values)[0]["id"])
+        [row] = self.connection.execute(ENQUEUE, {"recipient": recipient, **values}).fetchall()
+        return int(row["id"])
 
     def enqueue_many(self, count: int, **options: Any) -> list[int]:
         """So many emails to recipients of one domain, numbered."""
@@ -112,19 +128,34 @@ class Outbox:
         return self.run(self.store.rescue(max_rescues, HEARTBEAT_TIMEOUT))
 
     def let_leases_expire(self, *ids: int) -> None:
-        self.sql("UPDATE backline.message SET leased_until = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)", list(ids))
+        self.sql(
+            "UPDATE backline.message SET leased_until = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)",
+            list(ids),
+        )
 
     def make_due(self, *ids: int) -> None:
-        self.sql("UPDATE backline.message SET due_at = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)", list(ids))
+        self.sql(
+            "UPDATE backline.message SET due_at = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)", list(ids)
+        )
 
     def stop_heart(self, dispatcher: int) -> None:
-        self.sql("UPDATE backline.dispatcher SET heartbeat_at = clock_timestamp() - interval '1 h' WHERE id = %s", dispatcher)
+        self.sql(
+            "UPDATE backline.dispatcher SET heartbeat_at = clock_timestamp() - interval '1 h' WHERE id = %s", dispatcher
+        )
 
     def add_type(
-        self, name: str, *, channels: Sequence[str] = ("email",), secret: Sequence[str] = (), fields: Sequence[dict[str, Any]] = ()
+        self,
+        name: str,
+        *,
+        channels: Sequence[str] = ("email",),
+        secret: Sequence[str] = (),
+        fields: Sequence[dict[str, Any]] = (),
     ) -> None:
         """A made-up message type, known to the database only."""
-        rules = [*fields, *({"name": s, "required": True, "kinds": ["string", "object"], "secret": True} for s in secret)]
+        rules = [
+            *fields,
+            *({"name": s, "required": True, "kinds": ["string", "object"], "secret": True} for s in secret),
+        ]
         routes = [{"channel": c, "lane": f"{c}.normal", "priority": 5, "max_attempts": 3} for c in channels]
         self.connection.execute(
             INSERT_TYPE,

@@ -55,6 +55,13 @@ def enqueue(connection: psycopg.Connection[Any], **given: Any) -> int:
     return int(next(iter(row.values())) if isinstance(row, dict) else row[0])
 
 
+def enqueue_many(outbox: Outbox, **given: Any) -> list[int]:
+    row = outbox.connection.execute(MANY, many(**given)).fetchone()
+    assert row is not None
+    ids: list[int] = row["enqueue_many"]
+    return ids
+
+
 @pytest.fixture
 def app(outbox: Outbox) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
     """The app's own connection, with transactions."""
@@ -145,6 +152,31 @@ def test_urgent_mail_goes_to_the_urgent_lane(outbox: Outbox) -> None:
     assert (row["lane"], row["priority"]) == ("email.urgent", 8)
 
 
+def test_another_lane_of_the_same_channel_and_its_priority(outbox: Outbox) -> None:
+    bulk = outbox.value(
+        "SELECT backline.enqueue('email', 'ann@example.com', %s::jsonb, lane => 'email.bulk')", json.dumps(PAYLOAD)
+    )
+    assert (outbox.message(bulk)["lane"], outbox.message(bulk)["priority"]) == ("email.bulk", 2)
+    [first, _] = outbox.value(
+        "SELECT backline.enqueue_many('email', ARRAY['a@example.com', 'b@example.com'], ARRAY[%s, %s]::jsonb[],"
+        " lane => 'email.urgent', priority => 3)", json.dumps(PAYLOAD), json.dumps(PAYLOAD),
+    )  # fmt: skip
+    assert (outbox.message(first)["lane"], outbox.message(first)["priority"]) == ("email.urgent", 3)
+
+
+@pytest.mark.parametrize(
+    "function", ["enqueue('email', 'a@example.com', ", "enqueue_many('email', ARRAY['a@example.com'], ARRAY["]
+)
+def test_a_lane_that_does_not_carry_the_type_is_refused(outbox: Outbox, function: str) -> None:
+    query = f"SELECT backline.{function}%s::jsonb{']' if 'ARRAY' in function else ''}, lane => 'email.slow')"
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=r"lane: 'email\.slow'.*use one of: email\.bulk"
+    ) as caught:
+        outbox.connection.execute(query, [json.dumps(PAYLOAD)])
+    assert caught.value.diag.column_name == "lane"
+    assert count(outbox) == 0
+
+
 @pytest.mark.parametrize(
     "recipient", ["ann@example.com", "Ann Müller <ann@example.com>", "jörg@bücher.example", "a.b+c_d'e@x-y.example"]
 )
@@ -153,13 +185,18 @@ def test_recipients_that_are_taken(outbox: Outbox, recipient: str) -> None:
 
 
 def test_unicode_and_large_payloads_come_back_as_they_were(outbox: Outbox) -> None:
-    payload = {"subject": "Grüße 😀 עברית", "text": "línea\n" * 50_000, "html": "<p>日本語</p>", "headers": {"X-A": "ß"}}
+    payload = {
+        "subject": "Grüße 😀 עברית",
+        "text": "línea\n" * 50_000,
+        "html": "<p>日本語</p>",
+        "headers": {"X-A": "ß"},
+    }
     assert outbox.message(enqueue(outbox.connection, payload=payload))["payload"] == payload
 
 
 # --- bad input --------------------------------------------------------------------------------------------
 
-BAD = [
+BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"type": "e-mail"}, "type", r"'e-mail' is not a message type; use one of: .*email, .*welcome"),
     ({"type": None}, "type", r"null is not a message type; use one of"),
     ({"payload": ["subject"]}, "payload", r"must be a JSON object"),
@@ -260,9 +297,7 @@ def test_a_field_whose_name_ends_a_word_of_ours_is_named_alone(outbox: Outbox) -
 
 def test_many_give_their_ids_in_order(outbox: Outbox) -> None:
     recipients = [f"r{n}@example.com" for n in range(500)]
-    ids: list[int] = outbox.connection.execute(  # type: ignore[index]
-        MANY, many(recipients=recipients, payloads=[PAYLOAD] * 500, priority=3, request_id="r")
-    ).fetchone()["enqueue_many"]
+    ids = enqueue_many(outbox, recipients=recipients, payloads=[PAYLOAD] * 500, priority=3, request_id="r")
     rows = {row["id"]: row for row in outbox.sql("SELECT * FROM backline.message")}
     assert [rows[message_id]["recipient"] for message_id in ids] == recipients
     assert {(row["priority"], row["state"], row["request_id"]) for row in rows.values()} == {(3, "pending", "r")}
@@ -290,7 +325,10 @@ def test_the_same_key_and_content_is_the_same_message(outbox: Outbox) -> None:
 @pytest.mark.parametrize("other", [{"payload": PAYLOAD | {"text": "Bye"}}, {"recipient": "bob@example.com"}])
 def test_the_same_key_with_other_content_is_an_error(outbox: Outbox, other: dict[str, Any]) -> None:
     first = enqueue(outbox.connection, key="order-1")
-    with pytest.raises(psycopg.errors.UniqueViolation, match=f"'order-1' was used for message {first} with other content; use a new key") as caught:
+    with pytest.raises(
+        psycopg.errors.UniqueViolation,
+        match=f"'order-1' was used for message {first} with other content; use a new key",
+    ) as caught:
         enqueue(outbox.connection, key="order-1", **other)
     assert caught.value.diag.column_name == "idempotency_key"
     assert isinstance(translate(caught.value), InvalidInput)
@@ -298,12 +336,14 @@ def test_the_same_key_with_other_content_is_an_error(outbox: Outbox, other: dict
 
 
 def test_keys_are_by_type(outbox: Outbox) -> None:
-    assert enqueue(outbox.connection, key="k") != enqueue(outbox.connection, key="k", type="welcome", payload={"name": "Ann"})
+    assert enqueue(outbox.connection, key="k") != enqueue(
+        outbox.connection, key="k", type="welcome", payload={"name": "Ann"}
+    )
 
 
 def test_a_key_within_one_statement(outbox: Outbox) -> None:
     same = ["ann@example.com"] * 3
-    [ids] = outbox.connection.execute(MANY, many(recipients=same, payloads=[PAYLOAD] * 3, keys=["a", "a", "b"])).fetchone().values()  # type: ignore[union-attr]
+    ids = enqueue_many(outbox, recipients=same, payloads=[PAYLOAD] * 3, keys=["a", "a", "b"])
     assert ids[0] == ids[1] != ids[2]
     assert count(outbox) == 2
 
@@ -347,7 +387,9 @@ def test_a_key_of_a_transaction_that_rolls_back_is_free(outbox: Outbox, app: psy
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(enqueue, outbox.connection, key="k", recipient="bob@example.com")
         with psycopg.connect(outbox.dsn, autocommit=True) as look:
-            while not look.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'").fetchone():
+            while not look.execute(
+                "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+            ).fetchone():
                 pass
         app.rollback()
         made = waiting.result(10)
@@ -368,7 +410,9 @@ def test_under_an_old_snapshot_the_loser_is_told_to_run_again(outbox: Outbox, ap
 
 @pytest.fixture
 def alert(outbox: Outbox) -> str:
-    outbox.add_type("alert", channels=("email", "sms"), fields=[{"name": "text", "required": True, "kinds": ["string"]}])
+    outbox.add_type(
+        "alert", channels=("email", "sms"), fields=[{"name": "text", "required": True, "kinds": ["string"]}]
+    )
     return "alert"
 
 
@@ -390,7 +434,9 @@ def test_a_channel_that_is_left_out_gets_nothing(outbox: Outbox, alert: str) -> 
     assert [row["channel"] for row in outbox.sql("SELECT channel FROM backline.message")] == ["sms"]
 
 
-@pytest.mark.parametrize("recipient", ["ann@example.com", "{}", '{"fax": "1"}', '["ann@example.com"]', '{"email": "ann"}', None])
+@pytest.mark.parametrize(
+    "recipient", ["ann@example.com", "{}", '{"fax": "1"}', '["ann@example.com"]', '{"email": "ann"}', None]
+)
 def test_recipients_of_several_channels_are_checked(outbox: Outbox, alert: str, recipient: str | None) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
         enqueue(outbox.connection, type=alert, recipient=recipient, payload={"text": "Hi"})
@@ -429,7 +475,9 @@ def test_rules_of_fields(outbox: Outbox, value: dict[str, Any], problem: str) ->
 @pytest.mark.parametrize("code", ["123456", "", 123456, {"ref": "x"}, ["123456"]])
 def test_a_secret_in_the_clear_is_refused_and_not_repeated(outbox: Outbox, code: object) -> None:
     outbox.add_type("otp", secret=["code"])
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="is secret; give Fernet text or a reference") as caught:
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match="is secret; give Fernet text or a reference"
+    ) as caught:
         enqueue(outbox.connection, type="otp", payload={"code": code})
     assert caught.value.diag.column_name == "code"
     assert "123456" not in str(caught.value)
@@ -438,10 +486,15 @@ def test_a_secret_in_the_clear_is_refused_and_not_repeated(outbox: Outbox, code:
 def test_a_sealed_secret_and_a_reference_are_taken(outbox: Outbox) -> None:
     outbox.add_type("otp", secret=["code"])
     for code in (Sealer([Fernet.generate_key().decode()]).seal("123456"), {"$ref": "vault/otp"}):
-        assert outbox.message(enqueue(outbox.connection, type="otp", payload={"code": code}))["payload"] == {"code": code}
+        assert outbox.message(enqueue(outbox.connection, type="otp", payload={"code": code}))["payload"] == {
+            "code": code
+        }
 
 
 def test_a_key_holds_though_the_sealed_text_differs(outbox: Outbox) -> None:
     outbox.add_type("otp", secret=["code"])
     sealer = Sealer([Fernet.generate_key().decode()])
-    assert len({enqueue(outbox.connection, type="otp", key="k", payload={"code": sealer.seal("1")}) for _ in range(2)}) == 1
+    assert (
+        len({enqueue(outbox.connection, type="otp", key="k", payload={"code": sealer.seal("1")}) for _ in range(2)})
+        == 1
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +23,11 @@ from backline.stack.secrets import Secrets
 @contextmanager
 def _server(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        cluster.command(), user=cluster.user, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, cwd="/", stderr=subprocess.DEVNULL
+        cluster.command(),
+        user=cluster.user,
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        cwd="/",
+        stderr=subprocess.DEVNULL,
     )
     try:
         cluster.wait_ready(30)
@@ -34,15 +39,20 @@ def _server(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
+def unprepared(tmp_path: Path) -> Iterator[Cluster]:
     paths = Paths(ROOT, tmp_path / "home", 9100)
     paths.prepare()
     made = Cluster(paths, Secrets())
-    made.prepare()
     yield made
     made.remove_sockets()
-    if not made.data_folder().is_relative_to(tmp_path):
-        subprocess.run(["rm", "-rf", str(made.data_folder().parent)], check=True)
+    if not made.data_folder().is_relative_to(tmp_path):  # as root, pytest's folder cannot be entered by others
+        shutil.rmtree(made.data_folder().parent)
+
+
+@pytest.fixture
+def cluster(unprepared: Cluster) -> Cluster:
+    unprepared.prepare()
+    return unprepared
 
 
 def test_databases_are_made_once_and_only_with_passwords(cluster: Cluster) -> None:
@@ -74,18 +84,14 @@ def test_data_outlives_a_restart_and_keeps_its_identity(cluster: Cluster) -> Non
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
 
 
-def test_an_interrupted_initialisation_is_begun_anew(tmp_path: Path) -> None:
-    paths = Paths(ROOT, tmp_path / "home", 9100)
-    paths.prepare()
-    cluster = Cluster(paths, Secrets())
-    data = cluster.data_folder()
-    if data.is_relative_to(tmp_path):
-        (data.with_name("postgres.new")).mkdir(parents=True)
-        (data.with_name("postgres.new") / "half").touch()
-    cluster.prepare()
+def test_an_interrupted_initialisation_is_begun_anew(unprepared: Cluster) -> None:
+    data = unprepared.data_folder()
+    half = data.with_name("postgres.new")
+    half.mkdir(parents=True)
+    (half / "half").touch()
+    unprepared.prepare()
     assert (data / "PG_VERSION").exists()
-    assert not data.with_name("postgres.new").exists()
-    cluster.remove_sockets()
+    assert not half.exists()
 
 
 def test_data_of_another_release_is_refused(cluster: Cluster) -> None:
@@ -111,4 +117,5 @@ def test_root_gives_the_server_an_unprivileged_user_and_leaves_other_folders_alo
         assert closed.stat().st_mode & 0o777 == 0o700
         assert closed.stat().st_uid == 0
     finally:
-        subprocess.run(["rm", "-rf", str(data.parent)], check=True)
+        shutil.rmtree(data.parent)
+        cluster.remove_sockets()

@@ -18,7 +18,10 @@ TAKERS = {"_sql": 0, "_rows": 0, "_claim": 0, "_repeat": 1, "_one": 1}
 
 
 def texts(node: ast.AST) -> list[str | None]:
-    return [word.value if isinstance(word, ast.Constant) and isinstance(word.value, str) else None for word in getattr(node, "args", [])]
+    return [
+        word.value if isinstance(word, ast.Constant) and isinstance(word.value, str) else None
+        for word in getattr(node, "args", [])
+    ]
 
 
 def calls() -> Iterator[tuple[str, str]]:
@@ -31,7 +34,7 @@ def calls() -> Iterator[tuple[str, str]]:
             words = texts(node)
             if called == "statement" and len(words) == 2 and words[0] and words[1]:
                 yield words[0], words[1]
-            elif path.parent.name == "outbox" and called in TAKERS and (name := (words + [None, None])[TAKERS[called]]):
+            elif path.parent.name == "outbox" and called in TAKERS and (name := [*words, None, None][TAKERS[called]]):
                 yield "outbox", name
 
 

@@ -75,7 +75,7 @@ def test_a_message_that_nobody_takes_rings_whatever_the_dispatchers_say_but_not_
     assert not bell.due([view(1, head=7, live=3)], 60.0)
     assert bell.due([view(1, head=7, live=3)], 60.1)
     assert not bell.due([view(1, head=7, live=3)], 61.0)
-    assert bell.due([view(1, head=7, live=3)], 65.1)
+    assert bell.due([view(1, head=7, live=3)], 66.0)
 
 
 def test_a_backlog_that_moves_does_not_ring_for_its_age() -> None:

@@ -26,7 +26,9 @@ def shipped() -> Settings:
 
 
 def delay(policy: RetrySettings, attempt: int, random: float, retry_after: float | None = None) -> float:
-    made = retry_delay({FailureClass.UNKNOWN: policy}, FailureClass.UNKNOWN, attempt, 10_000, retry_after, lambda: random)
+    made = retry_delay(
+        {FailureClass.UNKNOWN: policy}, FailureClass.UNKNOWN, attempt, 10_000, retry_after, lambda: random
+    )
     assert made is not None
     return made
 
@@ -78,7 +80,7 @@ def test_the_far_sides_wish_is_followed_and_clamped(
 
 
 # docs/messages.md: class, then the delays in the middle of the jitter before tries 2 to 7.
-TABLE = {
+TABLE: dict[FailureClass, list[float | None]] = {
     FailureClass.TIMEOUT: [60, 120, 240, 480, 600, 600],
     FailureClass.NETWORK: [60, 120, 240, 480, 600, 600],
     FailureClass.DATABASE: [5, 10, 20, 40, 60, 60],

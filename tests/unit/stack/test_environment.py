@@ -24,10 +24,12 @@ def _exports(home: Path, port: int = 9100, secrets: Secrets | None = None) -> di
 
 
 def test_a_shell_reads_back_every_value(tmp_path: Path) -> None:
-    home = tmp_path / "it's a \"home\" with $signs"
+    home = tmp_path / 'it\'s a "home" with $signs'
     variables = _exports(home)
-    script = shell(variables) + 'exec env -0'
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]})
+    script = shell(variables) + "exec env -0"
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
+    )
     seen = dict(item.partition("=")[::2] for item in done.stdout.split("\0") if item)
     assert {key: seen.get(key) for key in variables} == variables
 

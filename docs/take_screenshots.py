@@ -1,0 +1,96 @@
+"""Takes the pictures of docs/img from a running stack.
+
+./backline up && eval "$(./backline env)" && .venv/bin/python docs/take_screenshots.py [DEMO_OUTPUT]
+
+DEMO_OUTPUT is a file with what `./backline demo` printed; without it the picture of the demo is left as it is.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, ViewportSize, sync_playwright
+
+from backline.errors import Misconfigured
+
+IMAGES = Path(__file__).parent / "img"
+SIZE = ViewportSize(width=1360, height=850)
+TERMINAL = """<!doctype html><meta charset="utf-8"><style>body{{margin:0;background:#111827;color:#e5e7eb}}
+pre{{font:13px/1.5 "DejaVu Sans Mono",monospace;padding:20px;margin:0;width:max-content}}
+.ok{{color:#4ade80}}.bad{{color:#f87171}}</style><pre>{text}</pre>"""
+
+
+def main() -> None:
+    """Take them all; Misconfigured if there is no browser or no stack."""
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser_path is None:
+        raise Misconfigured("no chromium on the PATH; on Debian: apt-get install chromium")
+    IMAGES.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=browser_path, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        page = browser.new_page(base_url=os.environ["BACKLINE_URL"], viewport=SIZE)
+        page.set_default_timeout(60_000)
+        log_in(page)
+        airflow(page)
+        page.goto(f"{os.environ['BACKLINE_MAIL_URL']}/?subject=Welcome")
+        page.locator("a[href^='/messages/']").first.click()
+        page.locator("iframe").wait_for()
+        shoot(page, "mail")
+        if len(sys.argv) > 1:
+            page.set_content(TERMINAL.format(text=colored(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+            page.locator("pre").screenshot(path=IMAGES / "demo.png")
+        browser.close()
+
+
+def log_in(page: Page) -> None:
+    """As the stack's admin."""
+    page.goto("/")
+    page.fill("input[name=username]", os.environ["BACKLINE_USER"])
+    page.fill("input[name=password]", os.environ["BACKLINE_PASSWORD"])
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name="Dags").first.wait_for()
+
+
+def airflow(page: Page) -> None:
+    """The list of DAGs, a DAG's own page, the form of one that sends."""
+    page.goto("/dags")
+    page.get_by_role("link", name="send_welcome", exact=True).wait_for()
+    shoot(page, "dags")
+    page.goto("/dags/dispatch_email")
+    page.get_by_role("button", name="Dag Docs").click()
+    page.get_by_role("dialog").get_by_role("heading").first.wait_for()
+    shoot(page, "dag-doc")
+    page.goto("/dags/send_email")
+    page.get_by_role("button", name="Trigger").first.click()
+    page.locator("#element_to").fill("Ann <ann@example.com>")
+    page.locator("#element_subject").fill("Your order 1042")
+    page.locator("#element_text").fill("It is on its way.")
+    shoot(page, "send-form")
+
+
+def shoot(page: Page, name: str) -> None:
+    """One picture, once what moves has come to rest."""
+    page.wait_for_load_state("networkidle")
+    page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+
+
+def colored(text: str) -> str:
+    """The demo's output as a terminal shows it, without the password."""
+    lines = []
+    for line in html.escape(text.strip(), quote=False).splitlines():
+        hidden = line.partition(", password")[0]
+        shown = hidden.replace("  ok  ", '  <span class="ok">ok</span>  ').replace(
+            "  FAILED", '  <span class="bad">FAILED</span>'
+        )
+        lines.append(shown)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

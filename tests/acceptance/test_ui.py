@@ -1,0 +1,81 @@
+"""Airflow's web UI in a real browser: the DAGs, their pages, and a mail sent through the form."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from backline.demo.world import World
+from backline.messages import registry
+from backline.settings import settings
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.stack,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium; on Debian: apt-get install chromium"),
+]
+PATIENCE_MS = 60_000
+FORM = ("To", "Subject", "Text", "HTML", "Cc", "Bcc", "Reply to", "Headers", "Attachments", "Request id", "Expires at")
+
+
+@pytest.fixture(scope="module")
+def page(stack_exports: dict[str, str]) -> Iterator[Page]:
+    """A page of somebody who has logged in as admin."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        page = browser.new_page(base_url=stack_exports["BACKLINE_URL"], viewport={"width": 1440, "height": 1000})
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        page.goto("/")
+        page.fill("input[name=username]", stack_exports["BACKLINE_USER"])
+        page.fill("input[name=password]", stack_exports["BACKLINE_PASSWORD"])
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="Dags").first.wait_for()
+        yield page
+        browser.close()
+
+
+def test_the_dag_list_shows_ours(page: Page) -> None:
+    page.goto("/dags")
+    sends = [f"send_{kind.type_name}" for kind in registry.all_types()]
+    dispatches = [lane.replace(".normal", "").replace(".", "_") for lane in settings().lanes]
+    for dag in [*sends, *(f"dispatch_{lane}" for lane in dispatches)]:
+        expect(page.get_by_role("link", name=dag, exact=True)).to_be_visible()
+
+
+def test_a_dag_tells_what_it_does(page: Page) -> None:
+    page.goto("/dags/dispatch_email")
+    page.get_by_role("button", name="Dag Docs").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="Sends what waits in the lane email.normal")).to_be_visible()
+    expect(dialog).to_contain_text("Stays warm")
+
+
+def test_a_mail_sent_through_the_form_arrives(page: Page, world: World) -> None:
+    recipient = f"ann@{world.domain('form')}"
+    page.goto("/dags/send_email")
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog")
+    expect(form.get_by_text("Reply to", exact=True)).to_be_visible()
+    text = form.inner_text()
+    for label in FORM:
+        assert f"\n{label}\n" in text, f"the form has no field {label!r}"
+    assert "The recipient's email address" in text
+    assert "This field is required" in text
+
+    form.locator("#element_to").fill(recipient)
+    form.locator("#element_subject").fill("Sent by hand")
+    form.locator("#element_text").fill("Typed into Airflow's form.")
+    form.get_by_role("button", name="Trigger", exact=True).click()
+
+    (arrival,) = world.wait_arrived(world.domain("form"), 1)
+    letter = world.mail.open(arrival.id)
+    assert letter.recipients == (recipient,)
+    assert letter.subject == "Sent by hand"
+    assert "Typed into Airflow's form." in letter.text

@@ -1,0 +1,156 @@
+"""All DAGs import, follow the defaults and tell what they are for. No metadata database is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
+
+from backline.airflow.doorbell import Doorbell
+from backline.airflow.pools import wanted_pools
+from backline.messages import registry
+from backline.settings import ROOT, load
+
+FOLDER = ROOT / "dags"
+SETTINGS = load(ROOT / "include" / "config" / "backline.toml")
+DISPATCH = {
+    "dispatch_email_urgent": "email.urgent",
+    "dispatch_email": "email.normal",
+    "dispatch_email_bulk": "email.bulk",
+}
+SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}
+
+
+@pytest.fixture(scope="session")
+def bag() -> DagBag:
+    return DagBag(FOLDER)
+
+
+@pytest.fixture(params=sorted({*DISPATCH, *SEND}))
+def dag(request: pytest.FixtureRequest, bag: DagBag) -> DAG:
+    return bag.dags[request.param]
+
+
+def test_all_import_without_errors_or_warnings(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert set(bag.dags) >= {*DISPATCH, *SEND}
+
+
+def test_there_are_types() -> None:
+    assert set(SEND) >= {"send_email", "send_templated_email", "send_urgent_email", "send_welcome"}
+
+
+def test_each_tells_what_it_is_for(dag: DAG) -> None:
+    assert dag.description
+    assert dag.doc_md
+    assert "backline" in dag.tags
+    assert not dag.catchup
+    assert dag.description.strip()[-1] not in "\n "
+
+
+def test_each_task_follows_the_defaults(dag: DAG) -> None:
+    assert dag.tasks
+    pools = wanted_pools(SETTINGS)
+    for task in dag.tasks:
+        assert task.owner == "backline"
+        assert task.pool in pools
+        assert pools[task.pool] >= 1
+        assert task.weight_rule == "absolute"
+        assert task.execution_timeout is not None
+        assert timedelta(0) < task.execution_timeout <= timedelta(minutes=15)
+        assert task.doc_md
+
+
+@pytest.mark.parametrize(("dag_id", "lane"), DISPATCH.items())
+def test_dispatchers(bag: DagBag, dag_id: str, lane: str) -> None:
+    dag, settings = bag.dags[dag_id], SETTINGS.lane(lane)
+    [task] = dag.tasks
+    assert (task.retries, task.queue, task.priority_weight) == (0, settings.queue, settings.priority)
+    assert task.pool == lane.replace(".", "_")
+    # A successor starts while its predecessor hands over: in Airflow's limits as in the pool's.
+    assert dag.max_active_runs == settings.dispatchers + 1 <= wanted_pools(SETTINGS)[task.pool]
+    assert "CronTriggerTimetable" in json.dumps(DagSerialization.to_dict(dag), default=str)
+    # The signal could strike between the provider's OK and the commit.
+    assert task.execution_timeout is not None
+    assert task.execution_timeout.total_seconds() > SETTINGS.outbox.dispatcher_lifetime_seconds + 60
+
+
+@pytest.mark.parametrize("dag_id", SEND)
+def test_senders(bag: DagBag, dag_id: str) -> None:
+    dag, kind = bag.dags[dag_id], SEND[dag_id]
+    lane = SETTINGS.lane(kind.lane(kind.channels[0]))
+    [task] = dag.tasks
+    assert task.retries == (kind.max_attempts or lane.max_attempts) - 1
+    assert task.retry_policy is not None
+    assert (task.queue, task.priority_weight, task.pool) == (lane.queue, lane.priority, f"{kind.channels[0]}_direct")
+    assert dag.timetable.__class__.__name__ == "NullTimetable"
+    assert {"to", *kind.model_fields} <= set(dag.params)
+
+
+def test_urgent_goes_before_bulk(bag: DagBag) -> None:
+    weights = [
+        bag.dags[dag_id].tasks[0].priority_weight
+        for dag_id in ("dispatch_email_urgent", "dispatch_email", "dispatch_email_bulk")
+    ]
+    assert weights == sorted(weights, reverse=True)
+    assert len(set(weights)) == 3
+
+
+def walk(value: Any) -> Iterator[Any]:
+    """Every trigger in a serialized DAG."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "trigger":
+                yield inner
+            yield from walk(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from walk(inner)
+
+
+def triggers(dag: DAG) -> list[str]:
+    return [json.dumps(trigger, sort_keys=True, default=str) for trigger in walk(DagSerialization.to_dict(dag))]
+
+
+def test_each_lane_has_a_trigger_of_its_own(bag: DagBag) -> None:
+    found = [triggers(bag.dags[dag_id]) for dag_id in DISPATCH]
+    assert all(len(each) == 1 for each in found)
+    assert len({each[0] for each in found}) == len(DISPATCH)
+    for each, lane in zip(found, DISPATCH.values(), strict=True):
+        assert lane in each[0]
+
+
+def test_a_doorbell_comes_back_from_its_serialized_form() -> None:
+    from airflow.sdk._shared.module_loading import import_string
+
+    path, arguments = Doorbell("email.bulk").serialize()
+    assert json.loads(json.dumps(arguments)) == arguments
+    made = import_string(path)(**arguments)
+    assert isinstance(made, Doorbell)
+    assert made.serialize() == (path, arguments)
+    assert made.lane == "email.bulk"
+
+
+def test_doorbells_share_one_stream() -> None:
+    keys = {Doorbell(lane).shared_stream_key() for lane in SETTINGS.lanes}
+    assert len(keys) == 1
+    assert None not in keys
+
+
+@pytest.mark.parametrize("dag_id", ["dispatch_email", "send_welcome"])
+def test_parsing_for_one_dag_makes_only_that(monkeypatch: pytest.MonkeyPatch, dag_id: str) -> None:
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag_id)
+    assert set(DagBag(FOLDER).dags) == {dag_id}
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.name)
+def test_dag_files_are_short_and_say_what_they_are(path: Any) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 150
+    assert text.startswith('"""')

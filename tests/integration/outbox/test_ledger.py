@@ -1,0 +1,177 @@
+"""Accepted = where it is now, per type and day; days close exactly, history goes without a trace lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from backline.outbox.maintenance import PARTITION_DAYS, run_once
+from backline.settings import settings
+from tests.integration.outbox.support import Outbox, ended, failed
+
+TODAY = datetime.now(UTC).date()
+OLD = TODAY - timedelta(days=40)
+
+
+def age(outbox: Outbox, day: date, *ids: int) -> None:
+    """As if they had been made, and ended, on that day."""
+    outbox.sql(
+        "UPDATE backline.message SET created_at = %s, finalized_at = CASE WHEN finalized_at IS NOT NULL THEN %s::timestamptz END WHERE id = ANY (%s)",
+        datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=UTC), datetime(day.year, day.month, day.day, tzinfo=UTC), list(ids),
+    )  # fmt: skip
+
+
+def conservation(outbox: Outbox) -> dict[tuple[date, str], dict[str, Any]]:
+    rows = outbox.named("ledger_conservation", since=OLD - timedelta(days=5))
+    return {(row["day"], row["type"]): row for row in rows}
+
+
+def close(outbox: Outbox) -> list[date]:
+    outbox.named("ledger_open_day")
+    closed = []
+    while rows := outbox.named("ledger_freeze_day"):
+        closed += [row["day"] for row in rows]
+    return closed
+
+
+def test_an_open_day_counts_what_is_there(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(4)
+    messages = outbox.claim(3)
+    outbox.complete(ended(messages[0]), failed(messages[1]))
+    row = conservation(outbox)[TODAY, "email"]
+    assert (row["frozen"], row["accepted"], row["missing"]) == (False, 4, 0)
+    assert (row["sent"], row["scheduled"], row["leased"], row["pending"]) == (1, 1, 1, 1)
+    assert len(ids) == 4
+
+
+def test_every_day_that_is_over_is_closed_in_order_and_today_is_not(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(2)
+    age(outbox, TODAY - timedelta(days=3), *ids)
+    outbox.enqueue()
+    over = [TODAY - timedelta(days=n) for n in (3, 2, 1)]
+    if datetime.now(UTC) - timedelta(seconds=65) < datetime.combine(TODAY, time(), UTC):
+        pytest.skip("a day is over one minute after midnight")
+    assert close(outbox) == over
+    assert close(outbox) == []
+    found = conservation(outbox)
+    assert (found[over[0], "email"]["frozen"], found[over[0], "email"]["accepted"]) == (True, 2)
+    assert not found[TODAY, "email"]["frozen"]
+
+
+def test_a_day_closes_only_after_the_transactions_of_its_time_have_ended(outbox: Outbox) -> None:
+    age(outbox, OLD, *outbox.enqueue_many(2))
+    with psycopg.connect(outbox.dsn) as late:
+        late.execute('SELECT backline.enqueue(\'email\', \'late@example.com\', \'{"subject": "s", "text": "t"}\')')
+        late.execute(
+            "UPDATE backline.message SET created_at = %s WHERE recipient = 'late@example.com'",
+            [datetime(OLD.year, OLD.month, OLD.day, tzinfo=UTC)],
+        )
+        assert OLD in [row["day"] for row in outbox.named("ledger_open_day")]
+        assert outbox.named("ledger_freeze_day") == []
+        late.commit()
+    assert outbox.named("ledger_freeze_day")[0]["day"] == OLD
+    assert outbox.value("SELECT accepted FROM backline.ledger WHERE day = %s", OLD) == 3
+
+
+def test_what_is_gone_from_a_frozen_day_is_missed(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(3)
+    age(outbox, OLD, *ids)
+    close(outbox)
+    outbox.sql("DELETE FROM backline.message WHERE id = %s", ids[0])
+    assert conservation(outbox)[OLD, "email"]["missing"] == 1
+
+
+def test_history_is_pruned_counted_and_still_adds_up(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(6)
+    sent, dead, cancelled, *_ = outbox.claim(4)
+    outbox.complete(ended(sent), failed(dead, dead=True))
+    outbox.run(outbox.store.give_back([cancelled]))
+    outbox.run(outbox.store.cancel(cancelled.id))
+    age(outbox, OLD, *ids)
+    young = outbox.enqueue()
+    [message] = [found for found in outbox.claim() if found.id == young]
+    outbox.complete(ended(message))
+
+    before = TODAY - timedelta(days=30)
+    assert outbox.named("message_prune", before=before, most=100) == []  # not of a day that is not frozen
+    close(outbox)
+    assert sum(row["pruned"] for row in outbox.named("message_prune", before=before, most=1)) == 1
+    assert sum(row["pruned"] for row in outbox.named("message_prune", before=before, most=100)) == 1
+    assert outbox.named("message_prune", before=before, most=100) == []
+
+    row = conservation(outbox)[OLD, "email"]
+    assert (row["accepted"], row["pruned"], row["dead"], row["missing"]) == (6, 2, 1, 0)
+    left = {row["id"] for row in outbox.sql("SELECT id FROM backline.message")}
+    assert left == {*ids, young} - {sent.id, cancelled.id}
+
+
+def test_keys_over_their_time_are_forgotten(outbox: Outbox) -> None:
+    outbox.enqueue(idempotency_key="old")
+    outbox.enqueue(idempotency_key="young")
+    outbox.sql("UPDATE backline.idempotency SET expires_at = clock_timestamp() - interval '1 s' WHERE key = 'old'")
+    assert len(outbox.named("idempotency_prune", most=10)) == 1
+    assert [row["key"] for row in outbox.sql("SELECT key FROM backline.idempotency")] == ["young"]
+
+
+def partitions(outbox: Outbox) -> set[str]:
+    return {
+        row["name"] for row in outbox.sql("SELECT relname AS name FROM pg_class WHERE relname ~ '^attempt_[0-9]{8}$'")
+    }
+
+
+@pytest.fixture
+def no_partitions(outbox: Outbox) -> None:
+    outbox.sql("SELECT backline.attempt_partitions_drop('2999-01-01')")
+
+
+@pytest.mark.usefixtures("no_partitions")
+def test_partitions_are_made_ahead_and_dropped_behind(outbox: Outbox) -> None:
+    assert outbox.named("partitions_ensure", days=3) == [{"made": 3}]
+    assert partitions(outbox) == {f"attempt_{TODAY + timedelta(days=n):%Y%m%d}" for n in range(3)}
+    assert outbox.named("partitions_ensure", days=4) == [{"made": 1}]
+    outbox.sql("SELECT backline.attempt_partitions_ensure(%s, 2)", TODAY - timedelta(days=31))
+    assert outbox.named("partitions_drop", days=30) == [{"dropped": 1}]
+    assert f"attempt_{TODAY - timedelta(days=30):%Y%m%d}" in partitions(outbox)
+
+
+@pytest.mark.usefixtures("no_partitions")
+def test_attempts_go_to_their_day_or_the_default_and_are_dropped_with_it(outbox: Outbox) -> None:
+    outbox.enqueue_many(2)
+    one, other = outbox.claim()
+    outbox.complete(ended(one))
+    assert outbox.named("partitions_ensure", days=2) == [{"made": 1}]  # today's rows stand in the default already
+    outbox.complete(ended(other))
+    assert outbox.value("SELECT count(*) FROM backline.attempt_default") == 2
+    outbox.sql("UPDATE backline.attempt SET started_at = started_at - interval '40 d'")
+    outbox.named("partitions_drop", days=30)
+    assert outbox.value("SELECT count(*) FROM backline.attempt") == 0
+
+
+@pytest.mark.usefixtures("no_partitions")
+def test_one_round_of_housekeeping(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(5)
+    messages = outbox.claim(2)
+    outbox.complete(ended(messages[0]))
+    outbox.let_leases_expire(messages[1].id)
+    outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s' WHERE id = %s", ids[2])
+    outbox.sql("UPDATE backline.message SET state = 'scheduled' WHERE id = %s", ids[3])
+    age(outbox, OLD, ids[0])
+    outbox.enqueue(idempotency_key="old")
+    outbox.sql("UPDATE backline.idempotency SET expires_at = clock_timestamp() - interval '1 s'")
+    outbox.sql(
+        "UPDATE backline.message SET created_at = %s WHERE id = %s",
+        datetime(OLD.year, OLD.month, OLD.day, tzinfo=UTC),
+        ids[0],
+    )
+    settings.cache_clear()
+    report = run_once(outbox.dsn)
+    days_closed = report.pop("days_closed")
+    assert days_closed >= 39
+    assert report == {
+        "rescued": 1, "promoted": 1, "expired": 1, "messages_pruned": 1, "keys_pruned": 1,
+        "partitions_made": PARTITION_DAYS - 1, "partitions_dropped": 0,
+    }  # fmt: skip
+    assert all(row["missing"] == 0 for row in conservation(outbox).values())

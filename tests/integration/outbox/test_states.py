@@ -1,0 +1,471 @@
+"""Messages through their states, one statement at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from backline.db.statements import statement
+from backline.outbox.store import Leased
+from backline.sealing import Sealer
+from tests.integration.outbox.support import MAX_RESCUES, PAYLOAD, Outbox, ended, failed, other_token
+
+NOW = datetime.now(UTC)
+LATER = NOW + timedelta(hours=1)
+
+
+def one(outbox: Outbox, **options: Any) -> Leased:
+    """A message that is leased by nobody in particular."""
+    outbox.enqueue(**options)
+    [message] = outbox.claim()
+    return message
+
+
+# --- claim ---------------------------------------------------------------------------------------------
+
+
+def test_a_claim_takes_first_priority_then_due_time_then_id(outbox: Outbox) -> None:
+    low = outbox.enqueue(priority=2)
+    late, early = outbox.enqueue(due_at=NOW - timedelta(minutes=1)), outbox.enqueue(due_at=NOW - timedelta(minutes=2))
+    same = [outbox.enqueue(due_at=NOW - timedelta(minutes=3)) for _ in range(2)]
+    high = outbox.enqueue(priority=9)
+    assert [message.id for message in outbox.claim()] == [high, *same, early, late, low]
+
+
+def test_a_claim_takes_the_first_of_many(outbox: Outbox) -> None:
+    low = outbox.enqueue_many(5, priority=2)
+    high = outbox.enqueue_many(3, priority=9)
+    assert [message.id for message in outbox.claim(4)] == [*high, low[0]]
+    assert [message.id for message in outbox.claim(10)] == low[1:]
+    assert outbox.claim(10) == []
+
+
+def test_a_claim_takes_neither_other_lanes_nor_what_is_due_later_nor_final(outbox: Outbox) -> None:
+    outbox.enqueue(type="urgent_email", payload='{"context": {}}')
+    outbox.enqueue(due_at=LATER)
+    outbox.complete(ended(one(outbox)))
+    assert outbox.claim() == []
+
+
+def test_a_lease_tells_what_is_needed_to_send(outbox: Outbox) -> None:
+    dispatcher = outbox.dispatcher()
+    made = outbox.enqueue(expires_at=LATER)
+    [message] = outbox.claim(dispatcher=dispatcher)
+    row = outbox.message(made)
+    assert (message.recipient, message.payload, message.attempt, message.max_attempts) == (
+        "ann@example.com",
+        PAYLOAD,
+        0,
+        6,
+    )
+    assert message.expires is not None
+    assert message.expires - message.until == pytest.approx((LATER - datetime.now(UTC)).total_seconds() - 60, abs=5)
+    assert (row["state"], row["lease_token"], row["dispatcher"]) == ("leased", message.token, dispatcher)
+    assert (
+        55
+        < outbox.value("SELECT extract(epoch FROM leased_until - clock_timestamp())::float8 FROM backline.message")
+        <= 60
+    )
+
+
+def test_two_claims_at_once_share_nothing(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(20)
+    with Outbox(outbox.dsn) as other, other.connection.transaction():
+        held = [
+            row["id"]
+            for row in other.named(
+                "message_claim", lane="email.normal", most=8, token=other_token(), dispatcher=None, lease_seconds=60
+            )
+        ]
+        assert [message.id for message in outbox.claim()] == ids[8:]  # without waiting for the other's commit
+    assert held == ids[:8]
+
+
+def test_a_claim_costs_no_more_for_finished_and_future_rows(outbox: Outbox) -> None:
+    for state in ("sent", "later"):
+        outbox.sql(
+            "INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, max_attempts, finalized_at)"
+            " SELECT 'email', 'email', 'email.normal', 5, %s, 'r' || n || '@example.com', %s, %s, 6, %s FROM generate_series(1, 20000) AS n",
+            "sent" if state == "sent" else "scheduled", json.dumps(PAYLOAD), NOW if state == "sent" else NOW + timedelta(days=1),
+            NOW if state == "sent" else None,
+        )  # fmt: skip
+    batch = 500
+    outbox.enqueue_many(3 * batch)
+    outbox.sql("VACUUM ANALYZE backline.message")
+    outbox.claim(batch)  # the first also reads what others left to clean
+    plan = outbox.connection.execute(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("outbox", "message_claim"),
+        {"lane": "email.normal", "most": batch, "token": other_token(), "dispatcher": None, "lease_seconds": 60.0},
+    ).fetchone()
+    assert plan is not None
+    top = plan["QUERY PLAN"][0]["Plan"]
+    assert top["Actual Rows"] == batch
+    touched = sum(top[f"Shared {kind} Blocks"] for kind in ("Hit", "Read"))
+    assert 0 < touched <= 10 * batch
+
+
+# --- complete --------------------------------------------------------------------------------------------
+
+
+def test_sent_is_final_and_leaves_an_attempt(outbox: Outbox) -> None:
+    message = one(outbox)
+    outcome = ended(message, provider_id="<1@x>", code="250 2.0.0", response="queued")
+    assert outbox.complete(outcome) == {message.id: "sent"}
+    row = outbox.message(message.id)
+    assert (row["state"], row["attempt"], row["provider_id"], row["lease_token"], row["dispatcher"]) == (
+        "sent",
+        1,
+        "<1@x>",
+        None,
+        None,
+    )
+    assert row["finalized_at"] is not None
+    [attempt] = outbox.run(outbox.store.attempts(message.id))
+    assert (attempt["number"], attempt["outcome"], attempt["code"], attempt["response"], attempt["dag_run"]) == (
+        1, "sent", "250 2.0.0", "queued", "dag/run",
+    )  # fmt: skip
+
+
+def test_a_retry_is_scheduled_and_counts(outbox: Outbox) -> None:
+    message = one(outbox)
+    assert outbox.complete(failed(message, delay=90)) == {message.id: "scheduled"}
+    row = outbox.message(message.id)
+    assert (row["attempt"], row["error_class"], row["error"]) == (1, "network", "no route")
+    assert (
+        85 < outbox.value("SELECT extract(epoch FROM due_at - clock_timestamp())::float8 FROM backline.message") <= 90
+    )
+    assert outbox.claim() == []
+    outbox.make_due(message.id)
+    assert outbox.run(outbox.store.promote()) == 1
+    [again] = outbox.claim()
+    assert (again.id, again.attempt) == (message.id, 1)
+    outbox.complete(ended(again))
+    numbers = [(row["number"], row["outcome"]) for row in outbox.run(outbox.store.attempts(message.id))]
+    assert numbers == [(1, "scheduled"), (2, "sent")]
+
+
+def test_promote_takes_what_came_due_first_and_no_more_than_told(outbox: Outbox) -> None:
+    ids = [outbox.enqueue(due_at=LATER + timedelta(seconds=n)) for n in range(3)]
+    assert outbox.run(outbox.store.promote()) == 0
+    outbox.sql("UPDATE backline.message SET due_at = due_at - interval '2 h'")
+    assert outbox.run(outbox.store.promote(2)) == 2
+    assert [outbox.message(message_id)["state"] for message_id in ids] == ["pending", "pending", "scheduled"]
+
+
+def test_a_retry_that_would_come_too_late_is_expired(outbox: Outbox) -> None:
+    message = one(outbox, expires_at=datetime.now(UTC) + timedelta(seconds=60))
+    assert outbox.complete(failed(message, delay=3600)) == {message.id: "expired"}
+    assert outbox.message(message.id)["finalized_at"] is not None
+
+
+def test_an_old_token_can_finish_nothing(outbox: Outbox) -> None:
+    message = one(outbox)
+    outbox.let_leases_expire(message.id)
+    assert outbox.rescue() == 1
+    [taken] = outbox.claim_rescued()
+    before = outbox.message(message.id)
+    for late in (ended(message), failed(message), failed(message, dead=True)):
+        assert outbox.complete(late) == {}
+    assert outbox.run(outbox.store.give_back([message])) == 0
+    assert outbox.run(outbox.store.defer([(message, 5.0)])) == 0
+    assert outbox.run(outbox.store.renew([message], 60.0)) == 0
+    assert outbox.message(message.id) == before
+    assert outbox.value("SELECT count(*) FROM backline.attempt") == 0
+    assert outbox.complete(ended(taken)) == {message.id: "sent"}
+
+
+def test_completing_twice_counts_once(outbox: Outbox) -> None:
+    message = one(outbox)
+    assert outbox.complete(ended(message)) == {message.id: "sent"}
+    assert outbox.complete(ended(message)) == {}
+    assert outbox.message(message.id)["attempt"] == 1
+    assert outbox.value("SELECT count(*) FROM backline.attempt") == 1
+
+
+def test_of_a_batch_only_what_is_still_ours_is_completed(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(3)
+    messages = outbox.claim()
+    outbox.let_leases_expire(ids[1])
+    outbox.rescue()
+    assert outbox.complete(*map(ended, messages)) == {ids[0]: "sent", ids[2]: "sent"}
+    assert outbox.states() == {"sent": 2, "pending": 1}
+
+
+def test_the_response_is_cut_to_4_kb(outbox: Outbox) -> None:
+    outbox.complete(ended(one(outbox), response="ß" * 10_000))
+    assert outbox.value("SELECT char_length(response) FROM backline.attempt") == 4096
+
+
+def test_renewing_lengthens_the_lease(outbox: Outbox) -> None:
+    message = one(outbox)
+    outbox.let_leases_expire(message.id)
+    until = message.until
+    assert outbox.run(outbox.store.renew([message], 30.0)) == 1
+    assert message.until != until
+    assert outbox.rescue() == 0
+
+
+def test_giving_back_costs_nothing(outbox: Outbox) -> None:
+    message = one(outbox)
+    assert outbox.run(outbox.store.give_back([message])) == 1
+    row = outbox.message(message.id)
+    assert (row["state"], row["attempt"], row["rescues"], row["lease_token"]) == ("pending", 0, 0, None)
+
+
+# --- rescue ---------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_that_holds_is_left_alone(outbox: Outbox) -> None:
+    dispatcher = outbox.dispatcher()
+    outbox.enqueue()
+    outbox.claim(dispatcher=dispatcher)
+    one(outbox)
+    assert outbox.rescue() == 0
+
+
+@pytest.mark.parametrize("death", ["stopped heart", "row gone"])
+def test_a_dead_dispatchers_messages_are_rescued_at_once(outbox: Outbox, death: str) -> None:
+    dispatcher, other = outbox.dispatcher(), outbox.dispatcher()
+    mine, others = outbox.enqueue_many(2)
+    outbox.claim(1, dispatcher)
+    outbox.claim(1, other)
+    if death == "row gone":
+        outbox.run(outbox.store.end(dispatcher))
+    else:
+        outbox.stop_heart(dispatcher)
+    assert outbox.rescue() == 1
+    row = outbox.message(mine)
+    assert (row["state"], row["rescues"], row["attempt"], row["dispatcher"]) == ("pending", 1, 0, None)
+    assert outbox.message(others)["state"] == "leased"
+    assert [row["id"] for row in outbox.sql("SELECT id FROM backline.dispatcher")] == [other]
+    assert outbox.run(outbox.store.heartbeat(dispatcher, handing_over=False)) is None
+
+
+def test_rescued_messages_come_one_at_a_time(outbox: Outbox) -> None:
+    ids = outbox.enqueue_many(4)
+    outbox.claim(3)
+    outbox.let_leases_expire(*ids[:3])
+    assert outbox.rescue() == 3
+    assert [message.id for message in outbox.claim()] == [ids[3]]
+    assert [[message.id for message in outbox.claim_rescued()] for _ in range(4)] == [[ids[0]], [ids[1]], [ids[2]], []]
+
+
+def test_a_message_that_kills_its_dispatchers_dies_alone(outbox: Outbox) -> None:
+    poison, *others = outbox.enqueue_many(5)
+    outbox.claim()
+    outbox.let_leases_expire(poison, *others)
+    outbox.rescue()
+    for round_number in range(1, MAX_RESCUES + 2):
+        while messages := outbox.claim_rescued():
+            if messages[0].id == poison:
+                outbox.let_leases_expire(poison)
+                break
+            outbox.complete(ended(messages[0]))
+        state = outbox.message(poison)["state"]
+        if state == "pending":
+            pytest.fail(f"not claimed in round {round_number}")
+        assert outbox.rescue() == (1 if state == "leased" else 0)
+        if outbox.message(poison)["state"] == "dead":
+            break
+    row = outbox.message(poison)
+    assert (row["state"], row["rescues"], row["attempt"]) == ("dead", MAX_RESCUES + 1, 0)
+    assert "it may be what kills it" in row["error"]
+    while messages := outbox.claim_rescued():
+        outbox.complete(ended(messages[0]))
+    assert outbox.states() == {"dead": 1, "sent": 4}
+
+
+# --- cancel, expire, retry ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("due_at", [None, LATER])
+def test_a_waiting_message_is_cancelled_at_once(outbox: Outbox, due_at: datetime | None) -> None:
+    made = outbox.enqueue(due_at=due_at)
+    assert outbox.run(outbox.store.cancel(made)) == "cancelled"
+    assert outbox.message(made)["finalized_at"] is not None
+    assert outbox.run(outbox.store.cancel(made)) is None
+
+
+def rescue(outbox: Outbox, message: Leased) -> None:
+    outbox.let_leases_expire(message.id)
+    outbox.rescue()
+
+
+HANDS: dict[str, Callable[[Outbox, Leased], object]] = {
+    "retry": lambda outbox, message: outbox.complete(failed(message)),
+    "return": lambda outbox, message: outbox.run(outbox.store.give_back([message])),
+    "rescue": rescue,
+    "put off": lambda outbox, message: outbox.run(outbox.store.defer([(message, 5.0)])),
+}
+
+
+@pytest.mark.parametrize("hand", HANDS)
+def test_a_held_message_is_cancelled_when_its_holder_lets_go(outbox: Outbox, hand: str) -> None:
+    dispatcher = outbox.dispatcher()
+    made = outbox.enqueue()
+    [message] = outbox.claim(dispatcher=dispatcher)
+    assert outbox.run(outbox.store.cancel(made)) == "leased"
+    assert outbox.run(outbox.store.cancel_requests(dispatcher)) == {made}
+    HANDS[hand](outbox, message)
+    assert outbox.message(made)["state"] == "cancelled"
+
+
+def test_a_message_that_was_sent_before_it_could_be_cancelled_is_sent(outbox: Outbox) -> None:
+    message = one(outbox)
+    outbox.run(outbox.store.cancel(message.id))
+    assert outbox.complete(ended(message)) == {message.id: "sent"}
+
+
+def test_a_cancelled_message_is_not_leased_by_its_run_again(outbox: Outbox) -> None:
+    message = one(outbox)
+    outbox.run(outbox.store.cancel(message.id))
+    outbox.let_leases_expire(message.id)
+    assert outbox.named("message_lease_one", id=message.id, token=other_token(), lease_seconds=60) == []
+
+
+def test_waiting_messages_expire(outbox: Outbox) -> None:
+    due, later, kept = (
+        outbox.enqueue(expires_at=LATER + timedelta(days=1), due_at=due_at) for due_at in (None, LATER, None)
+    )
+    outbox.sql(
+        "UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)", [due, later]
+    )
+    assert outbox.run(outbox.store.expire()) == 2
+    assert [outbox.message(message_id)["state"] for message_id in (due, later, kept)] == [
+        "expired",
+        "expired",
+        "pending",
+    ]
+
+
+def test_a_dead_message_is_revived_under_its_own_id_with_fresh_tries(outbox: Outbox) -> None:
+    message = one(outbox)
+    assert not outbox.run(outbox.store.retry(message.id))
+    outbox.complete(failed(message, dead=True))
+    assert outbox.run(outbox.store.retry(message.id))
+    [again] = outbox.claim()
+    assert (again.id, again.attempt, again.max_attempts) == (message.id, 1, 7)
+    outbox.complete(ended(again))
+    assert not outbox.run(outbox.store.retry(message.id))
+
+
+def test_a_dead_message_that_came_too_late_or_had_secrets_is_not_revived(outbox: Outbox) -> None:
+    message = one(outbox, expires_at=LATER)
+    outbox.complete(failed(message, dead=True))
+    outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s'")
+    assert not outbox.run(outbox.store.retry(message.id))
+    secret = secret_message(outbox)
+    outbox.complete(failed(secret, dead=True))
+    assert not outbox.run(outbox.store.retry(secret.id))
+
+
+# --- secrets ------------------------------------------------------------------------------------------------------
+
+
+def secret_message(outbox: Outbox, **options: Any) -> Leased:
+    outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "kinds": ["string"]}])
+    sealed = Sealer([Fernet.generate_key().decode()]).seal("123456")
+    return one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": sealed}), **options)
+
+
+def expire(outbox: Outbox, message: Leased) -> None:
+    outbox.run(outbox.store.give_back([message]))
+    outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s'")
+    outbox.run(outbox.store.expire())
+
+
+def cancel(outbox: Outbox, message: Leased) -> None:
+    outbox.run(outbox.store.give_back([message]))
+    outbox.run(outbox.store.cancel(message.id))
+
+
+def cancel_held(outbox: Outbox, message: Leased) -> None:
+    outbox.run(outbox.store.cancel(message.id))
+    outbox.run(outbox.store.give_back([message]))
+
+
+def rescue_to_death(outbox: Outbox, message: Leased) -> None:
+    outbox.let_leases_expire(message.id)
+    outbox.rescue(max_rescues=0)
+
+
+ENDS: dict[str, tuple[Callable[[Outbox, Leased], object], str]] = {
+    "sent": (lambda outbox, message: outbox.complete(ended(message, response="123456")), "sent"),
+    "dead": (lambda outbox, message: outbox.complete(failed(message, dead=True)), "dead"),
+    "expired": (expire, "expired"),
+    "expired at retry": (lambda outbox, message: outbox.complete(failed(message, delay=10**6)), "expired"),
+    "cancelled": (cancel, "cancelled"),
+    "cancelled while held": (cancel_held, "cancelled"),
+    "killed": (rescue_to_death, "dead"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_secrets_are_erased_at_every_end(outbox: Outbox, end: str) -> None:
+    message = secret_message(outbox, expires_at=LATER)
+    act, state = ENDS[end]
+    act(outbox, message)
+    row = outbox.message(message.id)
+    assert (row["state"], row["payload"]) == (state, {"name": "Ann"})
+    assert outbox.value("SELECT count(response) FROM backline.attempt") == 0
+
+
+def test_secrets_stay_while_the_message_has_a_way_to_go(outbox: Outbox) -> None:
+    message = secret_message(outbox)
+    outbox.complete(failed(message))
+    assert set(outbox.message(message.id)["payload"]) == {"name", "code"}
+
+
+# --- dispatchers ---------------------------------------------------------------------------------------------------
+
+
+def test_a_lane_has_so_many_slots(outbox: Outbox) -> None:
+    first, second = outbox.dispatcher(slots=2), outbox.dispatcher(slots=2)
+    assert outbox.run(outbox.store.register("email.normal", 2, None)) is None
+    assert outbox.run(outbox.store.register("email.bulk", 1, None)) is not None
+    outbox.run(outbox.store.end(first))
+    assert outbox.dispatcher(slots=2) > second
+
+
+def test_one_that_hands_over_makes_room_and_hears_of_its_successor(outbox: Outbox) -> None:
+    old = outbox.dispatcher(slots=1)
+    assert outbox.run(outbox.store.heartbeat(old, handing_over=True)) == (False, False)
+    registered = outbox.run(outbox.store.register("email.normal", 1, "dag/run"))
+    assert registered is not None
+    assert registered[1]
+    assert outbox.run(outbox.store.heartbeat(old, handing_over=False)) == (False, True)
+    assert outbox.run(outbox.store.heartbeat(registered[0], handing_over=False)) == (False, False)
+
+
+def test_all_are_asked_to_stop(outbox: Outbox) -> None:
+    dispatchers = [outbox.dispatcher(), outbox.dispatcher("email.bulk")]
+    outbox.named("dispatcher_stop_all")
+    assert [outbox.run(outbox.store.heartbeat(d, handing_over=False)) for d in dispatchers] == [(True, False)] * 2
+
+
+def test_lane_status_shows_backlog_head_and_dispatchers(outbox: Outbox) -> None:
+    low, high = outbox.enqueue(priority=2), outbox.enqueue(priority=9)
+    outbox.enqueue(due_at=LATER)
+    rescued = outbox.enqueue(type="urgent_email", payload='{"context": {}}')
+    outbox.claim(lane="email.urgent")
+    outbox.let_leases_expire(rescued)
+    outbox.rescue()
+    alive, dead, old = (outbox.dispatcher() for _ in range(3))
+    outbox.stop_heart(dead)
+    outbox.run(outbox.store.heartbeat(old, handing_over=True))
+    rows = {
+        row.pop("lane"): row
+        for row in outbox.run(outbox.store.lane_status(["email.normal", "email.urgent", "email.bulk"], 10.0, 100))
+    }
+    assert rows["email.normal"].pop("head_seconds") >= 0
+    assert rows["email.normal"] == {"pending": 2, "head": high, "live": 1, "handing_over": 1}
+    assert rows["email.urgent"]["pending"] == 1
+    assert rows["email.bulk"]["pending"] == rows["email.bulk"]["live"] == 0
+    assert outbox.run(outbox.store.lane_status(["email.normal"], 10.0, 1))[0]["pending"] == 1
+    assert alive
+    assert low

@@ -1,0 +1,15 @@
+"""Pools follow the lanes."""
+
+from __future__ import annotations
+
+from backline.airflow.pools import wanted_pools
+from backline.settings import config_file, load
+
+
+def test_each_lane_has_its_own_pool_with_room_for_the_hand_over() -> None:
+    current = load(config_file())
+    pools = wanted_pools(current)
+    for name, lane in current.lanes.items():
+        assert pools[name.replace(".", "_")] == lane.dispatchers + 1
+    assert current.direct_pools.items() <= pools.items()
+    assert not [name for name in pools if "." in name]
