@@ -83,7 +83,7 @@ def shoot(page: Page, name: str) -> None:
 def colored(text: str) -> str:
     """The demo's output as a terminal shows it, without the password."""
     lines = []
-    for line in html.escape(text.strip(), quote=False).splitlines():
+    for line in html.escape(text.strip("\n"), quote=False).splitlines():
         hidden = line.partition(", password")[0]
         shown = hidden.replace("  ok  ", '  <span class="ok">ok</span>  ').replace(
             "  FAILED", '  <span class="bad">FAILED</span>'

@@ -12,7 +12,7 @@ BacklineError
 │   ├── InvalidInput        validation      a named field is wrong
 │   ├── AuthenticationFailed authentication  our credentials were refused
 │   └── Rejected            rejected        the far side refused this message for good
-└── Misconfigured           validation    a setting is wrong; names the setting and the fix
+└── Misconfigured           unknown       a setting is wrong; names the setting and the fix
 
 The classes, and what each one's policy is, follow the catalogue's failure table (docs/messages.md).
 """
@@ -136,6 +136,9 @@ class Rejected(PermanentError):
 
 
 class Misconfigured(BacklineError):
-    """A setting is wrong. The text names the setting and the fix."""
+    """A setting is wrong. The text names the setting and the fix.
 
-    failure_class = FailureClass.VALIDATION
+    Of class unknown, so that a message that meets it is tried again once somebody has mended the setting.
+    """
+
+    failure_class = FailureClass.UNKNOWN

@@ -106,8 +106,8 @@ def dispatch_dag(lane_name: str, config: Settings) -> DAG:
 _DOC = """\
 ### Sends what waits in the lane `{lane}`
 
-Messages are rows of `backline.message`; this DAG runs the dispatcher that claims and sends those of one lane
-({channel}), at most {lanes} at a time.
+Messages are rows of `backline.message`; this DAG runs the dispatchers that claim and send those of one lane
+(channel {channel}): one, or by backlog up to {lanes} at once.
 
 - **Started by** the doorbell, within a fraction of a second of the first message, or every 5 minutes in case the
   triggerer is down. A run that finds nothing ends at once.

@@ -70,10 +70,8 @@ def _param(
     types = rules.pop("type")
     examples = field.get("examples", [])
     description = field.get("description", "")
-    if types == ["string"] and examples and "format" not in rules and "enum" not in rules:
-        rules["examples"] = examples
-    elif examples and not secret:
-        # In Airflow's form the examples of a list are the only items that can be chosen.
+    if examples and not secret:
+        # In words: Airflow's form takes `examples` for a list to choose from.
         description += f" For example: {json.dumps(examples[0], ensure_ascii=False)}"
     rules |= {"title": field.get("title", name), "description": description.strip()}
     if required:

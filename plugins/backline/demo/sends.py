@@ -132,7 +132,7 @@ def _against_model(world: World) -> Result:
     require("sbject: is not a field of email" in log, "its log does not name the unknown field sbject")
     count = world.mail.count(f"*@{world.domain('refused')}", world.since)
     require(count == 0, f"{count} messages arrived of a conf that was refused")
-    return Result("failed, names sbject", "failed, names sbject")
+    return Result("fails, names sbject", "fails, names sbject")
 
 
 def _recipient(world: World, kind: type[MessageType]) -> str:

@@ -33,6 +33,8 @@ RECENT_SECONDS = 60.0
 """A dispatcher with work this recent is handed over; an older one just ends."""
 SUCCESSION_SECONDS = 30.0
 """How long one that hands over waits for its successor."""
+GATHER_SECONDS = 0.005
+"""How long finished tries wait for others to be committed with, while more messages are in hand."""
 STUCK_SECONDS = 60.0
 """A feeder that has not looked for so long is stuck: better that another dispatcher serves the lane."""
 STOP_SECONDS = 2.0
@@ -93,6 +95,7 @@ class Dispatcher(Generic[P]):
         self._finished: list[Outcome] = []
         self._permits = asyncio.Semaphore(outbox.max_unconfirmed)
         self._something_finished = asyncio.Event()
+        self._much_finished = asyncio.Event()
         self._progress = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -247,6 +250,8 @@ class Dispatcher(Generic[P]):
                 self._sending -= 1
                 self._finished.append(outcome)
                 self._something_finished.set()
+                if len(self._finished) >= self._outbox.max_unconfirmed // 2:
+                    self._much_finished.set()
         finally:
             await session.close()
 
@@ -255,22 +260,29 @@ class Dispatcher(Generic[P]):
     async def _commit(self) -> None:
         while True:
             await self._something_finished.wait()
+            if not self._queue.empty():
+                # More is on its way: a few large commits cost less than many small ones.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._much_finished.wait(), GATHER_SECONDS)
             self._something_finished.clear()
+            self._much_finished.clear()
             await self._write_down()
 
     async def _write_down(self) -> None:
-        while batch := self._finished[: self._outbox.max_unconfirmed]:
-            states = await self._commits.complete(batch, self._id, self._dag_run)
-            del self._finished[: len(batch)]
-            for outcome in batch:
-                self._held.pop(outcome.message_id, None)
-                self._cancelled.discard(outcome.message_id)
-                self._permits.release()
-                state = states.get(outcome.message_id, "taken over")
-                self._report.outcomes[state] += 1
-                if state != "sent":
-                    log.info("message %d is %s: %s: %s", outcome.message_id, state, outcome.error_class, outcome.error)
-            self._progress.set()
+        batch = self._finished[:]  # never more than there are permits
+        if not batch:
+            return
+        states = await self._commits.complete(batch, self._id, self._dag_run)
+        del self._finished[: len(batch)]
+        for outcome in batch:
+            self._held.pop(outcome.message_id, None)
+            self._cancelled.discard(outcome.message_id)
+            self._permits.release()
+            state = states.get(outcome.message_id, "taken over")
+            self._report.outcomes[state] += 1
+            if state != "sent":
+                log.info("message %d is %s: %s: %s", outcome.message_id, state, outcome.error_class, outcome.error)
+        self._progress.set()
 
     async def _progress_or(self, seconds: float) -> None:
         """Wait until something was written down, so many seconds at most."""

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from backline.outbox.store import Leased, Outcome
 from tests.integration.outbox.support import MAX_RESCUES, Outbox, ended, failed
@@ -66,6 +73,12 @@ class OutboxMachine(RuleBasedStateMachine):
     def ended(self, message_id: int, state: str) -> None:
         assert message_id not in self.final
         self.final[message_id] = state
+
+    @initialize()
+    def begin_at_work(self) -> None:
+        """Most rules need messages in hand: without a start most steps would find nothing to do."""
+        self.enqueue(3, None, later=False, expires=True)
+        self.claim(2, 0)
 
     # --- the producer
 
@@ -260,8 +273,8 @@ def test_the_outbox_under_any_sequence_of_events(outbox: Outbox) -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=20,
-            stateful_step_count=30,
+            max_examples=25,
+            stateful_step_count=40,
             deadline=None,
             derandomize=True,
             database=None,
