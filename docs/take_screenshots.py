@@ -1,3 +1,4 @@
+# ruff: noqa: INP001
 """Takes the pictures of docs/img from a running stack.
 
 ./backline up && eval "$(./backline env)" && .venv/bin/python docs/take_screenshots.py [DEMO_OUTPUT]
