@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS backline.migration (
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('backline.migration'))"
 _APPLIED = "SELECT number, name, checksum FROM backline.migration ORDER BY number"
 _RECORD = "INSERT INTO backline.migration (number, name, checksum) VALUES (%s, %s, %s)"
-_VERSION = "SELECT current_setting('server_version_num')::integer"
+_SERVER = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding')"
 OLDEST_SERVER = 170000
 
 
@@ -111,10 +111,11 @@ def _named(migration: Migration, folder: Path) -> Iterator[None]:
 
 
 def _check_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    row = connection.execute(_VERSION).fetchone()
-    version = cast("int", row[0]) if row else 0
+    version, encoding = cast("tuple[int, str]", connection.execute(_SERVER).fetchone())
     if version < OLDEST_SERVER:
         raise Misconfigured(f"PostgreSQL {version // 10000} is too old; Backline needs 17 or later")
+    if encoding != "UTF8":
+        raise Misconfigured(f"the database's encoding is {encoding}; Backline needs one created with ENCODING 'UTF8'")
 
 
 def _check_unchanged(migrations: list[Migration], number: int, name: str, checksum: str, folder: Path) -> None:

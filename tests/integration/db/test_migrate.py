@@ -7,6 +7,7 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from backline.db.migrate import MIGRATIONS, migrate, pending, read_migrations
 from backline.errors import Misconfigured
@@ -101,3 +102,13 @@ def test_two_at_once_both_succeed(empty_database: str) -> None:
         results = list(pool.map(migrate, [empty_database] * 2))
     assert sorted(results) == [[], NAMES]
     assert values(empty_database, "SELECT count(*) FROM backline.migration") == [len(NAMES)]
+
+
+def test_a_database_that_is_not_utf_8_is_refused(server: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE of_bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+        try:
+            with pytest.raises(Misconfigured, match="encoding is SQL_ASCII"):
+                migrate(make_conninfo(server, dbname="of_bytes"))
+        finally:
+            connection.execute("DROP DATABASE of_bytes")

@@ -1,0 +1,36 @@
+"""The `bench` command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backline.cli.app import app
+from backline.cli.console import progress
+from backline.errors import Misconfigured
+from backline.stack.paths import HIGHEST_PORT, Paths
+
+
+@app.command()
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Which ones; all if none is given.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="Small sizes: to see that it works, not how fast.")] = False,
+) -> None:
+    """Measure Backline beside its peers; the last line of each bench is `bench NAME: key=value ...`."""
+    from bench.harness import PORT_OFFSET, Bench, run
+
+    paths = Paths.from_environment()
+    if paths.port + PORT_OFFSET > HIGHEST_PORT:
+        raise Misconfigured(
+            f"BACKLINE_PORT={paths.port} is too high: bench uses the ports from {PORT_OFFSET} above it"
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    with Bench(paths.home, paths.port, progress, short=short) as current:
+        run(current, names or [], json_file, typer.echo)
