@@ -80,7 +80,7 @@ FROM backline.attempt WHERE message_id = %(id)s::bigint ORDER BY number, started
 -- meanwhile. Secrets of final messages are erased; one attempt row is written for each.
 WITH done AS (
     SELECT * FROM unnest(
-        %(ids)s::bigint[], %(tokens)s::uuid[], %(states)s::text[], %(delays)s::float8[], %(error_classes)s::text[],
+        %(ids)s::bigint[], %(tokens)s::uuid[], %(states)s::backline.message_state[], %(delays)s::float8[], %(error_classes)s::text[],
         %(errors)s::text[], %(provider_ids)s::text[], %(codes)s::text[], %(responses)s::text[],
         %(ages)s::float8[], %(durations)s::float8[]
     ) AS u (message_id, token, state, delay, error_class, error, provider_id, code, response, age, duration)
@@ -91,7 +91,7 @@ WITH done AS (
             WHEN m.cancel_requested THEN 'cancelled'
             WHEN clock_timestamp() + done.delay * interval '1 second' >= m.expires_at THEN 'expired'
             ELSE 'scheduled'
-        END AS next_state
+        END::backline.message_state AS next_state
     FROM done
     JOIN backline.message AS m ON m.id = done.message_id AND m.lease_token = done.token AND m.state = 'leased'
     JOIN backline.message_type AS t ON t.name = m.type
@@ -111,7 +111,7 @@ WITH done AS (
 ), written AS (
     INSERT INTO backline.attempt (message_id, number, started_at, duration_ms, outcome, error_class, code, response,
                                   dispatcher, dag_run)
-    SELECT d.message_id, d.number, d.at - d.age * interval '1 second', d.duration * 1000, d.next_state, d.error_class,
+    SELECT d.message_id, d.number, d.at - d.age * interval '1 second', d.duration * 1000, d.next_state::text, d.error_class,
         d.code, CASE WHEN cardinality(d.secret_fields) = 0 THEN left(d.response, 4096) END,
         %(dispatcher)s::bigint, %(dag_run)s::text
     FROM decided AS d
@@ -121,7 +121,7 @@ SELECT id, state FROM updated;
 -- name: message_return_many
 -- Gives back messages that were claimed and not tried; fenced. Costs neither an attempt nor a rescue.
 UPDATE backline.message AS m
-SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'pending' END,
+SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'pending' END::backline.message_state,
     finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
     payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
     lease_token = NULL, leased_until = NULL, dispatcher = NULL
@@ -133,7 +133,7 @@ RETURNING m.id;
 -- Moves claimed messages that are over their domain's rate to the time of their token, which is now theirs; fenced.
 -- One that was taken back meanwhile is cancelled.
 UPDATE backline.message AS m
-SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END,
+SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END::backline.message_state,
     finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
     payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
     rate_paid = true, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
@@ -166,7 +166,7 @@ WITH gone AS (
     SELECT m.id, CASE
         WHEN m.cancel_requested THEN 'cancelled'
         WHEN m.rescues >= %(max_rescues)s::integer THEN 'dead'
-        ELSE 'pending' END AS next_state
+        ELSE 'pending' END::backline.message_state AS next_state
     FROM backline.message AS m
     WHERE m.state = 'leased' AND (
         m.leased_until < clock_timestamp()
@@ -190,7 +190,7 @@ RETURNING m.id, m.lane, m.state;
 -- name: message_cancel
 -- Takes a message back: at once if nobody holds it, else its holder is asked. Returns the state that it is in now.
 UPDATE backline.message AS m
-SET state = CASE WHEN m.state = 'leased' THEN 'leased' ELSE 'cancelled' END,
+SET state = CASE WHEN m.state = 'leased' THEN 'leased' ELSE 'cancelled' END::backline.message_state,
     cancel_requested = true,
     finalized_at = CASE WHEN m.state = 'leased' THEN NULL ELSE clock_timestamp() END,
     payload = CASE WHEN m.state = 'leased' THEN m.payload ELSE m.payload - t.secret_fields END

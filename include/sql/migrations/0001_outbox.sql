@@ -40,13 +40,25 @@ COMMENT ON TABLE backline.lane IS 'Synced from backline.toml by every migration;
 CREATE SEQUENCE backline.message_id AS bigint;
 COMMENT ON SEQUENCE backline.message_id IS 'Ids of messages and of groups: no number names both.';
 
+-- In this order: those from 'sent' on are final.
+CREATE TYPE backline.message_state AS ENUM (
+    'scheduled',   -- due later: a delayed send, or a retry
+    'pending',     -- due: the next claim takes it
+    'leased',      -- in the hands of a dispatcher or of a send_* run
+    'sent',        -- the provider took it
+    'suppressed',  -- the recipient is not to be written to
+    'cancelled',   -- a person or the app took it back
+    'expired',     -- it would have come too late
+    'dead'         -- failed for good, or too often
+);
+
 CREATE TABLE backline.message (
     id               bigint PRIMARY KEY DEFAULT nextval('backline.message_id'),
     type             text NOT NULL,
     channel          text NOT NULL,
     lane             text NOT NULL,
-    priority         smallint NOT NULL CHECK (priority BETWEEN 1 AND 10),
-    state            text NOT NULL,
+    priority         smallint NOT NULL,                 -- 1 (last) to 10 (first)
+    state            backline.message_state NOT NULL,
     recipient        text NOT NULL,
     payload          jsonb NOT NULL,
     due_at           timestamptz NOT NULL,
@@ -68,20 +80,9 @@ CREATE TABLE backline.message (
     error_class      text,
     error            text,
     provider_id      text,
-    CONSTRAINT message_state CHECK (state IN (
-        'scheduled',   -- due later: a delayed send, or a retry
-        'pending',     -- due: the next claim takes it
-        'leased',      -- in the hands of a dispatcher or of a send_* run
-        'sent',        -- final: the provider took it
-        'suppressed',  -- final: the recipient is not to be written to
-        'cancelled',   -- final: a person or the app took it back
-        'expired',     -- final: it would have come too late
-        'dead'         -- final: failed for good, or too often
-    )),
-    CONSTRAINT message_final CHECK (
-        (state IN ('sent', 'suppressed', 'cancelled', 'expired', 'dead')) = (finalized_at IS NOT NULL)),
-    CONSTRAINT message_lease CHECK (
-        (state = 'leased') = (lease_token IS NOT NULL) AND (state = 'leased') = (leased_until IS NOT NULL))
+    -- One short constraint: the server reads a constraint's text anew for each statement that inserts.
+    CONSTRAINT message_ends CHECK (
+        (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL))
 );
 
 -- A claim reads only what is due; finished rows and tomorrow's cost it nothing.

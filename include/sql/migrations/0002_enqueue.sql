@@ -193,7 +193,7 @@ BEGIN
         INSERT INTO backline.message (id, type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
                                       max_attempts, request_id, group_id, replay_of)
         VALUES (new_id, enqueue.type, route.channel, route.lane, coalesce(enqueue.priority, route.priority),
-                CASE WHEN due_at > now_at THEN 'scheduled' ELSE 'pending' END, address, payload,
+                CASE WHEN due_at > now_at THEN 'scheduled' ELSE 'pending' END::backline.message_state, address, payload,
                 coalesce(due_at, now_at), enqueue.expires_at, route.max_attempts, enqueue.request_id, gid,
                 enqueue.replay_of);
         result := coalesce(gid, new_id);
@@ -273,7 +273,7 @@ BEGIN
         INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
                                       max_attempts, request_id)
         SELECT enqueue_many.type, route.channel, route.lane, coalesce(enqueue_many.priority, route.priority),
-               CASE WHEN enqueue_many.due_at > now_at THEN 'scheduled' ELSE 'pending' END, u.recipient, u.payload,
+               CASE WHEN enqueue_many.due_at > now_at THEN 'scheduled' ELSE 'pending' END::backline.message_state, u.recipient, u.payload,
                coalesce(enqueue_many.due_at, now_at), enqueue_many.expires_at, route.max_attempts, enqueue_many.request_id
         FROM unnest(recipients, payloads) AS u (recipient, payload)
         RETURNING id)

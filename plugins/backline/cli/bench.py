@@ -28,9 +28,7 @@ def bench(
 
     paths = Paths.from_environment()
     if paths.port + PORT_OFFSET > HIGHEST_PORT:
-        raise Misconfigured(
-            f"BACKLINE_PORT={paths.port} is too high: bench uses the ports from {PORT_OFFSET} above it"
-        )
+        raise Misconfigured(f"BACKLINE_PORT={paths.port} is too high: bench uses the ports from {PORT_OFFSET} above it")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     with Bench(paths.home, paths.port, progress, short=short) as current:
         run(current, names or [], json_file, typer.echo)

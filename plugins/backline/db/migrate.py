@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS backline.migration (
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('backline.migration'))"
 _APPLIED = "SELECT number, name, checksum FROM backline.migration ORDER BY number"
 _RECORD = "INSERT INTO backline.migration (number, name, checksum) VALUES (%s, %s, %s)"
-_SERVER = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding')"
+_SERVER = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding') = 'UTF8'"
 OLDEST_SERVER = 170000
 
 
@@ -111,11 +111,11 @@ def _named(migration: Migration, folder: Path) -> Iterator[None]:
 
 
 def _check_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    version, encoding = cast("tuple[int, str]", connection.execute(_SERVER).fetchone())
+    version, is_utf8 = cast("tuple[int, bool]", connection.execute(_SERVER).fetchone())
     if version < OLDEST_SERVER:
         raise Misconfigured(f"PostgreSQL {version // 10000} is too old; Backline needs 17 or later")
-    if encoding != "UTF8":
-        raise Misconfigured(f"the database's encoding is {encoding}; Backline needs one created with ENCODING 'UTF8'")
+    if not is_utf8:
+        raise Misconfigured("the database is not in UTF-8; create it with ENCODING 'UTF8'")
 
 
 def _check_unchanged(migrations: list[Migration], number: int, name: str, checksum: str, folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_database_that_is_not_utf_8_is_refused(server: str) -> None:
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE of_bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
         try:
-            with pytest.raises(Misconfigured, match="encoding is SQL_ASCII"):
+            with pytest.raises(Misconfigured, match="not in UTF-8"):
                 migrate(make_conninfo(server, dbname="of_bytes"))
         finally:
             connection.execute("DROP DATABASE of_bytes")
