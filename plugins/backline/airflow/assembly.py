@@ -9,7 +9,7 @@ from typing import Any
 
 from backline.airflow.connections import smtp_server
 from backline.channels.base import Channel
-from backline.channels.email import EmailChannel
+from backline.channels.email.channel import EmailChannel
 from backline.errors import Misconfigured
 from backline.messages import registry, render_email
 from backline.outbox.delivery import Delivery

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow.sdk.bases.hook import BaseHook
-from psycopg.conninfo import make_conninfo
 
-from backline.channels.email import SmtpServer
 from backline.errors import Misconfigured
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+
+    from backline.channels.email.server import SmtpServer
 
 APP_DATABASE = "backline_db"
 """The connection to the app's database, where the outbox lives."""
@@ -29,6 +29,8 @@ async def app_dsn_async() -> str:
 
 def dsn_of(connection: Connection) -> str:
     """A Postgres connection of Airflow's as a connection string; Misconfigured if it is of another kind."""
+    from psycopg.conninfo import make_conninfo
+
     if connection.conn_type not in ("postgres", "postgresql"):
         raise Misconfigured(
             f"Airflow connection {connection.conn_id!r} is of type {connection.conn_type!r}; make it a Postgres connection"
@@ -45,6 +47,8 @@ def dsn_of(connection: Connection) -> str:
 
 def smtp_server(connection_id: str) -> SmtpServer:
     """The SMTP server of a connection."""
+    from backline.channels.email.server import SmtpServer
+
     connection = BaseHook.get_connection(connection_id)
     return SmtpServer.from_connection(
         connection.host, connection.port, connection.login, connection.password, connection.extra_dejson

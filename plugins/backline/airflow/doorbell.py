@@ -10,15 +10,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from backline.airflow.connections import app_dsn_async
-from backline.db.connect import Database
-from backline.outbox.doorbell import LaneView, Ringer
-from backline.outbox.store import Store
 from backline.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from backline.outbox.doorbell import LaneView
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +68,12 @@ class Doorbell(BaseEventTrigger):
 
 
 async def _look(config: Settings) -> AsyncIterator[dict[str, LaneView]]:
+    # Here, not above: every task that parses a dispatch DAG would pay for them.
+    from backline.airflow.connections import app_dsn_async
+    from backline.db.connect import Database
+    from backline.outbox.doorbell import LaneView, Ringer
+    from backline.outbox.store import Store
+
     database = Database(await app_dsn_async(), name="doorbell", patience=0)
     store = Store(database)
     ringer = Ringer(config.lanes, config.doorbell.silence_seconds)

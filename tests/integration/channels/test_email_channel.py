@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from backline.channels.base import Channel, Message
-from backline.channels.email import Attachment, EmailChannel, EmailContent, PreparedEmail, SmtpServer
+from backline.channels.email.channel import EmailChannel
+from backline.channels.email.content import Attachment, EmailContent
+from backline.channels.email.server import SmtpServer
+from backline.channels.email.session import PreparedEmail
 from backline.errors import InvalidInput, Misconfigured
 from backline.settings import EmailSettings
 from tests.integration.channels.servers import Mailbox

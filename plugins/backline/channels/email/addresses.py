@@ -6,8 +6,6 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from email_validator import EmailNotValidError, validate_email
-
 from backline.errors import InvalidInput
 
 # Addresses of this shape need no more than a look; everything else goes to email-validator, which takes 50 times as long.
@@ -69,6 +67,9 @@ def _check(spec: str) -> str:
             return f"{local}@{domain.lower()}"
     if not spec:
         raise ValueError("an address is missing; write one such as user@example.com")
+    # Here, not above: it takes long to import, and every task that sends would pay for it.
+    from email_validator import EmailNotValidError, validate_email
+
     _, _, domain = spec.rpartition("@")
     development = _DEVELOPMENT.fullmatch(domain) is not None
     try:

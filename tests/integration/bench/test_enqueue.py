@@ -1,0 +1,82 @@
+"""The enqueue bench, short: what it counts as taken in is there, each once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from backline.errors import UnknownFailure
+from backline.settings import ROOT
+from backline.stack.paths import Paths
+from backline.stack.postgres import Cluster
+from backline.stack.secrets import Secrets
+from bench import enqueue
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def pgbench() -> Path:
+    return Cluster(Paths(ROOT, ROOT, 8080), Secrets()).binaries() / "pgbench"
+
+
+def test_both_sides_take_turns_and_ours_all_wait(database: str) -> None:
+    asked = []
+
+    def peer(name: str, count: int) -> float:
+        asked.append((name, count))
+        return 0.5
+
+    rates = enqueue.set_based(database, {"backline": 1_200, "celery": 50}, 2, peer, silent)
+    assert asked == [("celery", 50)] * 2
+    assert rates["celery"] == [100.0, 100.0]
+    assert all(rate > 0 for rate in rates["backline"])
+    with psycopg.connect(database) as connection:
+        row = connection.execute("SELECT count(*), count(DISTINCT payload) FROM backline.message").fetchone()
+    assert row == (2_400, 2_400)
+
+
+def test_it_fails_when_messages_are_missing(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE RULE lossy AS ON INSERT TO backline.message WHERE new.id % 7 = 0 DO INSTEAD NOTHING")
+    with pytest.raises(UnknownFailure, match="wait instead of"):
+        enqueue.set_based(database, {"backline": 100}, 1, lambda *_: 1.0, silent)
+
+
+def test_a_commit_writes_an_order_and_one_second_row(database: str, pgbench: Path, tmp_path: Path) -> None:
+    rates = enqueue.commit_rates(pgbench, database, tmp_path, 1, 1, silent)
+    assert set(rates) == {"plain", "backline"}
+    assert all(rate > 0 for [rate] in rates.values())
+    with psycopg.connect(database) as connection:
+        ours, plain = (
+            connection.execute(query).fetchone()
+            for query in (
+                "SELECT type, payload #>> '{context,name}' = 'Reader ' || (payload #>> '{context,number}') FROM backline.message",
+                "SELECT type, payload #>> '{context,name}' = 'Reader ' || (payload #>> '{context,number}') FROM shop.plain_outbox",
+            )
+        )
+    assert ours == plain == ("templated_email", True)
+
+
+def test_a_transaction_that_fails_is_told(database: str, pgbench: Path, tmp_path: Path) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("DELETE FROM backline.message_type")
+    with pytest.raises(UnknownFailure, match="is not a message type"):
+        enqueue.commit_rates(pgbench, database, tmp_path, 1, 1, silent)
+
+
+def test_figures_are_ratios_within_each_round() -> None:
+    rates = {
+        "backline": [100.0, 400.0, 300.0],
+        "celery": [10.0, 20.0, 10.0],
+        "procrastinate": [50.0] * 3,
+        "pgqueuer": [50.0] * 3,
+    }
+    found = enqueue.figures(rates, {"plain": [10.0, 20.0, 10.0], "backline": [8.0, 10.0, 7.0]})
+    assert found.keys["ratio_sql"] == 20.0
+    assert found.keys["ratio_commit"] == 0.7
+    assert found.line().startswith("bench enqueue: ratio_sql=20 ratio_commit=0.7 ")

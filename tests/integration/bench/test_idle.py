@@ -1,0 +1,52 @@
+"""The idle bench's measuring: CPU of children that come and go counts, and memory is shared out by service."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from bench.idle import Usage, figures, service_of, used
+
+# Burns CPU only in children that end, one after another, and holds 50 MiB.
+BUSY = """
+import subprocess, sys
+held = bytearray(b"x" * 50 * 2**20)
+print("ready", flush=True)
+while True:
+    subprocess.run([sys.executable, "-S", "-c", "sum(range(4_000_000))"])
+"""
+
+
+@pytest.fixture
+def busy() -> Iterator[psutil.Process]:
+    environment = {**os.environ, "SUPERVISOR_PROCESS_NAME": "busy"}
+    command = [sys.executable, "-c", BUSY]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+def test_children_that_have_ended_count(busy: psutil.Process) -> None:
+    found = used(lambda: [busy, *busy.children(recursive=True)], 1.5)
+    assert set(found.by_name) == {"busy"}
+    assert found.cpu_percent > 20
+    assert found.memory_mib > 50
+
+
+def test_a_process_tells_its_service(busy: psutil.Process) -> None:
+    assert service_of(busy) == "busy"
+
+
+def test_ratios_are_of_medians() -> None:
+    ours = [Usage(30.0, 1200.0, {}), Usage(50.0, 1200.0, {}), Usage(30.0, 1000.0, {})]
+    bare = [Usage(20.0, 1000.0, {})] * 3
+    found = figures({"backline": ours, "bare": bare})
+    assert found.keys["ratio_cpu"] == pytest.approx(1.5)
+    assert found.keys["ratio_mem"] == pytest.approx(1.2)

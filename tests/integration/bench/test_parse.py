@@ -1,0 +1,38 @@
+"""The parse bench, short: every DAG file is imported, alone too, and a heavy one stands out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backline.errors import UnknownFailure
+from backline.settings import ROOT
+from bench import parse
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_every_dag_file_is_measured() -> None:
+    files = parse.dag_files()
+    found = parse.measure(files, 1, silent)
+    assert set(found.raw["each_ms"]) == {str(file.relative_to(ROOT)) for file in files}
+    assert list(found.keys)[:2] == ["total_s", "worst_ms"]
+    assert 0 < found.keys["worst_ms"] <= 1000 * 10 * found.keys["total_s"]
+    assert any(name.startswith("backline.") for name in found.raw["heaviest_imports_ms"])
+
+
+def test_a_file_without_a_dag_is_an_error(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.py"
+    empty.write_text("", encoding="utf-8")
+    with pytest.raises(UnknownFailure, match=r"empty\.py makes no DAG"):
+        parse.measure([empty], 1, silent)
+
+
+def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("import no_such_module", encoding="utf-8")
+    with pytest.raises(UnknownFailure, match="no_such_module"):
+        parse.measure([broken], 1, silent)
