@@ -117,7 +117,7 @@ def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str]
         },
         "API_AUTH": {"JWT_SECRET": secrets.jwt_secret},
         "SCHEDULER": {
-            "SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            "SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             # After a crash the next scheduler takes over what the last one left as soon as its heartbeat is stale.
             "ORPHANED_TASKS_CHECK_INTERVAL": "15",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
