@@ -57,7 +57,7 @@ def test_it_measures_every_case_and_loses_nothing(databases: dict[growth.Case, s
 def test_plans_are_of_the_engines_own_statements(databases: dict[growth.Case, str]) -> None:
     case, dsn = next(iter(databases.items()))
     growth.fill(dsn, case)
-    plans = growth.Lane(dsn, case).plans()
+    plans = growth.plans(dsn)
     assert set(plans) == {"message_promote", "message_claim", "lane_status", "message_complete_many"}
     assert "message_claim" in plans["message_claim"]
     assert all("Buffers" in plan for plan in plans.values())
@@ -68,8 +68,8 @@ def test_a_message_that_is_not_there_is_an_error(databases: dict[growth.Case, st
     growth.fill(dsn, case)
     with psycopg.connect(dsn) as connection:
         connection.execute("DELETE FROM backline.message WHERE id % 100 = 0")
-    with pytest.raises(UnknownFailure, match="sent, pending and attempts"):
-        growth.Lane(dsn, case).check()
+    with psycopg.connect(dsn) as connection, pytest.raises(UnknownFailure, match="sent, pending and attempts"):
+        growth.check(connection, case, 0)
 
 
 def test_a_fall_is_against_the_first_case_and_under_the_snapshot_against_its_own() -> None:

@@ -1,0 +1,223 @@
+"""enqueue: messages accepted a second by SQL, beside Celery's `.delay` and the kin's best; and what it costs a commit.
+
+The set-based half gives the same letters to all sides, one producer each, in turns. The commit half runs 16
+connections of pgbench (PostgreSQL's own client, in C): each transaction writes an order, and either one message by
+`backline.enqueue` or a plain row of the same payload in a table with nothing but a primary key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, LiteralString
+
+import psycopg
+
+from backline.errors import UnknownFailure
+from bench.harness import Bench
+from bench.peers.letters import context, recipient
+from bench.report import Figures, rounded
+from bench.stack_copy import TEMPLATE
+
+BATCH = 5_000
+PRODUCERS = 16
+PEER_BATCH = 1_000
+"""What suits procrastinate and pgqueuer best (from 500 to 5,000 tried)."""
+COUNTS = {"backline": 60_000, "celery": 3_000, "procrastinate": 15_000, "pgqueuer": 45_000}
+SHORT_COUNTS = {"backline": 2_000, "celery": 200, "procrastinate": 1_000, "pgqueuer": 1_000}
+
+_ENQUEUE: LiteralString = (
+    "SELECT cardinality(backline.enqueue_many('templated_email', %b::text[], %b::text[]::jsonb[]))"
+)
+"""`%b`: as binary arrays. psycopg's text form escapes every quote of every payload: ten times the rest of the client."""
+_STATES: LiteralString = (
+    "SELECT count(*) FILTER (WHERE state = 'pending'), count(DISTINCT recipient) FROM backline.message"
+)
+_SHOP: LiteralString = """
+CREATE SCHEMA shop;
+CREATE TABLE shop.orders (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer bigint NOT NULL, total numeric NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE shop.plain_outbox (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, type text NOT NULL, recipient text NOT NULL, payload jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now());
+"""
+_SHOP_COUNTS: LiteralString = "SELECT (SELECT count(*) FROM shop.orders), (SELECT count(*) FROM shop.plain_outbox), (SELECT count(*) FROM backline.message)"
+_TRANSACTION = """\
+\\set number random(1, 1000000000)
+BEGIN;
+INSERT INTO shop.orders (customer, total) VALUES (:number, :number % 10000);
+{second}
+COMMIT;
+"""
+_LETTER = "'templated_email', 'reader-' || :number || '@customers.example.com', {payload}"
+SECOND_ROWS = {
+    "plain": f"INSERT INTO shop.plain_outbox (type, recipient, payload) VALUES ({_LETTER});",
+    "backline": f"SELECT backline.enqueue({_LETTER});",
+}
+
+
+def run(bench: Bench) -> Figures:
+    """Both halves on the stack's PostgreSQL, in databases of their own."""
+    server = bench.server()
+    with (
+        bench.redis() as redis,
+        bench.database("enqueue", migrated=True) as ours,
+        bench.database("procrastinate") as procrastinate,
+        bench.database("pgqueuer") as pgqueuer,
+    ):
+        peers = Peers(bench, redis, {"procrastinate": procrastinate, "pgqueuer": pgqueuer})
+        counts = bench.pick(COUNTS, SHORT_COUNTS)
+        rates = set_based(ours, counts, bench.pick(5, 1), peers.seconds, bench.report)
+    with bench.database("commit", migrated=True) as dsn:
+        program = server.stack.cluster.binaries() / "pgbench"
+        commits = commit_rates(program, dsn, bench.folder, bench.pick(5, 1), bench.pick(4, 1), bench.report)
+    return figures(rates, commits)
+
+
+class Peers:
+    """The other producers, each a process of its own that times itself."""
+
+    def __init__(self, bench: Bench, redis: str, databases: Mapping[str, str]) -> None:
+        self._bench = bench
+        self._redis = redis
+        self._databases = databases
+        bench.run_peer(
+            "-m",
+            "bench.peers.procrastinate_run",
+            "schema",
+            log="enqueue-schema",
+            environment=self._for("procrastinate"),
+        )
+
+    def seconds(self, name: str, count: int) -> float:
+        """How long that peer took to take in so many letters."""
+        batch = [] if name == "celery" else [str(PEER_BATCH)]
+        log = f"enqueue-{name}"
+        self._bench.run_peer(
+            "-m", f"bench.peers.enqueue_{name}", str(count), *batch, log=log, environment=self._for(name)
+        )  # fmt: skip
+        return float(self._bench.log(log).read_text(encoding="utf-8").split()[-1])
+
+    def _for(self, name: str) -> dict[str, str]:
+        return self._bench.peer_environment(
+            BENCH_REDIS_URL=self._redis, BENCH_DATABASE_URL=self._databases.get(name, "")
+        )
+
+
+def set_based(
+    dsn: str,
+    counts: Mapping[str, int],
+    rounds: int,
+    peer_seconds: Callable[[str, int], float],
+    report: Callable[[str], None],
+) -> dict[str, list[float]]:
+    """Letters a second, for each side and round; an error if ours do not all wait, each once."""
+    rates: dict[str, list[float]] = {name: [] for name in counts}
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for number in range(rounds):
+            for name in counts if number % 2 == 0 else reversed(list(counts)):
+                count = counts[name]
+                taken = _ours(connection, number * count, count) if name == "backline" else peer_seconds(name, count)
+                rates[name].append(count / taken)
+            report(
+                f"enqueue, round {number + 1}: " + ", ".join(f"{name} {rate[-1]:.0f}/s" for name, rate in rates.items())
+            )
+        expected = (rounds * counts["backline"],) * 2
+        if (found := connection.execute(_STATES).fetchone()) != expected:
+            raise UnknownFailure(f"enqueue: {found} messages and recipients wait instead of {expected}")
+    return rates
+
+
+def _ours(connection: psycopg.Connection[tuple[Any, ...]], first: int, count: int) -> float:
+    letters = [
+        (recipient(number), {"template": TEMPLATE, "context": context(number)})
+        for number in range(first, first + count)
+    ]
+    started = time.perf_counter()
+    for start in range(0, count, BATCH):
+        some = letters[start : start + BATCH]
+        connection.execute(_ENQUEUE, [[to for to, _ in some], [json.dumps(payload) for _, payload in some]])
+    return time.perf_counter() - started
+
+
+def commit_rates(
+    program: Path, dsn: str, folder: Path, rounds: int, seconds: int, report: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Commits a second, plain and ours, in turns; an error if a transaction's rows are not all there."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(_SHOP)
+        scripts = {}
+        for name in SECOND_ROWS:
+            scripts[name] = folder / f"commit_{name}.sql"
+            scripts[name].write_text(transaction(name), encoding="utf-8")
+        rates: dict[str, list[float]] = {name: [] for name in scripts}
+        done = dict.fromkeys(scripts, 0)
+        for number in range(rounds):
+            for name in scripts if number % 2 == 0 else reversed(scripts):
+                transactions, rate = _pgbench(program, dsn, scripts[name], seconds)
+                done[name] += transactions
+                rates[name].append(rate)
+            report(
+                f"commits, round {number + 1}: " + ", ".join(f"{name} {rate[-1]:.0f}/s" for name, rate in rates.items())
+            )
+        expected = (sum(done.values()), done["plain"], done["backline"])
+        if (found := connection.execute(_SHOP_COUNTS).fetchone()) != expected:
+            raise UnknownFailure(f"enqueue: orders, plain rows and messages are {found}, not {expected}")
+    return rates
+
+
+def transaction(name: str) -> str:
+    """pgbench's script: an order and its second row; the payload is a letter's with the number in its places."""
+    text = json.dumps({"template": TEMPLATE, "context": context(0)})
+    marked = text.replace("Reader 0", "Reader %1$s").replace('"number": 0', '"number": %1$s')
+    payload = f"format('{marked}', (:number)::text)::jsonb"
+    return _TRANSACTION.format(second=SECOND_ROWS[name].format(payload=payload))
+
+
+def _pgbench(program: Path, dsn: str, script: Path, seconds: int) -> tuple[int, float]:
+    command = [str(program), "--no-vacuum", "--protocol=prepared", f"--client={PRODUCERS}", "--jobs=1", f"--time={seconds}",
+               f"--file={script}", dsn]  # fmt: skip
+    done = subprocess.run(
+        command,
+        check=False,
+        env={"PATH": os.defpath, "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    transactions = re.search(r"transactions actually processed: (\d+)", done.stdout)
+    rate = re.search(r"tps = ([\d.]+)", done.stdout)
+    if done.returncode or transactions is None or rate is None:
+        raise UnknownFailure(f"pgbench failed: {' '.join(done.stderr.split())[-300:]}")
+    return int(transactions[1]), float(rate[1])
+
+
+def figures(rates: Mapping[str, Sequence[float]], commits: Mapping[str, Sequence[float]]) -> Figures:
+    """Medians over the rounds; a ratio is ours over theirs in the same round."""
+    keys = {
+        "ratio_sql": _ratio(rates["backline"], rates["celery"]),
+        "ratio_commit": _ratio(commits["backline"], commits["plain"]),
+        "sql_per_s": median(rates["backline"]),
+        "celery_per_s": median(rates["celery"]),
+        "ratio_procrastinate": _ratio(rates["backline"], rates["procrastinate"]),
+        "ratio_pgqueuer": _ratio(rates["backline"], rates["pgqueuer"]),
+        "commits_per_s": median(commits["backline"]),
+        "plain_commits_per_s": median(commits["plain"]),
+    }
+    raw = {
+        "per_second": {name: rounded(found, 0) for name, found in rates.items()},
+        "commits_per_second": {name: rounded(found, 0) for name, found in commits.items()},
+        "load": rounded(os.getloadavg(), 2),
+    }
+    return Figures("enqueue", keys, raw)
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return median(mine / other for mine, other in zip(ours, theirs, strict=True))

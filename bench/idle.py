@@ -1,0 +1,215 @@
+"""idle: what the whole stack takes at rest, beside bare Airflow.
+
+Ours: everything that `./backline up` starts, the supervisor and PostgreSQL included. Bare: Airflow's four components
+with its own settings (scheduler, executor and intervals as they come), one trivial DAG, no plugins, on a database of
+its own in the same PostgreSQL. They take turns. CPU is of one core; memory is PSS, so that shared pages count once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from psycopg.conninfo import conninfo_to_dict
+
+from backline.errors import UnknownFailure
+from backline.stack.processes import supervised
+from bench.harness import Bench, free_port
+from bench.parse import TRIVIAL
+from bench.report import Figures, rounded
+from bench.stack_copy import StackCopy, wait_for
+
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+SETTLE_SECONDS = 25.0
+"""After the start: first parses, first heartbeats, first queries."""
+READY_SECONDS = 120.0
+AIRFLOW = [sys.executable, "-P", "-m", "airflow"]
+Processes = Callable[[], Iterable[psutil.Process]]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one side took."""
+
+    cpu_percent: float
+    """Of one core."""
+    memory_mib: float
+    by_name: Mapping[str, tuple[float, float]]
+    """Service to (CPU percent, MiB)."""
+
+
+def run(bench: Bench) -> Figures:
+    """Two rounds of both."""
+    rounds, seconds, settle = bench.pick((2, 45.0, SETTLE_SECONDS), (1, 2.0, 0.0))
+    found: dict[str, list[Usage]] = {"backline": [], "bare": []}
+    for number in range(rounds):
+        stack = bench.stack()
+        time.sleep(settle)
+        found["backline"].append(used(partial(_ours, stack), seconds))
+        _tell(bench, number, "backline", found["backline"][-1])
+        server = bench.server()
+        with bare_airflow(bench) as processes:
+            time.sleep(settle)
+            found["bare"].append(used(partial(_bare, processes, server), seconds))
+        _tell(bench, number, "bare", found["bare"][-1])
+    return figures(found)
+
+
+def used(processes: Processes, seconds: float) -> Usage:
+    """What those processes take over so many seconds, the children included that come and go meanwhile."""
+    before = _cpu_seconds(processes())
+    started = time.monotonic()
+    time.sleep(seconds)
+    last = list(processes())
+    after = _cpu_seconds(last)
+    elapsed = time.monotonic() - started
+    memory = _memory(last)
+    names = sorted(after.keys() | memory.keys())
+    by_name = {
+        name: (100 * (after.get(name, 0.0) - before.get(name, 0.0)) / elapsed, memory.get(name, 0.0)) for name in names
+    }
+    return Usage(sum(cpu for cpu, _ in by_name.values()), sum(mib for _, mib in by_name.values()), by_name)
+
+
+def _cpu_seconds(processes: Iterable[psutil.Process]) -> dict[str, float]:
+    """CPU seconds by service so far, ended children included: they moved to their parent's account."""
+    sums: dict[str, float] = {}
+    for process in processes:
+        with contextlib.suppress(psutil.Error, OSError):
+            name = service_of(process)
+            sums[name] = sums.get(name, 0.0) + sum(process.cpu_times()[:4])
+    return sums
+
+
+def _memory(processes: Iterable[psutil.Process]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for process in processes:
+        with contextlib.suppress(psutil.Error, OSError):
+            name = service_of(process)
+            sums[name] = sums.get(name, 0.0) + _pss_mib(process.pid)
+    return sums
+
+
+def _pss_mib(pid: int) -> float:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024
+
+
+def service_of(process: psutil.Process) -> str:
+    """Which service a process belongs to."""
+    return process.environ().get("SUPERVISOR_PROCESS_NAME") or "supervisord"
+
+
+def _ours(copy: StackCopy) -> list[psutil.Process]:
+    """Every process of that copy of the stack."""
+    return supervised(copy.stack.supervisor.stack_id)
+
+
+def _bare(processes: Processes, server: StackCopy) -> list[psutil.Process]:
+    """Bare Airflow's, and PostgreSQL's."""
+    return [*processes(), *supervised(server.stack.supervisor.stack_id, "postgres")]
+
+
+@contextmanager
+def bare_airflow(bench: Bench) -> Iterator[Processes]:
+    """Airflow as it comes, ready; gives the function that lists its processes."""
+    home, port = bench.folder / "bare", free_port()
+    (home / "dags").mkdir(parents=True, exist_ok=True)
+    (home / "dags" / "trivial.py").write_text(TRIVIAL, encoding="utf-8")
+    with ExitStack() as running:
+        dsn = running.enter_context(bench.database("bare"))
+        environment = _bare_environment(home, port, dsn)
+        command = [*_without_foreign(environment), *AIRFLOW]
+        with bench.process([*command, "db", "migrate"], log="bare-db", environment=environment) as child:
+            if child.wait(READY_SECONDS):
+                raise UnknownFailure(f"airflow db migrate failed; see {bench.log('bare-db')}")
+        roots = []
+        for name in COMPONENTS:
+            mark = {"SUPERVISOR_PROCESS_NAME": name}  # so that a process tells which service it is, as ours do
+            process = bench.process([*command, name], log=f"bare-{name}", environment=environment | mark)
+            roots.append(psutil.Process(running.enter_context(process).pid))
+        wait_for(lambda: _healthy(port), "bare Airflow", READY_SECONDS, look_seconds=0.5)
+        yield lambda: [member for root in roots for member in (root, *root.children(recursive=True))]
+
+
+def _bare_environment(home: Path, port: int, dsn: str) -> dict[str, str]:
+    """Only what it needs to start beside another one."""
+    parts = conninfo_to_dict(dsn)
+    address = f"{parts['user']}:{parts['password']}@/{parts['dbname']}?host={parts['host']}"
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(home / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://{address}",
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API_AUTH__JWT_SECRET": "a-secret-of-a-bench-that-lives-for-a-minute-and-is-64-bytes-long",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+        "PYTHONPATH": "",
+        "SPT_NOENV": "1",
+    }
+
+
+def _without_foreign(environment: Mapping[str, str]) -> list[str]:
+    """The start of a command that hides from it what the caller has set for another Airflow."""
+    foreign = [key for key in os.environ if key.startswith(("AIRFLOW", "BACKLINE_")) and key not in environment]
+    return ["/usr/bin/env", *(f"--unset={key}" for key in foreign)]
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v2/monitor/health", timeout=5) as answer:
+            health: dict[str, dict[str, str]] = json.load(answer)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+    wanted = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+    return all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
+
+
+def _tell(bench: Bench, number: int, name: str, usage: Usage) -> None:
+    bench.report(f"idle, round {number + 1}: {name} {usage.cpu_percent:.1f} % of a core, {usage.memory_mib:.0f} MiB")
+
+
+def figures(found: Mapping[str, list[Usage]]) -> Figures:
+    """Medians, and ratios of them."""
+    cpu = {name: median(usage.cpu_percent for usage in usages) for name, usages in found.items()}
+    memory = {name: median(usage.memory_mib for usage in usages) for name, usages in found.items()}
+    keys = {
+        "ratio_cpu": cpu["backline"] / cpu["bare"],
+        "ratio_mem": memory["backline"] / memory["bare"],
+        "cpu_pct": cpu["backline"],
+        "bare_cpu_pct": cpu["bare"],
+        "mem_mib": memory["backline"],
+        "bare_mem_mib": memory["bare"],
+    }
+    raw: dict[str, Any] = {
+        "rounds": {
+            name: [
+                {
+                    "cpu_percent": round(usage.cpu_percent, 1),
+                    "memory_mib": round(usage.memory_mib),
+                    "services": {service: rounded(values, 1) for service, values in usage.by_name.items()},
+                }
+                for usage in usages
+            ]
+            for name, usages in found.items()
+        }
+    }
+    return Figures("idle", keys, raw)

@@ -1,0 +1,128 @@
+"""parse: what our DAG files cost a process that imports them.
+
+Every task loads the plugins and parses its own DAG file in a process of its own; the DAG processor parses them all. In
+a fresh interpreter, `import airflow` and what the parsing of a trivial DAG file loads anyway go before and are not
+counted. Together: the plugins and all files. One by one: each in its own process, asked for one of its DAGs as a task
+asks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from backline.errors import UnknownFailure
+from backline.settings import ROOT
+from bench.harness import Bench
+from bench.report import Figures, rounded
+
+TRIVIAL = """\
+from datetime import datetime
+from airflow.sdk import DAG, BaseOperator
+with DAG("trivial", schedule="@daily", start_date=datetime(2026, 1, 1)):
+    BaseOperator(task_id="nothing")
+"""
+WANTED_DAG = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"
+HEAVIEST = 12
+
+
+def run(bench: Bench) -> Figures:
+    """Every DAG file of the project."""
+    return measure(dag_files(), bench.pick(7, 1), bench.report)
+
+
+def dag_files() -> list[Path]:
+    """All of them, in the order of their names."""
+    return sorted((ROOT / "dags").rglob("*.py"))
+
+
+def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None]) -> Figures:
+    """Medians over so many rounds; UnknownFailure if a file cannot be imported or makes no DAG."""
+    together, plugins, anyway = [], [], []
+    single: dict[str, list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="backline-bench-") as home:
+        trivial = Path(home) / "trivial.py"
+        trivial.write_text(TRIVIAL, encoding="utf-8")
+        _probe(home, files)  # writes bytecode and airflow.cfg
+        for _ in range(rounds):
+            found = _probe(home, files)
+            together.append(found["plugins"] + sum(each["seconds"] for each in found["files"].values()))
+            plugins.append(found["plugins"])
+            anyway.append(found["anyway"])
+            for file in files:
+                wanted = found["files"][str(file)]["dags"][-1]
+                alone = _probe(home, [file], wanted)["files"][str(file)]
+                if wanted not in alone["dags"]:
+                    raise UnknownFailure(f"{file} did not make {wanted} when asked for it alone")
+                single[str(file.relative_to(ROOT))].append(alone["seconds"])
+        heaviest = _heaviest_imports(home, files)
+    report(f"parse: {len(files)} files")
+    each_ms = {name: round(median(seconds) * 1000, 1) for name, seconds in single.items()}
+    keys = {
+        "total_s": median(together),
+        "worst_ms": max(each_ms.values()),
+        "plugins_ms": median(plugins) * 1000,
+        "files": len(files),
+    }
+    raw: dict[str, Any] = {
+        "total_s": rounded(together), "anyway_s": rounded(anyway), "each_ms": each_ms, "heaviest_imports_ms": heaviest,
+    }  # fmt: skip
+    return Figures("parse", keys, raw)
+
+
+def _probe(home: str, files: Sequence[Path], wanted: str | None = None, *options: str) -> dict[str, Any]:
+    done = _python(home, files, wanted, options)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    empty = [path for path, each in found["files"].items() if not each["dags"]]
+    if empty:
+        raise UnknownFailure(f"{empty[0]} makes no DAG")
+    return found
+
+
+def _python(
+    home: str, files: Sequence[Path], wanted: str | None, options: Sequence[str]
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", *options, "-m", "bench.parse_probe", f"{home}/trivial.py", *map(str, files)]
+    done = subprocess.run(
+        command, check=False, env=_environment(home, wanted), stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise UnknownFailure(f"parse: {' '.join(done.stderr.split())[-400:]}")
+    return done
+
+
+def _environment(home: str, wanted: str | None) -> Mapping[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
+    return {
+        **kept,
+        "AIRFLOW_HOME": home,
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
+        **({WANTED_DAG: wanted} if wanted else {}),
+    }
+
+
+def _heaviest_imports(home: str, files: Sequence[Path]) -> dict[str, float]:
+    """Milliseconds of the modules' own code among what our files import, by -X importtime; heaviest first."""
+    bare = _import_times(_python(home, [], None, ["-X", "importtime"]).stderr)
+    ours = _import_times(_python(home, files, None, ["-X", "importtime"]).stderr)
+    added = sorted(((name, took) for name, took in ours.items() if name not in bare), key=lambda item: -item[1])
+    return {name: round(took, 1) for name, took in added[:HEAVIEST]}
+
+
+def _import_times(text: str) -> dict[str, float]:
+    """Module to milliseconds, from lines such as `import time:   1234 |   5678 | name`."""
+    lines = (
+        line.removeprefix("import time:").split("|") for line in text.splitlines() if line.startswith("import time:")
+    )
+    return {name.strip(): int(own) / 1000 for own, _, name in lines if own.strip().isdigit()}

