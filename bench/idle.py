@@ -69,11 +69,11 @@ def run(bench: Bench) -> Figures:
 
 
 def used(processes: Processes, seconds: float) -> Usage:
-    """What those processes take over so many seconds, the children included that come and go meanwhile."""
-    before = _cpu_seconds(processes())
+    """What those processes and their descendants take over so many seconds, those included that come and go meanwhile."""
+    before = _cpu_seconds(with_descendants(processes()))
     started = time.monotonic()
     time.sleep(seconds)
-    last = list(processes())
+    last = with_descendants(processes())
     after = _cpu_seconds(last)
     elapsed = time.monotonic() - started
     memory = _memory(last)
@@ -84,21 +84,37 @@ def used(processes: Processes, seconds: float) -> Usage:
     return Usage(sum(cpu for cpu, _ in by_name.values()), sum(mib for _, mib in by_name.values()), by_name)
 
 
-def _cpu_seconds(processes: Iterable[psutil.Process]) -> dict[str, float]:
-    """CPU seconds by service so far, ended children included: they moved to their parent's account."""
-    sums: dict[str, float] = {}
+def with_descendants(processes: Iterable[psutil.Process]) -> list[tuple[psutil.Process, str]]:
+    """Each process once, with its service: its own mark, else its parent's. PostgreSQL's backends have none left."""
+    found: dict[int, tuple[psutil.Process, str]] = {}
+    left: list[psutil.Process] = []
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
-            name = service_of(process)
+            found[process.pid] = (process, service_of(process))
+            left.append(process)
+    while left:
+        parent = left.pop()
+        with contextlib.suppress(psutil.Error, OSError):
+            for child in parent.children():
+                if child.pid not in found:
+                    found[child.pid] = (child, found[parent.pid][1])
+                    left.append(child)
+    return list(found.values())
+
+
+def _cpu_seconds(processes: Iterable[tuple[psutil.Process, str]]) -> dict[str, float]:
+    """CPU seconds by service so far, ended children included: they moved to their parent's account."""
+    sums: dict[str, float] = {}
+    for process, name in processes:
+        with contextlib.suppress(psutil.Error, OSError):
             sums[name] = sums.get(name, 0.0) + sum(process.cpu_times()[:4])
     return sums
 
 
-def _memory(processes: Iterable[psutil.Process]) -> dict[str, float]:
+def _memory(processes: Iterable[tuple[psutil.Process, str]]) -> dict[str, float]:
     sums: dict[str, float] = {}
-    for process in processes:
+    for process, name in processes:
         with contextlib.suppress(psutil.Error, OSError):
-            name = service_of(process)
             sums[name] = sums.get(name, 0.0) + _pss_mib(process.pid)
     return sums
 
@@ -142,7 +158,7 @@ def bare_airflow(bench: Bench) -> Iterator[Processes]:
             process = bench.process([*command, name], log=f"bare-{name}", environment=environment | mark)
             roots.append(psutil.Process(running.enter_context(process).pid))
         wait_for(lambda: _healthy(port), "bare Airflow", READY_SECONDS, look_seconds=0.5)
-        yield lambda: [member for root in roots for member in (root, *root.children(recursive=True))]
+        yield lambda: roots
 
 
 def _bare_environment(home: Path, port: int, dsn: str) -> dict[str, str]:

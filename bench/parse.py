@@ -44,8 +44,11 @@ def dag_files() -> list[Path]:
     return sorted((ROOT / "dags").rglob("*.py"))
 
 
-def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None]) -> Figures:
-    """Medians over so many rounds; UnknownFailure if a file cannot be imported or makes no DAG."""
+def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *, imports: bool = True) -> Figures:
+    """Medians over so many rounds; UnknownFailure if a file cannot be imported or makes no DAG.
+
+    `imports`: also find out which modules are the heaviest.
+    """
     together, plugins, anyway = [], [], []
     single: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="backline-bench-") as home:
@@ -63,7 +66,7 @@ def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None]) -
                 if wanted not in alone["dags"]:
                     raise UnknownFailure(f"{file} did not make {wanted} when asked for it alone")
                 single[str(file.relative_to(ROOT))].append(alone["seconds"])
-        heaviest = _heaviest_imports(home, files)
+        heaviest = _heaviest_imports(home, files) if imports else {}
     report(f"parse: {len(files)} files")
     each_ms = {name: round(median(seconds) * 1000, 1) for name, seconds in single.items()}
     keys = {

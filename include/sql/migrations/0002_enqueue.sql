@@ -41,8 +41,12 @@ BEGIN
             RETURN rule.name || ': must be one of ' || rule.choices::text;
         END IF;
         IF rule.min_length IS NOT NULL OR rule.max_length IS NOT NULL THEN
-            size := CASE kind WHEN 'string' THEN char_length(value #>> '{}') WHEN 'array' THEN jsonb_array_length(value)
-                WHEN 'object' THEN (SELECT count(*) FROM jsonb_object_keys(value)) END;
+            -- Apart, because an expression with a subquery is a query of its own each time.
+            IF kind = 'object' THEN
+                size := (SELECT count(*) FROM jsonb_object_keys(value));
+            ELSE
+                size := CASE kind WHEN 'string' THEN char_length(value #>> '{}') WHEN 'array' THEN jsonb_array_length(value) END;
+            END IF;
             IF size < rule.min_length THEN
                 RETURN rule.name || ': too short; at least ' || rule.min_length || ', this has ' || size;
             ELSIF size > rule.max_length THEN

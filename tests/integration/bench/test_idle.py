@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterator
 
 import psutil
+import psycopg
 import pytest
 
-from bench.idle import Usage, figures, service_of, used
+from bench.idle import Usage, figures, service_of, used, with_descendants
 
 # Burns CPU only in children that end, one after another, and holds 50 MiB.
 BUSY = """
@@ -34,7 +35,7 @@ def busy() -> Iterator[psutil.Process]:
 
 
 def test_children_that_have_ended_count(busy: psutil.Process) -> None:
-    found = used(lambda: [busy, *busy.children(recursive=True)], 1.5)
+    found = used(lambda: [busy], 1.5)
     assert set(found.by_name) == {"busy"}
     assert found.cpu_percent > 20
     assert found.memory_mib > 50
@@ -42,6 +43,17 @@ def test_children_that_have_ended_count(busy: psutil.Process) -> None:
 
 def test_a_process_tells_its_service(busy: psutil.Process) -> None:
     assert service_of(busy) == "busy"
+
+
+def test_postgres_backends_count_as_postgres(server: str) -> None:
+    with psycopg.connect(server) as connection:
+        backend = psutil.Process(connection.info.backend_pid)
+        postmaster = backend.parent()
+        assert postmaster is not None
+        found = {process.pid: name for process, name in with_descendants([postmaster])}
+        assert found[backend.pid] == found[postmaster.pid]
+        usage = used(lambda: [postmaster], 0.2)
+    assert usage.memory_mib > 0
 
 
 def test_ratios_are_of_medians() -> None:
