@@ -37,6 +37,7 @@ GATHER_SECONDS = 0.005
 """How long finished tries wait for others to be committed with, while more messages are in hand."""
 STUCK_SECONDS = 60.0
 """A feeder that has not looked for so long is stuck: better that another dispatcher serves the lane."""
+LOOK_SECONDS = 0.05
 STOP_SECONDS = 2.0
 """What sends in flight get to finish once it must stop; Airflow kills after 5."""
 
@@ -145,9 +146,11 @@ class Dispatcher(Generic[P]):
             for task in tasks:
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     raise error
+            # The feeder ends by itself: cancelled in mid-claim it would leave rows leased that nobody knows of.
             deadline = time.monotonic() + STOP_SECONDS
-            while (self._sending or self._finished) and time.monotonic() < deadline:
-                await self._progress_or(SLOWEST_POLL_SECONDS)
+            self._progress.set()
+            while (self._sending or self._finished or not feeder.done()) and time.monotonic() < deadline:
+                await self._progress_or(LOOK_SECONDS)
         finally:
             for task in tasks:
                 task.cancel()

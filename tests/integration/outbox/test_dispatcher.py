@@ -29,6 +29,7 @@ from backline.outbox.delivery import Delivery
 from backline.outbox.direct import DirectSender, Request, Result
 from backline.outbox.dispatcher import Dispatcher, Report
 from backline.outbox.shutdown import stop_dispatchers
+from backline.outbox.store import Leased, Store
 from backline.settings import DEFAULT_RETRIES, ROOT, EmailSettings, LaneSettings, OutboxSettings
 from tests.integration.outbox.support import PAYLOAD, Outbox
 
@@ -327,6 +328,25 @@ def test_stop_returns_the_leases_within_3_seconds_and_nothing_is_lost(
         assert set(mail.recipients()) == set(expected(count))
     else:
         assert mail.recipients() == expected(count)
+
+
+def test_stop_while_a_claim_comes_back_leaves_nothing_leased(
+    outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.enqueue_many(200)
+    claim = Store.claim
+
+    async def claim_and_be_stopped(store: Store, *args: Any) -> list[Leased]:
+        messages = await claim(store, *args)
+        served.dispatcher.stop("terminated")
+        for _ in range(20):  # rounds of the loop in which the dispatcher could already wind up
+            await asyncio.sleep(0)
+        return messages
+
+    monkeypatch.setattr(Store, "claim", claim_and_be_stopped)
+    served = Served(outbox, mail, pool)
+    assert served.result().ended == "terminated"
+    assert outbox.states() == {"pending": 200}
 
 
 def test_stop_before_the_start_is_not_forgotten(outbox: Outbox, mail: Catcher) -> None:
