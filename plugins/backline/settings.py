@@ -41,6 +41,7 @@ class EmailSettings(_Section):
     from_address: str = "Backline <backline@localhost.localdomain>"
     message_id_domain: str = "backline.localdomain"
     connections: int = Field(8, ge=1, le=64)
+    messages_per_connection: int = Field(2, ge=1, le=8)
     timeout_seconds: float = Field(30.0, gt=0, le=300)
     attachment_folder: str = "include/attachments"
     attachment_max_mib: float = Field(10.0, gt=0, le=50)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,8 @@ class DispatchOperator(BaseOperator):
     def execute(self, context: Context) -> dict[str, object]:
         """Returns what was done: tries by how they ended, and why the dispatcher ended."""
         # Here, not above: each import at parse time is paid by every task.
+        import uvloop
+
         from backline.airflow.assembly import channel_named, delivery_over
         from backline.airflow.connections import app_dsn
         from backline.outbox.dispatcher import Dispatcher
@@ -52,7 +53,7 @@ class DispatchOperator(BaseOperator):
             once=run.run_type == "manual",
             dag_run=f"{run.dag_id}/{run.run_id}",
         )
-        report = asyncio.run(self._dispatcher.run()).as_dict()
+        report = uvloop.run(self._dispatcher.run()).as_dict()
         self.log.info("dispatcher ended: %s", report)
         return report
 

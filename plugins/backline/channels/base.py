@@ -2,22 +2,20 @@
 
 A channel turns a message into bytes (`prepare`, pure CPU) and hands them to the far side through
 sessions (`Session.send`, I/O). A session is one kept connection: the dispatcher opens a few and
-gives each one message at a time. All errors are of `backline.errors`.
+gives each up to `Channel.depth` messages at a time. All errors are of `backline.errors`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message as the channel sees it: secrets are already in the clear, and only here."""
 
     id: int
@@ -29,8 +27,7 @@ class Message:
     """Which try this is, from 1: a channel may allow a later try more time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The far side's word that it has taken the message."""
 
     code: str
@@ -56,6 +53,8 @@ class Channel(Protocol[P]):
     name: str
     connections: int
     """How many sessions a dispatcher should keep."""
+    depth: int
+    """How many messages a session may be given at a time: with 2, one is ready when the one before has gone."""
 
     def prepare(self, message: Message) -> P:
         """Render and build; raises InvalidInput, naming the field, when it cannot be built."""

@@ -11,6 +11,8 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
+from pydantic_core import from_json
 
 from backline.errors import BacklineError, DatabaseFailure, InvalidInput, Misconfigured
 
@@ -110,6 +112,7 @@ class Database:
             self._connection = await psycopg.AsyncConnection.connect(
                 self._dsn, autocommit=True, row_factory=dict_row, application_name=f"backline {self._name}"[:63]
             )
+            set_json_loads(from_json, self._connection)  # twice as quick as the standard library's
         return self._connection
 
     async def _drop(self) -> None:

@@ -43,11 +43,14 @@ class TemplatedMessage(EmailMessage):
         del context["language"]
         return self.template_name, context
 
-    def email(self) -> EmailContent:
-        """Render; InvalidInput names a variable that the template misses."""
+    def rendered(self) -> tuple[str, str, str]:
+        """Subject, text and HTML; InvalidInput names a variable that the template misses."""
         # Late: jinja2 and the inliner are not for those who only want the model.
         from backline.rendering.email import render
 
         name, context = self.template_and_context()
-        subject, text, html = render(name, self.language, context)
-        return EmailContent(subject=subject, text=text, html=html)
+        return render(name, self.language, context)
+
+    def email(self) -> EmailContent:
+        """As rendered."""
+        return EmailContent(*self.rendered())

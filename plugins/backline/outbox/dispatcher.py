@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Generic
 
-from backline.channels.base import Channel, P
+from backline.channels.base import Channel, P, Session
 from backline.db.connect import Database
 from backline.outbox.delivery import Delivery
 from backline.outbox.rates import put_off
@@ -137,7 +137,8 @@ class Dispatcher(Generic[P]):
 
     async def _serve(self, started: float, *, warm: bool) -> None:
         sides = [asyncio.create_task(self._beat()), asyncio.create_task(self._commit())]
-        workers = [asyncio.create_task(self._work()) for _ in range(self._channel.connections)]
+        sessions = [self._channel.session() for _ in range(self._channel.connections)]
+        workers = [asyncio.create_task(self._work(session)) for _ in range(self._channel.depth) for session in sessions]
         feeder = asyncio.create_task(self._feed(started, warm=warm))
         stopped = asyncio.create_task(self._stopping.wait())
         tasks = [feeder, stopped, *sides, *workers]
@@ -155,6 +156,7 @@ class Dispatcher(Generic[P]):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*[session.close() for session in sessions])
             await self._wind_up()
 
     async def _wind_up(self) -> None:
@@ -234,29 +236,25 @@ class Dispatcher(Generic[P]):
 
     # --- the workers --------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
-        session = self._channel.session()
+    async def _work(self, session: Session[P]) -> None:
         margin = min(self._lane.lease_seconds / 6, 5.0)
-        try:
-            while True:
-                message = await self._queue.get()
-                await self._permits.acquire()
-                if self._stopping.is_set():
-                    return
-                if message.until - time.monotonic() < margin:  # its lease is as good as lost: somebody else's turn
-                    self._permits.release()
-                    del self._held[message.id]
-                    await self._claims.give_back([message])
-                    continue
-                self._sending += 1
-                outcome = await self._delivery.attempt(message, session, cancelled=message.id in self._cancelled)
-                self._sending -= 1
-                self._finished.append(outcome)
-                self._something_finished.set()
-                if len(self._finished) >= self._outbox.max_unconfirmed // 2:
-                    self._much_finished.set()
-        finally:
-            await session.close()
+        while True:
+            message = await self._queue.get()
+            await self._permits.acquire()
+            if self._stopping.is_set():
+                return
+            if message.until - time.monotonic() < margin:  # its lease is as good as lost: somebody else's turn
+                self._permits.release()
+                del self._held[message.id]
+                await self._claims.give_back([message])
+                continue
+            self._sending += 1
+            outcome = await self._delivery.attempt(message, session, cancelled=message.id in self._cancelled)
+            self._sending -= 1
+            self._finished.append(outcome)
+            self._something_finished.set()
+            if len(self._finished) >= self._outbox.max_unconfirmed // 2:
+                self._much_finished.set()
 
     # --- the committer ------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg.rows import DictRow
+from pydantic_core import to_json
 
 from backline.db.connect import Database, Run
 from backline.db.statements import statement
@@ -35,8 +36,7 @@ class Leased:
     """When it would come too late (monotonic), or None."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one try ended. `state` is final, or `scheduled` for a retry after `delay` seconds."""
 
     message_id: int
@@ -51,6 +51,22 @@ class Outcome:
     provider_id: str | None = None
     code: str | None = None
     response: str | None = None
+
+    def as_json(self, now: float) -> dict[str, object]:
+        """As `message_complete_many` takes it."""
+        return {
+            "message_id": self.message_id,
+            "token": self.token,
+            "state": self.state,
+            "delay": self.delay,
+            "error_class": self.error_class,
+            "error": self.error,
+            "provider_id": self.provider_id,
+            "code": self.code,
+            "response": self.response,
+            "age": now - self.started,
+            "duration": self.ended - self.started,
+        }
 
 
 def _sql(name: str, params: Mapping[str, Any] | None = None) -> tuple[Any, Mapping[str, Any]]:
@@ -129,17 +145,8 @@ class Store:
         now = time.monotonic()
         rows = await self._rows(
             "message_complete_many",
-            ids=[o.message_id for o in outcomes],
-            tokens=[o.token for o in outcomes],
-            states=[o.state for o in outcomes],
-            delays=[o.delay for o in outcomes],
-            error_classes=[o.error_class for o in outcomes],
-            errors=[o.error for o in outcomes],
-            provider_ids=[o.provider_id for o in outcomes],
-            codes=[o.code for o in outcomes],
-            responses=[o.response for o in outcomes],
-            ages=[now - o.started for o in outcomes],
-            durations=[o.ended - o.started for o in outcomes],
+            # As one JSON text: psycopg's arrays of text are quoted element by element in Python.
+            outcomes=to_json([outcome.as_json(now) for outcome in outcomes]).decode(),
             dispatcher=dispatcher,
             dag_run=dag_run,
         )

@@ -7,7 +7,7 @@ nothing in it is ever run as a template.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,19 @@ def _link(url: object) -> str:
     return text
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox in which `order.items` means the data's field, not the method that every dict has."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As Jinja's, but a key of the data comes first."""
+        if type(obj) is dict and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
 def environment(folder: Path) -> ImmutableSandboxedEnvironment:
     """A sandboxed environment over one channel's folder of templates."""
-    made = ImmutableSandboxedEnvironment(
+    made = _Environment(
         loader=InliningLoader(folder),
         autoescape=select_autoescape(enabled_extensions=("html",), default=False),
         undefined=_Undefined,
@@ -84,10 +94,12 @@ class EmailTemplate:
     subject: Template
     text: Template
     html: Template
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What Jinja gives to every template; a context may use the names for its own."""
 
     def render(self, context: Mapping[str, Any]) -> tuple[str, str, str]:
         """Subject (one line), text and HTML; InvalidInput names a variable that is missing or cannot be used."""
-        values = {**self.subject.globals, **context}
+        values = {**self.defaults, **context}
         try:
             # The HTML keeps its subject: layouts show it as the document's title.
             subject = values["subject"] = " ".join(_run(self.subject, values).split())
@@ -133,4 +145,6 @@ def _template(name: str, language: str | None) -> EmailTemplate:
     def load(file: str) -> Template:
         return flattening.load(_environment(), f"{found}/{name}/{file}", constants)
 
-    return EmailTemplate(name, found, load("subject.txt"), load("body.txt"), load("body.html"))
+    return EmailTemplate(
+        name, found, load("subject.txt"), load("body.txt"), load("body.html"), dict(_environment().globals)
+    )

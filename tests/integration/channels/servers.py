@@ -119,13 +119,14 @@ class Line:
         await self.hear()
         await self.say("\n".join(f"250-{name}" for name in ("scripted.test", *extensions)) + "\n250 HELP")
 
-    async def take_one(self) -> None:
-        """One message for one recipient, as PIPELINING sends it."""
+    async def take_one(self, *, answered: bool = True) -> None:
+        """One message for one recipient, and the answer to it."""
         for answer in ("250 ok", "250 ok", "354 go on"):
             await self.hear()
             await self.say(answer)
         await self.hear(b"\r\n.\r\n")
-        await self.say("250 2.0.0 taken")
+        if answered:
+            await self.say("250 2.0.0 taken")
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from backline.channels.base import Receipt
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import EmailSession
 from backline.errors import (
@@ -323,6 +324,105 @@ async def test_international_address_needs_smtputf8(mail: Mail) -> None:
     with pytest.raises(Rejected, match="international characters"):
         await sender.send(prepared("jörg@example.com", utf8=True))
     await sender.close()
+
+
+# Several messages under way over one connection.
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_sends_side_by_side_share_the_connection(mail: Mail, *, pipelining: bool) -> None:
+    mailbox = await mail(pipelining=pipelining)
+    mailbox.answers["user3@example.com"] = ["550 5.1.1 nobody of that name"]
+    sender = plain(mailbox.port)
+    ended = await asyncio.gather(
+        *[sender.send(prepared(f"user{n}@example.com")) for n in range(8)], return_exceptions=True
+    )
+    await sender.close()
+    assert [type(each) is Receipt for each in ended] == [n != 3 for n in range(8)]
+    assert isinstance(ended[3], Rejected)
+    assert [mail.rcpt_tos for mail in mailbox.mails] == [[f"user{n}@example.com"] for n in range(8) if n != 3]
+    assert mailbox.connections == 1
+
+
+async def test_the_next_envelope_travels_with_the_body() -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet("PIPELINING")
+        await line.hear(b"DATA\r\n")
+        await line.say("250 ok\n250 ok\n354 go on")
+        await line.hear(b"\r\n.\r\n")
+        await line.hear(b"DATA\r\n")  # before the message is answered
+        await line.say("250 2.0.0 taken\n250 ok\n250 ok\n354 go on")
+        await line.hear(b"\r\n.\r\n")
+        await line.say("250 2.0.0 taken too")
+        await line.hear()
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        first, second = await asyncio.gather(sender.send(prepared()), sender.send(prepared("bob@example.com")))
+        await sender.close()
+    assert (first.response, second.response) == ("2.0.0 taken", "2.0.0 taken too")
+    assert b"RCPT TO:<bob@example.com>" in script.heard[3]
+    assert script.heard[-1] == b"QUIT\r\n"
+
+
+async def test_without_pipelining_the_next_envelope_waits_for_the_answer() -> None:
+    early: list[bytes] = []
+
+    async def dialogue(line: Line) -> None:
+        await line.greet()
+        await line.take_one(answered=False)
+        try:
+            early.append(await asyncio.wait_for(line.hear(), 0.3))
+        except TimeoutError:
+            await line.say("250 2.0.0 taken")
+            await line.take_one()
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        await asyncio.gather(sender.send(prepared()), sender.send(prepared()))
+    assert early == []
+
+
+@pytest.mark.parametrize("end", ["silence", "421 4.3.2 going down", "hang-up"])
+async def test_what_ends_one_message_does_not_harm_the_next(end: str) -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet("PIPELINING")
+        if line.number > 1:
+            return await line.take_one()
+        await line.take_one(answered=False)
+        if end == "silence":
+            await line.hear(b"never")
+        elif end != "hang-up":
+            await line.say(end)
+            await line.hear(b"never")
+        return None
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        first, second = await asyncio.gather(
+            sender.send(prepared(timeout=0.5 if end == "silence" else 5.0)),
+            sender.send(prepared("bob@example.com")),
+            return_exceptions=True,
+        )
+    assert isinstance(first, TimeoutFailure if end == "silence" else NetworkFailure)
+    assert ("outcome unknown" in str(first)) == (not end.startswith("421"))
+    assert isinstance(second, Receipt)
+    assert script.connections == 2
+    assert script.heard[-3:-1] == [b"RCPT TO:<bob@example.com>\r\n", b"DATA\r\n"]
+
+
+async def test_waiting_for_the_message_before_costs_none_of_the_time() -> None:
+    async def dialogue(line: Line) -> None:
+        await line.greet("PIPELINING")
+        for _ in range(2):
+            await line.take_one(answered=False)
+            await asyncio.sleep(1.0)  # a slow server, though each message is in time
+            await line.say("250 2.0.0 taken")
+
+    async with scripted(dialogue) as script:
+        sender = plain(script.port)
+        await asyncio.gather(*[sender.send(prepared(timeout=1.7)) for _ in range(2)])
+    assert script.connections == 1
 
 
 # TLS and signing in.

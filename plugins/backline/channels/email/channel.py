@@ -28,6 +28,7 @@ class EmailChannel:
 
     def __init__(self, settings: EmailSettings, server: SmtpServer, render: Callable[[Message], EmailContent]) -> None:
         self.connections = settings.connections
+        self.depth = settings.messages_per_connection
         self._settings = settings
         self._server = server
         self._render = render

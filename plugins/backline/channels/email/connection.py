@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import socket
 import ssl
 from binascii import b2a_base64
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
@@ -25,34 +28,62 @@ class ConnectionBroken(Exception):
     """The connection ended, or was ended, before all replies were in."""
 
 
+class Transaction:
+    """One mail transaction (RFC 5321 section 3.3): its time, which runs while it is first in line, and how far it got."""
+
+    __slots__ = ("body_sent", "deadline", "on_body")
+
+    def __init__(self, deadline: float, on_body: Callable[[], None] | None = None) -> None:
+        """`deadline` by the loop's clock; `on_body` is called once the body is on its way, and with it the wire free."""
+        self.deadline = deadline
+        self.on_body = on_body
+        self.body_sent = False
+        """Whether the body was sent: the server may have all of it."""
+
+
+class _Exchange:
+    """Commands that were written, and the replies that they wait for."""
+
+    __slots__ = ("asked", "body", "expected", "replies", "transaction", "waiter")
+
+    def __init__(
+        self, transaction: Transaction, expected: int, body: bytes, asked: float, waiter: asyncio.Future[list[Reply]]
+    ) -> None:
+        self.transaction = transaction
+        self.expected = expected
+        self.body = body
+        self.asked = asked
+        self.waiter = waiter
+        self.replies: list[Reply] = []
+
+
 class SmtpConnection(asyncio.Protocol):
-    """Commands out, replies in, in the same order. One exchange at a time, one future and no task switch between."""
+    """Commands out, replies in, in the same order.
+
+    What is written in one turn of the loop goes out as one segment: in a busy dialogue the next envelope travels
+    with the body before it, as RFC 2920 section 3.1 allows.
+    """
 
     def __init__(self) -> None:
         self.usable = True
         """False once it ended, was told to, or said something that nobody asked for."""
-        self.body_sent = False
-        """Whether this message's body was sent: the server may have all of it."""
         self.extensions: dict[str, str] = {}
         """What EHLO offered: keyword in capitals → parameters."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[list[Reply]] | None = None
-        self._expected = 0
-        self._replies: list[Reply] = []
-        self._body = b""
+        self._line: deque[_Exchange] = deque()
+        self._greeting = self._enter(Transaction(math.inf), 1)  # the server speaks first, and may before anyone asks
+        self._out: list[bytes] = []
         self._lines: list[str] = []
         self._rest = b""
         self._reason = "the server closed the connection"
-        self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start to wait for the greeting: the server speaks first, and may do so before anyone asks."""
+        """Keep where to write."""
         self._transport = cast("asyncio.Transport", transport)
-        self._expect(1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is waited for."""
@@ -60,6 +91,8 @@ class SmtpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Cut what came into replies."""
+        if b"\0" in data:
+            data = data.replace(b"\0", b"?")  # no database takes it, and no server should say it
         whole, _, self._rest = (self._rest + data if self._rest else data).rpartition(b"\n")
         if len(self._rest) > _REPLY_BYTES or len(self._lines) > _REPLY_LINES:
             return self._abort("its answer never ends")
@@ -80,32 +113,45 @@ class SmtpConnection(asyncio.Protocol):
         return None
 
     def _on_reply(self, reply: Reply) -> None:
-        waiter = self._waiter
-        if waiter is None or waiter.done():
+        if not self._line:
             # Nobody asked: mostly 421, "idle for too long".
             self.usable = False
             return
-        replies = self._replies
+        exchange = self._line[0]
+        replies = exchange.replies
         replies.append(reply)
         code = reply[0]
         if code == 421:
             self.usable = False
-        elif len(replies) < self._expected:
+        elif len(replies) < exchange.expected:
             return
-        elif code == 354 and self._body and all(earlier[0] < 300 for earlier in replies[:-1]):
-            self._expected += 1
-            self.body_sent = True
-            cast("asyncio.Transport", self._transport).write(self._body)
+        elif code == 354 and exchange.body and all(earlier[0] < 300 for earlier in replies[:-1]):
+            exchange.expected += 1
+            transaction = exchange.transaction
+            transaction.body_sent = True
+            if transaction.on_body is not None:
+                transaction.on_body()  # before the body is due to be written, so that the next envelope comes along
+            self._write(exchange.body)
+            exchange.body = b""
             return
-        waiter.set_result(replies)
+        self._line.popleft()
+        if not exchange.waiter.done():
+            exchange.waiter.set_result(replies)
+        if self._line and not self.usable:
+            self._end(ConnectionBroken(reply.text))
+        elif self._line:
+            # Its time begins now: so far the server was busy with the one before.
+            following = self._line[0]
+            following.transaction.deadline += self._loop.time() - following.asked
 
     def _on_time(self) -> None:
         """The one timer: set anew only when it rings, since nearly every message is quicker."""
         self._timer = None
-        if self._waiter is None or self._waiter.done():
+        if not self._line:
             return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._on_time)
+        deadline = self._line[0].transaction.deadline
+        if self._loop.time() < deadline:
+            self._timer = self._loop.call_at(deadline, self._on_time)
         else:
             self._end(TimeoutError())
 
@@ -114,54 +160,62 @@ class SmtpConnection(asyncio.Protocol):
         self.abort()
 
     def _end(self, exc: Exception) -> None:
+        """Fail the first in line with this, and the others, whose turn had not come, with a broken connection."""
         self.usable = False
+        self._out.clear()
         if self._timer is not None:
             self._timer.cancel()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(exc)
+        line, self._line = self._line, deque()
+        for exchange in line:
+            if not exchange.waiter.done():
+                exchange.waiter.set_exception(exc)
+                exchange.waiter.exception()  # a cancelled sender does not fetch it
+            exc = ConnectionBroken(self._reason)
 
-    def _expect(self, replies: int, body: bytes = b"") -> None:
-        self._expected = replies
-        self._replies = []
-        self._body = body
-        self._waiter = self._loop.create_future()
+    def _write(self, data: bytes) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
+
+    def _flush(self) -> None:
+        if self._out and self._transport is not None:
+            self._transport.write(b"".join(self._out))
+            self._out.clear()
+
+    def _enter(self, transaction: Transaction, replies: int, body: bytes = b"") -> asyncio.Future[list[Reply]]:
+        exchange = _Exchange(transaction, replies, body, self._loop.time(), self._loop.create_future())
+        self._line.append(exchange)
+        return exchange.waiter
 
     # What sessions call.
 
-    def begin(self, deadline: float) -> None:
-        """Start on a message: exchanges that have not ended by then (the loop's time) raise TimeoutError."""
-        self.body_sent = False
-        self._deadline = deadline
-        if self._timer is not None and self._timer.when() > deadline:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._on_time)
-
     async def greeting(self) -> Reply:
         """What the server said first. Raises ConnectionBroken."""
-        return (await self._wait())[0]
+        return (await self._greeting)[0]
 
-    async def exchange(self, commands: bytes, replies: int = 1, body: bytes = b"") -> list[Reply]:
+    async def exchange(
+        self, transaction: Transaction, commands: bytes, replies: int = 1, body: bytes = b""
+    ) -> list[Reply]:
         """Write, and wait for so many replies; fewer if one of them is 421, which ends the dialogue.
 
         `body` goes out at once when the last reply is 354 and no earlier one a refusal; its own reply is
-        then the last. Raises ConnectionBroken or TimeoutError, after which, as after a cancellation, the
-        connection is good for nothing but `abort`.
+        then the last. Until then nothing else may be asked. Raises ConnectionBroken or TimeoutError, after which, as
+        after a cancellation, the connection is good for nothing but `abort`.
         """
-        if not self.usable or self._transport is None:
+        if not self.usable:
             raise ConnectionBroken(self._reason)
-        self._expect(replies, body)
-        self._transport.write(commands)
-        return await self._wait()
+        waiter = self._enter(transaction, replies, body)
+        self._watch(transaction.deadline)
+        self._write(commands)
+        return await waiter
 
-    async def _wait(self) -> list[Reply]:
-        if self._waiter is None:
-            raise ConnectionBroken(self._reason)
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
+    def _watch(self, deadline: float) -> None:
+        """See to it that the timer rings at the deadline or before."""
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._on_time)
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes with it."""
@@ -172,8 +226,7 @@ class SmtpConnection(asyncio.Protocol):
     async def quit(self) -> None:
         """Say goodbye, wait a second for the answer, and close; never raises."""
         with suppress(ConnectionBroken, TimeoutError):
-            self.begin(self._loop.time() + _GOODBYE_SECONDS)
-            await self.exchange(b"QUIT\r\n")
+            await self.exchange(Transaction(self._loop.time() + _GOODBYE_SECONDS), b"QUIT\r\n")
         if self._transport is not None:
             self._transport.close()
 
@@ -197,15 +250,17 @@ class SmtpConnection(asyncio.Protocol):
         return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
 
 
-async def connect(server: SmtpServer, context: ssl.SSLContext | None) -> SmtpConnection:
-    """Connect, greet, protect and sign in; every failure is one of `backline.errors`, naming the server.
+async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: float) -> SmtpConnection:
+    """Connect, greet, protect and sign in, by the deadline (the loop's time); TimeoutError after it.
 
-    All but refused credentials is retryable: it is about the connection, and condemns no message.
+    Every other failure is one of `backline.errors`, naming the server. All but refused credentials is retryable: it
+    is about the connection, and condemns no message.
     """
     connection = SmtpConnection()
     opened = False
     try:
-        await _open(connection, server, context)
+        async with asyncio.timeout_at(deadline):
+            await _open(connection, Transaction(deadline), server, context)
         opened = True
     except ssl.SSLCertVerificationError as exc:
         text = f"{server}: its certificate is not valid for {server.host!r}: {exc.verify_message}"
@@ -228,21 +283,23 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None) -> SmtpCon
     return connection
 
 
-async def _open(connection: SmtpConnection, server: SmtpServer, context: ssl.SSLContext | None) -> None:
+async def _open(
+    connection: SmtpConnection, beginning: Transaction, server: SmtpServer, context: ssl.SSLContext | None
+) -> None:
     await asyncio.get_running_loop().create_connection(
         lambda: connection, server.host, server.port, ssl=context if server.security == "tls" else None
     )
     _require(await connection.greeting(), 220, Stage.GREETING, server)
-    await _introduce(connection, server)
+    await _introduce(connection, beginning, server)
     if server.security == "starttls":
         if "STARTTLS" not in connection.extensions or context is None:
             advice = "set disable_tls in the connection's extra only if plain text is what you want"
             raise NetworkFailure(f"{server} does not offer STARTTLS, which the connection demands; {advice}")
-        _require((await connection.exchange(b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS, server)
+        _require((await connection.exchange(beginning, b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS, server)
         await connection.start_tls(context, server.host)
-        await _introduce(connection, server)
+        await _introduce(connection, beginning, server)
     if server.username is not None and server.password is not None:
-        await _sign_in(connection, server, server.username, server.password)
+        await _sign_in(connection, beginning, server, server.username, server.password)
 
 
 def _require(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> None:
@@ -250,12 +307,12 @@ def _require(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> None:
         raise failure(reply, stage, str(server))
 
 
-async def _introduce(connection: SmtpConnection, server: SmtpServer) -> None:
+async def _introduce(connection: SmtpConnection, beginning: Transaction, server: SmtpServer) -> None:
     name = (server.local_hostname or connection.local_name()).encode()
-    (reply,) = await connection.exchange(b"EHLO %b\r\n" % name)
+    (reply,) = await connection.exchange(beginning, b"EHLO %b\r\n" % name)
     if 500 <= reply.code < 600:
         # A server from before RFC 1869 (1995), or one whose extensions a firewall hides.
-        (reply,) = await connection.exchange(b"HELO %b\r\n" % name)
+        (reply,) = await connection.exchange(beginning, b"HELO %b\r\n" % name)
         _require(reply, 250, Stage.EHLO, server)
         return
     _require(reply, 250, Stage.EHLO, server)
@@ -264,18 +321,20 @@ async def _introduce(connection: SmtpConnection, server: SmtpServer) -> None:
         connection.extensions[keyword.upper()] = parameters.upper()
 
 
-async def _sign_in(connection: SmtpConnection, server: SmtpServer, username: str, password: str) -> None:
+async def _sign_in(
+    connection: SmtpConnection, beginning: Transaction, server: SmtpServer, username: str, password: str
+) -> None:
     """AUTH PLAIN (RFC 4616), or LOGIN where only that is offered. The server's words are kept without the password."""
     mechanisms = connection.extensions.get("AUTH", "").split()
     plain = _base64(f"\0{username}\0{password}")
     if "PLAIN" in mechanisms:
-        (reply,) = await connection.exchange(b"AUTH PLAIN %b\r\n" % plain)
+        (reply,) = await connection.exchange(beginning, b"AUTH PLAIN %b\r\n" % plain)
     elif "LOGIN" in mechanisms:
-        (reply,) = await connection.exchange(b"AUTH LOGIN\r\n")
+        (reply,) = await connection.exchange(beginning, b"AUTH LOGIN\r\n")
         for answer in (_base64(username), _base64(password)):
             if reply.code != 334:
                 break
-            (reply,) = await connection.exchange(answer + b"\r\n")
+            (reply,) = await connection.exchange(beginning, answer + b"\r\n")
     else:
         offered = ", ".join(mechanisms) or "none"
         advice = "signing in needs PLAIN or LOGIN, which many servers offer under TLS only"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from backline.channels.base import Receipt
-from backline.channels.email.connection import ConnectionBroken, SmtpConnection, connect
+from backline.channels.email.connection import ConnectionBroken, SmtpConnection, Transaction, connect
 from backline.channels.email.replies import Reply, Stage, cut, failure
 from backline.channels.email.server import SmtpServer
 from backline.errors import BacklineError, NetworkFailure, Rejected, TimeoutFailure
@@ -48,84 +48,135 @@ class EmailSession:
     """One kept connection; it connects at the first send, and again after it broke."""
 
     def __init__(self, server: SmtpServer, context: ssl.SSLContext | None) -> None:
-        self._server = server
-        self._context = context
-        self._connection: SmtpConnection | None = None
-        self._unclean = False
+        self.server = server
+        self.connection: SmtpConnection | None = None
+        self.unclean = False
         """Whether the server may still hold a half-made transaction."""
+        self.wire = asyncio.Lock()
+        """Whose commands are written: held from a message's envelope until its body is on its way."""
+        self._context = context
 
     async def send(self, prepared: PreparedEmail) -> Receipt:
-        """Hand one message over; one at a time. After an error the server has not taken it, unless the error says so.
+        """Hand one message over. After an error the server has not taken it, unless the error says so.
 
-        A kept connection that turns out to be closed is replaced at once, as long as the server cannot
-        have the message. If the message's own recipient is refused nobody gets it; refused cc and bcc are
-        named in the receipt. A cancelled send drops its connection.
+        May be called for the next message while this one is under way: that one's envelope then travels with this
+        body (RFC 2920 section 3.1). A kept connection that turns out to be closed is replaced at once, as long as the
+        server cannot have the message. If the message's own recipient is refused nobody gets it; refused cc and bcc
+        are named in the receipt. A cancelled send drops its connection.
         """
+        await self.wire.acquire()
+        return await _HandOver(self, prepared).run()
+
+    async def close(self) -> None:
+        """Say goodbye; never raises."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await connection.quit()
+
+    async def connected(self, deadline: float) -> tuple[SmtpConnection, bool]:
+        """The kept connection, or a new one (True) where there is none; the wire must be held."""
+        if self.connection is not None and self.connection.usable:
+            return self.connection, False
+        # Never connected, or closed by the server since: mostly because it was idle for too long.
+        self.drop(self.connection)
+        self.connection = await connect(self.server, self._context, deadline)
+        self.unclean = False
+        return self.connection, True
+
+    def drop(self, connection: SmtpConnection | None) -> None:
+        """End a connection at once; one that took its place stays."""
+        if connection is not None:
+            connection.abort()
+        if self.connection is connection:
+            self.connection = None
+
+
+class _HandOver:
+    """One message on its way through a session whose wire it holds."""
+
+    __slots__ = ("_connection", "_holds_wire", "_prepared", "_session", "_transaction")
+
+    def __init__(self, session: EmailSession, prepared: PreparedEmail) -> None:
+        self._session = session
+        self._prepared = prepared
+        self._holds_wire = True
+        self._connection: SmtpConnection | None = None
+        self._transaction = Transaction(asyncio.get_running_loop().time() + prepared.timeout, self._on_body)
+
+    async def run(self) -> Receipt:
+        """As `EmailSession.send`; in the end the wire is free."""
         try:
-            return await self._send(prepared, asyncio.get_running_loop().time() + prepared.timeout)
+            return await self._send()
         except BacklineError:
             # An answer: the dialogue is still in step.
             raise
         except TimeoutError as exc:
-            text = f"{self._server} did not answer within {prepared.timeout:g} s"
+            text = f"{self._session.server} did not answer within {self._prepared.timeout:g} s"
             raise TimeoutFailure(text + self._abandon()) from exc
         except ConnectionBroken as exc:
-            raise NetworkFailure(f"{self._server}: the connection broke ({exc})" + self._abandon()) from exc
+            text = f"{self._session.server}: the connection broke ({exc})"
+            raise NetworkFailure(text + self._abandon()) from exc
         except BaseException:
             self._abandon()
             raise
+        finally:
+            self._leave_wire()
 
-    async def close(self) -> None:
-        """Say goodbye; never raises."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.quit()
-
-    async def _send(self, prepared: PreparedEmail, deadline: float) -> Receipt:
-        connection = self._connection
-        if connection is not None and connection.usable:
+    async def _send(self) -> Receipt:
+        session, transaction = self._session, self._transaction
+        while True:
+            if not self._holds_wire:
+                await session.wire.acquire()
+                self._holds_wire = True
+            connection, new = await session.connected(transaction.deadline)
+            self._connection = connection
             try:
-                connection.begin(deadline)
-                return await self._transact(connection, prepared)
+                return await self._transact(connection)
             except (BacklineError, ConnectionBroken):
-                if connection.usable or connection.body_sent:
+                if new or connection.usable or transaction.body_sent:
                     raise
-        # Never connected, or closed by the server since: mostly because it was idle for too long.
-        self._abandon()
-        async with asyncio.timeout_at(deadline):
-            self._connection = connection = await connect(self._server, self._context)
-        connection.begin(deadline)
-        return await self._transact(connection, prepared)
 
-    async def _transact(self, connection: SmtpConnection, prepared: PreparedEmail) -> Receipt:
-        steps = self._envelope(connection.extensions, prepared)
-        self._unclean = True
+    async def _transact(self, connection: SmtpConnection) -> Receipt:
+        prepared, transaction = self._prepared, self._transaction
+        steps = self._envelope(connection.extensions)
+        self._session.unclean = True
         if "PIPELINING" not in connection.extensions:
             replies = await self._one_by_one(connection, steps)
             refused = self._check(steps, replies)
         elif len(prepared.recipients) == 1:
             steps += _MESSAGE
             commands = "".join([step[2] for step in steps]).encode()
-            replies = await connection.exchange(commands, len(steps) - 1, prepared.body)
-            if not connection.body_sent and replies[-1].code == 354:
+            replies = await connection.exchange(transaction, commands, len(steps) - 1, prepared.body)
+            if not transaction.body_sent and replies[-1].code == 354:
                 # Refused, but DATA was on its way already: the server waits for a message to nobody (RFC 2920
                 # section 3.1).
                 with suppress(ConnectionBroken):
-                    await connection.exchange(b".\r\n")
+                    await connection.exchange(transaction, b".\r\n")
             refused = self._check(steps, replies)
         else:
             # DATA waits until the first recipient is known to be taken: otherwise, were that one refused, the
             # others would get an empty message.
-            replies = await connection.exchange("".join([step[2] for step in steps]).encode(), len(steps))
+            commands = "".join([step[2] for step in steps]).encode()
+            replies = await connection.exchange(transaction, commands, len(steps))
             refused = self._check(steps, replies)
-        if not connection.body_sent:
-            replies = await connection.exchange(b"DATA\r\n", 1, prepared.body)
+        if not transaction.body_sent:
+            replies = await connection.exchange(transaction, b"DATA\r\n", 1, prepared.body)
             self._check(_MESSAGE, replies)
-        self._unclean = False
         reply = replies[-1]
         queue_id = _QUEUE_ID.search(reply.text)
         provider_id = queue_id[1] if queue_id else prepared.message_id
         return Receipt(reply.status, cut(reply.text), provider_id, refused)
+
+    def _on_body(self) -> None:
+        """The body is about to be written: whatever its answer, it ends the transaction."""
+        self._session.unclean = False
+        if self._connection is not None and "PIPELINING" in self._connection.extensions:
+            self._leave_wire()
+
+    def _leave_wire(self) -> None:
+        if self._holds_wire:
+            self._holds_wire = False
+            self._session.wire.release()
 
     def _check(self, steps: Sequence[Step], replies: list[Reply]) -> tuple[tuple[str, str], ...]:
         """The refused cc and bcc; raises when the message itself was refused."""
@@ -136,21 +187,24 @@ class EmailSession:
             if reply.code == 354 if stage is Stage.DATA else reply.code < 300:
                 continue
             if stage is not Stage.RCPT or recipient == wanted or reply.code == 421:
-                raise failure(reply, stage, str(self._server), recipient)
+                raise failure(reply, stage, str(self._session.server), recipient)
             refused.append((recipient, cut(str(reply))))
         return tuple(refused)
 
-    def _envelope(self, offered: Mapping[str, str], prepared: PreparedEmail) -> list[Step]:
+    def _envelope(self, offered: Mapping[str, str]) -> list[Step]:
+        prepared, server = self._prepared, self._session.server
         limit = offered.get("SIZE", "")
         if limit.isdigit() and 0 < int(limit) < prepared.size:
-            text = f"the message has {prepared.size} bytes, {self._server} takes at most {limit}; make the attachments smaller"
+            text = (
+                f"the message has {prepared.size} bytes, {server} takes at most {limit}; make the attachments smaller"
+            )
             raise Rejected(text, code="552 5.3.4")
         if prepared.utf8 and "SMTPUTF8" not in offered:
-            text = f"{self._server} does not take addresses with international characters before the '@' (RFC 6531)"
+            text = f"{server} does not take addresses with international characters before the '@' (RFC 6531)"
             raise Rejected(text, code="553 5.6.7")
         size = f" SIZE={prepared.size}" if "SIZE" in offered else ""
         utf8 = " BODY=8BITMIME SMTPUTF8" if prepared.utf8 else ""
-        steps: list[Step] = [(Stage.RESET, "", "RSET\r\n")] if self._unclean else []
+        steps: list[Step] = [(Stage.RESET, "", "RSET\r\n")] if self._session.unclean else []
         steps.append((Stage.MAIL, "", f"MAIL FROM:<{prepared.sender}>{size}{utf8}\r\n"))
         steps += [(Stage.RCPT, recipient, f"RCPT TO:<{recipient}>\r\n") for recipient in prepared.recipients]
         return steps
@@ -159,15 +213,12 @@ class EmailSession:
         """Without PIPELINING, up to the first refusal that leaves nobody to send to."""
         replies: list[Reply] = []
         for step in steps:
-            replies += await connection.exchange(step[2].encode())
+            replies += await connection.exchange(self._transaction, step[2].encode())
             self._check(steps, replies)
         return replies
 
     def _abandon(self) -> str:
         """Drop the connection; what an error should add about the message's fate."""
-        connection, self._connection = self._connection, None
-        self._unclean = False
-        if connection is None:
-            return ""
-        connection.abort()
-        return "; outcome unknown: it may have taken the message" if connection.body_sent else ""
+        if self._connection is not None:
+            self._session.drop(self._connection)
+        return "; outcome unknown: it may have taken the message" if self._transaction.body_sent else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -95,7 +94,7 @@ class TemplatedEmail(TemplatedMessage):
 
     def email(self) -> EmailContent:
         """As every template, with the further addresses."""
-        return replace(super().email(), cc=self.cc or (), reply_to=self.reply_to)
+        return EmailContent(*self.rendered(), cc=self.cc or (), reply_to=self.reply_to)
 
 
 @register
