@@ -94,7 +94,7 @@ class Dispatcher(Generic[P]):
         self._sending = 0
         self._fed_at = 0.0
         self._finished: list[Outcome] = []
-        self._permits = asyncio.Semaphore(outbox.max_unconfirmed)
+        self._unconfirmed = 0
         self._something_finished = asyncio.Event()
         self._much_finished = asyncio.Event()
         self._progress = asyncio.Event()
@@ -240,14 +240,16 @@ class Dispatcher(Generic[P]):
         margin = min(self._lane.lease_seconds / 6, 5.0)
         while True:
             message = await self._queue.get()
-            await self._permits.acquire()
+            while self._unconfirmed >= self._outbox.max_unconfirmed:
+                self._progress.clear()
+                await self._progress.wait()
             if self._stopping.is_set():
                 return
             if message.until - time.monotonic() < margin:  # its lease is as good as lost: somebody else's turn
-                self._permits.release()
                 del self._held[message.id]
                 await self._claims.give_back([message])
                 continue
+            self._unconfirmed += 1
             self._sending += 1
             outcome = await self._delivery.attempt(message, session, cancelled=message.id in self._cancelled)
             self._sending -= 1
@@ -270,15 +272,19 @@ class Dispatcher(Generic[P]):
             await self._write_down()
 
     async def _write_down(self) -> None:
-        batch = self._finished[:]  # never more than there are permits
+        batch = self._finished[:]  # never more than may be unconfirmed
         if not batch:
             return
         states = await self._commits.complete(batch, self._id, self._dag_run)
         del self._finished[: len(batch)]
+        if len(states) < len(batch):
+            # Somebody took them over, or the claim was lost in a crash of the server: what else is in hand is in doubt.
+            for message in self._held.values():
+                message.until = 0.0
         for outcome in batch:
             self._held.pop(outcome.message_id, None)
             self._cancelled.discard(outcome.message_id)
-            self._permits.release()
+            self._unconfirmed -= 1
             state = states.get(outcome.message_id, "taken over")
             self._report.outcomes[state] += 1
             if state != "sent":

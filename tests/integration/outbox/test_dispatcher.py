@@ -349,6 +349,23 @@ def test_stop_while_a_claim_comes_back_leaves_nothing_leased(
     assert outbox.states() == {"pending": 200}
 
 
+def test_a_claim_that_was_lost_repeats_no_more_than_was_unconfirmed(
+    outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
+) -> None:
+    """As when PostgreSQL crashes before a claim is on disk: the rows are pending again, the dispatcher has them too."""
+    mail.fail(action="slow", seconds=1.0)
+    outbox.enqueue_many(300)
+    served = Served(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"batch": 300}))
+    wait_for(lambda: outbox.states() == {"leased": 300})
+    outbox.sql("UPDATE backline.message SET state = 'pending', lease_token = NULL, leased_until = NULL, dispatcher = NULL")
+    mail.heal()
+    served.result()
+    assert outbox.states() == {"sent": 300}
+    received = mail.recipients()
+    assert set(received) == set(expected(300))
+    assert received.total() - 300 <= OutboxSettings().max_unconfirmed
+
+
 def test_stop_before_the_start_is_not_forgotten(outbox: Outbox, mail: Catcher) -> None:
     outbox.enqueue()
     over = channel(mail)
