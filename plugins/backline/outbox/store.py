@@ -18,7 +18,7 @@ from backline.settings import LaneSettings
 LOOK_BACK_SECONDS = 1.0
 """The longest that claims go on from their mark without a look at the head of the lane."""
 LOOK_BACK_SHARE = 0.1
-"""The share of the time that looks at the head may take before that: a cheap one is repeated at once."""
+"""The share of the time that looks at the head may take when no more follows the mark: a cheap one is repeated at once."""
 
 
 @dataclass(slots=True)
@@ -60,12 +60,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """Where the last claim ended in a lane's order, and until when claims may start there (monotonic)."""
+    """Where the last claim ended in a lane's order, and until when claims start there (monotonic)."""
 
     rank: int
     due_at: datetime
     id: int
+    full: bool = False
+    """Whether the last claim took as many as it wanted, so that more may follow."""
     until: float = 0.0
+    until_if_full: float = 0.0
 
 
 _HEAD = _Mark(-32768, datetime.min.replace(tzinfo=UTC), 0)
@@ -81,9 +84,9 @@ class Store:
     With `marking`, a claim goes on where the lane's last one ended instead of at its head, where the dead index entries
     of everything claimed before may stand: no one can remove them while a snapshot is held, so each claim would walk
     over all of them. What has come before the mark meanwhile (a higher priority, a later commit, a message given back)
-    is seen by the next look from the head: as soon as such looks take no more than a tenth of the time, and after a
-    second in any case. So order is late by a second at most and nothing starves; but an empty claim does not prove that
-    the lane is empty, so one who ends when it is must not mark.
+    is seen by the next look from the head: when the mark's claims no longer fill up and such looks take no more than a
+    tenth of the time, and after a second in any case. So order is late by a second at most and nothing starves; but an
+    empty claim does not prove that the lane is empty, so one who ends when it is must not mark.
     """
 
     def __init__(self, database: Database, *, marking: bool = False) -> None:
@@ -117,19 +120,21 @@ class Store:
     ) -> list[Leased]:
         asked = time.monotonic()
         mark = self._marks.get(lane, _HEAD)
-        start = mark if asked < mark.until else _HEAD
+        start = mark if asked < (mark.until_if_full if mark.full else mark.until) else _HEAD
         claim = {
             "lane": lane, "most": most, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds,
             "rank": start.rank, "due_at": start.due_at, "id": start.id,
         }  # fmt: skip
         rows = in_order(await run(*_sql("message_claim", claim)))
         if self._marking:
-            now = time.monotonic()
-            last = _Mark(-rows[-1]["priority"], rows[-1]["due_at"], rows[-1]["id"]) if rows else mark
-            until = (
-                min(now + (now - asked) / LOOK_BACK_SHARE, now + LOOK_BACK_SECONDS) if start is _HEAD else mark.until
-            )
-            self._marks[lane] = replace(last, until=until)
+            if start is _HEAD:
+                now = time.monotonic()
+                latest = now + LOOK_BACK_SECONDS
+                mark = replace(mark, until=min(now + (now - asked) / LOOK_BACK_SHARE, latest), until_if_full=latest)
+            if rows:
+                last = rows[-1]
+                mark = replace(mark, rank=-last["priority"], due_at=last["due_at"], id=last["id"])
+            self._marks[lane] = replace(mark, full=len(rows) == most)
         return leased(rows, asked, lease_seconds)
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
