@@ -245,17 +245,19 @@ WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interva
 -- name: lane_status
 -- For the doorbell: what waits in each lane (counted up to `most` of that lane), the message at its head, and who serves it.
 SELECT l.lane,
-    waiting.count + (SELECT count(*)::integer FROM (
+    (SELECT count(*)::integer FROM (
+        SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
+        LIMIT l.most) AS waiting)
+    + (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues > 0
-        LIMIT l.most) AS rescued) AS pending,
-    waiting.head, coalesce(extract(epoch FROM clock_timestamp() - waiting.due_at), 0)::float8 AS head_seconds,
+        LIMIT l.most) AS waiting) AS pending,
+    head.id AS head, coalesce(extract(epoch FROM clock_timestamp() - head.due_at), 0)::float8 AS head_seconds,
     d.live, d.handing_over
 FROM unnest(%(lanes)s::text[], %(most)s::integer[]) AS l (lane, most)
-CROSS JOIN LATERAL (
-    SELECT count(*)::integer, (array_agg(w.id))[1] AS head, (array_agg(w.due_at))[1] AS due_at
-    FROM (SELECT m.id, m.due_at FROM backline.message AS m
-          WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
-          ORDER BY -m.priority, m.due_at, m.id LIMIT l.most) AS w) AS waiting
+LEFT JOIN LATERAL (
+    SELECT m.id, m.due_at FROM backline.message AS m
+    WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
+    ORDER BY -m.priority, m.due_at, m.id LIMIT 1) AS head ON true
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE NOT d.handing_over)::integer AS live,
         count(*) FILTER (WHERE d.handing_over)::integer AS handing_over
