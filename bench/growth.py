@@ -89,8 +89,8 @@ _WEIGHT: LiteralString = "SELECT pg_size_pretty(pg_total_relation_size('backline
 PLANNED: Mapping[str, Mapping[str, Any]] = {
     "message_promote": {"most": 1000},
     "message_claim": {"lane": LANE, "most": BATCH, "dispatcher": None, "token": "00000000-0000-4000-8000-000000000000",
-                      "lease_seconds": LEASE_SECONDS},
-    "lane_status": {"lanes": [LANE, "email.urgent", "email.bulk"], "heartbeat_timeout": 10.0, "most": 2001},
+                      "lease_seconds": LEASE_SECONDS, "rank": -32768, "due_at": "-infinity", "id": 0},
+    "lane_status": {"lanes": [LANE, "email.urgent", "email.bulk"], "heartbeat_timeout": 10.0, "most": [2001, 1, 1]},
 }  # fmt: skip
 
 
@@ -147,7 +147,7 @@ class Lane:
         self.case = case
         self.done = 0
         self.filler = psycopg.connect(dsn, autocommit=True)
-        self._store = Store(Database(dsn, name="bench", patience=0))
+        self._store = Store(Database(dsn, name="bench", patience=0), marking=True)
 
     async def run(self, batches: int) -> list[float]:
         """Claim and complete so many batches; the seconds that each took."""

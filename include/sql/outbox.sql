@@ -1,53 +1,53 @@
 -- The outbox engine's statements. All times are the database's clock.
 -- Rows that a statement has locked are updated by their place (ctid), which a lock keeps: one index descent less each.
+-- `ctid = ANY (ARRAY(...))` and not a join, which the planner may turn into a hash of the whole table.
 
 -- name: message_promote
 -- Makes messages that came due pending, at most `most`; returns one row each.
-WITH due AS (
-    SELECT ctid AS place FROM backline.message
+UPDATE backline.message AS m SET state = 'pending'
+WHERE m.ctid = ANY (ARRAY(
+    SELECT ctid FROM backline.message
     WHERE state = 'scheduled' AND due_at <= clock_timestamp()
-    ORDER BY due_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
-UPDATE backline.message AS m SET state = 'pending' FROM due WHERE m.ctid = due.place
+    ORDER BY due_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING m.lane;
 
 -- name: message_expire
 -- Ends messages that nobody holds and whose time is over, at most `most`; secrets are erased.
-WITH late AS (
-    SELECT ctid AS place FROM backline.message
-    WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= clock_timestamp()
-    ORDER BY expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
 UPDATE backline.message AS m
 SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
     error = 'expired before it could be sent'
-FROM late, backline.message_type AS t
-WHERE m.ctid = late.place AND t.name = m.type
+FROM backline.message_type AS t
+WHERE t.name = m.type AND m.ctid = ANY (ARRAY(
+    SELECT ctid FROM backline.message
+    WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= clock_timestamp()
+    ORDER BY expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING m.lane;
 
 -- name: message_claim
--- Takes up to `most` due messages of a lane under a fresh lease, first priority first.
-WITH next AS (
-    SELECT ctid AS place FROM backline.message
-    WHERE state = 'pending' AND rescues = 0 AND lane = %(lane)s::text
-    ORDER BY priority DESC, due_at, id
-    LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED)
+-- Takes up to `most` due messages of a lane under a fresh lease, first priority first, of those after a place in that order:
+-- (-32768, '-infinity', 0) is before the first.
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
-FROM next WHERE m.ctid = next.place
+WHERE m.ctid = ANY (ARRAY(
+    SELECT ctid FROM backline.message
+    WHERE state = 'pending' AND rescues = 0 AND lane = %(lane)s::text
+      AND (-priority, due_at, id) > (%(rank)s::integer, %(due_at)s::timestamptz, %(id)s::bigint)
+    ORDER BY -priority, due_at, id
+    LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
     m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
 
 -- name: message_claim_rescued
 -- Takes one message whose dispatcher had died: such a one travels alone, in case it was the killer.
-WITH next AS (
-    SELECT ctid AS place FROM backline.message
-    WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text
-    ORDER BY priority DESC, due_at, id
-    LIMIT 1 FOR UPDATE SKIP LOCKED)
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
-FROM next WHERE m.ctid = next.place
+WHERE m.ctid = ANY (ARRAY(
+    SELECT ctid FROM backline.message
+    WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text
+    ORDER BY priority DESC, due_at, id
+    LIMIT 1 FOR UPDATE SKIP LOCKED))
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
     m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
 
@@ -244,21 +244,21 @@ SELECT count(*)::integer AS alive FROM backline.dispatcher
 WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
 
 -- name: lane_status
--- For the doorbell: what waits in each lane (counted up to `most`), the message at its head, and who serves it.
+-- For the doorbell: what waits in each lane (counted up to `most` of that lane), the message at its head, and who serves it.
 SELECT l.lane,
     (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
-        LIMIT %(most)s::integer) AS waiting)
+        LIMIT l.most) AS waiting)
     + (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues > 0
-        LIMIT %(most)s::integer) AS waiting) AS pending,
+        LIMIT l.most) AS waiting) AS pending,
     head.id AS head, coalesce(extract(epoch FROM clock_timestamp() - head.due_at), 0)::float8 AS head_seconds,
     d.live, d.handing_over
-FROM unnest(%(lanes)s::text[]) AS l (lane)
+FROM unnest(%(lanes)s::text[], %(most)s::integer[]) AS l (lane, most)
 LEFT JOIN LATERAL (
     SELECT m.id, m.due_at FROM backline.message AS m
     WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
-    ORDER BY m.priority DESC, m.due_at, m.id LIMIT 1) AS head ON true
+    ORDER BY -m.priority, m.due_at, m.id LIMIT 1) AS head ON true
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE NOT d.handing_over)::integer AS live,
         count(*) FILTER (WHERE d.handing_over)::integer AS handing_over
@@ -351,22 +351,25 @@ FROM held AS h FULL JOIN (SELECT * FROM backline.ledger WHERE day >= %(since)s::
 ORDER BY day, type;
 
 -- name: message_prune
--- Deletes up to `most` finished messages of frozen days before `before`, and counts them in the ledger.
-WITH old AS (
-    SELECT m.id, m.type, d.day FROM backline.ledger_day AS d
-    JOIN backline.message AS m
-      ON m.created_at >= d.day::timestamp AT TIME ZONE 'UTC'
-     AND m.created_at < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
-    WHERE d.frozen_at IS NOT NULL AND d.day < %(before)s::date AND m.finalized_at IS NOT NULL AND m.state <> 'dead'
-    LIMIT %(most)s::integer FOR UPDATE OF m SKIP LOCKED
+-- Looks at the `most` messages that follow `after` by id, deletes those that are finished and of a frozen day before `before`,
+-- and counts them in the ledger. Returns the last id that it looked at and whether any of them was that old; the next look
+-- goes on from there, past what is dead or waits.
+WITH looked AS (
+    SELECT ctid AS place, id, created_at FROM backline.message
+    WHERE id > %(after)s::bigint ORDER BY id LIMIT %(most)s::integer
 ), gone AS (
-    DELETE FROM backline.message AS m USING old WHERE m.id = old.id RETURNING old.day, old.type
+    DELETE FROM backline.message AS m USING backline.ledger_day AS d
+    WHERE m.ctid = ANY (ARRAY(SELECT place FROM looked)) AND m.finalized_at IS NOT NULL AND m.state <> 'dead'
+      AND d.day = (m.created_at AT TIME ZONE 'UTC')::date AND d.frozen_at IS NOT NULL AND d.day < %(before)s::date
+    RETURNING d.day, m.type
 ), counted AS (
-    SELECT day, type, count(*) AS pruned FROM gone GROUP BY day, type
+    UPDATE backline.ledger AS l SET pruned = l.pruned + c.pruned
+    FROM (SELECT day, type, count(*) AS pruned FROM gone GROUP BY day, type) AS c
+    WHERE l.day = c.day AND l.type = c.type
 )
-UPDATE backline.ledger AS l SET pruned = l.pruned + c.pruned FROM counted AS c
-WHERE l.day = c.day AND l.type = c.type
-RETURNING c.pruned::bigint AS pruned;
+SELECT max(id) AS last, coalesce(bool_or(created_at < %(before)s::date::timestamp AT TIME ZONE 'UTC'), false) AS old,
+    (SELECT count(*) FROM gone) AS pruned
+FROM looked;
 
 -- name: idempotency_prune
 -- Forgets up to `most` keys whose time is over.

@@ -85,8 +85,9 @@ CREATE TABLE backline.message (
         (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL))
 );
 
--- A claim reads only what is due; finished rows and tomorrow's cost it nothing.
-CREATE INDEX message_claim ON backline.message (lane, priority DESC, due_at, id)
+-- A claim reads only what is due; finished rows and tomorrow's cost it nothing. The priority is negated so that all columns
+-- ascend: then `(-priority, due_at, id) > (...)` is one range of the index, and a claim can begin where the last one ended.
+CREATE INDEX message_claim ON backline.message (lane, (-priority), due_at, id)
     WHERE state = 'pending' AND rescues = 0;
 -- Rescued rows are claimed one by one, so they stand apart.
 CREATE INDEX message_claim_rescued ON backline.message (lane, priority DESC, due_at, id)

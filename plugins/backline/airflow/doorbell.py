@@ -71,14 +71,14 @@ async def _look(config: Settings) -> AsyncIterator[dict[str, LaneView]]:
     # Here, not above: every task that parses a dispatch DAG would pay for them.
     from backline.airflow.connections import app_dsn_async
     from backline.db.connect import Database
-    from backline.outbox.doorbell import LaneView, Ringer
+    from backline.outbox.doorbell import LaneView, Ringer, enough
     from backline.outbox.store import Store
 
     database = Database(await app_dsn_async(), name="doorbell", patience=0)
     store = Store(database)
     ringer = Ringer(config.lanes, config.doorbell.silence_seconds)
     timeout = config.outbox.heartbeat_timeout_seconds
-    most = max(lane.dispatchers * lane.backlog_per_dispatcher for lane in config.lanes.values()) + 1
+    live: dict[str, int] = {}
     next_rescue = 0.0
     try:
         while True:
@@ -88,7 +88,9 @@ async def _look(config: Settings) -> AsyncIterator[dict[str, LaneView]]:
                 await store.rescue(config.outbox.max_rescues, timeout)
                 await store.expire()
             await store.promote()
-            views = [LaneView(**row) for row in await store.lane_status(list(config.lanes), timeout, most)]
+            most = {name: enough(lane, live.get(name, 0)) for name, lane in config.lanes.items()}
+            views = [LaneView(**row) for row in await store.lane_status(most, timeout)]
+            live = {view.lane: view.live for view in views}
             if due := ringer.due(views, time.monotonic()):
                 yield due
             await asyncio.sleep(config.doorbell.interval_seconds)

@@ -151,7 +151,7 @@ def _lanes(current: Stack) -> list[dict[str, Any]]:
     look = {
         "lanes": list(config.lanes),
         "heartbeat_timeout": config.outbox.heartbeat_timeout_seconds,
-        "most": COUNTED_AT_MOST,
+        "most": [COUNTED_AT_MOST] * len(config.lanes),
     }
     with translated(), psycopg.connect(current.cluster.dsn("backline"), row_factory=dict_row) as connection:
         return connection.execute(statement("outbox", "lane_status"), look).fetchall()

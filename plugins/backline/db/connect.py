@@ -27,6 +27,10 @@ TRANSIENT_SQLSTATES = frozenset({
 INVALID_INPUT = "22023"
 KEY_REUSED = "23505"
 _PREFIX = "backline.enqueue"
+PLAN_SECONDS = 5.0
+"""How old the plan of a prepared statement may get. One made while a table was empty reads all of it, and without this
+would do so until autovacuum's next look, a minute or more, however large the table has grown."""
+_FORGET_PLANS: LiteralString = "DISCARD PLANS"  # cannot be PREPAREd, so it is not among the named statements
 
 
 def translate(exc: psycopg.Error) -> BacklineError:
@@ -65,6 +69,7 @@ class Database:
         self._name = name
         self._patience = patience
         self._connection: psycopg.AsyncConnection[DictRow] | None = None
+        self._planned_at = 0.0
         self._lock = asyncio.Lock()
 
     async def fetch(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
@@ -113,6 +118,10 @@ class Database:
                 self._dsn, autocommit=True, row_factory=dict_row, application_name=f"backline {self._name}"[:63]
             )
             set_json_loads(from_json, self._connection)  # twice as quick as the standard library's
+            self._planned_at = time.monotonic()
+        elif time.monotonic() - self._planned_at > PLAN_SECONDS:
+            await self._connection.execute(_FORGET_PLANS)
+            self._planned_at = time.monotonic()
         return self._connection
 
     async def _drop(self) -> None:

@@ -20,7 +20,7 @@ from backline.channels.base import Channel, P, Session
 from backline.db.connect import Database
 from backline.outbox.delivery import Delivery
 from backline.outbox.rates import put_off
-from backline.outbox.store import Leased, Outcome, Store
+from backline.outbox.store import LOOK_BACK_SECONDS, Leased, Outcome, Store
 from backline.settings import LaneSettings, OutboxSettings
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class Dispatcher(Generic[P]):
         self._delivery = delivery
         self._once = once
         self._dag_run = dag_run
-        self._claims = Store(Database(dsn, name=f"{lane_name} claim"))
+        lasting = not once and lane.idle_seconds > LOOK_BACK_SECONDS  # else an empty claim must mean an empty lane
+        self._claims = Store(Database(dsn, name=f"{lane_name} claim"), marking=lasting)
         self._commits = Store(Database(dsn, name=f"{lane_name} commit"))
         self._heart = Store(Database(dsn, name=f"{lane_name} heart", patience=outbox.heartbeat_timeout_seconds / 2))
         self._id = 0

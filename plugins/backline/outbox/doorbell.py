@@ -15,6 +15,7 @@ class LaneView:
 
     lane: str
     pending: int
+    """What waits, or the number that it was counted up to."""
     head: int | None
     """The message that a dispatcher would take first."""
     head_seconds: float
@@ -29,6 +30,11 @@ def dispatchers_wanted(view: LaneView, lane: LaneSettings) -> int:
     if view.handing_over:
         wanted = max(wanted, 1)
     return min(wanted, lane.dispatchers)
+
+
+def enough(lane: LaneSettings, live: int) -> int:
+    """How many waiting messages have to be counted to know whether a lane with so many live dispatchers lacks one."""
+    return live * lane.backlog_per_dispatcher + 1 if live < lane.dispatchers else 1
 
 
 class Ringer:

@@ -51,12 +51,14 @@ async def _close_days(database: Database) -> int:
 
 
 async def _prune_messages(database: Database, before: date) -> int:
-    pruned = 0
+    pruned = after = 0
     for _ in range(MOST_BATCHES):
-        rows = await database.fetch(statement("outbox", "message_prune"), {"before": before, "most": BATCH})
-        if not rows:
+        look = {"before": before, "after": after, "most": BATCH}
+        [row] = await database.fetch(statement("outbox", "message_prune"), look)
+        pruned += row["pruned"]
+        if not row["old"]:
             break
-        pruned += sum(row["pruned"] for row in rows)
+        after = row["last"]
     return pruned
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from psycopg.rows import DictRow
@@ -15,6 +15,11 @@ from pydantic_core import to_json
 from backline.db.connect import Database, Run
 from backline.db.statements import statement
 from backline.settings import LaneSettings
+
+LOOK_BACK_SECONDS = 1.0
+"""The longest that claims go on from their mark without a look at the head of the lane."""
+LOOK_BACK_SHARE = 0.1
+"""The share of the time that looks at the head may take when no more follows the mark: a cheap one is repeated at once."""
 
 
 @dataclass(slots=True)
@@ -69,15 +74,41 @@ class Outcome(NamedTuple):
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Where the last claim ended in a lane's order, and until when claims start there (monotonic)."""
+
+    rank: int
+    due_at: datetime
+    id: int
+    full: bool = False
+    """Whether the last claim took as many as it wanted, so that more may follow."""
+    until: float = 0.0
+    until_if_full: float = 0.0
+
+
+_HEAD = _Mark(-32768, datetime.min.replace(tzinfo=UTC), 0)
+
+
 def _sql(name: str, params: Mapping[str, Any] | None = None) -> tuple[Any, Mapping[str, Any]]:
     return statement("outbox", name), params or {}
 
 
 class Store:
-    """The outbox behind one database connection."""
+    """The outbox behind one database connection.
 
-    def __init__(self, database: Database) -> None:
+    With `marking`, a claim goes on where the lane's last one ended instead of at its head, where the dead index entries
+    of everything claimed before may stand: no one can remove them while a snapshot is held, so each claim would walk
+    over all of them. What has come before the mark meanwhile (a higher priority, a later commit, a message given back)
+    is seen by the next look from the head: when the mark's claims no longer fill up and such looks take no more than a
+    tenth of the time, and after a second in any case. So order is late by a second at most and nothing starves; but an
+    empty claim does not prove that the lane is empty, so one who ends when it is must not mark.
+    """
+
+    def __init__(self, database: Database, *, marking: bool = False) -> None:
         self._database = database
+        self._marking = marking
+        self._marks: dict[str, _Mark] = {}
 
     async def _rows(self, name: str, **params: Any) -> list[DictRow]:
         return await self._database.fetch(*_sql(name, params))
@@ -98,17 +129,36 @@ class Store:
 
     async def claim(self, lane: str, most: int, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
         """Take up to `most` due messages of a lane, first priority first."""
-        return await self._claim(
-            "message_claim", lane=lane, most=most, dispatcher=dispatcher, lease_seconds=lease_seconds
-        )
+        return await self._claim(self._database.fetch, lane, most, dispatcher, lease_seconds)
+
+    async def _claim(
+        self, run: Run, lane: str, most: int, dispatcher: int | None, lease_seconds: float
+    ) -> list[Leased]:
+        asked = time.monotonic()
+        mark = self._marks.get(lane, _HEAD)
+        start = mark if asked < (mark.until_if_full if mark.full else mark.until) else _HEAD
+        claim = {
+            "lane": lane, "most": most, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds,
+            "rank": start.rank, "due_at": start.due_at, "id": start.id,
+        }  # fmt: skip
+        rows = in_order(await run(*_sql("message_claim", claim)))
+        if self._marking:
+            if start is _HEAD:
+                now = time.monotonic()
+                latest = now + LOOK_BACK_SECONDS
+                mark = replace(mark, until=min(now + (now - asked) / LOOK_BACK_SHARE, latest), until_if_full=latest)
+            if rows:
+                last = rows[-1]
+                mark = replace(mark, rank=-last["priority"], due_at=last["due_at"], id=last["id"])
+            self._marks[lane] = replace(mark, full=len(rows) == most)
+        return leased(rows, asked, lease_seconds)
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
         """Take one message whose dispatcher had died, if there is one."""
-        return await self._claim("message_claim_rescued", lane=lane, dispatcher=dispatcher, lease_seconds=lease_seconds)
-
-    async def _claim(self, name: str, *, lease_seconds: float, **params: Any) -> list[Leased]:
         asked = time.monotonic()
-        rows = await self._rows(name, token=uuid.uuid4(), lease_seconds=lease_seconds, **params)
+        rows = await self._rows(
+            "message_claim_rescued", lane=lane, dispatcher=dispatcher, token=uuid.uuid4(), lease_seconds=lease_seconds
+        )
         return leased(rows, asked, lease_seconds)
 
     async def claim_within_rate(
@@ -121,22 +171,17 @@ class Store:
         The lane's bucket is locked from the count to the spending, so dispatchers share the rate exactly.
         """
         interval = 60.0 / lane.rate_per_minute
-        asked = time.monotonic()
         bucket = {"key": f"lane:{name}", "burst": lane.rate_burst, "interval": interval}
         async with self._database.transaction() as run:
             available = (await run(*_sql("rate_lane_available", bucket)))[0]
             most = min(most, available["tokens"])
             if most == 0:
-                look = {"lanes": [name], "heartbeat_timeout": 0.0, "most": 1}
+                look = {"lanes": [name], "heartbeat_timeout": 0.0, "most": [1]}
                 waiting = (await run(*_sql("lane_status", look)))[0]["pending"]
                 return [], float(available["wait_seconds"]) if waiting else 0.0
-            claim = {
-                "lane": name, "most": most, "dispatcher": dispatcher, "token": uuid.uuid4(),
-                "lease_seconds": lane.lease_seconds,
-            }  # fmt: skip
-            rows = await run(*_sql("message_claim", claim))
-            await run(*_sql("rate_lane_take", bucket | {"spent": len(rows)}))
-        return leased(rows, asked, lane.lease_seconds), 0.0
+            messages = await self._claim(run, name, most, dispatcher, lane.lease_seconds)
+            await run(*_sql("rate_lane_take", bucket | {"spent": len(messages)}))
+        return messages, 0.0
 
     async def complete(
         self, outcomes: Sequence[Outcome], dispatcher: int | None, dag_run: str | None
@@ -248,9 +293,11 @@ class Store:
         """The tries of one message, first to last."""
         return await self._rows("message_attempts", id=message_id)
 
-    async def lane_status(self, lanes: Sequence[str], heartbeat_timeout: float, most: int) -> list[DictRow]:
-        """What waits in each lane, counted up to `most`, and who serves it."""
-        return await self._rows("lane_status", lanes=list(lanes), heartbeat_timeout=heartbeat_timeout, most=most)
+    async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[DictRow]:
+        """What waits in each lane, counted up to the number given for it, and who serves it."""
+        return await self._rows(
+            "lane_status", lanes=list(lanes), most=list(lanes.values()), heartbeat_timeout=heartbeat_timeout
+        )
 
     # --- dispatchers ------------------------------------------------------------------------------
 
@@ -277,6 +324,11 @@ async def leased_now(run: Run, message_id: int, lease_seconds: float) -> Leased 
     return next(iter(leased(rows, asked, lease_seconds)), None)
 
 
+def in_order(rows: Sequence[DictRow]) -> list[DictRow]:
+    """Rows of a claim in the lane's order: UPDATE ... RETURNING promises none."""
+    return sorted(rows, key=lambda row: (-row["priority"], row["due_at"], row["id"]))
+
+
 def leased(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[Leased]:
     """Rows of a claim as leases. Times count from before the claim was sent, so ours never end late."""
     return [
@@ -293,6 +345,5 @@ def leased(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[
             until=asked + lease_seconds,
             expires=None if row["seconds_to_live"] is None else asked + row["seconds_to_live"],
         )
-        # UPDATE ... RETURNING promises no order.
-        for row in sorted(rows, key=lambda row: (-row["priority"], row["due_at"], row["id"]))
+        for row in rows
     ]

@@ -179,6 +179,14 @@ def other_token() -> uuid.UUID:
     return uuid.uuid4()
 
 
+def claim_from_head(most: int) -> dict[str, Any]:
+    """Parameters of message_claim for a lane's first messages."""
+    return {
+        "lane": "email.normal", "most": most, "token": other_token(), "dispatcher": None, "lease_seconds": 60.0,
+        "rank": -32768, "due_at": "-infinity", "id": 0,
+    }  # fmt: skip
+
+
 async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:
     """Wait for a condition; an assertion error when it does not come about."""
     async with asyncio.timeout(seconds):

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from backline.outbox import maintenance
 from backline.outbox.maintenance import PARTITION_DAYS, run_once
 from backline.settings import settings
 from tests.integration.outbox.support import Outbox, ended, failed
@@ -84,6 +85,11 @@ def test_what_is_gone_from_a_frozen_day_is_missed(outbox: Outbox) -> None:
     assert conservation(outbox)[OLD, "email"]["missing"] == 1
 
 
+def prune(outbox: Outbox, before: date, after: int, most: int) -> tuple[int | None, bool, int]:
+    [row] = outbox.named("message_prune", before=before, after=after, most=most)
+    return row["last"], row["old"], row["pruned"]
+
+
 def test_history_is_pruned_counted_and_still_adds_up(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(6)
     sent, dead, cancelled, *_ = outbox.claim(4)
@@ -96,16 +102,32 @@ def test_history_is_pruned_counted_and_still_adds_up(outbox: Outbox) -> None:
     outbox.complete(ended(message))
 
     before = TODAY - timedelta(days=30)
-    assert outbox.named("message_prune", before=before, most=100) == []  # not of a day that is not frozen
+    assert prune(outbox, before, 0, 100) == (young, True, 0)  # not of a day that is not frozen
     close(outbox)
-    assert sum(row["pruned"] for row in outbox.named("message_prune", before=before, most=1)) == 1
-    assert sum(row["pruned"] for row in outbox.named("message_prune", before=before, most=100)) == 1
-    assert outbox.named("message_prune", before=before, most=100) == []
+    assert prune(outbox, before, 0, 1) == (sent.id, True, 1)
+    assert prune(outbox, before, sent.id, 100) == (young, True, 1)
+    assert prune(outbox, before, cancelled.id, 2) == (ids[4], True, 0)  # those that wait are passed by
+    assert prune(outbox, before, ids[-1], 100) == (young, False, 0)
+    assert prune(outbox, before, young, 100) == (None, False, 0)
 
     row = conservation(outbox)[OLD, "email"]
     assert (row["accepted"], row["pruned"], row["dead"], row["missing"]) == (6, 2, 1, 0)
     left = {row["id"] for row in outbox.sql("SELECT id FROM backline.message")}
     assert left == {*ids, young} - {sent.id, cancelled.id}
+
+
+def test_pruning_goes_on_behind_more_rows_to_keep_than_a_batch_holds(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "BATCH", 3)
+    kept, gone, young = outbox.enqueue_many(7), outbox.enqueue_many(5), outbox.enqueue()
+    for message in outbox.claim():
+        if message.id in gone:
+            outbox.complete(ended(message))
+    age(outbox, OLD, *kept, *gone)
+    assert run_once(outbox.dsn)["messages_pruned"] == len(gone)
+    assert {row["id"] for row in outbox.sql("SELECT id FROM backline.message")} == {*kept, young}
+    assert conservation(outbox)[OLD, "email"]["missing"] == 0
 
 
 def test_keys_over_their_time_are_forgotten(outbox: Outbox) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.outbox.doorbell import LaneView, Ringer, dispatchers_wanted
+from backline.outbox.doorbell import LaneView, Ringer, dispatchers_wanted, enough
 from backline.settings import LaneSettings
 
 LANE = LaneSettings(channel="email", dispatchers=3, backlog_per_dispatcher=100, oldest_limit_seconds=60)
@@ -34,6 +34,15 @@ def test_never_more_than_the_lane_has_and_none_for_nothing(
     wanted = dispatchers_wanted(view(pending, handing_over=handing_over), lane)
     assert 0 <= wanted <= dispatchers
     assert (wanted == 0) == (pending == 0 and not handing_over)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 20), st.integers(1, 16), st.integers(1, 10**5))
+def test_counting_enough_tells_whether_one_more_is_wanted(
+    pending: int, live: int, dispatchers: int, backlog: int
+) -> None:
+    lane = LaneSettings(channel="email", dispatchers=dispatchers, backlog_per_dispatcher=backlog)
+    counted = min(pending, enough(lane, live))
+    assert (live < dispatchers_wanted(view(counted), lane)) == (live < dispatchers_wanted(view(pending), lane))
 
 
 def test_rings_for_the_first_message_and_then_is_silent() -> None:

@@ -1,0 +1,165 @@
+"""What a claim costs, whatever stands in the table; and claims that go on where the last one ended."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from backline.db import connect
+from backline.db.statements import statement
+from backline.outbox import store
+from backline.outbox.store import Store
+from tests.integration.outbox.support import PAYLOAD, Outbox, claim_from_head, until
+
+NOW = datetime.now(UTC)
+
+
+def fill(outbox: Outbox, state: str, count: int) -> None:
+    due_at = NOW + timedelta(days=1) if state == "scheduled" else NOW
+    outbox.sql(
+        "INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, max_attempts, finalized_at)"
+        " SELECT 'email', 'email', 'email.normal', 5, %s, 'r' || n || '@example.com', %s, %s, 6, %s FROM generate_series(1, %s) AS n",
+        state, json.dumps(PAYLOAD), due_at, NOW if state == "sent" else None, count,
+    )  # fmt: skip
+
+
+def touched(outbox: Outbox, claim: dict[str, Any]) -> int:
+    """Buffers that a full claim touches."""
+    plan = outbox.connection.execute(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("outbox", "message_claim"), claim
+    ).fetchone()
+    assert plan is not None
+    top = plan["QUERY PLAN"][0]["Plan"]
+    assert top["Actual Rows"] == claim["most"]
+    return int(sum(top[f"Shared {kind} Blocks"] for kind in ("Hit", "Read")))
+
+
+def test_a_claim_costs_no_more_for_finished_and_future_rows(outbox: Outbox) -> None:
+    fill(outbox, "sent", 20_000)
+    fill(outbox, "scheduled", 20_000)
+    outbox.sql("VACUUM ANALYZE backline.message")
+    batch = 500
+    outbox.enqueue_many(3 * batch)
+    outbox.claim(batch)  # the first also reads what others left to clean
+    assert 0 < touched(outbox, claim_from_head(batch)) <= 10 * batch
+
+
+SITUATIONS = {
+    "new": (),
+    "empty, analysed": (("sent", 0),),
+    "tiny, analysed": (("sent", 5),),
+    "a history, analysed": (("sent", 5_000),),
+    "a history behind, analysed": (("sent", 5_000), ("sent", 0)),
+    "all waiting elsewhere, analysed": (("scheduled", 5_000),),
+}
+
+
+@pytest.mark.parametrize("before", SITUATIONS.values(), ids=SITUATIONS)
+def test_a_claim_never_reads_the_whole_table_whatever_its_plan_was_made_on(
+    outbox: Outbox, before: tuple[tuple[str, int], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for state, count in before:
+        outbox.sql("DELETE FROM backline.message")
+        fill(outbox, state, count)
+        outbox.sql("VACUUM ANALYZE backline.message")
+    for _ in range(12):  # a statement is prepared at its 6th, its plan kept from its 11th
+        assert outbox.claim() == []
+    fill(outbox, "pending", 20_000)
+    monkeypatch.setattr(connect, "PLAN_SECONDS", 0.0)
+    read = rows_read(outbox)
+    assert len(outbox.claim(500)) == 500
+    assert rows_read(outbox) == read
+
+
+def rows_read(outbox: Outbox) -> int:
+    """Rows of the table that were read one after the other, by no index."""
+    flush(outbox)
+    return int(outbox.value("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relid = 'backline.message'::regclass"))
+
+
+def entries_read(outbox: Outbox) -> int:
+    """Entries of the claims' index that were read, dead ones included."""
+    flush(outbox)
+    return int(
+        outbox.value(
+            "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelid = 'backline.message_claim'::regclass"
+        )
+    )
+
+
+def flush(outbox: Outbox) -> None:
+    """Make what the store's connection has counted seen."""
+    outbox.run(outbox.database.fetch("SELECT pg_stat_force_next_flush()"))
+    outbox.run(outbox.database.fetch("SELECT 1"))
+    outbox.sql("SELECT pg_stat_clear_snapshot()")
+
+
+# --- a claim that goes on where the last one ended --------------------------------------------------------
+
+
+@pytest.fixture
+def marking(outbox: Outbox) -> Store:
+    return Store(outbox.database, marking=True)
+
+
+def test_under_a_snapshot_a_claim_from_the_mark_walks_over_nothing_that_was_claimed(
+    outbox: Outbox, marking: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOOK_BACK_SECONDS", 60.0)
+    monkeypatch.setattr(store, "LOOK_BACK_SHARE", 1e-6)
+    ids = outbox.enqueue_many(3_000)
+    with psycopg.connect(outbox.dsn) as holder:
+        holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        holder.execute("SELECT count(*) FROM backline.message")
+        assert claimed(outbox, marking, 2_000) == ids[:2_000]
+        before = entries_read(outbox)
+        assert claimed(outbox, marking, 100) == ids[2_000:2_100]
+        between = entries_read(outbox)
+        assert claimed(outbox, Store(outbox.database), 100) == ids[2_100:2_200]
+        after = entries_read(outbox)
+    assert between - before == 100
+    assert after - between == 2_200
+
+
+def test_claims_go_on_from_the_mark_in_order(outbox: Outbox, marking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOOK_BACK_SECONDS", 60.0)
+    monkeypatch.setattr(store, "LOOK_BACK_SHARE", 1e-6)
+    ids = outbox.enqueue_many(6)
+    assert claimed(outbox, marking, 2) == ids[:2]
+    low, high = outbox.enqueue(priority=2), outbox.enqueue(priority=9)
+    later = outbox.enqueue()
+    assert claimed(outbox, marking, 3) == ids[2:5]
+    assert claimed(outbox, marking, 10) == [ids[5], later, low]
+    assert claimed(outbox, marking, 10) == []
+    assert claimed(outbox, marking, 10, "email.bulk") == []
+    assert claimed(outbox, Store(outbox.database), 10) == [high]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share"), [(0.1, 1e-6), (60.0, 0.5)], ids=["once the time is over", "sooner while it is cheap"]
+)
+def test_what_comes_before_the_mark_is_soon_taken_first(
+    outbox: Outbox, marking: Store, monkeypatch: pytest.MonkeyPatch, seconds: float, share: float
+) -> None:
+    monkeypatch.setattr(store, "LOOK_BACK_SECONDS", seconds)
+    monkeypatch.setattr(store, "LOOK_BACK_SHARE", share)
+    outbox.enqueue_many(3)
+    given_back = outbox.run(marking.claim("email.normal", 2, None, 60.0))
+    outbox.run(marking.give_back(given_back))
+    high = outbox.enqueue(priority=9)
+    found: list[int] = []
+
+    async def look() -> bool:
+        found.extend(message.id for message in await marking.claim("email.normal", 10, None, 60.0))
+        return high in found
+
+    outbox.run(until(look, 5.0))
+    assert found[-3:] == [high, *(message.id for message in given_back)]
+
+
+def claimed(outbox: Outbox, by: Store, most: int, lane: str = "email.normal") -> list[int]:
+    return [message.id for message in outbox.run(by.claim(lane, most, None, 60.0))]
