@@ -40,7 +40,7 @@ def row_of(kind: type[MessageType], config: Settings) -> dict[str, Any]:
             "name": name,
             "required": rule["required"],
             "kinds": rule["type"],
-            "min_length": rule.get("min_length"),
+            "min_length": rule.get("min_length", 0),
             "max_length": rule.get("max_length"),
             "choices": rule.get("enum"),
             "minimum": rule.get("minimum"),

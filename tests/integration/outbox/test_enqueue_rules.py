@@ -1,0 +1,121 @@
+"""One judgement, written twice: `enqueue` asks payload_problem, `enqueue_many` an expression for all rows at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, example, given, note
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+
+from backline.messages.registry import all_types
+from tests.integration.outbox.support import Outbox
+
+RULES: list[dict[str, Any]] = [
+    {"name": "must", "required": True, "kinds": ["string"], "min_length": 0, "max_length": 5, "secret": False},
+    {"name": "level", "required": False, "kinds": ["string", "null"], "choices": ["low", "high"]},
+    {"name": "mixed", "required": False, "kinds": ["boolean", "integer"], "choices": [True, 1, 2.0]},
+    {"name": "count", "required": False, "kinds": ["integer"], "minimum": -1, "maximum": 10, "secret": False},
+    {"name": "share", "required": False, "kinds": ["number", "null"], "minimum": 0.5, "secret": False},
+    {"name": "flag", "required": False, "kinds": ["boolean"], "secret": False},
+    {"name": "tags", "required": False, "kinds": ["array"], "min_length": 1, "max_length": 2, "secret": False},
+    {"name": "pairs", "required": False, "kinds": ["object", "null"], "min_length": 1, "max_length": 2, "secret": False},
+    {"name": "either", "required": False, "kinds": ["string", "array", "object", "null"], "min_length": 2, "max_length": 3},
+    {"name": "free", "kinds": ["string", "number", "integer", "boolean", "object", "array", "null"]},
+    {"name": "few", "required": False, "kinds": ["object"], "max_length": 1},
+    {"name": "code", "required": False, "kinds": ["string", "object", "null"], "secret": True},
+]  # fmt: skip
+SYNTHETIC = {"every": RULES, "sealed": [{"name": "code", "required": True, "kinds": ["string", "object"], "secret": True}]}
+FIELDS = {kind.type_name: list(kind.model_fields) for kind in all_types()} | {
+    name: [rule["name"] for rule in rules] for name, rules in SYNTHETIC.items()
+}
+EXAMPLES: dict[str, dict[str, Any]] = {kind.type_name: dict(kind.example) for kind in all_types()} | {
+    "every": {"must": "x", "code": {"$ref": "otp", "id": 1}}, "sealed": {"code": "gAAAA"},
+}  # fmt: skip
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-2, 12) | st.sampled_from([0.5, 1.0, 1.5, 10.0, 1e300, 10**40, "low", "gAAAAx"])
+)
+texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=7) | st.integers(0, 2001).map(
+    lambda length: "𝄞" * length
+)
+values = (
+    st.recursive(
+        scalars | texts,
+        lambda inner: (
+            st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["$ref", "a", "b", "c"]), inner, max_size=4)
+        ),
+        max_leaves=6,
+    )
+    | st.integers(0, 110).map(lambda size: {f"k{number}": number for number in range(size)})
+    | st.integers(0, 60).map(lambda size: ["ann@example.com"] * size)
+)
+
+
+@st.composite
+def payloads(draw: st.DrawFn) -> tuple[str, Any]:
+    """A type's name and its example with some fields changed, taken out or added; at times no object at all."""
+    name = draw(st.sampled_from(list(FIELDS)))
+    if draw(st.integers(0, 19)) == 0:
+        return name, draw(values)
+    payload = dict(EXAMPLES[name])
+    for field in draw(st.lists(st.sampled_from([*FIELDS[name], "other"]), max_size=4, unique=True)):
+        if draw(st.integers(0, 3)) == 0:
+            payload.pop(field, None)
+        else:
+            payload[field] = draw(values)
+    return name, payload
+
+
+@pytest.fixture(scope="module")
+def both(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
+    with Outbox(shared_database) as outbox:
+        outbox.empty()
+        for name, rules in SYNTHETIC.items():
+            outbox.add_type(name, fields=rules)
+        yield outbox.connection
+        outbox.empty()
+
+
+def problem(connection: psycopg.Connection[Any], call: str, name: str, payload: object) -> tuple[str, str | None] | None:
+    """What that call says against the payload: text and field, or None when it takes it; nothing is kept."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(call, (name, json.dumps(payload)))  # type: ignore[call-overload]
+    except psycopg.errors.InvalidParameterValue as exc:
+        text = str(exc.diag.message_primary).replace("message 1: ", "").replace("enqueue_many", "enqueue")
+        return text, exc.diag.column_name
+    return None
+
+
+@given(drawn=payloads())
+@example(drawn=("every", {"must": "x", "few": {"a": 1, "b": 2}}))
+@example(drawn=("every", {"must": "x", "mixed": 2}))
+@example(drawn=("every", {"must": "x", "code": None}))
+@example(drawn=("sealed", {"code": None}))
+@profile(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+def test_one_and_many_say_the_same_of_every_payload(both: psycopg.Connection[Any], drawn: tuple[str, Any]) -> None:
+    name, payload = drawn
+    one = problem(both, "SELECT backline.enqueue(%s, 'ann@example.com', %s::jsonb)", name, payload)
+    many = problem(both, "SELECT backline.enqueue_many(%s, ARRAY['ann@example.com'], ARRAY[%s]::jsonb[])", name, payload)
+    note(f"{name}: {payload}")
+    assert one == many
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_both_take_the_example_and_refuse_it_with_another_field(both: psycopg.Connection[Any], name: str) -> None:
+    calls = [
+        "SELECT backline.enqueue(%s, 'ann@example.com', %s::jsonb)",
+        "SELECT backline.enqueue_many(%s, ARRAY['ann@example.com'], ARRAY[%s]::jsonb[])",
+    ]
+    for call in calls:
+        assert problem(both, call, name, EXAMPLES[name]) is None
+        refused = problem(both, call, name, {**EXAMPLES[name], "other": 1})
+        assert refused is not None
+        assert refused[1] == "other"
