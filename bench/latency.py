@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 from psycopg.rows import DictRow
 
+from backline.db.statements import statement
 from bench import outbox
 from bench.harness import Bench
 from bench.peers.letters import recipient
@@ -30,7 +31,6 @@ WARM_UP = 20
 """Letters before each round that are not counted."""
 COLD_SAMPLES = 10
 PATIENCE_SECONDS = 30.0
-_ENQUEUE = "SELECT backline.enqueue('templated_email', %(recipient)s::text, %(payload)s::jsonb) AS id"
 
 
 def run(bench: Bench) -> Figures:
@@ -98,9 +98,13 @@ def _insert(
         time.sleep(max(0.0, begun + index / PER_SECOND - time.monotonic()))
         to, payload = recipient(first + index), outbox.payload(first + index)
         inserted[to] = time.monotonic()
-        query(connection, _ENQUEUE, recipient=to, payload=payload)
+        _enqueue(connection, to, payload)
         committed[to] = time.monotonic()
     return inserted, committed
+
+
+def _enqueue(connection: psycopg.Connection[DictRow], to: str, payload: str) -> None:
+    query(connection, statement("bench", "letter_enqueue"), type="templated_email", recipient=to, payload=payload)
 
 
 def _delay(bench: Bench, environment: Mapping[str, str], first: int, count: int) -> dict[str, float]:
@@ -123,7 +127,7 @@ def _cold(
     stack.stop_dispatchers()
     to, payload = recipient(number), outbox.payload(number)
     begun = time.monotonic()
-    query(connection, _ENQUEUE, recipient=to, payload=payload)
+    _enqueue(connection, to, payload)
     wait_for(lambda: to in arrivals(received), "a letter from a cold start", PATIENCE_SECONDS)
     seconds = arrivals(received)[to] - begun
     bench.report(f"latency, cold start: {seconds:.2f} s")

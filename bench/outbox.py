@@ -8,27 +8,12 @@ from collections.abc import Sequence
 import psycopg
 from psycopg.rows import DictRow
 
+from backline.db.statements import statement
 from backline.errors import UnknownFailure
 from bench.peers.letters import context, recipient
 from bench.stack_copy import TEMPLATE, query, wait_for
 
 LANE = "email.normal"
-_ENQUEUE = """
-SELECT unnest(backline.enqueue_many('templated_email', %(recipients)s::text[], %(payloads)s::jsonb[],
-    lane => %(lane)s::text)) AS id"""
-_UNFINISHED = "SELECT count(*) AS n FROM backline.message WHERE id = ANY (%(ids)s::bigint[]) AND finalized_at IS NULL"
-_ANY_UNFINISHED = """
-SELECT EXISTS (SELECT FROM backline.message
-               WHERE id BETWEEN %(first)s::bigint AND %(last)s::bigint AND finalized_at IS NULL) AS any"""
-_DRAIN = """
-SELECT count(*) FILTER (WHERE m.state = 'sent') AS sent, count(*) AS tries,
-    extract(epoch FROM min(a.started_at))::float8 AS first_try,
-    extract(epoch FROM max(m.finalized_at))::float8 AS last_completion
-FROM backline.message AS m JOIN backline.attempt AS a ON a.message_id = m.id
-WHERE m.id = ANY (%(ids)s::bigint[])"""
-_LIVE = """
-SELECT count(*) AS n FROM backline.dispatcher
-WHERE lane = %(lane)s::text AND NOT handing_over AND heartbeat_at > clock_timestamp() - interval '5 seconds'"""
 
 
 def payload(number: int) -> str:
@@ -40,7 +25,7 @@ def enqueue(connection: psycopg.Connection[DictRow], numbers: Sequence[int], lan
     """Enqueue those letters in one statement; returns their ids."""
     rows = query(
         connection,
-        _ENQUEUE,
+        statement("bench", "letter_enqueue_many"),
         recipients=[recipient(number) for number in numbers],
         payloads=[payload(number) for number in numbers],
         lane=lane,
@@ -52,7 +37,7 @@ def wait_finished(connection: psycopg.Connection[DictRow], ids: Sequence[int], s
     """Return once all these messages have ended; UnknownFailure after so many seconds."""
     span = {"first": min(ids), "last": max(ids)}
     wait_for(
-        lambda: not query(connection, _ANY_UNFINISHED, **span)[0]["any"],
+        lambda: not query(connection, statement("bench", "letter_any_unfinished"), **span)[0]["any"],
         f"{len(ids):,} messages to be sent",
         seconds,
         look_seconds=0.1,
@@ -64,7 +49,7 @@ def drained(connection: psycopg.Connection[DictRow], ids: Sequence[int]) -> tupl
 
     UnknownFailure unless each was sent, and at its first try.
     """
-    row = query(connection, _DRAIN, ids=list(ids))[0]
+    row = query(connection, statement("bench", "letter_drain"), ids=list(ids))[0]
     if (row["sent"], row["tries"]) != (len(ids), len(ids)):
         raise UnknownFailure(f"{row['sent']:,} of {len(ids):,} messages were sent, in {row['tries']:,} tries")
     return row["first_try"], row["last_completion"]
@@ -72,7 +57,7 @@ def drained(connection: psycopg.Connection[DictRow], ids: Sequence[int]) -> tupl
 
 def live_dispatchers(connection: psycopg.Connection[DictRow], lane: str = LANE) -> int:
     """How many dispatchers serve the lane now."""
-    return int(query(connection, _LIVE, lane=lane)[0]["n"])
+    return int(query(connection, statement("bench", "dispatcher_count_live"), lane=lane)[0]["n"])
 
 
 def warm(connection: psycopg.Connection[DictRow], lane: str, dispatchers: int, batch: int) -> None:

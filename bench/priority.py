@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from contextlib import ExitStack
@@ -10,27 +9,19 @@ from contextlib import ExitStack
 import psycopg
 from psycopg.rows import DictRow
 
+from backline.db.statements import statement
 from backline.errors import UnknownFailure
 from bench import outbox
 from bench.harness import Bench
-from bench.peers.letters import context, recipient
+from bench.peers.letters import recipient
 from bench.report import Figures, percentile, rounded
-from bench.stack_copy import TEMPLATE, query
+from bench.stack_copy import query
 
 ROUNDS = 3
 PER_SECOND = 10.0
 URGENT_LANE = "email.urgent"
 BULK_LANE = "email.bulk"
 PATIENCE_SECONDS = 240.0
-_URGENT = "SELECT backline.enqueue('urgent_email', %(recipient)s::text, %(payload)s::jsonb) AS id"
-_WAITING = """
-SELECT EXISTS (SELECT FROM backline.message
-               WHERE lane = %(lane)s::text AND state IN ('pending', 'leased')) AS any"""
-# From the INSERT to the end of the try, in which the server took it.
-_LATENCIES = """
-SELECT (extract(epoch FROM a.started_at - m.created_at) * 1000 + a.duration_ms)::float8 AS ms
-FROM backline.message AS m JOIN backline.attempt AS a ON a.message_id = m.id
-WHERE m.id = ANY (%(ids)s::bigint[]) AND a.outcome = 'sent' ORDER BY m.id"""
 
 
 def run(bench: Bench) -> Figures:
@@ -49,7 +40,7 @@ def run(bench: Bench) -> Figures:
             before = sink.count()
             bulk = outbox.enqueue(connection, range(count), BULK_LANE)
             urgent = _send_urgent(connection)
-            latencies = [row["ms"] for row in query(connection, _LATENCIES, ids=urgent)]
+            latencies = [row["ms"] for row in query(connection, statement("bench", "letter_latencies"), ids=urgent)]
             first, last = outbox.drained(connection, bulk)
             sink.require(before, len(bulk) + len(urgent))
             if len(latencies) != len(urgent):
@@ -77,12 +68,13 @@ def _send_urgent(connection: psycopg.Connection[DictRow]) -> list[int]:
     """Urgent letters at a steady pace for as long as any of the bulk waits; returns once all have ended."""
     ids: list[int] = []
     begun = time.monotonic()
-    while query(connection, _WAITING, lane=BULK_LANE)[0]["any"]:
+    while query(connection, statement("bench", "lane_any_waiting"), lane=BULK_LANE)[0]["any"]:
         if time.monotonic() - begun > PATIENCE_SECONDS:
             raise UnknownFailure(f"the bulk lane was not empty after {PATIENCE_SECONDS:.0f} s")
         number = len(ids)
-        letter = json.dumps({"template": TEMPLATE, "context": context(number)})
-        ids.append(int(query(connection, _URGENT, recipient=recipient(number), payload=letter)[0]["id"]))
+        letter = {"recipient": recipient(number), "payload": outbox.payload(number)}
+        [row] = query(connection, statement("bench", "letter_enqueue"), type="urgent_email", **letter)
+        ids.append(int(row["id"]))
         time.sleep(max(0.0, begun + len(ids) / PER_SECOND - time.monotonic()))
     outbox.wait_finished(connection, ids, PATIENCE_SECONDS)
     return ids

@@ -33,13 +33,11 @@ class Copy:
 
     def backline(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `./backline` for this copy, from another folder and with nothing of the caller's own stack."""
-        foreign = ("BACKLINE_", "AIRFLOW")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         done = subprocess.run(
             [str(ROOT / "backline"), *arguments],
             check=False,
             cwd="/",
-            env={**kept, **QUICK_RETRIES, "BACKLINE_HOME": str(self.home), "BACKLINE_PORT": str(self.port)},
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -47,6 +45,12 @@ class Copy:
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def environment(self) -> dict[str, str]:
+        """What `./backline` needs to be that of this copy."""
+        foreign = ("BACKLINE_", "AIRFLOW")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+        return {**kept, **QUICK_RETRIES, "BACKLINE_HOME": str(self.home), "BACKLINE_PORT": str(self.port)}
 
     def exports(self) -> dict[str, str]:
         """What `./backline env` tells those who use the stack from outside."""
@@ -63,7 +67,7 @@ def new_copy() -> Copy:
     home = Path(tempfile.mkdtemp(prefix="bl-", dir="/tmp"))
     # As root, PostgreSQL's own user passes through; a closed folder would have its data put elsewhere.
     home.chmod(0o711)
-    return Copy(home, _free_ports(5))
+    return Copy(home, free_ports(5))
 
 
 def remove(copy: Copy) -> None:
@@ -72,7 +76,7 @@ def remove(copy: Copy) -> None:
     shutil.rmtree(copy.home, ignore_errors=True)
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of so many ports in a row that nobody listens on."""
     for first in range(20_000 + os.getpid() % 5_000 * 2, 32_000, count):
         if all(_is_free(port) for port in range(first, first + count)):

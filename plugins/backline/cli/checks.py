@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
@@ -23,10 +25,7 @@ _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
     """Set up, then run the tests; arguments go to pytest."""
-    current = stack()
-    current.setup()
-    arguments = context.args or ["tests"]
-    raise typer.Exit(_run([sys.executable, "-P", "-m", "pytest", *arguments], current.environment()))
+    raise typer.Exit(_tests(context.args or ["tests"]))
 
 
 @app.command()
@@ -38,7 +37,7 @@ def check() -> None:
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *STRICT]),
         "lock file": _lock_is_consistent,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
-        "tests": _tests,
+        "tests": lambda: _tests(["tests"]),
     }
     failed = []
     for name, step in steps.items():
@@ -86,11 +85,19 @@ def _lock_is_consistent() -> int:
     return len(problems)
 
 
-def _tests() -> int:
+def _tests(arguments: Sequence[str]) -> int:
     current = stack()
-    current.setup()
-    return _run([sys.executable, "-P", "-m", "pytest", "tests"], current.environment())
+    with current.set_up_meanwhile():
+        return _run([sys.executable, "-P", "-m", "pytest", *arguments], current.environment())
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> int:
-    return subprocess.run(command, check=False, cwd=ROOT, env=environment or dict(os.environ)).returncode  # noqa: S603
+    """Run a command to its end, also when this one is told to stop: the tests then take away what they have started."""
+    with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ)) as child:  # noqa: S603
+        before = signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGINT))
+        try:
+            while True:
+                with contextlib.suppress(KeyboardInterrupt):  # which the child had too, from the terminal
+                    return child.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)

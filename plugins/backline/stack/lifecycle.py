@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 
 from backline.db.migrate import migrate
@@ -82,6 +82,18 @@ class Stack:
         with self.paths.locked(self.report):
             self._setup()
 
+    @contextlib.contextmanager
+    def set_up_meanwhile(self) -> Iterator[None]:
+        """Set up, and at the end stop what that started; what was up before, or others have started since, stays up."""
+        before = self._running_services()
+        self.setup()
+        started = self._running_services()
+        try:
+            yield
+        finally:
+            if not before and self._running_services() == started:
+                self.down()
+
     def start_basics(self) -> None:
         """Bring up what the Airflow CLI needs, with set-up if it was never done."""
         if self._is_set_up() and self.running(BASIC_SERVICES):
@@ -143,6 +155,9 @@ class Stack:
             "pools": hashlib.sha256(pools.encode()).hexdigest(),
             "instance": self.secrets.instance_id,
         }
+
+    def _running_services(self) -> set[str]:
+        return {name for name, state in self.supervisor.states().items() if state.running}
 
     def _is_set_up(self) -> bool:
         with contextlib.suppress(OSError, ValueError):

@@ -35,11 +35,14 @@ class Copy:
     port: int
 
     def run(self, *arguments: str, port: int | None = None) -> subprocess.CompletedProcess[str]:
-        variables = {key: value for key, value in os.environ.items() if not key.startswith(("BACKLINE_", "AIRFLOW_"))}
         return subprocess.run(
             [str(ROOT / "backline"), *arguments], capture_output=True, text=True, check=False, cwd="/",
-            env={**variables, "BACKLINE_HOME": str(self.home), "BACKLINE_PORT": str(port or self.port)},
+            env=self.environment(port),
         )  # fmt: skip
+
+    def environment(self, port: int | None = None) -> dict[str, str]:
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(("BACKLINE_", "AIRFLOW_"))}
+        return {**variables, "BACKLINE_HOME": str(self.home), "BACKLINE_PORT": str(port or self.port)}
 
     def stack(self) -> Stack:
         return Stack(print, Paths(ROOT, self.home, self.port))
@@ -185,3 +188,42 @@ def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(copy: Copy) ->
         )
         == 1
     )
+
+
+def test_the_tests_leave_up_what_was_up(copy: Copy) -> None:
+    assert copy.run("setup").returncode == 0
+    postmaster = copy.pid("postgres")
+    assert copy.run("test", "--version").returncode == 0
+    assert copy.pid("postgres") == postmaster
+
+
+def test_the_tests_stop_what_they_started(copy: Copy) -> None:
+    copy.run("down")
+    done = copy.run("test", "--version")
+    assert done.returncode == 0, done.stderr
+    assert "starting postgres" in done.stderr
+    assert supervised(copy.stack().supervisor.stack_id) == []
+    assert copy.run("down").stdout == "Nothing was running.\n"
+
+
+HANGING = """
+import pathlib, pytest, time
+here = pathlib.Path(__file__).parent
+@pytest.fixture
+def held():
+    (here / "held").touch()
+    yield
+    (here / "taken away").touch()
+def test_hangs(held):
+    time.sleep(60)
+"""
+
+
+def test_told_to_stop_the_tests_take_away_what_they_hold(copy: Copy, tmp_path: Path) -> None:
+    (tmp_path / "test_hanging.py").write_text(HANGING)
+    with subprocess.Popen([str(ROOT / "backline"), "test", str(tmp_path)], env=copy.environment()) as tests:
+        _until((tmp_path / "held").exists, 60)
+        tests.terminate()
+    assert tests.returncode == pytest.ExitCode.INTERRUPTED
+    assert (tmp_path / "taken away").exists()
+    assert supervised(copy.stack().supervisor.stack_id) == []

@@ -12,7 +12,7 @@ from backline.errors import Misconfigured
 from backline.settings import ROOT
 
 DOMAINS = [path.stem for path in SQL_FOLDER.glob("*.sql")]
-SOURCES = sorted((ROOT / "plugins").rglob("*.py"))
+SOURCES = sorted(path for folder in ("plugins", "bench") for path in (ROOT / folder).rglob("*.py"))
 # Methods of the store and of its housekeeping that are given an outbox statement's name, as which argument.
 TAKERS = {"_sql": 0, "_rows": 0, "_repeat": 1, "_one": 1}
 
