@@ -25,7 +25,8 @@ RETURNING m.lane;
 
 -- name: message_claim
 -- Takes up to `most` due messages of a lane under a fresh lease, first priority first, of those after a place in that order:
--- (-32768, '-infinity', 0) is before the first.
+-- (-32768, '-infinity', 0) is before the first. It does not wait for the disk: a claim that a crash undoes is found out by its
+-- completion, which is durable, and with it all that went before.
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
@@ -35,6 +36,7 @@ WHERE m.ctid = ANY (ARRAY(
       AND (-priority, due_at, id) > (%(rank)s::integer, %(due_at)s::timestamptz, %(id)s::bigint)
     ORDER BY -priority, due_at, id
     LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+  AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
     m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
 
