@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+
+from psycopg.rows import DictRow
 
 from backline.db.connect import Database
 from backline.db.statements import statement
@@ -14,7 +17,11 @@ from backline.settings import Settings, settings
 PARTITION_DAYS = 14
 BATCH = 5000
 MOST_BATCHES = 200
-"""Bounds one round; what is left waits for the next."""
+"""Bounds one round; what is left waits for the next.
+
+Between two batches it rests for as long as the last one took: measured on two cores, pruning without a rest slowed claims
+by a third, with it by a tenth.
+"""
 
 
 def run_once(dsn: str) -> dict[str, int]:
@@ -54,7 +61,7 @@ async def _prune_messages(database: Database, before: date) -> int:
     pruned = after = 0
     for _ in range(MOST_BATCHES):
         look = {"before": before, "after": after, "most": BATCH}
-        [row] = await database.fetch(statement("outbox", "message_prune"), look)
+        [row] = await _gently(database, "message_prune", **look)
         pruned += row["pruned"]
         if not row["old"]:
             break
@@ -65,11 +72,18 @@ async def _prune_messages(database: Database, before: date) -> int:
 async def _repeat(database: Database, name: str) -> int:
     total = 0
     for _ in range(MOST_BATCHES):
-        rows = await database.fetch(statement("outbox", name), {"most": BATCH})
+        rows = await _gently(database, name, most=BATCH)
         total += len(rows)
         if len(rows) < BATCH:
             break
     return total
+
+
+async def _gently(database: Database, name: str, **params: Any) -> list[DictRow]:
+    started = time.monotonic()
+    rows = await database.fetch(statement("outbox", name), params)
+    await asyncio.sleep(time.monotonic() - started)
+    return rows
 
 
 async def _one(database: Database, name: str, **params: Any) -> dict[str, Any]:

@@ -51,6 +51,17 @@ def test_results_without_a_key_are_refused() -> None:
         page.page({**RESULTS, "benches": benches}, {})
 
 
+def test_plans_are_shown_by_case_and_statement() -> None:
+    growth = {
+        "keys": {"drop_pct": 3.0, "snapshot_drop_pct": 4.0},
+        "rates": {"few": 100}, "snapshot_rates": {"few": 90}, "snapshot_last_rates": {"few": 80},
+        "plans": {"few": {"message_claim": "Index Scan using message_claim", "message_promote": "Tid Scan"}},
+    }  # fmt: skip
+    text = page.page({**RESULTS, "benches": {"growth": growth}}, {})
+    assert "<code>message_claim</code>: few</summary>\n\n```\nIndex Scan using message_claim\n```" in text
+    assert "<code>message_promote</code>: few</summary>\n\n```\nTid Scan\n```" in text
+
+
 def test_charts_are_well_formed_and_show_values_and_units() -> None:
     made = charts.charts(RESULTS["benches"])
     assert set(made) == {"parse.svg", "latency.svg"}

@@ -14,7 +14,7 @@ from backline.settings import ROOT
 DOMAINS = [path.stem for path in SQL_FOLDER.glob("*.sql")]
 SOURCES = sorted(path for folder in ("plugins", "bench") for path in (ROOT / folder).rglob("*.py"))
 # Methods of the store and of its housekeeping that are given an outbox statement's name, as which argument.
-TAKERS = {"_sql": 0, "_rows": 0, "_repeat": 1, "_one": 1}
+TAKERS = {"_sql": 0, "_rows": 0, "_repeat": 1, "_gently": 1, "_one": 1}
 
 
 def texts(node: ast.AST) -> list[str | None]:
