@@ -29,7 +29,10 @@ RULES: list[dict[str, Any]] = [
     {"name": "few", "required": False, "kinds": ["object"], "max_length": 1},
     {"name": "code", "required": False, "kinds": ["string", "object", "null"], "secret": True},
 ]  # fmt: skip
-SYNTHETIC = {"every": RULES, "sealed": [{"name": "code", "required": True, "kinds": ["string", "object"], "secret": True}]}
+SYNTHETIC = {
+    "every": RULES,
+    "sealed": [{"name": "code", "required": True, "kinds": ["string", "object"], "secret": True}],
+}
 FIELDS = {kind.type_name: list(kind.model_fields) for kind in all_types()} | {
     name: [rule["name"] for rule in rules] for name, rules in SYNTHETIC.items()
 }
@@ -38,11 +41,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {kind.type_name: dict(kind.example) for ki
 }  # fmt: skip
 
 scalars = (
-    st.none() | st.booleans() | st.integers(-2, 12) | st.sampled_from([0.5, 1.0, 1.5, 10.0, 1e300, 10**40, "low", "gAAAAx"])
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 12)
+    | st.sampled_from([0.5, 1.0, 1.5, 10.0, 1e300, 10**40, "low", "gAAAAx"])
 )
-texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=7) | st.integers(0, 2001).map(
-    lambda length: "𝄞" * length
-)
+texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=7) | st.integers(
+    0, 2001
+).map(lambda length: "𝄞" * length)
 values = (
     st.recursive(
         scalars | texts,
@@ -81,11 +87,13 @@ def both(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
         outbox.empty()
 
 
-def problem(connection: psycopg.Connection[Any], call: str, name: str, payload: object) -> tuple[str, str | None] | None:
+def problem(
+    connection: psycopg.Connection[Any], call: str, name: str, payload: object
+) -> tuple[str, str | None] | None:
     """What that call says against the payload: text and field, or None when it takes it; nothing is kept."""
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute(call, (name, json.dumps(payload)))  # type: ignore[call-overload]
+            connection.execute(call, (name, json.dumps(payload)))
     except psycopg.errors.InvalidParameterValue as exc:
         text = str(exc.diag.message_primary).replace("message 1: ", "").replace("enqueue_many", "enqueue")
         return text, exc.diag.column_name
@@ -103,7 +111,9 @@ def problem(connection: psycopg.Connection[Any], call: str, name: str, payload: 
 def test_one_and_many_say_the_same_of_every_payload(both: psycopg.Connection[Any], drawn: tuple[str, Any]) -> None:
     name, payload = drawn
     one = problem(both, "SELECT backline.enqueue(%s, 'ann@example.com', %s::jsonb)", name, payload)
-    many = problem(both, "SELECT backline.enqueue_many(%s, ARRAY['ann@example.com'], ARRAY[%s]::jsonb[])", name, payload)
+    many = problem(
+        both, "SELECT backline.enqueue_many(%s, ARRAY['ann@example.com'], ARRAY[%s]::jsonb[])", name, payload
+    )
     note(f"{name}: {payload}")
     assert one == many
 
