@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 import urllib.error
@@ -146,6 +147,7 @@ def bare_airflow(bench: Bench) -> Iterator[Processes]:
     (home / "dags").mkdir(parents=True, exist_ok=True)
     (home / "dags" / "trivial.py").write_text(TRIVIAL, encoding="utf-8")
     with ExitStack() as running:
+        running.callback(shutil.rmtree, home, ignore_errors=True)
         dsn = running.enter_context(bench.database("bare"))
         environment = _bare_environment(home, port, dsn)
         command = [*_without_foreign(environment), *AIRFLOW]

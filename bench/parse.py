@@ -2,8 +2,8 @@
 
 Every task loads the plugins and parses its own DAG file in a process of its own; the DAG processor parses them all. In
 a fresh interpreter, `import airflow` and what the parsing of a trivial DAG file loads anyway go before and are not
-counted. Together: the plugins and all files. One by one: each in its own process, asked for one of its DAGs as a task
-asks.
+counted. Together: the plugins and all files. One by one: each in a fork that has loaded the plugins, as a task has, asked
+for one of its DAGs as a task asks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from airflow.sdk import DAG, BaseOperator
 with DAG("trivial", schedule="@daily", start_date=datetime(2026, 1, 1)):
     BaseOperator(task_id="nothing")
 """
-WANTED_DAG = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"
 HEAVIEST = 12
 
 
@@ -57,12 +56,12 @@ def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *
         _probe(home, files)  # writes bytecode and airflow.cfg
         for _ in range(rounds):
             found = _probe(home, files)
-            together.append(found["plugins"] + sum(each["seconds"] for each in found["files"].values()))
+            together.append(found["plugins"] + sum(each["seconds"] for each in found["together"].values()))
             plugins.append(found["plugins"])
             anyway.append(found["anyway"])
             for file in files:
-                wanted = found["files"][str(file)]["dags"][-1]
-                alone = _probe(home, [file], wanted)["files"][str(file)]
+                wanted = max(found["together"][str(file)]["dags"])
+                alone = found["alone"][str(file)]
                 if wanted not in alone["dags"]:
                     raise UnknownFailure(f"{file} did not make {wanted} when asked for it alone")
                 single[str(file.relative_to(ROOT))].append(alone["seconds"])
@@ -81,28 +80,27 @@ def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *
     return Figures("parse", keys, raw)
 
 
-def _probe(home: str, files: Sequence[Path], wanted: str | None = None, *options: str) -> dict[str, Any]:
-    done = _python(home, files, wanted, options)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    empty = [path for path, each in found["files"].items() if not each["dags"]]
+def _probe(home: str, files: Sequence[Path]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_python(home, files, after=["--alone"]).stdout.splitlines()[-1])
+    empty = [path for path, each in found["together"].items() if not each["dags"]]
     if empty:
         raise UnknownFailure(f"{empty[0]} makes no DAG")
     return found
 
 
 def _python(
-    home: str, files: Sequence[Path], wanted: str | None, options: Sequence[str]
+    home: str, files: Sequence[Path], *, before: Sequence[str] = (), after: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", *options, "-m", "bench.parse_probe", f"{home}/trivial.py", *map(str, files)]
+    command = [sys.executable, "-P", *before, "-m", "bench.parse_probe", f"{home}/trivial.py", *map(str, files), *after]
     done = subprocess.run(
-        command, check=False, env=_environment(home, wanted), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        command, check=False, env=_environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode:
         raise UnknownFailure(f"parse: {' '.join(done.stderr.split())[-400:]}")
     return done
 
 
-def _environment(home: str, wanted: str | None) -> Mapping[str, str]:
+def _environment(home: str) -> Mapping[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
     return {
         **kept,
@@ -111,14 +109,13 @@ def _environment(home: str, wanted: str | None) -> Mapping[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
-        **({WANTED_DAG: wanted} if wanted else {}),
     }
 
 
 def _heaviest_imports(home: str, files: Sequence[Path]) -> dict[str, float]:
     """Milliseconds of the modules' own code among what our files import, by -X importtime; heaviest first."""
-    bare = _import_times(_python(home, [], None, ["-X", "importtime"]).stderr)
-    ours = _import_times(_python(home, files, None, ["-X", "importtime"]).stderr)
+    bare = _import_times(_python(home, [], before=["-X", "importtime"]).stderr)
+    ours = _import_times(_python(home, files, before=["-X", "importtime"]).stderr)
     added = sorted(((name, took) for name, took in ours.items() if name not in bare), key=lambda item: -item[1])
     return {name: round(took, 1) for name, took in added[:HEAVIEST]}
 

@@ -31,7 +31,9 @@ class Copy:
     home: Path
     port: int
 
-    def backline(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def backline(
+        self, *arguments: str, check: bool = True, seconds: float = COMMAND_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """Run `./backline` for this copy, from another folder and with nothing of the caller's own stack."""
         done = subprocess.run(
             [str(ROOT / "backline"), *arguments],
@@ -41,7 +43,7 @@ class Copy:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_SECONDS,
+            timeout=seconds,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

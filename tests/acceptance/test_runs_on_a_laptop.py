@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 
+import psycopg
 import pytest
 
 from backline.demo.world import World
+from backline.settings import ROOT
+from backline.stack.lifecycle import Stack
+from backline.stack.paths import Paths
+from backline.stack.postgres import BY_HAND
 from tests.acceptance.running import Copy
 
 pytestmark = pytest.mark.stack
@@ -26,6 +31,13 @@ def test_with_the_stack_up_and_dispatchers_warm(stack: Copy, world: World) -> No
     world.wait_arrived(domain, 1)
     assert world.query("demo", "dispatchers_at_work", lane="email.normal")
     _send(stack, world)
+    # A run that the scheduler sees is one that it may take from the command.
+    cluster = Stack(str, Paths(ROOT, stack.home, stack.port)).cluster
+    seen = {}
+    for database in ("airflow", BY_HAND):
+        with psycopg.connect(cluster.dsn("airflow", database)) as connection:
+            seen[database] = connection.execute("SELECT count(*) FROM dag_run WHERE triggered_by = 'TEST'").fetchone()
+    assert seen == {"airflow": (0,), BY_HAND: (1,)}
 
 
 def _send(copy: Copy, world: World) -> None:

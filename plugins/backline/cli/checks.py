@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -92,12 +92,23 @@ def _tests(arguments: Sequence[str]) -> int:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> int:
-    """Run a command to its end, also when this one is told to stop: the tests then take away what they have started."""
-    with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ)) as child:  # noqa: S603
-        before = signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGINT))
-        try:
-            while True:
-                with contextlib.suppress(KeyboardInterrupt):  # which the child had too, from the terminal
-                    return child.wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    """Run a command to its end. Told to stop meanwhile, stop it first: the tests then take away what they have started."""
+    told: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        if number == signal.SIGTERM and child is not None:  # a SIGINT from the terminal the child has had too
+            child.send_signal(signal.SIGINT)
+
+    # Before the child starts: a shell's background job is deaf to SIGINT, and the child would be so too.
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ)) as child:  # noqa: S603
+            code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if told:
+        sys.exit(128 + told[0])
+    return code

@@ -20,6 +20,7 @@ from backline.db.statements import statement
 from backline.settings import settings
 from backline.stack.environment import shell
 from backline.stack.lifecycle import Stack
+from backline.stack.postgres import BY_HAND
 from backline.stack.supervise import log_files
 
 COUNTED_AT_MOST = 100_000
@@ -143,7 +144,8 @@ def airflow(context: typer.Context) -> None:
     current = stack()
     current.start_basics()
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "airflow", *context.args], current.environment())  # noqa: S606
+    metadata = BY_HAND if context.args[:2] == ["dags", "test"] else "airflow"
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "airflow", *context.args], current.environment(metadata))  # noqa: S606
 
 
 def _lanes(current: Stack) -> list[dict[str, Any]]:

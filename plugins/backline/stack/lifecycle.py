@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 from backline.db.migrate import migrate
@@ -21,7 +21,7 @@ from backline.settings import settings
 from backline.stack import health
 from backline.stack.environment import exports
 from backline.stack.paths import Paths
-from backline.stack.postgres import Cluster
+from backline.stack.postgres import BY_HAND, Cluster
 from backline.stack.processes import end_leftovers, terminate_tasks
 from backline.stack.secrets import Secrets, load_or_create, write_passwords
 from backline.stack.supervise import SERVICES, ServiceState, Supervisor
@@ -63,9 +63,9 @@ class Stack:
         """The variables of this copy."""
         return exports(self.paths, self.secrets, self.cluster)
 
-    def environment(self) -> dict[str, str]:
-        """The caller's environment with this copy's variables over it."""
-        return {**os.environ, **self.exports()}
+    def environment(self, metadata: str = "airflow") -> dict[str, str]:
+        """The caller's environment with this copy's variables over it; `metadata` is the name of Airflow's database."""
+        return {**os.environ, **exports(self.paths, self.secrets, self.cluster, metadata)}
 
     def checks(self) -> list[health.Check]:
         """Every component's health."""
@@ -154,6 +154,7 @@ class Stack:
             "airflow": importlib.metadata.version("apache-airflow-core"),
             "pools": hashlib.sha256(pools.encode()).hexdigest(),
             "instance": self.secrets.instance_id,
+            "by_hand": BY_HAND,
         }
 
     def _running_services(self) -> set[str]:
@@ -180,8 +181,9 @@ class Stack:
         if self._is_set_up() and identity == self._done_for():
             return
         self.report("preparing Airflow's database (about 20 seconds the first time)")
-        self._airflow_step("-m", "airflow", "db", "migrate")
-        self._airflow_step("-m", "backline.airflow.pools")
+        self._prepare_airflow("airflow")
+        if not self.cluster.copy_airflow():
+            self._prepare_airflow(BY_HAND)
         self.paths.setup_stamp.write_text(json.dumps({**self._stamp(), "database": identity}) + "\n", encoding="utf-8")
 
     def _done_for(self) -> str:
@@ -189,20 +191,24 @@ class Stack:
             return str(json.loads(self.paths.setup_stamp.read_text(encoding="utf-8")).get("database"))
         return ""
 
-    def _airflow_step(self, *arguments: str) -> None:
+    def _prepare_airflow(self, metadata: str) -> None:
+        for module in (("airflow", "db", "migrate"), ("backline.airflow.pools",)):
+            self._run_module(*module, environment=self.environment(metadata))
+
+    def _run_module(self, *arguments: str, environment: Mapping[str, str]) -> None:
         log = self.paths.logs / "setup.log"
         with log.open("ab") as output:
             done = subprocess.run(  # noqa: S603
-                [sys.executable, "-P", *arguments],
+                [sys.executable, "-P", "-m", *arguments],
                 check=False,
-                env=self.environment(),
+                env=environment,
                 cwd=self.paths.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
         if done.returncode:
-            raise UnknownFailure(f"`{' '.join(arguments[1:])}` failed with exit code {done.returncode}; see {log}")
+            raise UnknownFailure(f"`{' '.join(arguments)}` failed with exit code {done.returncode}; see {log}")
 
     # -- starting
 

@@ -60,6 +60,10 @@ _CREATE_DATABASE = {
     "backline": "CREATE DATABASE backline OWNER backline",
     "airflow": "CREATE DATABASE airflow OWNER airflow",
 }
+BY_HAND = "airflow_by_hand"
+"""Airflow's metadata database for `airflow dags test`: in the stack's own, the scheduler could take the run from it."""
+_COPY_AIRFLOW = f"CREATE DATABASE {BY_HAND} OWNER airflow TEMPLATE airflow"
+_CREATE_BY_HAND = f"CREATE DATABASE {BY_HAND} OWNER airflow"
 _EXTENSION = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"
 _MONITOR = "GRANT pg_monitor TO backline"
 
@@ -169,6 +173,21 @@ class Cluster:
                 with psycopg.connect(self.dsn("postgres", name)) as inner:
                     inner.execute(_EXTENSION)
             connection.execute(_MONITOR)
+
+    def copy_airflow(self) -> bool:
+        """Make the database for runs by hand, as a copy of Airflow's; False if it was there or must be left empty.
+
+        A database that somebody uses, as a running Airflow does, cannot be copied.
+        """
+        with psycopg.connect(self.dsn("postgres"), autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+            if connection.execute(_DATABASE_EXISTS, [BY_HAND]).fetchone() is not None:
+                return False
+            try:
+                connection.execute(_COPY_AIRFLOW)
+            except psycopg.errors.ObjectInUse:
+                connection.execute(_CREATE_BY_HAND)
+                return False
+            return True
 
     def remove_sockets(self) -> None:
         """Remove the socket folder of a stopped server."""

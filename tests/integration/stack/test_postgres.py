@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from backline.errors import Misconfigured
 from backline.settings import ROOT
 from backline.stack.paths import Paths
-from backline.stack.postgres import Cluster
+from backline.stack.postgres import BY_HAND, Cluster
 from backline.stack.secrets import Secrets
 
 
@@ -69,6 +70,23 @@ def test_databases_are_made_once_and_only_with_passwords(cluster: Cluster) -> No
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(cluster.dsn("backline").replace(cluster.password("backline"), "wrong"))
         assert (cluster.sockets.stat().st_mode & 0o777) == 0o700
+
+
+def test_the_database_for_runs_by_hand_is_a_copy_unless_the_original_is_used(cluster: Cluster) -> None:
+    with _server(cluster):
+        cluster.ensure_databases()
+        with psycopg.connect(cluster.dsn("airflow")) as airflow:
+            airflow.execute("CREATE TABLE pools AS SELECT 'email_normal' AS name")
+        assert cluster.copy_airflow()
+        assert not cluster.copy_airflow()
+        with psycopg.connect(cluster.dsn("airflow", BY_HAND)) as copy:
+            assert copy.execute("SELECT name FROM pools").fetchone() == ("email_normal",)
+        with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as admin:
+            admin.execute(SQL("DROP DATABASE {}").format(Identifier(BY_HAND)))
+        with psycopg.connect(cluster.dsn("airflow")):
+            assert not cluster.copy_airflow()
+        with psycopg.connect(cluster.dsn("airflow", BY_HAND)) as empty:
+            assert empty.execute("SELECT to_regclass('pools')").fetchone() == (None,)
 
 
 def test_data_outlives_a_restart_and_keeps_its_identity(cluster: Cluster) -> None:
