@@ -37,3 +37,4 @@ USER backline
 # With the mail catcher, for development: the profile `dev`.
 FROM backline AS sandbox
 COPY sandbox /opt/backline/sandbox
+RUN install -d -m 0700 /var/lib/backline/mail
