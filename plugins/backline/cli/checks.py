@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import typer
@@ -17,6 +17,8 @@ from backline.settings import ROOT
 
 STRICT = ("plugins", "sandbox")
 """Folders that mypy checks."""
+LOCKED = ("requirements", "requirements-image", "bench/requirements", "tests/integration/containers/requirements")
+"""Lists of libraries (.in) with their lock files (.txt)."""
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
 
 
@@ -36,7 +38,7 @@ def check() -> None:
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *STRICT]),
-        "lock file": _lock_is_consistent,
+        "lock files": _locks_are_consistent,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
         "tests": _tests,
     }
@@ -54,20 +56,13 @@ def check() -> None:
 
 def lock_problems(wanted: Path, locked: Path) -> list[str]:
     """What requirements.in asks for and the lock file lacks, or has unhashed."""
-    pins: dict[str, set[str]] = {}
-    problems = []
-    for block in re.split(r"\n(?=\S)", locked.read_text(encoding="utf-8")):
-        match = _NAME.match(block)
-        if match is None:
-            continue
-        pins.setdefault(_normal(match[1]), set()).add(match[3] or "")
-        if "--hash=sha256:" not in block:
-            problems.append(f"{match[1]} has no hash")
+    pinned = pins(locked)
+    problems = [f"{match[1]} has no hash" for match, block in _blocks(locked) if "--hash=sha256:" not in block]
     for line in wanted.read_text(encoding="utf-8").splitlines():
         match = _NAME.match(line)
         if match is None:
             continue
-        found = pins.get(_normal(match[1]), set())
+        found = pinned.get(_normal(match[1]), set())
         if not found:
             problems.append(f"{match[1]} is not locked")
         elif match[3] and match[3] not in found:
@@ -75,15 +70,31 @@ def lock_problems(wanted: Path, locked: Path) -> list[str]:
     return problems
 
 
+def pins(locked: Path) -> dict[str, set[str]]:
+    """The versions that a lock file has of each library; several where they differ by Python."""
+    found: dict[str, set[str]] = {}
+    for match, _ in _blocks(locked):
+        found.setdefault(_normal(match[1]), set()).add(match[3] or "")
+    return found
+
+
+def _blocks(locked: Path) -> Iterator[tuple[re.Match[str], str]]:
+    for block in re.split(r"\n(?=\S)", locked.read_text(encoding="utf-8")):
+        if match := _NAME.match(block):
+            yield match, block
+
+
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _lock_is_consistent() -> int:
-    problems = lock_problems(ROOT / "requirements.in", ROOT / "requirements.txt")
-    for problem in problems:
-        err.print(f"requirements.txt: {problem}; make it anew with the command on top of requirements.in", markup=False)
-    return len(problems)
+def _locks_are_consistent() -> int:
+    found = 0
+    for name in LOCKED:
+        for problem in lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt"):
+            found += 1
+            err.print(f"{name}.txt: {problem}; make it anew with the command on top of {name}.in", markup=False)
+    return found
 
 
 def _tests() -> int:
