@@ -26,7 +26,9 @@ def test_each_dag_stands_there_with_its_tasks_and_params(bag: DagBag) -> None:
         entry = text.partition(f"\n### {dag.dag_id}\n")[2].partition("\n### ")[0]
         assert f"| [`{dag.dag_id}`](#{dag.dag_id}) | {dag.description} |" in text
         for task in dag.tasks:
-            assert f"| `{task.task_id}` | {task.pool} | {task.queue} | {task.priority_weight} | {task.retries} |" in entry
+            assert (
+                f"| `{task.task_id}` | {task.pool} | {task.queue} | {task.priority_weight} | {task.retries} |" in entry
+            )
         assert [name for name in dag.params if f"| `{name}` |" not in entry] == []
 
 

