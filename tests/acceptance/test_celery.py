@@ -145,6 +145,32 @@ def test_a_message_goes_out_through_the_worker_of_its_queue(host: Host, airflow:
     assert "execute_workload" in host.said("worker-critical")
 
 
+def test_each_component_passes_its_own_health_check(host: Host) -> None:
+    bin_folder = files.venv_of(files.IMAGE_LIBRARIES)
+    for service in STARTED[1:]:
+        kind, *command = host.services[service]["healthcheck"]["test"]
+        command = ["/bin/sh", "-c", *command] if kind == "CMD-SHELL" else [str(bin_folder / command[0]), *command[1:]]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=host.environment(service))
+        assert done.returncode == 0, (service, done.stdout, done.stderr)
+
+
+def test_upkeep_logs_in_and_prunes(host: Host) -> None:
+    code = """if True:
+        import logging, os
+        from datetime import UTC, datetime
+        from backline.stack.maintenance import prune
+        logging.basicConfig(level=logging.INFO)
+        prune(datetime.now(UTC), os.environ)"""
+    done = subprocess.run(
+        [str(files.venv_of(files.IMAGE_LIBRARIES) / "python"), "-P", "-c", code],
+        check=False, capture_output=True, text=True, env=host.environment("maintenance"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "pruned dag_run" in done.stderr
+    assert "pruned log" in done.stderr
+    assert "failed" not in done.stderr
+
+
 def test_a_worker_that_is_told_to_stop_ends_its_dispatchers(host: Host, airflow: AirflowRest) -> None:
     worker = host.processes["worker-critical"]
     [run] = airflow.runs("dispatch_email_urgent", state="running")
@@ -157,15 +183,6 @@ def test_a_worker_that_is_told_to_stop_ends_its_dispatchers(host: Host, airflow:
     assert task["state"] == "success"
     left = airflow.xcom("dispatch_email_urgent", run["dag_run_id"], "dispatch")
     assert left["ended"] == "terminated"
-
-
-def test_each_component_passes_its_own_health_check(host: Host) -> None:
-    for service in ("api-server", "scheduler", "dag-processor", "triggerer"):
-        kind, *command = host.services[service]["healthcheck"]["test"]
-        assert kind == "CMD"
-        command[0] = str(files.venv_of(files.IMAGE_LIBRARIES) / command[0])
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=host.environment(service))
-        assert done.returncode == 0, done.stderr
 
 
 def _start_postgres(host: Host) -> Secrets:
