@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backline.cli.checks import lock_problems
+import pytest
+
+from backline.cli.checks import LOCKED, lock_problems
 from backline.settings import ROOT
 
 
-def test_ours_is_consistent() -> None:
-    assert lock_problems(ROOT / "requirements.in", ROOT / "requirements.txt") == []
+@pytest.mark.parametrize("name", LOCKED)
+def test_ours_is_consistent(name: str) -> None:
+    assert lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt") == []
 
 
-def test_ours_names_no_index_or_folder() -> None:
-    text = (ROOT / "requirements.txt").read_text()
+@pytest.mark.parametrize("name", LOCKED)
+def test_ours_names_no_index_or_folder(name: str) -> None:
+    text = (ROOT / f"{name}.txt").read_text()
     assert not [word for word in ("://", "--index", "--find-links", " @ ") if word in text]
 
 
