@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import subprocess
@@ -65,7 +66,7 @@ def lock_problems(wanted: Path, locked: Path) -> list[str]:
         found = pinned.get(_normal(match[1]), set())
         if not found:
             problems.append(f"{match[1]} is not locked")
-        elif match[3] and match[3] not in found:
+        elif match[3] and not fnmatch.filter(found, match[3]):
             problems.append(f"{match[1]} is locked at {', '.join(sorted(found))}, not {match[3]}")
     return problems
 

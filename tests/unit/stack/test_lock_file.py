@@ -1,4 +1,4 @@
-"""The lock file is complete, hashed and names no place."""
+"""The lock files are complete, hashed and name no place."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ def test_ours_names_no_index_or_folder(name: str) -> None:
 
 def test_what_is_missing_moved_or_unhashed_is_named(tmp_path: Path) -> None:
     wanted, locked = tmp_path / "in", tmp_path / "txt"
-    wanted.write_text("# comment\nAlpha_One[extra]==2.0  # why\nbeta\ngamma\n")
+    wanted.write_text("# comment\nAlpha_One[extra]==2.0  # why\nbeta\ngamma\ndelta==4.1.*\nepsilon==5.2.*\n")
     locked.write_text(
         "alpha-one==1.0 \\\n    --hash=sha256:aa\n    # via -r in\n"
         "gamma==3.0 ; python_version < '3.12'\n    # via -r in\n"
+        "delta==4.1.7 \\\n    --hash=sha256:aa\nepsilon==5.1.9 \\\n    --hash=sha256:aa\n"
     )
     assert lock_problems(wanted, locked) == [
         "gamma has no hash",
         "Alpha_One is locked at 1.0, not 2.0",
         "beta is not locked",
+        "epsilon is locked at 5.1.9, not 5.2.*",
     ]
