@@ -145,6 +145,14 @@ def test_a_message_goes_out_through_the_worker_of_its_queue(host: Host, airflow:
     assert "execute_workload" in host.said("worker-critical")
 
 
+def test_each_role_reaches_its_own_database_only(host: Host) -> None:
+    ours = host.environment("init")["BACKLINE_DATABASE_URL"]
+    with psycopg.connect(ours) as connection:
+        assert connection.execute("SELECT count(*) > 0 FROM pg_stat_statements").fetchone() == (True,)
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        psycopg.connect(ours, dbname="airflow")
+
+
 def test_each_component_passes_its_own_health_check(host: Host) -> None:
     bin_folder = files.venv_of(files.IMAGE_LIBRARIES)
     for service in STARTED[1:]:

