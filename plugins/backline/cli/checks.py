@@ -34,7 +34,7 @@ def test(context: typer.Context) -> None:
 
 @app.command()
 def check() -> None:
-    """What CI runs: format, lint, types, lock file, launcher, tests."""
+    """What CI runs: format, lint, types, lock files, launcher, tests."""
     steps: dict[str, Callable[[], int]] = {
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
