@@ -179,6 +179,16 @@ def test_upkeep_logs_in_and_prunes(host: Host) -> None:
     assert "failed" not in done.stderr
 
 
+def test_init_gives_the_user_a_new_password_and_changes_nothing_else(host: Host) -> None:
+    environment = {**host.environment("init"), "BACKLINE_PASSWORD": "another-password"}
+    assert host.start("init", env=environment).wait(120) == 0, host.said("init")
+    assert "pools: unchanged" in host.said("init")
+    assert "user admin: has the new password" in host.said("init")
+    with AirflowRest(environment["BACKLINE_URL"], "admin", "another-password") as client:
+        assert any(dag["dag_id"] == "dispatch_email" for dag in client.dags())
+    host.values["BACKLINE_PASSWORD"] = "another-password"
+
+
 def test_a_worker_that_is_told_to_stop_ends_its_dispatchers(host: Host, airflow: AirflowRest) -> None:
     worker = host.processes["worker-critical"]
     [run] = airflow.runs("dispatch_email_urgent", state="running")
