@@ -39,7 +39,7 @@ class Host:
     """This machine in the place of the containers."""
 
     def __init__(self, folder: Path) -> None:
-        names = ("postgres", "redis", "api", "smtp", "page")
+        names = ("postgres", "redis", "api", "smtp", "page", "worker logs", "trigger logs")
         self.folder = folder
         self.ports = dict(zip(names, _free_ports(len(names)), strict=True))
         local = {
@@ -49,7 +49,10 @@ class Host:
         self.values = files.filled() | {key: str(value) for key, value in local.items()}
         self.services = files.services(self.values, folder)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.image = {key: self._here(value) for key, value in files.image_environment().items()}
+        self.image = {key: self._here(value) for key, value in files.image_environment().items()} | {
+            f"AIRFLOW__LOGGING__{kind}_LOG_SERVER_PORT": str(self.ports[f"{kind.lower()} logs"])
+            for kind in ("WORKER", "TRIGGER")
+        }
 
     def _here(self, text: str) -> str:
         ports = self.ports
