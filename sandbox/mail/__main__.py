@@ -1,4 +1,7 @@
-"""`python -m sandbox.mail --smtp-port N --web-port N --maildir DIR`: catch mail on 127.0.0.1 until told to stop."""
+"""`python -m sandbox.mail --smtp-port N --web-port N --maildir DIR`: catch mail until told to stop.
+
+It listens on 127.0.0.1 only; in a container, whose own loopback nobody reaches, give `--host 0.0.0.0`.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,13 @@ class _Server(uvicorn.Server):
 def main() -> None:
     """Parse the options, take the ports, serve. Exits 1 with one line if something is in the way."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.mail", description="Mail catcher for development.")
+    parser.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
     parser.add_argument("--smtp-port", type=_port, required=True, help="where mail is accepted; 0 takes a free one")
     parser.add_argument("--web-port", type=_port, required=True, help="where mail is read; 0 takes a free one")
     parser.add_argument("--maildir", type=Path, required=True, help="folder for the messages; made if missing")
     options = parser.parse_args()
-    smtp = _bind(options.smtp_port, "--smtp-port")
-    web = _bind(options.web_port, "--web-port")
+    smtp = _bind(options.host, options.smtp_port, "--smtp-port")
+    web = _bind(options.host, options.web_port, "--web-port")
     try:
         mailbox = Mailbox(options.maildir)
     except OSError as exc:
@@ -67,8 +71,9 @@ async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox) -> N
     server = _Server(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    host, smtp_port = smtp.getsockname()
     sys.stdout.write(
-        f"mail catcher: SMTP {HOST}:{smtp.getsockname()[1]}, page http://{HOST}:{web.getsockname()[1]}/, "
+        f"mail catcher: SMTP {host}:{smtp_port}, page http://{host}:{web.getsockname()[1]}/, "
         f"{len(mailbox)} messages in {mailbox.folder}\n"
     )
     sys.stdout.flush()
@@ -84,15 +89,15 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _bind(port: int, option: str) -> socket.socket:
+def _bind(host: str, port: int, option: str) -> socket.socket:
     taken = socket.socket()
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind((HOST, port))
+        taken.bind((host, port))
         taken.listen(1024)  # a second listener on the same port fails here at the latest
     except OSError as exc:
         why = "is taken by another program" if exc.errno == errno.EADDRINUSE else f"cannot be used ({exc.strerror})"
-        sys.exit(f"mail catcher: port {port} on {HOST} {why}; choose another with {option}")
+        sys.exit(f"mail catcher: port {port} on {host} {why}; choose another with {option}")
     return taken
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +20,8 @@ from backline.settings import ROOT
 
 STRICT = ("plugins", "sandbox")
 """Folders that mypy checks."""
+LOCKED = ("requirements", "requirements-image", "bench/requirements", "tests/integration/containers/requirements")
+"""Lists of libraries (.in) with their lock files (.txt)."""
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
 
 
@@ -30,12 +33,12 @@ def test(context: typer.Context) -> None:
 
 @app.command()
 def check() -> None:
-    """What CI runs: format, lint, types, lock file, launcher, tests."""
+    """What CI runs: format, lint, types, lock files, launcher, tests."""
     steps: dict[str, Callable[[], int]] = {
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *STRICT]),
-        "lock file": _lock_is_consistent,
+        "lock files": _locks_are_consistent,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
         "tests": lambda: _tests(["tests"]),
     }
@@ -53,36 +56,45 @@ def check() -> None:
 
 def lock_problems(wanted: Path, locked: Path) -> list[str]:
     """What requirements.in asks for and the lock file lacks, or has unhashed."""
-    pins: dict[str, set[str]] = {}
-    problems = []
-    for block in re.split(r"\n(?=\S)", locked.read_text(encoding="utf-8")):
-        match = _NAME.match(block)
-        if match is None:
-            continue
-        pins.setdefault(_normal(match[1]), set()).add(match[3] or "")
-        if "--hash=sha256:" not in block:
-            problems.append(f"{match[1]} has no hash")
+    pinned = pins(locked)
+    problems = [f"{match[1]} has no hash" for match, block in _blocks(locked) if "--hash=sha256:" not in block]
     for line in wanted.read_text(encoding="utf-8").splitlines():
         match = _NAME.match(line)
         if match is None:
             continue
-        found = pins.get(_normal(match[1]), set())
+        found = pinned.get(_normal(match[1]), set())
         if not found:
             problems.append(f"{match[1]} is not locked")
-        elif match[3] and match[3] not in found:
+        elif match[3] and not fnmatch.filter(found, match[3]):
             problems.append(f"{match[1]} is locked at {', '.join(sorted(found))}, not {match[3]}")
     return problems
+
+
+def pins(locked: Path) -> dict[str, set[str]]:
+    """The versions that a lock file has of each library; several where they differ by Python."""
+    found: dict[str, set[str]] = {}
+    for match, _ in _blocks(locked):
+        found.setdefault(_normal(match[1]), set()).add(match[3] or "")
+    return found
+
+
+def _blocks(locked: Path) -> Iterator[tuple[re.Match[str], str]]:
+    for block in re.split(r"\n(?=\S)", locked.read_text(encoding="utf-8")):
+        if match := _NAME.match(block):
+            yield match, block
 
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _lock_is_consistent() -> int:
-    problems = lock_problems(ROOT / "requirements.in", ROOT / "requirements.txt")
-    for problem in problems:
-        err.print(f"requirements.txt: {problem}; make it anew with the command on top of requirements.in", markup=False)
-    return len(problems)
+def _locks_are_consistent() -> int:
+    found = 0
+    for name in LOCKED:
+        for problem in lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt"):
+            found += 1
+            err.print(f"{name}.txt: {problem}; make it anew with the command on top of {name}.in", markup=False)
+    return found
 
 
 def _tests(arguments: Sequence[str]) -> int:

@@ -1,4 +1,7 @@
-"""Upkeep outside Airflow, where its metadata database can be reached: `python -m backline.stack.maintenance`."""
+"""Upkeep outside Airflow, where its metadata database can be reached: `python -m backline.stack.maintenance`.
+
+Everything it needs is in the environment (`./backline env`): where the databases are, and how to log in to Airflow.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backline.errors import BacklineError
 from backline.outbox.maintenance import run_once
-from backline.stack.health import AirflowApi
-from backline.stack.paths import Paths
-from backline.stack.secrets import load_or_create
+from backline.stack.airflow_api import AirflowAt
 
 log = logging.getLogger("backline.maintenance")
 
@@ -48,6 +50,13 @@ def prune_task_logs(folder: Path, now: datetime) -> int:
     return removed
 
 
+def prune(now: datetime, environ: Mapping[str, str]) -> None:
+    """Delete Airflow's old runs, events and log files. NetworkFailure, and nothing deleted, if Airflow is away."""
+    api = AirflowAt(environ["BACKLINE_URL"], environ["BACKLINE_USER"], environ["BACKLINE_PASSWORD"])
+    prune_metadata(now, api.dags_with_unfinished_runs(now - timedelta(days=KEEP_DAYS)))
+    log.info("deleted %d old log files", prune_task_logs(Path(environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"]), now))
+
+
 def _clean(tables: str, before: datetime, waiting_dags: set[str]) -> None:
     command = [sys.executable, "-P", "-m", "airflow", "db", "clean", "--tables", tables, "--skip-archive", "--yes",
                "--clean-before-timestamp", before.isoformat()]  # fmt: skip
@@ -63,8 +72,6 @@ def _clean(tables: str, before: datetime, waiting_dags: set[str]) -> None:
 def main() -> None:
     """Run for ever: the outbox's upkeep every minute, the metadata's every hour."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    paths = Paths.from_environment()
-    api = AirflowApi(paths, load_or_create(paths.secrets_file))
     next_metadata = time.monotonic() + FIRST_METADATA_SECONDS
     while True:
         try:
@@ -73,9 +80,7 @@ def main() -> None:
                 log.info("outbox: %s", report)
             if time.monotonic() >= next_metadata:
                 next_metadata = time.monotonic() + METADATA_SECONDS
-                now = datetime.now(UTC)
-                prune_metadata(now, api.dags_with_unfinished_runs(now - timedelta(days=KEEP_DAYS)))
-                log.info("deleted %d old log files", prune_task_logs(paths.airflow_home / "logs", now))
+                prune(datetime.now(UTC), os.environ)
         except BacklineError as exc:
             log.warning("%s; next try in %.0f s", exc, OUTBOX_SECONDS)
         time.sleep(OUTBOX_SECONDS)

@@ -1,31 +1,37 @@
-"""The lock file is complete, hashed and names no place."""
+"""The lock files are complete, hashed and name no place."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from backline.cli.checks import lock_problems
+import pytest
+
+from backline.cli.checks import LOCKED, lock_problems
 from backline.settings import ROOT
 
 
-def test_ours_is_consistent() -> None:
-    assert lock_problems(ROOT / "requirements.in", ROOT / "requirements.txt") == []
+@pytest.mark.parametrize("name", LOCKED)
+def test_ours_is_consistent(name: str) -> None:
+    assert lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt") == []
 
 
-def test_ours_names_no_index_or_folder() -> None:
-    text = (ROOT / "requirements.txt").read_text()
+@pytest.mark.parametrize("name", LOCKED)
+def test_ours_names_no_index_or_folder(name: str) -> None:
+    text = (ROOT / f"{name}.txt").read_text()
     assert not [word for word in ("://", "--index", "--find-links", " @ ") if word in text]
 
 
 def test_what_is_missing_moved_or_unhashed_is_named(tmp_path: Path) -> None:
     wanted, locked = tmp_path / "in", tmp_path / "txt"
-    wanted.write_text("# comment\nAlpha_One[extra]==2.0  # why\nbeta\ngamma\n")
+    wanted.write_text("# comment\nAlpha_One[extra]==2.0  # why\nbeta\ngamma\ndelta==4.1.*\nepsilon==5.2.*\n")
     locked.write_text(
         "alpha-one==1.0 \\\n    --hash=sha256:aa\n    # via -r in\n"
         "gamma==3.0 ; python_version < '3.12'\n    # via -r in\n"
+        "delta==4.1.7 \\\n    --hash=sha256:aa\nepsilon==5.1.9 \\\n    --hash=sha256:aa\n"
     )
     assert lock_problems(wanted, locked) == [
         "gamma has no hash",
         "Alpha_One is locked at 1.0, not 2.0",
         "beta is not locked",
+        "epsilon is locked at 5.1.9, not 5.2.*",
     ]

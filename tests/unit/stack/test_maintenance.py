@@ -6,7 +6,10 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backline.stack.maintenance import KEEP_DAYS, RUN_TABLES, prune_task_logs
+import pytest
+
+from backline.errors import NetworkFailure
+from backline.stack.maintenance import KEEP_DAYS, RUN_TABLES, prune, prune_task_logs
 
 
 def test_old_log_files_go(tmp_path: Path) -> None:
@@ -31,3 +34,18 @@ def test_old_log_files_go(tmp_path: Path) -> None:
 
 def test_the_doorbells_triggers_are_never_deleted() -> None:
     assert "trigger" not in RUN_TABLES.split(",")
+
+
+def test_an_airflow_that_is_away_prunes_nothing(tmp_path: Path) -> None:
+    old = tmp_path / "old.log"
+    old.write_text("x")
+    os.utime(old, (0, 0))
+    environ = {
+        "BACKLINE_URL": "http://127.0.0.1:9",
+        "BACKLINE_USER": "admin",
+        "BACKLINE_PASSWORD": "x",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(tmp_path),
+    }
+    with pytest.raises(NetworkFailure, match="/auth/token"):
+        prune(datetime.now(UTC), environ)
+    assert old.exists()

@@ -1,0 +1,135 @@
+"""The Dockerfile, by Docker's own parser, and the image's libraries beside the laptop's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backline.cli.checks import lock_problems, pins
+from backline.settings import ROOT
+from tests.integration.containers import files
+
+IN = ROOT / "requirements-image.in"
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[dict[str, Any]]:
+    return files.instructions()
+
+
+def copied(steps: list[dict[str, Any]]) -> list[str]:
+    """What is copied from the project."""
+    return [
+        source
+        for step in steps
+        if step["cmd"] in ("COPY", "ADD") and not any(flag.startswith("--from") for flag in step["flags"])
+        for source in step["value"][:-1]
+    ]
+
+
+def test_what_it_copies_exists_and_is_not_ignored(steps: list[dict[str, Any]]) -> None:
+    sources = copied(steps)
+    assert {"plugins", "include", "dags", "requirements-image.txt", "sandbox"} == set(sources)
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    # Nothing but what is copied goes to the builder, so that no secret and no state can.
+    assert [line for line in lines if line and not line.startswith("#")] == [
+        "*", *(f"!{source}" for source in sorted(sources)), "**/__pycache__", "**/*.py[co]",
+    ]  # fmt: skip
+
+
+def test_it_does_not_run_as_root(steps: list[dict[str, Any]]) -> None:
+    users: dict[str, str] = {}
+    stage = ""
+    for step in steps:
+        if step["cmd"] == "FROM":
+            parent, stage = step["value"][0], step["value"][-1]
+            users[stage] = users.get(parent, "root")
+        elif step["cmd"] == "USER":
+            users[stage] = step["value"][0]
+    assert (users["backline"], users["sandbox"]) == ("backline", "backline")
+
+
+def test_it_holds_no_secret(steps: list[dict[str, Any]]) -> None:
+    given = {name for step in steps if step["cmd"] in ("ENV", "ARG") for name in step["value"]}
+    assert [name for name in given if re.search("PASSWORD|SECRET|KEY|TOKEN|CONN", name)] == []
+
+
+def test_every_stage_is_from_the_same_pinned_base(steps: list[dict[str, Any]]) -> None:
+    [base] = [step["value"][0] for step in steps if step["cmd"] == "ARG"]
+    assert re.fullmatch(r"BASE=python:3\.1[123]-slim-bookworm", base)
+    parents = [step["value"][0] for step in steps if step["cmd"] == "FROM"]
+    assert set(parents) <= {"${BASE}", *(step["value"][-1] for step in steps if step["cmd"] == "FROM")}
+
+
+def test_its_debian_packages_exist(steps: list[dict[str, Any]]) -> None:
+    [run] = [" ".join(step["value"]) for step in steps if "apt-get install" in " ".join(step["value"])]
+    words = run.partition("apt-get install")[2].partition("&&")[0].split()
+    packages = [word for word in words if not word.startswith("-")]
+    assert packages == sorted(packages)
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", package) for package in packages)
+    assert "--no-install-recommends" in words
+    assert "rm -rf /var/lib/apt/lists/*" in run
+    if shutil.which("apt-cache"):
+        known = subprocess.run(["apt-cache", "policy", *packages], check=True, capture_output=True, text=True).stdout
+        if "Candidate" in known:  # without lists Debian knows of none
+            assert [package for package in packages if f"{package}:\n" not in known] == []
+
+
+def test_libraries_are_locked_with_hashes_and_name_no_place() -> None:
+    assert lock_problems(IN, files.IMAGE_LIBRARIES) == []
+    assert "://" not in files.IMAGE_LIBRARIES.read_text(encoding="utf-8")
+
+
+def test_libraries_are_those_of_the_laptop() -> None:
+    laptop, image = pins(ROOT / "requirements.txt"), pins(files.IMAGE_LIBRARIES)
+    shared = laptop.keys() & image.keys()
+    assert len(shared) > 100
+    assert {name: (laptop[name], image[name]) for name in shared if laptop[name] != image[name]} == {}
+
+
+def test_a_library_that_the_laptop_wants_is_in_the_image() -> None:
+    """The sections of requirements.in that are about running, not about testing or the embedded stack."""
+    sections: dict[str, set[str]] = {}
+    for block in (ROOT / "requirements.in").read_text(encoding="utf-8").split("\n\n"):
+        title, *lines = block.splitlines()
+        sections[title] = {line.split("#")[0].strip() for line in lines}
+    image = {line.split("#")[0].strip() for line in IN.read_text(encoding="utf-8").splitlines()}
+    wanted = sections["# Airflow"] | sections["# The library"]
+    assert len(wanted) > 18
+    assert wanted - image == set()
+    assert image - wanted - {""} == {"apache-airflow-providers-celery", "celery[redis]<5.7"}
+
+
+def test_all_that_runs_in_a_container_can_be_imported_with_the_image_alone(tmp_path: Path) -> None:
+    names = [
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for root, folder in ((ROOT / "plugins", "backline"), (ROOT, "sandbox"))
+        for path in sorted((root / folder).rglob("*.py"))
+    ]
+    # What is the embedded stack's, the command's on a laptop, and the demo's.
+    laptop = ("backline.cli", "backline.demo", "backline.stack")
+    wanted = [name.removesuffix(".__init__") for name in names if not name.startswith(laptop)]
+    wanted += ["backline.stack.maintenance", "backline.stack.probe"]
+    code = f"""
+import importlib, json
+wrong = []
+for name in {wanted!r}:
+    try:
+        importlib.import_module(name)
+    except ImportError as exc:
+        wrong.append(f"{{name}}: {{exc}}")
+print(json.dumps(wrong))
+"""
+    done = subprocess.run(
+        [str(files.venv_of(files.IMAGE_LIBRARIES) / "python"), "-P", "-c", code], check=True, capture_output=True,
+        text=True, env={"PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "AIRFLOW_HOME": str(tmp_path), "PATH": "/usr/bin"},
+    )  # fmt: skip
+    assert len(wanted) > 70
+    assert json.loads(done.stdout.splitlines()[-1]) == []

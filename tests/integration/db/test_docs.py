@@ -1,0 +1,22 @@
+"""The SQL that docs/operating.md shows runs on a migrated database."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+import pytest
+
+from backline.settings import ROOT
+
+BLOCKS = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "operating.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_some() -> None:
+    assert len(BLOCKS) >= 5
+
+
+@pytest.mark.parametrize("sql", BLOCKS)
+def test_it_runs(sql: str, database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute(sql)  # type: ignore[arg-type]

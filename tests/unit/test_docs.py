@@ -1,0 +1,123 @@
+"""Every `./backline` command that the documents show is one that there is, with options that it has."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+from backline import cli
+from backline.cli.app import app
+from backline.settings import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+_INLINE = re.compile(r"`(?:[A-Z_]+=\S+ )?\./backline([^`]*)`")
+_BLOCK = re.compile(r"^```sh\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+_LINE = re.compile(r"\./backline([^\n)]*)")
+_PLACEHOLDER = re.compile(r"[A-Z]+|<.*>")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The arguments of each command in a page: in its text, and in its blocks of shell."""
+    inline = _INLINE.findall(re.sub(_BLOCK, "", text))
+    blocks = [line for block in _BLOCK.findall(text) for line in _LINE.findall(block)]
+    found = [shlex.split(" ".join(line.split()).partition(" [")[0], comments=True) for line in [*inline, *blocks]]
+    return [arguments for arguments in found if arguments]
+
+
+for module in pkgutil.iter_modules(cli.__path__, "backline.cli."):
+    importlib.import_module(module.name)  # they add their commands
+SHOWN = [
+    (page.name, line)
+    for page in PAGES
+    for line in sorted({shlex.join(each) for each in commands(page.read_text(encoding="utf-8"))})
+]
+
+
+@cache
+def airflow() -> argparse.ArgumentParser:
+    from airflow.cli.cli_parser import get_parser
+
+    return get_parser()
+
+
+def problem(arguments: list[str]) -> str | None:
+    """What is wrong with a command line; None if nothing is. Placeholders such as NAME or ... may stand in it."""
+    command = typer.main.get_command(app)
+    name, *rest = ["1" if _PLACEHOLDER.fullmatch(word) else word for word in arguments if word not in ("...", "[...]")]
+    if name.startswith("-"):
+        return None if name in {"--help", *(option for param in command.params for option in param.opts)} else name
+    while (command := command.commands.get(name)) is not None and hasattr(command, "commands") and rest:
+        name, *rest = rest
+    if command is None:
+        return f"no command {name!r}"
+    if name == "airflow":
+        return _airflow_problem(rest)
+    if name == "test":
+        return next((f"no file {word!r}" for word in rest if "/" in word and not (ROOT / word).exists()), None)
+    try:
+        command.make_context(name, rest)
+    except typer.TyperException as exc:
+        return exc.format_message()
+    return None
+
+
+def _airflow_problem(arguments: list[str]) -> str | None:
+    parser = airflow()
+    for word in arguments:
+        subcommands = next((each for each in parser._actions if isinstance(each, argparse._SubParsersAction)), None)
+        if subcommands is not None:
+            if word not in subcommands.choices:
+                return f"airflow has no {word!r}"
+            parser = subcommands.choices[word]
+        elif word.startswith("-") and word not in parser._option_string_actions:
+            return f"airflow: no option {word!r}"
+    return None
+
+
+def test_there_are_some() -> None:
+    assert len(SHOWN) > 25
+
+
+@pytest.mark.parametrize(("page", "line"), SHOWN)
+def test_what_is_shown_can_be_typed(page: str, line: str) -> None:
+    assert problem(shlex.split(line)) is None, page
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["start", "status --jsonn", "--versions", "airflow dags list-runz", "airflow dags pause --for dispatch_email",
+     "test tests/acceptance/test_kelery.py", "logs --lines ten"],
+)  # fmt: skip
+def test_what_cannot_is_found(line: str) -> None:
+    assert problem(line.split())
+
+
+def test_commands_are_found_in_text_and_blocks() -> None:
+    text = '`./backline up`, `X=1 ./backline logs -f`\n```sh\n./backline status --json # all\neval "$(./backline env)"\n```\n'
+    assert commands(text) == [["up"], ["logs", "-f"], ["status", "--json"], ["env"]]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    headings = {_anchor(line) for line in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)}
+    for target in targets:
+        path, _, anchor = target.partition("#")
+        if path:
+            assert (page.parent / path).exists(), target
+        else:
+            assert anchor in headings, target
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
