@@ -65,6 +65,7 @@ class SendOperator(BaseOperator):
         from backline.airflow.assembly import channel_named, delivery_over
         from backline.airflow.connections import app_dsn
         from backline.messages import registry, split_conf
+        from backline.messages.secrets import check_from_outside
         from backline.outbox.direct import DirectSender, Request
         from backline.settings import settings
 
@@ -72,7 +73,7 @@ class SendOperator(BaseOperator):
         try:
             kind = registry.get(self.message_type)
             recipient, payload, options = split_conf(kind, dict(context["params"]))
-            kind.parse(payload)
+            check_from_outside(kind, payload)
             config = settings()
             channel = channel_named(self.channel, config)
             sender = DirectSender(
@@ -84,7 +85,7 @@ class SendOperator(BaseOperator):
                 payload=payload,
                 key=f"{run.dag_id}/{run.run_id}",
                 request_id=options.request_id,
-                expires_at=options.expires_at,
+                expires_at=options.expires_at or kind.expiry(payload),
                 priority=options.priority,
             )
             result = asyncio.run(sender.send(request, dag_run=f"{run.dag_id}/{run.run_id}"))

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
 
 from backline.errors import InvalidInput
-from backline.rendering import catalog, flattening
+from backline.rendering import catalog, flattening, formats
 from backline.rendering.inlining import InliningLoader
 from backline.settings import settings
 
@@ -71,7 +71,7 @@ def environment(folder: Path) -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["link"] = _link
+    made.filters |= {"link": _link, "money": formats.money, "day": formats.day, "moment": formats.moment}
     return made
 
 
@@ -128,6 +128,8 @@ def _template(name: str, language: str | None) -> EmailTemplate:
         "product_url": words.product_url,
         "support_email": words.support_email,
         "language": found,
+        # Amounts and dates as in the region that was asked for, if the words are of its language.
+        "locale": language if language and language.split("-")[0] == found.split("-")[0] else found,
     }
 
     def load(file: str) -> Template:

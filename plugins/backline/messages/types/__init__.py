@@ -2,4 +2,8 @@
 
 from __future__ import annotations
 
+from backline.messages.types import commerce as commerce
 from backline.messages.types import general as general
+from backline.messages.types import identity as identity
+from backline.messages.types import newsletter as newsletter
+from backline.messages.types import reports as reports
