@@ -122,17 +122,23 @@ def _environment() -> ImmutableSandboxedEnvironment:
 @lru_cache(maxsize=256)
 def _template(name: str, language: str | None) -> EmailTemplate:
     found = catalog.language_for("email", name, language)
+    # Amounts and dates as in the region that was asked for, if the words are of its language.
+    locale = language if language and language.split("-")[0] == found.split("-")[0] else found
+    return compiled(_environment(), name, found, locale)
+
+
+def compiled(source: ImmutableSandboxedEnvironment, name: str, language: str, locale: str) -> EmailTemplate:
+    """A template in a language that has it; amounts and dates are written as in `locale`."""
     words = settings().templates
     constants = {
         "product_name": words.product_name,
         "product_url": words.product_url,
         "support_email": words.support_email,
-        "language": found,
-        # Amounts and dates as in the region that was asked for, if the words are of its language.
-        "locale": language if language and language.split("-")[0] == found.split("-")[0] else found,
+        "language": language,
+        "locale": locale,
     }
 
     def load(file: str) -> Template:
-        return flattening.load(_environment(), f"{found}/{name}/{file}", constants)
+        return flattening.load(source, f"{language}/{name}/{file}", constants)
 
-    return EmailTemplate(name, found, load("subject.txt"), load("body.txt"), load("body.html"))
+    return EmailTemplate(name, language, load("subject.txt"), load("body.txt"), load("body.html"))

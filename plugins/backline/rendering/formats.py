@@ -16,6 +16,9 @@ from backline.settings import settings
 if TYPE_CHECKING:
     from babel import Locale
 
+NARROW_SPACE, SPACE = "\u202f", "\u00a0"
+"""Both do not break; the narrow one is a box in mail programs whose font lacks it."""
+
 # fmt: off
 MINOR_DIGITS = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV",
@@ -32,13 +35,14 @@ def money(amount: int, currency: str, locale: str) -> str:
     from babel.numbers import format_currency, get_currency_precision
 
     digits = MINOR_DIGITS.get(str(currency), 2)
-    return format_currency(
+    written = format_currency(
         Decimal(int(amount)).scaleb(-digits),
         str(currency),
         locale=_locale(locale),
         currency_digits=get_currency_precision(str(currency)) == digits,
         decimal_quantization=False,
     )
+    return written.replace(NARROW_SPACE, SPACE)
 
 
 def day(value: date, locale: str) -> str:
@@ -57,7 +61,7 @@ def moment(value: datetime, zone: str | None, locale: str) -> str:
 
     known = _locale(locale)
     there = value.astimezone(ZoneInfo(str(zone or settings().templates.zone)))
-    clock = format_time(there, "short", tzinfo=there.tzinfo, locale=known)
+    clock = format_time(there, "short", tzinfo=there.tzinfo, locale=known).replace(NARROW_SPACE, SPACE)
     return f"{format_date(there, 'long', locale=known)}, {clock} {_zone_name(there, known)}"
 
 

@@ -16,6 +16,10 @@ from backline.messages.templated import TemplatedMessage
 from backline.settings import settings
 
 
+HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
+"""One that fits into a line of a header: ASCII, and not too long (RFC 5322 section 2.1.1)."""
+
+
 class Article(BaseModel):
     """One piece of a newsletter."""
 
@@ -70,7 +74,7 @@ class Newsletter(TemplatedMessage):
     )
     preheader: Line | None = Field(None, title="Preheader", description="What inboxes show beside the subject.")
     intro: Paragraph | None = Field(None, title="Intro", description="Before the articles; a blank line parts paragraphs.")
-    unsubscribe_url: HttpsUrl | None = Field(
+    unsubscribe_url: HeaderUrl | None = Field(
         None, title="Unsubscribe URL", description="This subscriber's own; must take a POST. Give it, or the token."
     )
     unsubscribe_token: Token | None = Field(
