@@ -50,4 +50,3 @@ def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("BACKLINE_FERNET_KEYS")
     with pytest.raises(Misconfigured, match="BACKLINE_FERNET_KEYS"):
         Sealer.from_environment()
-

@@ -87,7 +87,10 @@ def _param(
 
 def _secret_rules(kind: type[MessageType], name: str) -> dict[str, Any]:
     # A conf is readable by every viewer of the DAG, so a secret in the clear is refused before it is stored.
-    return {"type": ["string", "object"] if kind.secret_references.get(name) else ["string"], "pattern": f"^{SEALED_PREFIX}"}
+    return {
+        "type": ["string", "object"] if kind.secret_references.get(name) else ["string"],
+        "pattern": f"^{SEALED_PREFIX}",
+    }
 
 
 def _secret_forms(kind: type[MessageType], name: str) -> str:

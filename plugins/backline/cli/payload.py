@@ -60,7 +60,9 @@ def _of_field(kind: type[MessageType], text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     rules: Mapping[str, Any] = spec(kind)["fields"]
     if not separator or name not in rules:
-        raise InvalidInput("--set", f"{name!r} must be FIELD=VALUE with a field of {kind.type_name}: {', '.join(rules)}")
+        raise InvalidInput(
+            "--set", f"{name!r} must be FIELD=VALUE with a field of {kind.type_name}: {', '.join(rules)}"
+        )
     if name in kind.secret_fields:
         return name, _secret(name, value)
     kinds = set(rules[name]["type"]) - {"null"}

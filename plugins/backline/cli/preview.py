@@ -51,12 +51,14 @@ def preview(
     """Render a message of a type: its sample, or your payload. Nothing is sent, secrets are made up."""
     kind = registry.get(type_name)
     content = _rendered(kind, _payload(kind, payload, fields or [], language))
-    body = content.text if content.text is not None else text_of(content.html or "")
+    body = mime.normalized(content.text if content.text is not None else text_of(content.html or ""))
     sizes = _sizes(content, body)
     if html is not None:
         _write(html, content)
     if show:
-        with tempfile.NamedTemporaryFile("w", suffix=".html", prefix=f"{type_name}-", delete=False, encoding="utf-8") as file:
+        with tempfile.NamedTemporaryFile(
+            "w", suffix=".html", prefix=f"{type_name}-", delete=False, encoding="utf-8"
+        ) as file:
             file.write(_html(content))
         err.print(f"backline: {file.name}", markup=False)
         webbrowser.open(Path(file.name).as_uri())
@@ -129,7 +131,10 @@ def _everything(kind: type[MessageType], content: EmailContent, body: str, sizes
 
 def _print(content: EmailContent, body: str, sizes: Sizes) -> None:
     lines = [("Subject", content.subject), *content.headers.items()]
-    lines += [("Attached", f"{file.filename} ({file.content_type}, {_kilobytes(len(file.content))})") for file in content.attachments]
+    lines += [
+        ("Attached", f"{file.filename} ({file.content_type}, {_kilobytes(len(file.content))})")
+        for file in content.attachments
+    ]
     lines.append((
         "Size",
         f"text {_kilobytes(sizes.text)}, HTML {_kilobytes(sizes.html)}, whole message {_kilobytes(sizes.message)}",

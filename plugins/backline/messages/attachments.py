@@ -103,7 +103,9 @@ def check_total(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, .
 def check_pdf(field: AttachmentField) -> AttachmentField:
     """An attachment that is a PDF."""
     if field.media_type != "application/pdf":
-        raise wrong_field("content_type" if field.content_type else "path" if field.path else "filename", "must be a PDF")
+        raise wrong_field(
+            "content_type" if field.content_type else "path" if field.path else "filename", "must be a PDF"
+        )
     return field
 
 

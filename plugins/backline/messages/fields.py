@@ -111,12 +111,13 @@ def check_zone(text: str) -> str:
 
 def read_moment(value: object) -> datetime:
     """A point in time, from text with a zone (RFC 3339); ValueError otherwise."""
+    problem = 'must be a time like "2030-01-31T12:00:00Z" (RFC 3339)'
+    if not isinstance(value, str) or len(value) > TIME_LENGTH:
+        raise ValueError(problem)
     try:
-        if not isinstance(value, str) or len(value) > TIME_LENGTH:
-            raise TypeError
         moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise ValueError('must be a time like "2030-01-31T12:00:00Z" (RFC 3339)') from None
+    except ValueError:
+        raise ValueError(problem) from None
     if moment.tzinfo is None:
         raise ValueError('needs a time zone: add "Z" or an offset like "+02:00"')
     return moment
@@ -124,12 +125,13 @@ def read_moment(value: object) -> datetime:
 
 def read_day(value: object) -> date:
     """A day of the calendar, from text (RFC 3339, full-date); ValueError otherwise."""
+    problem = 'must be a day like "2030-01-31"'
+    if not isinstance(value, str) or len(value) != DAY_LENGTH:
+        raise ValueError(problem)
     try:
-        if not isinstance(value, str) or len(value) != DAY_LENGTH:
-            raise TypeError
         return date.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise ValueError('must be a day like "2030-01-31"') from None
+    except ValueError:
+        raise ValueError(problem) from None
 
 
 def check_headers(headers: dict[str, str]) -> dict[str, str]:

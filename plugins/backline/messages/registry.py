@@ -23,7 +23,7 @@ def register(kind: type[T]) -> type[T]:
         raise ValueError(f"{name}: field {min(taken)!r} stands beside the payload; give the field another name")
     if unknown := kind.secret_fields - set(kind.model_fields):
         raise ValueError(f"{name}: secret field {min(unknown)!r} is not a field of the payload")
-    if unknown := {*kind.secret_references} - kind.secret_fields:
+    if unknown := frozenset(kind.secret_references) - kind.secret_fields:
         raise ValueError(f"{name}: secret_references names {min(unknown)!r}, which is not a secret field")
     if kind.expiry_field not in {None, *kind.model_fields}:
         raise ValueError(f"{name}: expiry_field {kind.expiry_field!r} is not a field of the payload")

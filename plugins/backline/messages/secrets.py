@@ -60,7 +60,11 @@ def check_from_outside(kind: type[MessageType], payload: Mapping[str, Any]) -> N
             raise InvalidInput(
                 name,
                 "is secret and must not be given in the clear here; give Fernet text that your app sealed"
-                + (f' or {{"$ref": "{kind.secret_references[name][0]}", "id": ...}}' if name in kind.secret_references else ""),
+                + (
+                    f' or {{"$ref": "{kind.secret_references[name][0]}", "id": ...}}'
+                    if name in kind.secret_references
+                    else ""
+                ),
             )
     kind.parse(in_the_clear(kind, payload, kind.stand_in))
 
@@ -76,8 +80,6 @@ def in_the_clear(
 def sealed(kind: type[MessageType], payload: Mapping[str, Any], seal: Callable[[str], str]) -> dict[str, Any]:
     """The payload with every secret that is in the clear sealed; references and Fernet text stay."""
     return {
-        name: seal(value)
-        if name in kind.secret_fields and isinstance(value, str) and not is_sealed(value)
-        else value
+        name: seal(value) if name in kind.secret_fields and isinstance(value, str) and not is_sealed(value) else value
         for name, value in payload.items()
     }

@@ -127,9 +127,9 @@ class SecretDelivery(Delivery[P]):
             value = payload.get(name)
             if isinstance(value, Mapping):
                 # In a thread: the lane's other messages go on meanwhile.
-                value = await asyncio.to_thread(self._lookup.value, name, reference(kind, name, value))
-                opened[name] = self._sealer().open(name, value) if is_sealed(value) else value
-            elif value is not None:
+                found = await asyncio.to_thread(self._lookup.value, name, reference(kind, name, value))
+                opened[name] = self._sealer().open(name, found) if is_sealed(found) else found
+            elif value is not None:  # whatever it is: what no key opens is refused by name
                 opened[name] = self._sealer().open(name, value)
         return opened
 

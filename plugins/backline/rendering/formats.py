@@ -31,7 +31,7 @@ MINOR_DIGITS = {
 
 
 def money(amount: int, currency: str, locale: str) -> str:
-    """An amount in the currency's smallest unit: `1250 | money("EUR", "de")` is 12,50 €."""
+    """An amount, given in the currency's smallest unit: 1250 in EUR is, for "de", 12,50 €."""
     from babel.numbers import format_currency, get_currency_precision
 
     digits = MINOR_DIGITS.get(str(currency), 2)

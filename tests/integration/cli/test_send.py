@@ -70,7 +70,10 @@ def test_payload_time_lane_and_key(
 
 def test_a_field_that_is_no_text_is_json(send: Send, database: str) -> None:
     context = '{"heading": "Hi", "paragraphs": ["One."]}'
-    assert send("templated_email", "--to", "ann@example.com", "--set", "template=notice", "--set", f"context={context}") == 0
+    assert (
+        send("templated_email", "--to", "ann@example.com", "--set", "template=notice", "--set", f"context={context}")
+        == 0
+    )
     assert messages(database)[0]["payload"]["context"]["paragraphs"] == ["One."]
 
 
@@ -127,7 +130,10 @@ def test_a_reference_and_fernet_text_go_through_as_they_are(send: Send, database
         (["password_reset", "--set", f"token={TOKEN}"], "token: is secret and would stay in the shell's history"),
         (["password_reset", "--payload", json.dumps({"token": TOKEN})], "token: is secret and would stay"),
         (["password_reset", "--set", "token=@/no/such"], "token: cannot read '/no/such'"),
-        (["password_reset", "--set", 'name=Ann', "--set", 'token={"$ref": "x", "id": 1}'], "token: must be a reference"),
+        (
+            ["password_reset", "--set", "name=Ann", "--set", 'token={"$ref": "x", "id": 1}'],
+            "token: must be a reference",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(

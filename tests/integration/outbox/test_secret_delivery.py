@@ -70,7 +70,9 @@ def delivery(mail: Catcher, lookup: SecretLookup) -> tuple[EmailChannel, SecretD
 
 def drain(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
     channel, trying = delivery(mail, lookup)
-    dispatcher = Dispatcher("email.urgent", LANE, OutboxSettings(), outbox.dsn, channel, trying, once=True, dag_run="a/b")
+    dispatcher = Dispatcher(
+        "email.urgent", LANE, OutboxSettings(), outbox.dsn, channel, trying, once=True, dag_run="a/b"
+    )
     asyncio.run(dispatcher.run())
 
 
@@ -91,7 +93,10 @@ def said(mail: Catcher) -> str:
 
 
 def traces(outbox: Outbox) -> str:
-    rows = [*outbox.sql("SELECT m::text FROM backline.message AS m"), *outbox.sql("SELECT a::text FROM backline.attempt AS a")]
+    rows = [
+        *outbox.sql("SELECT m::text FROM backline.message AS m"),
+        *outbox.sql("SELECT a::text FROM backline.attempt AS a"),
+    ]
     return json.dumps(rows)
 
 
@@ -151,7 +156,9 @@ def test_a_statement_that_the_type_does_not_allow_is_not_run(
     assert 'token: must be a reference like {"$ref": "password_reset_token"' in row["error"]
 
 
-def test_a_missing_table_is_a_setting_to_mend_and_tried_again(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+def test_a_missing_table_is_a_setting_to_mend_and_tried_again(
+    outbox: Outbox, mail: Catcher, lookup: SecretLookup
+) -> None:
     outbox.sql("DROP TABLE IF EXISTS app.tokens")
     made = reset(outbox, {"$ref": "password_reset_token", "id": 1})
     drain(outbox, mail, lookup)
@@ -230,7 +237,9 @@ def test_a_run_that_sends_resolves_too(
     payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, SEALER.seal(TOKEN))}}
     channel, trying = delivery(mail, lookup)
     sender = DirectSender(outbox.dsn, channel, trying, 60.0)
-    result: Result = asyncio.run(sender.send(Request("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
+    result: Result = asyncio.run(
+        sender.send(Request("password_reset", "ann@example.com", payload, "dag/run"), "dag/run")
+    )
     assert result.state == "sent"
     assert QUOTED in said(mail)
     assert outbox.message(result.message_id)["payload"] == {"name": "Ann"}

@@ -55,11 +55,14 @@ def test_the_types_that_ship() -> None:
         "urgent_email": "email.urgent",
         "welcome": "email.normal",
     }
-    assert {kind.type_name for kind in registry.all_types() if kind.secret_fields} == {"account_verification", "password_reset"}
+    assert {kind.type_name for kind in registry.all_types() if kind.secret_fields} == {
+        "account_verification",
+        "password_reset",
+    }
 
 
 def test_an_unknown_type_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidInput, match="known types: account_verification, email, .*, welcome") as caught:
+    with pytest.raises(InvalidInput, match=r"known types: account_verification, email, .*, welcome") as caught:
         registry.get("wellcome")
     assert caught.value.field == "type"
 

@@ -96,7 +96,11 @@ def _of_html(html: str, language: str) -> Iterator[str]:
     if not re.search(r'<div class="preheader"[^>]*>[^<\s]', html):
         yield "no preheader"
     for tag, attributes in tags.seen:
-        if tag == "table" and attributes.get("role") != "presentation" and attributes.get("class") not in {"facts", "lines"}:
+        if (
+            tag == "table"
+            and attributes.get("role") != "presentation"
+            and attributes.get("class") not in {"facts", "lines"}
+        ):
             yield "a table is read out as data"
         if tag in {"body", "td", "th", "p", "h1", "h2", "a", "img"} and not attributes.get("style"):
             yield f"<{tag} class={attributes.get('class')}> has no style"

@@ -52,7 +52,7 @@ def test_every_template_is_translated(name: str, language: str) -> None:
 
 
 def test_every_language_has_every_template() -> None:
-    assert {languages for languages in catalog.templates("email").values()} == {("de", "en")}
+    assert set(catalog.templates("email").values()) == {("de", "en")}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_the_language_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", ["nope", "../en/notice", "en/notice", "layout.html", "", "notice/../welcome"])
 def test_a_name_that_is_no_template_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(InvalidInput, match="known templates: account_verification, .*, welcome") as caught:
+    with pytest.raises(InvalidInput, match=r"known templates: account_verification, .*, welcome") as caught:
         render(name, None, {})
     assert caught.value.field == "template"

@@ -39,7 +39,12 @@ def test_the_copy_itself_is_well(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "says"),
     [
-        ("body.txt", "{{ name }}", "{{ first_name }}", "context.first_name: is required by template 'order_status' (de)"),
+        (
+            "body.txt",
+            "{{ name }}",
+            "{{ first_name }}",
+            "context.first_name: is required by template 'order_status' (de)",
+        ),
         ("body.html", "{{ name }}", "{{ nmae }}", "context.nmae: is required"),
         ("subject.txt", "{{ order }}", "{{ ordr }}", "context.ordr: is required"),
         ("words.txt", '    "cancelled": "Storniert",\n', "", "status=cancelled: InvalidInput: context.cancelled"),
@@ -48,7 +53,12 @@ def test_the_copy_itself_is_well(folder: Path) -> None:
         ("body.html", "{% block preheader %}{{ explanation[status] }}", "{% block preheader %}", "no preheader"),
         ("body.html", "<h1>", '<img src="https://shop.example/x.png"><h1>', "an image without alt"),
         ("body.html", "<h1>", "<b><h1>", "tags do not match"),
-        ("body.html", "<h1>", '<table><tbody><tr><td class="quote">x</td></tr></tbody></table><h1>', "read out as data"),
+        (
+            "body.html",
+            "<h1>",
+            '<table><tbody><tr><td class="quote">x</td></tr></tbody></table><h1>',
+            "read out as data",
+        ),
         ("body.txt", "{{ order_url | link }}", "{{ order_url | link }} {{ none }}", "the text part holds 'None'"),
     ],
 )
@@ -61,7 +71,7 @@ def test_a_missing_text_part_is_found(folder: Path) -> None:
     (folder / "de" / NAME / "body.txt").write_text('{% extends "de/layout.txt" %}{% block content %}{% endblock %}')
     assert "no text part" in all_problems(folder)
     (folder / "de" / NAME / "body.txt").unlink()
-    with pytest.raises(TemplateNotFound, match="body.txt"):
+    with pytest.raises(TemplateNotFound, match=r"body\.txt"):
         load(folder, NAME, "de")
 
 

@@ -114,7 +114,9 @@ class OrderStatus(PersonalMessage):
         "returned",
     ] = Field(title="Status", description="What it is now.")
     order_url: WebUrl = ORDER_URL
-    estimated_delivery: Day | None = Field(None, title="Estimated delivery", description="The day, if there is one yet.")
+    estimated_delivery: Day | None = Field(
+        None, title="Estimated delivery", description="The day, if there is one yet."
+    )
     note: Paragraph | None = Field(None, title="Note", description="What else there is to say, in your words.")
 
 

@@ -139,7 +139,11 @@ class SecurityAlertAdmin(TemplatedMessage):
     review_url: WebUrl = Field(title="Review URL", description="Where it is looked into.")
     score: int | None = Field(None, ge=0, le=100, title="Score", description="Of 100.")
     evidence: dict[str, Line] | None = Field(
-        None, max_length=20, title="Evidence", description="Names and values to show.", examples=[{"Successful": "none"}]
+        None,
+        max_length=20,
+        title="Evidence",
+        description="Names and values to show.",
+        examples=[{"Successful": "none"}],
     )
     zone: Zone | None = Field(
         None, title="Time zone", description="Of the time in it; the setting `templates.zone` when left out."

@@ -15,7 +15,6 @@ from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage
 from backline.settings import settings
 
-
 HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
 """One that fits into a line of a header: ASCII, and not too long (RFC 5322 section 2.1.1)."""
 
@@ -73,7 +72,9 @@ class Newsletter(TemplatedMessage):
         examples=[[{"title": "Cups in blue", "text": "Here they are."}]],
     )
     preheader: Line | None = Field(None, title="Preheader", description="What inboxes show beside the subject.")
-    intro: Paragraph | None = Field(None, title="Intro", description="Before the articles; a blank line parts paragraphs.")
+    intro: Paragraph | None = Field(
+        None, title="Intro", description="Before the articles; a blank line parts paragraphs."
+    )
     unsubscribe_url: HeaderUrl | None = Field(
         None, title="Unsubscribe URL", description="This subscriber's own; must take a POST. Give it, or the token."
     )
@@ -84,7 +85,9 @@ class Newsletter(TemplatedMessage):
     @model_validator(mode="after")
     def _can_be_left(self) -> Self:
         if (self.unsubscribe_url is None) == (self.unsubscribe_token is None):
-            raise wrong_field("unsubscribe_url", "give either unsubscribe_url or unsubscribe_token: everybody may leave")
+            raise wrong_field(
+                "unsubscribe_url", "give either unsubscribe_url or unsubscribe_token: everybody may leave"
+            )
         return self
 
     @property
