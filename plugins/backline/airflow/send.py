@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from backline.airflow.defaults import dag_arguments, direct_pool, task_arguments
 from backline.airflow.params import params_for
-from backline.errors import FailureClass, Misconfigured, PermanentError, RetryableError
+from backline.errors import FailureClass, InvalidInput, Misconfigured, PermanentError, RetryableError
 from backline.settings import Settings
 
 if TYPE_CHECKING:
@@ -119,6 +119,18 @@ class SendOperator(BaseOperator):
 def send_dag_id(type_name: str) -> str:
     """`welcome` is sent by `send_welcome`."""
     return f"send_{type_name}"
+
+
+def types_wanted(dag_id: str | None) -> tuple[type[MessageType], ...]:
+    """The types whose DAGs the process that parses this asks for: a task wants its own, everybody else all."""
+    from backline.messages import registry
+
+    if dag_id is None:
+        return registry.all_types()
+    try:
+        return (registry.get(dag_id.removeprefix(send_dag_id(""))),)
+    except InvalidInput:
+        return ()
 
 
 def send_dag(kind: type[MessageType], config: Settings) -> DAG:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
-from backline.messages import EmailMessage, MessageType, registry
+from backline.messages import EmailMessage, MessageType, registry, types
+from backline.messages.types import MODULES
+from backline.settings import ROOT
 
 
 class Greeting(EmailMessage):
@@ -59,6 +64,23 @@ def test_the_types_that_ship() -> None:
         "account_verification",
         "password_reset",
     }
+
+
+def test_each_type_is_in_the_module_that_is_said_to_have_it() -> None:
+    said = {name: f"backline.messages.types.{module}" for module, names in MODULES.items() for name in names}
+    assert {kind.type_name: kind.__module__ for kind in registry.all_types()} == said
+    assert {f"{path.stem}" for path in Path(types.__file__).parent.glob("[a-z]*.py")} == {*MODULES}
+
+
+def test_who_wants_one_type_loads_no_other() -> None:
+    code = """
+import sys
+from backline.messages import registry
+registry.get("welcome")
+sys.exit(any(f"backline.messages.types.{name}" in sys.modules for name in ("commerce", "identity", "newsletter", "reports")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "plugins")}, check=False, cwd="/")
+    assert done.returncode == 0
 
 
 def test_an_unknown_type_lists_the_known_ones() -> None:
