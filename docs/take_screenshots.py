@@ -13,13 +13,19 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from backline.errors import Misconfigured
+from backline.messages import EmailMessage, registry
 
 IMAGES = Path(__file__).parent / "img"
 SIZE = ViewportSize(width=1360, height=850)
+LETTERS: tuple[tuple[str, str, str, int, Literal["light", "dark"]], ...] = (
+    ("mail-order", "order_confirmation", "en", 720, "light"),
+    ("mail-phone", "order_shipped", "de", 375, "dark"),
+)
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>body{{margin:0;background:#111827;color:#e5e7eb}}
 pre{{font:13px/1.5 "DejaVu Sans Mono",monospace;padding:20px;margin:0;width:max-content}}
 .ok{{color:#4ade80}}.bad{{color:#f87171}}</style><pre>{text}</pre>"""
@@ -43,10 +49,22 @@ def main() -> None:
         page.locator("a[href^='/messages/']").first.click()
         page.locator("iframe").wait_for()
         shoot(page, "mail")
+        letters(browser)
         if len(sys.argv) > 1:
             page.set_content(TERMINAL.format(text=colored(Path(sys.argv[1]).read_text(encoding="utf-8"))))
             page.locator("pre").screenshot(path=IMAGES / "demo.png")
         browser.close()
+
+
+def letters(browser: Browser) -> None:
+    """What recipients see: on a desktop, and on a phone in German and in the dark."""
+    for name, type_name, language, width, scheme in LETTERS:
+        kind = registry.get(type_name)
+        message = kind.parse({**kind.sample(), "language": language})
+        page = browser.new_page(viewport=ViewportSize(width=width, height=400), color_scheme=scheme)
+        page.set_content(str(message.email().html) if isinstance(message, EmailMessage) else "")
+        page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
+        page.close()
 
 
 def log_in(page: Page) -> None:

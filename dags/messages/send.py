@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from airflow.sdk import get_parsing_context
 
-from backline.airflow.send import send_dag, send_dag_id
-from backline.messages import registry
+from backline.airflow.send import send_dag, send_dag_id, types_wanted
 from backline.settings import settings
 
-wanted = get_parsing_context().dag_id
-for kind in registry.all_types():
-    if wanted in (None, send_dag_id(kind.type_name)):
-        globals()[send_dag_id(kind.type_name)] = send_dag(kind, settings())
+for kind in types_wanted(get_parsing_context().dag_id):
+    globals()[send_dag_id(kind.type_name)] = send_dag(kind, settings())

@@ -7,8 +7,7 @@ newest seals, any opens.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -45,8 +44,3 @@ class Sealer:
             raise InvalidInput(
                 field, f"none of the keys in {KEYS_VARIABLE} opens it; seal it with one of them, or add the one used"
             ) from None
-
-    def open_payload(self, secret_fields: Iterable[str], payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The payload with its secret fields in the clear."""
-        opened = {name: self.open(name, payload[name]) for name in secret_fields if payload.get(name) is not None}
-        return {**payload, **opened} if opened else payload

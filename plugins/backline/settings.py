@@ -7,6 +7,8 @@ import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
@@ -17,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 """The project's root: the folder with `dags/`, `plugins/` and `include/`."""
 
 ENVIRONMENT_PREFIX = "BACKLINE__"
+
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 PERMANENT_CLASSES = frozenset({FailureClass.VALIDATION, FailureClass.AUTHENTICATION, FailureClass.REJECTED})
 
@@ -55,6 +59,34 @@ class TemplateSettings(_Section):
     product_url: str = "http://localhost:8080"
     support_email: str = "support@localhost.localdomain"
     language: str = "en"
+    zone: str = "UTC"
+
+    @field_validator("zone")
+    @classmethod
+    def _is_known(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (KeyError, ValueError, OSError):
+            raise ValueError(f'{zone!r} is not a time zone; give one of IANA\'s, like "Europe/Berlin"') from None
+        return zone
+
+
+class LinkSettings(_Section):
+    """Where links of messages lead: pages of the app; `{token}` stands for the message's token."""
+
+    password_reset: str = "http://localhost:8080/reset-password?token={token}"  # noqa: S105 - the place of one
+    account_verification: str = "http://localhost:8080/verify-email?token={token}"
+    unsubscribe: str = "http://localhost:8080/backline/unsubscribe/{token}"
+
+    @field_validator("*")
+    @classmethod
+    def _leads_somewhere(cls, link: str) -> str:
+        parts = urlsplit(link)
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+            raise ValueError(f"{link!r} must begin with https:// (http:// only for localhost: it carries a token)")
+        if link.count("{token}") != 1 or "{token}" in parts.netloc:
+            raise ValueError(f"{link!r} must have {{token}} once, after the host: that is where the token goes")
+        return link
 
 
 class OutboxSettings(_Section):
@@ -120,6 +152,7 @@ class Settings(BaseSettings):
 
     email: EmailSettings = EmailSettings()
     templates: TemplateSettings = TemplateSettings()
+    links: LinkSettings = LinkSettings()
     outbox: OutboxSettings = OutboxSettings()
     doorbell: DoorbellSettings = DoorbellSettings()
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))

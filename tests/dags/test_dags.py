@@ -143,7 +143,7 @@ def test_doorbells_share_one_stream() -> None:
     assert None not in keys
 
 
-@pytest.mark.parametrize("dag_id", ["dispatch_email", "send_welcome"])
+@pytest.mark.parametrize("dag_id", ["dispatch_email", "send_welcome", "send_password_reset"])
 def test_parsing_for_one_dag_makes_only_that(monkeypatch: pytest.MonkeyPatch, dag_id: str) -> None:
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag_id)
     assert set(DagBag(FOLDER).dags) == {dag_id}

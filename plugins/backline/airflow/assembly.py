@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from backline.airflow.connections import smtp_server
+from backline.airflow.connections import app_dsn, smtp_server
 from backline.channels.base import Channel
 from backline.channels.email.channel import EmailChannel
 from backline.errors import Misconfigured
-from backline.messages import registry, render_email
+from backline.messages import render_email
 from backline.outbox.delivery import Delivery
+from backline.outbox.secret_delivery import SecretDelivery, SecretLookup
 from backline.sealing import Sealer
 from backline.settings import Settings
 
@@ -26,14 +26,9 @@ def channel_named(name: str, config: Settings) -> Channel[Any]:
 
 def delivery_over(channel: Channel[Any], config: Settings) -> Delivery[Any]:
     """Tries over this channel, by the settings' retry policies."""
-    return Delivery(channel, config.retry, _open_payload, random.random)
+    return SecretDelivery(channel, config.retry, _sealer, SecretLookup(app_dsn), random.random)
 
 
 @lru_cache(maxsize=1)
 def _sealer() -> Sealer:
     return Sealer.from_environment()
-
-
-def _open_payload(type_name: str, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    secret_fields = registry.get(type_name).secret_fields
-    return _sealer().open_payload(secret_fields, payload) if secret_fields else payload

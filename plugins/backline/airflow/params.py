@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from backline.messages.conf import REQUEST_ID_LENGTH
 from backline.messages.rules import branches, form_order
+from backline.messages.secrets import SEALED_PREFIX
 
 if TYPE_CHECKING:
     from airflow.sdk import Param
@@ -18,7 +19,7 @@ MULTILINE_FROM = 2000
 """A text field that may be longer than this many characters gets an entry field of several lines."""
 
 KEPT = frozenset(
-    {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minimum", "maximum"}
+    {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minimum", "maximum", "format"}
 )
 
 
@@ -66,11 +67,13 @@ def _param(
     from airflow.sdk import Param
 
     secret = name in kind.secret_fields
-    rules = _secret_rules() if secret else _rules(field, schema)
+    rules = _secret_rules(kind, name) if secret else _rules(field, schema)
     types = rules.pop("type")
     examples = field.get("examples", [])
     description = field.get("description", "")
-    if examples and not secret:
+    if secret:
+        description += f" Secret: {_secret_forms(kind, name)}."
+    elif examples:
         # In words: Airflow's form takes `examples` for a list to choose from.
         description += f" For example: {json.dumps(examples[0], ensure_ascii=False)}"
     rules |= {"title": field.get("title", name), "description": description.strip()}
@@ -82,9 +85,18 @@ def _param(
     return Param(default, type=["null", *types], **rules)
 
 
-def _secret_rules() -> dict[str, Any]:
-    # A conf is readable by every viewer of the DAG, so a secret is never in it.
-    return {"type": ["string", "object"]}
+def _secret_rules(kind: type[MessageType], name: str) -> dict[str, Any]:
+    # A conf is readable by every viewer of the DAG, so a secret in the clear is refused before it is stored.
+    return {
+        "type": ["string", "object"] if kind.secret_references.get(name) else ["string"],
+        "pattern": f"^{SEALED_PREFIX}",
+    }
+
+
+def _secret_forms(kind: type[MessageType], name: str) -> str:
+    forms = ["give Fernet text that your app sealed"]
+    forms += [f'or {{"$ref": "{statement}", "id": ...}}' for statement in kind.secret_references.get(name, ())]
+    return " ".join(forms)
 
 
 def _rules(field: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from backline.airflow.defaults import dag_arguments, direct_pool, task_arguments
 from backline.airflow.params import params_for
-from backline.errors import FailureClass, Misconfigured, PermanentError, RetryableError
+from backline.errors import FailureClass, InvalidInput, Misconfigured, PermanentError, RetryableError
 from backline.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class SendOperator(BaseOperator):
         from backline.airflow.assembly import channel_named, delivery_over
         from backline.airflow.connections import app_dsn
         from backline.messages import registry, split_conf
+        from backline.messages.secrets import check_from_outside
         from backline.outbox.direct import DirectSender, Request
         from backline.settings import settings
 
@@ -72,7 +73,7 @@ class SendOperator(BaseOperator):
         try:
             kind = registry.get(self.message_type)
             recipient, payload, options = split_conf(kind, dict(context["params"]))
-            kind.parse(payload)
+            check_from_outside(kind, payload)
             config = settings()
             channel = channel_named(self.channel, config)
             sender = DirectSender(
@@ -84,7 +85,7 @@ class SendOperator(BaseOperator):
                 payload=payload,
                 key=f"{run.dag_id}/{run.run_id}",
                 request_id=options.request_id,
-                expires_at=options.expires_at,
+                expires_at=options.expires_at or kind.expiry(payload),
                 priority=options.priority,
             )
             result = asyncio.run(sender.send(request, dag_run=f"{run.dag_id}/{run.run_id}"))
@@ -118,6 +119,18 @@ class SendOperator(BaseOperator):
 def send_dag_id(type_name: str) -> str:
     """`welcome` is sent by `send_welcome`."""
     return f"send_{type_name}"
+
+
+def types_wanted(dag_id: str | None) -> tuple[type[MessageType], ...]:
+    """The types whose DAGs the process that parses this asks for: a task wants its own, everybody else all."""
+    from backline.messages import registry
+
+    if dag_id is None:
+        return registry.all_types()
+    try:
+        return (registry.get(dag_id.removeprefix(send_dag_id(""))),)
+    except InvalidInput:
+        return ()
 
 
 def send_dag(kind: type[MessageType], config: Settings) -> DAG:

@@ -100,6 +100,16 @@ def check_total(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, .
     return fields
 
 
+def check_pdf(field: AttachmentField) -> AttachmentField:
+    """An attachment that is a PDF."""
+    if field.media_type != "application/pdf":
+        raise wrong_field(
+            "content_type" if field.content_type else "path" if field.path else "filename", "must be a PDF"
+        )
+    return field
+
+
+Pdf = Annotated[AttachmentField, AfterValidator(check_pdf)]
 Attachments = Annotated[tuple[AttachmentField, ...], Field(max_length=MAX_COUNT), AfterValidator(check_total)]
 
 
@@ -108,18 +118,21 @@ def read(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
     limit = settings().email.attachment_max_mib * MIB
     read_files: list[Attachment] = []
     for number, field in enumerate(fields):
-        try:
-            content = _decoded(field) if field.path is None else _read(_resolved(field.path), size=int(limit) + 1)
-            _check_content(field, content)
-        except PydanticCustomError as exc:
-            context = exc.context or {}
-            raise InvalidInput(f"attachments[{number}].{context['field']}", context["problem"]) from None
-        read_files.append(Attachment(field.shown_name, field.media_type, content))
+        read_files.append(_attachment(field, f"attachments[{number}]"))
         if sum(len(file.content) for file in read_files) > limit:
             raise InvalidInput(
                 "attachments", f"weigh more than {limit / MIB:g} MiB together (email.attachment_max_mib)"
             )
     return tuple(read_files)
+
+
+def read_one(field: AttachmentField, name: str) -> Attachment:
+    """One file with its content; InvalidInput if it cannot be sent. `name` is the payload field that it stands in."""
+    limit = settings().email.attachment_max_mib
+    file = _attachment(field, name)
+    if len(file.content) > limit * MIB:
+        raise InvalidInput(name, f"weighs more than {limit:g} MiB (email.attachment_max_mib)")
+    return file
 
 
 @lru_cache(maxsize=1)
@@ -129,6 +142,17 @@ def _names() -> mimetypes.MimeTypes:
     for ending, media_type in ENDINGS.items():
         names.add_type(media_type, ending)
     return names
+
+
+def _attachment(field: AttachmentField, name: str) -> Attachment:
+    limit = int(settings().email.attachment_max_mib * MIB)
+    try:
+        content = _decoded(field) if field.path is None else _read(_resolved(field.path), size=limit + 1)
+        _check_content(field, content)
+    except PydanticCustomError as exc:
+        context = exc.context or {}
+        raise InvalidInput(f"{name}.{context['field']}", context["problem"]) from None
+    return Attachment(field.shown_name, field.media_type, content)
 
 
 def _resolved(path: str) -> Path:

@@ -8,6 +8,7 @@ DAG run's conf or an HTTP body it is the key `to`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +16,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
-from backline.messages.fields import check_address
+from backline.messages.fields import check_address, read_moment
 from backline.messages.problems import invalid_input, without_nul
 
 RESERVED = frozenset({"to", "request_id", "expires_at", "priority"})
@@ -37,10 +38,14 @@ class MessageType(BaseModel):
     """The template it is rendered from, or None when it has none, or the payload names it."""
     secret_fields: ClassVar[frozenset[str]] = frozenset()
     """Payload fields that are encrypted at rest and erased once the message is final."""
+    secret_references: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Secret field to the statements of include/sql/identity.sql that a `{"$ref": ...}` in it may name."""
+    expiry_field: ClassVar[str | None] = None
+    """The payload field that says until when the message is of use; it is not sent after that."""
     max_attempts: ClassVar[int | None] = None
     """Tries at most, the first one included; None means the lane's."""
     example: ClassVar[Mapping[str, Any]] = {}
-    """A payload to show and to try: in the docs, in tests, in a preview."""
+    """A payload to show: by reference where a field is secret. `sample` is the same to try."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -76,6 +81,25 @@ class MessageType(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError as exc:
             raise invalid_input(cls.type_name, tuple(cls.model_fields), exc, cls.secret_fields) from None
+
+    @classmethod
+    def sample(cls) -> dict[str, Any]:
+        """The example with a made-up value for each secret: for previews, tests and the demo."""
+        return {**cls.example, **{name: cls.stand_in(name) for name in cls.secret_fields if name in cls.example}}
+
+    @classmethod
+    def stand_in(cls, name: str) -> str:
+        """A made-up value for a secret field: the first of the field's `examples`."""
+        examples = cls.model_fields[name].examples
+        if not examples:
+            raise ValueError(f"{cls.type_name}: secret field {name!r} needs examples=[...] with a made-up value")
+        return str(examples[0])
+
+    @classmethod
+    def expiry(cls, payload: Mapping[str, Any]) -> datetime | None:
+        """Until when a checked payload is of use, by its own word, or None."""
+        said = payload.get(cls.expiry_field) if cls.expiry_field else None
+        return None if said is None else read_moment(said)
 
     @classmethod
     def check_recipient(cls, recipient: object) -> str:

@@ -44,11 +44,8 @@ def _type(kind: type[MessageType]) -> str:
             "",
             f"Goes out as {lanes}; {tries}."
             + (f" Template `{kind.template_name}`." if kind.template_name else "")
-            + (
-                f" Secret: {', '.join(f'`{name}`' for name in sorted(kind.secret_fields))}."
-                if kind.secret_fields
-                else ""
-            ),
+            + "".join(_secret(kind, name) for name in sorted(kind.secret_fields))
+            + (f" Not sent after `{kind.expiry_field}`." if kind.expiry_field else ""),
             "",
             "| field | type | required | limits | what it is |",
             "|---|---|---|---|---|",
@@ -66,6 +63,11 @@ def _type(kind: type[MessageType]) -> str:
             "",
         ]
     )
+
+
+def _secret(kind: type[MessageType], name: str) -> str:
+    statements = " or ".join(f"`{statement}`" for statement in kind.secret_references.get(name, ()))
+    return f" Secret: `{name}`, as Fernet text" + (f" or by a reference to {statements}." if statements else ".")
 
 
 def _fields(kind: type[MessageType]) -> Iterator[str]:
@@ -94,16 +96,19 @@ def _limits(rule: Mapping[str, Any]) -> str:
 
 
 def _templates() -> str:
+    used = {kind.template_name: kind.type_name for kind in registry.all_types()}
     rows = []
     for name, languages in catalog.templates("email").items():
-        folder = catalog.FOLDER / "email" / languages[0] / name
-        sample = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
-        rows.append(f"| `{name}` | {', '.join(languages)} | {', '.join(f'`{key}`' for key in sample)} |")
+        if name in used:
+            variables = f"the fields of [{used[name]}](#{used[name]})"
+        else:
+            variables = ", ".join(f"`{key}`" for key in catalog.sample("email", name))
+        rows.append(f"| `{name}` | {', '.join(languages)} | {variables} |")
     return "\n".join(
         [
             "### Templates for email",
             "",
-            "| template | languages | variables of its sample |",
+            "| template | languages | variables |",
             "|---|---|---|",
             *rows,
             "",

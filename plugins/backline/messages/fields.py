@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from datetime import date, datetime
+from functools import cache
 from typing import Annotated
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, PlainValidator, WithJsonSchema
 
 from backline.channels.email import addresses
 from backline.errors import InvalidInput
 
 HEADER_NAME = re.compile(r"[!#-9;-~]{1,70}")
 """A header's name: printable ASCII but no space and no colon (RFC 5322, section 2.2)."""
+
+TIME_LENGTH = 40
+DAY_LENGTH = len("2030-01-31")
 
 # fmt: off
 OWN_HEADERS = frozenset({
@@ -55,6 +61,79 @@ def check_web_url(text: str) -> str:
     return text
 
 
+def check_https_url(text: str) -> str:
+    """An absolute https URL: for links that people trust because we send them."""
+    check_web_url(text)
+    if not text.startswith("https://"):
+        raise ValueError('must be an https URL, for example "https://shop.example/orders/1042"')
+    return text
+
+
+def check_text(text: str) -> str:
+    """Text of several lines: no control character but line breaks and tabs, not only blanks."""
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if any(unicodedata.category(char) == "Cc" and char not in "\r\n\t" for char in text):
+        raise ValueError("must be text; remove control characters other than line breaks")
+    return text
+
+
+def check_token(text: str) -> str:
+    """A secret that becomes part of a link."""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be ASCII without blanks, such as secrets.token_urlsafe() gives")
+    return text
+
+
+@cache
+def _currencies() -> frozenset[str]:
+    # Late: babel is for those who have an amount to check.
+    from babel.numbers import list_currencies
+
+    return frozenset(list_currencies())
+
+
+def check_currency(text: str) -> str:
+    """A currency's code (ISO 4217)."""
+    if text not in _currencies():
+        raise ValueError('must be a currency\'s code of ISO 4217 like "EUR" or "USD"')
+    return text
+
+
+def check_zone(text: str) -> str:
+    """A time zone's name in the IANA database."""
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ValueError('must be a time zone like "Europe/Berlin" (IANA)') from None
+    return text
+
+
+def read_moment(value: object) -> datetime:
+    """A point in time, from text with a zone (RFC 3339); ValueError otherwise."""
+    problem = 'must be a time like "2030-01-31T12:00:00Z" (RFC 3339)'
+    if not isinstance(value, str) or len(value) > TIME_LENGTH:
+        raise ValueError(problem)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(problem) from None
+    if moment.tzinfo is None:
+        raise ValueError('needs a time zone: add "Z" or an offset like "+02:00"')
+    return moment
+
+
+def read_day(value: object) -> date:
+    """A day of the calendar, from text (RFC 3339, full-date); ValueError otherwise."""
+    problem = 'must be a day like "2030-01-31"'
+    if not isinstance(value, str) or len(value) != DAY_LENGTH:
+        raise ValueError(problem)
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        raise ValueError(problem) from None
+
+
 def check_headers(headers: dict[str, str]) -> dict[str, str]:
     """Extra headers: names of RFC 5322 that are not ours, values of one line each."""
     for name, value in headers.items():
@@ -94,3 +173,20 @@ Headers = Annotated[
     dict[str, Annotated[str, Field(max_length=2000)]], Field(max_length=50), AfterValidator(check_headers)
 ]
 LongText = Annotated[str, Field(min_length=1, max_length=1_000_000)]
+Name = Annotated[Line, Field(max_length=200)]
+Paragraph = Annotated[str, Field(min_length=1, max_length=5000), AfterValidator(check_text)]
+Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=8)]
+HttpsUrl = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(check_https_url)]
+Token = Annotated[str, Field(min_length=8, max_length=500), AfterValidator(check_token)]
+Minor = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
+"""An amount of money in its currency's smallest unit: cents, pence, whole yen."""
+Currency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(check_currency)]
+Zone = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_zone)]
+Moment = Annotated[
+    datetime,
+    PlainValidator(read_moment),
+    WithJsonSchema({"type": "string", "format": "date-time", "maxLength": TIME_LENGTH}),
+]
+Day = Annotated[
+    date, PlainValidator(read_day), WithJsonSchema({"type": "string", "format": "date", "maxLength": DAY_LENGTH})
+]

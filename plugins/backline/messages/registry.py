@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from functools import lru_cache
+from functools import cache
 from typing import TypeVar
 
 from backline.errors import InvalidInput
 from backline.messages.base import RESERVED, EmailMessage, MessageType
+from backline.messages.types import MODULES
 
 T = TypeVar("T", bound=MessageType)
 
@@ -23,6 +24,10 @@ def register(kind: type[T]) -> type[T]:
         raise ValueError(f"{name}: field {min(taken)!r} stands beside the payload; give the field another name")
     if unknown := kind.secret_fields - set(kind.model_fields):
         raise ValueError(f"{name}: secret field {min(unknown)!r} is not a field of the payload")
+    if unknown := frozenset(kind.secret_references) - kind.secret_fields:
+        raise ValueError(f"{name}: secret_references names {min(unknown)!r}, which is not a secret field")
+    if kind.expiry_field not in {None, *kind.model_fields}:
+        raise ValueError(f"{name}: expiry_field {kind.expiry_field!r} is not a field of the payload")
     if not kind.lanes:
         raise ValueError(f"{name}: no lanes")
     if "email" in kind.lanes and not issubclass(kind, EmailMessage):
@@ -33,7 +38,8 @@ def register(kind: type[T]) -> type[T]:
 
 def get(name: str) -> type[MessageType]:
     """The type of that name; InvalidInput for the field `type`, listing the known ones."""
-    _load()
+    if name not in _types:
+        _load(next((module for module, names in MODULES.items() if name in names), None))
     try:
         return _types[name]
     except KeyError:
@@ -44,11 +50,13 @@ def get(name: str) -> type[MessageType]:
 
 def all_types() -> tuple[type[MessageType], ...]:
     """Every type, by name."""
-    _load()
+    _load(None)
     return tuple(_types[name] for name in sorted(_types))
 
 
-@lru_cache(maxsize=1)
-def _load() -> None:
+@cache
+def _load(module: str | None) -> None:
+    """Import one module of types, or all of them."""
     # Late, because the types' modules import this one to register themselves.
-    importlib.import_module("backline.messages.types")
+    for name in MODULES if module is None else (module,):
+        importlib.import_module(f"backline.messages.types.{name}")

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
 from backline.messages.base import EmailMessage
-from backline.messages.fields import Language
+from backline.messages.fields import Language, Name, Zone
 from backline.rendering import catalog
 
 
@@ -54,3 +54,20 @@ class TemplatedMessage(EmailMessage):
     def email(self) -> EmailContent:
         """As rendered."""
         return EmailContent(*self.rendered())
+
+
+class PersonalMessage(TemplatedMessage):
+    """One that addresses a person by name."""
+
+    name: Name = Field(title="Name", description="How to address the person.", examples=["Ann"])
+
+
+class DatedMessage(PersonalMessage):
+    """One that tells times, by the person's clock."""
+
+    zone: Zone | None = Field(
+        None,
+        title="Time zone",
+        description="Of the times in it, as in `Europe/Berlin`; the setting `templates.zone` when left out.",
+        examples=["Europe/Berlin"],
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from backline.errors import InvalidInput
 from backline.settings import ROOT, settings
@@ -27,6 +29,13 @@ def check(channel: str, name: str) -> None:
     """InvalidInput for the field `template`, listing the known ones, when there is none of that name."""
     if name not in (known := templates(channel)):
         raise InvalidInput("template", f"there is no {channel} template {name!r}; known templates: {', '.join(known)}")
+
+
+def sample(channel: str, name: str) -> dict[str, Any]:
+    """A context to try a template with, for those that belong to no message type: its sample.json."""
+    file = FOLDER / channel / settings().templates.language / name / "sample.json"
+    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return loaded
 
 
 def language_for(channel: str, name: str, wanted: str | None) -> str:

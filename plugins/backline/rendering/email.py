@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
 
 from backline.errors import InvalidInput
-from backline.rendering import catalog, flattening
+from backline.rendering import catalog, flattening, formats
 from backline.rendering.inlining import InliningLoader
 from backline.settings import settings
 
@@ -81,7 +81,7 @@ def environment(folder: Path) -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["link"] = _link
+    made.filters |= {"link": _link, "money": formats.money, "day": formats.day, "moment": formats.moment}
     return made
 
 
@@ -134,17 +134,25 @@ def _environment() -> ImmutableSandboxedEnvironment:
 @lru_cache(maxsize=256)
 def _template(name: str, language: str | None) -> EmailTemplate:
     found = catalog.language_for("email", name, language)
+    # Amounts and dates as in the region that was asked for, if the words are of its language.
+    locale = language if language and language.split("-")[0] == found.split("-")[0] else found
+    return compiled(_environment(), name, found, locale)
+
+
+def compiled(source: ImmutableSandboxedEnvironment, name: str, language: str, locale: str) -> EmailTemplate:
+    """A template in a language that has it; amounts and dates are written as in `locale`."""
     words = settings().templates
     constants = {
         "product_name": words.product_name,
         "product_url": words.product_url,
         "support_email": words.support_email,
-        "language": found,
+        "language": language,
+        "locale": locale,
     }
 
     def load(file: str) -> Template:
-        return flattening.load(_environment(), f"{found}/{name}/{file}", constants)
+        return flattening.load(source, f"{language}/{name}/{file}", constants)
 
     return EmailTemplate(
-        name, found, load("subject.txt"), load("body.txt"), load("body.html"), dict(_environment().globals)
+        name, language, load("subject.txt"), load("body.txt"), load("body.html"), dict(source.globals)
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Composed, Identifier
 
 from backline.db.statements import PARAMETER, SQL_FOLDER, statements
+from tests.integration.identity import TABLES
 
 NAMED = [(path.stem, name) for path in sorted(SQL_FOLDER.glob("*.sql")) for name in statements(path.stem)]
 
@@ -22,9 +22,10 @@ def test_there_are_statements() -> None:
     assert len(NAMED) > 20
 
 
-def test_every_statement_prepares(server: str, template: str) -> None:
+def test_every_statement_prepares(database: str) -> None:
     problems = []
-    with psycopg.connect(make_conninfo(server, dbname=template), autocommit=True) as connection:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(TABLES)  # of the app
         for domain, name in NAMED:
             try:
                 connection.execute(prepared(domain, name), prepare=False)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from backline.airflow.params import params_for
 from backline.messages import MessageType, registry, split_conf
+from backline.messages.secrets import check_from_outside
 
 TYPES = registry.all_types()
 
@@ -21,6 +22,7 @@ class Choice(MessageType):
     type_name: ClassVar[str] = "choice"
     lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
+    secret_references: ClassVar = {"code": ("mfa_code",)}
 
     level: Literal["low", "high"] = Field("low", title="Level")
     code: str = Field(max_length=6, title="Code", examples=["123456"])
@@ -37,7 +39,8 @@ def test_airflow_takes_the_example_and_so_does_the_model(kind: type[MessageType]
     conf = validated(kind, {"to": "ann@example.com", **kind.example})
     recipient, payload, _ = split_conf(kind, conf)
     assert recipient == "ann@example.com"
-    assert kind.parse(payload) == kind.parse(kind.example)
+    assert payload | kind.example == payload
+    check_from_outside(kind, payload)
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.type_name)
@@ -94,3 +97,22 @@ def test_an_enum_is_a_choice_and_a_secret_is_never_asked_for_in_the_clear() -> N
     assert params["code"].schema["type"] == ["string", "object"]
     assert "maxLength" not in params["code"].schema
     assert "123456" not in str(params["code"].serialize())
+    assert '{"$ref": "mfa_code", "id": ...}' in str(params["code"].description)
+    for given in ({"$ref": "mfa_code", "id": 5}, "gAAAAAB-sealed"):
+        assert validated(Choice, {"to": "ann@example.com", "code": given})["code"] == given
+    with pytest.raises(ParamValidationError, match="param code:"):
+        validated(Choice, {"to": "ann@example.com", "code": "123456"})
+
+
+def test_a_secret_that_takes_no_reference_is_text_only() -> None:
+    class Sealed(Choice):
+        type_name: ClassVar[str] = "sealed"
+        secret_references: ClassVar = {}
+
+    assert params_for(Sealed)["code"].schema["type"] == "string"
+
+
+def test_days_and_times_get_a_calendar() -> None:
+    params = params_for(registry.get("order_confirmation"))
+    assert params["placed_at"].schema["format"] == "date-time"
+    assert params["estimated_delivery"].schema["format"] == "date"

@@ -8,6 +8,7 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.messages import MessageType, registry
+from backline.messages.secrets import check_from_outside
 
 BODY = {"subject": "Hello", "text": "Hi"}
 
@@ -21,7 +22,8 @@ def wrong(name: str, payload: Any) -> InvalidInput:
 @pytest.mark.parametrize("kind", registry.all_types(), ids=lambda kind: kind.type_name)
 def test_the_example_of_every_type_is_accepted(kind: type[MessageType]) -> None:
     assert kind.example
-    kind.parse(kind.example)
+    check_from_outside(kind, kind.example)
+    kind.parse(kind.sample())
 
 
 def test_all_fields_of_an_email_are_kept() -> None:
@@ -65,7 +67,7 @@ def test_all_fields_of_an_email_are_kept() -> None:
         ("email", BODY | {"to": "ann@example.com"}, "to", "is not a field of email"),
         ("email", [1], "payload", "must be an object"),
         ("email", BODY | {"text": object()}, "payload", "JSON"),
-        ("templated_email", {"template": "nope"}, "template", "known templates: notice, system_alert, welcome"),
+        ("templated_email", {"template": "nope"}, "template", "known templates: account_verification, "),
         ("templated_email", {"template": "../en/notice"}, "template", "there is no email template '../en/notice'"),
         ("templated_email", {"template": "notice", "context": []}, "context", "must be an object, not a list"),
         (
@@ -81,9 +83,41 @@ def test_all_fields_of_an_email_are_kept() -> None:
         ("welcome", {"name": "Ann", "login_url": "//shop.example"}, "login_url", "absolute http or https URL"),
         ("welcome", {"name": "Ann", "login_url": "https://"}, "login_url", "absolute http or https URL"),
         ("welcome", {"name": "Ann", "login_url": "https://[x"}, "login_url", "absolute http or https URL"),
+        ("order_confirmation", {"currency": "EURO"}, "currency", "at most 3"),
+        ("order_confirmation", {"currency": "ZZZ"}, "currency", "ISO 4217"),
+        ("order_confirmation", {"total": 72.8}, "total", "whole number"),
+        ("order_confirmation", {"total": -1}, "total", "greater than or equal to 0"),
+        ("order_confirmation", {"placed_at": "2026-03-01"}, "placed_at", "needs a time zone"),
+        ("order_confirmation", {"placed_at": 1772389800}, "placed_at", "2030-01-31T12:00:00Z"),
+        ("order_confirmation", {"estimated_delivery": "20260305"}, "estimated_delivery", "2030-01-31"),
+        ("order_confirmation", {"zone": "Europe"}, "zone", "Europe/Berlin"),
+        ("order_confirmation", {"zone": "../etc/passwd"}, "zone", "Europe/Berlin"),
+        ("order_confirmation", {"lines": []}, "lines", "too few"),
+        ("order_confirmation", {"lines": [{"description": "x"}]}, "lines[0].unit_price", "is required"),
+        ("order_confirmation", {"delivery_address": ["a\nb"]}, "delivery_address[0]", "one line"),
+        ("order_reminder", {"currency": None}, "currency", "is required with an amount"),
+        ("order_shipped", {"tracking_url": "http://carrier.example/1"}, "tracking_url", "must be an https URL"),
+        ("payment_failed", {"reason": "no"}, "reason", "card_declined"),
+        ("payment_receipt", {"invoice": {"path": "a.csv"}}, "invoice.path", "must be a PDF"),
+        ("report_ready", {"report_url": None}, "report_url", "give report_url, file or both"),
+        ("report_rejected", {"reason": " \n"}, "reason", "must not be empty"),
+        ("report_rejected", {"reason": "a\x1bb"}, "reason", "control characters"),
+        ("newsletter", {"unsubscribe_url": None}, "unsubscribe_url", "everybody may leave"),
+        ("newsletter", {"unsubscribe_token": "abcdefgh"}, "unsubscribe_url", "either"),
+        ("newsletter", {"unsubscribe_url": "https://shop.example/ü"}, "unsubscribe_url", "pattern"),
+        (
+            "newsletter",
+            {"articles": [{"title": "x", "text": "x", "image_url": "https://shop.example/x.png"}]},
+            "articles[0].image_alt",
+            "is required with image_url",
+        ),
+        ("password_reset", {"token": "a b c d e f"}, "token", "is not acceptable"),
+        ("password_reset", {"valid_until": "2030-01-31T12:00:00"}, "valid_until", "needs a time zone"),
     ],
 )
 def test_bad_input_names_field_and_fix(name: str, payload: Any, field: str, says: str) -> None:
+    if name not in {"email", "templated_email", "welcome"}:
+        payload = {**registry.get(name).sample(), **payload}
     error = wrong(name, payload)
     assert error.field == field
     assert says in str(error)

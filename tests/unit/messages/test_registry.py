@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
-from backline.messages import EmailMessage, MessageType, registry
+from backline.messages import EmailMessage, MessageType, registry, types
+from backline.messages.types import MODULES
+from backline.settings import ROOT
 
 
 class Greeting(EmailMessage):
@@ -33,11 +38,53 @@ def as_before() -> Iterator[None]:
 
 
 def test_the_types_that_ship() -> None:
-    assert [kind.type_name for kind in registry.all_types()] == ["email", "templated_email", "urgent_email", "welcome"]
+    assert {kind.type_name: kind.lane("email") for kind in registry.all_types()} == {
+        "account_verification": "email.urgent",
+        "email": "email.normal",
+        "newsletter": "email.bulk",
+        "order_confirmation": "email.normal",
+        "order_reminder": "email.normal",
+        "order_shipped": "email.normal",
+        "order_status": "email.normal",
+        "password_reset": "email.urgent",
+        "payment_failed": "email.urgent",
+        "payment_receipt": "email.normal",
+        "report_approval_request": "email.normal",
+        "report_approved": "email.normal",
+        "report_ready": "email.normal",
+        "report_rejected": "email.normal",
+        "security_alert": "email.urgent",
+        "security_alert_admin": "email.urgent",
+        "subscription_renewal_reminder": "email.normal",
+        "templated_email": "email.normal",
+        "urgent_email": "email.urgent",
+        "welcome": "email.normal",
+    }
+    assert {kind.type_name for kind in registry.all_types() if kind.secret_fields} == {
+        "account_verification",
+        "password_reset",
+    }
+
+
+def test_each_type_is_in_the_module_that_is_said_to_have_it() -> None:
+    said = {name: f"backline.messages.types.{module}" for module, names in MODULES.items() for name in names}
+    assert {kind.type_name: kind.__module__ for kind in registry.all_types()} == said
+    assert {f"{path.stem}" for path in Path(types.__file__).parent.glob("[a-z]*.py")} == {*MODULES}
+
+
+def test_who_wants_one_type_loads_no_other() -> None:
+    code = """
+import sys
+from backline.messages import registry
+registry.get("welcome")
+sys.exit(any(f"backline.messages.types.{name}" in sys.modules for name in ("commerce", "identity", "newsletter", "reports")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "plugins")}, check=False, cwd="/")
+    assert done.returncode == 0
 
 
 def test_an_unknown_type_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidInput, match="known types: email, templated_email, urgent_email, welcome") as caught:
+    with pytest.raises(InvalidInput, match=r"known types: account_verification, email, .*, welcome") as caught:
         registry.get("wellcome")
     assert caught.value.field == "type"
 
@@ -73,6 +120,24 @@ def test_a_secret_that_is_no_field_is_refused() -> None:
 
     with pytest.raises(ValueError, match="secret field 'token'"):
         registry.register(Keeper)
+
+
+def test_a_reference_for_a_field_that_is_not_secret_is_refused() -> None:
+    class Loose(Greeting):
+        type_name: ClassVar[str] = "loose"
+        secret_references: ClassVar = {"name": ("password_reset_token",)}
+
+    with pytest.raises(ValueError, match="secret_references names 'name'"):
+        registry.register(Loose)
+
+
+def test_an_expiry_that_is_no_field_is_refused() -> None:
+    class Late(Greeting):
+        type_name: ClassVar[str] = "late"
+        expiry_field: ClassVar[str | None] = "until"
+
+    with pytest.raises(ValueError, match="expiry_field 'until' is not a field"):
+        registry.register(Late)
 
 
 def test_a_type_on_the_email_channel_must_make_emails() -> None:

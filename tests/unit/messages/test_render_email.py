@@ -104,6 +104,6 @@ def test_an_unknown_type_and_a_bad_payload_are_refused() -> None:
 
 def test_every_example_renders() -> None:
     for kind in registry.all_types():
-        content = render_email(message(kind.type_name, dict(kind.example)))
+        content = render_email(message(kind.type_name, kind.sample()))
         assert content.subject
         assert content.text

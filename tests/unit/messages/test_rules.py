@@ -25,9 +25,9 @@ class Every(MessageType):
     lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
     max_attempts: ClassVar[int | None] = 2
-    example: ClassVar = {"code": "123456", "level": "low", "count": 1}
+    example: ClassVar = {"code": {"$ref": "mfa_code", "id": 1}, "level": "low", "count": 1}
 
-    code: str = Field(min_length=6, max_length=6)
+    code: str = Field(min_length=6, max_length=6, examples=["123456"])
     level: Literal["low", "high"]
     count: int = Field(ge=1, le=10)
     share: float | None = Field(None, ge=0, le=1)
@@ -104,7 +104,7 @@ values = st.recursive(
 @st.composite
 def payloads(draw: st.DrawFn) -> tuple[type[MessageType], dict[str, Any]]:
     kind = draw(st.sampled_from(ALL))
-    payload = dict(kind.example)
+    payload = kind.sample()
     for name in draw(st.lists(st.sampled_from([*kind.model_fields, "other"]), max_size=3, unique=True)):
         if draw(st.booleans()):
             payload.pop(name, None)
@@ -158,7 +158,7 @@ def over_the_edge() -> list[Any]:
 
 @pytest.mark.parametrize(("kind", "name", "value"), over_the_edge())
 def test_model_and_rules_refuse_the_same_field_past_each_limit(kind: type[MessageType], name: str, value: Any) -> None:
-    payload = {**kind.example, name: value}
+    payload = {**kind.sample(), name: value}
     assert problem(spec(kind), payload) == name
     with pytest.raises(InvalidInput) as caught:
         kind.parse(payload)

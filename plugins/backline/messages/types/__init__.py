@@ -1,5 +1,20 @@
-"""The message types, one module for each kin of them. Importing this package registers them all."""
+"""The message types, one module for each kin of them. A module registers its types when it is imported."""
 
 from __future__ import annotations
 
-from backline.messages.types import general as general
+MODULES = {
+    "commerce": (
+        "order_confirmation",
+        "order_reminder",
+        "order_shipped",
+        "order_status",
+        "payment_failed",
+        "payment_receipt",
+        "subscription_renewal_reminder",
+    ),
+    "general": ("email", "templated_email", "urgent_email", "welcome"),
+    "identity": ("account_verification", "password_reset", "security_alert", "security_alert_admin"),
+    "newsletter": ("newsletter",),
+    "reports": ("report_approval_request", "report_approved", "report_ready", "report_rejected"),
+}
+"""Module to its types, so that who wants one type loads no other: a task that sends a welcome, for example."""

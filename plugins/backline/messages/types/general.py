@@ -123,7 +123,7 @@ class Welcome(TemplatedMessage):
     type_name: ClassVar[str] = "welcome"
     lanes: ClassVar = {"email": "email.normal"}
     template_name: ClassVar[str | None] = "welcome"
-    example: ClassVar = {"name": "Ann"}
+    example: ClassVar = {"name": "Ann", "login_url": "https://shop.example/login"}
 
     name: Annotated[Line, Field(max_length=200)] = Field(
         title="Name", description="How to address the person.", examples=["Ann"]

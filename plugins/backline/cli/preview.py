@@ -1,0 +1,150 @@
+"""The `preview` command: what a message type looks like, without sending anything."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backline.channels.email import headers, mime
+from backline.channels.email.addresses import parse
+from backline.channels.email.content import EmailContent
+from backline.channels.email.plain_text import text_of
+from backline.cli.app import app
+from backline.cli.console import err, out
+from backline.cli.payload import Fields, Payload, TypeName, given
+from backline.errors import InvalidInput
+from backline.messages import EmailMessage, MessageType, registry
+from backline.messages.secrets import in_the_clear
+from backline.settings import settings
+
+GMAIL_CLIPS = 102 * 1024
+"""Bytes of HTML from which Gmail shows only the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of each part, and of all that is handed to the mail server."""
+
+    text: int
+    html: int
+    message: int
+
+
+@app.command()
+def preview(
+    type_name: TypeName,
+    language: Annotated[str | None, typer.Option(help="As in de or pt-BR.")] = None,
+    payload: Payload = None,
+    fields: Fields = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the HTML part there.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print the text part and nothing else.")] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open the HTML part in a browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, machine-readable, on stdout.")] = False,
+) -> None:
+    """Render a message of a type: its sample, or your payload. Nothing is sent, secrets are made up."""
+    kind = registry.get(type_name)
+    content = _rendered(kind, _payload(kind, payload, fields or [], language))
+    body = mime.normalized(content.text if content.text is not None else text_of(content.html or ""))
+    sizes = _sizes(content, body)
+    if html is not None:
+        _write(html, content)
+    if show:
+        with tempfile.NamedTemporaryFile(
+            "w", suffix=".html", prefix=f"{type_name}-", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(_html(content))
+        err.print(f"backline: {file.name}", markup=False)
+        webbrowser.open(Path(file.name).as_uri())
+    if as_json:
+        typer.echo(json.dumps(_everything(kind, content, body, sizes), ensure_ascii=False, indent=2))
+    elif text:
+        typer.echo(body, nl=False)
+    else:
+        _print(content, body, sizes)
+
+
+def _payload(kind: type[MessageType], payload: str | None, fields: list[str], language: str | None) -> dict[str, Any]:
+    found = given(kind, payload, fields)
+    if payload is None:
+        found = kind.sample() | found
+    if language is not None:
+        if "language" not in kind.model_fields:
+            raise InvalidInput("--language", f"{kind.type_name} has no language: it says what its payload says")
+        found["language"] = language
+    # Nothing is opened or looked up for a preview.
+    return dict(in_the_clear(kind, found, kind.stand_in))
+
+
+def _rendered(kind: type[MessageType], payload: dict[str, Any]) -> EmailContent:
+    message = kind.parse(payload)
+    if not isinstance(message, EmailMessage):
+        raise InvalidInput("type", f"{kind.type_name} does not go by email, so there is nothing to render")
+    return message.email()
+
+
+def _sizes(content: EmailContent, body: str) -> Sizes:
+    sender = parse(settings().email.from_address, "email.from_address")
+    data = mime.build(
+        content,
+        sender=headers.mailboxes("From", (sender,)),
+        to=parse("ann@example.com", "to"),
+        message_id=f"<preview@{settings().email.message_id_domain}>",
+        date=int(time.time()),
+    )
+    return Sizes(len(body.encode()), len((content.html or "").encode()), len(data))
+
+
+def _html(content: EmailContent) -> str:
+    if content.html is None:
+        raise InvalidInput("--html", "this message has no HTML part")
+    return content.html
+
+
+def _write(file: Path, content: EmailContent) -> None:
+    try:
+        file.write_text(_html(content), encoding="utf-8")
+    except OSError as exc:
+        raise InvalidInput("--html", f"cannot write {str(file)!r}: {exc.strerror or exc}") from None
+
+
+def _everything(kind: type[MessageType], content: EmailContent, body: str, sizes: Sizes) -> dict[str, Any]:
+    return {
+        "type": kind.type_name,
+        "subject": content.subject,
+        "headers": dict(content.headers),
+        "text": body,
+        "html": content.html,
+        "attachments": [
+            {"filename": file.filename, "content_type": file.content_type, "bytes": len(file.content)}
+            for file in content.attachments
+        ],
+        "bytes": {"text": sizes.text, "html": sizes.html, "message": sizes.message},
+    }
+
+
+def _print(content: EmailContent, body: str, sizes: Sizes) -> None:
+    lines = [("Subject", content.subject), *content.headers.items()]
+    lines += [
+        ("Attached", f"{file.filename} ({file.content_type}, {_kilobytes(len(file.content))})")
+        for file in content.attachments
+    ]
+    lines.append((
+        "Size",
+        f"text {_kilobytes(sizes.text)}, HTML {_kilobytes(sizes.html)}, whole message {_kilobytes(sizes.message)}",
+    ))  # fmt: skip
+    for name, value in lines:
+        out.print(f"{name}: {value}", markup=False)
+    if sizes.html > GMAIL_CLIPS:
+        err.print(f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIPS)} of the HTML part; make it shorter")
+    out.print(f"\n{body}", markup=False, end="")
+
+
+def _kilobytes(size: int) -> str:
+    return f"{size / 1024:.1f} kB"

@@ -1,0 +1,87 @@
+"""The `send` command: one message into the outbox, as an app does it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated, Any
+
+import psycopg
+import typer
+from psycopg.rows import dict_row
+
+from backline.cli.app import app
+from backline.cli.console import out, stack
+from backline.cli.payload import Fields, Payload, TypeName, asked, given
+from backline.db.connect import translated
+from backline.db.statements import statement
+from backline.errors import DatabaseFailure, InvalidInput
+from backline.messages import MessageType, registry
+from backline.messages.fields import read_moment
+from backline.messages.secrets import is_sealed, reference, sealed
+from backline.sealing import KEYS_VARIABLE, Sealer
+
+
+@app.command()
+def send(
+    type_name: TypeName,
+    to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="The recipient.")],
+    payload: Payload = None,
+    fields: Fields = None,
+    lane: Annotated[str | None, typer.Option(help="Another lane of the same channel, such as email.bulk.")] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="Not before, as in 2030-01-31T12:00:00Z.")] = None,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: the same one is never sent twice.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False,
+) -> None:
+    """Send one message; say its id and where to look."""
+    kind = registry.get(type_name)
+    recipient = kind.check_recipient(to)
+    content = asked(kind, given(kind, payload, fields or []))
+    _check(kind, content)
+    row = _enqueue({
+        "type": type_name, "recipient": recipient, "payload": json.dumps(_sealed(kind, content)), "due_at": _time(at),
+        "priority": None, "idempotency_key": key, "expires_at": kind.expiry(content), "request_id": None, "lane": lane,
+    })  # fmt: skip
+    if as_json:
+        shown = ("id", "type", "recipient", "state", "lane", "due_at", "expires_at")
+        typer.echo(json.dumps({name: row[name] for name in shown}, default=lambda moment: moment.isoformat()))
+        return
+    due = f", due {row['due_at']:%Y-%m-%d %H:%M:%S %Z}" if row["state"] == "scheduled" else ""
+    out.print(f"Message {row['id']} to {row['recipient']} is {row['state']} in {row['lane']}{due}", markup=False)
+    out.print(f"Look: ./backline inspect {row['id']}", markup=False)
+
+
+def _check(kind: type[MessageType], content: dict[str, Any]) -> None:
+    """By the whole model, with stand-ins for secrets that are elsewhere or sealed already."""
+    shown = dict(content)
+    for name in kind.secret_fields & set(content):
+        if isinstance(content[name], dict):
+            reference(kind, name, content[name])
+        if isinstance(content[name], dict) or is_sealed(content[name]):
+            shown[name] = kind.stand_in(name)
+    kind.parse(shown)
+
+
+def _sealed(kind: type[MessageType], content: dict[str, Any]) -> dict[str, Any]:
+    if not kind.secret_fields:
+        return content
+    keys = os.environ.get(KEYS_VARIABLE) or stack().secrets.backline_fernet_keys
+    return sealed(kind, content, Sealer(key.strip() for key in keys.split(",")).seal)
+
+
+def _time(text: str | None) -> object:
+    try:
+        return None if text is None else read_moment(text)
+    except ValueError as exc:
+        raise InvalidInput("--at", str(exc)) from None
+
+
+def _enqueue(message: dict[str, Any]) -> dict[str, Any]:
+    """In one transaction; the row as it stands then."""
+    dsn = os.environ.get("BACKLINE_DATABASE_URL") or stack().cluster.dsn("backline")
+    try:
+        with translated(), psycopg.connect(dsn, row_factory=dict_row) as connection:
+            made = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}
+            return connection.execute(statement("outbox", "message_status"), made).fetchone() or {}
+    except DatabaseFailure as exc:
+        raise DatabaseFailure(f"{exc}; nothing was sent. ./backline up starts the embedded database") from exc

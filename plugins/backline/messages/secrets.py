@@ -1,0 +1,85 @@
+"""Secret fields as they come from outside: sealed by the app, or a reference that is resolved when sent.
+
+A reference is `{"$ref": "password_reset_token", "id": 17}`: the name of a statement of include/sql/identity.sql and
+the parameter that it takes. A type says which statements each of its secret fields may name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from backline.errors import InvalidInput
+from backline.messages.base import MessageType
+
+REFERENCE = "$ref"
+SEALED_PREFIX = "gAAAA"
+"""How Fernet text begins (version 0x80 and the high bytes of its time), as `backline.enqueue` knows it too."""
+ID_LENGTH = 200
+
+
+class Reference(NamedTuple):
+    """Where a secret is to be had."""
+
+    statement: str
+    id: int | str
+
+    def __str__(self) -> str:
+        return f"{self.statement} with id {self.id!r}"
+
+
+def is_sealed(value: object) -> bool:
+    """Whether this is Fernet text, by its looks."""
+    return isinstance(value, str) and value.startswith(SEALED_PREFIX)
+
+
+def reference(kind: type[MessageType], name: str, value: Mapping[str, Any]) -> Reference:
+    """A secret field's reference, checked; InvalidInput for the field otherwise."""
+    allowed = kind.secret_references.get(name, ())
+    if not allowed:
+        raise InvalidInput(name, f"{kind.type_name} takes no references here; give Fernet text that your app sealed")
+    statement, identity = value.get(REFERENCE), value.get("id")
+    if set(value) != {REFERENCE, "id"} or statement not in allowed:
+        names = " or ".join(f'"{one}"' for one in allowed)
+        raise InvalidInput(name, f'must be a reference like {{"$ref": {names}, "id": 17}}, with no other keys')
+    if isinstance(identity, bool) or not isinstance(identity, int | str) or not 1 <= len(str(identity)) <= ID_LENGTH:
+        raise InvalidInput(name, f"the id of {statement} must be a number or 1 to {ID_LENGTH} characters of text")
+    return Reference(statement, identity)
+
+
+def check_from_outside(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
+    """Check a payload of which the secrets must not be in the clear: a run's conf, or what is kept in the outbox.
+
+    InvalidInput names the field; what is sealed or referred to is judged when it is sent.
+    """
+    for name in sorted(kind.secret_fields & set(payload)):
+        value = payload[name]
+        if isinstance(value, Mapping):
+            reference(kind, name, value)
+        elif value is not None and not is_sealed(value):
+            raise InvalidInput(
+                name,
+                "is secret and must not be given in the clear here; give Fernet text that your app sealed"
+                + (
+                    f' or {{"$ref": "{kind.secret_references[name][0]}", "id": ...}}'
+                    if name in kind.secret_references
+                    else ""
+                ),
+            )
+    kind.parse(in_the_clear(kind, payload, kind.stand_in))
+
+
+def in_the_clear(
+    kind: type[MessageType], payload: Mapping[str, Any], value_for: Callable[[str], str]
+) -> Mapping[str, Any]:
+    """The payload with a value in the place of every secret that it has; itself when it has none."""
+    present = [name for name in kind.secret_fields if payload.get(name) is not None]
+    return {**payload, **{name: value_for(name) for name in present}} if present else payload
+
+
+def sealed(kind: type[MessageType], payload: Mapping[str, Any], seal: Callable[[str], str]) -> dict[str, Any]:
+    """The payload with every secret that is in the clear sealed; references and Fernet text stay."""
+    return {
+        name: seal(value) if name in kind.secret_fields and isinstance(value, str) and not is_sealed(value) else value
+        for name, value in payload.items()
+    }

@@ -1,0 +1,305 @@
+"""Orders, payments and subscriptions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backline.channels.email.content import EmailContent
+from backline.messages.attachments import Pdf, read_one
+from backline.messages.fields import Currency, Day, HttpsUrl, Line, Lines, Minor, Moment, Name, Paragraph, WebUrl
+from backline.messages.problems import wrong_field
+from backline.messages.registry import register
+from backline.messages.templated import DatedMessage, PersonalMessage
+
+Number = Annotated[Line, Field(max_length=60)]
+ORDER = Field(title="Order", description="Its number, as the customer knows it.", examples=["1042"])
+ORDER_URL = Field(title="Order URL", description="The order's page.", examples=["https://shop.example/orders/1042"])
+CURRENCY = Field(title="Currency", description="Of all amounts, by its code of ISO 4217.", examples=["EUR"])
+ADDRESS = ["Ann Example", "1 High Street", "10115 Berlin", "Germany"]
+
+
+class Item(BaseModel):
+    """What was ordered: so many of one thing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
+
+    description: Name
+    quantity: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+
+
+class OrderLine(Item):
+    """A line of an order: an item and its price."""
+
+    unit_price: Minor
+
+
+@register
+class OrderConfirmation(DatedMessage):
+    """What was ordered, what it costs, where it goes."""
+
+    type_name: ClassVar[str] = "order_confirmation"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "order_confirmation"
+    example: ClassVar = {
+        "name": "Ann",
+        "order": "1042",
+        "placed_at": "2026-03-01T18:30:00Z",
+        "lines": [
+            {"description": "Espresso cups, set of 4", "quantity": 2, "unit_price": 2450},
+            {"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890},
+        ],
+        "shipping": 490,
+        "tax": 1160,
+        "total": 7280,
+        "currency": "EUR",
+        "delivery_address": ADDRESS,
+        "estimated_delivery": "2026-03-05",
+        "order_url": "https://shop.example/orders/1042",
+        "zone": "Europe/Berlin",
+    }
+
+    order: Number = ORDER
+    placed_at: Moment = Field(title="Placed at", description="When it was ordered.", examples=["2026-03-01T18:30:00Z"])
+    lines: tuple[OrderLine, ...] = Field(
+        min_length=1,
+        max_length=100,
+        title="Lines",
+        description="Each with `description`, `quantity` (1 when left out) and `unit_price` in cents.",
+        examples=[[{"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890}]],
+    )
+    currency: Currency = CURRENCY
+    total: Minor = Field(title="Total", description="To pay, in the currency's smallest unit (cents).", examples=[7280])
+    order_url: WebUrl = ORDER_URL
+    shipping: Minor | None = Field(None, title="Shipping", description="Its price; 0 is shown as free.")
+    discount: Minor | None = Field(None, title="Discount", description="What was taken off.")
+    tax: Minor | None = Field(None, title="Tax", description="Included in the total.")
+    delivery_address: Lines | None = Field(
+        None, title="Delivery address", description="As on a label, one line each.", examples=[ADDRESS]
+    )
+    estimated_delivery: Day | None = Field(
+        None, title="Estimated delivery", description="The day.", examples=["2026-03-05"]
+    )
+
+
+@register
+class OrderStatus(PersonalMessage):
+    """Tells that an order has come to another status; each has its own words."""
+
+    type_name: ClassVar[str] = "order_status"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "order_status"
+    example: ClassVar = {
+        "name": "Ann",
+        "order": "1042",
+        "status": "in_production",
+        "estimated_delivery": "2026-03-05",
+        "note": "The blue glaze takes a day longer than the white one.",
+        "order_url": "https://shop.example/orders/1042",
+    }
+
+    order: Number = ORDER
+    status: Literal[
+        "received",
+        "confirmed",
+        "in_production",
+        "ready",
+        "shipped",
+        "delivered",
+        "on_hold",
+        "cancelled",
+        "refunded",
+        "returned",
+    ] = Field(title="Status", description="What it is now.")
+    order_url: WebUrl = ORDER_URL
+    estimated_delivery: Day | None = Field(
+        None, title="Estimated delivery", description="The day, if there is one yet."
+    )
+    note: Paragraph | None = Field(None, title="Note", description="What else there is to say, in your words.")
+
+
+@register
+class OrderShipped(PersonalMessage):
+    """Tells that the parcel is on its way, and how to follow it."""
+
+    type_name: ClassVar[str] = "order_shipped"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "order_shipped"
+    example: ClassVar = {
+        "name": "Ann",
+        "order": "1042",
+        "carrier": "Parcel Post",
+        "tracking_number": "PP 4711 0815 99",
+        "tracking_url": "https://carrier.example/track/4711081599",
+        "items": [{"description": "Espresso cups, set of 4", "quantity": 2}, {"description": "Coffee beans, 1 kg"}],
+        "estimated_delivery": "2026-03-05",
+        "delivery_address": ADDRESS,
+    }
+
+    order: Number = ORDER
+    carrier: Name = Field(title="Carrier", description="Who brings it.", examples=["Parcel Post"])
+    tracking_url: HttpsUrl = Field(
+        title="Tracking URL",
+        description="Where the parcel can be followed; https only.",
+        examples=["https://carrier.example/track/4711081599"],
+    )
+    tracking_number: Number | None = Field(None, title="Tracking number", description="The carrier's.")
+    items: tuple[Item, ...] | None = Field(
+        None,
+        max_length=100,
+        title="Items",
+        description="What is in the parcel: each with `description` and `quantity` (1 when left out).",
+        examples=[[{"description": "Coffee beans, 1 kg"}]],
+    )
+    estimated_delivery: Day | None = Field(None, title="Estimated delivery", description="The day.")
+    delivery_address: Lines | None = Field(
+        None, title="Delivery address", description="As on a label, one line each.", examples=[ADDRESS]
+    )
+
+
+@register
+class OrderReminder(PersonalMessage):
+    """Reminds of an order that waits for the customer."""
+
+    type_name: ClassVar[str] = "order_reminder"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "order_reminder"
+    example: ClassVar = {
+        "name": "Ann",
+        "order": "1042",
+        "stage": "payment_due",
+        "due_on": "2026-03-08",
+        "amount": 7280,
+        "currency": "EUR",
+        "order_url": "https://shop.example/orders/1042",
+    }
+
+    order: Number = ORDER
+    stage: Literal["confirmation_due", "payment_due", "pickup_due"] = Field(
+        title="Stage", description="What the order waits for."
+    )
+    order_url: WebUrl = ORDER_URL
+    due_on: Day | None = Field(None, title="Due on", description="The last day for it.", examples=["2026-03-08"])
+    amount: Minor | None = Field(None, title="Amount", description="To pay, in the currency's smallest unit (cents).")
+    currency: Currency | None = Field(
+        None, title="Currency", description="Of the amount, by its code of ISO 4217.", examples=["EUR"]
+    )
+
+    @model_validator(mode="after")
+    def _amount_has_a_currency(self) -> Self:
+        if self.amount is not None and self.currency is None:
+            raise wrong_field("currency", "is required with an amount; add it")
+        return self
+
+
+@register
+class PaymentReceipt(DatedMessage):
+    """Thanks for a payment, with the invoice attached."""
+
+    type_name: ClassVar[str] = "payment_receipt"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "payment_receipt"
+    example: ClassVar = {
+        "name": "Ann",
+        "what": "Order 1042",
+        "receipt": "R-2026-0311",
+        "paid_at": "2026-03-01T18:31:00Z",
+        "amount": 7280,
+        "currency": "EUR",
+        "method": "Visa ending in 4242",
+        "invoice": {"path": "samples/invoice.pdf", "filename": "Invoice R-2026-0311.pdf"},
+        "zone": "Europe/Berlin",
+    }
+
+    what: Name = Field(title="What", description="What was paid for.", examples=["Order 1042"])
+    paid_at: Moment = Field(title="Paid at", description="When.", examples=["2026-03-01T18:31:00Z"])
+    amount: Minor = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
+    currency: Currency = CURRENCY
+    receipt: Number | None = Field(None, title="Receipt", description="Its number.")
+    method: Name | None = Field(None, title="Method", description="As in Visa ending in 4242.")
+    invoice: Pdf | None = Field(
+        None,
+        title="Invoice",
+        description="A PDF: by `path` under the allowed folder, or by `filename` with `content_base64`.",
+        examples=[{"path": "samples/invoice.pdf"}],
+    )
+
+    def email(self) -> EmailContent:
+        """Rendered, with the invoice."""
+        content = super().email()
+        return content._replace(attachments=(read_one(self.invoice, "invoice"),)) if self.invoice else content
+
+    def template_and_context(self) -> tuple[str, dict[str, Any]]:
+        """With the invoice's name alone: the file itself is not for the template."""
+        name, context = super().template_and_context()
+        return name, {**context, "invoice": self.invoice and self.invoice.shown_name}
+
+
+@register
+class PaymentFailed(PersonalMessage):
+    """Tells why a payment did not go through, and how to mend it."""
+
+    type_name: ClassVar[str] = "payment_failed"
+    lanes: ClassVar = {"email": "email.urgent"}
+    template_name: ClassVar[str | None] = "payment_failed"
+    example: ClassVar = {
+        "name": "Ann",
+        "what": "Order 1042",
+        "amount": 7280,
+        "currency": "EUR",
+        "reason": "card_expired",
+        "method": "Visa ending in 4242",
+        "fix_url": "https://shop.example/orders/1042/pay",
+        "retry_on": "2026-03-04",
+    }
+
+    what: Name = Field(title="What", description="What was to be paid.", examples=["Order 1042"])
+    amount: Minor = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
+    currency: Currency = CURRENCY
+    reason: Literal[
+        "card_declined",
+        "card_expired",
+        "insufficient_funds",
+        "authentication_required",
+        "provider_unavailable",
+        "other",
+    ] = Field(title="Reason", description="Why; each says what to do.")
+    fix_url: HttpsUrl = Field(
+        title="Fix URL",
+        description="Where it is paid, or the card changed; https only.",
+        examples=["https://shop.example/orders/1042/pay"],
+    )
+    method: Name | None = Field(None, title="Method", description="As in Visa ending in 4242.")
+    retry_on: Day | None = Field(
+        None, title="Retry on", description="When it is tried again by itself; left out when it is not."
+    )
+
+
+@register
+class SubscriptionRenewalReminder(PersonalMessage):
+    """Says a day ahead that a subscription renews, and for how much."""
+
+    type_name: ClassVar[str] = "subscription_renewal_reminder"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "subscription_renewal_reminder"
+    example: ClassVar = {
+        "name": "Ann",
+        "product": "Coffee beans, 1 kg a month",
+        "renews_on": "2026-03-02",
+        "amount": 1890,
+        "currency": "EUR",
+        "method": "Visa ending in 4242",
+        "manage_url": "https://shop.example/account/subscriptions",
+    }
+
+    product: Name = Field(title="Product", description="What renews.", examples=["Coffee beans, 1 kg a month"])
+    renews_on: Day = Field(title="Renews on", description="The day.", examples=["2026-03-02"])
+    amount: Minor = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[1890])
+    currency: Currency = CURRENCY
+    manage_url: WebUrl = Field(
+        title="Manage URL",
+        description="Where it is changed, paused or cancelled.",
+        examples=["https://shop.example/account/subscriptions"],
+    )
+    method: Name | None = Field(None, title="Method", description="What it is charged to.")

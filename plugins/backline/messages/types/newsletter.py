@@ -1,0 +1,109 @@
+"""The newsletter: on the bulk lane, and easy to leave."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backline.channels.email.content import EmailContent
+from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, Token, WebUrl
+from backline.messages.problems import wrong_field
+from backline.messages.registry import register
+from backline.messages.templated import TemplatedMessage
+from backline.settings import settings
+
+HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
+"""One that fits into a line of a header: ASCII, and not too long (RFC 5322 section 2.1.1)."""
+
+
+class Article(BaseModel):
+    """One piece of a newsletter."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
+
+    title: Name
+    text: Paragraph
+    url: WebUrl | None = None
+    link_label: Annotated[Line, Field(max_length=60)] | None = None
+    image_url: HttpsUrl | None = None
+    image_alt: Annotated[Line, Field(max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _image_is_described(self) -> Self:
+        if self.image_url is not None and self.image_alt is None:
+            raise wrong_field("image_alt", "is required with image_url: it is read to those who do not see the image")
+        return self
+
+
+@register
+class Newsletter(TemplatedMessage):
+    """News to a subscriber, with unsubscribing by one click (RFC 8058)."""
+
+    type_name: ClassVar[str] = "newsletter"
+    lanes: ClassVar = {"email": "email.bulk"}
+    template_name: ClassVar[str | None] = "newsletter"
+    example: ClassVar = {
+        "subject": "What is new in March",
+        "preheader": "Cups in blue, and a recipe.",
+        "heading": "What is new in March",
+        "intro": "Spring is here, and so is the new glaze.",
+        "articles": [
+            {
+                "title": "Cups in blue",
+                "text": "You asked for them, and here they are: our espresso cups in a deep blue.",
+                "url": "https://shop.example/cups/blue",
+                "link_label": "See the cups",
+            },
+            {"title": "A recipe", "text": "Cold brew takes ten hours and no skill.\n\nGrind coarsely, and be patient."},
+        ],
+        "unsubscribe_url": "https://shop.example/unsubscribe/q7J2made-up",
+    }
+
+    subject: Line = Field(title="Subject", description="One line.", examples=["What is new in March"])
+    heading: Name = Field(title="Heading", description="On top of it.", examples=["What is new in March"])
+    articles: tuple[Article, ...] = Field(
+        min_length=1,
+        max_length=30,
+        title="Articles",
+        description="Each with `title` and `text`; `url` with `link_label`, `image_url` with `image_alt` as wanted.",
+        examples=[[{"title": "Cups in blue", "text": "Here they are."}]],
+    )
+    preheader: Line | None = Field(None, title="Preheader", description="What inboxes show beside the subject.")
+    intro: Paragraph | None = Field(
+        None, title="Intro", description="Before the articles; a blank line parts paragraphs."
+    )
+    unsubscribe_url: HeaderUrl | None = Field(
+        None, title="Unsubscribe URL", description="This subscriber's own; must take a POST. Give it, or the token."
+    )
+    unsubscribe_token: Token | None = Field(
+        None, title="Unsubscribe token", description="Goes into the link of the setting `links.unsubscribe`."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_left(self) -> Self:
+        if (self.unsubscribe_url is None) == (self.unsubscribe_token is None):
+            raise wrong_field(
+                "unsubscribe_url", "give either unsubscribe_url or unsubscribe_token: everybody may leave"
+            )
+        return self
+
+    @property
+    def way_out(self) -> str:
+        """Where this subscriber unsubscribes."""
+        if self.unsubscribe_url is not None:
+            return self.unsubscribe_url
+        return settings().links.unsubscribe.replace("{token}", quote(self.unsubscribe_token or "", safe=""))
+
+    def template_and_context(self) -> tuple[str, dict[str, Any]]:
+        """With the one link out."""
+        name, context = super().template_and_context()
+        return name, {**context, "unsubscribe_url": self.way_out}
+
+    def email(self) -> EmailContent:
+        """Rendered, with the header fields by which mail programs offer to unsubscribe (RFC 2369, RFC 8058)."""
+        headers = {"List-Unsubscribe": f"<{self.way_out}>"}
+        if self.way_out.startswith("https://"):  # one click is for https alone (RFC 8058 section 3.1)
+            headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+        return super().email()._replace(headers=headers)

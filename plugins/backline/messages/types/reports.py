@@ -1,0 +1,136 @@
+"""Reports: ready to read, or waiting for somebody's word."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from backline.channels.email.content import EmailContent
+from backline.messages.attachments import AttachmentField, read_one
+from backline.messages.fields import Day, Moment, Name, Paragraph, WebUrl
+from backline.messages.problems import wrong_field
+from backline.messages.registry import register
+from backline.messages.templated import DatedMessage
+
+REPORT = Field(title="Report", description="Its title.", examples=["Sales in February 2026"])
+
+
+@register
+class ReportReady(DatedMessage):
+    """Hands over a report: by link, or as a file if it is small."""
+
+    type_name: ClassVar[str] = "report_ready"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "report_ready"
+    example: ClassVar = {
+        "name": "Ann",
+        "report": "Sales in February 2026",
+        "made_at": "2026-03-01T06:00:00Z",
+        "report_url": "https://shop.example/reports/2026-02",
+        "available_until": "2026-04-01",
+        "zone": "Europe/Berlin",
+    }
+
+    report: Name = REPORT
+    made_at: Moment = Field(title="Made at", description="When it was made.", examples=["2026-03-01T06:00:00Z"])
+    report_url: WebUrl | None = Field(
+        None, title="Report URL", description="Where it is read; give it, or the file, or both."
+    )
+    file: AttachmentField | None = Field(
+        None,
+        title="File",
+        description="The report: by `path` under the allowed folder, or by `filename` with `content_base64`.",
+        examples=[{"path": "samples/report.csv"}],
+    )
+    available_until: Day | None = Field(None, title="Available until", description="The last day that the link works.")
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if self.report_url is None and self.file is None:
+            raise wrong_field("report_url", "is required when there is no file; give report_url, file or both")
+        return self
+
+    def email(self) -> EmailContent:
+        """Rendered, with the file if there is one."""
+        content = super().email()
+        return content._replace(attachments=(read_one(self.file, "file"),)) if self.file else content
+
+    def template_and_context(self) -> tuple[str, dict[str, Any]]:
+        """With the file's name alone."""
+        name, context = super().template_and_context()
+        return name, {**context, "file": self.file and self.file.shown_name}
+
+
+@register
+class ReportApprovalRequest(DatedMessage):
+    """Asks an approver to look at a report and decide."""
+
+    type_name: ClassVar[str] = "report_approval_request"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "report_approval_request"
+    example: ClassVar = {
+        "name": "Ann",
+        "report": "Sales in February 2026",
+        "requester": "Bob",
+        "requested_at": "2026-03-01T09:15:00Z",
+        "decide_by": "2026-03-03T16:00:00Z",
+        "note": "The board meets on Wednesday.",
+        "review_url": "https://shop.example/reports/2026-02/review",
+        "zone": "Europe/Berlin",
+    }
+
+    report: Name = REPORT
+    requester: Name = Field(title="Requester", description="Who asks.", examples=["Bob"])
+    requested_at: Moment = Field(title="Requested at", description="When.", examples=["2026-03-01T09:15:00Z"])
+    review_url: WebUrl = Field(title="Review URL", description="Where it is read and decided.")
+    decide_by: Moment | None = Field(None, title="Decide by", description="After this it counts as not approved.")
+    note: Paragraph | None = Field(None, title="Note", description="What the requester says.")
+
+
+@register
+class ReportApproved(DatedMessage):
+    """Tells the requester that a report was approved."""
+
+    type_name: ClassVar[str] = "report_approved"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "report_approved"
+    example: ClassVar = {
+        "name": "Bob",
+        "report": "Sales in February 2026",
+        "approver": "Ann",
+        "decided_at": "2026-03-02T10:40:00Z",
+        "comment": "Good work. Please keep the chart by region.",
+        "report_url": "https://shop.example/reports/2026-02",
+        "zone": "Europe/Berlin",
+    }
+
+    report: Name = REPORT
+    approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
+    decided_at: Moment = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
+    comment: Paragraph | None = Field(None, title="Comment", description="What the approver says.")
+    report_url: WebUrl | None = Field(None, title="Report URL", description="Where it is read.")
+
+
+@register
+class ReportRejected(DatedMessage):
+    """Tells the requester that a report was not approved, and why."""
+
+    type_name: ClassVar[str] = "report_rejected"
+    lanes: ClassVar = {"email": "email.normal"}
+    template_name: ClassVar[str | None] = "report_rejected"
+    example: ClassVar = {
+        "name": "Bob",
+        "report": "Sales in February 2026",
+        "approver": "Ann",
+        "decided_at": "2026-03-02T10:40:00Z",
+        "reason": "Returns are missing for the last week. Please add them and ask again.",
+        "report_url": "https://shop.example/reports/2026-02",
+        "zone": "Europe/Berlin",
+    }
+
+    report: Name = REPORT
+    approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
+    decided_at: Moment = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
+    reason: Paragraph = Field(title="Reason", description="Why not, and what would help.")
+    report_url: WebUrl | None = Field(None, title="Report URL", description="Where it is mended.")

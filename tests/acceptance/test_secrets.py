@@ -1,0 +1,95 @@
+"""A secret reaches the recipient, and nobody who can look at Airflow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from backline.demo.world import World
+from backline.errors import Rejected
+from backline.sealing import Sealer
+from tests.acceptance.running import Copy
+from tests.integration.identity import TABLES, add_token
+
+pytestmark = pytest.mark.stack
+TOKEN = "s3cret-token-that-nobody-may-see"
+LINK = f"http://localhost:8080/reset-password?token={TOKEN}"
+
+
+@pytest.fixture
+def token(stack_exports: dict[str, str]) -> int:
+    """A token of the app's, sealed with the stack's key."""
+    with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(TABLES)
+        return add_token(connection, Sealer([stack_exports["BACKLINE_FERNET_KEYS"]]).seal(TOKEN))
+
+
+def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
+    world: World, stack: Copy, stack_exports: dict[str, str], token: int
+) -> None:
+    run_id, recipient = world.run_id("reset"), f"ann@{world.domain('reset')}"
+    conf = {"to": recipient, "name": "Ann", "token": {"$ref": "password_reset_token", "id": token}}
+    run = world.airflow.trigger("send_password_reset", conf, run_id)
+    ended = world.airflow.wait("send_password_reset", run_id, 90)
+    log = world.airflow.log("send_password_reset", run_id, "send")
+    assert ended["state"] == "success", log
+    (arrival,) = world.arrivals(world.domain("reset"))
+    letter = world.mail.open(arrival.id)
+    assert LINK in letter.text
+    assert LINK in letter.html
+
+    result = world.airflow.xcom("send_password_reset", run_id, "send")
+    with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"]) as connection:
+        rows = connection.execute(
+            "SELECT m.payload, m::text, a.response, a::text FROM backline.message AS m"
+            " JOIN backline.attempt AS a ON a.message_id = m.id WHERE m.id = %s", (result["message_id"],)
+        ).fetchall()  # fmt: skip
+    [(payload, message, response, attempt)] = rows
+    assert payload == {"name": "Ann"}
+    assert response is None
+    for place in (run, ended, log, result, message, attempt):
+        assert TOKEN not in json.dumps(place)
+    assert files_with(TOKEN, stack.home / "airflow") == []
+
+
+def test_a_secret_in_the_clear_is_refused_before_it_is_stored(world: World, stack: Copy) -> None:
+    conf = {"to": f"ann@{world.domain('clear')}", "name": "Ann", "token": TOKEN}
+    with pytest.raises(Rejected) as refused:
+        world.airflow.trigger("send_password_reset", conf, world.run_id("clear"))
+    assert refused.value.code == "400"
+    assert "Invalid input for param token" in refused.value.response
+    assert files_with(TOKEN, stack.home / "airflow") == []
+
+
+def test_a_reference_to_nothing_fails_the_run_and_is_named(world: World) -> None:
+    run_id = world.run_id("nothing")
+    conf = {"to": f"ann@{world.domain('nothing')}", "name": "Ann", "token": {"$ref": "password_reset_token", "id": 0}}
+    world.airflow.trigger("send_password_reset", conf, run_id)
+    assert world.airflow.wait("send_password_reset", run_id, 90)["state"] == "failed"
+    log = world.airflow.log("send_password_reset", run_id, "send")
+    assert "validation: token: password_reset_token with id 0 gives nothing" in log.replace("\\", "")
+    assert world.arrivals(world.domain("nothing")) == []
+
+
+def test_the_command_sends_and_the_secret_is_only_in_the_mail(world: World, stack: Copy, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text(TOKEN)
+    done = stack.backline(
+        "send", "password_reset", "--to", f"ann@{world.domain('command')}", "--set", "name=Ann",
+        "--set", f"token=@{secret}", "--json",
+    )  # fmt: skip
+    (arrival,) = world.wait_arrived(world.domain("command"), 1)
+    assert LINK in world.mail.open(arrival.id).text
+    assert world.status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{world.domain('command')}"
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def files_with(text: str, folder: Path) -> list[str]:
+    """Airflow's logs, and whatever else it has written, that hold a text."""
+    found = subprocess.run(["grep", "-rlF", text, str(folder)], check=False, capture_output=True, text=True)
+    assert found.returncode in {0, 1}, found.stderr
+    return found.stdout.splitlines()

@@ -1,0 +1,151 @@
+"""Each message type that has words of its own, by SQL on the real stack; each case's id is the type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from backline.demo.mail import Letter
+from backline.messages import registry
+from backline.messages.secrets import sealed
+from backline.sealing import Sealer
+from tests.acceptance.running import Copy
+
+pytestmark = pytest.mark.stack
+
+
+@dataclass(frozen=True)
+class Case:
+    """What must arrive: the subject, texts of both parts, headers or files of the whole message."""
+
+    subject: str
+    said: tuple[str, ...]
+    payload: dict[str, Any] | None = None
+    raw: tuple[str, ...] = ()
+
+
+CASES = {
+    "password_reset": Case(
+        "Choose a new password for Backline",
+        ("http://localhost:8080/reset-password?token=Xk3vQ9-made-up-b7RzL2", "January 31, 2030, 1:00\u00a0PM UTC+1"),
+    ),
+    "account_verification": Case(
+        "Confirm your email address for Backline",
+        ("http://localhost:8080/verify-email?token=Xk3vQ9-made-up-b7RzL2", "January 31, 2030"),
+    ),
+    "security_alert": Case(
+        "New sign-in to your account",
+        (
+            "Lisbon, Portugal",
+            "203.0.113.7",
+            "March 1, 2026, 7:30\u00a0PM UTC+1",
+            "https://shop.example/account/security",
+        ),
+    ),
+    "security_alert_admin": Case(
+        "[High] Passwords are being guessed: ann@shop.example",
+        ("412 failed sign-ins", "198.51.100.4", "https://shop.example/admin/anomalies/311"),
+    ),
+    "order_confirmation": Case(
+        "Ihre Bestellung 1042 ist bestätigt",
+        (
+            "Coffee beans, 1 kg",
+            "49,00\u00a0€",
+            "72,80\u00a0€",
+            "1 High Street",
+            "5. März 2026",
+            "https://shop.example/orders/1042",
+        ),
+        payload={"language": "de"},
+    ),
+    "order_status": Case(
+        "Your order 1042: in production",
+        ("your order is being made right now.", "The blue glaze takes a day longer", "March 5, 2026"),
+    ),
+    "order_shipped": Case(
+        "Your order 1042 is on its way",
+        ("Parcel Post", "PP 4711 0815 99", "https://carrier.example/track/4711081599", "Espresso cups, set of 4"),
+    ),
+    "order_reminder": Case(
+        "Your order is waiting for payment (1042)", ("€72.80", "March 8, 2026", "https://shop.example/orders/1042")
+    ),
+    "payment_receipt": Case(
+        "Your receipt: €72.80 for Order 1042",
+        ("Visa ending in 4242", "R-2026-0311", "Invoice R-2026-0311.pdf"),
+        raw=('Content-Disposition: attachment;\r\n filename="Invoice R-2026-0311.pdf"', "JVBERi0xLjQK"),
+    ),
+    "payment_failed": Case(
+        "Your payment for Order 1042 did not go through",
+        ("The card has expired. Please enter your new one.", "https://shop.example/orders/1042/pay", "March 4, 2026"),
+    ),
+    "subscription_renewal_reminder": Case(
+        "Coffee beans, 1 kg a month renews on March 2, 2026", ("€18.90", "https://shop.example/account/subscriptions")
+    ),
+    "report_ready": Case(
+        "Your report is ready: Sales in February 2026", ("https://shop.example/reports/2026-02", "April 1, 2026")
+    ),
+    "report_approval_request": Case(
+        "Please approve: Sales in February 2026",
+        ("Bob asks you to review", "The board meets on Wednesday.", "https://shop.example/reports/2026-02/review"),
+    ),
+    "report_approved": Case(
+        "Approved: Sales in February 2026", ("Ann has approved your report.", "Please keep the chart by region.")
+    ),
+    "report_rejected": Case(
+        "Not approved: Sales in February 2026",
+        ("Returns are missing for the last week.", "https://shop.example/reports"),
+    ),
+    "newsletter": Case(
+        "What is new in March",
+        ("our espresso cups in a deep blue", "https://shop.example/unsubscribe/q7J2made-up"),
+        raw=(
+            "List-Unsubscribe: <https://shop.example/unsubscribe/q7J2made-up>\r\n",
+            "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n",
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def arrived(stack: Copy) -> dict[str, tuple[Letter, str]]:
+    """Every type's letter, all enqueued in one transaction: opened, and as the server got it."""
+    found = {}
+    with stack.world() as world:
+        world.mail.set_faults()
+        sealer = Sealer([world.stack.secrets.backline_fernet_keys])
+        with world.transaction():
+            for name, case in CASES.items():
+                kind = registry.get(name)
+                payload = sealed(kind, {**kind.sample(), **(case.payload or {})}, sealer.seal)
+                world.enqueue(name, f"{name}@{world.domain('types')}", payload)
+        for arrival in world.wait_arrived(world.domain("types"), len(CASES)):
+            name = arrival.recipients[0].partition("@")[0]
+            assert name not in found, f"{name} came twice"
+            found[name] = (world.mail.open(arrival.id), raw(stack, arrival.id))
+    return found
+
+
+def raw(stack: Copy, arrival: int) -> str:
+    """The caught file itself, out of the Maildir."""
+    (path,) = (stack.home / "mail" / "new").glob(f"{arrival // 1_000_000}.M{arrival % 1_000_000:06}P*")
+    return path.read_bytes().decode()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_type(name: str, arrived: dict[str, tuple[Letter, str]]) -> None:
+    letter, whole = arrived[name]
+    case = CASES[name]
+    assert letter.recipients[0].startswith(f"{name}@types.")
+    assert letter.subject == case.subject
+    for said in case.said:
+        assert said in letter.text
+        assert said in letter.html
+    for piece in case.raw:
+        assert piece in whole.replace("\r\n", "\n").replace("\n", "\r\n")
+
+
+def test_every_type_has_a_case() -> None:
+    shown_elsewhere = {"email", "templated_email", "urgent_email", "welcome"}
+    assert {kind.type_name for kind in registry.all_types()} == {*CASES, *shown_elsewhere}

@@ -1,0 +1,252 @@
+"""Messages with secrets: what arrives holds them, and nothing else that is left of them does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+from psycopg.rows import dict_row
+
+from backline.channels.email.channel import EmailChannel
+from backline.channels.email.server import SmtpServer
+from backline.messages import render_email
+from backline.outbox.direct import DirectSender, Request, Result
+from backline.outbox.dispatcher import Dispatcher
+from backline.outbox.secret_delivery import SecretDelivery, SecretLookup
+from backline.sealing import Sealer
+from backline.settings import DEFAULT_RETRIES, EmailSettings, LaneSettings, OutboxSettings
+from tests.integration.identity import TABLES, add_token
+from tests.integration.outbox.support import Outbox
+from tests.integration.outbox.test_dispatcher import Catcher
+
+TOKEN = "s3cret/token+of-ann"
+QUOTED = "s3cret%2Ftoken%2Bof-ann"
+SEALER = Sealer([Fernet.generate_key().decode()])
+LANE = LaneSettings(channel="email")
+
+
+@pytest.fixture(scope="module")
+def catcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catcher]:
+    made = Catcher(tmp_path_factory.mktemp("mail") / "box")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def mail(catcher: Catcher) -> Catcher:
+    catcher.heal()
+    catcher.web.delete("/api/messages").raise_for_status()
+    return catcher
+
+
+@pytest.fixture
+def app(outbox: Outbox) -> psycopg.Connection[Any]:
+    outbox.connection.execute(TABLES)
+    return outbox.connection
+
+
+@pytest.fixture
+def lookup(outbox: Outbox) -> Iterator[SecretLookup]:
+    made = SecretLookup(lambda: outbox.dsn)
+    yield made
+    made.close()
+
+
+def delivery(mail: Catcher, lookup: SecretLookup) -> tuple[EmailChannel, SecretDelivery[Any]]:
+    channel = EmailChannel(EmailSettings(), SmtpServer("127.0.0.1", mail.port, "none"), render_email)
+    return channel, SecretDelivery(channel, DEFAULT_RETRIES, lambda: SEALER, lookup, random.Random(1).random)
+
+
+def drain(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+    channel, trying = delivery(mail, lookup)
+    dispatcher = Dispatcher(
+        "email.urgent", LANE, OutboxSettings(), outbox.dsn, channel, trying, once=True, dag_run="a/b"
+    )
+    asyncio.run(dispatcher.run())
+
+
+def reset(outbox: Outbox, token: Any, **more: Any) -> int:
+    payload = {"name": "Ann", "token": token, **more}
+    return outbox.enqueue(type="password_reset", payload=json.dumps(payload))
+
+
+def letters(mail: Catcher) -> list[EmailMessage]:
+    return [message_from_bytes(file.read_bytes(), policy=default) for file in (mail.maildir / "new").iterdir()]
+
+
+def said(mail: Catcher) -> str:
+    [letter] = letters(mail)
+    body = letter.get_body(("plain",))
+    assert body is not None
+    return str(body.get_content())
+
+
+def traces(outbox: Outbox) -> str:
+    rows = [
+        *outbox.sql("SELECT m::text FROM backline.message AS m"),
+        *outbox.sql("SELECT a::text FROM backline.attempt AS a"),
+    ]
+    return json.dumps(rows)
+
+
+@pytest.mark.parametrize("in_the_app", ["sealed", "in the clear"])
+def test_a_reference_becomes_the_link(
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup, in_the_app: str
+) -> None:
+    token = add_token(app, SEALER.seal(TOKEN) if in_the_app == "sealed" else TOKEN)
+    made = reset(outbox, {"$ref": "password_reset_token", "id": token})
+    drain(outbox, mail, lookup)
+    assert f"http://localhost:8080/reset-password?token={QUOTED}" in said(mail).splitlines()
+    row = outbox.message(made)
+    assert (row["state"], row["payload"]) == ("sent", {"name": "Ann"})
+    [attempt] = outbox.sql("SELECT * FROM backline.attempt WHERE message_id = %s", made)
+    assert (attempt["outcome"], attempt["response"]) == ("sent", None)
+    assert TOKEN not in traces(outbox)
+
+
+def test_fernet_text_becomes_the_link(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+    made = reset(outbox, SEALER.seal(TOKEN))
+    drain(outbox, mail, lookup)
+    assert QUOTED in said(mail)
+    assert outbox.message(made)["payload"] == {"name": "Ann"}
+
+
+@pytest.mark.parametrize("why", ["none", "used", "expired", "only a hash", "another kind", "no number"])
+def test_what_cannot_be_resolved_is_dead_and_named(
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup, why: str
+) -> None:
+    sealed = SEALER.seal(TOKEN)
+    identity: Any = {
+        "none": lambda: 999_999,
+        "used": lambda: add_token(app, sealed, used=True),
+        "expired": lambda: add_token(app, sealed, lives=timedelta(seconds=-1)),
+        "only a hash": lambda: add_token(app, None),
+        "another kind": lambda: add_token(app, sealed, kind="email_verification"),
+        "no number": lambda: "abc",
+    }[why]()
+    made = reset(outbox, {"$ref": "password_reset_token", "id": identity})
+    drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert (row["state"], row["error_class"], row["attempt"]) == ("dead", "validation", 1)
+    assert row["error"].startswith(f"token: password_reset_token with id {identity!r} ")
+    assert row["payload"] == {"name": "Ann"}
+    assert letters(mail) == []
+
+
+@pytest.mark.parametrize("statement", ["email_verification_token", "message_claim", "no_such"])
+def test_a_statement_that_the_type_does_not_allow_is_not_run(
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup, statement: str
+) -> None:
+    token = add_token(app, SEALER.seal(TOKEN), kind="email_verification")
+    made = reset(outbox, {"$ref": statement, "id": token})
+    drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert (row["state"], row["error_class"]) == ("dead", "validation")
+    assert 'token: must be a reference like {"$ref": "password_reset_token"' in row["error"]
+
+
+def test_a_missing_table_is_a_setting_to_mend_and_tried_again(
+    outbox: Outbox, mail: Catcher, lookup: SecretLookup
+) -> None:
+    outbox.sql("DROP TABLE IF EXISTS app.tokens")
+    made = reset(outbox, {"$ref": "password_reset_token", "id": 1})
+    drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert (row["state"], row["error_class"]) == ("scheduled", "unknown")
+    assert 'relation "app.tokens" does not exist' in row["error"]
+
+
+def test_a_connection_that_was_closed_meanwhile_is_opened_anew(
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup
+) -> None:
+    token = add_token(app, SEALER.seal(TOKEN))
+    reset(outbox, {"$ref": "password_reset_token", "id": token})
+    drain(outbox, mail, lookup)
+    ended = outbox.sql(
+        "SELECT pg_terminate_backend(pid, 5000) AS ended FROM pg_stat_activity WHERE application_name = 'backline secrets'"
+    )
+    assert [row["ended"] for row in ended] == [True]
+    made = reset(outbox, {"$ref": "password_reset_token", "id": token})
+    drain(outbox, mail, lookup)
+    assert outbox.message(made)["state"] == "sent"
+
+
+@pytest.mark.parametrize("reply", [f"554 5.7.1 blocked: {TOKEN}", f"451 4.3.0 no ?token={QUOTED} here"])
+def test_what_the_server_repeats_of_a_secret_is_hidden(
+    outbox: Outbox, mail: Catcher, lookup: SecretLookup, reply: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mail.fail(reply=reply)
+    made = reset(outbox, SEALER.seal(TOKEN))
+    with caplog.at_level(logging.DEBUG):
+        drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert "[secret]" in row["error"]
+    for secret in (TOKEN, QUOTED):
+        assert secret not in traces(outbox)
+        assert secret not in caplog.text
+    assert ("token" in row["payload"]) == (row["state"] == "scheduled")  # kept sealed for the next try
+
+
+def test_a_message_is_not_sent_after_its_token_has_expired(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+    late = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    made = reset(outbox, SEALER.seal(TOKEN), valid_until=late)
+    in_time = reset(outbox, SEALER.seal(TOKEN), valid_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert (row["state"], row["payload"]) == ("expired", {"name": "Ann", "valid_until": late})
+    assert outbox.message(in_time)["state"] == "sent"
+    assert len(letters(mail)) == 1
+
+
+def test_a_wrong_valid_until_is_named_when_it_is_sent(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+    made = reset(outbox, SEALER.seal(TOKEN), valid_until="soon")
+    drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert (row["state"], row["error"].split(":")[0]) == ("dead", "valid_until")
+
+
+def test_sealed_with_another_key_is_dead_and_named(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+    made = reset(outbox, Sealer([Fernet.generate_key().decode()]).seal(TOKEN))
+    drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert (row["state"], row["error_class"]) == ("dead", "validation")
+    assert row["error"].startswith("token: none of the keys in BACKLINE_FERNET_KEYS opens it")
+
+
+def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+    made = outbox.enqueue(type="urgent_email", payload='{"context": {"title": "Down", "summary": "db-1"}}')
+    drain(outbox, mail, lookup)
+    assert outbox.message(made)["state"] == "sent"
+    assert lookup._connection is None
+
+
+def test_a_run_that_sends_resolves_too(
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup
+) -> None:
+    payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, SEALER.seal(TOKEN))}}
+    channel, trying = delivery(mail, lookup)
+    sender = DirectSender(outbox.dsn, channel, trying, 60.0)
+    result: Result = asyncio.run(
+        sender.send(Request("password_reset", "ann@example.com", payload, "dag/run"), "dag/run")
+    )
+    assert result.state == "sent"
+    assert QUOTED in said(mail)
+    assert outbox.message(result.message_id)["payload"] == {"name": "Ann"}
+
+
+def test_a_secret_in_the_clear_is_refused_by_sql(outbox: Outbox) -> None:
+    with pytest.raises(psycopg.Error, match="token: is secret; give Fernet text or a reference"):
+        reset(outbox, TOKEN)
+    with psycopg.connect(outbox.dsn, row_factory=dict_row) as other:
+        assert other.execute("SELECT count(*) AS n FROM backline.message").fetchone() == {"n": 0}

@@ -1,0 +1,94 @@
+"""Secret fields as they come from outside."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from backline.errors import InvalidInput
+from backline.messages import registry
+from backline.messages.secrets import Reference, check_from_outside, is_sealed, reference, sealed
+
+RESET = registry.get("password_reset")
+TOKEN = "s3cret-token-of-ann"
+SECRET_TYPES = [kind for kind in registry.all_types() if kind.secret_fields]
+
+
+def seal(value: str) -> str:
+    return "gAAAAAB-" + value[::-1]
+
+
+@pytest.mark.parametrize("kind", SECRET_TYPES, ids=lambda kind: kind.type_name)
+def test_every_secret_has_a_stand_in_and_a_reference_in_its_example(kind: type[Any]) -> None:
+    for name in kind.secret_fields:
+        assert kind.sample()[name] == kind.stand_in(name)
+        assert reference(kind, name, kind.example[name]).statement in kind.secret_references[name]
+
+
+@pytest.mark.parametrize("token", ["gAAAAAB-sealed", {"$ref": "password_reset_token", "id": 17}])
+def test_what_is_sealed_or_referred_to_is_taken_without_being_opened(token: Any) -> None:
+    check_from_outside(RESET, {"name": "Ann", "token": token})
+    with pytest.raises(InvalidInput, match=r"^name: is required"):
+        check_from_outside(RESET, {"token": token})
+
+
+@pytest.mark.parametrize("token", [TOKEN, "", 123456, ["x"], True])
+def test_a_secret_in_the_clear_is_refused_and_not_repeated(token: Any) -> None:
+    with pytest.raises(InvalidInput, match="must not be given in the clear here; give Fernet text") as caught:
+        check_from_outside(RESET, {"name": "Ann", "token": token})
+    assert caught.value.field == "token"
+    assert '{"$ref": "password_reset_token", "id": ...}' in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_required_secret_that_is_missing_is_named() -> None:
+    for payload in ({"name": "Ann"}, {"name": "Ann", "token": None}):
+        with pytest.raises(InvalidInput) as caught:
+            check_from_outside(RESET, payload)
+        assert caught.value.field == "token"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"$ref": "email_verification_token", "id": 1}, 'must be a reference like {"$ref": "password_reset_token"'),
+        ({"$ref": "message_claim", "id": 1}, "must be a reference like"),
+        ({"$ref": ["password_reset_token"], "id": 1}, "must be a reference like"),
+        ({"$ref": "password_reset_token"}, "must be a reference like"),
+        ({"$ref": "password_reset_token", "id": 1, "value": "x"}, "with no other keys"),
+        ({"$ref": "password_reset_token", "id": None}, "must be a number or"),
+        ({"$ref": "password_reset_token", "id": True}, "must be a number or"),
+        ({"$ref": "password_reset_token", "id": 1.5}, "must be a number or"),
+        ({"$ref": "password_reset_token", "id": ""}, "must be a number or"),
+        ({"$ref": "password_reset_token", "id": "x" * 201}, "must be a number or"),
+    ],
+)
+def test_only_the_statements_of_the_field_can_be_referred_to(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        check_from_outside(RESET, {"name": "Ann", "token": given})
+    assert caught.value.field == "token"
+    assert says in str(caught.value)
+
+
+def test_a_reference_says_what_it_refers_to() -> None:
+    found = reference(RESET, "token", {"$ref": "password_reset_token", "id": "a-7"})
+    assert found == Reference("password_reset_token", "a-7")
+    assert str(found) == "password_reset_token with id 'a-7'"
+
+
+def test_only_what_is_in_the_clear_and_secret_is_sealed() -> None:
+    payload = {"name": "Ann", "token": TOKEN}
+    done = sealed(RESET, payload, seal)
+    assert done == {"name": "Ann", "token": seal(TOKEN)}
+    assert is_sealed(done["token"])
+    assert sealed(RESET, done, seal) == done
+    referring = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": 1}}
+    assert sealed(RESET, referring, seal) == referring
+
+
+def test_the_message_expires_when_its_token_does() -> None:
+    assert RESET.expiry({"valid_until": "2030-01-31T12:00:00Z"}) == datetime(2030, 1, 31, 12, tzinfo=UTC)
+    assert RESET.expiry({}) is None
+    assert registry.get("welcome").expiry({"valid_until": "2030-01-31T12:00:00Z"}) is None
