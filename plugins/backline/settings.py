@@ -56,6 +56,12 @@ class TemplateSettings(_Section):
     language: str = "en"
 
 
+class DatabaseSettings(_Section):
+    """How the app's database is spoken to."""
+
+    statements_folder: str = ""
+
+
 class OutboxSettings(_Section):
     """The engine's bounds and lifetimes."""
 
@@ -119,6 +125,7 @@ class Settings(BaseSettings):
 
     email: EmailSettings = EmailSettings()
     templates: TemplateSettings = TemplateSettings()
+    database: DatabaseSettings = DatabaseSettings()
     outbox: OutboxSettings = OutboxSettings()
     doorbell: DoorbellSettings = DoorbellSettings()
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))

@@ -6,16 +6,13 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Composed, Identifier
 
-from backline.db.statements import PARAMETER, SQL_FOLDER, statements
+from backline.db.statements import SQL_FOLDER, numbered, statements
 
 NAMED = [(path.stem, name) for path in sorted(SQL_FOLDER.glob("*.sql")) for name in statements(path.stem)]
 
 
 def prepared(domain: str, name: str) -> Composed:
-    text = statements(domain)[name]
-    numbers: dict[str, str] = {}
-    numbered = PARAMETER.sub(lambda match: numbers.setdefault(match[1], f"${len(numbers) + 1}"), text)
-    return SQL("PREPARE {} AS ").format(Identifier(name)) + SQL(numbered.replace("%%", "%"))
+    return SQL("PREPARE {} AS ").format(Identifier(name)) + SQL(numbered(statements(domain)[name]))
 
 
 def test_there_are_statements() -> None:
