@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
 from backline import reference_app
@@ -109,6 +110,14 @@ def seeded_database(server: str, seeded_template: str) -> Iterator[str]:
     create(server, name, seeded_template)
     yield make_conninfo(server, dbname=name)
     drop(server, name)
+
+
+@pytest.fixture
+def app(server: str, seeded_template: str) -> Iterator[psycopg.Connection[DictRow]]:
+    """The reference app's data at scale 1, in a transaction that comes to nothing."""
+    with psycopg.connect(make_conninfo(server, dbname=seeded_template), row_factory=dict_row) as connection:
+        yield connection
+        connection.rollback()
 
 
 def create(server: str, name: str, template: str = "template1") -> None:

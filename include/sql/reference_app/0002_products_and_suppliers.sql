@@ -48,6 +48,7 @@ CREATE TABLE app.offers (
     CONSTRAINT offers_one_at_a_time EXCLUDE USING gist (
         int8range(supplier_id, supplier_id, '[]') WITH =, int8range(product_id, product_id, '[]') WITH =, valid WITH &&)
 );
+CREATE INDEX offers_supplier ON app.offers (supplier_id);
 CREATE INDEX offers_product ON app.offers (product_id);
 COMMENT ON TABLE app.offers IS 'What a supplier sells a product for, while the offer holds: one offer a product at any time, never over-allocated.';
 

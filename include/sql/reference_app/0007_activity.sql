@@ -46,5 +46,6 @@ CREATE TABLE app.events (
 );
 CREATE INDEX events_at ON app.events (at);
 CREATE INDEX events_user ON app.events (user_id, at);
+CREATE INDEX events_product ON app.events (product_id) WHERE product_id IS NOT NULL;
 CREATE UNIQUE INDEX events_order_once ON app.events (order_id) WHERE order_id IS NOT NULL;
 COMMENT ON TABLE app.events IS 'What people do in the shop, for funnels, cohorts and conversion.';

@@ -31,7 +31,7 @@ def numbered(text: LiteralString) -> LiteralString:
     """A statement with `$1`, `$2`, ... for its named parameters, as the server's own PREPARE and EXPLAIN take it."""
     numbers: dict[str, str] = {}
     found = PARAMETER.sub(lambda match: numbers.setdefault(match[1], f"${len(numbers) + 1}"), text)
-    return cast("LiteralString", found.replace("%%", "%"))
+    return found.replace("%%", "%")
 
 
 def own_folder() -> Path | None:

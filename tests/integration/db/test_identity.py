@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any, LiteralString
 
 import psycopg
 import pytest
 from psycopg import errors
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 
 from backline.db.statements import statement
 from backline.sealing import Sealer
@@ -17,12 +16,6 @@ from tests.integration.conftest import TEST_FERNET_KEY
 
 KINDS = {"password_reset_token": "password_reset", "email_verification_token": "email_verification"}
 LIVE: LiteralString = "SELECT * FROM app.tokens WHERE kind = %s AND token_sealed IS NOT NULL LIMIT 1"
-
-
-@pytest.fixture
-def app(seeded_database: str) -> Iterator[psycopg.Connection[DictRow]]:
-    with psycopg.connect(seeded_database, autocommit=True, row_factory=dict_row) as connection:
-        yield connection
 
 
 def ask(app: psycopg.Connection[DictRow], name: str, **params: Any) -> list[DictRow]:

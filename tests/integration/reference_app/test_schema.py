@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, LiteralString
+from typing import LiteralString
 
 import psycopg
 import pytest
 from psycopg import errors
+from psycopg.rows import DictRow
 
 from backline import reference_app
 from backline.errors import Misconfigured
@@ -25,14 +25,6 @@ WHERE k.contype = 'f' AND k.connamespace = 'app'::regnamespace AND k.confrelid <
   AND k.confrelid <> 'app.invoice_series'::regclass
   AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = k.conrelid AND i.indkey[0] = ANY (k.conkey))
 """
-
-
-@pytest.fixture
-def app(seeded_database: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """A seeded app in a transaction that comes to nothing."""
-    with psycopg.connect(seeded_database) as connection:
-        yield connection
-        connection.rollback()
 
 
 def test_it_is_applied_once_and_recorded(empty_database: str) -> None:
@@ -57,11 +49,11 @@ def test_a_schema_of_somebody_else_is_left_alone(empty_database: str) -> None:
         assert [name for (name,) in tables] == ["migration", "users"]
 
 
-def test_every_table_says_what_it_is_for(app: psycopg.Connection[tuple[Any, ...]]) -> None:
+def test_every_table_says_what_it_is_for(app: psycopg.Connection[DictRow]) -> None:
     assert app.execute(UNCOMMENTED).fetchall() == []
 
 
-def test_every_reference_has_its_index(app: psycopg.Connection[tuple[Any, ...]]) -> None:
+def test_every_reference_has_its_index(app: psycopg.Connection[DictRow]) -> None:
     assert app.execute(UNINDEXED).fetchall() == []
 
 
@@ -72,8 +64,8 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
         "INSERT INTO app.carts (user_id) SELECT user_id FROM app.carts WHERE state = 'open'", "carts_one_open",
     ),
     "an order paid twice": (
-        ("INSERT INTO app.payments (order_id, provider, provider_reference, idempotency_key, amount_minor, currency, state, tries, captured_at)"
-        " SELECT order_id, provider, provider_reference || 'x', idempotency_key || 'x', amount_minor, currency, state, 1, clock_timestamp()"
+        ("INSERT INTO app.payments (order_id, provider, provider_reference, idempotency_key, amount_minor, currency, state, tries, created_at, captured_at)"
+        " SELECT order_id, provider, provider_reference || 'x', idempotency_key || 'x', amount_minor, currency, state, 1, created_at, captured_at"
         " FROM app.payments WHERE state = 'captured'"),
         "payments_one_captured",
     ),
@@ -164,7 +156,7 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_it_refuses(what: str, app: psycopg.Connection[tuple[Any, ...]]) -> None:
+def test_it_refuses(what: str, app: psycopg.Connection[DictRow]) -> None:
     query, constraint = REFUSED[what]
     with pytest.raises(errors.IntegrityError) as caught:
         app.execute(query)
@@ -181,31 +173,36 @@ def test_it_refuses(what: str, app: psycopg.Connection[tuple[Any, ...]]) -> None
     ],
 )
 def test_an_order_that_does_not_add_up_is_refused_at_commit(
-    query: LiteralString, app: psycopg.Connection[tuple[Any, ...]]
+    query: LiteralString, app: psycopg.Connection[DictRow]
 ) -> None:
     app.execute(query)
     with pytest.raises(errors.CheckViolation, match="does not add up"):
         app.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
-def test_a_line_stays_with_its_order(app: psycopg.Connection[tuple[Any, ...]]) -> None:
+def test_a_line_stays_with_its_order(app: psycopg.Connection[DictRow]) -> None:
     app.execute("UPDATE app.order_lines SET order_id = 2, number = 99 WHERE order_id = 1 AND number = 1")
     with pytest.raises(errors.CheckViolation, match="belongs to order 1"):
         app.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
 @pytest.mark.parametrize("zone", ["Europe/Nowhere", "+02:00", "berlin"])
-def test_a_zone_is_one_that_the_server_knows(zone: str, app: psycopg.Connection[tuple[Any, ...]]) -> None:
+def test_a_zone_is_one_that_the_server_knows(zone: str, app: psycopg.Connection[DictRow]) -> None:
     with pytest.raises((errors.CheckViolation, errors.InvalidParameterValue)):
         app.execute("UPDATE app.users SET zone = %s WHERE id = 1", [zone])
 
 
-def test_the_history_of_a_move_is_written_by_itself(app: psycopg.Connection[tuple[Any, ...]]) -> None:
-    [(order,)] = app.execute("SELECT min(id) FROM app.orders WHERE state = 'pending'").fetchall()
+def test_the_history_of_a_move_is_written_by_itself(app: psycopg.Connection[DictRow]) -> None:
+    [row] = app.execute("SELECT min(id) AS id FROM app.orders WHERE state = 'pending'").fetchall()
+    order = row["id"]
     app.execute("UPDATE app.orders SET state = 'reserved', reserved_at = clock_timestamp() WHERE id = %s", [order])
     app.execute("UPDATE app.orders SET state = 'pending', reserved_at = NULL WHERE id = %s", [order])
     moves = app.execute("SELECT from_state, to_state FROM app.order_history WHERE order_id = %s ORDER BY id", [order])
-    assert moves.fetchall() == [(None, "pending"), ("pending", "reserved"), ("reserved", "pending")]
+    assert [tuple(move.values()) for move in moves] == [
+        (None, "pending"),
+        ("pending", "reserved"),
+        ("reserved", "pending"),
+    ]
 
 
 def test_invoice_numbers_wait_for_each_other_and_come_back(seeded_database: str) -> None:
@@ -233,7 +230,7 @@ def test_invoice_numbers_wait_for_each_other_and_come_back(seeded_database: str)
     ],
 )
 def test_an_anchor_day_is_clamped_to_the_month(
-    month: str, anchor: int, day: str, app: psycopg.Connection[tuple[Any, ...]]
+    month: str, anchor: int, day: str, app: psycopg.Connection[DictRow]
 ) -> None:
-    row = app.execute("SELECT app.anchored(%s::date, %s)::text", [month, anchor]).fetchone()
-    assert row == (day,)
+    row = app.execute("SELECT app.anchored(%s::date, %s)::text AS day", [month, anchor]).fetchone()
+    assert row == {"day": day}
