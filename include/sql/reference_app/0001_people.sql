@@ -10,7 +10,8 @@ CREATE DOMAIN app.language AS text CHECK (value ~ '^[a-z]{2,3}(-[A-Z]{2})?$');
 COMMENT ON DOMAIN app.language IS 'BCP 47, as in en or pt-BR.';
 -- Only a zone that the server knows passes: timezone() raises for any other.
 CREATE DOMAIN app.zone AS text
-    CHECK (value ~ '^(UTC|[A-Z][A-Za-z_]+(/[A-Z][A-Za-z_-]+)+)$' AND timezone(value, timestamptz '2026-01-01 00:00Z') IS NOT NULL);
+    CHECK (value ~ '^(UTC|[A-Z][A-Za-z_]+(/[A-Z][A-Za-z_-]+)+)$'
+        AND timezone(value, timestamptz '2026-01-01 00:00Z') IS NOT NULL);
 COMMENT ON DOMAIN app.zone IS 'IANA time zone, as in Europe/Berlin.';
 
 CREATE TYPE app.channel AS ENUM ('email', 'sms', 'push');

@@ -1,7 +1,8 @@
 -- Orders that come again, each on its day of the month.
 
 -- The day of this month that an anchor day falls on: itself, or the last one of a month that is too short for it.
-CREATE FUNCTION app.anchored(day_of_month date, anchor_day integer) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+CREATE FUNCTION app.anchored(day_of_month date,
+    anchor_day integer) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT least(first + anchor_day - 1, (first + interval '1 month - 1 day')::date)
     FROM (SELECT date_trunc('month', day_of_month::timestamp)::date AS first) AS month
 $$;
@@ -41,7 +42,8 @@ CREATE TABLE app.subscriptions (
         started_on = app.anchored(started_on, anchor_day) AND next_on = app.anchored(next_on, anchor_day)),
     CONSTRAINT subscriptions_times CHECK (
         next_on >= started_on AND retry_on > next_on AND reminded_for <= next_on
-        AND paused_at >= created_at AND cancelled_at >= created_at AND resume_on > (paused_at AT TIME ZONE 'UTC')::date),
+        AND paused_at >= created_at AND cancelled_at >= created_at
+            AND resume_on > (paused_at AT TIME ZONE 'UTC')::date),
     CONSTRAINT subscriptions_new_price CHECK (num_nulls(new_price_minor, new_price_from) IN (0, 2))
 );
 CREATE INDEX subscriptions_due ON app.subscriptions (next_on, id) WHERE state = 'active';

@@ -61,10 +61,12 @@ CREATE TABLE app.orders (
     cancelled_at    timestamptz,
     refunded_at     timestamptz,
     state_since     timestamptz NOT NULL GENERATED ALWAYS AS (
-        greatest(placed_at, reserved_at, paid_at, confirmed_at, shipped_at, delivered_at, cancelled_at, refunded_at)) STORED,
+        greatest(placed_at, reserved_at, paid_at, confirmed_at, shipped_at, delivered_at, cancelled_at,
+            refunded_at)) STORED,
     UNIQUE (id, currency),
     CONSTRAINT orders_state CHECK (CASE state
-        WHEN 'pending' THEN num_nonnulls(reserved_at, paid_at, confirmed_at, shipped_at, delivered_at, cancelled_at, refunded_at) = 0
+        WHEN 'pending' THEN num_nonnulls(reserved_at, paid_at, confirmed_at, shipped_at, delivered_at, cancelled_at,
+            refunded_at) = 0
         WHEN 'reserved' THEN reserved_at IS NOT NULL
             AND num_nonnulls(paid_at, confirmed_at, shipped_at, delivered_at, cancelled_at, refunded_at) = 0
         WHEN 'paid' THEN num_nulls(reserved_at, paid_at) = 0
@@ -88,7 +90,8 @@ CREATE TABLE app.orders (
 -- A cycle makes one order, however often it is run.
 CREATE UNIQUE INDEX orders_one_a_cycle ON app.orders (subscription_id, cycle_on) WHERE subscription_id IS NOT NULL;
 CREATE INDEX orders_user ON app.orders (user_id, placed_at);
-CREATE INDEX orders_unfinished ON app.orders (state, state_since) WHERE state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped');
+CREATE INDEX orders_unfinished ON app.orders (state, state_since)
+    WHERE state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped');
 CREATE INDEX orders_placed ON app.orders (placed_at);
 COMMENT ON TABLE app.orders IS 'What was bought. State and times agree, totals are those of the lines, and a line or total that would not is refused at commit.';
 
@@ -120,22 +123,26 @@ BEGIN
     ELSIF TG_OP = 'DELETE' THEN
         touched := old.order_id;
     ELSIF TG_OP = 'UPDATE' AND new.order_id <> old.order_id THEN
-        RAISE EXCEPTION 'app.order_lines: line % belongs to order %; delete it there and insert it here', old.id, old.order_id
+        RAISE EXCEPTION 'app.order_lines: line % belongs to order %; delete it there and insert it here', old.id,
+            old.order_id
             USING ERRCODE = '23514', TABLE = 'order_lines', CONSTRAINT = 'order_lines_add_up';
     ELSE
         touched := new.order_id;
     END IF;
-    SELECT coalesce(sum(l.net_minor), 0), coalesce(sum(l.tax_minor), 0) INTO net, tax FROM app.order_lines AS l WHERE l.order_id = touched;
+    SELECT coalesce(sum(l.net_minor), 0), coalesce(sum(l.tax_minor), 0) INTO net, tax FROM app.order_lines AS l
+        WHERE l.order_id = touched;
     PERFORM FROM app.orders AS o WHERE o.id = touched AND (o.net_minor <> net OR o.tax_minor <> tax);
     IF FOUND THEN
-        RAISE EXCEPTION 'app.orders: order % does not add up: net_minor and tax_minor must be the sums of its lines', touched
+        RAISE EXCEPTION 'app.orders: order % does not add up: net_minor and tax_minor must be the sums of its lines',
+            touched
             USING ERRCODE = '23514', TABLE = 'orders', CONSTRAINT = 'orders_add_up';
     END IF;
     RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER orders_add_up AFTER INSERT OR UPDATE OF net_minor, tax_minor ON app.orders
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.order_adds_up();
-CREATE CONSTRAINT TRIGGER order_lines_add_up AFTER INSERT OR DELETE OR UPDATE OF order_id, quantity, unit_price_minor, tax_rate ON app.order_lines
+CREATE CONSTRAINT TRIGGER order_lines_add_up AFTER INSERT OR DELETE OR UPDATE OF order_id, quantity, unit_price_minor,
+    tax_rate ON app.order_lines
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.order_adds_up();
 
 CREATE TABLE app.order_moves (
@@ -145,7 +152,8 @@ CREATE TABLE app.order_moves (
 );
 COMMENT ON TABLE app.order_moves IS 'Which state an order may go to from which.';
 INSERT INTO app.order_moves VALUES
-    ('pending', 'reserved'), ('pending', 'cancelled'), ('reserved', 'paid'), ('reserved', 'pending'), ('reserved', 'cancelled'),
+    ('pending', 'reserved'), ('pending', 'cancelled'), ('reserved', 'paid'), ('reserved', 'pending'),
+        ('reserved', 'cancelled'),
     ('paid', 'confirmed'), ('paid', 'refunded'), ('confirmed', 'shipped'), ('confirmed', 'refunded'),
     ('shipped', 'delivered'), ('shipped', 'refunded'), ('delivered', 'refunded');
 
@@ -166,7 +174,8 @@ BEGIN
     INSERT INTO app.order_history (order_id, from_state, to_state, at)
     VALUES (new.id, CASE TG_OP WHEN 'UPDATE' THEN old.state END, new.state,
             -- A move back, such as a reservation given up, takes a time away and has none of its own.
-            CASE WHEN TG_OP = 'INSERT' OR new.state_since > old.state_since THEN new.state_since ELSE clock_timestamp() END);
+            CASE WHEN TG_OP = 'INSERT' OR new.state_since > old.state_since THEN new.state_since
+                ELSE clock_timestamp() END);
     RETURN NULL;
 END $$;
 -- Whoever puts in an order that has moved already, as an import does, writes its history too.

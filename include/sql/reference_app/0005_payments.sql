@@ -39,7 +39,8 @@ CREATE TABLE app.payments (
         AND (next_try_at IS NULL OR state = 'failed' AND decline_kind = 'soft')),
     CONSTRAINT payments_decline CHECK (
         num_nulls(decline_kind, decline_code, failed_at) IN (0, 3)),
-    CONSTRAINT payments_refunded CHECK (refunded_minor BETWEEN 0 AND amount_minor AND (refunded_minor = 0 OR state = 'captured')),
+    CONSTRAINT payments_refunded CHECK (refunded_minor BETWEEN 0 AND amount_minor
+        AND (refunded_minor = 0 OR state = 'captured')),
     CONSTRAINT payments_times CHECK (
         captured_at >= created_at AND failed_at >= created_at AND abandoned_at >= failed_at AND next_try_at > failed_at)
 );
@@ -62,7 +63,8 @@ CREATE TABLE app.payment_tries (
     PRIMARY KEY (payment_id, number),
     CONSTRAINT payment_tries_end CHECK ((ended_at IS NULL) = (outcome IS NULL)),
     CONSTRAINT payment_tries_decline CHECK (
-        num_nulls(decline_kind, decline_code) IN (0, 2) AND (outcome IS NOT DISTINCT FROM 'declined') = (decline_kind IS NOT NULL))
+        num_nulls(decline_kind, decline_code) IN (0, 2)
+            AND (outcome IS NOT DISTINCT FROM 'declined') = (decline_kind IS NOT NULL))
 );
 CREATE UNIQUE INDEX payment_tries_one_captured ON app.payment_tries (payment_id) WHERE outcome = 'captured';
 CREATE INDEX payment_tries_open ON app.payment_tries (started_at) WHERE ended_at IS NULL;

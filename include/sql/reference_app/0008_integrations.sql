@@ -29,7 +29,8 @@ CREATE TABLE app.integration_endpoints (
     circuit        app.circuit_state NOT NULL DEFAULT 'closed',
     opened_at      timestamptz,
     UNIQUE (integration_id, resource),
-    CONSTRAINT integration_endpoints_circuit CHECK ((circuit = 'closed') = (opened_at IS NULL) AND (circuit = 'closed' OR failures > 0))
+    CONSTRAINT integration_endpoints_circuit CHECK ((circuit = 'closed') = (opened_at IS NULL)
+        AND (circuit = 'closed' OR failures > 0))
 );
 COMMENT ON TABLE app.integration_endpoints IS 'What is pulled from a system, how far, and whether it answers.';
 

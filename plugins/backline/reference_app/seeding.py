@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -57,7 +57,6 @@ class Seeded:
     rows: Mapping[str, int]
     steps: Mapping[str, float]
     seconds: float
-    applied: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -90,7 +89,8 @@ def seed(
     started = time.monotonic()
     seconds: dict[str, float] = {}
     with translated(), psycopg.connect(dsn) as connection:
-        applied = apply_within(connection)
+        for name in apply_within(connection):
+            report(f"applied {name}")
         _make_room(connection, report, replace=replace)
         for name, tables in STEPS.items():
             begun = time.monotonic()
@@ -101,7 +101,7 @@ def seed(
             _seal_tokens(connection, values, sealer)
         connection.execute(statement("reference_app", "analyze"))
         rows = _row_counts(connection)
-    return Seeded(rows, seconds, time.monotonic() - started, applied)
+    return Seeded(rows, seconds, time.monotonic() - started)
 
 
 def broken_rules(dsn: str) -> dict[str, int]:
