@@ -236,6 +236,14 @@ async def drain(dsn: str) -> Mailbox:
     return mailbox
 
 
+@pytest.mark.parametrize("command", ["migrate", "statements"])
+def test_without_an_address_the_command_says_what_to_set(command: str, adopted: Reader) -> None:
+    bare = {name: value for name, value in adopted.variables.items() if not name.startswith("BACKLINE_")}
+    done = subprocess.run(["./backline", command], check=False, cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("backline: no database given; set BACKLINE_DATABASE_URL=")
+
+
 def test_what_the_app_enqueued_is_delivered(adopted: Reader) -> None:
     wanted = {f"{name}@example.com" for name in ("pat", "kim", "lou")}
     people = adopted.query("your app", "SELECT mail_address FROM crm.people")
