@@ -1,15 +1,25 @@
--- The app's own people and tokens. To adopt Backline, edit these statements to fit your tables.
+-- Who people are, in the app's own tables: edit these statements, or put your own into a file of the same name in the
+-- folder `database.statements_folder` of the settings (docs/adopting.md). Names, parameters and result columns must stay.
 --
--- Statements that a secret field may refer to ({"$ref": "<statement>", "id": ...}) take %(id)s and return one row with
--- one column, `value`: the secret, or Fernet text of it under a key of BACKLINE_FERNET_KEYS. No row, or null, and the
--- message is dead.
+-- A statement that returns `value` can be named by a secret field of a message: {"$ref": "password_reset_token", "id": 17}.
+-- It is given the id as text or number and returns at most one row. Fernet text is opened; no row, or null, ends the message.
 
 -- name: password_reset_token
--- The token of a password reset that can still be used.
-SELECT token_sealed AS value FROM app.tokens
-WHERE id = %(id)s::bigint AND kind = 'password_reset' AND used_at IS NULL AND expires_at > clock_timestamp();
+-- The sealed secret of a password reset that was not used and has not expired.
+SELECT t.token_sealed AS value FROM app.tokens AS t
+WHERE t.id = %(id)s::bigint AND t.kind = 'password_reset' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
 
 -- name: email_verification_token
--- The token that proves an email address, as long as it can be used.
-SELECT token_sealed AS value FROM app.tokens
-WHERE id = %(id)s::bigint AND kind = 'email_verification' AND used_at IS NULL AND expires_at > clock_timestamp();
+-- The sealed secret of an email verification that was not used and has not expired.
+SELECT t.token_sealed AS value FROM app.tokens AS t
+WHERE t.id = %(id)s::bigint AND t.kind = 'email_verification' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
+
+-- name: user_contact
+-- How to write to one person; no row if they are not to be written to.
+SELECT u.email AS email, u.name AS name, u.language AS language, u.zone AS zone FROM app.users AS u
+WHERE u.id = %(id)s::bigint AND u.state <> 'deactivated';
+
+-- name: admin_recipients
+-- Where alerts to the admins go: one row each.
+SELECT u.email AS email, u.name AS name, u.language AS language, u.zone AS zone FROM app.users AS u
+WHERE u.is_admin AND u.state = 'active' ORDER BY u.id;

@@ -89,6 +89,12 @@ class LinkSettings(_Section):
         return link
 
 
+class DatabaseSettings(_Section):
+    """How the app's database is spoken to."""
+
+    statements_folder: str = ""
+
+
 class OutboxSettings(_Section):
     """The engine's bounds and lifetimes."""
 
@@ -153,6 +159,7 @@ class Settings(BaseSettings):
     email: EmailSettings = EmailSettings()
     templates: TemplateSettings = TemplateSettings()
     links: LinkSettings = LinkSettings()
+    database: DatabaseSettings = DatabaseSettings()
     outbox: OutboxSettings = OutboxSettings()
     doorbell: DoorbellSettings = DoorbellSettings()
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))

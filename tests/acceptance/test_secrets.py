@@ -11,9 +11,10 @@ import pytest
 
 from backline.demo.world import World
 from backline.errors import Rejected
+from backline.reference_app.schema import apply
 from backline.sealing import Sealer
 from tests.acceptance.running import Copy
-from tests.integration.identity import TABLES, add_token
+from tests.integration.identity import add_token
 
 pytestmark = pytest.mark.stack
 TOKEN = "s3cret-token-that-nobody-may-see"
@@ -23,8 +24,8 @@ LINK = f"http://localhost:8080/reset-password?token={TOKEN}"
 @pytest.fixture
 def token(stack_exports: dict[str, str]) -> int:
     """A token of the app's, sealed with the stack's key."""
+    apply(stack_exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
-        connection.execute(TABLES)
         return add_token(connection, Sealer([stack_exports["BACKLINE_FERNET_KEYS"]]).seal(TOKEN))
 
 

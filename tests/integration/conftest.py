@@ -14,13 +14,18 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
+from backline import reference_app
 from backline.db.migrate import migrate
+from backline.sealing import Sealer
 from backline.settings import ROOT
 from backline.stack.paths import Paths
 from backline.stack.postgres import SYSTEM_FOLDER, Cluster
 from backline.stack.secrets import Secrets
+
+TEST_FERNET_KEY = "bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4="
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +66,21 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template(server: str) -> Iterator[str]:
-    """The name of a migrated database to make others from."""
+    """The name of a migrated database, the reference app's empty tables with it, to make others from."""
     name = f"backline_template_{uuid.uuid4().hex[:8]}"
     create(server, name)
     migrate(make_conninfo(server, dbname=name))
+    reference_app.apply(make_conninfo(server, dbname=name))
+    yield name
+    drop(server, name)
+
+
+@pytest.fixture(scope="session")
+def seeded_template(server: str, template: str) -> Iterator[str]:
+    """As `template`, with the reference app's data at scale 1."""
+    name = f"backline_seeded_{uuid.uuid4().hex[:8]}"
+    create(server, name, template)
+    reference_app.seed(make_conninfo(server, dbname=name), 1, sealer=Sealer([TEST_FERNET_KEY]))
     yield name
     drop(server, name)
 
@@ -85,6 +101,23 @@ def database(server: str, template: str) -> Iterator[str]:
     create(server, name, template)
     yield make_conninfo(server, dbname=name)
     drop(server, name)
+
+
+@pytest.fixture
+def seeded_database(server: str, seeded_template: str) -> Iterator[str]:
+    """The DSN of a new, migrated database with the reference app's data at scale 1; TEST_FERNET_KEY opens its tokens."""
+    name = f"backline_test_{uuid.uuid4().hex[:12]}"
+    create(server, name, seeded_template)
+    yield make_conninfo(server, dbname=name)
+    drop(server, name)
+
+
+@pytest.fixture
+def app(server: str, seeded_template: str) -> Iterator[psycopg.Connection[DictRow]]:
+    """The reference app's data at scale 1, in a transaction that comes to nothing."""
+    with psycopg.connect(make_conninfo(server, dbname=seeded_template), row_factory=dict_row) as connection:
+        yield connection
+        connection.rollback()
 
 
 def create(server: str, name: str, template: str = "template1") -> None:

@@ -1,4 +1,4 @@
-"""The least of an app's own tables that the statements of include/sql/identity.sql need."""
+"""Tokens in the reference app, for secrets to refer to."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any, LiteralString
 
 import psycopg
 
-TABLES: LiteralString = """
-CREATE SCHEMA IF NOT EXISTS app;
-CREATE TABLE IF NOT EXISTS app.tokens (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    kind text NOT NULL,
-    token_sealed text,
-    expires_at timestamptz NOT NULL,
-    used_at timestamptz)
-"""
 INSERT: LiteralString = """
-INSERT INTO app.tokens (kind, token_sealed, expires_at, used_at)
-VALUES (%s, %s, clock_timestamp() + %s, CASE WHEN %s THEN clock_timestamp() END) RETURNING id
+WITH person AS (
+    INSERT INTO app.users (email, name, country) VALUES ('user-' || gen_random_uuid() || '@example.com', 'User', 'DE')
+    RETURNING id
+), lives AS (
+    SELECT clock_timestamp() + %(lives)s::interval AS until
+)
+INSERT INTO app.tokens (user_id, kind, token_hash, token_sealed, created_at, expires_at, used_at)
+SELECT person.id, %(kind)s::app.token_kind, sha256(gen_random_uuid()::text::bytea),
+    CASE WHEN NOT %(used)s::boolean THEN %(sealed)s::text END, until - interval '1 day', until,
+    CASE WHEN %(used)s::boolean THEN until - interval '1 hour' END
+FROM person, lives RETURNING id
 """
 
 
@@ -30,7 +30,8 @@ def add_token(
     *,
     used: bool = False,
 ) -> int:
-    """A token of the app's; its id."""
-    row = connection.execute(INSERT, (kind, sealed, lives, used)).fetchone()
+    """A token of a new person's; its id."""
+    given = {"kind": kind, "sealed": sealed, "lives": lives, "used": used}
+    row = connection.execute(INSERT, given).fetchone()
     assert row is not None
     return int(row["id"] if isinstance(row, dict) else row[0])

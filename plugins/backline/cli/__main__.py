@@ -18,7 +18,16 @@ def main() -> int:
 
     load_dotenv(ROOT)
     os.environ.pop(STACK_VARIABLE, None)  # what a command starts is not the stack's, even from inside one of its tasks
-    from backline.cli import bench, checks, demo, preview, send, stack  # noqa: F401 - they add their commands
+    from backline.cli import (  # noqa: F401 - they add their commands
+        bench,
+        checks,
+        database,
+        demo,
+        preview,
+        seed,
+        send,
+        stack,
+    )
     from backline.cli.app import app
 
     # Not standalone: its own error boxes are of several lines.

@@ -1,4 +1,4 @@
-"""Schema migrations: numbered files of `include/sql/migrations/`, forward only, each in a transaction."""
+"""Schema migrations: numbered files of a folder, forward only, recorded with their checksums in the schema they build."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, LiteralString, cast
 
 import psycopg
+from psycopg.sql import SQL, Identifier
 
 from backline.db.connect import translate, translated
 from backline.db.statements import SQL_FOLDER
 from backline.errors import Misconfigured, RetryableError
 
+SCHEMA = "backline"
 MIGRATIONS = SQL_FOLDER / "migrations"
+Connection = psycopg.Connection[Any]
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
 
-_CREATE = """
-CREATE SCHEMA IF NOT EXISTS backline;
-CREATE TABLE IF NOT EXISTS backline.migration (
+# A schema's name cannot be a parameter: it is put in as a quoted identifier.
+_SCHEMA_EXISTS = "SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL"
+_CREATE_SCHEMA = SQL("CREATE SCHEMA {schema}")
+_CREATE_RECORD = SQL("""
+CREATE TABLE IF NOT EXISTS {schema}.migration (
     number     integer PRIMARY KEY,
     name       text NOT NULL,
     checksum   text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-"""
+)""")
 # A transaction-level lock: safe behind a transaction pooler, and gone with the transaction.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtext('backline.migration'))"
-_APPLIED = "SELECT number, name, checksum FROM backline.migration ORDER BY number"
-_RECORD = "INSERT INTO backline.migration (number, name, checksum) VALUES (%s, %s, %s)"
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext(%s || '.migration'))"
+_HAS_RECORD = "SELECT to_regclass(quote_ident(%s) || '.migration') IS NOT NULL"
+_APPLIED = SQL("SELECT number, name, checksum FROM {schema}.migration ORDER BY number")
+_RECORD = SQL("INSERT INTO {schema}.migration (number, name, checksum) VALUES (%s, %s, %s)")
 _SERVER = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding') = 'UTF8'"
 OLDEST_SERVER = 170000
 
@@ -72,29 +77,43 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
     """
     from backline.messages.sync import sync_types
 
-    migrations = read_migrations(folder)
     with translated(), psycopg.connect(dsn) as connection:
-        _check_server(connection)
-        connection.execute(_LOCK)
-        connection.execute(_CREATE)
-        applied = {number: (name, checksum) for number, name, checksum in connection.execute(_APPLIED)}
-        for number, (name, checksum) in applied.items():
-            _check_unchanged(migrations, number, name, checksum, folder)
-        fresh = [migration for migration in migrations if migration.number not in applied]
-        for migration in fresh:
-            # The file is ours and not built from any input.
-            with _named(migration, folder):
-                connection.execute(migration.sql, prepare=False)
-            connection.execute(_RECORD, (migration.number, migration.name, migration.checksum))
+        fresh = apply_files(connection, SCHEMA, folder)
         sync_types(connection)
+    return fresh
+
+
+def apply_files(connection: Connection, schema: str, folder: Path) -> list[str]:
+    """Apply what one schema lacks of a folder's files, under a lock, in the caller's transaction.
+
+    The schema is made if it is missing. Returns the names of the files applied. Misconfigured if an applied one has
+    changed or gone, or the server is not one for Backline.
+    """
+    migrations = read_migrations(folder)
+    named = {"schema": Identifier(schema)}
+    _check_server(connection)
+    connection.execute(_LOCK, [schema])
+    if not _truth(connection, _SCHEMA_EXISTS, schema):  # whoever may not make schemas may still fill one made for it
+        connection.execute(_CREATE_SCHEMA.format(**named))
+    connection.execute(_CREATE_RECORD.format(**named))
+    applied = {number: (name, checksum) for number, name, checksum in connection.execute(_APPLIED.format(**named))}
+    for number, (name, checksum) in applied.items():
+        _check_unchanged(migrations, number, name, checksum, folder)
+    fresh = [migration for migration in migrations if migration.number not in applied]
+    for migration in fresh:
+        # The file is ours and not built from any input.
+        with _named(migration, folder):
+            connection.execute(migration.sql, prepare=False)
+        connection.execute(_RECORD.format(**named), (migration.number, migration.name, migration.checksum))
     return [f"{migration.number:04d}_{migration.name}" for migration in fresh]
 
 
 def pending(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
     """Names of the migrations that the database lacks."""
+    numbers = set()
     with translated(), psycopg.connect(dsn) as connection:
-        known = connection.execute("SELECT to_regclass('backline.migration') IS NOT NULL").fetchone()
-        numbers = {row[0] for row in connection.execute(_APPLIED)} if known and known[0] else set()
+        if _truth(connection, _HAS_RECORD, SCHEMA):
+            numbers = {row[0] for row in connection.execute(_APPLIED.format(schema=Identifier(SCHEMA)))}
     return [f"{m.number:04d}_{m.name}" for m in read_migrations(folder) if m.number not in numbers]
 
 
@@ -110,7 +129,12 @@ def _named(migration: Migration, folder: Path) -> Iterator[None]:
         raise Misconfigured(f"{path}: {error}; nothing of it was applied") from exc
 
 
-def _check_server(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+def _truth(connection: Connection, query: LiteralString, schema: str) -> bool:
+    row = connection.execute(query, [schema]).fetchone()
+    return row is not None and row[0] is True
+
+
+def _check_server(connection: Connection) -> None:
     version, is_utf8 = cast("tuple[int, bool]", connection.execute(_SERVER).fetchone())
     if version < OLDEST_SERVER:
         raise Misconfigured(f"PostgreSQL {version // 10000} is too old; Backline needs 17 or later")

@@ -1,13 +1,14 @@
-"""Named SQL statements: `include/sql/<domain>.sql`, one `-- name:` block each."""
+"""Named SQL statements: `include/sql/<domain>.sql`, one `-- name:` block each, and those that stand in for them."""
 
 from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import LiteralString, cast
 
 from backline.errors import Misconfigured
-from backline.settings import ROOT
+from backline.settings import ROOT, settings
 
 SQL_FOLDER = ROOT / "include" / "sql"
 _BLOCK = re.compile(r"-- name: (\w+)\n((?:--[^\n]*\n)+)(.+;)\s*\Z", re.DOTALL)
@@ -16,11 +17,38 @@ PARAMETER = re.compile(r"%\((\w+)\)s")
 
 @cache
 def statements(domain: str) -> dict[str, LiteralString]:
-    """All statements of one domain by name, with `%(name)s` parameters; each has a describing comment."""
-    path = SQL_FOLDER / f"{domain}.sql"
-    text = path.read_text(encoding="utf-8")
+    """All statements of one domain by name, with `%(name)s` parameters; each has a describing comment.
+
+    Those of the same file in `database.statements_folder` are added to ours and, where the name is the same, replace them.
+    """
+    found = read_statements(SQL_FOLDER / f"{domain}.sql")
+    if (own := own_folder()) and (path := own / f"{domain}.sql").exists():
+        found |= read_statements(path)
+    return found
+
+
+def numbered(text: LiteralString) -> LiteralString:
+    """A statement with `$1`, `$2`, ... for its named parameters, as the server's own PREPARE and EXPLAIN take it."""
+    numbers: dict[str, str] = {}
+    found = PARAMETER.sub(lambda match: numbers.setdefault(match[1], f"${len(numbers) + 1}"), text)
+    return found.replace("%%", "%")
+
+
+def own_folder() -> Path | None:
+    """The folder `database.statements_folder`, if it is set; Misconfigured if it is not there."""
+    given = settings().database.statements_folder
+    if not given:
+        return None
+    folder = ROOT / given
+    if not folder.is_dir():
+        raise Misconfigured(f"database.statements_folder: {folder} is no folder; make it, or leave the setting empty")
+    return folder
+
+
+def read_statements(path: Path) -> dict[str, LiteralString]:
+    """The statements of one file by name; Misconfigured names a block that is not well-formed."""
     found: dict[str, LiteralString] = {}
-    for block in re.split(r"(?=^-- name: )", text, flags=re.MULTILINE)[1:]:
+    for block in re.split(r"(?=^-- name: )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         match = _BLOCK.match(block)
         if match is None or match[1] in found:
             raise Misconfigured(

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from backline.db import statements as module
-from backline.db.statements import SQL_FOLDER, statement, statements
+from backline.db.statements import SQL_FOLDER, numbered, statement, statements
 from backline.errors import Misconfigured
-from backline.settings import ROOT
+from backline.settings import ROOT, settings
 
 DOMAINS = [path.stem for path in SQL_FOLDER.glob("*.sql")]
+# Who people are: a statement there may be named by a message's payload alone.
+NAMED_FROM_OUTSIDE = {"identity"}
 SOURCES = sorted(path for folder in ("plugins", "bench") for path in (ROOT / folder).rglob("*.py"))
 # Methods of the store and of its housekeeping that are given an outbox statement's name, as which argument.
 TAKERS = {"_sql": 0, "_rows": 0, "_repeat": 1, "_gently": 1, "_one": 1}
@@ -57,7 +59,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_every_statement_has_a_user() -> None:
     words = constants()
-    assert [f"{domain}.{name}" for domain in DOMAINS for name in statements(domain) if name not in words] == []
+    named_here = [domain for domain in DOMAINS if domain not in NAMED_FROM_OUTSIDE]
+    assert [f"{domain}.{name}" for domain in named_here for name in statements(domain) if name not in words] == []
 
 
 def test_every_statement_that_is_used_exists() -> None:
@@ -89,6 +92,46 @@ def test_what_is_not_well_formed_is_named(folder: Path, text: str) -> None:
     (folder / "shop.sql").write_text(text)
     with pytest.raises(Misconfigured, match=r"shop\.sql: -- name: one"):
         statements("shop")
+
+
+@pytest.fixture
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of the team's own beside ours, which has two statements."""
+    (folder / "shop.sql").write_text("-- name: one\n-- It.\nSELECT 1;\n\n-- name: two\n-- It.\nSELECT 2;\n")
+    own = folder / "own"
+    own.mkdir()
+    monkeypatch.setenv("BACKLINE__DATABASE__STATEMENTS_FOLDER", str(own))
+    settings.cache_clear()
+    yield own
+    settings.cache_clear()
+
+
+def test_a_statement_of_ones_own_stands_in_for_ours(own: Path) -> None:
+    (own / "shop.sql").write_text("-- name: two\n-- Mine.\nSELECT 22;\n\n-- name: three\n-- Only mine.\nSELECT 33;\n")
+    assert statements("shop") == {"one": "SELECT 1;", "two": "SELECT 22;", "three": "SELECT 33;"}
+
+
+def test_a_folder_of_ones_own_may_leave_out_files(own: Path) -> None:
+    assert list(own.iterdir()) == []
+    assert statement("shop", "two") == "SELECT 2;"
+
+
+def test_a_folder_of_ones_own_that_is_not_there_is_named(own: Path) -> None:
+    own.rmdir()
+    with pytest.raises(Misconfigured, match=r"database\.statements_folder: .*own is no folder; make it"):
+        statements("shop")
+
+
+def test_what_is_not_well_formed_in_ones_own_is_named(own: Path) -> None:
+    (own / "shop.sql").write_text("-- name: two\nSELECT 22;\n")
+    with pytest.raises(Misconfigured, match=r"own/shop\.sql: -- name: two"):
+        statements("shop")
+
+
+def test_named_parameters_become_numbers() -> None:
+    assert numbered("SELECT %(b)s::int, %(a)s::text, %(b)s::int WHERE 'x' LIKE '%%y'") == (
+        "SELECT $1::int, $2::text, $1::int WHERE 'x' LIKE '%y'"
+    )
 
 
 def test_a_name_that_is_not_there_is_named() -> None:

@@ -1,0 +1,72 @@
+"""Commands for a database of your own: migrate, statements."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from backline.cli.app import app
+from backline.cli.console import out
+from backline.db import check
+from backline.db.migrate import migrate
+from backline.errors import Misconfigured
+
+Database = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar="BACKLINE_DATABASE_URL",
+        show_envvar=True,
+        help="Your database, postgresql://role:password@host/name; in the environment, other users do not see it.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
+
+
+@app.command("migrate")
+def migrate_command(database: Database = "", as_json: Json = False) -> None:
+    """Bring the schema backline of your own database up to date; the stack's own is `setup`'s."""
+    applied = migrate(_given(database))
+    if as_json:
+        typer.echo(json.dumps({"applied": applied}))
+        return
+    out.print(f"Applied {', '.join(applied)}." if applied else "Up to date.", markup=False)
+
+
+@app.command("statements")
+def statements_command(
+    domains: Annotated[
+        list[str] | None, typer.Argument(metavar="[DOMAIN]...", help="Such as identity; all if none is given.")
+    ] = None,
+    database: Database = "",
+    as_json: Json = False,
+) -> None:
+    """Plan every named statement on your database, run none; the exit code is 0 only if all fit it."""
+    found = check.check_statements(_given(database), domains or ())
+    problems = [one for one in found if one.problem]
+    if as_json:
+        typer.echo(json.dumps({"fits": not problems, "statements": [asdict(one) for one in found]}, indent=2))
+    else:
+        table = Table("statement", "from", "", box=None)
+        for one in problems:
+            table.add_row(f"{one.domain}.{one.name}", "your file" if one.is_own else "include/sql", one.problem)
+        if problems:
+            out.print(table)
+        own = sum(one.is_own for one in found)
+        out.print(
+            f"{len(found) - len(problems)} of {len(found)} statements fit, {own} of them from your own files",
+            markup=False,
+        )
+    raise typer.Exit(1 if problems else 0)
+
+
+def _given(database: str) -> str:
+    if not database:
+        raise Misconfigured(
+            "no database given; set BACKLINE_DATABASE_URL=postgresql://role:password@host/name (docs/adopting.md)"
+        )
+    return database

@@ -1,0 +1,131 @@
+"""Made data for the reference app: in bulk, by SQL, the same for the same seed, scale and day."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import psycopg
+
+from backline.db.connect import translated
+from backline.db.statements import statement
+from backline.errors import InvalidInput
+from backline.reference_app.schema import apply_within
+from backline.sealing import Sealer
+
+DEFAULT_SEED = 1
+LARGEST_SCALE = 1000
+STEPS: Mapping[str, tuple[str, ...]] = {
+    "seed_users": ("users",),
+    "seed_user_roles": ("user_roles",),
+    "seed_sessions": ("sessions",),
+    "seed_tokens": ("tokens",),
+    "seed_push_tokens": ("push_tokens",),
+    "seed_scheduled_notifications": ("scheduled_notifications",),
+    "seed_privacy_requests": ("privacy_requests",),
+    "seed_products": ("products", "product_prices"),
+    "seed_suppliers": ("suppliers",),
+    "seed_offers": ("offers",),
+    "seed_purchase_orders": ("purchase_orders", "allocations"),
+    "seed_subscriptions": ("subscriptions",),
+    "seed_orders": ("orders", "order_lines"),
+    "seed_order_history": ("order_history",),
+    "seed_order_reminders": ("order_reminders",),
+    "seed_carts": ("carts", "cart_lines"),
+    "seed_stock": ("stock_movements",),
+    "seed_payments": ("payments",),
+    "seed_payment_tries": ("payment_tries",),
+    "seed_refunds": ("refunds",),
+    "seed_payment_events": ("payment_events",),
+    "seed_invoices": ("invoices", "invoice_series"),
+    "seed_invoice_lines": ("invoice_lines",),
+    "seed_audit_log": ("audit_log",),
+    "seed_events": ("events",),
+    "seed_integrations": ("integrations", "integration_endpoints"),
+    "seed_integration_records": ("integration_records",),
+}
+"""Statements in their order, and the tables that each fills."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What seeding made: rows of each table, seconds of each step, and of all with its commit."""
+
+    rows: Mapping[str, int]
+    steps: Mapping[str, float]
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        """Rows of all tables."""
+        return sum(self.rows.values())
+
+
+def seed(
+    dsn: str,
+    scale: int,
+    seed: int = DEFAULT_SEED,
+    *,
+    replace: bool = False,
+    today: date | None = None,
+    sealer: Sealer | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Seeded:
+    """Fill the schema `app`, made or brought up to date first, with `scale` times about 10,000 rows.
+
+    Same seed, scale and `today` (default: today in UTC), same rows; only the sealed text of tokens differs each time. With
+    a `sealer` the live tokens can be resolved by reference; without one only their hashes are there. `replace` empties the
+    tables first; without it InvalidInput if there are rows. One transaction: all or nothing, and one at a time. Enqueues
+    no message.
+    """
+    if not 1 <= scale <= LARGEST_SCALE:
+        raise InvalidInput("scale", f"must be from 1 (about 10,000 rows) to {LARGEST_SCALE}; 100 makes about a million")
+    if not -(2**63) <= seed < 2**63:
+        raise InvalidInput("seed", "must be a whole number of 64 bits")
+    values = {"scale": scale, "seed": seed, "today": today or datetime.now(UTC).date()}
+    started = time.monotonic()
+    seconds: dict[str, float] = {}
+    with translated(), psycopg.connect(dsn) as connection:
+        for name in apply_within(connection):
+            report(f"applied {name}")
+        _make_room(connection, report, replace=replace)
+        for name, tables in STEPS.items():
+            begun = time.monotonic()
+            connection.execute(statement("reference_app", name), values)
+            seconds[name] = time.monotonic() - begun
+            report(f"{', '.join(tables)} ({seconds[name]:.1f} s)")
+        if sealer is not None:
+            _seal_tokens(connection, values, sealer)
+        connection.execute(statement("reference_app", "analyze"))
+        rows = _row_counts(connection)
+    return Seeded(rows, seconds, time.monotonic() - started)
+
+
+def broken_rules(dsn: str) -> dict[str, int]:
+    """Rules across tables that do not hold, with how many rows break each; empty when all is well."""
+    with translated(), psycopg.connect(dsn) as connection:
+        return dict(connection.execute(statement("reference_app", "broken_rules")).fetchall())
+
+
+def _make_room(connection: psycopg.Connection[Any], report: Callable[[str], None], *, replace: bool) -> None:
+    there = {name: rows for name, rows in _row_counts(connection).items() if rows}
+    if not there:
+        return
+    told = ", ".join(f"{name} {rows:,}" for name, rows in there.items())
+    if not replace:
+        raise InvalidInput("replace", f"schema app has rows already ({told}); with --replace they are deleted first")
+    report(f"emptying schema app: {told}")
+    connection.execute(statement("reference_app", "clear"))
+
+
+def _row_counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
+    return dict(connection.execute(statement("reference_app", "row_counts")).fetchall())
+
+
+def _seal_tokens(connection: psycopg.Connection[Any], values: Mapping[str, Any], sealer: Sealer) -> None:
+    live = connection.execute(statement("reference_app", "seed_tokens_live"), values).fetchall()
+    sealed = {"ids": [number for number, _ in live], "sealed": [sealer.seal(token) for _, token in live]}
+    connection.execute(statement("reference_app", "seed_tokens_seal"), sealed)

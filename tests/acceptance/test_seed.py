@@ -1,0 +1,42 @@
+"""`./backline seed`: a shop's data in the stack's own database."""
+
+from __future__ import annotations
+
+import json
+
+import psycopg
+import pytest
+
+from backline.reference_app import broken_rules
+from tests.acceptance.running import Copy
+
+pytestmark = pytest.mark.stack
+
+
+def test_seed_fills_refuses_and_replaces(basics: Copy) -> None:
+    made = json.loads(basics.backline("seed", "--seed", "5", "--json").stdout)
+    dsn = basics.exports()["BACKLINE_DATABASE_URL"]
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM app.users").fetchone() == (made["tables"]["users"],)
+        assert connection.execute("SELECT count(*) FROM backline.message").fetchone() == (0,)
+    assert made["rows"] == sum(made["tables"].values()) > 8_000
+    assert broken_rules(dsn) == {}
+
+    refused = basics.backline("seed", check=False)
+    assert refused.returncode == 1
+    assert "with --replace they are deleted first" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+    shown = basics.backline("seed", "--scale", "2", "--replace")
+    assert "emptying schema app: " in shown.stderr
+    users = next(line.split() for line in shown.stdout.splitlines() if line.startswith("users "))
+    assert users[1] == "300"
+
+    with psycopg.connect(dsn) as connection:
+        connection.execute("COMMENT ON SCHEMA app IS 'of somebody else'")
+    foreign = basics.backline("seed", "--replace", check=False)
+    assert foreign.returncode == 1
+    assert "not Backline's reference app" in foreign.stderr
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM app.users").fetchone() == (300,)
+        connection.execute("DROP SCHEMA app CASCADE")

@@ -1,0 +1,86 @@
+"""The statements of identity.sql, run on the reference app's data."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from psycopg import errors
+from psycopg.rows import DictRow
+
+from backline.db.statements import statement
+from backline.sealing import Sealer
+from tests.integration.conftest import TEST_FERNET_KEY
+
+KINDS = {"password_reset_token": "password_reset", "email_verification_token": "email_verification"}
+LIVE: LiteralString = "SELECT * FROM app.tokens WHERE kind = %s AND token_sealed IS NOT NULL LIMIT 1"
+
+
+def ask(app: psycopg.Connection[DictRow], name: str, **params: Any) -> list[DictRow]:
+    return app.execute(statement("identity", name), params).fetchall()
+
+
+@pytest.fixture(params=KINDS)
+def token(request: pytest.FixtureRequest, app: psycopg.Connection[DictRow]) -> tuple[str, DictRow]:
+    """The statement's name and a live token of its kind."""
+    [row] = app.execute(LIVE, [KINDS[request.param]]).fetchall()
+    return request.param, row
+
+
+def test_a_live_token_is_its_sealed_secret(token: tuple[str, DictRow], app: psycopg.Connection[DictRow]) -> None:
+    name, row = token
+    for reference in (row["id"], str(row["id"])):
+        [found] = ask(app, name, id=reference)
+        assert list(found) == ["value"]
+        opened = Sealer([TEST_FERNET_KEY]).open("token", found["value"])
+        assert hashlib.sha256(opened.encode()).digest() == row["token_hash"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "UPDATE app.tokens SET used_at = clock_timestamp(), token_sealed = NULL WHERE id = %s",
+        "UPDATE app.tokens SET created_at = created_at - interval '9 days', expires_at = clock_timestamp() - interval '1 second' WHERE id = %s",
+        "UPDATE app.tokens SET kind = 'otp' WHERE id = %s",
+        "DELETE FROM app.tokens WHERE id = %s",
+    ],
+)
+def test_a_token_that_is_none_gives_no_row(
+    end: LiteralString, token: tuple[str, DictRow], app: psycopg.Connection[DictRow]
+) -> None:
+    name, row = token
+    app.execute(end, [row["id"]])
+    assert ask(app, name, id=row["id"]) == []
+
+
+def test_a_token_of_which_only_the_hash_is_kept_gives_null(
+    token: tuple[str, DictRow], app: psycopg.Connection[DictRow]
+) -> None:
+    name, row = token
+    app.execute("UPDATE app.tokens SET token_sealed = NULL WHERE id = %s", [row["id"]])
+    assert ask(app, name, id=row["id"]) == [{"value": None}]
+
+
+def test_an_id_that_is_no_number_is_a_data_error(app: psycopg.Connection[DictRow]) -> None:
+    with pytest.raises(errors.DataError):
+        ask(app, "password_reset_token", id="seventeen")
+
+
+def test_a_person_is_reached_in_their_language_and_zone(app: psycopg.Connection[DictRow]) -> None:
+    [person] = app.execute("SELECT * FROM app.users WHERE country = 'DE' AND state = 'active' LIMIT 1").fetchall()
+    assert ask(app, "user_contact", id=person["id"]) == [
+        {"email": person["email"], "name": person["name"], "language": "de", "zone": "Europe/Berlin"}
+    ]
+
+
+def test_nobody_who_left_is_written_to(app: psycopg.Connection[DictRow]) -> None:
+    [person] = app.execute("SELECT id FROM app.users WHERE state = 'deactivated' LIMIT 1").fetchall()
+    assert ask(app, "user_contact", id=person["id"]) == []
+
+
+def test_alerts_go_to_the_admins_who_are_active(app: psycopg.Connection[DictRow]) -> None:
+    assert [row["name"] for row in ask(app, "admin_recipients")] == ["Admin 000001", "Admin 000002", "Admin 000003"]
+    app.execute("UPDATE app.users SET state = 'deactivated', deactivated_at = clock_timestamp() WHERE id = 2")
+    assert [row["email"][:11] for row in ask(app, "admin_recipients")] == ["admin000001", "admin000003"]

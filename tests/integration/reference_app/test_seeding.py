@@ -1,0 +1,209 @@
+"""The reference app's made data: consistent, the same again, and nobody's real address."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, date, datetime
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow, dict_row
+from psycopg.sql import SQL, Identifier
+
+from backline.db.statements import statement
+from backline.errors import InvalidInput
+from backline.reference_app import broken_rules, seed
+from backline.reference_app.seeding import STEPS
+from backline.sealing import Sealer
+from tests.integration.conftest import TEST_FERNET_KEY
+
+TODAY = date(2026, 3, 31)
+FILLED = {table for tables in STEPS.values() for table in tables}
+LEFT_TO_JOBS = {"audit_archives", "integration_rejects"}
+FICTIONAL = re.compile(r"\+1(212|213)555010?\d\d|\+447700900\d{3}|\+493023125\d{3}|\+3363998\d{4}")
+# Every row of a table in one number; sealed text is made anew each time.
+DIGEST = SQL("SELECT sum(hashtextextended((to_jsonb(t) - 'token_sealed')::text, 0)::numeric) FROM app.{table} AS t")
+
+
+def digest(dsn: str) -> dict[str, object]:
+    with psycopg.connect(dsn) as connection:
+        names = [name for name, _ in connection.execute(statement("reference_app", "row_counts"))]
+        found = {name: connection.execute(DIGEST.format(table=Identifier(name))).fetchone() for name in names}
+    return {name: row[0] for name, row in found.items() if row}
+
+
+def rows(dsn: str, query: LiteralString) -> list[dict[str, Any]]:
+    with psycopg.connect(dsn, row_factory=dict_row) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_the_data_agrees_with_itself(seeded_database: str) -> None:
+    assert broken_rules(seeded_database) == {}
+
+
+BREAKING: dict[str, LiteralString] = {
+    "an order is paid when the whole of it was captured, and only then": (
+        "UPDATE app.payments SET amount_minor = amount_minor + 1 WHERE state = 'captured' AND id % 2 = 0"
+    ),
+    "what a payment has refunded is the sum of its refunds": "DELETE FROM app.refunds",
+    "a refunded order has all its money back": (
+        "UPDATE app.payments SET refunded_minor = refunded_minor - 1 WHERE refunded_minor > 0"
+    ),
+    "a payment has as many tries as it says, and a captured one ended in its capture": (
+        "UPDATE app.payments SET tries = tries + 1"
+    ),
+    "a product's stock is the sum of its movements": "UPDATE app.products SET stock = stock + 1",
+    "what is reserved of a product is what its open orders want": (
+        "UPDATE app.products SET reserved = reserved + 1 WHERE stock > reserved"
+    ),
+    "what was shipped left the shelf, and nothing else": (
+        "DELETE FROM app.stock_movements WHERE reason = 'sold' AND id % 2 = 0"
+    ),
+    "an order's history leads step by step to its state": "DELETE FROM app.order_history WHERE to_state = 'reserved'",
+    "a paid order has an invoice of its total, a refunded one a credit note": (
+        "UPDATE app.invoices SET net_minor = net_minor + 1"
+    ),
+    "an invoice's sums are those of its lines": "DELETE FROM app.invoice_lines WHERE number = 1",
+    "an invoice series knows its last number, and numbers follow time": (
+        "UPDATE app.invoice_series SET last_number = last_number + 1"
+    ),
+    "what an offer has allocated is the sum of its allocations": "UPDATE app.offers SET allocated = allocated + 1",
+    "an allocated purchase order is allocated in full, to offers of its product": (
+        "UPDATE app.allocations SET quantity = quantity + 1"
+    ),
+    "a subscription's days lie whole intervals after its start": (
+        "UPDATE app.subscriptions SET next_on = app.anchored((next_on + interval '1 month')::date, anchor_day) WHERE interval_months = 3"
+    ),
+    "an order of a cart has its lines, and an ordered cart has an order": (
+        "UPDATE app.cart_lines SET quantity = quantity + 1"
+    ),
+    "nobody did anything before they had an account": (
+        "UPDATE app.audit_log SET at = at - interval '10 years' WHERE user_id IS NOT NULL"
+    ),
+    "nothing has happened that is still to come": "UPDATE app.events SET at = clock_timestamp() + interval '1 hour'",
+}
+
+
+@pytest.mark.parametrize("rule", BREAKING)
+def test_a_broken_rule_is_found(rule: str, app: psycopg.Connection[DictRow]) -> None:
+    assert app.execute(BREAKING[rule]).rowcount > 0
+    found = {row["rule"]: row["broken"] for row in app.execute(statement("reference_app", "broken_rules"))}
+    assert found.get(rule, 0) > 0
+
+
+def test_every_table_has_rows_but_those_that_jobs_fill(seeded_database: str) -> None:
+    with psycopg.connect(seeded_database) as connection:
+        counts = dict(connection.execute(statement("reference_app", "row_counts")).fetchall())
+    assert set(counts) == FILLED | LEFT_TO_JOBS
+    assert {name for name, count in counts.items() if not count} == LEFT_TO_JOBS
+    assert 8_000 < sum(counts.values()) < 15_000
+
+
+def test_the_same_seed_scale_and_day_give_the_same_rows(empty_database: str) -> None:
+    made = seed(empty_database, 1, 7, today=TODAY)
+    first = digest(empty_database)
+    assert seed(empty_database, 1, 7, today=TODAY, replace=True).rows == made.rows
+    assert digest(empty_database) == first
+    seed(empty_database, 1, 8, today=TODAY, replace=True)
+    other = digest(empty_database)
+    assert {name for name in first if first[name] == other[name]} <= {
+        "audit_archives",
+        "integration_rejects",
+        "integrations",
+        "integration_endpoints",
+    }
+
+
+@pytest.mark.parametrize("today", [date(2024, 2, 29), date(2026, 1, 31), date(2026, 12, 31), date(2026, 3, 1)])
+def test_any_day_will_do(today: date, empty_database: str) -> None:
+    seed(empty_database, 1, 3, today=today)
+    assert set(broken_rules(empty_database)) <= {"nothing has happened that is still to come"}
+    due = rows(empty_database, "SELECT min(next_on) AS first FROM app.subscriptions WHERE state = 'active'")
+    assert due == [{"first": today}]
+
+
+def test_rows_are_only_replaced_when_told_to(seeded_database: str) -> None:
+    before = digest(seeded_database)
+    with pytest.raises(InvalidInput, match=r"replace: schema app has rows already \(.*users 150.*--replace"):
+        seed(seeded_database, 1)
+    assert digest(seeded_database) == before
+    told: list[str] = []
+    seed(seeded_database, 2, replace=True, report=told.append)
+    assert re.match(r"emptying schema app: .*users 150", told[0])
+    assert rows(seeded_database, "SELECT count(*) AS n, max(id) AS last FROM app.users") == [{"n": 300, "last": 300}]
+    assert broken_rules(seeded_database) == {}
+
+
+def test_a_failure_leaves_what_was_there(seeded_database: str) -> None:
+    before = digest(seeded_database)
+    with psycopg.connect(seeded_database) as connection:
+        connection.execute("ALTER TABLE app.events ADD CONSTRAINT never CHECK (name <> 'visited') NOT VALID")
+    with pytest.raises(Exception, match="never"):
+        seed(seeded_database, 1, 9, replace=True)
+    assert digest(seeded_database) == before
+
+
+@pytest.mark.parametrize("scale", [0, -1, 1001])
+def test_a_scale_out_of_range_is_named(scale: int) -> None:
+    with pytest.raises(InvalidInput, match=r"scale: must be from 1 .* to 1000"):
+        seed("host=/nowhere", scale)
+
+
+def test_a_seed_out_of_range_is_named() -> None:
+    with pytest.raises(InvalidInput, match="seed: must be"):
+        seed("host=/nowhere", 1, 2**63)
+
+
+def test_nobody_real_can_be_reached(seeded_database: str) -> None:
+    people = rows(seeded_database, "SELECT email, name, phone FROM app.users")
+    assert all(re.fullmatch(r"(customer|admin)\d{6}@example\.(com|org|net)", person["email"]) for person in people)
+    assert all(re.fullmatch(r"(Customer|Admin) \d{6}", person["name"]) for person in people)
+    phones = [person["phone"] for person in people if person["phone"]]
+    assert len(phones) > 50
+    assert [phone for phone in phones if not FICTIONAL.fullmatch(phone)] == []
+    for query in ("SELECT ip FROM app.sessions", "SELECT ip FROM app.audit_log"):
+        found = {str(row["ip"]).rpartition(".")[0] for row in rows(seeded_database, query)}  # type: ignore[arg-type]
+        assert found <= {"192.0.2", "198.51.100", "203.0.113"}
+
+
+def test_it_enqueues_nothing(seeded_database: str) -> None:
+    assert rows(seeded_database, "SELECT count(*) AS n FROM backline.message") == [{"n": 0}]
+
+
+def test_there_is_work_for_each_job(seeded_database: str) -> None:
+    """Rows that are due, expired, stuck or open on the day of the seed."""
+    now = datetime.now(UTC)
+    wanted: dict[str, LiteralString] = {
+        "expired sessions": "SELECT count(*) FROM app.sessions WHERE expires_at < %(now)s",
+        "inactive sessions": "SELECT count(*) FROM app.sessions WHERE ended_at IS NULL AND last_seen_at < %(now)s - interval '7 days'",
+        "expired tokens": "SELECT count(*) FROM app.tokens WHERE expires_at < %(now)s",
+        "idle carts": "SELECT count(*) FROM app.carts WHERE state = 'open' AND updated_at < %(now)s - interval '30 days'",
+        "notifications due": "SELECT count(*) FROM app.scheduled_notifications WHERE state = 'scheduled' AND due_at < %(now)s",
+        "payments to try again": "SELECT count(*) FROM app.payments WHERE next_try_at IS NOT NULL",
+        "subscriptions due": "SELECT count(*) FROM app.subscriptions WHERE state = 'active' AND next_on = (%(now)s AT TIME ZONE 'UTC')::date",
+        "renewals tomorrow": "SELECT count(*) FROM app.subscriptions WHERE state = 'active' AND next_on = (%(now)s AT TIME ZONE 'UTC')::date + 1",
+        "paused subscriptions": "SELECT count(*) FROM app.subscriptions WHERE state = 'paused' AND resume_on IS NOT NULL",
+        "stuck orders": "SELECT count(*) FROM app.orders WHERE state = 'pending' AND state_since < %(now)s - interval '1 day'",
+        "orders wanted from suppliers": "SELECT count(*) FROM app.purchase_orders WHERE state = 'open'",
+        "guessing at a password": "SELECT count(*) FROM (SELECT FROM app.audit_log WHERE outcome = 'failure' GROUP BY ip, identity HAVING count(*) >= 15) AS t",
+        "privacy requests open": "SELECT count(*) FROM app.privacy_requests WHERE completed_at IS NULL",
+        "local changes to push": "SELECT count(*) FROM app.integration_records WHERE local_at IS NOT NULL",
+        "devices gone": "SELECT count(*) FROM app.push_tokens WHERE removed_at IS NOT NULL",
+    }
+    with psycopg.connect(seeded_database) as connection:
+        found = {what: connection.execute(query, {"now": now}).fetchone() for what, query in wanted.items()}
+    assert [what for what, row in found.items() if not row or not row[0]] == []
+
+
+def test_live_tokens_are_sealed_and_open_to_what_was_hashed(seeded_database: str) -> None:
+    sealer = Sealer([TEST_FERNET_KEY])
+    live = rows(
+        seeded_database,
+        "SELECT kind, token_sealed, token_hash = sha256(convert_to('', 'UTF8')) AS empty, encode(token_hash, 'hex') AS hash FROM app.tokens WHERE token_sealed IS NOT NULL",
+    )
+    assert {row["kind"] for row in live} == {"password_reset", "email_verification", "otp"}
+    for row in live:
+        opened = sealer.open("token", row["token_sealed"])
+        assert hashlib.sha256(opened.encode()).hexdigest() == row["hash"]

@@ -1,0 +1,263 @@
+"""docs/adopting.md followed word by word, on a database whose tables are called otherwise."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, LiteralString, cast
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from aiosmtpd.smtp import SMTP
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+
+from backline.airflow.connections import app_dsn
+from backline.channels.email.channel import EmailChannel
+from backline.channels.email.server import SmtpServer
+from backline.db.statements import statement, statements
+from backline.messages import render_email
+from backline.outbox.delivery import Delivery
+from backline.outbox.dispatcher import Dispatcher
+from backline.settings import DEFAULT_RETRIES, ROOT, EmailSettings, LaneSettings, OutboxSettings, settings
+from tests.integration.channels.servers import Mailbox
+from tests.integration.conftest import create, drop
+
+PAGE = ROOT / "docs" / "adopting.md"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ADDRESS = "postgresql://backline:change-me@localhost/crm"
+TABLES: LiteralString = """
+CREATE SCHEMA crm AUTHORIZATION crm_owner;
+SET ROLE crm_owner;
+CREATE TABLE crm.people (
+    person_no integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, mail_address text NOT NULL, full_name text NOT NULL,
+    locale text NOT NULL DEFAULT 'de', tz text NOT NULL DEFAULT 'Europe/Berlin', staff_rank integer NOT NULL DEFAULT 0, left_on date,
+    salary integer);
+CREATE TABLE crm.reset_links (
+    link_no integer PRIMARY KEY, sealed text, purpose text NOT NULL, good_until timestamptz NOT NULL, used_on timestamptz);
+INSERT INTO crm.people (mail_address, full_name, staff_rank, left_on) VALUES
+    ('head@example.com', 'Head', 9, NULL), ('gone@example.com', 'Gone', 9, '2026-01-01'), ('clerk@example.com', 'Clerk', 1, NULL);
+INSERT INTO crm.reset_links VALUES
+    (1, 'gAAAA-reset', 'reset', clock_timestamp() + interval '1 hour', NULL), (2, 'gAAAA-late', 'reset', clock_timestamp() - interval '1 hour', NULL),
+    (3, 'gAAAA-used', 'reset', clock_timestamp() + interval '1 hour', clock_timestamp()), (4, 'gAAAA-verify', 'verify', clock_timestamp() + interval '1 hour', NULL);
+GRANT USAGE ON SCHEMA crm TO crm_app;
+GRANT SELECT, INSERT ON crm.people TO crm_app;
+RESET ROLE;
+"""
+
+
+def blocks() -> list[tuple[str, str]]:
+    """Language and text of the page's code, in order."""
+    return [(match[1], match[2]) for match in BLOCK.finditer(PAGE.read_text(encoding="utf-8"))]
+
+
+@dataclass
+class Reader:
+    """Who follows the page: a database, its roles' addresses, and a shell whose variables last."""
+
+    addresses: dict[str, str]
+    variables: dict[str, str]
+    outputs: list[str] = field(default_factory=list)
+    rows: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def follow(self, language: str, text: str) -> None:
+        """Do what one block says."""
+        if language == "sql":
+            who, _, query = text.partition("\n")
+            self.rows.append(self.query(who.removeprefix("-- As ").strip(), query))
+        elif language == "sh":
+            self.shell(text.replace(ADDRESS, self.addresses["Backline's role"]))
+        elif language == "python" and "django" not in text:
+            self.run([sys.executable, "-c", text])
+        elif language == "python":
+            ast.parse(text)  # Django is not among the libraries
+
+    def query(self, who: str, query: str) -> list[dict[str, Any]]:
+        """Statements as one of the page's roles; the rows of the last that has any."""
+        with psycopg.connect(self.addresses[who], autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(cast("LiteralString", query))
+            found: list[dict[str, Any]] = []
+            while True:
+                if cursor.description:
+                    found = cursor.fetchall()
+                if not cursor.nextset():
+                    return found
+
+    def shell(self, text: str) -> None:
+        """One block of the page, in the project's folder; what it exports is there for the next."""
+        done = self.run(["sh", "-eu", "-c", f"{text}\nprintf '%s\\0' ---; env -0"])
+        output, _, after = done.partition("---\0")
+        self.outputs.append(output)
+        self.variables = dict(entry.split("=", 1) for entry in after.split("\0") if "=" in entry)
+
+    def run(self, command: list[str]) -> str:
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, env=self.variables, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """Somebody with a CRM, who has read nothing yet."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        if connection.execute("SELECT FROM pg_roles WHERE rolname IN ('backline', 'crm_app', 'crm_owner')").fetchone():
+            pytest.skip("the server has roles called as those of the page")
+        connection.execute("CREATE ROLE crm_owner LOGIN PASSWORD 'owner'")
+        connection.execute("CREATE ROLE crm_app LOGIN PASSWORD 'app'")
+    create(server, "crm_of_the_page")
+    base = conninfo_to_dict(server)
+
+    def address(role: str, password: str) -> str:
+        host = quote(str(base["host"]), safe="")
+        return f"postgresql://{role}:{quote(password, safe='')}@{host}:{base.get('port', 5432)}/crm_of_the_page"
+
+    addresses = {
+        "an administrator of the database": address(str(base["user"]), str(base.get("password", ""))),
+        "the owner of your tables": address("crm_owner", "owner"),
+        "your app": address("crm_app", "app"),
+        "Backline's role": address("backline", "change-me"),
+    }
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("BACKLINE_", "AIRFLOW"))}
+    home = str(tmp_path_factory.mktemp("home"))
+    # As SQLAlchemy wants a socket's folder.
+    crm = f"postgresql://crm_app:app@/crm_of_the_page?host={base['host']}&port={base.get('port', 5432)}"
+    found = Reader(addresses, {**kept, "HOME": home, "CRM_DATABASE_URL": crm})
+    found.query("an administrator of the database", TABLES)
+    yield found
+    drop(server, "crm_of_the_page")
+    with psycopg.connect(server, autocommit=True) as connection:
+        for role in ("backline", "crm_app", "crm_owner"):
+            connection.execute(cast("LiteralString", f"DROP ROLE IF EXISTS {role}"))
+
+
+@pytest.fixture
+def adopted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """The page followed up to where Airflow's dispatchers come in, and this process in its environment."""
+    if not reader.outputs:
+        for language, text in blocks()[:-2]:
+            reader.follow(language, text)
+    for name, value in reader.variables.items():
+        if name.startswith(("BACKLINE_", "AIRFLOW_CONN_")):
+            monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    statements.cache_clear()
+    yield reader
+    settings.cache_clear()
+    statements.cache_clear()
+
+
+def asked(reader: Reader, name: str, **params: Any) -> list[dict[str, Any]]:
+    """What a statement of the page's file finds, as Backline's role."""
+    with psycopg.connect(reader.addresses["Backline's role"], row_factory=dict_row) as connection:
+        return connection.execute(statement("identity", name), params).fetchall()
+
+
+def test_the_page_has_code_of_each_kind() -> None:
+    assert [language for language, _ in blocks()].count("sh") == 5
+    assert {language for language, _ in blocks()} == {"sql", "sh", "python", "ruby", "js"}
+
+
+def test_the_outbox_is_there_and_every_statement_fits(adopted: Reader) -> None:
+    migrated, _, _, checked, _ = adopted.outputs
+    assert migrated.startswith("Applied 0001_outbox, 0002_enqueue")
+    assert checked.splitlines()[0] == "4 of 4 statements fit, 4 of them from your own files"
+
+
+def test_the_statements_find_the_crms_rows(adopted: Reader) -> None:
+    assert asked(adopted, "password_reset_token", id=1) == [{"value": "gAAAA-reset"}]
+    assert asked(adopted, "password_reset_token", id="1") == [{"value": "gAAAA-reset"}]
+    assert [asked(adopted, "password_reset_token", id=number) for number in (2, 3, 4, 5)] == [[]] * 4
+    assert asked(adopted, "email_verification_token", id=4) == [{"value": "gAAAA-verify"}]
+    head = {"email": "head@example.com", "name": "Head", "language": "de", "zone": "Europe/Berlin"}
+    assert asked(adopted, "user_contact", id=1) == [head]
+    assert asked(adopted, "user_contact", id=2) == []
+    assert asked(adopted, "admin_recipients") == [head]
+
+
+@pytest.mark.parametrize(
+    ("who", "query"),
+    [
+        ("your app", "SELECT * FROM backline.message"),
+        ("your app", "INSERT INTO backline.lane VALUES ('mine', 'email', 5)"),
+        ("your app", "SELECT backline.attempt_partitions_drop('2100-01-01')"),
+        ("Backline's role", "SELECT salary FROM crm.people"),
+        ("Backline's role", "UPDATE crm.people SET left_on = '2026-01-01'"),
+        ("Backline's role", "CREATE TABLE crm.mine ()"),
+    ],
+)
+def test_no_role_may_do_more_than_the_page_says(who: str, query: str, adopted: Reader) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        adopted.query(who, query)
+
+
+def test_a_message_is_rolled_back_with_its_row(adopted: Reader) -> None:
+    with psycopg.connect(adopted.addresses["your app"]) as connection:
+        connection.execute("INSERT INTO crm.people (mail_address, full_name) VALUES ('no@example.com', 'No')")
+        connection.execute("""SELECT backline.enqueue('welcome', 'no@example.com', '{"name": "No"}')""")
+        connection.rollback()
+    left = "SELECT recipient FROM backline.message WHERE recipient = 'no@example.com'"
+    assert adopted.query("Backline's role", left) == []
+
+
+def test_a_missing_privilege_is_named(adopted: Reader) -> None:
+    adopted.query("the owner of your tables", "REVOKE SELECT (staff_rank) ON crm.people FROM backline")
+    try:
+        done = subprocess.run(
+            ["./backline", "statements", "identity"], check=False, cwd=ROOT, env=adopted.variables, capture_output=True, text=True
+        )  # fmt: skip
+    finally:
+        adopted.query("the owner of your tables", "GRANT SELECT (staff_rank) ON crm.people TO backline")
+    assert done.returncode == 1
+    assert "identity.admin_recipients  your file  permission denied for table people" in done.stdout
+    assert "3 of 4 statements fit" in done.stdout
+
+
+async def drain(dsn: str) -> Mailbox:
+    """What arrives when a dispatcher has served the lane."""
+    mailbox = Mailbox()
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(mailbox, hostname="mail.test"), "127.0.0.1", 0)
+    async with server:
+        channel = EmailChannel(
+            EmailSettings(), SmtpServer("127.0.0.1", server.sockets[0].getsockname()[1], "none"), render_email
+        )
+        delivery = Delivery(channel, DEFAULT_RETRIES, lambda _type, payload: payload, random.Random(1).random)
+        lane = LaneSettings(channel="email")
+        await Dispatcher("email.normal", lane, OutboxSettings(), dsn, channel, delivery, once=True).run()
+    return mailbox
+
+
+@pytest.mark.parametrize("command", ["migrate", "statements"])
+def test_without_an_address_the_command_says_what_to_set(command: str, adopted: Reader) -> None:
+    bare = {name: value for name, value in adopted.variables.items() if not name.startswith("BACKLINE_")}
+    done = subprocess.run(["./backline", command], check=False, cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("backline: no database given; set BACKLINE_DATABASE_URL=")
+
+
+def test_what_the_app_enqueued_is_delivered(adopted: Reader) -> None:
+    wanted = {f"{name}@example.com" for name in ("pat", "kim", "lou")}
+    people = adopted.query("your app", "SELECT mail_address FROM crm.people")
+    assert wanted <= {row["mail_address"] for row in people}
+    mailbox = asyncio.run(drain(app_dsn()))
+    assert {envelope.rcpt_tos[0] for envelope in mailbox.mails} == wanted
+    language, look = blocks()[-2]
+    adopted.follow(language, look)
+    assert {row["recipient"]: row["state"] for row in adopted.rows[-1]} == dict.fromkeys(wanted, "sent")
+
+
+def test_it_leaves_nothing_behind(adopted: Reader) -> None:
+    adopted.follow(*blocks()[-1])
+    left = "SELECT rolname FROM pg_roles WHERE rolname = 'backline'"
+    assert adopted.query("an administrator of the database", left) == []
+    gone = "SELECT to_regnamespace('backline')::text AS schema"
+    assert adopted.query("an administrator of the database", gone) == [{"schema": None}]
