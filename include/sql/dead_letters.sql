@@ -109,15 +109,10 @@ RETURNING id;
 UPDATE backline.dead_letter SET closed_by = %(by)s::text, reason = coalesce(%(reason)s::text, reason)
 WHERE id = %(id)s::bigint;
 
--- name: message_replay_note
--- Says of which message a new one is the replay.
-UPDATE backline.message SET replay_of = %(replay_of)s::bigint
-WHERE id = %(id)s::bigint OR group_id = %(id)s::bigint
-RETURNING id;
-
--- name: message_group_first
--- The message with that id, or the first of the group with that id.
-SELECT min(id) AS id FROM backline.message WHERE id = %(id)s::bigint OR group_id = %(id)s::bigint;
+-- name: message_replay
+-- An edited dead message as a new one, which says of which it is the replay; returns its id, or its group's.
+SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, priority => %(priority)s::integer,
+    request_id => %(request_id)s::text, lane => %(lane)s::text, replay_of => %(replay_of)s::bigint) AS id;
 
 -- name: failure_groups
 -- What failed since a moment, grouped, the most frequent first.

@@ -9,7 +9,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from backline.errors import FailureClass, Misconfigured
@@ -234,7 +243,6 @@ class Settings(BaseSettings):
             raise Misconfigured(
                 f'lane {name!r} is not in backline.toml; add [lanes."{name}"] or use one of: {known}'
             ) from None
-
 
     def job(self, name: str, declared: Mapping[str, Any]) -> JobSettings:
         """A job's settings: the defaults, over them what its file declares, over that what an operator has set.

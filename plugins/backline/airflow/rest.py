@@ -60,18 +60,14 @@ class AirflowRest:
 
     def dags(self) -> Iterator[Json]:
         """All DAGs, page by page."""
-        offset = 0
-        while True:
-            answer = self._call("GET", "/api/v2/dags", params={"limit": PAGE, "offset": offset}).json()
-            yield from answer["dags"]
-            offset += PAGE
-            if offset >= answer["total_entries"]:
-                return
+        return self.pages("/api/v2/dags", "dags")
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None) -> Json:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None, note: str | None = None) -> Json:
         """Start a run; returns it. Rejected with code "409" if the run id was used, "400" if Params refuse the conf."""
         # A logical date is not ours to give, but the key is required.
         body: Json = {"conf": dict(conf), "logical_date": None}
+        if note is not None:
+            body["note"] = note
         if run_id is not None:
             body["dag_run_id"] = run_id
         started: Json = self._call("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body=body).json()
@@ -125,6 +121,27 @@ class AirflowRest:
         path = f"{_task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         answer = self._call("GET", path, params={"full_content": True}).json()
         return "\n".join(_line(event) for event in answer["content"])
+
+    # --- anything else ------------------------------------------------------------------------------
+
+    def get(self, path: str, **params: Any) -> Json:
+        """What a path answers."""
+        answer: Json = self._call("GET", path, params=params).json()
+        return answer
+
+    def put(self, path: str) -> None:
+        """Ask a path to do what it does."""
+        self._call("PUT", path)
+
+    def pages(self, path: str, key: str, **params: Any) -> Iterator[Json]:
+        """All entries of a list, page by page; `key` is where the answer has them."""
+        offset = 0
+        while True:
+            answer = self.get(path, **{"limit": PAGE, **params, "offset": offset})
+            yield from answer[key]
+            offset += PAGE
+            if offset >= answer["total_entries"]:
+                return
 
     # --- the wire -----------------------------------------------------------------------------------
 
