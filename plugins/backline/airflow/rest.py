@@ -95,6 +95,10 @@ class AirflowRest:
                 raise TimeoutFailure(f"{dag_id}/{run_id} is still {found['state']} after {timeout:.0f} s")
             time.sleep(LOOK_SECONDS)
 
+    def mark(self, dag_id: str, run_id: str, state: str) -> None:
+        """Set a run's state by hand: "failed" or "success" ends what still runs."""
+        self._call("PATCH", _run_path(dag_id, run_id), body={"state": state})
+
     def clear(self, dag_id: str, run_id: str) -> None:
         """Clear all tasks of a run, so that they run again."""
         self._call("POST", f"{_run_path(dag_id, run_id)}/clear", body={"dry_run": False, "only_failed": False})

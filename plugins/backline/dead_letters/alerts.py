@@ -67,6 +67,8 @@ def send_due(connection: Session, config: AlertSettings, url: str, send: Callabl
     if not config.recipients:
         return report
     for key in due(connection):
+        # By itself: inside, a second sender would wait for the first one's mail.
+        connection.execute(statement("dead_letters", "alert_group_ensure"), {"key": key})
         try:
             with connection.transaction():
                 told = _send_group(connection, key, config, url, send)
@@ -82,7 +84,6 @@ def send_due(connection: Session, config: AlertSettings, url: str, send: Callabl
 
 
 def _send_group(connection: Session, key: str, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> int:
-    connection.execute(statement("dead_letters", "alert_group_ensure"), {"key": key})
     if not (claimed := connection.execute(statement("dead_letters", "alert_group_claim"), {"key": key}).fetchall()):
         return 0
     take = "alert_take_late" if key.startswith(LATE) else "alert_take"
