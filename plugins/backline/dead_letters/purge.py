@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -71,10 +72,10 @@ def write_archive(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write one JSON object a row to a new .jsonl.gz, beside it a manifest with count and SHA-256, and read it back."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     path = folder / f"dead_letters_{stamp}_{rows[0]['id']}.jsonl.gz"
+    draft = path.with_name(f".{path.name}")
     digest = hashlib.sha256()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_name(f".{path.name}")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as raw:
             with gzip.GzipFile(fileobj=raw, mode="wb") as file:
@@ -92,8 +93,10 @@ def write_archive(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         raise Misconfigured(
             f"{folder}: {exc.strerror}; make it writable, or set dead_letters.archive_folder to a folder that is"
         ) from exc
-    except OSError as exc:
+    except (OSError, EOFError, zlib.error) as exc:  # the two last: it does not read back
         raise ResourceExhausted(f"archive {path}: {exc}; nothing was deleted") from exc
+    finally:
+        draft.unlink(missing_ok=True)
     return path
 
 

@@ -16,7 +16,7 @@ from backline.dead_letters.purge import purge
 from backline.errors import ResourceExhausted
 from backline.settings import DeadLetterSettings
 from tests.integration.dead_letters.support import all_letters, die, record
-from tests.integration.outbox.support import Outbox
+from tests.integration.outbox.support import Outbox, ended
 
 
 def settings(**changed: Any) -> DeadLetterSettings:
@@ -100,8 +100,6 @@ def test_a_message_with_a_younger_letter_stays(outbox: Outbox, letters: Letters,
     message_id = die(outbox)
     outbox.named("message_retry", id=message_id)
     [message] = outbox.claim()
-    from tests.integration.outbox.support import ended
-
     outbox.complete(ended(message, "dead", error_class="network", error="again"))
     outbox.sql("UPDATE backline.message SET created_at = created_at - interval '3 days'")
     outbox.named("ledger_open_day")
@@ -127,7 +125,7 @@ def test_an_archive_that_does_not_read_back_deletes_nothing(
     with pytest.raises(ResourceExhausted, match="nothing was deleted"):
         purge(letters, settings(), tmp_path, dry_run=False)
     assert len(all_letters(letters)) == 1
-    assert list(tmp_path.glob("dead_letters*")) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_many_go_in_rounds(letters: Letters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
