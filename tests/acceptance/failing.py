@@ -1,4 +1,4 @@
-"""The five ways to fail, all at once: each of a DAG of its own in the stack's folder of test DAGs."""
+"""The ways to fail, all at once: each of a DAG of its own in the stack's folder of test DAGs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backline.dead_letters.letters import Filter, Letters
 from backline.demo.check import until
 from backline.demo.mail import Letter
 from backline.demo.world import World
 from tests.acceptance.running import Copy
 
 DAGS = Path(__file__).parent / "dags"
-RUNS = {"killed": "fails_killed", "raising": "fails_raising", "late": "fails_late", "by_hand": "fails_by_hand"}
+RUNS = {"killed": "fails_killed", "raising": "fails_raising", "late": "fails_late", "by_hand": "fails_by_hand",
+        "stuck": "fails_stuck"}  # fmt: skip
+LATE = "ends_after_its_deadline"
 KINDS = (*RUNS, "unimportable")
 BROKEN = "fails_to_import.py"
 OPERATORS = "operators@localhost.localdomain"
@@ -35,6 +38,7 @@ class Failures:
 
     copy: Copy
     world: World
+    dsn: str
     failed_at: dict[str, float] = field(default_factory=dict)
     told_after: dict[str, float] = field(default_factory=dict)
     """Seconds from the failure to its dead letter."""
@@ -59,24 +63,23 @@ class Failures:
 
     def count(self) -> dict[str, int]:
         """How many letters there are of each kind."""
-        rows = self.world.query(
-            "dead_letters", "letter_list", state=None, kind=None, name=None, since=None, before_id=None, most=1000,
-            **{"class": None},
-        )  # fmt: skip
+        with Letters.open(self.dsn) as table:
+            rows = list(table.every(Filter()))
         return {kind: sum(row["name"] == self.name(kind) for row in rows) for kind in KINDS}
 
 
 def fail_in_every_way(copy: Copy, world: World) -> Failures:
-    """Make all five fail, and wait until each has its dead letter."""
-    made = Failures(copy, world)
+    """Make all of them fail, and wait until each has its dead letter."""
+    made = Failures(copy, world, copy.exports()["BACKLINE_DATABASE_URL"])
     shutil.copy(DAGS / "failing.py", copy.own_dags / "failing.py")
 
     def known() -> bool:
-        return set(RUNS.values()) <= {dag["dag_id"] for dag in world.airflow.dags()}
+        return {LATE, *RUNS.values()} <= {dag["dag_id"] for dag in world.airflow.dags()}
 
     until(known, "the failing DAGs to be parsed")
     for kind, dag_id in RUNS.items():
         world.airflow.trigger(dag_id, {"mark": f"{kind} {world.tag}"}, made.run_id(kind))
+    world.airflow.trigger(LATE, {}, made.run_id("deadline"))
     (copy.own_dags / BROKEN).write_text(BROKEN_TEXT)
     made.failed_at["unimportable"] = time.time()
     by_hand = RUNS["by_hand"], made.run_id("by_hand")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from backline.demo.check import until
-from tests.acceptance.failing import BROKEN, KINDS, MENDED_TEXT, OPERATORS, RUNS, Failures, fail_in_every_way
+from tests.acceptance.failing import BROKEN, KINDS, LATE, MENDED_TEXT, OPERATORS, RUNS, Failures, fail_in_every_way
 from tests.acceptance.running import Copy
 
 pytestmark = pytest.mark.stack
@@ -17,9 +17,11 @@ WHY = {
     "raising": ("network", "the far side is closed"),
     "late": ("timeout", "longer than its dagrun_timeout"),
     "by_hand": ("unknown", "marked failed by hand, by admin"),
+    "stuck": ("timeout", "backline: hard limit of 4 s is over"),
     "unimportable": ("validation", "No module named 'backline.no_such_module'"),
 }
-TASK = {"killed": "killed", "raising": "raising", "late": "", "by_hand": "waiting", "unimportable": None}
+TASK = {"killed": "killed", "raising": "raising", "late": "", "by_hand": "waiting", "stuck": "stuck",
+        "unimportable": None}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +98,16 @@ def test_a_file_is_read_again_and_its_letter_resolved_once_it_imports(failures: 
     (failures.copy.own_dags / BROKEN).write_text(MENDED_TEXT)
     until(lambda: failures.letters("unimportable")[0]["state"] == "resolved", "the file's letter to be resolved")
     assert len(failures.mails("unimportable")) == 1
+
+
+def test_a_run_past_its_deadline_is_told_of_once_and_is_no_dead_letter(failures: Failures) -> None:
+    def mails() -> list[str]:
+        arrived = failures.world.mail.arrivals(OPERATORS, failures.world.since)
+        return [mail.subject for mail in arrived if LATE in mail.subject]
+
+    until(mails, "the mail about the late run")
+    assert failures.world.airflow.wait(LATE, failures.run_id("deadline"), 60)["state"] == "success"
+    assert mails() == [f"[Backline] {LATE} is late"]
+    assert (
+        failures.world.query("dead_letters", "run_letters", dag_ids=[LATE], run_ids=[failures.run_id("deadline")]) == []
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -52,3 +53,23 @@ with job_dag("fails_by_hand", doc="Waits to be marked failed.", retries=0, param
         time.sleep(0 if params["well"] else 300)
 
     waiting()
+
+with job_dag(
+    "fails_stuck", doc="Is stuck in C code.", retries=0, params=MARK, soft_limit_seconds=3, hard_limit_seconds=4
+):
+
+    @task
+    def stuck(params: dict[str, object]) -> None:
+        """Sleeps with the interpreter's lock held: no exception reaches it."""
+        ctypes.PyDLL(None).sleep(0 if params["well"] else 300)
+
+    stuck()
+
+with job_dag("ends_after_its_deadline", doc="Is late, and ends well.", retries=0, deadline_seconds=2):
+
+    @task
+    def long() -> None:
+        """Takes longer than the deadline."""
+        time.sleep(8)
+
+    long()

@@ -44,4 +44,4 @@ def _returned(ti: Any) -> Any:
 
 
 if __name__ == "__main__":
-    print("RESULT", json.dumps(main(sys.argv[1], json.loads(sys.argv[2])), default=str))
+    print("RESULT", json.dumps(main(sys.argv[1], json.loads(sys.argv[2])), default=str))  # noqa: T201

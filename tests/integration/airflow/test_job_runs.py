@@ -52,7 +52,7 @@ def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     shutil.copy(HERE / "dags.py", folder / "jobs.py")
     for name in OPERATIONS:
         shutil.copy(ROOT / "dags" / "operations" / f"{name}.py", folder)
-    wanted = {"count_failures": {"hours": 48}, **dict.fromkeys(JOBS, {}), **dict.fromkeys(OPERATIONS, {})}
+    wanted = {"count_failures": {"hours": 48}, **{job: {} for job in (*JOBS, *OPERATIONS)}}
     known = conninfo_to_dict(app_database)
     connection = {
         "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
