@@ -10,16 +10,17 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from backline.settings import settings
+from backline.settings import Settings, settings
 
 log = logging.getLogger(__name__)
 
-SILENCE_SECONDS = 15.0
-"""After a ring for an alert, while the job starts and runs."""
+SILENCE_SECONDS = 10.0
+"""After a ring, while the job starts and runs; then it rings again if the job has not run. Events may be lost."""
 SLOWEST_RETRY_SECONDS = 30.0
 
 
@@ -35,37 +36,46 @@ class FailureBell(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look every few seconds. Survives a database or an API that is away."""
-        seen: tuple[object, ...] | None = None
-        quiet_until = 0.0
-        pause = settings().dead_letters.look_seconds
+        pause = 1.0
         while True:
             try:
-                now = await asyncio.to_thread(_fingerprint_now)
-                alerts = time.monotonic() >= quiet_until and await asyncio.to_thread(_alerts_due)
-                if now != seen or alerts:
-                    seen, quiet_until = now, time.monotonic() + SILENCE_SECONDS
-                    yield TriggerEvent({"rung_at": time.time()})  # type: ignore[no-untyped-call]
-                pause = settings().dead_letters.look_seconds
+                async for due in _look(settings()):
+                    pause = 1.0
+                    if due:
+                        yield TriggerEvent({"rung_at": time.time()})  # type: ignore[no-untyped-call]
             except Exception as exc:  # noqa: BLE001 - a trigger that raises is restarted every second, for ever
-                pause = min(pause * 2, SLOWEST_RETRY_SECONDS)
                 log.warning("failure bell: %s; looking again in %.0f s", exc, pause)
-            await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, SLOWEST_RETRY_SECONDS)
 
 
-def _fingerprint_now() -> tuple[object, ...]:
-    from backline.airflow.connections import airflow_rest
+async def _look(config: Settings) -> AsyncIterator[bool]:
+    # Here, not above: every task that parses the job's file would pay for them.
+    from backline.airflow.connections import airflow_rest_async, app_dsn_async
     from backline.airflow.runs import fingerprint
+    from backline.db.connect import Database
+    from backline.db.statements import statement
+    from backline.dead_letters.reconcile import CURSOR
 
-    with airflow_rest() as rest:
-        return fingerprint(rest)
-
-
-def _alerts_due() -> bool:
-    from backline.airflow.connections import app_dsn
-    from backline.db.session import session
-    from backline.dead_letters.alerts import due
-
-    if not settings().alerts.recipients:
-        return False
-    with session(app_dsn(), name="failure bell") as connection:
-        return bool(due(connection, 1))
+    database = Database(await app_dsn_async(), name="failure bell", patience=0)
+    seen: tuple[object, ...] | None = None
+    changed_at = datetime.now(UTC)
+    quiet_until = 0.0
+    try:
+        with await airflow_rest_async() as rest:
+            while True:
+                now = await asyncio.to_thread(fingerprint, rest)
+                if now != seen:
+                    seen, changed_at = now, datetime.now(UTC)
+                cursor = await database.fetch(statement("dead_letters", "cursor_get"), {"name": CURSOR})
+                unread = not cursor or cursor[0]["at"] < changed_at
+                alerts = config.alerts.recipients and await database.fetch(
+                    statement("dead_letters", "alert_due"), {"most": 1}
+                )
+                due = bool(unread or alerts) and time.monotonic() >= quiet_until
+                if due:
+                    quiet_until = time.monotonic() + SILENCE_SECONDS
+                yield due
+                await asyncio.sleep(config.dead_letters.look_seconds)
+    finally:
+        await database.close()

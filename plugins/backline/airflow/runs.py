@@ -14,7 +14,8 @@ from backline.dead_letters.failures import NOT_MAPPED, ImportFailure
 from backline.dead_letters.runs import FailedRun, FailedTask
 from backline.errors import BacklineError, InvalidInput, Rejected
 
-BY_HAND = ("patch_dag_run", "patch_dag_runs", "patch_task_instance", "post_clear_task_instances", "bulk_task_instances")
+BY_HAND = ("patch_dag_run", "bulk_dag_runs", "patch_task_instance", "patch_task_group_instances", "bulk_task_instances")
+"""Airflow's names, in its audit log, for what sets a state."""
 ABOUT_THEN = timedelta(seconds=30)
 EVERY_RUN = "/api/v2/dags/~/dagRuns"
 
@@ -59,7 +60,7 @@ class AirflowRuns:
 
     def marked_by(self, dag_id: str, run_id: str, at: datetime) -> str | None:
         """Who set the state of the run or of one of its tasks by hand about then; None if nobody did, or we may not know."""
-        span = {"after": (at - ABOUT_THEN).isoformat(), "before": (at + ABOUT_THEN).isoformat()}
+        about_then = {"after": (at - ABOUT_THEN).isoformat(), "before": (at + ABOUT_THEN).isoformat()}
         try:
             answer = self._rest.get(
                 "/api/v2/eventLogs",
@@ -67,12 +68,13 @@ class AirflowRuns:
                 run_id=run_id,
                 included_events=BY_HAND,
                 order_by="-when",
-                limit=1,
-                **span,
+                limit=10,
+                **about_then,
             )
         except BacklineError:
             return None
-        return str(answer["event_logs"][0]["owner"]) if answer["event_logs"] else None
+        # A note set by hand is such an event too.
+        return next((str(item["owner"]) for item in answer["event_logs"] if '"failed"' in (item["extra"] or "")), None)
 
     def log_url(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
         """Where a person reads the log; of the run if the task id is empty."""

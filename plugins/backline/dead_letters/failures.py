@@ -91,20 +91,21 @@ def cause_of(exception: BaseException) -> str:
 
 def read_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str] | None:
     """Class and cause from the log of a try, newest evidence first; None when it does not say."""
+    killed: tuple[FailureClass, str] | None = None
     for event in reversed(events):
         text = str(event.get("event", ""))
         if HARD_LIMIT in text:
             return FailureClass.TIMEOUT, text
         if MEMORY_LIMIT in text:
             return FailureClass.RESOURCE, text
-        if details := event.get("error_detail"):
+        if name := event.get("signal_name"):
+            # Who sent it may stand before.
+            killed = FailureClass.UNKNOWN, f"the task's process was killed by {name}: out of memory, or by hand"
+        elif killed is None and (details := event.get("error_detail")):
             kind, value = str(details[0].get("exc_type", "")), str(details[0].get("exc_value", ""))
             found = _BY_NAME.get(kind.rpartition(".")[2], FailureClass.UNKNOWN)
             return found, f"{kind}: {' '.join(value.split())}"[:CAUSE_AT_MOST]
-        if event.get("signal_sent") or "SIGKILL" in text or "signal" in event:
-            sent = event.get("signal_sent") or event.get("signal") or "SIGKILL"
-            return FailureClass.UNKNOWN, f"the task's process was killed by {sent}: out of memory, or by hand"
-    return None
+    return killed
 
 
 def _chain(exception: BaseException) -> Iterator[BaseException]:

@@ -11,6 +11,7 @@ import pytest
 
 from backline.dead_letters.failures import cause_of, classify, read_log
 from backline.errors import FailureClass, InvalidInput, Misconfigured, NetworkFailure, RateLimited, Rejected
+from backline.jobs.watchdog import HARD_LIMIT
 
 
 class AirflowTaskTimeout(Exception):
@@ -74,6 +75,12 @@ def test_the_cause_is_one_line() -> None:
         ([{"event": "all is well"}], None),
         ([{"error_detail": [{"exc_type": "AirflowTaskTimeout", "exc_value": "Timeout, PID: 1"}]}, {"event": "x"}],
          (FailureClass.TIMEOUT, "AirflowTaskTimeout: Timeout, PID: 1")),
+        ([{"event": "Process terminated by signal. Likely out of memory error (OOM).", "signal": -9, "signal_name": "SIGKILL"}],
+         (FailureClass.UNKNOWN, "the task's process was killed by SIGKILL: out of memory, or by hand")),
+        ([{"event": f"{HARD_LIMIT} of 5 s is over; the task is killed"}, {"event": "x", "signal_name": "SIGKILL"}],
+         (FailureClass.TIMEOUT, f"{HARD_LIMIT} of 5 s is over; the task is killed")),
+        ([{"error_detail": [{"exc_type": "ValueError", "exc_value": "caught"}]}, {"event": "x", "signal_name": "SIGSEGV"}],
+         (FailureClass.UNKNOWN, "the task's process was killed by SIGSEGV: out of memory, or by hand")),
     ],
 )  # fmt: skip
 def test_a_log_is_read(events: list[dict[str, object]], expected: object) -> None:
