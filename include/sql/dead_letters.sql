@@ -25,6 +25,18 @@ SET class = CASE WHEN excluded.certainty >= d.certainty OR excluded.tries > d.tr
     closed_at = CASE WHEN backline.failed_again(d, excluded.tries, excluded.failed_at) THEN NULL ELSE d.closed_at END
 RETURNING id;
 
+-- name: message_record_missing
+-- Dead messages that have no letter, because a clock was set back or a hand was at it; returns the letters' ids.
+INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, tries, failed_at)
+SELECT 'message', m.type, m.id, coalesce(m.error_class, 'unknown'),
+    left(coalesce(m.error, 'no reason was given'), 4096), m.attempt, m.finalized_at
+FROM backline.message AS m
+WHERE m.state = 'dead' AND NOT EXISTS (
+    SELECT FROM backline.dead_letter AS d
+    WHERE d.kind = 'message' AND d.message_id = m.id AND d.failed_at = m.finalized_at)
+ON CONFLICT DO NOTHING
+RETURNING id;
+
 -- name: import_record
 -- One row for each import error of a DAG file; opens again if it had been dealt with and is back.
 INSERT INTO backline.dead_letter AS d (kind, name, bundle, error_hash, class, cause, tries, failed_at)

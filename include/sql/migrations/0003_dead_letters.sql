@@ -41,7 +41,8 @@ CREATE TABLE backline.dead_letter (
 COMMENT ON COLUMN backline.dead_letter.conf IS 'Holds no secret: a conf never does.';
 CREATE UNIQUE INDEX dead_letter_job ON backline.dead_letter (name, run_id, task_id, map_index) WHERE kind = 'job';
 CREATE UNIQUE INDEX dead_letter_import ON backline.dead_letter (name, error_hash) WHERE kind = 'import';
-CREATE INDEX dead_letter_message ON backline.dead_letter (message_id) WHERE kind = 'message';
+CREATE UNIQUE INDEX dead_letter_message ON backline.dead_letter (message_id, failed_at) WHERE kind = 'message';
+CREATE INDEX dead_letter_message_open ON backline.dead_letter (message_id) WHERE kind = 'message' AND state = 'open';
 CREATE INDEX dead_letter_seen ON backline.dead_letter (last_seen_at);
 CREATE INDEX dead_letter_unalerted ON backline.dead_letter (alert_group) WHERE alerted_at IS NULL AND state = 'open';
 
@@ -77,30 +78,37 @@ CREATE TABLE backline.late_run (
 );
 CREATE INDEX late_run_unalerted ON backline.late_run (dag_id) WHERE alerted_at IS NULL;
 
--- Every death of a message, by whatever path, is one dead letter.
-CREATE FUNCTION backline.message_died() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Every death of a message, by whatever path, is one dead letter. A trigger for each statement, not for each row: that
+-- one would fetch the old version of every row that is updated, claims included, while this one costs the statements
+-- that finish messages one look into an index that holds only the dead.
+CREATE INDEX message_dead ON backline.message (finalized_at) WHERE state = 'dead';
+CREATE FUNCTION backline.messages_died() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, tries, failed_at)
-    VALUES ('message', NEW.type, NEW.id, coalesce(NEW.error_class, 'unknown'),
-        left(coalesce(NEW.error, 'no reason was given'), 4096), NEW.attempt, NEW.finalized_at);
+    SELECT 'message', m.type, m.id, coalesce(m.error_class, 'unknown'),
+        left(coalesce(m.error, 'no reason was given'), 4096), m.attempt, m.finalized_at
+    FROM backline.message AS m
+    WHERE m.state = 'dead' AND m.finalized_at >= transaction_timestamp()
+    ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
-CREATE TRIGGER message_died AFTER UPDATE OF state ON backline.message
-    FOR EACH ROW WHEN (NEW.state = 'dead' AND OLD.state <> 'dead') EXECUTE FUNCTION backline.message_died();
+CREATE TRIGGER messages_died AFTER UPDATE OF finalized_at ON backline.message
+    FOR EACH STATEMENT EXECUTE FUNCTION backline.messages_died();
 CREATE TRIGGER message_born_dead AFTER INSERT ON backline.message
-    FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION backline.message_died();
+    FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION backline.messages_died();
 
--- A dead message that is tried again has been dealt with.
-CREATE FUNCTION backline.message_revived() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A dead message that is tried again has been dealt with. Only a retry sets max_attempts.
+CREATE FUNCTION backline.messages_revived() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE backline.dead_letter
+    UPDATE backline.dead_letter AS d
     SET state = 'replayed', closed_at = clock_timestamp(), reason = 'tried again under its own id',
-        replay_ref = 'message ' || NEW.id
-    WHERE kind = 'message' AND message_id = NEW.id AND state = 'open';
+        replay_ref = 'message ' || d.message_id
+    FROM backline.message AS m
+    WHERE d.kind = 'message' AND d.state = 'open' AND m.id = d.message_id AND m.state <> 'dead';
     RETURN NULL;
 END $$;
-CREATE TRIGGER message_revived AFTER UPDATE OF state ON backline.message
-    FOR EACH ROW WHEN (OLD.state = 'dead' AND NEW.state <> 'dead') EXECUTE FUNCTION backline.message_revived();
+CREATE TRIGGER messages_revived AFTER UPDATE OF max_attempts ON backline.message
+    FOR EACH STATEMENT EXECUTE FUNCTION backline.messages_revived();
 
 -- Messages that died before this migration.
 INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, tries, failed_at, alerted_at)

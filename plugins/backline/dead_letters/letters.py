@@ -61,6 +61,10 @@ class Letters:
         rows = self._rows(statement("dead_letters", "job_record"), values)
         return rows[0]["id"] if rows else None
 
+    def record_messages(self) -> int:
+        """Write down dead messages that the outbox's own trigger has missed; returns how many."""
+        return len(self._rows(statement("dead_letters", "message_record_missing"), {}))
+
     def record_import(self, failure: ImportFailure) -> int:
         """Write down a DAG file that cannot be imported."""
         cause = failure.text.strip()

@@ -57,7 +57,7 @@ def reconcile(letters: Letters, runs: Runs, now: datetime) -> Report:
     tasks = list(runs.failed_tasks(since))
     failed = list(runs.failed_runs(since))
     report.failed_tasks, report.failed_runs = len(tasks), len(failed)
-    report.recorded += _record_tasks(letters, runs, tasks)
+    report.recorded = letters.record_messages() + _record_tasks(letters, runs, tasks)
     with_task = {(task.dag_id, task.run_id) for task in tasks}
     for run in failed:
         if (run.dag_id, run.run_id) not in with_task:

@@ -38,6 +38,20 @@ def test_a_message_that_its_dispatchers_die_of_is_a_letter(outbox: Outbox, lette
     assert "dispatcher died" in letter["cause"]
 
 
+def test_many_deaths_in_one_statement_are_as_many_letters(outbox: Outbox, letters: Letters) -> None:
+    ids = outbox.enqueue_many(50)
+    outbox.complete(*(ended(message, "dead" if message.id % 2 else "sent") for message in outbox.claim()))
+    assert sorted(letter["message_id"] for letter in all_letters(letters)) == [number for number in ids if number % 2]
+
+
+def test_a_claim_has_nothing_to_do_with_it(outbox: Outbox) -> None:
+    """A trigger for each row would have every update fetch the row's old version."""
+    per_row = outbox.sql(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 'backline.message'::regclass AND tgtype & 1 = 1 AND tgtype & 16 = 16"
+    )
+    assert per_row == []
+
+
 @pytest.mark.parametrize("state", ["sent", "suppressed", "expired"])
 def test_other_ends_are_none(outbox: Outbox, letters: Letters, state: str) -> None:
     outbox.enqueue()

@@ -9,6 +9,7 @@ from backline.dead_letters.reconcile import OVERLAP, reconcile, record_run
 from backline.dead_letters.runs import FailedRun
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 from tests.integration.dead_letters.support import NOW, Airflow, all_letters, import_failure, later, record
+from tests.integration.outbox.support import Outbox
 
 
 def test_failed_tasks_are_written_once(letters: Letters, airflow: Airflow) -> None:
@@ -118,3 +119,14 @@ def test_import_errors_come_and_go(letters: Letters, airflow: Airflow) -> None:
     airflow.errors = []
     assert reconcile(letters, airflow, NOW).resolved == 1
     assert all_letters(letters)[0]["state"] == "resolved"
+
+
+def test_dead_messages_that_a_hand_made_are_found(outbox: Outbox, letters: Letters, airflow: Airflow) -> None:
+    message_id = outbox.enqueue()
+    outbox.sql(
+        "UPDATE backline.message SET state = 'dead', finalized_at = now() - interval '1 h' WHERE id = %s", message_id
+    )
+    assert all_letters(letters) == []
+    assert [reconcile(letters, airflow, NOW).recorded for _ in range(2)] == [1, 0]
+    [letter] = all_letters(letters)
+    assert letter["message_id"] == message_id
