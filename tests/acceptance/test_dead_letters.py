@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
+from backline.dead_letters.failures import TOLD, Failure
+from backline.dead_letters.letters import Letters
 from backline.demo.check import until
+from backline.demo.world import World
+from backline.errors import FailureClass
 from tests.acceptance.failing import BROKEN, KINDS, LATE, MENDED_TEXT, OPERATORS, RUNS, Failures, fail_in_every_way
 from tests.acceptance.running import Copy
 
@@ -111,3 +118,45 @@ def test_a_run_past_its_deadline_is_told_of_once_and_is_no_dead_letter(failures:
     assert (
         failures.world.query("dead_letters", "run_letters", dag_ids=[LATE], run_ids=[failures.run_id("deadline")]) == []
     )
+
+
+def test_one_is_shown_exported_and_discarded_by_command(stack: Copy, world: World) -> None:
+    name = f"by_command_{world.tag}"
+    failure = Failure(name, "r1", "work", -1, FailureClass.NETWORK, "no [red]route[/red]", TOLD, 4, {"days": 1}, None,
+                      datetime.now(UTC))  # fmt: skip
+    with Letters.open(stack.exports()["BACKLINE_DATABASE_URL"]) as letters:
+        letter_id = letters.record(failure)
+        assert letter_id is not None
+        letters.connection.execute("UPDATE backline.dead_letter SET alerted_at = now() WHERE id = %s", [letter_id])
+
+    assert json.loads(stack.backline("dead-letters", "show", str(letter_id), "--json").stdout)["conf"] == {"days": 1}
+    assert "no [red]route[/red]" in stack.backline("dead-letters", "show", str(letter_id)).stdout
+    assert "no [red]route[/red]" in stack.backline("dead-letters", "list", "--name", name).stdout
+    exported = stack.backline("dead-letters", "export", "--name", name, "--format", "csv").stdout
+    [row] = csv.DictReader(io.StringIO(exported))
+    assert (row["id"], row["cause"]) == (str(letter_id), "no [red]route[/red]")
+
+    dry = stack.backline("dead-letters", "discard", "--all", "--name", name, "--reason", "a test").stdout
+    assert f"1 would be discarded: {letter_id}" in dry
+    assert json.loads(stack.backline("dead-letters", "list", "--name", name, "--json").stdout)[0]["state"] == "open"
+    stack.backline("dead-letters", "discard", str(letter_id), "--reason", "a test")
+    shown = json.loads(stack.backline("dead-letters", "show", str(letter_id), "--json").stdout)
+    assert (shown["state"], shown["reason"]) == ("discarded", "a test")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("trigger", "no_such_job"), "job: there is no job 'no_such_job'"),
+        (("trigger", "purge_dead_letters", "--conf", "[]"), "--conf: must be a JSON object"),
+        (("trigger", "purge_dead_letters", "--conf", '{"dry": true}'), "conf.dry: purge_dead_letters has no such parameter; it has: dry_run"),
+        (("dead-letters", "show", "999999"), "id: there is no dead letter 999999"),
+        (("dead-letters", "list", "--state", "shut"), "state: 'shut' is not a state"),
+        (("dead-letters", "replay"), "ID: give one or more ids, or --all"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_names_what_is_wrong(stack: Copy, command: tuple[str, ...], said: str) -> None:
+    done = stack.backline(*command, check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1

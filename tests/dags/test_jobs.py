@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 
 from backline.airflow.callbacks import record_run_failure, record_task_failure
 from backline.airflow.jobs import Gate, JobRetryPolicy, job_dag
@@ -27,13 +29,20 @@ def jobs() -> dict[str, DAG]:
 
 
 @pytest.fixture
-def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A settings file of the test's own."""
     path = tmp_path / "backline.toml"
     monkeypatch.setenv("BACKLINE_CONFIG", str(path))
     settings.cache_clear()
-    yield path  # type: ignore[misc]
+    yield path
     settings.cache_clear()
+
+
+def gate(task: Any) -> Gate:
+    """What runs before a task, mapped or not."""
+    found = task.partial_kwargs["pre_execute"] if task.is_mapped else task._pre_execute_hook
+    assert isinstance(found, Gate)
+    return found
 
 
 def test_there_are_jobs(jobs: dict[str, DAG]) -> None:
@@ -44,17 +53,17 @@ def test_each_has_all_that_a_job_has(jobs: dict[str, DAG]) -> None:
     for dag_id, dag in jobs.items():
         assert dag.on_failure_callback == [record_run_failure] or dag.on_failure_callback is record_run_failure
         assert dag.doc_md, dag_id
-        for task in dag.tasks:
-            job = task._pre_execute_hook.job  # type: ignore[union-attr]
-            assert task.on_failure_callback == [record_task_failure]
-            assert isinstance(task.retry_policy, JobRetryPolicy)
-            assert task.owner == "backline"
-            assert task.pool in wanted_pools(SETTINGS)
-            assert task.pool in SETTINGS.job_pools
-            assert task.weight_rule == "absolute"
-            assert task.execution_timeout == timedelta(seconds=job.soft_limit_seconds)
+        for each in dag.tasks:
+            job = gate(each).job
+            assert each.on_failure_callback == [record_task_failure]
+            assert isinstance(each.retry_policy, JobRetryPolicy)
+            assert each.owner == "backline"
+            assert each.pool in wanted_pools(SETTINGS)
+            assert each.pool in SETTINGS.job_pools
+            assert each.weight_rule == "absolute"
+            assert each.execution_timeout == timedelta(seconds=job.soft_limit_seconds)
             assert job.hard_limit > job.soft_limit_seconds
-            assert task.doc_md
+            assert each.doc_md
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -126,4 +135,19 @@ def test_backoff_multiplies_the_pauses() -> None:
 
 def test_the_gate_is_every_tasks(jobs: dict[str, DAG]) -> None:
     for dag in jobs.values():
-        assert all(isinstance(task._pre_execute_hook, Gate) for task in dag.tasks)
+        assert all(gate(each).name == dag.dag_id for each in dag.tasks)
+
+
+def test_mapped_tasks_have_it_all_too(configured: Path) -> None:
+    configured.write_text(CONFIG)
+    with job_dag("mapped", doc="Runs.", memory_limit_mib=64) as dag:
+
+        @task
+        def one(number: int) -> int:
+            """One of many."""
+            return number
+
+        one.expand(number=[1, 2])
+    [mapped] = dag.tasks
+    assert gate(mapped).job.memory_limit_mib == 64
+    assert isinstance(mapped.partial_kwargs["retry_policy"], JobRetryPolicy)
