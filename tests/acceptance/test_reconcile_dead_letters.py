@@ -16,20 +16,20 @@ pytestmark = pytest.mark.stack
 
 
 def test_a_letter_that_was_never_written_is_written(stack: Copy, world: World) -> None:
-    shutil.copy(DAGS / "failing.py", stack.own_dags / "failing.py")
-    until(lambda: "fails_raising" in {dag["dag_id"] for dag in world.airflow.dags()}, "the DAG to be parsed")
+    shutil.copy(DAGS / "untold.py", stack.own_dags / "untold.py")
+    until(lambda: "fails_untold" in {dag["dag_id"] for dag in world.airflow.dags()}, "the DAG to be parsed")
     run_id, conf = world.run_id("untold"), {"mark": "untold"}
-    world.airflow.trigger("fails_raising", conf, run_id)
-    assert world.airflow.wait("fails_raising", run_id, 60)["state"] == "failed"
+    world.airflow.trigger("fails_untold", conf, run_id)
+    assert world.airflow.wait("fails_untold", run_id, 60)["state"] == "failed"
 
     def letters() -> list[int]:
-        rows = world.query("dead_letters", "run_letters", dag_ids=["fails_raising"], run_ids=[run_id])
+        rows = world.query("dead_letters", "run_letters", dag_ids=["fails_untold"], run_ids=[run_id])
         return [row["certainty"] for row in rows]
 
     until(lambda: letters() == [2], "what the callback writes")
     [letter] = [
         item
-        for item in json.loads(stack.backline("dead-letters", "list", "--name", "fails_raising", "--json").stdout)
+        for item in json.loads(stack.backline("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
         if item["run_id"] == run_id
     ]
     world.query("dead_letters", "letter_delete", ids=[letter["id"]])  # as if it had never been called
@@ -39,7 +39,7 @@ def test_a_letter_that_was_never_written_is_written(stack: Copy, world: World) -
     assert letters() == [1]
     [again] = [
         item
-        for item in json.loads(stack.backline("dead-letters", "list", "--name", "fails_raising", "--json").stdout)
+        for item in json.loads(stack.backline("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
         if item["run_id"] == run_id
     ]
     assert (again["class"], again["tries"], again["conf"]) == ("network", 1, conf)
