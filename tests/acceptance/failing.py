@@ -22,7 +22,7 @@ LATE = "ends_after_its_deadline"
 KINDS = (*RUNS, "unimportable")
 BROKEN = "fails_to_import.py"
 OPERATORS = "operators@localhost.localdomain"
-BROKEN_TEXT = '"""Cannot be imported."""\n\nimport backline.no_such_module\n'
+BROKEN_TEXT = '"""Cannot be imported as a DAG of Airflow\'s."""\n\nimport backline.no_such_module\n'
 MENDED_TEXT = '''"""Can be imported again."""
 
 from backline.airflow.jobs import job_dag

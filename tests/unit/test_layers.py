@@ -46,11 +46,7 @@ def test_the_engine_loads_without_airflow() -> None:
     names = [
         ".".join(path.relative_to(PLUGINS).with_suffix("").parts) for path in LIBRARY if path.name != "__init__.py"
     ]
-    wanted = [
-        name
-        for name in names
-        if within(name, (*ENGINE, "backline.dead_letters", "backline.jobs"))
-    ]
+    wanted = [name for name in names if within(name, (*ENGINE, "backline.dead_letters", "backline.jobs"))]
     assert len(wanted) > 20
     code = f"import sys\nfor name in {wanted!r}: __import__(name)\nsys.exit('airflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(PLUGINS)}, check=False, cwd="/")

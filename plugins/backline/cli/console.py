@@ -15,6 +15,7 @@ from backline.airflow.rest import AirflowRest
 from backline.airflow.runs import AirflowRuns
 from backline.stack.lifecycle import Stack
 
+PIPE_WIDTH = 240
 ELSEWHERE = ("BACKLINE_DATABASE_URL", "BACKLINE_URL", "BACKLINE_USER", "BACKLINE_PASSWORD")
 """Set these, and the commands work on that installation in place of the embedded one."""
 
@@ -63,6 +64,11 @@ def operator() -> str:
 def add_row(table: Table, *cells: str) -> None:
     """A row of text as it is: others' words may look like markup."""
     table.add_row(*(Text(cell) for cell in cells))
+
+
+def show_table(table: Table) -> None:
+    """A table, as wide as the terminal; into a file or pipe, with room for its lines."""
+    out.print(table, width=None if out.is_terminal else PIPE_WIDTH)
 
 
 def in_short(text: str, most: int = 90) -> str:

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from backline.cli.app import app
-from backline.cli.console import add_row, airflow_runs, exports, in_short, operator, out
+from backline.cli.console import add_row, airflow_runs, exports, in_short, operator, out, show_table
 from backline.cli.trigger import json_object
 from backline.dead_letters import replay as acts
 from backline.dead_letters.export import export as exported
@@ -62,7 +62,7 @@ def list_letters(
         add_row(table, str(row["id"]), row["state"], _what(row), row["class"], str(row["tries"]),
             f"{row['failed_at'].astimezone():%Y-%m-%d %H:%M:%S}", in_short(row["cause"]),
         )  # fmt: skip
-    out.print(table)
+    show_table(table)
 
 
 @group.command()
@@ -77,7 +77,7 @@ def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJso
     for key, value in row.items():
         if value is not None:
             add_row(table, key.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value))
-    out.print(table)
+    show_table(table)
     if row["state"] == "open":
         out.print(f"./backline dead-letters replay {letter_id}", style="dim")
 

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from backline.cli.app import app
-from backline.cli.console import add_row, exports, in_short, out
+from backline.cli.console import add_row, exports, in_short, out, show_table
 from backline.dead_letters.export import plain
 from backline.dead_letters.letters import Letters
 
@@ -37,5 +37,5 @@ def failures(
         add_row(table, str(group["failures"]), str(group["open"]), f"{group['kind']} {what}", group["class"],
             f"{group['last_at'].astimezone():%Y-%m-%d %H:%M:%S}", in_short(group["last_cause"]),
         )  # fmt: skip
-    out.print(table)
+    show_table(table)
     out.print("One by one: ./backline dead-letters list", style="dim")
