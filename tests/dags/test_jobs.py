@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, task
+from airflow.serialization.serialized_objects import DagSerialization
 
 from backline.airflow.callbacks import record_run_failure, record_task_failure
+from backline.airflow.failure_bell import FailureBell
 from backline.airflow.jobs import Gate, JobRetryPolicy, job_dag
 from backline.airflow.pools import wanted_pools
 from backline.errors import InvalidInput, Misconfigured, NetworkFailure, RateLimited
@@ -151,3 +154,13 @@ def test_mapped_tasks_have_it_all_too(configured: Path) -> None:
     [mapped] = dag.tasks
     assert gate(mapped).job.memory_limit_mib == 64
     assert isinstance(mapped.partial_kwargs["retry_policy"], JobRetryPolicy)
+
+
+def test_the_reconciler_is_rung_for_and_has_a_cron_besides(jobs: dict[str, DAG]) -> None:
+    from airflow.sdk._shared.module_loading import import_string
+
+    path, arguments = FailureBell().serialize()
+    assert import_string(path)(**arguments).serialize() == (path, arguments)
+    stored = json.dumps(DagSerialization.to_dict(jobs["reconcile_dead_letters"]), default=str)
+    assert path in stored
+    assert "*/5 * * * *" in stored
