@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from backline.errors import FailureClass, Misconfigured
@@ -121,12 +131,16 @@ class RetrySettings(_Section):
     jitter: float = Field(0.2, ge=0, lt=1)
 
 
+Queue = Literal["critical", "default", "bulk", "reports"]
+"""Airflow queues: which Celery workers take a task, at scale."""
+
+
 class LaneSettings(_Section):
     """One lane; what each setting means stands in backline.toml."""
 
     channel: Literal["email", "sms", "push", "webhook"]
     priority: int = Field(5, ge=1, le=10)
-    queue: Literal["critical", "default", "bulk", "reports"] = "default"
+    queue: Queue = "default"
     dispatchers: int = Field(1, ge=1, le=16)
     backlog_per_dispatcher: int = Field(2000, ge=1)
     batch: int = Field(500, ge=1, le=5000)
@@ -139,6 +153,69 @@ class LaneSettings(_Section):
     max_attempts: int = Field(6, ge=1, le=50)
 
 
+class AlertSettings(_Section):
+    """Who hears of failures, and how often."""
+
+    recipients: tuple[str, ...] = ("operators@localhost.localdomain",)
+    window_seconds: float = Field(1800.0, ge=1)
+
+
+class DeadLetterSettings(_Section):
+    """How long dead letters are kept, and where they go."""
+
+    retention_hours: float = Field(168.0, ge=1)
+    cap: int = Field(10_000, ge=1)
+    archive_folder: str = "archive/dead_letters"
+    look_seconds: float = Field(5.0, ge=1, le=30)
+
+
+_HARD_AFTER_SOFT_SECONDS = 60.0
+
+
+class JobDefaults(_Section):
+    """What a job has unless it says otherwise; what each setting means stands in backline.toml."""
+
+    pool: str = "database"
+    priority: int = Field(5, ge=1, le=10)
+    queue: Queue = "default"
+    retries: int = Field(3, ge=0, le=50)
+    backoff: float = Field(1.0, gt=0, le=100)
+    soft_limit_seconds: float = Field(540.0, gt=0)
+    hard_limit_seconds: float = Field(0.0, ge=0)
+    memory_limit_mib: int = Field(0, ge=0)
+    rate_per_minute: float = Field(0.0, ge=0)
+    deadline_seconds: float = Field(0.0, ge=0)
+    result_seconds: float = Field(3600.0, gt=0)
+    tags: tuple[str, ...] = ()
+
+
+class JobSettings(JobDefaults):
+    """One job."""
+
+    schedule: str = ""
+    enabled: bool = True
+
+    @property
+    def hard_limit(self) -> float:
+        """Seconds after which a task is killed: its own, or a minute after the soft limit."""
+        return self.hard_limit_seconds or self.soft_limit_seconds + _HARD_AFTER_SOFT_SECONDS
+
+
+class JobsSettings(JobDefaults):
+    """The defaults, and by name what an operator has changed for one job."""
+
+    named: dict[str, JobSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: object) -> object:
+        """A table inside [jobs] is a job; everything else is a default."""
+        if not isinstance(given, dict):
+            return given
+        named = {name: value for name, value in given.items() if isinstance(value, dict)}
+        return {**{name: value for name, value in given.items() if name not in named}, "named": named}
+
+
 DEFAULT_RETRIES: dict[FailureClass, RetrySettings] = {
     FailureClass.TIMEOUT: RetrySettings(),
     FailureClass.NETWORK: RetrySettings(),
@@ -147,6 +224,9 @@ DEFAULT_RETRIES: dict[FailureClass, RetrySettings] = {
     FailureClass.RESOURCE: RetrySettings(first_seconds=300, cap_seconds=1800),
     FailureClass.UNKNOWN: RetrySettings(),
 }
+
+
+JOB_POOLS = {"payments": 4, "orders": 4, "reports": 2, "database": 4, "sync": 4, "files": 2, "monitoring": 2}
 
 
 class Settings(BaseSettings):
@@ -165,6 +245,10 @@ class Settings(BaseSettings):
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: {"email_direct": 8})
+    alerts: AlertSettings = AlertSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    jobs: JobsSettings = JobsSettings()
+    job_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(JOB_POOLS))
 
     @field_validator("retry", mode="before")
     @classmethod
@@ -200,6 +284,32 @@ class Settings(BaseSettings):
             raise Misconfigured(
                 f'lane {name!r} is not in backline.toml; add [lanes."{name}"] or use one of: {known}'
             ) from None
+
+    def job(self, name: str, declared: Mapping[str, Any]) -> JobSettings:
+        """A job's settings: the defaults, over them what its file declares, over that what an operator has set.
+
+        Misconfigured names the job and the setting that is wrong.
+        """
+        changed = self.jobs.named.get(name)
+        values = {
+            **self.jobs.model_dump(exclude={"named"}),
+            **declared,
+            **(changed.model_dump(exclude_unset=True) if changed else {}),
+        }
+        try:
+            job = JobSettings(**values)
+        except ValidationError as exc:
+            raise Misconfigured(f"job {name!r}: " + "; ".join(_explain(error) for error in exc.errors())) from None
+        if job.pool not in self.job_pools:
+            raise Misconfigured(
+                f"job {name!r}: pool: {job.pool!r} is not in [job_pools]; add it there or use one of: "
+                + ", ".join(sorted(self.job_pools))
+            )
+        if job.hard_limit <= job.soft_limit_seconds:
+            raise Misconfigured(
+                f"job {name!r}: hard_limit_seconds: must be more than soft_limit_seconds ({job.soft_limit_seconds:.0f}), or 0"
+            )
+        return job
 
 
 def config_file() -> Path:
@@ -238,7 +348,7 @@ def _check_environment() -> None:
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part != "named")
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown setting; remove it or mend its spelling (all settings: include/config/backline.toml)"
     return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -52,7 +53,26 @@ class Copy:
         """What `./backline` needs to be that of this copy."""
         foreign = ("BACKLINE_", "AIRFLOW")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-        return {**kept, **QUICK_RETRIES, "BACKLINE_HOME": str(self.home), "BACKLINE_PORT": str(self.port)}
+        return {
+            **kept,
+            **QUICK_RETRIES,
+            "BACKLINE_HOME": str(self.home),
+            "BACKLINE_PORT": str(self.port),
+            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(self._bundles()),
+        }
+
+    @property
+    def own_dags(self) -> Path:
+        """A folder of DAG files beside the project's: what a test puts there is parsed within seconds."""
+        return self.home / "dags"
+
+    def _bundles(self) -> list[dict[str, object]]:
+        local = "airflow.dag_processing.bundles.local.LocalDagBundle"
+        folders = {"dags-folder": ROOT / "dags", "tests": self.own_dags}
+        return [
+            {"name": name, "classpath": local, "kwargs": {"path": str(path), "refresh_interval": 2}}
+            for name, path in folders.items()
+        ]
 
     def exports(self) -> dict[str, str]:
         """What `./backline env` tells those who use the stack from outside."""
@@ -69,6 +89,7 @@ def new_copy() -> Copy:
     home = Path(tempfile.mkdtemp(prefix="bl-", dir="/tmp"))
     # As root, PostgreSQL's own user passes through; a closed folder would have its data put elsewhere.
     home.chmod(0o711)
+    (home / "dags").mkdir()
     return Copy(home, free_ports(5))
 
 

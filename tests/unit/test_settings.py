@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from backline.errors import FailureClass, Misconfigured
-from backline.settings import ROOT, LaneSettings, RetrySettings, Settings, config_file, load
+from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Settings, config_file, load
 
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
-SECTIONS = ("email", "templates", "database", "outbox", "doorbell", "direct_pools")
+SECTIONS = (
+    "email", "templates", "links", "database", "outbox", "doorbell", "direct_pools", "alerts", "dead_letters", "jobs",
+    "job_pools",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -45,10 +48,11 @@ def test_every_shipped_retry_policy_is_the_codes_default() -> None:
 def test_every_setting_is_in_the_shipped_file() -> None:
     shipped = parsed()
     assert set(shipped) == set(Settings.model_fields)
-    for section in ("email", "templates", "database", "outbox", "doorbell"):
+    for section in ("email", "templates", "links", "database", "outbox", "doorbell", "alerts", "dead_letters"):
         model = Settings.model_fields[section].annotation
         assert model is not None
         assert set(shipped[section]) == set(model.model_fields)
+    assert set(shipped["jobs"]) == set(JobDefaults.model_fields)
     for policy in shipped["retry"].values():
         assert set(policy) == set(RetrySettings.model_fields)
     for lane in shipped["lanes"].values():
@@ -211,3 +215,46 @@ def test_an_unknown_lane_lists_the_known_ones() -> None:
 def test_lanes_of_priority_stand_in_order() -> None:
     lanes = load(SHIPPED).lanes
     assert lanes["email.urgent"].priority > lanes["email.normal"].priority > lanes["email.bulk"].priority
+
+
+def test_a_job_has_the_defaults_then_its_own_then_the_operators(tmp_path: Path) -> None:
+    path = tmp_path / "backline.toml"
+    path.write_text(
+        SHIPPED.read_text().replace("retries = 3", "retries = 2")
+        + '\n[jobs."count_orders"]\nschedule = "0 5 * * *"\npool = "orders"\n'
+    )
+    job = load(path).job("count_orders", {"schedule": "@daily", "priority": 8, "pool": "reports"})
+    assert (job.retries, job.priority, job.schedule, job.pool) == (2, 8, "0 5 * * *", "orders")
+    assert job.hard_limit == job.soft_limit_seconds + 60
+    other = load(path).job("count_users", {"schedule": "@daily"})
+    assert (other.schedule, other.pool) == ("@daily", "database")
+
+
+def test_an_operator_changes_a_job_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKLINE__JOBS__COUNT_ORDERS__ENABLED", "false")
+    monkeypatch.setenv("BACKLINE__JOBS__RETRIES", "7")
+    loaded = load(SHIPPED)
+    assert (loaded.job("count_orders", {}).enabled, loaded.job("count_orders", {}).retries) == (False, 7)
+    assert loaded.job("count_users", {}).enabled
+
+
+@pytest.mark.parametrize(
+    ("declared", "named"),
+    [
+        ({"pol": "orders"}, "pol: unknown setting"),
+        ({"pool": "swimming"}, "pool: 'swimming' is not in"),
+        ({"soft_limit_seconds": 900, "hard_limit_seconds": 600}, "hard_limit_seconds: must be more"),
+        ({"priority": 11}, "priority: "),
+    ],
+)
+def test_what_a_job_declares_is_checked(declared: dict[str, Any], named: str) -> None:
+    with pytest.raises(Misconfigured, match=r"job 'count_orders'") as caught:
+        load(SHIPPED).job("count_orders", declared)
+    assert named in str(caught.value)
+
+
+def test_an_unknown_key_of_a_job_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "backline.toml"
+    path.write_text(SHIPPED.read_text() + '\n[jobs."count_orders"]\nretrys = 1\n')
+    with pytest.raises(Misconfigured, match=r"jobs\.count_orders\.retrys: unknown setting"):
+        load(path)

@@ -11,10 +11,13 @@ from backline.errors import Misconfigured
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from backline.airflow.rest import AirflowRest
     from backline.channels.email.server import SmtpServer
 
 APP_DATABASE = "backline_db"
 """The connection to the app's database, where the outbox lives."""
+AIRFLOW_API = "backline_airflow"
+"""The connection to Airflow's own REST API, as a user who may see all runs and start them."""
 
 
 def app_dsn() -> str:
@@ -43,6 +46,35 @@ def dsn_of(connection: Connection) -> str:
         dbname=connection.schema or None,
         **{key: str(value) for key, value in connection.extra_dejson.items()},
     )
+
+
+def airflow_rest() -> AirflowRest:
+    """Airflow's REST API as the user of the connection."""
+    return rest_of(BaseHook.get_connection(AIRFLOW_API))
+
+
+async def airflow_rest_async() -> AirflowRest:
+    """As `airflow_rest`, for the triggerer."""
+    return rest_of(await BaseHook.aget_connection(AIRFLOW_API))
+
+
+def base_url() -> str:
+    """Where people open Airflow."""
+    from airflow.sdk.configuration import conf
+
+    return str(conf.get("api", "base_url", fallback="http://localhost:8080")).rstrip("/")
+
+
+def rest_of(connection: Connection) -> AirflowRest:
+    """An HTTP connection of Airflow's as a client of its API; Misconfigured if it lacks something."""
+    from backline.airflow.rest import AirflowRest
+
+    host = connection.host or ""
+    if not host.startswith(("http://", "https://")) or not connection.login or not connection.password:
+        raise Misconfigured(
+            f"Airflow connection {connection.conn_id!r} needs a host like http://localhost:8080, a login and a password"
+        )
+    return AirflowRest(host, connection.login, connection.password)
 
 
 def smtp_server(connection_id: str) -> SmtpServer:

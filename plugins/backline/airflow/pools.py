@@ -13,7 +13,7 @@ def pool_of(lane: str) -> str:
 def wanted_pools(current: Settings) -> dict[str, int]:
     """Slots by pool: each lane's dispatchers and one more, so that the next can start before the last has handed over."""
     lanes = {pool_of(name): lane.dispatchers + 1 for name, lane in current.lanes.items()}
-    return {**lanes, **current.direct_pools}
+    return {**lanes, **current.direct_pools, **current.job_pools}
 
 
 def ensure_pools(current: Settings) -> list[str]:

@@ -60,18 +60,14 @@ class AirflowRest:
 
     def dags(self) -> Iterator[Json]:
         """All DAGs, page by page."""
-        offset = 0
-        while True:
-            answer = self._call("GET", "/api/v2/dags", params={"limit": PAGE, "offset": offset}).json()
-            yield from answer["dags"]
-            offset += PAGE
-            if offset >= answer["total_entries"]:
-                return
+        return self.pages("/api/v2/dags", "dags")
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None) -> Json:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None, note: str | None = None) -> Json:
         """Start a run; returns it. Rejected with code "409" if the run id was used, "400" if Params refuse the conf."""
         # A logical date is not ours to give, but the key is required.
         body: Json = {"conf": dict(conf), "logical_date": None}
+        if note is not None:
+            body["note"] = note
         if run_id is not None:
             body["dag_run_id"] = run_id
         started: Json = self._call("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body=body).json()
@@ -99,6 +95,10 @@ class AirflowRest:
                 raise TimeoutFailure(f"{dag_id}/{run_id} is still {found['state']} after {timeout:.0f} s")
             time.sleep(LOOK_SECONDS)
 
+    def mark(self, dag_id: str, run_id: str, state: str) -> None:
+        """Set a run's state by hand: "failed" or "success" ends what still runs."""
+        self._call("PATCH", _run_path(dag_id, run_id), body={"state": state})
+
     def clear(self, dag_id: str, run_id: str) -> None:
         """Clear all tasks of a run, so that they run again."""
         self._call("POST", f"{_run_path(dag_id, run_id)}/clear", body={"dry_run": False, "only_failed": False})
@@ -125,6 +125,27 @@ class AirflowRest:
         path = f"{_task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         answer = self._call("GET", path, params={"full_content": True}).json()
         return "\n".join(_line(event) for event in answer["content"])
+
+    # --- anything else ------------------------------------------------------------------------------
+
+    def get(self, path: str, **params: Any) -> Json:
+        """What a path answers."""
+        answer: Json = self._call("GET", path, params=params).json()
+        return answer
+
+    def put(self, path: str) -> None:
+        """Ask a path to do what it does."""
+        self._call("PUT", path)
+
+    def pages(self, path: str, key: str, **params: Any) -> Iterator[Json]:
+        """All entries of a list, page by page; `key` is where the answer has them."""
+        offset = 0
+        while True:
+            answer = self.get(path, **{"limit": PAGE, **params, "offset": offset})
+            yield from answer[key]
+            offset += PAGE
+            if offset >= answer["total_entries"]:
+                return
 
     # --- the wire -----------------------------------------------------------------------------------
 

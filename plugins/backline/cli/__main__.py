@@ -22,11 +22,14 @@ def main() -> int:
         bench,
         checks,
         database,
+        dead_letters,
         demo,
+        failures,
         preview,
         seed,
         send,
         stack,
+        trigger,
     )
     from backline.cli.app import app
 

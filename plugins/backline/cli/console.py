@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from backline.airflow.rest import AirflowRest
+from backline.airflow.runs import AirflowRuns
 from backline.stack.lifecycle import Stack
+
+PIPE_WIDTH = 240
+ELSEWHERE = ("BACKLINE_DATABASE_URL", "BACKLINE_URL", "BACKLINE_USER", "BACKLINE_PASSWORD")
+"""Set these, and the commands work on that installation in place of the embedded one."""
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -18,3 +31,47 @@ def progress(line: str) -> None:
 def stack() -> Stack:
     """The copy of the stack that BACKLINE_HOME and BACKLINE_PORT name."""
     return Stack(progress)
+
+
+def exports() -> dict[str, str]:
+    """The variables of the installation that commands work on."""
+    return {**stack().exports(), **{name: os.environ[name] for name in ELSEWHERE if os.environ.get(name)}}
+
+
+@contextmanager
+def airflow_api() -> Iterator[AirflowRest]:
+    """Airflow's REST API, as the user of BACKLINE_USER."""
+    known = exports()
+    with AirflowRest(known["BACKLINE_URL"], known["BACKLINE_USER"], known["BACKLINE_PASSWORD"]) as rest:
+        yield rest
+
+
+@contextmanager
+def airflow_runs() -> Iterator[AirflowRuns]:
+    """Airflow's runs, as dead letters see them."""
+    known = exports()
+    # What touches DAG files reads Airflow's settings.
+    os.environ.update({name: value for name, value in known.items() if name.startswith("AIRFLOW")})
+    with airflow_api() as rest:
+        yield AirflowRuns(rest, known["BACKLINE_URL"])
+
+
+def operator() -> str:
+    """Who runs the command, for what is written down about it."""
+    return f"{pwd.getpwuid(os.geteuid()).pw_name} (command)"
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """A row of text as it is: others' words may look like markup."""
+    table.add_row(*(Text(cell) for cell in cells))
+
+
+def show_table(table: Table) -> None:
+    """A table, as wide as the terminal; into a file or pipe, with room for its lines."""
+    out.print(table, width=None if out.is_terminal else PIPE_WIDTH)
+
+
+def in_short(text: str, most: int = 90) -> str:
+    """The last line of a text, cut."""
+    line = text.strip().splitlines()[-1] if text.strip() else ""
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -66,6 +66,12 @@ def _backline(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str
         "port": paths.smtp_port,
         "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "backline@localhost.localdomain"},
     }
+    api = {
+        "conn_type": "http",
+        "host": f"http://{LOOPBACK}:{paths.port}",
+        "login": "admin",
+        "password": secrets.admin_password,
+    }
     return {
         "BACKLINE_HOME": str(paths.home),
         "BACKLINE_PORT": str(paths.port),
@@ -77,6 +83,7 @@ def _backline(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str
         "BACKLINE_MAIL_URL": f"http://{LOOPBACK}:{paths.mail_web_port}",
         "BACKLINE_SMTP_PORT": str(paths.smtp_port),
         "BACKLINE_FERNET_KEYS": secrets.backline_fernet_keys,
+        "AIRFLOW_CONN_BACKLINE_AIRFLOW": json.dumps(api),
         "AIRFLOW_CONN_BACKLINE_DB": json.dumps(database),
         "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp),
     }

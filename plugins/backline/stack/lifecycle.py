@@ -148,7 +148,7 @@ class Stack:
     def _stamp(self) -> dict[str, str]:
         current = settings()
         pools = repr(sorted((name, lane.dispatchers) for name, lane in current.lanes.items())) + repr(
-            current.direct_pools
+            (current.direct_pools, current.job_pools)
         )
         return {
             "airflow": importlib.metadata.version("apache-airflow-core"),

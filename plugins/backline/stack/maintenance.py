@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backline.errors import BacklineError
+from backline.jobs.results import prune as prune_results
 from backline.outbox.maintenance import run_once
 from backline.stack.airflow_api import AirflowAt
 
@@ -76,6 +77,7 @@ def main() -> None:
     while True:
         try:
             report = run_once(os.environ["BACKLINE_DATABASE_URL"])
+            report["results_pruned"] = prune_results(os.environ["BACKLINE_DATABASE_URL"])
             if any(report.values()):
                 log.info("outbox: %s", report)
             if time.monotonic() >= next_metadata:

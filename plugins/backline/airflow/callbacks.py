@@ -1,0 +1,77 @@
+"""What Airflow calls when something fails or is late. Quick, and never a failure themselves.
+
+When the app's database or Airflow's API is away, nothing is lost: `reconcile_dead_letters` finds what was not told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.context import Context
+
+log = logging.getLogger(__name__)
+
+
+def record_task_failure(context: Context) -> None:
+    """`on_failure_callback` of a task: it has failed for good."""
+    try:
+        _record_task(context)
+    except Exception as exc:  # noqa: BLE001 - the task has failed already; its failure is what counts
+        log.warning("dead letter not written, the reconciler will: %s", exc)
+
+
+def record_run_failure(context: Context) -> None:
+    """`on_failure_callback` of a DAG: the run has failed, with or without a word from its tasks."""
+    try:
+        _record_run(context)
+    except Exception as exc:  # noqa: BLE001 - as above
+        log.warning("dead letter not written, the reconciler will: %s", exc)
+
+
+def note_late_run(deadline_seconds: float, context: Mapping[str, Any]) -> None:
+    """Callback of a deadline: the run has not ended. Called in an executor, with what the scheduler knows of the run."""
+    from backline.airflow.connections import app_dsn, base_url
+    from backline.airflow.runs import log_url
+    from backline.dead_letters.failures import NOT_MAPPED, WHOLE_RUN
+    from backline.jobs.gate import note_late
+
+    dag_id, run_id = context["dag_run"]["dag_id"], context["dag_run"]["dag_run_id"]
+    note_late(app_dsn(), dag_id, run_id, deadline_seconds, log_url(base_url(), dag_id, run_id, WHOLE_RUN, NOT_MAPPED))
+
+
+def _record_task(context: Context) -> None:
+    from airflow.sdk._shared.secrets_masker import redact
+
+    from backline.airflow.connections import app_dsn
+    from backline.dead_letters.failures import FROM_LOG, TOLD, Failure, cause_of, classify
+    from backline.dead_letters.letters import Letters
+    from backline.errors import FailureClass
+
+    ti, run = context["ti"], context["dag_run"]
+    exception = context.get("exception")
+    if isinstance(exception, BaseException):
+        failure_class, cause, certainty = classify(exception), str(redact(cause_of(exception))), TOLD
+    else:
+        failure_class, cause, certainty = FailureClass.UNKNOWN, str(exception or "the task gave no reason"), FROM_LOG
+    failure = Failure(
+        run.dag_id, run.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, failure_class, cause, certainty,
+        ti.try_number, run.conf or {}, ti.log_url, getattr(ti, "end_date", None) or datetime.now(UTC),
+    )  # fmt: skip
+    with Letters.open(app_dsn()) as letters:
+        letters.record(failure)
+
+
+def _record_run(context: Context) -> None:
+    from backline.airflow.connections import airflow_rest, app_dsn, base_url
+    from backline.airflow.runs import AirflowRuns
+    from backline.dead_letters.letters import Letters
+    from backline.dead_letters.reconcile import record_run
+
+    with airflow_rest() as rest, Letters.open(app_dsn()) as letters:
+        runs = AirflowRuns(rest, base_url())
+        run = runs.run(context["dag"].dag_id, context["run_id"])
+        record_run(letters, runs, run, context.get("reason"))

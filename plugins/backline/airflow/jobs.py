@@ -1,0 +1,232 @@
+"""Jobs: a DAG that has all that every job has, from one function and one table of settings.
+
+Owner, pool, priority, queue, retries by failure class, soft and hard time limit, memory limit, rate, what it needs
+configured, dead letters, deadline: all from `job_dag`, so that no DAG file repeats it (docs/jobs.md).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from airflow.sdk import DAG, get_current_context
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
+
+from backline.airflow.callbacks import note_late_run, record_run_failure, record_task_failure
+from backline.airflow.defaults import dag_arguments, task_arguments
+from backline.errors import FailureClass
+from backline.settings import JobSettings, settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.definitions.context import Context
+
+    from backline.jobs.results import Reporter
+
+TIMEOUTS = "backline_timeouts"
+"""Key of the task's state store: how many tries of this task have timed out."""
+LONGER = 1.5
+LONGEST = 4.0
+"""After a timeout the next try gets `LONGER` times as long, up to `LONGEST` times the limit."""
+AFTER_RATE = "execute_after_rate"
+
+_jobs: dict[str, JobSettings] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a job cannot do without; without it the job is skipped, and says how to configure it."""
+
+    connections: tuple[str, ...] = ()
+    """Ids of Airflow connections."""
+    tables: tuple[str, ...] = ()
+    """Tables or views of the app's database, with their schema."""
+
+
+class JobRetryPolicy(RetryPolicy):
+    """By failure class: permanent ones fail at once, the others wait as [retry.*] says, with real jitter."""
+
+    def __init__(self, backoff: float) -> None:
+        """`backoff` multiplies every pause."""
+        self.backoff = backoff
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        """Fail, or retry after a pause; when no try is left Airflow decides, which is to fail."""
+        from backline.dead_letters.failures import classify
+        from backline.outbox.retry import retry_delay
+
+        failure_class = classify(exception)
+        policies = settings().retry
+        if failure_class not in policies:
+            return RetryDecision.fail(f"{failure_class} errors are permanent")
+        if failure_class is FailureClass.TIMEOUT and context is not None:
+            store = context["task_state_store"]
+            store.set(TIMEOUTS, _count(store.get(TIMEOUTS)) + 1)
+        retries = context["task"].retries if context is not None else max_tries
+        attempt = try_number - (max_tries - (retries or 0))  # counted anew after a clear
+        wish = getattr(exception, "retry_after", None)
+        delay = retry_delay(policies, failure_class, max(1, attempt), 10**6, wish, random.random)
+        if delay is None:
+            return RetryDecision.default()
+        pause = delay if wish is not None else delay * self.backoff
+        return RetryDecision.retry(timedelta(seconds=pause), f"{failure_class} error: again in {pause:.0f} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What happens before each task of a job: skip it unconfigured, wait for its rate, set its limits.
+
+    It is the tasks' `pre_execute`.
+    """
+
+    name: str
+    job: JobSettings
+    needs: Needs
+
+    def __call__(self, context: Context) -> None:
+        """AirflowSkipException when something is not configured; TaskDeferred when there is no token."""
+        task, ti = cast("BaseOperator", context["task"]), context["ti"]
+        _skip_unless_configured(self.needs)
+        # Defined for every task, because a deferred one is resumed by a method's name, with the trigger's event.
+        setattr(task, AFTER_RATE, lambda resumed, **_: task.execute(resumed))
+        resumed = getattr(getattr(ti, "_ti_context_from_server", None), "next_method", None)
+        if self.job.rate_per_minute and resumed is None:
+            _wait_for_token(self.name, self.job.rate_per_minute)
+        longer = 1.0
+        if ti.try_number > 1:
+            longer = min(LONGER ** _count(context["task_state_store"].get(TIMEOUTS)), LONGEST)
+        if task.execution_timeout is not None:
+            task.execution_timeout *= longer
+        if not _in_process():
+            from backline.jobs.watchdog import watch
+
+            watch(self.job.hard_limit * longer, self.job.memory_limit_mib)
+
+
+def job_dag(
+    name: str,
+    *,
+    doc: str | None,
+    schedule: Any = None,
+    params: Mapping[str, Any] | None = None,
+    needs: Needs = Needs(),
+    max_active_runs: int = 16,
+    **declared: Any,
+) -> DAG:
+    """The DAG of a job. `doc` is its file's docstring, whose first line becomes the description.
+
+    `schedule` is a cron expression, a preset such as "@daily", an asset, or None for a job that is started. `declared`
+    is what it wants otherwise than [jobs] in backline.toml (`pool="reports"`, `retries=0`, `soft_limit_seconds=60`);
+    an operator's [jobs."name"] beats both. Misconfigured names a setting that is wrong.
+    """
+    config = settings()
+    if isinstance(schedule, str):
+        declared["schedule"] = schedule
+    job = config.job(name, declared)
+    changed = config.jobs.named.get(name)
+    if job.schedule and (isinstance(schedule, str) or (changed is not None and changed.schedule)):
+        schedule = job.schedule
+    _jobs[name] = job
+    text = (doc or "").strip()
+    return DAG(
+        name,
+        description=text.split("\n", 1)[0].strip("# ").rstrip("."),
+        doc_md=text,
+        schedule=schedule if job.enabled else None,
+        params=dict(params or {}),
+        default_args=_task_defaults(name, job, needs),
+        on_failure_callback=record_run_failure,
+        deadline=_deadline(job),
+        **dag_arguments("job", *job.tags, max_active_runs=max_active_runs),
+    )
+
+
+def reporter() -> Reporter:
+    """Inside a task of a job: where it tells its progress and keeps its result."""
+    from backline.airflow.connections import app_dsn
+    from backline.jobs.results import Reporter, RunName
+
+    run = get_current_context()["dag_run"]
+    return Reporter(app_dsn(), RunName(run.dag_id, run.run_id), _jobs[run.dag_id].result_seconds)
+
+
+def _task_defaults(name: str, job: JobSettings, needs: Needs) -> dict[str, Any]:
+    policy = settings().retry[FailureClass.UNKNOWN]
+    return task_arguments(
+        pool=job.pool,
+        queue=job.queue,
+        priority=job.priority,
+        execution_timeout=timedelta(seconds=job.soft_limit_seconds),
+        retries=job.retries,
+        retry_policy=JobRetryPolicy(job.backoff),
+        # For tries that are killed: no policy runs then.
+        retry_delay=timedelta(seconds=policy.first_seconds * job.backoff),
+        retry_exponential_backoff=policy.factor,
+        max_retry_delay=timedelta(seconds=policy.cap_seconds * job.backoff),
+        pre_execute=Gate(name, job, needs),
+        on_failure_callback=record_task_failure,
+    )
+
+
+def _deadline(job: JobSettings) -> DeadlineAlert | None:
+    if not job.deadline_seconds:
+        return None
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(seconds=job.deadline_seconds),
+        callback=SyncCallback(note_late_run, kwargs={"deadline_seconds": job.deadline_seconds}),
+    )
+
+
+def _skip_unless_configured(needs: Needs) -> None:
+    from airflow.sdk.bases.hook import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    for wanted in needs.connections:
+        try:
+            BaseHook.get_connection(wanted)
+        except AirflowNotFoundException:
+            raise AirflowSkipException(
+                f"connection {wanted!r} is not configured: set AIRFLOW_CONN_{wanted.upper()}, or add it in Airflow under "
+                "Admin, Connections"
+            ) from None
+    if needs.tables:
+        from backline.airflow.connections import app_dsn
+        from backline.jobs.gate import missing_tables
+
+        if missing := missing_tables(app_dsn(), needs.tables):
+            raise AirflowSkipException(
+                f"the app's database has no {', '.join(missing)}: point the statements of include/sql at your own tables "
+                "(docs/adopting.md), or make the reference app's with ./backline seed"
+            )
+
+
+def _wait_for_token(name: str, rate_per_minute: float) -> None:
+    from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+    from backline.airflow.connections import app_dsn
+    from backline.jobs.gate import seconds_to_wait
+
+    wait = seconds_to_wait(app_dsn(), name, rate_per_minute)
+    if wait > 0:
+        # The token is reserved: the task comes back when it is there, and does not ask again.
+        raise TaskDeferred(trigger=TimeDeltaTrigger(timedelta(seconds=wait)), method_name=AFTER_RATE)
+
+
+def _in_process() -> bool:
+    """Whether the task runs inside `dags test`: to kill it would kill a person's command."""
+    from airflow.sdk.execution_time import task_runner
+
+    return type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ == "InProcessSupervisorComms"
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,47 @@
+"""Runs DAGs as `airflow dags test` does, in a process of its own: `run_jobs.py FOLDER {"dag id": conf, ...}`.
+
+Prints one JSON object: for each DAG the run's state, and for each task its state, its tries and what it returned.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def main(folder: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+    from airflow.utils.db import initdb
+
+    initdb()
+    DagBundlesManager().sync_bundles_to_db()
+    bag = DagBag(folder)
+    assert not bag.import_errors, bag.import_errors
+    sync_bag_to_db(bag, "dags-folder", None)
+    return {dag_id: _run(bag.dags[dag_id], conf) for dag_id, conf in wanted.items()}
+
+
+def _run(dag: Any, conf: dict[str, Any]) -> dict[str, Any]:
+    run = dag.test(run_conf=conf)
+    tasks = {
+        ti.task_id: {"state": ti.state, "tries": ti.try_number, "returned": _returned(ti)}
+        for ti in run.get_task_instances()
+    }
+    return {"state": run.state, "run_id": run.run_id, "tasks": tasks}
+
+
+def _returned(ti: Any) -> Any:
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        row = session.query(XComModel).filter_by(
+            dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, key="return_value"
+        ).first()  # fmt: skip
+        return None if row is None else XComModel.deserialize_value(row)
+
+
+if __name__ == "__main__":
+    print("RESULT", json.dumps(main(sys.argv[1], json.loads(sys.argv[2])), default=str))  # noqa: T201

@@ -1,0 +1,151 @@
+"""Jobs as they run: in Airflow's own way of running a DAG in one process, on a real database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+
+from backline.jobs.results import RunName, result_of
+from backline.settings import ROOT
+from tests.integration.conftest import create, drop
+
+HERE = Path(__file__).parent
+GUIDE = ROOT / "docs" / "jobs.md"
+JOBS = ("needs_connection", "needs_table", "permanent", "transient", "too_long", "paced", "tells")
+OPERATIONS = ("purge_dead_letters", "reconcile_dead_letters")
+
+
+@pytest.fixture(scope="module")
+def app_database(server: str, template: str) -> Iterator[str]:
+    from psycopg.conninfo import make_conninfo
+
+    create(server, "backline_job_runs", template)
+    dsn = make_conninfo(server, dbname="backline_job_runs")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO backline.dead_letter (kind, name, run_id, task_id, map_index, class, cause, tries, failed_at)"
+            " SELECT 'job', 'x', 'r' || n, 't', -1, 'network', 'no route', 1, now() FROM generate_series(1, 3) AS n"
+        )
+    yield dsn
+    drop(server, "backline_job_runs")
+
+
+@pytest.fixture(scope="module")
+def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All of them, run one after the other in one process: its start is what costs."""
+    home = tmp_path_factory.mktemp("airflow")
+    folder = home / "dags"
+    folder.mkdir()
+    (folder / "example.py").write_text(example())
+    shutil.copy(HERE / "dags.py", folder / "jobs.py")
+    for name in OPERATIONS:
+        shutil.copy(ROOT / "dags" / "operations" / f"{name}.py", folder)
+    wanted = {"count_failures": {"hours": 48}, **{job: {} for job in (*JOBS, *OPERATIONS)}}
+    known = conninfo_to_dict(app_database)
+    connection = {
+        "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
+        "schema": known["dbname"], "port": int(known.get("port") or 5432),
+    }  # fmt: skip
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "BACKLINE"))}
+    environment = {
+        **kept,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection),
+        "BACKLINE_HOME": str(home),
+        "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
+    }
+    done = subprocess.run(
+        [sys.executable, str(HERE / "run_jobs.py"), str(folder), json.dumps(wanted)],
+        check=False, env=environment, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert results, done.stdout[-1000:] + done.stderr[-2000:]
+    answer: dict[str, Any] = json.loads(results[-1].removeprefix("RESULT "))
+    answer["output"] = done.stdout + done.stderr
+    return answer
+
+
+def example() -> str:
+    """The job that docs/jobs.md shows."""
+    [found] = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def test_the_example_of_the_guide_is_a_job_in_30_lines_or_so(ran: dict[str, Any], app_database: str) -> None:
+    run = ran["count_failures"]
+    assert (run["state"], run["tasks"]["count"]["returned"]) == ("success", {"network": 3})
+    kept = result_of(app_database, RunName("count_failures", run["run_id"]))
+    assert kept is not None
+    assert kept["result"] == {"network": 3}
+    body = [line for line in example().splitlines() if line.strip() and not line.startswith(("from", "import"))]
+    assert len(body) <= 30
+
+
+@pytest.mark.parametrize(
+    ("job", "task", "reason"),
+    [
+        (
+            "needs_connection",
+            "pay",
+            "connection 'payment_provider' is not configured: set AIRFLOW_CONN_PAYMENT_PROVIDER",
+        ),
+        ("needs_table", "read", "the app's database has no shop.no_such_table"),
+        ("reconcile_dead_letters", "reconcile", "connection 'backline_airflow' is not configured"),
+    ],
+)
+def test_a_job_that_is_not_configured_is_skipped_and_says_how(
+    ran: dict[str, Any], job: str, task: str, reason: str
+) -> None:
+    assert ran[job]["tasks"][task]["state"] == "skipped"
+    assert reason in ran["output"]
+
+
+def test_a_permanent_error_is_not_retried_and_is_a_dead_letter(ran: dict[str, Any], app_database: str) -> None:
+    assert (ran["permanent"]["state"], ran["permanent"]["tasks"]["refused"]["tries"]) == ("failed", 1)
+    with psycopg.connect(app_database, row_factory=dict_row) as connection:
+        [letter] = connection.execute("SELECT * FROM backline.dead_letter WHERE name = 'permanent'").fetchall()
+    assert (letter["class"], letter["cause"], letter["run_id"]) == (
+        "rejected", "550 no such user", ran["permanent"]["run_id"],
+    )  # fmt: skip
+
+
+def test_a_transient_error_is_retried(ran: dict[str, Any]) -> None:
+    assert ran["transient"]["state"] == "success"
+    assert ran["transient"]["tasks"]["busy"]["returned"] == 2
+
+
+def test_after_a_timeout_the_next_try_has_longer(ran: dict[str, Any]) -> None:
+    assert (ran["too_long"]["state"], ran["too_long"]["tasks"]["slow"]["tries"]) == ("success", 2)
+
+
+def test_a_task_over_its_rate_waits_for_its_token(ran: dict[str, Any]) -> None:
+    tasks = ran["paced"]["tasks"]
+    assert ran["paced"]["state"] == "success"
+    assert tasks["one__1"]["returned"] - tasks["one"]["returned"] > 1.0
+
+
+def test_progress_and_result_are_kept(ran: dict[str, Any], app_database: str) -> None:
+    kept = result_of(app_database, RunName("tells", ran["tells"]["run_id"]))
+    assert kept is not None
+    assert (kept["percent"], kept["doing"], kept["result"]) == (100, "half", {"rows": 7})
+
+
+def test_the_operations_end(ran: dict[str, Any]) -> None:
+    assert ran["purge_dead_letters"]["state"] == "success"
+    assert ran["purge_dead_letters"]["tasks"]["purge"]["returned"]["letters"] == 0

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from backline.dead_letters.letters import Letters
+from tests.integration.dead_letters.support import Airflow
+from tests.integration.outbox.support import Outbox
+
+
+@pytest.fixture
+def outbox(database: str) -> Iterator[Outbox]:
+    """An outbox in a database of the test's own."""
+    with Outbox(database) as made:
+        yield made
+
+
+@pytest.fixture
+def letters(database: str) -> Iterator[Letters]:
+    with Letters.open(database) as made:
+        yield made
+
+
+@pytest.fixture
+def airflow() -> Airflow:
+    return Airflow()
