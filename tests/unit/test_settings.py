@@ -11,7 +11,7 @@ from backline.errors import FailureClass, Misconfigured
 from backline.settings import ROOT, LaneSettings, RetrySettings, Settings, config_file, load
 
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
-SECTIONS = ("email", "templates", "outbox", "doorbell", "direct_pools")
+SECTIONS = ("email", "templates", "outbox", "doorbell", "http", "direct_pools")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_every_shipped_retry_policy_is_the_codes_default() -> None:
 def test_every_setting_is_in_the_shipped_file() -> None:
     shipped = parsed()
     assert set(shipped) == set(Settings.model_fields)
-    for section in ("email", "templates", "outbox", "doorbell"):
+    for section in ("email", "templates", "outbox", "doorbell", "http"):
         model = Settings.model_fields[section].annotation
         assert model is not None
         assert set(shipped[section]) == set(model.model_fields)
