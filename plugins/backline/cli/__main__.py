@@ -18,7 +18,7 @@ def main() -> int:
 
     load_dotenv(ROOT)
     os.environ.pop(STACK_VARIABLE, None)  # what a command starts is not the stack's, even from inside one of its tasks
-    from backline.cli import bench, checks, demo, stack  # noqa: F401 - they add their commands
+    from backline.cli import bench, checks, demo, inspect, stack  # noqa: F401 - they add their commands
     from backline.cli.app import app
 
     # Not standalone: its own error boxes are of several lines.
