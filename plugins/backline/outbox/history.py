@@ -16,8 +16,8 @@ from backline.settings import settings
 
 HIDDEN = "(secret)"
 """Stands in a payload in the place of a secret field's value."""
-STRETCH = 200_000
-"""Ids that one search looks at: some tenths of a second at most, however rare what it looks for."""
+STRETCH = 500_000
+"""Ids that one search looks at: some tenths of a second, however rare what it looks for."""
 
 
 @dataclass(frozen=True, slots=True)

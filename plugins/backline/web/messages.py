@@ -75,7 +75,7 @@ def search(
 ) -> dict[str, Any]:
     """By recipient (anywhere in the address, in any case), type, state, lane, request and time of creation.
 
-    Looks at 200,000 messages a request, so a part may be short, even empty, and yet have a `next`: follow it.
+    Looks at 500,000 messages a request, so a part may be short, even empty, and yet have a `next`: follow it.
     """
     filters = history.Filters(recipient, type, state, lane, request_id, since, until)
     patience = request.app.state.config.search_seconds
