@@ -15,7 +15,7 @@ from backline.db.connect import translated
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
 from backline.messages import registry
-from backline.outbox.intake import parsed
+from backline.outbox.intake import as_given, parsed
 from backline.sealing import Sealer
 
 FINAL = frozenset({"sent", "suppressed", "cancelled", "expired", "dead"})
@@ -94,8 +94,11 @@ def replay(
         "recipient": recipient if len(kind.channels) == 1 else json.dumps({row["channel"]: recipient}),
         "priority": row["priority"], "idempotency_key": key, "request_id": who.request_id, "replay_of": message_id,
     }  # fmt: skip
-    with translated():
-        [new] = connection.execute(statement("messages", "message_replay"), params).fetchall()
+    try:
+        with translated():
+            [new] = connection.execute(statement("messages", "message_replay"), params).fetchall()
+    except InvalidInput as exc:
+        raise as_given(exc) from None
     edited = [name for name, value in (("to", edits.recipient), ("payload", edits.payload)) if value is not None]
     record(
         connection, who, "message.replay", f"message/{message_id}",

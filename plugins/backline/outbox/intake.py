@@ -20,6 +20,7 @@ from backline.messages import MessageType, registry
 from backline.sealing import Sealer
 from backline.settings import settings
 
+KEY_HEADER = "Idempotency-Key"
 KEY_LENGTH = 200
 """Of an idempotency key in characters: the outbox takes 255, and a batch adds each message's position."""
 PROBLEMS_AT_MOST = 50
@@ -102,7 +103,7 @@ def enqueue(
             with translated():
                 [row] = connection.execute(statement("messages", "message_enqueue_many"), params).fetchall()
         except InvalidInput as exc:
-            raise BadBatch([(_position(exc, keys, indexes), exc)]) from None
+            raise BadBatch([(_position(exc, keys, indexes), as_given(exc))]) from None
         for index, message_id in zip(indexes, row["ids"], strict=True):
             ids[index] = message_id
     return ids
@@ -111,8 +112,13 @@ def enqueue(
 def check_key(key: str) -> str:
     """An idempotency key; InvalidInput unless it is 1 to 200 visible ASCII characters."""
     if not re.fullmatch(rf"[!-~]{{1,{KEY_LENGTH}}}", key):
-        raise InvalidInput("Idempotency-Key", f"must be 1 to {KEY_LENGTH} visible ASCII characters, such as a UUID")
+        raise InvalidInput(KEY_HEADER, f"must be 1 to {KEY_LENGTH} visible ASCII characters, such as a UUID")
     return key
+
+
+def as_given(exc: InvalidInput) -> InvalidInput:
+    """What the database refused, with the field's name as HTTP has it."""
+    return InvalidInput(KEY_HEADER, exc.problem) if exc.field == "idempotency_key" else exc
 
 
 def parsed(kind: type[MessageType], payload: Mapping[str, Any], sealer: Sealer) -> str:

@@ -95,8 +95,8 @@ def _read(adapter: TypeAdapter[T], body: bytes, *, several: bool = False) -> T:
             Wrong(field=dotted(location), detail=_detail(error), index=index if isinstance(index, int) else None)
         )
     first = errors[0]
-    where = "" if first.index is None else f"message {first.index}: "
-    raise Refused(422, f"nothing was taken; {where}{first.field}: {first.detail}", errors)
+    where = "" if first.index is None else f"nothing was taken; message {first.index}: "
+    raise Refused(422, f"{where}{first.field}: {first.detail}", errors)
 
 
 def _detail(error: Any) -> str:

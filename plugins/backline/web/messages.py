@@ -42,14 +42,19 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
     if idempotency_key is not None:
         key = intake.check_key(idempotency_key)
         keys = [f"{key}/{index}" for index in range(len(wanted))] if several else [key]
-    checked = intake.check(wanted, sealer(request))
-    with database.transaction() as connection:
-        ids = intake.enqueue(connection, checked, keys)
-        after = {
-            "count": len(ids), "types": sorted({one.type for one in checked}), "first": min(ids), "last": max(ids)
-        }  # fmt: skip
-        target = "messages" if several else f"message/{ids[0]}"
-        record(connection, who(request), "message.send", target, after=after)
+    try:
+        checked = intake.check(wanted, sealer(request))
+        with database.transaction() as connection:
+            ids = intake.enqueue(connection, checked, keys)
+            after = {
+                "count": len(ids), "types": sorted({one.type for one in checked}), "first": min(ids), "last": max(ids)
+            }  # fmt: skip
+            target = "messages" if several else f"message/{ids[0]}"
+            record(connection, who(request), "message.send", target, after=after)
+    except intake.BadBatch as exc:
+        if several:
+            raise
+        raise exc.problems[0][1] from None
     urls = [
         api_url(request, f"{'groups' if one.grouped else 'messages'}/{message_id}")
         for one, message_id in zip(checked, ids, strict=True)
