@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
+from starlette.websockets import WebSocketDisconnect
 
 from backline.web import messages
 from backline.web.urls import PREFIX
@@ -146,6 +147,11 @@ def test_a_browsers_look_and_a_programs_act_need_none(api: Api) -> None:
     api.client.cookies.set("_token", api.tokens["op"])
     assert api.get("messages", None).status_code == 200
     assert api.post("messages", email(), "op", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 202
+
+
+def test_a_websocket_is_not_let_by(api: Api) -> None:
+    with pytest.raises(WebSocketDisconnect), api.client.websocket_connect(f"{PREFIX}/livez"):
+        pass
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(make_api: Callable[..., Api]) -> None:

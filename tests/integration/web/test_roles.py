@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager
+from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
 
 from backline.settings import ROOT
-from backline.web.roles import PUBLIC, is_public
+from backline.web import roles
+from backline.web.roles import PUBLIC, Role, allows, is_public
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
 
@@ -79,6 +84,19 @@ def test_a_wrong_token_is_no_login(api: Api, token: str) -> None:
     answer = api.call("GET", "messages", None, headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("named", "granted"),
+    [("Public", ""), ("Viewer", "viewer"), ("User", "viewer op"), ("Op", "viewer op"), ("Admin", "viewer op admin")],
+)
+def test_the_roles_of_fab_are_ours(monkeypatch: pytest.MonkeyPatch, named: str, granted: str) -> None:
+    """As FAB ships them: its auth manager judges by these lists of permissions."""
+    shipped = {role["role"]: role["perms"] for role in FabAirflowSecurityManagerOverride.ROLE_CONFIGS}
+    manager = FabAuthManager()
+    monkeypatch.setattr(roles, "get_auth_manager", lambda: manager)
+    user: Any = SimpleNamespace(perms=set(shipped[named]), get_name=lambda: named)
+    assert [role.value for role in Role if allows(role, user)] == granted.split()
 
 
 def test_the_api_is_documented_as_it_is(api: Api) -> None:
