@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 
 # Before Airflow is imported. `./backline test` has set these; a plain pytest must not touch the home of whoever runs it.
@@ -32,8 +33,10 @@ from fastapi import FastAPI  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 from httpx import Response  # noqa: E402
 
+from backline.messages.sync import sync_types  # noqa: E402
 from backline.web.app import build  # noqa: E402
 from backline.web.urls import PREFIX  # noqa: E402
+from tests.integration.conftest import create, drop  # noqa: E402
 
 ROLES = ("viewer", "user", "op", "admin")
 API = f"{PREFIX}/api/v1"
@@ -91,21 +94,32 @@ def tokens() -> dict[str, str]:
     return {role: manager.generate_jwt(SimpleAuthManagerUser(username=f"{role}-1", role=role)) for role in ROLES}
 
 
+@pytest.fixture(scope="session")
+def shared_database(server: str, template: str) -> Iterator[str]:
+    """A migrated database for tests that leave nothing behind but rows."""
+    name = f"backline_web_{uuid.uuid4().hex[:12]}"
+    create(server, name, template)
+    yield make_conninfo(server, dbname=name)
+    drop(server, name)
+
+
 @pytest.fixture
-def make_api(database: str, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Api]]:
+def make_api(
+    shared_database: str, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Api]]:
     """Makes the app, mounted as Airflow mounts it."""
     made: list[Api] = []
 
-    def make(dsn: str = database, **settings: str) -> Api:
+    def make(dsn: str = shared_database) -> Api:
         monkeypatch.setenv("AIRFLOW_CONN_BACKLINE_DB", as_connection(dsn))
         monkeypatch.setenv("BACKLINE_FERNET_KEYS", FERNET_KEY)
         app = build()
-        app.state.config = app.state.config.model_copy(update=settings)
         root = FastAPI()
         root.mount(PREFIX, app)
         init_middlewares(root)
         client = TestClient(root, raise_server_exceptions=True)
-        made.append(Api(app, client, tokens, psycopg.connect(database, autocommit=True, row_factory=dict_row)))
+        connection = psycopg.connect(shared_database, autocommit=True, row_factory=dict_row)
+        made.append(Api(app, client, tokens, connection))
         return made[-1]
 
     yield make
@@ -116,5 +130,11 @@ def make_api(database: str, tokens: dict[str, str], monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def api(make_api: Callable[..., Api]) -> Api:
-    """The app on a new database."""
-    return make_api()
+    """The app on an empty database."""
+    made = make_api()
+    made.sql(
+        "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.audit_trail RESTART IDENTITY CASCADE"
+    )
+    made.sql("ALTER SEQUENCE backline.message_id RESTART")
+    sync_types(made.connection)
+    return made

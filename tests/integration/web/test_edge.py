@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
@@ -172,12 +173,13 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read_whole(make_api: C
     assert api.post("messages", email()).status_code == 202
 
 
-def test_readiness_follows_the_database(make_api: Callable[..., Api], empty_database: str) -> None:
+def test_readiness_follows_the_database(make_api: Callable[..., Api], database: str, empty_database: str) -> None:
     from backline.web import health
 
-    ready = make_api()
+    ready = make_api(database)
     assert health.Readiness().look(ready.app.state.connections)
-    ready.sql("DELETE FROM backline.migration WHERE number = (SELECT max(number) FROM backline.migration)")
+    with psycopg.connect(database) as connection:
+        connection.execute("DELETE FROM backline.migration WHERE number = (SELECT max(number) FROM backline.migration)")
     assert not health.Readiness().look(ready.app.state.connections)
     assert not health.Readiness().look(make_api(empty_database).app.state.connections)
 

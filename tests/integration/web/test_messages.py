@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
@@ -44,8 +43,7 @@ def retyped(api: Api, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     kind = registry.get("welcome")
     for name, value in changes.items():
         monkeypatch.setattr(kind, name, value)
-    with psycopg.connect(api.connection.info.dsn, password=api.connection.info.password) as connection:
-        sync_types(connection)
+    sync_types(api.connection)
 
 
 def test_one_message_is_taken_as_it_was_given(api: Api) -> None:
@@ -318,9 +316,8 @@ def test_a_time_is_found_among_the_ids(api: Api) -> None:
     api.sql("UPDATE backline.message SET created_at = '2026-01-01'::timestamptz + id * interval '1 minute'")
     api.sql("DELETE FROM backline.message WHERE id % 7 = 0")
     ids = [row["id"] for row in rows(api)]
-    middle = datetime(2026, 1, 1, 0, 40, tzinfo=UTC).astimezone(UTC)
-    offset = api.sql("SELECT '2026-01-01'::timestamptz AS at")[0]["at"]
-    middle = offset + timedelta(minutes=40)
+    start = api.sql("SELECT '2026-01-01'::timestamptz AS at")[0]["at"]
+    middle = start + timedelta(minutes=40)
     since = api.get("messages", params={"since": middle.isoformat(), "limit": 500}).json()["messages"]
     until = api.get("messages", params={"until": middle.isoformat(), "limit": 500}).json()["messages"]
     assert [one["id"] for one in since] == [i for i in reversed(ids) if i >= 40]
