@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 
 from backline.messages import registry
 from backline.messages.sync import row_of, sync_types
-from backline.outbox import history
+from backline.outbox import history, intake
 from backline.settings import settings
 from tests.integration.web.conftest import FERNET_KEY, Api, email
 
@@ -111,6 +111,29 @@ def test_all_or_nothing_with_the_index_of_the_bad_one(
     assert word in error["detail"]
     assert not rows(api)
     assert not api.sql("SELECT id FROM backline.audit_trail")
+
+
+RECIPIENTS = [
+    "ann@example.com", "Ann <ann@example.com>", "<ann@example.com>", "Ann<ann@example.com>", '"Ann <x>" <ann@example.com>',
+    "Ann, Ben <ann@example.com>", "ann", "", "ann@", "a b@example.com", "ann@ex ample.com", '"a b"@example.com',
+    "Zoë <zoë@exämple.com>", "Ann\t<ann@example.com>", "Ann  <ann@example.com>", "ann@[127.0.0.1]", "a" * 395 + " <a@b>",
+    "a" * 394 + " <a@b>", "ann@example.com ", "ann(x)@example.com", "Ann <ann@example.com> x", "a@b@c",
+]  # fmt: skip
+
+
+def test_the_shape_of_a_recipient_is_the_databases(api: Api) -> None:
+    judged = {
+        recipient: api.sql("SELECT backline.recipient_problem('email', %s) IS NULL AS fits", recipient)[0]["fits"]
+        for recipient in RECIPIENTS
+    }
+    assert {recipient: intake.fits_the_database(recipient) for recipient in RECIPIENTS} == judged
+    assert set(judged.values()) == {True, False}
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k"}])
+def test_what_only_the_database_would_refuse_has_its_index_too(api: Api, key: dict[str, str]) -> None:
+    answer = api.post("messages", [email(), email("<ann@example.com>")], headers=key)
+    assert [(error["index"], error["field"]) for error in answer.json()["errors"]] == [(1, "to")]
 
 
 def test_every_bad_one_is_told_and_one_alone_has_no_index_in_the_way(api: Api) -> None:
