@@ -23,7 +23,7 @@ API = "/backline/api/v1"
 
 @pytest.fixture
 def http(stack_exports: dict[str, str]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack_exports["BACKLINE_URL"], trust_env=False) as client:
+    with httpx.Client(base_url=stack_exports["BACKLINE_URL"], timeout=60, trust_env=False) as client:
         yield client
 
 

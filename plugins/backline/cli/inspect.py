@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 
 import psycopg
 import typer
 from psycopg.rows import dict_row
-from rich.table import Table
 
 from backline.cli.app import app
 from backline.cli.console import err, out, stack
@@ -39,7 +39,7 @@ def inspect(
     url = f"http://localhost:{current.paths.port}"
     if as_json:
         answers = [_answer(story, url) for story in stories]
-        typer.echo(json.dumps(answers[0] if found else answers, indent=2, default=str))
+        typer.echo(json.dumps(answers[0] if found else answers, indent=2, default=_iso))
         return
     for story in stories:
         _show(story, url)
@@ -56,13 +56,11 @@ def _show(story: history.History, url: str) -> None:
     facts = story.facts
     out.print(f"message {facts.id}  {facts.type} to {facts.recipient} by {facts.lane}: {facts.state}", markup=False)
     out.print(story.why, style="bold", markup=False)
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for event in story.timeline:
-        # Two cells of plain text: an answer of the far side is no markup.
-        table.add_row(moment(event.at) if event.at else "", event.event, _plain(event.text))
+        at = moment(event.at) if event.at else ""
+        out.print(f"{at:24} {event.event:10} {event.text}", markup=False)
         if log := _log(event, url):
-            table.add_row("", "", _plain(log))
-    out.print(table)
+            out.print(f"{'':35} {log}", markup=False)
     for name, value in story.payload.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         cut = f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)" if len(text) > SHOWN_CHARACTERS else text
@@ -74,7 +72,5 @@ def _log(event: Event, url: str) -> str | None:
     return path and f"{url}{path}"
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+def _iso(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -231,7 +231,10 @@ def _acted(act: Act) -> Event:
 
 def _answer(found: Try) -> str:
     code, response = found.code or "", " ".join((found.response or "").split())
-    return response if response.startswith(code) else f"{code} {response}".strip()
+    if response.startswith(code):
+        return response
+    # SMTP's enhanced code stands in both: "250 2.0.0" and "2.0.0 Ok".
+    return f"{code} {response.removeprefix(code.rpartition(' ')[2]).strip()}".strip()
 
 
 def _said(error: str | None) -> str:

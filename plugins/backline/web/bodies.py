@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from backline.messages.problems import dotted
 from backline.outbox.acts import Edits
 from backline.outbox.intake import Wanted
-from backline.web.problems import Refused, Wrong
+from backline.web.problems import Refused, Wrong, explain
 from backline.web.schemas import NewMessage, Replay
 
 AT_ONCE = 1_000
@@ -92,17 +92,8 @@ def _read(adapter: TypeAdapter[T], body: bytes, *, several: bool = False) -> T:
         location = error["loc"][1:] if several else error["loc"]
         index = error["loc"][0] if several and error["loc"] else None
         errors.append(
-            Wrong(field=dotted(location), detail=_detail(error), index=index if isinstance(index, int) else None)
+            Wrong(field=dotted(location), detail=explain(error), index=index if isinstance(index, int) else None)
         )
     first = errors[0]
     where = "" if first.index is None else f"nothing was taken; message {first.index}: "
     raise Refused(422, f"{where}{first.field}: {first.detail}", errors)
-
-
-def _detail(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "is not known here; remove it, or put it into payload if it is a field of the message's type"
-    if error["type"] == "missing":
-        return "is required; add it"
-    message: str = error["msg"]
-    return message[0].lower() + message[1:]

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from backline.outbox.delivery import describe
 from backline.web.problems import UNEXPECTED, Refused, respond
 from backline.web.roles import is_public
+from backline.web.urls import route_path
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Edge:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                if not is_public(_path(request)):
+                if not is_public(route_path(request)):
                     await _log_in(request)
                 self._check_length(request.headers.get("content-length", ""))
                 await self._app(scope, self._limited(receive), answer)
@@ -107,11 +108,6 @@ async def _log_in(request: Request) -> None:
         ) from None  # fmt: skip
     if credentials is None and request.method not in SAFE_METHODS and not _same_origin(request):
         raise Refused(403, "A browser's login works only from Airflow's own pages; programs send a Bearer token")
-
-
-def _path(request: Request) -> str:
-    path: str = request.scope["path"]
-    return path.removeprefix(request.scope.get("root_path", ""))
 
 
 def _same_origin(request: Request) -> bool:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from psycopg.rows import DictRow
-from pydantic import AwareDatetime
 from pydantic_core import to_json
 
 from backline.audit_trail import record
@@ -23,11 +22,15 @@ from backline.web.urls import api_url, next_url, ui_url
 
 router = APIRouter(prefix="/api/v1", tags=["messages"])
 
-Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
+Id = Annotated[int, Path(ge=1, le=schemas.HIGHEST_ID)]
 Database = Annotated[Connections, Depends(connections)]
 Text = Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$")]
 IdempotencyKey = Annotated[
-    str | None, Header(description="The same key with the same content gives the first answer's ids; kept 30 days.")
+    str | None,
+    Header(
+        description="The same key with the same content gives the first answer's ids; kept 30 days.",
+        json_schema_extra={"minLength": 1, "maxLength": intake.KEY_LENGTH, "pattern": "^[!-~]+$"},
+    ),
 ]
 
 
@@ -73,10 +76,10 @@ def search(
     state: schemas.State | None = None,
     lane: Text = None,
     request_id: Text = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: schemas.Time | None = None,
+    until: schemas.Time | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+    cursor: Annotated[int | None, Query(ge=1, le=schemas.HIGHEST_ID)] = None,
 ) -> dict[str, Any]:
     """By recipient (anywhere in the address, in any case), type, state, lane, request and time of creation.
 

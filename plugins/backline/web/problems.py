@@ -6,17 +6,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
 from backline.messages.problems import dotted
 from backline.outbox.acts import NoSuchMessage
 from backline.outbox.intake import BadBatch
+from backline.web.urls import route_path
 
 log = logging.getLogger(__name__)
 
@@ -118,19 +121,17 @@ async def _refused(request: Request, exc: Exception) -> Response:
     detail = str(exc.detail)
     if exc.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
         detail = f"{request.url.path} does not exist; {_openapi(request)} lists what does"
-    elif exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (exc.headers or {}).get("Allow", "another method")
-        detail = f"{request.method} is not possible here; use {allowed}"
+    headers = exc.headers
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": _allowed(request)}
+        detail = f"{request.method} is not possible here; use {headers['Allow']}"
     errors = exc.errors if isinstance(exc, Refused) else None
-    return respond(request, exc.status_code, detail, errors, exc.headers)
+    return respond(request, exc.status_code, detail, errors, headers)
 
 
 async def _parameters(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - what it is registered for
-    errors = [
-        Wrong(field=dotted(error["loc"][1:]), detail=error["msg"][0].lower() + error["msg"][1:])
-        for error in exc.errors()
-    ]
+    errors = [Wrong(field=dotted(error["loc"][1:]), detail=explain(error)) for error in exc.errors()]
     return respond(request, 422, f"{errors[0].field}: {errors[0].detail}", errors)
 
 
@@ -155,7 +156,29 @@ async def _ours(request: Request, exc: Exception) -> Response:
     return respond(request, 500, UNEXPECTED)
 
 
+def explain(error: Any) -> str:
+    """One of pydantic's errors, in words that say the fix."""
+    match error["type"]:
+        case "extra_forbidden":
+            return "is not known here; remove it, or put it into payload if it is a field of the message's type"
+        case "missing":
+            return "is required; add it"
+        case "value_error":
+            return str(error["ctx"]["error"])
+    message: str = error["msg"]
+    return message[0].lower() + message[1:]
+
+
 UNEXPECTED = "It was written down in the api-server's log under this request_id."
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of that path: the framework names those of the first."""
+    allowed: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.path_regex.match(route_path(request)):
+            allowed |= route.methods or set()
+    return ", ".join(sorted(allowed))
 
 
 def _openapi(request: Request) -> str:

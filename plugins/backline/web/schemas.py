@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
+HIGHEST_ID = 2**62
+"""Far beyond any, and far enough below the database's highest to count on from."""
+
+
+def _written_out(value: object) -> object:
+    """Pydantic alone would take a number in quotes for seconds since 1970."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError('must be a time with its zone, such as "2030-01-31T12:00:00Z" (RFC 3339)') from None
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 State = Literal["scheduled", "pending", "leased", "sent", "suppressed", "cancelled", "expired", "dead"]
 RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Recipient = Annotated[
@@ -35,8 +51,8 @@ class NewMessage(Given):
     type: str = Field(description="A message type.", examples=["welcome"], max_length=100)
     to: Recipient
     payload: Payload = Field(default_factory=dict)
-    due_at: AwareDatetime | None = Field(None, description="Not sent before this time.")
-    expires_at: AwareDatetime | None = Field(None, description="Not sent after this time.")
+    due_at: Time | None = Field(None, description="Not sent before this time.")
+    expires_at: Time | None = Field(None, description="Not sent after this time.")
     priority: int | None = Field(None, ge=1, le=10, description="1 (last) to 10 (first); the lane's if left out.")
     lane: str | None = Field(None, description="Another lane of the type's channel, such as email.bulk.")
     request_id: RequestId | None = Field(None, description="This request's X-Request-ID if left out.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime
 
 from backline import audit_trail
 from backline.web import schemas
@@ -26,10 +25,10 @@ def search(
     act: Text = None,
     object: Text = None,  # noqa: A002 - the parameter's name
     request_id: Text = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: schemas.Time | None = None,
+    until: schemas.Time | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[int | None, Query(ge=1, le=2**63 - 1)] = None,
+    cursor: Annotated[int | None, Query(ge=1, le=schemas.HIGHEST_ID)] = None,
 ) -> dict[str, Any]:
     """By actor, act (`message.cancel`), object (`message/17`), request and time."""
     filters = audit_trail.Filters(actor, act, object, request_id, since, until)

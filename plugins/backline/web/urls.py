@@ -28,3 +28,9 @@ def ui_url(request: Request, path: str | None) -> str | None:
     """A page of Airflow's UI; `path` from its root."""
     root: str = request.scope.get("root_path", "")
     return None if path is None else f"{root.removesuffix(PREFIX)}{path}"
+
+
+def route_path(request: Request) -> str:
+    """What was asked for, below the prefix."""
+    path: str = request.scope["path"]
+    return path.removeprefix(request.scope.get("root_path", ""))

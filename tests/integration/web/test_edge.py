@@ -35,6 +35,8 @@ REFUSALS = {
     "not UTF-8": ("POST", "messages", "op", {"content": b'"\xff', "headers": {"Content-Type": "application/json"}}, 400, "malformed"),
     "a form": ("POST", "messages", "op", {"data": {"type": "email"}}, 415, "wrong-media-type"),
     "a wrong id": ("GET", "messages/many", "op", {}, 422, "invalid"),
+    "a group's id near the database's highest": ("GET", "groups/9223372036854775806", "op", {}, 422, "invalid"),
+    "a number for a time": ("GET", "messages?until=0.5", "op", {}, 422, "invalid"),
     "an id beyond the database's": ("GET", "messages/9223372036854775808", "op", {}, 422, "invalid"),
     "a wrong state": ("GET", "messages?state=lost", "op", {}, 422, "invalid"),
     "a time without zone": ("GET", "messages?since=2026-01-01T00:00:00", "op", {}, 422, "invalid"),
@@ -63,6 +65,12 @@ def test_a_field_that_is_wrong_is_named_with_the_fix(api: Api) -> None:
     answer = api.get("messages?limit=0&state=lost").json()
     assert [error["field"] for error in answer["errors"]] == ["state", "limit"]
     assert answer["errors"][1]["detail"] == "input should be greater than or equal to 1"
+
+
+def test_a_wrong_method_is_told_all_right_ones(api: Api) -> None:
+    answer = api.call("DELETE", "messages", "op")
+    assert answer.headers["allow"] == "GET, POST"
+    assert answer.json()["detail"] == "DELETE is not possible here; use GET, POST"
 
 
 def test_what_nobody_foresaw_is_a_problem_and_tells_nothing(

@@ -35,7 +35,7 @@ def facts(**changes: object) -> Facts:
 CASES = {
     "sent": (
         facts(state="sent", attempt=1, finalized_at=END),
-        [a_try(code="250 2.0.0", response="250 2.0.0 Ok: queued")],
+        [a_try(code="250 2.0.0", response="2.0.0 Ok: queued")],
         [],
         "Sent at 2026-11-22 18:00:05 UTC by try 1; the far side answered '250 2.0.0 Ok: queued'.",
     ),
