@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 from airflow.plugins_manager import AirflowPlugin
 
 
@@ -9,3 +12,11 @@ class BacklinePlugin(AirflowPlugin):
     """Backline's entry in Airflow's list of plugins."""
 
     name = "backline"
+
+    @cached_property
+    def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list in the base class
+        """The HTTP API. Every process loads this plugin; only the api-server asks for this and pays for the import."""
+        from backline.web.app import build
+        from backline.web.urls import PREFIX
+
+        return [{"app": build(), "url_prefix": PREFIX, "name": "Backline"}]

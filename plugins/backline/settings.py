@@ -122,6 +122,15 @@ class DoorbellSettings(_Section):
     silence_seconds: float = Field(5.0, ge=1, le=60)
 
 
+class HttpSettings(_Section):
+    """The HTTP API in Airflow's api-server."""
+
+    max_body_mib: float = Field(32.0, gt=0, le=1024)
+    connections: int = Field(4, ge=1, le=64)
+    wait_seconds: float = Field(5.0, gt=0, le=60)
+    search_seconds: float = Field(5.0, gt=0, le=60)
+
+
 class RetrySettings(_Section):
     """Delay before try n + 1: `first_seconds * factor^(n - 1)`, capped, ± jitter (a fraction)."""
 
@@ -242,6 +251,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = DatabaseSettings()
     outbox: OutboxSettings = OutboxSettings()
     doorbell: DoorbellSettings = DoorbellSettings()
+    http: HttpSettings = HttpSettings()
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: {"email_direct": 8})

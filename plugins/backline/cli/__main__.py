@@ -25,6 +25,7 @@ def main() -> int:
         dead_letters,
         demo,
         failures,
+        inspect,
         preview,
         seed,
         send,

@@ -1,0 +1,84 @@
+-- Messages as people ask for them: one, a group, a search; and taking them in over HTTP.
+-- Secret fields never leave the database here: their names do.
+
+-- name: message_get
+-- One message, how many dispatchers serve its lane now, and the database's clock.
+SELECT m.id, m.type, m.channel, m.lane, m.priority, m.state, m.recipient, m.due_at, m.expires_at, m.attempt,
+    m.max_attempts, m.rescues, m.leased_until, m.cancel_requested, m.rate_paid, m.request_id, m.group_id, m.replay_of,
+    m.created_at, m.finalized_at, m.error_class, m.error, m.provider_id,
+    m.payload - coalesce(t.secret_fields, '{}') AS payload,
+    ARRAY(SELECT f FROM unnest(t.secret_fields) AS f WHERE m.payload ? f) AS sealed,
+    (SELECT count(*)::integer FROM backline.dispatcher AS d
+     WHERE d.lane = m.lane AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second')
+        AS dispatchers,
+    clock_timestamp() AS now
+FROM backline.message AS m LEFT JOIN backline.message_type AS t ON t.name = m.type
+WHERE m.id = %(id)s::bigint;
+
+-- name: message_group
+-- The messages of a group. enqueue draws their ids right after the group's own, so a short stretch of the primary
+-- key holds them all, and no index has to be kept for them.
+SELECT id, type, channel, lane, state, recipient, request_id, group_id, created_at, finalized_at, error_class, error
+FROM backline.message
+WHERE id > %(id)s::bigint AND id <= %(id)s::bigint + 100000 AND group_id = %(id)s::bigint
+ORDER BY id;
+
+-- name: message_id_since
+-- The lowest id at or after which all messages were created at `time` or later: ids and times grow together, so it is
+-- found by halving, with one look at the primary key a step.
+WITH RECURSIVE search (low, high) AS (
+    SELECT coalesce(min(id), 1), coalesce(max(id), 0) + 1 FROM backline.message
+    UNION ALL
+    SELECT CASE WHEN probe.created_at < %(time)s::timestamptz THEN probe.id + 1 ELSE s.low END,
+        CASE WHEN probe.created_at < %(time)s::timestamptz THEN s.high ELSE (s.low + s.high) / 2 END
+    FROM search AS s
+    LEFT JOIN LATERAL (
+        SELECT m.id, m.created_at FROM backline.message AS m
+        WHERE m.id >= (s.low + s.high) / 2 ORDER BY m.id LIMIT 1) AS probe ON true
+    WHERE s.low < s.high
+)
+SELECT max(low) AS id FROM search;
+
+-- name: message_bounds
+-- The ids of the oldest and of the newest message.
+SELECT coalesce(min(id), 1) AS oldest, coalesce(max(id), 0) AS newest FROM backline.message;
+
+-- name: message_search
+-- Messages of one stretch of ids, newest first, that match all filters given. `recipient` is found in any case and
+-- anywhere in the address.
+SELECT id, type, channel, lane, state, recipient, request_id, group_id, created_at, finalized_at, error_class, error
+FROM backline.message
+WHERE id >= %(from_id)s::bigint AND id < %(below_id)s::bigint
+  AND (%(recipient)s::text IS NULL OR strpos(lower(recipient), lower(%(recipient)s::text)) > 0)
+  AND (%(type)s::text IS NULL OR type = %(type)s::text)
+  AND (%(state)s::backline.message_state IS NULL OR state = %(state)s::backline.message_state)
+  AND (%(lane)s::text IS NULL OR lane = %(lane)s::text)
+  AND (%(request_id)s::text IS NULL OR request_id = %(request_id)s::text)
+ORDER BY id DESC LIMIT %(most)s::integer;
+
+-- name: schema_version
+-- The newest migration that the database has.
+SELECT coalesce(max(number), 0) AS number FROM backline.migration;
+
+-- name: patience
+-- Bounds every later statement of this transaction to `seconds`.
+SELECT set_config('statement_timeout', (%(seconds)s::float8 * 1000)::bigint::text, true);
+
+-- name: message_enqueue_many
+-- Messages of one type and with the same options, set-based; their ids in the order given. See backline.enqueue_many.
+SELECT backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::text[]::jsonb[], %(due_at)s::timestamptz,
+    %(priority)s::integer, %(expires_at)s::timestamptz, %(request_id)s::text, %(lane)s::text,
+    %(idempotency_keys)s::text[]) AS ids;
+
+-- name: message_lock
+-- One message for an act on it: locked until the transaction ends. Its payload comes without secret fields.
+SELECT m.id, m.type, m.channel, m.lane, m.priority, m.state, m.recipient, m.expires_at,
+    m.payload - coalesce(t.secret_fields, '{}') AS payload, coalesce(t.secret_fields, '{}') AS secret_fields
+FROM backline.message AS m LEFT JOIN backline.message_type AS t ON t.name = m.type
+WHERE m.id = %(id)s::bigint FOR UPDATE OF m;
+
+-- name: message_replay
+-- A new message in the place of one that has ended; see backline.enqueue.
+SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, lane => %(lane)s::text,
+    priority => %(priority)s::integer, idempotency_key => %(idempotency_key)s::text, request_id => %(request_id)s::text,
+    replay_of => %(replay_of)s::bigint) AS id;

@@ -1,0 +1,196 @@
+"""Taking messages in over HTTP: judged by their types' models, secrets sealed, then enqueued set-based, all or none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow
+from pydantic_core import to_json
+
+from backline.db.connect import translated
+from backline.db.statements import statement
+from backline.errors import BacklineError, InvalidInput
+from backline.messages import MessageType, registry
+from backline.sealing import Sealer
+from backline.settings import settings
+
+KEY_HEADER = "Idempotency-Key"
+KEY_LENGTH = 200
+"""Of an idempotency key in characters: the outbox takes 255, and a batch adds each message's position."""
+RECIPIENT_LENGTH = 400
+_SPEC = r'[^\s@<>(),;:\\"\[\]]+@[^\s@<>(),;:\\"\[\]]+'
+_EMAIL_SHAPE = re.compile(rf"{_SPEC}|[^<>\x00-\x1f\x7f]+ <{_SPEC}>")
+PROBLEMS_AT_MOST = 50
+"""How many wrong messages of one batch are told about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One message that somebody wants sent, as they gave it."""
+
+    type: str
+    to: object
+    """An address; for a type of several channels a mapping with one a channel."""
+    payload: Mapping[str, Any]
+    due_at: datetime | None = None
+    expires_at: datetime | None = None
+    priority: int | None = None
+    lane: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One message that its type's model has accepted, its secrets sealed."""
+
+    type: str
+    recipient: str
+    payload: str
+    """JSON text."""
+    grouped: bool
+    """Whether it becomes a group, a message a channel."""
+    options: tuple[datetime | None, datetime | None, int | None, str | None, str | None]
+    """due_at, expires_at, priority, lane, request_id."""
+
+
+class BadBatch(BacklineError):
+    """Some messages of a batch are wrong, so none was taken: their positions from 0, and what is wrong with each."""
+
+    def __init__(self, problems: Sequence[tuple[int, InvalidInput]]) -> None:
+        super().__init__("; ".join(f"message {index}: {problem}" for index, problem in problems))
+        self.problems = problems
+
+
+def check(wanted: Sequence[Wanted], sealer: Sealer) -> list[Checked]:
+    """Judge all by their models and seal what is secret; BadBatch tells which are wrong, up to 50 of them."""
+    checked: list[Checked] = []
+    problems: list[tuple[int, InvalidInput]] = []
+    for index, one in enumerate(wanted):
+        try:
+            checked.append(_check(one, sealer))
+        except InvalidInput as exc:
+            problems.append((index, exc))
+            if len(problems) == PROBLEMS_AT_MOST:
+                break
+    if problems:
+        raise BadBatch(problems)
+    return checked
+
+
+def enqueue(
+    connection: psycopg.Connection[DictRow], checked: Sequence[Checked], keys: Sequence[str] | None
+) -> list[int]:
+    """Put all into the outbox, in the caller's transaction; their ids (a group's where grouped) in the order given.
+
+    `keys` are idempotency keys, one a message. One call for each type and set of options. BadBatch when the database
+    refuses, for example a key that was used with other content: roll back then.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for index, one in enumerate(checked):
+        alike.setdefault((one.type, *one.options), []).append(index)
+    ids = [0] * len(checked)
+    for (type_name, due_at, expires_at, priority, lane, request_id), indexes in alike.items():
+        params = {
+            "type": type_name, "due_at": due_at, "expires_at": expires_at, "priority": priority, "lane": lane,
+            "request_id": request_id, "recipients": [checked[index].recipient for index in indexes],
+            "payloads": [checked[index].payload for index in indexes],
+            "idempotency_keys": None if keys is None else [keys[index] for index in indexes],
+        }  # fmt: skip
+        try:
+            with translated():
+                [row] = connection.execute(statement("messages", "message_enqueue_many"), params).fetchall()
+        except InvalidInput as exc:
+            raise BadBatch([(_position(exc, keys, indexes), as_given(exc))]) from None
+        for index, message_id in zip(indexes, row["ids"], strict=True):
+            ids[index] = message_id
+    return ids
+
+
+def check_key(key: str) -> str:
+    """An idempotency key; InvalidInput unless it is 1 to 200 visible ASCII characters."""
+    if not re.fullmatch(rf"[!-~]{{1,{KEY_LENGTH}}}", key):
+        raise InvalidInput(KEY_HEADER, f"must be 1 to {KEY_LENGTH} visible ASCII characters, such as a UUID")
+    return key
+
+
+def as_given(exc: InvalidInput) -> InvalidInput:
+    """What the database refused, with the field's name as HTTP has it."""
+    return InvalidInput(KEY_HEADER, exc.problem) if exc.field == "idempotency_key" else exc
+
+
+def parsed(kind: type[MessageType], payload: Mapping[str, Any], sealer: Sealer) -> str:
+    """A payload as the outbox keeps it, as JSON text: judged by the model, its secret fields sealed."""
+    try:
+        kind.parse(payload)
+    except InvalidInput as exc:
+        raise InvalidInput(f"payload.{exc.field}" if exc.field != "payload" else exc.field, exc.problem) from None
+    sealed = {name: sealer.seal(value) for name in kind.secret_fields if isinstance(value := payload.get(name), str)}
+    # As the model has judged it: that a number is none is told by its text.
+    return to_json({**payload, **sealed} if sealed else payload, inf_nan_mode="strings").decode()
+
+
+def _check(wanted: Wanted, sealer: Sealer) -> Checked:
+    kind = registry.get(wanted.type)
+    grouped = len(kind.channels) > 1
+    recipient = _recipients(kind, wanted.to) if grouped else _recipient(kind, kind.channels[0], wanted.to, "to")
+    if wanted.lane is not None:
+        _check_lane(kind, wanted.lane)
+    if wanted.due_at is not None and wanted.expires_at is not None and wanted.due_at > wanted.expires_at:
+        raise InvalidInput("due_at", "is after expires_at, so it could never be sent; give an earlier one")
+    options = (wanted.due_at, wanted.expires_at, wanted.priority, wanted.lane, wanted.request_id)
+    return Checked(kind.type_name, recipient, parsed(kind, wanted.payload, sealer), grouped, options)
+
+
+def _recipients(kind: type[MessageType], to: object) -> str:
+    channels = ", ".join(kind.channels)
+    if not isinstance(to, Mapping) or not to:
+        raise InvalidInput("to", f'must be an object with an address a channel ({channels}): {{"email": "..."}}')
+    if unknown := sorted(set(to) - set(kind.channels)):
+        raise InvalidInput(f"to.{unknown[0]}", f"{kind.type_name} does not go by it; its channels: {channels}")
+    for channel, address in to.items():
+        if not isinstance(address, str) or not address.strip() or not address.isprintable():
+            raise InvalidInput(f"to.{channel}", "must be one line of text; leave the channel out to send nothing by it")
+        if channel == "email":
+            _recipient(kind, channel, address, "to.email")
+    return json.dumps(dict(to))
+
+
+def _recipient(kind: type[MessageType], channel: str, to: object, field: str) -> str:
+    """As the model takes it, and the database, which would refuse it without saying which message it means."""
+    try:
+        recipient = kind.check_recipient(to)
+    except InvalidInput as exc:
+        raise InvalidInput(field, exc.problem) from None
+    if channel == "email" and not fits_the_database(recipient):
+        raise InvalidInput(
+            field, f"write it as ann@example.com or Ann <ann@example.com>, in at most {RECIPIENT_LENGTH} characters"
+        )
+    return recipient
+
+
+def fits_the_database(recipient: str) -> bool:
+    """Whether `backline.recipient_problem` finds no fault in an email's recipient; a test holds the two equal."""
+    return len(recipient) <= RECIPIENT_LENGTH and _EMAIL_SHAPE.fullmatch(recipient) is not None
+
+
+def _check_lane(kind: type[MessageType], name: str) -> None:
+    lanes = settings().lanes
+    fitting = [lane for lane, config in lanes.items() if len(kind.channels) == 1 and config.channel in kind.channels]
+    if name not in fitting:
+        known = f"use one of: {', '.join(fitting)}" if fitting else "leave it out"
+        raise InvalidInput("lane", f"{name[:80]!r} cannot carry {kind.type_name}; {known}")
+
+
+def _position(exc: InvalidInput, keys: Sequence[str] | None, indexes: Sequence[int]) -> int:
+    """Which message the database means: it names a key, or what all of one call share."""
+    if keys is not None:
+        for index in indexes:
+            if exc.problem.startswith(f"'{keys[index]}' "):
+                return index
+    return indexes[0]

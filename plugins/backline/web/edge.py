@@ -1,0 +1,124 @@
+"""What stands before every route: request ids, login, proof of origin, size limits, and an answer whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from urllib.parse import urlsplit
+
+import structlog
+from airflow.api_fastapi.core_api.security import bearer_scheme, get_user
+from airflow.configuration import conf
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backline.outbox.delivery import describe
+from backline.web.problems import UNEXPECTED, Refused, respond
+from backline.web.roles import is_public
+from backline.web.urls import route_path
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+"""A well-formed X-Request-ID; another one is replaced, so that none can break a log line."""
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Edge:
+    """The outermost layer. Refuses everything but the public paths without a login, also what does not exist."""
+
+    def __init__(self, app: ASGIApp, *, body_at_most: int) -> None:
+        """`body_at_most` bytes, of a request."""
+        self._app = app
+        self._body_at_most = body_at_most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI's entry."""
+        if scope["type"] == "websocket":  # none is served, so none is let by unasked
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        request.state.request_id = request_id = _request_id(request.headers.get("x-request-id"))
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                if not is_public(route_path(request)):
+                    await _log_in(request)
+                self._check_length(request.headers.get("content-length", ""))
+                await self._app(scope, self._limited(receive), answer)
+            except HTTPException as exc:
+                refusal = respond(request, exc.status_code, str(exc.detail), headers=exc.headers)
+                await refusal(scope, receive, answer)
+            except Exception as exc:  # noqa: BLE001 - the caller gets a problem, whatever it was
+                # An error's own text could quote the request, so only its kind and place are kept.
+                log.error("%s %s: unexpected %s", request.method, request.url.path, describe(exc))  # noqa: TRY400
+                if not started:
+                    await respond(request, 500, UNEXPECTED)(scope, receive, answer)
+
+    def _check_length(self, told: str) -> None:
+        if told.isdecimal() and int(told) > self._body_at_most:
+            raise self._too_large()
+
+    def _limited(self, receive: Receive) -> Receive:
+        """The body as it comes, counted: its length need not be told beforehand."""
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._body_at_most:
+                raise self._too_large()
+            return message
+
+        return counted
+
+    def _too_large(self) -> Refused:
+        most = self._body_at_most / 2**20
+        return Refused(413, f"At most {most:g} MiB a request (http.max_body_mib); send the messages in several")
+
+
+def _request_id(given: str | None) -> str:
+    return given if given is not None and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+async def _log_in(request: Request) -> None:
+    """Find out who asks; a browser's login counts for an act only when one of our own pages asks for it."""
+    credentials = await bearer_scheme(request)
+    try:
+        request.state.user = await get_user(request, None, credentials)
+    except HTTPException:
+        raise Refused(
+            401, 'Log in to Airflow, or send "Authorization: Bearer" with a token of POST /auth/token',
+            headers={"WWW-Authenticate": "Bearer"},
+        ) from None  # fmt: skip
+    if credentials is None and request.method not in SAFE_METHODS and not _same_origin(request):
+        raise Refused(403, "A browser's login works only from Airflow's own pages; programs send a Bearer token")
+
+
+def _same_origin(request: Request) -> bool:
+    """Whether a browser says that one of our own pages asks.
+
+    Fetch Metadata, or the Origin where a browser does not send it (OWASP's CSRF prevention cheat sheet); none of the
+    two is not enough.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = urlsplit(request.headers.get("origin", ""))
+    ours = {request.headers.get("host", ""), urlsplit(conf.get("api", "base_url", fallback="")).netloc}
+    return origin.scheme in {"http", "https"} and origin.netloc in ours - {""}

@@ -1,0 +1,70 @@
+"""Is it alive, is it ready: for load balancers, without login, and terse."""
+
+from __future__ import annotations
+
+import logging
+import time
+from threading import Lock
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from backline.db.migrate import read_migrations
+from backline.db.statements import statement
+from backline.errors import BacklineError
+from backline.web import schemas
+from backline.web.database import Connections, connections
+from backline.web.problems import Refused
+from backline.web.roles import public
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["health"])
+HOLDS_SECONDS = 1.0
+
+
+class Readiness:
+    """Whether the database can be reached and is migrated. Looked at once a second at most, whoever asks."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._looked = float("-inf")
+        self._ready = False
+
+    def look(self, database: Connections) -> bool:
+        """The answer of the last second, or a new one."""
+        with self._lock:
+            if time.monotonic() - self._looked > HOLDS_SECONDS:
+                self._ready = _is_ready(database)
+                self._looked = time.monotonic()
+            return self._ready
+
+
+_readiness = Readiness()
+
+
+@router.get("/livez", response_model=schemas.Status, summary="Is the process alive", **public())
+async def livez() -> schemas.Status:
+    """Answers as long as the process does; asks nothing else."""
+    return schemas.Status()
+
+
+@router.get("/readyz", response_model=schemas.Status, summary="Can it serve", **public())
+def readyz(database: Annotated[Connections, Depends(connections)]) -> schemas.Status:
+    """The database can be reached and is migrated; 503 if not."""
+    if not _readiness.look(database):
+        raise Refused(503, "Not ready")
+    return schemas.Status()
+
+
+def _is_ready(database: Connections) -> bool:
+    try:
+        with database.transaction() as connection:
+            applied = connection.execute(statement("messages", "schema_version")).fetchall()[0]["number"]
+    except BacklineError as exc:
+        log.warning("not ready: %s", exc)
+        return False
+    wanted = read_migrations()[-1].number
+    if applied < wanted:
+        log.warning("not ready: the database is at migration %s of %s; run ./backline setup", applied, wanted)
+    return int(applied) >= wanted

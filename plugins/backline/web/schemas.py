@@ -1,0 +1,186 @@
+"""What the HTTP API takes and gives, for pydantic to read and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+
+HIGHEST_ID = 2**62
+"""Far beyond any, and far enough below the database's highest to count on from."""
+
+
+def _written_out(value: object) -> object:
+    """Pydantic alone would take a number in quotes for seconds since 1970."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError('must be a time with its zone, such as "2030-01-31T12:00:00Z" (RFC 3339)') from None
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+State = Literal["scheduled", "pending", "leased", "sent", "suppressed", "cancelled", "expired", "dead"]
+RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Recipient = Annotated[
+    JsonValue,  # judged with its type's channels in hand
+    WithJsonSchema({
+        "description": "An address; for a type of several channels an object with one a channel.",
+        "anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}],
+        "examples": ["Ann <ann@example.com>"],
+    }),
+]  # fmt: skip
+Payload = Annotated[
+    dict[str, Any],  # not JsonValue: it is JSON already, and looking at each value anew doubles the time
+    Field(description="The type's fields (docs/messages.md); secret ones in the clear, sealed before they are stored.",
+          examples=[{"name": "Ann"}]),
+]  # fmt: skip
+
+
+class Given(BaseModel):
+    """What callers send."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class NewMessage(Given):
+    """One message to send."""
+
+    type: str = Field(description="A message type.", examples=["welcome"], max_length=100)
+    to: Recipient
+    payload: Payload = Field(default_factory=dict)
+    due_at: Time | None = Field(None, description="Not sent before this time.")
+    expires_at: Time | None = Field(None, description="Not sent after this time.")
+    priority: int | None = Field(None, ge=1, le=10, description="1 (last) to 10 (first); the lane's if left out.")
+    lane: str | None = Field(None, description="Another lane of the type's channel, such as email.bulk.")
+    request_id: RequestId | None = Field(None, description="This request's X-Request-ID if left out.")
+
+
+class Replay(Given):
+    """How a message that is sent again differs from the first one; what is left out stays."""
+
+    to: str | None = Field(None, description="Another recipient.")
+    payload: Payload | None = Field(None, description="Another payload, whole; secret fields have to be given anew.")
+
+
+class Reference(BaseModel):
+    """A message, or a group for a type of several channels, and where to ask for it."""
+
+    id: int
+    url: str
+
+
+class Accepted(BaseModel):
+    """What was taken in, in the order given."""
+
+    messages: list[Reference]
+    request_id: str
+
+
+class MessageLine(BaseModel):
+    """One message of a list."""
+
+    id: int
+    url: str
+    type: str
+    channel: str
+    lane: str
+    state: State
+    recipient: str
+    request_id: str | None
+    group_id: int | None
+    created_at: AwareDatetime
+    finalized_at: AwareDatetime | None
+    error_class: str | None
+    error: str | None
+
+
+class MessageList(BaseModel):
+    """Part of a list, newest first."""
+
+    messages: list[MessageLine]
+    next: str | None = Field(description="The next part's URL; null at the end. A part may have fewer than `limit`.")
+
+
+class Group(BaseModel):
+    """The messages of one enqueue of a type of several channels."""
+
+    id: int
+    messages: list[MessageLine]
+
+
+class Attempt(BaseModel):
+    """One try."""
+
+    number: int
+    duration_ms: float
+    outcome: str
+    error_class: str | None
+    code: str | None = Field(description='The far side\'s own code: "250 2.0.0".')
+    response: str | None = Field(description="What it said, cut to 4 kB; null for types with secrets.")
+    dag_run: str | None = Field(description="The run that made the try: DAG id, slash, run id.")
+    log: str | None = Field(description="Where Airflow's UI shows its log.")
+
+
+class TimelineEvent(BaseModel):
+    """One line of a message's timeline."""
+
+    at: AwareDatetime | None
+    event: str
+    text: str
+    attempt: Attempt | None = None
+
+
+class Message(BaseModel):
+    """One message with its story."""
+
+    id: int
+    type: str
+    channel: str
+    lane: str
+    priority: int
+    state: State
+    recipient: str
+    payload: dict[str, JsonValue] = Field(description='Secret fields are "(secret)", and gone once it is final.')
+    why: str = Field(description="Why it was or was not sent, in one sentence.")
+    timeline: list[TimelineEvent]
+    due_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    attempt: int = Field(description="Tries that ended.")
+    max_attempts: int
+    request_id: str | None
+    group_id: int | None
+    replay_of: int | None
+    created_at: AwareDatetime
+    finalized_at: AwareDatetime | None
+    error_class: str | None
+    error: str | None
+    provider_id: str | None
+
+
+class Act(BaseModel):
+    """One row of the audit trail."""
+
+    id: int
+    at: AwareDatetime
+    actor: str
+    act: str
+    object: str
+    before: dict[str, JsonValue] | None
+    after: dict[str, JsonValue] | None
+    request_id: str | None
+
+
+class ActList(BaseModel):
+    """Part of the audit trail, newest first."""
+
+    acts: list[Act]
+    next: str | None = Field(description="The next part's URL; null at the end.")
+
+
+class Status(BaseModel):
+    """Whether it is well."""
+
+    status: Literal["ok"] = "ok"

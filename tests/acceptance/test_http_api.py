@@ -1,0 +1,85 @@
+"""The HTTP API of a running stack, over real HTTP, with Airflow's own users."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from backline.demo.check import until
+from backline.demo.world import World
+from backline.settings import ROOT
+from backline.stack.paths import Paths
+from backline.stack.secrets import load_or_create
+from tests.acceptance.running import Copy
+
+pytestmark = pytest.mark.stack
+
+API = "/backline/api/v1"
+
+
+@pytest.fixture
+def http(stack_exports: dict[str, str]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack_exports["BACKLINE_URL"], timeout=60, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def tokens(stack: Copy, http: httpx.Client) -> dict[str, dict[str, str]]:
+    """Airflow's tokens of a viewer and of an op, as headers."""
+    secrets = load_or_create(Paths(ROOT, stack.home, stack.port).secrets_file)
+    passwords = {"viewer": secrets.viewer_password, "op": secrets.op_password}
+    return {
+        user: {
+            "Authorization": "Bearer "
+            + http.post("/auth/token", json={"username": user, "password": password}).json()["access_token"]
+        }
+        for user, password in passwords.items()
+    }
+
+
+def letter(domain: str) -> dict[str, Any]:
+    return {"type": "welcome", "to": f"ann@{domain}", "payload": {"name": "Ann by HTTP"}}
+
+
+def test_a_message_over_http_arrives_and_tells_its_story(
+    http: httpx.Client, tokens: dict[str, dict[str, str]], world: World, stack: Copy
+) -> None:
+    domain = world.domain("http")
+    assert http.get("/backline/readyz").json() == {"status": "ok"}
+    assert http.post(f"{API}/messages", json=letter(domain)).status_code == 401
+    assert http.post(f"{API}/messages", json=letter(domain), headers=tokens["viewer"]).status_code == 403
+    taken = http.post(f"{API}/messages", json=letter(domain), headers={**tokens["op"], "X-Request-ID": "signup-1"})
+    assert taken.status_code == 202
+    (arrival,) = world.wait_arrived(domain, 1)
+    assert "Ann by HTTP" in world.mail.open(arrival.id).text
+
+    def story() -> dict[str, Any]:
+        found: dict[str, Any] = http.get(taken.headers["Location"], headers=tokens["viewer"]).json()
+        return found
+
+    until(lambda: story()["state"] == "sent", "the message to be sent")
+    found = story()
+    assert found["why"].startswith("Sent at ")
+    assert "taken in from op by request signup-1" in found["timeline"][0]["text"]
+    (attempt,) = [event["attempt"] for event in found["timeline"] if event["attempt"]]
+    assert attempt["code"].startswith("250")
+    assert attempt["log"].startswith("/dags/dispatch_email/runs/")
+    assert http.get(attempt["log"]).status_code == 200
+    inspected = json.loads(stack.backline("inspect", str(found["id"]), "--json").stdout)
+    assert (inspected["state"], inspected["why"]) == ("sent", found["why"])
+    assert found["why"] in stack.backline("inspect", str(found["id"])).stdout
+    assert "no message 999999999" in stack.backline("inspect", "999999999", check=False).stderr
+
+
+def test_a_batch_over_http_arrives(http: httpx.Client, tokens: dict[str, dict[str, str]], world: World) -> None:
+    domain = world.domain("http-batch")
+    batch = [{**letter(domain), "to": f"reader-{number}@{domain}"} for number in range(200)]
+    key = {**tokens["op"], "Idempotency-Key": world.run_id("batch")}
+    first = http.post(f"{API}/messages", json=batch, headers=key)
+    assert http.post(f"{API}/messages", json=batch, headers=key).json()["messages"] == first.json()["messages"]
+    arrived = world.wait_arrived(domain, 200)
+    assert sorted(arrival.recipients[0] for arrival in arrived) == sorted(one["to"] for one in batch)

@@ -1,0 +1,359 @@
+"""Messages over HTTP, from the request to the row and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+
+from backline.messages import registry
+from backline.messages.sync import row_of, sync_types
+from backline.outbox import history, intake
+from backline.settings import settings
+from tests.integration.web.conftest import FERNET_KEY, Api, email
+
+TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+
+
+def rows(api: Api) -> list[dict[str, Any]]:
+    return api.sql("SELECT * FROM backline.message ORDER BY id")
+
+
+def finish(api: Api, message_id: int, state: str, error_class: str | None = None) -> None:
+    """End a message as a dispatcher would have, with its try."""
+    api.sql(
+        "UPDATE backline.message SET state = %s, finalized_at = clock_timestamp(), attempt = 1, error_class = %s,"
+        " payload = payload - (SELECT secret_fields FROM backline.message_type WHERE name = type) WHERE id = %s",
+        state, error_class, message_id,
+    )  # fmt: skip
+    api.sql(
+        "INSERT INTO backline.attempt (message_id, number, started_at, duration_ms, outcome, error_class, code, response,"
+        " dispatcher, dag_run) VALUES (%s, 1, clock_timestamp(), 7.5, %s, %s, '250', '250 Ok', 1, 'dispatch_email/run 1')",
+        message_id, state, error_class,
+    )  # fmt: skip
+
+
+def retyped(api: Api, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """The type `welcome`, with other class variables, known to the database as well."""
+    kind = registry.get("welcome")
+    for name, value in changes.items():
+        monkeypatch.setattr(kind, name, value)
+    sync_types(api.connection)
+
+
+def test_one_message_is_taken_as_it_was_given(api: Api) -> None:
+    answer = api.post(
+        "messages",
+        email("Ann <ann@example.com>", due_at=TOMORROW, priority=9, lane="email.bulk", request_id="order-1042"),
+    )
+    assert answer.status_code == 202
+    [row] = rows(api)
+    assert answer.json()["messages"] == [{"id": row["id"], "url": f"/backline/api/v1/messages/{row['id']}"}]
+    assert answer.headers["location"] == f"/backline/api/v1/messages/{row['id']}"
+    assert (row["type"], row["recipient"], row["lane"]) == ("email", "Ann <ann@example.com>", "email.bulk")
+    assert (row["priority"], row["state"], row["request_id"]) == (9, "scheduled", "order-1042")
+    assert row["due_at"] == datetime.fromisoformat(TOMORROW)
+    assert row["payload"] == {"subject": "Hello", "text": "Hi"}
+
+
+def test_many_are_taken_in_order_whatever_they_are(api: Api) -> None:
+    given = [
+        email(f"r{number}@example.com", priority=number % 3 + 1)
+        if number % 2
+        else {"type": "welcome", "to": f"r{number}@example.com", "payload": {"name": f"Reader {number}"}}
+        for number in range(1000)
+    ]
+    answer = api.post("messages", given, headers={"X-Request-ID": "batch-1"})
+    assert answer.status_code == 202
+    ids = [one["id"] for one in answer.json()["messages"]]
+    found = {row["id"]: row for row in rows(api)}
+    assert len(found) == 1000
+    assert [(found[i]["type"], found[i]["recipient"]) for i in ids] == [(one["type"], one["to"]) for one in given]
+    assert [found[i]["priority"] for i in ids] == [one.get("priority", 5) for one in given]
+    assert answer.headers["location"] == "/backline/api/v1/messages?request_id=batch-1"
+    listed = api.get(answer.headers["location"], params={"limit": 500}).json()
+    assert len(listed["messages"]) == 500
+
+
+# Bodies that are refused: index and field of the wrong one, and a word of what is said.
+BAD = {
+    "a type that is not known": ([email(), {**email(), "type": "telegram"}], 1, "type", "known types"),
+    "a recipient that is none": ([email(), email(), email("ann")], 2, "to", "@-sign"),
+    "no recipient": ([{"type": "email", "payload": {}}], 0, "to", "is required"),
+    "a recipient a channel, for one channel": ([email({"email": "ann@example.com"})], 0, "to", "one email address"),  # type: ignore[arg-type]
+    "a payload's field": ([email(), email(payload={"subject": "x" * 501, "text": "t"})], 1, "payload.subject", "too long"),
+    "a payload's field within": ([email(payload={"subject": "s", "text": "t", "cc": ["x"]})], 0, "payload.cc[0]", "too short"),
+    "a payload that is none": ([email(payload=["x"])], 0, "payload", "an object"),
+    "a NUL": ([email(payload={"subject": "s", "text": "a\0b"})], 0, "payload.text", "NUL"),
+    "a field beside it": ([email(), email(subject="x")], 1, "subject", "put it into payload"),
+    "a lane that is none": ([email(lane="email.slow")], 0, "lane", "email.bulk"),
+    "a priority": ([email(priority=11)], 0, "priority", "less than or equal to 10"),
+    "a priority in quotes": ([email(priority="5")], 0, "priority", "integer"),
+    "a time without zone": ([email(due_at="2030-01-01T00:00:00")], 0, "due_at", "timezone"),
+    "a number for a time": ([email(due_at="1700000000")], 0, "due_at", "must be a time with its zone"),
+    "a time past": ([email(), email(expires_at=YESTERDAY)], 1, "expires_at", "in the past"),
+    "times the wrong way round": ([email(due_at=TOMORROW, expires_at=YESTERDAY)], 0, "due_at", "after expires_at"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "index", "field", "word"), BAD.values(), ids=BAD)
+def test_all_or_nothing_with_the_index_of_the_bad_one(
+    api: Api, given: list[Any], index: int, field: str, word: str
+) -> None:
+    answer = api.post("messages", given)
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert (error["index"], error["field"]) == (index, field)
+    assert word in error["detail"]
+    assert "value error" not in error["detail"].lower()
+    assert not rows(api)
+    assert not api.sql("SELECT id FROM backline.audit_trail")
+
+
+RECIPIENTS = [
+    "ann@example.com", "Ann <ann@example.com>", "<ann@example.com>", "Ann<ann@example.com>", '"Ann <x>" <ann@example.com>',
+    "Ann, Ben <ann@example.com>", "ann", "", "ann@", "a b@example.com", "ann@ex ample.com", '"a b"@example.com',
+    "Zoë <zoë@exämple.com>", "Ann\t<ann@example.com>", "Ann  <ann@example.com>", "ann@[127.0.0.1]", "a" * 395 + " <a@b>",
+    "a" * 394 + " <a@b>", "ann@example.com ", "ann(x)@example.com", "Ann <ann@example.com> x", "a@b@c",
+]  # fmt: skip
+
+
+def test_the_shape_of_a_recipient_is_the_databases(api: Api) -> None:
+    judged = {
+        recipient: api.sql("SELECT backline.recipient_problem('email', %s) IS NULL AS fits", recipient)[0]["fits"]
+        for recipient in RECIPIENTS
+    }
+    assert {recipient: intake.fits_the_database(recipient) for recipient in RECIPIENTS} == judged
+    assert set(judged.values()) == {True, False}
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k"}])
+def test_what_only_the_database_would_refuse_has_its_index_too(api: Api, key: dict[str, str]) -> None:
+    answer = api.post("messages", [email(), email("<ann@example.com>")], headers=key)
+    assert [(error["index"], error["field"]) for error in answer.json()["errors"]] == [(1, "to")]
+
+
+def test_every_bad_one_is_told_and_one_alone_has_no_index_in_the_way(api: Api) -> None:
+    errors = api.post("messages", [email("x"), email(), email("y")]).json()["errors"]
+    assert [error["index"] for error in errors] == [0, 2]
+    [error] = api.post("messages", email(payload={})).json()["errors"]
+    assert (error["field"], error.get("index")) == ("payload.subject", None)
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_a_batch_has_its_bounds(api: Api, count: int) -> None:
+    answer = api.post("messages", [email()] * count)
+    assert answer.status_code == 422
+    assert "1 to 1,000" in answer.json()["detail"]
+
+
+def test_a_key_gives_the_first_answer_again(api: Api) -> None:
+    first = api.post("messages", email(), headers={"Idempotency-Key": "order-1"}).json()["messages"]
+    assert api.post("messages", email(), headers={"Idempotency-Key": "order-1"}).json()["messages"] == first
+    answer = api.post("messages", email("ben@example.com"), headers={"Idempotency-Key": "order-1"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "Idempotency-Key", "detail": answer.json()["detail"][17:]}]
+    assert len(rows(api)) == 1
+
+
+def test_a_batchs_key_counts_with_the_position(api: Api) -> None:
+    batch = [email("a@example.com"), email("b@example.com"), email("c@example.com")]
+    key = {"Idempotency-Key": "batch-1"}
+    first = api.post("messages", batch, headers=key).json()["messages"]
+    assert api.post("messages", batch, headers=key).json()["messages"] == first
+    assert len(rows(api)) == 3
+    answer = api.post("messages", [*batch[:2], email("d@example.com")], headers=key)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["index"] == 2
+
+
+def test_a_secret_is_sealed_before_it_is_stored_and_never_shown(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    retyped(api, monkeypatch, secret_fields=frozenset({"name"}))
+    answer = api.post("messages", {"type": "welcome", "to": "ann@example.com", "payload": {"name": "4711"}})
+    assert answer.status_code == 202
+    [row] = rows(api)
+    assert Fernet(FERNET_KEY).decrypt(row["payload"]["name"]) == b"4711"
+    shown = api.get(f"messages/{row['id']}")
+    assert shown.json()["payload"] == {"name": "(secret)"}
+    finish(api, row["id"], "dead", "rejected")
+    assert api.get(f"messages/{row['id']}").json()["payload"] == {}
+    assert "4711" not in answer.text + shown.text + json.dumps(
+        api.sql("SELECT * FROM backline.audit_trail"), default=str
+    )
+    retried = api.post(f"messages/{row['id']}/retry")
+    assert retried.status_code == 409
+    assert "were erased" in retried.json()["detail"]
+    refused = api.post(f"messages/{row['id']}/replay")
+    assert refused.json()["errors"][0]["field"] == "payload.name"
+    again = api.post(f"messages/{row['id']}/replay", {"payload": {"name": "0815"}})
+    assert again.status_code == 202
+    assert Fernet(FERNET_KEY).decrypt(rows(api)[1]["payload"]["name"]) == b"0815"
+
+
+def test_a_type_of_several_channels_becomes_a_group(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = registry.get("welcome")
+    monkeypatch.setattr(kind, "channels", ("email", "sms"))
+    row = row_of(kind, settings())
+    routes = json.loads(row["routes"])
+    row["routes"] = json.dumps([routes[0], {**routes[0], "channel": "sms", "lane": "sms.normal"}])
+    from backline.db.statements import statement
+
+    api.connection.execute(statement("outbox", "message_type_sync"), row)
+    to = {"email": "ann@example.com", "sms": "+4915112345678"}
+    given = {"type": "welcome", "to": to, "payload": {"name": "Ann"}}
+    answer = api.post("messages", given)
+    assert answer.status_code == 202
+    [taken] = answer.json()["messages"]
+    assert answer.headers["location"] == taken["url"] == f"/backline/api/v1/groups/{taken['id']}"
+    group = api.get(taken["url"]).json()
+    assert [(one["channel"], one["recipient"]) for one in group["messages"]] == list(to.items())
+    assert "taken in from op-1" in api.get(group["messages"][1]["url"]).json()["timeline"][0]["text"]
+    for wrong, field in (
+        ("ann@example.com", "to"),
+        ({"fax": "1"}, "to.fax"),
+        ({"email": "ann"}, "to.email"),
+        ({}, "to"),
+    ):
+        assert api.post("messages", {**given, "to": wrong}).json()["errors"][0]["field"] == field
+
+
+def test_one_message_with_its_story(api: Api) -> None:
+    message_id = api.post("messages", email()).json()["messages"][0]["id"]
+    finish(api, message_id, "sent")
+    found = api.get(f"messages/{message_id}").json()
+    assert found["state"] == "sent"
+    assert found["why"].startswith("Sent at ")
+    assert [event["event"] for event in found["timeline"]] == ["accepted", "sent", "try"]
+    attempt = found["timeline"][2]["attempt"]
+    assert (attempt["number"], attempt["duration_ms"], attempt["response"]) == (1, 7.5, "250 Ok")
+    assert attempt["log"] == "/dags/dispatch_email/runs/run%201/tasks/dispatch"
+
+
+def test_cancel(api: Api) -> None:
+    message_id = api.post("messages", email()).json()["messages"][0]["id"]
+    answer = api.post(f"messages/{message_id}/cancel")
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    assert answer.json()["why"].startswith("Not sent: op-1 cancelled it at ")
+    assert api.post(f"messages/{message_id}/cancel").json()["state"] == "cancelled"
+    acts = api.get("audit-trail", "admin", params={"object": f"message/{message_id}"}).json()["acts"]
+    assert [(act["actor"], act["act"]) for act in acts] == [("op-1", "message.cancel"), ("op-1", "message.send")]
+    assert (acts[0]["before"], acts[0]["after"]) == ({"state": "pending"}, {"state": "cancelled"})
+    finish(api, message_id, "sent")
+    answer = api.post(f"messages/{message_id}/cancel")
+    assert answer.status_code == 409
+    assert "is sent already" in answer.json()["detail"]
+
+
+def test_retry_of_a_dead_one(api: Api) -> None:
+    message_id = api.post("messages", email()).json()["messages"][0]["id"]
+    assert api.post(f"messages/{message_id}/retry").status_code == 409
+    finish(api, message_id, "dead", "network")
+    answer = api.post(f"messages/{message_id}/retry")
+    assert (answer.status_code, answer.json()["state"], answer.json()["max_attempts"]) == (200, "pending", 7)
+    assert "revived by op-1" in [event["text"] for event in answer.json()["timeline"]]
+
+
+def test_replay_makes_a_new_one(api: Api) -> None:
+    message_id = api.post("messages", email(lane="email.bulk")).json()["messages"][0]["id"]
+    assert api.post(f"messages/{message_id}/replay").status_code == 409
+    finish(api, message_id, "sent")
+    assert api.post(f"messages/{message_id}/replay", {"payload": {"subject": ""}}).status_code == 422
+    assert api.post(f"messages/{message_id}/replay", {"subject": "x"}).status_code == 422
+    payload = {"subject": "Mended", "text": "Hi"}
+    edits = {"to": "ben@example.com", "payload": payload}
+    answer = api.post(f"messages/{message_id}/replay", edits, headers={"Idempotency-Key": "again"})
+    assert answer.status_code == 202
+    repeated = api.post(f"messages/{message_id}/replay", edits, headers={"Idempotency-Key": "again"})
+    assert repeated.json()["messages"] == answer.json()["messages"]
+    other = api.post(f"messages/{message_id}/replay", headers={"Idempotency-Key": "again"})
+    assert other.json()["errors"][0]["field"] == "Idempotency-Key"
+    first, second = rows(api)
+    assert (second["replay_of"], second["lane"], second["recipient"]) == (first["id"], "email.bulk", "ben@example.com")
+    assert second["payload"] == payload
+    assert f"as message {message_id} sent again" in api.get(answer.headers["location"]).json()["timeline"][0]["text"]
+    acts = api.get("audit-trail", "admin", params={"act": "message.replay"}).json()["acts"]
+    assert acts[-1]["after"] == {"new": second["id"], "edited": ["to", "payload"]}
+
+
+def test_an_act_that_fails_leaves_no_trail(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    message_id = api.post("messages", email()).json()["messages"][0]["id"]
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("backline.outbox.acts.record", fail)
+    assert api.post(f"messages/{message_id}/cancel").status_code == 500
+    assert rows(api)[0]["state"] == "pending"
+
+
+def test_search_by_each_filter(api: Api) -> None:
+    api.post("messages", email("Ann <Ann@Example.com>"), headers={"X-Request-ID": "r-1"})
+    api.post("messages", email("ben@example.com", lane="email.bulk"), headers={"X-Request-ID": "r-2"})
+    api.post("messages", {"type": "welcome", "to": "cem@example.com", "payload": {"name": "Cem"}, "due_at": TOMORROW})
+    for query, expected in (
+        ({}, ["cem@example.com", "ben@example.com", "Ann <Ann@Example.com>"]),
+        ({"recipient": "ann@example.com"}, ["Ann <Ann@Example.com>"]),
+        ({"recipient": "%"}, []),
+        ({"type": "welcome"}, ["cem@example.com"]),
+        ({"state": "scheduled"}, ["cem@example.com"]),
+        ({"lane": "email.bulk"}, ["ben@example.com"]),
+        ({"request_id": "r-1"}, ["Ann <Ann@Example.com>"]),
+        ({"since": TOMORROW}, []),
+        ({"until": YESTERDAY}, []),
+        ({"since": YESTERDAY, "until": TOMORROW, "limit": "2"}, ["cem@example.com", "ben@example.com"]),
+    ):
+        found = api.get("messages", params=query).json()
+        assert [one["recipient"] for one in found["messages"]] == expected, query
+
+
+def test_a_search_is_followed_page_by_page_to_its_end(api: Api) -> None:
+    ids = [
+        one["id"] for one in api.post("messages", [email(f"r{n}@example.com") for n in range(25)]).json()["messages"]
+    ]
+    url, found = "messages?limit=10", []
+    for _ in range(4):
+        page = api.get(url).json()
+        found += [one["id"] for one in page["messages"]]
+        if (url := page["next"]) is None:
+            break
+    assert found == ids[::-1]
+    assert url is None
+
+
+def test_a_search_looks_at_a_stretch_at_a_time_and_finds_what_is_old(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.post("messages", [email("old@example.com"), *[email(f"r{n}@example.com") for n in range(30)]])
+    monkeypatch.setattr(history.search, "__defaults__", (10,))
+    url, found, pages = "messages?recipient=old@", [], 0
+    while url:
+        page = api.get(url).json()
+        found += page["messages"]
+        url, pages = page["next"], pages + 1
+    assert ([one["recipient"] for one in found], pages) == (["old@example.com"], 4)
+
+
+def test_a_time_is_found_among_the_ids(api: Api) -> None:
+    api.post("messages", [email(f"r{n}@example.com") for n in range(100)])
+    api.sql("UPDATE backline.message SET created_at = '2026-01-01'::timestamptz + id * interval '1 minute'")
+    api.sql("DELETE FROM backline.message WHERE id % 7 = 0")
+    ids = [row["id"] for row in rows(api)]
+    start = api.sql("SELECT '2026-01-01'::timestamptz AS at")[0]["at"]
+    middle = start + timedelta(minutes=40)
+    since = api.get("messages", params={"since": middle.isoformat(), "limit": 500}).json()["messages"]
+    until = api.get("messages", params={"until": middle.isoformat(), "limit": 500}).json()["messages"]
+    assert [one["id"] for one in since] == [i for i in reversed(ids) if i >= 40]
+    assert [one["id"] for one in until] == [i for i in reversed(ids) if i < 40]
+
+
+def test_the_pool_is_bounded_and_waiting_ends(make_api: Callable[..., Api]) -> None:
+    api = make_api()
+    connections = api.app.state.connections
+    connections._config = api.app.state.config.model_copy(update={"connections": 1, "wait_seconds": 0.2})
+    with connections.transaction():
+        answer = api.get("messages")
+    assert answer.status_code == 503
+    assert api.get("messages").status_code == 200

@@ -1,0 +1,113 @@
+"""Every route of the app, asked by nobody and by each role, against this table of least roles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager
+from airflow.providers.fab.auth_manager.security_manager.override import FabAirflowSecurityManagerOverride
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Mount, Route
+
+from backline.settings import ROOT
+from backline.web import roles
+from backline.web.roles import PUBLIC, Role, allows, is_public
+from backline.web.urls import PREFIX
+from tests.integration.web.conftest import Api
+
+LEAST = {
+    ("GET", "/livez"): "nobody",
+    ("GET", "/readyz"): "nobody",
+    ("GET", "/openapi.json"): "nobody",
+    ("POST", "/api/v1/messages"): "op",
+    ("GET", "/api/v1/messages"): "viewer",
+    ("GET", "/api/v1/messages/{id}"): "viewer",
+    ("GET", "/api/v1/groups/{id}"): "viewer",
+    ("POST", "/api/v1/messages/{id}/cancel"): "op",
+    ("POST", "/api/v1/messages/{id}/retry"): "op",
+    ("POST", "/api/v1/messages/{id}/replay"): "op",
+    ("GET", "/api/v1/audit-trail"): "admin",
+}
+ORDER = ("nobody", "viewer", "op", "admin")
+# Airflow's "user" stands between viewer and op: it may start DAG runs, so it may send.
+SAME_AS = {"user": "op"}
+_ROW = re.compile(r"^\| `(GET|POST) (/\S*)` \|.*\| (\w+) \|$", re.MULTILINE)
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
+    for route in app.routes:
+        assert not isinstance(route, Mount), f"{route.path}: its routes are not walked"
+        assert isinstance(route, Route | APIRoute)
+        yield from ((method, route.path) for method in (route.methods or set()) - {"HEAD"})
+
+
+def test_the_table_has_every_route(api: Api) -> None:
+    assert sorted(routes(api.app)) == sorted(LEAST)
+
+
+@pytest.mark.parametrize("role", ["nobody", "viewer", "user", "op", "admin"])
+def test_every_route_asks_for_its_least_role(api: Api, role: str) -> None:
+    rank = ORDER.index(SAME_AS.get(role, role))
+    outcomes = {}
+    for method, path in LEAST:
+        answer = api.call(method, PREFIX + path.replace("{id}", "1"), None if role == "nobody" else role)
+        outcomes[method, path] = answer.status_code
+    expected = {
+        where: rank >= ORDER.index(least) or (401 if role == "nobody" else 403) for where, least in LEAST.items()
+    }
+    assert {where: code if code in (401, 403) else True for where, code in outcomes.items()} == expected
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/nothing", "/api/v1/nothing", "/hooks", "/livezz", "/api/v1/messages/1/nothing"]
+)
+def test_what_does_not_exist_is_told_only_after_a_login(api: Api, path: str) -> None:
+    assert api.call("GET", PREFIX + path, None).status_code == 401
+    assert api.call("GET", PREFIX + path, "viewer").status_code == 404
+
+
+def test_what_is_public_is_one_list() -> None:
+    assert PUBLIC == ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
+    assert is_public("/hooks/ses")
+    assert not is_public("/api/v1/hooks/ses")
+
+
+@pytest.mark.parametrize(
+    "token", ["", "nonsense", "eyJhbGciOiJIUzUxMiJ9.eyJzdWIiOiJhZG1pbiIsInJvbGUiOiJhZG1pbiJ9.c2lnbmF0dXJl"]
+)
+def test_a_wrong_token_is_no_login(api: Api, token: str) -> None:
+    answer = api.call("GET", "messages", None, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("named", "granted"),
+    [("Public", ""), ("Viewer", "viewer"), ("User", "viewer op"), ("Op", "viewer op"), ("Admin", "viewer op admin")],
+)
+def test_the_roles_of_fab_are_ours(monkeypatch: pytest.MonkeyPatch, named: str, granted: str) -> None:
+    """As FAB ships them: its auth manager judges by these lists of permissions."""
+    shipped = {role["role"]: role["perms"] for role in FabAirflowSecurityManagerOverride.ROLE_CONFIGS}
+    manager = FabAuthManager()
+    monkeypatch.setattr(roles, "get_auth_manager", lambda: manager)
+    user: Any = SimpleNamespace(perms=set(shipped[named]), get_name=lambda: named)
+    assert [role.value for role in Role if allows(role, user)] == granted.split()
+
+
+def test_the_api_is_documented_as_it_is(api: Api) -> None:
+    """docs/api.md, the OpenAPI document and the table above are equal."""
+    document = api.get(f"{PREFIX}/openapi.json", None).json()
+    said = {
+        (method.upper(), path): operation["x-least-role"]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    table = {(method, path): role for method, path, role in _ROW.findall((ROOT / "docs" / "api.md").read_text("utf-8"))}
+    itself = {("GET", "/openapi.json"): "nobody"}  # not in the document
+    assert said | itself == LEAST
+    assert table == LEAST

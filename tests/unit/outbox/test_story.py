@@ -1,0 +1,246 @@
+"""Each state's sentence, and the timeline, from rows as the database gives them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backline.errors import FailureClass
+from backline.outbox.story import BECAUSE, Act, Facts, Try, timeline, why
+
+START = datetime(2026, 11, 22, 18, 0, 0, tzinfo=UTC)
+FACTS = Facts(
+    id=17, type="email", channel="email", lane="email.normal", priority=5, state="pending", recipient="ann@example.com",
+    due_at=START, expires_at=None, attempt=0, max_attempts=6, rescues=0, leased_until=None, cancel_requested=False,
+    rate_paid=False, request_id=None, group_id=None, replay_of=None, created_at=START, finalized_at=None,
+    error_class=None, error=None, provider_id=None, dispatchers=1, now=START + timedelta(seconds=30),
+)  # fmt: skip
+END = START + timedelta(seconds=5)
+
+
+def a_try(number: int = 1, outcome: str = "sent", **details: object) -> Try:
+    row = {
+        "number": number, "started_at": START + timedelta(seconds=number), "duration_ms": 12.4, "outcome": outcome,
+        "error_class": None, "code": None, "response": None, "dispatcher": 3, "dag_run": None,
+    }  # fmt: skip
+    return Try(**{**row, **details})  # type: ignore[arg-type]
+
+
+def facts(**changes: object) -> Facts:
+    return replace(FACTS, **changes)  # type: ignore[arg-type]
+
+
+CASES = {
+    "sent": (
+        facts(state="sent", attempt=1, finalized_at=END),
+        [a_try(code="250 2.0.0", response="2.0.0 Ok: queued")],
+        [],
+        "Sent at 2026-11-22 18:00:05 UTC by try 1; the far side answered '250 2.0.0 Ok: queued'.",
+    ),
+    "sent, of a type with secrets": (
+        facts(state="sent", attempt=2, finalized_at=END),
+        [a_try(1, "scheduled", error_class="network"), a_try(2, code="250")],
+        [],
+        "Sent at 2026-11-22 18:00:05 UTC by try 2; the far side answered '250'.",
+    ),
+    "sent, its tries pruned": (
+        facts(state="sent", attempt=1, finalized_at=END),
+        [],
+        [],
+        "Sent at 2026-11-22 18:00:05 UTC by try 1.",
+    ),
+    "sent, but not to all": (
+        facts(state="sent", attempt=1, finalized_at=END, error="bob@example.com was refused: 550 no such user"),
+        [a_try(code="250")],
+        [],
+        (
+            "Sent at 2026-11-22 18:00:05 UTC by try 1; the far side answered '250', but not to everybody: "
+            "bob@example.com was refused: 550 no such user."
+        ),
+    ),
+    "suppressed": (
+        facts(state="suppressed", finalized_at=END, error="unsubscribed from newsletter"),
+        [],
+        [],
+        "Not sent: the recipient is not to be written to (unsubscribed from newsletter).",
+    ),
+    "cancelled by a person": (
+        facts(state="cancelled", finalized_at=END),
+        [],
+        [Act(END, "ben", "message.cancel")],
+        "Not sent: ben cancelled it at 2026-11-22 18:00:05 UTC.",
+    ),
+    "cancelled by the app": (
+        facts(state="cancelled", finalized_at=END),
+        [],
+        [],
+        "Not sent: it was cancelled at 2026-11-22 18:00:05 UTC.",
+    ),
+    "expired before any try": (
+        facts(state="expired", finalized_at=END, expires_at=START + timedelta(seconds=4)),
+        [],
+        [],
+        "Not sent: its time was over at 2026-11-22 18:00:04 UTC.",
+    ),
+    "expired between tries": (
+        facts(state="expired", finalized_at=END, expires_at=START + timedelta(seconds=4), attempt=1),
+        [a_try(1, "scheduled", error_class="network")],
+        [],
+        "Not sent: its time was over at 2026-11-22 18:00:04 UTC after 1 try failed.",
+    ),
+    "dead of a permanent cause": (
+        facts(state="dead", attempt=1, finalized_at=END, error_class="rejected", error="550 5.1.1 no such user"),
+        [a_try(1, "dead", error_class="rejected")],
+        [],
+        (
+            "Not sent: try 1 failed because the far side refused it for good (550 5.1.1 no such user); trying again would "
+            "not help."
+        ),
+    ),
+    "dead after its tries": (
+        facts(state="dead", attempt=6, finalized_at=END, error_class="network", error="could not connect"),
+        [a_try(6, "dead", error_class="network")],
+        [],
+        (
+            "Not sent: given up after 6 tries; the last failed because the far side could not be reached, or the "
+            "connection broke (could not connect)."
+        ),
+    ),
+    "dead because it kills": (
+        facts(state="dead", rescues=6, finalized_at=END, error_class="unknown", error="its dispatcher died 6 times"),
+        [],
+        [],
+        "Not sent, given up: its dispatcher died 6 times.",
+    ),
+    "dead of its last try, after a rescue": (
+        facts(state="dead", rescues=1, attempt=1, finalized_at=END, error_class="validation", error="no template"),
+        [a_try(1, "dead", error_class="validation")],
+        [],
+        "Not sent: try 1 failed because its content is wrong (no template); trying again would not help.",
+    ),
+    "scheduled for later": (
+        facts(state="scheduled", due_at=START + timedelta(days=1)),
+        [],
+        [],
+        "Not sent yet: it is due at 2026-11-23 18:00:00 UTC.",
+    ),
+    "scheduled for another try": (
+        facts(state="scheduled", attempt=2, due_at=END, error_class="timeout", error="no answer in 30 s"),
+        [a_try(2, "scheduled", error_class="timeout")],
+        [],
+        (
+            "Not sent yet: try 2 of 6 failed because the far side did not answer in time (no answer in 30 s); the next is at "
+            "2026-11-22 18:00:05 UTC."
+        ),
+    ),
+    "scheduled by the domain's rate": (
+        facts(state="scheduled", rate_paid=True, due_at=END),
+        [],
+        [],
+        "Not sent yet: its recipient's domain is at its rate limit; its turn is at 2026-11-22 18:00:05 UTC.",
+    ),
+    "pending, served": (
+        FACTS,
+        [],
+        [],
+        "Not sent yet: it waits in lane email.normal, which 1 dispatcher serves now.",
+    ),
+    "pending, served by two": (
+        facts(dispatchers=2),
+        [],
+        [],
+        "Not sent yet: it waits in lane email.normal, which 2 dispatchers serve now.",
+    ),
+    "pending, unserved": (
+        facts(dispatchers=0),
+        [],
+        [],
+        (
+            "Not sent yet: it waits in lane email.normal, which no dispatcher serves now; if Airflow runs, one starts within "
+            "seconds."
+        ),
+    ),
+    "pending after a failed try": (
+        facts(attempt=1, error_class="network", error="connection reset"),
+        [a_try(1, "scheduled", error_class="network")],
+        [],
+        (
+            "Not sent yet: try 1 of 6 failed because the far side could not be reached, or the connection broke "
+            "(connection reset), and it waits in lane email.normal, which 1 dispatcher serves now."
+        ),
+    ),
+    "pending after a rescue": (
+        facts(rescues=1),
+        [],
+        [],
+        (
+            "Not sent yet: its dispatcher died once, so it is sent by itself; it waits in lane email.normal, which 1 "
+            "dispatcher serves now."
+        ),
+    ),
+    "leased": (facts(state="leased", leased_until=START + timedelta(minutes=1)), [], [], "Being sent now."),
+    "leased and taken back": (
+        facts(state="leased", leased_until=START + timedelta(minutes=1), cancel_requested=True),
+        [],
+        [],
+        "Being taken back: whoever holds it has been asked to; if it is on the wire already, it is sent.",
+    ),
+    "leased by one that is gone": (
+        facts(state="leased", leased_until=START),
+        [],
+        [],
+        "Not sent yet: whoever was sending it has stopped answering; it returns to its lane within seconds.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("found", "tries", "acts", "sentence"), CASES.values(), ids=CASES)
+def test_why(found: Facts, tries: list[Try], acts: list[Act], sentence: str) -> None:
+    assert why(found, tries, acts) == sentence
+
+
+def test_every_failure_class_has_its_words() -> None:
+    assert set(BECAUSE) == set(FailureClass)
+
+
+def test_a_timeline_tells_all_in_order() -> None:
+    found = facts(state="sent", attempt=2, finalized_at=END, request_id="r-1", replay_of=9)
+    tries = [
+        a_try(1, "scheduled", error_class="network", code="421", response="421 try\r\nlater"),
+        a_try(2, code="250", response="250 Ok"),
+    ]
+    acts = [Act(START, "ann", "message.send"), Act(START + timedelta(seconds=1.5), "ben", "message.retry")]
+    assert [(event.event, event.text) for event in timeline(found, tries, acts)] == [
+        ("accepted", "taken in from ann by request r-1 for lane email.normal, as message 9 sent again"),
+        ("try", ("try 1 of 6: failed, to be tried again, because the far side could not be reached, or the connection broke; "
+                "answer: 421 try later (12 ms)")),
+        ("retry", "revived by ben"),
+        ("try", "try 2 of 6: sent; answer: 250 Ok (12 ms)"),
+        ("sent", "sent"),
+    ]  # fmt: skip
+
+
+def test_a_timeline_says_what_is_not_kept_and_what_is_to_come() -> None:
+    found = facts(state="scheduled", attempt=3, rescues=2, due_at=END)
+    events = timeline(found, [a_try(3, "scheduled", error_class="network")], [])
+    assert [event.event for event in events] == ["accepted", "forgotten", "rescued", "try", "due"]
+    assert [event.at for event in events] == [START, None, None, START + timedelta(seconds=3), END]
+    assert events[1].text == "2 tries no longer kept in the history"
+    assert events[2].text == "its dispatcher died 2 times while it held the message"
+
+
+@pytest.mark.parametrize(
+    ("dag_run", "path"),
+    [
+        (
+            "dispatch_email/asset_triggered__2026+x",
+            "/dags/dispatch_email/runs/asset_triggered__2026%2Bx/tasks/dispatch",
+        ),
+        ("send_welcome/manual/1", "/dags/send_welcome/runs/manual%2F1/tasks/send"),
+        (None, None),
+    ],
+)
+def test_a_try_knows_its_log(dag_run: str | None, path: str | None) -> None:
+    assert a_try(dag_run=dag_run).log_path() == path
