@@ -153,6 +153,4 @@ def compiled(source: ImmutableSandboxedEnvironment, name: str, language: str, lo
     def load(file: str) -> Template:
         return flattening.load(source, f"{language}/{name}/{file}", constants)
 
-    return EmailTemplate(
-        name, language, load("subject.txt"), load("body.txt"), load("body.html"), dict(source.globals)
-    )
+    return EmailTemplate(name, language, load("subject.txt"), load("body.txt"), load("body.html"), dict(source.globals))

@@ -357,7 +357,9 @@ def test_a_claim_that_was_lost_repeats_no_more_than_was_unconfirmed(
     outbox.enqueue_many(300)
     served = Served(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"batch": 300}))
     wait_for(lambda: outbox.states() == {"leased": 300})
-    outbox.sql("UPDATE backline.message SET state = 'pending', lease_token = NULL, leased_until = NULL, dispatcher = NULL")
+    outbox.sql(
+        "UPDATE backline.message SET state = 'pending', lease_token = NULL, leased_until = NULL, dispatcher = NULL"
+    )
     mail.heal()
     served.result()
     assert outbox.states() == {"sent": 300}
