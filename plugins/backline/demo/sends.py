@@ -18,7 +18,7 @@ from backline.messages.secrets import sealed
 from backline.sealing import Sealer
 
 TASK = "send"
-BY_RUN = ("email", "templated_email", "urgent_email", "welcome", "order_confirmation", "password_reset")
+BY_RUN = ("email", "templated_email", "urgent_email", "welcome", "order_status", "password_reset")
 """Types that are sent by a run each: each run costs a second or two."""
 
 
