@@ -68,7 +68,7 @@ def add_row(table: Table, *cells: str) -> None:
 
 def show_table(table: Table) -> None:
     """A table, as wide as the terminal; into a file or pipe, with room for its lines."""
-    out.print(table, width=None if out.is_terminal else PIPE_WIDTH)
+    (out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)).print(table)
 
 
 def in_short(text: str, most: int = 90) -> str:
