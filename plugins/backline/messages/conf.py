@@ -1,4 +1,4 @@
-"""A DAG run's conf, or an HTTP body: recipient, payload and options in one flat object."""
+"""A DAG run's conf: recipient, payload and options in one flat object, as the form in Airflow's page makes it."""
 
 from __future__ import annotations
 
