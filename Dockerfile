@@ -18,7 +18,7 @@ RUN apt-get update \
 # The folder of the logs is here so that a volume mounted on it belongs to the user.
 RUN groupadd --gid 10001 backline \
     && useradd --uid 10001 --gid backline --home-dir /var/lib/backline --no-create-home backline \
-    && install -d -o backline -g backline -m 0700 /var/lib/backline /var/lib/backline/airflow /var/lib/backline/airflow/logs
+    && install -d -o backline -g backline -m 0700 /var/lib/backline /var/lib/backline/airflow /var/lib/backline/airflow/logs /var/lib/backline/archive
 COPY --from=libraries /opt/venv /opt/venv
 COPY plugins /opt/backline/plugins
 COPY include /opt/backline/include
