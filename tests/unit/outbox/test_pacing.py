@@ -17,7 +17,7 @@ def test_polls_slower_as_the_lane_ages(one: float, other: float) -> None:
 
 
 def test_polls_every_few_milliseconds_while_traffic_is_recent() -> None:
-    assert poll_interval(0.0) == poll_interval(2.0) == 0.005
+    assert poll_interval(0.0) == poll_interval(2.0) == FASTEST_POLL_SECONDS
 
 
 def test_polls_slowly_in_the_end() -> None:
