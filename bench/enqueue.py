@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, LiteralString
 
 import psycopg
@@ -75,9 +76,9 @@ def run(bench: Bench) -> Figures:
         peers = Peers(bench, redis, {"procrastinate": procrastinate, "pgqueuer": pgqueuer})
         counts = bench.pick(COUNTS, SHORT_COUNTS)
         rates = set_based(ours, counts, bench.pick(5, 1), peers.seconds, bench.report)
-    with bench.database("commit", migrated=True) as dsn:
+    with bench.database("commit", migrated=True) as dsn, TemporaryDirectory(dir=bench.folder) as scripts:
         program = server.stack.cluster.binaries() / "pgbench"
-        commits = commit_rates(program, dsn, bench.folder, bench.pick(5, 1), bench.pick(4, 1), bench.report)
+        commits = commit_rates(program, dsn, Path(scripts), bench.pick(5, 1), bench.pick(4, 1), bench.report)
     return figures(rates, commits)
 
 

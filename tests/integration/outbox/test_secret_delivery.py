@@ -160,11 +160,12 @@ def test_a_statement_that_the_type_does_not_allow_is_not_run(
 
 
 def test_a_missing_table_is_a_setting_to_mend_and_tried_again(
-    outbox: Outbox, mail: Catcher, lookup: SecretLookup
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup
 ) -> None:
-    outbox.sql("DROP TABLE IF EXISTS app.tokens")
+    app.execute("ALTER TABLE app.tokens RENAME TO mislaid")
     made = reset(outbox, {"$ref": "password_reset_token", "id": 1})
     drain(outbox, mail, lookup)
+    app.execute("ALTER TABLE app.mislaid RENAME TO tokens")
     row = outbox.message(made)
     assert (row["state"], row["error_class"]) == ("scheduled", "unknown")
     assert 'relation "app.tokens" does not exist' in row["error"]
