@@ -12,7 +12,7 @@ NAMED = [(path.stem, name) for path in sorted(SQL_FOLDER.glob("*.sql")) for name
 
 
 def prepared(domain: str, name: str) -> Composed:
-    return SQL("PREPARE {} AS ").format(Identifier(name)) + SQL(numbered(statements(domain)[name]))
+    return SQL("PREPARE {} AS ").format(Identifier(f"{domain}_{name}")) + SQL(numbered(statements(domain)[name]))
 
 
 def test_there_are_statements() -> None:
