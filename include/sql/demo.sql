@@ -26,3 +26,31 @@ FROM backline.dispatcher AS d
 LEFT JOIN backline.message AS m ON m.dispatcher = d.id AND m.state = 'leased'
 WHERE d.lane = %(lane)s::text AND d.dag_run IS NOT NULL
 GROUP BY d.id, d.dag_run ORDER BY held DESC;
+
+-- name: written_about
+-- All that the outbox keeps of one message and its tries, as text.
+SELECT m::text || coalesce(string_agg(a::text, ' '), '') AS text
+FROM backline.message AS m LEFT JOIN backline.attempt AS a ON a.message_id = m.id
+WHERE m.id = %(id)s::bigint GROUP BY m.id;
+
+-- name: reset_asked
+-- Somebody of the reference app asks for a new password: their name, and the id of a token that is good for an hour.
+WITH asked AS (
+    INSERT INTO app.tokens (user_id, kind, token_hash, token_sealed, expires_at)
+    SELECT u.id, 'password_reset', %(token_hash)s::bytea, %(token_sealed)s::text, clock_timestamp() + interval '1 hour'
+    FROM app.users AS u WHERE u.state = 'active' ORDER BY u.id LIMIT 1
+    RETURNING id, user_id
+)
+SELECT a.id, u.name FROM asked AS a JOIN app.users AS u ON u.id = a.user_id;
+
+-- name: app_users
+-- How many people the reference app has.
+SELECT count(*)::integer AS users FROM app.users;
+
+-- name: letter_of
+-- The dead letters of one message, or of one run, and when their group last sent an alert.
+SELECT d.id, d.state, d.replay_ref, d.cause, d.first_seen_at, d.alerted_at, g.mailed_at,
+    extract(epoch FROM d.first_seen_at - d.failed_at)::float8 AS told_after
+FROM backline.dead_letter AS d LEFT JOIN backline.alert_group AS g ON g.key = d.alert_group
+WHERE d.message_id = %(message_id)s::bigint OR d.name = %(dag_id)s::text AND d.run_id = %(run_id)s::text
+ORDER BY d.id;

@@ -133,6 +133,12 @@ class AirflowRest:
         answer: Json = self._call("GET", path, params=params).json()
         return answer
 
+    def post(self, path: str, body: Any) -> tuple[int, Json]:
+        """What a path answers to a JSON body: status and content."""
+        answer = self._call("POST", path, body=body)
+        content: Json = answer.json()
+        return int(answer.status_code), content
+
     def put(self, path: str) -> None:
         """Ask a path to do what it does."""
         self._call("PUT", path)
@@ -149,9 +155,7 @@ class AirflowRest:
 
     # --- the wire -----------------------------------------------------------------------------------
 
-    def _call(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Json | None = None
-    ) -> Any:
+    def _call(self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None) -> Any:
         if self._token is None:
             self._token = self._login()
         answer = self._send(method, path, params, body)
@@ -166,7 +170,7 @@ class AirflowRest:
         _check(answer, "/auth/token")
         return str(answer.json()["access_token"])
 
-    def _send(self, method: str, path: str, params: Mapping[str, Any] | None, body: Json | None) -> httpx.Response:
+    def _send(self, method: str, path: str, params: Mapping[str, Any] | None, body: Any) -> httpx.Response:
         headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {self._token}"} if self._token else {})
         try:
             return self._client.request(method, path, params=params, json=body, headers=headers)

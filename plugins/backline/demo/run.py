@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from backline.demo import enqueueing, sends, speed, trouble, whole
+from backline.demo import enqueueing, failures, http_api, secrets, sends, speed, trouble, whole
 from backline.demo.check import Check
 from backline.demo.table import Table
 from backline.demo.world import World
@@ -20,8 +20,11 @@ def all_checks() -> list[Check]:
     return [
         whole.healthy(),
         *sends.checks(),
+        secrets.by_reference(),
+        *http_api.checks(),
         *enqueueing.checks(),
         trouble.permanent(),
+        *failures.checks(),
         *speed.checks(),
         trouble.killed(),
         trouble.transient(),

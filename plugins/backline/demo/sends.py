@@ -58,16 +58,24 @@ def _start(kind: type[MessageType], world: World) -> None:
 def _arrives(kind: type[MessageType], world: World) -> Result:
     dag, run_id = f"send_{kind.type_name}", world.run_id(kind.type_name)
     recipient, payload = _recipient(world, kind), sample(kind)
-    run = world.airflow.wait(dag, run_id, PATIENCE_SECONDS)
-    require(run["state"] == "success", f"the run {run['state']}: {_last_words(world.airflow, dag, run_id)}")
-    result = world.airflow.xcom(dag, run_id, TASK)
-    require(isinstance(result, dict) and result.get("state") == "sent", f"the run returned {result}")
+    result = run_result(world, dag, run_id)
+    require(result.get("state") == "sent", f"the run returned {result}")
     world.sent[int(result["message_id"])] = recipient
     arrived = world.arrivals(world.domain(kind.type_name))
     require(len(arrived) == 1, f"{len(arrived)} messages arrived for {recipient}")
     problem = content_problem(kind, payload, recipient, world.mail.open(arrived[0].id))
     require(problem is None, f"{problem}")
     return Result("1 mail", "1 mail, text and HTML")
+
+
+def run_result(world: World, dag: str, run_id: str, task: str = TASK) -> dict[str, Any]:
+    """What a task returned, once its run has ended well."""
+    run = world.airflow.wait(dag, run_id, PATIENCE_SECONDS)
+    require(run["state"] == "success", f"the run {run['state']}: {_last_words(world.airflow, dag, run_id, task)}")
+    result = world.airflow.xcom(dag, run_id, task)
+    if not isinstance(result, dict):
+        raise CheckFailed(f"the run returned {result}")
+    return result
 
 
 def content_problem(kind: type[MessageType], payload: Mapping[str, Any], recipient: str, letter: Letter) -> str | None:
@@ -150,6 +158,6 @@ def _recipient(world: World, kind: type[MessageType]) -> str:
     return f"ann@{world.domain(kind.type_name)}"
 
 
-def _last_words(airflow: AirflowRest, dag: str, run_id: str) -> str:
-    lines = [line for line in airflow.log(dag, run_id, TASK).splitlines() if "exc_value" in line]
+def _last_words(airflow: AirflowRest, dag: str, run_id: str, task: str) -> str:
+    lines = [line for line in airflow.log(dag, run_id, task).splitlines() if "exc_value" in line]
     return json.dumps(lines[-1][:300]) if lines else "see the task's log in the UI"

@@ -43,7 +43,8 @@ class World:
         self.sent: dict[int, str] = {}
         self.dead: dict[int, str] = {}
         self.bulk_at: float | None = None
-        self._dsn = exports["BACKLINE_DATABASE_URL"]
+        self.url = exports["BACKLINE_URL"]
+        self.dsn = exports["BACKLINE_DATABASE_URL"]
         self._connection: psycopg.Connection[DictRow] | None = None
 
     def __enter__(self) -> Self:
@@ -133,5 +134,5 @@ class World:
     def _open(self) -> psycopg.Connection[DictRow]:
         if self._connection is None or self._connection.closed:
             with translated():
-                self._connection = psycopg.connect(self._dsn, autocommit=True, row_factory=dict_row)
+                self._connection = psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row)
         return self._connection

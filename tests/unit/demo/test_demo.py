@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,13 +12,14 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
+from backline.demo import failures, http_api
 from backline.demo.check import Check, CheckFailed, Result, percentile, require, until
 from backline.demo.mail import Letter
 from backline.demo.run import all_checks, run_checks
 from backline.demo.sends import content_problem, sample
-from backline.demo.table import Table
+from backline.demo.table import NAME, Table
 from backline.demo.world import World
-from backline.errors import NetworkFailure
+from backline.errors import NetworkFailure, Rejected
 from backline.messages import registry
 from backline.messages.base import EmailMessage
 
@@ -136,3 +139,104 @@ def test_waiting_ends() -> None:
         until(lambda: False, "never", 0.0)
     with pytest.raises(CheckFailed, match="no"):
         require([], "no")
+
+
+def test_names_fit_the_table() -> None:
+    assert [check.name for check in all_checks() if len(check.name) > NAME] == []
+
+
+class Http:
+    """Answers a batch of two as told."""
+
+    def __init__(self, answer: Rejected | None) -> None:
+        self.answer = answer
+
+    def post(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        assert (path, len(body)) == (http_api.MESSAGES, 2)
+        if self.answer is not None:
+            raise self.answer
+        return 202, {"messages": [{"id": 1, "url": "/1"}, {"id": 2, "url": "/2"}]}
+
+
+def refused(answer: Rejected | None, left: int = 0) -> Result:
+    world = SimpleNamespace(
+        airflow=Http(answer),
+        domain=lambda name: f"{name}.example.com",
+        query=lambda *_, **__: [{"id": 1}] * left,
+        started=None,
+    )
+    [check] = [check for check in http_api.checks() if "wrong" in check.name]
+    return check.run(cast("World", world))
+
+
+def problem(*errors: tuple[int, str], code: str = "422") -> Rejected:
+    named = [{"index": index, "field": field, "detail": "is wrong"} for index, field in errors]
+    return Rejected("refused", code=code, response=json.dumps({"errors": named}))
+
+
+def test_a_refusal_over_http_counts_only_by_its_field_and_with_nothing_left() -> None:
+    assert "`to`" in refused(problem((1, "to"))).arrived
+    with pytest.raises(CheckFailed, match="was taken"):
+        refused(None)
+    with pytest.raises(CheckFailed, match="does not name the field"):
+        refused(problem((0, "to")))
+    with pytest.raises(CheckFailed, match="does not name the field"):
+        refused(problem((1, "to"), (0, "payload.name")))
+    with pytest.raises(CheckFailed, match="400 instead of 422"):
+        refused(problem((1, "to"), code="400"))
+    with pytest.raises(CheckFailed, match="1 messages of the refused batch"):
+        refused(problem((1, "to")), left=1)
+
+
+def test_the_body_over_http_is_right_but_for_what_is_meant() -> None:
+    assert http_api.message("ann@example.com").keys() == {"type", "to", "payload"}
+    kind = registry.get(http_api.message("ann@example.com")["type"])
+    kind.parse(http_api.message("ann@example.com")["payload"])
+
+
+class Told:
+    """A world after a run has failed: its dead letters, when their group had its last mail, and the mails of now."""
+
+    def __init__(self, letters: int, *, alerted: bool, mailed_minutes: float, mails: int) -> None:
+        self.started = datetime.now(UTC)
+        self.since = self.started.timestamp()
+        seen = self.started + timedelta(minutes=1)
+        letter = {
+            "told_after": 2.0,
+            "first_seen_at": seen,
+            "alerted_at": seen if alerted else None,
+            "mailed_at": seen + timedelta(minutes=mailed_minutes),
+        }
+        self.rows = [letter] * letters
+        subjects = ["[Backline] other", *["[Backline] send_email.send failed (validation)"] * mails]
+        self.mail = SimpleNamespace(arrivals=lambda *_: [SimpleNamespace(subject=subject) for subject in subjects])
+
+    def run_id(self, name: str) -> str:
+        return name
+
+    def query(self, *_: str, **__: Any) -> list[dict[str, Any]]:
+        return self.rows
+
+
+def told(letters: int = 1, *, alerted: bool = True, mailed_minutes: float = 0.1, mails: int = 1) -> Result:
+    [check] = [check for check in failures.checks() if "failed run" in check.name]
+    world = Told(letters, alerted=alerted, mailed_minutes=mailed_minutes, mails=mails)
+    return check.run(cast("World", world))
+
+
+def test_a_failed_run_is_one_letter_and_one_mail_a_window() -> None:
+    assert told().arrived == "after 2.0 s, 1 mail"
+    with pytest.raises(CheckFailed, match="2 dead letters instead of 1"):
+        told(2)
+    with pytest.raises(CheckFailed, match="2 alerts arrived instead of 1"):
+        told(mails=2)
+    with pytest.raises(CheckFailed, match="0 alerts arrived instead of 1"):
+        told(mails=0)
+
+
+def test_a_mail_shortly_before_is_the_one_of_this_window() -> None:
+    assert told(alerted=False, mailed_minutes=-12, mails=0).arrived == "1, mail 12 min before"
+    with pytest.raises(CheckFailed, match="1 alerts arrived instead of 0"):
+        told(alerted=False, mailed_minutes=-12)
+    # What an earlier demo had left to tell went out when this one began.
+    assert told(alerted=False, mailed_minutes=-0.5, mails=1).arrived == "1, mail 0 min before"
