@@ -43,6 +43,8 @@ def exports(paths: Paths, secrets: Secrets, cluster: Cluster, metadata: str = "a
         "no_proxy": _with_loopback(os.environ, "no_proxy"),
         # Keeps a process's environment readable after it renamed itself: leftovers are found by it.
         "SPT_NOENV": "1",
+        # Empty is unset. Every task is a new process that imports our modules: compiling them anew took it 30 to 80 ms.
+        "PYTHONDONTWRITEBYTECODE": "",
     }
 
 
