@@ -99,7 +99,7 @@ def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster, metadata: str) ->
             "DAGS_ARE_PAUSED_AT_CREATION": "False",
             "DAGS_FOLDER": str(paths.root / "dags"),
             "EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{paths.port}/execution/",
-            "EXECUTOR": "LocalExecutor",
+            "EXECUTOR": "backline.airflow.executor.PreloadedLocalExecutor",
             "FERNET_KEY": secrets.airflow_fernet_key,
             "HOSTNAME_CALLABLE": "socket.gethostname",  # the default asks DNS, which may be slow or absent
             "LAZY_LOAD_PLUGINS": "True",
