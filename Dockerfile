@@ -31,6 +31,8 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/backline/dags \
     AIRFLOW__CORE__PLUGINS_FOLDER=/opt/backline/plugins \
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=/var/lib/backline/airflow/logs
+# Every task is a new process: without bytecode it would compile our modules first.
+RUN python -m compileall -q /opt/backline/plugins
 WORKDIR /opt/backline
 USER backline
 

@@ -109,6 +109,7 @@ def _environment(home: str) -> Mapping[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
+        "PYTHONDONTWRITEBYTECODE": "",  # as in the stack
     }
 
 

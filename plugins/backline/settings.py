@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from backline.errors import FailureClass, Misconfigured
 
@@ -45,7 +45,8 @@ ATTACHMENT_TYPES = frozenset(
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Deferred, because every process pays for this module: only what is validated by itself is built by itself.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class EmailSettings(_Section):
@@ -238,26 +239,22 @@ DEFAULT_RETRIES: dict[FailureClass, RetrySettings] = {
 JOB_POOLS = {"payments": 4, "orders": 4, "reports": 2, "database": 4, "sync": 4, "files": 2, "monitoring": 2}
 
 
-class Settings(BaseSettings):
+class Settings(_Section):
     """All of Backline's settings. Get them from `settings()`."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
-    )
-
-    email: EmailSettings = EmailSettings()
-    templates: TemplateSettings = TemplateSettings()
-    links: LinkSettings = LinkSettings()
-    database: DatabaseSettings = DatabaseSettings()
-    outbox: OutboxSettings = OutboxSettings()
-    doorbell: DoorbellSettings = DoorbellSettings()
-    http: HttpSettings = HttpSettings()
+    email: EmailSettings = Field(default_factory=EmailSettings)
+    templates: TemplateSettings = Field(default_factory=TemplateSettings)
+    links: LinkSettings = Field(default_factory=LinkSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    outbox: OutboxSettings = Field(default_factory=OutboxSettings)
+    doorbell: DoorbellSettings = Field(default_factory=DoorbellSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: {"email_direct": 8})
-    alerts: AlertSettings = AlertSettings()
-    dead_letters: DeadLetterSettings = DeadLetterSettings()
-    jobs: JobsSettings = JobsSettings()
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
+    dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
+    jobs: JobsSettings = Field(default_factory=JobsSettings)
     job_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(JOB_POOLS))
 
     @field_validator("retry", mode="before")
@@ -272,18 +269,6 @@ class Settings(BaseSettings):
             name: {**defaults.get(name, {}), **given.get(name, {})} for name in {*defaults, *given} - set(changed)
         }
         return {**merged, **changed}
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment beats the file, which is passed as init values."""
-        return env_settings, init_settings
 
     def lane(self, name: str) -> LaneSettings:
         """The lane of that name; Misconfigured if there is none."""
@@ -339,9 +324,7 @@ def load(path: Path) -> Settings:
         raise Misconfigured(f"{path}: not valid TOML: {exc}") from exc
     _check_environment()
     try:
-        loaded = Settings(**values)
-    except SettingsError as exc:
-        raise Misconfigured(f"environment: {exc}; a section takes JSON, a setting is BACKLINE__SECTION__KEY") from None
+        loaded = Settings(**_merged(values, _environment()))
     except ValidationError as exc:
         raise Misconfigured(f"{path}: " + "; ".join(_explain(error) for error in exc.errors())) from None
     if wrong := sorted(set(loaded.retry) & PERMANENT_CLASSES):
@@ -355,6 +338,38 @@ def _check_environment() -> None:
         if name.upper().startswith(ENVIRONMENT_PREFIX) and section not in Settings.model_fields:
             known = ", ".join(sorted(Settings.model_fields))
             raise Misconfigured(f"environment: {name}: unknown section {section!r}; use one of: {known}")
+
+
+def _environment() -> dict[str, Any]:
+    """What the environment sets, as the file would say it: BACKLINE__EMAIL__TIMEOUT_SECONDS, or BACKLINE__EMAIL as JSON."""
+    found: dict[str, Any] = {}
+    given = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith(ENVIRONMENT_PREFIX)}
+    for name, value in sorted(given.items()):  # a whole section comes before its settings, which beat it
+        *outer, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        said: dict[str, Any] = {key: _value(value)}
+        for part in reversed(outer):
+            said = {part: said}
+        found = _merged(found, said)
+    return found
+
+
+def _value(text: str) -> object:
+    """A list or a table is JSON; numbers and truth values are read from text where they are checked."""
+    if text.lstrip().startswith(("{", "[")):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, table by table; `over` wins."""
+    both = {**under, **over}
+    for key in under.keys() & over.keys():
+        if isinstance(under[key], dict) and isinstance(over[key], dict):
+            both[key] = _merged(under[key], over[key])
+    return both
 
 
 def _explain(error: Any) -> str:

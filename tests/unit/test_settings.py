@@ -188,6 +188,22 @@ def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None
     assert loaded.retry[FailureClass.RESOURCE].first_seconds == 300
 
 
+def test_the_environment_gives_lists_and_whole_sections_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKLINE__ALERTS__RECIPIENTS", '["ann@shop.example", "bob@shop.example"]')
+    monkeypatch.setenv("BACKLINE__EMAIL", '{"connections": 3, "timeout_seconds": 9}')
+    monkeypatch.setenv("BACKLINE__EMAIL__CONNECTIONS", "4")
+    monkeypatch.setenv("backline__lanes__email.bulk__batch", "77")
+    loaded = load(SHIPPED)
+    assert loaded.alerts.recipients == ("ann@shop.example", "bob@shop.example")
+    assert (loaded.email.connections, loaded.email.timeout_seconds, loaded.email.messages_per_connection) == (4, 9, 2)
+    assert (loaded.lane("email.bulk").batch, loaded.lane("email.bulk").priority) == (77, 2)
+
+
+def test_text_that_only_looks_like_json_stays_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKLINE__TEMPLATES__PRODUCT_NAME", "[Shop]")
+    assert load(SHIPPED).templates.product_name == "[Shop]"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "key"),
     [

@@ -79,3 +79,7 @@ def test_a_bad_dotenv_line_is_named(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("A=1\nnot a setting\n")
     with pytest.raises(Misconfigured, match=r"\.env: line 2"):
         load_dotenv(tmp_path)
+
+
+def test_what_runs_keeps_its_bytecode(tmp_path: Path) -> None:
+    assert _exports(tmp_path)["PYTHONDONTWRITEBYTECODE"] == ""
