@@ -30,7 +30,7 @@ from backline.stack.secrets import Secrets
 from bench.tools import Tools
 from tests.integration.containers import files
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.celery, pytest.mark.stack, pytest.mark.timeout(540)]
 
 STARTED = ("mail", "api-server", "scheduler", "dag-processor", "triggerer", "worker-critical")
 
