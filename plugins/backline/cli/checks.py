@@ -19,6 +19,8 @@ from backline.cli.console import err, out, stack
 from backline.settings import ROOT
 
 STRICT = ("plugins", "sandbox")
+WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup", "tests")
+"""In two processes (tests/conftest.py): much of it waits for a stack to do something."""
 """Folders that mypy checks."""
 LOCKED = ("requirements", "requirements-image", "bench/requirements", "tests/integration/containers/requirements")
 """Lists of libraries (.in) with their lock files (.txt)."""
@@ -28,7 +30,7 @@ _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
     """Set up, then run the tests; arguments go to pytest."""
-    raise typer.Exit(_tests(context.args or ["tests"]))
+    raise typer.Exit(_tests(context.args or WHOLE_SUITE))
 
 
 @app.command()
@@ -40,7 +42,7 @@ def check() -> None:
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *STRICT]),
         "lock files": _locks_are_consistent,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
-        "tests": lambda: _tests(["tests"]),
+        "tests": lambda: _tests(WHOLE_SUITE),
     }
     failed = []
     for name, step in steps.items():
