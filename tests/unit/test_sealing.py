@@ -30,7 +30,11 @@ def test_after_rotation_old_ones_open_and_the_newest_key_seals() -> None:
     assert Sealer([NEW]).open("code", rotated.seal("x")) == "x"
 
 
-@pytest.mark.parametrize("sealed", [Sealer([OTHER]).seal("123456"), "123456", "", "gAAAA", {"$ref": "vault/x"}, 5])
+@pytest.mark.parametrize(
+    "sealed",
+    [Sealer([OTHER]).seal("123456"), "123456", "", "gAAAA", {"$ref": "vault/x"}, 5],
+    ids=["another key", "clear", "empty", "cut", "reference", "number"],
+)
 def test_what_no_key_opens_names_the_field_and_keeps_the_value_to_itself(sealed: str) -> None:
     with pytest.raises(InvalidInput, match=r"^code: none of the keys in BACKLINE_FERNET_KEYS opens it") as caught:
         Sealer([NEW]).open("code", sealed)
