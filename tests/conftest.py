@@ -8,12 +8,11 @@ import pytest
 
 TESTS = Path(__file__).parent
 GROUPS = {
-    "acceptance/test_bench.py": "bench",
-    "integration/bench": "bench",
     "acceptance/test_celery.py": "containers",
     "integration/containers": "containers",
     "acceptance": "stack",
     "integration/airflow": "stack",
+    "integration/bench": "stack",
     "integration/stack": "stack",
     "dags": "dags",
 }
@@ -29,6 +28,7 @@ def group(path: Path) -> str:
     return place
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item.path)))
