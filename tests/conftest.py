@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
-TESTS = Path(__file__).parent
 GROUPS = {
-    "acceptance/test_celery.py": "containers",
-    "integration/containers": "containers",
-    "acceptance": "stack",
-    "integration/airflow": "stack",
-    "integration/bench": "stack",
-    "integration/stack": "stack",
-    "dags": "dags",
+    "tests/acceptance/test_celery.py": "containers",
+    "tests/integration/containers/": "containers",
+    "tests/acceptance/": "stack",
+    "tests/integration/airflow/": "stack",
+    "tests/integration/bench/": "stack",
+    "tests/integration/stack/": "stack",
+    "tests/dags/": "dags",
 }
 """What shares a running stack, a folder or ports; the first that fits. A file that is in none is a group of its own."""
 
 
-def group(path: Path) -> str:
-    """The group of a test's file."""
-    place = path.relative_to(TESTS).as_posix()
-    for prefix, name in GROUPS.items():
-        if place == prefix or place.startswith(f"{prefix}/"):
-            return name
-    return place
+class Grouped(LoadScopeScheduling):
+    """Gives each group to one process, whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return next((name for prefix, name in GROUPS.items() if path.startswith(prefix)), path)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item.path)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped:
+    return Grouped(config, log)

@@ -19,7 +19,7 @@ from backline.cli.console import err, out, stack
 from backline.settings import ROOT
 
 STRICT = ("plugins", "sandbox")
-WHOLE_SUITE = ("-n", "2", "--dist", "loadgroup", "tests")
+WHOLE_SUITE = ("-n", "2", "tests")
 """In two processes (tests/conftest.py): much of it waits for a stack to do something."""
 """Folders that mypy checks."""
 LOCKED = ("requirements", "requirements-image", "bench/requirements", "tests/integration/containers/requirements")
