@@ -19,8 +19,8 @@ from backline.cli.console import err, out, stack
 from backline.settings import ROOT
 
 STRICT = ("plugins", "sandbox")
-WHOLE_SUITE = ("-n", "2", "tests")
-"""In two processes (tests/conftest.py): much of it waits for a stack to do something."""
+WITH_A_STACK = ("tests/acceptance", "tests/integration/airflow", "tests/integration/bench", "tests/integration/stack")
+"""Tests that start Airflow or measure: they run alone, all others in two processes (tests/conftest.py)."""
 """Folders that mypy checks."""
 LOCKED = ("requirements", "requirements-image", "bench/requirements", "tests/integration/containers/requirements")
 """Lists of libraries (.in) with their lock files (.txt)."""
@@ -30,7 +30,7 @@ _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
     """Set up, then run the tests; arguments go to pytest."""
-    raise typer.Exit(_tests(context.args or WHOLE_SUITE))
+    raise typer.Exit(_tests(context.args) if context.args else _whole_suite())
 
 
 @app.command()
@@ -42,7 +42,7 @@ def check() -> None:
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *STRICT]),
         "lock files": _locks_are_consistent,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
-        "tests": lambda: _tests(WHOLE_SUITE),
+        "tests": _whole_suite,
     }
     failed = []
     for name, step in steps.items():
@@ -97,6 +97,11 @@ def _locks_are_consistent() -> int:
             found += 1
             err.print(f"{name}.txt: {problem}; make it anew with the command on top of {name}.in", markup=False)
     return found
+
+
+def _whole_suite() -> int:
+    others = _tests(["-n", "2", "tests", *(f"--ignore={folder}" for folder in WITH_A_STACK)])
+    return _tests(WITH_A_STACK) or others
 
 
 def _tests(arguments: Sequence[str]) -> int:
