@@ -12,8 +12,8 @@ from backline.db.connect import translated
 from backline.db.statements import SQL_FOLDER, numbered, own_folder, read_statements, statements
 from backline.errors import InvalidInput
 
-NOT_ADOPTED = frozenset({"reference_app"})
-"""Domains that make the reference app's data: no database but its own needs them."""
+NOT_ADOPTED = frozenset({"reference_app", "demo", "bench"})
+"""Domains of the reference app's data, of the demo and of the benches: no database but their own needs them."""
 _EXPLAIN = SQL("EXPLAIN (GENERIC_PLAN) {statement}")
 
 
