@@ -100,9 +100,10 @@ def shoot(page: Page, name: str) -> None:
 
 
 def colored(text: str) -> str:
-    """The demo's output as a terminal shows it, without the password."""
+    """The demo's table and its verdict as a terminal shows them, without the password."""
     lines = []
-    for line in html.escape(text.strip("\n"), quote=False).splitlines():
+    table = [line for line in text.splitlines() if line.startswith((" ", "demo:")) or line[:2].isdigit()]
+    for line in html.escape("\n".join(table), quote=False).splitlines():
         hidden = line.partition(", password")[0]
         shown = hidden.replace("  ok  ", '  <span class="ok">ok</span>  ').replace(
             "  FAILED", '  <span class="bad">FAILED</span>'

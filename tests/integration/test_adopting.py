@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import os
-import random
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, LiteralString, cast
 from urllib.parse import quote
 
 import psycopg
 import pytest
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Envelope
+from cryptography.fernet import Fernet
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
-from backline.airflow.connections import app_dsn
-from backline.channels.email.channel import EmailChannel
-from backline.channels.email.server import SmtpServer
 from backline.db.statements import statement, statements
-from backline.messages import render_email
-from backline.outbox.delivery import Delivery
-from backline.outbox.dispatcher import Dispatcher
-from backline.settings import DEFAULT_RETRIES, ROOT, EmailSettings, LaneSettings, OutboxSettings, settings
+from backline.settings import ROOT, settings
+from tests.integration.airflow import run_jobs
 from tests.integration.channels.servers import Mailbox
 from tests.integration.conftest import create, drop
 
@@ -222,18 +219,21 @@ def test_a_missing_privilege_is_named(adopted: Reader) -> None:
     assert "3 of 4 statements fit" in done.stdout
 
 
-async def drain(dsn: str) -> Mailbox:
-    """What arrives when a dispatcher has served the lane."""
+async def run(variables: dict[str, str], home: Path, *dags: str) -> tuple[dict[str, Any], list[Envelope]]:
+    """What the DAGs did, run as on a laptop in the environment of the page, and the mails that came of it."""
     mailbox = Mailbox()
     server = await asyncio.get_running_loop().create_server(lambda: SMTP(mailbox, hostname="mail.test"), "127.0.0.1", 0)
     async with server:
-        channel = EmailChannel(
-            EmailSettings(), SmtpServer("127.0.0.1", server.sockets[0].getsockname()[1], "none"), render_email
-        )
-        delivery = Delivery(channel, DEFAULT_RETRIES, lambda _type, payload: payload, random.Random(1).random)
-        lane = LaneSettings(channel="email")
-        await Dispatcher("email.normal", lane, OutboxSettings(), dsn, channel, delivery, once=True).run()
-    return mailbox
+        extra = {"disable_tls": True, "disable_ssl": True, "from_email": "crm@example.com"}
+        smtp = {"conn_type": "smtp", "host": "127.0.0.1", "port": server.sockets[0].getsockname()[1], "extra": extra}
+        adopted = {name: value for name, value in variables.items() if name.startswith(("AIRFLOW", "BACKLINE"))}
+        process = await asyncio.create_subprocess_exec(
+            *run_jobs.command(ROOT / "dags", {dag: {} for dag in dags}),
+            env=run_jobs.environment(home, ROOT / "dags", {**adopted, "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp)}),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, errors = await asyncio.wait_for(process.communicate(), 280)
+    return run_jobs.results(output.decode(), errors.decode()), mailbox.mails
 
 
 @pytest.mark.parametrize("command", ["migrate", "statements"])
@@ -244,12 +244,24 @@ def test_without_an_address_the_command_says_what_to_set(command: str, adopted: 
     assert done.stderr.startswith("backline: no database given; set BACKLINE_DATABASE_URL=")
 
 
-def test_what_the_app_enqueued_is_delivered(adopted: Reader) -> None:
-    wanted = {f"{name}@example.com" for name in ("pat", "kim", "lou")}
+def test_the_jobs_run_and_deliver_what_the_app_enqueued(
+    adopted: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = Fernet.generate_key().decode()
+    monkeypatch.setitem(adopted.variables, "BACKLINE_FERNET_KEYS", key)
+    sealed = Fernet(key).encrypt(b"the-crms-own-token").decode()
+    reset = """{"name": "Head", "token": {"$ref": "password_reset_token", "id": 1}}"""
+    adopted.query("the owner of your tables", f"UPDATE crm.reset_links SET sealed = '{sealed}' WHERE link_no = 1")
+    adopted.query("your app", f"SELECT backline.enqueue('password_reset', 'head@example.com', '{reset}')")
+    wanted = {f"{name}@example.com" for name in ("pat", "kim", "lou", "head")}
     people = adopted.query("your app", "SELECT mail_address FROM crm.people")
     assert wanted <= {row["mail_address"] for row in people}
-    mailbox = asyncio.run(drain(app_dsn()))
-    assert {envelope.rcpt_tos[0] for envelope in mailbox.mails} == wanted
+    dags = ("dispatch_email_urgent", "dispatch_email", "purge_dead_letters")
+    ran, mails = asyncio.run(run(adopted.variables, tmp_path, *dags))
+    assert {dag: ran[dag]["state"] for dag in dags} == dict.fromkeys(dags, "success")
+    found = {envelope.rcpt_tos[0]: envelope.content for envelope in mails}
+    assert found.keys() == wanted
+    assert b"the-crms-own-token" in found["head@example.com"]
     language, look = blocks()[-2]
     adopted.follow(language, look)
     assert {row["recipient"]: row["state"] for row in adopted.rows[-1]} == dict.fromkeys(wanted, "sent")

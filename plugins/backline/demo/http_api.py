@@ -16,7 +16,7 @@ BATCH = 50
 def checks() -> list[Check]:
     """One, many, and many of which one is wrong."""
     return [
-        Check("one over HTTP arrives and is explained", _one, log="api-server"),
+        Check("one over HTTP arrives, is explained", _one, log="api-server"),
         Check(f"{BATCH} in one HTTP request arrive", _batch, log="api-server"),
         Check("a wrong one takes its batch down: 422", _refused, log="api-server"),
     ]
@@ -64,7 +64,7 @@ def _refused(world: World) -> Result:
         raise CheckFailed("a batch with a wrong recipient was taken")
     left = world.query("demo", "enqueued_to", pattern=f"%{domain}", since=world.started)
     require(not left, f"{len(left)} messages of the refused batch are in the outbox")
-    return Result("names `to`, none in", "names `to` of the 2nd, 0 in")
+    return Result("names `to`, none in", "names the 2nd `to`, none in")
 
 
 def _post(world: World, body: Any, recipients: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ REFERENCE = "password_reset_token"
 def by_reference() -> Check:
     """A link to choose a new password, for somebody of the reference app."""
     reset = _Reset()
-    return Check("password_reset by a secret's reference", reset.arrives, reset.ask)
+    return Check("password_reset by secret reference", reset.arrives, reset.ask)
 
 
 class _Reset:
@@ -68,7 +68,7 @@ class _Reset:
         }
         found = [place for place, text in written.items() if self._token in json.dumps(text)]
         require(not found, f"the token stands in the run's or the message's {' and '.join(found)}")
-        return Result("its link in the mail", f"there alone ({self._users:,} users)")
+        return Result("link in the mail", f"there alone ({self._users:,} users)")
 
     def _recipient(self, world: World) -> str:
         return f"ann@{world.domain('reset')}"

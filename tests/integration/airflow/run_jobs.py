@@ -6,8 +6,42 @@ Prints one JSON object: for each DAG the run's state, and for each task its stat
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from backline.settings import ROOT
+
+
+def command(folder: Path, wanted: Mapping[str, Any]) -> list[str]:
+    """What runs the DAGs of a folder, each with its conf."""
+    return [sys.executable, __file__, str(folder), json.dumps(wanted)]
+
+
+def environment(home: Path, folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """An Airflow of its own in `home`, on SQLite, that sees the DAGs of a folder and knows nothing but the variables."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "BACKLINE"))}
+    return {
+        **kept,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "BACKLINE_HOME": str(home),
+        "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
+        **variables,
+    }
+
+
+def results(output: str, errors: str) -> dict[str, Any]:
+    """What the process found out, by DAG."""
+    lines = [line for line in output.splitlines() if line.startswith("RESULT ")]
+    assert lines, output[-1000:] + errors[-2000:]
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix("RESULT "))
+    return found
 
 
 def main(folder: str, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from psycopg.rows import dict_row
 
 from backline.jobs.results import RunName, result_of
 from backline.settings import ROOT
+from tests.integration.airflow import run_jobs
 from tests.integration.conftest import create, drop
 
 HERE = Path(__file__).parent
@@ -58,25 +57,12 @@ def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
         "schema": known["dbname"], "port": int(known.get("port") or 5432),
     }  # fmt: skip
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "BACKLINE"))}
-    environment = {
-        **kept,
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection),
-        "BACKLINE_HOME": str(home),
-        "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}",
-    }
     done = subprocess.run(
-        [sys.executable, str(HERE / "run_jobs.py"), str(folder), json.dumps(wanted)],
-        check=False, env=environment, capture_output=True, text=True, timeout=280,
+        run_jobs.command(folder, wanted),
+        check=False, env=run_jobs.environment(home, folder, {"AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection)}),
+        capture_output=True, text=True, timeout=280,
     )  # fmt: skip
-    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert results, done.stdout[-1000:] + done.stderr[-2000:]
-    answer: dict[str, Any] = json.loads(results[-1].removeprefix("RESULT "))
+    answer = run_jobs.results(done.stdout, done.stderr)
     answer["output"] = done.stdout + done.stderr
     return answer
 
