@@ -21,10 +21,9 @@ from typing import Any, LiteralString
 import psycopg
 
 from backline.errors import UnknownFailure
-from bench.harness import Bench
+from bench.harness import TEMPLATE, Bench
 from bench.peers.letters import context, recipient
 from bench.report import Figures, rounded
-from bench.stack_copy import TEMPLATE
 
 BATCH = 5_000
 PRODUCERS = 16

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib
+import json
 import os
 import secrets
-import signal
-import socket
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,19 +20,23 @@ from psycopg.sql import SQL, Identifier
 
 from backline.db.migrate import migrate
 from backline.errors import Misconfigured, UnknownFailure
+from backline.rendering.inlining import InliningLoader
 from backline.settings import ROOT
 from bench.peers.letters import FOLDER_VARIABLE, context, fast_built, recipient
 from bench.report import Figures, write
-from bench.stack_copy import StackCopy, wait_for
-from bench.tools import Tools
+from rig import processes
+from rig.folders import alone_in
+from rig.processes import LOOPBACK, free_port
+from rig.stack_copy import StackCopy
+from rig.tools import Tools
+from rig.waiting import wait_for
 
 T = TypeVar("T")
 
 BENCHES = ("latency", "throughput", "priority", "enqueue", "growth", "parse", "idle")
 """In the order of running; each is a module of this package with `run(bench: Bench) -> Figures`."""
 PORT_OFFSET = 50
-LOOPBACK = "127.0.0.1"
-ENDING_SECONDS = 10.0
+TEMPLATE = "bench_order"
 
 
 class Bench:
@@ -50,10 +52,9 @@ class Bench:
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._exit.callback(os.close, self._lock())
-        self._exit.callback(self._copy.remove)
-        self._copy.remove()
+        self._exit.enter_context(alone_in(self.folder, "bench"))
+        self._exit.callback(self._remove)
+        self._remove()
         (self.folder / "logs").mkdir(exist_ok=True)
         return self
 
@@ -61,15 +62,6 @@ class Bench:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exit.close()
-
-    def _lock(self) -> int:
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise Misconfigured(f"another bench runs in {self.folder}; wait for it, or set BACKLINE_HOME") from None
-        return descriptor
 
     def pick(self, full: T, short: T) -> T:
         """The size of something in a full run, and in the short form."""
@@ -79,7 +71,32 @@ class Bench:
 
     @cached_property
     def _copy(self) -> StackCopy:
-        return StackCopy(self.folder, self._port, self.smtp_port, self.report)
+        return StackCopy(
+            self.folder, self._port, self.report, variables=self._smtp_variables(), fork=self._add_template
+        )
+
+    @property
+    def template_folder(self) -> Path:
+        """The letter's template, with the styles that Backline writes into it: for the peers."""
+        return self.folder / "template"
+
+    def _smtp_variables(self) -> dict[str, str]:
+        extra = {"disable_ssl": True, "disable_tls": True}
+        connection = {"conn_type": "smtp", "host": LOOPBACK, "port": self.smtp_port, "extra": extra}
+        return {"BACKLINE__EMAIL__CONNECTION": "smtp_bench", "AIRFLOW_CONN_SMTP_BENCH": json.dumps(connection)}
+
+    def _add_template(self, project: Path) -> None:
+        folder = project / "include" / "templates" / "email"
+        shutil.copytree(ROOT / "bench" / "template", folder / "en" / TEMPLATE)
+        loader = InliningLoader(folder)
+        self.template_folder.mkdir(exist_ok=True)
+        for name in ("subject.txt", "body.txt", "body.html"):
+            source, _, _ = loader.get_source(None, f"en/{TEMPLATE}/{name}")  # type: ignore[arg-type]
+            (self.template_folder / name).write_text(source, encoding="utf-8")
+
+    def _remove(self) -> None:
+        self._copy.remove()
+        shutil.rmtree(self.template_folder, ignore_errors=True)
 
     def stack(self) -> StackCopy:
         """The whole stack, running and ready."""
@@ -113,20 +130,8 @@ class Bench:
         self, command: Sequence[str | Path], *, log: str, environment: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A process in a group of its own, what it says in `logs/LOG.log`; the group is ended on leaving."""
-        with self.log(log).open("wb") as output:
-            child = subprocess.Popen(
-                [str(part) for part in command],
-                env={**os.environ, **(environment or {})},
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        try:
+        with processes.process(command, self.log(log), environment) as child:
             yield child
-        finally:
-            _end(child)
 
     def log(self, name: str) -> Path:
         """Where the process of that log name writes."""
@@ -140,14 +145,14 @@ class Bench:
         """What a peer's process needs to find the letter and its code, and more."""
         return {
             "PYTHONPATH": str(ROOT),
-            FOLDER_VARIABLE: str(self._copy.template_folder),
+            FOLDER_VARIABLE: str(self.template_folder),
             "BENCH_SMTP_PORT": str(self.smtp_port),
             **more,
         }
 
     def letter_size(self) -> int:
         """Mean bytes of a letter, for those who send others of that size; call it while the stack's copy is there."""
-        os.environ[FOLDER_VARIABLE] = str(self._copy.template_folder)
+        os.environ[FOLDER_VARIABLE] = str(self.template_folder)
         sizes = [len(fast_built(recipient(number), context(number))) for number in range(100)]
         return sum(sizes) // len(sizes)
 
@@ -199,16 +204,7 @@ class Bench:
 
     def wait_port(self, port: int, child: subprocess.Popen[bytes], log: str) -> None:
         """Wait until something listens there; UnknownFailure if the process that should has ended."""
-
-        def listens() -> bool:
-            if child.poll() is not None:
-                raise UnknownFailure(f"{log} ended at its start; see {self.log(log)}")
-            with contextlib.suppress(OSError):
-                socket.create_connection((LOOPBACK, port), timeout=1).close()
-                return True
-            return False
-
-        wait_for(listens, f"{log} on port {port}", 20)
+        processes.wait_port(port, child, log, self.log(log))
 
 
 class Sink:
@@ -231,13 +227,6 @@ class Sink:
             raise UnknownFailure(f"{arrived:,} letters arrived, {count:,} were sent")
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
 def run(bench: Bench, names: Sequence[str], json_file: Path | None, show: Callable[[str], None]) -> None:
     """Run those benches, all if none is named, and show each one's last line."""
     if unknown := [name for name in names if name not in BENCHES]:
@@ -258,13 +247,3 @@ def peer_versions() -> dict[str, str]:
     lines = (ROOT / "bench" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pins = (line.split()[0].split("==") for line in lines if "==" in line and not line.startswith((" ", "#")))
     return {name: version for name, version in pins if name in wanted}
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a process politely, so that it finishes what it has in hand, and then what is left of its group."""
-    child.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(ENDING_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()

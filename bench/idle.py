@@ -28,10 +28,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from backline.errors import UnknownFailure
 from backline.stack.processes import supervised
-from bench.harness import Bench, free_port
+from bench.harness import Bench
 from bench.parse import TRIVIAL
 from bench.report import Figures, rounded
-from bench.stack_copy import StackCopy, wait_for
+from rig.processes import free_port
+from rig.stack_copy import StackCopy
+from rig.waiting import wait_for
 
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 SETTLE_SECONDS = 25.0

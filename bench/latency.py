@@ -23,7 +23,8 @@ from bench.harness import Bench
 from bench.peers.letters import recipient
 from bench.receiver import arrivals
 from bench.report import Figures, percentile, rounded
-from bench.stack_copy import StackCopy, query, wait_for
+from rig.stack_copy import StackCopy, query
+from rig.waiting import wait_for
 
 ROUNDS = 3
 PER_SECOND = 20.0

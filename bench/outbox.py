@@ -10,8 +10,10 @@ from psycopg.rows import DictRow
 
 from backline.db.statements import statement
 from backline.errors import UnknownFailure
+from bench.harness import TEMPLATE
 from bench.peers.letters import context, recipient
-from bench.stack_copy import TEMPLATE, query, wait_for
+from rig.stack_copy import query
+from rig.waiting import wait_for
 
 LANE = "email.normal"
 

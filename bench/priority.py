@@ -15,7 +15,7 @@ from bench import outbox
 from bench.harness import Bench
 from bench.peers.letters import recipient
 from bench.report import Figures, percentile, rounded
-from bench.stack_copy import query
+from rig.stack_copy import query
 
 ROUNDS = 3
 PER_SECOND = 10.0

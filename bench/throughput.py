@@ -12,9 +12,10 @@ from psycopg.rows import DictRow
 
 from backline.errors import UnknownFailure
 from bench import outbox
-from bench.harness import LOOPBACK, Bench, Sink
+from bench.harness import Bench, Sink
 from bench.report import Figures, median, rounded
-from bench.stack_copy import wait_for
+from rig.processes import LOOPBACK
+from rig.waiting import wait_for
 
 ROUNDS = 3
 SOURCE_CONNECTIONS = 8

@@ -20,6 +20,7 @@ def main() -> int:
     os.environ.pop(STACK_VARIABLE, None)  # what a command starts is not the stack's, even from inside one of its tasks
     from backline.cli import (  # noqa: F401 - they add their commands
         bench,
+        chaos,
         checks,
         database,
         dead_letters,

@@ -19,10 +19,10 @@ from backline.cli.console import err, out, stack
 from backline.settings import ROOT
 
 STRICT = ("plugins", "sandbox")
+"""Folders that mypy checks."""
 WITH_A_STACK = ("tests/acceptance", "tests/integration/airflow", "tests/integration/bench", "tests/integration/stack")
 """Tests that start Airflow or measure: they run alone, all others in two processes (tests/conftest.py)."""
-"""Folders that mypy checks."""
-LOCKED = ("requirements", "requirements-image", "bench/requirements", "tests/integration/containers/requirements")
+LOCKED = ("requirements", "requirements-image", "bench/requirements", "rig/containers/requirements")
 """Lists of libraries (.in) with their lock files (.txt)."""
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
 

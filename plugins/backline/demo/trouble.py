@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import psutil
 
-from backline.demo.check import Check, CheckFailed, Result, require, until
+from backline.demo.check import Check, Result, require, until
 from backline.demo.world import World
 from backline.errors import Rejected
 from backline.settings import settings
@@ -93,7 +94,7 @@ def _killed(world: World) -> Result:
     )
     ids = world.enqueue_many("email", recipients, payloads)
     until(lambda: world.mail.count(f"*@{domain}", world.since) >= KILL_AFTER, f"the first {KILL_AFTER} messages")
-    process = until(lambda: _busiest_dispatcher(world), "a dispatcher at work")
+    process = until(lambda: next(dispatcher_processes(world), None), "a dispatcher at work")
     process.kill()
     world.mail.set_faults()
     world.say(f"killed process {process.pid}; its messages are rescued once its heart is missed")
@@ -113,27 +114,18 @@ def _unfinished(world: World, ids: list[int]) -> int:
     return int(world.query("demo", "unfinished_of", ids=ids)[0]["unfinished"])
 
 
-def _busiest_dispatcher(world: World) -> psutil.Process | None:
-    """The process of the dispatcher that holds most: Airflow knows the task's process id."""
-    for row in world.query("demo", "dispatchers_at_work", lane=LANE):
+def dispatcher_processes(world: World, lane: str = LANE) -> Iterator[psutil.Process]:
+    """The live processes of the dispatchers that hold messages of a lane, the busiest first: Airflow knows the task's."""
+    for row in world.query("demo", "dispatchers_at_work", lane=lane):
         if not row["held"]:
-            break
+            return
         dag_id, _, run_id = row["dag_run"].partition("/")
         try:
             task = world.airflow.task(dag_id, run_id, "dispatch")
-        except Rejected:
+            process = psutil.Process(int(task["pid"] or 0))
+            title = " ".join(process.cmdline())
+        except (Rejected, psutil.Error):
             continue
-        if task["pid"] and task["state"] == "running":
-            return _checked(int(task["pid"]), str(task["id"]))
-    return None
-
-
-def _checked(pid: int, task_id: str) -> psutil.Process:
-    try:
-        process = psutil.Process(pid)
-        title = " ".join(process.cmdline())
-    except psutil.Error as exc:
-        raise CheckFailed(f"process {pid}, which Airflow names as the dispatcher's, is not there: {exc}") from exc
-    # Airflow writes the start of the task's id into the process's title: nothing else must be killed.
-    require(task_id[:18] in title and pid != os.getpid(), f"process {pid} is not the dispatcher's: {title}")
-    return process
+        # Airflow writes the start of the task's id into the process's title: nothing else must be killed.
+        if task["state"] == "running" and str(task["id"])[:18] in title and process.pid != os.getpid():
+            yield process

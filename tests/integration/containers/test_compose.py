@@ -17,7 +17,7 @@ from backline.stack.environment import exports
 from backline.stack.paths import Paths
 from backline.stack.postgres import SERVER_SETTINGS, Cluster
 from backline.stack.secrets import Secrets
-from tests.integration.containers import files
+from rig.containers import files
 
 SETTINGS = load(ROOT / "include" / "config" / "backline.toml")
 TEXT = files.COMPOSE_FILE.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backline.settings import ROOT
-from tests.integration.containers import files
+from rig.containers import files
 from tests.integration.containers.test_compose import OURS, WORKERS, problems
 
 TEXT = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8") + files.COMPOSE_FILE.read_text(encoding="utf-8")

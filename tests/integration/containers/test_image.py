@@ -13,7 +13,7 @@ import pytest
 
 from backline.cli.checks import lock_problems, pins
 from backline.settings import ROOT
-from tests.integration.containers import files
+from rig.containers import files
 
 IN = ROOT / "requirements-image.in"
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from backline.settings import ROOT
-from tests.integration.containers import files
+from rig.containers import files
 
 # In the image's libraries, which have Celery: pool processes with a task each, as Celery's list of requests knows them.
 _SCRIPT = """

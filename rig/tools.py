@@ -1,6 +1,6 @@
-"""Programs that the benches need and the machine may lack: postfix's smtp-sink and smtp-source, redis-server, the peers.
+"""Programs that the machine may lack: postfix's smtp-sink and smtp-source, redis-server, libfaketime, the benches' peers.
 
-Debian's packages are unpacked under the bench's folder and not installed; the peers get a venv there. Both are kept
+Debian's packages are unpacked under a folder and not installed; the peers get a venv there. Both are kept
 for the next run.
 """
 
@@ -50,6 +50,11 @@ class Tools:
         """Celery's broker."""
         return self._debian("redis-server", "redis-server")
 
+    def faketime(self) -> Path:
+        """The library that shifts a process's clock (LD_PRELOAD)."""
+        root = self._unpacked("libfaketime")
+        return next(root.rglob("libfaketimeMT.so.1"))
+
     def peer_python(self) -> Path:
         """The Python of the venv with the peers, made when it is missing or bench/requirements.txt has changed."""
         venv = self._folder / "venv"
@@ -80,13 +85,17 @@ class Tools:
     def _debian(self, package: str, name: str) -> Program:
         if found := shutil.which(name, path=_SYSTEM_PATH):
             return Program(Path(found), {})
-        root = self._folder / "tools" / package
-        if not (root / "ready").exists():
-            self._unpack(package, root)
+        root = self._unpacked(package)
         for folder in ("usr/sbin", "usr/bin"):
             if (path := root / folder / name).exists():
                 return Program(path, _libraries(root))
         raise Misconfigured(f"Debian's package {package} has no {name}; install {name} and put it on the PATH")
+
+    def _unpacked(self, package: str) -> Path:
+        root = self._folder / "tools" / package
+        if not (root / "ready").exists():
+            self._unpack(package, root)
+        return root
 
     def _unpack(self, package: str, root: Path) -> None:
         if not shutil.which("apt-get") or not shutil.which("dpkg"):

@@ -1,17 +1,15 @@
-"""A copy of the project and of the stack, of the benches' own: as a team that forked Backline and added one template.
+"""A copy of the project and of the stack: as a team that forked Backline, set some settings and added a file.
 
-The benches measure this copy of the code, so that editing goes on beside them; it sends to the benches' SMTP port.
+What is measured or broken is this copy of the code, so that editing goes on beside it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, LiteralString
@@ -22,14 +20,13 @@ from psycopg.rows import DictRow, dict_row
 from backline.db.connect import translated
 from backline.errors import UnknownFailure
 from backline.outbox.shutdown import stop_dispatchers
-from backline.rendering.inlining import InliningLoader
 from backline.settings import ROOT
 from backline.stack.health import AirflowApi
 from backline.stack.lifecycle import Stack
 from backline.stack.paths import Paths
 from backline.stack.postgres import SYSTEM_FOLDER
+from rig.waiting import wait_for
 
-TEMPLATE = "bench_order"
 COPIED = ("dags", "include", "plugins", "sandbox")
 STOPPED_SECONDS = 60.0
 
@@ -37,11 +34,21 @@ STOPPED_SECONDS = 60.0
 class StackCopy:
     """Backline in `folder`, on `port` and the next four."""
 
-    def __init__(self, folder: Path, port: int, smtp_port: int, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        report: Callable[[str], None],
+        *,
+        variables: Mapping[str, str],
+        fork: Callable[[Path], None] = lambda _: None,
+    ) -> None:
+        """`variables` stand over the shipped settings; `fork` is given the copied project, to change it."""
         self._report = report
+        self._variables = variables
+        self._fork = fork
         self.project = folder / "project"
         self.home = folder / "home"
-        self.smtp_port = smtp_port
         self._state = ""
         self._stack: Stack | None = None
         self._paths = Paths(self.project, self.home, port)
@@ -58,27 +65,22 @@ class StackCopy:
         """The app database's."""
         return self.stack.cluster.dsn("backline")
 
-    @property
-    def template_folder(self) -> Path:
-        """The letter's template, with the styles that Backline writes into it: for the peers."""
-        return self.home.parent / "template"
-
     def up(self) -> None:
         """Everything runs and is ready."""
         if self._state != "up":
             self._report("starting a copy of the stack (about a minute)")
             self._prepare()
-            self._backline("up")
+            self.backline("up")
             self._state = "up"
 
     def up_database(self) -> None:
         """PostgreSQL and the mail catcher run, and nothing else of the stack."""
         if self._state == "up":
-            self._backline("down")
+            self.backline("down")
         if self._state != "database":
             self._report("starting a PostgreSQL server")
             self._prepare()
-            self._backline("setup")
+            self.backline("setup")
             self._state = "database"
 
     def remove(self) -> None:
@@ -87,10 +89,10 @@ class StackCopy:
             return
         if self.project.exists():
             self._report("stopping the copy of the stack")
-            self._backline("down", check=False)
+            self.backline("down", check=False)
         if self._paths.secrets_file.exists():
             shutil.rmtree(SYSTEM_FOLDER / self.stack.secrets.instance_id, ignore_errors=True)
-        for folder in (self.home, self.project, self.template_folder):
+        for folder in (self.home, self.project):
             shutil.rmtree(folder, ignore_errors=True)
         self._state, self._stack = "", None
 
@@ -115,29 +117,22 @@ class StackCopy:
             return
         for name in COPIED:
             shutil.copytree(ROOT / name, self.project / name)
-        folder = self.project / "include" / "templates" / "email"
-        shutil.copytree(ROOT / "bench" / "template", folder / "en" / TEMPLATE)
-        loader = InliningLoader(folder)
-        self.template_folder.mkdir(exist_ok=True)
-        for name in ("subject.txt", "body.txt", "body.html"):
-            source, _, _ = loader.get_source(None, f"en/{TEMPLATE}/{name}")  # type: ignore[arg-type]
-            (self.template_folder / name).write_text(source, encoding="utf-8")
+        self._fork(self.project)
 
-    def _backline(self, *arguments: str, check: bool = True) -> None:
+    def down(self) -> None:
+        """Stop everything and keep its state."""
+        self.backline("down")
+        self._state = ""
+
+    def backline(self, *arguments: str, check: bool = True) -> None:
+        """Run one of `./backline`'s commands for this copy; UnknownFailure if it fails."""
         foreign = ("BACKLINE_", "AIRFLOW")
-        connection = {
-            "conn_type": "smtp",
-            "host": "127.0.0.1",
-            "port": self.smtp_port,
-            "extra": {"disable_ssl": True, "disable_tls": True},
-        }
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
             "BACKLINE_HOME": str(self.home),
             "BACKLINE_PORT": str(self._paths.port),
-            "BACKLINE__EMAIL__CONNECTION": "smtp_bench",
-            "AIRFLOW_CONN_SMTP_BENCH": json.dumps(connection),
             "PYTHONPATH": f"{self.project / 'plugins'}:{self.project}",
+            **self._variables,
         }
         done = subprocess.run(
             [sys.executable, "-P", "-m", "backline.cli", *arguments],
@@ -150,7 +145,7 @@ class StackCopy:
         )
         if done.returncode and check:
             raise UnknownFailure(
-                f"`backline {arguments[0]}` of the benches' stack: {' '.join(done.stderr.split())[-300:]}"
+                f"`backline {arguments[0]}` of the copy of the stack: {' '.join(done.stderr.split())[-300:]}"
             )
 
 
@@ -158,12 +153,3 @@ def query(connection: psycopg.Connection[DictRow], sql: LiteralString, **params:
     """Rows of a statement; the driver's errors come as ours."""
     with translated():
         return connection.execute(sql, params).fetchall()
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float, *, look_seconds: float = 0.02) -> None:
-    """Return once the condition holds; UnknownFailure after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise UnknownFailure(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(look_seconds)

@@ -1,0 +1,64 @@
+"""A scenario on CeleryExecutor: the processes of docker-compose.airflow.yml, with Redis and two workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from backline.airflow.rest import AirflowRest
+from chaos.arena import QUICK_RETRIES, Arena
+from chaos.scenario import Scenario
+from rig.containers.host import Host, running, start_redis
+from rig.tools import Tools
+
+WORKERS = ("worker-default", "worker-critical")
+
+
+class CeleryArena(Arena):
+    """On the containers' processes. The part of their engine, which starts again what has ended, is this one's."""
+
+    def __init__(
+        self, name: str, host: Host, report: Callable[[str], None], tools: Tools, *, short: bool = False
+    ) -> None:
+        dsn = host.environment("init")["BACKLINE_DATABASE_URL"]
+        super().__init__(name, dsn, f"http://127.0.0.1:{host.ports['page']}", report, tools, short=short)
+        self._host = host
+
+    def kill_worker(self, worker: str) -> None:
+        """SIGKILL a worker and all that it has started, as the end of its container is; then start it again."""
+        process = psutil.Process(self._host.processes[worker].pid)
+        for each in (process, *process.children(recursive=True)):
+            each.kill()
+        self._host.processes[worker].wait()
+        self.report(f"killed {worker}")
+        self._host.start(worker)
+
+    def restart_broker(self) -> None:
+        """SIGKILL Redis, and start it again on what it had saved."""
+        self._host.processes["redis"].kill()
+        self._host.processes["redis"].wait()
+        self.report("killed the broker")
+        start_redis(self._host, self.tools.redis())
+
+    def queue_of(self, dag_id: str) -> str:
+        """The queue in which the latest run's task was put."""
+        with AirflowRest(
+            f"http://127.0.0.1:{self._host.ports['api']}", "admin", self._host.values["BACKLINE_PASSWORD"]
+        ) as airflow:
+            run = airflow.runs(dag_id)[0]
+            return str(airflow.task(dag_id, run["dag_run_id"], "dispatch")["queue"])
+
+
+@contextmanager
+def own_containers(
+    scenario: Scenario, report: Callable[[str], None], tools: Tools, *, short: bool
+) -> Iterator[CeleryArena]:
+    """All of them for one scenario."""
+    variables = {**QUICK_RETRIES, **scenario.variables}
+    with (
+        running(tools.redis(), *WORKERS, variables=variables) as host,
+        CeleryArena(scenario.name, host, report, tools, short=short) as arena,
+    ):
+        yield arena

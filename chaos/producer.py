@@ -1,0 +1,134 @@
+"""An app that enqueues in transactions of its own, rolls some back, and keeps its own list of what was accepted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+from collections.abc import Collection
+from types import TracebackType
+from typing import Self
+
+import psycopg
+
+LETTER = json.dumps({"subject": "Under fire", "text": "It came all the same."})
+PER_TRANSACTION = 4
+RECONNECT_SECONDS = 0.2
+
+
+class Producer:
+    """The producer's own list, and the ways in which messages get on it.
+
+    `accepted` are the recipients of all messages whose commit was confirmed, one message each. `undone` are those of
+    transactions that were rolled back or failed: none of them may ever have mail. `doubtful` are those whose commit
+    was asked for and never answered; `settle` looks up what became of them, as an app does after a crash.
+    """
+
+    def __init__(self, dsn: str, domain: str, *, lane: str = "email.normal", seed: int = 1) -> None:
+        self.domain = domain
+        self.accepted: set[str] = set()
+        self.undone: set[str] = set()
+        self.doubtful: set[str] = set()
+        self._dsn = dsn
+        self._lane = lane
+        self._random = random.Random(seed)
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def recipient(self) -> str:
+        """A new one."""
+        return f"r{next(self._numbers):06}@{self.domain}"
+
+    def accept(self, *recipients: str) -> None:
+        """Somebody else has enqueued a message to each of them, and it was confirmed."""
+        self._move(recipients, to=self.accepted)
+
+    def put(self, count: int, *, lane: str | None = None) -> None:
+        """So many messages in one transaction, in the producer's lane or another."""
+        recipients = [self.recipient() for _ in range(count)]
+        with psycopg.connect(self._dsn) as connection:
+            connection.execute(
+                "SELECT backline.enqueue_many('email', %s, %s::jsonb[], lane => %s)",
+                (recipients, [LETTER] * count, lane or self._lane),
+            )
+        self.accept(*recipients)
+
+    def commit(self, connection: psycopg.Connection, *, roll_back: float = 0.1) -> None:
+        """One transaction with a few messages, rolled back with that probability; psycopg.Error if it fails."""
+        with self._lock:
+            recipients = [self.recipient() for _ in range(self._random.randint(1, PER_TRANSACTION))]
+            changes_its_mind = self._random.random() < roll_back
+        self._move(recipients, to=self.undone)
+        for recipient in recipients:
+            connection.execute(
+                "SELECT backline.enqueue('email', %s, %s::jsonb, lane => %s)", (recipient, LETTER, self._lane)
+            )
+        if changes_its_mind:
+            connection.rollback()
+            return
+        self._move(recipients, to=self.doubtful)
+        connection.commit()
+        self._move(recipients, to=self.accepted)
+
+    def settle(self) -> None:
+        """Look up the doubtful ones; afterwards each is accepted or undone."""
+        with psycopg.connect(self._dsn) as connection:
+            found = connection.execute(
+                "SELECT recipient FROM backline.message WHERE recipient = ANY (%s)", (list(self.doubtful),)
+            )
+            committed = {str(row[0]) for row in found}
+        self._move(self.doubtful - committed, to=self.undone)
+        self._move(committed, to=self.accepted)
+
+    def _move(self, recipients: Collection[str], to: set[str]) -> None:
+        with self._lock:
+            for each in (self.accepted, self.undone, self.doubtful):
+                each.difference_update(recipients)
+            to.update(recipients)
+
+
+class Load:
+    """A producer at work in a thread, about `rate` messages a second, through every fault. A context manager."""
+
+    APPLICATION = "chaos producer"
+    """What its connections are called in pg_stat_activity."""
+
+    def __init__(self, producer: Producer, dsn: str, rate: float, *, roll_back: float = 0.1) -> None:
+        self._producer = producer
+        self._dsn = dsn
+        self._pause = (1 + PER_TRANSACTION) / 2 / rate
+        self._roll_back = roll_back
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None and exc is None:
+            raise self._error
+
+    def _run(self) -> None:
+        connection: psycopg.Connection | None = None
+        try:
+            while not self._stop.wait(self._pause):
+                try:
+                    if connection is None or connection.closed:
+                        connection = psycopg.connect(self._dsn, connect_timeout=2, application_name=self.APPLICATION)
+                    self._producer.commit(connection, roll_back=self._roll_back)
+                except psycopg.OperationalError:  # the server went away: the app tries again with its next customer
+                    if connection is not None:
+                        connection.close()
+                    self._stop.wait(RECONNECT_SECONDS)
+        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
+            self._error = exc
+        finally:
+            if connection is not None:
+                connection.close()

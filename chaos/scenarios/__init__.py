@@ -1,0 +1,12 @@
+"""Every scenario, in the order of running; one module for each kin of them."""
+
+from __future__ import annotations
+
+from chaos.scenario import Scenario
+from chaos.scenarios import celery, components, dispatchers, machine, mail, producers
+
+SCENARIOS: dict[str, Scenario] = {
+    each.name: each
+    for module in (dispatchers, components, mail, producers, machine, celery)
+    for each in module.SCENARIOS
+}

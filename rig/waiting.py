@@ -1,0 +1,17 @@
+"""Waiting for a condition, with an end to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from backline.errors import UnknownFailure
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float, *, look_seconds: float = 0.02) -> None:
+    """Return once the condition holds; UnknownFailure after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise UnknownFailure(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(look_seconds)
