@@ -110,7 +110,7 @@ def _latency(found: Mapping[str, Any]) -> str:
         "Backline, p50": "p50_ms", "Backline, p99": "p99_ms", "Celery, p50": "celery_p50_ms", "Celery, p99": "celery_p99_ms",
     }  # fmt: skip
     bars = [Bar(label, keys[key], _fill(label.lower())) for label, key in wanted.items() if key in keys]
-    return bar_chart("Latency: from commit to accepted by the SMTP server, warm, 20 a second", "ms", bars)
+    return bar_chart("Latency: from INSERT to accepted by the SMTP server, warm, 20 a second", "ms", bars)
 
 
 def _throughput(found: Mapping[str, Any]) -> str:
@@ -138,9 +138,7 @@ def _growth(found: Mapping[str, Any]) -> str:
 
 def _parse(found: Mapping[str, Any]) -> str:
     worst = sorted(found["each_ms"].items(), key=lambda item: -item[1])[:20]
-    return bar_chart(
-        "Parse: the heaviest DAG files", "ms", [Bar(name.removeprefix("dags/"), ms) for name, ms in worst], limit=150
-    )
+    return bar_chart("Parse: the heaviest DAG files", "ms", [Bar(Path(name).stem, ms) for name, ms in worst], limit=150)
 
 
 def _idle(found: Mapping[str, Any], column: int, title: str, unit: str) -> str:

@@ -13,12 +13,14 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, LiteralString
 
 import psycopg
+from pydantic_core import to_json
 
 from backline.errors import UnknownFailure
 from bench.harness import TEMPLATE, Bench
@@ -140,11 +142,17 @@ def _ours(connection: psycopg.Connection[tuple[Any, ...]], first: int, count: in
         (recipient(number), {"template": TEMPLATE, "context": context(number)})
         for number in range(first, first + count)
     ]
+    batches = [letters[start : start + BATCH] for start in range(0, count, BATCH)]
     started = time.perf_counter()
-    for start in range(0, count, BATCH):
-        some = letters[start : start + BATCH]
-        connection.execute(_ENQUEUE, [[to for to, _ in some], [json.dumps(payload) for _, payload in some]])
+    # The next batch is written while the server works on this one.
+    with ThreadPoolExecutor(1) as writer:
+        for recipients, payloads in writer.map(_written, batches):
+            connection.execute(_ENQUEUE, [recipients, payloads])
     return time.perf_counter() - started
+
+
+def _written(letters: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+    return [to for to, _ in letters], [to_json(payload).decode() for _, payload in letters]
 
 
 def commit_rates(

@@ -1,4 +1,4 @@
-"""Which tests may run side by side when there are two processes: a group of tests runs in one of them."""
+"""Which tests may run side by side when there are several processes: a group of tests runs in one of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ GROUPS = ("tests/dags/", "tests/integration/containers/")
 """Folders whose tests share what they prepare. Any other file is a group of its own."""
 
 
+LONGEST = "tests/integration/chaos/"
+
+
 class Grouped(LoadScopeScheduling):
     """Gives each group to one process, whole."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         return next((folder for folder in GROUPS if path.startswith(folder)), path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs longest begins first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped:

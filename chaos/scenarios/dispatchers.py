@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -51,7 +52,7 @@ def _terminated(arena: StackArena) -> Bounds:
         for _ in range(arena.pick(4, 1)):
             process = _in_mid_drain(arena)
             process.terminate()
-            arena.wait(lambda gone=process: not gone.is_running(), "the end of the dispatcher", 30)
+            arena.wait(partial(_has_ended, process), "the end of the dispatcher", 30)
     arena.mail.set_faults()
     arena.wait_ended()
     return Bounds(0)
@@ -77,7 +78,7 @@ def _hangs(arena: StackArena) -> Bounds:
         arena.wait_ended()
     finally:
         frozen.resume()
-    arena.wait(lambda: not _serves(frozen), "the end of the dispatcher that hung", 60)
+    arena.wait(partial(_has_ended, frozen), "the end of the dispatcher that hung", 60)
     return Bounds(arena.unconfirmed)
 
 
@@ -89,7 +90,7 @@ def _expired_leases(arena: StackArena) -> Bounds:
         held = _held(arena)
         frozen.suspend()
         try:
-            arena.wait(lambda before=held: not before & _held(arena), "others to take its messages over", 90)
+            arena.wait(partial(_hold_nothing, arena, held), "others to take its messages over", 90)
         finally:
             frozen.resume()
     arena.mail.set_faults()
@@ -119,8 +120,12 @@ def _in_mid_drain(arena: StackArena) -> psutil.Process:
     return arena.dispatcher()
 
 
-def _serves(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+def _has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def _hold_nothing(arena: StackArena, dispatchers: set[int]) -> bool:
+    return not dispatchers & _held(arena)
 
 
 def _held(arena: StackArena) -> set[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from chaos.arena import LANE
 from chaos.scenario import Bounds, Scenario
 from chaos.stack_arena import StackArena
@@ -23,7 +25,7 @@ def _down(arena: StackArena) -> Bounds:
 
 def _answers(arena: StackArena) -> Bounds:
     refused = {f"{GONE}{number:03}@{arena.domain}" for number in range(arena.pick(100, 20))}
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"stage": "connect", "action": "reply", "reply": "421 4.3.2 too busy", "probability": 0.3, "seed": 1},
         {"stage": "rcpt", "recipient": f"{GONE}*", "action": "reply", "reply": "550 5.1.1 no such user"},
         {"stage": "rcpt", "action": "reply", "reply": "450 4.2.1 try later", "probability": 0.2, "seed": 2},
@@ -45,7 +47,9 @@ def _answers(arena: StackArena) -> Bounds:
 
 def _hangs(arena: StackArena) -> Bounds:
     hung = arena.pick(8, 2)
-    rules = [{"stage": stage, "action": "slow", "seconds": 120.0, "times": hung} for stage in ("mail", "data")]
+    rules: list[dict[str, Any]] = [
+        {"stage": stage, "action": "slow", "seconds": 120.0, "times": hung} for stage in ("mail", "data")
+    ]
     arena.mail.set_faults(*rules)
     with arena.load():
         arena.wait_arrived(arena.pick(1500, 300))

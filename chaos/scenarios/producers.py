@@ -32,7 +32,7 @@ def wrong_ones(to: str) -> dict[str, Wrong]:
         "subjekt": say(subject="Hi", text="Hi", subjekt="?"),
         "text": say(subject="Hi", text=17),
         "payload": ("email", to, '["a", "list"]', None, None, None),
-        "to": ("email", "not an address", LETTER, None, None, None),
+        "recipient": ("email", "not an address", LETTER, None, None, None),
         "expires_at": ("email", to, LETTER, LATER, EARLIER, None),
         "lane": ("email", to, LETTER, None, None, "no.such.lane"),
     }

@@ -25,7 +25,7 @@ WHERE dag_id = %(dag_id)s::text AND run_id = %(run_id)s::text AND expires_at > c
 -- name: result_prune
 -- Forgets up to `most` results whose time is over.
 DELETE FROM backline.job_result AS r USING (
-    SELECT dag_id, run_id FROM backline.job_result WHERE expires_at <= clock_timestamp()
+    SELECT dag_id, run_id FROM backline.job_result WHERE expires_at <= statement_timestamp()
     LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED) AS old
 WHERE (r.dag_id, r.run_id) = (old.dag_id, old.run_id)
 RETURNING 1 AS pruned;

@@ -3,11 +3,12 @@
 -- `ctid = ANY (ARRAY(...))` and not a join, which the planner may turn into a hash of the whole table.
 
 -- name: message_promote
--- Makes messages that came due pending, at most `most`; returns one row each.
+-- Makes messages that came due pending, at most `most`; returns one row each. (clock_timestamp would be asked anew for each row,
+-- and so could not bound the walk through the index: it would read all that is due tomorrow.)
 UPDATE backline.message AS m SET state = 'pending'
 WHERE m.ctid = ANY (ARRAY(
     SELECT ctid FROM backline.message
-    WHERE state = 'scheduled' AND due_at <= clock_timestamp()
+    WHERE state = 'scheduled' AND due_at <= statement_timestamp()
     ORDER BY due_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING m.lane;
 
@@ -19,7 +20,7 @@ SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - t
 FROM backline.message_type AS t
 WHERE t.name = m.type AND m.ctid = ANY (ARRAY(
     SELECT ctid FROM backline.message
-    WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= clock_timestamp()
+    WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= statement_timestamp()
     ORDER BY expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING m.lane;
 
@@ -376,7 +377,7 @@ FROM looked;
 -- name: idempotency_prune
 -- Forgets up to `most` keys whose time is over.
 DELETE FROM backline.idempotency AS i USING (
-    SELECT type, channel, key FROM backline.idempotency WHERE expires_at < clock_timestamp()
+    SELECT type, channel, key FROM backline.idempotency WHERE expires_at < statement_timestamp()
     LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED) AS old
 WHERE (i.type, i.channel, i.key) = (old.type, old.channel, old.key)
 RETURNING 1 AS pruned;

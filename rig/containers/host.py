@@ -152,7 +152,12 @@ def _start_postgres(host: Host, secrets: Secrets) -> None:
         user=cluster.user, extra_groups=[] if cluster.user else None,
     )  # fmt: skip
     superuser = f"host=127.0.0.1 port={host.ports['postgres']} user=postgres password={secrets.superuser_password}"
-    host.wait(lambda: psycopg.connect(superuser).close() is None, "PostgreSQL", 30)
+
+    def answers() -> bool:
+        psycopg.connect(superuser).close()
+        return True
+
+    host.wait(answers, "PostgreSQL", 30)
     [script] = [each for each in host.services["postgres"]["volumes"] if each["type"] == "bind"]
     subprocess.run(
         [str(cluster.binaries() / "psql"), "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-d", superuser, "-f", script["source"]],

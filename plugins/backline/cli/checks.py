@@ -18,10 +18,10 @@ from backline.cli.app import PASS_THROUGH, app
 from backline.cli.console import err, out, stack
 from backline.settings import ROOT
 
-STRICT = ("plugins", "sandbox")
+STRICT = ("plugins", "sandbox", "rig", "chaos")
 """Folders that mypy checks."""
 WITH_A_STACK = ("tests/acceptance", "tests/integration/airflow", "tests/integration/bench", "tests/integration/stack")
-"""Tests that start Airflow or measure: they run alone, all others in two processes (tests/conftest.py)."""
+"""Tests that start Airflow or measure: they run alone, all others side by side (tests/conftest.py)."""
 LOCKED = ("requirements", "requirements-image", "bench/requirements", "rig/containers/requirements")
 """Lists of libraries (.in) with their lock files (.txt)."""
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
@@ -100,7 +100,8 @@ def _locks_are_consistent() -> int:
 
 
 def _whole_suite() -> int:
-    others = _tests(["-n", "2", "tests", *(f"--ignore={folder}" for folder in WITH_A_STACK)])
+    # Three on two cores: the one that breaks a stack mostly waits.
+    others = _tests(["-n", "3", "--no-loadscope-reorder", "tests", *(f"--ignore={folder}" for folder in WITH_A_STACK)])
     return _tests(WITH_A_STACK) or others
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 RESCUE_SECONDS = 5.0
-FASTEST_POLL_SECONDS = 0.003
+FASTEST_POLL_SECONDS = 0.002
 SLOWEST_POLL_SECONDS = 0.25
 RECENT_SECONDS = 60.0
 """A dispatcher with work this recent is handed over; an older one just ends."""

@@ -48,6 +48,21 @@ def test_a_claim_costs_no_more_for_finished_and_future_rows(outbox: Outbox) -> N
     assert 0 < touched(outbox, claim_from_head(batch)) <= 10 * batch
 
 
+@pytest.mark.parametrize("name", ["message_promote", "message_expire"])
+def test_what_is_for_tomorrow_costs_the_look_at_what_is_due_nothing(name: str, outbox: Outbox) -> None:
+    fill(outbox, "scheduled", 20_000)
+    outbox.sql("UPDATE backline.message SET expires_at = due_at + interval '1 day'")
+    outbox.sql("VACUUM FULL backline.message")
+    outbox.sql("ANALYZE backline.message")
+    plan = outbox.connection.execute(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("outbox", name), {"most": 1000}
+    ).fetchone()
+    assert plan is not None
+    top = plan["QUERY PLAN"][0]["Plan"]
+    assert top["Actual Rows"] == 0
+    assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 20
+
+
 SITUATIONS = {
     "new": (),
     "empty, analysed": (("sent", 0),),
@@ -92,7 +107,8 @@ def entries_read(outbox: Outbox) -> int:
 
 
 def flush(outbox: Outbox) -> None:
-    """Make what the store's connection has counted seen."""
+    """Make what the two connections have counted seen."""
+    outbox.sql("SELECT pg_stat_force_next_flush()")
     outbox.run(outbox.database.fetch("SELECT pg_stat_force_next_flush()"))
     outbox.run(outbox.database.fetch("SELECT 1"))
     outbox.sql("SELECT pg_stat_clear_snapshot()")
