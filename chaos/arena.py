@@ -81,6 +81,10 @@ class Arena:
         """Mails that came, those that came twice counted twice."""
         return self.mail.count(f"*@{self.domain}")
 
+    def receives(self) -> bool:
+        """Whether the receiver answers; NetworkFailure while it does not."""
+        return self.arrived() >= 0
+
     def wait_arrived(self, count: int, seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until so many mails have come."""
         self.wait(lambda: self.arrived() >= count, f"{count:,} mails", seconds)

@@ -61,4 +61,5 @@ def own_containers(
         running(tools.redis(), *WORKERS, variables=variables) as host,
         CeleryArena(scenario.name, host, report, tools, short=short) as arena,
     ):
+        arena.wait(arena.receives, "the mail server", 60)
         yield arena

@@ -48,7 +48,8 @@ def run(
             try:
                 verdict = _run(name, folder, port + PORT_OFFSET, report, tools, short=short)
             except (BacklineError, psycopg.Error) as exc:
-                wrong.append(f"{name}: {exc}; its logs are in {folder / name / 'home' / 'logs'}")
+                kept = "" if SCENARIOS[name].on_celery else f"; its logs are in {folder / name / 'home' / 'logs'}"
+                wrong.append(f"{name}: {exc}{kept}")
                 report(wrong[-1])
                 continue
             verdicts.append(verdict)
