@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +103,20 @@ class Host:
         wait_for(holds, what, seconds, look_seconds=0.2)
 
     def end(self) -> None:
-        """Stop what runs, the databases last; a service and all that it started."""
-        for service, process in reversed(self.processes.items()):
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT if service == "postgres" else signal.SIGTERM)
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+        """Stop what runs, the databases last; a service and all that it started. One that cannot be ended spares no other."""
+        with ExitStack() as ending:
+            for service, process in self.processes.items():
+                ending.callback(_end, process, signal.SIGINT if service == "postgres" else signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[bytes], politely: signal.Signals) -> None:
+    if process.poll() is None:
+        process.send_signal(politely)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @contextmanager
