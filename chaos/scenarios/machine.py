@@ -38,7 +38,7 @@ def _no_space(arena: StackArena) -> Bounds:
 
 def _clock(arena: StackArena) -> Bounds:
     arena.copy.stack.supervisor.stop("triggerer")
-    arena.copy.stop_dispatchers()
+    arena.stop_dispatchers()
     size = arena.pick(500, 100)
     arena.producer.put(size)
     due = [arena.producer.recipient() for _ in range(50)]
