@@ -25,6 +25,7 @@ from backline.channels.email.server import SmtpServer
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.channel import PushChannel
 from backline.channels.push.content import PushContent
+from backline.channels.push.devices import Devices
 from backline.channels.sms.channel import SmsChannel
 from backline.settings import ROOT
 
@@ -120,7 +121,12 @@ def sms_channel(url: str, text: str = "Hello", *, password: str = "sandbox", **s
 
 
 def push_channel(
-    url: str, content: PushContent | None = None, devices: Known | None = None, *, token_url: str = "", **settings: Any
+    url: str,
+    content: PushContent | None = None,
+    devices: Devices | None = None,
+    *,
+    token_url: str = "",
+    **settings: Any,
 ) -> PushChannel:
     account = service_account(token_url or f"{url}/token")
     gateway = HttpGateway("push_gateway", url, extra={"service_account": account})
