@@ -97,7 +97,9 @@ class HttpSession:
         except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError) as exc:
             raise NetworkFailure(f"{host}: no connection ({exc.os_error.strerror or exc.os_error})") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            reason = str(exc) or type(exc).__name__
+            # The text of one about an answer would show the whole URL.
+            words = exc.message if isinstance(exc, aiohttp.ClientResponseError) else str(exc)
+            reason = " ".join(words.split()) or type(exc).__name__
             raise NetworkFailure(f"{host}: the connection broke ({reason}){UNKNOWN_OUTCOME}") from exc
 
     async def close(self) -> None:
