@@ -25,7 +25,7 @@ async def served(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIt
     """A server on loopback; its URL."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     try:
