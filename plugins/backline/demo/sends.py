@@ -119,8 +119,9 @@ def _every_type(world: World) -> Result:
         for channel in set(kind.channels) - {"email"}:
             problem = beyond_mail_problem(kind, sample(kind), channel, _came(world, kind, channel))
             require(problem is None, f"{kind.type_name} by {channel}: {problem}")
-    count = len(letters) + len(world.beyond_mail)
-    return Result(f"{len(kinds)} types", f"{len(letters)} mails, {count - len(letters)} texts, push")
+    texts = sum("sms" in kind.channels for kind in kinds)
+    pushed = sum("push" in kind.channels for kind in kinds)
+    return Result(f"{len(kinds)} types", f"{len(letters)} mails, {texts} SMS, {pushed} push")
 
 
 def _came(world: World, kind: type[MessageType], channel: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backline.rendering import catalog, flattening
-from backline.rendering.environment import constants, environment_over, explained, language_and_locale, run
+from backline.rendering.environment import ERRORS, constants, environment_over, explained, language_and_locale, run
 from backline.rendering.inlining import InliningLoader
 
 
@@ -39,10 +39,12 @@ class EmailTemplate:
     def render(self, context: Mapping[str, Any]) -> tuple[str, str, str]:
         """Subject (one line), text and HTML; InvalidInput names a variable that is missing or cannot be used."""
         values = {**self.defaults, **context}
-        with explained(self.name, self.language):
+        try:
             # The HTML keeps its subject: layouts show it as the document's title.
             subject = values["subject"] = " ".join(run(self.subject, values).split())
             return subject, run(self.text, values), run(self.html, values)
+        except ERRORS as exc:
+            raise explained(exc, self.name, self.language) from exc
 
 
 def render(name: str, language: str | None, context: Mapping[str, Any]) -> tuple[str, str, str]:

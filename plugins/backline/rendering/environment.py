@@ -5,8 +5,6 @@ The templates are ours, the context is data: nothing in it is ever run as a temp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -101,20 +99,15 @@ def constants(language: str, locale: str) -> dict[str, str]:
     }
 
 
-@contextmanager
-def explained(name: str, language: str) -> Iterator[None]:
-    """Errors of rendering as InvalidInput, which names a variable that is missing or cannot be used."""
-    try:
-        yield
-    except _MissingVariableError as exc:
-        raise InvalidInput(
-            f"context.{exc.variable}", f"is required by template {name!r} ({language}); add it"
-        ) from None
-    except InvalidInput:
-        raise
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as exc:
-        # Only data can bring this about: the sample of every template renders.
-        raise InvalidInput("context", f"template {name!r} ({language}) cannot use it: {exc}") from exc
+ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What rendering may raise besides InvalidInput. Only data can bring it about: the sample of every template renders."""
+
+
+def explained(exc: Exception, name: str, language: str) -> InvalidInput:
+    """One of ERRORS as InvalidInput, which names a variable that is missing or cannot be used."""
+    if isinstance(exc, _MissingVariableError):
+        return InvalidInput(f"context.{exc.variable}", f"is required by template {name!r} ({language}); add it")
+    return InvalidInput("context", f"template {name!r} ({language}) cannot use it: {exc}")
 
 
 def run(template: Template, values: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backline.channels.sms import segments
 from backline.rendering import catalog, flattening
-from backline.rendering.environment import constants, environment_over, explained, language_and_locale, run
+from backline.rendering.environment import ERRORS, constants, environment_over, explained, language_and_locale, run
 
 
 def render(name: str, language: str | None, context: Mapping[str, Any]) -> str:
@@ -21,8 +21,10 @@ def render(name: str, language: str | None, context: Mapping[str, Any]) -> str:
     if that spares the dearer alphabet.
     """
     template, found = _template(name, language)
-    with explained(name, found):
+    try:
         said = run(template, {**template.environment.globals, **context})
+    except ERRORS as exc:
+        raise explained(exc, name, found) from exc
     lines = [line.strip() for line in said.strip().splitlines()]
     return segments.plain("\n".join(lines))
 
