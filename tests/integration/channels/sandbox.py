@@ -184,7 +184,7 @@ _HTTP_FAULTS: dict[str, dict[str, Any]] = {
     "busy": {"status": 429, "retry_after": 30},
     "refused": {"status": 400},
     "down": {"status": 503},
-    "slow": {"action": "slow", "seconds": 1.5},
+    "slow": {"action": "slow", "seconds": 1.5, "after": True},
     "dropped": {"action": "drop"},
     "dropped after": {"action": "drop", "after": True},
 }
@@ -201,7 +201,7 @@ SUBJECTS = {
                 "busy": {"stage": "rcpt", "action": "reply", "reply": "451 4.7.1 slow down, try again in 30 seconds"},
                 "refused": {"stage": "rcpt", "action": "reply", "reply": "550 5.1.1 no such user"},
                 "down": {"stage": "data", "action": "reply", "reply": "451 4.3.0 try later"},
-                "slow": {"stage": "data", "action": "slow", "seconds": 1.5},
+                "slow": {"stage": "data", "action": "slow", "seconds": 1.5, "after": True},
                 "dropped": {"stage": "data", "action": "drop"},
                 "dropped after": {"stage": "data", "action": "drop", "after": True},
             },

@@ -138,6 +138,7 @@ async def test_a_far_side_that_takes_too_long_is_left(sandbox: Sandbox, subject:
         patient = hasty.prepare(subject.message(attempt=4))
         assert patient.timeout > 3
         await session.send(patient)
+    assert subject.arrived(sandbox) == 2  # the first had been taken: nobody could know
 
 
 async def test_a_connection_that_breaks_is_replaced(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
