@@ -72,6 +72,12 @@ SELECT id, type, channel, lane, priority, state, recipient, due_at, expires_at, 
     extract(epoch FROM greatest(due_at, coalesce(leased_until, due_at)) - clock_timestamp())::float8 AS seconds_to_due
 FROM backline.message WHERE id = %(id)s::bigint;
 
+-- name: message_taken
+-- What enqueue took in under the id that it gave: the message, or the messages of a group, whose ids follow the group's own.
+SELECT id, channel FROM backline.message
+WHERE id = %(id)s::bigint OR id > %(id)s::bigint AND id <= %(id)s::bigint + 100000 AND group_id = %(id)s::bigint
+ORDER BY id;
+
 -- name: message_attempts
 -- The tries of one message, first to last.
 SELECT number, started_at, duration_ms, outcome, error_class, code, response, dispatcher, dag_run

@@ -13,6 +13,7 @@ BacklineError
 │   ├── AuthenticationFailed authentication  our credentials were refused
 │   └── Rejected            rejected        the far side refused this message for good
 └── Misconfigured           unknown       a setting is wrong; names the setting and the fix
+    └── NotConfigured       unknown       a connection that is needed is not there
 
 The classes, and what each one's policy is, follow the catalogue's failure table (docs/messages.md).
 """
@@ -142,3 +143,7 @@ class Misconfigured(BacklineError):
     """
 
     failure_class = FailureClass.UNKNOWN
+
+
+class NotConfigured(Misconfigured):
+    """A connection that is needed is not there. The text says how to add it."""

@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -23,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
+from backline.channel_settings import Section as _Section
 from backline.errors import FailureClass, Misconfigured
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,34 +33,6 @@ ENVIRONMENT_PREFIX = "BACKLINE__"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 PERMANENT_CLASSES = frozenset({FailureClass.VALIDATION, FailureClass.AUTHENTICATION, FailureClass.REJECTED})
-
-
-_OFFICE = "application/vnd.openxmlformats-officedocument"
-ATTACHMENT_TYPES = frozenset(
-    {f"application/{name}" for name in ("pdf", "zip", "json")}
-    | {f"text/{name}" for name in ("plain", "csv", "html", "calendar")}
-    | {f"image/{name}" for name in ("png", "jpeg", "gif", "webp")}
-    | {f"{_OFFICE}.spreadsheetml.sheet", f"{_OFFICE}.wordprocessingml.document"}
-)
-
-
-class _Section(BaseModel):
-    # Deferred, because every process pays for this module: only what is validated by itself is built by itself.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class EmailSettings(_Section):
-    """How email goes out."""
-
-    connection: str = "smtp_default"
-    from_address: str = "Backline <backline@localhost.localdomain>"
-    message_id_domain: str = "backline.localdomain"
-    connections: int = Field(8, ge=1, le=64)
-    messages_per_connection: int = Field(2, ge=1, le=8)
-    timeout_seconds: float = Field(30.0, gt=0, le=300)
-    attachment_folder: str = "include/attachments"
-    attachment_max_mib: float = Field(10.0, gt=0, le=50)
-    attachment_types: frozenset[str] = ATTACHMENT_TYPES
 
 
 class TemplateSettings(_Section):
@@ -226,6 +198,8 @@ class JobsSettings(JobDefaults):
         return {**{name: value for name, value in given.items() if name not in named}, "named": named}
 
 
+DIRECT_POOLS = {"email_direct": 8, "sms_direct": 4, "push_direct": 4}
+
 DEFAULT_RETRIES: dict[FailureClass, RetrySettings] = {
     FailureClass.TIMEOUT: RetrySettings(),
     FailureClass.NETWORK: RetrySettings(),
@@ -243,6 +217,8 @@ class Settings(_Section):
     """All of Backline's settings. Get them from `settings()`."""
 
     email: EmailSettings = Field(default_factory=EmailSettings)
+    sms: SmsSettings = Field(default_factory=SmsSettings)
+    push: PushSettings = Field(default_factory=PushSettings)
     templates: TemplateSettings = Field(default_factory=TemplateSettings)
     links: LinkSettings = Field(default_factory=LinkSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
@@ -251,7 +227,7 @@ class Settings(_Section):
     http: HttpSettings = Field(default_factory=HttpSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
-    direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: {"email_direct": 8})
+    direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)

@@ -1,4 +1,4 @@
-"""`python -m sandbox.mail --smtp-port N --web-port N --maildir DIR`: catch mail until told to stop.
+"""`python -m sandbox.mail --smtp-port N --web-port N --maildir DIR`: catch mail, texts and push messages until told to stop.
 
 It listens on 127.0.0.1 only; in a container, whose own loopback nobody reaches, give `--host 0.0.0.0`.
 """
@@ -39,6 +39,9 @@ def main() -> None:
     parser.add_argument("--smtp-port", type=_port, required=True, help="where mail is accepted; 0 takes a free one")
     parser.add_argument("--web-port", type=_port, required=True, help="where mail is read; 0 takes a free one")
     parser.add_argument("--maildir", type=Path, required=True, help="folder for the messages; made if missing")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name it is asked by"
+    )
     options = parser.parse_args()
     smtp = _bind(options.host, options.smtp_port, "--smtp-port")
     web = _bind(options.host, options.web_port, "--web-port")
@@ -49,18 +52,18 @@ def main() -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_serve(smtp, web, mailbox))
+        asyncio.run(_serve(smtp, web, mailbox, options.allow_host))
     else:
-        uvloop.run(_serve(smtp, web, mailbox))
+        uvloop.run(_serve(smtp, web, mailbox, options.allow_host))
 
 
-async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox) -> None:
+async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox, hosts: list[str]) -> None:
     loop = asyncio.get_running_loop()
     faults = Faults()
     sessions: set[SmtpSession] = set()
     listener = await loop.create_server(lambda: SmtpSession(mailbox, faults, sessions), sock=smtp, backlog=1024)
     config = uvicorn.Config(
-        build_app(mailbox, faults),
+        build_app(mailbox, faults, hosts),
         lifespan="off",
         log_level="warning",
         access_log=False,

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sandbox.mail.endpoint import Endpoint, read_body, read_query, whole_number
-from sandbox.mail.faults import InvalidRules, parse_rules
+from sandbox.mail.faults import parse_rules
 from sandbox.mail.mailbox import Entry
+from sandbox.switches import InvalidRules
 
 LIMIT = 1000
 """Most messages given at once."""
@@ -27,7 +28,7 @@ class Api(Endpoint):
     async def messages(self, request: Request) -> Response:
         """Messages by recipient, subject and time, newest first."""
         query = read_query(request, "to", "subject", "since", "before", "limit", "offset")
-        to, subject, since = query.get("to", ""), query.get("subject", ""), _moment(query)
+        to, subject, since = query.get("to", ""), query.get("subject", ""), moment(query)
         limit = whole_number(query, "limit", 50, LIMIT)
         offset = whole_number(query, "offset", 0, 2**53)
         before = whole_number(query, "before", 2**53, 2**53)
@@ -64,7 +65,7 @@ class Api(Endpoint):
     async def count(self, request: Request) -> Response:
         """How many messages match."""
         query = read_query(request, "to", "subject", "since")
-        count = self._mailbox.count(to=query.get("to", ""), subject=query.get("subject", ""), since=_moment(query))
+        count = self._mailbox.count(to=query.get("to", ""), subject=query.get("subject", ""), since=moment(query))
         return JSONResponse({"count": count})
 
     async def empty(self, _request: Request) -> Response:
@@ -104,12 +105,13 @@ def _summary(entry: Entry) -> dict[str, object]:
     }
 
 
-def _moment(query: dict[str, str]) -> float | None:
+def moment(query: dict[str, str]) -> float | None:
+    """The query's `since`. Raises HTTPException 400 unless it is seconds since 1970."""
     text = query.get("since", "")
     try:
-        moment = float(text) if text else None
+        since = float(text) if text else None
     except ValueError:
-        moment = math.nan
-    if moment is not None and not 0 <= moment < 1e11:
+        since = math.nan
+    if since is not None and not 0 <= since < 1e11:
         raise HTTPException(400, "since: should be seconds since 1970, such as 1767225600.5")
-    return moment
+    return since

@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from sandbox.mail.endpoint import Endpoint, read_body, read_query, whole_number
-from sandbox.mail.faults import HINTS, Faults, InvalidRules, check_rules
+from sandbox.mail.faults import HINTS, Faults, check_rules
 from sandbox.mail.mailbox import Mailbox
+from sandbox.switches import InvalidRules
 
 PAGE_SIZE = 50
 
@@ -39,7 +40,8 @@ class Pages(Endpoint):
         )
         self._templates.filters.update(moment=_show_moment, size=_show_size)
 
-    def _page(self, name: str, status: int = 200, **values: object) -> Response:
+    def page(self, name: str, status: int = 200, **values: object) -> Response:
+        """A template of the folder, rendered."""
         shared = {"stored": len(self._mailbox), "active_faults": self._faults.active}
         return HTMLResponse(self._templates.get_template(name).render(**shared, **values), status)
 
@@ -53,7 +55,7 @@ class Pages(Endpoint):
         entries = list(islice(found, PAGE_SIZE + 1))
         kept = {name: value for name, value in (("to", to), ("subject", subject)) if value}
         older = urlencode({**kept, "before": entries[PAGE_SIZE - 1].id}) if len(entries) > PAGE_SIZE else ""
-        return self._page(
+        return self.page(
             "inbox.html",
             entries=entries[:PAGE_SIZE],
             total=self._mailbox.count(to=to_anywhere, subject=subject),
@@ -69,7 +71,7 @@ class Pages(Endpoint):
     async def message(self, request: Request) -> Response:
         """One message: envelope, HTML, text, headers, attachments."""
         entry, content = await self._content(request)
-        return self._page("message.html", entry=entry, content=content)
+        return self.page("message.html", entry=entry, content=content)
 
     async def raw(self, request: Request) -> Response:
         """The file as it lies in the Maildir."""
@@ -93,7 +95,7 @@ class Pages(Endpoint):
         return FileResponse(_TEMPLATES / "style.css", media_type="text/css")
 
     def _show_switches(self, status: int = 200, problem: str = "") -> Response:
-        return self._page(
+        return self.page(
             "switches.html", status, rules=self._faults.describe(), presets=list(_PRESETS), problem=problem
         )
 
@@ -133,9 +135,21 @@ class Pages(Endpoint):
     async def error(self, request: Request, exc: Exception) -> Response:
         """An HTTP error, as JSON for the API and as a page for people."""
         status, detail = (exc.status_code, exc.detail) if isinstance(exc, HTTPException) else (500, "It broke.")
-        if request.url.path.startswith(("/api/", "/faults", "/livez")):
+        if request.url.path.startswith(
+            (
+                "/api/",
+                "/faults",
+                "/livez",
+                "/sms/api/",
+                "/sms/2010",
+                "/sms/faults",
+                "/push/api/",
+                "/push/v1",
+                "/push/faults",
+            )
+        ):
             return JSONResponse({"detail": detail}, status)
-        return self._page("error.html", status, code=status, detail=detail)
+        return self.page("error.html", status, code=status, detail=detail)
 
 
 def _show_moment(seconds: float) -> str:

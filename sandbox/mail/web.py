@@ -1,4 +1,4 @@
-"""The catcher's web side: pages to read mail, switches for faults, and a small JSON API. It runs no script.
+"""The catcher's web side: pages to read mail, switches for faults, and a small JSON API; gateways beside it. It runs no script.
 
 Whatever a message holds is hostile here: templates escape all of it, HTML parts are shown in a frame that may do
 nothing, and the pages' Content-Security-Policy, which that frame inherits, lets nothing load from outside.
@@ -6,23 +6,35 @@ nothing, and the pages' Content-Security-Policy, which that frame inherits, lets
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
+from sandbox.gateways.dropping import Dropping
+from sandbox.gateways.push import PushGateway
+from sandbox.gateways.sms import SmsGateway
 from sandbox.mail.api import Api
 from sandbox.mail.faults import Faults
 from sandbox.mail.guard import SameOrigin, SecurityHeaders
 from sandbox.mail.mailbox import Mailbox
 from sandbox.mail.pages import Pages
 
+HOSTS = ("localhost", "127.0.0.1")
 
-def build_app(mailbox: Mailbox, faults: Faults) -> Starlette:
-    """The ASGI application over one mailbox and one set of fault rules."""
+
+def build_app(mailbox: Mailbox, faults: Faults, hosts: Sequence[str] = ()) -> ASGIApp:
+    """The ASGI application over one mailbox and one set of fault rules, with the gateways beside them.
+
+    `hosts` are further names by which it may be asked.
+    """
     api, pages = Api(mailbox, faults), Pages(mailbox, faults)
-    return Starlette(
+    gateways = (SmsGateway(pages.page), PushGateway(pages.page))
+    app = Starlette(
         routes=[
             Route("/", pages.inbox),
             Route("/style.css", pages.style),
@@ -41,11 +53,13 @@ def build_app(mailbox: Mailbox, faults: Faults) -> Starlette:
             Route("/api/messages", api.empty, methods=["DELETE"]),
             Route("/api/messages/{id:int}", api.message),
             Route("/api/count", api.count),
+            *(route for gateway in gateways for route in gateway.routes()),
         ],
         middleware=[
             Middleware(SecurityHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"], www_redirect=False),
+            Middleware(TrustedHostMiddleware, allowed_hosts=[*HOSTS, *hosts], www_redirect=False),
             Middleware(SameOrigin),
         ],
         exception_handlers={HTTPException: pages.error},
     )
+    return Dropping(app)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from backline.demo.check import until
 from backline.demo.mail import Letter
 from backline.messages import registry
+from backline.messages.recipients import written
 from backline.messages.secrets import sealed
 from backline.sealing import Sealer
 from tests.acceptance.running import Copy
@@ -25,6 +27,9 @@ class Case:
     payload: dict[str, Any] | None = None
     raw: tuple[str, ...] = ()
 
+
+beyond_mail: dict[str, list[dict[str, Any]]] = {}
+"""What came by SMS and push, by type."""
 
 CASES = {
     "password_reset": Case(
@@ -108,6 +113,45 @@ CASES = {
 }
 
 
+@dataclass(frozen=True)
+class Told:
+    """What must arrive by SMS or push: the whole text, the title, and what else the gateway got."""
+
+    channel: str
+    text: str
+    title: str = ""
+    payload: dict[str, Any] | None = None
+    details: dict[str, Any] | None = None
+
+
+TOLD = {
+    "sms": Told("sms", "Your order 1042 is ready. You can pick it up until 6 pm.", details={"segments": 1}),
+    "templated_sms": Told("sms", "We have moved: 1 High Street.\nhttps://shop.example/stores"),
+    "mfa_code": Told(
+        "sms",
+        "402913 ist Ihr Code für Backline. Wir fragen nie danach: Geben Sie ihn nicht weiter.",
+        payload={"language": "de"},
+    ),
+    "order_confirmation": Told(
+        "sms",
+        "Backline: Danke, Ann. Ihre Bestellung 1042 über 72,80 € ist bestätigt.\n"
+        "Lieferung voraussichtlich: 5. März 2026\nhttps://shop.example/orders/1042",
+    ),
+    "order_shipped": Told(
+        "sms",
+        "Backline: your order 1042 is on its way with Parcel Post, expected on March 5, 2026.\n"
+        "https://carrier.example/track/4711081599",
+        details={"form": {"From": "Backline"}},
+    ),
+    "push": Told(
+        "push",
+        "Parcel Post brings it on Thursday.",
+        title="Your order is on its way",
+        details={"message.data": {"order": "1042"}, "message.android": {"ttl": "86400s", "collapse_key": "order-1042"}},
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def arrived(stack: Copy) -> dict[str, tuple[Letter, str]]:
     """Every type's letter, all enqueued in one transaction: opened, and as the server got it."""
@@ -119,11 +163,22 @@ def arrived(stack: Copy) -> dict[str, tuple[Letter, str]]:
             for name, case in CASES.items():
                 kind = registry.get(name)
                 payload = sealed(kind, {**kind.sample(), **(case.payload or {})}, sealer.seal)
-                world.enqueue(name, f"{name}@{world.domain('types')}", payload)
+                to = {channel: world.recipients(name)[channel] for channel in kind.channels}
+                world.enqueue(name, written(kind.channels, to), payload)
+            for name, told in TOLD.items():
+                if name not in CASES:
+                    kind = registry.get(name)
+                    payload = sealed(kind, {**kind.sample(), **(told.payload or {})}, sealer.seal)
+                    world.enqueue(name, world.recipients(name)[told.channel], payload)
         for arrival in world.wait_arrived(world.domain("types"), len(CASES)):
             name = arrival.recipients[0].partition("@")[0]
             assert name not in found, f"{name} came twice"
             found[name] = (world.mail.open(arrival.id), raw(stack, arrival.id))
+        for name, told in TOLD.items():
+            recipient = world.recipients(name)[told.channel]
+            beyond_mail[name] = until(
+                lambda told=told, recipient=recipient: world.gateways.arrived(told.channel, recipient), name
+            )
     return found
 
 
@@ -146,6 +201,22 @@ def test_type(name: str, arrived: dict[str, tuple[Letter, str]]) -> None:
         assert piece in whole.replace("\r\n", "\n").replace("\n", "\r\n")
 
 
+@pytest.mark.usefixtures("arrived")
+@pytest.mark.parametrize("name", TOLD)
+def test_by_sms_or_push(name: str) -> None:
+    told = TOLD[name]
+    [came] = beyond_mail[name]
+    assert (came["title"], came["text"]) == (told.title, told.text)
+    for path, wanted in (told.details or {}).items():
+        found: Any = came
+        for part in path.split("."):
+            found = found[part]
+        assert found == wanted
+
+
 def test_every_type_has_a_case() -> None:
     shown_elsewhere = {"email", "templated_email", "urgent_email", "welcome"}
-    assert {kind.type_name for kind in registry.all_types()} == {*CASES, *shown_elsewhere}
+    assert {kind.type_name for kind in registry.all_types()} == {*CASES, *TOLD, *shown_elsewhere}
+    assert {name for name in TOLD if name in CASES} == {
+        kind.type_name for kind in registry.all_types() if {"email", "sms"} <= set(kind.channels)
+    }

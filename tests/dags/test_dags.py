@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.sdk.bases.hook import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 from airflow.serialization.serialized_objects import DagSerialization
 
 from backline.airflow.doorbell import Doorbell
@@ -23,6 +26,9 @@ DISPATCH = {
     "dispatch_email_urgent": "email.urgent",
     "dispatch_email": "email.normal",
     "dispatch_email_bulk": "email.bulk",
+    "dispatch_sms_urgent": "sms.urgent",
+    "dispatch_sms": "sms.normal",
+    "dispatch_push": "push.normal",
 }
 JOBS = ("purge_dead_letters", "reconcile_dead_letters")
 SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}
@@ -155,3 +161,21 @@ def test_dag_files_are_short_and_say_what_they_are(path: Any) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 150
     assert text.startswith('"""')
+
+
+@pytest.mark.parametrize(("dag_id", "name"), [("dispatch_sms", "SMS"), ("dispatch_push", "PUSH")])
+def test_a_lane_without_its_connection_is_skipped_and_says_what_to_set(
+    bag: DagBag, dag_id: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_there(connection_id: str) -> None:
+        raise AirflowNotFoundException(f"The conn_id `{connection_id}` isn't defined")
+
+    monkeypatch.setattr(BaseHook, "get_connection", not_there)
+    [task] = bag.dags[dag_id].tasks
+    with pytest.raises(AirflowSkipException, match=f"AIRFLOW_CONN_{name}_GATEWAY"):
+        task.execute({"dag_run": SimpleNamespace(run_type="manual", dag_id=dag_id, run_id="r")})
+
+
+def test_orders_go_by_both_channels_and_say_so(bag: DagBag) -> None:
+    assert {"email", "sms"} <= bag.dags["send_order_shipped"].tags
+    assert "object" in bag.dags["send_order_shipped"].params.get_param("to").schema["type"]

@@ -40,11 +40,15 @@ CREATE TABLE crm.people (
     salary integer);
 CREATE TABLE crm.reset_links (
     link_no integer PRIMARY KEY, sealed text, purpose text NOT NULL, good_until timestamptz NOT NULL, used_on timestamptz);
+CREATE TABLE crm.devices (
+    token text PRIMARY KEY, person_no integer NOT NULL REFERENCES crm.people, gone_on date, gone_why text);
 INSERT INTO crm.people (mail_address, full_name, staff_rank, left_on) VALUES
     ('head@example.com', 'Head', 9, NULL), ('gone@example.com', 'Gone', 9, '2026-01-01'), ('clerk@example.com', 'Clerk', 1, NULL);
 INSERT INTO crm.reset_links VALUES
     (1, 'gAAAA-reset', 'reset', clock_timestamp() + interval '1 hour', NULL), (2, 'gAAAA-late', 'reset', clock_timestamp() - interval '1 hour', NULL),
-    (3, 'gAAAA-used', 'reset', clock_timestamp() + interval '1 hour', clock_timestamp()), (4, 'gAAAA-verify', 'verify', clock_timestamp() + interval '1 hour', NULL);
+    (3, 'gAAAA-used', 'reset', clock_timestamp() + interval '1 hour', clock_timestamp()), (4, 'gAAAA-verify', 'verify', clock_timestamp() + interval '1 hour', NULL),
+    (6, 'gAAAA-code', 'sign-in', clock_timestamp() + interval '5 minutes', NULL);
+INSERT INTO crm.devices (token, person_no, gone_on) VALUES ('phone', 1, NULL), ('tablet', 1, NULL), ('lost', 1, '2026-01-01'), ('other', 3, NULL);
 GRANT USAGE ON SCHEMA crm TO crm_app;
 GRANT SELECT, INSERT ON crm.people TO crm_app;
 RESET ROLE;
@@ -167,7 +171,7 @@ def test_the_page_has_code_of_each_kind() -> None:
 def test_the_outbox_is_there_and_every_statement_fits(adopted: Reader) -> None:
     migrated, _, _, checked, _ = adopted.outputs
     assert migrated.startswith("Applied 0001_outbox, 0002_enqueue")
-    assert checked.splitlines()[0] == "4 of 4 statements fit, 4 of them from your own files"
+    assert checked.splitlines()[0] == "7 of 7 statements fit, 7 of them from your own files"
 
 
 def test_the_statements_find_the_crms_rows(adopted: Reader) -> None:
@@ -175,10 +179,21 @@ def test_the_statements_find_the_crms_rows(adopted: Reader) -> None:
     assert asked(adopted, "password_reset_token", id="1") == [{"value": "gAAAA-reset"}]
     assert [asked(adopted, "password_reset_token", id=number) for number in (2, 3, 4, 5)] == [[]] * 4
     assert asked(adopted, "email_verification_token", id=4) == [{"value": "gAAAA-verify"}]
+    assert asked(adopted, "mfa_code", id=6) == [{"value": "gAAAA-code"}]
     head = {"email": "head@example.com", "name": "Head", "language": "de", "zone": "Europe/Berlin"}
     assert asked(adopted, "user_contact", id=1) == [head]
     assert asked(adopted, "user_contact", id=2) == []
     assert asked(adopted, "admin_recipients") == [head]
+    assert {row["token"] for row in asked(adopted, "push_tokens", id="1")} == {"phone", "tablet"}
+
+
+def test_a_device_that_is_gone_is_taken_out(adopted: Reader) -> None:
+    with psycopg.connect(adopted.addresses["Backline's role"]) as connection:
+        done = connection.execute(statement("identity", "push_token_remove"), {"token": "tablet", "reason": "gone"})
+        assert done.rowcount == 1
+        found = connection.execute(statement("identity", "push_tokens"), {"id": "1"}).fetchall()
+        assert found == [("phone",)]
+        connection.rollback()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +204,8 @@ def test_the_statements_find_the_crms_rows(adopted: Reader) -> None:
         ("your app", "SELECT backline.attempt_partitions_drop('2100-01-01')"),
         ("Backline's role", "SELECT salary FROM crm.people"),
         ("Backline's role", "UPDATE crm.people SET left_on = '2026-01-01'"),
+        ("Backline's role", "UPDATE crm.devices SET token = 'mine'"),
+        ("Backline's role", "DELETE FROM crm.devices"),
         ("Backline's role", "CREATE TABLE crm.mine ()"),
     ],
 )
@@ -216,7 +233,7 @@ def test_a_missing_privilege_is_named(adopted: Reader) -> None:
         adopted.query("the owner of your tables", "GRANT SELECT (staff_rank) ON crm.people TO backline")
     assert done.returncode == 1
     assert "identity.admin_recipients  your file  permission denied for table people" in done.stdout
-    assert "3 of 4 statements fit" in done.stdout
+    assert "6 of 7 statements fit" in done.stdout
 
 
 async def run(variables: dict[str, str], home: Path, *dags: str) -> tuple[dict[str, Any], list[Envelope]]:

@@ -6,11 +6,9 @@ import random
 from functools import lru_cache
 from typing import Any
 
-from backline.airflow.connections import app_dsn, smtp_server
+from backline.airflow.connections import app_dsn, http_gateway, smtp_server
 from backline.channels.base import Channel
-from backline.channels.email.channel import EmailChannel
 from backline.errors import Misconfigured
-from backline.messages import render_email
 from backline.outbox.delivery import Delivery
 from backline.outbox.secret_delivery import SecretDelivery, SecretLookup
 from backline.sealing import Sealer
@@ -19,9 +17,24 @@ from backline.settings import Settings
 
 def channel_named(name: str, config: Settings) -> Channel[Any]:
     """The channel of that name, with its far side's settings from Airflow's connections."""
+    # Each in its branch: who sends email does not pay for push.
     if name == "email":
+        from backline.channels.email.channel import EmailChannel
+        from backline.messages import render_email
+
         return EmailChannel(config.email, smtp_server(config.email.connection), render_email)
-    raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be: email")
+    if name == "sms":
+        from backline.channels.sms.channel import SmsChannel
+        from backline.messages import render_sms
+
+        return SmsChannel(config.sms, http_gateway(config.sms.connection), render_sms)
+    if name == "push":
+        from backline.channels.push.channel import PushChannel
+        from backline.channels.push.devices import DeviceDirectory
+        from backline.messages import render_push
+
+        return PushChannel(config.push, http_gateway(config.push.connection), render_push, DeviceDirectory(app_dsn))
+    raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be one of: email, sms, push")
 
 
 def delivery_over(channel: Channel[Any], config: Settings) -> Delivery[Any]:

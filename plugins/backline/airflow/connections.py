@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.bases.hook import BaseHook
 
-from backline.errors import Misconfigured
+from backline.errors import Misconfigured, NotConfigured
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from backline.airflow.rest import AirflowRest
     from backline.channels.email.server import SmtpServer
+    from backline.channels.http.gateway import HttpGateway
 
 APP_DATABASE = "backline_db"
 """The connection to the app's database, where the outbox lives."""
@@ -84,4 +85,28 @@ def smtp_server(connection_id: str) -> SmtpServer:
     connection = BaseHook.get_connection(connection_id)
     return SmtpServer.from_connection(
         connection.host, connection.port, connection.login, connection.password, connection.extra_dejson
+    )
+
+
+def http_gateway(connection_id: str) -> HttpGateway:
+    """The HTTP gateway of a connection; NotConfigured if there is no such connection."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from backline.channels.http.gateway import HttpGateway
+
+    try:
+        connection = BaseHook.get_connection(connection_id)
+    except AirflowNotFoundException:
+        raise NotConfigured(
+            f"connection {connection_id!r} is not configured: set AIRFLOW_CONN_{connection_id.upper()}, or add it in "
+            "Airflow under Admin, Connections (docs/messages.md says what it needs)"
+        ) from None
+    return HttpGateway.from_connection(
+        connection_id,
+        host=connection.host,
+        schema=connection.schema,
+        port=connection.port,
+        login=connection.login,
+        password=connection.password,
+        extra=connection.extra_dejson,
     )

@@ -6,9 +6,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, BaseOperator, CronTriggerTimetable
+from airflow.sdk.exceptions import AirflowSkipException
 
 from backline.airflow.defaults import dag_arguments, lane_pool, task_arguments
 from backline.airflow.doorbell import Doorbell
+from backline.errors import NotConfigured
 from backline.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ class DispatchOperator(BaseOperator):
 
         config = settings()
         lane = config.lane(self.lane)
-        channel = channel_named(lane.channel, config)
+        try:
+            channel = channel_named(lane.channel, config)
+        except NotConfigured as exc:
+            raise AirflowSkipException(f"the lane {self.lane} is not served: {exc}") from None
         run = context["dag_run"]
         self._dispatcher = Dispatcher(
             self.lane,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backline.messages.conf import REQUEST_ID_LENGTH
+from backline.messages.recipients import EXAMPLES
 from backline.messages.rules import branches, form_order
 from backline.messages.secrets import SEALED_PREFIX
 
@@ -15,8 +16,17 @@ if TYPE_CHECKING:
 
     from backline.messages.base import MessageType
 
+MAX_LENGTH = 5000
+"""Of a recipient; its channel judges it further."""
+
 MULTILINE_FROM = 2000
 """A text field that may be longer than this many characters gets an entry field of several lines."""
+
+_WHOM = {
+    "email": "The recipient's email address, with or without a name: Ann <ann@example.com>",
+    "sms": "The recipient's phone number with its country: +49 1511 2345678",
+    "push": "A device's token, or user:17 for all devices of a person",
+}
 
 KEPT = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minimum", "maximum", "format"}
@@ -36,13 +46,7 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
     required = set(schema.get("required", ()))
     fields = schema["properties"]
     return {
-        "to": Param(
-            type="string",
-            title="To",
-            description="The recipient's email address, with or without a name: Ann <ann@example.com>",
-            minLength=3,
-            maxLength=500,
-        ),
+        "to": _to(kind),
         **{name: _param(kind, name, fields[name], schema, required=name in required) for name in form_order(schema)},
         "request_id": Param(
             None,
@@ -59,6 +63,22 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
             description="Not sent after this time.",
         ),
     }
+
+
+def _to(kind: type[MessageType]) -> Param:
+    from airflow.sdk import Param
+
+    if len(kind.channels) == 1:
+        return Param(
+            type="string",
+            title="To",
+            description=_WHOM.get(kind.channels[0], "The recipient"),
+            minLength=3,
+            maxLength=MAX_LENGTH,
+        )
+    example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in kind.channels})
+    said = f"An address, or one for each channel as an object; a channel that is left out gets nothing: {example}"
+    return Param(type=["string", "object"], title="To", description=said, minLength=3, maxLength=MAX_LENGTH)
 
 
 def _param(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, BaseOperator
@@ -53,20 +54,20 @@ class OutboxRetryPolicy(RetryPolicy):
 
 
 class SendOperator(BaseOperator):
-    """Sends one message of a type; the run's conf is its content."""
+    """Sends one message of a type, over each of its channels that has a recipient; the run's conf is its content."""
 
-    def __init__(self, *, message_type: str, channel: str, **kwargs: Any) -> None:
+    def __init__(self, *, message_type: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.message_type = message_type
-        self.channel = channel
 
     def execute(self, context: Context) -> dict[str, object]:
-        """Returns message id, state, tries and the provider's id: nothing of the content."""
+        """Returns message id, state, tries and the provider's id, for each channel of several: nothing of the content."""
         from backline.airflow.assembly import channel_named, delivery_over
         from backline.airflow.connections import app_dsn
         from backline.messages import registry, split_conf
+        from backline.messages.recipients import named
         from backline.messages.secrets import check_from_outside
-        from backline.outbox.direct import DirectSender, Request
+        from backline.outbox.direct import DirectSender, Request, Way
         from backline.settings import settings
 
         run = context["dag_run"]
@@ -75,45 +76,69 @@ class SendOperator(BaseOperator):
             recipient, payload, options = split_conf(kind, dict(context["params"]))
             check_from_outside(kind, payload)
             config = settings()
-            channel = channel_named(self.channel, config)
-            sender = DirectSender(
-                app_dsn(), channel, delivery_over(channel, config), config.lane(kind.lane(self.channel)).lease_seconds
-            )
+            ways: dict[str, Way] = {}
+            for name in named(kind.channels, recipient):
+                channel = channel_named(name, config)
+                lease = config.lane(kind.lane(name)).lease_seconds
+                ways[name] = Way(channel, delivery_over(channel, config), lease)
+            sender = DirectSender(app_dsn(), ways)
             request = Request(
                 type=self.message_type,
                 recipient=recipient,
                 payload=payload,
                 key=f"{run.dag_id}/{run.run_id}",
                 request_id=options.request_id,
-                expires_at=options.expires_at or kind.expiry(payload),
+                expires_at=options.expires_at or kind.expiry(payload, datetime.now(UTC)),
                 priority=options.priority,
             )
-            result = asyncio.run(sender.send(request, dag_run=f"{run.dag_id}/{run.run_id}"))
+            results = asyncio.run(sender.send(request, dag_run=f"{run.dag_id}/{run.run_id}"))
         except (PermanentError, Misconfigured) as exc:
             raise AirflowFailException(str(exc)) from None
         except RetryableError as exc:
             raise TryAgain(str(exc), settings().retry[FailureClass.DATABASE].first_seconds) from None
-        return self._conclude(result)
+        return self._conclude(results)
 
-    def _conclude(self, result: Result) -> dict[str, object]:
-        where = f"message {result.message_id}"
-        why = f"{result.error_class}: {result.error}" if result.error_class else result.error or ""
-        if result.state == "sent":
-            if result.error:
-                self.log.warning("%s: %s", where, result.error)
-            self.log.info("%s sent as %s", where, result.provider_id)
-        elif result.state == "dead":
-            raise AirflowFailException(f"{where} is dead after {result.attempt} tries: {why}")
-        elif result.final:
-            raise AirflowSkipException(f"{where} is {result.state}: {why}")
-        else:
-            raise TryAgain(f"{where} is {result.state} after {result.attempt} tries: {why}", result.due_in)
-        return {
-            "message_id": result.message_id,
-            "state": result.state,
-            "attempt": result.attempt,
-            "provider_id": result.provider_id,
-        }
+    def _conclude(self, results: Sequence[Result]) -> dict[str, object]:
+        """What they came to, the worst first: dead fails the run, unfinished has it tried again."""
+        several = len(results) > 1
+        said = {result.message_id: _said(result, several=several) for result in results}
+        for result in results:
+            if result.state == "sent":
+                if result.error:
+                    self.log.warning("message %d: %s", result.message_id, result.error)
+                self.log.info("message %d sent as %s", result.message_id, result.provider_id)
+        waiting = [result for result in results if not result.final]
+        if waiting:
+            reason = "; ".join(said[result.message_id] for result in results if result.state != "sent")
+            raise TryAgain(reason, min(result.due_in for result in waiting))
+        if any(result.state == "dead" for result in results):
+            raise AirflowFailException(
+                "; ".join(said[result.message_id] for result in results if result.state != "sent")
+            )
+        if all(result.state != "sent" for result in results):
+            raise AirflowSkipException("; ".join(said.values()))
+        answers: list[dict[str, object]] = [
+            {
+                "message_id": result.message_id,
+                "state": result.state,
+                "attempt": result.attempt,
+                "provider_id": result.provider_id,
+            }
+            for result in results
+        ]
+        if not several:
+            return answers[0]
+        return {"messages": [{"channel": one.channel, **answer} for one, answer in zip(results, answers, strict=True)]}
+
+
+def _said(result: Result, *, several: bool) -> str:
+    where = f"message {result.message_id}" + (f" by {result.channel}" if several else "")
+    why = f"{result.error_class}: {result.error}" if result.error_class else result.error or ""
+    if result.state == "dead":
+        return f"{where} is dead after {result.attempt} tries: {why}"
+    if result.final:
+        return f"{where} is {result.state}: {why}"
+    return f"{where} is {result.state} after {result.attempt} tries: {why}"
 
 
 def send_dag_id(type_name: str) -> str:
@@ -144,13 +169,12 @@ def send_dag(kind: type[MessageType], config: Settings) -> DAG:
         doc_md=_DOC.format(summary=summary, type=kind.type_name, lane=kind.lane(channel)),
         schedule=None,
         params=params_for(kind),
-        **dag_arguments("send", channel, max_active_runs=64, max_active_tasks=64),
+        **dag_arguments("send", *kind.channels, max_active_runs=64, max_active_tasks=64),
     )
     with dag:
         SendOperator(
             task_id="send",
             message_type=kind.type_name,
-            channel=channel,
             doc_md="Enqueues the message, delivers it, and writes down how it went.",
             **task_arguments(
                 pool=direct_pool(channel), queue=lane.queue, priority=lane.priority,

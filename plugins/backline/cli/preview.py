@@ -16,11 +16,12 @@ from backline.channels.email import headers, mime
 from backline.channels.email.addresses import parse
 from backline.channels.email.content import EmailContent
 from backline.channels.email.plain_text import text_of
+from backline.channels.sms import segments
 from backline.cli.app import app
 from backline.cli.console import err, out
 from backline.cli.payload import Fields, Payload, TypeName, given
 from backline.errors import InvalidInput
-from backline.messages import EmailMessage, MessageType, registry
+from backline.messages import EmailMessage, MessageType, PushMessage, SmsMessage, registry
 from backline.messages.secrets import in_the_clear
 from backline.settings import settings
 
@@ -50,7 +51,15 @@ def preview(
 ) -> None:
     """Render a message of a type: its sample, or your payload. Nothing is sent, secrets are made up."""
     kind = registry.get(type_name)
-    content = _rendered(kind, _payload(kind, payload, fields or [], language))
+    message = kind.parse(_payload(kind, payload, fields or [], language))
+    if not isinstance(message, EmailMessage):
+        if html is not None or show:
+            raise InvalidInput(
+                "--html" if html else "--open", f"{type_name} does not go by email, so it has no HTML part"
+            )
+        _print_short(message, text_only=text, as_json=as_json)
+        return
+    content = message.email()
     body = mime.normalized(content.text if content.text is not None else text_of(content.html or ""))
     sizes = _sizes(content, body)
     if html is not None:
@@ -63,11 +72,14 @@ def preview(
         err.print(f"backline: {file.name}", markup=False)
         webbrowser.open(Path(file.name).as_uri())
     if as_json:
-        typer.echo(json.dumps(_everything(kind, content, body, sizes), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(_everything(message, content, body, sizes), ensure_ascii=False, indent=2))
     elif text:
         typer.echo(body, nl=False)
     else:
         _print(content, body, sizes)
+        if isinstance(message, SmsMessage):
+            out.print("\nBy SMS:", markup=False)
+            _print_short(message, text_only=False, as_json=False)
 
 
 def _payload(kind: type[MessageType], payload: str | None, fields: list[str], language: str | None) -> dict[str, Any]:
@@ -80,13 +92,6 @@ def _payload(kind: type[MessageType], payload: str | None, fields: list[str], la
         found["language"] = language
     # Nothing is opened or looked up for a preview.
     return dict(in_the_clear(kind, found, kind.stand_in))
-
-
-def _rendered(kind: type[MessageType], payload: dict[str, Any]) -> EmailContent:
-    message = kind.parse(payload)
-    if not isinstance(message, EmailMessage):
-        raise InvalidInput("type", f"{kind.type_name} does not go by email, so there is nothing to render")
-    return message.email()
 
 
 def _sizes(content: EmailContent, body: str) -> Sizes:
@@ -114,9 +119,9 @@ def _write(file: Path, content: EmailContent) -> None:
         raise InvalidInput("--html", f"cannot write {str(file)!r}: {exc.strerror or exc}") from None
 
 
-def _everything(kind: type[MessageType], content: EmailContent, body: str, sizes: Sizes) -> dict[str, Any]:
+def _everything(message: EmailMessage, content: EmailContent, body: str, sizes: Sizes) -> dict[str, Any]:
     return {
-        "type": kind.type_name,
+        "type": message.type_name,
         "subject": content.subject,
         "headers": dict(content.headers),
         "text": body,
@@ -126,7 +131,32 @@ def _everything(kind: type[MessageType], content: EmailContent, body: str, sizes
             for file in content.attachments
         ],
         "bytes": {"text": sizes.text, "html": sizes.html, "message": sizes.message},
+        **({"sms": _as_text(message.sms())} if isinstance(message, SmsMessage) else {}),
     }
+
+
+def _as_text(body: str) -> dict[str, Any]:
+    counted = segments.count(body)
+    return {"text": body, "encoding": counted.encoding, "characters": len(body), "segments": counted.parts}
+
+
+def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> None:
+    """What goes out by SMS or as a push notification."""
+    if isinstance(message, SmsMessage):
+        found = _as_text(message.sms())
+        size = f"Size: {found['segments']} x SMS in {found['encoding']}, {found['characters']} characters"
+    elif isinstance(message, PushMessage):
+        pushed = message.push()
+        found = {"text": pushed.body, **pushed._asdict(), "data": dict(pushed.data)}
+        size = f"Title: {pushed.title}"
+    else:
+        raise InvalidInput("type", f"{message.type_name} is not rendered, so there is nothing to show")
+    if as_json:
+        typer.echo(json.dumps({"type": message.type_name, **found}, ensure_ascii=False, indent=2))
+    elif text_only:
+        typer.echo(found["text"])
+    else:
+        out.print(f"{size}\n\n{found['text']}", markup=False)
 
 
 def _print(content: EmailContent, body: str, sizes: Sizes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import psycopg
@@ -25,7 +26,14 @@ from backline.sealing import KEYS_VARIABLE, Sealer
 @app.command()
 def send(
     type_name: TypeName,
-    to: Annotated[str, typer.Option("--to", metavar="ADDRESS", help="The recipient.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="ADDRESS",
+            help="The recipient; of several channels a JSON object by channel, or one of them.",
+        ),
+    ],
     payload: Payload = None,
     fields: Fields = None,
     lane: Annotated[str | None, typer.Option(help="Another lane of the same channel, such as email.bulk.")] = None,
@@ -38,17 +46,19 @@ def send(
     recipient = kind.check_recipient(to)
     content = asked(kind, given(kind, payload, fields or []))
     _check(kind, content)
-    row = _enqueue({
+    rows = _enqueue({
         "type": type_name, "recipient": recipient, "payload": json.dumps(_sealed(kind, content)), "due_at": _time(at),
-        "priority": None, "idempotency_key": key, "expires_at": kind.expiry(content), "request_id": None, "lane": lane,
+        "priority": None, "idempotency_key": key, "expires_at": kind.expiry(content, datetime.now(UTC)), "request_id": None, "lane": lane,
     })  # fmt: skip
     if as_json:
         shown = ("id", "type", "recipient", "state", "lane", "due_at", "expires_at")
-        typer.echo(json.dumps({name: row[name] for name in shown}, default=lambda moment: moment.isoformat()))
+        told = [{name: row[name] for name in shown} for row in rows]
+        typer.echo(json.dumps(told[0] if len(kind.channels) == 1 else told, default=lambda moment: moment.isoformat()))
         return
-    due = f", due {row['due_at']:%Y-%m-%d %H:%M:%S %Z}" if row["state"] == "scheduled" else ""
-    out.print(f"Message {row['id']} to {row['recipient']} is {row['state']} in {row['lane']}{due}", markup=False)
-    out.print(f"Look: ./backline inspect {row['id']}", markup=False)
+    for row in rows:
+        due = f", due {row['due_at']:%Y-%m-%d %H:%M:%S %Z}" if row["state"] == "scheduled" else ""
+        out.print(f"Message {row['id']} to {row['recipient']} is {row['state']} in {row['lane']}{due}", markup=False)
+    out.print(f"Look: ./backline inspect {rows[0]['group_id'] or rows[0]['id']}", markup=False)
 
 
 def _check(kind: type[MessageType], content: dict[str, Any]) -> None:
@@ -76,12 +86,17 @@ def _time(text: str | None) -> object:
         raise InvalidInput("--at", str(exc)) from None
 
 
-def _enqueue(message: dict[str, Any]) -> dict[str, Any]:
-    """In one transaction; the row as it stands then."""
+def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """In one transaction; the rows as they stand then, one a channel."""
     dsn = os.environ.get("BACKLINE_DATABASE_URL") or stack().cluster.dsn("backline")
     try:
         with translated(), psycopg.connect(dsn, row_factory=dict_row) as connection:
             made = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}
-            return connection.execute(statement("outbox", "message_status"), made).fetchone() or {}
+            taken = connection.execute(statement("outbox", "message_taken"), made).fetchall()
+            return [
+                row
+                for one in taken
+                for row in connection.execute(statement("outbox", "message_status"), {"id": one["id"]}).fetchall()
+            ]
     except DatabaseFailure as exc:
         raise DatabaseFailure(f"{exc}; nothing was sent. ./backline up starts the embedded database") from exc

@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 from backline.airflow.rest import AirflowRest
-from backline.demo.check import PATIENCE_SECONDS, Check, CheckFailed, Result, require
+from backline.demo.check import PATIENCE_SECONDS, Check, CheckFailed, Result, require, until
 from backline.demo.mail import Letter
 from backline.demo.world import World
 from backline.errors import Rejected
 from backline.messages import MessageType, registry
-from backline.messages.base import EmailMessage
+from backline.messages.base import EmailMessage, PushMessage, SmsMessage
+from backline.messages.recipients import written
 from backline.messages.secrets import sealed
 from backline.sealing import Sealer
 
@@ -99,18 +100,54 @@ def content_problem(kind: type[MessageType], payload: Mapping[str, Any], recipie
 
 def _every_type(world: World) -> Result:
     kinds = registry.all_types()
-    made: dict[int, str] = {}
     with world.transaction():
         for kind in kinds:
-            recipient = f"{kind.type_name}@{world.domain('types')}"
-            made[world.enqueue(kind.type_name, recipient, _sealed(kind, world))] = recipient
-    world.sent |= made
-    letters = {arrival.recipients[0]: arrival.id for arrival in world.wait_arrived(world.domain("types"), len(kinds))}
-    for kind, recipient in zip(kinds, made.values(), strict=True):
+            to = {channel: world.recipients(kind.type_name)[channel] for channel in kind.channels}
+            made = world.enqueue(kind.type_name, written(kind.channels, to), _sealed(kind, world))
+            for row in world.query("outbox", "message_taken", id=made):
+                noted = world.sent if row["channel"] == "email" else world.beyond_mail
+                noted[row["id"]] = to[row["channel"]]
+    mailed = [kind for kind in kinds if "email" in kind.channels]
+    arrived = world.wait_arrived(world.domain("types"), len(mailed))
+    letters = {arrival.recipients[0]: arrival.id for arrival in arrived}
+    for kind in mailed:
+        recipient = world.recipients(kind.type_name)["email"]
         require(recipient in letters, f"nothing arrived for {recipient}")
         problem = content_problem(kind, sample(kind), recipient, world.mail.open(letters[recipient]))
         require(problem is None, f"{kind.type_name}: {problem}")
-    return Result(f"{len(kinds)} mails", f"{len(letters)} mails, as written")
+    for kind in kinds:
+        for channel in set(kind.channels) - {"email"}:
+            problem = beyond_mail_problem(kind, sample(kind), channel, _came(world, kind, channel))
+            require(problem is None, f"{kind.type_name} by {channel}: {problem}")
+    texts = sum("sms" in kind.channels for kind in kinds)
+    pushed = sum("push" in kind.channels for kind in kinds)
+    return Result(f"{len(kinds)} types", f"{len(letters)} mails, {texts} SMS, {pushed} push")
+
+
+def _came(world: World, kind: type[MessageType], channel: str) -> dict[str, Any]:
+    recipient = world.recipients(kind.type_name)[channel]
+
+    def found() -> list[dict[str, Any]]:
+        return world.gateways.arrived(channel, recipient, world.since)
+
+    messages = until(found, f"{kind.type_name} by {channel} to {recipient}")
+    require(len(messages) == 1, f"{len(messages)} messages arrived for {recipient}")
+    return messages[0]
+
+
+def beyond_mail_problem(
+    kind: type[MessageType], payload: Mapping[str, Any], channel: str, came: Mapping[str, Any]
+) -> str | None:
+    """What is wrong with a text or push message that should say this payload, or None."""
+    message = kind.parse(payload)
+    if channel == "sms" and isinstance(message, SmsMessage):
+        wanted = ("", message.sms())
+    elif channel == "push" and isinstance(message, PushMessage):
+        wanted = (message.push().title, message.push().body)
+    else:
+        return f"{kind.type_name} does not go by {channel}"
+    said = (came["title"], came["text"])
+    return None if said == wanted else f"it says {said} instead of {wanted}"
 
 
 def _duplicate(world: World) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from backline.airflow.rest import AirflowRest
 from backline.db.connect import translated
 from backline.db.statements import statement
 from backline.demo.check import until
+from backline.demo.gateways import Gateways
 from backline.demo.mail import Arrival, MailCatcher
 from backline.stack.lifecycle import Stack
 
@@ -28,7 +30,7 @@ class World:
     """A running stack as an app, an operator and a recipient see it. A context manager.
 
     `sent` and `dead` are the producer's own list: the ids of all messages that this demo made, by how they should
-    end. `recipients` are those that should have mail. All names hold `tag`, so that demos do not meet.
+    end; `beyond_mail` are those sent by other channels than email. All names hold `tag`, so that demos do not meet.
     """
 
     def __init__(self, stack: Stack, say: Callable[[str], None]) -> None:
@@ -40,7 +42,9 @@ class World:
         self.tag = f"d{time.time_ns() // 1_000_000:x}"
         self.airflow = AirflowRest(exports["BACKLINE_URL"], exports["BACKLINE_USER"], exports["BACKLINE_PASSWORD"])
         self.mail = MailCatcher(exports["BACKLINE_MAIL_URL"])
+        self.gateways = Gateways(exports["BACKLINE_MAIL_URL"])
         self.sent: dict[int, str] = {}
+        self.beyond_mail: dict[int, str] = {}
         self.dead: dict[int, str] = {}
         self.bulk_at: float | None = None
         self.url = exports["BACKLINE_URL"]
@@ -57,12 +61,22 @@ class World:
             self._connection.close()
         self.airflow.__exit__(kind, exc, trace)
         self.mail.__exit__(kind, exc, trace)
+        self.gateways.__exit__(kind, exc, trace)
 
     # --- names --------------------------------------------------------------------------------------
 
     def domain(self, name: str) -> str:
         """A mail domain of this demo's own."""
         return f"{name.replace('_', '-')}.{self.tag}.example.com"
+
+    def recipients(self, name: str) -> dict[str, str]:
+        """A recipient of this demo's own on each channel."""
+        number = zlib.crc32(f"{self.tag} {name}".encode())
+        return {
+            "email": f"{name}@{self.domain('types')}",
+            "sms": f"+49151{number:010d}"[:14],
+            "push": f"device-{self.tag}-{name}",
+        }
 
     def run_id(self, name: str) -> str:
         """A DAG run's id of this demo's own."""

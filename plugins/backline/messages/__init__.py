@@ -6,13 +6,26 @@ from typing import cast
 
 from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
+from backline.channels.push.content import PushContent
 from backline.errors import InvalidInput
 from backline.messages import registry
-from backline.messages.base import EmailMessage, MessageType
+from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage
 from backline.messages.conf import Options, split_conf
 from backline.messages.rules import spec
 
-__all__ = ["EmailMessage", "MessageType", "Options", "registry", "render_email", "spec", "split_conf"]
+__all__ = [
+    "EmailMessage",
+    "MessageType",
+    "Options",
+    "PushMessage",
+    "SmsMessage",
+    "registry",
+    "render_email",
+    "render_push",
+    "render_sms",
+    "spec",
+    "split_conf",
+]
 
 
 def render_email(message: Message) -> EmailContent:
@@ -20,8 +33,22 @@ def render_email(message: Message) -> EmailContent:
 
     InvalidInput names the field: a wrong payload, a template's missing variable, a missing file.
     """
-    kind = registry.get(message.type)
-    if "email" not in kind.channels:
-        raise InvalidInput("type", f"{message.type} does not go by email; its channels: {', '.join(kind.channels)}")
     # The registry saw to it that the class is one; issubclass costs 10 µs here, as pydantic models are ABCs.
-    return cast("EmailMessage", kind.parse(message.payload)).email()
+    return cast("EmailMessage", _parsed(message, "email")).email()
+
+
+def render_sms(message: Message) -> str:
+    """What a message says as a text message; InvalidInput as for an email."""
+    return cast("SmsMessage", _parsed(message, "sms")).sms()
+
+
+def render_push(message: Message) -> PushContent:
+    """What a message says as a push notification; InvalidInput as for an email."""
+    return cast("PushMessage", _parsed(message, "push")).push()
+
+
+def _parsed(message: Message, channel: str) -> MessageType:
+    kind = registry.get(message.type)
+    if channel not in kind.channels:
+        raise InvalidInput("type", f"{message.type} does not go by {channel}; its channels: {', '.join(kind.channels)}")
+    return kind.parse(message.payload)

@@ -8,15 +8,17 @@ DAG run's conf or an HTTP body it is the key `to`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from backline.channels.email.content import EmailContent
+from backline.channels.push.content import PushContent
 from backline.errors import InvalidInput
-from backline.messages.fields import check_address, read_moment
+from backline.messages import recipients
+from backline.messages.fields import read_moment
 from backline.messages.problems import invalid_input, without_nul
 
 RESERVED = frozenset({"to", "request_id", "expires_at", "priority"})
@@ -42,6 +44,8 @@ class MessageType(BaseModel):
     """Secret field to the statements of include/sql/identity.sql that a `{"$ref": ...}` in it may name."""
     expiry_field: ClassVar[str | None] = None
     """The payload field that says until when the message is of use; it is not sent after that."""
+    lifetime: ClassVar[timedelta | None] = None
+    """How long after it was taken in it is of use, whatever else it says; None means for ever."""
     max_attempts: ClassVar[int | None] = None
     """Tries at most, the first one included; None means the lane's."""
     example: ClassVar[Mapping[str, Any]] = {}
@@ -96,20 +100,18 @@ class MessageType(BaseModel):
         return str(examples[0])
 
     @classmethod
-    def expiry(cls, payload: Mapping[str, Any]) -> datetime | None:
-        """Until when a checked payload is of use, by its own word, or None."""
+    def expiry(cls, payload: Mapping[str, Any], taken_at: datetime) -> datetime | None:
+        """Until when a checked payload that was taken in at that time is of use, or None for ever."""
         said = payload.get(cls.expiry_field) if cls.expiry_field else None
-        return None if said is None else read_moment(said)
+        ends = [] if said is None else [read_moment(said)]
+        if cls.lifetime is not None:
+            ends.append(taken_at + cls.lifetime)
+        return min(ends, default=None)
 
     @classmethod
-    def check_recipient(cls, recipient: object) -> str:
-        """The recipient, checked for its shape; InvalidInput for the field `to`."""
-        if not isinstance(recipient, str) or not recipient.strip():
-            raise InvalidInput("to", 'is required; give one email address, for example "ann@example.com"')
-        try:
-            return check_address(recipient.strip())
-        except ValueError as exc:
-            raise InvalidInput("to", str(exc)) from None
+    def check_recipient(cls, to: object) -> str:
+        """The recipient as the outbox takes it, checked by channel; InvalidInput for `to`, or `to.<channel>`."""
+        return recipients.written(cls.channels, recipients.by_channel(cls.type_name, cls.channels, to))
 
 
 class EmailMessage(MessageType):
@@ -118,3 +120,23 @@ class EmailMessage(MessageType):
     def email(self) -> EmailContent:
         """What this message says as an email; InvalidInput when it cannot be said."""
         raise NotImplementedError(f"{type(self).__name__} must define email()")
+
+
+class SmsMessage(MessageType):
+    """A type that goes out by SMS."""
+
+    def sms(self) -> str:
+        """What this message says as a text message; InvalidInput when it cannot be said."""
+        raise NotImplementedError(f"{type(self).__name__} must define sms()")
+
+
+class PushMessage(MessageType):
+    """A type that goes out as a push notification."""
+
+    def push(self) -> PushContent:
+        """What this message says on a device; InvalidInput when it cannot be said."""
+        raise NotImplementedError(f"{type(self).__name__} must define push()")
+
+
+CLASSES: Mapping[str, type[MessageType]] = {"email": EmailMessage, "sms": SmsMessage, "push": PushMessage}
+"""Which class a type must be of to go out by a channel."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from backline.errors import FailureClass
-from backline.messages import registry
+from backline.messages import recipients, registry
 from backline.messages.base import MessageType
 from backline.messages.rules import form_order, spec
 from backline.rendering import catalog
@@ -27,15 +28,19 @@ def page(file: Path = PAGE) -> str:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{file} lacks one of its markers: {BEGIN} and {END}")
-    parts = [*(_type(kind) for kind in registry.all_types()), _templates(), _failures()]
+    parts = [*(_type(kind) for kind in registry.all_types()), _templates("email"), _templates("sms"), _failures()]
     return f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}"
 
 
 def _type(kind: type[MessageType]) -> str:
-    lanes = ", ".join(f"{channel} by lane `{lane}`" for channel, lane in kind.lanes.items())
+    lanes = " and ".join(f"{channel} by lane `{lane}`" for channel, lane in kind.lanes.items())
     tries = f"{kind.max_attempts} tries at most" if kind.max_attempts else "tries as its lane has them"
     payload = _json(kind.example).replace("'", "''")
-    sql = f"SELECT backline.enqueue('{kind.type_name}', 'ann@example.com', '{payload}');"
+    to: Any = recipients.EXAMPLES.get(kind.channels[0], "...")
+    if len(kind.channels) > 1:
+        to = {channel: recipients.EXAMPLES.get(channel, "...") for channel in kind.channels}
+    recipient = to if isinstance(to, str) else _json(to)
+    sql = f"SELECT backline.enqueue('{kind.type_name}', '{recipient}', '{payload}');"
     return "\n".join(
         [
             f"### {kind.type_name}",
@@ -45,7 +50,8 @@ def _type(kind: type[MessageType]) -> str:
             f"Goes out as {lanes}; {tries}."
             + (f" Template `{kind.template_name}`." if kind.template_name else "")
             + "".join(_secret(kind, name) for name in sorted(kind.secret_fields))
-            + (f" Not sent after `{kind.expiry_field}`." if kind.expiry_field else ""),
+            + (f" Not sent after `{kind.expiry_field}`." if kind.expiry_field else "")
+            + (f" Not sent later than {_minutes(kind.lifetime)} after it was taken in." if kind.lifetime else ""),
             "",
             "| field | type | required | limits | what it is |",
             "|---|---|---|---|---|",
@@ -58,7 +64,7 @@ def _type(kind: type[MessageType]) -> str:
             f"The same as the conf of `send_{kind.type_name}`:",
             "",
             "```json",
-            _json({"to": "ann@example.com", **kind.example}),
+            _json({"to": to, **kind.example}),
             "```",
             "",
         ]
@@ -95,18 +101,22 @@ def _limits(rule: Mapping[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _templates() -> str:
-    used = {kind.template_name: kind.type_name for kind in registry.all_types()}
+def _minutes(span: timedelta) -> str:
+    return f"{span.total_seconds() / 60:g} minutes"
+
+
+def _templates(channel: str) -> str:
+    used = {kind.template_name: kind.type_name for kind in registry.all_types() if channel in kind.channels}
     rows = []
-    for name, languages in catalog.templates("email").items():
+    for name, languages in catalog.templates(channel).items():
         if name in used:
             variables = f"the fields of [{used[name]}](#{used[name]})"
         else:
-            variables = ", ".join(f"`{key}`" for key in catalog.sample("email", name))
+            variables = ", ".join(f"`{key}`" for key in catalog.sample(channel, name))
         rows.append(f"| `{name}` | {', '.join(languages)} | {variables} |")
     return "\n".join(
         [
-            "### Templates for email",
+            f"### Templates for {channel}",
             "",
             "| template | languages | variables |",
             "|---|---|---|",

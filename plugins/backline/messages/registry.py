@@ -7,7 +7,7 @@ from functools import cache
 from typing import TypeVar
 
 from backline.errors import InvalidInput
-from backline.messages.base import RESERVED, EmailMessage, MessageType
+from backline.messages.base import CLASSES, RESERVED, MessageType
 from backline.messages.types import MODULES
 
 T = TypeVar("T", bound=MessageType)
@@ -30,8 +30,11 @@ def register(kind: type[T]) -> type[T]:
         raise ValueError(f"{name}: expiry_field {kind.expiry_field!r} is not a field of the payload")
     if not kind.lanes:
         raise ValueError(f"{name}: no lanes")
-    if "email" in kind.lanes and not issubclass(kind, EmailMessage):
-        raise ValueError(f"{name}: goes by email, so its class must be an EmailMessage")
+    for channel in set(kind.lanes) & set(CLASSES):
+        if not issubclass(kind, wanted := CLASSES[channel]):
+            raise ValueError(  # noqa: TRY004 - a definition that is wrong, as above
+                f"{name}: goes by {channel}, so its class must be a subclass of {wanted.__name__}"
+            )
     _types[name] = kind
     return kind
 

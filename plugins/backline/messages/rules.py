@@ -26,7 +26,6 @@ def spec(kind: type[MessageType]) -> dict[str, Any]:
     ::
 
         {"type": "welcome",
-         "recipient": "email",
          "lanes": {"email": "email.normal"},
          "max_attempts": null,
          "secret": [],
@@ -48,7 +47,6 @@ def spec(kind: type[MessageType]) -> dict[str, Any]:
     required = set(schema.get("required", ()))
     return {
         "type": kind.type_name,
-        "recipient": "email",
         "lanes": dict(kind.lanes),
         "max_attempts": kind.max_attempts,
         "secret": sorted(kind.secret_fields),

@@ -1,32 +1,38 @@
-"""Emails made from a template."""
+"""Emails and text messages made from a template."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
-from backline.messages.base import EmailMessage
+from backline.messages.base import EmailMessage, MessageType, SmsMessage
 from backline.messages.fields import Language, Name, Zone
 from backline.rendering import catalog
 
 
-def check_template(name: str) -> str:
-    """The name of an email template that there is; ValueError lists the known ones."""
-    try:
-        catalog.check("email", name)
-    except InvalidInput as exc:
-        raise ValueError(exc.problem) from None
-    return name
+def template_of(channel: str) -> Callable[[str], str]:
+    """A check for the name of a template of that channel; it raises ValueError, listing the known ones."""
+
+    def check(name: str) -> str:
+        try:
+            catalog.check(channel, name)
+        except InvalidInput as exc:
+            raise ValueError(exc.problem) from None
+        return name
+
+    return check
 
 
-TemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_template)]
+TemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_of("email"))]
+SmsTemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_of("sms"))]
 
 
-class TemplatedMessage(EmailMessage):
-    """An email whose subject, text and HTML come from a template, in the language that is asked for."""
+class FromTemplate(MessageType):
+    """A message whose words come from a template, in the language that is asked for."""
 
     language: Language | None = Field(
         None,
@@ -43,6 +49,10 @@ class TemplatedMessage(EmailMessage):
         del context["language"]
         return self.template_name, context
 
+
+class TemplatedMessage(FromTemplate, EmailMessage):
+    """An email whose subject, text and HTML come from a template."""
+
     def rendered(self) -> tuple[str, str, str]:
         """Subject, text and HTML; InvalidInput names a variable that the template misses."""
         # Late: jinja2 and the inliner are not for those who only want the model.
@@ -54,6 +64,17 @@ class TemplatedMessage(EmailMessage):
     def email(self) -> EmailContent:
         """As rendered."""
         return EmailContent(*self.rendered())
+
+
+class TemplatedSms(FromTemplate, SmsMessage):
+    """A text message that comes from a template."""
+
+    def sms(self) -> str:
+        """As rendered; InvalidInput names a variable that the template misses."""
+        from backline.rendering.sms import render
+
+        name, context = self.template_and_context()
+        return render(name, self.language, context)
 
 
 class PersonalMessage(TemplatedMessage):

@@ -15,6 +15,7 @@ from backline.db.connect import translated
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
 from backline.messages import registry
+from backline.messages.recipients import check
 from backline.outbox.intake import as_given, parsed
 from backline.sealing import Sealer
 
@@ -86,9 +87,7 @@ def replay(
     if gone := [name for name in sorted(kind.secret_fields) if name not in payload]:
         raise InvalidInput(f"payload.{gone[0]}", "was erased when the message ended; give the whole payload anew")
     text = parsed(kind, payload, sealer)
-    recipient = row["recipient"] if edits.recipient is None else edits.recipient
-    if row["channel"] == "email":
-        recipient = kind.check_recipient(recipient)
+    recipient = check(row["channel"], row["recipient"] if edits.recipient is None else edits.recipient)
     params = {
         "type": row["type"], "payload": text, "lane": row["lane"] if len(kind.channels) == 1 else None,
         "recipient": recipient if len(kind.channels) == 1 else json.dumps({row["channel"]: recipient}),

@@ -1,7 +1,8 @@
-"""Delivering one message inside the run that enqueued it (`send_<type>`), never twice.
+"""Delivering a message inside the run that enqueued it (`send_<type>`), never twice.
 
 The row is keyed by the run, so every try of the run finds the same row, and takes it under a lease before it sends:
-a message that is final is not sent again, and one that a dispatcher holds is left to it.
+a message that is final is not sent again, and one that a dispatcher holds is left to it. A type of several channels has a
+row for each, and each goes its own way.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any, NamedTuple
 
-from backline.channels.base import Channel, P
+from backline.channels.base import Channel
 from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure, FailureClass
@@ -27,6 +28,7 @@ class Request:
 
     type: str
     recipient: str
+    """An address; for a type of several channels a JSON object by channel."""
     payload: Mapping[str, Any]
     key: str
     """Idempotency key: the run's identity."""
@@ -40,6 +42,7 @@ class Result:
     """Where the message stands after this try. Holds nothing secret: it goes into XCom."""
 
     message_id: int
+    channel: str
     state: str
     attempt: int
     provider_id: str | None
@@ -54,38 +57,53 @@ class Result:
         return self.state not in ("scheduled", "pending", "leased")
 
 
-class DirectSender(Generic[P]):
+class Way(NamedTuple):
+    """How messages of one channel are delivered."""
+
+    channel: Channel[Any]
+    delivery: Delivery[Any]
+    lease_seconds: float
+
+
+class DirectSender:
     """Enqueues a message and delivers it at once."""
 
-    def __init__(self, dsn: str, channel: Channel[P], delivery: Delivery[P], lease_seconds: float) -> None:
+    def __init__(self, dsn: str, ways: Mapping[str, Way]) -> None:
+        """`ways` by channel: those that the request's recipient has."""
         self._database = Database(dsn, name="send")
         self._store = Store(self._database)
-        self._channel = channel
-        self._delivery = delivery
-        self._lease_seconds = lease_seconds
+        self._ways = ways
 
-    async def send(self, request: Request, dag_run: str | None) -> Result:
-        """One try. InvalidInput if the request is wrong; DatabaseFailure if the database is away."""
+    async def send(self, request: Request, dag_run: str | None) -> list[Result]:
+        """One try; a result for each channel. InvalidInput if the request is wrong; DatabaseFailure if the database is away."""
         try:
-            message_id, held = await self._enqueue_and_lease(request)
-            if held is not None:
-                session = self._channel.session()
-                renewing = asyncio.create_task(self._keep_lease(held))
-                try:
-                    outcome = await self._delivery.attempt(held, session)
-                finally:
-                    renewing.cancel()
-                    await asyncio.gather(renewing, return_exceptions=True)
-                    await session.close()
-                await self._store.complete([outcome], None, dag_run)
-            return await self._result(message_id)
+            taken = await self._enqueue_and_lease(request)
+            await asyncio.gather(
+                *[
+                    self._deliver(self._ways[channel], held, dag_run)
+                    for channel, held in taken.values()
+                    if held is not None
+                ]
+            )
+            return [await self._result(message_id) for message_id in taken]
         finally:
             await self._store.close()
 
-    async def _enqueue_and_lease(self, request: Request) -> tuple[int, Leased | None]:
-        """In one transaction, so that no dispatcher sees the row in between."""
+    async def _deliver(self, way: Way, held: Leased, dag_run: str | None) -> None:
+        session = way.channel.session()
+        renewing = asyncio.create_task(self._keep_lease(held, way.lease_seconds))
+        try:
+            outcome = await way.delivery.attempt(held, session)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await session.close()
+        await self._store.complete([outcome], None, dag_run)
+
+    async def _enqueue_and_lease(self, request: Request) -> dict[int, tuple[str, Leased | None]]:
+        """Messages by id: their channel, and the lease if it is ours. In one transaction: no dispatcher sees the rows in between."""
         async with self._database.transaction() as run:
-            rows = await run(
+            [row] = await run(
                 statement("outbox", "enqueue"),
                 {
                     "type": request.type, "recipient": request.recipient, "payload": json.dumps(request.payload),
@@ -93,14 +111,21 @@ class DirectSender(Generic[P]):
                     "expires_at": request.expires_at, "request_id": request.request_id, "lane": None,
                 },
             )  # fmt: skip
-            message_id = int(rows[0]["id"])
-            held = await leased_now(run, message_id, self._lease_seconds)
-        return message_id, held
+            found = await run(statement("outbox", "message_taken"), {"id": row["id"]})
+            if not found:
+                raise DatabaseFailure(f"message {row['id']} is gone: pruned, or the database was restored")
+            return {
+                int(one["id"]): (
+                    one["channel"],
+                    await leased_now(run, one["id"], self._ways[one["channel"]].lease_seconds),
+                )
+                for one in found
+            }
 
-    async def _keep_lease(self, held: Leased) -> None:
+    async def _keep_lease(self, held: Leased, lease_seconds: float) -> None:
         while True:
-            await asyncio.sleep(self._lease_seconds / 3)
-            await self._store.renew([held], self._lease_seconds)
+            await asyncio.sleep(lease_seconds / 3)
+            await self._store.renew([held], lease_seconds)
 
     async def _result(self, message_id: int) -> Result:
         row = await self._store.status(message_id)
@@ -108,6 +133,7 @@ class DirectSender(Generic[P]):
             raise DatabaseFailure(f"message {message_id} is gone: pruned, or the database was restored")
         return Result(
             message_id=message_id,
+            channel=row["channel"],
             state=row["state"],
             attempt=row["attempt"],
             provider_id=row["provider_id"],

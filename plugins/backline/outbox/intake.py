@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -16,7 +15,7 @@ from pydantic_core import to_json
 from backline.db.connect import translated
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput
-from backline.messages import MessageType, registry
+from backline.messages import MessageType, recipients, registry
 from backline.sealing import Sealer
 from backline.settings import settings
 
@@ -71,9 +70,10 @@ def check(wanted: Sequence[Wanted], sealer: Sealer) -> list[Checked]:
     """Judge all by their models and seal what is secret; BadBatch tells which are wrong, up to 50 of them."""
     checked: list[Checked] = []
     problems: list[tuple[int, InvalidInput]] = []
+    now = datetime.now(UTC)
     for index, one in enumerate(wanted):
         try:
-            checked.append(_check(one, sealer))
+            checked.append(_check(one, sealer, now))
         except InvalidInput as exc:
             problems.append((index, exc))
             if len(problems) == PROBLEMS_AT_MOST:
@@ -135,43 +135,33 @@ def parsed(kind: type[MessageType], payload: Mapping[str, Any], sealer: Sealer) 
     return to_json({**payload, **sealed} if sealed else payload, inf_nan_mode="strings").decode()
 
 
-def _check(wanted: Wanted, sealer: Sealer) -> Checked:
+def _check(wanted: Wanted, sealer: Sealer, now: datetime) -> Checked:
     kind = registry.get(wanted.type)
     grouped = len(kind.channels) > 1
-    recipient = _recipients(kind, wanted.to) if grouped else _recipient(kind, kind.channels[0], wanted.to, "to")
+    addresses = recipients.by_channel(kind.type_name, kind.channels, wanted.to)
+    if "email" in addresses:
+        _check_email(addresses["email"], "to.email" if grouped and isinstance(wanted.to, Mapping) else "to")
     if wanted.lane is not None:
         _check_lane(kind, wanted.lane)
     if wanted.due_at is not None and wanted.expires_at is not None and wanted.due_at > wanted.expires_at:
         raise InvalidInput("due_at", "is after expires_at, so it could never be sent; give an earlier one")
-    options = (wanted.due_at, wanted.expires_at, wanted.priority, wanted.lane, wanted.request_id)
-    return Checked(kind.type_name, recipient, parsed(kind, wanted.payload, sealer), grouped, options)
+    expires_at = wanted.expires_at or (now + kind.lifetime if kind.lifetime else None)
+    options = (wanted.due_at, expires_at, wanted.priority, wanted.lane, wanted.request_id)
+    return Checked(
+        kind.type_name,
+        recipients.written(kind.channels, addresses),
+        parsed(kind, wanted.payload, sealer),
+        grouped,
+        options,
+    )
 
 
-def _recipients(kind: type[MessageType], to: object) -> str:
-    channels = ", ".join(kind.channels)
-    if not isinstance(to, Mapping) or not to:
-        raise InvalidInput("to", f'must be an object with an address a channel ({channels}): {{"email": "..."}}')
-    if unknown := sorted(set(to) - set(kind.channels)):
-        raise InvalidInput(f"to.{unknown[0]}", f"{kind.type_name} does not go by it; its channels: {channels}")
-    for channel, address in to.items():
-        if not isinstance(address, str) or not address.strip() or not address.isprintable():
-            raise InvalidInput(f"to.{channel}", "must be one line of text; leave the channel out to send nothing by it")
-        if channel == "email":
-            _recipient(kind, channel, address, "to.email")
-    return json.dumps(dict(to))
-
-
-def _recipient(kind: type[MessageType], channel: str, to: object, field: str) -> str:
-    """As the model takes it, and the database, which would refuse it without saying which message it means."""
-    try:
-        recipient = kind.check_recipient(to)
-    except InvalidInput as exc:
-        raise InvalidInput(field, exc.problem) from None
-    if channel == "email" and not fits_the_database(recipient):
+def _check_email(address: str, field: str) -> None:
+    """As the database takes it, which would refuse it without saying which message it means."""
+    if not fits_the_database(address):
         raise InvalidInput(
             field, f"write it as ann@example.com or Ann <ann@example.com>, in at most {RECIPIENT_LENGTH} characters"
         )
-    return recipient
 
 
 def fits_the_database(recipient: str) -> bool:

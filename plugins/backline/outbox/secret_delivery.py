@@ -107,7 +107,7 @@ class SecretDelivery(Delivery[P]):
             kind = registry.get(message.type)
         except InvalidInput:  # an unknown type is the channel's to refuse
             return await super().attempt(message, session, cancelled=cancelled)
-        if kind.expiry_field:
+        if kind.expiry_field or kind.lifetime:
             message = _expiring(message, kind)
         if not kind.secret_fields or cancelled or (message.expires is not None and time.monotonic() >= message.expires):
             return await super().attempt(message, session, cancelled=cancelled)
@@ -137,7 +137,7 @@ class SecretDelivery(Delivery[P]):
 def _expiring(message: Leased, kind: type[MessageType]) -> Leased:
     """The message, no longer of use once its payload is not, whatever its own expiry says."""
     try:
-        expiry = kind.expiry(message.payload)
+        expiry = kind.expiry(message.payload, message.created_at)
     except ValueError:  # the model refuses it, by name
         return message
     if expiry is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -88,7 +89,24 @@ def _backline(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str
         "AIRFLOW_CONN_BACKLINE_AIRFLOW": json.dumps(api),
         "AIRFLOW_CONN_BACKLINE_DB": json.dumps(database),
         "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp),
+        **_gateways(paths, secrets),
     }
+
+
+def _gateways(paths: Paths, secrets: Secrets) -> dict[str, str]:
+    """The sandbox's stand-ins for SMS and push providers, beside the mail catcher's page."""
+    page = f"http://{LOOPBACK}:{paths.mail_web_port}"
+    sms = {"conn_type": "http", "host": f"{page}/sms", "login": "ACsandbox", "password": "sandbox"}
+    key = "\n".join(textwrap.wrap(secrets.push_service_key, 64))
+    account = {
+        "type": "service_account",
+        "project_id": "sandbox",
+        "client_email": "backline@sandbox.localhost",
+        "private_key": f"-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n",
+        "token_uri": f"{page}/push/token",
+    }
+    push = {"conn_type": "http", "host": f"{page}/push", "extra": {"service_account": account}}
+    return {"AIRFLOW_CONN_SMS_GATEWAY": json.dumps(sms), "AIRFLOW_CONN_PUSH_GATEWAY": json.dumps(push)}
 
 
 def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster, metadata: str) -> dict[str, str]:

@@ -21,6 +21,15 @@ def _fernet_key() -> str:
     return base64.urlsafe_b64encode(random.token_bytes(32)).decode()
 
 
+def _rsa_key() -> str:
+    """A private RSA key: PKCS #8, as the base64 of its DER on one line."""
+    from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    der = generate_private_key(65537, 2048).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return base64.b64encode(der).decode()
+
+
 def _secret(make: Callable[[], str]) -> str:
     made: str = field(default_factory=make, repr=False)
     return made
@@ -43,6 +52,8 @@ class Secrets:
     admin_password: str = _secret(_password)
     op_password: str = _secret(_password)
     viewer_password: str = _secret(_password)
+    push_service_key: str = _secret(_rsa_key)
+    """Of the service account by which the sandbox's push gateway is asked."""
 
 
 def load_or_create(path: Path) -> Secrets:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from backline.channel_settings import EmailSettings
 from backline.channels.base import Channel, Message
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.content import Attachment, EmailContent
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import PreparedEmail
 from backline.errors import InvalidInput, Misconfigured
-from backline.settings import EmailSettings
 from tests.integration.channels.servers import Mailbox
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -22,8 +22,11 @@ def test_what_is_missing_is_named_and_nothing_is_run(database: str) -> None:
     assert found == {
         "password_reset_token": 'relation "app.tokens" does not exist',
         "email_verification_token": 'relation "app.tokens" does not exist',
+        "mfa_code": 'relation "app.tokens" does not exist',
         "user_contact": "column u.language does not exist",
         "admin_recipients": "column u.language does not exist",
+        "push_tokens": None,
+        "push_token_remove": None,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from typing import Any, LiteralString
 
 import psycopg
@@ -13,8 +14,13 @@ from psycopg.rows import DictRow
 from backline.db.statements import statement
 from backline.sealing import Sealer
 from tests.integration.conftest import TEST_FERNET_KEY
+from tests.integration.identity import add_token
 
 KINDS = {"password_reset_token": "password_reset", "email_verification_token": "email_verification"}
+DEVICE: LiteralString = """
+SELECT t.user_id, t.token FROM app.push_tokens AS t JOIN app.users AS u ON u.id = t.user_id
+WHERE t.removed_at IS NULL AND u.state = 'active' LIMIT 1
+"""
 LIVE: LiteralString = "SELECT * FROM app.tokens WHERE kind = %s AND token_sealed IS NOT NULL LIMIT 1"
 
 
@@ -84,3 +90,29 @@ def test_alerts_go_to_the_admins_who_are_active(app: psycopg.Connection[DictRow]
     assert [row["name"] for row in ask(app, "admin_recipients")] == ["Admin 000001", "Admin 000002", "Admin 000003"]
     app.execute("UPDATE app.users SET state = 'deactivated', deactivated_at = clock_timestamp() WHERE id = 2")
     assert [row["email"][:11] for row in ask(app, "admin_recipients")] == ["admin000001", "admin000003"]
+
+
+def test_a_code_is_its_sealed_secret_while_it_is_good(app: psycopg.Connection[DictRow]) -> None:
+    code = add_token(app, Sealer([TEST_FERNET_KEY]).seal("402913"), "otp")
+    [found] = ask(app, "mfa_code", id=str(code))
+    assert Sealer([TEST_FERNET_KEY]).open("code", found["value"]) == "402913"
+    assert ask(app, "password_reset_token", id=code) == []
+    assert ask(app, "mfa_code", id=add_token(app, None, "otp", timedelta(seconds=-1))) == []
+
+
+def test_a_person_has_the_devices_that_are_there(app: psycopg.Connection[DictRow]) -> None:
+    [device] = app.execute(DEVICE).fetchall()
+    person, token = device["user_id"], device["token"]
+    before = {row["token"] for row in ask(app, "push_tokens", id=str(person))}
+    assert token in before
+    removal = {"token": token, "reason": "the push provider says that it is gone"}
+    for _ in range(2):  # a second time is no error
+        app.execute(statement("identity", "push_token_remove"), removal)
+    assert {row["token"] for row in ask(app, "push_tokens", id=person)} == before - {token}
+    [row] = app.execute("SELECT * FROM app.push_tokens WHERE token = %s", [token]).fetchall()
+    assert row["removed_at"] is not None
+    assert row["removed_reason"] == removal["reason"]
+    app.execute(
+        "UPDATE app.users SET state = 'deactivated', deactivated_at = clock_timestamp() WHERE id = %s", [person]
+    )
+    assert ask(app, "push_tokens", id=person) == []

@@ -26,7 +26,7 @@ from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import PreparedEmail
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery
-from backline.outbox.direct import DirectSender, Request, Result
+from backline.outbox.direct import DirectSender, Request, Result, Way
 from backline.outbox.dispatcher import Dispatcher, Report
 from backline.outbox.shutdown import stop_dispatchers
 from backline.outbox.store import Leased, Store
@@ -472,14 +472,15 @@ def test_leases_are_renewed_while_a_slow_server_answers(
 # --- inside a run -----------------------------------------------------------------------------------------------------------
 
 
-def sender(outbox: Outbox, mail: Catcher, lease_seconds: float = 60.0) -> DirectSender[PreparedEmail]:
+def sender(outbox: Outbox, mail: Catcher, lease_seconds: float = 60.0) -> DirectSender:
     over = channel(mail)
-    return DirectSender(outbox.dsn, over, delivery(over), lease_seconds)
+    return DirectSender(outbox.dsn, {"email": Way(over, delivery(over), lease_seconds)})
 
 
 def send(outbox: Outbox, mail: Catcher, *, lease_seconds: float = 60.0, key: str = "dag/run", **given: Any) -> Result:
     request = Request(**{"type": "email", "recipient": "ann@example.com", "payload": PAYLOAD, "key": key, **given})
-    return asyncio.run(sender(outbox, mail, lease_seconds).send(request, "dag/run"))
+    [result] = asyncio.run(sender(outbox, mail, lease_seconds).send(request, "dag/run"))
+    return result
 
 
 def test_a_run_sends_its_message_once(outbox: Outbox, mail: Catcher) -> None:

@@ -21,7 +21,7 @@ from psycopg.rows import dict_row
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
 from backline.messages import render_email
-from backline.outbox.direct import DirectSender, Request, Result
+from backline.outbox.direct import DirectSender, Request, Way
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.secret_delivery import SecretDelivery, SecretLookup
 from backline.reference_app.schema import apply
@@ -240,10 +240,8 @@ def test_a_run_that_sends_resolves_too(
 ) -> None:
     payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, SEALER.seal(TOKEN))}}
     channel, trying = delivery(mail, lookup)
-    sender = DirectSender(outbox.dsn, channel, trying, 60.0)
-    result: Result = asyncio.run(
-        sender.send(Request("password_reset", "ann@example.com", payload, "dag/run"), "dag/run")
-    )
+    sender = DirectSender(outbox.dsn, {"email": Way(channel, trying, 60.0)})
+    [result] = asyncio.run(sender.send(Request("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
     assert result.state == "sent"
     assert QUOTED in said(mail)
     assert outbox.message(result.message_id)["payload"] == {"name": "Ann"}

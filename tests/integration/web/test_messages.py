@@ -214,12 +214,17 @@ def test_a_type_of_several_channels_becomes_a_group(api: Api, monkeypatch: pytes
     assert [(one["channel"], one["recipient"]) for one in group["messages"]] == list(to.items())
     assert "taken in from op-1" in api.get(group["messages"][1]["url"]).json()["timeline"][0]["text"]
     for wrong, field in (
-        ("ann@example.com", "to"),
+        ("ann", "to"),
         ({"fax": "1"}, "to.fax"),
         ({"email": "ann"}, "to.email"),
+        ({"sms": "0151 12345678"}, "to.sms"),
         ({}, "to"),
     ):
         assert api.post("messages", {**given, "to": wrong}).json()["errors"][0]["field"] == field
+    [alone] = api.post("messages", {**given, "to": "+49 1511 2345678"}).json()["messages"]
+    assert [(one["channel"], one["recipient"]) for one in api.get(alone["url"]).json()["messages"]] == [
+        ("sms", "+4915112345678")
+    ]
 
 
 def test_one_message_with_its_story(api: Api) -> None:

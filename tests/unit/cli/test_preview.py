@@ -30,9 +30,10 @@ def test_every_type_has_one(preview: Preview, capsys: pytest.CaptureFixture[str]
     assert preview(name, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["type"] == name
-    assert shown["subject"]
     assert shown["text"]
-    assert shown["bytes"]["message"] > shown["bytes"]["html"] == len((shown["html"] or "").encode())
+    if "email" in registry.get(name).channels:
+        assert shown["subject"]
+        assert shown["bytes"]["message"] > shown["bytes"]["html"] == len((shown["html"] or "").encode())
 
 
 def test_headers_attachments_and_sizes_are_shown(preview: Preview, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +80,8 @@ def test_the_html_is_written_and_opened(
     ("arguments", "says"),
     [
         (["nope"], "type: 'nope' is not a message type"),
+        (["sms", "--open"], "--open: sms does not go by email, so it has no HTML part"),
+        (["push", "--html", "x.html"], "--html: push does not go by email"),
         (["email", "--language", "de"], "--language: email has no language"),
         (["email", "--html", "x.html"], "--html: this message has no HTML part"),
         (["welcome", "--html", "/no/such/x.html"], "--html: cannot write '/no/such/x.html': No such file"),
@@ -93,3 +96,14 @@ def test_bad_input_is_one_line(
     printed = capsys.readouterr()
     assert printed.err.startswith(f"backline: {says}")
     assert printed.err.count("\n") == 1
+
+
+def test_a_text_message_is_shown_with_what_it_costs(preview: Preview, capsys: pytest.CaptureFixture[str]) -> None:
+    assert preview("sms", "--set", "body=Grüße 😀") == 0
+    assert capsys.readouterr().out == "Size: 1 x SMS in UCS-2, 7 characters\n\nGrüße 😀\n"
+    assert preview("order_shipped", "--language", "de") == 0
+    printed = capsys.readouterr().out
+    assert "Subject: Ihre Bestellung 1042 ist unterwegs" in printed
+    assert "By SMS:\nSize: 1 x SMS in GSM-7, " in printed
+    assert preview("push", "--text") == 0
+    assert capsys.readouterr().out == "Parcel Post brings it on Thursday.\n"

@@ -16,12 +16,12 @@ from backline.demo import failures, http_api
 from backline.demo.check import Check, CheckFailed, Result, percentile, require, until
 from backline.demo.mail import Letter
 from backline.demo.run import all_checks, run_checks
-from backline.demo.sends import content_problem, sample
+from backline.demo.sends import beyond_mail_problem, content_problem, sample
 from backline.demo.table import NAME, Table
 from backline.demo.world import World
 from backline.errors import NetworkFailure, Rejected
 from backline.messages import registry
-from backline.messages.base import EmailMessage
+from backline.messages.base import EmailMessage, PushMessage, SmsMessage
 
 
 class Switches:
@@ -109,7 +109,9 @@ def test_there_are_at_least_twelve_checks_with_names_of_their_own() -> None:
     assert "every message type by SQL arrives" in names
 
 
-@pytest.mark.parametrize("kind", registry.all_types(), ids=lambda kind: kind.type_name)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in registry.all_types() if "email" in kind.channels], ids=lambda kind: kind.type_name
+)
 def test_a_letter_is_judged_by_all_its_parts(kind: type[EmailMessage]) -> None:
     payload = sample(kind)
     content = kind.parse(payload).email()
@@ -240,3 +242,25 @@ def test_a_mail_shortly_before_is_the_one_of_this_window() -> None:
         told(alerted=False, mailed_minutes=-12)
     # What an earlier demo had left to tell went out when this one began.
     assert told(alerted=False, mailed_minutes=-0.5, mails=1).arrived == "1, mail 0 min before"
+
+
+@pytest.mark.parametrize(
+    ("name", "channel"),
+    [
+        (kind.type_name, channel)
+        for kind in registry.all_types()
+        for channel in kind.channels
+        if channel in {"sms", "push"}
+    ],
+)
+def test_a_text_or_push_message_is_judged_by_what_it_says(name: str, channel: str) -> None:
+    kind = registry.get(name)
+    message = kind.parse(sample(kind))
+    if isinstance(message, PushMessage):
+        good = {"title": message.push().title, "text": message.push().body}
+    else:
+        assert isinstance(message, SmsMessage)
+        good = {"title": "", "text": message.sms()}
+    assert beyond_mail_problem(kind, sample(kind), channel, good) is None
+    assert "it says" in str(beyond_mail_problem(kind, sample(kind), channel, {**good, "text": "Other"}))
+    assert "does not go by" in str(beyond_mail_problem(registry.get("welcome"), {"name": "Ann"}, channel, good))

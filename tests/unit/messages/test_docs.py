@@ -21,7 +21,7 @@ def test_every_type_template_and_failure_class_is_on_it() -> None:
     for kind in registry.all_types():
         assert f"### {kind.type_name}\n" in text
         assert f"backline.enqueue('{kind.type_name}'" in text
-    for name in (*catalog.templates("email"), *FailureClass):
+    for name in (*catalog.templates("email"), *catalog.templates("sms"), *FailureClass):
         assert f"| `{name}` |" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from backline.airflow.params import params_for
 from backline.messages import MessageType, registry, split_conf
+from backline.messages.recipients import EXAMPLES
 from backline.messages.secrets import check_from_outside
 
 TYPES = registry.all_types()
@@ -36,9 +38,10 @@ def validated(kind: type[MessageType], conf: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.type_name)
 def test_airflow_takes_the_example_and_so_does_the_model(kind: type[MessageType]) -> None:
-    conf = validated(kind, {"to": "ann@example.com", **kind.example})
+    to = EXAMPLES[kind.channels[0]]
+    conf = validated(kind, {"to": to, **kind.example})
     recipient, payload, _ = split_conf(kind, conf)
-    assert recipient == "ann@example.com"
+    assert recipient == (to if len(kind.channels) == 1 else json.dumps({kind.channels[0]: to}))
     assert payload | kind.example == payload
     check_from_outside(kind, payload)
 
@@ -116,3 +119,12 @@ def test_days_and_times_get_a_calendar() -> None:
     params = params_for(registry.get("order_confirmation"))
     assert params["placed_at"].schema["format"] == "date-time"
     assert params["estimated_delivery"].schema["format"] == "date"
+
+
+def test_each_channel_may_have_a_recipient_of_its_own() -> None:
+    kind = registry.get("order_shipped")
+    both = {"email": "ann@example.com", "sms": "+49 1511 2345678"}
+    wanted = json.dumps({**both, "sms": "+4915112345678"})
+    for given in (both, json.dumps(both)):  # as a program gives it, and as it is typed into the form's one line
+        assert split_conf(kind, validated(kind, {"to": given, **kind.example}))[0] == wanted
+    assert "+4915112345678" in str(params_for(kind)["to"].description)

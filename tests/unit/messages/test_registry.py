@@ -38,30 +38,35 @@ def as_before() -> Iterator[None]:
 
 
 def test_the_types_that_ship() -> None:
-    assert {kind.type_name: kind.lane("email") for kind in registry.all_types()} == {
+    assert {kind.type_name: " ".join(kind.lanes.values()) for kind in registry.all_types()} == {
         "account_verification": "email.urgent",
         "email": "email.normal",
+        "mfa_code": "sms.urgent",
         "newsletter": "email.bulk",
-        "order_confirmation": "email.normal",
+        "order_confirmation": "email.normal sms.normal",
         "order_reminder": "email.normal",
-        "order_shipped": "email.normal",
+        "order_shipped": "email.normal sms.normal",
         "order_status": "email.normal",
         "password_reset": "email.urgent",
         "payment_failed": "email.urgent",
         "payment_receipt": "email.normal",
+        "push": "push.normal",
         "report_approval_request": "email.normal",
         "report_approved": "email.normal",
         "report_ready": "email.normal",
         "report_rejected": "email.normal",
         "security_alert": "email.urgent",
         "security_alert_admin": "email.urgent",
+        "sms": "sms.normal",
         "subscription_renewal_reminder": "email.normal",
         "templated_email": "email.normal",
+        "templated_sms": "sms.normal",
         "urgent_email": "email.urgent",
         "welcome": "email.normal",
     }
     assert {kind.type_name for kind in registry.all_types() if kind.secret_fields} == {
         "account_verification",
+        "mfa_code",
         "password_reset",
     }
 
@@ -77,7 +82,7 @@ def test_who_wants_one_type_loads_no_other() -> None:
 import sys
 from backline.messages import registry
 registry.get("welcome")
-sys.exit(any(f"backline.messages.types.{name}" in sys.modules for name in ("commerce", "identity", "newsletter", "reports")))
+sys.exit(any(f"backline.messages.types.{name}" in sys.modules for name in ("commerce", "devices", "identity", "newsletter", "reports", "texts")))
 """
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "plugins")}, check=False, cwd="/")
     assert done.returncode == 0
@@ -140,12 +145,15 @@ def test_an_expiry_that_is_no_field_is_refused() -> None:
         registry.register(Late)
 
 
-def test_a_type_on_the_email_channel_must_make_emails() -> None:
+@pytest.mark.parametrize(
+    ("channel", "wanted"), [("email", "EmailMessage"), ("sms", "SmsMessage"), ("push", "PushMessage")]
+)
+def test_a_type_must_be_able_to_speak_on_its_channel(channel: str, wanted: str) -> None:
     class Mute(MessageType):
         type_name: ClassVar[str] = "mute"
-        lanes: ClassVar = {"email": "email.normal"}
+        lanes: ClassVar = {channel: f"{channel}.normal"}
 
-    with pytest.raises(ValueError, match="must be an EmailMessage"):
+    with pytest.raises(ValueError, match=f"goes by {channel}, so its class must be a subclass of {wanted}"):
         registry.register(Mute)
 
 

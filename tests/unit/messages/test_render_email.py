@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,8 +8,9 @@ import pytest
 
 from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
+from backline.channels.sms import segments
 from backline.errors import InvalidInput
-from backline.messages import registry, render_email
+from backline.messages import registry, render_email, render_push, render_sms
 from backline.settings import settings
 
 
@@ -104,6 +106,19 @@ def test_an_unknown_type_and_a_bad_payload_are_refused() -> None:
 
 def test_every_example_renders() -> None:
     for kind in registry.all_types():
-        content = render_email(message(kind.type_name, kind.sample()))
-        assert content.subject
-        assert content.text
+        said = message(kind.type_name, kind.sample())
+        if "email" in kind.channels:
+            content = render_email(said)
+            assert content.subject
+            assert content.text
+        if "sms" in kind.channels:
+            assert 0 < segments.count(render_sms(said)).parts <= 2
+        if "push" in kind.channels:
+            assert render_push(said).title
+        assert {*kind.channels} <= {"email", "sms", "push"}
+
+
+@pytest.mark.parametrize(("render", "kind"), [(render_email, "sms"), (render_sms, "push"), (render_push, "email")])
+def test_a_type_is_rendered_for_its_own_channels_alone(render: Callable[[Message], object], kind: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{kind} does not go by"):
+        render(message(kind, registry.get(kind).sample()))

@@ -175,7 +175,6 @@ def test_the_rules_of_a_field_in_full() -> None:
     rules = spec(Every)
     assert rules | {"fields": None} == {
         "type": "every",
-        "recipient": "email",
         "lanes": {"email": "email.normal"},
         "max_attempts": 2,
         "secret": ["code"],

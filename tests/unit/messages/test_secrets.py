@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -88,7 +88,14 @@ def test_only_what_is_in_the_clear_and_secret_is_sealed() -> None:
     assert sealed(RESET, referring, seal) == referring
 
 
+NOW = datetime(2029, 1, 1, tzinfo=UTC)
+
+
 def test_the_message_expires_when_its_token_does() -> None:
-    assert RESET.expiry({"valid_until": "2030-01-31T12:00:00Z"}) == datetime(2030, 1, 31, 12, tzinfo=UTC)
-    assert RESET.expiry({}) is None
-    assert registry.get("welcome").expiry({"valid_until": "2030-01-31T12:00:00Z"}) is None
+    assert RESET.expiry({"valid_until": "2030-01-31T12:00:00Z"}, NOW) == datetime(2030, 1, 31, 12, tzinfo=UTC)
+    assert RESET.expiry({}, NOW) is None
+    assert registry.get("welcome").expiry({"valid_until": "2030-01-31T12:00:00Z"}, NOW) is None
+
+
+def test_a_code_lives_five_minutes() -> None:
+    assert registry.get("mfa_code").expiry({"code": "402913"}, NOW) == NOW + timedelta(minutes=5)

@@ -106,5 +106,9 @@ def test_the_shipped_jitter_is_a_fifth(shipped: Settings, kind: FailureClass) ->
     assert retry_delay(shipped.retry, kind, 1, 6, None, lambda: 0.999999) == pytest.approx(first * 1.2, rel=1e-4)
 
 
-def test_the_shipped_number_of_tries_is_six(shipped: Settings) -> None:
-    assert {lane.max_attempts for lane in shipped.lanes.values()} == {6}
+def test_email_has_six_tries_and_everything_else_four(shipped: Settings) -> None:
+    assert {(lane.channel, lane.max_attempts) for lane in shipped.lanes.values()} == {
+        ("email", 6),
+        ("sms", 4),
+        ("push", 4),
+    }

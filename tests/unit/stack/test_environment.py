@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from backline.channels.http.gateway import HttpGateway
+from backline.channels.push.access import ServiceAccount
 from backline.errors import Misconfigured
 from backline.settings import ROOT
 from backline.stack.environment import exports, load_dotenv, shell
@@ -83,3 +85,15 @@ def test_a_bad_dotenv_line_is_named(tmp_path: Path) -> None:
 
 def test_what_runs_keeps_its_bytecode(tmp_path: Path) -> None:
     assert _exports(tmp_path)["PYTHONDONTWRITEBYTECODE"] == ""
+
+
+def test_texts_and_push_messages_go_to_the_sandbox(tmp_path: Path) -> None:
+    variables = _exports(tmp_path)
+    sms, push = (json.loads(variables[f"AIRFLOW_CONN_{name}_GATEWAY"]) for name in ("SMS", "PUSH"))
+    assert (sms["conn_type"], sms["host"]) == ("http", "http://127.0.0.1:9102/sms")
+    gateway = HttpGateway.from_connection(
+        "push_gateway", host=push["host"], schema=None, port=None, login=None, password=None, extra=push["extra"]
+    )
+    account = ServiceAccount.from_gateway(gateway)
+    assert account.token_url == "http://127.0.0.1:9102/push/token"
+    assert account.assertion(0).count(".") == 2

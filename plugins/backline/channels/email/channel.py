@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from backline.channel_settings import EmailSettings
 from backline.channels.base import Message
 from backline.channels.email.addresses import parse
 from backline.channels.email.content import Attachment, EmailContent
@@ -13,7 +14,6 @@ from backline.channels.email.mime import build
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import EmailSession, PreparedEmail
 from backline.errors import InvalidInput, Misconfigured
-from backline.settings import EmailSettings
 
 _LONGEST_TIMEOUT = 600.0
 """Seconds: what RFC 5321 section 4.5.3.2.6 lets a server take over its last answer."""

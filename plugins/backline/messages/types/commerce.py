@@ -11,7 +11,7 @@ from backline.messages.attachments import Pdf, read_one
 from backline.messages.fields import Currency, Day, HttpsUrl, Line, Lines, Minor, Moment, Name, Paragraph, WebUrl
 from backline.messages.problems import wrong_field
 from backline.messages.registry import register
-from backline.messages.templated import DatedMessage, PersonalMessage
+from backline.messages.templated import DatedMessage, PersonalMessage, TemplatedSms
 
 Number = Annotated[Line, Field(max_length=60)]
 ORDER = Field(title="Order", description="Its number, as the customer knows it.", examples=["1042"])
@@ -36,11 +36,11 @@ class OrderLine(Item):
 
 
 @register
-class OrderConfirmation(DatedMessage):
+class OrderConfirmation(DatedMessage, TemplatedSms):
     """What was ordered, what it costs, where it goes."""
 
     type_name: ClassVar[str] = "order_confirmation"
-    lanes: ClassVar = {"email": "email.normal"}
+    lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
     template_name: ClassVar[str | None] = "order_confirmation"
     example: ClassVar = {
         "name": "Ann",
@@ -120,11 +120,11 @@ class OrderStatus(PersonalMessage):
 
 
 @register
-class OrderShipped(PersonalMessage):
+class OrderShipped(PersonalMessage, TemplatedSms):
     """Tells that the parcel is on its way, and how to follow it."""
 
     type_name: ClassVar[str] = "order_shipped"
-    lanes: ClassVar = {"email": "email.normal"}
+    lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
     template_name: ClassVar[str | None] = "order_shipped"
     example: ClassVar = {
         "name": "Ann",

@@ -1,0 +1,53 @@
+"""Settings of the channels that messages go out by; `backline.settings` has the others."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_OFFICE = "application/vnd.openxmlformats-officedocument"
+ATTACHMENT_TYPES = frozenset(
+    {f"application/{name}" for name in ("pdf", "zip", "json")}
+    | {f"text/{name}" for name in ("plain", "csv", "html", "calendar")}
+    | {f"image/{name}" for name in ("png", "jpeg", "gif", "webp")}
+    | {f"{_OFFICE}.spreadsheetml.sheet", f"{_OFFICE}.wordprocessingml.document"}
+)
+
+
+class Section(BaseModel):
+    """A table of backline.toml: immutable, and an unknown key is an error."""
+
+    # Deferred, because every process pays for this module: only what is validated by itself is built by itself.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class EmailSettings(Section):
+    """How email goes out."""
+
+    connection: str = "smtp_default"
+    from_address: str = "Backline <backline@localhost.localdomain>"
+    message_id_domain: str = "backline.localdomain"
+    connections: int = Field(8, ge=1, le=64)
+    messages_per_connection: int = Field(2, ge=1, le=8)
+    timeout_seconds: float = Field(30.0, gt=0, le=300)
+    attachment_folder: str = "include/attachments"
+    attachment_max_mib: float = Field(10.0, gt=0, le=50)
+    attachment_types: frozenset[str] = ATTACHMENT_TYPES
+
+
+class SmsSettings(Section):
+    """How text messages go out."""
+
+    connection: str = "sms_gateway"
+    sender: str = "Backline"
+    connections: int = Field(16, ge=1, le=64)
+    timeout_seconds: float = Field(15.0, gt=0, le=120)
+    max_segments: int = Field(10, ge=1, le=24)
+    status_callback: str = ""
+
+
+class PushSettings(Section):
+    """How push notifications go out."""
+
+    connection: str = "push_gateway"
+    connections: int = Field(16, ge=1, le=64)
+    timeout_seconds: float = Field(15.0, gt=0, le=120)

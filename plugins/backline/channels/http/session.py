@@ -1,0 +1,150 @@
+"""Requests over kept HTTP connections, with aiohttp; what goes wrong on the way comes as one of our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from backline.errors import NetworkFailure, TimeoutFailure
+
+if TYPE_CHECKING:
+    import aiohttp
+
+ANSWER_LIMIT = 64 * 1024
+"""Bytes of an answer that are read: more than any gateway has to say."""
+CONNECT_SECONDS = 10.0
+LONGEST_TIMEOUT = 120.0
+UNKNOWN_OUTCOME = "; outcome unknown: it may have taken the message"
+
+
+class HttpRequest(NamedTuple):
+    """One request, ready to be written."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    timeout: float
+    """Seconds for all of it, connecting included."""
+
+    def __repr__(self) -> str:
+        """Without headers and body, which may hold secrets."""
+        return f"HttpRequest({self.method} {self.url}, {len(self.body)} bytes)"
+
+
+class HttpAnswer(NamedTuple):
+    """What came back; `body` is cut to ANSWER_LIMIT bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in any case."""
+    body: str
+
+
+class HttpSession:
+    """A few kept connections; they are made at the first request, and again after they broke.
+
+    Redirects are not followed and cookies not kept. `connector` makes the aiohttp connector, for those who choose
+    addresses themselves.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: int = 1,
+        verify_tls: bool = True,
+        proxy: str | None = None,
+        connector: Callable[[], aiohttp.BaseConnector] | None = None,
+    ) -> None:
+        self._connections = connections
+        self._verify_tls = verify_tls
+        self._proxy = proxy
+        self._connector = connector
+        self._client: aiohttp.ClientSession | None = None
+
+    async def exchange(self, request: HttpRequest) -> HttpAnswer:
+        """The answer, whatever its status; raises TimeoutFailure or NetworkFailure.
+
+        The error says so when the far side may have acted on the request all the same: it is not repeated here.
+        """
+        import aiohttp
+
+        host = _host(request.url)
+        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=min(request.timeout, CONNECT_SECONDS))
+        try:
+            async with self._opened().request(
+                request.method,
+                request.url,
+                data=request.body,
+                headers=request.headers,
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=self._proxy,
+            ) as response:
+                content = await _read(response)
+                charset = response.charset or "utf-8"
+                return HttpAnswer(response.status, response.headers, _text(content, charset))
+        except aiohttp.ConnectionTimeoutError:
+            seconds = min(request.timeout, CONNECT_SECONDS)
+            raise TimeoutFailure(f"{host}: no connection within {seconds:g} s") from None
+        except TimeoutError:
+            raise TimeoutFailure(f"{host} did not answer within {request.timeout:g} s{UNKNOWN_OUTCOME}") from None
+        except aiohttp.ClientConnectorCertificateError as exc:
+            advice = 'trust its authority (SSL_CERT_FILE), or set "verify": false in the extra for a test server'
+            raise NetworkFailure(f"{host}: its certificate is not valid ({exc.certificate_error}); {advice}") from exc
+        except aiohttp.ClientConnectorDNSError as exc:
+            raise NetworkFailure(f"{host}: cannot find that host; check the connection's host and DNS") from exc
+        except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError) as exc:
+            raise NetworkFailure(f"{host}: no connection ({exc.os_error.strerror or exc.os_error})") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            # The text of one about an answer would show the whole URL.
+            words = exc.message if isinstance(exc, aiohttp.ClientResponseError) else str(exc)
+            reason = " ".join(words.split()) or type(exc).__name__
+            raise NetworkFailure(f"{host}: the connection broke ({reason}){UNKNOWN_OUTCOME}") from exc
+
+    async def close(self) -> None:
+        """Close all connections; never raises."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._client is None:
+            connector = (
+                self._connector()
+                if self._connector
+                else aiohttp.TCPConnector(limit=self._connections, ssl=self._verify_tls)
+            )
+            self._client = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "Backline"}
+            )
+        return self._client
+
+
+def patience(seconds: float, attempt: int) -> float:
+    """The timeout of a try, from 1: twice as long at every one, 120 s at most."""
+    return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), LONGEST_TIMEOUT))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for piece in response.content.iter_chunked(8192):
+        content += piece
+        if len(content) >= ANSWER_LIMIT:
+            break
+    return bytes(content[:ANSWER_LIMIT])
+
+
+def _text(content: bytes, charset: str) -> str:
+    try:
+        return content.decode(charset, "replace")
+    except LookupError:
+        return content.decode("utf-8", "replace")
+
+
+def _host(url: str) -> str:
+    """Scheme, host and port alone: a path may hold what is not for everybody."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"

@@ -1,0 +1,56 @@
+"""What FCM answers (Firebase, "Method: projects.messages.send" and "ErrorCode")."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from backline.channels.base import Receipt, cut
+from backline.channels.http.responses import failure
+from backline.channels.http.session import UNKNOWN_OUTCOME, HttpAnswer
+from backline.errors import AuthenticationFailed, BacklineError, PermanentError, RateLimited, Rejected, UnknownFailure
+
+_CLASSES: dict[str, type[BacklineError]] = {
+    "SENDER_ID_MISMATCH": Rejected,  # 403: the device belongs to another project, our credentials are well
+    "QUOTA_EXCEEDED": RateLimited,
+    "THIRD_PARTY_AUTH_ERROR": AuthenticationFailed,
+}
+
+
+class DeviceGone(PermanentError):
+    """The device has uninstalled the app, or has another token by now."""
+
+
+def receipt(answer: HttpAnswer, server: str) -> Receipt:
+    """The provider's word that it has the message; DeviceGone, or the error that any other answer stands for."""
+    found = _object(answer.body)
+    if 200 <= answer.status < 300:
+        name = found.get("name")
+        if not isinstance(name, str):
+            text = f"{server} answered {answer.status}, but not with a message's name{UNKNOWN_OUTCOME}"
+            raise UnknownFailure(text, code=str(answer.status), response=cut(answer.body))
+        return Receipt(str(answer.status), name, name)
+    error = found.get("error")
+    error = error if isinstance(error, dict) else {}
+    code = _code(error)
+    said = f"{code}: {error.get('message', 'no reason given')}" if code else ""
+    if answer.status == 404 and code == "UNREGISTERED":
+        raise DeviceGone(f"{server} answered 404: {said}", code="404", response=cut(said))
+    raise failure(answer.status, answer.headers, answer.body, server=server, said=said, kind=_CLASSES.get(code))
+
+
+def _code(error: dict[str, Any]) -> str:
+    """FCM's own code, or else the API's general one."""
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else []:
+        if isinstance(detail, dict) and isinstance(detail.get("errorCode"), str):
+            return str(detail["errorCode"])
+    return str(error.get("status") or "")
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,51 @@
+"""Phone numbers: read from what people type, kept as E.164."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from backline.errors import InvalidInput
+
+LONGEST = 40
+"""Characters of a number as people type it, blanks and brackets included."""
+_HOW = "write it with its country, for example +49 1511 2345678"
+
+
+def parse(text: str, field: str) -> str:
+    """A number with its country code, in any usual spelling, as E.164 (ITU-T): +4915112345678.
+
+    InvalidInput names the field. Judged by its country's lengths alone: which ranges are in use changes faster than
+    any list of them, and the gateway knows.
+    """
+    try:
+        return _parse(text)
+    except ValueError as exc:
+        raise InvalidInput(field, str(exc)) from None
+
+
+@lru_cache(maxsize=4096)
+def _parse(text: str) -> str:
+    # Here, not above: it takes long to import, and every task would pay for it.
+    import phonenumbers
+
+    stripped = text.strip()
+    if len(stripped) > LONGEST or not stripped.isascii() or not stripped.isprintable():
+        raise ValueError(f"{stripped[:LONGEST]!r} is not a phone number; {_HOW}")
+    if not stripped.startswith("+"):
+        raise ValueError(f"{stripped!r} lacks its country code; {_HOW}")
+    if any(char.isalpha() for char in stripped):
+        raise ValueError(f"{stripped!r} is not a phone number: it has letters; {_HOW}")
+    try:
+        number = phonenumbers.parse(stripped)
+    except phonenumbers.NumberParseException:
+        raise ValueError(f"{stripped!r} is not a phone number: no country has that code; {_HOW}") from None
+    match phonenumbers.is_possible_number_with_reason(number):
+        case phonenumbers.ValidationResult.TOO_SHORT:
+            problem = "too short"
+        case phonenumbers.ValidationResult.TOO_LONG:
+            problem = "too long"
+        case phonenumbers.ValidationResult.IS_POSSIBLE:
+            return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+        case _:
+            problem = "not of the length"
+    raise ValueError(f"{stripped!r} is {problem} for a number of its country; {_HOW}")

@@ -1,0 +1,63 @@
+"""What a text costs: how many short messages it takes (3GPP TS 23.038, TS 23.040).
+
+A text of the GSM 7-bit alphabet fits 160 characters into one message, or 153 into each of several; characters of its
+extension count twice. Any other character turns the whole text to UCS-2: 70, or 67 UTF-16 units in each of several.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_BASIC = frozenset(
+    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
+    "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
+)
+_EXTENDED = frozenset("\f^{}\\[~]|€")
+_ALPHABET = _BASIC | _EXTENDED
+_LIMITS = {"GSM-7": (160, 153), "UCS-2": (70, 67)}
+_LOOKALIKES = str.maketrans({
+    "\u00a0": " ", "\u2007": " ", "\u2009": " ", "\u202f": " ",
+    "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u00ab": '"', "\u00bb": '"',
+    "\u2010": "-", "\u2011": "-", "\u2012": "-", "\u2013": "-", "\u2014": "-", "\u2212": "-",
+    "\u2026": "...",
+})  # fmt: skip
+
+
+class Segments(NamedTuple):
+    """A text as it is billed."""
+
+    encoding: str
+    """`GSM-7` or `UCS-2`."""
+    units: int
+    """Septets or UTF-16 units of the whole text."""
+    parts: int
+    """Short messages that it takes; 0 for an empty text."""
+
+
+def count(text: str) -> Segments:
+    """The segments of a text; no character is cut in two between them."""
+    if _ALPHABET.issuperset(text):
+        encoding, sizes = "GSM-7", [2 if char in _EXTENDED else 1 for char in text]
+    else:
+        encoding, sizes = "UCS-2", [2 if ord(char) > 0xFFFF else 1 for char in text]
+    units = sum(sizes)
+    alone, each = _LIMITS[encoding]
+    if units <= alone:
+        return Segments(encoding, units, 1 if units else 0)
+    segments, room = 1, each
+    for size in sizes:
+        if size > room:
+            segments, room = segments + 1, each
+        room -= size
+    return Segments(encoding, units, segments)
+
+
+def foreign(text: str) -> str:
+    """The characters of a text that GSM 7-bit lacks, each once, in order: what makes it dear."""
+    return "".join(dict.fromkeys(char for char in text if char not in _ALPHABET))
+
+
+def plain(text: str) -> str:
+    """The text with no-break spaces, curly quotes and dashes as their GSM 7-bit likes, if that makes it GSM 7-bit."""
+    simple = text.translate(_LOOKALIKES)
+    return simple if _ALPHABET.issuperset(simple) else text

@@ -1,0 +1,94 @@
+"""Recipients by channel: an email address, a phone number, a device or a person with theirs.
+
+A type of one channel has one address. One of several has an object with an address a channel, where a channel that is
+left out gets nothing; an address alone goes to the first of the type's channels that can take it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+
+from backline.errors import InvalidInput
+
+EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17"}
+"""What a recipient looks like on each channel."""
+
+
+def check(channel: str, recipient: object, field: str = "to") -> str:
+    """One recipient of a channel, as the channel wants it; InvalidInput names the field."""
+    if not isinstance(recipient, str) or not recipient.strip():
+        what = _NAMES.get(channel, "recipient")
+        raise InvalidInput(field, f'is required; give one {what}, for example "{EXAMPLES.get(channel, "")}"')
+    return _CHECKS[channel](recipient.strip(), field) if channel in _CHECKS else recipient.strip()
+
+
+def by_channel(type_name: str, channels: Iterable[str], to: object) -> dict[str, str]:
+    """The recipients of a message, checked, by channel; InvalidInput for `to`, or `to.<channel>`."""
+    channels = tuple(channels)
+    if len(channels) == 1:
+        return {channels[0]: check(channels[0], to)}
+    to = _object(to) if isinstance(to, str) else to
+    names = ", ".join(channels)
+    if isinstance(to, str) and to.strip():
+        return _alone(channels, to)
+    if not isinstance(to, Mapping) or not to:
+        example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in channels})
+        raise InvalidInput("to", f"must be an address, or an object with an address a channel ({names}): {example}")
+    if unknown := sorted(str(name) for name in set(to) - set(channels)):
+        raise InvalidInput(f"to.{unknown[0]}", f"{type_name} does not go by it; its channels: {names}")
+    return {channel: check(channel, to[channel], f"to.{channel}") for channel in channels if channel in to}
+
+
+def written(channels: Iterable[str], recipients: Mapping[str, str]) -> str:
+    """Recipients by channel as `backline.enqueue` takes them for a type of these channels."""
+    return json.dumps(dict(recipients)) if len(tuple(channels)) > 1 else next(iter(recipients.values()))
+
+
+def named(channels: Iterable[str], recipient: str) -> tuple[str, ...]:
+    """The channels that a recipient, as `written`, goes out by."""
+    channels = tuple(channels)
+    return tuple(json.loads(recipient)) if len(channels) > 1 else channels
+
+
+def _alone(channels: tuple[str, ...], to: str) -> dict[str, str]:
+    problems = []
+    for channel in channels:
+        try:
+            return {channel: check(channel, to)}
+        except InvalidInput as exc:
+            problems.append(f"by {channel}: {exc.problem}")
+    raise InvalidInput("to", "; ".join(problems))
+
+
+def _object(text: str) -> object:
+    """An object written as text, as in the one line of a form; anything else as it is."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _email(text: str, field: str) -> str:
+    from backline.channels.email import addresses
+
+    addresses.parse(text, field)
+    return text
+
+
+def _phone(text: str, field: str) -> str:
+    from backline.channels.sms import numbers
+
+    return numbers.parse(text, field)
+
+
+def _device(text: str, field: str) -> str:
+    from backline.channels.push import recipients
+
+    return recipients.parse(text, field)
+
+
+_CHECKS: dict[str, Callable[[str, str], str]] = {"email": _email, "sms": _phone, "push": _device}
+_NAMES = {"email": "email address", "sms": "phone number", "push": "device's token or person"}

@@ -1,0 +1,116 @@
+"""A stand-in for FCM's HTTP v1 API and the token server before it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+import jwt
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from sandbox.gateways.gateway import Gateway, Page
+from sandbox.mail.endpoint import read_body
+
+GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+LIFE_SECONDS = 3600
+_DETAIL = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+
+
+def error(status: int, name: str, message: str, code: str = "") -> dict[str, Any]:
+    """An error as the API words it; `code` is FCM's own."""
+    details = [{"@type": _DETAIL, "errorCode": code}] if code else []
+    return {"error": {"code": status, "message": message, "status": name, "details": details}}
+
+
+class PushGateway(Gateway):
+    """Takes notifications as the real one does, and checks as much of them."""
+
+    name = "push"
+    title = "Push"
+    example = "./backline send push --to DEVICE-TOKEN --set title=Hello --set body=Hi"
+    presets: Mapping[str, Mapping[str, Any]] = {
+        "gone": {
+            "status": 404,
+            "body": error(404, "NOT_FOUND", "Requested entity was not found.", "UNREGISTERED"),
+        },
+        "busy": {
+            "status": 429,
+            "retry_after": 5,
+            "body": error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.", "QUOTA_EXCEEDED"),
+        },
+        "down": {"status": 503, "body": error(503, "UNAVAILABLE", "The service is unavailable.", "UNAVAILABLE")},
+        "refused": {"status": 400, "body": error(400, "INVALID_ARGUMENT", "Bad argument.", "INVALID_ARGUMENT")},
+        "slow": {"action": "slow", "seconds": 2.0},
+        "drop": {"action": "drop"},
+        "drop after": {"action": "drop", "after": True},
+    }
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(page)
+        self.granted: dict[str, float] = {}
+        """Access tokens and until when each is good."""
+
+    def routes(self) -> list[BaseRoute]:
+        """With the provider's own."""
+        return [
+            *super().routes(),
+            Route("/push/token", self.grant, methods=["POST"]),
+            Route("/push/tokens", self.revoke, methods=["DELETE"]),
+            Route("/push/v1/projects/{project}/messages:send", self.create, methods=["POST"]),
+        ]
+
+    async def grant(self, request: Request) -> Response:
+        """An access token for an assertion that is whole; whose key has signed it is not known here."""
+        form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
+        if form.get("grant_type") != GRANT:
+            return JSONResponse({"error": "unsupported_grant_type", "error_description": f"use {GRANT}"}, 400)
+        try:
+            assertion = form.get("assertion", "")
+            claims = jwt.decode(assertion, options={"verify_signature": False, "verify_exp": True, "verify_aud": False})
+            algorithm = jwt.get_unverified_header(assertion).get("alg")
+        except jwt.InvalidTokenError as exc:
+            return JSONResponse({"error": "invalid_grant", "error_description": str(exc)}, 400)
+        if algorithm != "RS256" or claims.get("scope") != SCOPE or not claims.get("iss") or "exp" not in claims:
+            return JSONResponse({"error": "invalid_grant", "error_description": "needs RS256, iss, scope and exp"}, 400)
+        token = f"ya29.sandbox-{secrets.token_urlsafe(24)}"
+        self.granted[token] = time.monotonic() + LIFE_SECONDS
+        return JSONResponse({"access_token": token, "expires_in": LIFE_SECONDS, "token_type": "Bearer"})
+
+    async def revoke(self, _request: Request) -> Response:
+        """Make all access tokens invalid, as when a service account's key is changed."""
+        revoked = len(self.granted)
+        self.granted.clear()
+        return JSONResponse({"revoked": revoked})
+
+    async def create(self, request: Request) -> Response:
+        """A message to one device."""
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or self.granted.get(token, 0.0) < time.monotonic():
+            return JSONResponse(error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."), 401)
+        try:
+            message = json.loads(await read_body(request))["message"]
+            device, notification = message["token"], message["notification"]
+            title, body = notification["title"], notification["body"]
+        except (ValueError, KeyError, TypeError):
+            return JSONResponse(error(400, "INVALID_ARGUMENT", "No message with token and notification."), 400)
+        if not isinstance(device, str) or not device or not all(isinstance(one, str) for one in (title, body)):
+            return JSONResponse(error(400, "INVALID_ARGUMENT", "Token, title and body are texts."), 400)
+        if any(not isinstance(value, str) for value in message.get("data", {}).values()):
+            return JSONResponse(
+                error(400, "INVALID_ARGUMENT", "Invalid value at 'message.data'.", "INVALID_ARGUMENT"), 400
+            )
+
+        def keep() -> Response:
+            name = f"projects/{request.path_params['project']}/messages/{secrets.token_hex(12)}"
+            options = {key: value for key, value in message.items() if key not in {"token", "notification"}}
+            self.inbox.add(device, title, body, {"name": name, "message": options})
+            return JSONResponse({"name": name})
+
+        return await self.accept(device, keep)

@@ -1,0 +1,110 @@
+"""A stand-in for an SMS gateway of Twilio's message API (2010-04-01)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from sandbox.gateways.gateway import Gateway
+from sandbox.mail.endpoint import read_body
+
+ACCOUNT, TOKEN = "ACsandbox", "sandbox"
+_E164 = re.compile(r"\+[1-9]\d{6,14}")
+_GSM = re.compile(
+    "[@£$¥èéùìòÇ\n\rØøÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,\\-./0-9:;<=>?¡A-ZÄÖÑÜ§¿a-zäöñüà\f^{}\\\\\\[~\\]|€]*"
+)
+_ERROR = "https://www.twilio.com/docs/errors/"
+
+
+class SmsGateway(Gateway):
+    """Takes texts as the real one does, and checks as much of them."""
+
+    name = "sms"
+    title = "SMS"
+    example = "./backline send sms --to +4915112345678 --set body=Hello"
+    presets: Mapping[str, Mapping[str, Any]] = {
+        "busy": {
+            "status": 429,
+            "retry_after": 5,
+            "body": {"code": 20429, "message": "Too Many Requests", "status": 429},
+        },
+        "down": {"status": 503, "body": "Service Unavailable"},
+        "refused": {
+            "status": 400,
+            "body": {"code": 21610, "message": "Attempt to send to unsubscribed recipient", "status": 400},
+        },
+        "slow": {"action": "slow", "seconds": 2.0},
+        "drop": {"action": "drop"},
+        "drop after": {"action": "drop", "after": True},
+    }
+
+    def routes(self) -> list[BaseRoute]:
+        """With the provider's own."""
+        path = "/sms/2010-04-01/Accounts/{account}/Messages.json"
+        return [*super().routes(), Route(path, self.create, methods=["POST"])]
+
+    async def create(self, request: Request) -> Response:
+        """A message, as its form says."""
+        account = request.path_params["account"]
+        if _credentials(request) != (ACCOUNT, TOKEN) or account != ACCOUNT:
+            return _refusal(401, 20003, "Authenticate")
+        form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
+        to, body = form.get("To", ""), form.get("Body", "")
+        if not _E164.fullmatch(to):
+            return _refusal(400, 21211, f"The 'To' number {to} is not a valid phone number.")
+        if not form.get("From") and not form.get("MessagingServiceSid"):
+            return _refusal(400, 21603, "A 'From' phone number is required.")
+        if not body.strip():
+            return _refusal(400, 21602, "Message body is required.")
+        if len(body) > 1600:
+            return _refusal(400, 21617, "The concatenated message body exceeds the 1600 character limit.")
+
+        def keep() -> Response:
+            resource = {
+                "sid": f"SM{secrets.token_hex(16)}",
+                "account_sid": account,
+                "to": to,
+                "from": form.get("From"),
+                "messaging_service_sid": form.get("MessagingServiceSid"),
+                "body": body,
+                "status": "queued",
+                "num_segments": str(_segments(body)),
+                "error_code": None,
+                "error_message": None,
+            }
+            said = {name: value for name, value in form.items() if name not in {"To", "Body"}}
+            self.inbox.add(to, "", body, {"sid": resource["sid"], "segments": _segments(body), "form": said})
+            return JSONResponse(resource, 201)
+
+        return await self.accept(to, keep)
+
+
+def _refusal(status: int, code: int, message: str) -> Response:
+    return JSONResponse({"code": code, "message": message, "more_info": f"{_ERROR}{code}", "status": status}, status)
+
+
+def _credentials(request: Request) -> tuple[str, str]:
+    kind, _, encoded = request.headers.get("authorization", "").partition(" ")
+    try:
+        login, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return "", ""
+    return (login, password) if kind.lower() == "basic" else ("", "")
+
+
+def _segments(body: str) -> int:
+    """As billed, but for characters that would fall between two segments."""
+    if _GSM.fullmatch(body):
+        units, alone, each = len(body) + sum(char in "\f^{}\\[~]|€" for char in body), 160, 153
+    else:
+        units, alone, each = len(body.encode("utf-16-le")) // 2, 70, 67
+    return 1 if units <= alone else -(-units // each)

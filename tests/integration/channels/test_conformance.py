@@ -1,0 +1,200 @@
+"""What every channel must do, over the sandbox: a channel joins by an entry in SUBJECTS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from backline.channels.base import Channel, Session
+from backline.errors import InvalidInput, NetworkFailure, RateLimited, Rejected, RetryableError, TimeoutFailure
+from backline.settings import LaneSettings
+from tests.integration.channels.sandbox import SUBJECTS, TIMEOUT, Sandbox, Subject
+
+pytestmark = pytest.mark.anyio
+TEXT = "It is on its way."
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    sandbox = Sandbox.start(tmp_path_factory.mktemp("mail") / "box")
+    yield sandbox
+    sandbox.stop()
+
+
+@pytest.fixture(params=SUBJECTS)
+def subject(request: pytest.FixtureRequest) -> Subject:
+    return SUBJECTS[request.param]
+
+
+@pytest.fixture
+def sandbox(running: Sandbox, subject: Subject) -> Sandbox:
+    subject.empty(running)
+    return running
+
+
+@pytest.fixture
+def channel(sandbox: Sandbox, subject: Subject) -> Channel[Any]:
+    return subject.make(sandbox, TEXT, TIMEOUT)
+
+
+@asynccontextmanager
+async def opened(channel: Channel[Any]) -> AsyncIterator[Session[Any]]:
+    session = channel.session()
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+def test_every_channel_is_a_subject_or_on_its_way_here() -> None:
+    known = set(LaneSettings.model_fields["channel"].annotation.__args__)  # type: ignore[union-attr]
+    assert known - set(SUBJECTS) <= {"webhook"}
+
+
+async def test_it_says_who_it_is_and_how_much_it_takes(channel: Channel[Any], subject: Subject) -> None:
+    assert channel.name == subject.name
+    assert channel.connections >= 1
+    assert channel.depth >= 1
+
+
+async def test_a_message_arrives_once_and_is_receipted(
+    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+) -> None:
+    async with opened(channel) as session:
+        receipt = await session.send(channel.prepare(subject.message()))
+    assert receipt.code[0] == "2"
+    assert receipt.response
+    assert receipt.provider_id
+    assert receipt.refused == ()
+    assert subject.arrived(sandbox) == 1
+    assert subject.said(sandbox) == TEXT
+
+
+async def test_one_session_carries_many_and_as_many_at_a_time_as_it_says(
+    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+) -> None:
+    async with opened(channel) as session:
+        receipts = []
+        for turn in range(5):
+            numbers = range(turn * channel.depth, (turn + 1) * channel.depth)
+            prepared = [channel.prepare(subject.message(number=number)) for number in numbers]
+            receipts += await asyncio.gather(*[session.send(one) for one in prepared])
+    assert len({receipt.provider_id for receipt in receipts}) == 5 * channel.depth
+    assert subject.arrived(sandbox) == 5 * channel.depth
+
+
+async def test_sessions_side_by_side_do_not_meet(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
+    async def one(number: int) -> str:
+        async with opened(channel) as session:
+            return (await session.send(channel.prepare(subject.message(number=number)))).provider_id
+
+    assert len(set(await asyncio.gather(*[one(number) for number in range(8)]))) == 8
+    assert subject.arrived(sandbox) == 8
+
+
+async def test_a_wish_to_wait_is_told_in_seconds(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
+    subject.set_faults(sandbox, "busy")
+    async with opened(channel) as session:
+        with pytest.raises(RateLimited) as caught:
+            await session.send(channel.prepare(subject.message()))
+        assert caught.value.retry_after == 30
+        assert caught.value.code
+        assert caught.value.code[:3] in {"451", "429"}
+        await session.send(channel.prepare(subject.message()))
+    assert subject.arrived(sandbox) == 1
+
+
+async def test_a_refusal_is_for_good_and_harms_nobody_else(
+    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+) -> None:
+    subject.set_faults(sandbox, "refused")
+    async with opened(channel) as session:
+        with pytest.raises(Rejected):
+            await session.send(channel.prepare(subject.message()))
+        assert subject.arrived(sandbox) == 0
+        await session.send(channel.prepare(subject.message()))
+    assert subject.arrived(sandbox) == 1
+
+
+async def test_trouble_that_may_pass_is_retryable(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
+    subject.set_faults(sandbox, "down")
+    async with opened(channel) as session:
+        with pytest.raises(RetryableError):
+            await session.send(channel.prepare(subject.message()))
+        await session.send(channel.prepare(subject.message()))
+    assert subject.arrived(sandbox) == 1
+
+
+async def test_a_far_side_that_takes_too_long_is_left(sandbox: Sandbox, subject: Subject) -> None:
+    subject.set_faults(sandbox, "slow")
+    hasty = subject.make(sandbox, TEXT, 0.4)
+    async with opened(hasty) as session:
+        with pytest.raises(TimeoutFailure, match="outcome unknown"):
+            await session.send(hasty.prepare(subject.message()))
+        patient = hasty.prepare(subject.message(attempt=4))
+        assert patient.timeout > 3
+        await session.send(patient)
+    assert subject.arrived(sandbox) == 2  # the first had been taken: nobody could know
+
+
+async def test_a_connection_that_breaks_is_replaced(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
+    async with opened(channel) as session:
+        await session.send(channel.prepare(subject.message()))
+        subject.set_faults(sandbox, "dropped")
+        with pytest.raises(NetworkFailure):
+            await session.send(channel.prepare(subject.message()))
+        await session.send(channel.prepare(subject.message()))
+    assert subject.arrived(sandbox) == 2
+
+
+async def test_what_may_have_been_taken_is_said_and_not_repeated(
+    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+) -> None:
+    subject.set_faults(sandbox, "dropped after")
+    async with opened(channel) as session:
+        with pytest.raises(NetworkFailure, match="outcome unknown"):
+            await session.send(channel.prepare(subject.message()))
+    assert subject.arrived(sandbox) == 1
+
+
+async def test_nobody_there_is_a_network_failure(subject: Subject, closed_port: int) -> None:
+    unreachable = subject.unreachable(closed_port)
+    async with opened(unreachable) as session:
+        for _ in range(2):
+            with pytest.raises(NetworkFailure) as caught:
+                await session.send(unreachable.prepare(subject.message()))
+            assert str(closed_port) in str(caught.value)
+            assert "outcome unknown" not in str(caught.value)
+
+
+async def test_a_bad_recipient_is_named_before_anything_is_sent(
+    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        channel.prepare(subject.message(recipient=subject.bad_recipient))
+    assert caught.value.field == "to"
+    assert subject.arrived(sandbox) == 0
+
+
+async def test_what_is_prepared_does_not_show_what_it_says(sandbox: Sandbox, subject: Subject) -> None:
+    secret = subject.make(sandbox, "Your code is 402913", TIMEOUT)
+    assert "402913" not in repr(secret.prepare(subject.message()))
+
+
+async def test_later_tries_are_more_patient_up_to_a_limit(channel: Channel[Any], subject: Subject) -> None:
+    patience = [channel.prepare(subject.message(attempt=attempt)).timeout for attempt in range(1, 12)]
+    assert patience == sorted(patience)
+    assert patience[1] == pytest.approx(2 * patience[0], rel=0.01)
+    assert patience[-1] < 700
+
+
+async def test_closing_is_always_possible(channel: Channel[Any], subject: Subject) -> None:
+    session = channel.session()
+    await session.close()
+    await session.send(channel.prepare(subject.message()))
+    await session.close()
+    await session.close()
