@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from backline.errors import FailureClass, Misconfigured
+from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's root: the folder with `dags/`, `plugins/` and `include/`."""
@@ -140,6 +141,11 @@ class RetrySettings(_Section):
     cap_seconds: float = Field(600.0, gt=0)
     jitter: float = Field(0.2, ge=0, lt=1)
 
+    def pause(self, attempt: int) -> float:
+        """Seconds after that try, from 1, without cap and jitter."""
+        # The exponent is bounded so that a high attempt number cannot overflow the float.
+        return self.first_seconds * self.factor ** min(attempt - 1, 64)
+
 
 Queue = Literal["critical", "default", "bulk", "reports"]
 """Airflow queues: which Celery workers take a task, at scale."""
@@ -249,9 +255,10 @@ class Settings(_Section):
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
     doorbell: DoorbellSettings = Field(default_factory=DoorbellSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
-    direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: {"email_direct": 8})
+    direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: {"email_direct": 8, "webhook_direct": 4})
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)

@@ -23,6 +23,7 @@ DISPATCH = {
     "dispatch_email_urgent": "email.urgent",
     "dispatch_email": "email.normal",
     "dispatch_email_bulk": "email.bulk",
+    "dispatch_webhook": "webhook.normal",
 }
 JOBS = ("purge_dead_letters", "reconcile_dead_letters")
 SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}

@@ -39,8 +39,8 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
         "to": Param(
             type="string",
             title="To",
-            description="The recipient's email address, with or without a name: Ann <ann@example.com>",
-            minLength=3,
+            description=kind.recipient_is,
+            minLength=1,
             maxLength=500,
         ),
         **{name: _param(kind, name, fields[name], schema, required=name in required) for name in form_order(schema)},

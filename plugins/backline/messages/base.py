@@ -46,6 +46,10 @@ class MessageType(BaseModel):
     """Tries at most, the first one included; None means the lane's."""
     example: ClassVar[Mapping[str, Any]] = {}
     """A payload to show: by reference where a field is secret. `sample` is the same to try."""
+    example_recipient: ClassVar[str] = "ann@example.com"
+    """A recipient to show."""
+    recipient_is: ClassVar[str] = "The recipient's email address, with or without a name: Ann <ann@example.com>"
+    """What a recipient is, for the form."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

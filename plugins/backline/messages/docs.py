@@ -35,7 +35,7 @@ def _type(kind: type[MessageType]) -> str:
     lanes = ", ".join(f"{channel} by lane `{lane}`" for channel, lane in kind.lanes.items())
     tries = f"{kind.max_attempts} tries at most" if kind.max_attempts else "tries as its lane has them"
     payload = _json(kind.example).replace("'", "''")
-    sql = f"SELECT backline.enqueue('{kind.type_name}', 'ann@example.com', '{payload}');"
+    sql = f"SELECT backline.enqueue('{kind.type_name}', '{kind.example_recipient}', '{payload}');"
     return "\n".join(
         [
             f"### {kind.type_name}",
@@ -58,7 +58,7 @@ def _type(kind: type[MessageType]) -> str:
             f"The same as the conf of `send_{kind.type_name}`:",
             "",
             "```json",
-            _json({"to": "ann@example.com", **kind.example}),
+            _json({"to": kind.example_recipient, **kind.example}),
             "```",
             "",
         ]

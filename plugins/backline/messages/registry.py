@@ -32,6 +32,8 @@ def register(kind: type[T]) -> type[T]:
         raise ValueError(f"{name}: no lanes")
     if "email" in kind.lanes and not issubclass(kind, EmailMessage):
         raise ValueError(f"{name}: goes by email, so its class must be an EmailMessage")
+    if "webhook" in kind.lanes and (name, len(kind.lanes)) != ("webhook", 1):
+        raise ValueError(f"{name}: events go out as the type webhook, with an event type of their own")
     _types[name] = kind
     return kind
 

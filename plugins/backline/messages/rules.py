@@ -48,7 +48,7 @@ def spec(kind: type[MessageType]) -> dict[str, Any]:
     required = set(schema.get("required", ()))
     return {
         "type": kind.type_name,
-        "recipient": "email",
+        "recipient": kind.channels[0],
         "lanes": dict(kind.lanes),
         "max_attempts": kind.max_attempts,
         "secret": sorted(kind.secret_fields),

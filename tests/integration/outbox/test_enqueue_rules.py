@@ -39,6 +39,7 @@ FIELDS = {kind.type_name: list(kind.model_fields) for kind in all_types()} | {
 EXAMPLES: dict[str, dict[str, Any]] = {kind.type_name: dict(kind.example) for kind in all_types()} | {
     "every": {"must": "x", "code": {"$ref": "otp", "id": 1}}, "sealed": {"code": "gAAAA"},
 }  # fmt: skip
+RECIPIENTS = {kind.type_name: kind.example_recipient for kind in all_types()}
 
 scalars = (
     st.none()
@@ -93,7 +94,7 @@ def problem(
     """What that call says against the payload: text and field, or None when it takes it; nothing is kept."""
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute(call, (name, json.dumps(payload)))
+            connection.execute(call, (name, RECIPIENTS.get(name, "ann@example.com"), json.dumps(payload)))
     except psycopg.errors.InvalidParameterValue as exc:
         text = str(exc.diag.message_primary).replace("message 1: ", "").replace("enqueue_many", "enqueue")
         return text, exc.diag.column_name
@@ -110,10 +111,8 @@ def problem(
 )
 def test_one_and_many_say_the_same_of_every_payload(both: psycopg.Connection[Any], drawn: tuple[str, Any]) -> None:
     name, payload = drawn
-    one = problem(both, "SELECT backline.enqueue(%s, 'ann@example.com', %s::jsonb)", name, payload)
-    many = problem(
-        both, "SELECT backline.enqueue_many(%s, ARRAY['ann@example.com'], ARRAY[%s]::jsonb[])", name, payload
-    )
+    one = problem(both, "SELECT backline.enqueue(%s, %s, %s::jsonb)", name, payload)
+    many = problem(both, "SELECT backline.enqueue_many(%s, ARRAY[%s], ARRAY[%s]::jsonb[])", name, payload)
     note(f"{name}: {payload}")
     assert one == many
 
@@ -121,8 +120,8 @@ def test_one_and_many_say_the_same_of_every_payload(both: psycopg.Connection[Any
 @pytest.mark.parametrize("name", FIELDS)
 def test_both_take_the_example_and_refuse_it_with_another_field(both: psycopg.Connection[Any], name: str) -> None:
     calls = [
-        "SELECT backline.enqueue(%s, 'ann@example.com', %s::jsonb)",
-        "SELECT backline.enqueue_many(%s, ARRAY['ann@example.com'], ARRAY[%s]::jsonb[])",
+        "SELECT backline.enqueue(%s, %s, %s::jsonb)",
+        "SELECT backline.enqueue_many(%s, ARRAY[%s], ARRAY[%s]::jsonb[])",
     ]
     for call in calls:
         assert problem(both, call, name, EXAMPLES[name]) is None

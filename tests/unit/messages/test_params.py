@@ -36,9 +36,9 @@ def validated(kind: type[MessageType], conf: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.type_name)
 def test_airflow_takes_the_example_and_so_does_the_model(kind: type[MessageType]) -> None:
-    conf = validated(kind, {"to": "ann@example.com", **kind.example})
+    conf = validated(kind, {"to": kind.example_recipient, **kind.example})
     recipient, payload, _ = split_conf(kind, conf)
-    assert recipient == "ann@example.com"
+    assert recipient == kind.example_recipient
     assert payload | kind.example == payload
     check_from_outside(kind, payload)
 

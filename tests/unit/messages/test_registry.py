@@ -38,7 +38,7 @@ def as_before() -> Iterator[None]:
 
 
 def test_the_types_that_ship() -> None:
-    assert {kind.type_name: kind.lane("email") for kind in registry.all_types()} == {
+    assert {kind.type_name: kind.lanes[kind.channels[0]] for kind in registry.all_types()} == {
         "account_verification": "email.urgent",
         "email": "email.normal",
         "newsletter": "email.bulk",
@@ -58,6 +58,7 @@ def test_the_types_that_ship() -> None:
         "subscription_renewal_reminder": "email.normal",
         "templated_email": "email.normal",
         "urgent_email": "email.urgent",
+        "webhook": "webhook.normal",
         "welcome": "email.normal",
     }
     assert {kind.type_name for kind in registry.all_types() if kind.secret_fields} == {
@@ -165,3 +166,12 @@ def test_errors_of_a_secret_field_do_not_tell_its_value() -> None:
         Code.parse({"word": "s3cret-value"})
     assert caught.value.field == "word"
     assert "s3cret-value" not in str(caught.value)
+
+
+def test_no_other_type_goes_by_webhook() -> None:
+    class Paid(MessageType):
+        type_name: ClassVar[str] = "paid"
+        lanes: ClassVar = {"webhook": "webhook.normal"}
+
+    with pytest.raises(ValueError, match="events go out as the type webhook"):
+        registry.register(Paid)

@@ -103,7 +103,7 @@ def test_an_unknown_type_and_a_bad_payload_are_refused() -> None:
 
 
 def test_every_example_renders() -> None:
-    for kind in registry.all_types():
+    for kind in (kind for kind in registry.all_types() if "email" in kind.channels):
         content = render_email(message(kind.type_name, kind.sample()))
         assert content.subject
         assert content.text

@@ -16,5 +16,6 @@ MODULES = {
     "identity": ("account_verification", "password_reset", "security_alert", "security_alert_admin"),
     "newsletter": ("newsletter",),
     "reports": ("report_approval_request", "report_approved", "report_ready", "report_rejected"),
+    "webhooks": ("webhook",),
 }
 """Module to its types, so that who wants one type loads no other: a task that sends a welcome, for example."""
