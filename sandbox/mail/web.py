@@ -17,6 +17,7 @@ from sandbox.mail.faults import Faults
 from sandbox.mail.guard import SameOrigin, SecurityHeaders
 from sandbox.mail.mailbox import Mailbox
 from sandbox.mail.pages import Pages
+from sandbox.webhooks.web import Webhooks
 
 
 def build_app(mailbox: Mailbox, faults: Faults) -> Starlette:
@@ -41,6 +42,7 @@ def build_app(mailbox: Mailbox, faults: Faults) -> Starlette:
             Route("/api/messages", api.empty, methods=["DELETE"]),
             Route("/api/messages/{id:int}", api.message),
             Route("/api/count", api.count),
+            *Webhooks().routes(),
         ],
         middleware=[
             Middleware(SecurityHeaders),

@@ -147,5 +147,5 @@ def test_type(name: str, arrived: dict[str, tuple[Letter, str]]) -> None:
 
 
 def test_every_type_has_a_case() -> None:
-    shown_elsewhere = {"email", "templated_email", "urgent_email", "welcome"}
+    shown_elsewhere = {"email", "templated_email", "urgent_email", "webhook", "welcome"}
     assert {kind.type_name for kind in registry.all_types()} == {*CASES, *shown_elsewhere}
