@@ -87,7 +87,7 @@ def test_an_apps_event_arrives_signed(hooks: Hooks) -> None:
 
 
 def test_an_endpoint_that_fails_gets_the_same_event_again(hooks: Hooks) -> None:
-    hooks.add("flaky")
+    hooks.add("flaky", "order.paid")
     hooks.fail(name="flaky", status=503, times=1)
     hooks.world.enqueue("webhook", "*", EVENT)
     first, second = hooks.got("flaky", 2)
@@ -98,7 +98,7 @@ def test_an_endpoint_that_fails_gets_the_same_event_again(hooks: Hooks) -> None:
 
 
 def test_gone_disables_and_tells_the_operators(hooks: Hooks) -> None:
-    made = hooks.add("gone")
+    made = hooks.add("gone", "order.*")
     hooks.fail(name="gone", status=410)
     hooks.world.enqueue("webhook", "*", EVENT)
 

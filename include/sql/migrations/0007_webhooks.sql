@@ -31,12 +31,13 @@ CREATE TABLE backline.webhook_secret (
 COMMENT ON TABLE backline.webhook_secret IS 'Every secret that has not expired signs each delivery of its endpoint.';
 CREATE INDEX webhook_secret_endpoint ON backline.webhook_secret (endpoint_id);
 
--- Whether an endpoint's filters ask for an event: its own name, a prefix ("order.*"), or everything ("*").
+-- Whether an endpoint's filters ask for an event: its own name, a prefix ("order.*"), or everything ("*"). What becomes of
+-- jobs is no customer's business: that is for those who ask for it by name or prefix.
 CREATE FUNCTION backline.webhook_wants(event_types text[], event_type text)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT EXISTS (
         SELECT FROM unnest(event_types) AS wanted
-        WHERE wanted = '*' OR wanted = event_type
+        WHERE wanted = '*' AND event_type NOT IN ('job.succeeded', 'job.failed') OR wanted = event_type
            OR right(wanted, 2) = '.*' AND starts_with(event_type, left(wanted, -1)))
 $$;
 

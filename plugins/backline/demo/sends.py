@@ -30,7 +30,7 @@ def checks() -> list[Check]:
             Check(f"send_{kind.type_name} by REST arrives", partial(_arrives, kind), partial(_start, kind))
             for kind in kinds
         ),
-        Check("every message type by SQL arrives", _every_type),
+        Check("every email type by SQL arrives", _every_type),
         Check("a run id that was used is refused", _duplicate),
         Check("conf against Params: 400, names field", _against_params, log="api-server"),
         Check("conf against the model: fails, named", _against_model, _start_against_model),

@@ -46,6 +46,10 @@ def why(hooks: Hooks, message_id: int) -> str:
         (["order.*"], "orders.paid", False),
         (["order_.*"], "orderX.paid", False),
         (["user.*", "order.paid"], "order.paid", True),
+        (["*"], "job.failed", False),
+        (["*"], "job.posted", True),
+        (["*", "job.*"], "job.failed", True),
+        (["job.succeeded"], "job.succeeded", True),
         (["user.*", "report.ready"], "order.paid", False),
     ],
 )
