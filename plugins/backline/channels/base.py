@@ -15,6 +15,17 @@ P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
 
+RESPONSE_LIMIT = 4096
+"""Bytes of the far side's answer that are kept."""
+
+
+def cut(text: str) -> str:
+    """The text, cut to RESPONSE_LIMIT bytes of UTF-8."""
+    if len(text) * 4 <= RESPONSE_LIMIT:
+        return text
+    return text.encode("utf-8", "replace")[:RESPONSE_LIMIT].decode("utf-8", "ignore")
+
+
 class Message(NamedTuple):
     """One message as the channel sees it: secrets are already in the clear, and only here."""
 

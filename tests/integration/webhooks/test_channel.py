@@ -153,6 +153,7 @@ async def test_after_a_rotation_both_secrets_will_do_until_the_old_one_expires(
         (404, UnknownFailure, "answered 404"),
         (401, UnknownFailure, "answered 401"),
         ((302, {"Location": "http://127.0.0.1:1/elsewhere"}, ""), UnknownFailure, "a redirect to 127.0.0.1: none is followed"),
+        ((308, {"Location": "http://[::1"}, ""), UnknownFailure, "answered 308, a redirect: none is followed"),
         ((429, {"Retry-After": "77"}, ""), RateLimited, "answered 429"),
         ((503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, ""), RateLimited, "answered 503"),
         ((400, {}, "no\0such field"), UnknownFailure, "answered 400: no\ufffdsuch field"),

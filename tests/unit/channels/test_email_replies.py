@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backline.channels.email.replies import RESPONSE_LIMIT, Reply, Stage, failure
+from backline.channels.base import RESPONSE_LIMIT
+from backline.channels.email.replies import Reply, Stage, failure
 from backline.errors import FailureClass, RetryableError
 
 

@@ -22,6 +22,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
+from backline.channels.base import cut
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,
@@ -32,9 +33,6 @@ from backline.errors import (
     RetryableError,
     UnknownFailure,
 )
-
-RESPONSE_LIMIT = 4096
-"""Bytes of a server's answer that are kept."""
 
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
 _RATE = re.compile(r"rate.?limit|too (many|much|fast|quickly)|throttl|gr[ae]y.?list|slow down", re.IGNORECASE)
@@ -80,13 +78,6 @@ class Reply(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.code} {self.text}"
-
-
-def cut(text: str) -> str:
-    """The text, cut to RESPONSE_LIMIT bytes of UTF-8."""
-    if len(text) * 4 <= RESPONSE_LIMIT:
-        return text
-    return text.encode("utf-8", "replace")[:RESPONSE_LIMIT].decode("utf-8", "ignore")
 
 
 def failure(reply: Reply, stage: Stage, server: str, recipient: str = "") -> BacklineError:

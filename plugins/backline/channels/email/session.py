@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from backline.channels.base import Receipt
+from backline.channels.base import Receipt, cut
 from backline.channels.email.connection import ConnectionBroken, SmtpConnection, Transaction, connect
-from backline.channels.email.replies import Reply, Stage, cut, failure
+from backline.channels.email.replies import Reply, Stage, failure
 from backline.channels.email.server import SmtpServer
 from backline.errors import BacklineError, NetworkFailure, Rejected, TimeoutFailure
 

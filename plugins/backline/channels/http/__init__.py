@@ -1,1 +1,1 @@
-"""What channels over HTTP share."""
+"""What channels over HTTP share: the gateway of a connection, kept sessions, and what answers mean."""

@@ -1,13 +1,18 @@
-"""HTTP answers, and what each one means for the message (RFC 9110 section 15).
+"""HTTP answers, and what each one means for the message (RFC 9110 section 15, RFC 6585, RFC 8470).
 
-| answer | class | why |
+First match wins:
+
+| status | class | why |
 |---|---|---|
-| 2xx | taken | |
-| 429, and 503 with Retry-After | rate_limited | told to come later (RFC 6585 section 4, RFC 9110 section 10.2.3) |
-| 408 | timeout | the far side waited for us |
-| 425, 5xx | unknown | it may go well later |
-| 401, 403 | authentication | our credentials |
-| anything else | rejected | permanent; redirects are never followed |
+| 2xx | | taken |
+| 3xx | unknown | redirects are not followed: whoever answers could send us anywhere |
+| 429, 503 with Retry-After | rate_limited | asked to come back later |
+| 408, 504 | timeout | somebody gave up waiting |
+| 502, 503 | network | nobody there behind it |
+| 507 | resource | out of storage |
+| 425, any other 5xx | unknown | its fault, and may pass |
+| 401, 403, 407 | authentication | our credentials, or that there are none |
+| any other 4xx | rejected | our request, which stays as it is |
 """
 
 from __future__ import annotations
@@ -16,56 +21,95 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+from backline.channels.base import cut
 from backline.errors import (
     AuthenticationFailed,
-    PermanentError,
+    BacklineError,
+    NetworkFailure,
     RateLimited,
     Rejected,
+    ResourceExhausted,
     RetryableError,
     TimeoutFailure,
     UnknownFailure,
 )
 
-RESPONSE_LIMIT = 4096
-"""Bytes of an answer's body that are kept."""
-SHOWN = 200
-"""Characters of it that an error's text quotes."""
+SAID_CHARACTERS = 300
+"""Of an answer in an error's text; its `response` holds more."""
+
+_CLASSES: dict[int, type[BacklineError]] = {
+    401: AuthenticationFailed,
+    403: AuthenticationFailed,
+    407: AuthenticationFailed,
+    408: TimeoutFailure,
+    425: UnknownFailure,
+    429: RateLimited,
+    502: NetworkFailure,
+    503: NetworkFailure,
+    504: TimeoutFailure,
+    507: ResourceExhausted,
+}
 
 
-def raise_for_status(status: int, headers: Mapping[str, str], body: str) -> None:
-    """Raise the error that an answer stands for, by the table above; nothing for a 2xx. `body` is cut here."""
-    if 200 <= status < 300:
-        return
-    code, response = str(status), cut(body)
-    said = " ".join(response[:SHOWN].split())
-    text = f"answered {status}" + (f": {said}" if said else "")
-    if (transient := _transient(status, headers)) is not None:
-        wish = headers.get("Retry-After")
-        raise transient(text, code=code, response=response, retry_after=None if wish is None else retry_after(wish))
-    permanent: type[PermanentError] = AuthenticationFailed if status in (401, 403) else Rejected
-    raise permanent(text, code=code, response=response)
+def raise_for_status(status: int, headers: Mapping[str, str], body: str, *, server: str = "the far side") -> None:
+    """Raise the error that an answer stands for, by the table above; nothing for 2xx."""
+    if not 200 <= status < 300:
+        raise failure(status, headers, body, server=server)
 
 
-def retry_after(text: str) -> float | None:
-    """Seconds that a Retry-After asks to wait: a number, or a date; None if it is neither."""
-    text = text.strip()
-    if text.isascii() and text.isdecimal() and len(text) < 10:
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
+def failure(
+    status: int,
+    headers: Mapping[str, str],
+    body: str,
+    *,
+    server: str,
+    said: str = "",
+    kind: type[BacklineError] | None = None,
+) -> BacklineError:
+    """The error of an answer other than 2xx.
+
+    `said` is what the answer says in words, if it has a form that is known; `kind` its class, if that form tells more
+    than the status.
+    """
+    named = {name.lower(): value for name, value in headers.items()}
+    wait = retry_after(named)
+    kind = kind or classify(status, asked_to_wait=wait is not None)
+    words = said or " ".join(body.split())[:SAID_CHARACTERS]
+    text = f"{server} answered {status}" + (f": {words}" if words else "")
+    if 300 <= status < 400:
+        text += (
+            f"; it leads to {named.get('location', 'no place')!r}, and redirects are not followed: give the final URL"
+        )
+    if issubclass(kind, RetryableError):
+        return kind(text, code=str(status), response=cut(said or body), retry_after=wait)
+    return kind(text, code=str(status), response=cut(said or body))
 
 
-def cut(text: str) -> str:
-    """The text, cut to RESPONSE_LIMIT bytes of UTF-8, without the NUL that the database cannot hold."""
-    text = text.replace("\0", "\ufffd")
-    return text.encode("utf-8", "replace")[:RESPONSE_LIMIT].decode("utf-8", "ignore")
-
-
-def _transient(status: int, headers: Mapping[str, str]) -> type[RetryableError] | None:
-    if status == 429 or (status == 503 and "Retry-After" in headers):
+def classify(status: int, *, asked_to_wait: bool = False) -> type[BacklineError]:
+    """The class of a status other than 2xx; `asked_to_wait`: whether the answer has a Retry-After."""
+    if status == 503 and asked_to_wait:
         return RateLimited
-    if status == 408:
-        return TimeoutFailure
-    return UnknownFailure if status == 425 or status >= 500 else None
+    if status in _CLASSES:
+        return _CLASSES[status]
+    return Rejected if 400 <= status < 500 else UnknownFailure
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds of a Retry-After (RFC 9110 section 10.2.3); None when there is none that can be read.
+
+    A moment is counted from the answer's own Date, so that no two clocks need agree. `headers` by lower-case names.
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:12])
+    until = _moment(text)
+    if until is None:
+        return None
+    return max(0.0, until - (_moment(headers.get("date", "")) or time.time()))
+
+
+def _moment(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.resolver import DefaultResolver
 
-from backline.channels.base import Receipt
-from backline.channels.http.responses import RESPONSE_LIMIT, cut, raise_for_status
+from backline.channels.base import RESPONSE_LIMIT, Receipt, cut
+from backline.channels.http.responses import raise_for_status
 from backline.channels.webhook.connector import MakeResolver, guarded_connector
 from backline.channels.webhook.directory import Directory, Target
 from backline.channels.webhook.guard import AddressGuard
@@ -118,7 +118,7 @@ class WebhookSession:
             timeout=aiohttp.ClientTimeout(total=prepared.timeout),
         ) as answer:  # fmt: skip
             # Of a long answer only the beginning is read; its connection is then not used again.
-            text = (await answer.content.read(RESPONSE_LIMIT)).decode("utf-8", "replace")
+            text = (await answer.content.read(RESPONSE_LIMIT)).decode("utf-8", "replace").replace("\0", "\ufffd")
             return answer.status, answer.headers, text
 
     def _http(self) -> aiohttp.ClientSession:
@@ -134,16 +134,23 @@ class WebhookSession:
 
 def _check(target: Target, status: int, headers: Mapping[str, str], text: str) -> None:
     if 300 <= status < 400:
-        host = urlsplit(headers.get("Location", "")).hostname
+        host = _host(headers.get("Location", ""))
         said = f"{target.id} answered {status}, a redirect" + (f" to {host}" if host else "")
         raise UnknownFailure(f"{said}: none is followed; give the endpoint its final URL", code=str(status))
     try:
-        raise_for_status(status, headers, text)
+        raise_for_status(status, headers, text, server=target.id)
     except PermanentError as exc:
-        said = f"{target.id} {exc}"
         if status == GONE:
-            raise Rejected(said, code=exc.code, response=exc.response) from None
-        raise UnknownFailure(said, code=exc.code, response=exc.response) from None
+            raise
+        raise UnknownFailure(str(exc), code=exc.code, response=exc.response) from None
+
+
+def _host(url: str) -> str | None:
+    """Of a URL that others gave, its host alone: the rest may be secret."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def _without_url(exc: Exception, target: Target) -> str:

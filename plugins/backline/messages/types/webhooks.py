@@ -8,15 +8,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, JsonValue
 
+from backline.channels.webhook import recipients
 from backline.channels.webhook.content import EVERY, WebhookContent
-from backline.errors import InvalidInput
 from backline.messages.base import MessageType
 from backline.messages.fields import Moment
 from backline.messages.registry import register
 
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _EVENT_ID = re.compile(r"[A-Za-z0-9_-]+")
-_ENDPOINT = re.compile(r"ep_[0-9]{1,18}")
 
 
 def check_event_type(text: str) -> str:
@@ -65,10 +64,8 @@ class Webhook(MessageType):
 
     @classmethod
     def check_recipient(cls, recipient: object) -> str:
-        """`*`, or an endpoint's id; whether there is one the database knows."""
-        if isinstance(recipient, str) and (recipient == EVERY or _ENDPOINT.fullmatch(recipient)):
-            return recipient
-        raise InvalidInput("to", 'must be "*" for every endpoint subscribed, or the id of one, such as "ep_1"')
+        """`*`, or an endpoint's id."""
+        return recipients.parse(recipient.strip() if isinstance(recipient, str) else "", "to")
 
     def webhook(self, sent_as: str, sent_at: datetime) -> WebhookContent:
         """The event; id and time are those given where the payload has none."""

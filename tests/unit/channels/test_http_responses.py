@@ -1,0 +1,84 @@
+"""What an HTTP answer means."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+
+from backline.channels.base import RESPONSE_LIMIT
+from backline.channels.http.responses import classify, failure, raise_for_status, retry_after
+from backline.errors import BacklineError, FailureClass, PermanentError, RateLimited, Rejected, RetryableError
+
+CLASSES = {
+    301: "unknown", 302: "unknown", 308: "unknown", 400: "rejected", 401: "authentication", 402: "rejected",
+    403: "authentication", 404: "rejected", 405: "rejected", 407: "authentication", 408: "timeout", 409: "rejected",
+    410: "rejected", 413: "rejected", 422: "rejected", 425: "unknown", 429: "rate_limited", 451: "rejected",
+    500: "unknown", 501: "unknown", 502: "network", 503: "network", 504: "timeout", 507: "resource", 599: "unknown",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "name"), CLASSES.items())
+def test_each_status_has_its_class(status: int, name: str) -> None:
+    assert classify(status).failure_class is FailureClass(name)
+    error = failure(status, {}, "no", server="https://api.example")
+    assert error.failure_class is FailureClass(name)
+    assert error.code == str(status)
+    assert str(error).startswith(f"https://api.example answered {status}: no")
+
+
+def test_what_is_retried_is_what_the_catalogue_says() -> None:
+    retryable = {status for status in range(400, 600) if issubclass(classify(status), RetryableError)}
+    assert retryable == {408, 425, 429, *range(500, 600)}
+    assert all(issubclass(classify(status), PermanentError) for status in set(range(400, 500)) - retryable)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_two_hundreds_are_well(status: int) -> None:
+    raise_for_status(status, {}, "")
+
+
+def test_a_503_that_says_when_is_a_wish_to_wait() -> None:
+    with pytest.raises(RateLimited) as caught:
+        raise_for_status(503, {"Retry-After": "120"}, "")
+    assert caught.value.retry_after == 120
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": " 30 "}, 30.0),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "1.5"}, None),
+        ({"retry-after": "٣"}, None),
+        ({"retry-after": formatdate(1_000_060, usegmt=True), "date": formatdate(1_000_000, usegmt=True)}, 60.0),
+        ({"retry-after": formatdate(1_000_000, usegmt=True), "date": formatdate(1_000_060, usegmt=True)}, 0.0),
+        ({"retry-after": formatdate(1_000_000, usegmt=True)}, 0.0),
+    ],
+)
+def test_retry_after_in_seconds_or_as_a_date_by_the_senders_own_clock(
+    headers: dict[str, str], seconds: float | None
+) -> None:
+    assert retry_after(headers) == seconds
+
+
+def test_a_redirect_says_where_it_would_lead() -> None:
+    error = failure(307, {"Location": "https://elsewhere.example/"}, "", server="https://api.example")
+    assert "leads to 'https://elsewhere.example/'" in str(error)
+
+
+def test_a_long_answer_is_cut_in_the_text_and_in_what_is_kept() -> None:
+    error = failure(500, {}, "ä\n" * 100_000, server="x")
+    assert len(str(error)) < 400
+    assert "\n" not in str(error)
+    assert len(error.response.encode()) <= RESPONSE_LIMIT
+
+
+def test_a_form_that_is_known_says_more_than_the_status() -> None:
+    error = failure(403, {}, "{...}", server="x", said="not there (code 21408)", kind=Rejected)
+    assert isinstance(error, Rejected)
+    assert (str(error), error.response) == ("x answered 403: not there (code 21408)", "not there (code 21408)")
+    assert isinstance(failure(429, {}, "", server="x", kind=None), BacklineError)
