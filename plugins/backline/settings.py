@@ -24,6 +24,7 @@ from pydantic import (
 from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
 from backline.channel_settings import Section as _Section
 from backline.errors import FailureClass, Misconfigured
+from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's root: the folder with `dags/`, `plugins/` and `include/`."""
@@ -112,6 +113,11 @@ class RetrySettings(_Section):
     cap_seconds: float = Field(600.0, gt=0)
     jitter: float = Field(0.2, ge=0, lt=1)
 
+    def pause(self, attempt: int) -> float:
+        """Seconds after that try, from 1, without cap and jitter."""
+        # The exponent is bounded so that a high attempt number cannot overflow the float.
+        return self.first_seconds * self.factor ** min(attempt - 1, 64)
+
 
 Queue = Literal["critical", "default", "bulk", "reports"]
 """Airflow queues: which Celery workers take a task, at scale."""
@@ -198,7 +204,7 @@ class JobsSettings(JobDefaults):
         return {**{name: value for name, value in given.items() if name not in named}, "named": named}
 
 
-DIRECT_POOLS = {"email_direct": 8, "sms_direct": 4, "push_direct": 4}
+DIRECT_POOLS = {"email_direct": 8, "sms_direct": 4, "push_direct": 4, "webhook_direct": 4}
 
 DEFAULT_RETRIES: dict[FailureClass, RetrySettings] = {
     FailureClass.TIMEOUT: RetrySettings(),
@@ -225,6 +231,7 @@ class Settings(_Section):
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
     doorbell: DoorbellSettings = Field(default_factory=DoorbellSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))

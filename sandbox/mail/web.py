@@ -23,6 +23,7 @@ from sandbox.mail.faults import Faults
 from sandbox.mail.guard import SameOrigin, SecurityHeaders
 from sandbox.mail.mailbox import Mailbox
 from sandbox.mail.pages import Pages
+from sandbox.webhooks.web import Webhooks
 
 HOSTS = ("localhost", "127.0.0.1")
 
@@ -54,6 +55,7 @@ def build_app(mailbox: Mailbox, faults: Faults, hosts: Sequence[str] = ()) -> AS
             Route("/api/messages/{id:int}", api.message),
             Route("/api/count", api.count),
             *(route for gateway in gateways for route in gateway.routes()),
+            *Webhooks().routes(),
         ],
         middleware=[
             Middleware(SecurityHeaders),

@@ -215,7 +215,7 @@ def test_by_sms_or_push(name: str) -> None:
 
 
 def test_every_type_has_a_case() -> None:
-    shown_elsewhere = {"email", "templated_email", "urgent_email", "welcome"}
+    shown_elsewhere = {"email", "templated_email", "urgent_email", "webhook", "welcome"}
     assert {kind.type_name for kind in registry.all_types()} == {*CASES, *TOLD, *shown_elsewhere}
     assert {name for name in TOLD if name in CASES} == {
         kind.type_name for kind in registry.all_types() if {"email", "sms"} <= set(kind.channels)

@@ -29,6 +29,7 @@ DISPATCH = {
     "dispatch_sms_urgent": "sms.urgent",
     "dispatch_sms": "sms.normal",
     "dispatch_push": "push.normal",
+    "dispatch_webhook": "webhook.normal",
 }
 JOBS = ("purge_dead_letters", "reconcile_dead_letters")
 SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}

@@ -12,8 +12,8 @@ from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Se
 
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
 SECTIONS = (
-    "email", "sms", "push", "templates", "links", "database", "outbox", "doorbell", "http", "direct_pools", "alerts", "dead_letters",
-    "jobs", "job_pools",
+    "email", "sms", "push", "templates", "links", "database", "outbox", "doorbell", "http", "webhooks", "direct_pools", "alerts",
+    "dead_letters", "jobs", "job_pools",
 )  # fmt: skip
 
 
@@ -48,19 +48,7 @@ def test_every_shipped_retry_policy_is_the_codes_default() -> None:
 def test_every_setting_is_in_the_shipped_file() -> None:
     shipped = parsed()
     assert set(shipped) == set(Settings.model_fields)
-    for section in (
-        "email",
-        "sms",
-        "push",
-        "templates",
-        "links",
-        "database",
-        "outbox",
-        "doorbell",
-        "http",
-        "alerts",
-        "dead_letters",
-    ):
+    for section in set(SECTIONS) - {"direct_pools", "jobs", "job_pools"}:
         model = Settings.model_fields[section].annotation
         assert model is not None
         assert set(shipped[section]) == set(model.model_fields)
@@ -286,3 +274,16 @@ def test_an_unknown_key_of_a_job_is_named(tmp_path: Path) -> None:
     path.write_text(SHIPPED.read_text() + '\n[jobs."count_orders"]\nretrys = 1\n')
     with pytest.raises(Misconfigured, match=r"jobs\.count_orders\.retrys: unknown setting"):
         load(path)
+
+
+def test_an_address_to_allow_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8", "localhost"]')
+    with pytest.raises(Misconfigured, match=r"webhooks\.allowed_addresses: .*'localhost' is no address.*write \"10\.0"):
+        load(SHIPPED)
+    monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8", "127.0.0.1:8080"]')
+    assert load(SHIPPED).webhooks.allowed_addresses == ("10.0.0.0/8", "127.0.0.1:8080")
+
+
+def test_webhooks_are_tried_eight_times_over_a_day() -> None:
+    assert load(SHIPPED).webhooks.retry_seconds == (5, 300, 1800, 7200, 18000, 36000, 36000)
+    assert load(SHIPPED).lane("webhook.normal").max_attempts == 8

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backline.airflow.connections import app_dsn, http_gateway, smtp_server
 from backline.channels.base import Channel
-from backline.errors import Misconfigured
+from backline.errors import FailureClass, Misconfigured
 from backline.outbox.delivery import Delivery
+from backline.outbox.retry import ScheduledRetry
 from backline.outbox.secret_delivery import SecretDelivery, SecretLookup
 from backline.sealing import Sealer
-from backline.settings import Settings
+from backline.settings import RetrySettings, Settings
+
+if TYPE_CHECKING:
+    from backline.channels.webhook.directory import Directory
 
 
 def channel_named(name: str, config: Settings) -> Channel[Any]:
@@ -34,12 +39,33 @@ def channel_named(name: str, config: Settings) -> Channel[Any]:
         from backline.messages import render_push
 
         return PushChannel(config.push, http_gateway(config.push.connection), render_push, DeviceDirectory(app_dsn))
-    raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be one of: email, sms, push")
+    if name == "webhook":
+        from backline.channels.webhook.channel import WebhookChannel
+        from backline.messages import render_webhook
+
+        return WebhookChannel(config.webhooks, lambda: _endpoints(config), render_webhook)
+    raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be one of: email, sms, push, webhook")
 
 
 def delivery_over(channel: Channel[Any], config: Settings) -> Delivery[Any]:
     """Tries over this channel, by the settings' retry policies."""
-    return SecretDelivery(channel, config.retry, _sealer, SecretLookup(app_dsn), random.random)
+    return SecretDelivery(channel, _policies(channel.name, config), _sealer, SecretLookup(app_dsn), random.random)
+
+
+def _endpoints(config: Settings) -> Directory:
+    from backline.channels.webhook.directory import Directory
+
+    wanted = config.webhooks.disable_after_seconds
+    return Directory(app_dsn(), _sealer, disable_after=wanted, recipients=config.alerts.recipients)
+
+
+def _policies(channel: str, config: Settings) -> Mapping[FailureClass, RetrySettings]:
+    """By failure class; a webhook's pauses are the same for each that is tried again."""
+    if channel != "webhook":
+        return config.retry
+    pauses = config.webhooks.retry_seconds
+    policy = ScheduledRetry(schedule=pauses, cap_seconds=max(pauses), jitter=config.webhooks.retry_jitter)
+    return dict.fromkeys(config.retry, policy)
 
 
 @lru_cache(maxsize=1)

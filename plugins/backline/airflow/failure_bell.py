@@ -1,7 +1,7 @@
 """Tells Airflow to run `reconcile_dead_letters` when there is something for it: a failure untold, or an alert due.
 
-Two cheap requests and one query every few seconds, so that a failure is told of within seconds; the job's own cron is
-there for the case that the triggerer is down.
+Two cheap requests and two queries every few seconds, so that a failure is told of within seconds; the job's own cron is
+there for the case that the triggerer is down. The same loop fires the webhook events of jobs (`job_events`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from backline.errors import BacklineError
 from backline.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from backline.airflow.job_events import JobEvents
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +53,18 @@ class FailureBell(BaseEventTrigger):
                 pause = min(pause * 2, SLOWEST_RETRY_SECONDS)
 
 
+async def _fire(events: JobEvents) -> None:
+    try:
+        await events.look()
+    except BacklineError as exc:
+        # Failures are told of whatever becomes of webhooks; the next look fires for what this one has missed.
+        log.warning("job events: %s", exc)
+
+
 async def _look(config: Settings) -> AsyncIterator[bool]:
     # Here, not above: every task that parses the job's file would pay for them.
-    from backline.airflow.connections import airflow_rest_async, app_dsn_async
+    from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
+    from backline.airflow.job_events import JobEvents
     from backline.airflow.runs import fingerprint
     from backline.db.connect import Database
     from backline.db.statements import statement
@@ -63,7 +76,9 @@ async def _look(config: Settings) -> AsyncIterator[bool]:
     quiet_until = 0.0
     try:
         with await airflow_rest_async() as rest:
+            events = JobEvents(rest, database, base_url())
             while True:
+                await _fire(events)
                 now = await asyncio.to_thread(fingerprint, rest)
                 if now != seen:
                     seen, changed_at = now, datetime.now(UTC)

@@ -26,6 +26,7 @@ _WHOM = {
     "email": "The recipient's email address, with or without a name: Ann <ann@example.com>",
     "sms": "The recipient's phone number with its country: +49 1511 2345678",
     "push": "A device's token, or user:17 for all devices of a person",
+    "webhook": "* for every endpoint that is subscribed to the event, or the id of one: ep_1",
 }
 
 KEPT = frozenset(
@@ -73,7 +74,7 @@ def _to(kind: type[MessageType]) -> Param:
             type="string",
             title="To",
             description=_WHOM.get(kind.channels[0], "The recipient"),
-            minLength=3,
+            minLength=1 if kind.channels == ("webhook",) else 3,
             maxLength=MAX_LENGTH,
         )
     example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in kind.channels})

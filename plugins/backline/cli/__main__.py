@@ -32,6 +32,7 @@ def main() -> int:
         send,
         stack,
         trigger,
+        webhooks,
     )
     from backline.cli.app import app
 

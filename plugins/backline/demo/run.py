@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from backline.demo import enqueueing, failures, http_api, secrets, sends, speed, trouble, whole
+from backline.demo import enqueueing, failures, http_api, secrets, sends, speed, trouble, webhooks, whole
 from backline.demo.check import Check
 from backline.demo.table import Table
 from backline.demo.world import World
@@ -21,6 +21,7 @@ def all_checks() -> list[Check]:
         whole.healthy(),
         *sends.checks(),
         secrets.by_reference(),
+        webhooks.signed(),
         *http_api.checks(),
         *enqueueing.checks(),
         trouble.permanent(),
@@ -78,7 +79,7 @@ def run_checks(world: World, checks: Sequence[Check], table: Table) -> int:
 def _say_where(console: Console, stack: Stack) -> None:
     console.print(
         f"\nAirflow   http://localhost:{stack.paths.port}   user admin, password {stack.secrets.admin_password}\n"
-        f"Mail      http://localhost:{stack.paths.mail_web_port}\n"
+        f"Mail      http://localhost:{stack.paths.mail_web_port}   webhooks: /webhooks\n"
         f"State     {stack.paths.home}   logs in {stack.paths.logs}\n"
         f"Stop      ./backline down\n",
         markup=False,

@@ -7,9 +7,10 @@ from typing import cast
 from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
 from backline.channels.push.content import PushContent
+from backline.channels.webhook.content import WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import registry
-from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage
+from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage, WebhookMessage
 from backline.messages.conf import Options, split_conf
 from backline.messages.rules import spec
 
@@ -19,10 +20,12 @@ __all__ = [
     "Options",
     "PushMessage",
     "SmsMessage",
+    "WebhookMessage",
     "registry",
     "render_email",
     "render_push",
     "render_sms",
+    "render_webhook",
     "spec",
     "split_conf",
 ]
@@ -45,6 +48,13 @@ def render_sms(message: Message) -> str:
 def render_push(message: Message) -> PushContent:
     """What a message says as a push notification; InvalidInput as for an email."""
     return cast("PushMessage", _parsed(message, "push")).push()
+
+
+def render_webhook(message: Message) -> WebhookContent:
+    """What a message says as an event; InvalidInput as for an email."""
+    created = round(message.created_at.timestamp() * 1_000_000)
+    parsed = cast("WebhookMessage", _parsed(message, "webhook"))
+    return parsed.webhook(f"evt_{message.id}_{created:x}", message.created_at)
 
 
 def _parsed(message: Message, channel: str) -> MessageType:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from backline.channels.email.content import EmailContent
 from backline.channels.push.content import PushContent
+from backline.channels.webhook.content import WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import recipients
 from backline.messages.fields import read_moment
@@ -138,5 +139,18 @@ class PushMessage(MessageType):
         raise NotImplementedError(f"{type(self).__name__} must define push()")
 
 
-CLASSES: Mapping[str, type[MessageType]] = {"email": EmailMessage, "sms": SmsMessage, "push": PushMessage}
+class WebhookMessage(MessageType):
+    """A type that goes out as an event."""
+
+    def webhook(self, sent_as: str, sent_at: datetime) -> WebhookContent:
+        """What happened, under this id and time where it has none of its own; InvalidInput when it cannot be said."""
+        raise NotImplementedError(f"{type(self).__name__} must define webhook()")
+
+
+CLASSES: Mapping[str, type[MessageType]] = {
+    "email": EmailMessage,
+    "sms": SmsMessage,
+    "push": PushMessage,
+    "webhook": WebhookMessage,
+}
 """Which class a type must be of to go out by a channel."""

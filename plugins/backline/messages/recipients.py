@@ -1,4 +1,4 @@
-"""Recipients by channel: an email address, a phone number, a device or a person with theirs.
+"""Recipients by channel: an email address, a phone number, a device or a person with theirs, a webhook endpoint or all.
 
 A type of one channel has one address. One of several has an object with an address a channel, where a channel that is
 left out gets nothing; an address alone goes to the first of the type's channels that can take it.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from backline.errors import InvalidInput
 
-EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17"}
+EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17", "webhook": "*"}
 """What a recipient looks like on each channel."""
 
 
@@ -90,5 +90,21 @@ def _device(text: str, field: str) -> str:
     return recipients.parse(text, field)
 
 
-_CHECKS: dict[str, Callable[[str, str], str]] = {"email": _email, "sms": _phone, "push": _device}
-_NAMES = {"email": "email address", "sms": "phone number", "push": "device's token or person"}
+def _endpoint(text: str, field: str) -> str:
+    from backline.channels.webhook import recipients
+
+    return recipients.parse(text, field)
+
+
+_CHECKS: dict[str, Callable[[str, str], str]] = {
+    "email": _email,
+    "sms": _phone,
+    "push": _device,
+    "webhook": _endpoint,
+}
+_NAMES = {
+    "email": "email address",
+    "sms": "phone number",
+    "push": "device's token or person",
+    "webhook": "endpoint's id, or * for every one that is subscribed",
+}

@@ -35,6 +35,8 @@ def register(kind: type[T]) -> type[T]:
             raise ValueError(  # noqa: TRY004 - a definition that is wrong, as above
                 f"{name}: goes by {channel}, so its class must be a subclass of {wanted.__name__}"
             )
+    if "webhook" in kind.lanes and (name, len(kind.lanes)) != ("webhook", 1):
+        raise ValueError(f"{name}: events go out as the type webhook, with an event type of their own")
     _types[name] = kind
     return kind
 

@@ -121,7 +121,8 @@ def check_key(key: str) -> str:
 
 def as_given(exc: InvalidInput) -> InvalidInput:
     """What the database refused, with the field's name as HTTP has it."""
-    return InvalidInput(KEY_HEADER, exc.problem) if exc.field == "idempotency_key" else exc
+    names = {"idempotency_key": KEY_HEADER, "recipient": "to"}
+    return InvalidInput(names[exc.field], exc.problem) if exc.field in names else exc
 
 
 def parsed(kind: type[MessageType], payload: Mapping[str, Any], sealer: Sealer) -> str:

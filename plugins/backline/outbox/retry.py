@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from pydantic import Field, PositiveFloat
+
 from backline.errors import FailureClass
 from backline.settings import RetrySettings
+
+
+class ScheduledRetry(RetrySettings):
+    """Pauses by a list: the first one after the first try, the last one after every try beyond its end."""
+
+    schedule: tuple[PositiveFloat, ...] = Field(min_length=1)
+
+    def pause(self, attempt: int) -> float:
+        """As listed."""
+        return self.schedule[min(attempt, len(self.schedule)) - 1]
 
 
 def retry_delay(
@@ -27,6 +39,4 @@ def retry_delay(
         return None
     if retry_after is not None:
         return min(max(retry_after, 0.0), policy.cap_seconds) * (1 + policy.jitter * random())
-    # The exponent is bounded so that a high attempt number cannot overflow the float.
-    delay = policy.first_seconds * policy.factor ** min(attempt - 1, 64)
-    return min(delay * (1 + policy.jitter * (2 * random() - 1)), policy.cap_seconds)
+    return min(policy.pause(attempt) * (1 + policy.jitter * (2 * random() - 1)), policy.cap_seconds)

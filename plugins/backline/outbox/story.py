@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
+from backline.channels.webhook.content import EVERY
 from backline.errors import FailureClass
 from backline.settings import PERMANENT_CLASSES
 
@@ -101,6 +102,8 @@ class Event:
 
 def why(facts: Facts, tries: Sequence[Try], acts: Sequence[Act]) -> str:
     """Why the message was or was not sent, in one sentence."""
+    if facts.channel == "webhook" and facts.recipient == EVERY:
+        return _event(facts)
     match facts.state:
         case "sent":
             return _sent(facts, tries)
@@ -157,6 +160,13 @@ _ENDINGS = {
     "dead": "given up",
 }
 _ACTS = {"message.cancel": "taken back", "message.retry": "revived", "message.replay": "sent again as a new message"}
+
+
+def _event(facts: Facts) -> str:
+    """Of an event for every endpoint: its row is final at once, those of its group are sent."""
+    if facts.state == "sent":
+        return f"Handed on at {moment(facts.finalized_at)} to {facts.provider_id}: group {facts.id} has a message for each."
+    return f"Not sent: {facts.error}."
 
 
 def _sent(facts: Facts, tries: Sequence[Try]) -> str:

@@ -85,6 +85,8 @@ def _backline(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str
         "BACKLINE_MAILDIR": str(paths.maildir),
         "BACKLINE_MAIL_URL": f"http://{LOOPBACK}:{paths.mail_web_port}",
         "BACKLINE_SMTP_PORT": str(paths.smtp_port),
+        "BACKLINE_WEBHOOK_URL": f"http://{LOOPBACK}:{paths.mail_web_port}/webhooks/in",
+        **_webhooks(paths),
         "BACKLINE_FERNET_KEYS": secrets.backline_fernet_keys,
         "AIRFLOW_CONN_BACKLINE_AIRFLOW": json.dumps(api),
         "AIRFLOW_CONN_BACKLINE_DB": json.dumps(database),
@@ -107,6 +109,15 @@ def _gateways(paths: Paths, secrets: Secrets) -> dict[str, str]:
     }
     push = {"conn_type": "http", "host": f"{page}/push", "extra": {"service_account": account}}
     return {"AIRFLOW_CONN_SMS_GATEWAY": json.dumps(sms), "AIRFLOW_CONN_PUSH_GATEWAY": json.dumps(push)}
+
+
+def _webhooks(paths: Paths) -> dict[str, str]:
+    """So that webhooks reach the sandbox's endpoint, on its port alone; what is set from outside stays."""
+    wanted = {
+        "BACKLINE__WEBHOOKS__REQUIRE_HTTPS": "false",
+        "BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES": json.dumps([f"{LOOPBACK}:{paths.mail_web_port}"]),
+    }
+    return {name: os.environ.get(name) or value for name, value in wanted.items()}
 
 
 def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster, metadata: str) -> dict[str, str]:

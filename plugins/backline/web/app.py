@@ -10,14 +10,19 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from backline.settings import settings
-from backline.web import health, messages, problems, trail
+from backline.web import health, messages, problems, trail, webhook_schemas, webhooks
 from backline.web.database import Connections
 from backline.web.edge import Edge
 from backline.web.roles import LEAST_ROLE, NOBODY
 from backline.web.schemas import NewMessage, Replay
 
-ROUTERS = (health.router, messages.router, trail.router)
+ROUTERS = (health.router, messages.router, webhooks.router, trail.router)
 """All routes. One without login has its prefix in `roles.PUBLIC`; every other one names its `roles.least` role."""
+
+WEBHOOK_BODIES = (
+    webhook_schemas.NewEndpoint, webhook_schemas.EndpointChange, webhook_schemas.Rotation, webhook_schemas.Reason,
+    webhook_schemas.WebhookReplay,
+)  # fmt: skip
 
 
 def build() -> FastAPI:
@@ -54,7 +59,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         document = FastAPI.openapi(app)
         parts = document.setdefault("components", {})
         _, extra = models_json_schema(
-            [(model, "validation") for model in (NewMessage, Replay, problems.Problem)],
+            [(model, "validation") for model in (NewMessage, Replay, *WEBHOOK_BODIES, problems.Problem)],
             ref_template="#/components/schemas/{model}",
         )
         parts["schemas"] = {

@@ -80,6 +80,11 @@ def read_replay(body: bytes) -> Edits:
     return Edits(given.to, given.payload)
 
 
+def read(model: type[T], body: bytes) -> T:
+    """A body as the model has it; Refused tells each wrong field."""
+    return _read(TypeAdapter(model), body)
+
+
 def _read(adapter: TypeAdapter[T], body: bytes, *, several: bool = False) -> T:
     try:
         return adapter.validate_json(body)

@@ -20,6 +20,7 @@ from backline.messages.problems import dotted
 from backline.outbox.acts import NoSuchMessage
 from backline.outbox.intake import BadBatch
 from backline.web.urls import route_path
+from backline.webhooks.endpoints import NoSuchEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ async def _ours(request: Request, exc: Exception) -> Response:
             request, 503, "The database is busy or away; the same request may go well in a moment.",
             headers={"Retry-After": str(RETRY_SECONDS)},
         )  # fmt: skip
-    if isinstance(exc, NoSuchMessage):
+    if isinstance(exc, NoSuchMessage | NoSuchEndpoint):
         return respond(request, 404, str(exc))
     if isinstance(exc, PermanentError):
         return respond(request, 409, str(exc))

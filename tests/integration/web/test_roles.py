@@ -31,12 +31,22 @@ LEAST = {
     ("POST", "/api/v1/messages/{id}/cancel"): "op",
     ("POST", "/api/v1/messages/{id}/retry"): "op",
     ("POST", "/api/v1/messages/{id}/replay"): "op",
+    ("GET", "/api/v1/webhooks/endpoints"): "viewer",
+    ("POST", "/api/v1/webhooks/endpoints"): "admin",
+    ("GET", "/api/v1/webhooks/endpoints/{id}"): "viewer",
+    ("PATCH", "/api/v1/webhooks/endpoints/{id}"): "admin",
+    ("DELETE", "/api/v1/webhooks/endpoints/{id}"): "admin",
+    ("POST", "/api/v1/webhooks/endpoints/{id}/rotate"): "admin",
+    ("POST", "/api/v1/webhooks/endpoints/{id}/disable"): "op",
+    ("POST", "/api/v1/webhooks/endpoints/{id}/enable"): "op",
+    ("POST", "/api/v1/webhooks/endpoints/{id}/test"): "op",
+    ("POST", "/api/v1/webhooks/endpoints/{id}/replay"): "op",
     ("GET", "/api/v1/audit-trail"): "admin",
 }
 ORDER = ("nobody", "viewer", "op", "admin")
 # Airflow's "user" stands between viewer and op: it may start DAG runs, so it may send.
 SAME_AS = {"user": "op"}
-_ROW = re.compile(r"^\| `(GET|POST) (/\S*)` \|.*\| (\w+) \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| `(GET|POST|PATCH|DELETE) (/\S*)` \|.*\| (\w+) \|$", re.MULTILINE)
 
 
 def routes(app: FastAPI) -> Iterator[tuple[str, str]]:

@@ -106,7 +106,7 @@ def test_there_are_at_least_twelve_checks_with_names_of_their_own() -> None:
     assert len(names) >= 12
     assert len(set(names)) == len(names)
     assert any("send_welcome " in name for name in names)
-    assert "every message type by SQL arrives" in names
+    assert "email, SMS and push by SQL arrive" in names
 
 
 @pytest.mark.parametrize(

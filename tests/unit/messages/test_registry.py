@@ -10,7 +10,7 @@ import pytest
 
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
-from backline.messages import EmailMessage, MessageType, registry, types
+from backline.messages import EmailMessage, MessageType, WebhookMessage, registry, types
 from backline.messages.types import MODULES
 from backline.settings import ROOT
 
@@ -62,6 +62,7 @@ def test_the_types_that_ship() -> None:
         "templated_email": "email.normal",
         "templated_sms": "sms.normal",
         "urgent_email": "email.urgent",
+        "webhook": "webhook.normal",
         "welcome": "email.normal",
     }
     assert {kind.type_name for kind in registry.all_types() if kind.secret_fields} == {
@@ -146,7 +147,8 @@ def test_an_expiry_that_is_no_field_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channel", "wanted"), [("email", "EmailMessage"), ("sms", "SmsMessage"), ("push", "PushMessage")]
+    ("channel", "wanted"),
+    [("email", "EmailMessage"), ("sms", "SmsMessage"), ("push", "PushMessage"), ("webhook", "WebhookMessage")],
 )
 def test_a_type_must_be_able_to_speak_on_its_channel(channel: str, wanted: str) -> None:
     class Mute(MessageType):
@@ -173,3 +175,12 @@ def test_errors_of_a_secret_field_do_not_tell_its_value() -> None:
         Code.parse({"word": "s3cret-value"})
     assert caught.value.field == "word"
     assert "s3cret-value" not in str(caught.value)
+
+
+def test_no_other_type_goes_by_webhook() -> None:
+    class Paid(WebhookMessage):
+        type_name: ClassVar[str] = "paid"
+        lanes: ClassVar = {"webhook": "webhook.normal"}
+
+    with pytest.raises(ValueError, match="events go out as the type webhook"):
+        registry.register(Paid)

@@ -10,7 +10,7 @@ from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
 from backline.channels.sms import segments
 from backline.errors import InvalidInput
-from backline.messages import registry, render_email, render_push, render_sms
+from backline.messages import registry, render_email, render_push, render_sms, render_webhook
 from backline.settings import settings
 
 
@@ -115,10 +115,15 @@ def test_every_example_renders() -> None:
             assert 0 < segments.count(render_sms(said)).parts <= 2
         if "push" in kind.channels:
             assert render_push(said).title
-        assert {*kind.channels} <= {"email", "sms", "push"}
+        if "webhook" in kind.channels:
+            assert render_webhook(said).event_type
+        assert {*kind.channels} <= {"email", "sms", "push", "webhook"}
 
 
-@pytest.mark.parametrize(("render", "kind"), [(render_email, "sms"), (render_sms, "push"), (render_push, "email")])
+@pytest.mark.parametrize(
+    ("render", "kind"),
+    [(render_email, "sms"), (render_sms, "push"), (render_push, "email"), (render_webhook, "sms"), (render_email, "webhook")],
+)
 def test_a_type_is_rendered_for_its_own_channels_alone(render: Callable[[Message], object], kind: str) -> None:
     with pytest.raises(InvalidInput, match=f"{kind} does not go by"):
         render(message(kind, registry.get(kind).sample()))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backline.errors import FailureClass
-from backline.outbox.retry import retry_delay
+from backline.outbox.retry import ScheduledRetry, retry_delay
 from backline.settings import PERMANENT_CLASSES, ROOT, RetrySettings, Settings, load
 
 policies = st.builds(
@@ -106,9 +106,17 @@ def test_the_shipped_jitter_is_a_fifth(shipped: Settings, kind: FailureClass) ->
     assert retry_delay(shipped.retry, kind, 1, 6, None, lambda: 0.999999) == pytest.approx(first * 1.2, rel=1e-4)
 
 
-def test_email_has_six_tries_and_everything_else_four(shipped: Settings) -> None:
+def test_the_shipped_number_of_tries(shipped: Settings) -> None:
     assert {(lane.channel, lane.max_attempts) for lane in shipped.lanes.values()} == {
         ("email", 6),
         ("sms", 4),
         ("push", 4),
+        ("webhook", 8),
     }
+
+
+def test_a_schedule_is_kept_and_its_last_pause_repeats() -> None:
+    policy = ScheduledRetry(schedule=(5, 300, 36_000), cap_seconds=36_000, jitter=0.0)
+    assert [delay(policy, attempt, 0.5) for attempt in range(1, 6)] == [5, 300, 36_000, 36_000, 36_000]
+    assert delay(policy, 1, 0.5, retry_after=900) == 900
+    assert delay(policy, 1, 0.5, retry_after=1e9) == 36_000

@@ -11,6 +11,7 @@ import pytest
 
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.access import ServiceAccount
+from backline.channels.webhook.guard import AddressGuard
 from backline.errors import Misconfigured
 from backline.settings import ROOT
 from backline.stack.environment import exports, load_dotenv, shell
@@ -97,3 +98,16 @@ def test_texts_and_push_messages_go_to_the_sandbox(tmp_path: Path) -> None:
     account = ServiceAccount.from_gateway(gateway)
     assert account.token_url == "http://127.0.0.1:9102/push/token"
     assert account.assertion(0).count(".") == 2
+
+
+def test_webhooks_reach_the_sandbox_and_nothing_else_of_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUIRE_HTTPS", "ALLOWED_ADDRESSES"):
+        monkeypatch.delenv(f"BACKLINE__WEBHOOKS__{name}", raising=False)
+    variables = _exports(tmp_path)
+    assert variables["BACKLINE_WEBHOOK_URL"] == "http://127.0.0.1:9102/webhooks/in"
+    guard = AddressGuard(json.loads(variables["BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES"]))
+    assert [port for port in (9100, 9101, 9102, 5432) if guard.allows("127.0.0.1", port)] == [9102]
+    monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8"]')
+    assert _exports(tmp_path)["BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES"] == '["10.0.0.0/8"]'

@@ -18,5 +18,6 @@ MODULES = {
     "newsletter": ("newsletter",),
     "reports": ("report_approval_request", "report_approved", "report_ready", "report_rejected"),
     "texts": ("mfa_code", "sms", "templated_sms"),
+    "webhooks": ("webhook",),
 }
 """Module to its types, so that who wants one type loads no other: a task that sends a welcome, for example."""

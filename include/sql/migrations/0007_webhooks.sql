@@ -1,0 +1,90 @@
+-- Webhooks: endpoints, the secrets that sign what they get, and the fan-out of an event to those subscribed.
+
+CREATE SEQUENCE backline.webhook_endpoint_id AS bigint;
+
+CREATE TABLE backline.webhook_endpoint (
+    id            text PRIMARY KEY DEFAULT 'ep_' || nextval('backline.webhook_endpoint_id'),
+    url           text NOT NULL,
+    description   text NOT NULL DEFAULT '',
+    event_types   text[] NOT NULL CHECK (cardinality(event_types) > 0),  -- "order.paid", "order.*", "*"
+    state         text NOT NULL DEFAULT 'active' CHECK (state IN (
+        'active',
+        'disabled'   -- by a person, or because it is gone (410) or has failed for days: disabled_why says
+    )),
+    disabled_why  text,
+    disabled_at   timestamptz,
+    failing_since timestamptz,       -- its first failure since it last took an event; null: all is well
+    last_error    text,
+    created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT webhook_endpoint_disabled CHECK ((state = 'disabled') = ((disabled_why, disabled_at) IS NOT NULL))
+);
+
+CREATE TABLE backline.webhook_secret (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    endpoint_id text NOT NULL REFERENCES backline.webhook_endpoint ON DELETE CASCADE,
+    scheme      text NOT NULL CHECK (scheme IN ('v1', 'v1a')),
+    sealed      text NOT NULL,       -- Fernet text
+    public_key  text,                -- of v1a: what the receiver checks with
+    created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at  timestamptz          -- null: signs until it is replaced; after a rotation both sign for a while
+);
+COMMENT ON TABLE backline.webhook_secret IS 'Every secret that has not expired signs each delivery of its endpoint.';
+CREATE INDEX webhook_secret_endpoint ON backline.webhook_secret (endpoint_id);
+
+-- Whether an endpoint's filters ask for an event: its own name, a prefix ("order.*"), or everything ("*"). What becomes of
+-- jobs is no customer's business: that is for those who ask for it by name or prefix.
+CREATE FUNCTION backline.webhook_wants(event_types text[], event_type text)
+RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT EXISTS (
+        SELECT FROM unnest(event_types) AS wanted
+        WHERE wanted = '*' AND event_type NOT IN ('job.succeeded', 'job.failed') OR wanted = event_type
+           OR right(wanted, 2) = '.*' AND starts_with(event_type, left(wanted, -1)))
+$$;
+
+-- An event gets the id and the time that it keeps for all its endpoints, tries and replays. One for every endpoint
+-- ("*") is final at once: it becomes a message for each that is subscribed, in a group of its own id.
+CREATE FUNCTION backline.webhook_accepted() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    endpoint backline.webhook_endpoint;
+    subscribed integer;
+BEGIN
+    NEW.payload := NEW.payload || jsonb_build_object(
+        'event_id', coalesce(NEW.payload ->> 'event_id',
+            -- With the time, as a database made anew counts from 1 again.
+            'evt_' || NEW.id || '_' || to_hex((extract(epoch FROM NEW.created_at) * 1000000)::bigint)),
+        'occurred_at', coalesce(NEW.payload ->> 'occurred_at',
+            to_char(NEW.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')));
+    IF NEW.recipient <> '*' THEN
+        SELECT * INTO endpoint FROM backline.webhook_endpoint AS e WHERE e.id = NEW.recipient;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'backline.enqueue: %: recipient: there is no webhook endpoint %; give the id of one, or * for every one that is subscribed',
+                NEW.type, quote_literal(NEW.recipient) USING ERRCODE = '22023', COLUMN = 'recipient';
+        ELSIF endpoint.state = 'disabled' THEN
+            NEW.state := 'suppressed';
+            NEW.finalized_at := clock_timestamp();
+            NEW.error := 'endpoint ' || endpoint.id || ' is disabled: ' || endpoint.disabled_why;
+        END IF;
+        RETURN NEW;
+    END IF;
+    INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
+                                  max_attempts, request_id, group_id, replay_of)
+    SELECT NEW.type, NEW.channel, NEW.lane, NEW.priority, NEW.state, e.id, NEW.payload, NEW.due_at, NEW.expires_at,
+        NEW.max_attempts, NEW.request_id, NEW.id, NEW.replay_of
+    FROM backline.webhook_endpoint AS e
+    WHERE e.state = 'active' AND backline.webhook_wants(e.event_types, NEW.payload ->> 'event_type')
+    ORDER BY e.created_at, e.id;
+    GET DIAGNOSTICS subscribed = ROW_COUNT;
+    NEW.finalized_at := clock_timestamp();
+    IF subscribed = 0 THEN
+        NEW.state := 'suppressed';
+        NEW.error := 'no active endpoint is subscribed to ' || (NEW.payload ->> 'event_type');
+    ELSE
+        NEW.state := 'sent';
+        NEW.provider_id := subscribed || CASE subscribed WHEN 1 THEN ' endpoint' ELSE ' endpoints' END;
+    END IF;
+    RETURN NEW;
+END $$;
+-- Those that a fan-out makes are in a group, and complete.
+CREATE TRIGGER webhook_accepted BEFORE INSERT ON backline.message
+    FOR EACH ROW WHEN (NEW.channel = 'webhook' AND NEW.group_id IS NULL)
+    EXECUTE FUNCTION backline.webhook_accepted();

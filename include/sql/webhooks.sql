@@ -1,0 +1,140 @@
+-- Webhook endpoints: kept, signed for, watched, disabled, and given again what they have missed.
+
+-- name: endpoint_create
+-- A new endpoint; returns its id.
+INSERT INTO backline.webhook_endpoint (url, description, event_types)
+VALUES (%(url)s::text, %(description)s::text, %(event_types)s::text[])
+RETURNING id;
+
+-- name: endpoint_list
+-- Every endpoint, oldest first.
+SELECT e.id, e.url, e.description, e.event_types, e.state, e.disabled_why, e.disabled_at, e.failing_since, e.last_error,
+    e.created_at
+FROM backline.webhook_endpoint AS e ORDER BY e.created_at, e.id;
+
+-- name: endpoint_get
+-- One endpoint.
+SELECT e.id, e.url, e.description, e.event_types, e.state, e.disabled_why, e.disabled_at, e.failing_since, e.last_error,
+    e.created_at
+FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
+
+-- name: endpoint_update
+-- Changes what is given; null leaves it as it was.
+UPDATE backline.webhook_endpoint AS e
+SET url = coalesce(%(url)s::text, e.url), description = coalesce(%(description)s::text, e.description),
+    event_types = coalesce(%(event_types)s::text[], e.event_types)
+WHERE e.id = %(id)s::text;
+
+-- name: endpoint_disable
+-- Disables an endpoint, ends what waits for it, and tells each of the recipients by the message given. With
+-- `after`, only if it has failed for so many seconds until now. Returns how many messages it ended, and the ids of the
+-- notices; no row if the endpoint was not active. What waits is found by its states, so that their indexes serve.
+WITH disabled AS (
+    UPDATE backline.webhook_endpoint AS e
+    SET state = 'disabled', disabled_why = %(why)s::text, disabled_at = clock_timestamp()
+    WHERE e.id = %(id)s::text AND e.state = 'active'
+      AND (%(after)s::float8 IS NULL OR e.failing_since <= clock_timestamp() - %(after)s::float8 * interval '1 second')
+    RETURNING e.id
+), ended AS (
+    UPDATE backline.message AS m
+    SET state = 'suppressed', finalized_at = clock_timestamp(),
+        error = 'endpoint ' || %(id)s::text || ' was disabled: ' || %(why)s::text
+    WHERE m.ctid = ANY (ARRAY(
+        SELECT w.ctid FROM backline.message AS w
+        WHERE (w.state = 'scheduled' OR w.state = 'pending' AND w.rescues = 0 OR w.state = 'pending' AND w.rescues > 0)
+          AND w.channel = 'webhook' AND w.recipient = %(id)s::text AND EXISTS (SELECT FROM disabled)
+        FOR UPDATE OF w SKIP LOCKED))
+    RETURNING m.id
+)
+SELECT (SELECT count(*)::integer FROM ended) AS ended,
+    ARRAY(SELECT backline.enqueue('urgent_email', told.recipient, %(notice)s::jsonb)
+          FROM unnest(%(recipients)s::text[]) AS told (recipient) WHERE disabled.id IS NOT NULL) AS notices
+FROM disabled;
+
+-- name: endpoint_enable
+-- Makes an endpoint active again, with a clean slate; no row if it was not disabled.
+UPDATE backline.webhook_endpoint AS e
+SET state = 'active', disabled_why = NULL, disabled_at = NULL, failing_since = NULL, last_error = NULL
+WHERE e.id = %(id)s::text AND e.state = 'disabled'
+RETURNING e.id;
+
+-- name: endpoint_delete
+-- Deletes an endpoint with its secrets; disable it first, so that what waits for it ends.
+DELETE FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text RETURNING e.id;
+
+-- name: secret_add
+-- A new secret of an endpoint.
+INSERT INTO backline.webhook_secret (endpoint_id, scheme, sealed, public_key)
+VALUES (%(id)s::text, %(scheme)s::text, %(sealed)s::text, %(public_key)s::text);
+
+-- name: secret_replace
+-- Lets the present secrets of an endpoint expire after so many seconds, and forgets those that have.
+WITH forgotten AS (
+    DELETE FROM backline.webhook_secret AS s
+    WHERE s.endpoint_id = %(id)s::text AND s.expires_at <= clock_timestamp())
+UPDATE backline.webhook_secret AS s
+SET expires_at = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
+WHERE s.endpoint_id = %(id)s::text
+  AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp() + %(seconds)s::float8 * interval '1 second');
+
+-- name: secret_list
+-- The secrets that sign now, newest first, without what is secret.
+SELECT s.endpoint_id, s.scheme, s.public_key, s.created_at, s.expires_at
+FROM backline.webhook_secret AS s
+WHERE s.endpoint_id = ANY (%(ids)s::text[]) AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
+ORDER BY s.endpoint_id, s.id DESC;
+
+-- name: endpoint_target
+-- What a delivery needs of an endpoint; its sealed secrets newest first.
+SELECT e.id, e.url, e.state, e.disabled_why,
+    extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds,
+    coalesce((SELECT array_agg(s.scheme ORDER BY s.id DESC) FROM backline.webhook_secret AS s
+        WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS schemes,
+    coalesce((SELECT array_agg(s.sealed ORDER BY s.id DESC) FROM backline.webhook_secret AS s
+        WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS sealed
+FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
+
+-- name: endpoint_failed
+-- Notes a failure, and since when it fails if that is its first. Returns for how many seconds it has failed.
+UPDATE backline.webhook_endpoint AS e
+SET failing_since = coalesce(e.failing_since, clock_timestamp()), last_error = %(error)s::text
+WHERE e.id = %(id)s::text AND e.state = 'active'
+RETURNING extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds;
+
+-- name: endpoint_recovered
+-- Notes that an endpoint which failed has taken an event.
+UPDATE backline.webhook_endpoint AS e SET failing_since = NULL, last_error = NULL
+WHERE e.id = %(id)s::text AND e.failing_since IS NOT NULL;
+
+-- name: event_wanted
+-- Whether an active endpoint is subscribed to any of these events.
+SELECT EXISTS (
+    SELECT FROM backline.webhook_endpoint AS e, unnest(%(event_types)s::text[]) AS event_type
+    WHERE e.state = 'active' AND backline.webhook_wants(e.event_types, event_type)) AS wanted;
+
+-- name: event_replay
+-- Sends events since a time to one endpoint: those that it asks for and has neither taken nor waits for, or, with
+-- `everything`, all that it asks for. Oldest first, at most so many; one message an event, under the event's own id.
+WITH event AS (
+    SELECT DISTINCT ON (m.payload ->> 'event_id') m.id, m.payload, m.lane, m.priority, m.max_attempts
+    FROM backline.message AS m
+    WHERE m.channel = 'webhook' AND m.created_at >= %(since)s::timestamptz AND m.recipient IN ('*', %(id)s::text)
+      AND (m.recipient = %(id)s::text AND m.group_id IS NULL AND m.replay_of IS NULL
+           OR m.recipient = '*' AND backline.webhook_wants(%(event_types)s::text[], m.payload ->> 'event_type'))
+      AND (%(everything)s::boolean OR m.payload ->> 'event_id' NOT IN (
+          SELECT d.payload ->> 'event_id' FROM backline.message AS d
+          WHERE d.channel = 'webhook' AND d.created_at >= %(since)s::timestamptz AND d.recipient = %(id)s::text
+            AND d.state IN ('sent', 'pending', 'scheduled', 'leased')))
+    ORDER BY m.payload ->> 'event_id', m.id
+)
+INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, max_attempts, request_id,
+                              replay_of)
+SELECT 'webhook', 'webhook', event.lane, event.priority, 'pending', %(id)s::text, event.payload, clock_timestamp(),
+    event.max_attempts, %(request_id)s::text, event.id
+FROM event ORDER BY event.id LIMIT %(most)s::integer
+RETURNING id;
+
+-- name: message_of_endpoint
+-- The event of a webhook message, by the message's id, if it is one for this endpoint or for every one.
+SELECT m.id, m.payload FROM backline.message AS m
+WHERE m.id = %(message_id)s::bigint AND m.channel = 'webhook' AND m.recipient IN ('*', %(id)s::text);

@@ -1,0 +1,132 @@
+"""Fires the webhook events `job.succeeded` and `job.failed` for every run of a job that has ended, however it ended.
+
+Airflow calls no callback for a run whose task was killed, and one for each run that succeeds would have its file parsed
+anew. So the failure bell's loop looks: one query while nobody is subscribed, and one request more while somebody is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from backline.airflow.runs import EVERY_RUN, log_url
+from backline.db.statements import statement
+from backline.dead_letters.failures import NOT_MAPPED, WHOLE_RUN
+
+if TYPE_CHECKING:
+    from backline.airflow.rest import AirflowRest
+    from backline.db.connect import Database
+
+EVENTS = {"success": "job.succeeded", "failed": "job.failed"}
+"""By a run's last state."""
+CURSOR = "job events"
+OVERLAP = timedelta(minutes=2)
+"""Read again what ended shortly before the last look: clocks differ and transactions commit late. No event fires twice."""
+LONGEST_GAP = timedelta(hours=1)
+"""After a longer silence, older runs are no news."""
+NAMES_SECONDS = 60.0
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A run of a job that has ended."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    run_type: str
+    started_at: datetime | None
+    ended_at: datetime
+
+    @property
+    def event_id(self) -> str:
+        """The same for the same end of the same run; a run that was cleared and ends again is another event."""
+        told = f"{self.dag_id}/{self.run_id}/{self.ended_at.isoformat()}"
+        return f"job_{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+
+
+class JobEvents:
+    """What has been told of, from look to look."""
+
+    def __init__(self, rest: AirflowRest, database: Database, url: str) -> None:
+        """`url` is where people open Airflow."""
+        self._rest = rest
+        self._database = database
+        self._url = url
+        self._since: datetime | None = None
+        self._told: frozenset[str] = frozenset()
+        self._jobs: list[str] = []
+        self._named_at: datetime | None = None
+
+    async def look(self) -> int:
+        """Fire for what has ended since the last look, if an endpoint is subscribed; returns how many events."""
+        now = datetime.now(UTC)
+        asked = {"event_types": list(EVENTS.values())}
+        if not (await self._database.fetch(statement("webhooks", "event_wanted"), asked))[0]["wanted"]:
+            self._since = now
+            return 0
+        since = await self._start(now) if self._since is None else self._since
+        found = await asyncio.to_thread(lambda: list(self._ended(since - OVERLAP, now)))
+        new = [run for run in found if run.event_id not in self._told]
+        for run in new:
+            await self._database.fetch(statement("outbox", "enqueue"), message(run, self._url))
+        await self._database.fetch(statement("dead_letters", "cursor_set"), {"name": CURSOR, "at": now})
+        self._since, self._told = now, frozenset(run.event_id for run in found)
+        return len(new)
+
+    async def _start(self, now: datetime) -> datetime:
+        """Where another triggerer has stopped."""
+        rows = await self._database.fetch(statement("dead_letters", "cursor_get"), {"name": CURSOR})
+        return max(rows[0]["at"], now - LONGEST_GAP) if rows else now
+
+    def _ended(self, since: datetime, now: datetime) -> Iterator[EndedRun]:
+        if self._named_at is None or (now - self._named_at).total_seconds() > NAMES_SECONDS:
+            self._jobs = [dag["dag_id"] for dag in self._rest.pages("/api/v2/dags", "dags", tags="job")]
+            self._named_at = now
+        if not self._jobs:
+            return
+        body = {
+            "dag_ids": self._jobs, "states": list(EVENTS), "end_date_gte": since.isoformat(), "order_by": "end_date",
+            "page_limit": PAGE,
+        }  # fmt: skip
+        offset = 0
+        while True:
+            _, answer = self._rest.post(f"{EVERY_RUN}/list", {**body, "page_offset": offset})
+            yield from map(_run, answer["dag_runs"])
+            offset += PAGE
+            if offset >= answer["total_entries"]:
+                return
+
+
+def message(run: EndedRun, url: str) -> dict[str, Any]:
+    """The event as the outbox takes it. A conf is not part of it: it is the job's own business."""
+    data = {
+        "job": run.dag_id,
+        "run_id": run.run_id,
+        "state": run.state,
+        "run_type": run.run_type,
+        "started_at": run.started_at and run.started_at.isoformat(),
+        "ended_at": run.ended_at.isoformat(),
+        "url": log_url(url, run.dag_id, run.run_id, WHOLE_RUN, NOT_MAPPED),
+    }
+    payload = {
+        "event_type": EVENTS[run.state], "event_id": run.event_id, "occurred_at": run.ended_at.isoformat(), "data": data,
+    }  # fmt: skip
+    return {
+        "type": "webhook", "recipient": "*", "payload": json.dumps(payload), "idempotency_key": run.event_id,
+        "due_at": None, "priority": None, "expires_at": None, "request_id": None, "lane": None,
+    }  # fmt: skip
+
+
+def _run(item: Mapping[str, Any]) -> EndedRun:
+    started = item["start_date"]
+    return EndedRun(
+        item["dag_id"], item["dag_run_id"], item["state"], item["run_type"],
+        None if started is None else datetime.fromisoformat(started), datetime.fromisoformat(item["end_date"]),
+    )  # fmt: skip

@@ -1,0 +1,239 @@
+"""Endpoints as people keep them. Each act is one transaction of the caller's, with its row of the audit trail.
+
+A secret is told once, by the act that makes it; afterwards it is only signed with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import DictRow
+
+from backline.audit_trail import Who, record
+from backline.channels.webhook.signatures import SCHEMES, Scheme, new_secret, public_key
+from backline.db.statements import statement
+from backline.errors import InvalidInput, PermanentError
+from backline.sealing import Sealer
+from backline.webhooks.settings import WebhookSettings
+from backline.webhooks.urls import check_description, check_filters, check_url
+
+Connection = psycopg.Connection[DictRow]
+EVERYTHING = ("*",)
+MAX_OVERLAP = 30 * 86_400
+
+
+class NoSuchEndpoint(PermanentError):
+    """There is no endpoint of that id: it never was, or it was deleted."""
+
+
+class WrongEndpointState(PermanentError):
+    """The endpoint's state does not allow the act."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One secret that signs, without what is secret of it."""
+
+    scheme: Scheme
+    public_key: str | None
+    """Of v1a: what the receiver checks with."""
+    created_at: datetime
+    expires_at: datetime | None
+    """When it stops to sign; None: it is the present one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint."""
+
+    id: str
+    url: str
+    description: str
+    event_types: tuple[str, ...]
+    """Event types that it gets: "order.paid", all of a kind by "order.*", or "*"."""
+    state: str
+    disabled_why: str | None
+    disabled_at: datetime | None
+    failing_since: datetime | None
+    """Its first failure since it last took an event; None: all is well."""
+    last_error: str | None
+    created_at: datetime
+    secrets: tuple[Secret, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Made:
+    """An endpoint with its new secret."""
+
+    endpoint: Endpoint
+    secret: str | None
+    """To be shown this once. None for v1a: the receiver needs the public key alone, and nobody the private one."""
+
+
+def every(connection: Connection) -> list[Endpoint]:
+    """All endpoints, oldest first."""
+    rows = connection.execute(statement("webhooks", "endpoint_list")).fetchall()
+    return _with_secrets(connection, rows)
+
+
+def find(connection: Connection, endpoint_id: str) -> Endpoint:
+    """One endpoint; NoSuchEndpoint."""
+    row = connection.execute(statement("webhooks", "endpoint_get"), {"id": endpoint_id}).fetchone()
+    if row is None:
+        raise NoSuchEndpoint(f"there is no webhook endpoint {endpoint_id[:40]!r}: it never was, or it was deleted")
+    return _with_secrets(connection, [row])[0]
+
+
+def create(
+    connection: Connection,
+    settings: WebhookSettings,
+    sealer: Sealer,
+    who: Who,
+    *,
+    url: str,
+    event_types: Sequence[str] = EVERYTHING,
+    description: str = "",
+    scheme: str = "v1",
+) -> Made:
+    """Add an endpoint; InvalidInput names the field that is wrong."""
+    values = {
+        "url": check_url(url, settings), "event_types": list(check_filters(event_types)),
+        "description": check_description(description),
+    }  # fmt: skip
+    kind = _scheme(scheme)
+    [row] = connection.execute(statement("webhooks", "endpoint_create"), values).fetchall()
+    secret = _add_secret(connection, row["id"], kind, sealer)
+    _record(connection, who, "create", row["id"], after={"event_types": values["event_types"], "scheme": kind})
+    return Made(find(connection, row["id"]), secret)
+
+
+def update(
+    connection: Connection,
+    settings: WebhookSettings,
+    who: Who,
+    endpoint_id: str,
+    *,
+    url: str | None = None,
+    event_types: Sequence[str] | None = None,
+    description: str | None = None,
+) -> Endpoint:
+    """Change what is given; None leaves it as it was. What waits goes to the new URL."""
+    before = find(connection, endpoint_id)
+    values = {
+        "id": endpoint_id, "url": None if url is None else check_url(url, settings),
+        "event_types": None if event_types is None else list(check_filters(event_types)),
+        "description": None if description is None else check_description(description),
+    }  # fmt: skip
+    connection.execute(statement("webhooks", "endpoint_update"), values)
+    after = find(connection, endpoint_id)
+    _record(
+        connection, who, "update", endpoint_id,
+        before={"event_types": before.event_types},
+        # Not the URL itself: it may hold a token.
+        after={"event_types": after.event_types, "new_url": after.url != before.url},
+    )  # fmt: skip
+    return after
+
+
+def rotate(
+    connection: Connection,
+    settings: WebhookSettings,
+    sealer: Sealer,
+    who: Who,
+    endpoint_id: str,
+    *,
+    scheme: str | None = None,
+    overlap_seconds: float | None = None,
+) -> Made:
+    """Give an endpoint a new secret, of another scheme if one is given.
+
+    The old ones sign beside it for `overlap_seconds` more (default: the settings'), so that the receiver can change
+    over in between; 0 after a secret has leaked.
+    """
+    present = find(connection, endpoint_id)
+    seconds = settings.rotation_overlap_seconds if overlap_seconds is None else overlap_seconds
+    if not 0 <= seconds <= MAX_OVERLAP:
+        raise InvalidInput("overlap_seconds", f"must be from 0 to {MAX_OVERLAP} (30 days)")
+    kind = _scheme(scheme or next((secret.scheme for secret in present.secrets), "v1"))
+    connection.execute(statement("webhooks", "secret_replace"), {"id": endpoint_id, "seconds": seconds})
+    secret = _add_secret(connection, endpoint_id, kind, sealer)
+    _record(connection, who, "rotate", endpoint_id, after={"scheme": kind, "overlap_seconds": seconds})
+    return Made(find(connection, endpoint_id), secret)
+
+
+def disable(connection: Connection, who: Who, endpoint_id: str, why: str) -> int:
+    """Send nothing more to an endpoint: what waits for it ends as suppressed; returns how many messages those are."""
+    find(connection, endpoint_id)
+    why = check_description(why, "reason").strip()
+    if not why:
+        raise InvalidInput("reason", "is required; say in a few words why, for those who find it disabled")
+    ended = _ended(connection, endpoint_id, why)
+    if ended is None:
+        raise WrongEndpointState(f"endpoint {endpoint_id} is disabled already")
+    _record(connection, who, "disable", endpoint_id, after={"why": why, "ended": ended})
+    return ended
+
+
+def enable(connection: Connection, who: Who, endpoint_id: str) -> Endpoint:
+    """Send to an endpoint again, from the next event on; what it has missed is for `replay_since`."""
+    before = find(connection, endpoint_id)
+    if not connection.execute(statement("webhooks", "endpoint_enable"), {"id": endpoint_id}).fetchall():
+        raise WrongEndpointState(f"endpoint {endpoint_id} is active already")
+    _record(connection, who, "enable", endpoint_id, before={"why": before.disabled_why})
+    return find(connection, endpoint_id)
+
+
+def delete(connection: Connection, who: Who, endpoint_id: str) -> int:
+    """Delete an endpoint with its secrets; returns how many messages that waited for it ended as suppressed."""
+    gone = find(connection, endpoint_id)
+    ended = _ended(connection, endpoint_id, "it was deleted") or 0
+    connection.execute(statement("webhooks", "endpoint_delete"), {"id": endpoint_id})
+    _record(connection, who, "delete", endpoint_id, before={"event_types": gone.event_types}, after={"ended": ended})
+    return ended
+
+
+def _ended(connection: Connection, endpoint_id: str, why: str) -> int | None:
+    """Disable an endpoint without a notice; how many messages that ended, or None if it was disabled already."""
+    values: dict[str, Any] = {"id": endpoint_id, "why": why, "after": None, "recipients": [], "notice": None}
+    row = connection.execute(statement("webhooks", "endpoint_disable"), values).fetchone()
+    return None if row is None else int(row["ended"])
+
+
+def _scheme(text: str) -> Scheme:
+    for scheme in SCHEMES:
+        if text == scheme:
+            return scheme
+    raise InvalidInput("scheme", "must be v1 (a secret that both sides have) or v1a (a public key for the receiver)")
+
+
+def _add_secret(connection: Connection, endpoint_id: str, scheme: Scheme, sealer: Sealer) -> str | None:
+    secret = new_secret(scheme)
+    public = public_key(secret)
+    values = {"id": endpoint_id, "scheme": scheme, "sealed": sealer.seal(secret), "public_key": public}
+    connection.execute(statement("webhooks", "secret_add"), values)
+    return secret if public is None else None
+
+
+def _with_secrets(connection: Connection, rows: Sequence[DictRow]) -> list[Endpoint]:
+    secrets: dict[str, list[Secret]] = {row["id"]: [] for row in rows}
+    for found in connection.execute(statement("webhooks", "secret_list"), {"ids": list(secrets)}).fetchall():
+        secrets[found.pop("endpoint_id")].append(Secret(**found))
+    return [
+        Endpoint(**{**row, "event_types": tuple(row["event_types"])}, secrets=tuple(secrets[row["id"]])) for row in rows
+    ]
+
+
+def _record(
+    connection: Connection,
+    who: Who,
+    act: str,
+    endpoint_id: str,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    record(connection, who, f"webhook.{act}", f"webhook/{endpoint_id}", before=before, after=after)

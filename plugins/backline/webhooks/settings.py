@@ -1,0 +1,33 @@
+"""The settings of webhooks: section [webhooks] of backline.toml, where each is explained."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
+
+
+class WebhookSettings(BaseModel):
+    """How events go out to webhook endpoints."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    timeout_seconds: float = Field(15.0, gt=0, le=120)
+    concurrency: int = Field(32, ge=1, le=256)
+    retry_seconds: tuple[PositiveFloat, ...] = Field(
+        (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0), min_length=1
+    )
+    retry_jitter: float = Field(0.2, ge=0, lt=1)
+    disable_after_seconds: float = Field(432_000.0, ge=1)
+    rotation_overlap_seconds: float = Field(86_400.0, ge=0)
+    require_https: bool = True
+    allowed_addresses: tuple[str, ...] = ()
+
+    @field_validator("allowed_addresses")
+    @classmethod
+    def _can_be_read(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        if allowed:
+            # Late: few need it, and every process reads the settings.
+            from backline.channels.webhook.guard import parse_allowed
+
+            for entry in allowed:
+                parse_allowed(entry)
+        return allowed

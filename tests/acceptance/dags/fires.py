@@ -1,0 +1,15 @@
+"""A job that fails at its only try, for the event that it fires."""
+
+from __future__ import annotations
+
+from airflow.sdk import task
+
+from backline.airflow.jobs import job_dag
+
+with job_dag("fires_failed", doc="Fails at once.", retries=0) as dag:
+
+    @task
+    def fail() -> None:
+        raise ValueError("it was to fail")
+
+    fail()

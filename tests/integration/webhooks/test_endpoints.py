@@ -1,0 +1,341 @@
+"""Endpoints in the database: who gets which event, what people do to them, and what is given again."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from backline.audit_trail import Filters, search
+from backline.channels.webhook.directory import Target, notice
+from backline.channels.webhook.guard import AddressRefused
+from backline.channels.webhook.signatures import public_key
+from backline.db.connect import translate
+from backline.errors import InvalidInput, UnknownFailure
+from backline.messages import registry
+from backline.outbox import history
+from backline.webhooks import endpoints, events
+from backline.webhooks.settings import WebhookSettings
+from tests.integration.webhooks.conftest import LOOSE, SEALER, WHO, Hooks
+
+
+def recipients(hooks: Hooks, event: int) -> list[str]:
+    return [row["recipient"] for row in hooks.rows(event)]
+
+
+def why(hooks: Hooks, message_id: int) -> str:
+    found = history.find(hooks.connection, message_id)
+    assert found is not None
+    return found.why
+
+
+# --- the fan-out ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("filters", "event_type", "gets"),
+    [
+        (["*"], "order.paid", True),
+        (["order.paid"], "order.paid", True),
+        (["order.paid"], "order.paid.late", False),
+        (["order.*"], "order.paid", True),
+        (["order.*"], "order.paid.late", True),
+        (["order.*"], "order", False),
+        (["order.*"], "orders.paid", False),
+        (["order_.*"], "orderX.paid", False),
+        (["user.*", "order.paid"], "order.paid", True),
+        (["*"], "job.failed", False),
+        (["*"], "job.posted", True),
+        (["*", "job.*"], "job.failed", True),
+        (["job.succeeded"], "job.succeeded", True),
+        (["user.*", "report.ready"], "order.paid", False),
+    ],
+)
+def test_an_endpoint_gets_what_it_asks_for(hooks: Hooks, filters: list[str], event_type: str, gets: bool) -> None:  # noqa: FBT001
+    made = hooks.endpoint("http://127.0.0.1:9/", *filters)
+    assert recipients(hooks, hooks.event(event_type)) == ([made.endpoint.id] if gets else [])
+
+
+def test_an_event_becomes_a_message_for_each_endpoint(hooks: Hooks) -> None:
+    first, second, other = hooks.endpoint(), hooks.endpoint(), hooks.endpoint("http://127.0.0.1:9/", "user.*")
+    event = hooks.event()
+    assert recipients(hooks, event) == [first.endpoint.id, second.endpoint.id]
+    assert other.endpoint.id not in recipients(hooks, event)
+    row = hooks.outbox.message(event)
+    assert (row["state"], row["provider_id"]) == ("sent", "2 endpoints")
+    assert why(hooks, event) == (
+        f"Handed on at {row['finalized_at']:%Y-%m-%d %H:%M:%S %Z} to 2 endpoints: group {event} has a message for each."
+    )
+    payloads = [one["payload"] for one in hooks.rows(event)]
+    assert payloads[0] == payloads[1]
+    assert payloads[0]["event_id"].startswith(f"evt_{event}_")
+    assert datetime.fromisoformat(payloads[0]["occurred_at"]) - row["created_at"] < timedelta(seconds=1)
+    for one in payloads:
+        registry.get("webhook").parse(one)
+    assert [one["id"] for one in history.group(hooks.connection, event)] == [one["id"] for one in hooks.rows(event)]
+
+
+def test_an_event_that_nobody_wants_says_so(hooks: Hooks) -> None:
+    hooks.endpoint("http://127.0.0.1:9/", "user.*")
+    event = hooks.event()
+    assert hooks.outbox.message(event)["state"] == "suppressed"
+    assert why(hooks, event) == "Not sent: no active endpoint is subscribed to order.paid."
+
+
+def test_an_event_keeps_the_id_and_time_that_it_was_given(hooks: Hooks) -> None:
+    hooks.endpoint()
+    event = hooks.event(event_id="order-1042", occurred_at="2026-03-01T18:30:00Z")
+    (row,) = hooks.rows(event)
+    assert (row["payload"]["event_id"], row["payload"]["occurred_at"]) == ("order-1042", "2026-03-01T18:30:00Z")
+    nulls = hooks.event(event_id=None, occurred_at=None)
+    assert hooks.rows(nulls)[0]["payload"]["event_id"].startswith("evt_")
+
+
+def test_a_later_event_waits_with_all_its_messages(hooks: Hooks) -> None:
+    hooks.endpoint()
+    later = hooks.outbox.enqueue(
+        "*", type="webhook", due_at=datetime.now(UTC) + timedelta(hours=1),
+        payload=json.dumps({"event_type": "order.paid", "data": {}}),
+    )  # fmt: skip
+    (row,) = hooks.rows(later)
+    assert (row["state"], row["max_attempts"], row["lane"]) == ("scheduled", 8, "webhook.normal")
+
+
+def test_an_event_for_one_endpoint_goes_there_whatever_it_subscribes_to(hooks: Hooks) -> None:
+    made = hooks.endpoint("http://127.0.0.1:9/", "user.*")
+    row = hooks.outbox.message(hooks.event(to=made.endpoint.id))
+    assert (row["state"], row["recipient"], row["group_id"]) == ("pending", made.endpoint.id, None)
+
+
+def test_an_endpoint_that_is_not_there_is_refused_by_name(hooks: Hooks) -> None:
+    with pytest.raises(Exception, match="there is no webhook endpoint 'ep_999999'") as caught:
+        hooks.event(to="ep_999999")
+    exc = translate(caught.value)  # type: ignore[arg-type]
+    assert isinstance(exc, InvalidInput)
+    assert exc.field == "recipient"
+
+
+def test_the_same_key_gives_the_same_event(hooks: Hooks) -> None:
+    hooks.endpoint()
+    payload = json.dumps({"event_type": "order.paid", "data": {}})
+    first = hooks.outbox.enqueue("*", type="webhook", payload=payload, idempotency_key="order-1042")
+    assert hooks.outbox.enqueue("*", type="webhook", payload=payload, idempotency_key="order-1042") == first
+    assert len(hooks.rows(first)) == 1
+
+
+def test_an_order_that_is_rolled_back_fires_nothing(hooks: Hooks) -> None:
+    hooks.endpoint()
+    with hooks.connection.transaction(force_rollback=True):
+        hooks.event()
+    assert hooks.outbox.states() == {}
+
+
+# --- what people do ---------------------------------------------------------------------------------
+
+
+def test_an_endpoint_has_a_secret_that_is_told_once_and_kept_sealed(hooks: Hooks) -> None:
+    made = hooks.endpoint("https://shop.example/hook?token=in-the-url")
+    (row,) = hooks.outbox.sql("SELECT sealed FROM backline.webhook_secret")
+    assert made.secret.startswith("whsec_")
+    assert made.secret not in row["sealed"]
+    assert SEALER.open("secret", row["sealed"]) == made.secret
+    assert made.secret not in repr(made)
+    (found,) = endpoints.every(hooks.connection)
+    assert found == endpoints.find(hooks.connection, made.endpoint.id) == made.endpoint
+    assert made.secret not in repr(found)
+    (act,) = search(hooks.connection, Filters(), None, 10)
+    assert (act["actor"], act["act"], act["object"]) == ("ann", "webhook.create", f"webhook/{made.endpoint.id}")
+    assert made.secret not in str(act)
+    assert "in-the-url" not in str(act)
+
+
+def test_of_v1a_the_public_key_is_shown_for_good(hooks: Hooks) -> None:
+    made = hooks.endpoint(scheme="v1a")
+    (secret,) = endpoints.find(hooks.connection, made.endpoint.id).secrets
+    (row,) = hooks.outbox.sql("SELECT sealed FROM backline.webhook_secret")
+    assert (secret.scheme, secret.public_key) == ("v1a", public_key(SEALER.open("secret", row["sealed"])))
+    assert made.secret is None
+
+
+def test_a_rotation_keeps_the_scheme_and_lets_the_old_one_expire(hooks: Hooks) -> None:
+    made = hooks.endpoint(scheme="v1a")
+    turned = endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, made.endpoint.id)
+    new, old = turned.endpoint.secrets
+    assert (new.scheme, new.expires_at) == ("v1a", None)
+    assert old.expires_at is not None
+    assert timedelta(hours=23, minutes=59) < old.expires_at - new.created_at <= timedelta(hours=24, seconds=5)
+    at_once = endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, made.endpoint.id, scheme="v1", overlap_seconds=0)
+    assert [secret.scheme for secret in at_once.endpoint.secrets] == ["v1"]
+    endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, made.endpoint.id)
+    assert len(hooks.outbox.sql("SELECT id FROM backline.webhook_secret")) == 2  # those that have expired are forgotten
+
+
+def test_what_waits_for_an_endpoint_that_is_disabled_ends_and_says_why(hooks: Hooks) -> None:
+    made, other = hooks.endpoint(), hooks.endpoint()
+    waiting, later = hooks.event(), hooks.event()
+    hooks.outbox.sql(
+        "UPDATE backline.message SET state = 'scheduled' WHERE group_id = %s AND recipient = %s",
+        later,
+        made.endpoint.id,
+    )
+    assert endpoints.disable(hooks.connection, WHO, made.endpoint.id, "they move house") == 2
+    for event in (waiting, later):
+        mine, theirs = hooks.rows(event)
+        assert (mine["state"], theirs["state"]) == ("suppressed", "pending")
+        assert "was disabled: they move house" in why(hooks, mine["id"])
+    assert recipients(hooks, hooks.event()) == [other.endpoint.id]
+    straight = hooks.outbox.message(hooks.event(to=made.endpoint.id))
+    assert (straight["state"], straight["error"]) == (
+        "suppressed", f"endpoint {made.endpoint.id} is disabled: they move house",
+    )  # fmt: skip
+    with pytest.raises(endpoints.WrongEndpointState, match="disabled already"):
+        endpoints.disable(hooks.connection, WHO, made.endpoint.id, "again")
+    assert endpoints.enable(hooks.connection, WHO, made.endpoint.id).state == "active"
+    with pytest.raises(endpoints.WrongEndpointState, match="active already"):
+        endpoints.enable(hooks.connection, WHO, made.endpoint.id)
+    assert len(recipients(hooks, hooks.event())) == 2
+
+
+def test_a_deleted_endpoint_leaves_nothing_waiting(hooks: Hooks) -> None:
+    made = hooks.endpoint()
+    (row,) = hooks.rows(hooks.event())
+    assert endpoints.delete(hooks.connection, WHO, made.endpoint.id) == 1
+    assert "was disabled: it was deleted" in why(hooks, row["id"])
+    assert hooks.outbox.sql("SELECT id FROM backline.webhook_secret") == []
+    with pytest.raises(endpoints.NoSuchEndpoint):
+        endpoints.find(hooks.connection, made.endpoint.id)
+
+
+def test_an_update_changes_what_is_given(hooks: Hooks) -> None:
+    made = hooks.endpoint()
+    changed = endpoints.update(hooks.connection, LOOSE, WHO, made.endpoint.id, event_types=["user.*"])
+    assert (changed.url, changed.event_types) == (made.endpoint.url, ("user.*",))
+    assert recipients(hooks, hooks.event()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("url", {"url": "http://shop.example/"}),
+        ("url", {"url": "ftp://shop.example/"}),
+        ("url", {"url": "https://"}),
+        ("url", {"url": "shop.example/hook"}),
+        ("url", {"url": "https://ann:secret@shop.example/"}),
+        ("url", {"url": "https://shop.example/#part"}),
+        ("url", {"url": "https://shop.example:99999/"}),
+        ("url", {"url": "https://shop.example:0/"}),
+        ("url", {"url": "https://shop.example/a b"}),
+        ("url", {"url": "https://shop.example/" + "x" * 2000}),
+        ("url", {"url": "https://127.0.0.1/"}),
+        ("url", {"url": "https://[::1]/"}),
+        ("url", {"url": "https://[::ffff:169.254.169.254]/"}),
+        ("url", {"url": "https://[::1"}),
+        ("event_types", {"event_types": []}),
+        ("event_types", {"event_types": ["order.**"]}),
+        ("event_types", {"event_types": ["order paid"]}),
+        ("event_types", {"event_types": [".*"]}),
+        ("event_types", {"event_types": ["x" * 129]}),
+        ("description", {"description": "two\nlines"}),
+        ("description", {"description": "x" * 201}),
+        ("scheme", {"scheme": "v2"}),
+    ],
+)
+def test_bad_input_is_refused_by_field(hooks: Hooks, field: str, values: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        endpoints.create(hooks.connection, WebhookSettings(), SEALER, WHO, **{"url": "https://shop.example/", **values})
+    assert caught.value.field == field
+    assert hooks.outbox.sql("SELECT id FROM backline.webhook_endpoint") == []
+
+
+def test_a_private_address_is_taken_where_the_settings_say_so(hooks: Hooks) -> None:
+    wanted = WebhookSettings(require_https=False, allowed_addresses=("10.0.0.5:8080",))
+    endpoints.create(hooks.connection, wanted, SEALER, WHO, url="http://10.0.0.5:8080/")
+    with pytest.raises(AddressRefused):
+        endpoints.create(hooks.connection, wanted, SEALER, WHO, url="http://10.0.0.5/")
+
+
+def test_a_notice_is_a_mail_that_can_be_sent() -> None:
+    target = Target("ep_7", "https://shop.example/hook?token=in-the-url", None, None, ("whsec_x",))
+    payload = notice(target, str(UnknownFailure("ep_7 answered 500")))
+    content = registry.get("urgent_email").parse(payload).email()  # type: ignore[attr-defined]
+    assert content.subject == "[warning] Webhook endpoint ep_7 was disabled"
+    for part in (content.text, content.html):
+        assert "shop.example" in part
+        assert "./backline webhooks enable ep_7" in part
+        assert "in-the-url" not in part
+    assert "in-the-url" not in repr(target)
+    assert "whsec_x" not in repr(target)
+
+
+# --- given again ------------------------------------------------------------------------------------
+
+
+def settle(hooks: Hooks, event: int, endpoint_id: str, state: str) -> None:
+    """As if it had been tried."""
+    hooks.outbox.sql(
+        "UPDATE backline.message SET state = %s::backline.message_state, finalized_at = clock_timestamp()"
+        " WHERE group_id = %s AND recipient = %s", state, event, endpoint_id,
+    )  # fmt: skip
+
+
+def replayed(hooks: Hooks, ids: list[int]) -> list[str]:
+    return [hooks.outbox.message(one)["payload"]["event_id"] for one in ids]
+
+
+def test_what_an_endpoint_has_missed_is_given_again_under_its_own_ids(hooks: Hooks) -> None:
+    since = datetime.now(UTC) - timedelta(minutes=1)
+    made, other = hooks.endpoint("http://127.0.0.1:9/", "order.*"), hooks.endpoint()
+    mine = made.endpoint.id
+    took, died, waits, foreign = (hooks.event(kind) for kind in ("order.a", "order.b", "order.c", "user.a"))
+    settle(hooks, took, mine, "sent")
+    settle(hooks, died, mine, "dead")
+    straight = hooks.event("any.thing", to=mine, event_id="straight")
+    hooks.outbox.sql("UPDATE backline.message SET state = 'dead', finalized_at = now() WHERE id = %s", straight)
+    hooks.event("any.thing", to=other.endpoint.id, event_id="not-mine")
+    endpoints.disable(hooks.connection, WHO, mine, "a while")
+    missed = hooks.event("order.d")
+    endpoints.enable(hooks.connection, WHO, mine)
+    ids = events.replay_since(hooks.connection, WHO, mine, since)
+    event_ids = {event: hooks.outbox.message(event)["payload"]["event_id"] for event in (took, died, waits, missed)}
+    assert replayed(hooks, ids) == [event_ids[died], event_ids[waits], "straight", event_ids[missed]]
+    rows = [hooks.outbox.message(one) for one in ids]
+    assert {(row["state"], row["recipient"], row["request_id"]) for row in rows} == {("pending", mine, "request-1")}
+    assert [row["replay_of"] for row in rows] == [died, waits, straight, missed]
+    assert events.replay_since(hooks.connection, WHO, mine, since) == []
+    everything = events.replay_since(hooks.connection, WHO, mine, since, everything=True)
+    assert set(replayed(hooks, everything)) == {*event_ids.values(), "straight"}
+    assert hooks.outbox.message(foreign)["payload"]["event_id"] not in replayed(hooks, everything)
+    act = search(hooks.connection, Filters(act="webhook.replay"), None, 10)[0]
+    assert (act["after"]["count"], act["after"]["everything"]) == (5, True)
+
+
+def test_a_new_endpoint_can_have_what_was_before_it(hooks: Hooks) -> None:
+    event = hooks.event()
+    made = hooks.endpoint()
+    (new,) = events.replay_since(hooks.connection, WHO, made.endpoint.id, datetime.now(UTC) - timedelta(minutes=1))
+    assert hooks.outbox.message(new)["payload"] == hooks.outbox.message(event)["payload"]
+    assert events.replay_since(hooks.connection, WHO, made.endpoint.id, datetime.now(UTC) + timedelta(minutes=1)) == []
+
+
+def test_one_event_is_given_again_to_one_endpoint(hooks: Hooks) -> None:
+    made, other = hooks.endpoint(), hooks.endpoint()
+    event = hooks.event()
+    settle(hooks, event, made.endpoint.id, "sent")
+    (first, second) = hooks.rows(event)
+    for message in (event, first["id"]):
+        new = hooks.outbox.message(events.replay_one(hooks.connection, WHO, made.endpoint.id, message))
+        assert (new["payload"], new["recipient"], new["replay_of"]) == (first["payload"], made.endpoint.id, message)
+    with pytest.raises(InvalidInput, match="is no event for endpoint"):
+        events.replay_one(hooks.connection, WHO, made.endpoint.id, second["id"])
+    endpoints.disable(hooks.connection, WHO, other.endpoint.id, "x")
+    with pytest.raises(endpoints.WrongEndpointState, match="is disabled: x; enable it first"):
+        events.replay_one(hooks.connection, WHO, other.endpoint.id, event)
+
+
+def test_a_test_goes_to_one_endpoint_whatever_it_subscribes_to(hooks: Hooks) -> None:
+    made = hooks.endpoint("http://127.0.0.1:9/", "user.*")
+    row = hooks.outbox.message(events.send_test(hooks.connection, WHO, made.endpoint.id))
+    assert (row["payload"]["event_type"], row["recipient"]) == ("backline.test", made.endpoint.id)
+    registry.get("webhook").parse(row["payload"])
