@@ -12,7 +12,7 @@ from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Se
 
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
 SECTIONS = (
-    "email", "templates", "links", "database", "outbox", "doorbell", "http", "direct_pools", "alerts", "dead_letters",
+    "email", "templates", "links", "database", "outbox", "doorbell", "http", "preferences", "hooks", "direct_pools", "alerts", "dead_letters",
     "jobs", "job_pools",
 )  # fmt: skip
 
@@ -48,7 +48,19 @@ def test_every_shipped_retry_policy_is_the_codes_default() -> None:
 def test_every_setting_is_in_the_shipped_file() -> None:
     shipped = parsed()
     assert set(shipped) == set(Settings.model_fields)
-    for section in ("email", "templates", "links", "database", "outbox", "doorbell", "http", "alerts", "dead_letters"):
+    for section in (
+        "email",
+        "templates",
+        "links",
+        "database",
+        "outbox",
+        "doorbell",
+        "http",
+        "preferences",
+        "hooks",
+        "alerts",
+        "dead_letters",
+    ):
         model = Settings.model_fields[section].annotation
         assert model is not None
         assert set(shipped[section]) == set(model.model_fields)

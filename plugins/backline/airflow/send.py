@@ -76,9 +76,8 @@ class SendOperator(BaseOperator):
             check_from_outside(kind, payload)
             config = settings()
             channel = channel_named(self.channel, config)
-            sender = DirectSender(
-                app_dsn(), channel, delivery_over(channel, config), config.lane(kind.lane(self.channel)).lease_seconds
-            )
+            lane = config.lane(kind.lane(self.channel))
+            sender = DirectSender(app_dsn(), channel, delivery_over(channel, config), lane)
             request = Request(
                 type=self.message_type,
                 recipient=recipient,

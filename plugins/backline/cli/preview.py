@@ -21,7 +21,9 @@ from backline.cli.console import err, out
 from backline.cli.payload import Fields, Payload, TypeName, given
 from backline.errors import InvalidInput
 from backline.messages import EmailMessage, MessageType, registry
+from backline.messages.leaving import with_way_out
 from backline.messages.secrets import in_the_clear
+from backline.preferences.unsubscribe import link_of
 from backline.settings import settings
 
 GMAIL_CLIPS = 102 * 1024
@@ -86,7 +88,9 @@ def _rendered(kind: type[MessageType], payload: dict[str, Any]) -> EmailContent:
     message = kind.parse(payload)
     if not isinstance(message, EmailMessage):
         raise InvalidInput("type", f"{kind.type_name} does not go by email, so there is nothing to render")
-    return message.email()
+    if kind.topic_of(payload) is None:
+        return message.email()
+    return with_way_out(message, lambda: link_of("preview"))
 
 
 def _sizes(content: EmailContent, body: str) -> Sizes:

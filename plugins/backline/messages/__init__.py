@@ -24,4 +24,12 @@ def render_email(message: Message) -> EmailContent:
     if "email" not in kind.channels:
         raise InvalidInput("type", f"{message.type} does not go by email; its channels: {', '.join(kind.channels)}")
     # The registry saw to it that the class is one; issubclass costs 10 µs here, as pydantic models are ABCs.
-    return cast("EmailMessage", kind.parse(message.payload)).email()
+    said = cast("EmailMessage", kind.parse(message.payload))
+    if (topic := kind.topic_of(message.payload)) is None:
+        return said.email()
+    from backline.messages.leaving import with_way_out
+    from backline.preferences.recipients import address_key
+    from backline.preferences.unsubscribe import Subscription, link
+
+    leaves = Subscription("email", address_key("email", message.recipient), topic, message.id)
+    return with_way_out(said, lambda: link(leaves))

@@ -18,7 +18,9 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure, FailureClass
 from backline.outbox.delivery import Delivery
+from backline.outbox.screening import Screen
 from backline.outbox.store import Leased, Store, leased_now
+from backline.settings import LaneSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +59,19 @@ class Result:
 class DirectSender(Generic[P]):
     """Enqueues a message and delivers it at once."""
 
-    def __init__(self, dsn: str, channel: Channel[P], delivery: Delivery[P], lease_seconds: float) -> None:
+    def __init__(self, dsn: str, channel: Channel[P], delivery: Delivery[P], lane: LaneSettings) -> None:
         self._database = Database(dsn, name="send")
         self._store = Store(self._database)
+        self._screen = Screen(self._database, lane)
         self._channel = channel
         self._delivery = delivery
-        self._lease_seconds = lease_seconds
+        self._lease_seconds = lane.lease_seconds
 
     async def send(self, request: Request, dag_run: str | None) -> Result:
         """One try. InvalidInput if the request is wrong; DatabaseFailure if the database is away."""
         try:
-            message_id, held = await self._enqueue_and_lease(request)
-            if held is not None:
+            message_id, leased = await self._enqueue_and_lease(request)
+            for held in (await self._screen.screen(leased)).admitted:
                 session = self._channel.session()
                 renewing = asyncio.create_task(self._keep_lease(held))
                 try:
@@ -82,8 +85,8 @@ class DirectSender(Generic[P]):
         finally:
             await self._store.close()
 
-    async def _enqueue_and_lease(self, request: Request) -> tuple[int, Leased | None]:
-        """In one transaction, so that no dispatcher sees the row in between."""
+    async def _enqueue_and_lease(self, request: Request) -> tuple[int, list[Leased]]:
+        """In one transaction, so that no dispatcher sees the row in between. Nothing is leased if it is not ours to send."""
         async with self._database.transaction() as run:
             rows = await run(
                 statement("outbox", "enqueue"),
@@ -95,7 +98,7 @@ class DirectSender(Generic[P]):
             )  # fmt: skip
             message_id = int(rows[0]["id"])
             held = await leased_now(run, message_id, self._lease_seconds)
-        return message_id, held
+        return message_id, [held] if held else []
 
     async def _keep_lease(self, held: Leased) -> None:
         while True:
