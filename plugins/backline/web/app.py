@@ -10,13 +10,15 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from backline.settings import settings
-from backline.web import health, messages, problems, trail
+from backline.web import health, hooks, messages, preferences, problems, trail, unsubscribe
 from backline.web.database import Connections
 from backline.web.edge import Edge
 from backline.web.roles import LEAST_ROLE, NOBODY
-from backline.web.schemas import NewMessage, Replay
+from backline.web.schemas import NewMessage, NewSuppression, Replay, Wish
 
-ROUTERS = (health.router, messages.router, trail.router)
+ROUTERS = (
+    health.router, messages.router, preferences.router, trail.router, hooks.router, unsubscribe.router
+)  # fmt: skip
 """All routes. One without login has its prefix in `roles.PUBLIC`; every other one names its `roles.least` role."""
 
 
@@ -54,7 +56,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         document = FastAPI.openapi(app)
         parts = document.setdefault("components", {})
         _, extra = models_json_schema(
-            [(model, "validation") for model in (NewMessage, Replay, problems.Problem)],
+            [(model, "validation") for model in (NewMessage, Replay, NewSuppression, Wish, problems.Problem)],
             ref_template="#/components/schemas/{model}",
         )
         parts["schemas"] = {

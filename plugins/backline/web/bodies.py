@@ -11,7 +11,7 @@ from backline.messages.problems import dotted
 from backline.outbox.acts import Edits
 from backline.outbox.intake import Wanted
 from backline.web.problems import Refused, Wrong, explain
-from backline.web.schemas import NewMessage, Replay
+from backline.web.schemas import NewMessage, NewSuppression, Replay, Wish
 
 AT_ONCE = 1_000
 """Messages of one request at most."""
@@ -36,9 +36,20 @@ NEW_MESSAGES: dict[str, Any] = {
 }
 REPLAY: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Replay"}}}}
 
+SUPPRESSION: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewSuppression"}}},
+}
+WISH: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wish"}}},
+}
+
 _ONE = TypeAdapter(NewMessage)
 _MANY = TypeAdapter(list[NewMessage])
 _REPLAY = TypeAdapter(Replay)
+_SUPPRESSION = TypeAdapter(NewSuppression)
+_WISH = TypeAdapter(Wish)
 T = TypeVar("T")
 
 
@@ -78,6 +89,16 @@ def read_replay(body: bytes) -> Edits:
     """How the message that is sent again differs."""
     given = _read(_REPLAY, body)
     return Edits(given.to, given.payload)
+
+
+def read_suppression(body: bytes) -> NewSuppression:
+    """The address that is to be suppressed."""
+    return _read(_SUPPRESSION, body)
+
+
+def read_wish(body: bytes) -> Wish:
+    """How a recipient wants to be written to."""
+    return _read(_WISH, body)
 
 
 def _read(adapter: TypeAdapter[T], body: bytes, *, several: bool = False) -> T:

@@ -31,7 +31,18 @@ LEAST = {
     ("POST", "/api/v1/messages/{id}/cancel"): "op",
     ("POST", "/api/v1/messages/{id}/retry"): "op",
     ("POST", "/api/v1/messages/{id}/replay"): "op",
+    ("GET", "/api/v1/suppressions"): "viewer",
+    ("POST", "/api/v1/suppressions"): "op",
+    ("POST", "/api/v1/suppressions/{id}/remove"): "op",
+    ("GET", "/api/v1/preferences"): "viewer",
+    ("POST", "/api/v1/preferences"): "op",
     ("GET", "/api/v1/audit-trail"): "admin",
+    ("POST", "/hooks/ses"): "nobody",
+    ("POST", "/hooks/sendgrid"): "nobody",
+    ("POST", "/hooks/mailgun"): "nobody",
+    ("POST", "/hooks/twilio"): "nobody",
+    ("GET", "/unsubscribe/{token}"): "nobody",
+    ("POST", "/unsubscribe/{token}"): "nobody",
 }
 ORDER = ("nobody", "viewer", "op", "admin")
 # Airflow's "user" stands between viewer and op: it may start DAG runs, so it may send.
