@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from backline.errors import Misconfigured
+from backline.settings import LinkSettings, settings
 from backline.stack.paths import Paths
 from backline.stack.postgres import Cluster
 from backline.stack.secrets import Secrets
@@ -85,10 +86,17 @@ def _backline(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str
         "BACKLINE_MAIL_URL": f"http://{LOOPBACK}:{paths.mail_web_port}",
         "BACKLINE_SMTP_PORT": str(paths.smtp_port),
         "BACKLINE_FERNET_KEYS": secrets.backline_fernet_keys,
+        "BACKLINE__LINKS__UNSUBSCRIBE": _unsubscribe_link(paths.port),
         "AIRFLOW_CONN_BACKLINE_AIRFLOW": json.dumps(api),
         "AIRFLOW_CONN_BACKLINE_DB": json.dumps(database),
         "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp),
     }
+
+
+def _unsubscribe_link(port: int) -> str:
+    """As it is set; as shipped, with this copy's port, where the page is."""
+    link = settings().links.unsubscribe
+    return link.replace(":8080/", f":{port}/") if link == LinkSettings().unsubscribe else link
 
 
 def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster, metadata: str) -> dict[str, str]:
