@@ -7,7 +7,7 @@ SELECT u.place::integer AS place, clock_timestamp() AS now,
     s.reason AS suppressed, s.source AS suppressed_by, s.since AS suppressed_since,
     o.topic AS left_topic, o.since AS left_since,
     p.zone, p.quiet_from, p.quiet_until, p.per_day::integer AS per_day
-FROM unnest(%(addresses)s::text[], %(topics)s::text[]) WITH ORDINALITY AS u (address, topic, place)
+FROM ROWS FROM (json_to_recordset(%(recipients)s::json) AS (address text, topic text)) WITH ORDINALITY AS u (address, topic, place)
 LEFT JOIN backline.suppression AS s ON s.channel = %(channel)s::text AND s.address = u.address
     AND (s.until IS NULL OR s.until > clock_timestamp())
 LEFT JOIN LATERAL (

@@ -12,7 +12,7 @@ RETURN CASE channel
 CREATE TABLE backline.suppression (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     channel    text NOT NULL,
-    address    text NOT NULL CHECK (address <> ''),  -- as backline.address_key has it
+    address    text COLLATE "C" NOT NULL CHECK (address <> ''),  -- as backline.address_key has it
     reason     text NOT NULL CHECK (reason IN (
         'hard_bounce',   -- there is no such mailbox or number
         'complaint',     -- the recipient called it spam
@@ -30,7 +30,7 @@ COMMENT ON TABLE backline.suppression IS 'Addresses that get nothing at all.';
 
 CREATE TABLE backline.opt_out (
     channel    text NOT NULL,
-    address    text NOT NULL CHECK (address <> ''),
+    address    text COLLATE "C" NOT NULL CHECK (address <> ''),
     topic      text NOT NULL CHECK (topic <> ''),    -- '*': everything that can be left
     source     text NOT NULL,
     message_id bigint,
@@ -41,7 +41,7 @@ COMMENT ON TABLE backline.opt_out IS 'Topics that people have left. Messages wit
 
 CREATE TABLE backline.recipient_preference (
     channel     text NOT NULL,
-    address     text NOT NULL CHECK (address <> ''),
+    address     text COLLATE "C" NOT NULL CHECK (address <> ''),
     zone        text CHECK (zone IS NULL OR timezone(zone, timestamptz '2026-01-01 00:00Z') IS NOT NULL),  -- IANA
     quiet_from  time,
     quiet_until time,                                -- the same as quiet_from: no quiet hours, whatever the settings say
@@ -55,7 +55,7 @@ COMMENT ON TABLE backline.recipient_preference IS 'How one recipient wants to be
 -- Which messages a recipient with a limit was given on a day of theirs: ids, so that a message is counted once.
 CREATE TABLE backline.recipient_day (
     channel  text NOT NULL,
-    address  text NOT NULL,
+    address  text COLLATE "C" NOT NULL,
     day      date NOT NULL,
     per_day  smallint NOT NULL,
     messages bigint[] NOT NULL,

@@ -7,7 +7,6 @@ and a topic that was left is left whatever the lane.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from psycopg.rows import DictRow
+from pydantic_core import to_json
 
 from backline.db.connect import Database
 from backline.db.statements import statement
@@ -91,7 +91,10 @@ class Screen:
             return Screened(messages)
         keys = [address_key(self._channel, message.recipient) for message in messages]
         topics, patient = self._kinds(messages)
-        known = await self._run("recipient_wishes", channel=self._channel, addresses=keys, topics=topics, every=paced)
+        recipients = [{"address": key, "topic": topic} for key, topic in zip(keys, topics, strict=True)]
+        # As one JSON text: psycopg's arrays of text are quoted element by element in Python.
+        asked = to_json(recipients).decode()
+        known = await self._run("recipient_wishes", channel=self._channel, recipients=asked, every=paced)
         if not known:
             return Screened(messages)
         suppressed: dict[int, str] = {}
@@ -146,7 +149,7 @@ class Screen:
                 (keys[place], day), {"address": keys[place], "day": day, "per_day": pace.per_day, "messages": []}
             )
             wanted["messages"].append(messages[place].id)
-        rows = await self._run("recipient_day_take_many", channel=self._channel, wanted=json.dumps(list(days.values())))
+        rows = await self._run("recipient_day_take_many", channel=self._channel, wanted=to_json(list(days.values())).decode())
         within = {message_id for row in rows for message_id in row["messages"]}
         return {place: pace.tomorrow(now) for place, pace in counted.items() if messages[place].id not in within}
 

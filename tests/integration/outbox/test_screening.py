@@ -363,8 +363,8 @@ def test_what_is_known_is_found_by_index_whatever_is_in_the_tables(outbox: Outbo
         " SELECT 'email', 'o' || n || '@example.com', 'newsletter', 'test' FROM generate_series(1, 20000) AS n"
     )
     outbox.sql("ANALYZE backline.suppression, backline.opt_out")
-    addresses = [f"s{number}@example.com" for number in range(1, 501)]
-    asked = {"channel": "email", "addresses": addresses, "topics": ["newsletter"] * 500, "every": False}
+    recipients = [{"address": f"s{number}@example.com", "topic": "newsletter"} for number in range(1, 501)]
+    asked = {"channel": "email", "recipients": json.dumps(recipients), "every": False}
     plan = outbox.connection.execute(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("preferences", "recipient_wishes"), asked
     ).fetchone()
