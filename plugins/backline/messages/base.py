@@ -106,8 +106,8 @@ class MessageType(BaseModel):
 
     @classmethod
     def topic_of(cls, payload: Mapping[str, Any]) -> str | None:
-        """The topic of a message, by the type or its payload; None if it cannot be left."""
-        if cls.topic_name is not None or "topic" not in cls.model_fields:
+        """The topic of a message, by the type or its payload's `topic`; None if it cannot be left."""
+        if cls.topic_name is not None:
             return cls.topic_name
         said = payload.get("topic")
         return said if isinstance(said, str) else None

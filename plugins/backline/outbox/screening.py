@@ -149,7 +149,9 @@ class Screen:
                 (keys[place], day), {"address": keys[place], "day": day, "per_day": pace.per_day, "messages": []}
             )
             wanted["messages"].append(messages[place].id)
-        rows = await self._run("recipient_day_take_many", channel=self._channel, wanted=to_json(list(days.values())).decode())
+        rows = await self._run(
+            "recipient_day_take_many", channel=self._channel, wanted=to_json(list(days.values())).decode()
+        )
         within = {message_id for row in rows for message_id in row["messages"]}
         return {place: pace.tomorrow(now) for place, pace in counted.items() if messages[place].id not in within}
 

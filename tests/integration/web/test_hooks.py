@@ -205,3 +205,10 @@ def test_nothing_is_answered_well_before_it_is_kept(api: Api, message: tuple[int
         api.sql("ALTER TABLE backline.away RENAME TO delivery_event")
     assert hook(api, "sendgrid", body, headers).status_code == 204
     assert len(suppressed(api)) == 1
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_nobody_without_a_login_sends_much(api: Api) -> None:
+    body = b"[" + b" " * (2 * 2**20) + b"]"
+    for name in ("sendgrid", "mailgun"):
+        assert hook(api, name, body).status_code == 413
