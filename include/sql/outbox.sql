@@ -28,6 +28,7 @@ RETURNING m.lane;
 -- Takes up to `most` due messages of a lane under a fresh lease, first priority first, of those after a place in that order:
 -- (-32768, '-infinity', 0) is before the first. It does not wait for the disk: a claim that a crash undoes is found out by its
 -- completion, which is durable, and with it all that went before.
+-- `wishes`: whether any recipient has any to be looked up; looked at once a claim.
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
@@ -39,7 +40,9 @@ WHERE m.ctid = ANY (ARRAY(
     LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
   AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live,
+    EXISTS (SELECT FROM backline.suppression) OR EXISTS (SELECT FROM backline.opt_out)
+        OR EXISTS (SELECT FROM backline.recipient_preference) AS wishes;
 
 -- name: message_claim_rescued
 -- Takes one message whose dispatcher had died: such a one travels alone, in case it was the killer.
@@ -52,7 +55,7 @@ WHERE m.ctid = ANY (ARRAY(
     ORDER BY priority DESC, due_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED))
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS wishes;
 
 -- name: message_lease_one
 -- Leases one message by id for a run that delivers it itself; no row if it is final, not due or held by another.
@@ -63,7 +66,7 @@ WHERE m.id = %(id)s::bigint AND NOT m.cancel_requested
   AND (m.state = 'pending' OR m.state = 'scheduled' AND m.due_at <= clock_timestamp()
        OR m.state = 'leased' AND m.leased_until < clock_timestamp())
 RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live;
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS wishes;
 
 -- name: message_status
 -- Where one message stands.
@@ -386,6 +389,21 @@ DELETE FROM backline.idempotency AS i USING (
     SELECT type, channel, key FROM backline.idempotency WHERE expires_at < statement_timestamp()
     LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED) AS old
 WHERE (i.type, i.channel, i.key) = (old.type, old.channel, old.key)
+RETURNING 1 AS pruned;
+
+-- name: delivery_event_prune
+-- Forgets up to `most` events that are older than the history.
+DELETE FROM backline.delivery_event WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM backline.delivery_event
+    WHERE received_at < clock_timestamp() - %(days)s::integer * interval '1 day'
+    ORDER BY received_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+RETURNING 1 AS pruned;
+
+-- name: recipient_day_prune
+-- Forgets up to `most` recipients' days that are over, in every zone.
+DELETE FROM backline.recipient_day WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM backline.recipient_day WHERE day < (clock_timestamp() AT TIME ZONE 'UTC')::date - 2
+    ORDER BY day LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING 1 AS pruned;
 
 -- name: partitions_ensure

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -23,13 +22,12 @@ from pydantic import (
 
 from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
 from backline.channel_settings import Section as _Section
+from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's root: the folder with `dags/`, `plugins/` and `include/`."""
-
-ENVIRONMENT_PREFIX = "BACKLINE__"
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -96,6 +94,28 @@ class DoorbellSettings(_Section):
     silence_seconds: float = Field(5.0, ge=1, le=60)
 
 
+Topic = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+ChannelName = Literal["email", "sms", "push", "webhook"]
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+
+
+class PreferenceSettings(_Section):
+    """What holds for recipients who have not said otherwise."""
+
+    topics: dict[Topic, str] = Field(default_factory=lambda: {"newsletter": "Newsletter"})
+    quiet_hours: dict[ChannelName, Annotated[str, Field(pattern=rf"^{_CLOCK}-{_CLOCK}$")]] = Field(default_factory=dict)
+    per_day: dict[ChannelName, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
+
+
+class HookSettings(_Section):
+    """Which providers may tell of deliveries; one that is empty is closed."""
+
+    ses_topics: tuple[str, ...] = ()
+    sendgrid_public_key: str = ""
+    mailgun_connection: str = ""
+    twilio_connection: str = ""
+
+
 class HttpSettings(_Section):
     """The HTTP API in Airflow's api-server."""
 
@@ -126,7 +146,7 @@ Queue = Literal["critical", "default", "bulk", "reports"]
 class LaneSettings(_Section):
     """One lane; what each setting means stands in backline.toml."""
 
-    channel: Literal["email", "sms", "push", "webhook"]
+    channel: ChannelName
     priority: int = Field(5, ge=1, le=10)
     queue: Queue = "default"
     dispatchers: int = Field(1, ge=1, le=16)
@@ -231,6 +251,8 @@ class Settings(_Section):
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
     doorbell: DoorbellSettings = Field(default_factory=DoorbellSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
+    preferences: PreferenceSettings = Field(default_factory=PreferenceSettings)
+    hooks: HookSettings = Field(default_factory=HookSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
@@ -307,7 +329,7 @@ def load(path: Path) -> Settings:
         raise Misconfigured(f"{path}: not valid TOML: {exc}") from exc
     _check_environment()
     try:
-        loaded = Settings(**_merged(values, _environment()))
+        loaded = Settings(**merged(values, environment()))
     except ValidationError as exc:
         raise Misconfigured(f"{path}: " + "; ".join(_explain(error) for error in exc.errors())) from None
     if wrong := sorted(set(loaded.retry) & PERMANENT_CLASSES):
@@ -317,42 +339,10 @@ def load(path: Path) -> Settings:
 
 def _check_environment() -> None:
     for name in os.environ:
-        section = name.upper().removeprefix(ENVIRONMENT_PREFIX).partition("__")[0].lower()
-        if name.upper().startswith(ENVIRONMENT_PREFIX) and section not in Settings.model_fields:
+        section = name.upper().removeprefix(PREFIX).partition("__")[0].lower()
+        if name.upper().startswith(PREFIX) and section not in Settings.model_fields:
             known = ", ".join(sorted(Settings.model_fields))
             raise Misconfigured(f"environment: {name}: unknown section {section!r}; use one of: {known}")
-
-
-def _environment() -> dict[str, Any]:
-    """What the environment sets, as the file would say it: BACKLINE__EMAIL__TIMEOUT_SECONDS, or BACKLINE__EMAIL as JSON."""
-    found: dict[str, Any] = {}
-    given = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith(ENVIRONMENT_PREFIX)}
-    for name, value in sorted(given.items()):  # a whole section comes before its settings, which beat it
-        *outer, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        said: dict[str, Any] = {key: _value(value)}
-        for part in reversed(outer):
-            said = {part: said}
-        found = _merged(found, said)
-    return found
-
-
-def _value(text: str) -> object:
-    """A list or a table is JSON; numbers and truth values are read from text where they are checked."""
-    if text.lstrip().startswith(("{", "[")):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, table by table; `over` wins."""
-    both = {**under, **over}
-    for key in under.keys() & over.keys():
-        if isinstance(under[key], dict) and isinstance(over[key], dict):
-            both[key] = _merged(under[key], over[key])
-    return both
 
 
 def _explain(error: Any) -> str:

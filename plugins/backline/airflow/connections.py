@@ -49,6 +49,19 @@ def dsn_of(connection: Connection) -> str:
     )
 
 
+def password_of(connection_id: str) -> str:
+    """The password of a connection; Misconfigured if it has none, or is not there."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        found = BaseHook.get_connection(connection_id).password
+    except AirflowNotFoundException:
+        found = None
+    if not found:
+        raise Misconfigured(f"Airflow connection {connection_id!r} is not there or has no password; give it one")
+    return found
+
+
 def airflow_rest() -> AirflowRest:
     """Airflow's REST API as the user of the connection."""
     return rest_of(BaseHook.get_connection(AIRFLOW_API))

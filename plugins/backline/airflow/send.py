@@ -79,8 +79,7 @@ class SendOperator(BaseOperator):
             ways: dict[str, Way] = {}
             for name in named(kind.channels, recipient):
                 channel = channel_named(name, config)
-                lease = config.lane(kind.lane(name)).lease_seconds
-                ways[name] = Way(channel, delivery_over(channel, config), lease)
+                ways[name] = Way(channel, delivery_over(channel, config), config.lane(kind.lane(name)))
             sender = DirectSender(app_dsn(), ways)
             request = Request(
                 type=self.message_type,

@@ -31,6 +31,7 @@ def main() -> int:
         seed,
         send,
         stack,
+        suppressions,
         trigger,
         webhooks,
     )

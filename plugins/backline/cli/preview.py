@@ -22,7 +22,9 @@ from backline.cli.console import err, out
 from backline.cli.payload import Fields, Payload, TypeName, given
 from backline.errors import InvalidInput
 from backline.messages import EmailMessage, MessageType, PushMessage, SmsMessage, registry
+from backline.messages.leaving import with_way_out
 from backline.messages.secrets import in_the_clear
+from backline.preferences.unsubscribe import link_of
 from backline.settings import settings
 
 GMAIL_CLIPS = 102 * 1024
@@ -51,7 +53,8 @@ def preview(
 ) -> None:
     """Render a message of a type: its sample, or your payload. Nothing is sent, secrets are made up."""
     kind = registry.get(type_name)
-    message = kind.parse(_payload(kind, payload, fields or [], language))
+    filled = _payload(kind, payload, fields or [], language)
+    message = kind.parse(filled)
     if not isinstance(message, EmailMessage):
         if html is not None or show:
             raise InvalidInput(
@@ -59,7 +62,7 @@ def preview(
             )
         _print_short(message, text_only=text, as_json=as_json)
         return
-    content = message.email()
+    content = _rendered(message, filled)
     body = mime.normalized(content.text if content.text is not None else text_of(content.html or ""))
     sizes = _sizes(content, body)
     if html is not None:
@@ -92,6 +95,12 @@ def _payload(kind: type[MessageType], payload: str | None, fields: list[str], la
         found["language"] = language
     # Nothing is opened or looked up for a preview.
     return dict(in_the_clear(kind, found, kind.stand_in))
+
+
+def _rendered(message: EmailMessage, payload: dict[str, Any]) -> EmailContent:
+    if message.topic_of(payload) is None:
+        return message.email()
+    return with_way_out(message, lambda: link_of("preview"))
 
 
 def _sizes(content: EmailContent, body: str) -> Sizes:

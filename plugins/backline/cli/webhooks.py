@@ -17,10 +17,11 @@ from backline.audit_trail import Who
 from backline.cli.app import app
 from backline.cli.console import add_row, err, exports, in_short, operator, out, show_table
 from backline.db.session import Session, session
+from backline.environment import PREFIX
 from backline.errors import InvalidInput
 from backline.messages.fields import read_moment
 from backline.sealing import KEYS_VARIABLE, Sealer
-from backline.settings import ENVIRONMENT_PREFIX, config_file, load
+from backline.settings import config_file, load
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
 
@@ -198,7 +199,7 @@ def _act() -> Iterator[Session]:
 def _wanted() -> WebhookSettings:
     """The installation's settings: the embedded stack's environment allows its own sandbox."""
     if "BACKLINE_DATABASE_URL" not in os.environ:
-        known = {name: value for name, value in exports().items() if name.startswith(ENVIRONMENT_PREFIX)}
+        known = {name: value for name, value in exports().items() if name.startswith(PREFIX)}
         os.environ.update(known)
     return load(config_file()).webhooks
 

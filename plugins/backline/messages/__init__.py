@@ -37,7 +37,15 @@ def render_email(message: Message) -> EmailContent:
     InvalidInput names the field: a wrong payload, a template's missing variable, a missing file.
     """
     # The registry saw to it that the class is one; issubclass costs 10 µs here, as pydantic models are ABCs.
-    return cast("EmailMessage", _parsed(message, "email")).email()
+    said = cast("EmailMessage", _parsed(message, "email"))
+    if (topic := said.topic_of(message.payload)) is None:
+        return said.email()
+    from backline.messages.leaving import with_way_out
+    from backline.preferences.recipients import address_key
+    from backline.preferences.unsubscribe import Subscription, link
+
+    leaves = Subscription("email", address_key("email", message.recipient), topic, message.id)
+    return with_way_out(said, lambda: link(leaves))
 
 
 def render_sms(message: Message) -> str:

@@ -39,6 +39,9 @@ class MessageType(BaseModel):
     """The channels that it goes out by: those of `lanes`."""
     template_name: ClassVar[str | None] = None
     """The template it is rendered from, or None when it has none, or the payload names it."""
+    topic_name: ClassVar[str | None] = None
+    """What its messages are about, of the settings' `preferences.topics`: people can leave it. None: nobody can, or the payload
+    has a field `topic`."""
     secret_fields: ClassVar[frozenset[str]] = frozenset()
     """Payload fields that are encrypted at rest and erased once the message is final."""
     secret_references: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -110,6 +113,14 @@ class MessageType(BaseModel):
         return min(ends, default=None)
 
     @classmethod
+    def topic_of(cls, payload: Mapping[str, Any]) -> str | None:
+        """The topic of a message, by the type or its payload's `topic`; None if it cannot be left."""
+        if cls.topic_name is not None:
+            return cls.topic_name
+        said = payload.get("topic")
+        return said if isinstance(said, str) else None
+
+    @classmethod
     def check_recipient(cls, to: object) -> str:
         """The recipient as the outbox takes it, checked by channel; InvalidInput for `to`, or `to.<channel>`."""
         return recipients.written(cls.channels, recipients.by_channel(cls.type_name, cls.channels, to))
@@ -117,6 +128,15 @@ class MessageType(BaseModel):
 
 class EmailMessage(MessageType):
     """A type that goes out by email."""
+
+    @property
+    def own_way_out(self) -> str | None:
+        """Where its topic is left if not by our own link, or None."""
+        return None
+
+    def with_way_out(self, url: str) -> Self:  # noqa: ARG002 - for those that show it
+        """The same message, with the link that leaves its topic where it shows one."""
+        return self
 
     def email(self) -> EmailContent:
         """What this message says as an email; InvalidInput when it cannot be said."""

@@ -19,7 +19,9 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure, FailureClass
 from backline.outbox.delivery import Delivery
+from backline.outbox.screening import Screen
 from backline.outbox.store import Leased, Store, leased_now
+from backline.settings import LaneSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Way(NamedTuple):
 
     channel: Channel[Any]
     delivery: Delivery[Any]
-    lease_seconds: float
+    lane: LaneSettings
 
 
 class DirectSender:
@@ -90,15 +92,16 @@ class DirectSender:
             await self._store.close()
 
     async def _deliver(self, way: Way, held: Leased, dag_run: str | None) -> None:
-        session = way.channel.session()
-        renewing = asyncio.create_task(self._keep_lease(held, way.lease_seconds))
-        try:
-            outcome = await way.delivery.attempt(held, session)
-        finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
-            await session.close()
-        await self._store.complete([outcome], None, dag_run)
+        for admitted in (await Screen(self._database, way.lane).screen([held])).admitted:
+            session = way.channel.session()
+            renewing = asyncio.create_task(self._keep_lease(admitted, way.lane.lease_seconds))
+            try:
+                outcome = await way.delivery.attempt(admitted, session)
+            finally:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
+                await session.close()
+            await self._store.complete([outcome], None, dag_run)
 
     async def _enqueue_and_lease(self, request: Request) -> dict[int, tuple[str, Leased | None]]:
         """Messages by id: their channel, and the lease if it is ours. In one transaction: no dispatcher sees the rows in between."""
@@ -117,7 +120,7 @@ class DirectSender:
             return {
                 int(one["id"]): (
                     one["channel"],
-                    await leased_now(run, one["id"], self._ways[one["channel"]].lease_seconds),
+                    await leased_now(run, one["id"], self._ways[one["channel"]].lane.lease_seconds),
                 )
                 for one in found
             }

@@ -20,6 +20,7 @@ from backline.channels.base import Channel, P, Session
 from backline.db.connect import Database
 from backline.outbox.delivery import Delivery
 from backline.outbox.rates import put_off
+from backline.outbox.screening import Screen
 from backline.outbox.store import LOOK_BACK_SECONDS, Leased, Outcome, Store
 from backline.settings import LaneSettings, OutboxSettings
 
@@ -85,7 +86,9 @@ class Dispatcher(Generic[P]):
         self._once = once
         self._dag_run = dag_run
         lasting = not once and lane.idle_seconds > LOOK_BACK_SECONDS  # else an empty claim must mean an empty lane
-        self._claims = Store(Database(dsn, name=f"{lane_name} claim"), marking=lasting)
+        claims = Database(dsn, name=f"{lane_name} claim")
+        self._claims = Store(claims, marking=lasting)
+        self._screen = Screen(claims, lane)
         self._commits = Store(Database(dsn, name=f"{lane_name} commit"))
         self._heart = Store(Database(dsn, name=f"{lane_name} heart", patience=outbox.heartbeat_timeout_seconds / 2))
         self._id = 0
@@ -183,11 +186,11 @@ class Dispatcher(Generic[P]):
                 last_work = time.monotonic()
             wait = 0.0
             if self._queue.qsize() <= self._lane.batch // 2:
-                messages, wait = await self._claim()
+                claimed, wait = await self._claim()
                 now = time.monotonic()
-                if messages or wait:  # or messages wait for the lane's rate
+                if claimed or wait:  # or messages wait for the lane's rate
                     last_work = now
-                if messages:
+                if claimed:
                     continue
             quiet = now - last_work
             if not self._held and not wait and (self._once or quiet > self._lane.idle_seconds):
@@ -203,16 +206,26 @@ class Dispatcher(Generic[P]):
         self._handing_over = True
         return self._succeeded or age > lifetime + SUCCESSION_SECONDS
 
-    async def _claim(self) -> tuple[list[Leased], float]:
+    async def _claim(self) -> tuple[bool, float]:
+        """Whether anything was due, if only to be put off; else the seconds until the lane's rate allows more."""
         wait = 0.0
         if self._lane.rate_per_minute:
             messages, wait = await self._claims.claim_within_rate(self._name, self._lane, self._lane.batch, self._id)
         else:
             messages = await self._claims.claim(self._name, self._lane.batch, self._id, self._lane.lease_seconds)
-        if messages and self._lane.domain_rates_per_minute:
-            messages = await put_off(self._claims, self._name, self._lane, messages)
-        self._take(messages)
-        return messages, wait
+        admitted = await self._screened(messages)
+        if admitted and self._lane.domain_rates_per_minute:
+            admitted = await put_off(self._claims, self._name, self._lane, admitted)
+        self._take(admitted)
+        return bool(messages), wait
+
+    async def _screened(self, messages: list[Leased]) -> list[Leased]:
+        screened = await self._screen.screen(messages)
+        if screened.suppressed:
+            self._report.outcomes["suppressed"] += screened.suppressed
+        if screened.put_off:
+            self._report.outcomes["put off"] += screened.put_off
+        return screened.admitted
 
     async def _serve_rescued(self) -> bool:
         """One by one, nothing else in hand: if it kills us, it kills nobody else."""
@@ -227,7 +240,7 @@ class Dispatcher(Generic[P]):
             if not messages:
                 return found
             found = True
-            self._take(messages)
+            self._take(await self._screened(messages))
         return found
 
     def _take(self, messages: list[Leased]) -> None:

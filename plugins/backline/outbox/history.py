@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import DictRow
 
 from backline.db.statements import statement
-from backline.outbox.story import Act, Event, Facts, Try, timeline, why
+from backline.outbox.story import Act, Event, Facts, Later, Try, timeline, why
 from backline.settings import settings
 
 HIDDEN = "(secret)"
@@ -44,7 +44,12 @@ def find(connection: psycopg.Connection[DictRow], message_id: int) -> History | 
     ]
     asked = {"id": message_id, "taken": facts.group_id or message_id, "request_id": facts.request_id}
     acts = [Act(**found) for found in connection.execute(statement("audit_trail", "acts_on_message"), asked).fetchall()]
-    return History(facts, payload, why(facts, tries, acts), timeline(facts, tries, acts))
+    ours = {"id": message_id, "provider_id": facts.provider_id, "channel": facts.channel}
+    later = [
+        Later(**found)
+        for found in connection.execute(statement("delivery_events", "delivery_events_of"), ours).fetchall()
+    ]
+    return History(facts, payload, why(facts, tries, acts, later), timeline(facts, tries, acts, later))
 
 
 def group(connection: psycopg.Connection[DictRow], group_id: int) -> list[DictRow]:

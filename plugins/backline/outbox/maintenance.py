@@ -42,6 +42,8 @@ async def _run(dsn: str, config: Settings) -> dict[str, int]:
             "days_closed": await _close_days(database),
             "messages_pruned": await _prune_messages(database, oldest),
             "keys_pruned": await _repeat(database, "idempotency_prune"),
+            "events_pruned": await _repeat(database, "delivery_event_prune", days=outbox.history_days),
+            "recipient_days_pruned": await _repeat(database, "recipient_day_prune"),
             "partitions_made": (await _one(database, "partitions_ensure", days=PARTITION_DAYS))["made"],
             "partitions_dropped": (await _one(database, "partitions_drop", days=outbox.history_days))["dropped"],
         }
@@ -69,10 +71,10 @@ async def _prune_messages(database: Database, before: date) -> int:
     return pruned
 
 
-async def _repeat(database: Database, name: str) -> int:
+async def _repeat(database: Database, name: str, **params: Any) -> int:
     total = 0
     for _ in range(MOST_BATCHES):
-        rows = await _gently(database, name, most=BATCH)
+        rows = await _gently(database, name, most=BATCH, **params)
         total += len(rows)
         if len(rows) < BATCH:
             break

@@ -39,6 +39,8 @@ class Leased:
     until: float
     expires: float | None
     """When it would come too late (monotonic), or None."""
+    wishes: bool
+    """Whether any recipient has wishes that are to be looked up before it is sent."""
 
 
 class Outcome(NamedTuple):
@@ -344,6 +346,7 @@ def leased(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[
             token=row["lease_token"],
             until=asked + lease_seconds,
             expires=None if row["seconds_to_live"] is None else asked + row["seconds_to_live"],
+            wishes=row["wishes"],
         )
         for row in rows
     ]

@@ -91,6 +91,19 @@ class Act:
 
 
 @dataclass(frozen=True, slots=True)
+class Later:
+    """What befell it beside its tries: put off by preferences, or told of afterwards. A row of backline.delivery_event."""
+
+    at: datetime
+    event: str
+    hard: bool
+    source: str
+    recipient: str | None
+    detail: str | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One line of the timeline. `at` is None where the time was not written down."""
 
@@ -100,13 +113,13 @@ class Event:
     tried: Try | None = None
 
 
-def why(facts: Facts, tries: Sequence[Try], acts: Sequence[Act]) -> str:
+def why(facts: Facts, tries: Sequence[Try], acts: Sequence[Act], later: Sequence[Later] = ()) -> str:
     """Why the message was or was not sent, in one sentence."""
     if facts.channel == "webhook" and facts.recipient == EVERY:
         return _event(facts)
     match facts.state:
         case "sent":
-            return _sent(facts, tries)
+            return _sent(facts, tries, later)
         case "suppressed":
             return f"Not sent: the recipient is not to be written to{_said(facts.error)}."
         case "cancelled":
@@ -125,7 +138,7 @@ def why(facts: Facts, tries: Sequence[Try], acts: Sequence[Act]) -> str:
             return _leased(facts)
 
 
-def timeline(facts: Facts, tries: Sequence[Try], acts: Sequence[Act]) -> list[Event]:
+def timeline(facts: Facts, tries: Sequence[Try], acts: Sequence[Act], later: Sequence[Later] = ()) -> list[Event]:
     """What happened to the message, first to last; what is still to come stands at the end."""
     sender = next((f" from {act.actor}" for act in acts if act.act == "message.send"), "")
     request = f" by request {facts.request_id}" if facts.request_id else ""
@@ -134,6 +147,7 @@ def timeline(facts: Facts, tries: Sequence[Try], acts: Sequence[Act]) -> list[Ev
     dated = [*(_tried(facts, found) for found in tries), *(_acted(act) for act in acts if act.act in _ACTS)]
     if facts.finalized_at is not None:
         dated.append(Event(facts.finalized_at, facts.state, _ENDINGS[facts.state] + _said(facts.error)))
+    dated += [_befell(one) for one in later]
     # Stable: a try and the end that it brought keep their order.
     dated.sort(key=lambda event: event.at or facts.now)
     undated = []
@@ -159,6 +173,15 @@ _ENDINGS = {
     "expired": "its time was over before it could be sent",
     "dead": "given up",
 }
+_AFTERWARDS = {
+    "delivered": "it was delivered",
+    "deferred": "its delivery was delayed",
+    "rejected": "the provider did not send it on",
+    "bounced": "it bounced",
+    "complained": "the recipient called it spam",
+    "unsubscribed": "the recipient unsubscribed",
+    "resubscribed": "the recipient came back",
+}
 _ACTS = {"message.cancel": "taken back", "message.retry": "revived", "message.replay": "sent again as a new message"}
 
 
@@ -169,11 +192,36 @@ def _event(facts: Facts) -> str:
     return f"Not sent: {facts.error}."
 
 
-def _sent(facts: Facts, tries: Sequence[Try]) -> str:
+def _sent(facts: Facts, tries: Sequence[Try], later: Sequence[Later]) -> str:
     answer = _answer(tries[-1]) if tries else ""
     said = f"; the far side answered {answer!r}" if answer else ""
     partly = f", but not to everybody: {facts.error}" if facts.error else ""
-    return f"Sent at {moment(facts.finalized_at)} by try {facts.attempt}{said}{partly}."
+    return f"Sent at {moment(facts.finalized_at)} by try {facts.attempt}{said}{partly}{_afterwards(later)}."
+
+
+def _afterwards(later: Sequence[Later]) -> str:
+    """What counts most of what was told after it was sent."""
+    for event in ("complained", "bounced", "rejected", "unsubscribed", "delivered", "deferred"):
+        for one in reversed(later):
+            if one.event == event:
+                return f"; {_words(one)} at {moment(one.at)}{_told(one)}"
+    return ""
+
+
+def _words(one: Later) -> str:
+    return f"{_AFTERWARDS[one.event]} for good" if one.hard else _AFTERWARDS[one.event]
+
+
+def _told(one: Later) -> str:
+    by = "" if one.source == "link" else f"{one.source} told"
+    return _said(": ".join(part for part in (by, one.detail) if part))
+
+
+def _befell(one: Later) -> Event:
+    if one.event == "put_off":
+        return Event(one.at, "put off", f"put off until {moment(one.until)}: {one.detail}")
+    whom = f" ({one.recipient})" if one.recipient else ""
+    return Event(one.at, one.event, f"{_words(one)}{whom}{_told(one)}")
 
 
 def _dead(facts: Facts, tries: Sequence[Try]) -> str:
@@ -186,6 +234,8 @@ def _dead(facts: Facts, tries: Sequence[Try]) -> str:
 
 
 def _scheduled(facts: Facts, tries: Sequence[Try]) -> str:
+    if facts.error and facts.error_class is None:
+        return f"Not sent yet: it was put off{_said(facts.error)}; it is due at {moment(facts.due_at)}."
     if facts.rate_paid:
         return f"Not sent yet: its recipient's domain is at its rate limit; its turn is at {moment(facts.due_at)}."
     if facts.attempt and (not tries or tries[-1].outcome == "scheduled"):

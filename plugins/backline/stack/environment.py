@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from backline.errors import Misconfigured
+from backline.settings import LinkSettings, settings
 from backline.stack.paths import Paths
 from backline.stack.postgres import Cluster
 from backline.stack.secrets import Secrets
@@ -88,6 +89,7 @@ def _backline(paths: Paths, secrets: Secrets, cluster: Cluster) -> dict[str, str
         "BACKLINE_WEBHOOK_URL": f"http://{LOOPBACK}:{paths.mail_web_port}/webhooks/in",
         **_webhooks(paths),
         "BACKLINE_FERNET_KEYS": secrets.backline_fernet_keys,
+        "BACKLINE__LINKS__UNSUBSCRIBE": _unsubscribe_link(paths.port),
         "AIRFLOW_CONN_BACKLINE_AIRFLOW": json.dumps(api),
         "AIRFLOW_CONN_BACKLINE_DB": json.dumps(database),
         "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp),
@@ -118,6 +120,12 @@ def _webhooks(paths: Paths) -> dict[str, str]:
         "BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES": json.dumps([f"{LOOPBACK}:{paths.mail_web_port}"]),
     }
     return {name: os.environ.get(name) or value for name, value in wanted.items()}
+
+
+def _unsubscribe_link(port: int) -> str:
+    """As it is set; as shipped, with this copy's port, where the page is."""
+    link = settings().links.unsubscribe
+    return link.replace(":8080/", f":{port}/") if link == LinkSettings().unsubscribe else link
 
 
 def _airflow(paths: Paths, secrets: Secrets, cluster: Cluster, metadata: str) -> dict[str, str]:

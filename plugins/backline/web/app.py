@@ -10,19 +10,32 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from backline.settings import settings
-from backline.web import health, messages, problems, trail, webhook_schemas, webhooks
+from backline.web import (
+    health,
+    hooks,
+    messages,
+    preferences,
+    problems,
+    schemas,
+    trail,
+    unsubscribe,
+    webhook_schemas,
+    webhooks,
+)
 from backline.web.database import Connections
 from backline.web.edge import Edge
 from backline.web.roles import LEAST_ROLE, NOBODY
-from backline.web.schemas import NewMessage, Replay
 
-ROUTERS = (health.router, messages.router, webhooks.router, trail.router)
+ROUTERS = (
+    health.router, messages.router, preferences.router, webhooks.router, trail.router, hooks.router, unsubscribe.router,
+)  # fmt: skip
 """All routes. One without login has its prefix in `roles.PUBLIC`; every other one names its `roles.least` role."""
 
-WEBHOOK_BODIES = (
-    webhook_schemas.NewEndpoint, webhook_schemas.EndpointChange, webhook_schemas.Rotation, webhook_schemas.Reason,
-    webhook_schemas.WebhookReplay,
+BODIES = (
+    schemas.NewMessage, schemas.Replay, schemas.NewSuppression, schemas.Wish, webhook_schemas.NewEndpoint,
+    webhook_schemas.EndpointChange, webhook_schemas.Rotation, webhook_schemas.Reason, webhook_schemas.WebhookReplay,
 )  # fmt: skip
+"""Bodies that we read ourselves."""
 
 
 def build() -> FastAPI:
@@ -59,7 +72,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         document = FastAPI.openapi(app)
         parts = document.setdefault("components", {})
         _, extra = models_json_schema(
-            [(model, "validation") for model in (NewMessage, Replay, *WEBHOOK_BODIES, problems.Problem)],
+            [(model, "validation") for model in (*BODIES, problems.Problem)],
             ref_template="#/components/schemas/{model}",
         )
         parts["schemas"] = {

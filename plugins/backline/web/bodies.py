@@ -36,6 +36,15 @@ NEW_MESSAGES: dict[str, Any] = {
 }
 REPLAY: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Replay"}}}}
 
+SUPPRESSION: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewSuppression"}}},
+}
+WISH: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wish"}}},
+}
+
 _ONE = TypeAdapter(NewMessage)
 _MANY = TypeAdapter(list[NewMessage])
 _REPLAY = TypeAdapter(Replay)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 """A well-formed X-Request-ID; another one is replaced, so that none can break a log line."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+PUBLIC_BODY_AT_MOST = 2 * 2**20
+"""Bytes of a request without login: more than a provider sends at once."""
 
 
 class Edge:
@@ -56,10 +58,13 @@ class Edge:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                if not is_public(route_path(request)):
+                most = self._body_at_most
+                if is_public(route_path(request)):
+                    most = min(most, PUBLIC_BODY_AT_MOST)
+                else:
                     await _log_in(request)
-                self._check_length(request.headers.get("content-length", ""))
-                await self._app(scope, self._limited(receive), answer)
+                _check_length(request.headers.get("content-length", ""), most)
+                await self._app(scope, _limited(receive, most), answer)
             except HTTPException as exc:
                 refusal = respond(request, exc.status_code, str(exc.detail), headers=exc.headers)
                 await refusal(scope, receive, answer)
@@ -69,27 +74,29 @@ class Edge:
                 if not started:
                     await respond(request, 500, UNEXPECTED)(scope, receive, answer)
 
-    def _check_length(self, told: str) -> None:
-        if told.isdecimal() and int(told) > self._body_at_most:
-            raise self._too_large()
 
-    def _limited(self, receive: Receive) -> Receive:
-        """The body as it comes, counted: its length need not be told beforehand."""
-        taken = 0
+def _check_length(told: str, most: int) -> None:
+    if told.isdecimal() and int(told) > most:
+        raise _too_large(most)
 
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self._body_at_most:
-                raise self._too_large()
-            return message
 
-        return counted
+def _limited(receive: Receive, most: int) -> Receive:
+    """The body as it comes, counted: its length need not be told beforehand."""
+    taken = 0
 
-    def _too_large(self) -> Refused:
-        most = self._body_at_most / 2**20
-        return Refused(413, f"At most {most:g} MiB a request (http.max_body_mib); send the messages in several")
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > most:
+            raise _too_large(most)
+        return message
+
+    return counted
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"At most {most / 2**20:g} MiB a request (http.max_body_mib); send the messages in several")
 
 
 def _request_id(given: str | None) -> str:

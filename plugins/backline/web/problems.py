@@ -15,10 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
+from backline.delivery_events.events import NotSigned
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
 from backline.messages.problems import dotted
 from backline.outbox.acts import NoSuchMessage
 from backline.outbox.intake import BadBatch
+from backline.preferences.records import NoSuchSuppression
 from backline.web.urls import route_path
 from backline.webhooks.endpoints import NoSuchEndpoint
 
@@ -149,7 +151,10 @@ async def _ours(request: Request, exc: Exception) -> Response:
             request, 503, "The database is busy or away; the same request may go well in a moment.",
             headers={"Retry-After": str(RETRY_SECONDS)},
         )  # fmt: skip
-    if isinstance(exc, NoSuchMessage | NoSuchEndpoint):
+    if isinstance(exc, NotSigned):
+        log.warning("%s %s: %s", request.method, request.url.path, exc)
+        return respond(request, 403, "Not signed as it must be; the api-server's log says why.")
+    if isinstance(exc, NoSuchMessage | NoSuchSuppression | NoSuchEndpoint):
         return respond(request, 404, str(exc))
     if isinstance(exc, PermanentError):
         return respond(request, 409, str(exc))

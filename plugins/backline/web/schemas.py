@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, time
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
@@ -63,6 +63,36 @@ class Replay(Given):
 
     to: str | None = Field(None, description="Another recipient.")
     payload: Payload | None = Field(None, description="Another payload, whole; secret fields have to be given anew.")
+
+
+Channel = Literal["email", "sms", "push", "webhook"]
+ShortText = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["21:00"])]
+
+
+class NewSuppression(Given):
+    """An address that is to get nothing any more."""
+
+    channel: Channel
+    address: ShortText
+    until: Time | None = Field(None, description="For good if left out.")
+    detail: ShortText | None = Field(None, description="Why, for those who look.")
+
+
+class Wish(Given):
+    """How one recipient wants to be written to, whole: what is left out is as the settings say."""
+
+    channel: Channel
+    address: ShortText
+    zone: str | None = Field(None, description="IANA time zone, as in Europe/Berlin.", max_length=60)
+    quiet_from: Clock | None = Field(None, description="Quiet hours begin; the same as quiet_until: none.")
+    quiet_until: Clock | None = Field(None, description="Quiet hours end.")
+    per_day: int | None = Field(None, ge=0, le=1000, description="Messages a day at most; 0: no limit.")
+    left: list[str] | None = Field(
+        None,
+        max_length=100,
+        description='Topics that they have left, all of them; "*" is everything. Left out: as it is.',
+    )
 
 
 class Reference(BaseModel):
@@ -158,6 +188,48 @@ class Message(BaseModel):
     error_class: str | None
     error: str | None
     provider_id: str | None
+
+
+class Suppression(BaseModel):
+    """An address that gets nothing."""
+
+    id: int
+    channel: str
+    address: str
+    reason: Literal["hard_bounce", "complaint", "unsubscribed", "manual"]
+    source: str = Field(description="Who told: a provider, a user.")
+    detail: str | None
+    message_id: int | None = Field(description="The message by which it came to light.")
+    since: AwareDatetime
+    until: AwareDatetime | None = Field(description="Null: for good.")
+
+
+class SuppressionList(BaseModel):
+    """Part of a list, newest first."""
+
+    suppressions: list[Suppression]
+    next: str | None = Field(description="The next part's URL; null at the end.")
+
+
+class LeftTopic(BaseModel):
+    """A topic that a recipient has left."""
+
+    topic: str = Field(description='"*" is everything that can be left.')
+    source: str
+    since: AwareDatetime
+
+
+class Preferences(BaseModel):
+    """All that is known of one recipient; null is as the settings say."""
+
+    channel: str
+    address: str
+    zone: str | None
+    quiet_from: time | None
+    quiet_until: time | None
+    per_day: int | None
+    left: list[LeftTopic]
+    suppression: Suppression | None
 
 
 class Act(BaseModel):

@@ -59,7 +59,8 @@ class Outbox:
         """Nothing in it but the registered message types."""
         self.sql(
             "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.dispatcher, backline.rate_bucket,"
-            " backline.ledger_day, backline.ledger"
+            " backline.ledger_day, backline.ledger, backline.suppression, backline.opt_out, backline.recipient_preference,"
+            " backline.recipient_day, backline.delivery_event"
         )
         self.sql("DELETE FROM backline.message_type WHERE name <> ALL (%s)", [kind.type_name for kind in all_types()])
 

@@ -194,6 +194,7 @@ def test_one_round_of_housekeeping(outbox: Outbox) -> None:
     assert days_closed >= 39
     assert report == {
         "rescued": 1, "promoted": 1, "expired": 1, "messages_pruned": 1, "keys_pruned": 1,
+        "events_pruned": 0, "recipient_days_pruned": 0,
         "partitions_made": PARTITION_DAYS - 1, "partitions_dropped": 0,
     }  # fmt: skip
     assert all(row["missing"] == 0 for row in conservation(outbox).values())

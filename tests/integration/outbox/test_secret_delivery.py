@@ -240,7 +240,7 @@ def test_a_run_that_sends_resolves_too(
 ) -> None:
     payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, SEALER.seal(TOKEN))}}
     channel, trying = delivery(mail, lookup)
-    sender = DirectSender(outbox.dsn, {"email": Way(channel, trying, 60.0)})
+    sender = DirectSender(outbox.dsn, {"email": Way(channel, trying, LANE)})
     [result] = asyncio.run(sender.send(Request("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
     assert result.state == "sent"
     assert QUOTED in said(mail)

@@ -133,7 +133,8 @@ def api(make_api: Callable[..., Api]) -> Api:
     """The app on an empty database."""
     made = make_api()
     made.sql(
-        "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.audit_trail RESTART IDENTITY CASCADE"
+        "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.audit_trail, backline.suppression,"
+        " backline.opt_out, backline.recipient_preference, backline.delivery_event RESTART IDENTITY CASCADE"
     )
     made.sql("ALTER SEQUENCE backline.message_id RESTART")
     sync_types(made.connection)

@@ -41,7 +41,18 @@ LEAST = {
     ("POST", "/api/v1/webhooks/endpoints/{id}/enable"): "op",
     ("POST", "/api/v1/webhooks/endpoints/{id}/test"): "op",
     ("POST", "/api/v1/webhooks/endpoints/{id}/replay"): "op",
+    ("GET", "/api/v1/suppressions"): "viewer",
+    ("POST", "/api/v1/suppressions"): "op",
+    ("POST", "/api/v1/suppressions/{id}/remove"): "op",
+    ("GET", "/api/v1/preferences"): "viewer",
+    ("POST", "/api/v1/preferences"): "op",
     ("GET", "/api/v1/audit-trail"): "admin",
+    ("POST", "/hooks/ses"): "nobody",
+    ("POST", "/hooks/sendgrid"): "nobody",
+    ("POST", "/hooks/mailgun"): "nobody",
+    ("POST", "/hooks/twilio"): "nobody",
+    ("GET", "/unsubscribe/{token}"): "nobody",
+    ("POST", "/unsubscribe/{token}"): "nobody",
 }
 ORDER = ("nobody", "viewer", "op", "admin")
 # Airflow's "user" stands between viewer and op: it may start DAG runs, so it may send.

@@ -102,8 +102,8 @@ def test_all_fields_of_an_email_are_kept() -> None:
         ("report_ready", {"report_url": None}, "report_url", "give report_url, file or both"),
         ("report_rejected", {"reason": " \n"}, "reason", "must not be empty"),
         ("report_rejected", {"reason": "a\x1bb"}, "reason", "control characters"),
-        ("newsletter", {"unsubscribe_url": None}, "unsubscribe_url", "everybody may leave"),
-        ("newsletter", {"unsubscribe_token": "abcdefgh"}, "unsubscribe_url", "either"),
+        ("newsletter", {"unsubscribe_url": "http://shop.example/leave"}, "unsubscribe_url", "must be an https URL"),
+        ("email", BODY | {"topic": "gossip"}, "topic", "known topics (preferences.topics): newsletter"),
         ("newsletter", {"unsubscribe_url": "https://shop.example/ü"}, "unsubscribe_url", "pattern"),
         (
             "newsletter",

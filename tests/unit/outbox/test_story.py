@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backline.errors import FailureClass
-from backline.outbox.story import BECAUSE, Act, Facts, Try, timeline, why
+from backline.outbox.story import BECAUSE, Act, Facts, Later, Try, timeline, why
 
 START = datetime(2026, 11, 22, 18, 0, 0, tzinfo=UTC)
 FACTS = Facts(
@@ -30,6 +30,14 @@ def a_try(number: int = 1, outcome: str = "sent", **details: object) -> Try:
 
 def facts(**changes: object) -> Facts:
     return replace(FACTS, **changes)  # type: ignore[arg-type]
+
+
+def a_word(event: str, seconds: float = 60, **details: object) -> Later:
+    row = {
+        "at": START + timedelta(seconds=seconds), "event": event, "hard": False, "source": "ses", "recipient": None,
+        "detail": None, "until": None,
+    }  # fmt: skip
+    return Later(**{**row, **details})  # type: ignore[arg-type]
 
 
 CASES = {
@@ -132,6 +140,15 @@ CASES = {
         [],
         (
             "Not sent yet: try 2 of 6 failed because the far side did not answer in time (no answer in 30 s); the next is at "
+            "2026-11-22 18:00:05 UTC."
+        ),
+    ),
+    "scheduled because it was put off": (
+        facts(state="scheduled", due_at=END, error="quiet hours of the recipient, 21:00 to 08:00 in Europe/Berlin"),
+        [],
+        [],
+        (
+            "Not sent yet: it was put off (quiet hours of the recipient, 21:00 to 08:00 in Europe/Berlin); it is due at "
             "2026-11-22 18:00:05 UTC."
         ),
     ),
@@ -244,3 +261,49 @@ def test_a_timeline_says_what_is_not_kept_and_what_is_to_come() -> None:
 )
 def test_a_try_knows_its_log(dag_run: str | None, path: str | None) -> None:
     assert a_try(dag_run=dag_run).log_path() == path
+
+
+LATER = {
+    "nothing": ([], ""),
+    "delivered": (
+        [a_word("deferred", 30), a_word("delivered")],
+        "; it was delivered at 2026-11-22 18:01:00 UTC (ses told)",
+    ),
+    "bounced": (
+        [a_word("delivered", 30), a_word("bounced", hard=True, detail="smtp; 550 5.1.1 user unknown")],
+        "; it bounced for good at 2026-11-22 18:01:00 UTC (ses told: smtp; 550 5.1.1 user unknown)",
+    ),
+    "complained": (
+        [a_word("delivered", 30), a_word("complained", detail="abuse"), a_word("unsubscribed", 90)],
+        "; the recipient called it spam at 2026-11-22 18:01:00 UTC (ses told: abuse)",
+    ),
+    "unsubscribed": (
+        [a_word("delivered", 30), a_word("unsubscribed", source="link", detail="topic newsletter")],
+        "; the recipient unsubscribed at 2026-11-22 18:01:00 UTC (topic newsletter)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("later", "clause"), LATER.values(), ids=LATER)
+def test_what_was_told_afterwards_ends_the_sentence(later: list[Later], clause: str) -> None:
+    found = facts(state="sent", attempt=1, finalized_at=END)
+    assert why(found, [a_try(code="250")], [], later) == (
+        f"Sent at 2026-11-22 18:00:05 UTC by try 1; the far side answered '250'{clause}."
+    )
+
+
+def test_what_befell_it_stands_in_the_timeline() -> None:
+    until = START + timedelta(hours=9)
+    later = [
+        a_word("put_off", 1, source="preferences", detail="quiet hours of the recipient", until=until),
+        a_word("deferred", 40_000, source="mailgun", detail="421 try later"),
+        a_word("bounced", 50_000, source="mailgun", recipient="ann@example.com", hard=True),
+    ]
+    found = facts(state="sent", attempt=1, finalized_at=until)
+    assert [(event.event, event.text) for event in timeline(found, [], [], later)][1:] == [
+        ("forgotten", "1 try no longer kept in the history"),
+        ("put off", "put off until 2026-11-23 03:00:00 UTC: quiet hours of the recipient"),
+        ("sent", "sent"),
+        ("deferred", "its delivery was delayed (mailgun told: 421 try later)"),
+        ("bounced", "it bounced for good (ann@example.com) (mailgun told)"),
+    ]

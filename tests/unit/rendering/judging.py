@@ -56,7 +56,10 @@ def context_of(name: str, language: str) -> dict[str, Any]:
 
 
 def context(kind: type[TemplatedMessage], payload: Mapping[str, Any]) -> dict[str, Any]:
-    return kind.parse(payload).template_and_context()[1]
+    message = kind.parse(payload)
+    if kind.topic_name is not None:  # it is never sent without a way out
+        message = message.with_way_out(message.own_way_out or "https://shop.example/unsubscribe/t")
+    return message.template_and_context()[1]
 
 
 def load(folder: Path, name: str, language: str) -> EmailTemplate:

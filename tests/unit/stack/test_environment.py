@@ -13,7 +13,7 @@ from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.access import ServiceAccount
 from backline.channels.webhook.guard import AddressGuard
 from backline.errors import Misconfigured
-from backline.settings import ROOT
+from backline.settings import ROOT, settings
 from backline.stack.environment import exports, load_dotenv, shell
 from backline.stack.paths import HIGHEST_PORT, Paths
 from backline.stack.postgres import Cluster
@@ -46,6 +46,18 @@ def test_two_copies_share_no_port_path_or_secret(tmp_path: Path) -> None:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY",
         "BACKLINE_DATABASE_URL", "BACKLINE_FERNET_KEYS", "BACKLINE_MAILDIR", "BACKLINE_PASSWORD", "BACKLINE_SMTP_PORT",
     } <= differ  # fmt: skip
+
+
+def test_links_lead_to_the_copys_own_page_unless_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BACKLINE__LINKS__UNSUBSCRIBE", raising=False)
+    settings.cache_clear()
+    own = _exports(tmp_path, 9100)["BACKLINE__LINKS__UNSUBSCRIBE"]
+    assert own == "http://localhost:9100/backline/unsubscribe/{token}"
+    given = "https://mail.shop.example/backline/unsubscribe/{token}"
+    monkeypatch.setenv("BACKLINE__LINKS__UNSUBSCRIBE", given)
+    settings.cache_clear()
+    assert _exports(tmp_path, 9100)["BACKLINE__LINKS__UNSUBSCRIBE"] == given
+    settings.cache_clear()
 
 
 def test_nobody_is_admin_without_a_password(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from backline.channels.email.content import EmailContent
 from backline.messages.attachments import Attachments, read
@@ -21,6 +21,23 @@ from backline.messages.fields import (
 from backline.messages.problems import wrong_field
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage, TemplateName
+from backline.settings import settings
+
+
+def check_topic(name: str) -> str:
+    """A topic of the settings; ValueError lists the known ones."""
+    if name not in (known := settings().preferences.topics):
+        raise ValueError(f"{name!r} is not a topic; known topics (preferences.topics): {', '.join(sorted(known))}")
+    return name
+
+
+Topic = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_topic)]
+TOPIC = Field(
+    None,
+    title="Topic",
+    description="What it is about, of `preferences.topics`: those who left it do not get it, and it carries the link to leave.",
+    examples=["newsletter"],
+)
 
 
 @register
@@ -46,6 +63,7 @@ class Email(EmailMessage):
         description="Files: by `path` under the allowed folder, or by `filename` with `content_base64`.",
         examples=[[{"path": "terms.pdf"}]],
     )
+    topic: Topic | None = TOPIC
 
     @model_validator(mode="after")
     def _has_a_body(self) -> Self:
@@ -87,6 +105,11 @@ class TemplatedEmail(TemplatedMessage):
     )
     cc: Addresses | None = Field(None, title="Cc", description="Further recipients that all can see.")
     reply_to: Address | None = Field(None, title="Reply to", description="Where answers go.")
+    topic: Topic | None = TOPIC
+
+    def with_way_out(self, url: str) -> Self:
+        """With the link as the variable `unsubscribe_url`, unless the context has its own."""
+        return self.model_copy(update={"context": {"unsubscribe_url": url, **self.context}})
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """Both as the payload says."""

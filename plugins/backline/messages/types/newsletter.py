@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Self
-from urllib.parse import quote
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from backline.channels.email.content import EmailContent
-from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, Token, WebUrl
+from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, WebUrl
 from backline.messages.problems import wrong_field
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage
-from backline.settings import settings
 
 HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
 """One that fits into a line of a header: ASCII, and not too long (RFC 5322 section 2.1.1)."""
@@ -39,11 +36,12 @@ class Article(BaseModel):
 
 @register
 class Newsletter(TemplatedMessage):
-    """News to a subscriber, with unsubscribing by one click (RFC 8058)."""
+    """News to a subscriber, who can leave by one click (RFC 8058)."""
 
     type_name: ClassVar[str] = "newsletter"
     lanes: ClassVar = {"email": "email.bulk"}
     template_name: ClassVar[str | None] = "newsletter"
+    topic_name: ClassVar[str | None] = "newsletter"
     example: ClassVar = {
         "subject": "What is new in March",
         "preheader": "Cups in blue, and a recipe.",
@@ -75,35 +73,16 @@ class Newsletter(TemplatedMessage):
         None, title="Intro", description="Before the articles; a blank line parts paragraphs."
     )
     unsubscribe_url: HeaderUrl | None = Field(
-        None, title="Unsubscribe URL", description="This subscriber's own; must take a POST. Give it, or the token."
+        None,
+        title="Unsubscribe URL",
+        description="A page of your own where this subscriber leaves; must take a POST. Backline's own when left out.",
     )
-    unsubscribe_token: Token | None = Field(
-        None, title="Unsubscribe token", description="Goes into the link of the setting `links.unsubscribe`."
-    )
-
-    @model_validator(mode="after")
-    def _can_be_left(self) -> Self:
-        if (self.unsubscribe_url is None) == (self.unsubscribe_token is None):
-            raise wrong_field(
-                "unsubscribe_url", "give either unsubscribe_url or unsubscribe_token: everybody may leave"
-            )
-        return self
 
     @property
-    def way_out(self) -> str:
-        """Where this subscriber unsubscribes."""
-        if self.unsubscribe_url is not None:
-            return self.unsubscribe_url
-        return settings().links.unsubscribe.replace("{token}", quote(self.unsubscribe_token or "", safe=""))
+    def own_way_out(self) -> str | None:
+        """The page of the app's own."""
+        return self.unsubscribe_url
 
-    def template_and_context(self) -> tuple[str, dict[str, Any]]:
-        """With the one link out."""
-        name, context = super().template_and_context()
-        return name, {**context, "unsubscribe_url": self.way_out}
-
-    def email(self) -> EmailContent:
-        """Rendered, with the header fields by which mail programs offer to unsubscribe (RFC 2369, RFC 8058)."""
-        headers = {"List-Unsubscribe": f"<{self.way_out}>"}
-        if self.way_out.startswith("https://"):  # one click is for https alone (RFC 8058 section 3.1)
-            headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
-        return super().email()._replace(headers=headers)
+    def with_way_out(self, url: str) -> Self:
+        """With the link in the text."""
+        return self.model_copy(update={"unsubscribe_url": url})

@@ -1,0 +1,148 @@
+-- Preferences: who is not to be written to, what people have left, when they want quiet; and what was told of a message later.
+
+-- An address as preferences know it, whatever it is written like: the bare address in lower case, a number without spaces.
+CREATE FUNCTION backline.address_key(channel text, address text)
+RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE channel
+    WHEN 'email' THEN lower(btrim(regexp_replace(address, '^.*<', ''), ' >'))
+    WHEN 'sms' THEN regexp_replace(address, '[^+0-9]', '', 'g')
+    ELSE btrim(address)
+    END;
+
+CREATE TABLE backline.suppression (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    channel    text NOT NULL,
+    address    text COLLATE "C" NOT NULL CHECK (address <> ''),  -- as backline.address_key has it
+    reason     text NOT NULL CHECK (reason IN (
+        'hard_bounce',   -- there is no such mailbox or number
+        'complaint',     -- the recipient called it spam
+        'unsubscribed',  -- the recipient told the provider to stop, by SMS for example
+        'manual'         -- a person or the app said so
+    )),
+    source     text NOT NULL,                        -- who told: a provider, a user, the app's role
+    detail     text,
+    message_id bigint,                               -- the message by which it came to light
+    since      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    until      timestamptz,                          -- null: for good
+    UNIQUE (channel, address)
+);
+COMMENT ON TABLE backline.suppression IS 'Addresses that get nothing at all.';
+
+CREATE TABLE backline.opt_out (
+    channel    text NOT NULL,
+    address    text COLLATE "C" NOT NULL CHECK (address <> ''),
+    topic      text NOT NULL CHECK (topic <> ''),    -- '*': everything that can be left
+    source     text NOT NULL,
+    message_id bigint,
+    since      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (channel, address, topic)
+);
+COMMENT ON TABLE backline.opt_out IS 'Topics that people have left. Messages without a topic come all the same.';
+
+CREATE TABLE backline.recipient_preference (
+    channel     text NOT NULL,
+    address     text COLLATE "C" NOT NULL CHECK (address <> ''),
+    zone        text CHECK (zone IS NULL OR timezone(zone, timestamptz '2026-01-01 00:00Z') IS NOT NULL),  -- IANA
+    quiet_from  time,
+    quiet_until time,                                -- the same as quiet_from: no quiet hours, whatever the settings say
+    per_day     smallint CHECK (per_day >= 0),       -- messages a day at most; 0: no limit, whatever the settings say
+    updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (channel, address),
+    CONSTRAINT recipient_preference_quiet CHECK ((quiet_from IS NULL) = (quiet_until IS NULL))
+);
+COMMENT ON TABLE backline.recipient_preference IS 'How one recipient wants to be written to; null: as the settings say.';
+
+-- Which messages a recipient with a limit was given on a day of theirs: ids, so that a message is counted once.
+CREATE TABLE backline.recipient_day (
+    channel  text NOT NULL,
+    address  text COLLATE "C" NOT NULL,
+    day      date NOT NULL,
+    per_day  smallint NOT NULL,
+    messages bigint[] NOT NULL,
+    PRIMARY KEY (channel, address, day)
+);
+CREATE INDEX recipient_day_prune ON backline.recipient_day (day);
+
+CREATE TABLE backline.delivery_event (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    message_id  bigint,                              -- null: known by provider_id, or not one of ours
+    channel     text NOT NULL,
+    event       text NOT NULL CHECK (event IN (
+        'put_off',       -- by us: quiet hours, or the day's limit
+        'delivered', 'deferred', 'rejected', 'bounced', 'complained',
+        'unsubscribed', 'resubscribed')),
+    hard        boolean NOT NULL DEFAULT false,      -- of a bounce: for good
+    source      text NOT NULL,                       -- ses, sendgrid, mailgun, twilio, link, preferences
+    source_id   text,                                -- the source's own id of the event: told twice, kept once
+    provider_id text,                                -- the provider's id of the message
+    recipient   text,
+    detail      text,
+    at          timestamptz NOT NULL,
+    until       timestamptz,                         -- of put_off: until when
+    received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    UNIQUE (source, source_id)
+);
+COMMENT ON TABLE backline.delivery_event IS 'What befell a message beside its tries: put off by preferences, or told later by providers and recipients.';
+CREATE INDEX delivery_event_message ON backline.delivery_event (message_id) WHERE message_id IS NOT NULL;
+CREATE INDEX delivery_event_provider ON backline.delivery_event (provider_id) WHERE message_id IS NULL;
+CREATE INDEX delivery_event_received ON backline.delivery_event (received_at);
+
+-- Takes an address off all lists of recipients, for good or until a time. Of two words the one that lasts longer stands.
+-- Returns the suppression's id.
+CREATE FUNCTION backline.suppress(
+    channel    text,
+    address    text,
+    reason     text DEFAULT 'manual',
+    detail     text DEFAULT NULL,
+    until      timestamptz DEFAULT NULL,
+    source     text DEFAULT session_user::text,
+    message_id bigint DEFAULT NULL
+) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    INSERT INTO backline.suppression AS s (channel, address, reason, source, detail, message_id, until)
+    VALUES ($1, backline.address_key($1, $2), $3, $6, left($4, 1000), $7, $5)
+    ON CONFLICT (channel, address) DO UPDATE
+    SET reason = excluded.reason, source = excluded.source, detail = excluded.detail, message_id = excluded.message_id,
+        since = excluded.since, until = excluded.until
+    WHERE s.until <= coalesce(excluded.until, 'infinity');
+    SELECT s.id FROM backline.suppression AS s WHERE s.channel = $1 AND s.address = backline.address_key($1, $2)
+$$;
+
+-- The recipient leaves a topic, or with '*' everything that can be left. Twice is once.
+CREATE FUNCTION backline.opt_out(
+    channel    text,
+    address    text,
+    topic      text DEFAULT '*',
+    source     text DEFAULT session_user::text,
+    message_id bigint DEFAULT NULL
+) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    INSERT INTO backline.opt_out (channel, address, topic, source, message_id)
+    VALUES ($1, backline.address_key($1, $2), $3, $4, $5)
+    ON CONFLICT DO NOTHING
+$$;
+
+-- The recipient comes back to a topic, with '*' to all. Coming back to one ends having left everything at once; topics that were
+-- left by name stay left.
+CREATE FUNCTION backline.opt_in(channel text, address text, topic text DEFAULT '*')
+RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    DELETE FROM backline.opt_out AS o
+    WHERE o.channel = $1 AND o.address = backline.address_key($1, $2) AND ($3 = '*' OR o.topic IN ($3, '*'))
+$$;
+
+-- How the recipient wants to be written to, whole: what is null is as the settings say.
+CREATE FUNCTION backline.set_preference(
+    channel     text,
+    address     text,
+    zone        text DEFAULT NULL,
+    quiet_from  time DEFAULT NULL,
+    quiet_until time DEFAULT NULL,
+    per_day     integer DEFAULT NULL
+) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+    INSERT INTO backline.recipient_preference AS p (channel, address, zone, quiet_from, quiet_until, per_day)
+    VALUES ($1, backline.address_key($1, $2), $3, $4, $5, $6)
+    ON CONFLICT (channel, address) DO UPDATE
+    SET zone = excluded.zone, quiet_from = excluded.quiet_from, quiet_until = excluded.quiet_until,
+        per_day = excluded.per_day, updated_at = clock_timestamp()
+$$;

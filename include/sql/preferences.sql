@@ -1,0 +1,121 @@
+-- What recipients want: whether and when they are written to.
+
+-- name: recipient_wishes
+-- What is known of the recipients of these messages, by place: suppressed, or the message's topic left, or when they want
+-- quiet. Without `every` only those of whom something is known. A message without a topic (null) cannot be left.
+SELECT u.place::integer AS place, clock_timestamp() AS now,
+    s.reason AS suppressed, s.source AS suppressed_by, s.since AS suppressed_since,
+    o.topic AS left_topic, o.since AS left_since,
+    p.zone, p.quiet_from, p.quiet_until, p.per_day::integer AS per_day
+FROM ROWS FROM (json_to_recordset(%(recipients)s::json) AS (address text, topic text)) WITH ORDINALITY AS u (address, topic, place)
+LEFT JOIN backline.suppression AS s ON s.channel = %(channel)s::text AND s.address = u.address
+    AND (s.until IS NULL OR s.until > clock_timestamp())
+LEFT JOIN LATERAL (
+    SELECT o.topic, o.since FROM backline.opt_out AS o
+    WHERE o.channel = %(channel)s::text AND o.address = u.address AND o.topic IN (u.topic, '*') AND u.topic IS NOT NULL
+    ORDER BY o.since LIMIT 1) AS o ON true
+LEFT JOIN backline.recipient_preference AS p ON p.channel = %(channel)s::text AND p.address = u.address
+WHERE %(every)s::boolean OR s.id IS NOT NULL OR o.topic IS NOT NULL OR p.address IS NOT NULL
+ORDER BY u.place;
+
+-- name: recipient_day_take_many
+-- Counts messages towards the days of their recipients, rows locked in order; returns for each day the messages that
+-- are within its limit, those counted before included.
+INSERT INTO backline.recipient_day AS d (channel, address, day, per_day, messages)
+SELECT %(channel)s::text, w.address, w.day, w.per_day, w.messages[1:w.per_day]
+FROM json_to_recordset(%(wanted)s::json) AS w (address text, day date, per_day smallint, messages bigint[])
+ORDER BY w.address, w.day
+ON CONFLICT (channel, address, day) DO UPDATE
+SET per_day = excluded.per_day, messages = d.messages || ARRAY(
+    SELECT m FROM unnest(excluded.messages) AS m WHERE m <> ALL (d.messages)
+    LIMIT greatest(0, excluded.per_day - cardinality(d.messages)))
+RETURNING d.messages;
+
+-- name: message_suppress_many
+-- Ends claimed messages that are not to be sent, saying why; fenced. Costs no attempt. Secrets are erased. One that was
+-- taken back meanwhile is cancelled.
+UPDATE backline.message AS m
+SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'suppressed' END::backline.message_state,
+    finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
+    error_class = NULL, error = u.reason, lease_token = NULL, leased_until = NULL, dispatcher = NULL
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(reasons)s::text[]) AS u (id, token, reason), backline.message_type AS t
+WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
+RETURNING m.id;
+
+-- name: message_put_off_many
+-- Puts claimed messages off to a time that suits their recipients, saying why; fenced. Costs no attempt. One that was taken
+-- back meanwhile is cancelled.
+WITH moved AS (
+    UPDATE backline.message AS m
+    SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END::backline.message_state,
+        finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
+        payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
+        error_class = NULL, error = u.reason, due_at = u.until, lease_token = NULL, leased_until = NULL, dispatcher = NULL
+    FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(untils)s::timestamptz[], %(reasons)s::text[])
+        AS u (id, token, until, reason), backline.message_type AS t
+    WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
+    RETURNING m.id, m.channel, m.state, u.until, u.reason
+), told AS (
+    INSERT INTO backline.delivery_event (message_id, channel, event, source, detail, at, until)
+    SELECT id, channel, 'put_off', 'preferences', reason, clock_timestamp(), until FROM moved WHERE state = 'scheduled'
+)
+SELECT id FROM moved;
+
+-- name: suppress
+-- Takes an address off all lists; see backline.suppress.
+SELECT backline.suppress(%(channel)s::text, %(address)s::text, %(reason)s::text, %(detail)s::text, %(until)s::timestamptz,
+    %(source)s::text) AS id;
+
+-- name: suppression_get
+-- One suppression.
+SELECT id, channel, address, reason, source, detail, message_id, since, until FROM backline.suppression
+WHERE id = %(id)s::bigint;
+
+-- name: suppression_list
+-- Suppressions below the id `cursor`, newest first, that match all filters given; those whose time is over are left out.
+SELECT id, channel, address, reason, source, detail, message_id, since, until FROM backline.suppression
+WHERE (%(cursor)s::bigint IS NULL OR id < %(cursor)s::bigint)
+  AND (%(channel)s::text IS NULL OR channel = %(channel)s::text)
+  AND (%(address)s::text IS NULL OR address = backline.address_key(channel, %(address)s::text))
+  AND (%(reason)s::text IS NULL OR reason = %(reason)s::text)
+  AND (until IS NULL OR until > clock_timestamp())
+ORDER BY id DESC LIMIT %(most)s::integer;
+
+-- name: suppression_remove
+-- Lets an address be written to again.
+DELETE FROM backline.suppression WHERE id = %(id)s::bigint
+RETURNING id, channel, address, reason, source, detail, message_id, since, until;
+
+-- name: opt_out
+-- The recipient leaves a topic; see backline.opt_out.
+SELECT backline.opt_out(%(channel)s::text, %(address)s::text, %(topic)s::text, %(source)s::text, %(message_id)s::bigint);
+
+-- name: opt_out_only
+-- What the recipient has left is these topics and no other.
+WITH back AS (
+    DELETE FROM backline.opt_out
+    WHERE channel = %(channel)s::text AND address = %(address)s::text AND topic <> ALL (%(topics)s::text[])
+)
+INSERT INTO backline.opt_out (channel, address, topic, source)
+SELECT %(channel)s::text, %(address)s::text, topic, %(source)s::text FROM unnest(%(topics)s::text[]) AS topic
+ON CONFLICT DO NOTHING;
+
+-- name: opt_in
+-- The recipient comes back to a topic; see backline.opt_in.
+SELECT backline.opt_in(%(channel)s::text, %(address)s::text, %(topic)s::text);
+
+-- name: opt_outs
+-- What one recipient has left, the first first.
+SELECT topic, source, since FROM backline.opt_out
+WHERE channel = %(channel)s::text AND address = backline.address_key(%(channel)s::text, %(address)s::text)
+ORDER BY since, topic;
+
+-- name: preference_get
+-- How one recipient wants to be written to.
+SELECT zone, quiet_from, quiet_until, per_day FROM backline.recipient_preference
+WHERE channel = %(channel)s::text AND address = backline.address_key(%(channel)s::text, %(address)s::text);
+
+-- name: preference_set
+-- Says how one recipient wants to be written to; see backline.set_preference.
+SELECT backline.set_preference(%(channel)s::text, %(address)s::text, %(zone)s::text, %(quiet_from)s::time,
+    %(quiet_until)s::time, %(per_day)s::integer);

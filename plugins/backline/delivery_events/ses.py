@@ -1,0 +1,176 @@
+"""Amazon SES, which tells by SNS: notifications signed with a certificate of Amazon's.
+
+https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html and
+https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-contents.html
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from backline.delivery_events.events import DeliveryEvent, NotSigned, as_object, check_age, words
+from backline.errors import InvalidInput
+
+SOURCE = "ses"
+Fetch = Callable[[str], bytes]
+"""Gets what is at an https URL of Amazon's, following no redirect."""
+_HOST = re.compile(r"sns\.[a-z]{2}(-[a-z]+)+-\d\.amazonaws\.com(\.cn)?")
+_SIGNED = {
+    "Notification": ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
+    "SubscriptionConfirmation": ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
+    "UnsubscribeConfirmation": ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
+}
+_HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": hashes.SHA256()}  # noqa: S303 - SNS's first version
+
+
+class Certificates:
+    """Amazon's certificates by URL, each fetched once."""
+
+    MOST = 16
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._kept: dict[str, x509.Certificate] = {}
+
+    def get(self, url: str, now: datetime) -> x509.Certificate:
+        """The certificate there; NotSigned unless it is on an SNS host of Amazon's and valid now."""
+        if not is_amazons(url) or not urlsplit(url).path.endswith(".pem"):
+            raise NotSigned("its certificate is not at an SNS host of Amazon's")
+        if url not in self._kept:
+            try:
+                found = x509.load_pem_x509_certificate(self._fetch(url))
+            except ValueError:
+                raise NotSigned("what stands at its certificate's URL is none") from None
+            if len(self._kept) >= self.MOST:
+                self._kept.clear()
+            self._kept[url] = found
+        certificate = self._kept[url]
+        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+            raise NotSigned("its certificate is not valid now")
+        return certificate
+
+
+def is_amazons(url: str) -> bool:
+    """Whether a URL is https, on an SNS host of Amazon's, and nothing else."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" and _HOST.fullmatch(parts.netloc) is not None
+
+
+def read(
+    body: bytes, topics: Sequence[str], certificates: Certificates, now: datetime
+) -> tuple[list[DeliveryEvent], str | None]:
+    """The events of one request, and the URL that confirms a subscription if it asks for that.
+
+    `topics` are the ARNs that may tell. NotSigned; InvalidInput for a body that is not SNS's.
+    """
+    note = as_object(_json(body, "body"), "body")
+    _verify(note, topics, certificates, now)
+    if note["Type"] == "SubscriptionConfirmation":
+        url = note["SubscribeURL"]
+        if not is_amazons(url):
+            raise NotSigned("its SubscribeURL is not at an SNS host of Amazon's")
+        return [], url
+    if note["Type"] != "Notification":
+        return [], None
+    try:
+        told = as_object(_json(note["Message"], "Message"), "Message")
+    except InvalidInput:  # SNS says hello in plain words when a topic is set up
+        return [], None
+    try:
+        return list(_events(told, note["MessageId"])), None
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise InvalidInput("Message", f"is not an event of SES: {type(exc).__name__}") from None
+
+
+def _json(text: str | bytes, field: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise InvalidInput(field, "must be JSON") from None
+
+
+def _verify(note: dict[str, Any], topics: Sequence[str], certificates: Certificates, now: datetime) -> None:
+    fields = _SIGNED.get(str(note.get("Type")))
+    needed = {*(fields or ()), "Signature", "SigningCertURL"} - {"Subject"}
+    if fields is None or not all(isinstance(note.get(name), str) for name in needed):
+        raise InvalidInput("body", "is not a message of SNS (raw message delivery must be off)")
+    if note["TopicArn"] not in topics:
+        raise NotSigned("its topic is not among hooks.ses_topics")
+    algorithm = _HASHES.get(str(note.get("SignatureVersion")))
+    if algorithm is None:
+        raise NotSigned("its signature is of an unknown version")
+    text = "".join(f"{name}\n{note[name]}\n" for name in fields if note.get(name) is not None)
+    key = certificates.get(note["SigningCertURL"], now).public_key()
+    try:
+        if not isinstance(key, rsa.RSAPublicKey):
+            raise NotSigned("its certificate is not one of SNS")
+        key.verify(base64.b64decode(note["Signature"], validate=True), text.encode(), padding.PKCS1v15(), algorithm)
+    except (InvalidSignature, binascii.Error):
+        raise NotSigned("its signature is wrong") from None
+    check_age(_time(note["Timestamp"]), now)
+
+
+def _events(told: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
+    """By the event's own part; one of a kind that says nothing of delivery gives none."""
+    mail = told["mail"]
+    header = next((one["value"] for one in mail.get("headers", ()) if one["name"].lower() == "message-id"), None)
+    ours: dict[str, Any] = {"channel": "email", "message_id": header, "provider_id": mail["messageId"]}
+    kind = told.get("eventType") or told.get("notificationType")
+    if kind == "Delivery":
+        part = told["delivery"]
+        for recipient in part["recipients"]:
+            yield DeliveryEvent(
+                f"{note_id}/{recipient}", event="delivered", at=_time(part["timestamp"]), recipient=recipient,
+                detail=words(part.get("smtpResponse")), **ours,
+            )  # fmt: skip
+    elif kind == "Bounce":
+        part = told["bounce"]
+        hard = part["bounceType"] == "Permanent"
+        for one in part["bouncedRecipients"]:
+            yield DeliveryEvent(
+                f"{note_id}/{one['emailAddress']}", event="bounced", at=_time(part["timestamp"]), hard=hard,
+                recipient=one["emailAddress"], suppress="hard_bounce" if hard else None,
+                detail=words(part.get("bounceSubType"), one.get("diagnosticCode") or one.get("status")), **ours,
+            )  # fmt: skip
+    elif kind == "Complaint":
+        part = told["complaint"]
+        if part.get("complaintFeedbackType") == "not-spam":
+            return
+        for one in part["complainedRecipients"]:
+            yield DeliveryEvent(
+                f"{note_id}/{one['emailAddress']}", event="complained", at=_time(part["timestamp"]),
+                recipient=one["emailAddress"], suppress="complaint", detail=words(part.get("complaintFeedbackType")), **ours,
+            )  # fmt: skip
+    elif kind == "DeliveryDelay":
+        part = told["deliveryDelay"]
+        for one in part["delayedRecipients"]:
+            yield DeliveryEvent(
+                f"{note_id}/{one['emailAddress']}", event="deferred", at=_time(part["timestamp"]),
+                recipient=one["emailAddress"], detail=words(part.get("delayType"), one.get("diagnosticCode")), **ours,
+            )  # fmt: skip
+    elif kind == "Reject":
+        for recipient in mail.get("destination", ()):
+            yield DeliveryEvent(
+                f"{note_id}/{recipient}", event="rejected", at=_time(mail["timestamp"]), recipient=recipient,
+                detail=words(told["reject"].get("reason")), **ours,
+            )  # fmt: skip
+
+
+def _time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise InvalidInput("timestamp", "must be a time with its zone") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

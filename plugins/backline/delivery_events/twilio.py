@@ -1,0 +1,70 @@
+"""Twilio's status callbacks of SMS: an HMAC of the URL and the form.
+
+https://www.twilio.com/docs/usage/security#validating-requests and
+https://www.twilio.com/docs/messaging/guides/outbound-message-status-in-status-callbacks
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from backline.delivery_events.events import DeliveryEvent, NotSigned, words
+from backline.errors import InvalidInput
+
+SOURCE = "twilio"
+SIGNATURE = "X-Twilio-Signature"
+_PORTS = {"https": 443, "http": 80}
+_GONE = frozenset({"30005", "30006", "21211", "21614"})
+"""Errors that say that there is no such number, or that no SMS can reach it."""
+_STOPPED = "21610"
+"""The recipient answered STOP."""
+
+
+def read(url: str, signature: str, body: bytes, auth_token: str, now: datetime) -> list[DeliveryEvent]:
+    """The event of one callback, none for a step on the way. NotSigned; InvalidInput for a body that is not Twilio's.
+
+    `url` is the whole public URL that Twilio was given, query included.
+    """
+    try:
+        form = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), errors="strict"))
+    except ValueError:
+        raise InvalidInput("body", "must be a form (application/x-www-form-urlencoded)") from None
+    if not any(_matches(each, form, signature, auth_token) for each in _spellings(url)):
+        raise NotSigned("its signature is missing or wrong")
+    status, number = form.get("MessageStatus"), form.get("To", "")
+    sid = form.get("MessageSid") or form.get("SmsSid")
+    if not sid or not status:
+        raise InvalidInput("body", "must have MessageSid and MessageStatus")
+    code = form.get("ErrorCode", "")
+    common: dict[str, Any] = {
+        "source_id": f"{sid}/{status}", "channel": "sms", "at": now, "recipient": number, "provider_id": sid,
+        "detail": words(f"error {code}" if code else None, form.get("ErrorMessage")),
+    }  # fmt: skip
+    if status in {"delivered", "read"}:
+        return [DeliveryEvent(event="delivered", **common)]
+    if status in {"undelivered", "failed"}:
+        if code == _STOPPED:
+            return [DeliveryEvent(event="unsubscribed", suppress="unsubscribed", **common)]
+        gone = code in _GONE
+        return [DeliveryEvent(event="bounced", hard=gone, suppress="hard_bounce" if gone else None, **common)]
+    return []
+
+
+def _matches(url: str, form: dict[str, str], signature: str, auth_token: str) -> bool:
+    text = url + "".join(f"{name}{form[name]}" for name in sorted(form))
+    wanted = base64.b64encode(hmac.new(auth_token.encode(), text.encode(), hashlib.sha1).digest())
+    return hmac.compare_digest(wanted, signature.encode())
+
+
+def _spellings(url: str) -> list[str]:
+    """With and without the scheme's own port: Twilio signs either."""
+    parts = urlsplit(url)
+    usual = _PORTS.get(parts.scheme)
+    bare = parts.netloc.removesuffix(f":{usual}")
+    spelled = [bare, f"{bare}:{usual}"] if usual and ":" not in bare else [parts.netloc]
+    return [parts._replace(netloc=netloc).geturl() for netloc in spelled]

@@ -1,0 +1,64 @@
+"""The link by which a recipient leaves a topic: an opaque token says who, which topic and by which message."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from backline.errors import InvalidInput
+from backline.sealing import Sealer
+from backline.settings import settings
+
+EVERYTHING = "*"
+"""In the place of a topic: everything that can be left."""
+_MARK = "unsubscribe"
+_LONGEST = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a link leaves."""
+
+    channel: str
+    address: str
+    """As `recipients.address_key` has it."""
+    topic: str
+    message_id: int | None = None
+    """The message that the link stands in."""
+
+
+def token(subscription: Subscription, sealer: Sealer) -> str:
+    """The link's token: encrypted and signed by the newest of BACKLINE_FERNET_KEYS. It has no end, as mails are kept long."""
+    one = subscription
+    return sealer.seal(json.dumps([_MARK, one.channel, one.address, one.topic, one.message_id])).rstrip("=")
+
+
+def read(token: str, sealer: Sealer) -> Subscription | None:
+    """What a token says; None unless it is one of ours, whole and unchanged."""
+    if len(token) > _LONGEST or not token.isascii():
+        return None
+    try:
+        told = json.loads(sealer.open("token", token + "=" * (-len(token) % 4)))
+    except (InvalidInput, ValueError):
+        return None
+    # What else the keys have sealed is no link.
+    match told:
+        case [mark, str(channel), str(address), str(topic), None | int() as message_id] if mark == _MARK:
+            return Subscription(channel, address, topic, message_id)
+    return None
+
+
+def link(subscription: Subscription) -> str:
+    """The whole link, by the setting `links.unsubscribe`. Misconfigured without BACKLINE_FERNET_KEYS."""
+    return link_of(token(subscription, _sealer()))
+
+
+def link_of(token: str) -> str:
+    """A token's link."""
+    return settings().links.unsubscribe.replace("{token}", token)
+
+
+@lru_cache(maxsize=1)
+def _sealer() -> Sealer:
+    return Sealer.from_environment()

@@ -1,0 +1,214 @@
+"""What providers tell, from their signed request to the message's timeline and the suppression list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from httpx import Response
+
+from backline.delivery_events import twilio
+from backline.outbox import history
+from backline.settings import HookSettings
+from backline.web import hooks
+from backline.web.urls import PREFIX
+from tests.integration.web.conftest import Api
+from tests.unit.delivery_events.amazon import TOPIC, Amazon
+from tests.unit.delivery_events.test_providers import PUBLIC, grid, grid_event, gun, gun_event, sign, sms
+
+ANN = "ann@example.com"
+NOW = datetime.now(UTC)
+STAMP = str(int(NOW.timestamp()))
+OPEN = HookSettings(
+    ses_topics=(TOPIC,), sendgrid_public_key=PUBLIC, mailgun_connection="mailgun_hooks", twilio_connection="sms_gateway"
+)
+
+
+@pytest.fixture
+def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Amazon]:
+    """All hooks open; Amazon is the test's own."""
+    monkeypatch.setenv("AIRFLOW_CONN_MAILGUN_HOOKS", json.dumps({"conn_type": "http", "password": "signing-key"}))
+    monkeypatch.setenv("AIRFLOW_CONN_SMS_GATEWAY", json.dumps({"conn_type": "http", "password": "auth-token"}))
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://mail.shop.example/")
+    amazon = Amazon(NOW)
+    api.app.dependency_overrides |= {
+        hooks.hook_settings: lambda: OPEN,
+        hooks.amazon: lambda: hooks.Amazon(amazon.fetch),
+    }
+    yield amazon
+    api.app.dependency_overrides.clear()
+
+
+@pytest.fixture
+def message(api: Api) -> tuple[int, str]:
+    """A message that was sent, and its Message-ID."""
+    [row] = api.sql('SELECT backline.enqueue(\'email\', %s, \'{"subject": "Hello", "text": "Hi"}\') AS id', ANN)
+    [made] = api.sql(
+        "UPDATE backline.message SET state = 'sent', attempt = 1, finalized_at = clock_timestamp() WHERE id = %s RETURNING created_at",
+        row["id"],
+    )
+    created = round(made["created_at"].timestamp() * 1_000_000)
+    return row["id"], f"<backline.{row['id']}.{created}@shop.example>"
+
+
+def hook(api: Api, name: str, body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return api.call("POST", f"{PREFIX}/hooks/{name}", None, content=body, headers=headers or {})
+
+
+def gun_now(event: str, token: str = "t" * 50, **details: Any) -> bytes:
+    return gun({**gun_event(event, **details), "timestamp": NOW.timestamp()}, token=token, stamp=STAMP)
+
+
+def grid_now(*events: dict[str, Any]) -> tuple[dict[str, str], bytes]:
+    return grid(*({**event, "timestamp": int(STAMP)} for event in events), stamp=STAMP)
+
+
+def suppressed(api: Api) -> list[tuple[str, str, str, str]]:
+    rows = api.sql("SELECT channel, address, reason, source FROM backline.suppression ORDER BY id")
+    return [(row["channel"], row["address"], row["reason"], row["source"]) for row in rows]
+
+
+def test_hooks_are_closed_until_they_are_set_up(api: Api) -> None:
+    for name in ("ses", "sendgrid", "mailgun", "twilio"):
+        answer = hook(api, name, b"{}")
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == "This hook is not open"
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_a_hard_bounce_is_kept_suppresses_and_stands_in_the_timeline(api: Api, message: tuple[int, str]) -> None:
+    message_id, header = message
+    bounced = grid_event(
+        "bounce", status="5.1.1", reason="550 unknown", **{"smtp-id": header, "email": "Ann@Example.com"}
+    )
+    headers, body = grid_now(bounced, grid_event("delivered", **{"smtp-id": header, "sg_event_id": "e0"}))
+    assert hook(api, "sendgrid", body, headers).status_code == 204
+    assert suppressed(api) == [("email", ANN, "hard_bounce", "sendgrid")]
+    assert api.sql("SELECT message_id FROM backline.suppression")[0]["message_id"] == message_id
+    found = history.find(api.connection, message_id)
+    assert found is not None
+    assert "; it bounced for good at " in found.why
+    assert found.why.endswith("(sendgrid told: 5.1.1 550 unknown).")
+    assert {"delivered", "bounced"} <= {event.event for event in found.timeline}
+    shown = api.get(f"messages/{message_id}").json()
+    assert {event["event"] for event in shown["timeline"]} >= {"accepted", "sent", "bounced", "delivered"}
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_what_is_told_twice_is_kept_once(api: Api, message: tuple[int, str]) -> None:
+    headers, body = grid_now(*[grid_event("spamreport", **{"smtp-id": message[1]})] * 2)
+    for _ in range(2):
+        assert hook(api, "sendgrid", body, headers).status_code == 204
+    assert len(api.sql("SELECT 1 AS one FROM backline.delivery_event")) == 1
+    api.sql("DELETE FROM backline.suppression")  # a person let the address be written to again
+    hook(api, "sendgrid", body, headers)
+    assert suppressed(api) == []
+
+
+def test_amazons_word_is_kept(api: Api, open_hooks: Amazon, message: tuple[int, str]) -> None:
+    event = {
+        "eventType": "Complaint",
+        "mail": {"messageId": "0100018", "timestamp": NOW.isoformat(), "headers": [{"name": "Message-ID", "value": message[1]}]},
+        "complaint": {"timestamp": NOW.isoformat(), "complainedRecipients": [{"emailAddress": ANN}], "complaintFeedbackType": "abuse"},
+    }  # fmt: skip
+    body = open_hooks.notification(event)
+    headers = {"Content-Type": "text/plain; charset=UTF-8", "x-amz-sns-message-type": "Notification"}
+    assert hook(api, "ses", body, headers).status_code == 204
+    assert suppressed(api) == [("email", ANN, "complaint", "ses")]
+    found = history.find(api.connection, message[0])
+    assert found is not None
+    assert "the recipient called it spam" in found.why
+
+
+def test_amazons_subscription_is_confirmed(api: Api, open_hooks: Amazon) -> None:
+    asked: list[str] = []
+
+    def fetch(url: str) -> bytes:
+        asked.append(url)
+        return open_hooks.fetch(url) if url.endswith(".pem") else b"<ConfirmSubscriptionResponse/>"
+
+    api.app.dependency_overrides[hooks.amazon] = lambda: hooks.Amazon(fetch)
+    url = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t"
+    assert hook(api, "ses", open_hooks.confirmation(url)).status_code == 204
+    assert asked[-1] == url
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_mailguns_word_is_kept_and_its_token_counts_once(api: Api, message: tuple[int, str]) -> None:
+    inner = {"message": {"headers": {"message-id": message[1].strip("<>")}}}
+    assert hook(api, "mailgun", gun_now("delivered", **inner)).status_code == 204
+    forged = gun_now("complained", recipient="victim@example.com")  # the signature is not over the event
+    assert hook(api, "mailgun", forged).status_code == 204
+    assert suppressed(api) == []
+    assert [row["event"] for row in api.sql("SELECT event FROM backline.delivery_event")] == ["delivered"]
+    assert hook(api, "mailgun", gun_now("unsubscribed", token="u" * 50, **inner)).status_code == 204
+    assert [(row["topic"], row["source"]) for row in api.sql("SELECT topic, source FROM backline.opt_out")] == [("*", "mailgun")]  # fmt: skip
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_twilios_word_is_found_by_its_id_even_before_ours_is_written_down(api: Api) -> None:
+    form = sms("undelivered", ErrorCode="30005")
+    url = "https://mail.shop.example/backline/hooks/twilio?to=1"
+    headers = {twilio.SIGNATURE: sign(url, form), "Content-Type": "application/x-www-form-urlencoded"}
+    answer = api.call("POST", f"{PREFIX}/hooks/twilio?to=1", None, content=urlencode(form).encode(), headers=headers)
+    assert answer.status_code == 204
+    assert suppressed(api) == [("sms", "+491701234567", "hard_bounce", "twilio")]
+    [row] = api.sql('SELECT backline.enqueue(\'email\', %s, \'{"subject": "Hello", "text": "Hi"}\') AS id', ANN)
+    api.sql("UPDATE backline.message SET channel = 'sms', provider_id = 'SM1' WHERE id = %s", row["id"])
+    found = history.find(api.connection, row["id"])
+    assert found is not None
+    assert "bounced" in {event.event for event in found.timeline}
+
+
+FORGED: dict[str, Callable[[Amazon], tuple[str, bytes, dict[str, str]]]] = {
+    "ses": lambda amazon: ("ses", amazon.notification({"eventType": "Bounce"}).replace(b"n-1", b"n-2"), {}),
+    "sendgrid": lambda _: (
+        "sendgrid",
+        grid_now(grid_event("spamreport"))[1] + b" ",
+        grid_now(grid_event("spamreport"))[0],
+    ),
+    "mailgun": lambda _: ("mailgun", gun(gun_event("complained"), key="other", stamp=STAMP), {}),
+    "twilio": lambda _: ("twilio", urlencode(sms("failed")).encode(), {twilio.SIGNATURE: "AAAA"}),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_what_is_not_signed_is_refused_and_told_nothing(
+    api: Api, open_hooks: Amazon, forge: Callable[[Amazon], tuple[str, bytes, dict[str, str]]]
+) -> None:
+    answer = hook(api, *forge(open_hooks))
+    assert answer.status_code == 403
+    assert answer.json()["detail"] == "Not signed as it must be; the api-server's log says why."
+    assert api.sql("SELECT 1 AS one FROM backline.delivery_event") == []
+    assert suppressed(api) == []
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_a_message_id_that_only_looks_like_ours_is_no_ones(api: Api, message: tuple[int, str]) -> None:
+    headers, body = grid_now(grid_event("bounce", **{"smtp-id": f"<backline.{message[0]}.1@shop.example>"}))
+    assert hook(api, "sendgrid", body, headers).status_code == 204
+    assert api.sql("SELECT message_id FROM backline.delivery_event") == [{"message_id": None}]
+    assert len(suppressed(api)) == 1
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_nothing_is_answered_well_before_it_is_kept(api: Api, message: tuple[int, str]) -> None:
+    headers, body = grid_now(grid_event("spamreport", **{"smtp-id": message[1]}))
+    api.sql("ALTER TABLE backline.delivery_event RENAME TO away")
+    try:
+        assert hook(api, "sendgrid", body, headers).status_code >= 500
+    finally:
+        api.sql("ALTER TABLE backline.away RENAME TO delivery_event")
+    assert hook(api, "sendgrid", body, headers).status_code == 204
+    assert len(suppressed(api)) == 1
+
+
+@pytest.mark.usefixtures("open_hooks")
+def test_nobody_without_a_login_sends_much(api: Api) -> None:
+    body = b"[" + b" " * (2 * 2**20) + b"]"
+    for name in ("sendgrid", "mailgun"):
+        assert hook(api, name, body).status_code == 413

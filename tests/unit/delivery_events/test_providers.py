@@ -1,0 +1,453 @@
+"""Each provider's requests: signed as theirs are, and refused when they are not."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from backline.delivery_events import mailgun, sendgrid, ses, twilio
+from backline.delivery_events.events import DeliveryEvent, NotSigned
+from backline.errors import InvalidInput, Misconfigured
+from tests.unit.delivery_events.amazon import CERTIFICATE_URL, TOPIC, Amazon
+
+NOW = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
+OURS = "<backline.17.1795375150039681@shop.example>"
+ANN = "ann@example.com"
+AMAZON = Amazon(NOW)
+
+
+# --- Amazon SES ---------------------------------------------------------------------------------------------
+
+
+def mail(**parts: Any) -> dict[str, Any]:
+    return {
+        "mail": {
+            "messageId": "0100018-ses", "timestamp": "2026-11-22T17:59:00.000Z", "destination": [ANN],
+            "headers": [{"name": "Subject", "value": "Hi"}, {"name": "Message-ID", "value": OURS}],
+        },
+        **parts,
+    }  # fmt: skip
+
+
+def told(event: dict[str, Any], **options: Any) -> list[DeliveryEvent]:
+    events, confirmation = ses.read(AMAZON.notification(event, **options), [TOPIC], ses.Certificates(AMAZON.fetch), NOW)
+    assert confirmation is None
+    return events
+
+
+AT = "2026-11-22T17:59:30.123Z"
+SES = {
+    "delivery": (
+        mail(notificationType="Delivery", delivery={"timestamp": AT, "recipients": [ANN], "smtpResponse": "250 2.6.0 Ok"}),
+        ("delivered", False, None, "250 2.6.0 Ok"),
+    ),
+    "hard bounce": (
+        mail(
+            eventType="Bounce",
+            bounce={"bounceType": "Permanent", "bounceSubType": "General", "timestamp": AT,
+                    "bouncedRecipients": [{"emailAddress": ANN, "status": "5.1.1", "diagnosticCode": "smtp; 550 5.1.1 unknown"}]},
+        ),
+        ("bounced", True, "hard_bounce", "General smtp; 550 5.1.1 unknown"),
+    ),
+    "soft bounce": (
+        mail(
+            notificationType="Bounce",
+            bounce={"bounceType": "Transient", "bounceSubType": "MailboxFull", "timestamp": AT, "bouncedRecipients": [{"emailAddress": ANN}]},
+        ),
+        ("bounced", False, None, "MailboxFull"),
+    ),
+    "complaint": (
+        mail(
+            eventType="Complaint",
+            complaint={"timestamp": AT, "complainedRecipients": [{"emailAddress": ANN}], "complaintFeedbackType": "abuse"},
+        ),
+        ("complained", False, "complaint", "abuse"),
+    ),
+    "delay": (
+        mail(
+            eventType="DeliveryDelay",
+            deliveryDelay={"timestamp": AT, "delayType": "MailboxFull", "delayedRecipients": [{"emailAddress": ANN}]},
+        ),
+        ("deferred", False, None, "MailboxFull"),
+    ),
+    "reject": (mail(eventType="Reject", reject={"reason": "Bad content"}), ("rejected", False, None, "Bad content")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "wanted"), SES.values(), ids=SES)
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_ses(event: dict[str, Any], wanted: tuple[Any, ...], version: str) -> None:
+    [found] = told(event, version=version)
+    assert (found.event, found.hard, found.suppress, found.detail) == wanted
+    assert (found.channel, found.recipient, found.message_id, found.provider_id) == ("email", ANN, OURS, "0100018-ses")
+    assert found.source_id.endswith(f"/{ANN}")
+    assert found.at.tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        mail(eventType="Open", open={"timestamp": AT}),
+        mail(eventType="Send", send={}),
+        mail(
+            eventType="Complaint",
+            complaint={
+                "timestamp": AT,
+                "complainedRecipients": [{"emailAddress": ANN}],
+                "complaintFeedbackType": "not-spam",
+            },
+        ),
+    ],
+)
+def test_ses_tells_other_things_too(event: dict[str, Any]) -> None:
+    assert told(event) == []
+
+
+def test_ses_tells_of_each_recipient() -> None:
+    event = mail(notificationType="Delivery", delivery={"timestamp": AT, "recipients": [ANN, "bob@example.com"]})
+    assert [found.recipient for found in told(event)] == [ANN, "bob@example.com"]
+    assert len({found.source_id for found in told(event)}) == 2
+
+
+GOOD = SES["delivery"][0]
+FORGERIES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "another message": lambda note: note | {"Message": note["Message"].replace(ANN, "eve@example.com")},
+    "another time": lambda note: note | {"Timestamp": "2026-11-22T17:58:00.000Z"},
+    "another topic": lambda note: note | {"TopicArn": "arn:aws:sns:eu-west-1:666:evil"},
+    "a subject added": lambda note: note | {"Subject": "x"},
+    "no signature": lambda note: note | {"Signature": ""},
+    "a signature that is none": lambda note: note | {"Signature": "%%%"},
+    "an unknown version": lambda note: note | {"SignatureVersion": "3"},
+    "a certificate elsewhere": lambda note: note | {"SigningCertURL": "https://evil.example/sns.pem"},
+    "a host that begins like Amazon's": lambda note: (
+        note | {"SigningCertURL": "https://sns.eu-west-1.amazonaws.com.evil.example/x.pem"}
+    ),
+    "a host that ends like Amazon's": lambda note: (
+        note | {"SigningCertURL": "https://evilsns.eu-west-1.amazonaws.com/x.pem"}
+    ),
+    "somebody's bucket": lambda note: note | {"SigningCertURL": "https://s3.eu-west-1.amazonaws.com/evil/x.pem"},
+    "a login before the host": lambda note: (
+        note | {"SigningCertURL": "https://sns.eu-west-1.amazonaws.com@evil.example/x.pem"}
+    ),
+    "no TLS": lambda note: note | {"SigningCertURL": CERTIFICATE_URL.replace("https:", "http:")},
+    "another port": lambda note: (
+        note | {"SigningCertURL": CERTIFICATE_URL.replace("amazonaws.com", "amazonaws.com:8443")}
+    ),
+}
+
+
+@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
+def test_what_amazon_did_not_sign_is_refused(forge: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    note = forge(json.loads(AMAZON.notification(GOOD)))
+    with pytest.raises(NotSigned):
+        ses.read(json.dumps(note).encode(), [TOPIC], ses.Certificates(AMAZON.fetch), NOW)
+
+
+def test_no_host_but_amazons_is_ever_asked() -> None:
+    def fetch(url: str) -> bytes:
+        raise AssertionError(url)
+
+    for name, forge in FORGERIES.items():
+        if "SigningCertURL" in json.dumps(forge(json.loads(AMAZON.notification(GOOD)))) and "host" in name:
+            note = forge(json.loads(AMAZON.notification(GOOD)))
+            with pytest.raises(NotSigned):
+                ses.read(json.dumps(note).encode(), [TOPIC], ses.Certificates(fetch), NOW)
+
+
+@pytest.mark.parametrize("later", [timedelta(hours=26), -timedelta(minutes=20)])
+def test_an_old_notification_is_a_replay(later: timedelta) -> None:
+    with pytest.raises(NotSigned, match="too long ago"):
+        ses.read(AMAZON.notification(GOOD), [TOPIC], ses.Certificates(AMAZON.fetch), NOW + later)
+
+
+def test_a_certificate_that_is_over_proves_nothing() -> None:
+    old = Amazon(NOW - timedelta(days=800))
+    with pytest.raises(NotSigned, match="not valid now"):
+        ses.read(old.notification(GOOD, at=NOW), [TOPIC], ses.Certificates(old.fetch), NOW)
+
+
+def test_a_certificate_is_fetched_once() -> None:
+    asked: list[str] = []
+
+    def fetch(url: str) -> bytes:
+        asked.append(url)
+        return AMAZON.fetch(url)
+
+    kept = ses.Certificates(fetch)
+    for _ in range(3):
+        ses.read(AMAZON.notification(GOOD), [TOPIC], kept, NOW)
+    assert asked == [CERTIFICATE_URL]
+
+
+def test_a_subscription_is_confirmed_at_amazons_host_only() -> None:
+    url = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t"
+    kept = ses.Certificates(AMAZON.fetch)
+    assert ses.read(AMAZON.confirmation(url), [TOPIC], kept, NOW) == ([], url)
+    with pytest.raises(NotSigned, match="SubscribeURL"):
+        ses.read(AMAZON.confirmation("https://evil.example/"), [TOPIC], kept, NOW)
+    with pytest.raises(NotSigned, match=r"hooks\.ses_topics"):
+        ses.read(AMAZON.confirmation(url), ["arn:aws:sns:eu-west-1:1:other"], kept, NOW)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"{}", b'{"Type": "Notification"}', b"\xff", json.dumps(GOOD).encode()]
+)
+def test_what_is_not_sns_is_told(body: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        ses.read(body, [TOPIC], ses.Certificates(AMAZON.fetch), NOW)
+
+
+def test_a_signed_message_that_is_not_ses_is_told_or_passed_over() -> None:
+    kept = ses.Certificates(AMAZON.fetch)
+    assert ses.read(AMAZON.notification("Successfully validated SNS topic"), [TOPIC], kept, NOW) == ([], None)
+    with pytest.raises(InvalidInput, match="is not an event of SES"):
+        ses.read(AMAZON.notification({"eventType": "Bounce"}), [TOPIC], kept, NOW)
+
+
+# --- SendGrid -----------------------------------------------------------------------------------------------
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+PUBLIC = base64.b64encode(KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+STAMP = str(int(NOW.timestamp()))
+
+
+def grid(*events: Any, stamp: str = STAMP) -> tuple[dict[str, str], bytes]:
+    body = json.dumps(list(events)).encode()
+    signature = KEY.sign(stamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+    return {sendgrid.SIGNATURE: base64.b64encode(signature).decode(), sendgrid.TIMESTAMP: stamp}, body
+
+
+def grid_event(event: str, **details: Any) -> dict[str, Any]:
+    return {
+        "event": event, "email": ANN, "timestamp": int(NOW.timestamp()) - 5, "smtp-id": OURS, "sg_event_id": f"e-{event}",
+        "sg_message_id": "filter0001.123", **details,
+    }  # fmt: skip
+
+
+SENDGRID = {
+    "delivered": (grid_event("delivered", response="250 OK"), ("delivered", False, None, "250 OK")),
+    "deferred": (grid_event("deferred", response="400 try again"), ("deferred", False, None, "400 try again")),
+    "bounce": (
+        grid_event("bounce", type="bounce", status="5.1.1", reason="550 unknown"),
+        ("bounced", True, "hard_bounce", "5.1.1 550 unknown"),
+    ),
+    "blocked": (
+        grid_event("bounce", type="blocked", reason="550 spam policy"),
+        ("bounced", False, None, "550 spam policy"),
+    ),
+    "spam": (grid_event("spamreport"), ("complained", False, "complaint", None)),
+    "dropped, bounced before": (
+        grid_event("dropped", reason="Bounced Address"),
+        ("rejected", False, "hard_bounce", "Bounced Address"),
+    ),
+    "dropped": (
+        grid_event("dropped", reason="Invalid SMTPAPI header"),
+        ("rejected", False, None, "Invalid SMTPAPI header"),
+    ),
+    "unsubscribed": (grid_event("unsubscribe"), ("unsubscribed", False, None, None)),
+    "unsubscribed from a group": (grid_event("group_unsubscribe"), ("unsubscribed", False, None, None)),
+}
+
+
+@pytest.mark.parametrize(("event", "wanted"), SENDGRID.values(), ids=SENDGRID)
+def test_sendgrid(event: dict[str, Any], wanted: tuple[Any, ...]) -> None:
+    headers, body = grid(event, grid_event("open"), grid_event("processed"))
+    [found] = sendgrid.read(headers, body, PUBLIC, NOW)
+    assert (found.event, found.hard, found.suppress, found.detail) == wanted
+    assert (found.recipient, found.message_id, found.source_id) == (ANN, OURS, event["sg_event_id"])
+
+
+def test_sendgrid_may_sign_with_ed25519() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    public = base64.b64encode(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+    body = json.dumps([grid_event("delivered")]).encode()
+    headers = {
+        sendgrid.SIGNATURE: base64.b64encode(key.sign(STAMP.encode() + body)).decode(),
+        sendgrid.TIMESTAMP: STAMP,
+    }
+    assert len(sendgrid.read(headers, body, public, NOW)) == 1
+    with pytest.raises(NotSigned):
+        sendgrid.read(headers, body + b" ", public, NOW)
+
+
+def test_what_sendgrid_did_not_sign_is_refused() -> None:
+    headers, body = grid(grid_event("delivered"))
+    for wrong_headers, wrong_body in (
+        (headers, body.replace(b"ann@", b"eve@")),
+        (headers | {sendgrid.TIMESTAMP: str(int(STAMP) + 1)}, body),
+        (headers | {sendgrid.SIGNATURE: "AAAA"}, body),
+        (headers | {sendgrid.SIGNATURE: "%"}, body),
+        ({}, body),
+    ):
+        with pytest.raises(NotSigned):
+            sendgrid.read(wrong_headers, wrong_body, PUBLIC, NOW)
+    with pytest.raises(NotSigned, match="too long ago"):
+        sendgrid.read(headers, body, PUBLIC, NOW + timedelta(hours=26))
+
+
+@pytest.mark.parametrize("key", ["", "x", "AAAA", base64.b64encode(rsa.generate_private_key(65537, 2048).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()])  # fmt: skip
+def test_a_key_that_is_none_is_named(key: str) -> None:
+    headers, body = grid(grid_event("delivered"))
+    with pytest.raises(Misconfigured, match=r"hooks\.sendgrid_public_key"):
+        sendgrid.read(headers, body, key, NOW)
+
+
+@pytest.mark.parametrize(
+    "event", [7, {"event": "bounce"}, grid_event("bounce", timestamp="soon"), grid_event("bounce", email=None)]
+)
+def test_what_sendgrid_would_not_say_is_told(event: Any) -> None:
+    headers, body = grid(event)
+    with pytest.raises(InvalidInput):
+        sendgrid.read(headers, body, PUBLIC, NOW)
+
+
+# --- Mailgun ------------------------------------------------------------------------------------------------
+
+
+def gun(event: Any, *, token: str = "t" * 50, key: str = "signing-key", stamp: str = STAMP) -> bytes:
+    signature = hmac.new(key.encode(), f"{stamp}{token}".encode(), hashlib.sha256).hexdigest()
+    signed = {"timestamp": stamp, "token": token, "signature": signature}
+    return json.dumps({"signature": signed, "event-data": event}).encode()
+
+
+def gun_event(event: str, **details: Any) -> dict[str, Any]:
+    return {
+        "event": event, "id": "ev-1", "timestamp": NOW.timestamp() - 3, "recipient": ANN,
+        "message": {"headers": {"message-id": OURS.strip("<>")}}, **details,
+    }  # fmt: skip
+
+
+MAILGUN = {
+    "delivered": (gun_event("delivered", **{"delivery-status": {"code": 250, "message": "OK"}}), ("delivered", False, None, "250 OK")),
+    "temporary": (
+        gun_event("failed", severity="temporary", reason="generic", **{"delivery-status": {"code": 451, "message": "later"}}),
+        ("deferred", False, None, "451 later"),
+    ),
+    "permanent": (
+        gun_event("failed", severity="permanent", reason="bounce", **{"delivery-status": {"code": 550, "message": "unknown"}}),
+        ("bounced", True, "hard_bounce", "550 unknown"),
+    ),
+    "too old": (gun_event("failed", severity="permanent", reason="old"), ("bounced", False, None, "old")),
+    "complained before": (gun_event("failed", severity="permanent", reason="suppress-complaint"), ("rejected", False, "complaint", "suppress-complaint")),
+    "complained": (gun_event("complained"), ("complained", False, "complaint", None)),
+    "unsubscribed": (gun_event("unsubscribed"), ("unsubscribed", False, None, None)),
+    "rejected": (gun_event("rejected", reason="spam"), ("rejected", False, None, "spam")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "wanted"), MAILGUN.values(), ids=MAILGUN)
+def test_mailgun(event: dict[str, Any], wanted: tuple[Any, ...]) -> None:
+    [found] = mailgun.read(gun(event), "signing-key", NOW)
+    assert (found.event, found.hard, found.suppress, found.detail) == wanted
+    assert (found.recipient, found.message_id, found.source_id) == (ANN, OURS.strip("<>"), "t" * 50)
+
+
+def test_mailgun_tells_other_things_too() -> None:
+    assert mailgun.read(gun(gun_event("opened")), "signing-key", NOW) == []
+
+
+def test_what_mailgun_did_not_sign_is_refused() -> None:
+    event = gun_event("complained")
+    for body in (gun(event, key="other"), gun(event).replace(STAMP.encode(), str(int(STAMP) + 1).encode())):
+        with pytest.raises(NotSigned):
+            mailgun.read(body, "signing-key", NOW)
+    with pytest.raises(NotSigned, match="too long ago"):
+        mailgun.read(gun(event), "signing-key", NOW + timedelta(hours=26))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"signature": {}}',
+        gun(7),
+        gun(gun_event("complained", recipient="")),
+        gun(gun_event("failed", message=[1])),
+    ],
+)
+def test_what_mailgun_would_not_say_is_told(body: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        mailgun.read(body, "signing-key", NOW)
+
+
+# --- Twilio -------------------------------------------------------------------------------------------------
+
+URL = "https://mail.shop.example/backline/hooks/twilio?message=17"
+
+
+def sign(url: str, form: dict[str, str], token: str = "auth-token") -> str:
+    text = url + "".join(name + form[name] for name in sorted(form))
+    return base64.b64encode(hmac.new(token.encode(), text.encode(), hashlib.sha1).digest()).decode()
+
+
+def sms(status: str, **details: str) -> dict[str, str]:
+    return {"MessageSid": "SM1", "MessageStatus": status, "To": "+491701234567", "From": "+15005550006", **details}
+
+
+TWILIO = {
+    "delivered": (sms("delivered"), ("delivered", False, None, None)),
+    "read": (sms("read"), ("delivered", False, None, None)),
+    "unknown number": (sms("undelivered", ErrorCode="30005"), ("bounced", True, "hard_bounce", "error 30005")),
+    "filtered": (sms("undelivered", ErrorCode="30007"), ("bounced", False, None, "error 30007")),
+    "stopped": (sms("failed", ErrorCode="21610"), ("unsubscribed", False, "unsubscribed", "error 21610")),
+}
+
+
+@pytest.mark.parametrize(("form", "wanted"), TWILIO.values(), ids=TWILIO)
+def test_twilio(form: dict[str, str], wanted: tuple[Any, ...]) -> None:
+    [found] = twilio.read(URL, sign(URL, form), urlencode(form).encode(), "auth-token", NOW)
+    assert (found.event, found.hard, found.suppress, found.detail) == wanted
+    assert (found.channel, found.recipient, found.provider_id) == ("sms", "+491701234567", "SM1")
+    assert found.source_id == f"SM1/{form['MessageStatus']}"
+
+
+@pytest.mark.parametrize("status", ["queued", "sending", "sent", "accepted"])
+def test_a_step_on_the_way_is_no_event(status: str) -> None:
+    form = sms(status)
+    assert twilio.read(URL, sign(URL, form), urlencode(form).encode(), "auth-token", NOW) == []
+
+
+def test_twilios_own_example() -> None:
+    """https://www.twilio.com/docs/usage/security: the worked example's parts and token."""
+    form = {"CallSid": "CA1234567890ABCDE", "Caller": "+14158675309", "Digits": "1234", "From": "+14158675309", "To": "+18005551212"}  # fmt: skip
+    url = "https://mycompany.com/myapp.php?foo=1&bar=2"
+    assert twilio._matches(url, form, "RSOYDt4T1cUTdK1PDd93/VVr8B8=", "12345")
+
+
+@pytest.mark.parametrize("signed", [URL, URL.replace("shop.example/", "shop.example:443/")])
+def test_twilio_may_spell_the_port(signed: str) -> None:
+    form = sms("delivered")
+    assert len(twilio.read(URL, sign(signed, form), urlencode(form).encode(), "auth-token", NOW)) == 1
+
+
+def test_what_twilio_did_not_sign_is_refused() -> None:
+    form = sms("delivered")
+    body = urlencode(form).encode()
+    for url, signature in (
+        (URL, sign(URL, form, "other")),
+        (URL, sign(URL, sms("failed"))),
+        (URL.replace("17", "18"), sign(URL, form)),
+        (URL, ""),
+        (URL, "ä"),
+    ):
+        with pytest.raises(NotSigned):
+            twilio.read(url, signature, body, "auth-token", NOW)
+
+
+@pytest.mark.parametrize("form", [{}, {"MessageStatus": "delivered"}, {"MessageSid": "SM1"}])
+def test_what_twilio_would_not_say_is_told(form: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput):
+        twilio.read(URL, sign(URL, form), urlencode(form).encode(), "auth-token", NOW)
