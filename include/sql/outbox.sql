@@ -77,8 +77,10 @@ FROM backline.message WHERE id = %(id)s::bigint;
 
 -- name: message_taken
 -- What enqueue took in under the id that it gave: the message, or the messages of a group, whose ids follow the group's own.
+-- An event for every webhook endpoint is a message by itself; what it becomes for each is the lane's to send.
 SELECT id, channel FROM backline.message
 WHERE id = %(id)s::bigint OR id > %(id)s::bigint AND id <= %(id)s::bigint + 100000 AND group_id = %(id)s::bigint
+    AND NOT EXISTS (SELECT FROM backline.message AS own WHERE own.id = %(id)s::bigint)
 ORDER BY id;
 
 -- name: message_attempts

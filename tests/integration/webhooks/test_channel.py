@@ -32,9 +32,10 @@ from backline.errors import (
 )
 from backline.messages import render_webhook
 from backline.outbox.delivery import Delivery
+from backline.outbox.direct import DirectSender, Request, Result, Way
 from backline.outbox.dispatcher import Dispatcher
 from backline.sealing import Sealer
-from backline.settings import LaneSettings, OutboxSettings, config_file, load
+from backline.settings import DEFAULT_RETRIES, LaneSettings, OutboxSettings, config_file, load
 from backline.webhooks import endpoints
 from backline.webhooks.settings import WebhookSettings
 from tests.integration.webhooks.conftest import LOOSE, SEALER, WHO, Hooks
@@ -390,6 +391,25 @@ async def dispatch(hooks: Hooks, over: WebhookChannel) -> dict[str, object]:
         "webhook.normal", LANE, OutboxSettings(), hooks.outbox.dsn, over, delivery, once=True
     )
     return (await served.run()).as_dict()
+
+
+async def test_a_run_hands_an_event_on_and_delivers_to_one_endpoint_itself(hooks: Hooks, receiver: Receiver) -> None:
+    made = hooks.endpoint(receiver.url)
+
+    async def send(to: str) -> Result:
+        over = channel(hooks)
+        delivery = Delivery(over, DEFAULT_RETRIES, lambda _type, payload: payload, random.Random(1).random)
+        sender = DirectSender(hooks.outbox.dsn, {"webhook": Way(over, delivery, LANE)})
+        request = Request("webhook", to, {"event_type": "order.paid", "data": {"order": "1042"}}, f"dag/{to}")
+        [result] = await sender.send(request, f"dag/{to}")
+        return result
+
+    event = await send("*")
+    assert (event.state, event.provider_id) == ("sent", "1 endpoint")
+    (row,) = hooks.rows(event.message_id)
+    assert (row["state"], receiver.got) == ("pending", [])  # retries may take a day: the lane's, not the run's
+    assert (await send(made.endpoint.id)).state == "sent"
+    assert len(receiver.got) == 1
 
 
 async def test_the_dispatcher_tries_again_by_the_schedule(hooks: Hooks, receiver: Receiver) -> None:
