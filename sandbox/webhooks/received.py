@@ -61,6 +61,8 @@ class Rule(BaseModel):
     retry_after: int | None = Field(default=None, ge=0, le=86_400)
     location: str | None = Field(default=None, max_length=500)
     seconds: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
+    drop: bool = False
+    """The connection ends in the place of the answer."""
     times: int | None = Field(default=None, ge=1)
 
     def headers(self) -> dict[str, str]:

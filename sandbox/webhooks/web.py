@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from sandbox.gateways.dropping import Dropped
 from sandbox.mail.endpoint import read_body, read_query, whole_number
 from sandbox.webhooks.received import Endpoint, InvalidRules, Received, Rule, parse_rules
 
@@ -27,6 +28,7 @@ PRESETS = {
     "410": Rule(status=410),
     "redirect": Rule(status=302, location="http://127.0.0.1/elsewhere"),
     "slow": Rule(status=200, seconds=5.0),
+    "cut off": Rule(drop=True),
 }
 """The buttons of the page."""
 
@@ -68,6 +70,8 @@ class Webhooks:
         self._endpoint.take(name, dict(request.headers), body, status)
         if rule is not None and rule.seconds:
             await asyncio.sleep(rule.seconds)
+        if rule is not None and rule.drop:
+            raise Dropped
         text = "taken" if rule is None else f"answered {status} by a rule"
         return PlainTextResponse(text, status, {} if rule is None else rule.headers())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -27,9 +28,16 @@ from backline.channels.push.channel import PushChannel
 from backline.channels.push.content import PushContent
 from backline.channels.push.devices import Devices
 from backline.channels.sms.channel import SmsChannel
+from backline.channels.webhook.channel import WebhookChannel
+from backline.channels.webhook.content import WebhookContent
+from backline.channels.webhook.directory import Directory, Target
+from backline.channels.webhook.signatures import new_secret
+from backline.errors import BacklineError
 from backline.settings import ROOT
+from backline.webhooks.settings import WebhookSettings
 
 READY = re.compile(r"SMTP 127\.0\.0\.1:(\d+), page (http://127\.0\.0\.1:\d+)/")
+ENDPOINT = "ep_1"
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TIMEOUT = 5.0
 
@@ -141,6 +149,34 @@ def email_channel(port: int, text: str = "Hello", **settings: Any) -> EmailChann
     return EmailChannel(given, SmtpServer("127.0.0.1", port, "none"), lambda _: EmailContent("Hello", text))
 
 
+class OneEndpoint(Directory):
+    """An endpoint in memory: the far side of Backline's own tables."""
+
+    def __init__(self, url: str) -> None:
+        self._endpoint = Target(ENDPOINT, url, None, None, (new_secret("v1"),))
+
+    async def target(self, endpoint_id: str) -> Target | None:
+        return self._endpoint if endpoint_id == ENDPOINT else None
+
+    async def took(self, target: Target) -> None:
+        pass
+
+    async def failed(self, target: Target, error: BacklineError, *, gone: bool = False) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+
+def webhook_channel(url: str, text: str = "Hello", timeout: float = TIMEOUT) -> WebhookChannel:
+    settings = WebhookSettings(require_https=False, allowed_addresses=("127.0.0.1",), timeout_seconds=timeout)
+
+    def event(message: Message) -> WebhookContent:
+        return WebhookContent(f"evt_{message.id}", "order.paid", CREATED, {"text": text})
+
+    return WebhookChannel(settings, lambda: OneEndpoint(url), event)
+
+
 @dataclass(frozen=True)
 class Subject:
     """One channel over the sandbox, and how to make its far side misbehave."""
@@ -156,12 +192,16 @@ class Subject:
     """The sandbox's rule for each kind of trouble."""
     root: str = ""
     """Where the sandbox has it: "" or "/sms"."""
+    hasty: float = 0.4
+    """A timeout in seconds that the rule "slow" outlasts, and a later try does not."""
+    writes: int = 1
+    """How often one try writes before it gives up; more than once only where the far side knows a repetition by its id."""
 
     def message(self, attempt: int = 1, recipient: str | None = None, number: int = 7) -> Message:
         return Message(number, self.name, recipient or self.recipient, {}, CREATED, attempt)
 
     def set_faults(self, sandbox: Sandbox, *kinds: str) -> None:
-        rules = [{**self.faults[kind], "times": 1} for kind in kinds]
+        rules = [{"times": 1, **self.faults[kind]} for kind in kinds]
         response = sandbox.web.put(f"{self.root}/faults", json=rules)
         assert response.status_code == 200, response.text
 
@@ -178,6 +218,24 @@ class Subject:
         if not self.root:
             newest = sandbox.get(f"/api/messages/{newest['id']}")
         return str(newest["text"]).strip()
+
+
+class WebhookSubject(Subject):
+    """The sandbox remembers every request here, also those that it did not take."""
+
+    def empty(self, sandbox: Sandbox) -> None:
+        self.set_faults(sandbox)
+        sandbox.web.delete("/webhooks/api/requests").raise_for_status()
+
+    def arrived(self, sandbox: Sandbox) -> int:
+        return len(self._taken(sandbox))
+
+    def said(self, sandbox: Sandbox) -> str:
+        return str(json.loads(self._taken(sandbox)[-1]["body"])["data"]["text"])
+
+    def _taken(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+        found = sandbox.get("/webhooks/api/requests", limit=1000)["requests"]
+        return [one for one in found if one["status"] == 200]
 
 
 _HTTP_FAULTS: dict[str, dict[str, Any]] = {
@@ -225,6 +283,24 @@ SUBJECTS = {
             "no device",
             _HTTP_FAULTS,
             "/push",
+        ),
+        WebhookSubject(
+            "webhook",
+            lambda sandbox, text, timeout: webhook_channel(sandbox.url("/webhooks/in/shop"), text, timeout),
+            lambda port: webhook_channel(f"http://127.0.0.1:{port}/"),
+            ENDPOINT,
+            "shop.example",
+            {
+                "busy": {"status": 429, "retry_after": 30},
+                "refused": {"status": 410},  # all that Standard Webhooks has for a refusal for good
+                "down": {"status": 503},
+                "slow": {"status": 200, "seconds": 1.5},
+                "dropped": {"drop": True, "times": 2},
+                "dropped after": {"drop": True, "status": 200, "times": 2},
+            },
+            "/webhooks",
+            hasty=1.0,
+            writes=2,
         ),
     )
 }

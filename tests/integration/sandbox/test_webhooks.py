@@ -79,6 +79,8 @@ def test_the_pages_buttons_make_rules(client: TestClient) -> None:
     assert client.post("/webhooks/in/shop", json=EVENT).status_code == 200
     assert client.post("/webhooks/switches", data={"kind": "nothing"}).status_code == 400
     assert client.post("/webhooks/switches", data={"kind": "404", "times": "often"}).status_code == 400
+    assert client.post("/webhooks/switches", data={"kind": "cut off", "times": "1"}).status_code == 303
+    assert "cut off instead of 503" in client.get("/webhooks").text
     assert client.post("/webhooks/switches/clear").status_code == 303
     assert client.get("/webhooks/faults").json() == []
     assert client.post("/webhooks/empty").status_code == 303

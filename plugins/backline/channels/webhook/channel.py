@@ -8,6 +8,7 @@ from datetime import UTC
 from pydantic_core import to_json
 
 from backline.channels.base import Message
+from backline.channels.webhook import recipients
 from backline.channels.webhook.content import WebhookContent
 from backline.channels.webhook.directory import Directory
 from backline.channels.webhook.guard import AddressGuard
@@ -35,12 +36,13 @@ class WebhookChannel:
         self._render = render
 
     def prepare(self, message: Message) -> PreparedWebhook:
-        """The request's body; raises InvalidInput, naming the field, when the payload is wrong."""
+        """The request's body; raises InvalidInput, naming the field, when the recipient or the payload is wrong."""
+        endpoint = recipients.parse(message.recipient, "to")
         event = self._render(message)
         occurred_at = event.occurred_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = to_json({"type": event.event_type, "timestamp": occurred_at, "data": event.data})
         timeout = self._timeout if message.attempt == 1 else self._timeout * 2
-        return PreparedWebhook(message.recipient, event.event_id, body, timeout)
+        return PreparedWebhook(endpoint, event.event_id, body, timeout)
 
     def session(self) -> WebhookSession:
         """A new session, not yet connected."""

@@ -12,6 +12,7 @@ from aiohttp.resolver import DefaultResolver
 
 from backline.channels.base import RESPONSE_LIMIT, Receipt, cut
 from backline.channels.http.responses import raise_for_status
+from backline.channels.http.session import CONNECT_SECONDS, UNKNOWN_OUTCOME
 from backline.channels.webhook.connector import MakeResolver, guarded_connector
 from backline.channels.webhook.directory import Directory, Target
 from backline.channels.webhook.guard import AddressGuard
@@ -86,12 +87,16 @@ class WebhookSession:
     async def _post(self, target: Target, prepared: PreparedWebhook) -> Receipt:
         try:
             status, headers, text = await self._exchange(target, prepared)
+        except aiohttp.ConnectionTimeoutError:
+            raise TimeoutFailure(f"{target.id}: no connection within {_connecting(prepared):g} s") from None
         except TimeoutError as exc:
-            raise TimeoutFailure(f"{target.id} did not answer within {prepared.timeout:g} s") from exc
+            raise TimeoutFailure(f"{target.id} did not answer within {prepared.timeout:g} s{UNKNOWN_OUTCOME}") from exc
         except aiohttp.InvalidURL:
             raise InvalidInput("url", f"of endpoint {target.id} cannot be used; give it another one") from None
-        except (aiohttp.ClientError, OSError) as exc:
+        except aiohttp.ClientConnectorError as exc:
             raise NetworkFailure(f"{target.id}: {_without_url(exc, target)}") from None
+        except (aiohttp.ClientError, OSError) as exc:
+            raise NetworkFailure(f"{target.id}: {_without_url(exc, target)}{UNKNOWN_OUTCOME}") from None
         _check(target, status, headers, text)
         return Receipt(str(status), cut(text), prepared.event_id)
 
@@ -115,7 +120,7 @@ class WebhookSession:
         }
         async with self._http().post(
             target.url, data=prepared.body, headers=headers, allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=prepared.timeout),
+            timeout=aiohttp.ClientTimeout(total=prepared.timeout, connect=_connecting(prepared)),
         ) as answer:  # fmt: skip
             # Of a long answer only the beginning is read; its connection is then not used again.
             text = (await answer.content.read(RESPONSE_LIMIT)).decode("utf-8", "replace").replace("\0", "\ufffd")
@@ -130,6 +135,10 @@ class WebhookSession:
                 trust_env=False,  # a proxy would connect in our place, to any address
             )
         return self._client
+
+
+def _connecting(prepared: PreparedWebhook) -> float:
+    return min(prepared.timeout, CONNECT_SECONDS)
 
 
 def _check(target: Target, status: int, headers: Mapping[str, str], text: str) -> None:
