@@ -166,8 +166,8 @@ def test_the_connection_may_have_a_sender_an_account_and_api_keys_of_its_own() -
 
 
 def test_where_to_tell_of_the_delivery_is_said_if_it_is_set() -> None:
-    told = channel("Hi", status_callback="https://airflow.example/backline/hooks/x").prepare(message())
-    assert b"StatusCallback=https%3A%2F%2Fairflow.example%2Fbackline%2Fhooks%2Fx" in told.body
+    told = channel("Hi", status_callback="https://airflow.example/backline/hooks/twilio").prepare(message())
+    assert b"StatusCallback=https%3A%2F%2Fairflow.example%2Fbackline%2Fhooks%2Ftwilio" in told.body
 
 
 # --- answers --------------------------------------------------------------------------------------
