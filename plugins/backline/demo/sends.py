@@ -99,7 +99,8 @@ def content_problem(kind: type[MessageType], payload: Mapping[str, Any], recipie
 
 
 def _every_type(world: World) -> Result:
-    kinds = [kind for kind in registry.all_types() if "webhook" not in kind.channels]  # events have a check of their own
+    # Events have a check of their own.
+    kinds = [kind for kind in registry.all_types() if "webhook" not in kind.channels]
     with world.transaction():
         for kind in kinds:
             to = {channel: world.recipients(kind.type_name)[channel] for channel in kind.channels}
