@@ -12,18 +12,21 @@ FIT = {
     "email": ["ann@example.com", "Ann <ann@example.com>"],
     "sms": ["+4915112345678", "+15005550006", "+2901234", "+123456789012345"],
     "push": ["user:17", "user:3f2b-77", "cXyz_1-2:APA91bH%x", "x" * 4096],
+    "webhook": ["*", "ep_1"],
     "fax": ["whatever it is"],
 }
 UNFIT = {
     "email": ["", "ann", "a b@example.com", "x" * 401],
     "sms": ["", "4915112345678", "+0151", "+49 151 12345678", "+49151", "+1234567890123456", "+4915112345678\n"],
     "push": ["", "user:", "a b c d e f", "short", "tökenlong", "x" * 4097],
+    "webhook": [""],
     "fax": [""],
 }
 TYPED = {
     "email": ["ann@example.com", " Zoë <zoe@example.com> "],
     "sms": ["+49 (0)151 12345678", "+1 (500) 555-0006", "+290 22222", "+44 20 7946 0958"],
     "push": ["user:1", " device-of-ann "],
+    "webhook": ["*", " ep_1 "],
 }
 
 

@@ -474,7 +474,8 @@ def test_leases_are_renewed_while_a_slow_server_answers(
 
 def sender(outbox: Outbox, mail: Catcher, lease_seconds: float = 60.0) -> DirectSender:
     over = channel(mail)
-    return DirectSender(outbox.dsn, {"email": Way(over, delivery(over), LANE.model_copy(update={"lease_seconds": lease_seconds}))})
+    lane = LANE.model_copy(update={"lease_seconds": lease_seconds})
+    return DirectSender(outbox.dsn, {"email": Way(over, delivery(over), lane)})
 
 
 def send(outbox: Outbox, mail: Catcher, *, lease_seconds: float = 60.0, key: str = "dag/run", **given: Any) -> Result:

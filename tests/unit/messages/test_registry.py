@@ -83,7 +83,7 @@ def test_who_wants_one_type_loads_no_other() -> None:
 import sys
 from backline.messages import registry
 registry.get("welcome")
-sys.exit(any(f"backline.messages.types.{name}" in sys.modules for name in ("commerce", "devices", "identity", "newsletter", "reports", "texts")))
+sys.exit(any(f"backline.messages.types.{name}" in sys.modules for name in ("commerce", "devices", "identity", "newsletter", "reports", "texts", "webhooks")))
 """
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "plugins")}, check=False, cwd="/")
     assert done.returncode == 0

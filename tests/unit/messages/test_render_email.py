@@ -122,7 +122,13 @@ def test_every_example_renders() -> None:
 
 @pytest.mark.parametrize(
     ("render", "kind"),
-    [(render_email, "sms"), (render_sms, "push"), (render_push, "email"), (render_webhook, "sms"), (render_email, "webhook")],
+    [
+        (render_email, "sms"),
+        (render_sms, "push"),
+        (render_push, "email"),
+        (render_webhook, "sms"),
+        (render_email, "webhook"),
+    ],
 )
 def test_a_type_is_rendered_for_its_own_channels_alone(render: Callable[[Message], object], kind: str) -> None:
     with pytest.raises(InvalidInput, match=f"{kind} does not go by"):
