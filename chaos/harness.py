@@ -70,7 +70,10 @@ def _run(name: str, folder: Path, port: int, report: Callable[[str], None], tool
         own_stack(scenario, folder / name, port) as copy,
         StackArena(name, copy, report, tools, short=short) as arena,
     ):
-        return carry_out(scenario, arena)
+        verdict = carry_out(scenario, arena)
+    if not verdict.wrong:
+        copy.remove()
+    return verdict
 
 
 def carry_out(scenario: Scenario, arena: Arena) -> Verdict:

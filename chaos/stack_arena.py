@@ -24,7 +24,7 @@ STOPPED_SECONDS = 60.0
 
 @contextmanager
 def own_stack(scenario: Scenario, folder: Path, port: int) -> Iterator[StackCopy]:
-    """A stack for one scenario, running. Its state stays if the scenario failed, and goes when that is run again."""
+    """A stack for one scenario, running. Its state stays, to be looked at; it goes when that scenario is run again."""
     copy = StackCopy(
         folder, port, lambda _: None, variables={**QUICK_RETRIES, **scenario.variables}, fork=scenario.fork
     )
@@ -33,10 +33,8 @@ def own_stack(scenario: Scenario, folder: Path, port: int) -> Iterator[StackCopy
     try:
         copy.up()
         yield copy
-    except BaseException:
+    finally:
         copy.backline("down", check=False)
-        raise
-    copy.remove()
 
 
 class StackArena(Arena):

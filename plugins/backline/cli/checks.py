@@ -20,8 +20,8 @@ from backline.settings import ROOT
 
 STRICT = ("plugins", "sandbox", "rig", "chaos")
 """Folders that mypy checks."""
-WITH_A_STACK = ("tests/acceptance", "tests/integration/airflow", "tests/integration/bench", "tests/integration/stack")
-"""Tests that start Airflow or measure: they run alone, all others side by side (tests/conftest.py)."""
+ALONE = "tests/acceptance"
+"""Tests of the running product, the benches among them: all others run side by side (tests/conftest.py)."""
 LOCKED = ("requirements", "requirements-image", "bench/requirements", "rig/containers/requirements")
 """Lists of libraries (.in) with their lock files (.txt)."""
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
@@ -101,8 +101,8 @@ def _locks_are_consistent() -> int:
 
 def _whole_suite() -> int:
     # Three on two cores: the one that breaks a stack mostly waits.
-    others = _tests(["-n", "3", "--no-loadscope-reorder", "tests", *(f"--ignore={folder}" for folder in WITH_A_STACK)])
-    return _tests(WITH_A_STACK) or others
+    others = _tests(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ALONE}"])
+    return _tests([ALONE]) or others
 
 
 def _tests(arguments: Sequence[str]) -> int:

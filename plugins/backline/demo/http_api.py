@@ -64,7 +64,7 @@ def _refused(world: World) -> Result:
         raise CheckFailed("a batch with a wrong recipient was taken")
     left = world.query("demo", "enqueued_to", pattern=f"%{domain}", since=world.started)
     require(not left, f"{len(left)} messages of the refused batch are in the outbox")
-    return Result("names `to`, none in", "names the 2nd `to`, none in")
+    return Result("names `to`, none in", "names 2nd `to`, none in")
 
 
 def _post(world: World, body: Any, recipients: list[str]) -> list[str]:

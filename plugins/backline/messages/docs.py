@@ -32,15 +32,19 @@ def page(file: Path = PAGE) -> str:
     return f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}"
 
 
+def _quoted(text: str) -> str:
+    """As a literal of SQL, for people to read and paste."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def _type(kind: type[MessageType]) -> str:
     lanes = " and ".join(f"{channel} by lane `{lane}`" for channel, lane in kind.lanes.items())
     tries = f"{kind.max_attempts} tries at most" if kind.max_attempts else "tries as its lane has them"
-    payload = _json(kind.example).replace("'", "''")
     to: Any = recipients.EXAMPLES.get(kind.channels[0], "...")
     if len(kind.channels) > 1:
         to = {channel: recipients.EXAMPLES.get(channel, "...") for channel in kind.channels}
     recipient = to if isinstance(to, str) else _json(to)
-    sql = f"SELECT backline.enqueue('{kind.type_name}', '{recipient}', '{payload}');"
+    shown = ", ".join(map(_quoted, (kind.type_name, recipient, _json(kind.example))))
     return "\n".join(
         [
             f"### {kind.type_name}",
@@ -58,7 +62,7 @@ def _type(kind: type[MessageType]) -> str:
             *_fields(kind),
             "",
             "```sql",
-            sql,
+            "SELECT backline.enqueue(" + shown + ");",
             "```",
             "",
             f"The same as the conf of `send_{kind.type_name}`:",

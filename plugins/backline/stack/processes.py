@@ -1,7 +1,9 @@
 """Finding and ending what a copy of the stack has running, reparented processes included.
 
 A SIGKILLed scheduler leaves its executor's workers alive, each task is in a process group of its own, and the log
-server keeps its port. So membership is read from the environment, which every descendant inherits.
+server keeps its port. So membership is read from the environment, which every descendant inherits. What runs tasks
+hides its environment from other users of the machine and from its own (Airflow guards the task's token so, with
+prctl(2) PR_SET_DUMPABLE): such a process is known by the session that it shares with readable ones of the copy.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 import psutil
 
@@ -18,20 +20,39 @@ STACK_VARIABLE = "BACKLINE_STACK_ID"
 """Which copy a process belongs to; only what the supervisor started has it."""
 SERVICE_VARIABLE = "SUPERVISOR_PROCESS_NAME"
 """Which service of it; supervisord sets this."""
+RUNS_TASKS = "scheduler"
+"""The service whose processes hide their environment."""
 
 
-def supervised(stack_id: str, service: str | None = None) -> list[psutil.Process]:
-    """All live processes of that copy (of that service), except this one and its ancestors."""
+def supervised(stack_id: str, service: str | None = None, sessions: set[int] | None = None) -> list[psutil.Process]:
+    """All live processes of that copy (of that service), except this one and its ancestors.
+
+    `sessions` remembers the copy's from one look to the next, for when the last readable process is gone.
+    """
+    sessions = set() if sessions is None else sessions
     mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
+    return [
+        process
+        for process, its_service in _members(stack_id, sessions)
+        if process.pid not in mine and service in {None, its_service}
+    ]
+
+
+def _members(stack_id: str, sessions: set[int]) -> Iterator[tuple[psutil.Process, str | None]]:
+    """Each process of that copy, and which service it is part of; adds to its sessions."""
+    hidden: list[tuple[psutil.Process, int]] = []
     for process in psutil.process_iter():
-        if process.pid in mine:
-            continue
         with contextlib.suppress(psutil.Error, OSError):
-            variables = process.environ()
-            if variables.get(STACK_VARIABLE) == stack_id and service in {None, variables.get(SERVICE_VARIABLE)}:
-                found.append(process)
-    return found
+            session = os.getsid(process.pid)
+            try:
+                variables = process.environ()
+            except psutil.AccessDenied:
+                hidden.append((process, session))
+                continue
+            if variables.get(STACK_VARIABLE) == stack_id:
+                sessions.add(session)
+                yield process, variables.get(SERVICE_VARIABLE)
+    yield from ((process, RUNS_TASKS) for process, session in hidden if session in sessions)
 
 
 def terminate_tasks(stack_id: str, services: Container[int]) -> None:
@@ -39,7 +60,7 @@ def terminate_tasks(stack_id: str, services: Container[int]) -> None:
 
     A task leads a process group of its own; so does each service, whose process ids are given to be spared.
     """
-    for process in supervised(stack_id, "scheduler"):
+    for process in supervised(stack_id, RUNS_TASKS):
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid not in services and os.getpgid(process.pid) == process.pid:
                 process.terminate()
@@ -55,7 +76,8 @@ def end_leftovers(
     """
     deadline = time.monotonic() + grace
     seen: set[int] = set()
-    while left := [process for process in supervised(stack_id, service) if process.pid not in spare]:
+    sessions: set[int] = set()
+    while left := [process for process in supervised(stack_id, service, sessions) if process.pid not in spare]:
         late = time.monotonic() > deadline
         for process in left:
             with contextlib.suppress(psutil.Error, OSError):
@@ -67,7 +89,7 @@ def end_leftovers(
 
 def _end(process: psutil.Process, *, first: bool, late: bool) -> None:
     leads = os.getpgid(process.pid) == process.pid
-    if process.environ().get(SERVICE_VARIABLE) == "postgres":
+    if _service(process) == "postgres":
         # Never SIGKILL: backends would live on, on the data of the next server. SIGINT is the fast shutdown,
         # SIGQUIT the immediate one, after which the next start recovers.
         if leads and (first or late):
@@ -76,3 +98,10 @@ def _end(process: psutil.Process, *, first: bool, late: bool) -> None:
         process.kill()
     elif leads and first:
         process.terminate()
+
+
+def _service(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(SERVICE_VARIABLE)
+    except psutil.AccessDenied:
+        return RUNS_TASKS

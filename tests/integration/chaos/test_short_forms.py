@@ -21,6 +21,7 @@ from tests.acceptance.running import free_ports
 pytestmark = pytest.mark.stack
 
 ON_THE_STACK = [name for name, scenario in SCENARIOS.items() if not scenario.on_celery]
+LONG = {"stack-down", "poison", "triggerer-killed", "api-server-killed", "smtp-down", "clock-off"}
 # So that a death is noticed within seconds; a scenario's own settings stand over these.
 IMPATIENT = {"BACKLINE__OUTBOX__HEARTBEAT_TIMEOUT_SECONDS": "3", "BACKLINE__DOORBELL__SILENCE_SECONDS": "2"}
 
@@ -46,7 +47,9 @@ def copy() -> Iterator[StackCopy]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize("name", ON_THE_STACK)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in ON_THE_STACK]
+)
 def test_nothing_is_lost(name: str, copy: StackCopy) -> None:
     tools = Tools(Paths.from_environment().home / "bench", print)
     with StackArena(name, copy, print, tools, short=True) as arena:
