@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 from backline.db.migrate import migrate
-from backline.errors import BacklineError, Misconfigured, UnknownFailure
+from backline.errors import BacklineError, Misconfigured, NetworkFailure, UnknownFailure
 from backline.settings import settings
 from backline.stack import health
 from backline.stack.environment import exports
@@ -267,13 +267,21 @@ class Stack:
     def _wait_for_dags(self, api: health.AirflowApi) -> None:
         since = time.time() - self.supervisor.states()["dag-processor"].uptime
         deadline = time.monotonic() + DAG_SECONDS
-        while missing := health.unparsed(api, self.paths.root / "dags", since):
+        while problem := self._dags_lack(api, since):
             if time.monotonic() > deadline:
                 # It may be that they define none: that is for `health` and their authors, not a reason to fail.
-                self.report(f"no DAG from: {', '.join(sorted(missing))}")
+                self.report(problem)
                 return
             time.sleep(0.2)
         self.report("DAG files ready")
+
+    def _dags_lack(self, api: health.AirflowApi, since: float) -> str:
+        """What is not ready yet, in words; empty when all is."""
+        try:
+            missing = health.unparsed(api, self.paths.root / "dags", since)
+        except NetworkFailure as exc:  # its first answer can take long where many start at once
+            return f"whether the DAG files are read is not known: {exc}"
+        return f"no DAG from: {', '.join(sorted(missing))}" if missing else ""
 
     def _wait(self, name: str, ready: Callable[[], bool], *, quiet: bool = False) -> None:
         deadline = time.monotonic() + READY_SECONDS
