@@ -25,9 +25,7 @@ def preview(monkeypatch: pytest.MonkeyPatch) -> Preview:
     return call
 
 
-@pytest.mark.parametrize(
-    "name", [kind.type_name for kind in registry.all_types() if "webhook" not in kind.channels]
-)
+@pytest.mark.parametrize("name", [kind.type_name for kind in registry.all_types() if "webhook" not in kind.channels])
 def test_every_type_has_one(preview: Preview, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert preview(name, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
