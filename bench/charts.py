@@ -78,6 +78,7 @@ def charts(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     makers: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "latency": _latency,
         "throughput": _throughput,
+        "channels": _channels,
         "enqueue": _enqueue,
         "commits": lambda found: _rates(
             "Commits: an order and a second row, 16 producers", "a second", found["commits_per_second"]
@@ -115,6 +116,15 @@ def _latency(found: Mapping[str, Any]) -> str:
 
 def _throughput(found: Mapping[str, Any]) -> str:
     return _rates("Throughput: distinct templated HTML emails to one SMTP sink", "a second", found["per_second"])
+
+
+def _channels(found: Mapping[str, Any]) -> str:
+    bars: list[Bar] = []
+    for name, rates in found["per_second"].items():
+        bare = name.startswith("bare_")
+        label = "bare client" if bare else name
+        bars.append(Bar(label, median(rates), LIGHT if bare else OURS, starts_group=not bare))
+    return bar_chart("Channels: messages over HTTP to one server, and a client that only posts", "a second", bars)
 
 
 def _enqueue(found: Mapping[str, Any]) -> str:

@@ -16,12 +16,15 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import psycopg
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from psycopg.sql import SQL, Identifier
 
 from backline.db.migrate import migrate
 from backline.errors import Misconfigured, UnknownFailure
 from backline.rendering.inlining import InliningLoader
 from backline.settings import ROOT
+from bench.gateway import GatewaySink, configuration
 from bench.peers.letters import FOLDER_VARIABLE, context, fast_built, recipient
 from bench.report import Figures, write
 from rig import processes
@@ -33,7 +36,7 @@ from rig.waiting import wait_for
 
 T = TypeVar("T")
 
-BENCHES = ("latency", "throughput", "priority", "enqueue", "growth", "parse", "idle")
+BENCHES = ("latency", "throughput", "channels", "priority", "enqueue", "growth", "parse", "idle")
 """In the order of running; each is a module of this package with `run(bench: Bench) -> Figures`."""
 PORT_OFFSET = 50
 TEMPLATE = "bench_order"
@@ -71,19 +74,33 @@ class Bench:
 
     @cached_property
     def _copy(self) -> StackCopy:
-        return StackCopy(
-            self.folder, self._port, self.report, variables=self._smtp_variables(), fork=self._add_template
-        )
+        return StackCopy(self.folder, self._port, self.report, variables=self._variables(), fork=self._add_template)
 
     @property
     def template_folder(self) -> Path:
         """The letter's template, with the styles that Backline writes into it: for the peers."""
         return self.folder / "template"
 
-    def _smtp_variables(self) -> dict[str, str]:
-        extra = {"disable_ssl": True, "disable_tls": True}
-        connection = {"conn_type": "smtp", "host": LOOPBACK, "port": self.smtp_port, "extra": extra}
-        return {"BACKLINE__EMAIL__CONNECTION": "smtp_bench", "AIRFLOW_CONN_SMTP_BENCH": json.dumps(connection)}
+    def _variables(self) -> dict[str, str]:
+        """All channels lead to the sinks."""
+        page = f"http://{LOOPBACK}:{self.http_port}"
+        connections: dict[str, dict[str, object]] = {
+            "email": {
+                "conn_type": "smtp", "host": LOOPBACK, "port": self.smtp_port,
+                "extra": {"disable_ssl": True, "disable_tls": True},
+            },
+            "sms": {"conn_type": "http", "host": f"{page}/sms", "login": "ACbench", "password": "bench"},
+            "push": {
+                "conn_type": "http", "host": f"{page}/push",
+                "extra": {"service_account": _service_account(f"{page}/push/token")},
+            },
+        }  # fmt: skip
+        return {
+            **{f"BACKLINE__{channel.upper()}__CONNECTION": f"{channel}_bench" for channel in connections},
+            **{f"AIRFLOW_CONN_{channel.upper()}_BENCH": json.dumps(made) for channel, made in connections.items()},
+            "BACKLINE__WEBHOOKS__REQUIRE_HTTPS": "false",
+            "BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES": json.dumps([f"{LOOPBACK}:{self.http_port}"]),
+        }
 
     def _add_template(self, project: Path) -> None:
         folder = project / "include" / "templates" / "email"
@@ -192,6 +209,26 @@ class Bench:
             self.wait_port(self.smtp_port, child, "smtp-sink")
             yield Sink(self.log("smtp-sink"))
 
+    @cached_property
+    def http_port(self) -> int:
+        """The port to which SMS, push messages and webhooks go."""
+        return free_port()
+
+    @contextmanager
+    def gateway(self) -> Iterator[GatewaySink]:
+        """nginx on `http_port`."""
+        program, folder = self.tools.nginx(), self.folder / "nginx"
+        folder.mkdir(exist_ok=True)
+        (folder / "nginx.conf").write_text(configuration(folder, self.http_port), encoding="utf-8")
+        user = ["-g", "user root;"] if os.geteuid() == 0 else []  # its own would need an account that is not there
+        command = [str(program.path), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", *user]
+        try:
+            with self.process(command, log="nginx", environment=program.environment) as child:
+                self.wait_port(self.http_port, child, "nginx")
+                yield GatewaySink(self.http_port)
+        finally:
+            shutil.rmtree(folder)
+
     @contextmanager
     def redis(self) -> Iterator[str]:
         """The URL of a Redis of our own, without persistence."""
@@ -225,6 +262,17 @@ class Sink:
         wait_for(lambda: self.count() >= before + count, f"{count:,} letters at the sink", 10)
         if (arrived := self.count() - before) != count:
             raise UnknownFailure(f"{arrived:,} letters arrived, {count:,} were sent")
+
+
+def _service_account(token_url: str) -> dict[str, str]:
+    key = generate_private_key(65537, 2048)
+    return {
+        "type": "service_account",
+        "project_id": "bench",
+        "client_email": "bench@localhost",
+        "private_key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+        "token_uri": token_url,
+    }
 
 
 def run(bench: Bench, names: Sequence[str], json_file: Path | None, show: Callable[[str], None]) -> None:

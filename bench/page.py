@@ -1,13 +1,12 @@
 """Writes docs/performance.md and its charts from a results file: `python -m bench.page [RESULTS.json]`.
 
-The results are kept beside the page (docs/performance.json); what bounds each figure is prose in bench/bounds.toml.
+A file of some benches only stands in for those that are kept, and leaves the others. The results are kept beside the page (docs/performance.json); what bounds each figure is prose in bench/bounds.toml.
 """
 
 from __future__ import annotations
 
 import json
 import operator
-import shutil
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -70,6 +69,7 @@ TARGETS = (
 TITLES = {
     "latency": "Latency",
     "throughput": "Throughput",
+    "channels": "Channels",
     "priority": "Priority",
     "enqueue": "Enqueue",
     "growth": "Growth",
@@ -85,7 +85,7 @@ def page(results: Mapping[str, Any], bounds: Mapping[str, str]) -> str:
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     measured = (
-        f"Measured {results['measured_at'][:16].replace('T', ' ')} UTC on commit `{results['commit']}`: {machine['cores']} cores"
+        f"Measured {_moment(results['measured_at'])} on commit `{results['commit']}`: {machine['cores']} cores"
         f" ({machine['cpu']}), {machine['memory_mib'] / 1024:.0f} GiB, {machine['system']}, Python {machine['python']};"
         f" {versions}. Load average when it ended: {machine['load_average'][0]}."
     )
@@ -120,7 +120,10 @@ def _section(name: str, found: Mapping[str, Any], bounds: Mapping[str, str]) -> 
         for picture in PICTURES.get(name, (name,))
         if f"{picture}.svg" in charts.charts({name: found})
     ]
-    return "\n\n".join([f"## {TITLES[name]}", f"`bench {name}: {line}`", *pictures, bounds.get(name, "").strip()])
+    parts = [f"## {TITLES[name]}", f"`bench {name}: {line}`", *pictures, bounds.get(name, "").strip()]
+    if "commit" in found:
+        parts.append(f"Measured by itself, {_moment(found['measured_at'])} on commit `{found['commit']}`.")
+    return "\n\n".join(parts)
 
 
 def _plans(plans: Mapping[str, Mapping[str, str]]) -> str:
@@ -131,20 +134,37 @@ def _plans(plans: Mapping[str, Mapping[str, str]]) -> str:
     return "\n\n".join(parts)
 
 
+def _moment(text: str) -> str:
+    return f"{text[:16].replace('T', ' ')} UTC"
+
+
 def _number(value: float, separator: str = ",") -> str:
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return text.replace(",", separator)
 
 
+def merged(kept: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The kept results with new ones of some benches in their place; each keeps when and on which commit it was measured."""
+    if set(new["benches"]) >= set(kept["benches"]):
+        return dict(new)
+    when = {key: new[key] for key in ("measured_at", "commit")}
+    return {
+        **kept,
+        "benches": {**kept["benches"], **{name: {**found, **when} for name, found in new["benches"].items()}},
+    }
+
+
 def main(arguments: list[str]) -> None:
     """Write the page, its charts and the results beside it."""
-    if arguments and Path(arguments[0]).resolve() != RESULTS:
-        shutil.copyfile(arguments[0], RESULTS)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    if results["short"]:
-        raise Misconfigured(
-            "these are results of the short form, which say nothing of speed; run ./backline bench --json FILE"
-        )
+    if arguments:
+        new = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        if new["short"]:
+            raise Misconfigured(
+                "these are results of the short form, which say nothing of speed; run ./backline bench --json FILE"
+            )
+        results = merged(results, new)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(results, tomllib.loads(BOUNDS.read_text(encoding="utf-8"))["bounds"]), encoding="utf-8")
     for name in charts.write(results["benches"], CHARTS):
         print(CHARTS / name)

@@ -50,6 +50,10 @@ class Tools:
         """Celery's broker."""
         return self._debian("redis-server", "redis-server")
 
+    def nginx(self) -> Program:
+        """An HTTP server that answers as it is told to."""
+        return self._debian("nginx", "nginx")
+
     def faketime(self) -> Path:
         """The library that shifts a process's clock (LD_PRELOAD)."""
         root = self._unpacked("libfaketime")

@@ -9,6 +9,11 @@ SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb)
 SELECT unnest(backline.enqueue_many('templated_email', %(recipients)s::text[], %(payloads)s::jsonb[],
     lane => %(lane)s::text)) AS id;
 
+-- name: message_enqueue_many
+-- Messages of one type in one statement; recipients and payloads in the same order.
+SELECT unnest(backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::jsonb[],
+    lane => %(lane)s::text)) AS id;
+
 -- name: letter_any_unfinished
 -- Whether any of a span of ids has not ended.
 SELECT EXISTS (SELECT FROM backline.message

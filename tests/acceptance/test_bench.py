@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 KEYS = {
     "latency": {"p50_ms", "p99_ms", "celery_p50_ms", "cold_p99_ms"},
     "throughput": {"ratio", "ratio_best", "ratio_ceiling", "ratio_procrastinate", "ratio_pgqueuer"},
+    "channels": {"ratio_sms", "ratio_push", "ratio_webhook"},
     "priority": {"p99_ms"},
     "idle": {"ratio_cpu", "ratio_mem"},
     "enqueue": {"ratio_sql", "ratio_commit"},

@@ -80,13 +80,16 @@ class DirectSender:
         """One try; a result for each channel. InvalidInput if the request is wrong; DatabaseFailure if the database is away."""
         try:
             taken = await self._enqueue_and_lease(request)
-            await asyncio.gather(
+            ended = await asyncio.gather(
                 *[
                     self._deliver(self._ways[channel], held, dag_run)
                     for channel, held in taken.values()
                     if held is not None
-                ]
+                ],
+                return_exceptions=True,  # one way's trouble must not end another in mid-delivery
             )
+            if troubles := [one for one in ended if one is not None]:
+                raise troubles[0]
             return [await self._result(message_id) for message_id in taken]
         finally:
             await self._store.close()

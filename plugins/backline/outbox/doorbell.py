@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from backline.settings import LaneSettings
 
@@ -37,13 +38,28 @@ def enough(lane: LaneSettings, live: int) -> int:
     return live * lane.backlog_per_dispatcher + 1 if live < lane.dispatchers else 1
 
 
+LONGEST_SILENCE_SECONDS = 60.0
+
+
+class _Rung(NamedTuple):
+    """The last ring for a lane."""
+
+    at: float
+    live: int
+    silence: float
+
+
 class Ringer:
-    """Decides when to ring. After a ring a lane is left alone until a dispatcher appears or the silence is over."""
+    """Decides when to ring. After a ring a lane is left alone until a dispatcher appears or the silence is over.
+
+    Each silence that nobody broke doubles the next one, to a minute at most: a lane that cannot be served would else be
+    rung for in vain every few seconds, and each ring is a run of its DAG.
+    """
 
     def __init__(self, lanes: Mapping[str, LaneSettings], silence_seconds: float) -> None:
         self._lanes = lanes
         self._silence = silence_seconds
-        self._rung: dict[str, tuple[float, int]] = {}
+        self._rung: dict[str, _Rung] = {}
         self._heads: dict[str, tuple[int | None, float]] = {}
 
     def due(self, views: Iterable[LaneView], now: float) -> dict[str, LaneView]:
@@ -57,12 +73,20 @@ class Ringer:
             if not short and not stuck:
                 self._rung.pop(view.lane, None)
                 continue
-            rung_at, live_then = self._rung.get(view.lane, (-math.inf, view.live))
-            appeared = short and view.live > live_then
-            if appeared or now - rung_at >= self._silence:
-                self._rung[view.lane] = (now, view.live)
+            if rung := self._again(self._rung.get(view.lane), view, now, short=short):
+                self._rung[view.lane] = rung
                 ringing[view.lane] = view
         return ringing
+
+    def _again(self, last: _Rung | None, view: LaneView, now: float, *, short: bool) -> _Rung | None:
+        """The ring at `now`, or None while the last one's silence holds."""
+        if last is None or (short and view.live > last.live):
+            return _Rung(now, view.live, self._silence)
+        waited = now - last.at
+        if view.live < last.live:
+            return _Rung(now, view.live, self._silence) if waited >= self._silence else None
+        longer = min(last.silence * 2, LONGEST_SILENCE_SECONDS)
+        return _Rung(now, view.live, longer) if waited >= last.silence else None
 
     def _stands(self, view: LaneView, now: float) -> float:
         """Seconds that the same message has been at the lane's head."""

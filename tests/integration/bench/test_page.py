@@ -51,6 +51,29 @@ def test_results_without_a_key_are_refused() -> None:
         page.page({**RESULTS, "benches": benches}, {})
 
 
+def test_new_results_of_one_bench_leave_the_others_and_say_when() -> None:
+    later = {"measured_at": "2026-02-03T04:05:06+00:00", "commit": "def5678"}
+    parse = {"keys": {"total_s": 1.0, "worst_ms": 90.0}, "each_ms": {"dags/a.py": 90.0}}
+    text = page.page(page.merged(RESULTS, {**RESULTS, **later, "benches": {"parse": parse}}), {})
+    assert rows(text)["parse", "≤ 150 ms"][3:5] == ["90 ms", "yes"]
+    assert rows(text)["latency", "≤ 15 ms"][3:5] == ["6 ms", "yes"]
+    assert text.count("Measured by itself, 2026-02-03 04:05 UTC on commit `def5678`.") == 1
+    assert "on commit `abc1234`" in text
+
+
+def test_results_of_all_benches_replace_the_page() -> None:
+    later = {**RESULTS, "commit": "def5678"}
+    assert page.merged(RESULTS, later) == later
+
+
+def test_channels_stand_beside_their_bare_clients() -> None:
+    found = {"keys": {}, "per_second": {"sms": [900.0, 1000.0, 1100.0], "bare_sms": [2000.0]}}
+    words = [
+        text.text for text in ET.fromstring(charts.charts({"channels": found})["channels.svg"]).iter() if text.text
+    ]
+    assert words[words.index("sms") + 1 :] == ["1,000", "bare client", "2,000"]
+
+
 def test_plans_are_shown_by_case_and_statement() -> None:
     growth = {
         "keys": {"drop_pct": 3.0, "snapshot_drop_pct": 4.0},

@@ -53,6 +53,30 @@ def test_rings_for_the_first_message_and_then_is_silent() -> None:
     assert bell.due([view(2)], 5.0) == {"email.normal": view(2)}
 
 
+def test_a_lane_that_nobody_can_serve_is_rung_for_once_a_minute() -> None:
+    bell = ringer()
+    rung = [now for now in range(300) if bell.due([view(1)], float(now))]
+    assert rung == [0, 5, 15, 35, 75, 135, 195, 255]
+
+
+def test_who_appears_ends_the_long_silences() -> None:
+    bell = ringer()
+    for now in range(100):
+        bell.due([view(1)], float(now))
+    assert not bell.due([view(1, live=1)], 100.0)
+    assert bell.due([view(1)], 101.0)
+    assert bell.due([view(1)], 106.0)
+
+
+def test_a_dispatcher_that_ends_unseen_is_replaced_after_the_short_silence() -> None:
+    bell = ringer()
+    for now in range(100):
+        bell.due([view(300, live=1)], float(now))
+    assert bell.due([view(300, live=0)], 100.0)
+    assert not bell.due([view(300, live=0)], 104.0)
+    assert bell.due([view(300, live=0)], 105.0)
+
+
 def test_a_quiet_lane_does_not_ring() -> None:
     assert ringer().due([view(0)], 0.0) == {}
 
