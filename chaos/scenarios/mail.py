@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backline.settings import EmailSettings
+from backline.channel_settings import EmailSettings
 from chaos.arena import LANE
 from chaos.scenario import Bounds, Scenario
 from chaos.stack_arena import StackArena

@@ -101,6 +101,11 @@ SET failing_since = coalesce(e.failing_since, clock_timestamp()), last_error = %
 WHERE e.id = %(id)s::text AND e.state = 'active'
 RETURNING extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds;
 
+-- name: endpoint_failing_many
+-- Which of these endpoints have taken nothing for a while. One failure among many is none yet.
+SELECT e.id FROM backline.webhook_endpoint AS e
+WHERE e.id = ANY (%(ids)s::text[]) AND e.failing_since < clock_timestamp() - interval '10 seconds';
+
 -- name: endpoint_recovered
 -- Notes that an endpoint which failed has taken an event.
 UPDATE backline.webhook_endpoint AS e SET failing_since = NULL, last_error = NULL

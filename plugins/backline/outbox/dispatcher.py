@@ -18,6 +18,7 @@ from typing import Generic
 
 from backline.channels.base import Channel, P, Session
 from backline.db.connect import Database
+from backline.outbox import isolation
 from backline.outbox.delivery import Delivery
 from backline.outbox.rates import put_off
 from backline.outbox.screening import Screen
@@ -216,6 +217,8 @@ class Dispatcher(Generic[P]):
         admitted = await self._screened(messages)
         if admitted and self._lane.domain_rates_per_minute:
             admitted = await put_off(self._claims, self._name, self._lane, admitted)
+        if self._lane.channel == isolation.CHANNEL:
+            admitted = await isolation.spare_the_others(self._claims, admitted, self._held.values())
         self._take(admitted)
         return bool(messages), wait
 
@@ -329,6 +332,8 @@ class Dispatcher(Generic[P]):
                 self.stop("stuck: nothing claimed or looked for in too long")
                 return
             await self._keep_leases(now)
+            if self._lane.channel == isolation.CHANNEL and not self._queue.empty():
+                await self._spare_the_others()
             await self._heart.promote()
             await self._heart.expire()
             if now >= next_rescue:
@@ -336,6 +341,16 @@ class Dispatcher(Generic[P]):
                 await self._heart.rescue(self._outbox.max_rescues, self._outbox.heartbeat_timeout_seconds)
                 self._look_for_rescued = True
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _spare_the_others(self) -> None:
+        """Look again at what is in hand and not yet under way: an endpoint may have begun to fail since it was claimed."""
+        waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        ids = {message.id for message in waiting}
+        under_way = [message for message in self._held.values() if message.id not in ids]
+        admitted = await isolation.spare_the_others(self._heart, waiting, under_way)
+        for message in waiting:
+            del self._held[message.id]
+        self._take(admitted)
 
     async def _keep_leases(self, now: float) -> None:
         if not self._held:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -206,7 +206,7 @@ class Store:
         )
 
     async def defer(self, messages: Sequence[tuple[Leased, float]]) -> int:
-        """Put messages off by seconds, at no cost of an attempt: their rate token comes then."""
+        """Put messages off by seconds, at no cost of an attempt; a rate token that they wait for is theirs then."""
         return len(
             await self._rows(
                 "message_defer_many",
@@ -215,6 +215,11 @@ class Store:
                 delays=[delay for _, delay in messages],
             )
         )
+
+    async def failing_endpoints(self, recipients: Iterable[str]) -> set[str]:
+        """Which of these webhook endpoints have failed for a while."""
+        rows = await self._database.fetch(statement("webhooks", "endpoint_failing_many"), {"ids": list(recipients)})
+        return {row["id"] for row in rows}
 
     async def reserve(self, wanted: Mapping[str, tuple[int, float, int]]) -> dict[str, float]:
         """Reserve tokens: bucket to (how many, seconds between two, burst).

@@ -24,6 +24,7 @@ class Receiver:
 
     answers: list[tuple[int, dict[str, str], str]] = field(default_factory=lambda: [(200, {}, "thanks")])
     got: list[Got] = field(default_factory=list)
+    came: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[object] = field(default_factory=set)
     port: int = 0
     hold: float = 0.0
@@ -45,6 +46,7 @@ class Receiver:
         self.connections.add(request.transport)
         body = await request.read()
         self.got.append(Got({name.lower(): value for name, value in request.headers.items()}, body))
+        self.came.set()
         if self.hold:
             await asyncio.sleep(self.hold)
         if self.drop:

@@ -39,7 +39,7 @@ from backline.settings import DEFAULT_RETRIES, LaneSettings, OutboxSettings, con
 from backline.webhooks import endpoints
 from backline.webhooks.settings import WebhookSettings
 from tests.integration.webhooks.conftest import LOOSE, SEALER, WHO, Hooks
-from tests.integration.webhooks.receiver import Receiver
+from tests.integration.webhooks.receiver import Receiver, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -469,3 +469,55 @@ async def test_many_events_reach_many_endpoints_once_each(hooks: Hooks, receiver
     assert sorted(orders) == sorted([*range(1, 201)] * 3)
     assert len(made) == 3
     assert hooks.outbox.states() == {"sent": 800}
+
+
+async def test_an_endpoint_that_hangs_does_not_keep_the_others_waiting(hooks: Hooks, receiver: Receiver) -> None:
+    async with listening() as hanging:
+        hanging.hold = 0.4
+        bad, good = hooks.endpoint(hanging.url), hooks.endpoint(receiver.url)
+        hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '1 minute' WHERE id = %s",
+                         bad.endpoint.id)  # fmt: skip
+        for number in range(20):
+            hooks.event(to=bad.endpoint.id, event_id=f"bad_{number}")
+        for number in range(20):
+            hooks.event(to=good.endpoint.id, event_id=f"good_{number}")
+        report = await dispatch(
+            hooks, channel(hooks, LOOSE.model_copy(update={"concurrency": 2, "timeout_seconds": 0.2}))
+        )
+        assert (len(hanging.got), len(receiver.got)) == (1, 20)
+        assert report["sent"] == 20
+    rows = hooks.outbox.sql(
+        "SELECT attempt, state, extract(epoch FROM due_at - now()) AS pause FROM backline.message WHERE recipient = %s"
+        " ORDER BY attempt", bad.endpoint.id,
+    )  # fmt: skip
+    assert [row["attempt"] for row in rows] == [0] * 19 + [1]
+    assert {row["state"] for row in rows} == {"scheduled"}
+    assert all(10 < row["pause"] <= 45 for row in rows[:19])
+
+
+async def test_what_is_in_hand_when_an_endpoint_begins_to_fail_waits_too(hooks: Hooks, receiver: Receiver) -> None:
+    async with listening() as hanging:
+        hanging.hold = 30.0
+        bad, good = hooks.endpoint(hanging.url), hooks.endpoint(receiver.url)
+        for number in range(20):
+            hooks.event(to=bad.endpoint.id, event_id=f"bad_{number}")
+        for number in range(20):
+            hooks.event(to=good.endpoint.id, event_id=f"good_{number}")
+        running = asyncio.create_task(
+            dispatch(hooks, channel(hooks, LOOSE.model_copy(update={"concurrency": 2, "timeout_seconds": 3.0})))
+        )
+        await hanging.came.wait()
+        hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '1 minute' WHERE id = %s",
+                         bad.endpoint.id)  # fmt: skip
+        report = await running
+        assert len(hanging.got) == 2
+        assert report["sent"] == len(receiver.got) == 20
+
+
+async def test_one_failure_among_many_holds_nothing_up(hooks: Hooks, receiver: Receiver) -> None:
+    made = hooks.endpoint(receiver.url)
+    hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '2 seconds'")
+    for number in range(20):
+        hooks.event(to=made.endpoint.id, event_id=f"evt_{number}")
+    report = await dispatch(hooks, channel(hooks))
+    assert report["sent"] == len(receiver.got) == 20
