@@ -203,7 +203,8 @@ def _pgbench(program: Path, dsn: str, script: Path, seconds: int) -> tuple[int, 
     transactions = re.search(r"transactions actually processed: (\d+)", done.stdout)
     rate = re.search(r"tps = ([\d.]+)", done.stdout)
     if done.returncode or transactions is None or rate is None:
-        raise UnknownFailure(f"pgbench failed: {' '.join(done.stderr.split())[-300:]}")
+        said = " ".join((done.stderr or done.stdout).split())
+        raise UnknownFailure(f"pgbench failed: {said[-300:]}")
     return int(transactions[1]), float(rate[1])
 
 

@@ -53,7 +53,7 @@ def test_it_fails_when_messages_are_missing(database: str) -> None:
 
 
 def test_a_commit_writes_an_order_and_one_second_row(database: str, pgbench: Path, tmp_path: Path) -> None:
-    rates = enqueue.commit_rates(pgbench, database, tmp_path, 1, 1, silent)
+    rates = enqueue.commit_rates(pgbench, database, tmp_path, 1, 3, silent)
     assert set(rates) == {"plain", "backline"}
     assert all(rate > 0 for [rate] in rates.values())
     with psycopg.connect(database) as connection:
@@ -71,7 +71,7 @@ def test_a_transaction_that_fails_is_told(database: str, pgbench: Path, tmp_path
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DELETE FROM backline.message_type")
     with pytest.raises(UnknownFailure, match="is not a message type"):
-        enqueue.commit_rates(pgbench, database, tmp_path, 1, 1, silent)
+        enqueue.commit_rates(pgbench, database, tmp_path, 1, 3, silent)
 
 
 def test_figures_are_ratios_within_each_round() -> None:
