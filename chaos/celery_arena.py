@@ -52,14 +52,7 @@ class CeleryArena(Arena):
 
 
 @contextmanager
-def own_containers(
-    scenario: Scenario, report: Callable[[str], None], tools: Tools, *, short: bool
-) -> Iterator[CeleryArena]:
-    """All of them for one scenario."""
-    variables = {**QUICK_RETRIES, **scenario.variables}
-    with (
-        running(tools.redis(), *WORKERS, variables=variables) as host,
-        CeleryArena(scenario.name, host, report, tools, short=short) as arena,
-    ):
-        arena.wait(arena.receives, "the mail server", 60)
-        yield arena
+def own_containers(scenario: Scenario, tools: Tools) -> Iterator[Host]:
+    """All of them for one scenario, the mail server ready."""
+    with running(tools.redis(), *WORKERS, variables={**QUICK_RETRIES, **scenario.variables}) as host:
+        yield host

@@ -11,12 +11,14 @@ import psycopg
 
 from backline.errors import BacklineError, Misconfigured
 from chaos.arena import Arena
-from chaos.celery_arena import own_containers
+from chaos.celery_arena import CeleryArena, own_containers
 from chaos.scenario import Scenario
 from chaos.scenarios import SCENARIOS
 from chaos.stack_arena import StackArena, own_stack
 from chaos.tally import Verdict, count
+from rig.containers.host import Host
 from rig.folders import alone_in
+from rig.stack_copy import StackCopy
 from rig.tools import Tools
 
 PORT_OFFSET = 60
@@ -31,10 +33,11 @@ def run(
     show: Callable[[str], None],
     *,
     short: bool = False,
+    times: int = 1,
 ) -> list[str]:
     """Run those scenarios, all if none is named, and show each one's last line; returns what went wrong, in words.
 
-    `home` and `port` are BACKLINE_HOME and BACKLINE_PORT; `report` is told what goes on. What failed keeps its folder.
+    Each is run so many `times` in a row, on one stack. `home` and `port` are BACKLINE_HOME and BACKLINE_PORT; `report` is told what goes on. What failed keeps its folder.
     """
     if unknown := [name for name in names if name not in SCENARIOS]:
         raise Misconfigured(f"no scenario {unknown[0]!r}; use one of {', '.join(SCENARIOS)}")
@@ -46,34 +49,53 @@ def run(
         for name in names or SCENARIOS:
             report(f"{name}: {SCENARIOS[name].about}")
             try:
-                verdict = _run(name, folder, port + PORT_OFFSET, report, tools, short=short)
+                found = _run(name, folder, port + PORT_OFFSET, report, show, tools, short=short, times=times)
             except (BacklineError, psycopg.Error) as exc:
                 kept = "" if SCENARIOS[name].on_celery else f"; its logs are in {folder / name / 'home' / 'logs'}"
                 wrong.append(f"{name}: {exc}{kept}")
                 report(wrong[-1])
                 continue
-            verdicts.append(verdict)
-            wrong += [f"{name}: {text}" for text in verdict.wrong]
-            show(verdict.line())
+            verdicts += found
+            wrong += [f"{name}: {text}" for verdict in found for text in verdict.wrong]
     if json_file is not None:
-        found = [verdict.as_dict() for verdict in verdicts]
-        json_file.write_text(json.dumps({"short": short, "scenarios": found}, indent=1) + "\n", encoding="utf-8")
+        counted = [verdict.as_dict() for verdict in verdicts]
+        json_file.write_text(json.dumps({"short": short, "scenarios": counted}, indent=1) + "\n", encoding="utf-8")
     return wrong
 
 
-def _run(name: str, folder: Path, port: int, report: Callable[[str], None], tools: Tools, *, short: bool) -> Verdict:
-    scenario = SCENARIOS[name]
-    if scenario.on_celery:
-        with own_containers(scenario, report, tools, short=short) as celery:
-            return carry_out(scenario, celery)
-    with (
-        own_stack(scenario, folder / name, port) as copy,
-        StackArena(name, copy, report, tools, short=short) as arena,
-    ):
-        verdict = carry_out(scenario, arena)
-    if not verdict.wrong:
-        copy.remove()
-    return verdict
+def _run(
+    name: str,
+    folder: Path,
+    port: int,
+    report: Callable[[str], None],
+    show: Callable[[str], None],
+    tools: Tools,
+    *,
+    short: bool,
+    times: int,
+) -> list[Verdict]:
+    """Every time on the stack that the last one left behind; what went wrong ends it."""
+    scenario, verdicts = SCENARIOS[name], list[Verdict]()
+    stack: StackCopy | Host
+    with own_containers(scenario, tools) if scenario.on_celery else own_stack(scenario, folder / name, port) as stack:
+        for number in range(1, times + 1):
+            with _arena(f"{name}-{number}", stack, report, tools, short=short) as arena:
+                arena.wait(arena.receives, "the mail server", 60)
+                verdicts.append(carry_out(scenario, arena))
+            show(verdicts[-1].line())
+            if verdicts[-1].wrong:
+                return verdicts
+    if isinstance(stack, StackCopy):
+        stack.remove()
+    return verdicts
+
+
+def _arena(
+    name: str, stack: StackCopy | Host, report: Callable[[str], None], tools: Tools, *, short: bool
+) -> StackArena | CeleryArena:
+    if isinstance(stack, Host):
+        return CeleryArena(name, stack, report, tools, short=short)
+    return StackArena(name, stack, report, tools, short=short)
 
 
 def carry_out(scenario: Scenario, arena: Arena) -> Verdict:

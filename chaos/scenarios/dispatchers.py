@@ -108,7 +108,8 @@ def _poison(arena: StackArena) -> Bounds:
     arena.producer.put(arena.pick(500, 100))
     arena.wait_ended()
     arena.mail.set_faults()
-    kills = int(arena.query("SELECT sum(rescues) FROM backline.message WHERE type = 'poison'")[0][0])
+    rescues = "SELECT sum(rescues) FROM backline.message WHERE type = 'poison' AND recipient = ANY (%s)"
+    kills = int(arena.query(rescues, poisoned)[0][0])
     return Bounds(kills * arena.unconfirmed, frozenset(poisoned))
 
 

@@ -38,6 +38,7 @@ class DispatchOperator(BaseOperator):
 
         from backline.airflow.assembly import channel_named, delivery_over
         from backline.airflow.connections import app_dsn
+        from backline.airflow.logs import logs_apart
         from backline.outbox.dispatcher import Dispatcher
         from backline.settings import settings
 
@@ -58,7 +59,8 @@ class DispatchOperator(BaseOperator):
             once=run.run_type == "manual",
             dag_run=f"{run.dag_id}/{run.run_id}",
         )
-        report = uvloop.run(self._dispatcher.run()).as_dict()
+        with logs_apart():
+            report = uvloop.run(self._dispatcher.run()).as_dict()
         self.log.info("dispatcher ended: %s", report)
         return report
 

@@ -21,6 +21,7 @@ def chaos(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write what was counted to this file.")] = None,
     short: Annotated[bool, typer.Option("--short", help="Small sizes and fewer faults.")] = False,
+    times: Annotated[int, typer.Option(min=1, max=100, help="How often each is run in a row, on one stack.")] = 1,
 ) -> None:
     """Break things under load, and count what came: the last line of each is `chaos NAME: accepted=.. lost=..`."""
     from chaos.harness import PORT_OFFSET, run
@@ -29,7 +30,7 @@ def chaos(
     if paths.port + PORT_OFFSET > HIGHEST_PORT:
         raise Misconfigured(f"BACKLINE_PORT={paths.port} is too high: chaos uses the ports from {PORT_OFFSET} above it")
     leave_when_told()
-    wrong = run(paths.home, paths.port, names or [], json_file, progress, typer.echo, short=short)
+    wrong = run(paths.home, paths.port, names or [], json_file, progress, typer.echo, short=short, times=times)
     for text in wrong:
         err.print(f"backline: {text}", markup=False)
     raise typer.Exit(1 if wrong else 0)
