@@ -6,10 +6,10 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-GROUPS = ("tests/dags/", "tests/integration/containers/")
-"""Folders whose tests share what they prepare. Any other file is a group of its own."""
-
-
+BENCH = "tests/acceptance/test_bench.py"
+"""It has a stack of its own, which takes as long as half of the others of its folder."""
+GROUPS = (BENCH, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
+"""Folders whose tests share what they prepare, first match. Any other file is a group of its own."""
 LONGEST = "tests/integration/chaos/"
 
 
@@ -23,7 +23,7 @@ class Grouped(LoadScopeScheduling):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs longest begins first."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    items.sort(key=lambda item: not item.nodeid.startswith((LONGEST, BENCH)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped:
