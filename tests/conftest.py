@@ -6,31 +6,24 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-LONGEST = (
-    "tests/acceptance/test_bench.py",
-    "tests/acceptance/test_runs_on_a_laptop.py",
-    "tests/acceptance/",
-    "tests/integration/chaos/",
-    "tests/integration/stack/test_lifecycle.py",
-)
-"""What mostly waits for a stack of its own begins first: the others are computed meanwhile."""
-GROUPS = (*LONGEST, "tests/dags/", "tests/integration/containers/")
-"""Tests that share what they prepare, by the first beginning that fits. Any other file is a group of its own."""
+BENCH = "tests/acceptance/test_bench.py"
+"""It has a stack of its own, which takes as long as half of the others of its folder."""
+GROUPS = (BENCH, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
+"""Folders whose tests share what they prepare, first match. Any other file is a group of its own."""
+LONGEST = "tests/integration/chaos/"
 
 
 class Grouped(LoadScopeScheduling):
     """Gives each group to one process, whole."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((each for each in GROUPS if nodeid.startswith(each)), nodeid.partition("::")[0])
+        path = nodeid.partition("::")[0]
+        return next((folder for folder in GROUPS if path.startswith(folder)), path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs longest begins first."""
-    last = len(LONGEST)
-    items.sort(
-        key=lambda item: next((place for place, each in enumerate(LONGEST) if item.nodeid.startswith(each)), last)
-    )
+    items.sort(key=lambda item: not item.nodeid.startswith((LONGEST, BENCH)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped:
