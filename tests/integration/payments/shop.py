@@ -34,11 +34,13 @@ class Shop:
         [row] = self.sql(query, *values)
         return row
 
-    def user(self) -> int:
-        return int(self.one(
-            "INSERT INTO app.users (email, name, country, zone, state, verified_at) VALUES ('u' || random() || '@example.com',"
-            " 'Ann', 'DE', 'Europe/Berlin', 'active', clock_timestamp()) RETURNING id"
-        )["id"])  # fmt: skip
+    def user(self, email: str | None = None) -> int:
+        row = self.one(
+            "INSERT INTO app.users (email, name, country, zone, state, verified_at) VALUES (coalesce(%s, 'u' || random() ||"
+            " '@example.com'), 'Ann', 'DE', 'Europe/Berlin', 'active', clock_timestamp()) RETURNING id",
+            email,
+        )
+        return int(row["id"])
 
     def product(self, stock: int = 100) -> int:
         product = self.one(
