@@ -69,7 +69,7 @@ def _charge(database: psycopg.Connection[Any], provider: Provider, order_id: int
     if order.state != "reserved":
         return void(database, provider, begun, payment)
     try:
-        charged = provider.look(begun) if payment.state == "requires_action" else provider.charge(begun)
+        charged = provider.look(begun) if _waits_for_the_customer(payment) else provider.charge(begun)
     except PermanentError:
         with transaction(database) as run:  # refused as a request: nothing was charged
             run(
@@ -111,7 +111,7 @@ def _begin(run: Run, order: Order, payment: Payment, number: int | None) -> Char
     is_due = number is not None and number == payment.tries + 1
     if payment.decline is not None and (payment.state == "abandoned" or (payment.state == "failed" and not is_due)):
         return Outcome("declined", payment.id, payment.decline, payment.next_try_at)
-    if payment.state == "requires_action" and payment.provider_reference is not None:
+    if _waits_for_the_customer(payment):
         # It is only looked at: the customer acts, and no try of ours is made.
         return wanted(order, payment, payment.tries, resumed=True)
     if payment.method_reference is None:
@@ -120,6 +120,11 @@ def _begin(run: Run, order: Order, payment: Payment, number: int | None) -> Char
             return needs_action(run, payment, payment.tries + 1, None, NO_METHOD)
         return Outcome("needs_action", payment.id, NO_METHOD)
     return wanted(order, payment, begin_try(run, payment), resumed=False)
+
+
+def _waits_for_the_customer(payment: Payment) -> bool:
+    """Whether the customer has something to do at the provider; one without a card has not come so far."""
+    return payment.state == "requires_action" and payment.provider_reference is not None
 
 
 def begin_try(run: Run, payment: Payment) -> int:

@@ -61,13 +61,12 @@ def told(event_type: str, body: Mapping[str, Any]) -> Told | None:
     kind = KINDS.get(event_type)
     if kind is None:
         return None
-    payment, notes = _entity(body, "payment"), {}
-    if isinstance(payment.get("notes"), dict):  # an empty one is a list
-        notes = payment["notes"]
+    payment = _entity(body, "payment")
+    notes = payment.get("notes")
     subscription = None
     if kind == "subscription_charged":
         subscription = required(_entity(body, "subscription").get("id"), "payload.subscription.entity.id")
-    key = notes.get(KEY)
+    key = notes.get(KEY) if isinstance(notes, dict) else None  # an empty one is a list
     return Told(
         kind, required(payment.get("id"), "payload.payment.entity.id"), key if isinstance(key, str) else None,
         number(payment.get("amount"), "payload.payment.entity.amount"),

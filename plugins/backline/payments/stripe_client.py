@@ -77,6 +77,11 @@ class StripeProvider:
                 if exc.code != "payment_intent_unexpected_state":
                     raise
                 intent = self._client.v1.payment_intents.retrieve(intent.id)  # captured or cancelled meanwhile
+            except stripe.IdempotencyError:
+                # This try was made with another card. Either it went well, or it is over: the next one has the new card.
+                intent = self._client.v1.payment_intents.retrieve(intent.id)
+                if intent.status != "succeeded":
+                    raise
             return _read(intent)
 
     def look(self, wanted: Charge) -> Charged:
@@ -154,11 +159,8 @@ class StripeProvider:
                         f"Stripe does not know {wanted.reference}: connection {self._connection!r} leads to another account "
                         f"than the one that order {wanted.order_number} was charged by; point it back"
                     ) from exc
-        elif wanted.resumed:
-            key = wanted.key.replace("\\", "\\\\").replace('"', '\\"')
-            found = intents.search({"query": f'metadata["{KEY}"]:"{key}"', "limit": 1}).data
-            if found:
-                return found[0]
+        elif wanted.resumed and (found := self._search(wanted.key)) is not None:
+            return found
         params: dict[str, Any] = {
             "amount": wanted.amount_minor,
             "currency": wanted.currency.lower(),
@@ -168,7 +170,20 @@ class StripeProvider:
         }
         if wanted.customer:
             params["customer"] = wanted.customer
-        return intents.create(params, {"idempotency_key": wanted.key})  # type: ignore[arg-type]
+        try:
+            return intents.create(params, {"idempotency_key": wanted.key})  # type: ignore[arg-type]
+        except stripe.IdempotencyError:  # it was made before the customer's own id was known, or another one was
+            made = self._search(wanted.key)
+            if made is None or (made.amount, made.currency) != (params["amount"], params["currency"]):
+                raise
+            return made
+
+    def _search(self, key: str) -> stripe.PaymentIntent | None:
+        """The intent with our key in its metadata. Stripe finds a new one after a minute at most."""
+        escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+        query = f'metadata["{KEY}"]:"{escaped}"'
+        found = self._client.v1.payment_intents.search({"query": query, "limit": 1}).data
+        return found[0] if found else None
 
     @contextmanager
     def _told(self) -> Iterator[None]:

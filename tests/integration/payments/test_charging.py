@@ -16,6 +16,7 @@ from backline.errors import (
     InvalidInput,
     Misconfigured,
     RateLimited,
+    Rejected,
     RetryableError,
 )
 from backline.payments.charging import Outcome, charge
@@ -248,4 +249,34 @@ def test_money_that_comes_for_a_cancelled_order_goes_back(
     assert (outcome.state, outcome.decline) == ("declined", Decline("hard", "payment_intent_canceled"))
     assert account.charges() == [f"charged {TOTAL} eur", f"refunded {TOTAL} eur"]
     assert shop.state(order) == ("cancelled", "abandoned")
+    assert shop.broken_rules() == set()
+
+
+def test_a_customer_who_has_given_a_card_is_charged(shop: Shop, account: Account, provider: StripeProvider) -> None:
+    order = shop.order(None)
+    assert charge(shop.database, provider, order).decline == Decline("needs_action", "payment_method_missing")
+    shop.change_method(order, GOOD)
+    assert charge(shop.database, provider, order).state == "paid"
+    assert account.charges() == [f"charged {TOTAL} eur"]
+    assert shop.tries(order) == ["requires_action", "captured"]
+    assert shop.broken_rules() == set()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_card_that_is_changed_while_an_answer_is_lost_pays_at_most_once(
+    when: str, shop: Shop, account: Account, provider: StripeProvider
+) -> None:
+    order = shop.order()
+    shop.change_method(order, POOR if when == "before" else GOOD)
+    account.faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
+    with pytest.raises(RetryableError):
+        charge(shop.database, provider, order)
+    shop.change_method(order, "pm_another")
+    shop.sql("UPDATE app.payments SET customer_reference = 'cus_1'")
+    if when == "before":
+        with pytest.raises(Rejected, match="same parameters"):
+            charge(shop.database, provider, order)
+    assert charge(shop.database, provider, order).state == "paid"
+    assert account.charges() == [f"charged {TOTAL} eur"]
+    assert len(account.intents()) == 1
     assert shop.broken_rules() == set()
