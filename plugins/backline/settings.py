@@ -24,6 +24,7 @@ from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
 from backline.channel_settings import Section as _Section
 from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
+from backline.payments.settings import PaymentSettings
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,12 +109,14 @@ class PreferenceSettings(_Section):
 
 
 class HookSettings(_Section):
-    """Which providers may tell of deliveries; one that is empty is closed."""
+    """Which providers may tell of deliveries and payments; one that is empty is closed."""
 
     ses_topics: tuple[str, ...] = ()
     sendgrid_public_key: str = ""
     mailgun_connection: str = ""
     twilio_connection: str = ""
+    stripe_connection: str = ""
+    razorpay_connection: str = ""
 
 
 class HttpSettings(_Section):
@@ -254,6 +257,7 @@ class Settings(_Section):
     preferences: PreferenceSettings = Field(default_factory=PreferenceSettings)
     hooks: HookSettings = Field(default_factory=HookSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    payments: PaymentSettings = Field(default_factory=PaymentSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))

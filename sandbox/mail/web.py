@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from sandbox.gateways.dropping import Dropping
 from sandbox.gateways.push import PushGateway
 from sandbox.gateways.sms import SmsGateway
+from sandbox.gateways.stripe import StripeGateway
 from sandbox.mail.api import Api
 from sandbox.mail.faults import Faults
 from sandbox.mail.guard import SameOrigin, SecurityHeaders
@@ -34,7 +35,7 @@ def build_app(mailbox: Mailbox, faults: Faults, hosts: Sequence[str] = ()) -> AS
     `hosts` are further names by which it may be asked.
     """
     api, pages = Api(mailbox, faults), Pages(mailbox, faults)
-    gateways = (SmsGateway(pages.page), PushGateway(pages.page))
+    gateways = (SmsGateway(pages.page), PushGateway(pages.page), StripeGateway(pages.page))
     app = Starlette(
         routes=[
             Route("/", pages.inbox),

@@ -110,7 +110,30 @@ def _gateways(paths: Paths, secrets: Secrets) -> dict[str, str]:
         "token_uri": f"{page}/push/token",
     }
     push = {"conn_type": "http", "host": f"{page}/push", "extra": {"service_account": account}}
-    return {"AIRFLOW_CONN_SMS_GATEWAY": json.dumps(sms), "AIRFLOW_CONN_PUSH_GATEWAY": json.dumps(push)}
+    return {
+        "AIRFLOW_CONN_SMS_GATEWAY": json.dumps(sms),
+        "AIRFLOW_CONN_PUSH_GATEWAY": json.dumps(push),
+        **_payments(page, secrets),
+    }
+
+
+def _payments(page: str, secrets: Secrets) -> dict[str, str]:
+    """The sandbox's stand-in for Stripe, and the secrets by which payment hooks know who tells."""
+    hooks = {"stripe": secrets.stripe_hook_secret, "razorpay": secrets.razorpay_hook_secret}
+    return {
+        "AIRFLOW_CONN_STRIPE_API": json.dumps(
+            {"conn_type": "http", "host": f"{page}/stripe", "password": "sk_test_sandbox"}
+        ),
+        **{
+            f"AIRFLOW_CONN_{name.upper()}_HOOKS": json.dumps({"conn_type": "http", "password": secret})
+            for name, secret in hooks.items()
+        },
+        **{
+            variable: os.environ.get(variable) or f"{name}_hooks"
+            for name in hooks
+            for variable in [f"BACKLINE__HOOKS__{name.upper()}_CONNECTION"]
+        },
+    }
 
 
 def _webhooks(paths: Paths) -> dict[str, str]:

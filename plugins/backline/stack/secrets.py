@@ -54,6 +54,9 @@ class Secrets:
     viewer_password: str = _secret(_password)
     push_service_key: str = _secret(_rsa_key)
     """Of the service account by which the sandbox's push gateway is asked."""
+    stripe_hook_secret: str = _secret(lambda: f"whsec_{random.token_hex(24)}")
+    razorpay_hook_secret: str = _secret(_password)
+    """With which the payment providers sign what they post to the hooks."""
 
 
 def load_or_create(path: Path) -> Secrets:

@@ -14,6 +14,7 @@ from backline.web import (
     health,
     hooks,
     messages,
+    payment_hooks,
     preferences,
     problems,
     schemas,
@@ -27,7 +28,8 @@ from backline.web.edge import Edge
 from backline.web.roles import LEAST_ROLE, NOBODY
 
 ROUTERS = (
-    health.router, messages.router, preferences.router, webhooks.router, trail.router, hooks.router, unsubscribe.router,
+    health.router, messages.router, preferences.router, webhooks.router, trail.router, hooks.router,
+    payment_hooks.router, unsubscribe.router,
 )  # fmt: skip
 """All routes. One without login has its prefix in `roles.PUBLIC`; every other one names its `roles.least` role."""
 

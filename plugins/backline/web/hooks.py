@@ -69,7 +69,7 @@ Hooks = Annotated[HookSettings, Depends(hook_settings)]
 @router.post("/ses", status_code=204, summary="Amazon SES tells, by SNS", **public())
 def from_ses(database: Database, hooks: Hooks, body: Body, far: Annotated[Amazon, Depends(amazon)]) -> Response:
     """Confirms the subscription of a topic of `hooks.ses_topics` when it is asked to."""
-    _open(hooks.ses_topics)
+    check_open(hooks.ses_topics)
     events, confirmation = ses.read(body, hooks.ses_topics, far.certificates, datetime.now(UTC))
     if confirmation is not None:
         far.fetch(confirmation)
@@ -80,7 +80,7 @@ def from_ses(database: Database, hooks: Hooks, body: Body, far: Annotated[Amazon
 @router.post("/sendgrid", status_code=204, summary="SendGrid tells", **public())
 def from_sendgrid(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """The signed event webhook."""
-    _open(hooks.sendgrid_public_key)
+    check_open(hooks.sendgrid_public_key)
     events = sendgrid.read(request.headers, body, hooks.sendgrid_public_key, datetime.now(UTC))
     return _keep(database, sendgrid.SOURCE, events)
 
@@ -88,7 +88,7 @@ def from_sendgrid(request: Request, database: Database, hooks: Hooks, body: Body
 @router.post("/mailgun", status_code=204, summary="Mailgun tells", **public())
 def from_mailgun(database: Database, hooks: Hooks, body: Body) -> Response:
     """One event a request."""
-    _open(hooks.mailgun_connection)
+    check_open(hooks.mailgun_connection)
     events = mailgun.read(body, password_of(hooks.mailgun_connection), datetime.now(UTC))
     return _keep(database, mailgun.SOURCE, events)
 
@@ -96,13 +96,14 @@ def from_mailgun(database: Database, hooks: Hooks, body: Body) -> Response:
 @router.post("/twilio", status_code=204, summary="Twilio tells", **public())
 def from_twilio(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """The status callback of an SMS."""
-    _open(hooks.twilio_connection)
+    check_open(hooks.twilio_connection)
     signature, token = request.headers.get(twilio.SIGNATURE, ""), password_of(hooks.twilio_connection)
     events = twilio.read(_public_url(request), signature, body, token, datetime.now(UTC))
     return _keep(database, twilio.SOURCE, events)
 
 
-def _open(setting: object) -> None:
+def check_open(setting: object) -> None:
+    """404 for a hook that no setting opens."""
     if not setting:
         raise Refused(404, "This hook is not open")
 

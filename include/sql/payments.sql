@@ -1,0 +1,285 @@
+-- Payments of the app's orders, their tries and refunds, and what providers tell of them. The tables are the app's: point
+-- these statements at yours.
+
+-- name: order_lock
+-- The order that is to be paid, held until the transaction ends: one at a time works on its payment.
+SELECT id, number, state::text AS state, currency, total_minor FROM app.orders WHERE id = %(order_id)s::bigint FOR UPDATE;
+
+-- name: payment_lock
+-- The order's payment: the one that was captured, else the latest that is not given up, else the latest. `open_try` is the try
+-- whose end is not known.
+SELECT p.id, p.order_id, p.provider::text AS provider, p.provider_reference, p.idempotency_key, p.method_reference,
+    p.customer_reference, p.amount_minor, p.refunded_minor, p.currency, p.state::text AS state, p.tries,
+    p.decline_kind::text AS decline_kind, p.decline_code, p.failed_at, p.next_try_at,
+    (SELECT max(t.number) FROM app.payment_tries AS t WHERE t.payment_id = p.id AND t.ended_at IS NULL) AS open_try
+FROM app.payments AS p WHERE p.order_id = %(order_id)s::bigint
+ORDER BY p.state = 'captured' DESC, p.state = 'abandoned', p.id DESC
+LIMIT 1 FOR UPDATE OF p;
+
+-- name: payment_make
+-- A payment for an order, by the method of its last one, or else the one that its customer paid with last. Its key is made of
+-- the order's number, and for a second one of its place.
+INSERT INTO app.payments (order_id, provider, idempotency_key, method_reference, customer_reference, amount_minor, currency)
+SELECT o.id, %(provider)s::text::app.payment_provider, 'order-' || o.number
+        || (SELECT CASE WHEN count(*) > 0 THEN '-' || count(*) + 1 ELSE '' END FROM app.payments WHERE order_id = o.id),
+    last.method_reference, last.customer_reference, o.total_minor, o.currency
+FROM app.orders AS o LEFT JOIN LATERAL (
+    SELECT p.method_reference, p.customer_reference FROM app.payments AS p JOIN app.orders AS paid ON paid.id = p.order_id
+    WHERE paid.user_id = o.user_id AND p.provider = %(provider)s::text::app.payment_provider
+      AND (p.state = 'captured' OR p.order_id = o.id) AND p.method_reference IS NOT NULL
+    ORDER BY p.order_id = o.id DESC, p.captured_at DESC NULLS LAST, p.id DESC LIMIT 1) AS last ON true
+WHERE o.id = %(order_id)s::bigint
+ON CONFLICT (idempotency_key) DO NOTHING;
+
+-- name: try_begin
+-- The next try of a payment, written down before it is made.
+WITH counted AS (
+    UPDATE app.payments SET tries = tries + 1, state = 'pending', next_try_at = NULL, abandoned_at = NULL
+    WHERE id = %(payment_id)s::bigint
+    RETURNING id, tries
+)
+INSERT INTO app.payment_tries (payment_id, number) SELECT id, tries FROM counted RETURNING number;
+
+-- name: try_end
+-- How a try ended that brought no money.
+UPDATE app.payment_tries SET ended_at = clock_timestamp(), outcome = %(outcome)s::text::app.try_outcome,
+    decline_kind = %(decline_kind)s::text::app.decline_kind, decline_code = %(decline_code)s::text
+WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND ended_at IS NULL;
+
+-- name: reference_set
+-- The provider's id of a payment, once it is known.
+UPDATE app.payments SET provider_reference = %(reference)s::text
+WHERE id = %(payment_id)s::bigint AND provider_reference IS DISTINCT FROM %(reference)s::text AND state <> 'captured';
+
+-- name: payment_capture
+-- The money is there: the try, the payment and the order say so with the same time. No row if the order was not waiting for it.
+WITH ended AS (
+    UPDATE app.payment_tries SET ended_at = clock_timestamp(), outcome = 'captured'
+    WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND ended_at IS NULL
+    RETURNING payment_id, ended_at
+), captured AS (
+    UPDATE app.payments AS p SET state = 'captured', captured_at = ended.ended_at, provider_reference = %(reference)s::text,
+        next_try_at = NULL, abandoned_at = NULL
+    FROM ended WHERE p.id = ended.payment_id
+    RETURNING p.order_id, p.captured_at
+)
+UPDATE app.orders AS o SET state = 'paid', paid_at = captured.captured_at
+FROM captured WHERE o.id = captured.order_id AND o.state = 'reserved'
+RETURNING o.id;
+
+-- name: payment_decline
+-- A try was declined: the payment is tried again after `pause_hours`, or given up if that is null.
+UPDATE app.payments AS p SET
+    state = CASE WHEN %(pause_hours)s::float8 IS NULL THEN 'abandoned' ELSE 'failed' END::app.payment_state,
+    provider_reference = coalesce(%(reference)s::text, p.provider_reference), failed_at = at.now,
+    decline_kind = %(decline_kind)s::text::app.decline_kind, decline_code = %(decline_code)s::text,
+    next_try_at = at.now + %(pause_hours)s::float8 * interval '1 hour',
+    abandoned_at = CASE WHEN %(pause_hours)s::float8 IS NULL THEN at.now END
+FROM (SELECT clock_timestamp() AS now) AS at
+WHERE p.id = %(payment_id)s::bigint AND p.state NOT IN ('captured', 'abandoned')
+RETURNING p.next_try_at;
+
+-- name: payment_needs_action
+-- The customer has to act before the money can come.
+UPDATE app.payments SET state = 'requires_action', provider_reference = coalesce(%(reference)s::text, provider_reference),
+    failed_at = clock_timestamp(), decline_kind = 'needs_action', decline_code = %(decline_code)s::text, next_try_at = NULL
+WHERE id = %(payment_id)s::bigint AND state NOT IN ('captured', 'abandoned');
+
+-- name: receipt_tell
+-- Enqueues the receipt of a captured payment, once.
+SELECT backline.enqueue('payment_receipt', u.email, jsonb_build_object(
+        'name', u.name, 'what', CASE WHEN u.language LIKE 'de%%' THEN 'Bestellung ' ELSE 'Order ' END || o.number,
+        'paid_at', p.captured_at, 'amount', p.amount_minor, 'currency', p.currency, 'zone', u.zone, 'language', u.language),
+    idempotency_key => 'payment_receipt:' || p.id) AS id
+FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users AS u ON u.id = o.user_id
+WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured';
+
+-- name: failure_tell
+-- Enqueues what a customer is told of a try that did not go through, once a try.
+SELECT backline.enqueue('payment_failed', u.email, jsonb_strip_nulls(jsonb_build_object(
+        'name', u.name, 'what', CASE WHEN u.language LIKE 'de%%' THEN 'Bestellung ' ELSE 'Order ' END || o.number,
+        'amount', p.amount_minor, 'currency', p.currency, 'reason', %(reason)s::text,
+        'fix_url', replace(%(fix_url)s::text, '{order}', o.number), 'language', u.language,
+        'retry_on', (p.next_try_at AT TIME ZONE u.zone)::date)),
+    idempotency_key => 'payment_failed:' || p.id || ':' || p.tries || ':' || p.state) AS id
+FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users AS u ON u.id = o.user_id
+WHERE p.id = %(payment_id)s::bigint AND u.state <> 'deactivated';
+
+-- name: retry_due
+-- Payments whose next try is due, those that wait longest first.
+SELECT p.id AS payment_id, p.order_id, p.tries + 1 AS number, o.number AS order_number, p.amount_minor, p.currency,
+    p.decline_code, p.failed_at
+FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id
+WHERE p.next_try_at <= clock_timestamp() AND p.provider = %(provider)s::text::app.payment_provider AND o.state = 'reserved'
+ORDER BY p.next_try_at, p.id LIMIT %(most)s::integer;
+
+-- name: try_open
+-- Orders with a try whose end has not been known for so many seconds: whoever made it has died.
+SELECT DISTINCT p.order_id, t.payment_id, t.number
+FROM app.payment_tries AS t JOIN app.payments AS p ON p.id = t.payment_id
+WHERE t.ended_at IS NULL AND t.started_at < clock_timestamp() - %(seconds)s::float8 * interval '1 second'
+  AND p.provider = %(provider)s::text::app.payment_provider
+ORDER BY t.payment_id LIMIT %(most)s::integer;
+
+-- name: approval_ask
+-- Notes that people are asked about a try; no row if they are being asked, or have answered.
+INSERT INTO backline.payment_approval AS a (payment_id, number, lapses_at)
+VALUES (%(payment_id)s::bigint, %(number)s::smallint, clock_timestamp() + %(hours)s::float8 * interval '1 hour')
+ON CONFLICT (payment_id, number) DO UPDATE SET asked_at = clock_timestamp(), lapses_at = excluded.lapses_at
+    WHERE a.approved IS NULL AND a.lapses_at < clock_timestamp()
+RETURNING number;
+
+-- name: approval_answer
+-- What was answered, and by whom.
+UPDATE backline.payment_approval SET approved = %(approved)s::boolean, answered_by = %(who)s::text,
+    answered_at = clock_timestamp()
+WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND approved IS NULL;
+
+-- name: approval_get
+-- What was answered about a try.
+SELECT approved FROM backline.payment_approval
+WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND approved IS NOT NULL;
+
+-- name: refund_begin
+-- A refund of all that is left of a captured payment, written down before it is asked for; the one that is under way, if any.
+WITH left_over AS (
+    SELECT p.id, p.amount_minor - p.refunded_minor AS amount_minor, p.currency FROM app.payments AS p
+    WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured' AND p.refunded_minor < p.amount_minor
+), under_way AS (
+    SELECT r.id, r.amount_minor FROM app.refunds AS r JOIN left_over ON left_over.id = r.payment_id
+    WHERE r.state = 'pending' ORDER BY r.id LIMIT 1
+), made AS (
+    INSERT INTO app.refunds (payment_id, amount_minor, currency, reason)
+    SELECT id, amount_minor, currency, %(reason)s::text FROM left_over WHERE NOT EXISTS (SELECT 1 FROM under_way)
+    RETURNING id, amount_minor
+)
+SELECT id, amount_minor FROM under_way UNION ALL SELECT id, amount_minor FROM made;
+
+-- name: refund_end
+-- The provider has given the money back: refund, payment and order say so; what was reserved for the order is free again.
+WITH ended AS (
+    UPDATE app.refunds SET state = 'succeeded', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
+    WHERE id = %(refund_id)s::bigint AND state = 'pending'
+    RETURNING payment_id, amount_minor, ended_at
+), back AS (
+    UPDATE app.payments AS p SET refunded_minor = p.refunded_minor + ended.amount_minor
+    FROM ended WHERE p.id = ended.payment_id
+    RETURNING p.order_id, p.refunded_minor = p.amount_minor AS whole, ended.ended_at
+), freed AS (
+    UPDATE app.products AS s SET reserved = s.reserved - l.quantity
+    FROM (SELECT line.product_id, sum(line.quantity)::integer AS quantity
+          FROM back JOIN app.orders AS o ON o.id = back.order_id AND o.state IN ('paid', 'confirmed')
+          JOIN app.order_lines AS line ON line.order_id = o.id
+          WHERE back.whole GROUP BY line.product_id) AS l
+    WHERE s.id = l.product_id
+)
+UPDATE app.orders AS o SET state = 'refunded', refunded_at = back.ended_at
+FROM back WHERE o.id = back.order_id AND back.whole AND o.state IN ('paid', 'confirmed', 'shipped', 'delivered')
+RETURNING o.id;
+
+-- name: refund_fail
+-- The provider will not give the money back.
+UPDATE app.refunds SET state = 'failed', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
+WHERE id = %(refund_id)s::bigint AND state = 'pending';
+
+-- name: event_keep
+-- Keeps what a provider tells; no row if it is known.
+INSERT INTO app.payment_events (provider, event_id, type, occurred_at, body)
+VALUES (%(provider)s::text::app.payment_provider, %(event_id)s::text, %(type)s::text, %(occurred_at)s::timestamptz,
+    %(body)s::jsonb)
+ON CONFLICT (provider, event_id) DO NOTHING
+RETURNING id;
+
+-- name: event_is_new
+-- Whether an event waits that nobody has looked at yet.
+SELECT EXISTS (SELECT 1 FROM app.payment_events WHERE processed_at IS NULL AND problem IS NULL) AS is_new;
+
+-- name: event_take
+-- The first event after that place that waits and that nobody else has in hand, held until the transaction ends.
+SELECT id, provider::text AS provider, event_id, type, occurred_at, body, problem,
+    extract(epoch FROM clock_timestamp() - received_at)::float8 / 3600 AS waited_hours
+FROM app.payment_events
+WHERE processed_at IS NULL AND (occurred_at, id) > (%(occurred_at)s::timestamptz, %(id)s::bigint)
+ORDER BY occurred_at, id LIMIT 1 FOR UPDATE SKIP LOCKED;
+
+-- name: event_end
+-- What became of an event; one that is not done waits.
+UPDATE app.payment_events SET processed_at = CASE WHEN %(is_done)s::boolean THEN clock_timestamp() END,
+    problem = %(problem)s::text, payment_id = coalesce(%(payment_id)s::bigint, payment_id)
+WHERE id = %(id)s::bigint;
+
+-- name: event_payment
+-- The payment that an event is about, by the provider's id or by our key.
+SELECT id, order_id FROM app.payments
+WHERE provider = %(provider)s::text::app.payment_provider
+  AND (provider_reference = %(reference)s::text OR idempotency_key = %(key)s::text)
+ORDER BY provider_reference IS NOT DISTINCT FROM %(reference)s::text DESC LIMIT 1;
+
+-- name: subscription_lock
+-- The subscription that a provider charges, held until the transaction ends, with the order of it that waits for money.
+SELECT s.id, s.state::text AS state, s.next_on, s.next_on - (%(at)s::timestamptz AT TIME ZONE s.zone)::date AS days_ahead,
+    (SELECT o.id FROM app.orders AS o WHERE o.subscription_id = s.id AND o.state IN ('pending', 'reserved')
+     ORDER BY o.cycle_on LIMIT 1) AS order_id
+FROM app.subscriptions AS s
+WHERE s.provider = %(provider)s::text::app.payment_provider AND s.provider_reference = %(reference)s::text
+FOR UPDATE;
+
+-- name: subscription_order_make
+-- The order of a subscription's next cycle, with the tax and the shipping of its last one.
+WITH due AS (
+    SELECT s.*, u.country, coalesce(last.tax_rate, 0) AS tax_rate,
+        CASE WHEN last.subscription_id = s.id THEN last.shipping_minor ELSE 0 END AS shipping_minor,
+        CASE WHEN s.new_price_from <= s.next_on THEN s.new_price_minor ELSE s.unit_price_minor END AS price_minor
+    FROM app.subscriptions AS s JOIN app.users AS u ON u.id = s.user_id LEFT JOIN LATERAL (
+        SELECT o.subscription_id, o.shipping_minor, l.tax_rate
+        FROM app.orders AS o JOIN app.order_lines AS l ON l.order_id = o.id
+        WHERE o.user_id = s.user_id AND o.ship_to_country = u.country
+        ORDER BY o.subscription_id IS NOT DISTINCT FROM s.id DESC, o.placed_at DESC, l.number LIMIT 1) AS last ON true
+    WHERE s.id = %(subscription_id)s::bigint
+), made AS (
+    INSERT INTO app.orders (number, user_id, subscription_id, cycle_on, currency, net_minor, tax_minor, shipping_minor,
+        ship_to_country)
+    SELECT 'S-' || id || '-' || to_char(next_on, 'YYYYMMDD'), user_id, id, next_on, currency, quantity * price_minor,
+        (quantity * price_minor * tax_rate + 5000) / 10000, shipping_minor, country
+    FROM due
+    ON CONFLICT (subscription_id, cycle_on) WHERE subscription_id IS NOT NULL DO NOTHING
+    RETURNING id
+), line AS (
+    INSERT INTO app.order_lines (order_id, number, product_id, description, quantity, unit_price_minor, tax_rate)
+    SELECT made.id, 1, due.product_id, p.name, due.quantity, due.price_minor, due.tax_rate
+    FROM made CROSS JOIN due JOIN app.products AS p ON p.id = due.product_id
+)
+SELECT id FROM made;
+
+-- name: subscription_advance
+-- To the next cycle, on its anchor day; a price that was to change has changed.
+UPDATE app.subscriptions SET
+    next_on = app.anchored((next_on + interval_months * interval '1 month')::date, anchor_day),
+    unit_price_minor = CASE WHEN new_price_from <= next_on THEN new_price_minor ELSE unit_price_minor END,
+    new_price_minor = CASE WHEN new_price_from <= next_on THEN NULL ELSE new_price_minor END,
+    new_price_from = CASE WHEN new_price_from <= next_on THEN NULL ELSE new_price_from END,
+    skips_next = false, retry_on = NULL
+WHERE id = %(subscription_id)s::bigint AND next_on = %(cycle_on)s::date;
+
+-- name: order_reserve
+-- Sets the stock of an order aside, all of it or none; no row if there is not enough.
+WITH wanted AS (
+    SELECT l.product_id, sum(l.quantity)::integer AS quantity FROM app.order_lines AS l
+    WHERE l.order_id = %(order_id)s::bigint GROUP BY l.product_id
+), shelf AS (
+    SELECT p.id, wanted.quantity FROM app.products AS p JOIN wanted ON wanted.product_id = p.id
+    WHERE p.stock - p.reserved >= wanted.quantity
+    ORDER BY p.id FOR UPDATE OF p
+), reserved AS (
+    UPDATE app.products AS p SET reserved = p.reserved + shelf.quantity FROM shelf
+    WHERE p.id = shelf.id AND (SELECT count(*) FROM shelf) = (SELECT count(*) FROM wanted)
+    RETURNING p.id
+)
+UPDATE app.orders SET state = 'reserved', reserved_at = clock_timestamp()
+WHERE id = %(order_id)s::bigint AND state = 'pending' AND EXISTS (SELECT 1 FROM reserved)
+RETURNING id;
+
+-- name: payment_give_up
+-- A declined payment after so many tries is not tried again.
+UPDATE app.payments SET state = 'abandoned', abandoned_at = clock_timestamp(), next_try_at = NULL
+WHERE id = %(payment_id)s::bigint AND state = 'failed' AND tries = %(tries)s::smallint;

@@ -1,0 +1,92 @@
+"""Why money did not come, in one of three kinds, and what the customer is told of it.
+
+| kind | means | is tried again |
+|---|---|---|
+| hard | this card or account will never pay | never |
+| soft | it may pay later | as the dunning schedule says |
+| needs_action | the customer must do something first | when they have |
+
+After Stripe's page of decline codes (https://docs.stripe.com/declines/codes) and Razorpay's error reasons
+(https://razorpay.com/docs/errors/). A code that is not known is soft: the schedule bounds how often it is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["hard", "soft", "needs_action"]
+Reason = Literal[
+    "card_declined", "card_expired", "insufficient_funds", "authentication_required", "provider_unavailable", "other"
+]
+"""The reasons of the message payment_failed."""
+CODE_LENGTH = 80
+
+HARD = frozenset({
+    "account_closed", "card_not_supported", "currency_not_supported", "expired_card", "card_expired", "fraudulent",
+    "highest_risk_level", "incorrect_address", "incorrect_cvc", "incorrect_number", "incorrect_zip", "invalid_account",
+    "invalid_cvc", "invalid_expiry_month", "invalid_expiry_year", "invalid_number", "lost_card", "merchant_blacklist",
+    "new_account_information_available", "not_permitted", "pickup_card", "restricted_card",
+    "revocation_of_all_authorizations", "revocation_of_authorization", "security_violation", "service_not_allowed",
+    "stolen_card", "stop_payment_order", "testmode_decline", "transaction_not_allowed", "payment_intent_canceled",
+    "card_number_invalid", "card_lost_or_stolen", "invalid_vpa", "bank_account_invalid", "mandate_cancelled",
+    "payment_risk_check_failed",
+})  # fmt: skip
+NEEDS_ACTION = frozenset({
+    "authentication_required", "authentication_not_handled", "mobile_device_authentication_required",
+    "offline_pin_required", "online_or_offline_pin_required", "payment_intent_authentication_failure",
+    "payment_method_missing", "payment_cancelled", "authentication_failed", "incorrect_otp", "payment_timed_out",
+})  # fmt: skip
+_REASONS: dict[Reason, frozenset[str]] = {
+    "card_expired": frozenset({"expired_card", "card_expired", "invalid_expiry_month", "invalid_expiry_year"}),
+    "insufficient_funds": frozenset({
+        "insufficient_funds", "card_velocity_exceeded", "withdrawal_count_limit_exceeded", "transaction_limit_exceeded",
+    }),
+    "provider_unavailable": frozenset({
+        "processing_error", "issuer_not_available", "try_again_later", "gateway_technical_error", "bank_technical_error",
+    }),
+    "other": frozenset({"payment_method_missing", "payment_intent_canceled"}),
+}  # fmt: skip
+"""A stolen card is told of as declined: whoever holds it need not know more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """Why money did not come. `code` is the provider's."""
+
+    kind: Kind
+    code: str
+
+    @property
+    def reason(self) -> Reason:
+        """What the customer is told."""
+        for reason, codes in _REASONS.items():
+            if self.code in codes:
+                return reason
+        return "authentication_required" if self.kind == "needs_action" else "card_declined"
+
+
+CANCELLED = Decline("hard", "payment_intent_canceled")
+"""We have taken the payment back, or the provider has: the order may be paid by a new one."""
+
+
+def classify(codes: Sequence[str | None]) -> Decline:
+    """The decline of a provider's codes, the most telling one first; those that are missing are passed over."""
+    given = [code[:CODE_LENGTH] for code in codes if code]
+    for code in given:
+        if code in NEEDS_ACTION:
+            return Decline("needs_action", code)
+        if code in HARD:
+            return Decline("hard", code)
+    return Decline("soft", given[0] if given else "unknown")
+
+
+def pause_hours(schedule: Sequence[float], decline: Decline, tries: int) -> float | None:
+    """Hours until the next try after so many, or None: it is given up.
+
+    Pure. `schedule` has the pause after the first try, after the second, and so on; hard declines have none.
+    """
+    if decline.kind != "soft" or not 1 <= tries <= len(schedule):
+        return None
+    return schedule[tries - 1]

@@ -1,0 +1,77 @@
+"""What providers tell of payments, kept before it is answered: each event once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import DictRow
+from pydantic_core import to_json
+
+from backline.db.statements import statement
+from backline.errors import InvalidInput
+from backline.payments.declines import Decline
+
+ID_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentEvent:
+    """One event, as its provider has signed it."""
+
+    provider: str
+    event_id: str
+    """The provider's own, the same when it is told again."""
+    type: str
+    occurred_at: datetime
+    body: dict[str, Any]
+
+
+Kind = Literal["captured", "failed", "requires_action", "cancelled", "subscription_charged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an event says that we act on, whoever said it."""
+
+    kind: Kind
+    reference: str
+    """The provider's id of the payment."""
+    key: str | None
+    """Ours, if the payment was made by us."""
+    amount_minor: int
+    currency: str
+    decline: Decline | None = None
+    subscription: str | None = None
+    """The provider's id of the subscription that was charged."""
+
+
+def keep(connection: psycopg.Connection[DictRow], event: PaymentEvent) -> bool:
+    """Keep an event in the caller's transaction; whether it is new."""
+    values = {
+        "provider": event.provider, "event_id": event.event_id, "type": event.type, "occurred_at": event.occurred_at,
+        "body": to_json(event.body).decode(),
+    }  # fmt: skip
+    return bool(connection.execute(statement("payments", "event_keep"), values).fetchall())
+
+
+def required(value: object, field: str) -> str:
+    """A text of a body; InvalidInput if it is missing, too long, or holds what a database cannot keep."""
+    if not isinstance(value, str) or not 0 < len(value) <= ID_LENGTH or "\0" in value:
+        raise InvalidInput(field, f"must be a text of 1 to {ID_LENGTH} characters")
+    return value
+
+
+def refuse_nul(body: bytes) -> None:
+    """InvalidInput for JSON with a NUL character in it, which PostgreSQL's jsonb cannot keep."""
+    if b"\\u0000" in body:
+        raise InvalidInput("body", "must not hold \\u0000")
+
+
+def number(value: object, field: str) -> int:
+    """An amount in minor units; InvalidInput if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(field, "must be a whole number of minor units")
+    return value

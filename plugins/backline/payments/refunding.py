@@ -1,0 +1,47 @@
+"""Giving an order's money back: all of it, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from backline.errors import InvalidInput, Rejected
+from backline.payments.charging import void
+from backline.payments.provider import Provider
+from backline.payments.records import lock, transaction, wanted
+
+
+def refund(database: psycopg.Connection[Any], provider: Provider, order_id: int, reason: str) -> None:
+    """Give back all that was paid for an order; if nothing was, make sure that nothing comes any more. Repeated, it does no more.
+
+    With the last of its money an order becomes refunded, and what was reserved for it is free again, in the transaction
+    that writes the refund down. Raises InvalidInput if there is no such order, Rejected if the provider will not give it
+    back, and the provider's other errors.
+    """
+    with transaction(database) as run:
+        order, payment = lock(run, order_id)
+        if payment is None:
+            return
+        if payment.provider != provider.name:
+            raise InvalidInput(
+                "order_id", f"order {order.number} is paid by {payment.provider}, not by {provider.name}"
+            )
+        begun = run("refund_begin", payment_id=payment.id, reason=reason)
+    if payment.state != "captured":
+        if payment.state != "abandoned" or payment.open_try is not None:
+            # The provider is not asked about a payment that it was never told of.
+            void(database, provider, wanted(order, payment, max(payment.tries, 1), resumed=True), payment)
+        return
+    if not begun or payment.provider_reference is None:
+        return
+    refund_id, amount = begun[0]["id"], begun[0]["amount_minor"]
+    try:
+        reference = provider.refund(payment.provider_reference, amount, f"refund-{order.number}-{refund_id}")
+    except Rejected as exc:
+        with transaction(database) as run:
+            run("refund_fail", refund_id=refund_id, reference=None)
+        raise Rejected(f"order {order.number}: {exc}", code=exc.code) from exc
+    with transaction(database) as run:
+        lock(run, order_id)
+        run("refund_end", refund_id=refund_id, reference=reference)

@@ -1,0 +1,237 @@
+"""Stripe: one PaymentIntent an order, confirmed once a try.
+
+A PaymentIntent is captured once at most, and it is made with the order's idempotency key, so an order has one. Stripe keeps
+such keys for a day at least; after that an intent whose id was lost is found by its metadata
+(https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/payments/payment-intents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from backline.channels.http.gateway import HttpGateway
+from backline.errors import (
+    AuthenticationFailed,
+    Misconfigured,
+    NetworkFailure,
+    RateLimited,
+    Rejected,
+    TimeoutFailure,
+    UnknownFailure,
+)
+from backline.payments.declines import CANCELLED, Decline, classify
+from backline.payments.provider import Charge, Charged, ProviderPayment
+
+if TYPE_CHECKING:
+    import stripe
+
+KEY = "backline_payment"
+"""Metadata of ours: the payment's key."""
+REFUND_KEY = "backline_refund"
+PAGE = 100
+
+
+class StripeProvider:
+    """Payments by Stripe's API, or by what speaks it."""
+
+    name = "stripe"
+
+    def __init__(self, gateway: HttpGateway, timeout_seconds: float) -> None:
+        """The gateway's password is the API key; Misconfigured without one."""
+        import stripe
+
+        if not gateway.password:
+            raise Misconfigured(f"connection {gateway.name!r} needs a password: Stripe's secret API key")
+        self._connection = gateway.name
+        self._client = stripe.StripeClient(
+            gateway.password,
+            base_addresses={"api": gateway.url},
+            http_client=stripe.RequestsClient(
+                timeout=timeout_seconds, verify_ssl_certs=gateway.verify_tls, proxy=gateway.proxy
+            ),
+            max_network_retries=0,  # a try that fails is made again by the job, which keeps count
+        )
+
+    def charge(self, wanted: Charge) -> Charged:
+        """Confirm the order's intent, unless it is captured; see `Provider.charge`."""
+        import stripe
+
+        with self._told():
+            intent = self._intent(wanted)
+            if intent.status in ("succeeded", "canceled"):
+                return _read(intent)
+            if intent.status == "processing":
+                raise UnknownFailure(f"Stripe is still working on the payment of order {wanted.order_number}")
+            try:
+                intent = self._client.v1.payment_intents.confirm(
+                    intent.id,
+                    {"payment_method": wanted.method or "", "off_session": True},
+                    {"idempotency_key": f"{wanted.key}-try-{wanted.number}"},
+                )
+            except stripe.CardError as exc:
+                return _refused(intent.id, _decline(exc))
+            except stripe.InvalidRequestError as exc:
+                if exc.code != "payment_intent_unexpected_state":
+                    raise
+                intent = self._client.v1.payment_intents.retrieve(intent.id)  # captured or cancelled meanwhile
+            except stripe.IdempotencyError:
+                # This try was made with another card. Either it went well, or it is over: the next one has the new card.
+                intent = self._client.v1.payment_intents.retrieve(intent.id)
+                if intent.status != "succeeded":
+                    raise
+            return _read(intent)
+
+    def look(self, wanted: Charge) -> Charged:
+        """See `Provider.look`."""
+        with self._told():
+            return _read(self._intent(wanted))
+
+    def cancel(self, wanted: Charge) -> Charged:
+        """See `Provider.cancel`."""
+        import stripe
+
+        with self._told():
+            intent = self._intent(wanted)
+            if intent.status not in ("succeeded", "canceled"):
+                try:
+                    intent = self._client.v1.payment_intents.cancel(
+                        intent.id, {"cancellation_reason": "abandoned"}, {"idempotency_key": f"{wanted.key}-cancel"}
+                    )
+                except stripe.InvalidRequestError as exc:
+                    if exc.code != "payment_intent_unexpected_state":
+                        raise
+                    intent = self._client.v1.payment_intents.retrieve(intent.id)
+            stands = _read(intent)
+            if stands.state not in ("captured", "cancelled"):
+                raise UnknownFailure(f"Stripe is still working on the payment of order {wanted.order_number}")
+            return stands
+
+    def refund(self, reference: str, amount_minor: int, key: str) -> str:
+        """See `Provider.refund`. A refund that Stripe has made before by this key is found, also after its key's day."""
+        import stripe
+
+        with self._told():
+            try:
+                made = self._client.v1.refunds.create(
+                    {"payment_intent": reference, "amount": amount_minor, "metadata": {REFUND_KEY: key}},
+                    {"idempotency_key": key},
+                )
+            except stripe.InvalidRequestError as exc:
+                if exc.code != "charge_already_refunded":
+                    raise
+                earlier = self._client.v1.refunds.list({"payment_intent": reference, "limit": PAGE})
+                found = next((one for one in earlier.auto_paging_iter() if _metadata(one).get(REFUND_KEY) == key), None)
+                if found is None:
+                    raise
+                made = found
+        if made.status in ("failed", "canceled"):
+            raise Rejected(f"Stripe will not give back {reference}: its refund {made.id} is {made.status}")
+        return made.id
+
+    def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
+        """The intents made in [since, until), newest first, as Stripe pages them."""
+        with self._told():
+            pages = self._client.v1.payment_intents.list(
+                {"created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())}, "limit": PAGE}
+            )
+            for intent in pages.auto_paging_iter():
+                yield ProviderPayment(
+                    intent.id, _metadata(intent).get(KEY), intent.amount, intent.currency.upper(), intent.status,
+                    datetime.fromtimestamp(intent.created, UTC),
+                )  # fmt: skip
+
+    def _intent(self, wanted: Charge) -> stripe.PaymentIntent:
+        """The order's intent: by its id, by its metadata, or made."""
+        import stripe
+
+        intents = self._client.v1.payment_intents
+        if wanted.reference is not None:
+            try:
+                return intents.retrieve(wanted.reference)
+            except stripe.InvalidRequestError as exc:
+                if exc.code != "resource_missing":
+                    raise
+                if wanted.resumed:  # it may be captured in another account: another one could charge twice
+                    raise Misconfigured(
+                        f"Stripe does not know {wanted.reference}: connection {self._connection!r} leads to another account "
+                        f"than the one that order {wanted.order_number} was charged by; point it back"
+                    ) from exc
+        elif wanted.resumed and (found := self._search(wanted.key)) is not None:
+            return found
+        params: dict[str, Any] = {
+            "amount": wanted.amount_minor,
+            "currency": wanted.currency.lower(),
+            "description": f"Order {wanted.order_number}",
+            "metadata": {KEY: wanted.key, "order_id": str(wanted.order_id)},
+            "payment_method_types": ["card"],
+        }
+        if wanted.customer:
+            params["customer"] = wanted.customer
+        try:
+            return intents.create(params, {"idempotency_key": wanted.key})  # type: ignore[arg-type]
+        except stripe.IdempotencyError:  # it was made before the customer's own id was known, or another one was
+            made = self._search(wanted.key)
+            if made is None or (made.amount, made.currency) != (params["amount"], params["currency"]):
+                raise
+            return made
+
+    def _search(self, key: str) -> stripe.PaymentIntent | None:
+        """The intent with our key in its metadata. Stripe finds a new one after a minute at most."""
+        escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+        query = f'metadata["{KEY}"]:"{escaped}"'
+        found = self._client.v1.payment_intents.search({"query": query, "limit": 1}).data
+        return found[0] if found else None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Our errors for Stripe's. Its own texts are for people and mask the key; they are cut nevertheless."""
+        import stripe
+
+        try:
+            yield
+        except stripe.APIConnectionError as exc:
+            kind = TimeoutFailure if "timed out" in str(exc).lower() else NetworkFailure
+            raise kind(f"connection {self._connection!r}: Stripe cannot be reached") from exc
+        except stripe.RateLimitError as exc:
+            raise RateLimited("Stripe asks to slow down", code="429") from exc
+        except (stripe.AuthenticationError, stripe.PermissionError) as exc:
+            raise AuthenticationFailed(
+                f"connection {self._connection!r}: Stripe refuses its password, the API key", code=str(exc.http_status)
+            ) from exc
+        except stripe.StripeError as exc:
+            status = exc.http_status or 0
+            said = f"Stripe answered {status}: {(exc.user_message or type(exc).__name__)[:300]}"
+            if status in (409, 425) or status >= 500 or status < 400:  # 409: the same request is being worked on
+                raise UnknownFailure(said, code=str(status)) from exc
+            raise Rejected(said, code=exc.code or str(status)) from exc
+
+
+def _read(intent: stripe.PaymentIntent) -> Charged:
+    match intent.status:
+        case "succeeded":
+            return Charged(intent.id, "captured")
+        case "canceled":
+            return Charged(intent.id, "cancelled", CANCELLED)
+        case "requires_action":
+            return Charged(intent.id, "requires_action", Decline("needs_action", "authentication_required"))
+    error = intent.last_payment_error
+    if error is None:
+        return Charged(intent.id, "untried")
+    return _refused(intent.id, classify((getattr(error, "decline_code", None), getattr(error, "code", None))))
+
+
+def _refused(reference: str, decline: Decline) -> Charged:
+    return Charged(reference, "requires_action" if decline.kind == "needs_action" else "declined", decline)
+
+
+def _decline(exc: stripe.CardError) -> Decline:
+    error = exc.error
+    return classify((getattr(error, "decline_code", None), exc.code))
+
+
+def _metadata(thing: Any) -> dict[str, str]:
+    found = thing.metadata
+    return {} if found is None else {str(name): str(value) for name, value in found.to_dict().items()}

@@ -1,0 +1,208 @@
+"""PaymentIntents as Stripe keeps them, in memory: each is captured once at most, and a key brings the same answer again."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Answer = tuple[int, dict[str, Any]]
+"""A status, and the JSON that is answered."""
+
+DECLINES: Mapping[str, tuple[str, str]] = {
+    "pm_card_visa_chargeDeclined": ("card_declined", "generic_decline"),
+    "pm_card_visa_chargeDeclinedInsufficientFunds": ("card_declined", "insufficient_funds"),
+    "pm_card_visa_chargeDeclinedLostCard": ("card_declined", "lost_card"),
+    "pm_card_visa_chargeDeclinedStolenCard": ("card_declined", "stolen_card"),
+    "pm_card_chargeDeclinedExpiredCard": ("expired_card", "expired_card"),
+    "pm_card_chargeDeclinedProcessingError": ("processing_error", "processing_error"),
+    "pm_card_authenticationRequired": ("authentication_required", "authentication_required"),
+}
+"""Stripe's own test cards (https://docs.stripe.com/testing) that are refused: code and decline code. Any other one pays."""
+_SEARCH = re.compile(r'metadata\["((?:[^"\\]|\\.)*)"\]:"((?:[^"\\]|\\.)*)"')
+
+
+@dataclass
+class Intent:
+    """One PaymentIntent."""
+
+    id: str
+    amount: int
+    currency: str
+    metadata: dict[str, str]
+    customer: str | None
+    description: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    status: str = "requires_payment_method"
+    error: dict[str, Any] | None = None
+    refunded: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """As Stripe answers it."""
+        return {
+            "id": self.id, "object": "payment_intent", "amount": self.amount, "currency": self.currency,
+            "amount_received": self.amount if self.status == "succeeded" else 0, "customer": self.customer,
+            "metadata": self.metadata, "description": self.description, "created": self.created, "livemode": False,
+            "status": self.status, "last_payment_error": self.error,
+            "latest_charge": f"ch_{self.id[3:]}" if self.status == "succeeded" else None,
+        }  # fmt: skip
+
+
+class Refusal(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, kind: str, code: str | None, message: str, **more: Any) -> None:
+        super().__init__(message)
+        error = {"type": kind, "code": code, "message": message, **more}
+        self.answer: Answer = (status, {"error": {name: value for name, value in error.items() if value is not None}})
+
+
+def invalid(code: str | None, message: str, status: int = 400) -> Refusal:
+    """Stripe's answer to a request that is wrong."""
+    return Refusal(status, "invalid_request_error", code, message)
+
+
+class Intents:
+    """The account: intents, refunds, and the keys under which answers are kept."""
+
+    def __init__(self) -> None:
+        self._intents: dict[str, Intent] = {}
+        self._refunds: list[dict[str, Any]] = []
+        self._answers: dict[str, tuple[tuple[str, Any], Answer]] = {}
+
+    def once(self, key: str | None, request: tuple[str, Any], act: Callable[[], dict[str, Any]]) -> Answer:
+        """Act, or answer as at the first time that this key came; errors are kept too."""
+        if key is not None and key in self._answers:
+            earlier, answer = self._answers[key]
+            if earlier != request:
+                text = f"Keys for idempotent requests can only be used with the same parameters: {key}"
+                return Refusal(400, "idempotency_error", None, text).answer
+            return answer
+        try:
+            answer = 200, act()
+        except Refusal as exc:
+            answer = exc.answer
+        if key is not None:
+            self._answers[key] = request, answer
+        return answer
+
+    def forget_keys(self) -> int:
+        """Forget all keys, as Stripe does after a day; returns how many those were."""
+        count = len(self._answers)
+        self._answers.clear()
+        return count
+
+    def clear(self) -> None:
+        """An account without payments."""
+        self._intents.clear()
+        self._refunds.clear()
+        self._answers.clear()
+
+    def create(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """A new intent; nothing is charged yet."""
+        amount, currency = form.get("amount", ""), form.get("currency", "")
+        if not amount.isdecimal() or int(amount) < 1:
+            raise invalid("parameter_invalid_integer", f"Invalid integer: {amount}")
+        if not re.fullmatch("[a-z]{3}", currency):
+            raise invalid("parameter_missing", "Missing required param: currency.")
+        made = Intent(
+            f"pi_{secrets.token_hex(12)}", int(amount), currency, _metadata(form), form.get("customer"),
+            form.get("description", ""),
+        )  # fmt: skip
+        self._intents[made.id] = made
+        return made.as_json()
+
+    def get(self, intent_id: str) -> Intent:
+        """The intent; Refusal if it is not known."""
+        found = self._intents.get(intent_id)
+        if found is None:
+            raise invalid("resource_missing", f"No such payment_intent: '{intent_id}'", 404)
+        return found
+
+    def found(self, since: int = 0, before: int = 2**53) -> list[Intent]:
+        """Intents by the second in which they were made, newest first."""
+        return [one for one in reversed(self._intents.values()) if since <= one.created < before]
+
+    def search(self, query: str) -> list[Intent]:
+        """Intents by one field of their metadata; Refusal for any other query."""
+        match = _SEARCH.fullmatch(query.strip())
+        if match is None:
+            raise invalid(None, 'The sandbox can search by metadata["..."]:"..." only')
+        name, value = (re.sub(r"\\(.)", r"\1", part) for part in match.groups())
+        return [one for one in self.found() if one.metadata.get(name) == value]
+
+    def confirm(self, intent_id: str, form: Mapping[str, str]) -> dict[str, Any]:
+        """Charge the method, once."""
+        intent = self.get(intent_id)
+        if intent.status in ("succeeded", "canceled"):
+            raise self._unexpected(intent, "confirm")
+        method = form.get("payment_method", "")
+        if not method:
+            raise invalid(
+                "payment_intent_unexpected_state", "You cannot confirm this PaymentIntent without a payment method."
+            )
+        if method in DECLINES:
+            code, decline = DECLINES[method]
+            intent.status = "requires_payment_method"
+            intent.error = {
+                "type": "card_error",
+                "code": code,
+                "decline_code": decline,
+                "message": "Your card was declined.",
+            }
+            raise Refusal(
+                402,
+                "card_error",
+                code,
+                "Your card was declined.",
+                decline_code=decline,
+                payment_intent=intent.as_json(),
+            )
+        intent.status, intent.error = "succeeded", None
+        return intent.as_json()
+
+    def cancel(self, intent_id: str) -> dict[str, Any]:
+        """No money comes any more; Refusal if it has come."""
+        intent = self.get(intent_id)
+        if intent.status in ("succeeded", "canceled"):
+            raise self._unexpected(intent, "cancel")
+        intent.status = "canceled"
+        return intent.as_json()
+
+    def refund(self, form: Mapping[str, str]) -> dict[str, Any]:
+        """Give money back, never more than came."""
+        intent = self.get(form.get("payment_intent", ""))
+        amount = int(form.get("amount") or intent.amount)
+        if intent.status != "succeeded":
+            raise invalid(
+                "charge_not_captured", f"This PaymentIntent ({intent.id}) does not have a successful charge to refund."
+            )
+        if intent.refunded == intent.amount:
+            raise invalid("charge_already_refunded", f"Charge ch_{intent.id[3:]} has already been refunded.")
+        if amount > intent.amount - intent.refunded:
+            raise invalid("amount_too_large", "Refund amount is greater than unrefunded amount on charge.")
+        intent.refunded += amount
+        made = {
+            "id": f"re_{secrets.token_hex(12)}", "object": "refund", "amount": amount, "currency": intent.currency,
+            "payment_intent": intent.id, "metadata": _metadata(form), "status": "succeeded", "created": int(time.time()),
+        }  # fmt: skip
+        self._refunds.append(made)
+        return made
+
+    def refunds_of(self, intent_id: str) -> list[dict[str, Any]]:
+        """The refunds of an intent, or of all, newest first."""
+        return [one for one in reversed(self._refunds) if intent_id in ("", one["payment_intent"])]
+
+    @staticmethod
+    def _unexpected(intent: Intent, act: str) -> Refusal:
+        text = f"You cannot {act} this PaymentIntent because it has a status of {intent.status}."
+        return Refusal(
+            400, "invalid_request_error", "payment_intent_unexpected_state", text, payment_intent=intent.as_json()
+        )
+
+
+def _metadata(form: Mapping[str, str]) -> dict[str, str]:
+    return {name[9:-1]: value for name, value in form.items() if name.startswith("metadata[") and name.endswith("]")}

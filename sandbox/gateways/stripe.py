@@ -1,0 +1,184 @@
+"""A stand-in for Stripe's API: PaymentIntents, refunds, search by metadata, idempotency keys, and faults."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from sandbox.gateways.gateway import Gateway, Page
+from sandbox.gateways.intents import Answer, Intents, Refusal
+from sandbox.mail.endpoint import read_body
+
+API_KEY = "sk_test_sandbox"
+PAGE_AT_MOST = 100
+
+
+class StripeGateway(Gateway):
+    """Takes payments as the real one does. A fault's recipient is what is asked: create, confirm, cancel, refund, read."""
+
+    name = "stripe"
+    title = "Payments"
+    example = "./backline trigger process_payment --conf '{\"order_id\": 17}' --wait"
+    presets: Mapping[str, Mapping[str, Any]] = {
+        "busy": {"status": 429, "body": {"error": {"type": "invalid_request_error", "code": "rate_limit"}}},
+        "down": {"status": 503, "body": {"error": {"type": "api_error"}}},
+        "declined": {
+            "recipient": "confirm",
+            "status": 402,
+            "body": {"error": {"type": "card_error", "code": "card_declined", "decline_code": "insufficient_funds"}},
+        },
+        "slow": {"action": "slow", "seconds": 2.0},
+        "drop": {"action": "drop"},
+        "drop after": {"action": "drop", "after": True},
+    }
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(page)
+        self._intents = Intents()
+
+    def routes(self) -> list[BaseRoute]:
+        """With the provider's own."""
+        root = "/stripe/v1"
+        return [
+            *super().routes(),
+            Route("/stripe/api/keys", self.forget_keys, methods=["DELETE"]),
+            Route("/stripe/api/account", self.empty_account, methods=["DELETE"]),
+            Route(f"{root}/payment_intents", self.create, methods=["POST"]),
+            Route(f"{root}/payment_intents", self.list_intents),
+            Route(f"{root}/payment_intents/search", self.search),
+            Route(f"{root}/payment_intents/{{id}}", self.retrieve),
+            Route(f"{root}/payment_intents/{{id}}/confirm", self.confirm, methods=["POST"]),
+            Route(f"{root}/payment_intents/{{id}}/cancel", self.cancel, methods=["POST"]),
+            Route(f"{root}/refunds", self.refund, methods=["POST"]),
+            Route(f"{root}/refunds", self.list_refunds),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """A new intent."""
+        return await self._act(request, "create", self._intents.create)
+
+    async def confirm(self, request: Request) -> Response:
+        """Charge; what was charged stands on the page."""
+        intent_id = request.path_params["id"]
+
+        def confirm(form: Mapping[str, str]) -> dict[str, Any]:
+            made = self._intents.confirm(intent_id, form)
+            told = {
+                "intent": intent_id,
+                "amount": made["amount"],
+                "currency": made["currency"],
+                "metadata": made["metadata"],
+            }
+            self.inbox.add(
+                form["payment_method"], f"charged {made['amount']} {made['currency']}", made["description"], told
+            )
+            return made
+
+        return await self._act(request, "confirm", confirm)
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel an intent."""
+        intent_id = request.path_params["id"]
+        return await self._act(request, "cancel", lambda _: self._intents.cancel(intent_id))
+
+    async def refund(self, request: Request) -> Response:
+        """Give money back."""
+
+        def refund(form: Mapping[str, str]) -> dict[str, Any]:
+            made = self._intents.refund(form)
+            self.inbox.add(
+                made["payment_intent"], f"refunded {made['amount']} {made['currency']}", "", {"refund": made["id"]}
+            )
+            return made
+
+        return await self._act(request, "refund", refund)
+
+    async def retrieve(self, request: Request) -> Response:
+        """One intent."""
+        return await self._read(request, lambda: self._intents.get(request.path_params["id"]).as_json())
+
+    async def search(self, request: Request) -> Response:
+        """Intents by metadata."""
+
+        def search() -> dict[str, Any]:
+            found = self._intents.search(request.query_params.get("query", ""))
+            data = [one.as_json() for one in found[: _limit(request)]]
+            return {"object": "search_result", "url": "/v1/payment_intents/search", "has_more": False, "data": data}
+
+        return await self._read(request, search)
+
+    async def list_intents(self, request: Request) -> Response:
+        """Intents by time, newest first, in pages."""
+        query = request.query_params
+        since, before = int(query.get("created[gte]", 0)), int(query.get("created[lt]", 2**53))
+
+        def page() -> dict[str, Any]:
+            found = [one.as_json() for one in self._intents.found(since, before)]
+            return _page(request, "/v1/payment_intents", found)
+
+        return await self._read(request, page)
+
+    async def list_refunds(self, request: Request) -> Response:
+        """Refunds, newest first, in pages."""
+        intent_id = request.query_params.get("payment_intent", "")
+        return await self._read(request, lambda: _page(request, "/v1/refunds", self._intents.refunds_of(intent_id)))
+
+    async def forget_keys(self, _request: Request) -> Response:
+        """Forget the idempotency keys, as Stripe does after a day."""
+        return JSONResponse({"deleted": self._intents.forget_keys()})
+
+    async def empty_account(self, _request: Request) -> Response:
+        """Forget all payments."""
+        self._intents.clear()
+        self.inbox.clear()
+        return JSONResponse({})
+
+    async def _act(self, request: Request, what: str, act: Callable[[Mapping[str, str]], dict[str, Any]]) -> Response:
+        if not _knows(request):
+            return _refuse()
+        form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
+        key = request.headers.get("idempotency-key")
+        asked = (request.url.path, sorted(form.items()))
+        return await self.accept(what, lambda: _answer(self._intents.once(key, asked, lambda: act(form))))
+
+    async def _read(self, request: Request, read: Callable[[], dict[str, Any]]) -> Response:
+        if not _knows(request):
+            return _refuse()
+        return await self.accept("read", lambda: _answer(self._intents.once(None, ("", None), read)))
+
+
+def _answer(answer: Answer) -> Response:
+    return JSONResponse(answer[1], answer[0])
+
+
+def _refuse() -> Response:
+    return _answer(Refusal(401, "invalid_request_error", None, "Invalid API Key provided").answer)
+
+
+def _knows(request: Request) -> bool:
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "basic":
+        try:
+            given = base64.b64decode(given, validate=True).decode().partition(":")[0]
+        except (binascii.Error, ValueError):
+            return False
+    return given == API_KEY
+
+
+def _limit(request: Request) -> int:
+    text = request.query_params.get("limit", "10")
+    return max(1, min(int(text), PAGE_AT_MOST)) if text.isdecimal() else 10
+
+
+def _page(request: Request, url: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    after = request.query_params.get("starting_after", "")
+    start = next((place + 1 for place, one in enumerate(found) if one["id"] == after), 0)
+    data = found[start : start + _limit(request)]
+    return {"object": "list", "url": url, "has_more": start + len(data) < len(found), "data": data}

@@ -1,0 +1,48 @@
+"""`process_payment`: an order is charged at the provider, is paid, and its customer gets a receipt; once."""
+
+from __future__ import annotations
+
+import pytest
+
+from backline.demo.world import World
+from tests.acceptance.payments import paid_stack
+
+pytestmark = pytest.mark.stack
+
+
+def test_an_order_is_paid_and_its_receipt_arrives(world: World, stack_exports: dict[str, str]) -> None:
+    with paid_stack(world, stack_exports) as paid:
+        order = paid.order(name="receipts")
+        for n in range(2):
+            run_id = world.run_id(f"pay-{n}")
+            world.airflow.trigger("process_payment", {"order_id": order}, run_id)
+            assert world.airflow.wait("process_payment", run_id, 120)["state"] == "success"
+            assert world.airflow.xcom("process_payment", run_id, "charge")["state"] == "paid"
+        assert paid.charges(order) == ["charged 2380 eur"]
+        assert paid.shop.state(order) == ("paid", "captured")
+        [arrival] = world.wait_arrived(world.domain("receipts"), 1)
+        assert "23.80" in world.mail.open(arrival.id).text
+
+
+def test_a_declined_customer_is_told_how_to_mend_it(world: World, stack_exports: dict[str, str]) -> None:
+    with paid_stack(world, stack_exports) as paid:
+        order = paid.order("pm_card_chargeDeclinedExpiredCard", name="declines")
+        world.airflow.trigger("process_payment", {"order_id": order}, world.run_id("declined"))
+        assert world.airflow.wait("process_payment", world.run_id("declined"), 120)["state"] == "success"
+        assert paid.shop.state(order) == ("reserved", "abandoned")
+        assert paid.charges(order) == []
+        [arrival] = world.wait_arrived(world.domain("declines"), 1)
+        assert "/orders/" in world.mail.open(arrival.id).text
+
+
+def test_a_charge_whose_answer_is_lost_is_found_by_the_jobs_own_retry(
+    world: World, stack_exports: dict[str, str]
+) -> None:
+    with paid_stack(world, stack_exports) as paid:
+        order = paid.order()
+        paid.faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
+        world.airflow.trigger("process_payment", {"order_id": order}, world.run_id("lost"))
+        assert world.airflow.wait("process_payment", world.run_id("lost"), 120)["state"] == "success"
+        assert world.airflow.task("process_payment", world.run_id("lost"), "charge")["try_number"] == 2
+        assert paid.charges(order) == ["charged 2380 eur"]
+        assert paid.shop.state(order) == ("paid", "captured")

@@ -1,0 +1,54 @@
+"""`retry_failed_payments`: what is due is tried again, and large amounts wait for a person."""
+
+from __future__ import annotations
+
+import pytest
+
+from backline.demo.check import until
+from backline.demo.world import World
+from tests.acceptance.payments import PaidStack, paid_stack
+
+pytestmark = pytest.mark.stack
+JOB = "retry_failed_payments"
+
+
+def declined(paid: PaidStack, *, price: int) -> int:
+    """An order whose payment was declined days ago, and whose card pays now."""
+    order = paid.order("pm_card_visa_chargeDeclinedInsufficientFunds", price=price)
+    run_id = paid.world.run_id(f"declined-{price}")
+    paid.world.airflow.trigger("process_payment", {"order_id": order}, run_id)
+    assert paid.world.airflow.wait("process_payment", run_id, 120)["state"] == "success"
+    paid.shop.change_method(order, "pm_card_visa")
+    paid.shop.sql(
+        "UPDATE app.payments SET created_at = created_at - interval '9 days', failed_at = failed_at - interval '8 days',"
+        " next_try_at = clock_timestamp() WHERE order_id = %s", order,
+    )  # fmt: skip
+    return order
+
+
+def test_what_is_due_is_tried_and_people_are_asked_about_large_ones(
+    world: World, stack_exports: dict[str, str]
+) -> None:
+    with paid_stack(world, stack_exports) as paid:
+        small, large = declined(paid, price=1000), declined(paid, price=60_000)
+        run_id = world.run_id("dunning")
+        world.airflow.trigger(JOB, {}, run_id)
+        path = f"/api/v2/dags/{JOB}/dagRuns/{run_id}/taskInstances/large_payments.ask"
+
+        def asked() -> object:
+            return world.airflow.get(f"{path}/0")["state"] == "awaiting_input"
+
+        assert until(asked, "the question")
+        assert until(lambda: paid.shop.state(small) == ("paid", "captured"), "the small one")
+        assert paid.charges(large) == []
+        number = paid.shop.one("SELECT number FROM app.orders WHERE id = %s", large)["number"]
+        assert number in world.airflow.get(f"{path}/0/hitlDetails")["body"]
+        world.airflow._call("PATCH", f"{path}/0/hitlDetails", body={"chosen_options": ["Approve"], "params_input": {}})
+        assert world.airflow.wait(JOB, run_id, 120)["state"] == "success"
+        assert paid.shop.state(large) == ("paid", "captured")
+        assert paid.charges(large) == ["charged 142800 eur"]
+        row = paid.shop.one(
+            "SELECT a.approved, a.answered_by FROM backline.payment_approval AS a JOIN app.payments AS p ON p.id = a.payment_id"
+            " WHERE p.order_id = %s", large,
+        )  # fmt: skip
+        assert row == {"approved": True, "answered_by": "admin"}

@@ -1,0 +1,82 @@
+"""The jobs about payments, run as `airflow dags test` runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict
+
+from backline.jobs.results import RunName, result_of
+from backline.payments.charging import charge
+from backline.payments.events import PaymentEvent, keep
+from backline.settings import ROOT
+from tests.integration.airflow import run_jobs
+from tests.integration.payments.shop import API_KEY, GOOD, POOR, STOLEN, Account, Shop
+from tests.integration.payments.test_retrying import due_now
+from tests.unit.payments.signing import intent_event
+
+
+def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp_path: Path) -> None:
+    fresh, small, large, stolen, told = (
+        shop.order(), shop.order(POOR), shop.order(POOR, price=60_000), shop.order(STOLEN), shop.order(),
+    )  # fmt: skip
+    for order in (small, large, stolen):
+        charge(shop.database, account.provider(), order)
+        shop.change_method(order, GOOD)
+    due_now(shop)
+    now = datetime.now(UTC)
+    event = intent_event(
+        "evt_1",
+        "payment_intent.succeeded",
+        now,
+        reference="pi_1",
+        amount=2380,
+        key=shop.payment(told)["idempotency_key"],
+    )
+    with shop.database.transaction():
+        keep(shop.database, PaymentEvent("stripe", "evt_1", event["type"], now, event))
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    for name in ("process_payment", "retry_failed_payments", "ingest_payment_webhook"):
+        shutil.copy(ROOT / "dags" / "commerce" / f"{name}.py", folder)
+    known = conninfo_to_dict(database)
+    connections = {
+        "BACKLINE_DB": {
+            "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
+            "schema": known["dbname"], "port": int(known.get("port") or 5432),
+        },
+        "STRIPE_API": {"conn_type": "http", "host": account.url, "password": API_KEY},
+    }  # fmt: skip
+    wanted = {
+        "process_payment": {"order_id": fresh}, "retry_failed_payments": {"auto_decision": "approve"}, "ingest_payment_webhook": {},
+    }  # fmt: skip
+    variables = {f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()}
+    done = subprocess.run(
+        run_jobs.command(folder, wanted), check=False, env=run_jobs.environment(tmp_path, folder, variables),
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    answer = run_jobs.results(done.stdout, done.stderr)
+    assert {name: ran["state"] for name, ran in answer.items()} == dict.fromkeys(wanted, "success"), done.stdout[-3000:]
+    assert [shop.state(order)[0] for order in (fresh, small, large, stolen, told)] == [
+        "paid",
+        "paid",
+        "paid",
+        "reserved",
+        "paid",
+    ]
+    assert len(account.charges()) == 3
+    charged = answer["process_payment"]["tasks"]["charge"]["returned"]
+    assert charged == {
+        "order_id": fresh, "payment_id": shop.payment(fresh)["id"], "state": "paid", "decline": None, "next_try_at": None,
+    }  # fmt: skip
+    kept = result_of(database, RunName("process_payment", answer["process_payment"]["run_id"]))
+    assert kept is not None
+    assert kept["result"] == charged
+    assert answer["retry_failed_payments"]["tasks"]["retry"]["returned"]["paid"] == 2
+    assert answer["ingest_payment_webhook"]["tasks"]["ingest"]["returned"] == {"applied": 1, "problems": []}
+    assert API_KEY not in done.stdout + done.stderr
+    assert shop.broken_rules() == set()

@@ -1,0 +1,93 @@
+"""The stand-in for Stripe, by Stripe's own client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+
+from tests.integration.channels.sandbox import Sandbox
+from tests.integration.payments.shop import API_KEY, GOOD, POOR, Account
+
+ORDER: dict[str, Any] = {"amount": 500, "currency": "eur", "metadata": {"backline_payment": 'a "key"'}}
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    sandbox = Sandbox.start(Path(tmp_path_factory.mktemp("stripe")) / "mail")
+    yield Account(sandbox)
+    sandbox.stop()
+
+
+@pytest.fixture
+def client(account: Account) -> stripe.StripeClient:
+    account.clear()
+    return stripe.StripeClient(API_KEY, base_addresses={"api": account.url}, max_network_retries=0)
+
+
+def test_an_intent_is_captured_once_at_most(client: stripe.StripeClient, account: Account) -> None:
+    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    assert made.status == "requires_payment_method"
+    assert client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD}).status == "succeeded"
+    with pytest.raises(stripe.InvalidRequestError) as caught:
+        client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+    assert caught.value.code == "payment_intent_unexpected_state"
+    assert account.charges() == ["charged 500 eur"]
+
+
+def test_a_key_brings_the_same_answer(client: stripe.StripeClient) -> None:
+    first = client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"})  # type: ignore[arg-type]
+    assert client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"}).id == first.id  # type: ignore[arg-type]
+    with pytest.raises(stripe.IdempotencyError):
+        client.v1.payment_intents.create({**ORDER, "amount": 501}, {"idempotency_key": "k"})  # type: ignore[arg-type]
+    for _ in range(2):  # a decline is an answer too
+        with pytest.raises(stripe.CardError) as caught:
+            client.v1.payment_intents.confirm(first.id, {"payment_method": POOR}, {"idempotency_key": "c"})
+        assert caught.value.code == "card_declined"
+
+
+def test_intents_are_found_by_metadata(client: stripe.StripeClient) -> None:
+    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    query = 'metadata["backline_payment"]:"a \\"key\\""'
+    assert [one.id for one in client.v1.payment_intents.search({"query": query}).data] == [made.id]
+    assert client.v1.payment_intents.search({"query": 'metadata["backline_payment"]:"b"'}).data == []
+
+
+def test_money_goes_back_once(client: stripe.StripeClient) -> None:
+    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+    assert client.v1.refunds.create({"payment_intent": made.id, "amount": 200}).amount == 200
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.refunds.create({"payment_intent": made.id, "amount": 301})
+    client.v1.refunds.create({"payment_intent": made.id, "amount": 300})
+    with pytest.raises(stripe.InvalidRequestError) as caught:
+        client.v1.refunds.create({"payment_intent": made.id, "amount": 1})
+    assert caught.value.code == "charge_already_refunded"
+
+
+def test_another_key_is_refused(account: Account) -> None:
+    stranger = stripe.StripeClient("sk_test_other", base_addresses={"api": account.url}, max_network_retries=0)
+    with pytest.raises(stripe.AuthenticationError):
+        stranger.v1.payment_intents.list()
+
+
+def test_payments_are_listed_in_pages(client: stripe.StripeClient, account: Account) -> None:
+    made = [client.v1.payment_intents.create({**ORDER, "amount": 100 + n}).id for n in range(105)]  # type: ignore[arg-type]
+    now = datetime.now(UTC)
+    listed = list(account.provider().list_payments(now - timedelta(hours=1), now + timedelta(hours=1)))
+    assert [one.reference for one in listed] == made[::-1]
+    assert (listed[0].amount_minor, listed[0].currency, listed[0].key) == (204, "EUR", 'a "key"')
+    assert list(account.provider().list_payments(now + timedelta(hours=1), now + timedelta(hours=2))) == []
+
+
+def test_its_pages_show_what_was_charged(client: stripe.StripeClient, account: Account) -> None:
+    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+    page = account.sandbox.web.get("/stripe/")
+    assert page.status_code == 200
+    assert GOOD in page.text
+    assert account.sandbox.web.get("/stripe/switches").status_code == 200

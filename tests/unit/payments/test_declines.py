@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backline.messages.types.commerce import PaymentFailed
+from backline.payments.declines import HARD, NEEDS_ACTION, Decline, Reason, classify, pause_hours
+
+SCHEDULES = st.lists(st.floats(0.1, 1000), max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind", "code", "reason"),
+    [
+        (("insufficient_funds", "card_declined"), "soft", "insufficient_funds", "insufficient_funds"),
+        (("stolen_card", "card_declined"), "hard", "stolen_card", "card_declined"),
+        (("lost_card", "card_declined"), "hard", "lost_card", "card_declined"),
+        (("expired_card", "expired_card"), "hard", "expired_card", "card_expired"),
+        ((None, "expired_card"), "hard", "expired_card", "card_expired"),
+        (("authentication_required", "authentication_required"), "needs_action", "authentication_required", "authentication_required"),
+        ((None, "processing_error"), "soft", "processing_error", "provider_unavailable"),
+        (("do_not_honor", "card_declined"), "soft", "do_not_honor", "card_declined"),
+        (("something_new", "expired_card"), "hard", "expired_card", "card_expired"),
+        (("something_new", None), "soft", "something_new", "card_declined"),
+        ((None, None), "soft", "unknown", "card_declined"),
+        ((None, "payment_method_missing"), "needs_action", "payment_method_missing", "other"),
+    ],
+)  # fmt: skip
+def test_a_decline_is_of_its_kind(codes: tuple[str | None, ...], kind: str, code: str, reason: str) -> None:
+    found = classify(codes)
+    assert (found.kind, found.code, found.reason) == (kind, code, reason)
+
+
+def test_no_code_is_of_two_kinds() -> None:
+    assert not HARD & NEEDS_ACTION
+
+
+def test_every_reason_is_one_that_the_message_has() -> None:
+    known = get_args(PaymentFailed.model_fields["reason"].annotation)
+    assert set(get_args(Reason)) == set(known)
+
+
+@given(SCHEDULES, st.integers(-1, 20), st.sampled_from(["hard", "needs_action"]))
+def test_only_soft_ones_are_tried_again(schedule: list[float], tries: int, kind: str) -> None:
+    assert pause_hours(schedule, Decline(kind, "x"), tries) is None  # type: ignore[arg-type]
+
+
+@given(SCHEDULES)
+def test_it_stops_after_the_schedule(schedule: list[float]) -> None:
+    pauses = [pause_hours(schedule, Decline("soft", "x"), tries) for tries in range(1, len(schedule) + 3)]
+    assert pauses == [*schedule, None, None]
