@@ -25,6 +25,7 @@ from backline.channel_settings import Section as _Section
 from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
 from backline.payments.settings import PaymentSettings
+from backline.subscriptions.settings import SubscriptionSettings
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,6 +266,7 @@ class Settings(_Section):
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     job_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(JOB_POOLS))
+    subscriptions: SubscriptionSettings = Field(default_factory=SubscriptionSettings)
 
     @field_validator("retry", mode="before")
     @classmethod

@@ -31,7 +31,13 @@ DISPATCH = {
     "dispatch_push": "push.normal",
     "dispatch_webhook": "webhook.normal",
 }
-JOBS = ("purge_dead_letters", "reconcile_dead_letters")
+JOBS = (
+    "purge_dead_letters",
+    "reconcile_dead_letters",
+    "process_due_subscriptions",
+    "process_single_subscription",
+    "send_renewal_reminders",
+)
 SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}
 
 

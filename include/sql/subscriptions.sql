@@ -1,0 +1,97 @@
+-- Subscriptions, in the app's own tables: edit these statements, or put your own into a file of the same name in the folder
+-- `database.statements_folder` of the settings (docs/adopting.md). Names, parameters and result columns must stay.
+-- "Today" is the day in the subscription's own zone at the moment `now`.
+
+-- name: subscriptions_due
+-- Ids, from `first` to `last`, of subscriptions with something to be done today: a cycle, or the end of a pause.
+SELECT s.id AS id FROM app.subscriptions AS s
+CROSS JOIN LATERAL (SELECT (%(now)s::timestamptz AT TIME ZONE s.zone)::date AS today) AS there
+WHERE s.id BETWEEN %(first)s::bigint AND %(last)s::bigint
+  -- No zone is a day ahead of UTC's tomorrow: the index narrows it down before each row's own zone is asked.
+  AND (s.state = 'active' AND s.next_on <= (%(now)s::timestamptz AT TIME ZONE 'UTC')::date + 1
+           AND s.next_on <= there.today AND (s.retry_on IS NULL OR s.retry_on <= there.today)
+       OR s.state = 'paused' AND s.resume_on <= there.today)
+ORDER BY s.id LIMIT %(most)s::bigint;
+
+-- name: subscriptions_to_remind
+-- Ids of subscriptions that may have a cycle tomorrow that its owner was not reminded of; the rules decide.
+SELECT s.id AS id FROM app.subscriptions AS s JOIN app.users AS u ON u.id = s.user_id
+CROSS JOIN LATERAL (SELECT (%(now)s::timestamptz AT TIME ZONE s.zone)::date + 1 AS tomorrow) AS there
+WHERE u.state <> 'deactivated'
+  AND (s.state = 'active' AND NOT s.skips_next AND s.retry_on IS NULL AND s.next_on = there.tomorrow
+           AND s.next_on BETWEEN (%(now)s::timestamptz AT TIME ZONE 'UTC')::date
+               AND (%(now)s::timestamptz AT TIME ZONE 'UTC')::date + 2
+       OR s.state = 'paused' AND s.resume_on <= there.tomorrow)
+  AND s.reminded_for IS DISTINCT FROM there.tomorrow
+ORDER BY s.id LIMIT %(most)s::bigint;
+
+-- name: subscription_lock
+-- One subscription with all that its renewal or reminder asks, locked until the transaction ends; no row if there is none.
+-- Fails at once with 55P03 while somebody else holds it. The tax rate is in basis points, by the country that it goes to:
+-- those of the reference app's data; put your own tax table here.
+SELECT s.state::text AS state, s.anchor_day AS anchor_day, s.interval_months AS interval_months, s.next_on AS next_on,
+    s.skips_next AS skips_next, s.retry_on AS retry_on, s.resume_on AS resume_on, s.reminded_for AS reminded_for,
+    s.quantity AS quantity, s.unit_price_minor AS unit_price_minor, s.new_price_minor AS new_price_minor,
+    s.new_price_from AS new_price_from, s.currency::text AS currency, s.user_id AS user_id, s.product_id AS product_id,
+    s.zone::text AS zone, (%(now)s::timestamptz AT TIME ZONE s.zone)::date AS today,
+    p.name AS product, p.retired_at IS NOT NULL AS product_is_gone,
+    u.name AS name, u.email AS email, CASE WHEN 'sms' = ANY (u.channels) THEN u.phone END AS phone,
+    u.language::text AS language, u.country::text AS country, u.state = 'deactivated' AS customer_is_gone,
+    CASE u.country WHEN 'DE' THEN 1900 WHEN 'FR' THEN 2000 WHEN 'GB' THEN 2000 WHEN 'IN' THEN 1800 WHEN 'JP' THEN 1000
+        ELSE 0 END AS tax_rate
+FROM app.subscriptions AS s
+JOIN app.users AS u ON u.id = s.user_id
+JOIN app.products AS p ON p.id = s.product_id
+WHERE s.id = %(id)s::bigint
+FOR NO KEY UPDATE OF s NOWAIT;
+
+-- name: order_place
+-- The order of a cycle with its line, its stock set aside. No row, and nothing done, if there is too little stock or the
+-- cycle has its order already.
+WITH held AS (
+    UPDATE app.products SET reserved = reserved + %(quantity)s::integer
+    WHERE id = %(product_id)s::bigint AND stock - reserved >= %(quantity)s::integer
+      AND NOT EXISTS (SELECT FROM app.orders AS o
+          WHERE o.subscription_id = %(subscription_id)s::bigint AND o.cycle_on = %(cycle_on)s::date)
+    RETURNING id, name
+), placed AS (
+    INSERT INTO app.orders (number, user_id, subscription_id, cycle_on, currency, net_minor, tax_minor, ship_to_country)
+    SELECT %(number)s::text, %(user_id)s::bigint, %(subscription_id)s::bigint, %(cycle_on)s::date, %(currency)s::text,
+        %(net_minor)s::bigint, %(tax_minor)s::bigint, %(country)s::text
+    FROM held
+    RETURNING id, placed_at, total_minor
+), line AS (
+    INSERT INTO app.order_lines (order_id, number, product_id, description, quantity, unit_price_minor, tax_rate)
+    SELECT placed.id, 1, held.id, held.name, %(quantity)s::integer, %(unit_price_minor)s::bigint, %(tax_rate)s::integer
+    FROM placed, held
+)
+SELECT placed.id AS id, placed.placed_at AS placed_at, placed.total_minor AS total_minor FROM placed;
+
+-- name: order_reserve
+-- Says of an order just placed that its stock is set aside: what it waits for now is its money.
+UPDATE app.orders SET state = 'reserved', reserved_at = greatest(clock_timestamp(), placed_at) WHERE id = %(id)s::bigint;
+
+-- name: order_of_cycle
+-- The order that a cycle has made; no row if it has made none.
+SELECT o.id AS id, o.number AS number FROM app.orders AS o
+WHERE o.subscription_id = %(subscription_id)s::bigint AND o.cycle_on = %(cycle_on)s::date;
+
+-- name: subscription_move
+-- Sets a subscription on its next cycle, at the new price if that holds now; a pause is over. With `retry_on` the cycle is
+-- put off until then.
+UPDATE app.subscriptions SET state = 'active', paused_at = NULL, resume_on = NULL,
+    skips_next = skips_next AND next_on = %(next_on)s::date, next_on = %(next_on)s::date, retry_on = %(retry_on)s::date,
+    unit_price_minor = CASE WHEN %(price_changes)s::boolean THEN new_price_minor ELSE unit_price_minor END,
+    new_price_minor = CASE WHEN NOT %(price_changes)s::boolean THEN new_price_minor END,
+    new_price_from = CASE WHEN NOT %(price_changes)s::boolean THEN new_price_from END
+WHERE id = %(id)s::bigint;
+
+-- name: subscription_remind
+-- Notes that the owner was reminded of a cycle; a pause that ends by then ends before it.
+UPDATE app.subscriptions SET skips_next = skips_next AND next_on = %(cycle_on)s::date, next_on = %(cycle_on)s::date,
+    reminded_for = %(cycle_on)s::date
+WHERE id = %(id)s::bigint;
+
+-- name: message_enqueue
+-- A message in the same transaction as what it tells of; the same key again is no second one.
+SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, idempotency_key => %(key)s::text) AS id;

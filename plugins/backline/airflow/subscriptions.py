@@ -1,0 +1,87 @@
+"""The tasks of the jobs about subscriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from backline.airflow.jobs import Needs, reporter
+
+NEEDS = Needs(tables=("app.subscriptions", "app.users", "app.products", "app.orders", "app.order_lines"))
+
+
+def find_due() -> list[dict[str, int]]:
+    """What is due now, in chunks: ranges of ids."""
+    from backline.airflow.connections import app_dsn
+    from backline.db.session import session
+    from backline.settings import settings
+    from backline.subscriptions.rounds import due_chunks
+
+    with session(app_dsn(), name="subscriptions") as connection:
+        return due_chunks(connection, datetime.now(UTC), settings().subscriptions)
+
+
+def renew_chunk_now(first: int, last: int) -> dict[str, Any]:
+    """Renew what is due of one chunk; returns the tally."""
+    from backline.airflow.connections import app_dsn
+    from backline.db.session import session
+    from backline.settings import settings
+    from backline.subscriptions.rounds import renew_chunk
+
+    with session(app_dsn(), name="subscriptions") as connection:
+        return renew_chunk(connection, first, last, datetime.now(UTC), settings().subscriptions).as_dict()
+
+
+def report_renewals(chunks: Sequence[dict[str, int]], reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Keep the sum of all chunks as the run's result.
+
+    Rejected, once it is kept, if a subscription failed or a chunk did not end: its dead letter is how people hear of it.
+    """
+    from backline.errors import Rejected
+    from backline.settings import settings
+    from backline.subscriptions.rounds import Tally
+
+    ended = list(reports)
+    tally = Tally.of(ended)
+    result = {
+        "chunks": len(chunks),
+        "chunks_failed": len(chunks) - len(ended),
+        "limit_reached": len(chunks) >= settings().subscriptions.chunks,
+        **tally.as_dict(),
+    }
+    reporter().result(result)
+    tally.require_none_failed("renewed")
+    if len(ended) < len(chunks):
+        raise Rejected(
+            f"{len(chunks) - len(ended)} of {len(chunks)} chunks did not end; their own logs say why. Run it again: it does "
+            "only what is left"
+        )
+    return result
+
+
+def renew_now(subscription_id: int) -> dict[str, Any]:
+    """Renew one subscription if it is due; keeps what became of it as the run's result."""
+    from backline.airflow.connections import app_dsn
+    from backline.db.session import session
+    from backline.settings import settings
+    from backline.subscriptions.renewal import renew
+
+    with session(app_dsn(), name="subscription") as connection:
+        renewal = renew(connection, subscription_id, datetime.now(UTC), settings().subscriptions).as_dict()
+    reporter().result(renewal)
+    return renewal
+
+
+def remind_now() -> dict[str, Any]:
+    """Remind of tomorrow's renewals; keeps the tally as the run's result, and raises as `report_renewals` does."""
+    from backline.airflow.connections import app_dsn
+    from backline.db.session import session
+    from backline.settings import settings
+    from backline.subscriptions.reminders import send_reminders
+
+    with session(app_dsn(), name="reminders") as connection:
+        tally = send_reminders(connection, datetime.now(UTC), settings().subscriptions)
+    reporter().result(tally.as_dict())
+    tally.require_none_failed("reminded of")
+    return tally.as_dict()

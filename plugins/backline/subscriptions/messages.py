@@ -1,0 +1,65 @@
+"""What owners of subscriptions are told, each in the transaction of what it tells of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+from backline.db.session import Session
+from backline.db.statements import statement
+from backline.subscriptions.rows import Row
+from backline.subscriptions.settings import SubscriptionSettings
+
+
+def confirm_order(connection: Session, row: Row, order: Row, config: SubscriptionSettings) -> None:
+    """The order of a cycle: by email, and by text message to those who want texts."""
+    recipient = {"email": row["email"], **({"sms": row["phone"]} if row["phone"] else {})}
+    payload = {
+        "name": row["name"],
+        "language": row["language"],
+        "zone": row["zone"],
+        "order": order["number"],
+        "placed_at": order["placed_at"].isoformat(),
+        "lines": [
+            {"description": row["product"], "quantity": row["quantity"], "unit_price": order["unit_price_minor"]}
+        ],
+        "currency": row["currency"],
+        "tax": order["tax_minor"],
+        "total": order["total_minor"],
+        "order_url": config.order_url.replace("{order}", order["number"]),
+    }
+    _enqueue(connection, "order_confirmation", json.dumps(recipient), payload, f"order-{order['number']}")
+
+
+def tell_of_deferral(
+    connection: Session, subscription_id: int, row: Row, cycle_on: date, config: SubscriptionSettings
+) -> None:
+    """That a cycle waits for its stock, on the day on which that began."""
+    context = {"name": row["name"], "product": row["product"], "manage_url": config.manage_url}
+    payload = {"template": "subscription_deferred", "language": row["language"], "context": context}
+    key = f"subscription-{subscription_id}-{cycle_on}-deferred-{row['today']}"
+    _enqueue(connection, "templated_email", row["email"], payload, key)
+
+
+def remind(
+    connection: Session, subscription_id: int, row: Row, cycle_on: date, amount_minor: int, config: SubscriptionSettings
+) -> None:
+    """That a cycle comes tomorrow, and what it costs, tax included."""
+    payload = {
+        "name": row["name"],
+        "language": row["language"],
+        "product": row["product"],
+        "renews_on": cycle_on.isoformat(),
+        "amount": amount_minor,
+        "currency": row["currency"],
+        "manage_url": config.manage_url,
+    }
+    key = f"subscription-{subscription_id}-{cycle_on}-reminder"
+    _enqueue(connection, "subscription_renewal_reminder", row["email"], payload, key)
+
+
+def _enqueue(connection: Session, kind: str, recipient: str, payload: Mapping[str, Any], key: str) -> None:
+    values = {"type": kind, "recipient": recipient, "payload": json.dumps(payload), "key": key}
+    connection.execute(statement("subscriptions", "message_enqueue"), values)

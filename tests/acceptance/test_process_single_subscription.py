@@ -1,0 +1,39 @@
+"""`process_single_subscription`: twice makes one order; one that is not there is a failure that says so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from backline import reference_app
+from backline.demo.world import World
+from tests.integration.subscriptions.support import Shop
+
+pytestmark = pytest.mark.stack
+JOB = "process_single_subscription"
+
+
+def test_one_is_renewed_once(world: World) -> None:
+    reference_app.apply(world.dsn)
+    domain, today = world.domain("single"), datetime.now(UTC).date()
+    with Shop(world.dsn, f"single-{world.tag}") as shop:
+        one = shop.subscription(today, user_id=shop.person(email=f"ann@{domain}"))
+        outcomes = []
+        for name in ("first", "second"):
+            run_id = world.run_id(f"single-{name}")
+            world.airflow.trigger(JOB, {"subscription_id": one}, run_id)
+            assert world.airflow.wait(JOB, run_id, 90)["state"] == "success"
+            outcomes.append(world.airflow.xcom(JOB, run_id, "renew")["outcome"])
+        assert outcomes == ["ordered", "not_due"]
+        [order] = shop.orders(one)
+        assert (order["state"], shop.product_of(one)["reserved"]) == ("reserved", 2)
+    [arrival] = world.wait_arrived(domain, 1)
+    letter = world.mail.open(arrival.id)
+    assert order["number"] in letter.text
+    assert "€23.80" in letter.text
+
+    run_id = world.run_id("single-none")
+    world.airflow.trigger(JOB, {"subscription_id": 2**40}, run_id)
+    assert world.airflow.wait(JOB, run_id, 90)["state"] == "failed"
+    assert f"there is no subscription {2**40}" in world.airflow.log(JOB, run_id, "renew")

@@ -1,0 +1,78 @@
+"""The jobs about subscriptions as `airflow dags test` runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from backline.jobs.results import RunName, result_of
+from backline.settings import ROOT
+from tests.integration.airflow import run_jobs
+from tests.integration.subscriptions.support import Shop
+
+DUE, SINGLE, REMINDERS = "process_due_subscriptions", "process_single_subscription", "send_renewal_reminders"
+
+
+def run(dsn: str, home: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What the jobs came to, two subscriptions a chunk."""
+    folder = home / "dags"
+    folder.mkdir(parents=True)
+    for name in (DUE, SINGLE, REMINDERS):
+        shutil.copy(ROOT / "dags" / "commerce" / f"{name}.py", folder)
+    known = conninfo_to_dict(dsn)
+    connection = {
+        "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
+        "schema": known["dbname"], "port": int(known.get("port") or 5432),
+    }  # fmt: skip
+    variables = {"AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection), "BACKLINE__SUBSCRIPTIONS__CHUNK": "2"}
+    done = subprocess.run(
+        run_jobs.command(folder, wanted), check=False, env=run_jobs.environment(home, folder, variables),
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    return run_jobs.results(done.stdout, done.stderr)
+
+
+@pytest.mark.timeout(600)
+def test_they_run_in_one_process(database: str, tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    with Shop(database) as shop:
+        due = [shop.subscription(today) for _ in range(4)]
+        bad = shop.subscription(today, user_id=shop.person(email="a,b@example.com"))
+        ran = run(database, tmp_path / "first", {DUE: {}, SINGLE: {"subscription_id": due[0]}, REMINDERS: {}})
+        assert [len(shop.orders(one)) for one in [*due, bad]] == [1, 1, 1, 1, 0]
+
+        # One failure: the others are done, the result is kept, and the run fails and is told of.
+        assert ran[DUE]["state"] == "failed"
+        kept = result_of(database, RunName(DUE, ran[DUE]["run_id"]))
+        assert kept is not None
+        result = kept["result"]
+        assert (result["chunks"], result["chunks_failed"], result["seen"], result["ordered"], result["failed"]) == (
+            3,
+            0,
+            5,
+            4,
+            1,
+        )
+        [letter] = shop.sql("SELECT * FROM backline.dead_letter WHERE name = %s", DUE)
+        assert (
+            f"1 of 5 subscriptions were not renewed, the others were; the first is {bad} (validation)"
+            in letter["cause"]
+        )
+        assert ran[SINGLE]["tasks"]["renew"]["returned"]["outcome"] == "not_due"
+        assert ran[REMINDERS]["state"] == "success"
+
+        # Mended and run again it does what is left, and with nothing due it ends well.
+        shop.sql("UPDATE app.users SET email = 'ab@example.com' WHERE email = 'a,b@example.com'")
+        again = run(database, tmp_path / "second", {DUE: {}})
+        assert (again[DUE]["state"], again[DUE]["tasks"]["report"]["returned"]["ordered"]) == ("success", 1)
+        nothing = run(database, tmp_path / "third", {DUE: {}})
+        assert (nothing[DUE]["state"], nothing[DUE]["tasks"]["report"]["returned"]["chunks"]) == ("success", 0)
+        assert [len(shop.orders(one)) for one in [*due, bad]] == [1] * 5

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from backline.subscriptions.settings import SubscriptionSettings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("order_url", "/orders/{order}", "must be an absolute http or https URL"),
+        ("order_url", "https://shop.example/orders", "must have {order} once"),
+        ("manage_url", "javascript:alert(1)", "must be an absolute http or https URL"),
+        ("chunk", 0, "greater than or equal to 1"),
+        ("out_of_stock_days", 31, "less than or equal to 30"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_fix(key: str, value: object, problem: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        SubscriptionSettings(**{key: value})  # type: ignore[arg-type]
+    [error] = caught.value.errors()
+    assert error["loc"] == (key,)
+    assert problem in error["msg"]
