@@ -24,6 +24,8 @@ from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
 from backline.channel_settings import Section as _Section
 from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
+from backline.matching.settings import MatchingSettings
+from backline.orders.settings import OrderSettings
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,6 +256,8 @@ class Settings(_Section):
     preferences: PreferenceSettings = Field(default_factory=PreferenceSettings)
     hooks: HookSettings = Field(default_factory=HookSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
+    orders: OrderSettings = Field(default_factory=OrderSettings)
+    matching: MatchingSettings = Field(default_factory=MatchingSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))

@@ -31,7 +31,8 @@ DISPATCH = {
     "dispatch_push": "push.normal",
     "dispatch_webhook": "webhook.normal",
 }
-JOBS = ("purge_dead_letters", "reconcile_dead_letters")
+COMMERCE = ("match_orders", "process_order", "process_pending_orders", "send_order_reminders")
+JOBS = ("purge_dead_letters", "reconcile_dead_letters", *COMMERCE)
 SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}
 
 
