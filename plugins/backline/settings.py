@@ -26,6 +26,8 @@ from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
 from backline.payments.settings import PaymentSettings
 from backline.subscriptions.settings import SubscriptionSettings
+from backline.matching.settings import MatchingSettings
+from backline.orders.settings import OrderSettings
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,6 +261,8 @@ class Settings(_Section):
     hooks: HookSettings = Field(default_factory=HookSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     payments: PaymentSettings = Field(default_factory=PaymentSettings)
+    orders: OrderSettings = Field(default_factory=OrderSettings)
+    matching: MatchingSettings = Field(default_factory=MatchingSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))

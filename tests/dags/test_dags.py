@@ -31,13 +31,21 @@ DISPATCH = {
     "dispatch_push": "push.normal",
     "dispatch_webhook": "webhook.normal",
 }
-JOBS = (
-    "purge_dead_letters",
-    "reconcile_dead_letters",
+COMMERCE = (
+    "generate_invoice",
+    "ingest_payment_webhook",
+    "match_orders",
     "process_due_subscriptions",
+    "process_order",
+    "process_payment",
+    "process_pending_orders",
     "process_single_subscription",
+    "reconcile_payments",
+    "retry_failed_payments",
+    "send_order_reminders",
     "send_renewal_reminders",
 )
+JOBS = ("purge_dead_letters", "reconcile_dead_letters", *COMMERCE)
 SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}
 
 

@@ -160,7 +160,7 @@ class OrderShipped(PersonalMessage, TemplatedSms):
 
 @register
 class OrderReminder(PersonalMessage):
-    """Reminds of an order that waits for the customer."""
+    """Reminds of an order that waits for the customer, or asks for a review of it."""
 
     type_name: ClassVar[str] = "order_reminder"
     lanes: ClassVar = {"email": "email.normal"}
@@ -176,7 +176,7 @@ class OrderReminder(PersonalMessage):
     }
 
     order: Number = ORDER
-    stage: Literal["confirmation_due", "payment_due", "pickup_due"] = Field(
+    stage: Literal["confirmation_due", "payment_due", "pickup_due", "review_due"] = Field(
         title="Stage", description="What the order waits for."
     )
     order_url: WebUrl = ORDER_URL

@@ -1,0 +1,174 @@
+-- Orders, in the app's own tables: edit these statements, or put your own into a file of the same name in the folder
+-- `database.statements_folder` (docs/adopting.md). Names, parameters and result columns must stay.
+--
+-- A statement that moves an order names the states that it may come from and returns no row if it was in another: whoever
+-- comes second changes nothing. Times are the server's clock, never before those that they follow.
+
+-- name: order_get
+-- One order, its customer, and how its money stands by its latest payment:
+--   is_captured      all of the total is there
+--   is_going_back    a refund was begun, or has been made
+--   is_under_way     a try has no end: it may have charged
+--   is_tried_again   it was declined and has a time for its next try
+--   needs_action     the customer must act
+--   is_given_up      it was declined, and will not be tried again
+-- `is_late`: its stock has been set aside for longer than `payment_hours`.
+SELECT o.id, o.number, o.state::text AS state, o.currency::text AS currency, o.tax_minor, o.shipping_minor, o.total_minor,
+    o.placed_at, o.promised_on, u.name, u.email, u.phone, u.language::text AS language, u.zone::text AS zone,
+    u.state <> 'deactivated' AS may_be_told, u.phone IS NOT NULL AND 'sms' = ANY (u.channels) AS wants_texts,
+    EXISTS (SELECT FROM app.payments AS c
+            WHERE c.order_id = o.id AND c.state = 'captured' AND c.amount_minor = o.total_minor) AS is_captured,
+    EXISTS (SELECT FROM app.payments AS c JOIN app.refunds AS r ON r.payment_id = c.id
+            WHERE c.order_id = o.id AND r.state <> 'failed') AS is_going_back,
+    EXISTS (SELECT FROM app.payments AS c JOIN app.payment_tries AS t ON t.payment_id = c.id
+            WHERE c.order_id = o.id AND t.ended_at IS NULL) AS is_under_way,
+    coalesce(p.next_try_at IS NOT NULL, false) AS is_tried_again,
+    coalesce(p.state = 'requires_action', false) AS needs_action,
+    coalesce(p.state IN ('failed', 'abandoned') AND p.next_try_at IS NULL, false) AS is_given_up,
+    coalesce(o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour', false) AS is_late
+FROM app.orders AS o
+JOIN app.users AS u ON u.id = o.user_id
+LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
+WHERE o.id = %(id)s::bigint;
+
+-- name: order_lines
+-- An order's lines, as its confirmation has them, and whether each product can still be had.
+SELECT l.description, l.quantity, l.net_minor, l.tax_minor, p.sku, p.retired_at IS NOT NULL AS is_retired
+FROM app.order_lines AS l JOIN app.products AS p ON p.id = l.product_id
+WHERE l.order_id = %(id)s::bigint ORDER BY l.number;
+
+-- name: order_lock
+-- Locks one order until the transaction ends; returns its state.
+SELECT o.state::text AS state FROM app.orders AS o WHERE o.id = %(id)s::bigint FOR NO KEY UPDATE;
+
+-- name: stock_lock
+-- The products of an order, locked in the order of their ids, with what is wanted and what is free of each.
+SELECT p.id, p.sku, w.wanted, p.stock - p.reserved AS free
+FROM app.products AS p
+JOIN (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
+      WHERE l.order_id = %(id)s::bigint GROUP BY l.product_id) AS w ON w.product_id = p.id
+ORDER BY p.id FOR NO KEY UPDATE OF p;
+
+-- name: order_reserve
+-- Sets the stock of a pending order aside.
+WITH moved AS (
+    UPDATE app.orders AS o SET state = 'reserved', reserved_at = greatest(clock_timestamp(), o.placed_at)
+    WHERE o.id = %(id)s::bigint AND o.state = 'pending'
+    RETURNING o.id
+), aside AS (
+    UPDATE app.products AS p SET reserved = p.reserved + w.wanted
+    FROM (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
+          JOIN moved ON moved.id = l.order_id GROUP BY l.product_id) AS w
+    WHERE p.id = w.product_id
+)
+SELECT id FROM moved;
+
+-- name: order_pay
+-- Marks a reserved order paid, if all of its money is there.
+UPDATE app.orders AS o SET state = 'paid', paid_at = greatest(p.captured_at, o.reserved_at)
+FROM app.payments AS p
+WHERE o.id = %(id)s::bigint AND o.state = 'reserved' AND p.order_id = o.id AND p.state = 'captured'
+  AND p.amount_minor = o.total_minor
+RETURNING o.id;
+
+-- name: order_confirm
+-- Confirms a paid order, unless its money is going back.
+UPDATE app.orders AS o SET state = 'confirmed', confirmed_at = greatest(clock_timestamp(), o.paid_at)
+WHERE o.id = %(id)s::bigint AND o.state = 'paid'
+  AND NOT EXISTS (SELECT FROM app.payments AS p JOIN app.refunds AS r ON r.payment_id = p.id
+                  WHERE p.order_id = o.id AND r.state <> 'failed')
+RETURNING o.id;
+
+-- name: payments_lock
+-- Locks the payments of an order until the transaction ends.
+SELECT p.id FROM app.payments AS p WHERE p.order_id = %(id)s::bigint ORDER BY p.id FOR NO KEY UPDATE;
+
+-- name: order_cancel
+-- Cancels an order that no money has come for and none is under way: its stock is given back and its payments are given up.
+WITH moved AS (
+    UPDATE app.orders AS o
+    SET state = 'cancelled', cancelled_at = greatest(clock_timestamp(), o.reserved_at, o.placed_at)
+    WHERE o.id = %(id)s::bigint AND o.state IN ('pending', 'reserved')
+      AND NOT EXISTS (SELECT FROM app.payments AS p LEFT JOIN app.payment_tries AS t ON t.payment_id = p.id
+                      WHERE p.order_id = o.id AND (p.state = 'captured' OR t.number IS NOT NULL AND t.ended_at IS NULL))
+    RETURNING o.id, o.reserved_at
+), returned AS (
+    UPDATE app.products AS p SET reserved = p.reserved - w.wanted
+    FROM (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
+          JOIN moved ON moved.id = l.order_id WHERE moved.reserved_at IS NOT NULL GROUP BY l.product_id) AS w
+    WHERE p.id = w.product_id
+), given_up AS (
+    UPDATE app.payments AS p
+    SET state = 'abandoned', next_try_at = NULL, decline_kind = coalesce(p.decline_kind, 'needs_action'),
+        decline_code = coalesce(p.decline_code, 'order_cancelled'), failed_at = coalesce(p.failed_at, p.created_at),
+        abandoned_at = greatest(clock_timestamp(), p.failed_at, p.created_at)
+    FROM moved WHERE p.order_id = moved.id AND p.state <> 'abandoned'
+)
+SELECT id FROM moved;
+
+-- name: order_refund
+-- Marks an order refunded whose money is all back, and gives its stock back.
+WITH moved AS (
+    UPDATE app.orders AS o SET state = 'refunded', refunded_at = greatest(clock_timestamp(), o.confirmed_at, o.paid_at)
+    FROM app.payments AS p
+    WHERE o.id = %(id)s::bigint AND o.state IN ('paid', 'confirmed') AND p.order_id = o.id AND p.state = 'captured'
+      AND p.refunded_minor = p.amount_minor
+    RETURNING o.id
+), returned AS (
+    UPDATE app.products AS p SET reserved = p.reserved - w.wanted
+    FROM (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
+          JOIN moved ON moved.id = l.order_id GROUP BY l.product_id) AS w
+    WHERE p.id = w.product_id
+)
+SELECT id FROM moved;
+
+-- name: order_unfinished
+-- Orders that can be moved along, those that rest longest first: in a state for `settle_seconds`, and not waiting for their
+-- customer or for the time of their next try, unless their payment is late.
+SELECT o.id, o.number FROM app.orders AS o
+LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
+WHERE o.state IN ('pending', 'reserved', 'paid')
+  AND o.state_since <= clock_timestamp() - %(settle_seconds)s::float8 * interval '1 second'
+  AND (o.state <> 'reserved' OR o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour'
+       OR NOT coalesce(p.state = 'requires_action' OR p.next_try_at IS NOT NULL, false))
+ORDER BY o.state_since, o.id LIMIT %(most)s::integer;
+
+-- name: order_stuck
+-- Unfinished orders that have been in their state for longer than is allowed there, the longest first: of each state how
+-- many, since when, and the numbers of the first few.
+SELECT o.state::text AS state, count(*)::integer AS orders, min(o.state_since) AS since,
+    (array_agg(o.number ORDER BY o.state_since, o.id))[1:10] AS numbers
+FROM app.orders AS o
+JOIN unnest(%(states)s::text[], %(hours)s::float8[]) AS allowed (state, hours) ON allowed.state = o.state::text
+WHERE o.state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped')
+  AND o.state_since <= clock_timestamp() - allowed.hours * interval '1 hour'
+GROUP BY o.state ORDER BY o.state;
+
+-- name: reminder_due
+-- Orders whose customer is to be reminded at a stage and was not yet, the oldest first, above the id `after`.
+--   payment_missing, payment_missing_again   the stock was set aside `hours` ago, and the money has not come
+--   review                                   delivered `hours` ago, and no longer than `until_hours`
+SELECT o.id, o.number, o.currency::text AS currency, o.total_minor, u.name, u.email, u.language::text AS language,
+    (timezone(u.zone, o.reserved_at + %(payment_hours)s::float8 * interval '1 hour'))::date AS pay_until
+FROM app.orders AS o JOIN app.users AS u ON u.id = o.user_id
+WHERE o.id > %(after)s::bigint AND u.state <> 'deactivated'
+  AND CASE %(stage)s::app.reminder_stage WHEN 'review' THEN o.state = 'delivered' ELSE o.state = 'reserved' END
+  AND o.state_since <= clock_timestamp() - %(hours)s::float8 * interval '1 hour'
+  AND o.state_since > clock_timestamp() - %(until_hours)s::float8 * interval '1 hour'
+  AND NOT EXISTS (SELECT FROM app.order_reminders AS r
+                  WHERE r.order_id = o.id AND r.stage = %(stage)s::app.reminder_stage)
+ORDER BY o.id LIMIT %(most)s::integer;
+
+-- name: reminder_note
+-- Notes that a customer is reminded now; no row if they were, or if the order has moved on.
+INSERT INTO app.order_reminders (order_id, stage)
+SELECT o.id, %(stage)s::app.reminder_stage FROM app.orders AS o
+WHERE o.id = %(id)s::bigint
+  AND CASE %(stage)s::app.reminder_stage WHEN 'review' THEN o.state = 'delivered' ELSE o.state = 'reserved' END
+FOR SHARE OF o
+ON CONFLICT DO NOTHING
+RETURNING order_id;
+
+-- name: today
+-- The day by the server's clock, in UTC.
+SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date::text AS today;

@@ -1,0 +1,34 @@
+"""The settings of matching: section [matching] of backline.toml, where each is explained."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Weights(BaseModel):
+    """What each part of a score counts, in per cent."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    price: int = Field(40, ge=0, le=100)
+    lead_time: int = Field(25, ge=0, le=100)
+    quality: int = Field(25, ge=0, le=100)
+    capacity: int = Field(10, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _are_a_whole(self) -> Self:
+        total = self.price + self.lead_time + self.quality + self.capacity
+        if total != 100:
+            raise ValueError(f"price, lead_time, quality and capacity must add up to 100; they make {total}")
+        return self
+
+
+class MatchingSettings(BaseModel):
+    """How purchase orders find their offers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    weights: Weights = Field(default_factory=Weights)
+    at_most: int = Field(10_000, ge=1, le=100_000)

@@ -1,0 +1,53 @@
+"""The settings of orders: section [orders] of backline.toml, where each is explained."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
+
+StuckState = Literal["pending", "reserved", "paid", "confirmed", "shipped"]
+STUCK_HOURS: dict[StuckState, PositiveFloat] = {
+    "pending": 2.0,
+    "reserved": 96.0,
+    "paid": 2.0,
+    "confirmed": 72.0,
+    "shipped": 240.0,
+}
+
+
+class OrderSettings(BaseModel):
+    """How orders are moved along and reminded of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    charging: str = Field("", pattern=r"^([a-zA-Z_][\w.]*:[a-zA-Z_]\w*)?$")
+    page: str = "http://localhost:8080/orders/{order}"
+    settle_seconds: float = Field(300.0, ge=0)
+    payment_hours: float = Field(72.0, gt=0, le=8760)
+    at_most: int = Field(1000, ge=1, le=100_000)
+    stuck_hours: dict[StuckState, PositiveFloat] = Field(default_factory=lambda: dict(STUCK_HOURS))
+    payment_missing_hours: float = Field(24.0, gt=0)
+    payment_missing_again_hours: float = Field(48.0, gt=0)
+    review_days: float = Field(7.0, gt=0)
+    review_until_days: float = Field(30.0, gt=0)
+
+    @field_validator("page")
+    @classmethod
+    def _names_the_order(cls, page: str) -> str:
+        if not page.startswith(("https://", "http://")) or page.count("{order}") != 1:
+            raise ValueError(
+                f"{page!r} must be an http or https URL with {{order}} once: that is where the number goes"
+            )
+        return page
+
+    @model_validator(mode="after")
+    def _follow_each_other(self) -> Self:
+        if not self.payment_missing_hours < self.payment_missing_again_hours < self.payment_hours:
+            raise ValueError(
+                "payment_missing_hours, payment_missing_again_hours and payment_hours must grow in this order: "
+                "who is reminded must still be able to pay"
+            )
+        if self.review_days >= self.review_until_days:
+            raise ValueError("review_until_days must be more than review_days")
+        return self

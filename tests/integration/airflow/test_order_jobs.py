@@ -1,0 +1,134 @@
+"""The jobs about orders and matching, run as `airflow dags test` does, with a provider that is spoken to over HTTP."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from backline.db.session import session
+from backline.jobs.results import RunName, result_of
+from backline.orders.saga import process_order
+from backline.orders.settings import OrderSettings
+from backline.settings import ROOT
+from tests.integration.airflow import run_jobs
+from tests.integration.conftest import create, drop
+from tests.integration.orders.provider import URL, HttpCharging, Provider, serving
+from tests.integration.orders.shop import Shop
+
+JOBS = ("process_order", "process_pending_orders", "send_order_reminders", "match_orders")
+NAME = "backline_order_jobs"
+PURCHASE = """
+WITH s AS (INSERT INTO app.suppliers (name, email, regions, quality, capacity)
+    VALUES ('Potter', 'potter@example.com', '{DE}', 0.9, 100) RETURNING id),
+o AS (INSERT INTO app.offers (supplier_id, product_id, unit_price_minor, currency, quantity, lead_days, valid)
+    SELECT s.id, %(product)s, 400, 'EUR', 50, 3, tstzrange(now() - interval '1 day', NULL) FROM s)
+INSERT INTO app.purchase_orders (product_id, quantity, region, currency, needed_by)
+SELECT %(product)s, quantity, 'DE', 'EUR', current_date + 9 FROM unnest(ARRAY[20, 40]) AS quantity
+"""
+
+
+@pytest.fixture(scope="module")
+def app_database(server: str, template: str) -> Iterator[str]:
+    create(server, NAME, template)
+    yield make_conninfo(server, dbname=NAME)
+    drop(server, NAME)
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    with serving() as provider:
+        yield provider
+
+
+@pytest.fixture(scope="module")
+def ran(app_database: str, provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """All of them, one after the other in one process."""
+    with session(app_database, name="test") as database:
+        shop = Shop(database)
+        cup, customer = shop.product(), shop.customer()
+        asked, stopped, unpaid = (
+            shop.order(customer, (cup, 1), card=card) for card in ("card_good", "card_good", "card_asks")
+        )
+        process_order(database, HttpCharging(provider.url), unpaid, OrderSettings())
+        shop.age(stopped, 1)
+        shop.age(unpaid, 30)
+        database.execute(PURCHASE, {"product": cup})
+    home = tmp_path_factory.mktemp("airflow")
+    folder = home / "dags"
+    shutil.copytree(ROOT / "dags" / "commerce", folder)
+    known = conninfo_to_dict(app_database)
+    connection = {
+        "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
+        "schema": known["dbname"], "port": int(known.get("port") or 5432),
+    }  # fmt: skip
+    variables = {
+        "AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection),
+        "BACKLINE__ORDERS__CHARGING": "tests.integration.orders.provider:from_environment",
+        URL: provider.url,
+    }
+    return run(home, folder, {name: {"order_id": asked} if name == "process_order" else {} for name in JOBS}, variables)
+
+
+def run(home: Path, folder: Path, wanted: dict[str, Any], variables: dict[str, str]) -> dict[str, Any]:
+    done = subprocess.run(
+        run_jobs.command(folder, wanted), check=False, env=run_jobs.environment(home, folder, variables),
+        capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    return run_jobs.results(done.stdout, done.stderr)
+
+
+def returned(ran: dict[str, Any], job: str, task: str) -> dict[str, Any]:
+    assert ran[job]["state"] == "success"
+    found: dict[str, Any] = ran[job]["tasks"][task]["returned"]
+    return found
+
+
+def test_process_order(ran: dict[str, Any], app_database: str) -> None:
+    answer = returned(ran, "process_order", "process")
+    assert answer == {"order": "O-0001", "state": "confirmed", "ended": "confirmed", "why": ""}
+    kept = result_of(app_database, RunName("process_order", ran["process_order"]["run_id"]))
+    assert kept is not None
+    assert (kept["percent"], kept["result"]) == (100, answer)
+
+
+def test_process_pending_orders(ran: dict[str, Any]) -> None:
+    report = returned(ran, "process_pending_orders", "process")
+    assert (report["looked_at"], report["ended"], report["stuck"]) == (1, {"confirmed": 1}, {})
+
+
+def test_send_order_reminders(ran: dict[str, Any]) -> None:
+    assert returned(ran, "send_order_reminders", "remind")["reminded"]["payment_missing"] == 1
+
+
+def test_match_orders(ran: dict[str, Any]) -> None:
+    report = returned(ran, "match_orders", "match")
+    assert (report["orders"], report["allocated"], report["unserved"]) == (2, 1, 1)
+    assert report["why_unserved"][0]["went_to_others"] == 1
+
+
+def test_the_rows_and_messages_are_there_and_agree(ran: dict[str, Any], app_database: str, provider: Provider) -> None:
+    assert len(ran) == len(JOBS)
+    with session(app_database, name="test") as database:
+        shop = Shop(database)
+        assert [shop.state(order) for order in (1, 2, 3)] == ["confirmed", "confirmed", "reserved"]
+        assert sorted(message["type"] for message in shop.messages()) == [
+            "order_confirmation", "order_confirmation", "order_reminder",
+        ]  # fmt: skip
+        assert shop.disagreements() == {}
+    assert provider.taken == 2 * 1680
+
+
+def test_without_what_takes_the_money_they_are_skipped() -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from backline.airflow.orders import _charging
+
+    with pytest.raises(AirflowSkipException, match=r"orders\.charging is not set"):
+        _charging()

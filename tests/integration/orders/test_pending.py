@@ -1,0 +1,140 @@
+"""process_pending_orders: what has stopped goes on, what waits is left alone, what is stuck is told of."""
+
+from __future__ import annotations
+
+import pytest
+
+from backline.errors import NetworkFailure
+from backline.messages import registry
+from backline.orders.pending import FAILURES_IN_A_ROW, PendingReport, process_pending
+from backline.orders.saga import process_order
+from backline.orders.settings import OrderSettings
+from tests.integration.orders.provider import HttpCharging, Provider
+from tests.integration.orders.shop import Shop
+
+CONFIG = OrderSettings()
+OPERATORS = ("ops@example.com", "night@example.com")
+
+
+def run(shop: Shop, provider: Provider, config: OrderSettings = CONFIG) -> PendingReport:
+    return process_pending(shop.database, HttpCharging(provider.url), config, OPERATORS)
+
+
+def stop_at(point: str, shop: Shop, provider: Provider, order: int) -> None:
+    """Leave an order where it is before it is done."""
+
+    def stop(doing: str) -> None:
+        if doing == point:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process_order(shop.database, HttpCharging(provider.url), order, CONFIG, stop)
+
+
+def test_orders_go_on_from_where_they_are(shop: Shop, provider: Provider) -> None:
+    cup, customer = shop.product(), shop.customer()
+    orders = [shop.order(customer, (cup, 1)) for _ in range(4)]
+    for order, point in zip(orders, ("validate", "pay", "settle payment", "confirm"), strict=True):
+        stop_at(point, shop, provider, order)
+        shop.age(order, 1)
+    assert [shop.state(order) for order in orders] == ["pending", "reserved", "reserved", "paid"]
+    heard: list[str] = []
+    report = process_pending(
+        shop.database, HttpCharging(provider.url), CONFIG, OPERATORS, lambda _, what: heard.append(what)
+    )
+    assert (report.looked_at, report.ended, report.failed, report.more) == (4, {"confirmed": 4}, 0, False)
+    assert sorted(heard) == [f"order O-000{n}" for n in (1, 2, 3, 4)]
+    assert {shop.state(order) for order in orders} == {"confirmed"}
+    assert shop.disagreements() == {}
+    assert run(shop, provider).looked_at == 0
+
+
+def test_what_has_just_moved_is_left_to_whoever_moves_it(shop: Shop, provider: Provider) -> None:
+    order = shop.order(shop.customer(), (shop.product(), 1))
+    assert run(shop, provider).looked_at == 0
+    shop.age(order, 1)
+    assert run(shop, provider).looked_at == 1
+
+
+@pytest.mark.parametrize("card", ["card_empty", "card_asks"])
+def test_what_waits_is_left_alone_until_it_is_late(card: str, shop: Shop, provider: Provider) -> None:
+    cup = shop.product()
+    order = shop.order(shop.customer(), (cup, 1), card=card)
+    process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+    shop.age(order, 71)
+    assert run(shop, provider).looked_at == 0
+    shop.age(order, 2)
+    assert run(shop, provider).ended == {"cancelled": 1}
+    assert shop.reserved(cup) == 0
+    assert shop.disagreements() == {}
+
+
+def test_a_payment_that_was_given_up_gives_the_stock_back(shop: Shop, provider: Provider) -> None:
+    cup = shop.product()
+    order = shop.order(shop.customer(), (cup, 1), card="card_empty")
+    process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+    shop.database.execute("UPDATE app.payments SET state = 'abandoned', next_try_at = NULL, abandoned_at = now()")
+    shop.age(order, 1)
+    assert run(shop, provider).ended == {"cancelled": 1}
+    assert shop.reserved(cup) == 0
+    assert shop.disagreements() == {}
+
+
+def test_one_that_fails_harms_no_other(shop: Shop, provider: Provider) -> None:
+    cup, customer = shop.product(), shop.customer()
+    orders = [shop.order(customer, (cup, 1), card=card) for card in ("card_good", "card_unheard_of", "card_good")]
+    for order in orders:
+        shop.age(order, 1)
+    report = run(shop, provider)
+    assert (report.looked_at, report.ended, report.failed) == (3, {"confirmed": 2}, 1)
+    [failure] = report.failures
+    assert (failure["order"], failure["class"]) == ("O-0002", "network")
+    assert [shop.state(order) for order in orders] == ["confirmed", "reserved", "confirmed"]
+    assert shop.disagreements() == {}
+
+
+def test_with_the_provider_away_it_stops_and_is_retried(shop: Shop, provider: Provider) -> None:
+    cup, customer = shop.product(20), shop.customer()
+    for _ in range(FAILURES_IN_A_ROW + 2):
+        shop.age(shop.order(customer, (cup, 1)), 1)
+    provider.away = True
+    with pytest.raises(NetworkFailure, match="HTTP 503"):
+        run(shop, provider)
+    assert provider.requests == FAILURES_IN_A_ROW
+    provider.away = False
+    assert run(shop, provider, OrderSettings(settle_seconds=0)).ended == {"confirmed": FAILURES_IN_A_ROW + 2}
+    assert shop.disagreements() == {}
+
+
+def test_it_is_bounded_and_those_that_rest_longest_come_first(shop: Shop, provider: Provider) -> None:
+    cup, customer = shop.product(), shop.customer()
+    orders = [shop.order(customer, (cup, 1)) for _ in range(3)]
+    for hours, order in enumerate(orders, 1):
+        shop.age(order, hours)
+    bounded = OrderSettings(at_most=2)
+    report = run(shop, provider, bounded)
+    assert (report.looked_at, report.more) == (2, True)
+    assert [shop.state(order) for order in orders] == ["pending", "confirmed", "confirmed"]
+    assert run(shop, provider, bounded).more is False
+
+
+def test_stuck_orders_are_told_of_once_a_day(shop: Shop, provider: Provider) -> None:
+    cup, customer = shop.product(), shop.customer()
+    orders = [shop.order(customer, (cup, 1)) for _ in range(3)]
+    for order in orders:
+        process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+    shop.age(orders[0], 73)
+    shop.age(orders[1], 71)
+    report = run(shop, provider)
+    assert set(report.stuck) == {"confirmed"}
+    assert (report.stuck["confirmed"]["orders"], report.stuck["confirmed"]["first"]) == (1, ["O-0001"])
+    run(shop, provider)
+    told = shop.messages("templated_email")
+    assert sorted(message["recipient"] for message in told) == sorted(OPERATORS)
+    assert told[0]["payload"]["context"]["title"] == "Orders are stuck: 1 confirmed"
+    assert "O-0001" in str(told[0]["payload"]["context"]["details"])
+    content = registry.get("templated_email").parse(told[0]["payload"]).email()  # type: ignore[attr-defined]
+    assert "Orders are stuck: 1 confirmed" in content.subject
+    shop.age(orders[2], 80)
+    run(shop, provider)
+    assert len(shop.messages("templated_email")) == 4

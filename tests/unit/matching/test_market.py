@@ -1,0 +1,184 @@
+"""What holds for every market: nothing over-allocated, no blocking pair, and the order of input is irrelevant."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backline.matching.market import Match, Outcome, match, objections
+from backline.matching.score import ONE, PARTS, Offer, Wanted, parts, total, unfit, written
+from backline.matching.settings import Weights
+
+EVEN = Weights()
+Market = tuple[list[Wanted], list[Offer]]
+
+
+@st.composite
+def markets(draw: st.DrawFn) -> Market:
+    """Small, crowded markets: few products, suppliers with several offers, little of everything, many equal scores."""
+    suppliers = draw(
+        st.lists(
+            st.tuples(
+                st.sets(st.sampled_from(["DE", "FR"]), min_size=1),
+                st.integers(0, 3),
+                st.integers(1, 12),
+                st.integers(-2, 12),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    offers = []
+    for number in range(draw(st.integers(0, 8))):
+        place = draw(st.integers(0, len(suppliers) - 1))
+        regions, quality, capacity, free = suppliers[place]
+        offers.append(
+            Offer(
+                id=100 + number, supplier_id=place, product_id=draw(st.integers(1, 2)),
+                unit_price_minor=draw(st.sampled_from([100, 150, 200])), currency=draw(st.sampled_from(["EUR", "EUR", "USD"])),
+                min_quantity=draw(st.integers(1, 3)), left=draw(st.integers(0, 9)), lead_days=draw(st.integers(0, 3)),
+                regions=frozenset(regions), quality=700 + 100 * quality, capacity=capacity, free=min(free, capacity),
+            )
+        )  # fmt: skip
+    orders = [
+        Wanted(
+            id=number, product_id=draw(st.integers(1, 3)), quantity=draw(st.integers(1, 6)),
+            region=draw(st.sampled_from(["DE", "FR"])), currency="EUR", days_left=draw(st.integers(-1, 4)),
+            max_price_minor=draw(st.sampled_from([None, 100, 160])),
+        )
+        for number in range(draw(st.integers(0, 9)))
+    ]  # fmt: skip
+    return orders, offers
+
+
+def scored(wanted: Wanted, offers: Sequence[Offer], weights: Weights) -> dict[int, int]:
+    """By the plain functions: the score of each offer that fits, by its id."""
+    fitting = [offer for offer in offers if not unfit(wanted, offer)]
+    cheapest = min((offer.unit_price_minor for offer in fitting), default=0)
+    return {offer.id: total(parts(wanted, offer, cheapest), weights) for offer in fitting}
+
+
+def blocking_pairs(market: Market, outcome: Outcome, weights: Weights) -> list[tuple[int, int]]:
+    """Orders and offers that would rather have each other than what they have.
+
+    The order scores higher with that offer, which has room once the pairs that come after this one give way.
+    """
+    orders, offers = market
+    taken = {found.wanted.id: found for found in outcome.matches}
+
+    def before(pair: Match, rank: tuple[int, int, int]) -> bool:
+        return (-pair.score, pair.wanted.id, pair.offer.id) < rank
+
+    found = []
+    for wanted in orders:
+        for offer_id, score in scored(wanted, offers, weights).items():
+            [offer] = [each for each in offers if each.id == offer_id]
+            has = taken.get(wanted.id)
+            if has is not None and (-has.score, has.offer.id) <= (-score, offer_id):
+                continue
+            rank = (-score, wanted.id, offer_id)
+            firm = [pair for pair in outcome.matches if pair.wanted.id != wanted.id and before(pair, rank)]
+            of_offer = sum(pair.wanted.quantity for pair in firm if pair.offer.id == offer_id)
+            of_supplier = sum(pair.wanted.quantity for pair in firm if pair.offer.supplier_id == offer.supplier_id)
+            if of_offer + wanted.quantity <= offer.left and of_supplier + wanted.quantity <= offer.free:
+                found.append((wanted.id, offer_id))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(markets())
+def test_each_order_is_decided_once_and_nothing_is_over_allocated(market: Market) -> None:
+    orders, offers = market
+    outcome = match(orders, offers, EVEN)
+    decided = [found.wanted.id for found in outcome.matches] + [each.wanted.id for each in outcome.unserved]
+    assert sorted(decided) == [wanted.id for wanted in orders]
+    by_offer: Counter[int] = Counter()
+    by_supplier: Counter[int] = Counter()
+    for found in outcome.matches:
+        assert unfit(found.wanted, found.offer) == []
+        by_offer[found.offer.id] += found.wanted.quantity
+        by_supplier[found.offer.supplier_id] += found.wanted.quantity
+    assert all(by_offer[offer.id] <= offer.left for offer in offers if by_offer[offer.id])
+    assert all(by_supplier[offer.supplier_id] <= offer.free for offer in offers if by_supplier[offer.supplier_id])
+
+
+@settings(max_examples=200, deadline=None)
+@given(markets(), st.sampled_from([EVEN, Weights(price=100, lead_time=0, quality=0, capacity=0), Weights(price=0, lead_time=50, quality=0, capacity=50)]))  # fmt: skip
+def test_no_pair_would_rather_have_each_other(market: Market, weights: Weights) -> None:
+    assert blocking_pairs(market, match(*market, weights), weights) == []
+
+
+@settings(max_examples=200, deadline=None)
+@given(markets(), st.randoms(use_true_random=False))
+def test_the_order_of_input_is_irrelevant(market: Market, rng: random.Random) -> None:
+    orders, offers = market
+    outcome = match(orders, offers, EVEN)
+    mixed = rng.sample(orders, len(orders)), rng.sample(offers, len(offers))
+    assert match(*mixed, EVEN) == outcome
+
+
+@settings(max_examples=200, deadline=None)
+@given(markets())
+def test_scores_and_places_are_those_of_the_plain_functions(market: Market) -> None:
+    orders, offers = market
+    outcome = match(orders, offers, EVEN)
+    for found in outcome.matches:
+        scores = scored(found.wanted, offers, EVEN)
+        assert found.score == scores[found.offer.id] == total(found.parts, EVEN)
+        ranked = sorted(scores, key=lambda offer_id: (-scores[offer_id], offer_id))
+        assert (found.place, found.fitting) == (ranked.index(found.offer.id) + 1, len(ranked))
+        assert all(0 <= found.parts[name] <= ONE for name in PARTS)
+    for each in outcome.unserved:
+        assert each.fitting == len(scored(each.wanted, offers, EVEN))
+
+
+def offer(number: int, **more: object) -> Offer:
+    values = {
+        "id": number, "supplier_id": number, "product_id": 1, "unit_price_minor": 100, "currency": "EUR",
+        "min_quantity": 1, "left": 10, "lead_days": 5, "regions": frozenset({"DE"}), "quality": 900, "capacity": 100,
+        "free": 100,
+    }  # fmt: skip
+    return Offer(**{**values, **more})  # type: ignore[arg-type]
+
+
+def wanted(number: int, **more: object) -> Wanted:
+    values = {"id": number, "product_id": 1, "quantity": 5, "region": "DE", "currency": "EUR", "days_left": 9}
+    return Wanted(**{**values, **more})  # type: ignore[arg-type]
+
+
+def test_a_score_by_hand() -> None:
+    found = parts(wanted(1), offer(1, unit_price_minor=125, free=60), 100)
+    assert found == {"price": 80_000, "lead_time": 50_000, "quality": 90_000, "capacity": 55_000}
+    assert str(written(total(found, EVEN))) == "0.72500"
+
+
+def test_the_better_offer_is_taken_first_and_the_older_order_has_it() -> None:
+    good, bad = offer(1), offer(2, unit_price_minor=200)
+    outcome = match([wanted(1), wanted(2), wanted(3), wanted(4), wanted(5)], [bad, good], EVEN)
+    assert [(found.wanted.id, found.offer.id, found.place) for found in outcome.matches] == [
+        (1, 1, 1), (2, 1, 1), (3, 2, 2), (4, 2, 2),
+    ]  # fmt: skip
+    assert [(each.wanted.id, each.fitting) for each in outcome.unserved] == [(5, 2)]
+
+
+def test_a_supplier_takes_no_more_than_its_capacity_over_all_its_products() -> None:
+    offers = [offer(1, supplier_id=7, free=6), offer(2, supplier_id=7, product_id=2, free=6)]
+    outcome = match([wanted(1), wanted(2, product_id=2)], offers, EVEN)
+    assert [found.wanted.id for found in outcome.matches] == [1]
+
+
+def test_what_speaks_against_each_offer_is_told() -> None:
+    offers = [
+        offer(1, currency="USD"), offer(2, regions=frozenset({"FR"})), offer(3, lead_days=10),
+        offer(4, unit_price_minor=111), offer(5, min_quantity=6), offer(6, left=4), offer(7, free=4), offer(8, left=0),
+        offer(9, product_id=2),
+    ]  # fmt: skip
+    picky = wanted(1, max_price_minor=110)
+    assert match([picky], offers, EVEN).matches == []
+    assert objections(picky, offers) == {
+        "currency": 1, "region": 1, "deadline": 1, "price": 1, "least quantity": 1, "quantity": 2, "capacity": 1,
+    }  # fmt: skip
