@@ -24,6 +24,7 @@ from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
 from backline.channel_settings import Section as _Section
 from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
+from backline.invoices.settings import InvoiceSettings
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,6 +260,7 @@ class Settings(_Section):
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
+    invoices: InvoiceSettings = Field(default_factory=InvoiceSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     job_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(JOB_POOLS))
 
