@@ -18,7 +18,7 @@ from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, Misconfigured, PermanentError, ResourceExhausted
 from backline.invoices.issuing import issue
-from backline.invoices.layout import render
+from backline.invoices.layout import render, words
 from backline.invoices.papers import Paper, read
 from backline.invoices.settings import InvoiceSettings
 from backline.settings import ROOT, settings
@@ -109,7 +109,7 @@ def make_file(connection: Session, paper: Paper, config: InvoiceSettings, folder
     content = render(paper)
     digest = hashlib.sha256(content).digest()
     file = write(folder, paper.number, content)
-    first = receipt = None
+    receipt: int | None = None
     with connection.transaction():
         values = {"invoice_id": paper.id, "sha256": digest}
         first = connection.execute(statement("invoices", "paper_made"), values).fetchone()
@@ -149,7 +149,7 @@ def write(folder: Path, number: str, content: bytes) -> Path:
 def _send_receipt(connection: Session, paper: Paper, content: bytes, config: InvoiceSettings) -> int | None:
     payload = {
         "name": paper.buyer_name,
-        "what": f"{_order_word(paper.language)} {paper.order_number}",
+        "what": f"{words(paper.language)['order']} {paper.order_number}",
         "paid_at": paper.paid_at.isoformat(),
         "amount": paper.total_minor,
         "currency": paper.currency,
@@ -168,12 +168,6 @@ def _send_receipt(connection: Session, paper: Paper, content: bytes, config: Inv
     }
     row = connection.execute(statement("invoices", "receipt_enqueue"), values).fetchone()
     return None if row is None else int(row["id"])
-
-
-def _order_word(language: str) -> str:
-    from backline.invoices.layout import words
-
-    return words(language)["order"]
 
 
 def check(report: MakingReport) -> None:
