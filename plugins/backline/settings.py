@@ -25,6 +25,7 @@ from backline.channel_settings import Section as _Section
 from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
 from backline.invoices.settings import InvoiceSettings
+from backline.reconciliation.settings import ReconciliationSettings
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,6 +262,7 @@ class Settings(_Section):
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
     invoices: InvoiceSettings = Field(default_factory=InvoiceSettings)
+    reconciliation: ReconciliationSettings = Field(default_factory=ReconciliationSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     job_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(JOB_POOLS))
 

@@ -31,7 +31,7 @@ DISPATCH = {
     "dispatch_push": "push.normal",
     "dispatch_webhook": "webhook.normal",
 }
-JOBS = ("purge_dead_letters", "reconcile_dead_letters", "generate_invoice")
+JOBS = ("purge_dead_letters", "reconcile_dead_letters", "generate_invoice", "reconcile_payments")
 SEND = {f"send_{kind.type_name}": kind for kind in registry.all_types()}
 
 

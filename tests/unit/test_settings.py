@@ -13,7 +13,7 @@ from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Se
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
 SECTIONS = (
     "email", "sms", "push", "templates", "links", "database", "outbox", "doorbell", "http", "preferences", "hooks",
-    "webhooks", "direct_pools", "alerts", "dead_letters", "invoices", "jobs", "job_pools",
+    "webhooks", "direct_pools", "alerts", "dead_letters", "invoices", "reconciliation", "jobs", "job_pools",
 )  # fmt: skip
 
 

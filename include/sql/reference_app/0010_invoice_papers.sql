@@ -1,4 +1,4 @@
--- What else an invoice's paper says, so that it can be made again as it was; and indexes to find who lacks one.
+-- What else an invoice's paper says, so that it can be made again as it was; and indexes for invoicing and reconciliation.
 
 CREATE TABLE app.invoice_papers (
     invoice_id bigint PRIMARY KEY REFERENCES app.invoices ON DELETE CASCADE,
@@ -15,3 +15,4 @@ COMMENT ON TABLE app.invoice_papers IS 'The parts of an invoice''s PDF that are 
 
 CREATE INDEX orders_paid ON app.orders (paid_at) WHERE paid_at IS NOT NULL;
 CREATE INDEX orders_refunded ON app.orders (refunded_at) WHERE refunded_at IS NOT NULL;
+CREATE INDEX payments_created ON app.payments (created_at);
