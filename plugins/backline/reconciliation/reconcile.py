@@ -133,7 +133,12 @@ def _differences(
             statement("reconciliation", "payment_match"), _match_values(findings.provider, page)
         ).fetchall()
         references = {place: one.reference for place, one in enumerate(page, 1)}
-        seen.extend(match["payment_id"] for match in matches if match["reference"] == references[match["place"]])
+        seen.extend(
+            match["payment_id"]
+            for match in matches
+            # One without an id may be given it below: then it is no longer missing there.
+            if match["reference"] in (None, references[match["place"]])
+        )
         yield from page_differences(page, matches, settled)
     yield from _missing_there(
         connection, findings, seen, since + timedelta(seconds=config.settle_seconds), settled, tell

@@ -54,7 +54,7 @@ def run(books: psycopg.Connection[DictRow], tmp_path: Path) -> Any:
 def seeded(books: psycopg.Connection[DictRow]) -> list[tuple[object, ...]]:
     """The provider's side of the seeded payments that lie in the window."""
     rows = books.execute(
-        "SELECT * FROM app.payments WHERE provider = 'stripe' AND provider_reference IS NOT NULL AND created_at > %s",
+        "SELECT * FROM app.payments WHERE provider = 'stripe' AND provider_reference LIKE 'pi_seed%%' AND created_at > %s",
         [SINCE],
     ).fetchall()
     words = {"captured": "succeeded", "abandoned": "canceled"}
