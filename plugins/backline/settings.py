@@ -24,10 +24,12 @@ from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
 from backline.channel_settings import Section as _Section
 from backline.environment import PREFIX, environment, merged
 from backline.errors import FailureClass, Misconfigured
-from backline.payments.settings import PaymentSettings
-from backline.subscriptions.settings import SubscriptionSettings
+from backline.invoices.settings import InvoiceSettings
 from backline.matching.settings import MatchingSettings
 from backline.orders.settings import OrderSettings
+from backline.payments.settings import PaymentSettings
+from backline.reconciliation.settings import ReconciliationSettings
+from backline.subscriptions.settings import SubscriptionSettings
 from backline.webhooks.settings import WebhookSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,8 +263,11 @@ class Settings(_Section):
     hooks: HookSettings = Field(default_factory=HookSettings)
     webhooks: WebhookSettings = Field(default_factory=WebhookSettings)
     payments: PaymentSettings = Field(default_factory=PaymentSettings)
+    invoices: InvoiceSettings = Field(default_factory=InvoiceSettings)
+    reconciliation: ReconciliationSettings = Field(default_factory=ReconciliationSettings)
     orders: OrderSettings = Field(default_factory=OrderSettings)
     matching: MatchingSettings = Field(default_factory=MatchingSettings)
+    subscriptions: SubscriptionSettings = Field(default_factory=SubscriptionSettings)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))
@@ -270,7 +275,6 @@ class Settings(_Section):
     dead_letters: DeadLetterSettings = Field(default_factory=DeadLetterSettings)
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     job_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(JOB_POOLS))
-    subscriptions: SubscriptionSettings = Field(default_factory=SubscriptionSettings)
 
     @field_validator("retry", mode="before")
     @classmethod

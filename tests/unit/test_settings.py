@@ -13,8 +13,8 @@ from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Se
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
 SECTIONS = (
     "email", "sms", "push", "templates", "links", "database", "outbox", "doorbell", "http", "preferences", "hooks",
-    "webhooks", "payments", "orders", "matching", "direct_pools", "alerts", "dead_letters", "jobs", "job_pools",
-    "subscriptions",
+    "webhooks", "payments", "invoices", "reconciliation", "orders", "matching", "subscriptions", "direct_pools", "alerts",
+    "dead_letters", "jobs", "job_pools",
 )  # fmt: skip
 
 

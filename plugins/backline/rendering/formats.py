@@ -45,6 +45,21 @@ def money(amount: int, currency: str, locale: str) -> str:
     return written.replace(NARROW_SPACE, SPACE)
 
 
+def rate(basis_points: int, locale: str) -> str:
+    """A rate of tax or discount, given in hundredths of a percent: 1950 is, for "de", 19,5 %."""
+    from babel.numbers import format_percent
+
+    written: str = format_percent(
+        Decimal(int(basis_points)).scaleb(-4), locale=_locale(locale), decimal_quantization=False
+    )
+    return written.replace(NARROW_SPACE, SPACE)
+
+
+def country(code: str, locale: str) -> str:
+    """A country's name (ISO 3166-1 alpha-2): DE is, for "en", Germany. A code without one is shown as it is."""
+    return str(_locale(locale).territories.get(str(code), str(code)))
+
+
 def day(value: date, locale: str) -> str:
     """A day of the calendar: 22. November 2026."""
     from babel.dates import format_date

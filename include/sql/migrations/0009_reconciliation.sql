@@ -1,0 +1,27 @@
+-- What reconciliations with payment providers have covered and found.
+
+CREATE TABLE backline.reconciliation (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    provider    text NOT NULL,
+    since       timestamptz NOT NULL,
+    until       timestamptz NOT NULL CHECK (until > since),   -- the next one begins some overlap before it
+    theirs      bigint NOT NULL,                              -- payments that the provider's list had
+    ours        bigint NOT NULL,
+    found       jsonb NOT NULL,                               -- differences by kind
+    fixed       integer NOT NULL,
+    remaining   integer NOT NULL,
+    report      text NOT NULL,
+    finished_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX reconciliation_covered ON backline.reconciliation (provider, until);
+
+-- Differences that were found and not mended, each once: operators are told when a new one comes.
+CREATE TABLE backline.reconciliation_difference (
+    provider      text NOT NULL,
+    kind          text NOT NULL,
+    reference     text NOT NULL,                              -- the provider's id of the payment
+    said          text NOT NULL,                              -- what each side says
+    first_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (provider, reference, kind, said)
+);

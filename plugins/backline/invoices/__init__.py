@@ -1,0 +1,1 @@
+"""Invoices and credit notes: numbered without gaps, made into PDF files that can be made again."""

@@ -1,0 +1,27 @@
+"""The settings of invoices: section [invoices] of backline.toml, where each is explained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Series = Annotated[str, Field(pattern=r"^[A-Z0-9-]*(\{year\})?[A-Z0-9-]*$", min_length=1, max_length=40)]
+
+
+class InvoiceSettings(BaseModel):
+    """Who sells, and how invoices are numbered, laid out and kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    seller_name: str = Field("Backline", min_length=1, max_length=200)
+    seller_address: tuple[str, ...] = Field(("1 High Street", "10115 Berlin", "Germany"), min_length=1, max_length=8)
+    seller_tax_id: str = Field("", max_length=60)
+    seller_email: str = Field("billing@localhost.localdomain", max_length=254)
+    page: Literal["auto", "A4", "Letter"] = "auto"
+    series: Series = "INV-{year}"
+    credit_note_series: Series = "CRN-{year}"
+    folder: str = "archive/invoices"
+    receipt_hours: float = Field(72.0, ge=0)
+    sweep_days: float = Field(7.0, gt=0, le=366)
+    sweep_most: int = Field(200, ge=1, le=10_000)

@@ -1,0 +1,1 @@
+"""Reconciliation: our payments held against the provider's own list."""

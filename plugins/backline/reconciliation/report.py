@@ -1,0 +1,172 @@
+"""The report: every difference as a line of a CSV file, and a PDF of one or two pages with counts, a chart and the first ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from backline.errors import Misconfigured
+from backline.reconciliation.differences import Difference, Kind
+from backline.rendering import formats
+from backline.settings import ROOT
+
+FOLDER = ROOT / "include" / "templates" / "reconciliation"
+COLUMNS = (
+    "kind", "reference", "payment_id", "order_id", "amount_minor", "currency", "created_at", "ours", "theirs", "mended",
+)  # fmt: skip
+SHOWN = 40
+"""Differences that the PDF lists; the CSV file has all."""
+NAMES: Mapping[Kind, str] = {
+    Kind.MISSING_HERE: "missing here",
+    Kind.MISSING_THERE: "missing there",
+    Kind.AMOUNT: "amount",
+    Kind.CURRENCY: "currency",
+    Kind.STATUS: "status",
+    Kind.DUPLICATE: "duplicate",
+}
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a reconciliation found, counted."""
+
+    provider: str
+    since: datetime
+    until: datetime
+    dry_run: bool = False
+    theirs: int = 0
+    ours: int = 0
+    found: Counter[Kind] = field(default_factory=Counter)
+    mended: Counter[Kind] = field(default_factory=Counter)
+    first: list[tuple[Difference, bool]] = field(default_factory=list)
+
+    def add(self, difference: Difference, *, is_mended: bool) -> None:
+        """Count one; the first ones that were left are kept for the PDF."""
+        self.found[difference.kind] += 1
+        self.mended[difference.kind] += is_mended
+        if len(self.first) < SHOWN:
+            self.first.append((difference, is_mended))
+
+    @property
+    def fixed(self) -> int:
+        """Differences that were mended."""
+        return self.mended.total()
+
+    @property
+    def remaining(self) -> int:
+        """Differences that are left to people."""
+        return self.found.total() - self.fixed
+
+
+class DifferenceFile(AbstractContextManager["DifferenceFile"]):
+    """The CSV file, written line by line; it is there under its name once it is whole, and not at all after an error."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        """Misconfigured names a folder that cannot be written."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except PermissionError as exc:
+            raise Misconfigured(
+                f"{self.path.parent}: {exc.strerror}; make it writable, or set reconciliation.report_folder to a folder that is"
+            ) from exc
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(COLUMNS)
+        return self
+
+    def add(self, one: Difference, *, is_mended: bool) -> None:
+        """Write one line."""
+        values = (
+            one.kind.value, one.reference, one.payment_id, one.order_id, one.amount_minor, one.currency,
+            one.created_at.isoformat(), one.ours, one.theirs, "yes" if is_mended else "no",
+        )  # fmt: skip
+        self._writer.writerow([_harmless(value) for value in values])
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if error is None:
+            self._draft.replace(self.path)
+        self._draft.unlink(missing_ok=True)
+
+
+def write_pdf(findings: Findings, path: Path) -> None:
+    """Write the PDF beside the CSV file, whole or not at all."""
+    from weasyprint import HTML
+    from weasyprint.urls import URLFetcher
+
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        html = HTML(string=markup(findings, path), url_fetcher=URLFetcher(allowed_protocols=frozenset()))
+        html.write_pdf(draft, pdf_variant="pdf/ua-1")
+        draft.chmod(0o600)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def markup(findings: Findings, path: Path) -> str:
+    """The HTML that the PDF is made of."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"money": formats.money, "moment": formats.moment}
+    return environment.get_template("report.html").render(
+        findings=findings, names=NAMES, kinds=list(Kind), chart=chart(findings), file=path.with_suffix(".csv").name
+    )
+
+
+def chart(findings: Findings) -> str:
+    """The differences by kind as an SVG: mended ones dark, those that are left light."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    kinds = list(reversed(Kind))
+    mended = [findings.mended[kind] for kind in kinds]
+    left = [findings.found[kind] - findings.mended[kind] for kind in kinds]
+    # Text stays text, and the same findings give the same picture.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "backline", "font.size": 9, "font.family": "DejaVu Sans"}):
+        figure = Figure(figsize=(6.6, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        axes.barh([NAMES[kind] for kind in kinds], mended, color="#2f6f5e", label="mended")
+        bars = axes.barh([NAMES[kind] for kind in kinds], left, left=mended, color="#c46a2b", label="left to people")
+        totals = [f"{one + other:,}" for one, other in zip(mended, left, strict=True)]
+        axes.bar_label(bars, labels=totals, padding=4)
+        axes.set_xlim(0, max(1, *(findings.found[kind] for kind in kinds)) * 1.15)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("differences")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="lower right", frameon=False)
+        picture = io.StringIO()
+        figure.savefig(picture, format="svg", metadata={"Date": None})
+    text = picture.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _harmless(value: object) -> object:
+    # What begins so is a formula to spreadsheets, and references are the provider's own text.
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

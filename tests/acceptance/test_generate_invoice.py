@@ -1,0 +1,55 @@
+"""`generate_invoice`: a paid order's invoice reaches the customer with the receipt, and is the same file when made again."""
+
+from __future__ import annotations
+
+import io
+import json
+from email import message_from_string
+from email.policy import default
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+from pypdf import PdfReader
+
+from backline.demo.world import World
+from backline.reference_app import apply
+from tests.acceptance.running import Copy
+from tests.acceptance.test_types import raw
+from tests.integration.invoices.shop import place
+
+pytestmark = pytest.mark.stack
+
+
+def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: Copy, world: World) -> None:
+    dsn, address = stack.exports()["BACKLINE_DATABASE_URL"], world.recipients("invoice")["email"]
+    apply(dsn)
+    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+        user = connection.execute(
+            "INSERT INTO app.users (email, name, country) VALUES (%s, 'Ann', 'DE') RETURNING id", [address]
+        ).fetchone()
+        connection.execute("INSERT INTO app.products (id, sku, name) VALUES (1, 'CUPS', 'Cups') ON CONFLICT DO NOTHING")
+        assert user is not None
+        order = place(connection, f"A-{world.tag}", [("Espresso cups", 2, 2450, 1900)], user_id=user["id"])
+
+    def run() -> dict[str, object]:
+        conf = json.dumps({"order_id": order})
+        done = json.loads(stack.backline("trigger", "generate_invoice", "--conf", conf, "--wait", "--json").stdout)
+        [made] = world.airflow.xcom("generate_invoice", done["run_id"], "make")["made"]
+        found: dict[str, object] = made
+        return found
+
+    first = run()
+    assert (first["order_id"], first["is_identical"]) == (order, None)
+    [mail] = world.wait_arrived(address.partition("@")[2], 1)
+    letter = message_from_string(raw(stack, mail.id), policy=default)
+    [attached] = letter.iter_attachments()
+    content = attached.get_content()
+    assert content == Path(str(first["file"])).read_bytes()
+    text = PdfReader(io.BytesIO(content)).pages[0].extract_text()
+    # 49.00 net, 9.31 tax, 4.90 shipping.
+    assert str(first["number"]) in text
+    assert "€63.21" in text
+    again = run()
+    assert (again["number"], again["is_identical"], again["receipt_id"]) == (first["number"], True, None)

@@ -1,0 +1,48 @@
+"""`reconcile_payments`: the provider's list is held against our payments; what is safe is booked, the rest is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from backline.demo.world import World
+from backline.reference_app import apply
+from tests.acceptance.running import Copy
+from tests.integration.reconciliation.books import listed, pay, theirs
+
+pytestmark = pytest.mark.stack
+
+
+def test_a_list_is_reconciled(stack: Copy, world: World) -> None:
+    dsn = stack.exports()["BACKLINE_DATABASE_URL"]
+    apply(dsn)
+    waiting, lost, unknown = (f"pi_{name}_{world.tag}" for name in ("waiting", "lost", "unknown"))
+    with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
+        connection.execute(
+            "INSERT INTO app.users (id, email, name, country) VALUES (1, 'ann@example.com', 'Ann', 'DE') ON CONFLICT DO NOTHING"
+        )
+        connection.execute("INSERT INTO app.products (id, sku, name) VALUES (1, 'CUPS', 'Cups') ON CONFLICT DO NOTHING")
+        made = pay(connection, waiting, state="pending")
+        pay(connection, lost)
+        folder = Path(stack.home) / "archive" / "provider_lists"
+        folder.mkdir(parents=True, exist_ok=True)
+        listed(folder / f"stripe_{world.tag}.csv", theirs(waiting), theirs(unknown))
+        conf = json.dumps({"file": f"stripe_{world.tag}.csv", "days": 0.25})
+        done = json.loads(stack.backline("trigger", "reconcile_payments", "--conf", conf, "--wait", "--json").stdout)
+        report = world.airflow.xcom("reconcile_payments", done["run_id"], "reconcile")
+        state = connection.execute("SELECT state FROM app.payments WHERE id = %s", [made["payment"]]).fetchone()
+    assert state == {"state": "captured"}
+    with Path(report["csv"]).open(newline="") as file:
+        found = {(line["reference"], line["kind"], line["mended"]) for line in csv.DictReader(file)}
+    assert found >= {
+        (waiting, "status", "yes"),
+        (lost, "missing_there", "no"),
+        (unknown, "missing_here", "no"),
+    }
+    assert Path(report["pdf"]).read_bytes().startswith(b"%PDF-")
+    assert report["alerts"] == 1
