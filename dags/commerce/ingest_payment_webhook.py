@@ -15,8 +15,7 @@ from __future__ import annotations
 from airflow.sdk import task
 
 from backline.airflow.jobs import Needs, job_dag
-from backline.airflow.payment_bell import on_payment_events
-from backline.airflow.payments import ingest_now
+from backline.airflow.payments import ingest_now, on_payment_events
 
 with job_dag(
     "ingest_payment_webhook",

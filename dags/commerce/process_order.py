@@ -9,7 +9,7 @@ back, then the stock, and the customer is told why. A payment that is tried agai
 leaves the order **waiting**; `process_pending_orders` takes it from there. A provider that is away is retried.
 
 - **Result**: the order's number, its state, how it ended (confirmed, waiting, cancelled, refunded, nothing to do) and why.
-- **Needs** the setting `orders.charging`: what takes the money (docs/commerce.md).
+- **Needs** the connection `stripe_api` (`[payments]` in `include/config/backline.toml`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from airflow.sdk import Param, task
 
 from backline.airflow.jobs import Needs, job_dag
 from backline.airflow.orders import process_now
+from backline.airflow.payments import CONNECTION
 
 with job_dag(
     "process_order",
@@ -27,7 +28,7 @@ with job_dag(
             type="integer", minimum=1, title="Order id", description="Its id in the app's table of orders."
         )
     },
-    needs=Needs(tables=("app.orders", "app.products", "app.payments")),
+    needs=Needs(connections=(CONNECTION,), tables=("app.orders", "app.products", "app.payments")),
     pool="orders",
     priority=8,
     retries=5,

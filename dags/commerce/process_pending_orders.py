@@ -19,12 +19,13 @@ from airflow.sdk import task
 
 from backline.airflow.jobs import Needs, job_dag
 from backline.airflow.orders import process_pending_now
+from backline.airflow.payments import CONNECTION
 
 with job_dag(
     "process_pending_orders",
     doc=__doc__,
     schedule="*/15 * * * *",
-    needs=Needs(tables=("app.orders", "app.products", "app.payments")),
+    needs=Needs(connections=(CONNECTION,), tables=("app.orders", "app.products", "app.payments")),
     max_active_runs=1,
     pool="orders",
     soft_limit_seconds=800,

@@ -5,8 +5,9 @@ here, missing there, amount, currency, status, duplicate. Mended is only what is
 payment that we still wait for, the same to the cent. Everything is reported: a CSV file, a PDF with a chart, the run's
 result; when something new is left, the recipients of `[alerts]` get a mail.
 
-- **file**: the provider's list, a CSV file in the folder `reconciliation.list_folder`; without one the newest there. It
-  stands for the time that it was written at.
+- **provider**: Stripe's list is asked of its API (connection `stripe_api`); Razorpay's is a file.
+- **file**: the list as a CSV file in the folder `reconciliation.list_folder`; for Razorpay the newest there if none is
+  named. It stands for the time that it was written at.
 - **days**: so many days before that, instead of the window that comes next.
 - **dry_run**: reports, and mends nothing.
 - **Bounded**: 100 differences mended a run (`[reconciliation]` in `include/config/backline.toml`).

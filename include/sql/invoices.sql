@@ -91,6 +91,21 @@ UPDATE app.invoice_papers AS p SET pdf_sha256 = %(sha256)s::bytea, made_at = clo
 WHERE p.invoice_id = %(invoice_id)s::bigint AND p.pdf_sha256 IS NULL
 RETURNING p.invoice_id;
 
+-- name: order_is_new
+-- Whether an order was paid or refunded within the last minute and has no paper of it yet.
+SELECT EXISTS (
+    SELECT FROM app.orders AS o WHERE o.paid_at > clock_timestamp() - interval '1 minute'
+      AND NOT EXISTS (SELECT FROM app.invoices AS i WHERE i.order_id = o.id AND i.kind = 'invoice')
+) OR EXISTS (
+    SELECT FROM app.orders AS o WHERE o.refunded_at > clock_timestamp() - interval '1 minute'
+      AND NOT EXISTS (SELECT FROM app.invoices AS i WHERE i.order_id = o.id AND i.kind = 'credit_note')
+) AS is_new;
+
+-- name: receipt_find
+-- The message that is the order's receipt, if the payment was booked with one.
+SELECT i.message_id AS id FROM backline.idempotency AS i
+WHERE i.type = 'payment_receipt' AND i.key = 'payment_receipt/' || %(order_id)s::bigint;
+
 -- name: receipt_enqueue
 -- The receipt with the invoice, once an order, if the payment is not older than that. Returns the message's id, or no row.
 SELECT backline.enqueue('payment_receipt', %(recipient)s::text, %(payload)s::jsonb,

@@ -6,28 +6,28 @@
 
 -- name: order_get
 -- One order, its customer, and how its money stands by its latest payment:
---   is_captured      all of the total is there
+--   has_payment      there is one, however it stands
 --   is_going_back    a refund was begun, or has been made
 --   is_under_way     a try has no end: it may have charged
 --   is_tried_again   it was declined and has a time for its next try
---   needs_action     the customer must act
 --   is_given_up      it was declined, and will not be tried again
--- `is_late`: its stock has been set aside for longer than `payment_hours`.
+--   is_charged_by_others  it is of a subscription that the provider charges by itself
+-- `was_told`: its customer was told of it when its subscription was renewed. `is_late`: its stock has been set aside for longer than `payment_hours`.
 SELECT o.id, o.number, o.state::text AS state, o.currency::text AS currency, o.tax_minor, o.shipping_minor, o.total_minor,
     o.placed_at, o.promised_on, u.name, u.email, u.phone, u.language::text AS language, u.zone::text AS zone,
     u.state <> 'deactivated' AS may_be_told, u.phone IS NOT NULL AND 'sms' = ANY (u.channels) AS wants_texts,
-    EXISTS (SELECT FROM app.payments AS c
-            WHERE c.order_id = o.id AND c.state = 'captured' AND c.amount_minor = o.total_minor) AS is_captured,
+    p.id IS NOT NULL AS has_payment,
     EXISTS (SELECT FROM app.payments AS c JOIN app.refunds AS r ON r.payment_id = c.id
             WHERE c.order_id = o.id AND r.state <> 'failed') AS is_going_back,
     EXISTS (SELECT FROM app.payments AS c JOIN app.payment_tries AS t ON t.payment_id = c.id
             WHERE c.order_id = o.id AND t.ended_at IS NULL) AS is_under_way,
     coalesce(p.next_try_at IS NOT NULL, false) AS is_tried_again,
-    coalesce(p.state = 'requires_action', false) AS needs_action,
     coalesce(p.state IN ('failed', 'abandoned') AND p.next_try_at IS NULL, false) AS is_given_up,
-    coalesce(o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour', false) AS is_late
+    coalesce(o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour', false) AS is_late,
+    s.provider IS NOT NULL AS is_charged_by_others, s.id IS NOT NULL AS was_told
 FROM app.orders AS o
 JOIN app.users AS u ON u.id = o.user_id
+LEFT JOIN app.subscriptions AS s ON s.id = o.subscription_id
 LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
 WHERE o.id = %(id)s::bigint;
 
@@ -62,14 +62,6 @@ WITH moved AS (
     WHERE p.id = w.product_id
 )
 SELECT id FROM moved;
-
--- name: order_pay
--- Marks a reserved order paid, if all of its money is there.
-UPDATE app.orders AS o SET state = 'paid', paid_at = greatest(p.captured_at, o.reserved_at)
-FROM app.payments AS p
-WHERE o.id = %(id)s::bigint AND o.state = 'reserved' AND p.order_id = o.id AND p.state = 'captured'
-  AND p.amount_minor = o.total_minor
-RETURNING o.id;
 
 -- name: order_confirm
 -- Confirms a paid order, unless its money is going back.
@@ -130,7 +122,8 @@ LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER
 WHERE o.state IN ('pending', 'reserved', 'paid')
   AND o.state_since <= clock_timestamp() - %(settle_seconds)s::float8 * interval '1 second'
   AND (o.state <> 'reserved' OR o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour'
-       OR NOT coalesce(p.state = 'requires_action' OR p.next_try_at IS NOT NULL, false))
+       OR NOT coalesce(p.state = 'requires_action' OR p.next_try_at IS NOT NULL, false)
+          AND NOT EXISTS (SELECT FROM app.subscriptions AS s WHERE s.id = o.subscription_id AND s.provider IS NOT NULL))
 ORDER BY o.state_since, o.id LIMIT %(most)s::integer;
 
 -- name: order_stuck

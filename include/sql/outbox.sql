@@ -213,6 +213,12 @@ FROM backline.message_type AS t
 WHERE m.id = %(id)s::bigint AND m.state IN ('scheduled', 'pending', 'leased') AND t.name = m.type
 RETURNING m.state;
 
+-- name: message_amend
+-- Gives a message that waits for its time, and was not tried yet, another payload, and makes it due; no row if it waits no more.
+UPDATE backline.message AS m SET payload = %(payload)s::jsonb, state = 'pending', due_at = clock_timestamp()
+WHERE m.id = %(id)s::bigint AND m.state = 'scheduled' AND m.attempt = 0
+RETURNING m.state;
+
 -- name: message_retry
 -- Revives a dead message under its own id, with as many tries as its type has; not one whose secrets are erased.
 UPDATE backline.message AS m

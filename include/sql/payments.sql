@@ -3,7 +3,10 @@
 
 -- name: order_lock
 -- The order that is to be paid, held until the transaction ends: one at a time works on its payment.
-SELECT id, number, state::text AS state, currency, total_minor FROM app.orders WHERE id = %(order_id)s::bigint FOR UPDATE;
+-- `charged_by`: the provider that charges it by itself, because its subscription is one of the provider's.
+SELECT o.id, o.number, o.state::text AS state, o.currency, o.total_minor,
+    (SELECT s.provider::text FROM app.subscriptions AS s WHERE s.id = o.subscription_id) AS charged_by
+FROM app.orders AS o WHERE o.id = %(order_id)s::bigint FOR UPDATE OF o;
 
 -- name: payment_lock
 -- The order's payment: the one that was captured, else the latest that is not given up, else the latest. `open_try` is the try
@@ -86,11 +89,12 @@ UPDATE app.payments SET state = 'requires_action', provider_reference = coalesce
 WHERE id = %(payment_id)s::bigint AND state NOT IN ('captured', 'abandoned');
 
 -- name: receipt_tell
--- Enqueues the receipt of a captured payment, once.
+-- Enqueues the receipt of a captured payment, once an order. It waits so long for the order's invoice, which is put into it.
 SELECT backline.enqueue('payment_receipt', u.email, jsonb_build_object(
         'name', u.name, 'what', CASE WHEN u.language LIKE 'de%%' THEN 'Bestellung ' ELSE 'Order ' END || o.number,
         'paid_at', p.captured_at, 'amount', p.amount_minor, 'currency', p.currency, 'zone', u.zone, 'language', u.language),
-    idempotency_key => 'payment_receipt:' || p.id) AS id
+    due_at => p.captured_at + %(wait_seconds)s::float8 * interval '1 second',
+    idempotency_key => 'payment_receipt/' || o.id) AS id
 FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users AS u ON u.id = o.user_id
 WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured';
 
@@ -156,26 +160,15 @@ WITH left_over AS (
 SELECT id, amount_minor FROM under_way UNION ALL SELECT id, amount_minor FROM made;
 
 -- name: refund_end
--- The provider has given the money back: refund, payment and order say so; what was reserved for the order is free again.
+-- The provider has given the money back: refund and payment say so. The order is settled with its stock by `orders`.
 WITH ended AS (
     UPDATE app.refunds SET state = 'succeeded', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
     WHERE id = %(refund_id)s::bigint AND state = 'pending'
-    RETURNING payment_id, amount_minor, ended_at
-), back AS (
-    UPDATE app.payments AS p SET refunded_minor = p.refunded_minor + ended.amount_minor
-    FROM ended WHERE p.id = ended.payment_id
-    RETURNING p.order_id, p.refunded_minor = p.amount_minor AS whole, ended.ended_at
-), freed AS (
-    UPDATE app.products AS s SET reserved = s.reserved - l.quantity
-    FROM (SELECT line.product_id, sum(line.quantity)::integer AS quantity
-          FROM back JOIN app.orders AS o ON o.id = back.order_id AND o.state IN ('paid', 'confirmed')
-          JOIN app.order_lines AS line ON line.order_id = o.id
-          WHERE back.whole GROUP BY line.product_id) AS l
-    WHERE s.id = l.product_id
+    RETURNING payment_id, amount_minor
 )
-UPDATE app.orders AS o SET state = 'refunded', refunded_at = back.ended_at
-FROM back WHERE o.id = back.order_id AND back.whole AND o.state IN ('paid', 'confirmed', 'shipped', 'delivered')
-RETURNING o.id;
+UPDATE app.payments AS p SET refunded_minor = p.refunded_minor + ended.amount_minor
+FROM ended WHERE p.id = ended.payment_id
+RETURNING p.order_id;
 
 -- name: refund_fail
 -- The provider will not give the money back.
@@ -215,69 +208,15 @@ WHERE provider = %(provider)s::text::app.payment_provider
   AND (provider_reference = %(reference)s::text OR idempotency_key = %(key)s::text)
 ORDER BY provider_reference IS NOT DISTINCT FROM %(reference)s::text DESC LIMIT 1;
 
--- name: subscription_lock
--- The subscription that a provider charges, held until the transaction ends, with the order of it that waits for money.
-SELECT s.id, s.state::text AS state, s.next_on, s.next_on - (%(at)s::timestamptz AT TIME ZONE s.zone)::date AS days_ahead,
+-- name: subscription_charged
+-- The subscription that a provider charges: its next cycle, and the order of it that waits for money.
+SELECT s.id, s.state::text AS state, s.next_on, s.zone::text AS zone,
+    s.retry_on, s.next_on - (%(at)s::timestamptz AT TIME ZONE s.zone)::date AS days_ahead,
     (SELECT o.id FROM app.orders AS o WHERE o.subscription_id = s.id AND o.state IN ('pending', 'reserved')
      ORDER BY o.cycle_on LIMIT 1) AS order_id
 FROM app.subscriptions AS s
 WHERE s.provider = %(provider)s::text::app.payment_provider AND s.provider_reference = %(reference)s::text
-FOR UPDATE;
-
--- name: subscription_order_make
--- The order of a subscription's next cycle, with the tax and the shipping of its last one.
-WITH due AS (
-    SELECT s.*, u.country, coalesce(last.tax_rate, 0) AS tax_rate,
-        CASE WHEN last.subscription_id = s.id THEN last.shipping_minor ELSE 0 END AS shipping_minor,
-        CASE WHEN s.new_price_from <= s.next_on THEN s.new_price_minor ELSE s.unit_price_minor END AS price_minor
-    FROM app.subscriptions AS s JOIN app.users AS u ON u.id = s.user_id LEFT JOIN LATERAL (
-        SELECT o.subscription_id, o.shipping_minor, l.tax_rate
-        FROM app.orders AS o JOIN app.order_lines AS l ON l.order_id = o.id
-        WHERE o.user_id = s.user_id AND o.ship_to_country = u.country
-        ORDER BY o.subscription_id IS NOT DISTINCT FROM s.id DESC, o.placed_at DESC, l.number LIMIT 1) AS last ON true
-    WHERE s.id = %(subscription_id)s::bigint
-), made AS (
-    INSERT INTO app.orders (number, user_id, subscription_id, cycle_on, currency, net_minor, tax_minor, shipping_minor,
-        ship_to_country)
-    SELECT 'S-' || id || '-' || to_char(next_on, 'YYYYMMDD'), user_id, id, next_on, currency, quantity * price_minor,
-        (quantity * price_minor * tax_rate + 5000) / 10000, shipping_minor, country
-    FROM due
-    ON CONFLICT (subscription_id, cycle_on) WHERE subscription_id IS NOT NULL DO NOTHING
-    RETURNING id
-), line AS (
-    INSERT INTO app.order_lines (order_id, number, product_id, description, quantity, unit_price_minor, tax_rate)
-    SELECT made.id, 1, due.product_id, p.name, due.quantity, due.price_minor, due.tax_rate
-    FROM made CROSS JOIN due JOIN app.products AS p ON p.id = due.product_id
-)
-SELECT id FROM made;
-
--- name: subscription_advance
--- To the next cycle, on its anchor day; a price that was to change has changed.
-UPDATE app.subscriptions SET
-    next_on = app.anchored((next_on + interval_months * interval '1 month')::date, anchor_day),
-    unit_price_minor = CASE WHEN new_price_from <= next_on THEN new_price_minor ELSE unit_price_minor END,
-    new_price_minor = CASE WHEN new_price_from <= next_on THEN NULL ELSE new_price_minor END,
-    new_price_from = CASE WHEN new_price_from <= next_on THEN NULL ELSE new_price_from END,
-    skips_next = false, retry_on = NULL
-WHERE id = %(subscription_id)s::bigint AND next_on = %(cycle_on)s::date;
-
--- name: order_reserve
--- Sets the stock of an order aside, all of it or none; no row if there is not enough.
-WITH wanted AS (
-    SELECT l.product_id, sum(l.quantity)::integer AS quantity FROM app.order_lines AS l
-    WHERE l.order_id = %(order_id)s::bigint GROUP BY l.product_id
-), shelf AS (
-    SELECT p.id, wanted.quantity FROM app.products AS p JOIN wanted ON wanted.product_id = p.id
-    WHERE p.stock - p.reserved >= wanted.quantity
-    ORDER BY p.id FOR UPDATE OF p
-), reserved AS (
-    UPDATE app.products AS p SET reserved = p.reserved + shelf.quantity FROM shelf
-    WHERE p.id = shelf.id AND (SELECT count(*) FROM shelf) = (SELECT count(*) FROM wanted)
-    RETURNING p.id
-)
-UPDATE app.orders SET state = 'reserved', reserved_at = clock_timestamp()
-WHERE id = %(order_id)s::bigint AND state = 'pending' AND EXISTS (SELECT 1 FROM reserved)
-RETURNING id;
+FOR NO KEY UPDATE;
 
 -- name: payment_give_up
 -- A declined payment after so many tries is not tried again.

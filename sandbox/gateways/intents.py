@@ -40,14 +40,17 @@ class Intent:
     error: dict[str, Any] | None = None
     refunded: int = 0
 
-    def as_json(self) -> dict[str, Any]:
-        """As Stripe answers it."""
+    def as_json(self, *, with_charge: bool = False) -> dict[str, Any]:
+        """As Stripe answers it; its charge by its id, or as a whole."""
+        charge: str | dict[str, Any] | None = f"ch_{self.id[3:]}" if self.status == "succeeded" else None
+        if with_charge and charge is not None:
+            charge = {"id": charge, "object": "charge", "amount": self.amount, "amount_refunded": self.refunded}
         return {
             "id": self.id, "object": "payment_intent", "amount": self.amount, "currency": self.currency,
             "amount_received": self.amount if self.status == "succeeded" else 0, "customer": self.customer,
             "metadata": self.metadata, "description": self.description, "created": self.created, "livemode": False,
             "status": self.status, "last_payment_error": self.error,
-            "latest_charge": f"ch_{self.id[3:]}" if self.status == "succeeded" else None,
+            "latest_charge": charge,
         }  # fmt: skip
 
 

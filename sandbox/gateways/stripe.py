@@ -119,8 +119,10 @@ class StripeGateway(Gateway):
         query = request.query_params
         since, before = int(query.get("created[gte]", 0)), int(query.get("created[lt]", 2**53))
 
+        with_charge = "data.latest_charge" in query.values()
+
         def page() -> dict[str, Any]:
-            found = [one.as_json() for one in self._intents.found(since, before)]
+            found = [one.as_json(with_charge=with_charge) for one in self._intents.found(since, before)]
             return _page(request, "/v1/payment_intents", found)
 
         return await self._read(request, page)

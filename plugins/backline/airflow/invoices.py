@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.sdk import AssetOrTimeSchedule
 
-ORDERS_PAID = Asset(name="orders paid", uri="backline://commerce/orders-paid")
-"""Whoever books a payment or a refund says so with this asset (`outlets=[ORDERS_PAID]`, or over Airflow's API)."""
+from backline.airflow.row_bell import RowBell, on_rows
+from backline.settings import settings
 
 
 def on_orders_paid(cron: str) -> AssetOrTimeSchedule:
-    """A schedule: when orders were paid, and by cron besides, because events may be lost; the rows are the truth."""
-    return AssetOrTimeSchedule(assets=ORDERS_PAID, timetable=CronTriggerTimetable(cron, timezone="UTC"))
+    """A schedule: when an order has become paid or refunded, whoever booked it."""
+    bell = RowBell("invoices", "order_is_new", settings().invoices.look_seconds)
+    return on_rows("orders paid", "backline://bell/orders-paid", bell, cron)
 
 
 def make_now(order_id: int | None) -> dict[str, Any]:
@@ -21,7 +22,6 @@ def make_now(order_id: int | None) -> dict[str, Any]:
     from backline.airflow.jobs import reporter
     from backline.db.session import session
     from backline.invoices.making import MakingReport, check, make_due, make_for_order, paper_folder
-    from backline.settings import settings
 
     config, tell = settings().invoices, reporter()
     with session(app_dsn(), name="invoices") as connection:

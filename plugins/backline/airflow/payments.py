@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from airflow.sdk import task_group
 
 from backline.airflow.jobs import reporter
+from backline.airflow.row_bell import RowBell, on_rows
 from backline.settings import settings
 
 if TYPE_CHECKING:
+    from airflow.sdk import AssetOrTimeSchedule
     from airflow.sdk.definitions.xcom_arg import XComArg
 
     from backline.payments.provider import Provider
@@ -20,6 +22,12 @@ APPROVE, REJECT = "Approve", "Reject"
 CONNECTION = settings().payments.connection
 Planned: TypeAlias = dict[str, Any]
 """What `plan_now` hands on."""
+
+
+def on_payment_events(cron: str) -> AssetOrTimeSchedule:
+    """A schedule: when a provider has told something that nobody has looked at yet."""
+    bell = RowBell("payments", "event_is_new", settings().payments.look_seconds)
+    return on_rows("payment events", "backline://bell/payment-events", bell, cron)
 
 
 def provider() -> Provider:
@@ -126,9 +134,8 @@ def asking(requests: XComArg) -> None:
             subject="Try the payment of a large order again?",
             body=(
                 "{% set it = ti.xcom_pull(task_ids='plan')['to_ask'][ti.map_index] %}"
-                "Order **{{ it.order_number }}**: {{ it.amount_minor }} {{ it.currency }} in minor units. It was declined "
-                "({{ it.decline_code }}), and would be tried for the {{ it.number }}. time.\n\nIf it is rejected the payment is "
-                "given up."
+                "Order **{{ it.order_number }}**, {{ it.amount }}. It was declined ({{ it.decline_code }}); this would be try "
+                "{{ it.number }}.\n\nIf it is rejected the payment is given up."
             ),
             options=[APPROVE, REJECT],
             response_timeout=timedelta(hours=settings().payments.approval_hours),
@@ -139,7 +146,7 @@ def asking(requests: XComArg) -> None:
         def decide(asked: dict[str, Any], answered: dict[str, Any]) -> dict[str, Any]:
             return decided_now(asked, answered)
 
-        decide(request, ask.output)
+        decide(request, cast("Any", ask.output))
 
     large.expand(request=requests)
 

@@ -5,42 +5,62 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
+    from backline.payments.provider import ProviderList
     from backline.reconciliation.settings import ReconciliationSettings
 
 
 def reconcile_now(provider: str, file: str | None, days: float | None, *, dry_run: bool) -> dict[str, Any]:
     """Reconcile with the provider's list; returns the report, which is the run's result too.
 
-    `file`: its name in the folder of lists; else the newest `<provider>*.csv` there. `days`: back from now, instead of
-    the window that follows the last one. The task is skipped when there is no list, or none that is new.
+    The list is asked of Stripe's API, as of now; that of another provider, or with `file`, is a CSV file in the folder of
+    lists (else the newest `<provider>*.csv` there), as of the time when it was written. `days`: back from then, instead of
+    the window that follows the last one. The task is skipped where a list is missing, or none is new.
     """
-    from datetime import UTC, datetime, timedelta
+    from datetime import timedelta
 
     from airflow.sdk.exceptions import AirflowSkipException
 
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.db.session import session
-    from backline.reconciliation.csv_list import CsvPayments
     from backline.reconciliation.reconcile import covered_until, reconcile, window
     from backline.settings import settings
 
     config, tell = settings().reconciliation, reporter()
-    path = _list_file(provider, file, config)
-    until = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    listed, until = _list(provider, file, config)
     with session(app_dsn(), name="reconciliation") as connection:
         covered = covered_until(connection, provider)
         if file is None and days is None and covered is not None and covered >= until:
-            raise AirflowSkipException(f"{path.name} has been reconciled; put a newer list beside it")
+            raise AirflowSkipException(f"the newest list of {provider} has been reconciled; put a newer one beside it")
         since = window(connection, provider, config, until) if days is None else until - timedelta(days=days)
         report = reconcile(
-            connection, provider, CsvPayments(path), config, since=since, until=until,
+            connection, provider, listed, config, since=since, until=until,
             alert_to=settings().alerts.recipients, dry_run=dry_run, tell=tell.progress,
         )  # fmt: skip
     tell.result(report.as_dict())
     return report.as_dict()
+
+
+def _list(provider: str, file: str | None, config: ReconciliationSettings) -> tuple[ProviderList, datetime]:
+    """The provider's list, and the time that it is of."""
+    from datetime import UTC, datetime
+
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from backline.airflow.payments import provider as api
+    from backline.errors import NotConfigured
+    from backline.reconciliation.csv_list import CsvPayments
+
+    if provider == "stripe" and file is None:
+        try:
+            return api(), datetime.now(UTC)
+        except NotConfigured as exc:
+            raise AirflowSkipException(f"{exc}; or give a file") from None
+    path = _list_file(provider, file, config)
+    return CsvPayments(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def _list_file(provider: str, file: str | None, config: ReconciliationSettings) -> Path:

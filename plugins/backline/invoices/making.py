@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backline.audit_trail import Who
 from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, Misconfigured, PermanentError, ResourceExhausted
@@ -21,10 +22,12 @@ from backline.invoices.issuing import issue
 from backline.invoices.layout import render, words
 from backline.invoices.papers import Paper, read
 from backline.invoices.settings import InvoiceSettings
+from backline.outbox.acts import amend
 from backline.settings import ROOT, settings
 
 log = logging.getLogger(__name__)
 
+WHO = Who("generate_invoice")
 SHOWN = 20
 """Papers and failures that a report lists; the others are counted."""
 
@@ -159,10 +162,14 @@ def _send_receipt(connection: Session, paper: Paper, content: bytes, config: Inv
         "zone": paper.buyer_zone,
         "language": paper.language,
     }
+    found = connection.execute(statement("invoices", "receipt_find"), {"order_id": paper.order_id}).fetchone()
+    if found is not None and amend(connection, found["id"], payload, WHO):
+        return int(found["id"])
+    # It has left without, or whoever booked the payment sent none.
     values = {
         "recipient": paper.buyer_email,
         "payload": json.dumps(payload),
-        "key": f"payment_receipt/{paper.order_id}",
+        "key": f"payment_receipt/{paper.order_id}/invoice",
         "paid_at": paper.paid_at,
         "hours": config.receipt_hours,
     }

@@ -23,5 +23,6 @@ class InvoiceSettings(BaseModel):
     credit_note_series: Series = "CRN-{year}"
     folder: str = "archive/invoices"
     receipt_hours: float = Field(72.0, ge=0)
+    look_seconds: float = Field(2.0, ge=0.25, le=60)
     sweep_days: float = Field(7.0, gt=0, le=366)
     sweep_most: int = Field(200, ge=1, le=10_000)

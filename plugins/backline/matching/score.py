@@ -84,7 +84,7 @@ def parts(wanted: Wanted, offer: Offer, cheapest_minor: int) -> dict[str, int]:
 
 def total(given: dict[str, int], weights: Weights) -> int:
     """The score: its parts by their weights."""
-    return sum(getattr(weights, name) * given[name] for name in PARTS) // 100
+    return sum(int(getattr(weights, name)) * given[name] for name in PARTS) // 100
 
 
 def written(score: int) -> Decimal:

@@ -15,9 +15,9 @@ from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, Misconfigured, RetryableError
 from backline.orders import notices
-from backline.orders.charging import Charging
 from backline.orders.saga import process_order
 from backline.orders.settings import OrderSettings
+from backline.payments.provider import Provider
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class PendingReport:
 
 def process_pending(
     database: Session,
-    charging: Charging,
+    provider: Provider,
     config: OrderSettings,
     alerted: Sequence[str],
     progress: Progress = lambda *_: None,
@@ -62,7 +62,7 @@ def process_pending(
     stop a run before it has moved any order are raised after all of this, so that it is retried.
     """
     report = PendingReport()
-    failure = _move_along(database, charging, config, report, progress)
+    failure = _move_along(database, provider, config, report, progress)
     report.stuck = stuck(database, config)
     if report.stuck:
         _alert(database, report.stuck, alerted)
@@ -82,7 +82,7 @@ def stuck(database: Session, config: OrderSettings) -> dict[str, dict[str, Any]]
 
 
 def _move_along(
-    database: Session, charging: Charging, config: OrderSettings, report: PendingReport, progress: Progress
+    database: Session, provider: Provider, config: OrderSettings, report: PendingReport, progress: Progress
 ) -> BacklineError | None:
     values = {"settle_seconds": config.settle_seconds, "payment_hours": config.payment_hours, "most": config.at_most}
     orders = database.execute(statement("orders", "order_unfinished"), values).fetchall()
@@ -92,7 +92,7 @@ def _move_along(
         progress(100 * place / len(orders), f"order {order['number']}")
         report.looked_at += 1
         try:
-            ended[process_order(database, charging, order["id"], config).ended.value] += 1
+            ended[process_order(database, provider, order["id"], config).ended.value] += 1
             in_a_row = 0
         except (BacklineError, psycopg.Error) as exc:
             failure = translate(exc) if isinstance(exc, psycopg.Error) else exc

@@ -75,14 +75,15 @@ def send_reminders(database: Session, config: OrderSettings, progress: Progress 
 def _remind(database: Session, config: OrderSettings, stage: Stage, report: ReminderReport) -> int:
     reminded = looked_at = after = 0
     while looked_at < config.at_most:
+        most = min(BATCH, config.at_most - looked_at)
         values = {
             "stage": stage.name, "hours": stage.hours, "until_hours": stage.until_hours, "after": after,
-            "payment_hours": config.payment_hours, "most": min(BATCH, config.at_most - looked_at),
+            "payment_hours": config.payment_hours, "most": most,
         }  # fmt: skip
         orders = database.execute(statement("orders", "reminder_due"), values).fetchall()
         for order in orders:
             reminded += _remind_of(database, config, stage, order, report)
-        if len(orders) < values["most"]:
+        if len(orders) < most:
             return reminded
         looked_at += len(orders)
         after = orders[-1]["id"]

@@ -20,12 +20,14 @@ from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, UnknownFailure
 from backline.orders import notices
-from backline.orders.charging import Charging
 from backline.orders.settings import OrderSettings
+from backline.payments.charging import charge
+from backline.payments.provider import Provider
+from backline.payments.refunding import refund
 
 Row = Mapping[str, Any]
 Notice = Callable[[str], None]
-PROGRESS = {"validate": 0, "reserve": 20, "pay": 40, "settle payment": 70, "confirm": 80, "refund": 90, "cancel": 95}
+PROGRESS = {"validate": 0, "reserve": 20, "pay": 40, "confirm": 80, "refund": 90, "cancel": 95}
 """Each thing that is done, and how far the order is then, in per cent."""
 ROUNDS = 5
 """How often an order that is taken back may turn out to have moved on before it is left to the next run."""
@@ -65,22 +67,22 @@ class _Waiting(BacklineError):
 
 
 def process_order(
-    database: Session, charging: Charging, order_id: int, config: OrderSettings, doing: Notice = lambda _: None
+    database: Session, provider: Provider, order_id: int, config: OrderSettings, doing: Notice = lambda _: None
 ) -> Processed:
     """Move an order as far as it goes. `database` is in autocommit; `doing` hears what is done next, a key of `PROGRESS`.
 
     InvalidInput if there is no such order. Retryable errors, such as those of the payment provider, leave the order
     where it is: the same call goes on from there.
     """
-    return _Saga(database, charging, order_id, config, doing).run()
+    return _Saga(database, provider, order_id, config, doing).run()
 
 
 class _Saga:
     def __init__(
-        self, database: Session, charging: Charging, order_id: int, config: OrderSettings, doing: Notice
+        self, database: Session, provider: Provider, order_id: int, config: OrderSettings, doing: Notice
     ) -> None:
-        self._database, self._charging, self._id, self._config, self._doing = (
-            database, charging, order_id, config, doing,
+        self._database, self._provider, self._id, self._config, self._doing = (
+            database, provider, order_id, config, doing,
         )  # fmt: skip
 
     def run(self) -> Processed:
@@ -112,23 +114,22 @@ class _Saga:
             self._rows("order_reserve")
 
     def _pay(self, order: Row) -> None:
-        if not order["is_captured"]:
-            if order["is_given_up"] and not order["is_under_way"]:
-                raise _Refused("the payment was declined")
-            if order["is_tried_again"] and not order["is_under_way"]:
-                raise self._unpaid(order, needs_action=False)
-            # Also when it is late, or the customer must act: it may have been paid meanwhile, and asking costs nothing.
-            self._doing("pay")
-            outcome = self._charging.charge(self._database, self._id)
-            order = self._order()
-            if outcome.state != "paid":
-                raise self._unpaid(order, needs_action=outcome.state == "needs_action")
-            if order["state"] == "reserved" and not order["is_captured"]:
-                raise UnknownFailure(
-                    f"order {order['number']}: charged, but its payment is not there; it is looked up again"
-                )
-        self._doing("settle payment")
-        self._rows("order_pay")
+        if order["is_given_up"] and not order["is_under_way"]:
+            raise _Refused("the payment was declined")
+        if order["is_tried_again"] and not order["is_under_way"]:
+            raise self._unpaid(order, needs_action=False)
+        if order["is_charged_by_others"]:
+            raise self._unpaid(order, needs_action=False)
+        # Also when it is late, or the customer must act: it may have been paid meanwhile, and asking costs nothing.
+        self._doing("pay")
+        outcome = charge(self._database, self._provider, self._id)
+        order = self._order()
+        if outcome.state != "paid":
+            raise self._unpaid(order, needs_action=outcome.state == "needs_action")
+        if order["state"] == "reserved":
+            raise UnknownFailure(
+                f"order {order['number']}: its payment is there, but the order is not paid: look at its rows"
+            )
 
     def _confirm(self, order: Row) -> None:
         if order["is_going_back"]:
@@ -136,7 +137,7 @@ class _Saga:
         self._doing("confirm")
         lines = self._validate(order)
         with self._database.transaction():
-            if self._rows("order_confirm"):
+            if self._rows("order_confirm") and not order["was_told"]:
                 notices.confirm(self._database, order, lines, self._config.page)
 
     def _validate(self, order: Row) -> list[Row]:
@@ -159,6 +160,8 @@ class _Saga:
             return _Refused("it was not paid in time")
         if needs_action:
             return _Waiting("the customer must confirm the payment")
+        if order["is_charged_by_others"]:
+            return _Waiting("its subscription is charged by the provider itself")
         if order["is_tried_again"]:
             return _Waiting("the payment was declined and is tried again")
         return _Refused("the payment was declined")
@@ -169,22 +172,19 @@ class _Saga:
         """Undo in reverse what was done; whatever else happens to the order meanwhile is seen and heeded."""
         for _ in range(ROUNDS):
             order = self._order()
-            if order["state"] in ("pending", "reserved"):
-                if order["is_captured"]:  # somebody was quicker than the refusal
-                    self._rows("order_pay")
-                elif order["is_under_way"]:
-                    self._doing("pay")
-                    self._charging.charge(self._database, self._id)
-                elif self._cancel(order, why):
-                    return self._processed(Ended.CANCELLED, why)
-            elif order["state"] == "paid":
+            if order["state"] not in ("pending", "reserved", "paid"):
+                return self._processed(Ended.NOTHING, why)
+            if order["has_payment"]:
+                # The money that came, and any that might still come: a payment that waits is closed at the provider.
                 self._doing("refund")
-                self._charging.refund(self._database, self._id, why)
-                if not self._settle_refund(order, why):
-                    return self._processed(Ended.WAITING, f"{why}; the money is on its way back")
+                refund(self._database, self._provider, self._id, why)
+            if order["state"] != "paid":
+                if self._cancel(order, why):
+                    return self._processed(Ended.CANCELLED, why)
+            elif self._settle_refund(order, why):
                 return self._processed(Ended.REFUNDED, why)
             else:
-                return self._processed(Ended.NOTHING, why)
+                return self._processed(Ended.WAITING, f"{why}; the money is on its way back")
         raise UnknownFailure(
             f"order {order['number']} is to be taken back ({why}), but neither its payment nor its state lets it: look at "
             "its rows in payments and payment_tries"

@@ -21,7 +21,6 @@ class OrderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    charging: str = Field("", pattern=r"^([a-zA-Z_][\w.]*:[a-zA-Z_]\w*)?$")
     page: str = "http://localhost:8080/orders/{order}"
     settle_seconds: float = Field(300.0, ge=0)
     payment_hours: float = Field(72.0, gt=0, le=8760)

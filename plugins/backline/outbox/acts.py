@@ -52,6 +52,23 @@ def cancel(connection: psycopg.Connection[DictRow], message_id: int, who: Who) -
     _record(connection, who, "message.cancel", message_id, before, rows[0]["state"])
 
 
+def amend(connection: psycopg.Connection[DictRow], message_id: int, payload: Mapping[str, Any], who: Who) -> bool:
+    """Give a message that waits for its time another payload and send it now, in the caller's transaction.
+
+    False, and nothing done, if it waits no more. InvalidInput if the model refuses the payload, NoSuchMessage, and
+    WrongState for a type with secrets: take such a one back and send another.
+    """
+    row = _locked(connection, message_id)
+    if row["secret_fields"]:
+        raise WrongState(f"message {message_id} has secrets; cancel it and send another")
+    registry.get(row["type"]).parse(payload)
+    values = {"id": message_id, "payload": json.dumps(payload)}
+    if not connection.execute(statement("outbox", "message_amend"), values).fetchall():
+        return False
+    _record(connection, who, "message.amend", message_id, row["state"], "pending")
+    return True
+
+
 def retry(connection: psycopg.Connection[DictRow], message_id: int, who: Who) -> None:
     """Revive a dead message under its own id in the caller's transaction.
 

@@ -154,8 +154,7 @@ def capture(run: Run, payment: Payment, reference: str) -> Outcome:
     number = payment.open_try if payment.open_try is not None else begin_try(run, payment)
     if not run("payment_capture", payment_id=payment.id, number=number, reference=reference):
         raise Rejected(f"payment {payment.id} came, and its order does not wait for it")
-    if settings().payments.receipt:
-        run("receipt_tell", payment_id=payment.id)
+    run("receipt_tell", payment_id=payment.id, wait_seconds=settings().payments.receipt_wait_seconds)
     return Outcome("paid", payment.id)
 
 

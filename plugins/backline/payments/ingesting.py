@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import psycopg
 
+from backline.db.session import Session
 from backline.errors import DatabaseFailure, InvalidInput, Misconfigured, PermanentError, Rejected
 from backline.payments import razorpay_events, stripe_events
 from backline.payments.charging import begin_try, capture, declined, needs_action
 from backline.payments.declines import CANCELLED, classify
 from backline.payments.events import Told
 from backline.payments.records import Order, Payment, Run, lock, transaction
+from backline.settings import settings
+from backline.subscriptions.renewal import Outcome, renew
 
 AT_ONCE = 1_000
 """Events of one run at most."""
@@ -50,7 +54,7 @@ class Ingested:
         return {**self.counts, "problems": self.problems[:NAMED]}
 
 
-def ingest(database: psycopg.Connection[Any], patience_hours: float) -> Ingested:
+def ingest(database: Session, patience_hours: float) -> Ingested:
     """Process the events that wait. One that cannot be applied for longer than `patience_hours`, or never, is done with a problem."""
     report = Ingested()
     place: tuple[datetime, int] = (datetime.min.replace(tzinfo=UTC), 0)
@@ -63,7 +67,7 @@ def ingest(database: psycopg.Connection[Any], patience_hours: float) -> Ingested
 
 
 def _next(
-    database: psycopg.Connection[Any], place: tuple[datetime, int], patience_hours: float, report: Ingested
+    database: Session, place: tuple[datetime, int], patience_hours: float, report: Ingested
 ) -> tuple[datetime, int] | None:
     with transaction(database) as run:
         rows = run("event_take", occurred_at=place[0], id=place[1])
@@ -73,7 +77,7 @@ def _next(
         problem, payment_id, verdict, is_done = None, None, "kept", True
         try:
             with database.transaction():  # what a bad event began comes to nothing
-                verdict, payment_id = _apply(run, row)
+                verdict, payment_id = _apply(database, run, row)
         except Waits as exc:
             is_done = row["waited_hours"] > patience_hours
             problem, verdict = str(exc), "failed" if is_done else "waiting"
@@ -88,13 +92,13 @@ def _next(
     return row["occurred_at"], row["id"]
 
 
-def _apply(run: Run, row: Mapping[str, Any]) -> tuple[Verdict, int | None]:
+def _apply(database: Session, run: Run, row: Mapping[str, Any]) -> tuple[Verdict, int | None]:
     told = READERS[row["provider"]](row["type"], row["body"])
     if told is None:
         return "kept", None
     found = run("event_payment", provider=row["provider"], reference=told.reference, key=told.key)
     if told.kind == "subscription_charged" and not found:
-        return _subscription_charged(run, row, told)
+        return _subscription_charged(database, run, row, told)
     if not found:
         if told.key is None:  # of another of the account's uses
             return "kept", None
@@ -145,40 +149,40 @@ def _captured(run: Run, told: Told, order: Order, payment: Payment) -> Verdict:
     return "applied"
 
 
-def _subscription_charged(run: Run, row: Mapping[str, Any], told: Told) -> tuple[Verdict, int | None]:
+def _subscription_charged(
+    database: Session, run: Run, row: Mapping[str, Any], told: Told
+) -> tuple[Verdict, int | None]:
     """The order of the subscription's cycle: the one that waits for its money, or a new one."""
-    found = run("subscription_lock", provider=row["provider"], reference=told.subscription, at=row["occurred_at"])
+    found = run("subscription_charged", provider=row["provider"], reference=told.subscription, at=row["occurred_at"])
     if not found:
         raise Waits(f"no subscription of ours is {told.subscription}")
     [subscription] = found
-    order_id, cycle_on = subscription["order_id"], subscription["next_on"]
-    if order_id is None:
-        if cycle_on is None:
-            raise Rejected(
-                f"money came for subscription {subscription['id']}, which is {subscription['state']}; give it back"
-            )
-        if subscription["days_ahead"] > CHARGED_AHEAD_DAYS:
-            raise Rejected(
-                f"money came for subscription {subscription['id']}, whose next day is {cycle_on}; if this cycle is paid, give it back"
-            )
-        made = run("subscription_order_make", subscription_id=subscription["id"])
-        if not made:
-            raise Rejected(
-                f"subscription {subscription['id']} has an order of {cycle_on} that is given up; give the money back"
-            )
-        order_id = made[0]["id"]
-        run("subscription_advance", subscription_id=subscription["id"], cycle_on=cycle_on)
-    order, payment = lock(run, order_id)
-    if order.state == "pending":
-        if not run("order_reserve", order_id=order_id):
-            raise Waits(f"subscription {subscription['id']} is paid, and there is not enough stock for its order")
-        order, payment = lock(run, order_id)
+    order_id = subscription["order_id"]
+    order, payment = lock(run, _renewed(database, subscription) if order_id is None else order_id)
     if payment is None:
-        run("payment_make", order_id=order_id, provider=row["provider"])
+        run("payment_make", order_id=order.id, provider=row["provider"])
         order, payment = _again(run, order)
     if payment.provider != row["provider"]:
         raise Rejected(f"order {order.number} is to be paid by {payment.provider}, and money came by {row['provider']}")
     return _captured(run, told, order, payment), payment.id
+
+
+def _renewed(database: Session, subscription: Mapping[str, Any]) -> int:
+    """The id of the next cycle's order, made now: the provider may charge some days ahead of it."""
+    name, cycle_on = f"subscription {subscription['id']}", subscription["next_on"]
+    if cycle_on is None:
+        raise Rejected(f"money came for {name}, which is {subscription['state']}; give it back")
+    if subscription["days_ahead"] > CHARGED_AHEAD_DAYS:
+        raise Rejected(f"money came for {name}, whose next day is {cycle_on}; if this cycle is paid, give it back")
+    zone = ZoneInfo(subscription["zone"])
+    # The day on which it is looked at: its own, or, where it had been put off, the day until which it was.
+    begins = datetime.combine(subscription["retry_on"] or cycle_on, time(), zone)
+    renewal = renew(database, subscription["id"], max(begins, datetime.now(UTC)), settings().subscriptions)
+    if renewal.outcome is Outcome.DEFERRED:
+        raise Waits(f"{name} is paid, and there is not enough stock for its order")
+    if renewal.outcome is not Outcome.ORDERED or renewal.order_id is None:
+        raise Rejected(f"money came for {name}, whose cycle of {cycle_on} is {renewal.outcome}; give it back")
+    return renewal.order_id
 
 
 def _again(run: Run, order: Order) -> tuple[Order, Payment]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Literal, Protocol
 
 from backline.payments.declines import Decline
@@ -39,21 +40,50 @@ class Charged:
     decline: Decline | None = None
 
 
+class State(StrEnum):
+    """How far a payment is, on either side."""
+
+    PENDING = "pending"
+    REQUIRES_ACTION = "requires_action"
+    CAPTURED = "captured"
+    FAILED = "failed"
+    """Declined or given up."""
+
+
+STATES: Mapping[str, State] = {
+    **dict.fromkeys(("captured", "succeeded", "paid", "refunded", "partially refunded"), State.CAPTURED),
+    **dict.fromkeys(("pending", "processing", "created", "authorized", "requires_capture"), State.PENDING),
+    **dict.fromkeys(("requires_action", "requires_confirmation"), State.REQUIRES_ACTION),
+    **dict.fromkeys(("failed", "canceled", "cancelled", "abandoned", "requires_payment_method"), State.FAILED),
+}
+"""States by the words of Stripe, Razorpay and ourselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderPayment:
-    """One payment as the provider lists it."""
+    """A payment as its provider lists it; amounts in the currency's minor units."""
 
     reference: str
-    key: str | None
-    """Ours, if we made it."""
+    """The provider's id."""
     amount_minor: int
     currency: str
-    state: str
-    """The provider's own word."""
+    """Its code of ISO 4217, in capitals."""
+    state: State
     created_at: datetime
+    refunded_minor: int = 0
+    order_id: int | None = None
+    """The order that we said it is for, in its metadata."""
 
 
-class Provider(Protocol):
+class ProviderList(Protocol):
+    """Where a provider's payments are listed."""
+
+    def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
+        """Those created from `since` to before `until`, in any order, one page in memory at a time."""
+        ...
+
+
+class Provider(ProviderList, Protocol):
     """A provider. Each method may be repeated: the same key never moves money twice.
 
     RetryableError when it may go well later and nothing is known of the outcome; PermanentError when the provider has
@@ -75,6 +105,3 @@ class Provider(Protocol):
 
     def refund(self, reference: str, amount_minor: int, key: str) -> str:
         """Give so much of a captured payment back; returns the refund's id. Rejected if the provider will not."""
-
-    def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
-        """The payments made in [since, until)."""

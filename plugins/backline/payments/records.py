@@ -31,6 +31,8 @@ class Order:
     state: str
     currency: str
     total_minor: int
+    charged_by: str | None
+    """The provider that charges it by itself, as its subscription says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,11 @@ def lock_or_make(run: Run, order_id: int, provider: str) -> tuple[Order, Payment
     InvalidInput if it is another provider's.
     """
     order, payment = lock(run, order_id)
+    if order.charged_by not in (None, provider):
+        raise InvalidInput(
+            "order_id",
+            f"order {order.number} is charged by {order.charged_by} itself, as its subscription says; wait for its word",
+        )
     taken_back = payment is not None and payment.state == "abandoned" and payment.decline == CANCELLED
     if payment is None or (taken_back and payment.open_try is None and order.state == "reserved"):
         run("payment_make", order_id=order_id, provider=provider)

@@ -15,8 +15,7 @@ from backline.payments.records import lock, transaction, wanted
 def refund(database: psycopg.Connection[Any], provider: Provider, order_id: int, reason: str) -> None:
     """Give back all that was paid for an order; if nothing was, make sure that nothing comes any more. Repeated, it does no more.
 
-    With the last of its money an order becomes refunded, and what was reserved for it is free again, in the transaction
-    that writes the refund down. Raises InvalidInput if there is no such order, Rejected if the provider will not give it
+    The order itself is left as it is: `orders` settles it with its stock. Raises InvalidInput if there is no such order, Rejected if the provider will not give it
     back, and the provider's other errors.
     """
     with transaction(database) as run:

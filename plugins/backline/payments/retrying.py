@@ -14,6 +14,7 @@ from backline.payments.charging import charge, retry
 from backline.payments.provider import Provider
 from backline.payments.records import transaction
 from backline.payments.settings import PaymentSettings
+from backline.rendering.formats import money
 
 DIED_SECONDS = 900.0
 """A try that has had no end for so long was left by a process that died: no task of ours works longer."""
@@ -117,4 +118,4 @@ def recover(database: psycopg.Connection[Any], provider: Provider, most: int) ->
 
 def as_request(due: Due) -> dict[str, Any]:
     """A try as the run that asks about it hands it on."""
-    return asdict(due)
+    return {**asdict(due), "amount": money(due.amount_minor, due.currency, "en")}

@@ -26,7 +26,7 @@ class PaymentSettings(BaseModel):
     )
     approval_hours: float = Field(24.0, gt=0, le=720)
     fix_url: str = "https://localhost/orders/{order}/pay"
-    receipt: bool = True
+    receipt_wait_seconds: float = Field(60.0, ge=0, le=3600)
     look_seconds: float = Field(2.0, ge=0.25, le=60)
     event_patience_hours: float = Field(24.0, gt=0, le=720)
 

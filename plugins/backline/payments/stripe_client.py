@@ -23,7 +23,7 @@ from backline.errors import (
     UnknownFailure,
 )
 from backline.payments.declines import CANCELLED, Decline, classify
-from backline.payments.provider import Charge, Charged, ProviderPayment
+from backline.payments.provider import STATES, Charge, Charged, ProviderPayment
 
 if TYPE_CHECKING:
     import stripe
@@ -135,13 +135,14 @@ class StripeProvider:
         """The intents made in [since, until), newest first, as Stripe pages them."""
         with self._told():
             pages = self._client.v1.payment_intents.list(
-                {"created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())}, "limit": PAGE}
+                {
+                    "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
+                    "limit": PAGE,
+                    "expand": ["data.latest_charge"],  # it knows what was given back
+                }
             )
             for intent in pages.auto_paging_iter():
-                yield ProviderPayment(
-                    intent.id, _metadata(intent).get(KEY), intent.amount, intent.currency.upper(), intent.status,
-                    datetime.fromtimestamp(intent.created, UTC),
-                )  # fmt: skip
+                yield _listed(intent)
 
     def _intent(self, wanted: Charge) -> stripe.PaymentIntent:
         """The order's intent: by its id, by its metadata, or made."""
@@ -221,6 +222,19 @@ def _read(intent: stripe.PaymentIntent) -> Charged:
     if error is None:
         return Charged(intent.id, "untried")
     return _refused(intent.id, classify((getattr(error, "decline_code", None), getattr(error, "code", None))))
+
+
+def _listed(intent: stripe.PaymentIntent) -> ProviderPayment:
+    order = _metadata(intent).get("order_id", "")
+    return ProviderPayment(
+        reference=intent.id,
+        amount_minor=intent.amount,
+        currency=intent.currency.upper(),
+        state=STATES[intent.status],
+        created_at=datetime.fromtimestamp(intent.created, UTC),
+        refunded_minor=getattr(intent.latest_charge, "amount_refunded", 0),
+        order_id=int(order) if order.isdecimal() else None,
+    )
 
 
 def _refused(reference: str, decline: Decline) -> Charged:

@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from backline.errors import InvalidInput
-from backline.reconciliation.provider import ProviderPayment, State
+from backline.payments.provider import STATES, ProviderPayment
 from backline.rendering.formats import MINOR_DIGITS
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -24,13 +24,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The names that a column may have, in any case of letters. Those of refunds and orders may be missing."""
 OPTIONAL = frozenset({"refunded", "order_id"})
-STATES: Mapping[str, State] = {
-    **dict.fromkeys(("captured", "succeeded", "paid", "refunded", "partially refunded"), State.CAPTURED),
-    **dict.fromkeys(("pending", "processing", "created", "authorized", "requires_capture"), State.PENDING),
-    **dict.fromkeys(("requires_action", "requires_confirmation"), State.REQUIRES_ACTION),
-    **dict.fromkeys(("failed", "canceled", "cancelled", "abandoned", "requires_payment_method"), State.FAILED),
-}
-"""States by the words of Stripe, Razorpay and ourselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from backline.reconciliation.provider import ProviderPayment, State
+from backline.payments.provider import ProviderPayment, State
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,10 @@ def _judged(both: pd.DataFrame) -> Iterator[Difference]:
     other_refunded = (both["refunded_minor"] != both["their_refunded"]).fillna(value=False).astype(bool)
     other_amount = is_ours & ~other_currency & (other_paid | (took_money & other_refunded))
     our_state = both["state"].map({ours: state.value for ours, state in OUR_STATES.items()})
-    other_state = is_ours & (our_state != both["their_state"])
+    # Taken and given back whole before it was ever booked: what we gave up, and what they gave back, is the same.
+    is_void = (our_state == State.FAILED.value) & (both["their_refunded"] == both["their_amount"])
+    other_amount &= ~is_void
+    other_state = is_ours & ~is_void & (our_state != both["their_state"])
     is_open = both["state"].isin(["pending", "requires_action", "failed"])
     # An order that was refunded there is no longer one whose money we may book.
     is_safe = (

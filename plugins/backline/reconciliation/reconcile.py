@@ -15,9 +15,9 @@ from typing import Any
 
 from backline.db.session import Session
 from backline.db.statements import statement
+from backline.payments.provider import ProviderList, ProviderPayment
 from backline.reconciliation.differences import Difference, missing_there, page_differences
 from backline.reconciliation.mending import mend
-from backline.reconciliation.provider import ProviderList, ProviderPayment
 from backline.reconciliation.report import NAMES, DifferenceFile, Findings, write_pdf
 from backline.reconciliation.settings import ReconciliationSettings
 from backline.settings import ROOT

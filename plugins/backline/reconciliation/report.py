@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import os
@@ -115,7 +116,7 @@ def write_pdf(findings: Findings, path: Path) -> None:
 
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        html = HTML(string=markup(findings, path), url_fetcher=URLFetcher(allowed_protocols=frozenset()))
+        html = HTML(string=markup(findings, path), url_fetcher=URLFetcher(allowed_protocols=frozenset({"data"})))
         html.write_pdf(draft, pdf_variant="pdf/ua-1")
         draft.chmod(0o600)
         draft.replace(path)
@@ -141,9 +142,10 @@ def markup(findings: Findings, path: Path) -> str:
 
 
 def chart(findings: Findings) -> str:
-    """The differences by kind as an SVG: mended ones dark, those that are left light."""
+    """The differences by kind as the URL of an SVG: mended ones dark, those that are left light."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     kinds = list(reversed(Kind))
     mended = [findings.mended[kind] for kind in kinds]
@@ -157,14 +159,13 @@ def chart(findings: Findings) -> str:
         totals = [f"{one + other:,}" for one, other in zip(mended, left, strict=True)]
         axes.bar_label(bars, labels=totals, padding=4)
         axes.set_xlim(0, max(1, *(findings.found[kind] for kind in kinds)) * 1.15)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("differences")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower right", frameon=False)
         picture = io.StringIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
-    text = picture.getvalue()
-    return text[text.index("<svg") :]
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.getvalue().encode()).decode()
 
 
 def _harmless(value: object) -> object:

@@ -48,6 +48,7 @@ class Renewal:
     retry_on: date | None = None
     order: str | None = None
     """The order's number."""
+    order_id: int | None = None
     reason: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,12 +102,19 @@ def _order(connection: Session, subscription_id: int, row: Row, plan: Plan, conf
         if made is None:
             return _defer(connection, subscription_id, row, plan.cycle_on, config)
         _move(connection, subscription_id, plan.next_on, price_changes=plan.price_changes)
-        return Renewal(subscription_id, Outcome.ALREADY_ORDERED, plan.cycle_on, plan.next_on, order=made["number"])
+        return Renewal(
+            subscription_id,
+            Outcome.ALREADY_ORDERED,
+            plan.cycle_on,
+            plan.next_on,
+            order=made["number"],
+            order_id=made["id"],
+        )
     connection.execute(statement("subscriptions", "order_reserve"), {"id": placed["id"]})
     _move(connection, subscription_id, plan.next_on, price_changes=plan.price_changes)
     order = {**placed, "number": number, "unit_price_minor": plan.unit_price_minor, "tax_minor": tax}
     messages.confirm_order(connection, row, order, config)
-    return Renewal(subscription_id, Outcome.ORDERED, plan.cycle_on, plan.next_on, order=number)
+    return Renewal(subscription_id, Outcome.ORDERED, plan.cycle_on, plan.next_on, order=number, order_id=placed["id"])
 
 
 def _defer(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from backline.orders.charging import charging_of
 
 from backline.db.session import Session, session
 from backline.errors import InvalidInput, NetworkFailure, NotConfigured
 from backline.messages import registry
-from backline.orders.charging import charging_of
 from backline.orders.saga import PROGRESS, Ended, Processed, process_order
 from backline.orders.settings import OrderSettings
 from tests.integration.orders.provider import Charged, HttpCharging, Provider

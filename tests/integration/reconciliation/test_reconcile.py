@@ -16,7 +16,7 @@ from psycopg.rows import DictRow, dict_row
 from pypdf import PdfReader
 
 from backline.messages import registry
-from backline.reconciliation.provider import ProviderList
+from backline.payments.provider import ProviderList
 from backline.reconciliation.reconcile import Report, reconcile, window
 from backline.reconciliation.settings import ReconciliationSettings
 from backline.reference_app import broken_rules

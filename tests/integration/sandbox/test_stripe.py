@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import stripe
 
+from backline.payments.provider import State
 from tests.integration.channels.sandbox import Sandbox
 from tests.integration.payments.shop import API_KEY, GOOD, POOR, Account
 
@@ -69,6 +70,15 @@ def test_money_goes_back_once(client: stripe.StripeClient) -> None:
     assert caught.value.code == "charge_already_refunded"
 
 
+def test_the_list_knows_what_was_given_back(client: stripe.StripeClient, account: Account) -> None:
+    made = client.v1.payment_intents.create({**ORDER, "metadata": {"order_id": "17"}})  # type: ignore[arg-type]
+    client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+    client.v1.refunds.create({"payment_intent": made.id, "amount": 200})
+    now = datetime.now(UTC)
+    [listed] = account.provider().list_payments(now - timedelta(hours=1), now + timedelta(hours=1))
+    assert (listed.state, listed.refunded_minor, listed.order_id) == (State.CAPTURED, 200, 17)
+
+
 def test_another_key_is_refused(account: Account) -> None:
     stranger = stripe.StripeClient("sk_test_other", base_addresses={"api": account.url}, max_network_retries=0)
     with pytest.raises(stripe.AuthenticationError):
@@ -80,7 +90,7 @@ def test_payments_are_listed_in_pages(client: stripe.StripeClient, account: Acco
     now = datetime.now(UTC)
     listed = list(account.provider().list_payments(now - timedelta(hours=1), now + timedelta(hours=1)))
     assert [one.reference for one in listed] == made[::-1]
-    assert (listed[0].amount_minor, listed[0].currency, listed[0].key) == (204, "EUR", 'a "key"')
+    assert (listed[0].amount_minor, listed[0].currency, listed[0].state) == (204, "EUR", State.FAILED)
     assert list(account.provider().list_payments(now + timedelta(hours=1), now + timedelta(hours=2))) == []
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backline.errors import InvalidInput
+from backline.payments.provider import ProviderPayment, State
 from backline.reconciliation.csv_list import CsvPayments
-from backline.reconciliation.provider import ProviderPayment, State
 
 SINCE, UNTIL = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
 HEAD = "id,amount_minor,currency,status,created_at"

@@ -1,0 +1,77 @@
+"""Tells Airflow to run a job when the app's rows have work for it: a statement that says so is asked every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from backline.errors import DatabaseFailure
+
+log = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 10.0
+"""After a ring, while the job starts and runs; then it rings again if something still waits. Rings may be lost."""
+SLOWEST_RETRY_SECONDS = 30.0
+NO_TABLE_SECONDS = 300.0
+
+
+class RowBell(BaseEventTrigger):
+    """Fires when the statement's one row says `is_new`."""
+
+    def __init__(self, file: str, name: str, look_seconds: float) -> None:
+        """Statement `name` of `include/sql/<file>.sql`, asked every `look_seconds`."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.file, self.name, self.look_seconds = file, name, look_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Its arguments."""
+        arguments = {"file": self.file, "name": self.name, "look_seconds": self.look_seconds}
+        return "backline.airflow.row_bell.RowBell", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look every few seconds. Survives a database that is away, and one without the table."""
+        pause = 1.0
+        while True:
+            try:
+                async for is_new in self._look():
+                    pause = 1.0
+                    if is_new:
+                        yield TriggerEvent({"rung_at": time.time()})  # type: ignore[no-untyped-call]
+            except DatabaseFailure as exc:
+                log.warning("bell %s: %s; looking again in %.0f s", self.name, exc, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, SLOWEST_RETRY_SECONDS)
+            except Exception as exc:  # noqa: BLE001 - a trigger that raises is restarted every second, for ever
+                log.info("bell %s: %s; looking again in %.0f s", self.name, exc, NO_TABLE_SECONDS)
+                await asyncio.sleep(NO_TABLE_SECONDS)
+
+    async def _look(self) -> AsyncIterator[bool]:
+        # Here, not above: every task that parses the job's file would pay for them.
+        from backline.airflow.connections import app_dsn_async
+        from backline.db.connect import Database
+        from backline.db.statements import statement
+
+        database = Database(await app_dsn_async(), name=f"bell {self.name}", patience=0)
+        quiet_until = 0.0
+        try:
+            while True:
+                [row] = await database.fetch(statement(self.file, self.name))
+                is_due = bool(row["is_new"]) and time.monotonic() >= quiet_until
+                if is_due:
+                    quiet_until = time.monotonic() + SILENCE_SECONDS
+                yield is_due
+                await asyncio.sleep(self.look_seconds)
+        finally:
+            await database.close()
+
+
+def on_rows(asset: str, uri: str, bell: RowBell, cron: str) -> AssetOrTimeSchedule:
+    """A schedule: when that bell rings, an event of the asset; and by cron for what waits, because rings may be lost."""
+    rung = Asset(name=asset, uri=uri, watchers=[AssetWatcher(name=asset, trigger=bell)])
+    return AssetOrTimeSchedule(assets=rung, timetable=CronTriggerTimetable(cron, timezone="UTC"))
