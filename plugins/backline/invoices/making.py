@@ -163,7 +163,7 @@ def _send_receipt(connection: Session, paper: Paper, content: bytes, config: Inv
         "language": paper.language,
     }
     found = connection.execute(statement("invoices", "receipt_find"), {"order_id": paper.order_id}).fetchone()
-    if found is not None and amend(connection, found["id"], payload, WHO):
+    if found is not None and config.receipt_hours and amend(connection, found["id"], payload, WHO):
         return int(found["id"])
     # It has left without, or whoever booked the payment sent none.
     values = {

@@ -18,9 +18,10 @@ from backline.orders.saga import process_order
 from backline.orders.settings import OrderSettings
 from backline.settings import ROOT
 from tests.integration.airflow import run_jobs
+from tests.integration.channels.sandbox import Sandbox
 from tests.integration.conftest import create, drop
-from tests.integration.orders.provider import URL, HttpCharging, Provider, serving
 from tests.integration.orders.shop import Shop
+from tests.integration.payments.shop import API_KEY, AUTHENTICATE, GOOD, Account
 
 JOBS = ("process_order", "process_pending_orders", "send_order_reminders", "match_orders")
 NAME = "backline_order_jobs"
@@ -42,21 +43,20 @@ def app_database(server: str, template: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    with serving() as provider:
-        yield provider
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    sandbox = Sandbox.start(Path(tmp_path_factory.mktemp("account")) / "mail")
+    yield Account(sandbox)
+    sandbox.stop()
 
 
 @pytest.fixture(scope="module")
-def ran(app_database: str, provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def ran(app_database: str, account: Account, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All of them, one after the other in one process."""
     with session(app_database, name="test") as database:
         shop = Shop(database)
         cup, customer = shop.product(), shop.customer()
-        asked, stopped, unpaid = (
-            shop.order(customer, (cup, 1), card=card) for card in ("card_good", "card_good", "card_asks")
-        )
-        process_order(database, HttpCharging(provider.url), unpaid, OrderSettings())
+        asked, stopped, unpaid = (shop.order(customer, (cup, 1), card=card) for card in (GOOD, GOOD, AUTHENTICATE))
+        process_order(database, account.provider(), unpaid, OrderSettings())
         shop.age(stopped, 1)
         shop.age(unpaid, 30)
         database.execute(PURCHASE, {"product": cup})
@@ -70,8 +70,7 @@ def ran(app_database: str, provider: Provider, tmp_path_factory: pytest.TempPath
     }  # fmt: skip
     variables = {
         "AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection),
-        "BACKLINE__ORDERS__CHARGING": "tests.integration.orders.provider:from_environment",
-        URL: provider.url,
+        "AIRFLOW_CONN_STRIPE_API": json.dumps({"conn_type": "http", "host": account.url, "password": API_KEY}),
     }
     return run(home, folder, {name: {"order_id": asked} if name == "process_order" else {} for name in JOBS}, variables)
 
@@ -113,7 +112,7 @@ def test_match_orders(ran: dict[str, Any]) -> None:
     assert report["why_unserved"][0]["went_to_others"] == 1
 
 
-def test_the_rows_and_messages_are_there_and_agree(ran: dict[str, Any], app_database: str, provider: Provider) -> None:
+def test_the_rows_and_messages_are_there_and_agree(ran: dict[str, Any], app_database: str, account: Account) -> None:
     assert len(ran) == len(JOBS)
     with session(app_database, name="test") as database:
         shop = Shop(database)
@@ -122,13 +121,4 @@ def test_the_rows_and_messages_are_there_and_agree(ran: dict[str, Any], app_data
             "order_confirmation", "order_confirmation", "order_reminder",
         ]  # fmt: skip
         assert shop.disagreements() == {}
-    assert provider.taken == 2 * 1680
-
-
-def test_without_what_takes_the_money_they_are_skipped() -> None:
-    from airflow.sdk.exceptions import AirflowSkipException
-
-    from backline.airflow.orders import _charging
-
-    with pytest.raises(AirflowSkipException, match=r"orders\.charging is not set"):
-        _charging()
+    assert account.money() == 2 * 1680

@@ -6,6 +6,7 @@ from typing import Any
 
 from backline.db.session import Session
 from backline.db.statements import statement
+from tests.integration.payments.shop import GOOD
 
 BOOKS = "a paid order has an invoice of its total, a refunded one a credit note"
 """Of all rules across tables the one that another job keeps: it writes the invoices."""
@@ -51,7 +52,7 @@ class Shop:
             )["id"]
         )  # fmt: skip
 
-    def order(self, customer: int, *lines: tuple[int, int], card: str | None = "card_good", price: int = 1000) -> int:
+    def order(self, customer: int, *lines: tuple[int, int], card: str | None = GOOD, price: int = 1000) -> int:
         """A pending order of (product, quantity) lines at 19 % tax, with a payment by that card that was not yet tried."""
         number = f"O-{self.one('SELECT count(*) AS made FROM app.orders')['made'] + 1:04d}"
         net = sum(quantity * price for _, quantity in lines)
@@ -110,9 +111,9 @@ class Shop:
         return int(self.one("SELECT reserved FROM app.products WHERE id = %s", product)["reserved"])
 
     def messages(self, type_name: str | None = None) -> list[dict[str, Any]]:
-        """What was enqueued, oldest first."""
-        query = "SELECT type, channel, recipient, payload FROM backline.message WHERE %s::text IS NULL OR type = %s ORDER BY id"
-        return self.database.execute(query, [type_name, type_name]).fetchall()
+        """What was enqueued of a type, else what orders have told, oldest first."""
+        query = "SELECT type, channel, recipient, payload FROM backline.message WHERE type LIKE %s ORDER BY id"
+        return self.database.execute(query, [type_name or r"order\_%"]).fetchall()
 
     def disagreements(self) -> dict[str, int]:
         """The rules across the tables of money, stock and orders that do not hold, with how many rows break each."""

@@ -11,24 +11,25 @@ import pytest
 
 from backline.orders.saga import Ended, Processed, process_order
 from backline.orders.settings import OrderSettings
+from backline.payments.stripe_client import StripeProvider
 from backline.settings import ROOT
 from tests.integration.orders import killed
-from tests.integration.orders.provider import HttpCharging, Provider
 from tests.integration.orders.shop import Shop
+from tests.integration.payments.shop import STOLEN, Account
 
-FORWARD = ("validate", "reserve", "pay", killed.CHARGED, "settle payment", "confirm", killed.END)
+FORWARD = ("validate", "reserve", "pay", killed.CHARGED, "confirm", killed.END)
 
 
-def kill_at(point: str, database: str, provider: Provider, order: int) -> None:
+def kill_at(point: str, database: str, account: Account, order: int) -> None:
     done = subprocess.run(
-        [sys.executable, killed.__file__, database, provider.url, str(order), point],
+        [sys.executable, killed.__file__, database, account.url, str(order), point],
         check=False, env={**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}, timeout=60,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, f"it has ended without coming to {point!r}"
 
 
-def again(shop: Shop, provider: Provider, order: int) -> Processed:
-    return process_order(shop.database, HttpCharging(provider.url), order, OrderSettings())
+def again(shop: Shop, provider: StripeProvider, order: int) -> Processed:
+    return process_order(shop.database, provider, order, OrderSettings())
 
 
 def captured(shop: Shop, order: int) -> int:
@@ -37,32 +38,38 @@ def captured(shop: Shop, order: int) -> int:
 
 
 @pytest.mark.parametrize("point", FORWARD)
-def test_on_the_way_to_confirmed(point: str, shop: Shop, database: str, provider: Provider) -> None:
+def test_on_the_way_to_confirmed(
+    point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
+) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 3))
-    kill_at(point, database, provider, order)
+    kill_at(point, database, account, order)
     assert again(shop, provider, order).state == "confirmed"
     assert again(shop, provider, order).ended is Ended.NOTHING
     assert shop.disagreements() == {}
-    assert (shop.reserved(cup), captured(shop, order), provider.taken) == (3, 4060, 4060)
-    assert len(provider.charges) == 1
+    assert (shop.reserved(cup), captured(shop, order), account.money()) == (3, 4060, 4060)
+    assert account.paid() == 1
     assert [message["type"] for message in shop.messages()] == ["order_confirmation"]
 
 
-@pytest.mark.parametrize("point", ["pay", killed.CHARGED, "cancel", killed.END])
-def test_on_the_way_back_before_any_money(point: str, shop: Shop, database: str, provider: Provider) -> None:
+@pytest.mark.parametrize("point", ["pay", "refund", "cancel", killed.END])
+def test_on_the_way_back_before_any_money(
+    point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
+) -> None:
     cup = shop.product()
-    order = shop.order(shop.customer(), (cup, 3), card="card_stolen")
-    kill_at(point, database, provider, order)
+    order = shop.order(shop.customer(), (cup, 3), card=STOLEN)
+    kill_at(point, database, account, order)
     assert again(shop, provider, order).state == "cancelled"
     assert again(shop, provider, order).ended is Ended.NOTHING
     assert shop.disagreements() == {}
-    assert (shop.reserved(cup), captured(shop, order), provider.taken) == (0, 0, 0)
+    assert (shop.reserved(cup), captured(shop, order), account.money()) == (0, 0, 0)
     assert [message["payload"]["status"] for message in shop.messages()] == ["cancelled"]
 
 
 @pytest.mark.parametrize("point", ["confirm", "refund", killed.CHARGED, "cancel", killed.END])
-def test_on_the_way_back_with_the_money(point: str, shop: Shop, database: str, provider: Provider) -> None:
+def test_on_the_way_back_with_the_money(
+    point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
+) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 3))
 
@@ -71,15 +78,15 @@ def test_on_the_way_back_with_the_money(point: str, shop: Shop, database: str, p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        process_order(shop.database, HttpCharging(provider.url), order, OrderSettings(), retire)
-    assert (shop.state(order), provider.taken) == ("paid", 4060)
+        process_order(shop.database, provider, order, OrderSettings(), retire)
+    assert (shop.state(order), account.money()) == ("paid", 4060)
     shop.database.execute("UPDATE app.products SET retired_at = now()")
-    kill_at(point, database, provider, order)
+    kill_at(point, database, account, order)
     assert again(shop, provider, order).state == "refunded"
     assert again(shop, provider, order).ended is Ended.NOTHING
     assert shop.disagreements() == {}
-    assert (shop.reserved(cup), captured(shop, order), provider.taken) == (0, 0, 0)
-    assert (len(provider.charges), len(provider.refunds)) == (1, 1)
+    assert (shop.reserved(cup), captured(shop, order), account.money()) == (0, 0, 0)
+    assert (account.paid(), account.refunds()) == (1, 1)
     assert [message["payload"]["status"] for message in shop.messages()] == ["refunded"]
 
 

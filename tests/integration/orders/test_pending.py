@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from backline.errors import NetworkFailure
+from backline.errors import UnknownFailure
 from backline.messages import registry
 from backline.orders.pending import FAILURES_IN_A_ROW, PendingReport, process_pending
 from backline.orders.saga import process_order
 from backline.orders.settings import OrderSettings
-from tests.integration.orders.provider import HttpCharging, Provider
+from backline.payments.stripe_client import StripeProvider
 from tests.integration.orders.shop import Shop
+from tests.integration.payments.shop import AUTHENTICATE, AWAY, POOR, Account
 
 CONFIG = OrderSettings()
 OPERATORS = ("ops@example.com", "night@example.com")
 
 
-def run(shop: Shop, provider: Provider, config: OrderSettings = CONFIG) -> PendingReport:
-    return process_pending(shop.database, HttpCharging(provider.url), config, OPERATORS)
+def run(shop: Shop, provider: StripeProvider, config: OrderSettings = CONFIG) -> PendingReport:
+    return process_pending(shop.database, provider, config, OPERATORS)
 
 
-def stop_at(point: str, shop: Shop, provider: Provider, order: int) -> None:
+def stop_at(point: str, shop: Shop, provider: StripeProvider, order: int) -> None:
     """Leave an order where it is before it is done."""
 
     def stop(doing: str) -> None:
@@ -28,20 +29,18 @@ def stop_at(point: str, shop: Shop, provider: Provider, order: int) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        process_order(shop.database, HttpCharging(provider.url), order, CONFIG, stop)
+        process_order(shop.database, provider, order, CONFIG, stop)
 
 
-def test_orders_go_on_from_where_they_are(shop: Shop, provider: Provider) -> None:
+def test_orders_go_on_from_where_they_are(shop: Shop, provider: StripeProvider) -> None:
     cup, customer = shop.product(), shop.customer()
     orders = [shop.order(customer, (cup, 1)) for _ in range(4)]
-    for order, point in zip(orders, ("validate", "pay", "settle payment", "confirm"), strict=True):
+    for order, point in zip(orders, ("validate", "reserve", "pay", "confirm"), strict=True):
         stop_at(point, shop, provider, order)
         shop.age(order, 1)
-    assert [shop.state(order) for order in orders] == ["pending", "reserved", "reserved", "paid"]
+    assert [shop.state(order) for order in orders] == ["pending", "pending", "reserved", "paid"]
     heard: list[str] = []
-    report = process_pending(
-        shop.database, HttpCharging(provider.url), CONFIG, OPERATORS, lambda _, what: heard.append(what)
-    )
+    report = process_pending(shop.database, provider, CONFIG, OPERATORS, lambda _, what: heard.append(what))
     assert (report.looked_at, report.ended, report.failed, report.more) == (4, {"confirmed": 4}, 0, False)
     assert sorted(heard) == [f"order O-000{n}" for n in (1, 2, 3, 4)]
     assert {shop.state(order) for order in orders} == {"confirmed"}
@@ -49,18 +48,18 @@ def test_orders_go_on_from_where_they_are(shop: Shop, provider: Provider) -> Non
     assert run(shop, provider).looked_at == 0
 
 
-def test_what_has_just_moved_is_left_to_whoever_moves_it(shop: Shop, provider: Provider) -> None:
+def test_what_has_just_moved_is_left_to_whoever_moves_it(shop: Shop, provider: StripeProvider) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
     assert run(shop, provider).looked_at == 0
     shop.age(order, 1)
     assert run(shop, provider).looked_at == 1
 
 
-@pytest.mark.parametrize("card", ["card_empty", "card_asks"])
-def test_what_waits_is_left_alone_until_it_is_late(card: str, shop: Shop, provider: Provider) -> None:
+@pytest.mark.parametrize("card", [POOR, AUTHENTICATE])
+def test_what_waits_is_left_alone_until_it_is_late(card: str, shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 1), card=card)
-    process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+    process_order(shop.database, provider, order, CONFIG)
     shop.age(order, 71)
     assert run(shop, provider).looked_at == 0
     shop.age(order, 2)
@@ -69,10 +68,10 @@ def test_what_waits_is_left_alone_until_it_is_late(card: str, shop: Shop, provid
     assert shop.disagreements() == {}
 
 
-def test_a_payment_that_was_given_up_gives_the_stock_back(shop: Shop, provider: Provider) -> None:
+def test_a_payment_that_was_given_up_gives_the_stock_back(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product()
-    order = shop.order(shop.customer(), (cup, 1), card="card_empty")
-    process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+    order = shop.order(shop.customer(), (cup, 1), card=POOR)
+    process_order(shop.database, provider, order, CONFIG)
     shop.database.execute("UPDATE app.payments SET state = 'abandoned', next_try_at = NULL, abandoned_at = now()")
     shop.age(order, 1)
     assert run(shop, provider).ended == {"cancelled": 1}
@@ -80,33 +79,34 @@ def test_a_payment_that_was_given_up_gives_the_stock_back(shop: Shop, provider: 
     assert shop.disagreements() == {}
 
 
-def test_one_that_fails_harms_no_other(shop: Shop, provider: Provider) -> None:
+def test_one_that_fails_harms_no_other(shop: Shop, provider: StripeProvider) -> None:
     cup, customer = shop.product(), shop.customer()
-    orders = [shop.order(customer, (cup, 1), card=card) for card in ("card_good", "card_unheard_of", "card_good")]
+    orders = [shop.order(customer, (cup, 1)) for _ in range(3)]
     for order in orders:
         shop.age(order, 1)
+    shop.database.execute("UPDATE app.payments SET amount_minor = 1 WHERE order_id = %s", [orders[1]])
     report = run(shop, provider)
     assert (report.looked_at, report.ended, report.failed) == (3, {"confirmed": 2}, 1)
     [failure] = report.failures
-    assert (failure["order"], failure["class"]) == ("O-0002", "network")
+    assert (failure["order"], failure["class"]) == ("O-0002", "validation")
     assert [shop.state(order) for order in orders] == ["confirmed", "reserved", "confirmed"]
     assert shop.disagreements() == {}
 
 
-def test_with_the_provider_away_it_stops_and_is_retried(shop: Shop, provider: Provider) -> None:
+def test_with_the_provider_away_it_stops_and_is_retried(shop: Shop, provider: StripeProvider, account: Account) -> None:
     cup, customer = shop.product(20), shop.customer()
     for _ in range(FAILURES_IN_A_ROW + 2):
         shop.age(shop.order(customer, (cup, 1)), 1)
-    provider.away = True
-    with pytest.raises(NetworkFailure, match="HTTP 503"):
+    account.faults(AWAY)
+    with pytest.raises(UnknownFailure, match="Stripe answered 503"):
         run(shop, provider)
-    assert provider.requests == FAILURES_IN_A_ROW
-    provider.away = False
+    assert shop.one("SELECT count(*) AS tries FROM app.payment_tries")["tries"] == FAILURES_IN_A_ROW
+    account.faults()
     assert run(shop, provider, OrderSettings(settle_seconds=0)).ended == {"confirmed": FAILURES_IN_A_ROW + 2}
     assert shop.disagreements() == {}
 
 
-def test_it_is_bounded_and_those_that_rest_longest_come_first(shop: Shop, provider: Provider) -> None:
+def test_it_is_bounded_and_those_that_rest_longest_come_first(shop: Shop, provider: StripeProvider) -> None:
     cup, customer = shop.product(), shop.customer()
     orders = [shop.order(customer, (cup, 1)) for _ in range(3)]
     for hours, order in enumerate(orders, 1):
@@ -118,11 +118,11 @@ def test_it_is_bounded_and_those_that_rest_longest_come_first(shop: Shop, provid
     assert run(shop, provider, bounded).more is False
 
 
-def test_stuck_orders_are_told_of_once_a_day(shop: Shop, provider: Provider) -> None:
+def test_stuck_orders_are_told_of_once_a_day(shop: Shop, provider: StripeProvider) -> None:
     cup, customer = shop.product(), shop.customer()
     orders = [shop.order(customer, (cup, 1)) for _ in range(3)]
     for order in orders:
-        process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+        process_order(shop.database, provider, order, CONFIG)
     shop.age(orders[0], 73)
     shop.age(orders[1], 71)
     report = run(shop, provider)

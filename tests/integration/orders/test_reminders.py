@@ -12,16 +12,17 @@ from backline.messages import registry
 from backline.orders.reminders import send_reminders
 from backline.orders.saga import process_order
 from backline.orders.settings import OrderSettings
-from tests.integration.orders.provider import HttpCharging, Provider
+from backline.payments.stripe_client import StripeProvider
 from tests.integration.orders.shop import Shop
+from tests.integration.payments.shop import AUTHENTICATE, Account
 
 CONFIG = OrderSettings()
 
 
 @pytest.fixture
-def unpaid(shop: Shop, provider: Provider) -> int:
-    order = shop.order(shop.customer(language="de"), (shop.product(), 2), card="card_asks")
-    process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+def unpaid(shop: Shop, provider: StripeProvider) -> int:
+    order = shop.order(shop.customer(language="de"), (shop.product(), 2), card=AUTHENTICATE)
+    process_order(shop.database, provider, order, CONFIG)
     return order
 
 
@@ -51,9 +52,9 @@ def test_a_first_reminder_whose_time_is_over_is_left_out(shop: Shop, unpaid: int
     assert reminded(shop) == {"payment_missing_again": 1}
 
 
-def test_who_has_paid_is_not_reminded(shop: Shop, provider: Provider, unpaid: int) -> None:
-    provider.charges["order-O-0001"]["state"] = "paid"
-    process_order(shop.database, HttpCharging(provider.url), unpaid, CONFIG)
+def test_who_has_paid_is_not_reminded(shop: Shop, provider: StripeProvider, account: Account, unpaid: int) -> None:
+    account.pay_as_the_customer()
+    process_order(shop.database, provider, unpaid, CONFIG)
     shop.age(unpaid, 25)
     assert reminded(shop) == {}
 
@@ -66,10 +67,10 @@ def test_a_closed_account_is_not_reminded(shop: Shop, unpaid: int) -> None:
 
 @pytest.mark.parametrize(("days", "expected"), [(6, {}), (8, {"review": 1}), (29, {"review": 1}), (31, {})])
 def test_a_review_is_asked_for_within_its_time(
-    days: int, expected: dict[str, int], shop: Shop, provider: Provider
+    days: int, expected: dict[str, int], shop: Shop, provider: StripeProvider
 ) -> None:
     order = shop.order(shop.customer(), (shop.product(), 2))
-    process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+    process_order(shop.database, provider, order, CONFIG)
     shop.deliver(order)
     shop.age(order, days * 24)
     assert reminded(shop) == expected
@@ -79,11 +80,13 @@ def test_a_review_is_asked_for_within_its_time(
         assert "http://localhost:8080/orders/O-0001" in content.text
 
 
-def test_an_address_that_cannot_be_written_to_is_told_of_and_harms_no_other(shop: Shop, provider: Provider) -> None:
+def test_an_address_that_cannot_be_written_to_is_told_of_and_harms_no_other(
+    shop: Shop, provider: StripeProvider
+) -> None:
     cup = shop.product()
-    orders = [shop.order(shop.customer(f"c{n}@example.com"), (cup, 1), card="card_asks") for n in range(3)]
+    orders = [shop.order(shop.customer(f"c{n}@example.com"), (cup, 1), card=AUTHENTICATE) for n in range(3)]
     for order in orders:
-        process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+        process_order(shop.database, provider, order, CONFIG)
         shop.age(order, 25)
     shop.database.execute("UPDATE app.users SET email = 'a;b@example.com' WHERE email = 'c1@example.com'")
     report = send_reminders(shop.database, CONFIG)
@@ -92,11 +95,11 @@ def test_an_address_that_cannot_be_written_to_is_told_of_and_harms_no_other(shop
     assert shop.one("SELECT count(*) AS noted FROM app.order_reminders")["noted"] == 2
 
 
-def test_several_at_once_remind_once(shop: Shop, database: str, provider: Provider) -> None:
+def test_several_at_once_remind_once(shop: Shop, database: str, provider: StripeProvider) -> None:
     cup, customer = shop.product(40), shop.customer()
     for _ in range(20):
-        order = shop.order(customer, (cup, 1), card="card_asks")
-        process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+        order = shop.order(customer, (cup, 1), card=AUTHENTICATE)
+        process_order(shop.database, provider, order, CONFIG)
         shop.age(order, 25)
 
     def run(_: int) -> int:
@@ -108,11 +111,11 @@ def test_several_at_once_remind_once(shop: Shop, database: str, provider: Provid
     assert len(shop.messages("order_reminder")) == 20
 
 
-def test_it_is_bounded(shop: Shop, provider: Provider) -> None:
+def test_it_is_bounded(shop: Shop, provider: StripeProvider) -> None:
     cup, customer = shop.product(), shop.customer()
     for _ in range(3):
-        order = shop.order(customer, (cup, 1), card="card_asks")
-        process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+        order = shop.order(customer, (cup, 1), card=AUTHENTICATE)
+        process_order(shop.database, provider, order, CONFIG)
         shop.age(order, 25)
     report = send_reminders(shop.database, OrderSettings(at_most=2))
     assert (report.reminded["payment_missing"], report.more) == (2, True)

@@ -5,30 +5,33 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from backline.orders.charging import charging_of
 
-from backline.db.session import Session, session
-from backline.errors import InvalidInput, NetworkFailure, NotConfigured
+from backline.db.session import session
+from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
 from backline.orders.saga import PROGRESS, Ended, Processed, process_order
 from backline.orders.settings import OrderSettings
-from tests.integration.orders.provider import Charged, HttpCharging, Provider
+from backline.payments.refunding import refund
+from backline.payments.stripe_client import StripeProvider
 from tests.integration.orders.shop import Shop
+from tests.integration.payments.shop import AUTHENTICATE, AWAY, POOR, STOLEN, Account
 
 CONFIG = OrderSettings(page="https://shop.example/orders/{order}")
 
 
-def process(shop: Shop, provider: Provider, order: int) -> Processed:
-    return process_order(shop.database, HttpCharging(provider.url), order, CONFIG)
+def process(shop: Shop, provider: StripeProvider, order: int) -> Processed:
+    return process_order(shop.database, provider, order, CONFIG)
 
 
-def test_it_ends_confirmed_and_the_customer_is_told_what_was_bought(shop: Shop, provider: Provider) -> None:
+def test_it_ends_confirmed_and_the_customer_is_told_what_was_bought(
+    shop: Shop, provider: StripeProvider, account: Account
+) -> None:
     cup, pot = shop.product(5), shop.product(1)
     order = shop.order(shop.customer(phone="+4915112345678", language="de"), (cup, 3), (pot, 1), price=333)
     heard: list[str] = []
-    done = process_order(shop.database, HttpCharging(provider.url), order, CONFIG, heard.append)
+    done = process_order(shop.database, provider, order, CONFIG, heard.append)
     assert done == Processed("O-0001", "confirmed", Ended.CONFIRMED)
-    assert heard == ["validate", "reserve", "pay", "settle payment", "confirm"]
+    assert heard == ["validate", "reserve", "pay", "confirm"]
     assert set(heard) <= set(PROGRESS)
     assert (shop.reserved(cup), shop.reserved(pot)) == (3, 1)
     email, text = shop.messages("order_confirmation")
@@ -43,31 +46,31 @@ def test_it_ends_confirmed_and_the_customer_is_told_what_was_bought(shop: Shop, 
         (f"3 × Cup {cup}", 1, 1189), (f"Cup {pot}", 1, 396),  # noqa: RUF001
     ]  # fmt: skip
     shown = sum(line["quantity"] * line["unit_price"] for line in payload["lines"])
-    assert shown + payload["shipping"] == payload["total"] == provider.taken
+    assert shown + payload["shipping"] == payload["total"] == account.money()
     registry.get("order_confirmation").parse(payload)
     assert shop.disagreements() == {}
 
 
-def test_a_second_run_has_nothing_to_do(shop: Shop, provider: Provider) -> None:
+def test_a_second_run_has_nothing_to_do(shop: Shop, provider: StripeProvider, account: Account) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
     process(shop, provider, order)
-    asked = provider.requests
+    account.faults(AWAY)  # it is not even asked
     assert process(shop, provider, order).ended is Ended.NOTHING
-    assert (provider.requests, len(shop.messages())) == (asked, 1)
+    assert (len(shop.messages("payment_receipt")), len(shop.messages())) == (1, 1)
 
 
-def test_what_is_not_in_stock_is_not_charged(shop: Shop, provider: Provider) -> None:
+def test_what_is_not_in_stock_is_not_charged(shop: Shop, provider: StripeProvider, account: Account) -> None:
     cup, pot = shop.product(5), shop.product(1)
     order = shop.order(shop.customer(), (cup, 3), (pot, 2))
     assert process(shop, provider, order) == Processed("O-0001", "cancelled", Ended.CANCELLED, "not in stock: CUP-2")
-    assert (shop.reserved(cup), shop.reserved(pot), provider.requests) == (0, 0, 0)
+    assert (shop.reserved(cup), shop.reserved(pot), account.intents()) == (0, 0, [])
     [told] = shop.messages()
     assert (told["type"], told["payload"]["status"]) == ("order_status", "cancelled")
     assert told["payload"]["note"] == "Reason: not in stock: CUP-2."
     assert shop.disagreements() == {}
 
 
-def test_two_lines_of_one_product_are_one_want(shop: Shop, provider: Provider) -> None:
+def test_two_lines_of_one_product_are_one_want(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product(5)
     order = shop.order(shop.customer(), (cup, 3), (cup, 3))
     assert process(shop, provider, order).ended is Ended.CANCELLED
@@ -83,27 +86,27 @@ def test_two_lines_of_one_product_are_one_want(shop: Shop, provider: Provider) -
     ],
 )
 def test_what_cannot_be_served_is_cancelled_before_anything_is_set_aside(
-    spoil: str, why: str, shop: Shop, provider: Provider
+    spoil: str, why: str, shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
     shop.database.execute(spoil)  # type: ignore[call-overload]
     done = process(shop, provider, order)
     assert (done.state, done.ended) == ("cancelled", Ended.CANCELLED)
     assert done.why.startswith(why)
-    assert provider.requests == 0
+    assert account.intents() == []
     assert shop.disagreements() == {}
 
 
-def test_nothing_is_sent_to_a_closed_account(shop: Shop, provider: Provider) -> None:
+def test_nothing_is_sent_to_a_closed_account(shop: Shop, provider: StripeProvider) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
     shop.database.execute("UPDATE app.users SET state = 'deactivated', deactivated_at = now()")
     process(shop, provider, order)
     assert shop.messages() == []
 
 
-def test_a_hard_decline_gives_the_stock_back(shop: Shop, provider: Provider) -> None:
+def test_a_hard_decline_gives_the_stock_back(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product()
-    order = shop.order(shop.customer(), (cup, 2), card="card_stolen")
+    order = shop.order(shop.customer(), (cup, 2), card=STOLEN)
     assert process(shop, provider, order) == Processed(
         "O-0001", "cancelled", Ended.CANCELLED, "the payment was declined"
     )
@@ -112,26 +115,26 @@ def test_a_hard_decline_gives_the_stock_back(shop: Shop, provider: Provider) -> 
 
 
 @pytest.mark.parametrize(
-    ("card", "why", "asked"),
+    ("card", "why"),
     [
-        ("card_empty", "the payment was declined and is tried again", 1),
-        ("card_asks", "the customer must confirm the payment", 2),
+        (POOR, "the payment was declined and is tried again"),
+        (AUTHENTICATE, "the customer must confirm the payment"),
     ],
 )
 def test_what_may_still_be_paid_keeps_its_stock(
-    card: str, why: str, asked: int, shop: Shop, provider: Provider
+    card: str, why: str, shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 2), card=card)
     for _ in range(2):
         assert process(shop, provider, order) == Processed("O-0001", "reserved", Ended.WAITING, why)
-    assert (shop.reserved(cup), provider.requests, shop.messages()) == (2, asked, [])
+    assert (shop.reserved(cup), len(account.intents()), shop.messages()) == (2, 1, [])
     assert shop.disagreements() == {}
 
 
-@pytest.mark.parametrize("card", ["card_empty", "card_asks"])
+@pytest.mark.parametrize("card", [POOR, AUTHENTICATE])
 def test_what_is_not_paid_in_time_is_cancelled_and_not_dunned_any_more(
-    card: str, shop: Shop, provider: Provider
+    card: str, shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 2), card=card)
@@ -141,91 +144,98 @@ def test_what_is_not_paid_in_time_is_cancelled_and_not_dunned_any_more(
     assert (done.ended, done.why) == (Ended.CANCELLED, "it was not paid in time")
     payment = shop.one("SELECT state::text, next_try_at FROM app.payments")
     assert payment == {"state": "abandoned", "next_try_at": None}
+    assert [one["status"] for one in account.intents()] == ["canceled"]  # nor can it be paid any more
     assert shop.reserved(cup) == 0
     assert shop.disagreements() == {}
 
 
-def test_what_was_paid_at_the_last_moment_is_confirmed(shop: Shop, provider: Provider) -> None:
-    order = shop.order(shop.customer(), (shop.product(), 2), card="card_asks")
+def test_what_was_paid_at_the_last_moment_is_confirmed(shop: Shop, provider: StripeProvider, account: Account) -> None:
+    order = shop.order(shop.customer(), (shop.product(), 2), card=AUTHENTICATE)
     process(shop, provider, order)
     shop.age(order, 73)
-    provider.charges["order-O-0001"]["state"] = "paid"  # the customer has confirmed it
+    account.pay_as_the_customer()
     assert process(shop, provider, order).ended is Ended.CONFIRMED
     assert shop.disagreements() == {}
 
 
-def test_a_provider_that_is_away_changes_nothing(shop: Shop, provider: Provider) -> None:
+def test_a_provider_that_is_away_changes_nothing(shop: Shop, provider: StripeProvider, account: Account) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 2))
-    provider.away = True
-    with pytest.raises(NetworkFailure):
+    account.faults(AWAY)
+    with pytest.raises(UnknownFailure):
         process(shop, provider, order)
     assert (shop.state(order), shop.reserved(cup)) == ("reserved", 2)
-    provider.away = False
+    account.faults()
     assert process(shop, provider, order).ended is Ended.CONFIRMED
     assert shop.disagreements() == {}
 
 
-def test_money_that_may_have_come_is_looked_for_before_an_order_is_cancelled(shop: Shop, provider: Provider) -> None:
+def test_money_that_may_have_come_is_looked_for_before_an_order_is_cancelled(
+    shop: Shop, provider: StripeProvider, account: Account
+) -> None:
     order = shop.order(shop.customer(), (shop.product(), 2))
-    provider.away = True
-    with pytest.raises(NetworkFailure):
+    account.faults(AWAY)
+    with pytest.raises(UnknownFailure):
         process(shop, provider, order)
     shop.age(order, 73)
-    provider.away = False
+    account.faults()
     assert process(shop, provider, order).ended is Ended.CONFIRMED
-    assert len(provider.charges) == 1
+    assert account.paid() == 1
     assert shop.disagreements() == {}
 
 
-def test_a_refund_under_way_keeps_an_order_from_being_confirmed(shop: Shop, provider: Provider) -> None:
+def test_a_refund_under_way_keeps_an_order_from_being_confirmed(
+    shop: Shop, provider: StripeProvider, account: Account
+) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
 
-    class Refunding(HttpCharging):
-        def charge(self, database: Session, order_id: int) -> Charged:
-            outcome = super().charge(database, order_id)
-            self.refund(database, order_id, "asked by the customer")
-            return outcome
+    def refund_before_it_is_confirmed(doing: str) -> None:
+        if doing == "confirm":
+            refund(shop.database, provider, order, "asked by the customer")
 
-    done = process_order(shop.database, Refunding(provider.url), order, CONFIG)
+    done = process_order(shop.database, provider, order, CONFIG, refund_before_it_is_confirmed)
     assert (done.ended, done.why) == (Ended.REFUNDED, "its payment is being refunded")
-    assert provider.taken == 0
+    assert account.money() == 0
     assert shop.disagreements() == {}
 
 
-def test_two_at_once_take_and_confirm_once(shop: Shop, database: str, provider: Provider) -> None:
+def test_two_at_once_take_and_confirm_once(
+    shop: Shop, database: str, provider: StripeProvider, account: Account
+) -> None:
     cup = shop.product(20)
     customer = shop.customer()
     orders = [shop.order(customer, (cup, 2)) for _ in range(10)]
 
     def run(order: int) -> str:
         with session(database, name="racer") as connection:
-            return process_order(connection, HttpCharging(provider.url), order, CONFIG).state
+            return process_order(connection, provider, order, CONFIG).state
 
     with ThreadPoolExecutor(8) as pool:
         states = set(pool.map(run, [order for order in orders for _ in range(3)]))
     assert states == {"confirmed"}
-    assert (shop.reserved(cup), len(provider.charges), len(shop.messages())) == (20, 10, 10)
+    assert (shop.reserved(cup), account.paid(), len(shop.messages())) == (20, 10, 10)
     assert shop.disagreements() == {}
 
 
-def test_of_many_that_want_the_last_pieces_no_more_get_them(shop: Shop, database: str, provider: Provider) -> None:
+def test_of_many_that_want_the_last_pieces_no_more_get_them(
+    shop: Shop, database: str, provider: StripeProvider, account: Account
+) -> None:
     cup, pot = shop.product(7), shop.product(7)
     customer = shop.customer()
     orders = [shop.order(customer, *((cup, 2), (pot, 2))[:: 1 if n % 2 else -1]) for n in range(8)]
 
     def run(order: int) -> str:
         with session(database, name="racer") as connection:
-            return process_order(connection, HttpCharging(provider.url), order, CONFIG).state
+            return process_order(connection, provider, order, CONFIG).state
 
     with ThreadPoolExecutor(8) as pool:
         states = list(pool.map(run, orders))
     assert (states.count("confirmed"), states.count("cancelled")) == (3, 5)
-    assert (shop.reserved(cup), shop.reserved(pot), len(provider.charges)) == (6, 6, 3)
+    assert (shop.reserved(cup), shop.reserved(pot), account.paid()) == (6, 6, 3)
     assert shop.disagreements() == {}
 
 
-def test_the_lines_of_a_long_order_are_summed_up(shop: Shop, provider: Provider) -> None:
+def test_the_lines_of_a_long_order_are_summed_up(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product(1000)
     order = shop.order(shop.customer(), *[(cup, 1)] * 130)
     assert process(shop, provider, order).ended is Ended.CONFIRMED
@@ -235,19 +245,6 @@ def test_the_lines_of_a_long_order_are_summed_up(shop: Shop, provider: Provider)
     assert sum(line["quantity"] * line["unit_price"] for line in lines) + 490 == told["payload"]["total"]
 
 
-def test_an_order_that_is_not_there_is_named(shop: Shop, provider: Provider) -> None:
+def test_an_order_that_is_not_there_is_named(shop: Shop, provider: StripeProvider) -> None:
     with pytest.raises(InvalidInput, match="order_id: there is no order 4711"):
         process(shop, provider, 4711)
-
-
-def test_what_takes_the_money_is_named_by_the_settings() -> None:
-    made = charging_of("tests.integration.orders.test_saga:a_charging")
-    assert isinstance(made, HttpCharging)
-    with pytest.raises(NotConfigured, match=r"orders\.charging is not set"):
-        charging_of("")
-    with pytest.raises(NotConfigured.__mro__[1], match=r"orders\.charging: 'nowhere:it' cannot be imported"):
-        charging_of("nowhere:it")
-
-
-def a_charging() -> HttpCharging:
-    return HttpCharging("http://127.0.0.1:9")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import DictRow
 
 from backline.channels.http.gateway import HttpGateway
+from backline.payments.provider import ProviderPayment, State
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.channels.sandbox import Sandbox
 
@@ -18,6 +20,8 @@ GOOD, POOR, STOLEN, AUTHENTICATE = (
     "pm_card_visa", "pm_card_visa_chargeDeclinedInsufficientFunds", "pm_card_visa_chargeDeclinedStolenCard",
     "pm_card_authenticationRequired",
 )  # fmt: skip
+AWAY: dict[str, Any] = {"status": 503, "body": {"error": {"type": "api_error"}}}
+"""A fault of the account: it answers nothing, until it is taken away."""
 
 
 @dataclass
@@ -137,6 +141,31 @@ class Account:
     def charges(self, order_number: str = "") -> list[str]:
         found = self.sandbox.get("/stripe/api/messages", limit=1000)["messages"]
         return [one["title"] for one in reversed(found) if order_number in one["text"] or not one["text"]]
+
+    def money(self) -> int:
+        """What it has and has not given back, in minor units."""
+        return sum(one.amount_minor - one.refunded_minor for one in self._listed() if one.state is State.CAPTURED)
+
+    def paid(self) -> int:
+        """How many payments were captured."""
+        return sum(one.state is State.CAPTURED for one in self._listed())
+
+    def refunds(self) -> int:
+        """How many of them were given back whole."""
+        return sum(one.state is State.CAPTURED and one.refunded_minor == one.amount_minor for one in self._listed())
+
+    def pay_as_the_customer(self) -> None:
+        """The customer pays what is open, on the provider's own page."""
+        for intent in self.intents():
+            answer = self.sandbox.web.post(
+                f"/stripe/v1/payment_intents/{intent['id']}/confirm", data={"payment_method": GOOD},
+                headers={"Authorization": f"Bearer {API_KEY}"},
+            )  # fmt: skip
+            assert answer.status_code == 200, answer.text
+
+    def _listed(self) -> list[ProviderPayment]:
+        now = datetime.now(UTC)
+        return list(self.provider().list_payments(now - timedelta(days=1), now + timedelta(days=1)))
 
     def faults(self, *rules: dict[str, Any]) -> None:
         answer = self.sandbox.web.put("/stripe/faults", json=list(rules))

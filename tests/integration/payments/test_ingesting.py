@@ -13,6 +13,8 @@ from backline.payments.charging import charge
 from backline.payments.events import PaymentEvent, keep
 from backline.payments.ingesting import ingest
 from backline.payments.stripe_client import StripeProvider
+from backline.subscriptions.renewal import Outcome, renew
+from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.payments.shop import AUTHENTICATE, Account, Shop
 from tests.unit.payments.signing import intent_event, razorpay_event
 
@@ -228,7 +230,7 @@ def subscribe(shop: Shop, *, stock: int = 10, quantity: int = 1) -> tuple[int, i
     return int(row["id"]), product
 
 
-def charged(shop: Shop, now: datetime, payment: str, amount: int = 50000, event_id: str | None = None) -> None:
+def charged(shop: Shop, now: datetime, payment: str, amount: int = 59500, event_id: str | None = None) -> None:
     event = razorpay_event("subscription.charged", now, payment=payment, amount=amount, subscription="sub_1")
     tell(shop, event, "razorpay", event_id or f"E-{payment}")
 
@@ -239,7 +241,7 @@ def test_a_charged_subscription_makes_its_order(shop: Shop, now: datetime) -> No
     charged(shop, now, "pay_1", event_id="told again under another id")
     assert went(shop) == {"applied": 1, "known": 1, "problems": []}
     order = shop.one("SELECT * FROM app.orders WHERE subscription_id = %s", subscription)
-    assert (order["state"], order["total_minor"], order["currency"]) == ("paid", 50000, "INR")
+    assert (order["state"], order["total_minor"], order["currency"]) == ("paid", 59500, "INR")
     after = shop.one(
         "SELECT next_on, app.anchored((next_on - interval '1 month')::date, anchor_day) AS before FROM app.subscriptions"
     )
@@ -247,22 +249,13 @@ def test_a_charged_subscription_makes_its_order(shop: Shop, now: datetime) -> No
     assert shop.one("SELECT reserved FROM app.products WHERE id = %s", product) == {"reserved": 1}
     payment = shop.payment(order["id"])
     assert (payment["provider"], payment["provider_reference"], payment["state"]) == ("razorpay", "pay_1", "captured")
-    assert [kind for kind, _ in shop.messages()] == ["payment_receipt"]
+    assert [kind for kind, _ in shop.messages()] == ["order_confirmation", "payment_receipt"]
     assert shop.broken_rules() == set()
 
 
 def test_an_order_that_waits_for_its_money_gets_it(shop: Shop, now: datetime) -> None:
     subscription, _ = subscribe(shop)
-    with shop.database.transaction():
-        shop.sql(
-            "WITH o AS (INSERT INTO app.orders (number, user_id, subscription_id, cycle_on, currency, net_minor, tax_minor,"
-            " ship_to_country) SELECT 'S-1', user_id, id, next_on, 'INR', 50000, 0, 'IN' FROM app.subscriptions RETURNING id)"
-            " INSERT INTO app.order_lines (order_id, number, product_id, description, quantity, unit_price_minor, tax_rate)"
-            " SELECT o.id, 1, s.product_id, 'Beans', 1, 50000, 0 FROM o, app.subscriptions AS s"
-        )
-        shop.sql(
-            "UPDATE app.subscriptions SET next_on = app.anchored((next_on + interval '1 month')::date, anchor_day)"
-        )
+    assert renew(shop.database, subscription, now, SubscriptionSettings()).outcome is Outcome.ORDERED
     before = shop.one("SELECT next_on FROM app.subscriptions")
     charged(shop, now, "pay_1")
     assert went(shop) == {"applied": 1, "problems": []}
@@ -291,5 +284,5 @@ def test_a_charge_of_another_amount_makes_no_order(shop: Shop, now: datetime) ->
     subscribe(shop)
     charged(shop, now, "pay_1", amount=49999)
     [problem] = ingest(shop.database, PATIENCE).problems
-    assert "costs 50000 INR" in problem
+    assert "costs 59500 INR" in problem
     assert shop.sql("SELECT id FROM app.orders") == []
