@@ -54,3 +54,53 @@ SELECT d.id, d.state, d.replay_ref, d.cause, d.first_seen_at, d.alerted_at, g.ma
 FROM backline.dead_letter AS d LEFT JOIN backline.alert_group AS g ON g.key = d.alert_group
 WHERE d.message_id = %(message_id)s::bigint OR d.name = %(dag_id)s::text AND d.run_id = %(run_id)s::text
 ORDER BY d.id;
+
+-- name: shop_customer
+-- A customer of the reference app, and a product with 100 pieces on the shelf.
+WITH customer AS (
+    INSERT INTO app.users (email, name, country, zone, state, verified_at)
+    VALUES (%(email)s::text, 'Ann', 'DE', 'Europe/Berlin', 'active', clock_timestamp())
+    RETURNING id
+), product AS (
+    INSERT INTO app.products (sku, name, stock) VALUES (%(sku)s::text, 'Espresso cups', 100) RETURNING id
+), movement AS (
+    INSERT INTO app.stock_movements (product_id, reason, quantity) SELECT id, 'received', 100 FROM product
+)
+SELECT customer.id AS customer, product.id AS product FROM customer, product;
+
+-- name: shop_order
+-- An order of two pieces at 24.50 EUR, placed so many minutes ago, and the payment that its checkout made, by card.
+WITH placed AS (
+    INSERT INTO app.orders (number, user_id, currency, net_minor, tax_minor, ship_to_country, placed_at)
+    VALUES (%(number)s::text, %(customer)s::bigint, 'EUR', 4900, 931, 'DE',
+        clock_timestamp() - %(minutes)s::float8 * interval '1 minute')
+    RETURNING id, number, total_minor, placed_at
+), line AS (
+    INSERT INTO app.order_lines (order_id, number, product_id, description, quantity, unit_price_minor, tax_rate)
+    SELECT id, 1, %(product)s::bigint, 'Espresso cups', 2, 2450, 1900 FROM placed
+), payment AS (
+    INSERT INTO app.payments (order_id, provider, idempotency_key, method_reference, amount_minor, currency, created_at)
+    SELECT id, 'stripe', 'order-' || number, 'pm_card_visa', total_minor, 'EUR', placed_at FROM placed
+)
+SELECT id, total_minor, placed_at FROM placed;
+
+-- name: shop_reserve
+-- Sets an order's two pieces aside.
+WITH aside AS (
+    UPDATE app.products SET reserved = reserved + 2 WHERE id = %(product)s::bigint
+)
+UPDATE app.orders SET state = 'reserved', reserved_at = placed_at WHERE id = %(id)s::bigint RETURNING id;
+
+-- name: shop_subscription
+-- A subscription to two pieces a month, due today.
+INSERT INTO app.subscriptions (user_id, product_id, quantity, unit_price_minor, currency, anchor_day, zone, started_on, next_on)
+SELECT %(customer)s::bigint, %(product)s::bigint, 2, 2450, 'EUR', extract(day FROM day), 'UTC', day, day
+FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) AS d
+RETURNING id;
+
+-- name: shop_stands
+-- How an order stands, its payment, and its invoice.
+SELECT o.state::text AS state, p.state::text AS payment, i.series || '-' || lpad(i.number::text, 6, '0') AS invoice
+FROM app.orders AS o JOIN app.payments AS p ON p.order_id = o.id
+LEFT JOIN app.invoices AS i ON i.order_id = o.id AND i.kind = 'invoice'
+WHERE o.id = %(id)s::bigint;

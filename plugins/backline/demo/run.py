@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from backline.demo import enqueueing, failures, http_api, secrets, sends, speed, trouble, webhooks, whole
+from backline.demo import commerce, enqueueing, failures, http_api, secrets, sends, speed, trouble, webhooks, whole
 from backline.demo.check import Check
 from backline.demo.table import Table
 from backline.demo.world import World
@@ -23,6 +23,7 @@ def all_checks() -> list[Check]:
         secrets.by_reference(),
         webhooks.signed(),
         *http_api.checks(),
+        *commerce.checks(),
         *enqueueing.checks(),
         trouble.permanent(),
         *failures.checks(),

@@ -41,7 +41,11 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
         keep(shop.database, PaymentEvent("stripe", "evt_1", event["type"], now, event))
     folder = tmp_path / "dags"
     folder.mkdir()
-    for name in ("process_payment", "retry_failed_payments", "ingest_payment_webhook"):
+    wanted = {
+        "process_payment": {"order_id": fresh}, "retry_failed_payments": {"auto_decision": "approve"}, "ingest_payment_webhook": {},
+        "generate_invoice": {}, "reconcile_payments": {"days": 1},
+    }  # fmt: skip
+    for name in wanted:
         shutil.copy(ROOT / "dags" / "commerce" / f"{name}.py", folder)
     known = conninfo_to_dict(database)
     connections = {
@@ -50,9 +54,6 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
             "schema": known["dbname"], "port": int(known.get("port") or 5432),
         },
         "STRIPE_API": {"conn_type": "http", "host": account.url, "password": API_KEY},
-    }  # fmt: skip
-    wanted = {
-        "process_payment": {"order_id": fresh}, "retry_failed_payments": {"auto_decision": "approve"}, "ingest_payment_webhook": {},
     }  # fmt: skip
     variables = {f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()}
     done = subprocess.run(
@@ -78,5 +79,12 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
     assert kept["result"] == charged
     assert answer["retry_failed_payments"]["tasks"]["retry"]["returned"]["paid"] == 2
     assert answer["ingest_payment_webhook"]["tasks"]["ingest"]["returned"] == {"applied": 1, "problems": []}
+    invoiced = answer["generate_invoice"]["tasks"]["make"]["returned"]
+    assert (invoiced["papers"], invoiced["receipts"], invoiced["failed"]) == (4, 4, {})
+    reconciled = answer["reconcile_payments"]["tasks"]["reconcile"]["returned"]
+    assert (reconciled["theirs"], reconciled["remaining"]) == (
+        4,
+        0,
+    )  # what is younger than a quarter of an hour may be under way
     assert API_KEY not in done.stdout + done.stderr
     assert shop.broken_rules() == set()

@@ -1,0 +1,117 @@
+"""The jobs about orders: processed, moved along, reminded of, and matched with suppliers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backline.demo.world import World
+from tests.acceptance.payments import PaidStack, paid_stack
+from tests.integration.payments.shop import AUTHENTICATE, GOOD, STOLEN
+
+pytestmark = pytest.mark.stack
+
+
+def ran(world: World, job: str, task: str, name: str, conf: dict[str, Any]) -> dict[str, Any]:
+    """What a job's task returned."""
+    run_id = world.run_id(name)
+    world.airflow.trigger(job, conf, run_id)
+    assert world.airflow.wait(job, run_id, 120)["state"] == "success"
+    found: dict[str, Any] = world.airflow.xcom(job, run_id, task)
+    return found
+
+
+def order(paid: PaidStack, name: str, method: str) -> int:
+    user = paid.shop.user(f"{name}@{paid.world.domain('orders')}")
+    return paid.shop.order(method, user=user, state="pending")
+
+
+def told(world: World, name: str, count: int) -> list[str]:
+    """The subjects of what a customer got, once there are so many."""
+    arrivals = world.wait_arrived(world.domain("orders"), count)
+    return sorted(one.subject for one in arrivals if one.recipients[0].startswith(f"{name}@"))
+
+
+def age(paid: PaidStack, order_id: int, hours: int) -> None:
+    paid.shop.sql(
+        "UPDATE app.orders SET placed_at = placed_at - a, reserved_at = reserved_at - a"
+        " FROM make_interval(hours => %s) AS a WHERE id = %s", hours, order_id,
+    )  # fmt: skip
+
+
+def test_orders_are_processed_moved_along_and_reminded_of(world: World, stack_exports: dict[str, str]) -> None:
+    with paid_stack(world, stack_exports) as paid:
+        good, refused, waiting, stopped = (
+            order(paid, name, method)
+            for name, method in (("good", GOOD), ("refused", STOLEN), ("waiting", AUTHENTICATE), ("stopped", GOOD))
+        )
+        for name, order_id, state, ended in (
+            ("good", good, "confirmed", "confirmed"),
+            ("again", good, "confirmed", "nothing to do"),
+            ("refused", refused, "cancelled", "cancelled"),
+            ("waiting", waiting, "reserved", "waiting"),
+        ):
+            result = ran(world, "process_order", "process", name, {"order_id": order_id})
+            assert (result["state"], result["ended"]) == (state, ended)
+        assert paid.charges(good) == ["charged 2380 eur"]
+        assert paid.charges(refused) == []
+
+        age(paid, stopped, 1)
+        report = ran(world, "process_pending_orders", "process", "pending", {})
+        assert report["ended"]["confirmed"] >= 1
+        assert paid.shop.state(stopped) == ("confirmed", "captured")
+        assert paid.shop.state(waiting) == ("reserved", "requires_action")
+
+        age(paid, waiting, 25)
+        for name in ("remind", "remind-again"):
+            ran(world, "send_order_reminders", "remind", name, {})
+        # Confirmation and receipt; declined and cancelled; what to do and its reminder; confirmation and receipt.
+        for name in ("good", "refused", "waiting", "stopped"):
+            assert len(told(world, name, 8)) == 2
+        assert [subject.partition(" (")[0] for subject in told(world, "waiting", 8)][
+            -1
+        ] == "Your order is waiting for payment"
+        assert paid.shop.sql("SELECT stage::text FROM app.order_reminders WHERE order_id = %s", waiting) == [
+            {"stage": "payment_missing"}
+        ]
+
+
+def test_purchase_orders_are_matched_and_each_choice_is_explained(world: World, stack_exports: dict[str, str]) -> None:
+    with paid_stack(world, stack_exports) as paid:
+        product = paid.shop.product()
+        paid.shop.sql(
+            "WITH s AS (INSERT INTO app.suppliers (name, email, regions, quality, capacity) VALUES"
+            " (%s, 'potter@example.com', '{DE}', 0.9, 100), (%s, 'weaver@example.com', '{DE}', 0.5, 100) RETURNING id)"
+            " INSERT INTO app.offers (supplier_id, product_id, unit_price_minor, currency, quantity, lead_days, valid)"
+            " SELECT id, %s, 400, 'EUR', 50, 3, tstzrange(now() - interval '1 day', NULL) FROM s",
+            f"Potter {world.tag}", f"Weaver {world.tag}", product,
+        )  # fmt: skip
+        made = [
+            row["id"]
+            for row in paid.shop.sql(
+                "INSERT INTO app.purchase_orders (product_id, quantity, region, currency, needed_by)"
+                " SELECT %s, quantity, 'DE', 'EUR', current_date + 9 FROM unnest(ARRAY[40, 30, 60]) AS quantity RETURNING id",
+                product,
+            )
+        ]
+        find = (
+            "SELECT a.purchase_order_id AS id, s.name, a.explanation FROM app.allocations AS a"
+            " JOIN app.offers AS o ON o.id = a.offer_id JOIN app.suppliers AS s ON s.id = o.supplier_id"
+            " WHERE a.purchase_order_id = ANY (%s) ORDER BY 1"
+        )
+        dry = ran(world, "match_orders", "match", "dry", {"dry_run": True})
+        assert dry["allocated"] >= 2
+        assert paid.shop.sql(find, made) == []
+        report = ran(world, "match_orders", "match", "match", {})
+        assert report["unserved"] >= 1
+        found = paid.shop.sql(find, made)
+        # Each takes the better one that still has room; 60 are more than either offers.
+        assert {row["id"] for row in found} == set(made[:2])
+        assert {row["name"].split()[0] for row in found} == {"Potter", "Weaver"}
+        assert all(row["explanation"] for row in found)
+        over = (
+            "SELECT o.id FROM app.offers AS o JOIN app.allocations AS a ON a.offer_id = o.id GROUP BY o.id"
+            " HAVING sum(a.quantity) > o.quantity"
+        )
+        assert paid.shop.sql(over) == []
