@@ -26,9 +26,9 @@ def test_a_due_one_makes_its_order_whole(shop: Shop) -> None:
     )
     one = shop.subscription(user_id=owner, zone="Europe/Berlin")
     done = shop.renew(one)
-    assert done == Renewal(one, Outcome.ORDERED, TODAY, date(2026, 4, 1), order=f"S-{one:08d}-20260301")
-
     [order] = shop.orders(one)
+    number = f"S-{one:08d}-20260301"
+    assert done == Renewal(one, Outcome.ORDERED, TODAY, date(2026, 4, 1), order=number, order_id=order["id"])
     assert (order["number"], order["state"], order["cycle_on"], order["user_id"]) == (
         done.order,
         "reserved",
@@ -281,7 +281,7 @@ def test_a_renewal_in_words(shop: Shop) -> None:
     one = shop.subscription(created_at=LONG_AGO)
     assert shop.renew(one).as_dict() == {
         "subscription_id": one, "outcome": "ordered", "cycle_on": "2026-03-01", "next_on": "2026-04-01",
-        "order": f"S-{one:08d}-20260301",
+        "order": f"S-{one:08d}-20260301", "order_id": shop.orders(one)[0]["id"],
     }  # fmt: skip
 
 
