@@ -26,7 +26,7 @@ COLUMNS = (
     "kind", "reference", "payment_id", "order_id", "amount_minor", "currency", "created_at", "ours", "theirs", "mended",
 )  # fmt: skip
 SHOWN = 40
-"""Differences that the PDF lists; the CSV file has all."""
+"""Differences that are left, which the PDF lists; the CSV file has all."""
 NAMES: Mapping[Kind, str] = {
     Kind.MISSING_HERE: "missing here",
     Kind.MISSING_THERE: "missing there",
@@ -49,14 +49,15 @@ class Findings:
     ours: int = 0
     found: Counter[Kind] = field(default_factory=Counter)
     mended: Counter[Kind] = field(default_factory=Counter)
-    first: list[tuple[Difference, bool]] = field(default_factory=list)
+    first: list[Difference] = field(default_factory=list)
+    """Of those that are left to people."""
 
     def add(self, difference: Difference, *, is_mended: bool) -> None:
-        """Count one; the first ones that were left are kept for the PDF."""
+        """Count one; the first ones that are left are kept for the PDF."""
         self.found[difference.kind] += 1
         self.mended[difference.kind] += is_mended
-        if len(self.first) < SHOWN:
-            self.first.append((difference, is_mended))
+        if not is_mended and len(self.first) < SHOWN:
+            self.first.append(difference)
 
     @property
     def fixed(self) -> int:
@@ -162,7 +163,7 @@ def chart(findings: Findings) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("differences")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
         picture = io.StringIO()
         figure.savefig(picture, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(picture.getvalue().encode()).decode()
