@@ -326,6 +326,11 @@ class Settings(_Section):
         return job
 
 
+def folder_of(setting: str) -> Path:
+    """A folder that a setting names: under BACKLINE_HOME, or under the project's root; an absolute one as it is."""
+    return Path(os.environ.get("BACKLINE_HOME") or ROOT) / setting
+
+
 def config_file() -> Path:
     """Where the settings are: BACKLINE_CONFIG, else `include/config/backline.toml`."""
     return Path(os.environ.get("BACKLINE_CONFIG") or ROOT / "include" / "config" / "backline.toml")

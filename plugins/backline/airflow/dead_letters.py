@@ -52,12 +52,12 @@ def purge_now(*, dry_run: bool) -> dict[str, Any]:
     """Archive and delete dead letters past their time or over the cap; returns the report."""
     from backline.airflow.connections import app_dsn
     from backline.dead_letters.letters import Letters
-    from backline.dead_letters.purge import archive_folder, purge
-    from backline.settings import settings
+    from backline.dead_letters.purge import purge
+    from backline.settings import folder_of, settings
 
     config = settings().dead_letters
     with Letters.open(app_dsn()) as letters:
-        return purge(letters, config, archive_folder(config), dry_run=dry_run).as_dict()
+        return purge(letters, config, folder_of(config.archive_folder), dry_run=dry_run).as_dict()
 
 
 def _send(alert: Any, connection: str, from_address: str, domain: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import AssetOrTimeSchedule
 
 from backline.airflow.row_bell import RowBell, on_rows
-from backline.settings import settings
+from backline.settings import folder_of, settings
 
 
 def on_orders_paid(cron: str) -> AssetOrTimeSchedule:
@@ -21,14 +21,14 @@ def make_now(order_id: int | None) -> dict[str, Any]:
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.db.session import session
-    from backline.invoices.making import MakingReport, check, make_due, make_for_order, paper_folder
+    from backline.invoices.making import MakingReport, check, make_due, make_for_order
 
     config, tell = settings().invoices, reporter()
     with session(app_dsn(), name="invoices") as connection:
         if order_id is None:
-            report = make_due(connection, config, paper_folder(config), tell.progress)
+            report = make_due(connection, config, folder_of(config.folder), tell.progress)
         else:
-            made = make_for_order(connection, order_id, config, paper_folder(config))
+            made = make_for_order(connection, order_id, config, folder_of(config.folder))
             report = MakingReport(1, len(made), sum(one.receipt_id is not None for one in made), made)
     tell.result(report.as_dict())
     check(report)

@@ -67,7 +67,7 @@ def _list_file(provider: str, file: str | None, config: ReconciliationSettings) 
     from airflow.sdk.exceptions import AirflowSkipException
 
     from backline.errors import InvalidInput
-    from backline.reconciliation.reconcile import folder_of
+    from backline.settings import folder_of
 
     folder = folder_of(config.list_folder)
     if file is not None:

@@ -16,7 +16,7 @@ from typing import Any
 from backline.db.statements import statement
 from backline.dead_letters.letters import Letters
 from backline.errors import Misconfigured, ResourceExhausted
-from backline.settings import ROOT, DeadLetterSettings
+from backline.settings import DeadLetterSettings
 
 MOST = 20_000
 """Letters of one round, which is one transaction and one file; a job runs rounds until nothing is left, or `ROUNDS`."""
@@ -37,11 +37,6 @@ class PurgeReport:
     def as_dict(self) -> dict[str, Any]:
         """For XCom and people."""
         return {**asdict(self), "files": list(self.files)}
-
-
-def archive_folder(config: DeadLetterSettings) -> Path:
-    """Where archives go: the setting under BACKLINE_HOME, or under the project's root."""
-    return Path(os.environ.get("BACKLINE_HOME") or ROOT) / config.archive_folder
 
 
 def purge(letters: Letters, config: DeadLetterSettings, folder: Path, *, dry_run: bool) -> PurgeReport:

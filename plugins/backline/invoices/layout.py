@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import tomllib
 from functools import cache
-from typing import TYPE_CHECKING
 
 from backline.errors import InvalidInput
 from backline.invoices.papers import Paper, tax_lines
-from backline.rendering import formats
+from backline.rendering.pdf import environment, pdf
 from backline.settings import ROOT, settings
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 LAYOUT = 1
 """The layout of papers that are issued now."""
@@ -26,16 +22,7 @@ VARIANT = "pdf/a-3a"
 
 def render(paper: Paper) -> bytes:
     """The PDF. InvalidInput if its layout is not there any more."""
-    # Late: both are heavy, and only who makes a file pays for them.
-    from weasyprint import HTML
-    from weasyprint.urls import URLFetcher
-
-    pdf = HTML(string=markup(paper), url_fetcher=URLFetcher(allowed_protocols=frozenset())).write_pdf(
-        pdf_variant=VARIANT
-    )
-    if not isinstance(pdf, bytes):
-        raise TypeError("weasyprint gave no bytes")
-    return pdf
+    return pdf(markup(paper), VARIANT)
 
 
 def markup(paper: Paper) -> str:
@@ -43,7 +30,7 @@ def markup(paper: Paper) -> str:
     name = f"layout_{paper.layout}.html"
     if not (FOLDER / name).exists():
         raise InvalidInput("layout", f"{FOLDER / name} is not there; restore it: papers of that layout need it")
-    template = _environment().get_template(name)
+    template = environment(FOLDER).get_template(name)
     return template.render(
         paper=paper, taxes=tax_lines(paper.lines), words=words(paper.language), locale=paper.language
     )
@@ -61,23 +48,3 @@ def words(language: str) -> dict[str, str]:
 @cache
 def _words() -> dict[str, dict[str, str]]:
     return tomllib.loads((FOLDER / "words.toml").read_text(encoding="utf-8"))
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "money": formats.money,
-        "day": formats.day,
-        "rate": formats.rate,
-        "country": formats.country,
-    }
-    return environment

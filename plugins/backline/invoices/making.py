@@ -23,7 +23,7 @@ from backline.invoices.layout import render, words
 from backline.invoices.papers import Paper, read
 from backline.invoices.settings import InvoiceSettings
 from backline.outbox.acts import amend
-from backline.settings import ROOT, settings
+from backline.settings import settings
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,6 @@ class MakingReport:
             "failed": {str(order): why for order, why in list(self.failed.items())[:SHOWN]},
             "failures": len(self.failed),
         }
-
-
-def paper_folder(config: InvoiceSettings) -> Path:
-    """Where files go: the setting under BACKLINE_HOME, or under the project's root."""
-    return Path(os.environ.get("BACKLINE_HOME") or ROOT) / config.folder
 
 
 def make_for_order(connection: Session, order_id: int, config: InvoiceSettings, folder: Path) -> list[Made]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from backline.reconciliation.differences import Difference, missing_there, page_
 from backline.reconciliation.mending import mend
 from backline.reconciliation.report import NAMES, DifferenceFile, Findings, write_pdf
 from backline.reconciliation.settings import ReconciliationSettings
-from backline.settings import ROOT
+from backline.settings import folder_of
 
 PAGE = 5_000
 """Payments in memory at once, of each side."""
@@ -57,11 +56,6 @@ class Report:
             "pdf": str(self.pdf),
             "alerts": self.alerts,
         }
-
-
-def folder_of(setting: str) -> Path:
-    """A folder of the settings: under BACKLINE_HOME, or under the project's root."""
-    return Path(os.environ.get("BACKLINE_HOME") or ROOT) / setting
 
 
 def covered_until(connection: Session, provider: str) -> datetime | None:

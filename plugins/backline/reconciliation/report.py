@@ -18,7 +18,7 @@ from typing import IO, Self
 
 from backline.errors import Misconfigured
 from backline.reconciliation.differences import Difference, Kind
-from backline.rendering import formats
+from backline.rendering.pdf import environment, pdf
 from backline.settings import ROOT
 
 FOLDER = ROOT / "include" / "templates" / "reconciliation"
@@ -112,13 +112,9 @@ class DifferenceFile(AbstractContextManager["DifferenceFile"]):
 
 def write_pdf(findings: Findings, path: Path) -> None:
     """Write the PDF beside the CSV file, whole or not at all."""
-    from weasyprint import HTML
-    from weasyprint.urls import URLFetcher
-
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        html = HTML(string=markup(findings, path), url_fetcher=URLFetcher(allowed_protocols=frozenset({"data"})))
-        html.write_pdf(draft, pdf_variant="pdf/ua-1")
+        draft.write_bytes(pdf(markup(findings, path), "pdf/ua-1"))
         draft.chmod(0o600)
         draft.replace(path)
     finally:
@@ -127,18 +123,12 @@ def write_pdf(findings: Findings, path: Path) -> None:
 
 def markup(findings: Findings, path: Path) -> str:
     """The HTML that the PDF is made of."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"money": formats.money, "moment": formats.moment}
-    return environment.get_template("report.html").render(
-        findings=findings, names=NAMES, kinds=list(Kind), chart=chart(findings), file=path.with_suffix(".csv").name
+    return (
+        environment(FOLDER)
+        .get_template("report.html")
+        .render(
+            findings=findings, names=NAMES, kinds=list(Kind), chart=chart(findings), file=path.with_suffix(".csv").name
+        )
     )
 
 
