@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 SILENCE_SECONDS = 10.0
 """After a ring, while the job starts and runs; then it rings again if something still waits. Rings may be lost."""
 SLOWEST_RETRY_SECONDS = 30.0
-NO_TABLE_SECONDS = 300.0
+NO_TABLE_SECONDS = 15.0
+"""Between two looks for a table that is not there; whoever has none pays for one refused statement."""
 
 
 class RowBell(BaseEventTrigger):
@@ -36,7 +37,7 @@ class RowBell(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look every few seconds. Survives a database that is away, and one without the table."""
-        pause = 1.0
+        pause, told = 1.0, ""
         while True:
             try:
                 async for is_new in self._look():
@@ -48,7 +49,9 @@ class RowBell(BaseEventTrigger):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, SLOWEST_RETRY_SECONDS)
             except Exception as exc:  # noqa: BLE001 - a trigger that raises is restarted every second, for ever
-                log.info("bell %s: %s; looking again in %.0f s", self.name, exc, NO_TABLE_SECONDS)
+                if str(exc) != told:
+                    told = str(exc)
+                    log.info("bell %s: %s; looking again every %.0f s", self.name, told, NO_TABLE_SECONDS)
                 await asyncio.sleep(NO_TABLE_SECONDS)
 
     async def _look(self) -> AsyncIterator[bool]:

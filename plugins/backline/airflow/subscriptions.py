@@ -12,14 +12,17 @@ NEEDS = Needs(tables=("app.subscriptions", "app.users", "app.products", "app.ord
 
 
 def find_due() -> list[dict[str, int]]:
-    """What is due now, in chunks: ranges of ids."""
+    """What is due now, in chunks: ranges of ids. With none, the run's result is that."""
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
     from backline.settings import settings
-    from backline.subscriptions.rounds import due_chunks
+    from backline.subscriptions.rounds import Tally, due_chunks
 
     with session(app_dsn(), name="subscriptions") as connection:
-        return due_chunks(connection, datetime.now(UTC), settings().subscriptions)
+        chunks = due_chunks(connection, datetime.now(UTC), settings().subscriptions)
+    if not chunks:
+        reporter().result({"chunks": 0, **Tally().as_dict()})
+    return chunks
 
 
 def renew_chunk_now(first: int, last: int) -> dict[str, Any]:

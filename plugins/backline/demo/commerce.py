@@ -35,7 +35,7 @@ class _Shop:
     def open(self, world: World) -> None:
         """Make them, start the order's run, and those of the subscription: one, and one too many."""
         apply(world.dsn)
-        [made] = world.query("demo", "shop_customer", email=self._address(world), sku=f"CUPS-{world.tag}")
+        [made] = world.query("demo", "shop_customer", email=self._address(world), sku=f"CUPS-{world.tag}".upper())
         self._customer, self._product = made["customer"], made["product"]
         self._order = self._place(world, "1")["id"]
         world.airflow.trigger(ORDER, {"order_id": self._order}, world.run_id("order"))

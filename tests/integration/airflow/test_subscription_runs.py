@@ -24,7 +24,7 @@ DUE, SINGLE, REMINDERS = "process_due_subscriptions", "process_single_subscripti
 def run(dsn: str, home: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What the jobs came to, two subscriptions a chunk."""
     folder = home / "dags"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in (DUE, SINGLE, REMINDERS):
         shutil.copy(ROOT / "dags" / "commerce" / f"{name}.py", folder)
     known = conninfo_to_dict(dsn)
@@ -46,7 +46,7 @@ def test_they_run_in_one_process(database: str, tmp_path: Path) -> None:
     with Shop(database) as shop:
         due = [shop.subscription(today) for _ in range(4)]
         bad = shop.subscription(today, user_id=shop.person(email="a,b@example.com"))
-        ran = run(database, tmp_path / "first", {DUE: {}, SINGLE: {"subscription_id": due[0]}, REMINDERS: {}})
+        ran = run(database, tmp_path, {DUE: {}, SINGLE: {"subscription_id": due[0]}, REMINDERS: {}})
         assert [len(shop.orders(one)) for one in [*due, bad]] == [1, 1, 1, 1, 0]
 
         # One failure: the others are done, the result is kept, and the run fails and is told of.
@@ -71,8 +71,10 @@ def test_they_run_in_one_process(database: str, tmp_path: Path) -> None:
 
         # Mended and run again it does what is left, and with nothing due it ends well.
         shop.sql("UPDATE app.users SET email = 'ab@example.com' WHERE email = 'a,b@example.com'")
-        again = run(database, tmp_path / "second", {DUE: {}})
+        again = run(database, tmp_path, {DUE: {}})
         assert (again[DUE]["state"], again[DUE]["tasks"]["report"]["returned"]["ordered"]) == ("success", 1)
-        nothing = run(database, tmp_path / "third", {DUE: {}})
-        assert (nothing[DUE]["state"], nothing[DUE]["tasks"]["report"]["returned"]["chunks"]) == ("success", 0)
+        nothing = run(database, tmp_path, {DUE: {}})
+        kept = result_of(database, RunName(DUE, nothing[DUE]["run_id"]))
+        assert kept is not None
+        assert (nothing[DUE]["state"], kept["result"]["chunks"], kept["result"]["seen"]) == ("success", 0, 0)
         assert [len(shop.orders(one)) for one in [*due, bad]] == [1] * 5
