@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from backline.demo.check import until
@@ -40,7 +42,14 @@ def test_what_is_due_is_tried_and_people_are_asked_about_large_ones(
             found = world.airflow.get(f"{runs}/taskInstances")["task_instances"]
             return [one for one in found if one["task_id"] == "large_payments.ask" and one["state"] == "awaiting_input"]
 
+        def a_turn_later() -> bool:
+            beat = world.airflow.get("/api/v2/monitor/health")["scheduler"]["latest_scheduler_heartbeat"]
+            return datetime.fromisoformat(beat) > parked
+
         assert until(asked, "the question")
+        parked = datetime.now(UTC)
+        # Airflow fails a task that is answered before its scheduler has seen it park: no person is as quick as that.
+        assert until(a_turn_later, "the scheduler's next heartbeat")
         assert until(lambda: paid.shop.state(small) == ("paid", "captured"), "the small one")
         assert paid.charges(large) == []
         number = paid.shop.one("SELECT number FROM app.orders WHERE id = %s", large)["number"]
