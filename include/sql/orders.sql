@@ -115,31 +115,34 @@ WITH moved AS (
 SELECT id FROM moved;
 
 -- name: order_unfinished
--- Orders that can be moved along, those that rest longest first: in a state for `settle_seconds`, and not waiting for their
--- customer or for the time of their next try, unless their payment is late.
+-- Orders that can be moved along, those that rest longest first: in a state for `settle_seconds`, and waiting neither for the
+-- time of their payment's next try nor, unless that is late, for their customer or the provider of their subscription.
 SELECT o.id, o.number FROM app.orders AS o
 LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
 WHERE o.state IN ('pending', 'reserved', 'paid')
   AND o.state_since <= clock_timestamp() - %(settle_seconds)s::float8 * interval '1 second'
+  AND (o.state <> 'reserved' OR p.next_try_at IS NULL)
   AND (o.state <> 'reserved' OR o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour'
-       OR NOT coalesce(p.state = 'requires_action' OR p.next_try_at IS NOT NULL, false)
+       OR NOT coalesce(p.state = 'requires_action', false)
           AND NOT EXISTS (SELECT FROM app.subscriptions AS s WHERE s.id = o.subscription_id AND s.provider IS NOT NULL))
 ORDER BY o.state_since, o.id LIMIT %(most)s::integer;
 
 -- name: order_stuck
 -- Unfinished orders that have been in their state for longer than is allowed there, the longest first: of each state how
--- many, since when, and the numbers of the first few.
+-- many, since when, and the numbers of the first few. One whose payment is tried again by schedule is not stuck.
 SELECT o.state::text AS state, count(*)::integer AS orders, min(o.state_since) AS since,
     (array_agg(o.number ORDER BY o.state_since, o.id))[1:10] AS numbers
 FROM app.orders AS o
 JOIN unnest(%(states)s::text[], %(hours)s::float8[]) AS allowed (state, hours) ON allowed.state = o.state::text
 WHERE o.state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped')
   AND o.state_since <= clock_timestamp() - allowed.hours * interval '1 hour'
+  AND NOT EXISTS (SELECT FROM app.payments AS p WHERE p.order_id = o.id AND p.next_try_at IS NOT NULL)
 GROUP BY o.state ORDER BY o.state;
 
 -- name: reminder_due
 -- Orders whose customer is to be reminded at a stage and was not yet, the oldest first, above the id `after`.
---   payment_missing, payment_missing_again   the stock was set aside `hours` ago, and the money has not come
+--   payment_missing, payment_missing_again   the stock was set aside `hours` ago, and the money has not come, nor will it by
+--                                            itself: the next try of a declined payment, or a subscription's provider
 --   review                                   delivered `hours` ago, and no longer than `until_hours`
 SELECT o.id, o.number, o.currency::text AS currency, o.total_minor, u.name, u.email, u.language::text AS language,
     (timezone(u.zone, o.reserved_at + %(payment_hours)s::float8 * interval '1 hour'))::date AS pay_until
@@ -148,6 +151,8 @@ WHERE o.id > %(after)s::bigint AND u.state <> 'deactivated'
   AND CASE %(stage)s::app.reminder_stage WHEN 'review' THEN o.state = 'delivered' ELSE o.state = 'reserved' END
   AND o.state_since <= clock_timestamp() - %(hours)s::float8 * interval '1 hour'
   AND o.state_since > clock_timestamp() - %(until_hours)s::float8 * interval '1 hour'
+  AND NOT EXISTS (SELECT FROM app.payments AS p WHERE p.order_id = o.id AND p.next_try_at IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM app.subscriptions AS s WHERE s.id = o.subscription_id AND s.provider IS NOT NULL)
   AND NOT EXISTS (SELECT FROM app.order_reminders AS r
                   WHERE r.order_id = o.id AND r.stage = %(stage)s::app.reminder_stage)
 ORDER BY o.id LIMIT %(most)s::integer;

@@ -29,6 +29,7 @@ Row = Mapping[str, Any]
 Notice = Callable[[str], None]
 PROGRESS = {"validate": 0, "reserve": 20, "pay": 40, "confirm": 80, "refund": 90, "cancel": 95}
 """Each thing that is done, and how far the order is then, in per cent."""
+TRIED_AGAIN = "the payment was declined and is tried again"
 ROUNDS = 5
 """How often an order that is taken back may turn out to have moved on before it is left to the next run."""
 
@@ -117,15 +118,17 @@ class _Saga:
         if order["is_given_up"] and not order["is_under_way"]:
             raise _Refused("the payment was declined")
         if order["is_tried_again"] and not order["is_under_way"]:
-            raise self._unpaid(order, needs_action=False)
+            raise _Waiting(TRIED_AGAIN)
         if order["is_charged_by_others"]:
-            raise self._unpaid(order, needs_action=False)
+            raise self._unpaid(order, "its subscription is charged by the provider itself")
         # Also when it is late, or the customer must act: it may have been paid meanwhile, and asking costs nothing.
         self._doing("pay")
         outcome = charge(self._database, self._provider, self._id)
         order = self._order()
-        if outcome.state != "paid":
-            raise self._unpaid(order, needs_action=outcome.state == "needs_action")
+        if outcome.state == "needs_action":
+            raise self._unpaid(order, "the customer must confirm the payment")
+        if outcome.state == "declined":
+            raise _Waiting(TRIED_AGAIN) if order["is_tried_again"] else _Refused("the payment was declined")
         if order["state"] == "reserved":
             raise UnknownFailure(
                 f"order {order['number']}: its payment is there, but the order is not paid: look at its rows"
@@ -155,16 +158,9 @@ class _Saga:
             raise _Refused(f"it could not be confirmed: {exc}") from exc
         return lines
 
-    def _unpaid(self, order: Row, *, needs_action: bool) -> BacklineError:
-        if order["is_late"]:
-            return _Refused("it was not paid in time")
-        if needs_action:
-            return _Waiting("the customer must confirm the payment")
-        if order["is_charged_by_others"]:
-            return _Waiting("its subscription is charged by the provider itself")
-        if order["is_tried_again"]:
-            return _Waiting("the payment was declined and is tried again")
-        return _Refused("the payment was declined")
+    def _unpaid(self, order: Row, waits: str) -> BacklineError:
+        """Somebody else has to do something, and has so long for it."""
+        return _Refused("it was not paid in time") if order["is_late"] else _Waiting(waits)
 
     # --- back ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 from backline.errors import UnknownFailure
 from backline.messages import registry
 from backline.orders.pending import FAILURES_IN_A_ROW, PendingReport, process_pending
-from backline.orders.saga import process_order
+from backline.orders.saga import Ended, process_order
 from backline.orders.settings import OrderSettings
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.orders.shop import Shop
@@ -55,10 +55,9 @@ def test_what_has_just_moved_is_left_to_whoever_moves_it(shop: Shop, provider: S
     assert run(shop, provider).looked_at == 1
 
 
-@pytest.mark.parametrize("card", [POOR, AUTHENTICATE])
-def test_what_waits_is_left_alone_until_it_is_late(card: str, shop: Shop, provider: StripeProvider) -> None:
+def test_what_waits_for_its_customer_is_left_alone_until_it_is_late(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product()
-    order = shop.order(shop.customer(), (cup, 1), card=card)
+    order = shop.order(shop.customer(), (cup, 1), card=AUTHENTICATE)
     process_order(shop.database, provider, order, CONFIG)
     shop.age(order, 71)
     assert run(shop, provider).looked_at == 0
@@ -66,6 +65,17 @@ def test_what_waits_is_left_alone_until_it_is_late(card: str, shop: Shop, provid
     assert run(shop, provider).ended == {"cancelled": 1}
     assert shop.reserved(cup) == 0
     assert shop.disagreements() == {}
+
+
+def test_what_is_tried_again_keeps_its_stock_for_as_long_as_that_takes(shop: Shop, provider: StripeProvider) -> None:
+    cup = shop.product()
+    order = shop.order(shop.customer(), (cup, 1), card=POOR)
+    process_order(shop.database, provider, order, CONFIG)
+    shop.age(order, 300)
+    report = run(shop, provider)
+    assert (report.looked_at, report.stuck) == (0, {})
+    assert process_order(shop.database, provider, order, CONFIG).ended is Ended.WAITING
+    assert shop.reserved(cup) == 1
 
 
 def test_a_payment_that_was_given_up_gives_the_stock_back(shop: Shop, provider: StripeProvider) -> None:
