@@ -122,7 +122,9 @@ def app(server: str, seeded_template: str) -> Iterator[psycopg.Connection[DictRo
 
 def create(server: str, name: str, template: str = "template1") -> None:
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
+        # Copied as files: through the log, which is the default, it takes seven times as long.
+        query = SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        connection.execute(query.format(Identifier(name), Identifier(template)))
 
 
 def drop(server: str, name: str) -> None:

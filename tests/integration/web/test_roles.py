@@ -51,6 +51,8 @@ LEAST = {
     ("POST", "/hooks/sendgrid"): "nobody",
     ("POST", "/hooks/mailgun"): "nobody",
     ("POST", "/hooks/twilio"): "nobody",
+    ("POST", "/hooks/stripe"): "nobody",
+    ("POST", "/hooks/razorpay"): "nobody",
     ("GET", "/unsubscribe/{token}"): "nobody",
     ("POST", "/unsubscribe/{token}"): "nobody",
 }
