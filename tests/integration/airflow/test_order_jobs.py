@@ -23,7 +23,7 @@ from tests.integration.conftest import create, drop
 from tests.integration.orders.shop import Shop
 from tests.integration.payments.shop import API_KEY, AUTHENTICATE, GOOD, Account
 
-JOBS = ("process_order", "process_pending_orders", "send_order_reminders", "match_orders")
+JOBS = ("process_order", "process_pending_orders", "send_order_reminders", "match_orders", "process_due_subscriptions")
 NAME = "backline_order_jobs"
 PURCHASE = """
 WITH s AS (INSERT INTO app.suppliers (name, email, regions, quality, capacity)
@@ -110,6 +110,13 @@ def test_match_orders(ran: dict[str, Any]) -> None:
     report = returned(ran, "match_orders", "match")
     assert (report["orders"], report["allocated"], report["unserved"]) == (2, 1, 1)
     assert report["why_unserved"][0]["went_to_others"] == 1
+
+
+def test_a_night_with_nothing_due_has_a_result(ran: dict[str, Any], app_database: str) -> None:
+    run = ran["process_due_subscriptions"]
+    kept = result_of(app_database, RunName("process_due_subscriptions", run["run_id"]))
+    assert kept is not None
+    assert (run["state"], kept["result"]["chunks"], kept["result"]["seen"]) == ("success", 0, 0)
 
 
 def test_the_rows_and_messages_are_there_and_agree(ran: dict[str, Any], app_database: str, account: Account) -> None:

@@ -68,13 +68,3 @@ def test_they_run_in_one_process(database: str, tmp_path: Path) -> None:
         )
         assert ran[SINGLE]["tasks"]["renew"]["returned"]["outcome"] == "not_due"
         assert ran[REMINDERS]["state"] == "success"
-
-        # Mended and run again it does what is left, and with nothing due it ends well.
-        shop.sql("UPDATE app.users SET email = 'ab@example.com' WHERE email = 'a,b@example.com'")
-        again = run(database, tmp_path, {DUE: {}})
-        assert (again[DUE]["state"], again[DUE]["tasks"]["report"]["returned"]["ordered"]) == ("success", 1)
-        nothing = run(database, tmp_path, {DUE: {}})
-        kept = result_of(database, RunName(DUE, nothing[DUE]["run_id"]))
-        assert kept is not None
-        assert (nothing[DUE]["state"], kept["result"]["chunks"], kept["result"]["seen"]) == ("success", 0, 0)
-        assert [len(shop.orders(one)) for one in [*due, bad]] == [1] * 5

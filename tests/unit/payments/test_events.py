@@ -25,7 +25,7 @@ CHARGED = razorpay_event("subscription.charged", NOW, payment="pay_1", amount=49
 
 def test_stripes_event_is_read() -> None:
     body = as_body(SUCCEEDED)
-    event = stripe_events.read(stripe_headers(body, NOW), body, STRIPE_SECRET)
+    event = stripe_events.read(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
     assert (event.provider, event.event_id, event.type, event.occurred_at) == (
         "stripe",
         "evt_1",
@@ -50,7 +50,7 @@ def test_razorpays_event_is_read() -> None:
 def test_the_raw_bytes_are_what_is_signed() -> None:
     for body, headers in ((as_body(SUCCEEDED), stripe_headers),):
         with pytest.raises(NotSigned):
-            stripe_events.read(headers(body, NOW), body.replace(b": ", b":"), STRIPE_SECRET)
+            stripe_events.read(headers(body, datetime.now(UTC)), body.replace(b": ", b":"), STRIPE_SECRET)
     body = as_body(CHARGED)
     with pytest.raises(NotSigned):
         razorpay_events.read(razorpay_headers(body, "E1"), body.replace(b": ", b":"), RAZORPAY_SECRET, NOW)
@@ -79,7 +79,7 @@ def test_stripe_without_a_signature_is_refused(headers: dict[str, str]) -> None:
 def test_another_secret_is_refused() -> None:
     body = as_body(SUCCEEDED)
     with pytest.raises(NotSigned):
-        stripe_events.read(stripe_headers(body, NOW, "whsec_other"), body, STRIPE_SECRET)
+        stripe_events.read(stripe_headers(body, datetime.now(UTC), "whsec_other"), body, STRIPE_SECRET)
     body = as_body(CHARGED)
     with pytest.raises(NotSigned):
         razorpay_events.read(razorpay_headers(body, "E1", "other"), body, RAZORPAY_SECRET, NOW)
@@ -99,14 +99,14 @@ def test_razorpays_event_of_another_time_is_refused(offset: timedelta) -> None:
 def test_what_is_missing_is_named(change: dict[str, Any], field: str) -> None:
     body = as_body({**SUCCEEDED, **change})
     with pytest.raises(InvalidInput) as caught:
-        stripe_events.read(stripe_headers(body, NOW), body, STRIPE_SECRET)
+        stripe_events.read(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
     assert caught.value.field == field
 
 
 def test_what_no_database_keeps_is_refused() -> None:
     body = as_body({**SUCCEEDED, "note": "\0"})
     with pytest.raises(InvalidInput, match="u0000"):
-        stripe_events.read(stripe_headers(body, NOW), body, STRIPE_SECRET)
+        stripe_events.read(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
 
 
 def test_razorpays_event_needs_its_id() -> None:
