@@ -8,9 +8,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 BENCH = "tests/acceptance/test_bench.py"
 """It has a stack of its own, which takes as long as half of the others of its folder."""
-GROUPS = (BENCH, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
+COMMERCE = "tests/acceptance/commerce/"
+GROUPS = (BENCH, COMMERCE, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
 """Folders whose tests share what they prepare, first match. Any other file is a group of its own."""
-LONGEST = "tests/integration/chaos/"
+LONGEST = ("tests/integration/chaos/", "tests/integration/stack/")
 
 
 class Grouped(LoadScopeScheduling):
@@ -23,7 +24,7 @@ class Grouped(LoadScopeScheduling):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs longest begins first."""
-    items.sort(key=lambda item: not item.nodeid.startswith((LONGEST, BENCH)))
+    items.sort(key=lambda item: not item.nodeid.startswith((*LONGEST, BENCH)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped:

@@ -21,7 +21,7 @@ from backline.settings import ROOT
 STRICT = ("plugins", "sandbox", "rig", "chaos")
 """Folders that mypy checks."""
 ALONE = "tests/acceptance"
-"""Tests of the running product: one stack for all of them, and one for the benches (tests/conftest.py)."""
+"""Tests of the running product: a stack each for the benches, for commerce and for all others (tests/conftest.py)."""
 LOCKED = ("requirements", "requirements-image", "bench/requirements", "rig/containers/requirements")
 """Lists of libraries (.in) with their lock files (.txt)."""
 _NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
@@ -102,7 +102,7 @@ def _locks_are_consistent() -> int:
 def _whole_suite() -> int:
     # Three on two cores: the one that breaks a stack mostly waits.
     others = _tests(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ALONE}"])
-    return _tests(["-n", "2", "--no-loadscope-reorder", ALONE]) or others
+    return _tests(["-n", "3", "--no-loadscope-reorder", ALONE]) or others
 
 
 def _tests(arguments: Sequence[str]) -> int:

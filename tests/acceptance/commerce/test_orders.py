@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backline.demo.world import World
-from tests.acceptance.payments import PaidStack, paid_stack
+from tests.acceptance.commerce.payments import PaidStack, paid_stack
 from tests.integration.payments.shop import AUTHENTICATE, GOOD, STOLEN
 
 pytestmark = pytest.mark.stack

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backline.demo.world import World
-from tests.acceptance.payments import paid_stack
+from tests.acceptance.commerce.payments import paid_stack
 
 pytestmark = pytest.mark.stack
 

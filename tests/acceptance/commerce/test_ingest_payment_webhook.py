@@ -8,7 +8,7 @@ import pytest
 
 from backline.demo.check import until
 from backline.demo.world import World
-from tests.acceptance.payments import paid_stack
+from tests.acceptance.commerce.payments import paid_stack
 from tests.unit.payments.signing import intent_event, razorpay_event
 
 pytestmark = pytest.mark.stack

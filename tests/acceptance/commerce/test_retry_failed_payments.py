@@ -8,7 +8,7 @@ import pytest
 
 from backline.demo.check import until
 from backline.demo.world import World
-from tests.acceptance.payments import PaidStack, paid_stack
+from tests.acceptance.commerce.payments import PaidStack, paid_stack
 
 pytestmark = pytest.mark.stack
 JOB = "retry_failed_payments"
