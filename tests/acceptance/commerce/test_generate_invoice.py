@@ -29,7 +29,9 @@ def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: Copy, world: Wo
         user = connection.execute(
             "INSERT INTO app.users (email, name, country) VALUES (%s, 'Ann', 'DE') RETURNING id", [address]
         ).fetchone()
-        connection.execute("INSERT INTO app.products (id, sku, name) VALUES (1, 'CUPS', 'Cups') ON CONFLICT DO NOTHING")
+        connection.execute(
+            "INSERT INTO app.products (sku, name) SELECT 'CUPS', 'Cups' WHERE NOT EXISTS (SELECT FROM app.products WHERE id = 1)"
+        )
         assert user is not None
         order = place(connection, f"A-{world.tag}", [("Espresso cups", 2, 2450, 1900)], user_id=user["id"])
 

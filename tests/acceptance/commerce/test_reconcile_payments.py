@@ -24,9 +24,11 @@ def test_a_list_is_reconciled(stack: Copy, world: World) -> None:
     waiting, lost, unknown = (f"pi_{name}_{world.tag}" for name in ("waiting", "lost", "unknown"))
     with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
         connection.execute(
-            "INSERT INTO app.users (id, email, name, country) VALUES (1, 'ann@example.com', 'Ann', 'DE') ON CONFLICT DO NOTHING"
+            "INSERT INTO app.users (email, name, country) SELECT 'ann@example.com', 'Ann', 'DE' WHERE NOT EXISTS (SELECT FROM app.users WHERE id = 1)"
         )
-        connection.execute("INSERT INTO app.products (id, sku, name) VALUES (1, 'CUPS', 'Cups') ON CONFLICT DO NOTHING")
+        connection.execute(
+            "INSERT INTO app.products (sku, name) SELECT 'CUPS', 'Cups' WHERE NOT EXISTS (SELECT FROM app.products WHERE id = 1)"
+        )
         made = pay(connection, waiting, state="pending")
         pay(connection, lost)
         folder = Path(stack.home) / "archive" / "provider_lists"
