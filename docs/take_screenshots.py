@@ -79,7 +79,7 @@ def log_in(page: Page) -> None:
 def airflow(page: Page) -> None:
     """The list of DAGs, a DAG's own page, the form of one that sends."""
     page.goto("/dags")
-    page.get_by_role("link", name="send_welcome", exact=True).wait_for()
+    page.get_by_role("link", name="dispatch_email", exact=True).wait_for()
     shoot(page, "dags")
     page.goto("/dags/dispatch_email")
     page.get_by_role("button", name="Dag Docs").click()

@@ -14,6 +14,14 @@ SELECT name, rows FROM app.row_counts();
 -- Empties every table of the app.
 SELECT app.clear();
 
+-- name: outbox_is_there
+-- Whether Backline's own tables are in this database.
+SELECT to_regclass('backline.idempotency') IS NOT NULL AS is_there;
+
+-- name: keys_forget
+-- Forgets the idempotency keys of messages: they name rows that are gone, whose ids are given again.
+DELETE FROM backline.idempotency;
+
 -- name: analyze
 -- Tells the planner about the new rows.
 SELECT app.analyze();

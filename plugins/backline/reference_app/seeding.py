@@ -119,6 +119,9 @@ def _make_room(connection: psycopg.Connection[Any], report: Callable[[str], None
         raise InvalidInput("replace", f"schema app has rows already ({told}); with --replace they are deleted first")
     report(f"emptying schema app: {told}")
     connection.execute(statement("reference_app", "clear"))
+    [found] = connection.execute(statement("reference_app", "outbox_is_there")).fetchall()
+    if found[0]:
+        connection.execute(statement("reference_app", "keys_forget"))
 
 
 def _row_counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
