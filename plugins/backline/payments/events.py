@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.db.statements import statement
+from backline.delivery_events.events import as_object
 from backline.errors import InvalidInput
 from backline.payments.declines import Decline
 
@@ -64,10 +66,21 @@ def required(value: object, field: str) -> str:
     return value
 
 
-def refuse_nul(body: bytes) -> None:
-    """InvalidInput for JSON with a NUL character in it, which PostgreSQL's jsonb cannot keep."""
-    if b"\\u0000" in body:
+def opened(text: str, created: str) -> tuple[dict[str, Any], datetime]:
+    """A signed body and when it happened, by its field `created` in seconds since 1970; InvalidInput if it has none.
+
+    A NUL character in it is refused as well: PostgreSQL's jsonb cannot keep it.
+    """
+    if "\\u0000" in text:
         raise InvalidInput("body", "must not hold \\u0000")
+    try:
+        told = as_object(json.loads(text), "body")
+    except ValueError:
+        raise InvalidInput("body", "must be JSON") from None
+    try:
+        return told, datetime.fromtimestamp(int(told[created]), UTC)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        raise InvalidInput(created, "must be seconds since 1970") from None
 
 
 def number(value: object, field: str) -> int:

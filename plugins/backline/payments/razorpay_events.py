@@ -7,15 +7,13 @@ can be done only once whatever its id.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from backline.delivery_events.events import OLDEST, NotSigned, as_object
-from backline.errors import InvalidInput
 from backline.payments.declines import classify
-from backline.payments.events import Kind, PaymentEvent, Told, number, refuse_nul, required
+from backline.payments.events import Kind, PaymentEvent, Told, number, opened, required
 from backline.payments.stripe_client import KEY
 
 SOURCE = "razorpay"
@@ -41,15 +39,7 @@ def read(headers: Mapping[str, str], body: bytes, secret: str, now: datetime) ->
         razorpay.Utility().verify_webhook_signature(text, headers.get(SIGNATURE, ""), secret)
     except (UnicodeDecodeError, SignatureVerificationError):
         raise NotSigned("its signature is missing or wrong") from None
-    refuse_nul(body)
-    try:
-        told = as_object(json.loads(text), "body")
-    except ValueError:
-        raise InvalidInput("body", "must be JSON") from None
-    try:
-        occurred_at = datetime.fromtimestamp(int(told["created_at"]), UTC)
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        raise InvalidInput("created_at", "must be seconds since 1970") from None
+    told, occurred_at = opened(text, "created_at")
     if not -TOLERANCE <= now - occurred_at <= OLDEST:
         raise NotSigned("it happened too long ago, or by a clock that is ahead")
     event_id = required(headers.get(EVENT_ID), EVENT_ID)

@@ -5,15 +5,12 @@ https://docs.stripe.com/webhooks/signature and https://docs.stripe.com/api/event
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from backline.delivery_events.events import NotSigned, as_object
-from backline.errors import InvalidInput
 from backline.payments.declines import classify
-from backline.payments.events import Kind, PaymentEvent, Told, number, refuse_nul, required
+from backline.payments.events import Kind, PaymentEvent, Told, number, opened, required
 from backline.payments.stripe_client import KEY
 
 SOURCE = "stripe"
@@ -38,15 +35,7 @@ def read(headers: Mapping[str, str], body: bytes, secret: str) -> PaymentEvent:
         stripe.WebhookSignature.verify_header(text, headers.get(SIGNATURE, ""), secret, TOLERANCE_SECONDS)
     except (UnicodeDecodeError, stripe.SignatureVerificationError):
         raise NotSigned("its signature is missing, wrong or older than five minutes") from None
-    refuse_nul(body)
-    try:
-        told = as_object(json.loads(text), "body")
-    except ValueError:
-        raise InvalidInput("body", "must be JSON") from None
-    try:
-        occurred_at = datetime.fromtimestamp(int(told["created"]), UTC)
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        raise InvalidInput("created", "must be seconds since 1970") from None
+    told, occurred_at = opened(text, "created")
     return PaymentEvent(SOURCE, required(told.get("id"), "id"), required(told.get("type"), "type"), occurred_at, told)
 
 
