@@ -91,7 +91,3 @@ WHERE id = %(id)s::bigint;
 UPDATE app.subscriptions SET skips_next = skips_next AND next_on = %(cycle_on)s::date, next_on = %(cycle_on)s::date,
     reminded_for = %(cycle_on)s::date
 WHERE id = %(id)s::bigint;
-
--- name: message_enqueue
--- A message in the same transaction as what it tells of; the same key again is no second one.
-SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, idempotency_key => %(key)s::text) AS id;

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backline.db.connect import translated
 from backline.db.session import Session
-from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.messages import registry
+from backline.outbox.enqueue import enqueue
 
 log = logging.getLogger(__name__)
 
 LINES_AT_MOST = 100
 """Of a confirmation; the lines of a longer order are summed up in the last."""
 Row = Mapping[str, Any]
-
-
-def enqueue(database: Session, type_name: str, to: str, payload: Mapping[str, Any], key: str) -> None:
-    """One message in the caller's transaction, once for its key. InvalidInput names the field that is refused."""
-    values = {"type": type_name, "recipient": to, "payload": json.dumps(payload), "idempotency_key": key}
-    nothing = dict.fromkeys(("due_at", "priority", "expires_at", "request_id", "lane"))
-    with translated():
-        database.execute(statement("outbox", "enqueue"), {**values, **nothing})
 
 
 def confirmation(order: Row, lines: Sequence[Row], page: str) -> tuple[str, dict[str, Any]]:

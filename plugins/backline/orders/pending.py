@@ -14,9 +14,9 @@ from backline.db.connect import translate
 from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, Misconfigured, RetryableError
-from backline.orders import notices
 from backline.orders.saga import process_order
 from backline.orders.settings import OrderSettings
+from backline.outbox.enqueue import enqueue
 from backline.payments.provider import Provider
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _alert(database: Session, found: dict[str, dict[str, Any]], alerted: Sequenc
     for address in alerted:
         try:
             # The same numbers on the same day are no news.
-            notices.enqueue(
+            enqueue(
                 database, "templated_email", address, {"template": "system_alert", "context": context},
                 f"orders stuck:{today['today']}:{address}:{counts}"[:255],
             )  # fmt: skip

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import date
-from typing import Any
 
 from backline.db.session import Session
-from backline.db.statements import statement
+from backline.outbox.enqueue import enqueue
 from backline.subscriptions.rows import Row
 from backline.subscriptions.settings import SubscriptionSettings
 
@@ -30,7 +28,7 @@ def confirm_order(connection: Session, row: Row, order: Row, config: Subscriptio
         "total": order["total_minor"],
         "order_url": config.order_url.replace("{order}", order["number"]),
     }
-    _enqueue(connection, "order_confirmation", json.dumps(recipient), payload, f"order-{order['number']}")
+    enqueue(connection, "order_confirmation", json.dumps(recipient), payload, f"order-{order['number']}")
 
 
 def tell_of_deferral(
@@ -40,7 +38,7 @@ def tell_of_deferral(
     context = {"name": row["name"], "product": row["product"], "manage_url": config.manage_url}
     payload = {"template": "subscription_deferred", "language": row["language"], "context": context}
     key = f"subscription-{subscription_id}-{cycle_on}-deferred-{row['today']}"
-    _enqueue(connection, "templated_email", row["email"], payload, key)
+    enqueue(connection, "templated_email", row["email"], payload, key)
 
 
 def remind(
@@ -57,9 +55,4 @@ def remind(
         "manage_url": config.manage_url,
     }
     key = f"subscription-{subscription_id}-{cycle_on}-reminder"
-    _enqueue(connection, "subscription_renewal_reminder", row["email"], payload, key)
-
-
-def _enqueue(connection: Session, kind: str, recipient: str, payload: Mapping[str, Any], key: str) -> None:
-    values = {"type": kind, "recipient": recipient, "payload": json.dumps(payload), "key": key}
-    connection.execute(statement("subscriptions", "message_enqueue"), values)
+    enqueue(connection, "subscription_renewal_reminder", row["email"], payload, key)
