@@ -11,29 +11,29 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow
 
-from backline.audit_trail import Who
+from backline.audit_trail import Actor
 from backline.db.statements import statement
+from backline.encryption import Encryptor
 from backline.errors import UnknownFailure
-from backline.sealing import Sealer
 from backline.settings import settings
 from backline.webhooks import endpoints
 from backline.webhooks.settings import WebhookSettings
 from bench import outbox
-from bench.gateway import GatewaySink
-from bench.harness import Bench
-from bench.report import Figures, median, rounded
-from rig.stack_copy import StackCopy, query
-from rig.waiting import wait_for
+from bench.gateway_sink import GatewaySink
+from bench.harness import BenchRun
+from bench.report import BenchResult, median, rounded
+from testkit.stack_copy import StackCopy, query
+from testkit.waiting import wait_for
 
 ROUNDS = 3
-PATIENCE_SECONDS = 120.0
-TOKENS = 8
+TIMEOUT_SECONDS = 120.0
+TOKEN_REQUESTS = 8
 """Requests for access tokens that come on top: one a dispatcher's life."""
-BENCH = Who("bench")
+ACTOR = Actor("bench")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ChannelCase:
     """One channel: what an app enqueues, and what the same is for a bare client."""
 
     channel: str
@@ -52,18 +52,18 @@ class Side:
         return f"{self.channel}.normal"
 
 
-def run(bench: Bench) -> Figures:
+def run(bench: BenchRun) -> BenchResult:
     """Rounds of both sides of each channel in turn; the ratios are ours over the bare client's in the same round."""
-    count = bench.pick(5_000, 100)
+    count = bench.full_or_short(5_000, 100)
     rates: dict[str, list[float]] = {}
-    with bench.gateway() as sink:
-        stack = bench.stack()
+    with bench.gateway_sink() as sink:
+        stack = bench.full_stack()
         with stack.connect() as connection:
-            sides = _sides(stack, connection, sink)
-            for number in range(bench.pick(ROUNDS, 1)):
+            sides = _channel_cases(stack, connection, sink)
+            for number in range(bench.full_or_short(ROUNDS, 1)):
                 for side in sides:
-                    found = {side.channel: _ours(bench, connection, sink, side, count)}
-                    found[f"bare_{side.channel}"] = _bare(bench, sink, side, count)
+                    found = {side.channel: _measure_backline(bench, connection, sink, side, count)}
+                    found[f"bare_{side.channel}"] = _measure_bare_client(bench, sink, side, count)
                     for name, rate in found.items():
                         rates.setdefault(name, []).append(rate)
                         bench.report(f"channels, round {number + 1}: {name} {rate:,.0f} a second")
@@ -75,27 +75,27 @@ def run(bench: Bench) -> Figures:
         for side in sides
     }
     per_second = {name: rounded(found, 1) for name, found in rates.items()}
-    return Figures("channels", {**ratios, **keys}, {"messages": count, "per_second": per_second})
+    return BenchResult("channels", {**ratios, **keys}, {"messages": count, "per_second": per_second})
 
 
-def _sides(stack: StackCopy, connection: psycopg.Connection[DictRow], sink: GatewaySink) -> list[Side]:
+def _channel_cases(stack: StackCopy, connection: psycopg.Connection[DictRow], sink: GatewaySink) -> list[ChannelCase]:
     text = "Your order 1042 is ready. You can pick it up until 6 pm."
     event = {"order": "1042", "total": "72.80", "currency": "EUR"}
     config = settings()
     return [
-        Side(
+        ChannelCase(
             "sms", "sms", [f"+491511{number:07}" for number in range(1000)], {"body": text},
             "/sms/2010-04-01/Accounts/ACbench/Messages.json", "application/x-www-form-urlencoded",
             f"To=%2B4915110000001&From=Backline&Body={text.replace(' ', '+')}", config.sms.connections,
         ),
-        Side(
+        ChannelCase(
             "push", "push", [f"device-{number:04}" for number in range(1000)], {"title": "Order 1042", "body": text},
             "/push/v1/projects/bench/messages:send", "application/json",
             json.dumps({"message": {"notification": {"title": "Order 1042", "body": text}, "token": "device-0001"}}),
             config.push.connections,
         ),
-        Side(
-            "webhook", "webhook", [_endpoint(stack, connection, sink)], {"event_type": "order.paid", "data": event},
+        ChannelCase(
+            "webhook", "webhook", [_create_endpoint(stack, connection, sink)], {"event_type": "order.paid", "data": event},
             "/webhooks/in", "application/json",
             json.dumps({"type": "order.paid", "timestamp": "2026-01-02T03:04:05.000Z", "data": event}),
             config.webhooks.concurrency,
@@ -103,28 +103,35 @@ def _sides(stack: StackCopy, connection: psycopg.Connection[DictRow], sink: Gate
     ]  # fmt: skip
 
 
-def _endpoint(stack: StackCopy, connection: psycopg.Connection[DictRow], sink: GatewaySink) -> str:
+def _create_endpoint(stack: StackCopy, connection: psycopg.Connection[DictRow], sink: GatewaySink) -> str:
     """The id of an endpoint at the sink."""
-    sealer = Sealer(stack.stack.secrets.backline_fernet_keys.split(","))
+    sealer = Encryptor(stack.stack.secrets.backline_fernet_keys.split(","))
     allowed = WebhookSettings(require_https=False, allowed_addresses=(sink.url.removeprefix("http://"),))
     with connection.transaction():
-        made = endpoints.create(connection, allowed, sealer, BENCH, url=f"{sink.url}/webhooks/in")
+        made = endpoints.create(connection, allowed, sealer, ACTOR, url=f"{sink.url}/webhooks/in")
     return made.endpoint.id
 
 
-def _ours(bench: Bench, connection: psycopg.Connection[DictRow], sink: GatewaySink, side: Side, count: int) -> float:
+def _measure_backline(
+    bench: BenchRun, connection: psycopg.Connection[DictRow], sink: GatewaySink, side: ChannelCase, count: int
+) -> float:
     """From the first try to the last completion, by the database's clock; the lane is warm."""
-    outbox.wait_finished(connection, _enqueue(connection, side, bench.pick(200, 20)), PATIENCE_SECONDS)
+    outbox.wait_finished(connection, _enqueue(connection, side, bench.full_or_short(200, 20)), TIMEOUT_SECONDS)
     before = sink.count()
     ids = _enqueue(connection, side, count)
-    wait_for(lambda: sink.count() >= before + count, f"{count:,} messages at nginx", PATIENCE_SECONDS, look_seconds=0.1)
-    outbox.wait_finished(connection, ids, PATIENCE_SECONDS)
-    first, last = outbox.drained(connection, ids)
-    sink.require(before, count, count + TOKENS)
+    wait_for(
+        lambda: sink.count() >= before + count,
+        f"{count:,} messages at nginx",
+        TIMEOUT_SECONDS,
+        poll_interval_seconds=0.1,
+    )
+    outbox.wait_finished(connection, ids, TIMEOUT_SECONDS)
+    first, last = outbox.drain_times(connection, ids)
+    sink.expect(before, count, count + TOKEN_REQUESTS)
     return count / (last - first)
 
 
-def _enqueue(connection: psycopg.Connection[DictRow], side: Side, count: int) -> list[int]:
+def _enqueue(connection: psycopg.Connection[DictRow], side: ChannelCase, count: int) -> list[int]:
     rows = query(
         connection,
         statement("bench", "message_enqueue_many"),
@@ -136,12 +143,12 @@ def _enqueue(connection: psycopg.Connection[DictRow], side: Side, count: int) ->
     return [int(row["id"]) for row in rows]
 
 
-def _bare(bench: Bench, sink: GatewaySink, side: Side, count: int) -> float:
+def _measure_bare_client(bench: BenchRun, sink: GatewaySink, side: ChannelCase, count: int) -> float:
     log, before = f"bare-{side.channel}", sink.count()
     command = [sys.executable, "-P", "-m", "bench.bare_http", sink.url + side.path, side.content_type, side.body,
                str(count), str(side.connections)]  # fmt: skip
-    with bench.process(command, log=log) as child:
-        if child.wait(PATIENCE_SECONDS):
-            raise UnknownFailure(f"the bare client failed; see {bench.log(log)}")
-    sink.require(before, count, count)
-    return count / float(bench.log(log).read_text().split()[-1])
+    with bench.managed_process(command, log=log) as child:
+        if child.wait(TIMEOUT_SECONDS):
+            raise UnknownFailure(f"the bare client failed; see {bench.log_file(log)}")
+    sink.expect(before, count, count)
+    return count / float(bench.log_file(log).read_text().split()[-1])

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-WIDTH, LABEL, BAR, GAP = 760, 210, 18, 8
+WIDTH, LABEL_WIDTH, BAR_HEIGHT, GAP = 760, 210, 18, 8
 DARK, LIGHT, OURS = "#9a9a9a", "#d0d0d0", "#2f2f2f"
-NAMES = {
+DISPLAY_NAMES = {
     "backline": "Backline",
     "celery": "Celery, as written",
     "celery_best": "Celery, at its best",
@@ -41,25 +41,25 @@ class Bar:
 def bar_chart(title: str, unit: str, bars: Sequence[Bar], *, limit: float | None = None) -> str:
     """An SVG of horizontal bars with their values; `limit` draws a dashed line at that value."""
     most = max([bar.value for bar in bars] + ([limit] if limit else [])) or 1.0
-    scale = (WIDTH - LABEL - 90) / most
+    scale = (WIDTH - LABEL_WIDTH - 90) / most
     head = 52 if limit else 38
     parts: list[str] = []
     top = head
     for number, bar in enumerate(bars):
         top += (GAP if bar.starts_group else 2) if number else 0
         length = max(1.0, bar.value * scale)
-        middle = top + BAR / 2 + 4
+        middle = top + BAR_HEIGHT / 2 + 4
         parts += [
-            f'<text x="{LABEL - 8}" y="{middle:.0f}" text-anchor="end">{escape(bar.label)}</text>',
-            f'<rect x="{LABEL}" y="{top}" width="{length:.1f}" height="{BAR}" fill="{bar.fill}"/>',
-            f'<text x="{LABEL + length + 6:.1f}" y="{middle:.0f}">{_number(bar.value)}</text>',
+            f'<text x="{LABEL_WIDTH - 8}" y="{middle:.0f}" text-anchor="end">{escape(bar.label)}</text>',
+            f'<rect x="{LABEL_WIDTH}" y="{top}" width="{length:.1f}" height="{BAR_HEIGHT}" fill="{bar.fill}"/>',
+            f'<text x="{LABEL_WIDTH + length + 6:.1f}" y="{middle:.0f}">{_format_number(bar.value)}</text>',
         ]
-        top += BAR
+        top += BAR_HEIGHT
     if limit:
-        x = LABEL + limit * scale
+        x = LABEL_WIDTH + limit * scale
         parts.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{head - 6}" y2="{top + 6}" stroke="#000" stroke-dasharray="5 4"/>'
-            f'<text x="{x:.1f}" y="{head - 10}" text-anchor="middle">limit {_number(limit)}</text>'
+            f'<text x="{x:.1f}" y="{head - 10}" text-anchor="middle">limit {_format_number(limit)}</text>'
         )
     height = top + 14
     return (
@@ -73,7 +73,7 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], *, limit: float | None
     )
 
 
-def charts(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def build_charts(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """All charts that these results allow: file name to SVG."""
     makers: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "latency": _latency,
@@ -96,10 +96,10 @@ def charts(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def write(benches: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
+def write_charts(benches: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
     """Write them; returns the files' names."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = charts(benches)
+    made = build_charts(benches)
     for name, svg in made.items():
         (folder / name).write_text(svg, encoding="utf-8")
     return list(made)
@@ -110,7 +110,7 @@ def _latency(found: Mapping[str, Any]) -> str:
     wanted = {
         "Backline, p50": "p50_ms", "Backline, p99": "p99_ms", "Celery, p50": "celery_p50_ms", "Celery, p99": "celery_p99_ms",
     }  # fmt: skip
-    bars = [Bar(label, keys[key], _fill(label.lower())) for label, key in wanted.items() if key in keys]
+    bars = [Bar(label, keys[key], _bar_color(label.lower())) for label, key in wanted.items() if key in keys]
     return bar_chart("Latency: from INSERT to accepted by the SMTP server, warm, 20 a second", "ms", bars)
 
 
@@ -132,7 +132,7 @@ def _enqueue(found: Mapping[str, Any]) -> str:
 
 
 def _rates(title: str, unit: str, rates: Mapping[str, Sequence[float]]) -> str:
-    bars = [Bar(NAMES.get(name, name), median(found), _fill(name)) for name, found in rates.items()]
+    bars = [Bar(DISPLAY_NAMES.get(name, name), median(found), _bar_color(name)) for name, found in rates.items()]
     return bar_chart(title, unit, sorted(bars, key=lambda bar: -bar.value))
 
 
@@ -169,14 +169,14 @@ def _services(rounds: Sequence[Mapping[str, Any]], column: int) -> dict[str, flo
     return {name: median(each["services"].get(name, (0.0, 0.0))[column] for each in rounds) for name in names}
 
 
-def _fill(name: str) -> str:
+def _bar_color(name: str) -> str:
     return OURS if name.startswith("backline") else DARK
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":
     results = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    print("\n".join(write(results["benches"], Path(sys.argv[2]))))
+    print("\n".join(write_charts(results["benches"], Path(sys.argv[2]))))

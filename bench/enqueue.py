@@ -23,25 +23,25 @@ import psycopg
 from pydantic_core import to_json
 
 from backline.errors import UnknownFailure
-from bench.harness import TEMPLATE, Bench
-from bench.peers.letters import context, recipient
-from bench.report import Figures, rounded
+from bench.harness import TEMPLATE_NAME, BenchRun
+from bench.peers.emails import recipient, template_context
+from bench.report import BenchResult, rounded
 
-BATCH = 5_000
-PRODUCERS = 16
-PEER_BATCH = 1_000
+BATCH_SIZE = 5_000
+PRODUCER_COUNT = 16
+PEER_BATCH_SIZE = 1_000
 """What suits procrastinate and pgqueuer best (from 500 to 5,000 tried)."""
-COUNTS = {"backline": 60_000, "celery": 3_000, "procrastinate": 15_000, "pgqueuer": 45_000}
-SHORT_COUNTS = {"backline": 2_000, "celery": 200, "procrastinate": 1_000, "pgqueuer": 1_000}
+MESSAGE_COUNTS = {"backline": 60_000, "celery": 3_000, "procrastinate": 15_000, "pgqueuer": 45_000}
+SHORT_MESSAGE_COUNTS = {"backline": 2_000, "celery": 200, "procrastinate": 1_000, "pgqueuer": 1_000}
 
 _ENQUEUE: LiteralString = (
     "SELECT cardinality(backline.enqueue_many('templated_email', %b::text[], %b::text[]::jsonb[]))"
 )
 """`%b`: as binary arrays. psycopg's text form escapes every quote of every payload: ten times the rest of the client."""
-_STATES: LiteralString = (
+_COUNT_WAITING: LiteralString = (
     "SELECT count(*) FILTER (WHERE state = 'pending'), count(DISTINCT recipient) FROM backline.message"
 )
-_SHOP: LiteralString = """
+_CREATE_SHOP: LiteralString = """
 CREATE SCHEMA shop;
 CREATE TABLE shop.orders (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer bigint NOT NULL, total numeric NOT NULL,
@@ -50,7 +50,7 @@ CREATE TABLE shop.plain_outbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, type text NOT NULL, recipient text NOT NULL, payload jsonb NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now());
 """
-_SHOP_COUNTS: LiteralString = "SELECT (SELECT count(*) FROM shop.orders), (SELECT count(*) FROM shop.plain_outbox), (SELECT count(*) FROM backline.message)"
+_COUNT_SHOP_ROWS: LiteralString = "SELECT (SELECT count(*) FROM shop.orders), (SELECT count(*) FROM shop.plain_outbox), (SELECT count(*) FROM backline.message)"
 _TRANSACTION = """\
 \\set number random(1, 1000000000)
 BEGIN;
@@ -58,35 +58,37 @@ INSERT INTO shop.orders (customer, total) VALUES (:number, :number % 10000);
 {second}
 COMMIT;
 """
-_LETTER = "'templated_email', 'reader-' || :number || '@customers.example.com', {payload}"
-SECOND_ROWS = {
-    "plain": f"INSERT INTO shop.plain_outbox (type, recipient, payload) VALUES ({_LETTER});",
-    "backline": f"SELECT backline.enqueue({_LETTER});",
+_EMAIL_ARGUMENTS = "'templated_email', 'reader-' || :number || '@customers.example.com', {payload}"
+SECOND_INSERTS = {
+    "plain": f"INSERT INTO shop.plain_outbox (type, recipient, payload) VALUES ({_EMAIL_ARGUMENTS});",
+    "backline": f"SELECT backline.enqueue({_EMAIL_ARGUMENTS});",
 }
 
 
-def run(bench: Bench) -> Figures:
+def run(bench: BenchRun) -> BenchResult:
     """Both halves on the stack's PostgreSQL, in databases of their own."""
-    server = bench.server()
+    server = bench.database_server()
     with (
         bench.redis() as redis,
         bench.database("enqueue", migrated=True) as ours,
         bench.database("procrastinate") as procrastinate,
         bench.database("pgqueuer") as pgqueuer,
     ):
-        peers = Peers(bench, redis, {"procrastinate": procrastinate, "pgqueuer": pgqueuer})
-        counts = bench.pick(COUNTS, SHORT_COUNTS)
-        rates = set_based(ours, counts, bench.pick(5, 1), peers.seconds, bench.report)
+        peers = PeerProducers(bench, redis, {"procrastinate": procrastinate, "pgqueuer": pgqueuer})
+        counts = bench.full_or_short(MESSAGE_COUNTS, SHORT_MESSAGE_COUNTS)
+        rates = measure_set_based(ours, counts, bench.full_or_short(5, 1), peers.seconds, bench.report)
     with bench.database("commit", migrated=True) as dsn, TemporaryDirectory(dir=bench.folder) as scripts:
-        program = server.stack.cluster.binaries() / "pgbench"
-        commits = commit_rates(program, dsn, Path(scripts), bench.pick(5, 1), bench.pick(4, 1), bench.report)
-    return figures(rates, commits)
+        program = server.stack.cluster.binary_folder() / "pgbench"
+        commits = measure_commit_rates(
+            program, dsn, Path(scripts), bench.full_or_short(5, 1), bench.full_or_short(4, 1), bench.report
+        )
+    return build_result(rates, commits)
 
 
-class Peers:
+class PeerProducers:
     """The other producers, each a process of its own that times itself."""
 
-    def __init__(self, bench: Bench, redis: str, databases: Mapping[str, str]) -> None:
+    def __init__(self, bench: BenchRun, redis: str, databases: Mapping[str, str]) -> None:
         self._bench = bench
         self._redis = redis
         self._databases = databases
@@ -95,25 +97,25 @@ class Peers:
             "bench.peers.procrastinate_run",
             "schema",
             log="enqueue-schema",
-            environment=self._for("procrastinate"),
+            environment=self._environment("procrastinate"),
         )
 
     def seconds(self, name: str, count: int) -> float:
         """How long that peer took to take in so many letters."""
-        batch = [] if name == "celery" else [str(PEER_BATCH)]
+        batch = [] if name == "celery" else [str(PEER_BATCH_SIZE)]
         log = f"enqueue-{name}"
         self._bench.run_peer(
-            "-m", f"bench.peers.enqueue_{name}", str(count), *batch, log=log, environment=self._for(name)
+            "-m", f"bench.peers.enqueue_{name}", str(count), *batch, log=log, environment=self._environment(name)
         )  # fmt: skip
-        return float(self._bench.log(log).read_text(encoding="utf-8").split()[-1])
+        return float(self._bench.log_file(log).read_text(encoding="utf-8").split()[-1])
 
-    def _for(self, name: str) -> dict[str, str]:
+    def _environment(self, name: str) -> dict[str, str]:
         return self._bench.peer_environment(
             BENCH_REDIS_URL=self._redis, BENCH_DATABASE_URL=self._databases.get(name, "")
         )
 
 
-def set_based(
+def measure_set_based(
     dsn: str,
     counts: Mapping[str, int],
     rounds: int,
@@ -126,71 +128,75 @@ def set_based(
         for number in range(rounds):
             for name in counts if number % 2 == 0 else reversed(list(counts)):
                 count = counts[name]
-                taken = _ours(connection, number * count, count) if name == "backline" else peer_seconds(name, count)
+                taken = (
+                    _measure_backline(connection, number * count, count)
+                    if name == "backline"
+                    else peer_seconds(name, count)
+                )
                 rates[name].append(count / taken)
             report(
                 f"enqueue, round {number + 1}: " + ", ".join(f"{name} {rate[-1]:.0f}/s" for name, rate in rates.items())
             )
         expected = (rounds * counts["backline"],) * 2
-        if (found := connection.execute(_STATES).fetchone()) != expected:
+        if (found := connection.execute(_COUNT_WAITING).fetchone()) != expected:
             raise UnknownFailure(f"enqueue: {found} messages and recipients wait instead of {expected}")
     return rates
 
 
-def _ours(connection: psycopg.Connection[tuple[Any, ...]], first: int, count: int) -> float:
+def _measure_backline(connection: psycopg.Connection[tuple[Any, ...]], first: int, count: int) -> float:
     letters = [
-        (recipient(number), {"template": TEMPLATE, "context": context(number)})
+        (recipient(number), {"template": TEMPLATE_NAME, "context": template_context(number)})
         for number in range(first, first + count)
     ]
-    batches = [letters[start : start + BATCH] for start in range(0, count, BATCH)]
+    batches = [letters[start : start + BATCH_SIZE] for start in range(0, count, BATCH_SIZE)]
     started = time.perf_counter()
     # The next batch is written while the server works on this one.
     with ThreadPoolExecutor(1) as writer:
-        for recipients, payloads in writer.map(_written, batches):
+        for recipients, payloads in writer.map(_serialize_batch, batches):
             connection.execute(_ENQUEUE, [recipients, payloads])
     return time.perf_counter() - started
 
 
-def _written(letters: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+def _serialize_batch(letters: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
     return [to for to, _ in letters], [to_json(payload).decode() for _, payload in letters]
 
 
-def commit_rates(
+def measure_commit_rates(
     program: Path, dsn: str, folder: Path, rounds: int, seconds: int, report: Callable[[str], None]
 ) -> dict[str, list[float]]:
     """Commits a second, plain and ours, in turns; an error if a transaction's rows are not all there."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(_SHOP)
+        connection.execute(_CREATE_SHOP)
         scripts = {}
-        for name in SECOND_ROWS:
+        for name in SECOND_INSERTS:
             scripts[name] = folder / f"commit_{name}.sql"
-            scripts[name].write_text(transaction(name), encoding="utf-8")
+            scripts[name].write_text(pgbench_script(name), encoding="utf-8")
         rates: dict[str, list[float]] = {name: [] for name in scripts}
         done = dict.fromkeys(scripts, 0)
         for number in range(rounds):
             for name in scripts if number % 2 == 0 else reversed(scripts):
-                transactions, rate = _pgbench(program, dsn, scripts[name], seconds)
+                transactions, rate = _run_pgbench(program, dsn, scripts[name], seconds)
                 done[name] += transactions
                 rates[name].append(rate)
             report(
                 f"commits, round {number + 1}: " + ", ".join(f"{name} {rate[-1]:.0f}/s" for name, rate in rates.items())
             )
         expected = (sum(done.values()), done["plain"], done["backline"])
-        if (found := connection.execute(_SHOP_COUNTS).fetchone()) != expected:
+        if (found := connection.execute(_COUNT_SHOP_ROWS).fetchone()) != expected:
             raise UnknownFailure(f"enqueue: orders, plain rows and messages are {found}, not {expected}")
     return rates
 
 
-def transaction(name: str) -> str:
+def pgbench_script(name: str) -> str:
     """pgbench's script: an order and its second row; the payload is a letter's with the number in its places."""
-    text = json.dumps({"template": TEMPLATE, "context": context(0)})
+    text = json.dumps({"template": TEMPLATE_NAME, "context": template_context(0)})
     marked = text.replace("Reader 0", "Reader %1$s").replace('"number": 0', '"number": %1$s')
     payload = f"format('{marked}', (:number)::text)::jsonb"
-    return _TRANSACTION.format(second=SECOND_ROWS[name].format(payload=payload))
+    return _TRANSACTION.format(second=SECOND_INSERTS[name].format(payload=payload))
 
 
-def _pgbench(program: Path, dsn: str, script: Path, seconds: int) -> tuple[int, float]:
-    command = [str(program), "--no-vacuum", "--protocol=prepared", f"--client={PRODUCERS}", "--jobs=1", f"--time={seconds}",
+def _run_pgbench(program: Path, dsn: str, script: Path, seconds: int) -> tuple[int, float]:
+    command = [str(program), "--no-vacuum", "--protocol=prepared", f"--client={PRODUCER_COUNT}", "--jobs=1", f"--time={seconds}",
                f"--file={script}", dsn]  # fmt: skip
     done = subprocess.run(
         command,
@@ -208,7 +214,7 @@ def _pgbench(program: Path, dsn: str, script: Path, seconds: int) -> tuple[int, 
     return int(transactions[1]), float(rate[1])
 
 
-def figures(rates: Mapping[str, Sequence[float]], commits: Mapping[str, Sequence[float]]) -> Figures:
+def build_result(rates: Mapping[str, Sequence[float]], commits: Mapping[str, Sequence[float]]) -> BenchResult:
     """Medians over the rounds; a ratio is ours over theirs in the same round."""
     keys = {
         "ratio_sql": _ratio(rates["backline"], rates["celery"]),
@@ -225,7 +231,7 @@ def figures(rates: Mapping[str, Sequence[float]], commits: Mapping[str, Sequence
         "commits_per_second": {name: rounded(found, 0) for name, found in commits.items()},
         "load": rounded(os.getloadavg(), 2),
     }
-    return Figures("enqueue", keys, raw)
+    return BenchResult("enqueue", keys, raw)
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -24,25 +24,25 @@ from backline.db.migrate import migrate
 from backline.errors import Misconfigured, UnknownFailure
 from backline.rendering.inlining import InliningLoader
 from backline.settings import ROOT
-from bench.gateway import GatewaySink, configuration
-from bench.peers.letters import FOLDER_VARIABLE, context, fast_built, recipient
-from bench.report import Figures, write
-from rig import processes
-from rig.folders import alone_in
-from rig.processes import LOOPBACK, free_port
-from rig.stack_copy import StackCopy
-from rig.tools import Tools
-from rig.waiting import wait_for
+from bench.gateway_sink import GatewaySink, nginx_config
+from bench.peers.emails import TEMPLATE_FOLDER_VARIABLE, build_fast, recipient, template_context
+from bench.report import BenchResult, write_report
+from testkit import processes
+from testkit.folders import exclusive_folder
+from testkit.processes import LOOPBACK, free_port
+from testkit.stack_copy import StackCopy
+from testkit.tools import Tools
+from testkit.waiting import wait_for
 
 T = TypeVar("T")
 
 BENCHES = ("latency", "throughput", "channels", "priority", "enqueue", "growth", "parse", "idle")
 """In the order of running; each is a module of this package with `run(bench: Bench) -> Figures`."""
 PORT_OFFSET = 50
-TEMPLATE = "bench_order"
+TEMPLATE_NAME = "bench_order"
 
 
-class Bench:
+class BenchRun:
     """One run of benches. A context manager: at its end everything that was started is ended and removed."""
 
     def __init__(self, home: Path, port: int, report: Callable[[str], None], *, short: bool = False) -> None:
@@ -55,9 +55,9 @@ class Bench:
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
-        self._exit.enter_context(alone_in(self.folder, "bench"))
-        self._exit.callback(self._remove)
-        self._remove()
+        self._exit.enter_context(exclusive_folder(self.folder, "bench"))
+        self._exit.callback(self._clean_up)
+        self._clean_up()
         (self.folder / "logs").mkdir(exist_ok=True)
         return self
 
@@ -66,22 +66,22 @@ class Bench:
     ) -> None:
         self._exit.close()
 
-    def pick(self, full: T, short: T) -> T:
+    def full_or_short(self, full: T, short: T) -> T:
         """The size of something in a full run, and in the short form."""
         return short if self.short else full
 
     # --- the stack and its PostgreSQL ---------------------------------------------------------------
 
     @cached_property
-    def _copy(self) -> StackCopy:
-        return StackCopy(self.folder, self._port, self.report, variables=self._variables(), fork=self._add_template)
+    def _stack_copy(self) -> StackCopy:
+        return StackCopy(self.folder, self._port, self.report, variables=self._settings(), customize=self._add_template)
 
     @property
     def template_folder(self) -> Path:
         """The letter's template, with the styles that Backline writes into it: for the peers."""
         return self.folder / "template"
 
-    def _variables(self) -> dict[str, str]:
+    def _settings(self) -> dict[str, str]:
         """All channels lead to the sinks."""
         page = f"http://{LOOPBACK}:{self.http_port}"
         connections: dict[str, dict[str, object]] = {
@@ -104,31 +104,31 @@ class Bench:
 
     def _add_template(self, project: Path) -> None:
         folder = project / "include" / "templates" / "email"
-        shutil.copytree(ROOT / "bench" / "template", folder / "en" / TEMPLATE)
+        shutil.copytree(ROOT / "bench" / "template", folder / "en" / TEMPLATE_NAME)
         loader = InliningLoader(folder)
         self.template_folder.mkdir(exist_ok=True)
         for name in ("subject.txt", "body.txt", "body.html"):
-            source, _, _ = loader.get_source(None, f"en/{TEMPLATE}/{name}")  # type: ignore[arg-type]
+            source, _, _ = loader.get_source(None, f"en/{TEMPLATE_NAME}/{name}")  # type: ignore[arg-type]
             (self.template_folder / name).write_text(source, encoding="utf-8")
 
-    def _remove(self) -> None:
-        self._copy.remove()
+    def _clean_up(self) -> None:
+        self._stack_copy.remove()
         shutil.rmtree(self.template_folder, ignore_errors=True)
 
-    def stack(self) -> StackCopy:
+    def full_stack(self) -> StackCopy:
         """The whole stack, running and ready."""
-        self._copy.up()
-        return self._copy
+        self._stack_copy.up()
+        return self._stack_copy
 
-    def server(self) -> StackCopy:
+    def database_server(self) -> StackCopy:
         """The stack's PostgreSQL without Airflow beside it."""
-        self._copy.up_database()
-        return self._copy
+        self._stack_copy.start_database()
+        return self._stack_copy
 
     @contextmanager
     def database(self, name: str, *, migrated: bool = False) -> Iterator[str]:
         """The DSN of a new database on the server that runs now, dropped at the end; `migrated`: with the outbox."""
-        cluster = self._copy.stack.cluster
+        cluster = self._stack_copy.stack.cluster
         unique = f"bench_{name}_{secrets.token_hex(4)}"
         with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as admin:
             admin.execute(SQL("CREATE DATABASE {} OWNER backline").format(Identifier(unique)))
@@ -143,18 +143,18 @@ class Bench:
     # --- processes ----------------------------------------------------------------------------------
 
     @contextmanager
-    def process(
+    def managed_process(
         self, command: Sequence[str | Path], *, log: str, environment: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
         """A process in a group of its own, what it says in `logs/LOG.log`; the group is ended on leaving."""
-        with processes.process(command, self.log(log), environment) as child:
+        with processes.managed_process(command, self.log_file(log), environment) as child:
             yield child
 
-    def log(self, name: str) -> Path:
+    def log_file(self, name: str) -> Path:
         """Where the process of that log name writes."""
         return self.folder / "logs" / f"{name}.log"
 
-    def peer(self, *arguments: str | Path) -> list[str]:
+    def peer_command(self, *arguments: str | Path) -> list[str]:
         """The command that runs `python ARGUMENTS` among the peers."""
         return [str(part) for part in (self.tools.peer_python(), *arguments)]
 
@@ -162,34 +162,34 @@ class Bench:
         """What a peer's process needs to find the letter and its code, and more."""
         return {
             "PYTHONPATH": str(ROOT),
-            FOLDER_VARIABLE: str(self.template_folder),
+            TEMPLATE_FOLDER_VARIABLE: str(self.template_folder),
             "BENCH_SMTP_PORT": str(self.smtp_port),
             **more,
         }
 
-    def letter_size(self) -> int:
+    def mean_email_size(self) -> int:
         """Mean bytes of a letter, for those who send others of that size; call it while the stack's copy is there."""
-        os.environ[FOLDER_VARIABLE] = str(self.template_folder)
-        sizes = [len(fast_built(recipient(number), context(number))) for number in range(100)]
+        os.environ[TEMPLATE_FOLDER_VARIABLE] = str(self.template_folder)
+        sizes = [len(build_fast(recipient(number), template_context(number))) for number in range(100)]
         return sum(sizes) // len(sizes)
 
     def run_peer(self, *arguments: str | Path, log: str, environment: Mapping[str, str], seconds: float = 240) -> None:
         """Run a peer's script to its end; UnknownFailure if it fails or takes too long."""
-        with self.process(self.peer(*arguments), log=log, environment=environment) as child:
+        with self.managed_process(self.peer_command(*arguments), log=log, environment=environment) as child:
             try:
                 code = child.wait(seconds)
             except subprocess.TimeoutExpired:
-                raise UnknownFailure(f"{log} took longer than {seconds:.0f} s; see {self.log(log)}") from None
+                raise UnknownFailure(f"{log} took longer than {seconds:.0f} s; see {self.log_file(log)}") from None
         if code:
-            raise UnknownFailure(f"{log} failed with exit code {code}; see {self.log(log)}")
+            raise UnknownFailure(f"{log} failed with exit code {code}; see {self.log_file(log)}")
 
     @contextmanager
     def celery_worker(self, environment: Mapping[str, str]) -> Iterator[None]:
         """Celery's worker, a process for each core; see `bench.peers.celery_app` for its environment."""
-        command = self.peer("-m", "celery", "-A", "bench.peers.celery_app", "worker", "--pool", "prefork",
+        command = self.peer_command("-m", "celery", "-A", "bench.peers.celery_app", "worker", "--pool", "prefork",
                             "--concurrency", str(os.cpu_count() or 2), "--without-gossip", "--without-mingle",
                             "--without-heartbeat", "--loglevel", "WARNING")  # fmt: skip
-        with self.process(command, log="celery-worker", environment=environment):
+        with self.managed_process(command, log="celery-worker", environment=environment):
             yield
 
     # --- the far side -------------------------------------------------------------------------------
@@ -200,14 +200,14 @@ class Bench:
         return free_port()
 
     @contextmanager
-    def sink(self) -> Iterator[Sink]:
+    def smtp_sink(self) -> Iterator[SmtpSink]:
         """postfix's smtp-sink on `smtp_port`."""
         program = self.tools.smtp_sink()
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         command = [str(program.path), "-c", *user, f"{LOOPBACK}:{self.smtp_port}", "1000"]
-        with self.process(command, log="smtp-sink", environment=program.environment) as child:
-            self.wait_port(self.smtp_port, child, "smtp-sink")
-            yield Sink(self.log("smtp-sink"))
+        with self.managed_process(command, log="smtp-sink", environment=program.environment) as child:
+            self.wait_for_port(self.smtp_port, child, "smtp-sink")
+            yield SmtpSink(self.log_file("smtp-sink"))
 
     @cached_property
     def http_port(self) -> int:
@@ -215,16 +215,16 @@ class Bench:
         return free_port()
 
     @contextmanager
-    def gateway(self) -> Iterator[GatewaySink]:
+    def gateway_sink(self) -> Iterator[GatewaySink]:
         """nginx on `http_port`."""
         program, folder = self.tools.nginx(), self.folder / "nginx"
         folder.mkdir(exist_ok=True)
-        (folder / "nginx.conf").write_text(configuration(folder, self.http_port), encoding="utf-8")
+        (folder / "nginx.conf").write_text(nginx_config(folder, self.http_port), encoding="utf-8")
         user = ["-g", "user root;"] if os.geteuid() == 0 else []  # its own would need an account that is not there
         command = [str(program.path), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", *user]
         try:
-            with self.process(command, log="nginx", environment=program.environment) as child:
-                self.wait_port(self.http_port, child, "nginx")
+            with self.managed_process(command, log="nginx", environment=program.environment) as child:
+                self.wait_for_port(self.http_port, child, "nginx")
                 yield GatewaySink(self.http_port)
         finally:
             shutil.rmtree(folder)
@@ -235,16 +235,16 @@ class Bench:
         program, port = self.tools.redis(), free_port()
         command = [str(program.path), "--port", str(port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no",
                    "--dir", str(self.folder)]  # fmt: skip
-        with self.process(command, log="redis", environment=program.environment) as child:
-            self.wait_port(port, child, "redis")
+        with self.managed_process(command, log="redis", environment=program.environment) as child:
+            self.wait_for_port(port, child, "redis")
             yield f"redis://{LOOPBACK}:{port}/0"
 
-    def wait_port(self, port: int, child: subprocess.Popen[bytes], log: str) -> None:
+    def wait_for_port(self, port: int, child: subprocess.Popen[bytes], log: str) -> None:
         """Wait until something listens there; UnknownFailure if the process that should has ended."""
-        processes.wait_port(port, child, log, self.log(log))
+        processes.wait_for_port(port, child, log, self.log_file(log))
 
 
-class Sink:
+class SmtpSink:
     """What smtp-sink has counted. Its counters end each line: `sess=... quit=... mesg=...`."""
 
     def __init__(self, log: Path) -> None:
@@ -257,7 +257,7 @@ class Sink:
             lines = [part for part in file.read().split(b"\r") if b"mesg=" in part]
         return int(lines[-1].rpartition(b"mesg=")[2]) if lines else 0
 
-    def require(self, before: int, count: int) -> None:
+    def expect(self, before: int, count: int) -> None:
         """Exactly so many more than `before` must have come, now or in a moment; else UnknownFailure."""
         wait_for(lambda: self.count() >= before + count, f"{count:,} letters at the sink", 10)
         if (arrived := self.count() - before) != count:
@@ -275,18 +275,18 @@ def _service_account(token_url: str) -> dict[str, str]:
     }
 
 
-def run(bench: Bench, names: Sequence[str], json_file: Path | None, show: Callable[[str], None]) -> None:
+def run(bench: BenchRun, names: Sequence[str], json_file: Path | None, show: Callable[[str], None]) -> None:
     """Run those benches, all if none is named, and show each one's last line."""
     if unknown := [name for name in names if name not in BENCHES]:
         raise Misconfigured(f"no bench {unknown[0]!r}; use one of {', '.join(BENCHES)}")
-    found: list[Figures] = []
+    found: list[BenchResult] = []
     for name in names or BENCHES:
         module = importlib.import_module(f"bench.{name}")
-        figures: Figures = module.run(bench)
+        figures: BenchResult = module.run(bench)
         found.append(figures)
-        show(figures.line())
+        show(figures.summary_line())
         if json_file is not None:
-            write(json_file, found, peer_versions(), short=bench.short)
+            write_report(json_file, found, peer_versions(), short=bench.short)
 
 
 def peer_versions() -> dict[str, str]:

@@ -27,20 +27,20 @@ import psutil
 from psycopg.conninfo import conninfo_to_dict
 
 from backline.errors import UnknownFailure
-from backline.stack.processes import supervised
-from bench.harness import Bench
-from bench.parse import TRIVIAL
-from bench.report import Figures, rounded
-from rig.processes import free_port
-from rig.stack_copy import StackCopy
-from rig.waiting import wait_for
+from bench.harness import BenchRun
+from bench.parse import TRIVIAL_DAG
+from bench.report import BenchResult, rounded
+from stack.processes import find_processes
+from testkit.processes import free_port
+from testkit.stack_copy import StackCopy
+from testkit.waiting import wait_for
 
-COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+AIRFLOW_COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 SETTLE_SECONDS = 25.0
 """After the start: first parses, first heartbeats, first queries."""
-READY_SECONDS = 120.0
-AIRFLOW = [sys.executable, "-P", "-m", "airflow"]
-Processes = Callable[[], Iterable[psutil.Process]]
+READY_TIMEOUT_SECONDS = 120.0
+AIRFLOW_COMMAND = [sys.executable, "-P", "-m", "airflow"]
+ListProcesses = Callable[[], Iterable[psutil.Process]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +50,28 @@ class Usage:
     cpu_percent: float
     """Of one core."""
     memory_mib: float
-    by_name: Mapping[str, tuple[float, float]]
+    by_service: Mapping[str, tuple[float, float]]
     """Service to (CPU percent, MiB)."""
 
 
-def run(bench: Bench) -> Figures:
+def run(bench: BenchRun) -> BenchResult:
     """Two rounds of both."""
-    rounds, seconds, settle = bench.pick((2, 45.0, SETTLE_SECONDS), (1, 2.0, 0.0))
+    rounds, seconds, settle = bench.full_or_short((2, 45.0, SETTLE_SECONDS), (1, 2.0, 0.0))
     found: dict[str, list[Usage]] = {"backline": [], "bare": []}
     for number in range(rounds):
-        stack = bench.stack()
+        stack = bench.full_stack()
         time.sleep(settle)
-        found["backline"].append(used(partial(_ours, stack), seconds))
-        _tell(bench, number, "backline", found["backline"][-1])
-        server = bench.server()
+        found["backline"].append(measure_usage(partial(_backline_processes, stack), seconds))
+        _report_usage(bench, number, "backline", found["backline"][-1])
+        server = bench.database_server()
         with bare_airflow(bench) as processes:
             time.sleep(settle)
-            found["bare"].append(used(partial(_bare, processes, server), seconds))
-        _tell(bench, number, "bare", found["bare"][-1])
-    return figures(found)
+            found["bare"].append(measure_usage(partial(_bare_processes, processes, server), seconds))
+        _report_usage(bench, number, "bare", found["bare"][-1])
+    return build_result(found)
 
 
-def used(processes: Processes, seconds: float) -> Usage:
+def measure_usage(processes: ListProcesses, seconds: float) -> Usage:
     """What those processes and their descendants take over so many seconds, those included that come and go meanwhile."""
     before = _cpu_seconds(with_descendants(processes()))
     started = time.monotonic()
@@ -79,7 +79,7 @@ def used(processes: Processes, seconds: float) -> Usage:
     last = with_descendants(processes())
     after = _cpu_seconds(last)
     elapsed = time.monotonic() - started
-    memory = _memory(last)
+    memory = _memory_mib(last)
     names = sorted(after.keys() | memory.keys())
     by_name = {
         name: (100 * (after.get(name, 0.0) - before.get(name, 0.0)) / elapsed, memory.get(name, 0.0)) for name in names
@@ -114,7 +114,7 @@ def _cpu_seconds(processes: Iterable[tuple[psutil.Process, str]]) -> dict[str, f
     return sums
 
 
-def _memory(processes: Iterable[tuple[psutil.Process, str]]) -> dict[str, float]:
+def _memory_mib(processes: Iterable[tuple[psutil.Process, str]]) -> dict[str, float]:
     sums: dict[str, float] = {}
     for process, name in processes:
         with contextlib.suppress(psutil.Error, OSError):
@@ -132,36 +132,36 @@ def service_of(process: psutil.Process) -> str:
     return process.environ().get("SUPERVISOR_PROCESS_NAME") or "supervisord"
 
 
-def _ours(copy: StackCopy) -> list[psutil.Process]:
+def _backline_processes(copy: StackCopy) -> list[psutil.Process]:
     """Every process of that copy of the stack."""
-    return supervised(copy.stack.supervisor.stack_id)
+    return find_processes(copy.stack.supervisor.stack_id)
 
 
-def _bare(processes: Processes, server: StackCopy) -> list[psutil.Process]:
+def _bare_processes(processes: ListProcesses, server: StackCopy) -> list[psutil.Process]:
     """Bare Airflow's, and PostgreSQL's."""
-    return [*processes(), *supervised(server.stack.supervisor.stack_id, "postgres")]
+    return [*processes(), *find_processes(server.stack.supervisor.stack_id, "postgres")]
 
 
 @contextmanager
-def bare_airflow(bench: Bench) -> Iterator[Processes]:
+def bare_airflow(bench: BenchRun) -> Iterator[ListProcesses]:
     """Airflow as it comes, ready; gives the function that lists its processes."""
     home, port = bench.folder / "bare", free_port()
     (home / "dags").mkdir(parents=True, exist_ok=True)
-    (home / "dags" / "trivial.py").write_text(TRIVIAL, encoding="utf-8")
+    (home / "dags" / "trivial.py").write_text(TRIVIAL_DAG, encoding="utf-8")
     with ExitStack() as running:
         running.callback(shutil.rmtree, home, ignore_errors=True)
         dsn = running.enter_context(bench.database("bare"))
         environment = _bare_environment(home, port, dsn)
-        command = [*_without_foreign(environment), *AIRFLOW]
-        with bench.process([*command, "db", "migrate"], log="bare-db", environment=environment) as child:
-            if child.wait(READY_SECONDS):
-                raise UnknownFailure(f"airflow db migrate failed; see {bench.log('bare-db')}")
+        command = [*_unset_inherited_variables(environment), *AIRFLOW_COMMAND]
+        with bench.managed_process([*command, "db", "migrate"], log="bare-db", environment=environment) as child:
+            if child.wait(READY_TIMEOUT_SECONDS):
+                raise UnknownFailure(f"airflow db migrate failed; see {bench.log_file('bare-db')}")
         roots = []
-        for name in COMPONENTS:
+        for name in AIRFLOW_COMPONENTS:
             mark = {"SUPERVISOR_PROCESS_NAME": name}  # so that a process tells which service it is, as ours do
-            process = bench.process([*command, name], log=f"bare-{name}", environment=environment | mark)
+            process = bench.managed_process([*command, name], log=f"bare-{name}", environment=environment | mark)
             roots.append(psutil.Process(running.enter_context(process).pid))
-        wait_for(lambda: _healthy(port), "bare Airflow", READY_SECONDS, look_seconds=0.5)
+        wait_for(lambda: _is_airflow_healthy(port), "bare Airflow", READY_TIMEOUT_SECONDS, poll_interval_seconds=0.5)
         yield lambda: roots
 
 
@@ -187,13 +187,13 @@ def _bare_environment(home: Path, port: int, dsn: str) -> dict[str, str]:
     }
 
 
-def _without_foreign(environment: Mapping[str, str]) -> list[str]:
+def _unset_inherited_variables(environment: Mapping[str, str]) -> list[str]:
     """The start of a command that hides from it what the caller has set for another Airflow."""
     foreign = [key for key in os.environ if key.startswith(("AIRFLOW", "BACKLINE_")) and key not in environment]
     return ["/usr/bin/env", *(f"--unset={key}" for key in foreign)]
 
 
-def _healthy(port: int) -> bool:
+def _is_airflow_healthy(port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v2/monitor/health", timeout=5) as answer:
             health: dict[str, dict[str, str]] = json.load(answer)
@@ -203,11 +203,11 @@ def _healthy(port: int) -> bool:
     return all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
 
 
-def _tell(bench: Bench, number: int, name: str, usage: Usage) -> None:
+def _report_usage(bench: BenchRun, number: int, name: str, usage: Usage) -> None:
     bench.report(f"idle, round {number + 1}: {name} {usage.cpu_percent:.1f} % of a core, {usage.memory_mib:.0f} MiB")
 
 
-def figures(found: Mapping[str, list[Usage]]) -> Figures:
+def build_result(found: Mapping[str, list[Usage]]) -> BenchResult:
     """Medians, and ratios of them."""
     cpu = {name: median(usage.cpu_percent for usage in usages) for name, usages in found.items()}
     memory = {name: median(usage.memory_mib for usage in usages) for name, usages in found.items()}
@@ -225,11 +225,11 @@ def figures(found: Mapping[str, list[Usage]]) -> Figures:
                 {
                     "cpu_percent": round(usage.cpu_percent, 1),
                     "memory_mib": round(usage.memory_mib),
-                    "services": {service: rounded(values, 1) for service, values in usage.by_name.items()},
+                    "services": {service: rounded(values, 1) for service, values in usage.by_service.items()},
                 }
                 for usage in usages
             ]
             for name, usages in found.items()
         }
     }
-    return Figures("idle", keys, raw)
+    return BenchResult("idle", keys, raw)

@@ -21,21 +21,21 @@ from typing import Any
 
 from backline.errors import UnknownFailure
 from backline.settings import ROOT
-from bench.harness import Bench
-from bench.report import Figures, rounded
+from bench.harness import BenchRun
+from bench.report import BenchResult, rounded
 
-TRIVIAL = """\
+TRIVIAL_DAG = """\
 from datetime import datetime
 from airflow.sdk import DAG, BaseOperator
 with DAG("trivial", schedule="@daily", start_date=datetime(2026, 1, 1)):
     BaseOperator(task_id="nothing")
 """
-HEAVIEST = 12
+HEAVIEST_COUNT = 12
 
 
-def run(bench: Bench) -> Figures:
+def run(bench: BenchRun) -> BenchResult:
     """Every DAG file of the project."""
-    return measure(dag_files(), bench.pick(7, 1), bench.report)
+    return measure(dag_files(), bench.full_or_short(7, 1), bench.report)
 
 
 def dag_files() -> list[Path]:
@@ -43,7 +43,7 @@ def dag_files() -> list[Path]:
     return sorted((ROOT / "dags").rglob("*.py"))
 
 
-def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *, imports: bool = True) -> Figures:
+def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *, imports: bool = True) -> BenchResult:
     """Medians over so many rounds; UnknownFailure if a file cannot be imported or makes no DAG.
 
     `imports`: also find out which modules are the heaviest.
@@ -52,10 +52,10 @@ def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *
     single: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="backline-bench-") as home:
         trivial = Path(home) / "trivial.py"
-        trivial.write_text(TRIVIAL, encoding="utf-8")
-        _probe(home, files)  # writes bytecode and airflow.cfg
+        trivial.write_text(TRIVIAL_DAG, encoding="utf-8")
+        _run_probe(home, files)  # writes bytecode and airflow.cfg
         for _ in range(rounds):
-            found = _probe(home, files)
+            found = _run_probe(home, files)
             together.append(found["plugins"] + sum(each["seconds"] for each in found["together"].values()))
             plugins.append(found["plugins"])
             anyway.append(found["anyway"])
@@ -77,30 +77,30 @@ def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *
     raw: dict[str, Any] = {
         "total_s": rounded(together), "anyway_s": rounded(anyway), "each_ms": each_ms, "heaviest_imports_ms": heaviest,
     }  # fmt: skip
-    return Figures("parse", keys, raw)
+    return BenchResult("parse", keys, raw)
 
 
-def _probe(home: str, files: Sequence[Path]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_python(home, files, after=["--alone"]).stdout.splitlines()[-1])
+def _run_probe(home: str, files: Sequence[Path]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(_run_python(home, files, after=["--alone"]).stdout.splitlines()[-1])
     empty = [path for path, each in found["together"].items() if not each["dags"]]
     if empty:
         raise UnknownFailure(f"{empty[0]} makes no DAG")
     return found
 
 
-def _python(
+def _run_python(
     home: str, files: Sequence[Path], *, before: Sequence[str] = (), after: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", *before, "-m", "bench.parse_probe", f"{home}/trivial.py", *map(str, files), *after]
     done = subprocess.run(
-        command, check=False, env=_environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True
+        command, check=False, env=_probe_environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
     if done.returncode:
         raise UnknownFailure(f"parse: {' '.join(done.stderr.split())[-400:]}")
     return done
 
 
-def _environment(home: str) -> Mapping[str, str]:
+def _probe_environment(home: str) -> Mapping[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")}
     return {
         **kept,
@@ -115,13 +115,13 @@ def _environment(home: str) -> Mapping[str, str]:
 
 def _heaviest_imports(home: str, files: Sequence[Path]) -> dict[str, float]:
     """Milliseconds of the modules' own code among what our files import, by -X importtime; heaviest first."""
-    bare = _import_times(_python(home, [], before=["-X", "importtime"]).stderr)
-    ours = _import_times(_python(home, files, before=["-X", "importtime"]).stderr)
+    bare = _parse_import_times(_run_python(home, [], before=["-X", "importtime"]).stderr)
+    ours = _parse_import_times(_run_python(home, files, before=["-X", "importtime"]).stderr)
     added = sorted(((name, took) for name, took in ours.items() if name not in bare), key=lambda item: -item[1])
-    return {name: round(took, 1) for name, took in added[:HEAVIEST]}
+    return {name: round(took, 1) for name, took in added[:HEAVIEST_COUNT]}
 
 
-def _import_times(text: str) -> dict[str, float]:
+def _parse_import_times(text: str) -> dict[str, float]:
     """Module to milliseconds, from lines such as `import time:   1234 |   5678 | name`."""
     lines = (
         line.removeprefix("import time:").split("|") for line in text.splitlines() if line.startswith("import time:")

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-WANTED_DAG = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"
+DAG_ID_VARIABLE = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"
 """Airflow's variable by which a DAG file learns which of its DAGs is wanted."""
 Parsed = dict[str, dict[str, Any]]
 """By file: `seconds` and `dags`."""
 
 
-def main(trivial: str, files: list[str], *, alone: bool) -> dict[str, object]:
+def measure(trivial: str, files: list[str], *, alone: bool) -> dict[str, object]:
     """All steps in the order in which a task takes them."""
     import airflow
 
@@ -41,7 +41,7 @@ def main(trivial: str, files: list[str], *, alone: bool) -> dict[str, object]:
 
     def timed(paths: list[str], wanted: str | None = None) -> Parsed:
         if wanted:
-            os.environ[WANTED_DAG] = wanted
+            os.environ[DAG_ID_VARIABLE] = wanted
         found: Parsed = {}
         for path in paths:
             begun = time.perf_counter()
@@ -53,14 +53,14 @@ def main(trivial: str, files: list[str], *, alone: bool) -> dict[str, object]:
     ready = time.perf_counter()
     ensure_plugins_loaded()
     plugins = time.perf_counter()
-    together = forked(lambda: timed(files))
+    together = run_in_fork(lambda: timed(files))
     single: Parsed = {}
     for path in files if alone else []:
-        single |= forked(partial(timed, [path], max(together[path]["dags"], default=None)))
+        single |= run_in_fork(partial(timed, [path], max(together[path]["dags"], default=None)))
     return {"anyway": ready - started, "plugins": plugins - ready, "together": together, "alone": single}
 
 
-def forked(work: Callable[[], Parsed]) -> Parsed:
+def run_in_fork(work: Callable[[], Parsed]) -> Parsed:
     """What `work` returns in a fork of this process, in which nothing that it imports stays."""
     reader, writer = os.pipe()
     pid = os.fork()
@@ -85,4 +85,4 @@ def forked(work: Callable[[], Parsed]) -> Parsed:
 if __name__ == "__main__":
     _, *arguments = sys.argv
     paths = [word for word in arguments if word != "--alone"]
-    print(json.dumps(main(paths[0], paths[1:], alone="--alone" in arguments)))
+    print(json.dumps(measure(paths[0], paths[1:], alone="--alone" in arguments)))

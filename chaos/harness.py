@@ -10,16 +10,16 @@ from pathlib import Path
 import psycopg
 
 from backline.errors import BacklineError, Misconfigured
-from chaos.arena import Arena
-from chaos.celery_arena import CeleryArena, own_containers
+from chaos.celery_environment import CeleryEnvironment, scenario_services
+from chaos.environment import ChaosEnvironment
 from chaos.scenario import Scenario
 from chaos.scenarios import SCENARIOS
-from chaos.stack_arena import StackArena, own_stack
-from chaos.tally import Verdict, count
-from rig.containers.host import Host
-from rig.folders import alone_in
-from rig.stack_copy import StackCopy
-from rig.tools import Tools
+from chaos.stack_environment import StackEnvironment, scenario_stack
+from chaos.verdict import Verdict, compute_verdict
+from testkit.containers.local_host import LocalHost
+from testkit.folders import exclusive_folder
+from testkit.stack_copy import StackCopy
+from testkit.tools import Tools
 
 PORT_OFFSET = 60
 
@@ -44,26 +44,26 @@ def run(
     folder = home / "chaos"
     verdicts: list[Verdict] = []
     wrong: list[str] = []
-    with alone_in(folder, "chaos"):
+    with exclusive_folder(folder, "chaos"):
         tools = Tools(folder, report)
         for name in names or SCENARIOS:
-            report(f"{name}: {SCENARIOS[name].about}")
+            report(f"{name}: {SCENARIOS[name].description}")
             try:
-                found = _run(name, folder, port + PORT_OFFSET, report, show, tools, short=short, times=times)
+                found = _run_repeatedly(name, folder, port + PORT_OFFSET, report, show, tools, short=short, times=times)
             except (BacklineError, psycopg.Error) as exc:
                 kept = "" if SCENARIOS[name].on_celery else f"; its logs are in {folder / name / 'home' / 'logs'}"
                 wrong.append(f"{name}: {exc}{kept}")
                 report(wrong[-1])
                 continue
             verdicts += found
-            wrong += [f"{name}: {text}" for verdict in found for text in verdict.wrong]
+            wrong += [f"{name}: {text}" for verdict in found for text in verdict.problems]
     if json_file is not None:
         counted = [verdict.as_dict() for verdict in verdicts]
         json_file.write_text(json.dumps({"short": short, "scenarios": counted}, indent=1) + "\n", encoding="utf-8")
     return wrong
 
 
-def _run(
+def _run_repeatedly(
     name: str,
     folder: Path,
     port: int,
@@ -76,30 +76,34 @@ def _run(
 ) -> list[Verdict]:
     """Every time on the stack that the last one left behind; what went wrong ends it."""
     scenario, verdicts = SCENARIOS[name], list[Verdict]()
-    stack: StackCopy | Host
-    with own_containers(scenario, tools) if scenario.on_celery else own_stack(scenario, folder / name, port) as stack:
+    stack: StackCopy | LocalHost
+    with (
+        scenario_services(scenario, tools)
+        if scenario.on_celery
+        else scenario_stack(scenario, folder / name, port) as stack
+    ):
         for number in range(1, times + 1):
-            with _arena(f"{name}-{number}", stack, report, tools, short=short) as arena:
-                arena.wait(arena.receives, "the mail server", 60)
-                verdicts.append(carry_out(scenario, arena))
+            with _build_environment(f"{name}-{number}", stack, report, tools, short=short) as arena:
+                arena.wait_until(arena.is_receiver_up, "the mail server", 60)
+                verdicts.append(run_scenario(scenario, arena))
             show(verdicts[-1].line())
-            if verdicts[-1].wrong:
+            if verdicts[-1].problems:
                 return verdicts
     if isinstance(stack, StackCopy):
         stack.remove()
     return verdicts
 
 
-def _arena(
-    name: str, stack: StackCopy | Host, report: Callable[[str], None], tools: Tools, *, short: bool
-) -> StackArena | CeleryArena:
-    if isinstance(stack, Host):
-        return CeleryArena(name, stack, report, tools, short=short)
-    return StackArena(name, stack, report, tools, short=short)
+def _build_environment(
+    name: str, stack: StackCopy | LocalHost, report: Callable[[str], None], tools: Tools, *, short: bool
+) -> StackEnvironment | CeleryEnvironment:
+    if isinstance(stack, LocalHost):
+        return CeleryEnvironment(name, stack, report, tools, short=short)
+    return StackEnvironment(name, stack, report, tools, short=short)
 
 
-def carry_out(scenario: Scenario, arena: Arena) -> Verdict:
+def run_scenario(scenario: Scenario, arena: ChaosEnvironment) -> Verdict:
     """One scenario on a stack that runs."""
     began = time.monotonic()
     bounds = scenario.run(arena)
-    return count(scenario.name, arena, bounds, time.monotonic() - began)
+    return compute_verdict(scenario.name, arena, bounds, time.monotonic() - began)

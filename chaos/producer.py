@@ -12,9 +12,9 @@ from typing import Self
 
 import psycopg
 
-LETTER = json.dumps({"subject": "Under fire", "text": "It came all the same."})
-PER_TRANSACTION = 4
-RECONNECT_SECONDS = 0.2
+PAYLOAD = json.dumps({"subject": "Under fire", "text": "It came all the same."})
+MAX_PER_TRANSACTION = 4
+RECONNECT_DELAY_SECONDS = 0.2
 
 
 class Producer:
@@ -28,8 +28,8 @@ class Producer:
     def __init__(self, dsn: str, domain: str, *, lane: str = "email.normal", seed: int = 1) -> None:
         self.domain = domain
         self.accepted: set[str] = set()
-        self.undone: set[str] = set()
-        self.doubtful: set[str] = set()
+        self.rolled_back: set[str] = set()
+        self.unknown_outcome: set[str] = set()
         self._dsn = dsn
         self._lane = lane
         self._random = random.Random(seed)
@@ -40,65 +40,65 @@ class Producer:
         """A new one."""
         return f"r{next(self._numbers):06}@{self.domain}"
 
-    def accept(self, *recipients: str) -> None:
+    def record_accepted(self, *recipients: str) -> None:
         """Somebody else has enqueued a message to each of them, and it was confirmed."""
-        self._move(recipients, to=self.accepted)
+        self._reclassify(recipients, to=self.accepted)
 
-    def put(self, count: int, *, lane: str | None = None) -> None:
+    def enqueue(self, count: int, *, lane: str | None = None) -> None:
         """So many messages in one transaction, in the producer's lane or another."""
         recipients = [self.recipient() for _ in range(count)]
         with psycopg.connect(self._dsn) as connection:
             connection.execute(
                 "SELECT backline.enqueue_many('email', %s, %s::jsonb[], lane => %s)",
-                (recipients, [LETTER] * count, lane or self._lane),
+                (recipients, [PAYLOAD] * count, lane or self._lane),
             )
-        self.accept(*recipients)
+        self.record_accepted(*recipients)
 
-    def commit(self, connection: psycopg.Connection, *, roll_back: float = 0.1) -> None:
+    def run_transaction(self, connection: psycopg.Connection, *, rollback_probability: float = 0.1) -> None:
         """One transaction with a few messages, rolled back with that probability; psycopg.Error if it fails."""
         with self._lock:
-            recipients = [self.recipient() for _ in range(self._random.randint(1, PER_TRANSACTION))]
-            changes_its_mind = self._random.random() < roll_back
-        self._move(recipients, to=self.undone)
+            recipients = [self.recipient() for _ in range(self._random.randint(1, MAX_PER_TRANSACTION))]
+            changes_its_mind = self._random.random() < rollback_probability
+        self._reclassify(recipients, to=self.rolled_back)
         for recipient in recipients:
             connection.execute(
-                "SELECT backline.enqueue('email', %s, %s::jsonb, lane => %s)", (recipient, LETTER, self._lane)
+                "SELECT backline.enqueue('email', %s, %s::jsonb, lane => %s)", (recipient, PAYLOAD, self._lane)
             )
         if changes_its_mind:
             connection.rollback()
             return
-        self._move(recipients, to=self.doubtful)
+        self._reclassify(recipients, to=self.unknown_outcome)
         connection.commit()
-        self._move(recipients, to=self.accepted)
+        self._reclassify(recipients, to=self.accepted)
 
-    def settle(self) -> None:
+    def resolve_unknown_outcomes(self) -> None:
         """Look up the doubtful ones; afterwards each is accepted or undone."""
         with psycopg.connect(self._dsn) as connection:
             found = connection.execute(
-                "SELECT recipient FROM backline.message WHERE recipient = ANY (%s)", (list(self.doubtful),)
+                "SELECT recipient FROM backline.message WHERE recipient = ANY (%s)", (list(self.unknown_outcome),)
             )
             committed = {str(row[0]) for row in found}
-        self._move(self.doubtful - committed, to=self.undone)
-        self._move(committed, to=self.accepted)
+        self._reclassify(self.unknown_outcome - committed, to=self.rolled_back)
+        self._reclassify(committed, to=self.accepted)
 
-    def _move(self, recipients: Collection[str], to: set[str]) -> None:
+    def _reclassify(self, recipients: Collection[str], to: set[str]) -> None:
         with self._lock:
-            for each in (self.accepted, self.undone, self.doubtful):
+            for each in (self.accepted, self.rolled_back, self.unknown_outcome):
                 each.difference_update(recipients)
             to.update(recipients)
 
 
-class Load:
+class BackgroundLoad:
     """A producer at work in a thread, about `rate` messages a second, through every fault. A context manager."""
 
-    APPLICATION = "chaos producer"
+    APPLICATION_NAME = "chaos producer"
     """What its connections are called in pg_stat_activity."""
 
-    def __init__(self, producer: Producer, dsn: str, rate: float, *, roll_back: float = 0.1) -> None:
+    def __init__(self, producer: Producer, dsn: str, rate: float, *, rollback_probability: float = 0.1) -> None:
         self._producer = producer
         self._dsn = dsn
-        self._pause = (1 + PER_TRANSACTION) / 2 / rate
-        self._roll_back = roll_back
+        self._pause = (1 + MAX_PER_TRANSACTION) / 2 / rate
+        self._roll_back = rollback_probability
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
@@ -121,12 +121,14 @@ class Load:
             while not self._stop.wait(self._pause):
                 try:
                     if connection is None or connection.closed:
-                        connection = psycopg.connect(self._dsn, connect_timeout=2, application_name=self.APPLICATION)
-                    self._producer.commit(connection, roll_back=self._roll_back)
+                        connection = psycopg.connect(
+                            self._dsn, connect_timeout=2, application_name=self.APPLICATION_NAME
+                        )
+                    self._producer.run_transaction(connection, rollback_probability=self._roll_back)
                 except psycopg.OperationalError:  # the server went away: the app tries again with its next customer
                     if connection is not None:
                         connection.close()
-                    self._stop.wait(RECONNECT_SECONDS)
+                    self._stop.wait(RECONNECT_DELAY_SECONDS)
         except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
             self._error = exc
         finally:

@@ -9,14 +9,14 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class Tolerances:
     """What may happen at most: mails that come twice, and the recipients that end dead because their server says so."""
 
-    in_flight: int
-    refused: frozenset[str] = frozenset()
+    max_duplicates: int
+    expected_dead: frozenset[str] = frozenset()
 
 
-def _unchanged(_project: Path) -> None:
+def _no_change(_project: Path) -> None:
     return
 
 
@@ -25,13 +25,13 @@ class Scenario:
     """One fault. `run` breaks things under load and returns once the dust has settled; the counting is not its task."""
 
     name: str
-    about: str
+    description: str
     """In one line: what breaks."""
-    run: Callable[[Any], Bounds]
+    run: Callable[[Any], Tolerances]
     """It is given a StackArena, or a CeleryArena."""
-    variables: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
     """Settings that stand over the shipped ones."""
-    fork: Callable[[Path], None] = _unchanged
+    customize: Callable[[Path], None] = _no_change
     """A change to the copied project."""
     on_celery: bool = False
     """Not on the embedded stack, but on the containers' processes."""

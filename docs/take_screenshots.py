@@ -20,13 +20,13 @@ from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 from backline.errors import Misconfigured
 from backline.messages import EmailMessage, registry
 
-IMAGES = Path(__file__).parent / "img"
-SIZE = ViewportSize(width=1360, height=850)
-LETTERS: tuple[tuple[str, str, str, int, Literal["light", "dark"]], ...] = (
+IMAGE_FOLDER = Path(__file__).parent / "img"
+VIEWPORT = ViewportSize(width=1360, height=850)
+EMAIL_SCREENSHOTS: tuple[tuple[str, str, str, int, Literal["light", "dark"]], ...] = (
     ("mail-order", "order_confirmation", "en", 720, "light"),
     ("mail-phone", "order_shipped", "de", 375, "dark"),
 )
-TERMINAL = """<!doctype html><meta charset="utf-8"><style>body{{margin:0;background:#111827;color:#e5e7eb}}
+TERMINAL_HTML = """<!doctype html><meta charset="utf-8"><style>body{{margin:0;background:#111827;color:#e5e7eb}}
 pre{{font:13px/1.5 "DejaVu Sans Mono",monospace;padding:20px;margin:0;width:max-content}}
 .ok{{color:#4ade80}}.bad{{color:#f87171}}</style><pre>{text}</pre>"""
 
@@ -36,34 +36,34 @@ def main() -> None:
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
         raise Misconfigured("no chromium on the PATH; on Debian: apt-get install chromium")
-    IMAGES.mkdir(exist_ok=True)
+    IMAGE_FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=browser_path, args=["--no-sandbox", "--disable-background-networking"]
         )
-        page = browser.new_page(base_url=os.environ["BACKLINE_URL"], viewport=SIZE)
+        page = browser.new_page(base_url=os.environ["BACKLINE_URL"], viewport=VIEWPORT)
         page.set_default_timeout(60_000)
         log_in(page)
-        airflow(page)
+        screenshot_airflow(page)
         page.goto(f"{os.environ['BACKLINE_MAIL_URL']}/?subject=Welcome")
         page.locator("a[href^='/messages/']").first.click()
         page.locator("iframe").wait_for()
-        shoot(page, "mail")
-        letters(browser)
+        screenshot(page, "mail")
+        screenshot_emails(browser)
         if len(sys.argv) > 1:
-            page.set_content(TERMINAL.format(text=colored(Path(sys.argv[1]).read_text(encoding="utf-8"))))
-            page.locator("pre").screenshot(path=IMAGES / "demo.png")
+            page.set_content(TERMINAL_HTML.format(text=colorize(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+            page.locator("pre").screenshot(path=IMAGE_FOLDER / "demo.png")
         browser.close()
 
 
-def letters(browser: Browser) -> None:
+def screenshot_emails(browser: Browser) -> None:
     """What recipients see: on a desktop, and on a phone in German and in the dark."""
-    for name, type_name, language, width, scheme in LETTERS:
+    for name, type_name, language, width, scheme in EMAIL_SCREENSHOTS:
         kind = registry.get(type_name)
         message = kind.parse({**kind.sample(), "language": language})
         page = browser.new_page(viewport=ViewportSize(width=width, height=400), color_scheme=scheme)
         page.set_content(str(message.email().html) if isinstance(message, EmailMessage) else "")
-        page.screenshot(path=IMAGES / f"{name}.png", full_page=True)
+        page.screenshot(path=IMAGE_FOLDER / f"{name}.png", full_page=True)
         page.close()
 
 
@@ -76,30 +76,30 @@ def log_in(page: Page) -> None:
     page.get_by_role("link", name="Dags").first.wait_for()
 
 
-def airflow(page: Page) -> None:
+def screenshot_airflow(page: Page) -> None:
     """The list of DAGs, a DAG's own page, the form of one that sends."""
     page.goto("/dags")
     page.get_by_role("link", name="dispatch_email", exact=True).wait_for()
-    shoot(page, "dags")
+    screenshot(page, "dags")
     page.goto("/dags/dispatch_email")
     page.get_by_role("button", name="Dag Docs").click()
     page.get_by_role("dialog").get_by_role("heading").first.wait_for()
-    shoot(page, "dag-doc")
+    screenshot(page, "dag-doc")
     page.goto("/dags/send_email")
     page.get_by_role("button", name="Trigger").first.click()
     page.locator("#element_to").fill("Ann <ann@example.com>")
     page.locator("#element_subject").fill("Your order 1042")
     page.locator("#element_text").fill("It is on its way.")
-    shoot(page, "send-form")
+    screenshot(page, "send-form")
 
 
-def shoot(page: Page, name: str) -> None:
+def screenshot(page: Page, name: str) -> None:
     """One picture, once what moves has come to rest."""
     page.wait_for_load_state("networkidle")
-    page.screenshot(path=IMAGES / f"{name}.png", animations="disabled")
+    page.screenshot(path=IMAGE_FOLDER / f"{name}.png", animations="disabled")
 
 
-def colored(text: str) -> str:
+def colorize(text: str) -> str:
     """The demo's table and its verdict as a terminal shows them, without the password."""
     lines = []
     table = [line for line in text.splitlines() if line.startswith((" ", "demo:")) or line[:2].isdigit()]

@@ -16,7 +16,7 @@ class BacklinePlugin(AirflowPlugin):
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list in the base class
         """The HTTP API. Every process loads this plugin; only the api-server asks for this and pays for the import."""
-        from backline.web.app import build
+        from backline.web.app import create_app
         from backline.web.urls import PREFIX
 
-        return [{"app": build(), "url_prefix": PREFIX, "name": "Backline"}]
+        return [{"app": create_app(), "url_prefix": PREFIX, "name": "Backline"}]

@@ -9,9 +9,9 @@ from typing import Any
 
 from celery import Celery
 
-from bench.peers.letters import SENDER, fast_built, plainly_built
+from bench.peers.emails import SENDER, build_fast, build_with_emailmessage
 
-PORT = int(os.environ["BENCH_SMTP_PORT"])
+SMTP_PORT = int(os.environ["BENCH_SMTP_PORT"])
 app = Celery("bench", broker=os.environ["BENCH_REDIS_URL"])
 app.conf.update(
     task_acks_late=True,
@@ -24,21 +24,21 @@ _kept: smtplib.SMTP | None = None
 
 
 @app.task(name="send_as_written")
-def send_as_written(to: str, data: dict[str, Any]) -> None:
+def send_simple(to: str, data: dict[str, Any]) -> None:
     """As the five systems wrote it: EmailMessage, and a connection of its own."""
-    message = plainly_built(to, data)
-    with smtplib.SMTP("127.0.0.1", PORT) as server:
+    message = build_with_emailmessage(to, data)
+    with smtplib.SMTP("127.0.0.1", SMTP_PORT) as server:
         server.send_message(message)
 
 
 @app.task(name="send_at_its_best")
-def send_at_its_best(to: str, data: dict[str, Any]) -> None:
+def send_optimized(to: str, data: dict[str, Any]) -> None:
     """A connection that the worker process keeps, and the fast builder."""
     global _kept  # noqa: PLW0603 - one a worker process
     if _kept is None:
-        _kept = smtplib.SMTP("127.0.0.1", PORT)
+        _kept = smtplib.SMTP("127.0.0.1", SMTP_PORT)
     try:
-        _kept.sendmail(SENDER, [to], fast_built(to, data))
+        _kept.sendmail(SENDER, [to], build_fast(to, data))
     except smtplib.SMTPServerDisconnected:
         _kept = None
         raise

@@ -6,13 +6,13 @@ import sys
 import time
 
 from bench.peers import celery_app
-from bench.peers.letters import context, recipient
+from bench.peers.emails import recipient, template_context
 
 
 def main(count: int) -> None:
     """Connect first, then count the time."""
-    letters = [(recipient(number), context(number)) for number in range(count)]
-    send = celery_app.send_at_its_best
+    letters = [(recipient(number), template_context(number)) for number in range(count)]
+    send = celery_app.send_optimized
     send.delay(*letters[0])
     started = time.perf_counter()
     for letter in letters:

@@ -11,7 +11,7 @@ import time
 import asyncpg
 from pgqueuer import AsyncpgDriver, Queries
 
-from bench.peers.letters import context, recipient
+from bench.peers.emails import recipient, template_context
 
 
 async def main(count: int, batch: int) -> None:
@@ -20,7 +20,7 @@ async def main(count: int, batch: int) -> None:
     queries = Queries(AsyncpgDriver(connection))
     if not await connection.fetchval("SELECT to_regclass('pgqueuer') IS NOT NULL"):
         await queries.install()
-    letters = [{"to": recipient(number), "data": context(number)} for number in range(count)]
+    letters = [{"to": recipient(number), "data": template_context(number)} for number in range(count)]
     started = time.perf_counter()
     for first in range(0, count, batch):
         some = letters[first : first + batch]

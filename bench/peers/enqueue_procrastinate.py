@@ -6,13 +6,13 @@ import asyncio
 import sys
 import time
 
-from bench.peers.letters import context, recipient
+from bench.peers.emails import recipient, template_context
 from bench.peers.procrastinate_app import app, send
 
 
 async def main(count: int, batch: int) -> None:
     """Its set-based form, many jobs a statement."""
-    letters = [{"to": recipient(number), "data": context(number)} for number in range(count)]
+    letters = [{"to": recipient(number), "data": template_context(number)} for number in range(count)]
     async with app.open_async():
         await send.defer_async(**letters[0])
         started = time.perf_counter()

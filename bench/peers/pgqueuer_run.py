@@ -17,28 +17,30 @@ import uvloop
 from pgqueuer import AsyncpgPoolDriver, Job, PgQueuer, Queries
 from pgqueuer.types import QueueExecutionMode
 
-from bench.peers.letters import context, fast_built, recipient
-from bench.peers.smtp import Connections
+from bench.peers.emails import build_fast, recipient, template_context
+from bench.peers.smtp import ConnectionPool
 
-BATCH = 250
-CONNECTIONS = 8
-FILLED_AT_ONCE = 5000
+BATCH_SIZE = 250
+CONNECTION_COUNT = 8
+FILL_BATCH_SIZE = 5000
 DATABASE_URL = os.environ["BENCH_DATABASE_URL"]
 
 
-async def fill(first: int, count: int) -> None:
+async def enqueue_emails(first: int, count: int) -> None:
     """Enqueue letters, many in a statement."""
     async with asyncpg.create_pool(DATABASE_URL, min_size=1, max_size=1) as pool:
         queries = Queries(AsyncpgPoolDriver(pool))
-        for start in range(first, first + count, FILLED_AT_ONCE):
-            numbers = range(start, min(start + FILLED_AT_ONCE, first + count))
-            letters = [json.dumps({"to": recipient(number), "data": context(number)}).encode() for number in numbers]
+        for start in range(first, first + count, FILL_BATCH_SIZE):
+            numbers = range(start, min(start + FILL_BATCH_SIZE, first + count))
+            letters = [
+                json.dumps({"to": recipient(number), "data": template_context(number)}).encode() for number in numbers
+            ]
             await queries.enqueue(["send"] * len(letters), list(letters), [0] * len(letters))
 
 
-async def work() -> None:
+async def process_queue() -> None:
     """Send what waits."""
-    connections = Connections(int(os.environ["BENCH_SMTP_PORT"]), CONNECTIONS)
+    connections = ConnectionPool(int(os.environ["BENCH_SMTP_PORT"]), CONNECTION_COUNT)
     await connections.open()
     async with asyncpg.create_pool(DATABASE_URL, min_size=2, max_size=8) as pool:
         worker = PgQueuer(AsyncpgPoolDriver(pool))
@@ -46,15 +48,15 @@ async def work() -> None:
         @worker.entrypoint("send")
         async def send(job: Job) -> None:
             letter = json.loads(job.payload or b"")
-            message = fast_built(letter["to"], letter["data"])
-            async with connections.one() as connection:
+            message = build_fast(letter["to"], letter["data"])
+            async with connections.acquire() as connection:
                 await connection.send(letter["to"], message)
 
-        await worker.qm.run(dequeue_timeout=timedelta(seconds=1), batch_size=BATCH, mode=QueueExecutionMode.drain)
+        await worker.qm.run(dequeue_timeout=timedelta(seconds=1), batch_size=BATCH_SIZE, mode=QueueExecutionMode.drain)
     connections.close()
 
 
-async def schema() -> None:
+async def create_schema() -> None:
     """Make the tables."""
     async with asyncpg.create_pool(DATABASE_URL, min_size=1, max_size=1) as pool:
         await Queries(AsyncpgPoolDriver(pool)).install()
@@ -63,8 +65,8 @@ async def schema() -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["schema"]:
-            uvloop.run(schema())
+            uvloop.run(create_schema())
         case ["fill", first, count]:
-            uvloop.run(fill(int(first), int(count)))
+            uvloop.run(enqueue_emails(int(first), int(count)))
         case ["work"]:
-            uvloop.run(work())
+            uvloop.run(process_queue())

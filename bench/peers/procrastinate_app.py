@@ -8,17 +8,17 @@ from typing import Any
 
 from procrastinate import App, PsycopgConnector
 
-from bench.peers.letters import fast_built
-from bench.peers.smtp import Connections
+from bench.peers.emails import build_fast
+from bench.peers.smtp import ConnectionPool
 
-CONNECTIONS = 8
+CONNECTION_COUNT = 8
 app = App(connector=PsycopgConnector(conninfo=os.environ["BENCH_DATABASE_URL"], min_size=4, max_size=16))
-connections = Connections(int(os.environ["BENCH_SMTP_PORT"]), CONNECTIONS)
+connections = ConnectionPool(int(os.environ["BENCH_SMTP_PORT"]), CONNECTION_COUNT)
 
 
 @app.task(name="send")
 async def send(to: str, data: dict[str, Any]) -> None:
     """One letter."""
-    message = fast_built(to, data)
-    async with connections.one() as connection:
+    message = build_fast(to, data)
+    async with connections.acquire() as connection:
         await connection.send(to, message)

@@ -10,22 +10,24 @@ import sys
 
 import uvloop
 
-from bench.peers.letters import context, recipient
+from bench.peers.emails import recipient, template_context
 from bench.peers.procrastinate_app import app, connections, send
 
 CONCURRENCY = 32
-FILLED_AT_ONCE = 1000
+FILL_BATCH_SIZE = 1000
 
 
-async def fill(first: int, count: int) -> None:
+async def enqueue_emails(first: int, count: int) -> None:
     """Defer letters, many in a statement."""
     async with app.open_async():
-        for start in range(first, first + count, FILLED_AT_ONCE):
-            numbers = range(start, min(start + FILLED_AT_ONCE, first + count))
-            await send.batch_defer_async(*({"to": recipient(number), "data": context(number)} for number in numbers))
+        for start in range(first, first + count, FILL_BATCH_SIZE):
+            numbers = range(start, min(start + FILL_BATCH_SIZE, first + count))
+            await send.batch_defer_async(
+                *({"to": recipient(number), "data": template_context(number)} for number in numbers)
+            )
 
 
-async def work() -> None:
+async def process_queue() -> None:
     """Send what waits."""
     async with app.open_async():
         await connections.open()
@@ -35,7 +37,7 @@ async def work() -> None:
         connections.close()
 
 
-async def schema() -> None:
+async def create_schema() -> None:
     """Make the tables."""
     async with app.open_async():
         await app.schema_manager.apply_schema_async()
@@ -44,8 +46,8 @@ async def schema() -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["schema"]:
-            uvloop.run(schema())
+            uvloop.run(create_schema())
         case ["fill", first, count]:
-            uvloop.run(fill(int(first), int(count)))
+            uvloop.run(enqueue_emails(int(first), int(count)))
         case ["work"]:
-            uvloop.run(work())
+            uvloop.run(process_queue())

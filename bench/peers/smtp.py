@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from bench.peers.letters import SENDER
+from bench.peers.emails import SENDER
 
 
 class Connection:
@@ -44,7 +44,7 @@ class Connection:
             count -= line[3:4] != b"-"
 
 
-class Connections:
+class ConnectionPool:
     """So many kept connections, each in one hand at a time."""
 
     def __init__(self, port: int, count: int) -> None:
@@ -58,7 +58,7 @@ class Connections:
             self._free.put_nowait(await Connection.open("127.0.0.1", self._port))
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[Connection]:
+    async def acquire(self) -> AsyncIterator[Connection]:
         """A connection that nobody else has."""
         connection = await self._free.get()
         try:

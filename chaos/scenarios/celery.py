@@ -4,54 +4,54 @@ from __future__ import annotations
 
 from backline.errors import UnknownFailure
 from backline.outbox.shutdown import stop_dispatchers
-from chaos.celery_arena import CeleryArena
-from chaos.scenario import Bounds, Scenario
+from chaos.celery_environment import CeleryEnvironment
+from chaos.scenario import Scenario, Tolerances
 
-URGENT = "email.urgent"
-ROUTES = {"dispatch_email": "default", "dispatch_email_urgent": "critical"}
+URGENT_LANE = "email.urgent"
+EXPECTED_QUEUES = {"dispatch_email": "default", "dispatch_email_urgent": "critical"}
 """DAG to the queue that its lane's setting names."""
-WORKER_OF_THE_LANE = "worker-default"
-STOPPED_SECONDS = 60.0
+LANE_WORKER = "worker-default"
+STOP_TIMEOUT_SECONDS = 60.0
 
 
-def _worker_killed(arena: CeleryArena) -> Bounds:
-    kills = arena.pick(3, 1)
-    arena.slow_mail()
-    with arena.load():
+def _worker_killed(arena: CeleryEnvironment) -> Tolerances:
+    kills = arena.full_or_short(3, 1)
+    arena.slow_mail_server()
+    with arena.background_load():
         for _ in range(kills):
-            _both_lanes_at_work(arena)
-            arena.kill_worker(WORKER_OF_THE_LANE)
-        _both_lanes_at_work(arena)
+            _drive_both_lanes(arena)
+            arena.kill_worker(LANE_WORKER)
+        _drive_both_lanes(arena)
     arena.mail.set_faults()
-    arena.wait_ended()
-    _require_routes(arena)
+    arena.wait_finalized()
+    _verify_queues(arena)
     # Two dispatchers of the lane may end with their worker.
-    return Bounds(kills * 2 * arena.unconfirmed)
+    return Tolerances(kills * 2 * arena.max_unconfirmed)
 
 
-def _broker_restarted(arena: CeleryArena) -> Bounds:
-    with arena.load():
-        for _ in range(arena.pick(3, 1)):
-            _both_lanes_at_work(arena)
+def _broker_restarted(arena: CeleryEnvironment) -> Tolerances:
+    with arena.background_load():
+        for _ in range(arena.full_or_short(3, 1)):
+            _drive_both_lanes(arena)
             arena.restart_broker()
             # The next ones have to go through the broker that came back.
-            stop_dispatchers(arena.dsn, timeout=STOPPED_SECONDS)
-        _both_lanes_at_work(arena)
-    arena.wait_ended()
-    _require_routes(arena)
-    return Bounds(0)
+            stop_dispatchers(arena.dsn, timeout=STOP_TIMEOUT_SECONDS)
+        _drive_both_lanes(arena)
+    arena.wait_finalized()
+    _verify_queues(arena)
+    return Tolerances(0)
 
 
-def _both_lanes_at_work(arena: CeleryArena) -> None:
-    before = arena.arrived()
-    arena.producer.put(arena.pick(300, 100))
-    arena.producer.put(20, lane=URGENT)
-    arena.wait_arrived(before + arena.pick(200, 80))
+def _drive_both_lanes(arena: CeleryEnvironment) -> None:
+    before = arena.received_count()
+    arena.producer.enqueue(arena.full_or_short(300, 100))
+    arena.producer.enqueue(20, lane=URGENT_LANE)
+    arena.wait_received(before + arena.full_or_short(200, 80))
 
 
-def _require_routes(arena: CeleryArena) -> None:
-    for dag_id, queue in ROUTES.items():
-        if (found := arena.queue_of(dag_id)) != queue:
+def _verify_queues(arena: CeleryEnvironment) -> None:
+    for dag_id, queue in EXPECTED_QUEUES.items():
+        if (found := arena.task_queue(dag_id)) != queue:
             raise UnknownFailure(f"{dag_id} went through the queue {found!r}, not {queue!r}")
 
 

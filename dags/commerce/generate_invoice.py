@@ -14,7 +14,7 @@ from __future__ import annotations
 from airflow.sdk import Param, task
 
 from backline.airflow.invoices import make_now, on_orders_paid
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.jobs import Requires, job_dag
 
 ORDER = Param(
     None, type=["null", "integer"], minimum=1, title="Order", description="Its id; empty: all that lack papers."
@@ -25,7 +25,7 @@ with job_dag(
     doc=__doc__,
     schedule=on_orders_paid("6-59/15 * * * *"),
     params={"order_id": ORDER},
-    needs=Needs(tables=("app.orders", "app.invoices", "app.invoice_papers")),
+    requires=Requires(tables=("app.orders", "app.invoices", "app.invoice_documents")),
     pool="payments",
     tags=("commerce",),
 ) as dag:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from airflow.sdk import task
 
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.jobs import Requires, job_dag
 from backline.airflow.payments import ingest_now, on_payment_events
 
 with job_dag(
     "ingest_payment_webhook",
     doc=__doc__,
     schedule=on_payment_events("*/5 * * * *"),
-    needs=Needs(tables=("app.orders", "app.payments", "app.payment_events", "app.subscriptions")),
+    requires=Requires(tables=("app.orders", "app.payments", "app.payment_events", "app.subscriptions")),
     max_active_runs=1,
     pool="payments",
     priority=8,

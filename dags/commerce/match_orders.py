@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, task
 
-from backline.airflow.jobs import Needs, job_dag, reporter
+from backline.airflow.jobs import Requires, job_dag, reporter
 from backline.airflow.matching import PURCHASE_ORDERS, match_now
 
 with job_dag(
@@ -32,14 +32,14 @@ with job_dag(
             minimum=1,
             maximum=100_000,
             title="Orders at most",
-            description="The setting matching.at_most when left out.",
+            description="The setting matching.batch_limit when left out.",
         ),
         "dry_run": Param(False, type="boolean", title="Dry run", description="Only say what would be allocated."),
     },
-    needs=Needs(tables=("app.purchase_orders", "app.suppliers", "app.offers", "app.allocations")),
+    requires=Requires(tables=("app.purchase_orders", "app.suppliers", "app.offers", "app.allocations")),
     pool="orders",
     memory_limit_mib=2048,
-    result_seconds=7 * 86_400,
+    result_ttl_seconds=7 * 86_400,
     tags=("commerce",),
 ) as dag:
 

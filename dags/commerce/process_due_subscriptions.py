@@ -23,10 +23,10 @@ with job_dag(
     "process_due_subscriptions",
     doc=__doc__,
     schedule="0 0 * * *",
-    needs=NEEDS,
+    requires=NEEDS,
     max_active_runs=1,
     pool="orders",
-    result_seconds=7 * 86_400,
+    result_ttl_seconds=7 * 86_400,
     tags=("commerce",),
 ):
 
@@ -36,7 +36,10 @@ with job_dag(
         return find_due()
 
     # A mapped task does not take its page from its docstring.
-    @task(max_active_tis_per_dagrun=settings().subscriptions.parallel, doc_md="Renews what is due of one chunk.")
+    @task(
+        max_active_tis_per_dagrun=settings().subscriptions.max_parallel_chunks,
+        doc_md="Renews what is due of one chunk.",
+    )
     def renew(chunk: dict[str, int]) -> dict[str, object]:
         """Renews what is due of one chunk; returns what became of it."""
         return renew_chunk_now(chunk["first"], chunk["last"])

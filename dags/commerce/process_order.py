@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, task
 
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.jobs import Requires, job_dag
 from backline.airflow.orders import process_now
 from backline.airflow.payments import CONNECTION
 
@@ -28,12 +28,12 @@ with job_dag(
             type="integer", minimum=1, title="Order id", description="Its id in the app's table of orders."
         )
     },
-    needs=Needs(connections=(CONNECTION,), tables=("app.orders", "app.products", "app.payments")),
+    requires=Requires(connections=(CONNECTION,), tables=("app.orders", "app.products", "app.payments")),
     pool="orders",
     priority=8,
     retries=5,
     soft_limit_seconds=120,
-    result_seconds=86_400,
+    result_ttl_seconds=86_400,
     tags=("commerce",),
 ) as dag:
 

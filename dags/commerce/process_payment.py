@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from airflow.sdk import Param, task
 
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.jobs import Requires, job_dag
 from backline.airflow.payments import CONNECTION, charge_now
 
 with job_dag(
     "process_payment",
     doc=__doc__,
     params={"order_id": Param(type="integer", minimum=1, title="Order", description="Its id in app.orders.")},
-    needs=Needs(connections=(CONNECTION,), tables=("app.orders", "app.payments", "app.payment_tries")),
+    requires=Requires(connections=(CONNECTION,), tables=("app.orders", "app.payments", "app.payment_attempts")),
     pool="payments",
     priority=10,
     queue="critical",

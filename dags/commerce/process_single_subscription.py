@@ -20,7 +20,7 @@ with job_dag(
     "process_single_subscription",
     doc=__doc__,
     params={"subscription_id": SUBSCRIPTION},
-    needs=NEEDS,
+    requires=NEEDS,
     pool="orders",
     soft_limit_seconds=60,
     tags=("commerce",),

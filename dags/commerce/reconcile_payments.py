@@ -6,7 +6,7 @@ payment that we still wait for, the same to the cent. Everything is reported: a 
 result; when something new is left, the recipients of `[alerts]` get a mail.
 
 - **provider**: Stripe's list is asked of its API (connection `stripe_api`); Razorpay's is a file.
-- **file**: the list as a CSV file in the folder `reconciliation.list_folder`; for Razorpay the newest there if none is
+- **file**: the list as a CSV file in the folder `reconciliation.statement_folder`; for Razorpay the newest there if none is
   named. It stands for the time that it was written at.
 - **days**: so many days before that, instead of the window that comes next.
 - **dry_run**: reports, and mends nothing.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, task
 
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.jobs import Requires, job_dag
 from backline.airflow.reconciliation import reconcile_now
 
 with job_dag(
@@ -32,7 +32,7 @@ with job_dag(
         ),
         "dry_run": Param(False, type="boolean", title="Dry run", description="Only report."),
     },
-    needs=Needs(tables=("app.payments", "app.payment_tries", "app.orders")),
+    requires=Requires(tables=("app.payments", "app.payment_attempts", "app.orders")),
     max_active_runs=1,
     pool="payments",
     priority=2,

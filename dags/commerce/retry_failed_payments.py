@@ -4,8 +4,8 @@ Soft declines are tried again as the dunning schedule says (`[payments] dunning_
 given up and the customer is told. Hard ones are never tried again. Tries that a dead process left without an end are settled.
 
 - **Large amounts** (`approval_above`) wait for a person: Airflow's page *Required Actions* asks once a try. Rejected ones are given
-  up; those that nobody answers within `approval_hours` are asked about again.
-- **Bounded**: 500 payments a run (`retries_at_once`); each that goes wrong harms only itself.
+  up; those that nobody answers within `approval_timeout_hours` are asked about again.
+- **Bounded**: 500 payments a run (`batch_limit`); each that goes wrong harms only itself.
 - **auto_decision**: `approve` or `reject` answers in people's place, as for `airflow dags test`.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, task
 
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.jobs import Requires, job_dag
 from backline.airflow.payments import CONNECTION, Planned, asking, plan_now, questions_of, retry_now
 
 AUTO = Param(
@@ -25,7 +25,7 @@ with job_dag(
     doc=__doc__,
     schedule="*/30 * * * *",
     params={"auto_decision": AUTO},
-    needs=Needs(connections=(CONNECTION,), tables=("app.orders", "app.payments", "app.payment_tries")),
+    requires=Requires(connections=(CONNECTION,), tables=("app.orders", "app.payments", "app.payment_attempts")),
     max_active_runs=64,  # runs that wait for people, for a day at most, must not keep the next ones from starting
     pool="payments",
     tags=("commerce",),

@@ -7,25 +7,25 @@ The times are in `[orders]` of `include/config/backline.toml`. A stage is noted 
 nobody is reminded twice, however often and by how many it is run. A stage whose time is over is left out: whoever starts
 Backline on an old shop mails nobody about orders of last year.
 
-- **Bounded**: `orders.at_most` customers a stage and run; the result says when there are more.
+- **Bounded**: `orders.batch_limit` customers a stage and run; the result says when there are more.
 """
 
 from __future__ import annotations
 
 from airflow.sdk import task
 
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.jobs import Requires, job_dag
 from backline.airflow.orders import send_reminders_now
 
 with job_dag(
     "send_order_reminders",
     doc=__doc__,
     schedule="20 */6 * * *",
-    needs=Needs(tables=("app.orders", "app.order_reminders")),
+    requires=Requires(tables=("app.orders", "app.order_reminders")),
     max_active_runs=1,
     pool="orders",
     priority=2,
-    result_seconds=86_400,
+    result_ttl_seconds=86_400,
     tags=("commerce",),
 ) as dag:
 

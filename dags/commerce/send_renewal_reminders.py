@@ -4,7 +4,7 @@ Who has a subscription that renews tomorrow, on the calendar of its own zone, is
 It runs soon after the renewals of today, so the reminder comes about 24 hours ahead of the order.
 
 - **Once**: the reminder and the note of it are one transaction.
-- **Bounded**: `reminders_at_most` of `[subscriptions]` in `include/config/backline.toml`.
+- **Bounded**: `reminder_batch_limit` of `[subscriptions]` in `include/config/backline.toml`.
 - **One failure harms only itself**: the others are reminded, and the task fails and names those that failed.
 """
 
@@ -19,10 +19,10 @@ with job_dag(
     "send_renewal_reminders",
     doc=__doc__,
     schedule="15 0 * * *",
-    needs=NEEDS,
+    requires=NEEDS,
     max_active_runs=1,
     pool="orders",
-    result_seconds=7 * 86_400,
+    result_ttl_seconds=7 * 86_400,
     tags=("commerce",),
 ):
 

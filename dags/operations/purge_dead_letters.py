@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param, task
 
-from backline.airflow.dead_letters import purge_now
+from backline.airflow.dead_letters import run_purge
 from backline.airflow.jobs import job_dag
 
 with job_dag(
@@ -28,6 +28,6 @@ with job_dag(
     @task
     def purge(params: dict[str, bool]) -> dict[str, object]:
         """Writes the archive, reads it back, deletes; returns what was done and the files' names."""
-        return purge_now(dry_run=params["dry_run"])
+        return run_purge(dry_run=params["dry_run"])
 
     purge()

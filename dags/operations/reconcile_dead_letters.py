@@ -15,14 +15,14 @@ from __future__ import annotations
 
 from airflow.sdk import task
 
-from backline.airflow.dead_letters import on_failures, reconcile_now, send_alerts_now
-from backline.airflow.jobs import Needs, job_dag
+from backline.airflow.dead_letters import failure_schedule, run_reconcile, run_send_alerts
+from backline.airflow.jobs import Requires, job_dag
 
 with job_dag(
     "reconcile_dead_letters",
     doc=__doc__,
-    schedule=on_failures("*/5 * * * *"),
-    needs=Needs(connections=("backline_airflow",)),
+    schedule=failure_schedule("*/5 * * * *"),
+    requires=Requires(connections=("backline_airflow",)),
     max_active_runs=1,
     pool="monitoring",
     priority=8,
@@ -35,11 +35,11 @@ with job_dag(
     @task
     def reconcile() -> dict[str, int]:
         """Reads failed runs, failed tasks and import errors, and writes the dead letters that are missing."""
-        return reconcile_now()
+        return run_reconcile()
 
     @task(trigger_rule="all_done")
     def alert() -> dict[str, int]:
         """Sends the alert emails that are due."""
-        return send_alerts_now()
+        return run_send_alerts()
 
     reconcile() >> alert()

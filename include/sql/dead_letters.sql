@@ -5,29 +5,29 @@
 -- later failure of the same task (it was cleared) opens the letter again. A failed send_* run whose message is in the
 -- outbox is not one: the message's own end is. Returns the letter's id, or no row.
 INSERT INTO backline.dead_letter AS d
-    (kind, name, run_id, task_id, map_index, class, cause, certainty, tries, conf, log_url, failed_at)
+    (kind, name, run_id, task_id, map_index, class, cause, certainty, attempts, conf, log_url, failed_at)
 SELECT 'job', %(dag_id)s::text, %(run_id)s::text, %(task_id)s::text, %(map_index)s::integer, %(class)s::text,
-    left(%(cause)s::text, 4096), %(certainty)s::smallint, %(tries)s::integer, %(conf)s::jsonb, %(log_url)s::text,
+    left(%(cause)s::text, 4096), %(certainty)s::smallint, %(attempts)s::integer, %(conf)s::jsonb, %(log_url)s::text,
     %(failed_at)s::timestamptz
 WHERE NOT EXISTS (
     SELECT FROM backline.idempotency AS i
     WHERE i.type = substring(%(dag_id)s::text FROM '^send_(.+)$')
       AND i.key = %(dag_id)s::text || '/' || %(run_id)s::text)
 ON CONFLICT (name, run_id, task_id, map_index) WHERE kind = 'job' DO UPDATE
-SET class = CASE WHEN excluded.certainty >= d.certainty OR excluded.tries > d.tries THEN excluded.class ELSE d.class END,
-    cause = CASE WHEN excluded.certainty >= d.certainty OR excluded.tries > d.tries THEN excluded.cause ELSE d.cause END,
-    certainty = CASE WHEN excluded.tries > d.tries THEN excluded.certainty
+SET class = CASE WHEN excluded.certainty >= d.certainty OR excluded.attempts > d.attempts THEN excluded.class ELSE d.class END,
+    cause = CASE WHEN excluded.certainty >= d.certainty OR excluded.attempts > d.attempts THEN excluded.cause ELSE d.cause END,
+    certainty = CASE WHEN excluded.attempts > d.attempts THEN excluded.certainty
         ELSE greatest(excluded.certainty, d.certainty) END,
-    tries = greatest(excluded.tries, d.tries), conf = excluded.conf, log_url = excluded.log_url,
+    attempts = greatest(excluded.attempts, d.attempts), conf = excluded.conf, log_url = excluded.log_url,
     last_seen_at = clock_timestamp(), failed_at = greatest(excluded.failed_at, d.failed_at),
-    state = CASE WHEN backline.failed_again(d, excluded.tries, excluded.failed_at) THEN 'open' ELSE d.state END,
-    alerted_at = CASE WHEN backline.failed_again(d, excluded.tries, excluded.failed_at) THEN NULL ELSE d.alerted_at END,
-    closed_at = CASE WHEN backline.failed_again(d, excluded.tries, excluded.failed_at) THEN NULL ELSE d.closed_at END
+    state = CASE WHEN backline.is_new_failure(d, excluded.attempts, excluded.failed_at) THEN 'open' ELSE d.state END,
+    alerted_at = CASE WHEN backline.is_new_failure(d, excluded.attempts, excluded.failed_at) THEN NULL ELSE d.alerted_at END,
+    closed_at = CASE WHEN backline.is_new_failure(d, excluded.attempts, excluded.failed_at) THEN NULL ELSE d.closed_at END
 RETURNING id;
 
 -- name: message_record_missing
 -- Dead messages that have no letter, because a clock was set back or a hand was at it; returns the letters' ids.
-INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, tries, failed_at)
+INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, attempts, failed_at)
 SELECT 'message', m.type, m.id, coalesce(m.error_class, 'unknown'),
     left(coalesce(m.error, 'no reason was given'), 4096), m.attempt, m.finalized_at
 FROM backline.message AS m
@@ -39,12 +39,12 @@ RETURNING id;
 
 -- name: import_record
 -- One row for each import error of a DAG file; opens again if it had been dealt with and is back.
-INSERT INTO backline.dead_letter AS d (kind, name, bundle, error_hash, class, cause, tries, failed_at)
+INSERT INTO backline.dead_letter AS d (kind, name, bundle, error_hash, class, cause, attempts, failed_at)
 VALUES ('import', %(file)s::text, %(bundle)s::text, %(error_hash)s::text, 'validation', left(%(cause)s::text, 4096), 1,
     %(failed_at)s::timestamptz)
 ON CONFLICT (name, error_hash) WHERE kind = 'import' DO UPDATE
 SET last_seen_at = clock_timestamp(), bundle = excluded.bundle,
-    tries = CASE WHEN d.state IN ('resolved', 'replayed') THEN d.tries + 1 ELSE d.tries END,
+    attempts = CASE WHEN d.state IN ('resolved', 'replayed') THEN d.attempts + 1 ELSE d.attempts END,
     alerted_at = CASE WHEN d.state = 'resolved' THEN NULL ELSE d.alerted_at END,
     closed_at = CASE WHEN d.state IN ('resolved', 'replayed') THEN NULL ELSE d.closed_at END,
     state = CASE WHEN d.state IN ('resolved', 'replayed') THEN 'open' ELSE d.state END
@@ -59,24 +59,24 @@ WHERE d.kind = 'import' AND d.state IN ('open', 'replayed') AND NOT EXISTS (
     WHERE now.file = d.name AND now.hash = d.error_hash)
 RETURNING d.id;
 
--- name: run_letters
+-- name: run_letter_list
 -- What is known of some runs: one row for each letter.
-SELECT d.name AS dag_id, d.run_id, d.task_id, d.map_index, d.tries, d.certainty, d.failed_at
+SELECT d.name AS dag_id, d.run_id, d.task_id, d.map_index, d.attempts, d.certainty, d.failed_at
 FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS r (dag_id, run_id)
 JOIN backline.dead_letter AS d ON d.kind = 'job' AND d.name = r.dag_id AND d.run_id = r.run_id;
 
 -- name: cursor_get
 -- How far a reader has come; no row if it never ran.
-SELECT at FROM backline.dead_letter_cursor WHERE name = %(name)s::text;
+SELECT at FROM backline.scan_cursor WHERE name = %(name)s::text;
 
 -- name: cursor_set
 -- Notes how far a reader has come; never back.
-INSERT INTO backline.dead_letter_cursor AS c (name, at) VALUES (%(name)s::text, %(at)s::timestamptz)
+INSERT INTO backline.scan_cursor AS c (name, at) VALUES (%(name)s::text, %(at)s::timestamptz)
 ON CONFLICT (name) DO UPDATE SET at = greatest(c.at, excluded.at);
 
 -- name: letter_list
 -- Letters by filter, newest first, after `before_id` when given; null filters take everything.
-SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.class, d.cause, d.tries, d.conf,
+SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.class, d.cause, d.attempts, d.conf,
     d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref
 FROM backline.dead_letter AS d
@@ -86,11 +86,11 @@ WHERE (%(state)s::text IS NULL OR d.state = %(state)s::text)
   AND (%(class)s::text IS NULL OR d.class = %(class)s::text)
   AND (%(since)s::timestamptz IS NULL OR d.last_seen_at >= %(since)s::timestamptz)
   AND (%(before_id)s::bigint IS NULL OR d.id < %(before_id)s::bigint)
-ORDER BY d.id DESC LIMIT %(most)s::integer;
+ORDER BY d.id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: letter_get
 -- One letter; of a message also its recipient, payload and state as they are now.
-SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.bundle, d.class, d.cause, d.tries, d.conf,
+SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.bundle, d.class, d.cause, d.attempts, d.conf,
     d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref, m.state::text AS message_state, m.channel, m.lane, m.recipient, m.payload, m.priority, m.request_id
 FROM backline.dead_letter AS d LEFT JOIN backline.message AS m ON m.id = d.message_id
@@ -108,7 +108,7 @@ SET state = %(state)s::text, reason = %(reason)s::text, closed_by = %(by)s::text
 WHERE id = %(id)s::bigint AND state = 'open'
 RETURNING id;
 
--- name: run_close
+-- name: run_letters_close
 -- Closes every open letter of a run: it is replayed as a whole.
 UPDATE backline.dead_letter
 SET state = 'replayed', reason = %(reason)s::text, closed_by = %(by)s::text, closed_at = clock_timestamp(),
@@ -116,7 +116,7 @@ SET state = 'replayed', reason = %(reason)s::text, closed_by = %(by)s::text, clo
 WHERE kind = 'job' AND name = %(dag_id)s::text AND run_id = %(run_id)s::text AND state = 'open'
 RETURNING id;
 
--- name: letter_by
+-- name: letter_set_closed_by
 -- Says who closed a letter that closed with its message.
 UPDATE backline.dead_letter SET closed_by = %(by)s::text, reason = coalesce(%(reason)s::text, reason)
 WHERE id = %(id)s::bigint;
@@ -126,7 +126,7 @@ WHERE id = %(id)s::bigint;
 SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, priority => %(priority)s::integer,
     request_id => %(request_id)s::text, lane => %(lane)s::text, replay_of => %(replay_of)s::bigint) AS id;
 
--- name: failure_groups
+-- name: failure_group_list
 -- What failed since a moment, grouped, the most frequent first.
 SELECT kind, name, nullif(task_id, '') AS task_id, class, count(*) AS failures, count(*) FILTER (WHERE state = 'open') AS open,
     min(failed_at) AS first_at, max(failed_at) AS last_at, (array_agg(cause ORDER BY failed_at DESC))[1] AS last_cause,
@@ -134,7 +134,7 @@ SELECT kind, name, nullif(task_id, '') AS task_id, class, count(*) AS failures, 
 FROM backline.dead_letter
 WHERE last_seen_at >= %(since)s::timestamptz
 GROUP BY kind, name, nullif(task_id, ''), class
-ORDER BY failures DESC, last_at DESC LIMIT %(most)s::integer;
+ORDER BY failures DESC, last_at DESC LIMIT %(batch_limit)s::integer;
 
 -- name: alert_due
 -- Groups with something to tell whose time has come.
@@ -145,7 +145,7 @@ SELECT w.key FROM (
     SELECT 'late ' || dag_id, min(noted_at) FROM backline.late_run WHERE alerted_at IS NULL GROUP BY dag_id) AS w
 LEFT JOIN backline.alert_group AS g USING (key)
 WHERE coalesce(g.next_at <= clock_timestamp(), true)
-ORDER BY w.since LIMIT %(most)s::integer;
+ORDER BY w.since LIMIT %(batch_limit)s::integer;
 
 -- name: alert_group_ensure
 -- Makes a group's row.
@@ -153,20 +153,20 @@ INSERT INTO backline.alert_group (key) VALUES (%(key)s::text) ON CONFLICT DO NOT
 
 -- name: alert_group_claim
 -- Locks a group that may send now, until the end of the transaction; no row if another is at it, or has been.
-SELECT mails, mailed_at FROM backline.alert_group
+SELECT mails, emailed_at FROM backline.alert_group
 WHERE key = %(key)s::text AND next_at <= clock_timestamp() FOR UPDATE SKIP LOCKED;
 
--- name: alert_take
+-- name: alert_failures_claim
 -- Takes all that a group has to tell: how many, from when to when, and the latest of them.
 WITH told AS (
     UPDATE backline.dead_letter SET alerted_at = clock_timestamp()
     WHERE alert_group = %(key)s::text AND alerted_at IS NULL AND state = 'open'
-    RETURNING id, kind, name, task_id, run_id, message_id, class, cause, tries, log_url, failed_at
+    RETURNING id, kind, name, task_id, run_id, message_id, class, cause, attempts, log_url, failed_at
 )
 SELECT t.*, count(*) OVER () AS failures, min(failed_at) OVER () AS first_at, max(failed_at) OVER () AS last_at
-FROM told AS t ORDER BY t.failed_at DESC LIMIT %(most)s::integer;
+FROM told AS t ORDER BY t.failed_at DESC LIMIT %(batch_limit)s::integer;
 
--- name: alert_take_late
+-- name: alert_late_runs_claim
 -- Takes the late runs of one DAG that were not told of.
 WITH told AS (
     UPDATE backline.late_run SET alerted_at = clock_timestamp()
@@ -174,35 +174,35 @@ WITH told AS (
     RETURNING dag_id, run_id, deadline_seconds, log_url, noted_at
 )
 SELECT t.*, count(*) OVER () AS failures, min(noted_at) OVER () AS first_at, max(noted_at) OVER () AS last_at
-FROM told AS t ORDER BY t.noted_at DESC LIMIT %(most)s::integer;
+FROM told AS t ORDER BY t.noted_at DESC LIMIT %(batch_limit)s::integer;
 
 -- name: alert_group_sent
 -- Ends a group's turn: the next mail not before its window is over.
 UPDATE backline.alert_group
-SET mails = mails + 1, mailed_at = clock_timestamp(),
+SET mails = mails + 1, emailed_at = clock_timestamp(),
     next_at = clock_timestamp() + %(window_seconds)s::float8 * interval '1 second'
 WHERE key = %(key)s::text;
 
--- name: alert_group_put_off
+-- name: alert_group_defer
 -- The mail could not be sent: again in a while.
-UPDATE backline.alert_group SET next_at = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
+UPDATE backline.alert_group SET next_at = clock_timestamp() + %(delay_seconds)s::float8 * interval '1 second'
 WHERE key = %(key)s::text;
 
 -- name: purge_candidates
 -- Letters past their time or over the cap, oldest first, locked, with their message; not those of dead messages whose
 -- day the ledger has not closed yet.
 SELECT d.id, to_jsonb(d) AS letter,
-    to_jsonb(m) - '{lease_token,leased_until,dispatcher,rate_paid}'::text[] AS message
+    to_jsonb(m) - '{lease_token,leased_until,dispatcher,rate_token_reserved}'::text[] AS message
 FROM backline.dead_letter AS d
 LEFT JOIN backline.message AS m ON m.id = d.message_id
-WHERE (d.last_seen_at < clock_timestamp() - %(keep_seconds)s::float8 * interval '1 second'
+WHERE (d.last_seen_at < clock_timestamp() - %(retention_seconds)s::float8 * interval '1 second'
        OR (d.last_seen_at, d.id) <= (
            SELECT o.last_seen_at, o.id FROM backline.dead_letter AS o
-           ORDER BY o.last_seen_at DESC, o.id DESC OFFSET %(cap)s::bigint LIMIT 1))
+           ORDER BY o.last_seen_at DESC, o.id DESC OFFSET %(max_count)s::bigint LIMIT 1))
   AND (m.id IS NULL OR m.state <> 'dead' OR EXISTS (
       SELECT FROM backline.ledger_day AS l
       WHERE l.day = (m.created_at AT TIME ZONE 'UTC')::date AND l.frozen_at IS NOT NULL))
-ORDER BY d.last_seen_at, d.id LIMIT %(most)s::integer FOR UPDATE OF d SKIP LOCKED;
+ORDER BY d.last_seen_at, d.id LIMIT %(batch_limit)s::integer FOR UPDATE OF d SKIP LOCKED;
 
 -- name: letter_count
 -- How many letters there are.

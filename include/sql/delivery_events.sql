@@ -1,6 +1,6 @@
 -- What providers and recipients tell of messages after they were sent.
 
--- name: delivery_event_add_many
+-- name: delivery_event_insert_many
 -- Keeps what a provider has told, each event once, and acts on what is new: a hard bounce, a complaint and a STOP suppress the
 -- address, leaving by the provider's own link leaves everything that can be left. A message is known by the number in our
 -- Message-ID, if it was made at the time that stands beside it; others by the provider's id. Returns the events that are new.
@@ -22,16 +22,16 @@ SELECT told.source_id, added.message_id,
     CASE WHEN told.suppress IS NOT NULL THEN backline.suppress(told.channel, told.recipient, told.suppress, told.detail,
         source => %(source)s::text, message_id => added.message_id) END AS suppression,
     CASE WHEN told.event = 'unsubscribed' AND told.suppress IS NULL
-        THEN backline.opt_out(told.channel, told.recipient, '*', %(source)s::text, added.message_id)::text END AS left_all
+        THEN backline.opt_out(told.channel, told.recipient, '*', %(source)s::text, added.message_id)::text END AS opted_out_all
 FROM added JOIN told USING (source_id);
 
--- name: delivery_event_note
+-- name: delivery_event_insert
 -- Writes down what a recipient did with a message.
 INSERT INTO backline.delivery_event (message_id, channel, event, source, recipient, detail, at)
 VALUES (%(message_id)s::bigint, %(channel)s::text, %(event)s::text, %(source)s::text, %(recipient)s::text,
     %(detail)s::text, clock_timestamp());
 
--- name: delivery_events_of
+-- name: delivery_event_list
 -- What was told of one message, first to last; by the provider's id where the message was not known by its own.
 SELECT at, event, hard, source, recipient, detail, until FROM backline.delivery_event
 WHERE message_id = %(id)s::bigint

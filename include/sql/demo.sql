@@ -1,61 +1,61 @@
 -- What the demo asks the outbox from outside, as an app or an operator would.
 
--- name: enqueue_batch
+-- name: message_enqueue_many
 -- Many messages of one type at once, by its own lane or another one; returns their ids in the order given.
 SELECT unnest(backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::jsonb[],
     lane => %(lane)s::text)) AS id;
 
--- name: states_of
+-- name: message_states
 -- Where each of these messages stands.
 SELECT id, state, attempt, error_class, error FROM backline.message WHERE id = ANY (%(ids)s::bigint[]);
 
--- name: unfinished_of
+-- name: message_unfinished_count
 -- How many of these messages have not ended yet.
 SELECT count(*)::integer AS unfinished FROM backline.message
 WHERE id = ANY (%(ids)s::bigint[]) AND finalized_at IS NULL;
 
--- name: enqueued_to
+-- name: message_find_by_recipient
 -- Messages to the recipients that match a LIKE pattern, created at or after `since`.
 SELECT id, recipient FROM backline.message
 WHERE recipient LIKE %(pattern)s::text AND created_at >= %(since)s::timestamptz;
 
--- name: dispatchers_at_work
+-- name: dispatcher_busiest
 -- A lane's dispatchers and how many messages each holds, the busiest first.
-SELECT d.id, d.dag_run, count(m.id)::integer AS held
+SELECT d.id, d.dag_run, count(m.id)::integer AS held_count
 FROM backline.dispatcher AS d
 LEFT JOIN backline.message AS m ON m.dispatcher = d.id AND m.state = 'leased'
 WHERE d.lane = %(lane)s::text AND d.dag_run IS NOT NULL
 GROUP BY d.id, d.dag_run ORDER BY held DESC;
 
--- name: written_about
--- All that the outbox keeps of one message and its tries, as text.
+-- name: message_stored_text
+-- All that the outbox keeps of one message and its attempts, as text.
 SELECT m::text || coalesce(string_agg(a::text, ' '), '') AS text
 FROM backline.message AS m LEFT JOIN backline.attempt AS a ON a.message_id = m.id
 WHERE m.id = %(id)s::bigint GROUP BY m.id;
 
--- name: reset_asked
+-- name: password_reset_create
 -- Somebody of the reference app asks for a new password: their name, and the id of a token that is good for an hour.
 WITH asked AS (
-    INSERT INTO app.tokens (user_id, kind, token_hash, token_sealed, expires_at)
-    SELECT u.id, 'password_reset', %(token_hash)s::bytea, %(token_sealed)s::text, clock_timestamp() + interval '1 hour'
+    INSERT INTO app.tokens (user_id, kind, token_hash, token_encrypted, expires_at)
+    SELECT u.id, 'password_reset', %(token_hash)s::bytea, %(token_encrypted)s::text, clock_timestamp() + interval '1 hour'
     FROM app.users AS u WHERE u.state = 'active' ORDER BY u.id LIMIT 1
     RETURNING id, user_id
 )
 SELECT a.id, u.name FROM asked AS a JOIN app.users AS u ON u.id = a.user_id;
 
--- name: app_users
+-- name: user_count
 -- How many people the reference app has.
 SELECT count(*)::integer AS users FROM app.users;
 
--- name: letter_of
+-- name: dead_letter_find
 -- The dead letters of one message, or of one run, and when their group last sent an alert.
-SELECT d.id, d.state, d.replay_ref, d.cause, d.first_seen_at, d.alerted_at, g.mailed_at,
-    extract(epoch FROM d.first_seen_at - d.failed_at)::float8 AS told_after
+SELECT d.id, d.state, d.replay_ref, d.cause, d.first_seen_at, d.alerted_at, g.emailed_at,
+    extract(epoch FROM d.first_seen_at - d.failed_at)::float8 AS recorded_after_seconds
 FROM backline.dead_letter AS d LEFT JOIN backline.alert_group AS g ON g.key = d.alert_group
 WHERE d.message_id = %(message_id)s::bigint OR d.name = %(dag_id)s::text AND d.run_id = %(run_id)s::text
 ORDER BY d.id;
 
--- name: shop_customer
+-- name: shop_customer_insert
 -- A customer of the reference app, and a product with 100 pieces on the shelf.
 WITH customer AS (
     INSERT INTO app.users (email, name, country, zone, state, verified_at)
@@ -68,7 +68,7 @@ WITH customer AS (
 )
 SELECT customer.id AS customer, product.id AS product FROM customer, product;
 
--- name: shop_order
+-- name: shop_order_insert
 -- An order of two pieces at 24.50 EUR, placed so many minutes ago, and the payment that its checkout made, by card.
 WITH placed AS (
     INSERT INTO app.orders (number, user_id, currency, net_minor, tax_minor, ship_to_country, placed_at)
@@ -84,21 +84,21 @@ WITH placed AS (
 )
 SELECT id, total_minor, placed_at FROM placed;
 
--- name: shop_reserve
+-- name: shop_stock_reserve
 -- Sets an order's two pieces aside.
 WITH aside AS (
     UPDATE app.products SET reserved = reserved + 2 WHERE id = %(product)s::bigint
 )
 UPDATE app.orders SET state = 'reserved', reserved_at = placed_at WHERE id = %(id)s::bigint RETURNING id;
 
--- name: shop_subscription
+-- name: shop_subscription_insert
 -- A subscription to two pieces a month, due today.
 INSERT INTO app.subscriptions (user_id, product_id, quantity, unit_price_minor, currency, anchor_day, zone, started_on, next_on)
 SELECT %(customer)s::bigint, %(product)s::bigint, 2, 2450, 'EUR', extract(day FROM day), 'UTC', day, day
 FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) AS d
 RETURNING id;
 
--- name: shop_stands
+-- name: shop_order_status
 -- How an order stands, its payment, and its invoice.
 SELECT o.state::text AS state, p.state::text AS payment, i.series || '-' || lpad(i.number::text, 6, '0') AS invoice
 FROM app.orders AS o JOIN app.payments AS p ON p.order_id = o.id

@@ -6,17 +6,17 @@
 
 -- name: password_reset_token
 -- The sealed secret of a password reset that was not used and has not expired.
-SELECT t.token_sealed AS value FROM app.tokens AS t
+SELECT t.token_encrypted AS value FROM app.tokens AS t
 WHERE t.id = %(id)s::bigint AND t.kind = 'password_reset' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
 
 -- name: email_verification_token
 -- The sealed secret of an email verification that was not used and has not expired.
-SELECT t.token_sealed AS value FROM app.tokens AS t
+SELECT t.token_encrypted AS value FROM app.tokens AS t
 WHERE t.id = %(id)s::bigint AND t.kind = 'email_verification' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
 
 -- name: mfa_code
 -- The sealed code of a sign-in that was not used and has not expired.
-SELECT t.token_sealed AS value FROM app.tokens AS t
+SELECT t.token_encrypted AS value FROM app.tokens AS t
 WHERE t.id = %(id)s::bigint AND t.kind = 'otp' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
 
 -- name: user_contact

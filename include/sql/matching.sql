@@ -1,15 +1,15 @@
 -- Purchase orders and suppliers' offers, in the app's own tables: edit these statements, or put your own into a file of the
 -- same name in the folder `database.statements_folder` (docs/adopting.md). Names, parameters and result columns must stay.
 
--- name: wanted_lock
+-- name: purchase_orders_lock
 -- Open purchase orders, those that are needed first first, locked until the transaction ends; those that another run has are
 -- left out. `days_left`: whole days until they are needed, by the calendar of UTC.
 SELECT p.id, p.product_id, p.quantity, p.region::text AS region, p.currency::text AS currency, p.max_price_minor,
     p.needed_by - (clock_timestamp() AT TIME ZONE 'UTC')::date AS days_left
 FROM app.purchase_orders AS p WHERE p.state = 'open'
-ORDER BY p.needed_by, p.id LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED;
+ORDER BY p.needed_by, p.id LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED;
 
--- name: wanted_count
+-- name: open_purchase_orders_count
 -- How many purchase orders are open.
 SELECT count(*)::integer AS open FROM app.purchase_orders WHERE state = 'open';
 

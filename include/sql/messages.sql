@@ -4,10 +4,10 @@
 -- name: message_get
 -- One message, how many dispatchers serve its lane now, and the database's clock.
 SELECT m.id, m.type, m.channel, m.lane, m.priority, m.state, m.recipient, m.due_at, m.expires_at, m.attempt,
-    m.max_attempts, m.rescues, m.leased_until, m.cancel_requested, m.rate_paid, m.request_id, m.group_id, m.replay_of,
+    m.max_attempts, m.rescues, m.leased_until, m.cancel_requested, m.rate_token_reserved, m.request_id, m.group_id, m.replay_of,
     m.created_at, m.finalized_at, m.error_class, m.error, m.provider_id,
     m.payload - coalesce(t.secret_fields, '{}') AS payload,
-    ARRAY(SELECT f FROM unnest(t.secret_fields) AS f WHERE m.payload ? f) AS sealed,
+    ARRAY(SELECT f FROM unnest(t.secret_fields) AS f WHERE m.payload ? f) AS secret_fields_present,
     (SELECT count(*)::integer FROM backline.dispatcher AS d
      WHERE d.lane = m.lane AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second')
         AS dispatchers,
@@ -39,7 +39,7 @@ WITH RECURSIVE search (low, high) AS (
 )
 SELECT max(low) AS id FROM search;
 
--- name: message_bounds
+-- name: message_id_bounds
 -- The ids of the oldest and of the newest message.
 SELECT coalesce(min(id), 1) AS oldest, coalesce(max(id), 0) AS newest FROM backline.message;
 
@@ -54,13 +54,13 @@ WHERE id >= %(from_id)s::bigint AND id < %(below_id)s::bigint
   AND (%(state)s::backline.message_state IS NULL OR state = %(state)s::backline.message_state)
   AND (%(lane)s::text IS NULL OR lane = %(lane)s::text)
   AND (%(request_id)s::text IS NULL OR request_id = %(request_id)s::text)
-ORDER BY id DESC LIMIT %(most)s::integer;
+ORDER BY id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: schema_version
 -- The newest migration that the database has.
 SELECT coalesce(max(number), 0) AS number FROM backline.migration;
 
--- name: patience
+-- name: statement_timeout_set
 -- Bounds every later statement of this transaction to `seconds`.
 SELECT set_config('statement_timeout', (%(seconds)s::float8 * 1000)::bigint::text, true);
 

@@ -7,24 +7,24 @@
 -- name: order_get
 -- One order, its customer, and how its money stands by its latest payment:
 --   has_payment      there is one, however it stands
---   is_going_back    a refund was begun, or has been made
---   is_under_way     a try has no end: it may have charged
---   is_tried_again   it was declined and has a time for its next try
---   is_given_up      it was declined, and will not be tried again
---   is_charged_by_others  it is of a subscription that the provider charges by itself
--- `was_told`: its customer was told of it when its subscription was renewed. `is_late`: its stock has been set aside for longer than `payment_hours`.
+--   is_refunding    a refund was begun, or has been made
+--   has_open_attempt     a try has no end: it may have charged
+--   is_retry_scheduled   it was declined and has a time for its next try
+--   is_payment_abandoned      it was declined, and will not be tried again
+--   is_billed_by_provider  it is of a subscription that the provider charges by itself
+-- `was_notified`: its customer was told of it when its subscription was renewed. `is_payment_overdue`: its stock has been set aside for longer than `payment_timeout_hours`.
 SELECT o.id, o.number, o.state::text AS state, o.currency::text AS currency, o.tax_minor, o.shipping_minor, o.total_minor,
     o.placed_at, o.promised_on, u.name, u.email, u.phone, u.language::text AS language, u.zone::text AS zone,
-    u.state <> 'deactivated' AS may_be_told, u.phone IS NOT NULL AND 'sms' = ANY (u.channels) AS wants_texts,
+    u.state <> 'deactivated' AS can_be_notified, u.phone IS NOT NULL AND 'sms' = ANY (u.channels) AS wants_sms,
     p.id IS NOT NULL AS has_payment,
     EXISTS (SELECT FROM app.payments AS c JOIN app.refunds AS r ON r.payment_id = c.id
-            WHERE c.order_id = o.id AND r.state <> 'failed') AS is_going_back,
-    EXISTS (SELECT FROM app.payments AS c JOIN app.payment_tries AS t ON t.payment_id = c.id
-            WHERE c.order_id = o.id AND t.ended_at IS NULL) AS is_under_way,
-    coalesce(p.next_try_at IS NOT NULL, false) AS is_tried_again,
-    coalesce(p.state IN ('failed', 'abandoned') AND p.next_try_at IS NULL, false) AS is_given_up,
-    coalesce(o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour', false) AS is_late,
-    s.provider IS NOT NULL AS is_charged_by_others, s.id IS NOT NULL AS was_told
+            WHERE c.order_id = o.id AND r.state <> 'failed') AS is_refunding,
+    EXISTS (SELECT FROM app.payments AS c JOIN app.payment_attempts AS t ON t.payment_id = c.id
+            WHERE c.order_id = o.id AND t.ended_at IS NULL) AS has_open_attempt,
+    coalesce(p.next_attempt_at IS NOT NULL, false) AS is_retry_scheduled,
+    coalesce(p.state IN ('failed', 'abandoned') AND p.next_attempt_at IS NULL, false) AS is_payment_abandoned,
+    coalesce(o.reserved_at <= clock_timestamp() - %(payment_timeout_hours)s::float8 * interval '1 hour', false) AS is_payment_overdue,
+    s.provider IS NOT NULL AS is_billed_by_provider, s.id IS NOT NULL AS was_notified
 FROM app.orders AS o
 JOIN app.users AS u ON u.id = o.user_id
 LEFT JOIN app.subscriptions AS s ON s.id = o.subscription_id
@@ -81,7 +81,7 @@ WITH moved AS (
     UPDATE app.orders AS o
     SET state = 'cancelled', cancelled_at = greatest(clock_timestamp(), o.reserved_at, o.placed_at)
     WHERE o.id = %(id)s::bigint AND o.state IN ('pending', 'reserved')
-      AND NOT EXISTS (SELECT FROM app.payments AS p LEFT JOIN app.payment_tries AS t ON t.payment_id = p.id
+      AND NOT EXISTS (SELECT FROM app.payments AS p LEFT JOIN app.payment_attempts AS t ON t.payment_id = p.id
                       WHERE p.order_id = o.id AND (p.state = 'captured' OR t.number IS NOT NULL AND t.ended_at IS NULL))
     RETURNING o.id, o.reserved_at
 ), returned AS (
@@ -91,7 +91,7 @@ WITH moved AS (
     WHERE p.id = w.product_id
 ), given_up AS (
     UPDATE app.payments AS p
-    SET state = 'abandoned', next_try_at = NULL, decline_kind = coalesce(p.decline_kind, 'needs_action'),
+    SET state = 'abandoned', next_attempt_at = NULL, decline_kind = coalesce(p.decline_kind, 'needs_action'),
         decline_code = coalesce(p.decline_code, 'order_cancelled'), failed_at = coalesce(p.failed_at, p.created_at),
         abandoned_at = greatest(clock_timestamp(), p.failed_at, p.created_at)
     FROM moved WHERE p.order_id = moved.id AND p.state <> 'abandoned'
@@ -115,17 +115,17 @@ WITH moved AS (
 SELECT id FROM moved;
 
 -- name: order_unfinished
--- Orders that can be moved along, those that rest longest first: in a state for `settle_seconds`, and waiting neither for the
+-- Orders that can be moved along, those that rest longest first: in a state for `grace_seconds`, and waiting neither for the
 -- time of their payment's next try nor, unless that is late, for their customer or the provider of their subscription.
 SELECT o.id, o.number FROM app.orders AS o
 LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
 WHERE o.state IN ('pending', 'reserved', 'paid')
-  AND o.state_since <= clock_timestamp() - %(settle_seconds)s::float8 * interval '1 second'
-  AND (o.state <> 'reserved' OR p.next_try_at IS NULL)
-  AND (o.state <> 'reserved' OR o.reserved_at <= clock_timestamp() - %(payment_hours)s::float8 * interval '1 hour'
+  AND o.state_since <= clock_timestamp() - %(grace_seconds)s::float8 * interval '1 second'
+  AND (o.state <> 'reserved' OR p.next_attempt_at IS NULL)
+  AND (o.state <> 'reserved' OR o.reserved_at <= clock_timestamp() - %(payment_timeout_hours)s::float8 * interval '1 hour'
        OR NOT coalesce(p.state = 'requires_action', false)
           AND NOT EXISTS (SELECT FROM app.subscriptions AS s WHERE s.id = o.subscription_id AND s.provider IS NOT NULL))
-ORDER BY o.state_since, o.id LIMIT %(most)s::integer;
+ORDER BY o.state_since, o.id LIMIT %(batch_limit)s::integer;
 
 -- name: order_stuck
 -- Unfinished orders that have been in their state for longer than is allowed there, the longest first: of each state how
@@ -136,28 +136,28 @@ FROM app.orders AS o
 JOIN unnest(%(states)s::text[], %(hours)s::float8[]) AS allowed (state, hours) ON allowed.state = o.state::text
 WHERE o.state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped')
   AND o.state_since <= clock_timestamp() - allowed.hours * interval '1 hour'
-  AND NOT EXISTS (SELECT FROM app.payments AS p WHERE p.order_id = o.id AND p.next_try_at IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM app.payments AS p WHERE p.order_id = o.id AND p.next_attempt_at IS NOT NULL)
 GROUP BY o.state ORDER BY o.state;
 
 -- name: reminder_due
 -- Orders whose customer is to be reminded at a stage and was not yet, the oldest first, above the id `after`.
---   payment_missing, payment_missing_again   the stock was set aside `hours` ago, and the money has not come, nor will it by
+--   payment_missing, payment_missing_again   the stock was set aside `after_hours` ago, and the money has not come, nor will it by
 --                                            itself: the next try of a declined payment, or a subscription's provider
---   review                                   delivered `hours` ago, and no longer than `until_hours`
+--   review                                   delivered `after_hours` ago, and no longer than `until_hours`
 SELECT o.id, o.number, o.currency::text AS currency, o.total_minor, u.name, u.email, u.language::text AS language,
-    (timezone(u.zone, o.reserved_at + %(payment_hours)s::float8 * interval '1 hour'))::date AS pay_until
+    (timezone(u.zone, o.reserved_at + %(payment_timeout_hours)s::float8 * interval '1 hour'))::date AS pay_until
 FROM app.orders AS o JOIN app.users AS u ON u.id = o.user_id
 WHERE o.id > %(after)s::bigint AND u.state <> 'deactivated'
   AND CASE %(stage)s::app.reminder_stage WHEN 'review' THEN o.state = 'delivered' ELSE o.state = 'reserved' END
-  AND o.state_since <= clock_timestamp() - %(hours)s::float8 * interval '1 hour'
+  AND o.state_since <= clock_timestamp() - %(after_hours)s::float8 * interval '1 hour'
   AND o.state_since > clock_timestamp() - %(until_hours)s::float8 * interval '1 hour'
-  AND NOT EXISTS (SELECT FROM app.payments AS p WHERE p.order_id = o.id AND p.next_try_at IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM app.payments AS p WHERE p.order_id = o.id AND p.next_attempt_at IS NOT NULL)
   AND NOT EXISTS (SELECT FROM app.subscriptions AS s WHERE s.id = o.subscription_id AND s.provider IS NOT NULL)
   AND NOT EXISTS (SELECT FROM app.order_reminders AS r
                   WHERE r.order_id = o.id AND r.stage = %(stage)s::app.reminder_stage)
-ORDER BY o.id LIMIT %(most)s::integer;
+ORDER BY o.id LIMIT %(batch_limit)s::integer;
 
--- name: reminder_note
+-- name: reminder_insert
 -- Notes that a customer is reminded now; no row if they were, or if the order has moved on.
 INSERT INTO app.order_reminders (order_id, stage)
 SELECT o.id, %(stage)s::app.reminder_stage FROM app.orders AS o

@@ -3,17 +3,17 @@
 -- `ctid = ANY (ARRAY(...))` and not a join, which the planner may turn into a hash of the whole table.
 
 -- name: message_promote
--- Makes messages that came due pending, at most `most`; returns one row each. (clock_timestamp would be asked anew for each row,
+-- Makes messages that came due pending, at most `batch_limit`; returns one row each. (clock_timestamp would be asked anew for each row,
 -- and so could not bound the walk through the index: it would read all that is due tomorrow.)
 UPDATE backline.message AS m SET state = 'pending'
 WHERE m.ctid = ANY (ARRAY(
     SELECT ctid FROM backline.message
     WHERE state = 'scheduled' AND due_at <= statement_timestamp()
-    ORDER BY due_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+    ORDER BY due_at LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING m.lane;
 
 -- name: message_expire
--- Ends messages that nobody holds and whose time is over, at most `most`; secrets are erased.
+-- Ends messages that nobody holds and whose time is over, at most `batch_limit`; secrets are erased.
 UPDATE backline.message AS m
 SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
     error = 'expired before it could be sent'
@@ -21,28 +21,28 @@ FROM backline.message_type AS t
 WHERE t.name = m.type AND m.ctid = ANY (ARRAY(
     SELECT ctid FROM backline.message
     WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= statement_timestamp()
-    ORDER BY expires_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+    ORDER BY expires_at LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING m.lane;
 
 -- name: message_claim
--- Takes up to `most` due messages of a lane under a fresh lease, first priority first, of those after a place in that order:
+-- Takes up to `batch_limit` due messages of a lane under a fresh lease, first priority first, of those after a place in that order:
 -- (-32768, '-infinity', 0) is before the first. It does not wait for the disk: a claim that a crash undoes is found out by its
 -- completion, which is durable, and with it all that went before.
--- `wishes`: whether any recipient has any to be looked up; looked at once a claim.
+-- `has_preferences`: whether any recipient has any to be looked up; looked at once a claim.
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
 WHERE m.ctid = ANY (ARRAY(
     SELECT ctid FROM backline.message
     WHERE state = 'pending' AND rescues = 0 AND lane = %(lane)s::text
-      AND (-priority, due_at, id) > (%(rank)s::integer, %(due_at)s::timestamptz, %(id)s::bigint)
+      AND (-priority, due_at, id) > (%(after_rank)s::integer, %(due_at)s::timestamptz, %(id)s::bigint)
     ORDER BY -priority, due_at, id
-    LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+    LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
   AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
-RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
+RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_token_reserved, m.lease_token,
     m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live,
     EXISTS (SELECT FROM backline.suppression) OR EXISTS (SELECT FROM backline.opt_out)
-        OR EXISTS (SELECT FROM backline.recipient_preference) AS wishes;
+        OR EXISTS (SELECT FROM backline.recipient_preference) AS has_preferences;
 
 -- name: message_claim_rescued
 -- Takes one message whose dispatcher had died: such a one travels alone, in case it was the killer.
@@ -54,8 +54,8 @@ WHERE m.ctid = ANY (ARRAY(
     WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text
     ORDER BY priority DESC, due_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED))
-RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS wishes;
+RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_token_reserved, m.lease_token,
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_lease_one
 -- Leases one message by id for a run that delivers it itself; no row if it is final, not due or held by another.
@@ -65,8 +65,8 @@ SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = NULL,
 WHERE m.id = %(id)s::bigint AND NOT m.cancel_requested
   AND (m.state = 'pending' OR m.state = 'scheduled' AND m.due_at <= clock_timestamp()
        OR m.state = 'leased' AND m.leased_until < clock_timestamp())
-RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_paid, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS wishes;
+RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_token_reserved, m.lease_token,
+    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_status
 -- Where one message stands.
@@ -75,7 +75,7 @@ SELECT id, type, channel, lane, priority, state, recipient, due_at, expires_at, 
     extract(epoch FROM greatest(due_at, coalesce(leased_until, due_at)) - clock_timestamp())::float8 AS seconds_to_due
 FROM backline.message WHERE id = %(id)s::bigint;
 
--- name: message_taken
+-- name: message_list_enqueued
 -- What enqueue took in under the id that it gave: the message, or the messages of a group, whose ids follow the group's own.
 -- An event for every webhook endpoint is a message by itself; what it becomes for each is the lane's to send.
 SELECT id, channel FROM backline.message
@@ -84,12 +84,12 @@ WHERE id = %(id)s::bigint OR id > %(id)s::bigint AND id <= %(id)s::bigint + 1000
 ORDER BY id;
 
 -- name: message_attempts
--- The tries of one message, first to last.
+-- The attempts of one message, first to last.
 SELECT number, started_at, duration_ms, outcome, error_class, code, response, dispatcher, dag_run
 FROM backline.attempt WHERE message_id = %(id)s::bigint ORDER BY number, started_at;
 
 -- name: message_complete_many
--- Ends tries, fenced by lease token; returns the ids that were still ours. A try that ends in `scheduled` is a retry
+-- Ends attempts, fenced by lease token; returns the ids that were still ours. A try that ends in `scheduled` is a retry
 -- after `delay` seconds, or the end (expired) if that is too late, or (cancelled) if a person took the message back
 -- meanwhile. Secrets of final messages are erased; one attempt row is written for each.
 -- A lateral join, so that each message is found by its id whatever the statistics say: with an open choice the planner
@@ -115,7 +115,7 @@ WITH done AS (
     UPDATE backline.message AS m
     SET state = d.next_state,
         attempt = d.number,
-        lease_token = NULL, leased_until = NULL, dispatcher = NULL, rate_paid = false,
+        lease_token = NULL, leased_until = NULL, dispatcher = NULL, rate_token_reserved = false,
         due_at = CASE WHEN d.next_state = 'scheduled' THEN d.at + d.delay * interval '1 second' ELSE m.due_at END,
         finalized_at = CASE WHEN d.next_state = 'scheduled' THEN NULL ELSE d.at END,
         payload = CASE WHEN d.next_state = 'scheduled' THEN m.payload ELSE m.payload - d.secret_fields END,
@@ -151,7 +151,7 @@ UPDATE backline.message AS m
 SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END::backline.message_state,
     finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
     payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
-    rate_paid = true, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
+    rate_token_reserved = true, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
     due_at = clock_timestamp() + u.delay * interval '1 second'
 FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(delays)s::float8[]) AS u (id, token, delay), backline.message_type AS t
 WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
@@ -188,7 +188,7 @@ WITH gone AS (
         OR m.dispatcher IN (SELECT id FROM gone)
         OR m.dispatcher IS NOT NULL AND NOT EXISTS (
             SELECT FROM backline.dispatcher AS d WHERE d.id = m.dispatcher))
-    LIMIT %(most)s::integer FOR UPDATE OF m SKIP LOCKED
+    LIMIT %(batch_limit)s::integer FOR UPDATE OF m SKIP LOCKED
 )
 UPDATE backline.message AS m
 SET state = s.next_state, rescues = m.rescues + 1, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
@@ -213,14 +213,14 @@ FROM backline.message_type AS t
 WHERE m.id = %(id)s::bigint AND m.state IN ('scheduled', 'pending', 'leased') AND t.name = m.type
 RETURNING m.state;
 
--- name: message_amend
+-- name: message_replace_payload
 -- Gives a message that waits for its time, and was not tried yet, another payload, and makes it due; no row if it waits no more.
 UPDATE backline.message AS m SET payload = %(payload)s::jsonb, state = 'pending', due_at = clock_timestamp()
 WHERE m.id = %(id)s::bigint AND m.state = 'scheduled' AND m.attempt = 0
 RETURNING m.state;
 
 -- name: message_retry
--- Revives a dead message under its own id, with as many tries as its type has; not one whose secrets are erased.
+-- Revives a dead message under its own id, with as many attempts as its type has; not one whose secrets are erased.
 UPDATE backline.message AS m
 SET state = 'pending', finalized_at = NULL, due_at = clock_timestamp(), rescues = 0, cancel_requested = false,
     max_attempts = m.attempt + coalesce((SELECT r.max_attempts FROM unnest(t.routes) AS r WHERE r.channel = m.channel), 1)
@@ -239,7 +239,7 @@ WHERE NOT EXISTS (
 ORDER BY s.slot LIMIT 1
 ON CONFLICT DO NOTHING
 RETURNING id, EXISTS (
-    SELECT FROM backline.dispatcher AS d WHERE d.lane = %(lane)s::text AND d.handing_over) AS succeeds;
+    SELECT FROM backline.dispatcher AS d WHERE d.lane = %(lane)s::text AND d.handing_over) AS is_successor;
 
 -- name: dispatcher_heartbeat
 -- Says that a dispatcher lives, and hears whether it should stop and whether a successor is there.
@@ -248,9 +248,9 @@ UPDATE backline.dispatcher AS d
 SET heartbeat_at = clock_timestamp(), handing_over = d.handing_over OR %(handing_over)s::boolean
 WHERE d.id = %(dispatcher)s::bigint
 RETURNING d.stop_requested, EXISTS (
-    SELECT FROM backline.dispatcher AS s WHERE s.lane = d.lane AND s.id > d.id AND NOT s.handing_over) AS succeeded;
+    SELECT FROM backline.dispatcher AS s WHERE s.lane = d.lane AND s.id > d.id AND NOT s.handing_over) AS has_successor;
 
--- name: dispatcher_end
+-- name: dispatcher_unregister
 -- Ends a dispatcher; what it still holds is rescued.
 DELETE FROM backline.dispatcher WHERE id = %(dispatcher)s::bigint RETURNING id;
 
@@ -264,7 +264,7 @@ SELECT count(*)::integer AS alive FROM backline.dispatcher
 WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
 
 -- name: lane_status
--- For the doorbell: what waits in each lane (counted up to `most` of that lane), the message at its head, and who serves it.
+-- For the doorbell: what waits in each lane (counted up to `count_limits` of that lane), the message at its head, and who serves it.
 SELECT l.lane,
     (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
@@ -272,21 +272,21 @@ SELECT l.lane,
     + (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues > 0
         LIMIT l.most) AS waiting) AS pending,
-    head.id AS head, coalesce(extract(epoch FROM clock_timestamp() - head.due_at), 0)::float8 AS head_seconds,
+    head.id AS head_message_id, coalesce(extract(epoch FROM clock_timestamp() - head.due_at), 0)::float8 AS head_age_seconds,
     d.live, d.handing_over
-FROM unnest(%(lanes)s::text[], %(most)s::integer[]) AS l (lane, most)
+FROM unnest(%(lanes)s::text[], %(count_limits)s::integer[]) AS l (lane, most)
 LEFT JOIN LATERAL (
     SELECT m.id, m.due_at FROM backline.message AS m
     WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
     ORDER BY -m.priority, m.due_at, m.id LIMIT 1) AS head ON true
 CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE NOT d.handing_over)::integer AS live,
+    SELECT count(*) FILTER (WHERE NOT d.handing_over)::integer AS live_dispatchers,
         count(*) FILTER (WHERE d.handing_over)::integer AS handing_over
     FROM backline.dispatcher AS d
     WHERE d.lane = l.lane
       AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second') AS d;
 
--- name: rate_lane_available
+-- name: rate_lane_tokens
 -- Tokens that a lane has now, and the seconds until the next; locks the bucket (run it in the claim's transaction).
 INSERT INTO backline.rate_bucket AS b (key, next_at) VALUES (%(key)s::text, clock_timestamp())
 ON CONFLICT (key) DO UPDATE SET next_at = greatest(b.next_at, clock_timestamp())
@@ -296,16 +296,16 @@ RETURNING
     greatest(0, extract(epoch FROM b.next_at - clock_timestamp())
         - (%(burst)s::float8 - 1) * %(interval)s::float8)::float8 AS wait_seconds;
 
--- name: rate_lane_take
+-- name: rate_lane_spend
 -- Spends tokens of a lane's bucket that is locked by this transaction.
 UPDATE backline.rate_bucket SET next_at = next_at + %(spent)s::integer * %(interval)s::float8 * interval '1 second'
 WHERE key = %(key)s::text;
 
 -- name: rate_reserve_many
--- Reserves `wanted` tokens of each bucket, locked in the order of their keys; returns for each the seconds until the
+-- Reserves `token_counts` tokens of each bucket, locked in the order of their keys; returns for each the seconds until the
 -- first of them comes (less than zero: it is there already), the next ones following at the bucket's interval.
 WITH wish AS (
-    SELECT * FROM unnest(%(keys)s::text[], %(wanted)s::integer[], %(intervals)s::float8[], %(bursts)s::float8[])
+    SELECT * FROM unnest(%(keys)s::text[], %(token_counts)s::integer[], %(intervals)s::float8[], %(bursts)s::float8[])
         AS u (key, wanted, interval, burst)
     ORDER BY key
 ), reserved AS (
@@ -316,10 +316,10 @@ WITH wish AS (
     RETURNING b.key, b.next_at
 )
 SELECT r.key, (extract(epoch FROM r.next_at - clock_timestamp())
-    - (wish.wanted - 1 + wish.burst) * wish.interval)::float8 AS first_seconds
+    - (wish.wanted - 1 + wish.burst) * wish.interval)::float8 AS seconds_to_first_token
 FROM reserved AS r JOIN wish USING (key);
 
--- name: ledger_open_day
+-- name: ledger_add_closed_days
 -- Notes the days that are over and not yet in the ledger; each can be frozen once all transactions of now have ended.
 INSERT INTO backline.ledger_day (day, closing_xid)
 SELECT d.day, pg_current_xact_id()  -- above every one that was given before
@@ -371,56 +371,56 @@ FROM held AS h FULL JOIN (SELECT * FROM backline.ledger WHERE day >= %(since)s::
 ORDER BY day, type;
 
 -- name: message_prune
--- Looks at the `most` messages that follow `after` by id, deletes those that are finished and of a frozen day before `before`,
+-- Looks at the `batch_limit` messages that follow `after_id` by id, deletes those that are finished and of a frozen day before `before_day`,
 -- and counts them in the ledger. Returns the last id that it looked at and whether any of them was that old; the next look
 -- goes on from there, past what is dead or waits.
 WITH looked AS (
     SELECT ctid AS place, id, created_at FROM backline.message
-    WHERE id > %(after)s::bigint ORDER BY id LIMIT %(most)s::integer
+    WHERE id > %(after_id)s::bigint ORDER BY id LIMIT %(batch_limit)s::integer
 ), gone AS (
     DELETE FROM backline.message AS m USING backline.ledger_day AS d
     WHERE m.ctid = ANY (ARRAY(SELECT place FROM looked)) AND m.finalized_at IS NOT NULL AND m.state <> 'dead'
-      AND d.day = (m.created_at AT TIME ZONE 'UTC')::date AND d.frozen_at IS NOT NULL AND d.day < %(before)s::date
+      AND d.day = (m.created_at AT TIME ZONE 'UTC')::date AND d.frozen_at IS NOT NULL AND d.day < %(before_day)s::date
     RETURNING d.day, m.type
 ), counted AS (
     UPDATE backline.ledger AS l SET pruned = l.pruned + c.pruned
     FROM (SELECT day, type, count(*) AS pruned FROM gone GROUP BY day, type) AS c
     WHERE l.day = c.day AND l.type = c.type
 )
-SELECT max(id) AS last, coalesce(bool_or(created_at < %(before)s::date::timestamp AT TIME ZONE 'UTC'), false) AS old,
+SELECT max(id) AS last, coalesce(bool_or(created_at < %(before_day)s::date::timestamp AT TIME ZONE 'UTC'), false) AS old,
     (SELECT count(*) FROM gone) AS pruned
 FROM looked;
 
 -- name: idempotency_prune
--- Forgets up to `most` keys whose time is over.
+-- Forgets up to `batch_limit` keys whose time is over.
 DELETE FROM backline.idempotency AS i USING (
     SELECT type, channel, key FROM backline.idempotency WHERE expires_at < statement_timestamp()
-    LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED) AS old
+    LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED) AS old
 WHERE (i.type, i.channel, i.key) = (old.type, old.channel, old.key)
 RETURNING 1 AS pruned;
 
 -- name: delivery_event_prune
--- Forgets up to `most` events that are older than the history.
+-- Forgets up to `batch_limit` events that are older than the history.
 DELETE FROM backline.delivery_event WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM backline.delivery_event
-    WHERE received_at < clock_timestamp() - %(days)s::integer * interval '1 day'
-    ORDER BY received_at LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+    WHERE received_at < clock_timestamp() - %(retention_days)s::integer * interval '1 day'
+    ORDER BY received_at LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING 1 AS pruned;
 
--- name: recipient_day_prune
--- Forgets up to `most` recipients' days that are over, in every zone.
-DELETE FROM backline.recipient_day WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM backline.recipient_day WHERE day < (clock_timestamp() AT TIME ZONE 'UTC')::date - 2
-    ORDER BY day LIMIT %(most)s::integer FOR UPDATE SKIP LOCKED))
+-- name: daily_send_count_prune
+-- Forgets up to `batch_limit` recipients' days that are over, in every zone.
+DELETE FROM backline.daily_send_count WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM backline.daily_send_count WHERE day < (clock_timestamp() AT TIME ZONE 'UTC')::date - 2
+    ORDER BY day LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING 1 AS pruned;
 
--- name: partitions_ensure
+-- name: attempt_partitions_create
 -- Makes the attempt partitions of the coming days.
 SELECT backline.attempt_partitions_ensure((clock_timestamp() AT TIME ZONE 'UTC')::date, %(days)s::integer) AS made;
 
--- name: partitions_drop
+-- name: attempt_partitions_drop
 -- Drops the attempt partitions that are older than the history.
-SELECT backline.attempt_partitions_drop((clock_timestamp() AT TIME ZONE 'UTC')::date - %(days)s::integer) AS dropped;
+SELECT backline.attempt_partitions_drop((clock_timestamp() AT TIME ZONE 'UTC')::date - %(retention_days)s::integer) AS dropped;
 
 -- name: enqueue
 -- One message; see backline.enqueue.
@@ -444,6 +444,6 @@ SET fields = excluded.fields, field_names = excluded.field_names, secret_fields 
 INSERT INTO backline.lane (name, channel, priority) VALUES (%(name)s::text, %(channel)s::text, %(priority)s::smallint)
 ON CONFLICT (name) DO UPDATE SET channel = excluded.channel, priority = excluded.priority;
 
--- name: lane_forget
+-- name: lane_delete_missing
 -- Removes lanes that are no longer in the settings.
 DELETE FROM backline.lane WHERE name <> ALL (%(names)s::text[]);

@@ -1,25 +1,25 @@
--- Payments of the app's orders, their tries and refunds, and what providers tell of them. The tables are the app's: point
+-- Payments of the app's orders, their attempts and refunds, and what providers tell of them. The tables are the app's: point
 -- these statements at yours.
 
 -- name: order_lock
 -- The order that is to be paid, held until the transaction ends: one at a time works on its payment.
--- `charged_by`: the provider that charges it by itself, because its subscription is one of the provider's.
+-- `billing_provider`: the provider that charges it by itself, because its subscription is one of the provider's.
 SELECT o.id, o.number, o.state::text AS state, o.currency, o.total_minor,
-    (SELECT s.provider::text FROM app.subscriptions AS s WHERE s.id = o.subscription_id) AS charged_by
+    (SELECT s.provider::text FROM app.subscriptions AS s WHERE s.id = o.subscription_id) AS billing_provider
 FROM app.orders AS o WHERE o.id = %(order_id)s::bigint FOR UPDATE OF o;
 
 -- name: payment_lock
--- The order's payment: the one that was captured, else the latest that is not given up, else the latest. `open_try` is the try
+-- The order's payment: the one that was captured, else the latest that is not given up, else the latest. `open_attempt` is the try
 -- whose end is not known.
 SELECT p.id, p.order_id, p.provider::text AS provider, p.provider_reference, p.idempotency_key, p.method_reference,
-    p.customer_reference, p.amount_minor, p.refunded_minor, p.currency, p.state::text AS state, p.tries,
-    p.decline_kind::text AS decline_kind, p.decline_code, p.failed_at, p.next_try_at,
-    (SELECT max(t.number) FROM app.payment_tries AS t WHERE t.payment_id = p.id AND t.ended_at IS NULL) AS open_try
+    p.customer_reference, p.amount_minor, p.refunded_minor, p.currency, p.state::text AS state, p.attempts,
+    p.decline_kind::text AS decline_kind, p.decline_code, p.failed_at, p.next_attempt_at,
+    (SELECT max(t.number) FROM app.payment_attempts AS t WHERE t.payment_id = p.id AND t.ended_at IS NULL) AS open_attempt
 FROM app.payments AS p WHERE p.order_id = %(order_id)s::bigint
 ORDER BY p.state = 'captured' DESC, p.state = 'abandoned', p.id DESC
 LIMIT 1 FOR UPDATE OF p;
 
--- name: payment_make
+-- name: payment_insert
 -- A payment for an order, by the method of its last one, or else the one that its customer paid with last. Its key is made of
 -- the order's number, and for a second one of its place.
 INSERT INTO app.payments (order_id, provider, idempotency_key, method_reference, customer_reference, amount_minor, currency)
@@ -34,22 +34,22 @@ FROM app.orders AS o LEFT JOIN LATERAL (
 WHERE o.id = %(order_id)s::bigint
 ON CONFLICT (idempotency_key) DO NOTHING;
 
--- name: try_begin
+-- name: attempt_start
 -- The next try of a payment, written down before it is made.
 WITH counted AS (
-    UPDATE app.payments SET tries = tries + 1, state = 'pending', next_try_at = NULL, abandoned_at = NULL
+    UPDATE app.payments SET attempts = attempts + 1, state = 'pending', next_attempt_at = NULL, abandoned_at = NULL
     WHERE id = %(payment_id)s::bigint
-    RETURNING id, tries
+    RETURNING id, attempts
 )
-INSERT INTO app.payment_tries (payment_id, number) SELECT id, tries FROM counted RETURNING number;
+INSERT INTO app.payment_attempts (payment_id, number) SELECT id, attempts FROM counted RETURNING number;
 
--- name: try_end
+-- name: attempt_finish
 -- How a try ended that brought no money.
-UPDATE app.payment_tries SET ended_at = clock_timestamp(), outcome = %(outcome)s::text::app.try_outcome,
+UPDATE app.payment_attempts SET ended_at = clock_timestamp(), outcome = %(outcome)s::text::app.attempt_outcome,
     decline_kind = %(decline_kind)s::text::app.decline_kind, decline_code = %(decline_code)s::text
 WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND ended_at IS NULL;
 
--- name: reference_set
+-- name: payment_reference_set
 -- The provider's id of a payment, once it is known.
 UPDATE app.payments SET provider_reference = %(reference)s::text
 WHERE id = %(payment_id)s::bigint AND provider_reference IS DISTINCT FROM %(reference)s::text AND state <> 'captured';
@@ -57,12 +57,12 @@ WHERE id = %(payment_id)s::bigint AND provider_reference IS DISTINCT FROM %(refe
 -- name: payment_capture
 -- The money is there: the try, the payment and the order say so with the same time. No row if the order was not waiting for it.
 WITH ended AS (
-    UPDATE app.payment_tries SET ended_at = clock_timestamp(), outcome = 'captured'
+    UPDATE app.payment_attempts SET ended_at = clock_timestamp(), outcome = 'captured'
     WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND ended_at IS NULL
     RETURNING payment_id, ended_at
 ), captured AS (
     UPDATE app.payments AS p SET state = 'captured', captured_at = ended.ended_at, provider_reference = %(reference)s::text,
-        next_try_at = NULL, abandoned_at = NULL
+        next_attempt_at = NULL, abandoned_at = NULL
     FROM ended WHERE p.id = ended.payment_id
     RETURNING p.order_id, p.captured_at
 )
@@ -71,71 +71,71 @@ FROM captured WHERE o.id = captured.order_id AND o.state = 'reserved'
 RETURNING o.id;
 
 -- name: payment_decline
--- A try was declined: the payment is tried again after `pause_hours`, or given up if that is null.
+-- A try was declined: the payment is tried again after `retry_delay_hours`, or given up if that is null.
 UPDATE app.payments AS p SET
-    state = CASE WHEN %(pause_hours)s::float8 IS NULL THEN 'abandoned' ELSE 'failed' END::app.payment_state,
+    state = CASE WHEN %(retry_delay_hours)s::float8 IS NULL THEN 'abandoned' ELSE 'failed' END::app.payment_state,
     provider_reference = coalesce(%(reference)s::text, p.provider_reference), failed_at = at.now,
     decline_kind = %(decline_kind)s::text::app.decline_kind, decline_code = %(decline_code)s::text,
-    next_try_at = at.now + %(pause_hours)s::float8 * interval '1 hour',
-    abandoned_at = CASE WHEN %(pause_hours)s::float8 IS NULL THEN at.now END
+    next_attempt_at = at.now + %(retry_delay_hours)s::float8 * interval '1 hour',
+    abandoned_at = CASE WHEN %(retry_delay_hours)s::float8 IS NULL THEN at.now END
 FROM (SELECT clock_timestamp() AS now) AS at
 WHERE p.id = %(payment_id)s::bigint AND p.state NOT IN ('captured', 'abandoned')
-RETURNING p.next_try_at;
+RETURNING p.next_attempt_at;
 
 -- name: payment_needs_action
 -- The customer has to act before the money can come.
 UPDATE app.payments SET state = 'requires_action', provider_reference = coalesce(%(reference)s::text, provider_reference),
-    failed_at = clock_timestamp(), decline_kind = 'needs_action', decline_code = %(decline_code)s::text, next_try_at = NULL
+    failed_at = clock_timestamp(), decline_kind = 'needs_action', decline_code = %(decline_code)s::text, next_attempt_at = NULL
 WHERE id = %(payment_id)s::bigint AND state NOT IN ('captured', 'abandoned');
 
--- name: receipt_tell
+-- name: enqueue_receipt
 -- Enqueues the receipt of a captured payment, once an order. It waits so long for the order's invoice, which is put into it.
 SELECT backline.enqueue('payment_receipt', u.email, jsonb_build_object(
         'name', u.name, 'what', CASE WHEN u.language LIKE 'de%%' THEN 'Bestellung ' ELSE 'Order ' END || o.number,
         'paid_at', p.captured_at, 'amount', p.amount_minor, 'currency', p.currency, 'zone', u.zone, 'language', u.language),
-    due_at => p.captured_at + %(wait_seconds)s::float8 * interval '1 second',
+    due_at => p.captured_at + %(delay_seconds)s::float8 * interval '1 second',
     idempotency_key => 'payment_receipt/' || o.id) AS id
 FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users AS u ON u.id = o.user_id
 WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured';
 
--- name: failure_tell
+-- name: enqueue_payment_failed
 -- Enqueues what a customer is told of a try that did not go through, once a try.
 SELECT backline.enqueue('payment_failed', u.email, jsonb_strip_nulls(jsonb_build_object(
         'name', u.name, 'what', CASE WHEN u.language LIKE 'de%%' THEN 'Bestellung ' ELSE 'Order ' END || o.number,
         'amount', p.amount_minor, 'currency', p.currency, 'reason', %(reason)s::text,
         'fix_url', replace(%(fix_url)s::text, '{order}', o.number), 'language', u.language,
-        'retry_on', (p.next_try_at AT TIME ZONE u.zone)::date)),
-    idempotency_key => 'payment_failed:' || p.id || ':' || p.tries || ':' || p.state) AS id
+        'retry_on', (p.next_attempt_at AT TIME ZONE u.zone)::date)),
+    idempotency_key => 'payment_failed:' || p.id || ':' || p.attempts || ':' || p.state) AS id
 FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users AS u ON u.id = o.user_id
 WHERE p.id = %(payment_id)s::bigint AND u.state <> 'deactivated';
 
 -- name: retry_due
 -- Payments whose next try is due, those that wait longest first.
-SELECT p.id AS payment_id, p.order_id, p.tries + 1 AS number, o.number AS order_number, p.amount_minor, p.currency,
+SELECT p.id AS payment_id, p.order_id, p.attempts + 1 AS number, o.number AS order_number, p.amount_minor, p.currency,
     p.decline_code, p.failed_at
 FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id
-WHERE p.next_try_at <= clock_timestamp() AND p.provider = %(provider)s::text::app.payment_provider AND o.state = 'reserved'
-ORDER BY p.next_try_at, p.id LIMIT %(most)s::integer;
+WHERE p.next_attempt_at <= clock_timestamp() AND p.provider = %(provider)s::text::app.payment_provider AND o.state = 'reserved'
+ORDER BY p.next_attempt_at, p.id LIMIT %(batch_limit)s::integer;
 
--- name: try_open
+-- name: attempts_orphaned
 -- Orders with a try whose end has not been known for so many seconds: whoever made it has died.
 SELECT DISTINCT p.order_id, t.payment_id, t.number
-FROM app.payment_tries AS t JOIN app.payments AS p ON p.id = t.payment_id
-WHERE t.ended_at IS NULL AND t.started_at < clock_timestamp() - %(seconds)s::float8 * interval '1 second'
+FROM app.payment_attempts AS t JOIN app.payments AS p ON p.id = t.payment_id
+WHERE t.ended_at IS NULL AND t.started_at < clock_timestamp() - %(orphaned_after_seconds)s::float8 * interval '1 second'
   AND p.provider = %(provider)s::text::app.payment_provider
-ORDER BY t.payment_id LIMIT %(most)s::integer;
+ORDER BY t.payment_id LIMIT %(batch_limit)s::integer;
 
--- name: approval_ask
+-- name: approval_request
 -- Notes that people are asked about a try; no row if they are being asked, or have answered.
-INSERT INTO backline.payment_approval AS a (payment_id, number, lapses_at)
+INSERT INTO backline.payment_approval AS a (payment_id, number, expires_at)
 VALUES (%(payment_id)s::bigint, %(number)s::smallint, clock_timestamp() + %(hours)s::float8 * interval '1 hour')
-ON CONFLICT (payment_id, number) DO UPDATE SET asked_at = clock_timestamp(), lapses_at = excluded.lapses_at
-    WHERE a.approved IS NULL AND a.lapses_at < clock_timestamp()
+ON CONFLICT (payment_id, number) DO UPDATE SET asked_at = clock_timestamp(), expires_at = excluded.expires_at
+    WHERE a.approved IS NULL AND a.expires_at < clock_timestamp()
 RETURNING number;
 
--- name: approval_answer
+-- name: approval_record
 -- What was answered, and by whom.
-UPDATE backline.payment_approval SET approved = %(approved)s::boolean, answered_by = %(who)s::text,
+UPDATE backline.payment_approval SET approved = %(approved)s::boolean, answered_by = %(answered_by)s::text,
     answered_at = clock_timestamp()
 WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND approved IS NULL;
 
@@ -144,7 +144,7 @@ WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND 
 SELECT approved FROM backline.payment_approval
 WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND approved IS NOT NULL;
 
--- name: refund_begin
+-- name: refund_start
 -- A refund of all that is left of a captured payment, written down before it is asked for; the one that is under way, if any.
 WITH left_over AS (
     SELECT p.id, p.amount_minor - p.refunded_minor AS amount_minor, p.currency FROM app.payments AS p
@@ -159,7 +159,7 @@ WITH left_over AS (
 )
 SELECT id, amount_minor FROM under_way UNION ALL SELECT id, amount_minor FROM made;
 
--- name: refund_end
+-- name: refund_finish
 -- The provider has given the money back: refund and payment say so. The order is settled with its stock by `orders`.
 WITH ended AS (
     UPDATE app.refunds SET state = 'succeeded', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
@@ -175,7 +175,7 @@ RETURNING p.order_id;
 UPDATE app.refunds SET state = 'failed', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
 WHERE id = %(refund_id)s::bigint AND state = 'pending';
 
--- name: event_keep
+-- name: event_insert
 -- Keeps what a provider tells; no row if it is known.
 INSERT INTO app.payment_events (provider, event_id, type, occurred_at, body)
 VALUES (%(provider)s::text::app.payment_provider, %(event_id)s::text, %(type)s::text, %(occurred_at)s::timestamptz,
@@ -183,11 +183,11 @@ VALUES (%(provider)s::text::app.payment_provider, %(event_id)s::text, %(type)s::
 ON CONFLICT (provider, event_id) DO NOTHING
 RETURNING id;
 
--- name: event_is_new
+-- name: event_is_waiting
 -- Whether an event waits that nobody has looked at yet.
 SELECT EXISTS (SELECT 1 FROM app.payment_events WHERE processed_at IS NULL AND problem IS NULL) AS is_new;
 
--- name: event_take
+-- name: event_claim
 -- The first event after that place that waits and that nobody else has in hand, held until the transaction ends.
 SELECT id, provider::text AS provider, event_id, type, occurred_at, body, problem,
     extract(epoch FROM clock_timestamp() - received_at)::float8 / 3600 AS waited_hours
@@ -195,20 +195,20 @@ FROM app.payment_events
 WHERE processed_at IS NULL AND (occurred_at, id) > (%(occurred_at)s::timestamptz, %(id)s::bigint)
 ORDER BY occurred_at, id LIMIT 1 FOR UPDATE SKIP LOCKED;
 
--- name: event_end
+-- name: event_finish
 -- What became of an event; one that is not done waits.
 UPDATE app.payment_events SET processed_at = CASE WHEN %(is_done)s::boolean THEN clock_timestamp() END,
     problem = %(problem)s::text, payment_id = coalesce(%(payment_id)s::bigint, payment_id)
 WHERE id = %(id)s::bigint;
 
--- name: event_payment
+-- name: event_payment_find
 -- The payment that an event is about, by the provider's id or by our key.
 SELECT id, order_id FROM app.payments
 WHERE provider = %(provider)s::text::app.payment_provider
   AND (provider_reference = %(reference)s::text OR idempotency_key = %(key)s::text)
 ORDER BY provider_reference IS NOT DISTINCT FROM %(reference)s::text DESC LIMIT 1;
 
--- name: subscription_charged
+-- name: charged_subscription_find
 -- The subscription that a provider charges: its next cycle, and the order of it that waits for money.
 SELECT s.id, s.state::text AS state, s.next_on, s.zone::text AS zone,
     s.retry_on, s.next_on - (%(at)s::timestamptz AT TIME ZONE s.zone)::date AS days_ahead,
@@ -218,7 +218,7 @@ FROM app.subscriptions AS s
 WHERE s.provider = %(provider)s::text::app.payment_provider AND s.provider_reference = %(reference)s::text
 FOR NO KEY UPDATE;
 
--- name: payment_give_up
--- A declined payment after so many tries is not tried again.
-UPDATE app.payments SET state = 'abandoned', abandoned_at = clock_timestamp(), next_try_at = NULL
-WHERE id = %(payment_id)s::bigint AND state = 'failed' AND tries = %(tries)s::smallint;
+-- name: payment_abandon
+-- A declined payment after so many attempts is not tried again.
+UPDATE app.payments SET state = 'abandoned', abandoned_at = clock_timestamp(), next_attempt_at = NULL
+WHERE id = %(payment_id)s::bigint AND state = 'failed' AND attempts = %(attempts)s::smallint;

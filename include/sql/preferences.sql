@@ -1,11 +1,11 @@
 -- What recipients want: whether and when they are written to.
 
--- name: recipient_wishes
+-- name: recipient_preferences
 -- What is known of the recipients of these messages, by place: suppressed, or the message's topic left, or when they want
--- quiet. Without `every` only those of whom something is known. A message without a topic (null) cannot be left.
-SELECT u.place::integer AS place, clock_timestamp() AS now,
+-- quiet. Without `include_unknown` only those of whom something is known. A message without a topic (null) cannot be left.
+SELECT u.place::integer AS position, clock_timestamp() AS now,
     s.reason AS suppressed, s.source AS suppressed_by, s.since AS suppressed_since,
-    o.topic AS left_topic, o.since AS left_since,
+    o.topic AS opted_out_topic, o.since AS opted_out_since,
     p.zone, p.quiet_from, p.quiet_until, p.per_day::integer AS per_day
 FROM ROWS FROM (json_to_recordset(%(recipients)s::json) AS (address text, topic text)) WITH ORDINALITY AS u (address, topic, place)
 LEFT JOIN backline.suppression AS s ON s.channel = %(channel)s::text AND s.address = u.address
@@ -15,15 +15,15 @@ LEFT JOIN LATERAL (
     WHERE o.channel = %(channel)s::text AND o.address = u.address AND o.topic IN (u.topic, '*') AND u.topic IS NOT NULL
     ORDER BY o.since LIMIT 1) AS o ON true
 LEFT JOIN backline.recipient_preference AS p ON p.channel = %(channel)s::text AND p.address = u.address
-WHERE %(every)s::boolean OR s.id IS NOT NULL OR o.topic IS NOT NULL OR p.address IS NOT NULL
+WHERE %(include_unknown)s::boolean OR s.id IS NOT NULL OR o.topic IS NOT NULL OR p.address IS NOT NULL
 ORDER BY u.place;
 
--- name: recipient_day_take_many
+-- name: daily_send_count_claim_many
 -- Counts messages towards the days of their recipients, rows locked in order; returns for each day the messages that
 -- are within its limit, those counted before included.
-INSERT INTO backline.recipient_day AS d (channel, address, day, per_day, messages)
+INSERT INTO backline.daily_send_count AS d (channel, address, day, per_day, messages)
 SELECT %(channel)s::text, w.address, w.day, w.per_day, w.messages[1:w.per_day]
-FROM json_to_recordset(%(wanted)s::json) AS w (address text, day date, per_day smallint, messages bigint[])
+FROM json_to_recordset(%(requests)s::json) AS w (address text, day date, per_day smallint, messages bigint[])
 ORDER BY w.address, w.day
 ON CONFLICT (channel, address, day) DO UPDATE
 SET per_day = excluded.per_day, messages = d.messages || ARRAY(
@@ -42,7 +42,7 @@ FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(reasons)s::text[]) AS u (id
 WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
 RETURNING m.id;
 
--- name: message_put_off_many
+-- name: message_defer_many
 -- Puts claimed messages off to a time that suits their recipients, saying why; fenced. Costs no attempt. One that was taken
 -- back meanwhile is cancelled.
 WITH moved AS (
@@ -79,7 +79,7 @@ WHERE (%(cursor)s::bigint IS NULL OR id < %(cursor)s::bigint)
   AND (%(address)s::text IS NULL OR address = backline.address_key(channel, %(address)s::text))
   AND (%(reason)s::text IS NULL OR reason = %(reason)s::text)
   AND (until IS NULL OR until > clock_timestamp())
-ORDER BY id DESC LIMIT %(most)s::integer;
+ORDER BY id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: suppression_remove
 -- Lets an address be written to again.
@@ -90,7 +90,7 @@ RETURNING id, channel, address, reason, source, detail, message_id, since, until
 -- The recipient leaves a topic; see backline.opt_out.
 SELECT backline.opt_out(%(channel)s::text, %(address)s::text, %(topic)s::text, %(source)s::text, %(message_id)s::bigint);
 
--- name: opt_out_only
+-- name: opt_out_replace
 -- What the recipient has left is these topics and no other.
 WITH back AS (
     DELETE FROM backline.opt_out
@@ -104,7 +104,7 @@ ON CONFLICT DO NOTHING;
 -- The recipient comes back to a topic; see backline.opt_in.
 SELECT backline.opt_in(%(channel)s::text, %(address)s::text, %(topic)s::text);
 
--- name: opt_outs
+-- name: opt_out_list
 -- What one recipient has left, the first first.
 SELECT topic, source, since FROM backline.opt_out
 WHERE channel = %(channel)s::text AND address = backline.address_key(%(channel)s::text, %(address)s::text)

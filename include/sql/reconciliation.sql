@@ -29,7 +29,7 @@ FROM app.payments AS p
 WHERE p.provider = %(provider)s::app.payment_provider AND p.provider_reference IS NOT NULL
   AND p.created_at >= %(since)s::timestamptz AND p.created_at < %(until)s::timestamptz
   AND p.id > %(after)s::bigint
-ORDER BY p.id LIMIT %(most)s::integer;
+ORDER BY p.id LIMIT %(page_size)s::integer;
 
 -- name: payment_lock
 -- A payment and its order, locked, if what is to be mended still holds: not captured, of that amount and currency, its
@@ -39,8 +39,8 @@ WHERE p.id = %(payment_id)s::bigint AND o.state = 'reserved' AND p.state IN ('pe
   AND p.amount_minor = %(amount_minor)s::bigint AND p.currency = %(currency)s::text AND p.amount_minor = o.total_minor
   AND coalesce(p.provider_reference, %(reference)s::text) = %(reference)s::text
   AND NOT EXISTS (SELECT FROM app.payments AS k WHERE k.order_id = o.id AND k.state = 'captured')
-  AND NOT EXISTS (SELECT FROM app.payment_tries AS t
-                  WHERE t.payment_id = p.id AND t.ended_at IS NULL AND t.started_at > %(settled)s::timestamptz)
+  AND NOT EXISTS (SELECT FROM app.payment_attempts AS t
+                  WHERE t.payment_id = p.id AND t.ended_at IS NULL AND t.started_at > %(grace_cutoff)s::timestamptz)
 FOR NO KEY UPDATE OF o, p;
 
 -- name: payment_capture
@@ -49,20 +49,20 @@ FOR NO KEY UPDATE OF o, p;
 WITH now_at AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 ), open AS (
-    SELECT t.payment_id, t.number FROM app.payment_tries AS t
+    SELECT t.payment_id, t.number FROM app.payment_attempts AS t
     WHERE t.payment_id = %(payment_id)s::bigint AND t.ended_at IS NULL ORDER BY t.number DESC LIMIT 1
 ), ended AS (
-    UPDATE app.payment_tries AS t SET ended_at = n.at, outcome = 'captured' FROM open AS o, now_at AS n
+    UPDATE app.payment_attempts AS t SET ended_at = n.at, outcome = 'captured' FROM open AS o, now_at AS n
     WHERE t.payment_id = o.payment_id AND t.number = o.number
 ), added AS (
-    INSERT INTO app.payment_tries (payment_id, number, started_at, ended_at, outcome)
-    SELECT %(payment_id)s::bigint, 1 + coalesce((SELECT max(t.number) FROM app.payment_tries AS t
+    INSERT INTO app.payment_attempts (payment_id, number, started_at, ended_at, outcome)
+    SELECT %(payment_id)s::bigint, 1 + coalesce((SELECT max(t.number) FROM app.payment_attempts AS t
         WHERE t.payment_id = %(payment_id)s::bigint), 0), n.at, n.at, 'captured'
     FROM now_at AS n WHERE NOT EXISTS (SELECT FROM open)
     RETURNING payment_id
 ), booked AS (
-    UPDATE app.payments AS p SET state = 'captured', captured_at = n.at, next_try_at = NULL,
-        provider_reference = %(reference)s::text, tries = (SELECT count(*) FROM app.payment_tries AS t
+    UPDATE app.payments AS p SET state = 'captured', captured_at = n.at, next_attempt_at = NULL,
+        provider_reference = %(reference)s::text, attempts = (SELECT count(*) FROM app.payment_attempts AS t
             WHERE t.payment_id = p.id) + (SELECT count(*) FROM added)
     FROM now_at AS n WHERE p.id = %(payment_id)s::bigint
     RETURNING p.order_id, p.captured_at
@@ -74,27 +74,27 @@ RETURNING o.id;
 -- Until when a provider has been reconciled; null before the first time.
 SELECT max(r.until) AS until FROM backline.reconciliation AS r WHERE r.provider = %(provider)s::text;
 
--- name: run_keep
+-- name: run_insert
 -- What one reconciliation covered and found.
 INSERT INTO backline.reconciliation (provider, since, until, theirs, ours, found, fixed, remaining, report)
-VALUES (%(provider)s::text, %(since)s::timestamptz, %(until)s::timestamptz, %(theirs)s::bigint, %(ours)s::bigint,
+VALUES (%(provider)s::text, %(since)s::timestamptz, %(until)s::timestamptz, %(provider_count)s::bigint, %(local_count)s::bigint,
     %(found)s::jsonb, %(fixed)s::integer, %(remaining)s::integer, %(report)s::text);
 
--- name: alert_enqueue
+-- name: enqueue_alert
 -- Tells one operator of differences; the same differences are told once.
 SELECT backline.enqueue('urgent_email', %(recipient)s::text, %(payload)s::jsonb,
     idempotency_key => %(key)s::text) AS id;
 
--- name: difference_keep
+-- name: discrepancy_upsert
 -- Differences that were left; returns for each whether it is new.
-INSERT INTO backline.reconciliation_difference AS d (provider, kind, reference, said)
+INSERT INTO backline.reconciliation_discrepancy AS d (provider, kind, reference, said)
 SELECT DISTINCT %(provider)s::text, kind, reference, said
-FROM unnest(%(kinds)s::text[], %(references)s::text[], %(said)s::text[]) AS u (kind, reference, said)
+FROM unnest(%(kinds)s::text[], %(references)s::text[], %(summaries)s::text[]) AS u (kind, reference, said)
 ORDER BY 3, 2, 4
 ON CONFLICT (provider, reference, kind, said) DO UPDATE SET last_seen_at = clock_timestamp()
 RETURNING xmax = 0 AS is_new;
 
--- name: difference_forget
+-- name: discrepancy_prune
 -- Differences that no reconciliation has seen for so long are forgotten.
-DELETE FROM backline.reconciliation_difference AS d
-WHERE d.provider = %(provider)s::text AND d.last_seen_at < clock_timestamp() - %(days)s::float8 * interval '1 day';
+DELETE FROM backline.reconciliation_discrepancy AS d
+WHERE d.provider = %(provider)s::text AND d.last_seen_at < clock_timestamp() - %(retention_days)s::float8 * interval '1 day';

@@ -10,21 +10,21 @@ SELECT to_regnamespace('app') IS NOT NULL AS is_there,
 -- Rows of each table of the app.
 SELECT name, rows FROM app.row_counts();
 
--- name: clear
+-- name: tables_truncate
 -- Empties every table of the app.
-SELECT app.clear();
+SELECT app.truncate_tables();
 
--- name: outbox_is_there
+-- name: outbox_exists
 -- Whether Backline's own tables are in this database.
 SELECT to_regclass('backline.idempotency') IS NOT NULL AS is_there;
 
--- name: keys_forget
+-- name: idempotency_keys_delete
 -- Forgets the idempotency keys of messages: they name rows that are gone, whose ids are given again.
 DELETE FROM backline.idempotency;
 
 -- name: analyze
 -- Tells the planner about the new rows.
-SELECT app.analyze();
+SELECT app.analyze_tables();
 
 -- name: seed_users
 -- People of seven countries; the first three are admins. Phone numbers are of the ranges that the countries' regulators
@@ -36,14 +36,14 @@ WITH place (number, country, zone, language, phone, digits) AS (VALUES
     (6, 'JP', 'Asia/Tokyo', 'ja', NULL, 0), (7, 'BR', 'America/Sao_Paulo', 'pt-BR', NULL, 0)
 ), person AS (
     SELECT n, place.*, n <= 3 AS is_admin,
-        phone || lpad(app.pick(%(seed)s::bigint, 'phone', n, 0, (10 ^ digits)::bigint - 1)::text, digits,
+        phone || lpad(app.random_integer(%(seed)s::bigint, 'phone', n, 0, (10 ^ digits)::bigint - 1)::text, digits,
             '0') AS number_given,
-        app.roll(%(seed)s::bigint, 'channels', n) AS wish,
-        CASE WHEN n <= 3 THEN 1 ELSE app.roll(%(seed)s::bigint, 'user state', n) END AS state_roll,
+        app.random_fraction(%(seed)s::bigint, 'channels', n) AS wish,
+        CASE WHEN n <= 3 THEN 1 ELSE app.random_fraction(%(seed)s::bigint, 'user state', n) END AS state_roll,
         %(today)s::date::timestamp AT TIME ZONE 'UTC'
-            - (1 + 729 * app.roll(%(seed)s::bigint, 'user created', n)) * interval '1 day' AS created_at
+            - (1 + 729 * app.random_fraction(%(seed)s::bigint, 'user created', n)) * interval '1 day' AS created_at
     FROM generate_series(1, 150 * %(scale)s::bigint) AS n
-    JOIN place ON place.number = app.pick(%(seed)s::bigint, 'place', n, 0, 7)
+    JOIN place ON place.number = app.random_integer(%(seed)s::bigint, 'place', n, 0, 7)
 )
 INSERT INTO app.users (email, name, phone, country, zone, language, channels, is_admin, state, created_at, verified_at,
     deactivated_at)
@@ -67,8 +67,8 @@ FROM person ORDER BY n;
 -- name: seed_user_roles
 -- Roles of some of the staff, granted by the first admin; some are revoked.
 INSERT INTO app.user_roles (user_id, role, granted_by, granted_at, revoked_at)
-SELECT id, (enum_range(NULL::app.role))[app.pick(%(seed)s::bigint, 'role', id, 1, 5)], 1, verified_at,
-    CASE WHEN app.roll(%(seed)s::bigint, 'revoked', id) < 0.3 THEN verified_at + interval '3 hours' END
+SELECT id, (enum_range(NULL::app.role))[app.random_integer(%(seed)s::bigint, 'role', id, 1, 5)], 1, verified_at,
+    CASE WHEN app.random_fraction(%(seed)s::bigint, 'revoked', id) < 0.3 THEN verified_at + interval '3 hours' END
 FROM app.users WHERE state = 'active' AND id %% 20 = 2 AND id > 1 ORDER BY id;
 
 -- name: seed_sessions
@@ -76,33 +76,33 @@ FROM app.users WHERE state = 'active' AND id %% 20 = 2 AND id > 1 ORDER BY id;
 WITH login AS (
     SELECT n, u.id AS user_id,
         greatest(u.created_at,
-            midnight - 60 * app.roll(%(seed)s::bigint, 'session', n) * interval '1 day') AS created_at, midnight
+            midnight - 60 * app.random_fraction(%(seed)s::bigint, 'session', n) * interval '1 day') AS created_at, midnight
     FROM generate_series(1, 200 * %(scale)s::bigint) AS n
-    JOIN app.users AS u ON u.id = app.pick(%(seed)s::bigint, 'session user', n, 1, 150 * %(scale)s::bigint)
+    JOIN app.users AS u ON u.id = app.random_integer(%(seed)s::bigint, 'session user', n, 1, 150 * %(scale)s::bigint)
     CROSS JOIN (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
 ), seen AS (
-    SELECT *, created_at + app.roll(%(seed)s::bigint, 'seen', n) * least(midnight - created_at,
+    SELECT *, created_at + app.random_fraction(%(seed)s::bigint, 'seen', n) * least(midnight - created_at,
         interval '3 days') AS last_seen_at
     FROM login
 )
 INSERT INTO app.sessions (user_id, token_hash, ip, user_agent, created_at, last_seen_at, expires_at, ended_at)
 SELECT user_id, sha256(convert_to('session ' || %(seed)s::bigint || ' ' || n, 'UTF8')),
-    inet '198.51.100.0' + app.pick(%(seed)s::bigint, 'session ip', n, 0, 255),
-    (ARRAY['Browser/1.0 (desktop)', 'Browser/1.0 (phone)', 'App/2.3 (phone)'])[app.pick(%(seed)s::bigint, 'agent', n, 1,
+    inet '198.51.100.0' + app.random_integer(%(seed)s::bigint, 'session ip', n, 0, 255),
+    (ARRAY['Browser/1.0 (desktop)', 'Browser/1.0 (phone)', 'App/2.3 (phone)'])[app.random_integer(%(seed)s::bigint, 'agent', n, 1,
         3)],
     created_at, last_seen_at, created_at + interval '30 days',
-    CASE WHEN app.roll(%(seed)s::bigint, 'ended', n) < 0.2 THEN last_seen_at + (midnight - last_seen_at) * 0.01 END
+    CASE WHEN app.random_fraction(%(seed)s::bigint, 'ended', n) < 0.2 THEN last_seen_at + (midnight - last_seen_at) * 0.01 END
 FROM seen ORDER BY created_at, n;
 
 -- name: seed_tokens
 -- Tokens of the last ten days, used, expired and (one in ten) live for three more days.
 WITH made AS (
     SELECT n, u.id AS user_id, u.state, n %% 10 = 0 AS is_live,
-        (enum_range(NULL::app.token_kind))[app.pick(%(seed)s::bigint, 'token kind', n, 1, 3)] AS kind,
-        greatest(u.created_at, midnight - app.roll(%(seed)s::bigint, 'token', n) * interval '10 days') AS created_at,
+        (enum_range(NULL::app.token_kind))[app.random_integer(%(seed)s::bigint, 'token kind', n, 1, 3)] AS kind,
+        greatest(u.created_at, midnight - app.random_fraction(%(seed)s::bigint, 'token', n) * interval '10 days') AS created_at,
             midnight
     FROM generate_series(1, 150 * %(scale)s::bigint) AS n
-    JOIN app.users AS u ON u.id = app.pick(%(seed)s::bigint, 'token user', n, 1, 150 * %(scale)s::bigint)
+    JOIN app.users AS u ON u.id = app.random_integer(%(seed)s::bigint, 'token user', n, 1, 150 * %(scale)s::bigint)
     CROSS JOIN (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
 ), lasting AS (
     SELECT *, CASE kind WHEN 'password_reset' THEN interval '1 hour' WHEN 'email_verification' THEN interval '2 days'
@@ -112,29 +112,29 @@ WITH made AS (
 INSERT INTO app.tokens (user_id, kind, token_hash, created_at, expires_at, used_at)
 SELECT user_id, kind, sha256(convert_to('token ' || %(seed)s::bigint || ' ' || n, 'UTF8')), created_at,
     CASE WHEN is_live THEN midnight + interval '3 days' ELSE created_at + life END,
-    CASE WHEN NOT is_live AND created_at + life <= midnight AND app.roll(%(seed)s::bigint, 'used', n) < 0.6
+    CASE WHEN NOT is_live AND created_at + life <= midnight AND app.random_fraction(%(seed)s::bigint, 'used', n) < 0.6
               AND (kind <> 'email_verification' OR state <> 'unverified')
-         THEN created_at + life * app.roll(%(seed)s::bigint, 'used at', n) END
+         THEN created_at + life * app.random_fraction(%(seed)s::bigint, 'used at', n) END
 FROM lasting ORDER BY n;
 
--- name: seed_tokens_live
+-- name: seed_tokens_select
 -- The secrets of the tokens that were not used and are live on `today`, for sealing.
 SELECT id, 'token ' || %(seed)s::bigint || ' ' || id AS token FROM app.tokens
 WHERE used_at IS NULL AND expires_at > %(today)s::date::timestamp AT TIME ZONE 'UTC' + interval '1 day' ORDER BY id;
 
--- name: seed_tokens_seal
+-- name: seed_tokens_encrypt
 -- Puts sealed secrets beside their hashes.
-UPDATE app.tokens AS t SET token_sealed = u.sealed
-FROM unnest(%(ids)s::bigint[], %(sealed)s::text[]) AS u (id, sealed) WHERE t.id = u.id;
+UPDATE app.tokens AS t SET token_encrypted = u.sealed
+FROM unnest(%(ids)s::bigint[], %(encrypted)s::text[]) AS u (id, sealed) WHERE t.id = u.id;
 
 -- name: seed_push_tokens
 -- A device of everybody who likes to be pushed; some are gone.
 INSERT INTO app.push_tokens (user_id, platform, token, created_at, last_seen_at, removed_at, removed_reason)
-SELECT id, (enum_range(NULL::app.platform))[app.pick(%(seed)s::bigint, 'platform', id, 1, 3)],
+SELECT id, (enum_range(NULL::app.platform))[app.random_integer(%(seed)s::bigint, 'platform', id, 1, 3)],
     encode(sha256(convert_to('device ' || %(seed)s::bigint || ' ' || id, 'UTF8')), 'hex'), created_at,
     created_at + interval '1 hour', CASE WHEN is_gone THEN created_at + interval '2 hours' END,
         CASE WHEN is_gone THEN 'UNREGISTERED' END
-FROM (SELECT *, app.roll(%(seed)s::bigint, 'device gone', id) < 0.05 AS is_gone FROM app.users) AS u
+FROM (SELECT *, app.random_fraction(%(seed)s::bigint, 'device gone', id) < 0.05 AS is_gone FROM app.users) AS u
 WHERE 'push' = ANY (channels) ORDER BY id;
 
 -- name: seed_scheduled_notifications
@@ -142,27 +142,27 @@ WHERE 'push' = ANY (channels) ORDER BY id;
 INSERT INTO app.scheduled_notifications (user_id, type, payload, due_at, state, created_at, cancelled_at)
 SELECT u.id, 'email',
     jsonb_build_object('subject', 'Reminder ' || n, 'text', 'You asked to be reminded of item ' || n || '.'),
-    midnight + (14 * app.roll(%(seed)s::bigint, 'notification due', n) - 0.5) * interval '1 day',
+    midnight + (14 * app.random_fraction(%(seed)s::bigint, 'notification due', n) - 0.5) * interval '1 day',
     (CASE WHEN is_off THEN 'cancelled' ELSE 'scheduled' END)::app.notification_state,
     midnight - interval '20 hours', CASE WHEN is_off THEN midnight - interval '15 hours' END
 FROM generate_series(1, 150 * %(scale)s::bigint) AS n
-JOIN app.users AS u ON u.id = app.pick(%(seed)s::bigint, 'notification user', n, 1, 150 * %(scale)s::bigint)
+JOIN app.users AS u ON u.id = app.random_integer(%(seed)s::bigint, 'notification user', n, 1, 150 * %(scale)s::bigint)
     AND u.state = 'active'
 CROSS JOIN (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
-CROSS JOIN LATERAL (SELECT app.roll(%(seed)s::bigint, 'notification off', n) < 0.1 AS is_off) AS off
+CROSS JOIN LATERAL (SELECT app.random_fraction(%(seed)s::bigint, 'notification off', n) < 0.1 AS is_off) AS off
 ORDER BY n;
 
 -- name: seed_privacy_requests
 -- Requests of the last 60 days; the older ones are done.
 WITH asked AS (
     SELECT n, u.id AS user_id, midnight,
-        greatest(u.created_at, midnight - 60 * app.roll(%(seed)s::bigint, 'asked', n) * interval '1 day') AS received_at
+        greatest(u.created_at, midnight - 60 * app.random_fraction(%(seed)s::bigint, 'asked', n) * interval '1 day') AS received_at
     FROM generate_series(1, 8 * %(scale)s::bigint) AS n
-    JOIN app.users AS u ON u.id = app.pick(%(seed)s::bigint, 'asking user', n, 1, 150 * %(scale)s::bigint)
+    JOIN app.users AS u ON u.id = app.random_integer(%(seed)s::bigint, 'asking user', n, 1, 150 * %(scale)s::bigint)
     CROSS JOIN (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
 )
 INSERT INTO app.privacy_requests (user_id, kind, received_at, due_at, completed_at)
-SELECT user_id, (enum_range(NULL::app.privacy_request_kind))[app.pick(%(seed)s::bigint, 'asked for', n, 1, 4)],
+SELECT user_id, (enum_range(NULL::app.privacy_request_kind))[app.random_integer(%(seed)s::bigint, 'asked for', n, 1, 4)],
     received_at,
     (received_at AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC',
     CASE WHEN received_at < midnight - interval '20 days' THEN received_at + interval '15 days' END
@@ -180,32 +180,32 @@ WITH rate (currency, factor) AS (VALUES
     RETURNING id
 )
 INSERT INTO app.product_prices (product_id, currency, amount_minor)
-SELECT id, currency, round(app.pick(%(seed)s::bigint, 'price', id, 500, 20000) * factor)::bigint FROM made
+SELECT id, currency, round(app.random_integer(%(seed)s::bigint, 'price', id, 500, 20000) * factor)::bigint FROM made
     CROSS JOIN rate;
 
 -- name: seed_suppliers
 -- Suppliers of one to three regions.
 INSERT INTO app.suppliers (name, email, regions, quality, capacity, is_active, created_at)
 SELECT 'Supplier ' || lpad(n::text, 4, '0'), 'supplier' || lpad(n::text, 4, '0') || '@example.com',
-    (ARRAY['DE', 'FR', 'GB', 'US', 'IN', 'JP', 'BR', 'DE', 'FR'])[first : first + app.pick(%(seed)s::bigint, 'regions',
+    (ARRAY['DE', 'FR', 'GB', 'US', 'IN', 'JP', 'BR', 'DE', 'FR'])[first : first + app.random_integer(%(seed)s::bigint, 'regions',
         n, 0, 2)]::app.country[],
-    round((0.6 + 0.4 * app.roll(%(seed)s::bigint, 'quality', n))::numeric, 3),
-        app.pick(%(seed)s::bigint, 'capacity', n, 100, 5000),
-    n = 1 OR app.roll(%(seed)s::bigint, 'supplier active', n) < 0.95,
+    round((0.6 + 0.4 * app.random_fraction(%(seed)s::bigint, 'quality', n))::numeric, 3),
+        app.random_integer(%(seed)s::bigint, 'capacity', n, 100, 5000),
+    n = 1 OR app.random_fraction(%(seed)s::bigint, 'supplier active', n) < 0.95,
         %(today)s::date::timestamp AT TIME ZONE 'UTC' - interval '800 days'
 FROM generate_series(1, 10 * %(scale)s::bigint) AS n
-CROSS JOIN LATERAL (SELECT app.pick(%(seed)s::bigint, 'region', n, 1, 7)::integer AS first) AS region
+CROSS JOIN LATERAL (SELECT app.random_integer(%(seed)s::bigint, 'region', n, 1, 7)::integer AS first) AS region
 ORDER BY n;
 
 -- name: seed_offers
 -- Ten offers of each supplier, for ten products.
 INSERT INTO app.offers (supplier_id, product_id, unit_price_minor, currency, min_quantity, quantity, lead_days, valid)
 SELECT s.id, p.id, greatest(1,
-    round(p.amount_minor * (0.4 + 0.4 * app.roll(%(seed)s::bigint, 'offer price', n)))::bigint), 'EUR',
-    app.pick(%(seed)s::bigint, 'offer least', n, 1, 10), app.pick(%(seed)s::bigint, 'offer quantity', n, 2000, 5000),
-    app.pick(%(seed)s::bigint, 'lead days', n, 1, 30),
-    tstzrange(midnight - app.pick(%(seed)s::bigint, 'offer from', n, 30, 90) * interval '1 day',
-              midnight + app.pick(%(seed)s::bigint, 'offer until', n, 10, 60) * interval '1 day')
+    round(p.amount_minor * (0.4 + 0.4 * app.random_fraction(%(seed)s::bigint, 'offer price', n)))::bigint), 'EUR',
+    app.random_integer(%(seed)s::bigint, 'offer least', n, 1, 10), app.random_integer(%(seed)s::bigint, 'offer quantity', n, 2000, 5000),
+    app.random_integer(%(seed)s::bigint, 'lead days', n, 1, 30),
+    tstzrange(midnight - app.random_integer(%(seed)s::bigint, 'offer from', n, 30, 90) * interval '1 day',
+              midnight + app.random_integer(%(seed)s::bigint, 'offer until', n, 10, 60) * interval '1 day')
 FROM generate_series(0, 100 * %(scale)s::bigint - 1) AS n
 CROSS JOIN (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
 JOIN app.suppliers AS s ON s.id = 1 + n %% (10 * %(scale)s::bigint)
@@ -218,11 +218,11 @@ ORDER BY n;
 -- What is wanted from suppliers: half of it open, the rest allocated to an offer that can serve it.
 WITH wanted AS (
     SELECT n, o.id AS offer_id, o.product_id, o.unit_price_minor, o.currency, s.regions[1] AS region, midnight,
-        app.pick(%(seed)s::bigint, 'wanted', n, 10, 40) AS quantity,
-            app.roll(%(seed)s::bigint, 'purchase state', n) AS state_roll,
-        midnight - app.pick(%(seed)s::bigint, 'wanted on', n, 2, 40) * interval '1 day' AS created_at
+        app.random_integer(%(seed)s::bigint, 'wanted', n, 10, 40) AS quantity,
+            app.random_fraction(%(seed)s::bigint, 'purchase state', n) AS state_roll,
+        midnight - app.random_integer(%(seed)s::bigint, 'wanted on', n, 2, 40) * interval '1 day' AS created_at
     FROM generate_series(1, 60 * %(scale)s::bigint) AS n
-    JOIN app.offers AS o ON o.id = app.pick(%(seed)s::bigint, 'wanted offer', n, 1, 100 * %(scale)s::bigint)
+    JOIN app.offers AS o ON o.id = app.random_integer(%(seed)s::bigint, 'wanted offer', n, 1, 100 * %(scale)s::bigint)
     JOIN app.suppliers AS s ON s.id = o.supplier_id
     CROSS JOIN (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
 ), decided AS (
@@ -235,7 +235,7 @@ WITH wanted AS (
     INSERT INTO app.purchase_orders (product_id, quantity, region, max_price_minor, currency, created_at, needed_by,
         state, allocated_at, received_at, cancelled_at)
     SELECT product_id, quantity, region, unit_price_minor * 12 / 10 + 1, currency, created_at,
-        (created_at AT TIME ZONE 'UTC')::date + app.pick(%(seed)s::bigint, 'needed by', n, 10, 60)::integer, state,
+        (created_at AT TIME ZONE 'UTC')::date + app.random_integer(%(seed)s::bigint, 'needed by', n, 10, 60)::integer, state,
         CASE WHEN state IN ('allocated', 'received') THEN created_at + interval '3 hours' END,
         CASE WHEN state = 'received' THEN created_at + interval '1 day' END,
         CASE WHEN state = 'cancelled' THEN created_at + interval '2 hours' END
@@ -247,7 +247,7 @@ WITH wanted AS (
     WHERE o.id = d.offer_id
 )
 INSERT INTO app.allocations (purchase_order_id, offer_id, quantity, score, explanation, created_at)
-SELECT n, offer_id, quantity, round((0.5 + 0.5 * app.roll(%(seed)s::bigint, 'score', n))::numeric, 5),
+SELECT n, offer_id, quantity, round((0.5 + 0.5 * app.random_fraction(%(seed)s::bigint, 'score', n))::numeric, 5),
     jsonb_build_object('note', 'allocated when the data was made'), created_at + interval '3 hours'
 FROM decided WHERE state IN ('allocated', 'received') ORDER BY n;
 
@@ -259,44 +259,44 @@ WITH buyer AS MATERIALIZED (
 ), chosen AS (
     SELECT n, b.id AS user_id, b.country, b.zone, b.created_at, %(today)s::date AS today,
         %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight,
-        app.roll(%(seed)s::bigint, 'subscription state', n) AS state_roll,
+        app.random_fraction(%(seed)s::bigint, 'subscription state', n) AS state_roll,
         CASE WHEN n %% 10 IN (0, 1) THEN extract(day FROM %(today)s::date + (n %% 10)::integer)
-             ELSE app.pick(%(seed)s::bigint, 'anchor', n, 1, 31) END::integer AS anchor_day,
-        CASE WHEN n %% 10 IN (0, 1) OR app.roll(%(seed)s::bigint, 'interval', n) < 0.7 THEN 1
+             ELSE app.random_integer(%(seed)s::bigint, 'anchor', n, 1, 31) END::integer AS anchor_day,
+        CASE WHEN n %% 10 IN (0, 1) OR app.random_fraction(%(seed)s::bigint, 'interval', n) < 0.7 THEN 1
             ELSE 3 END AS interval_months
     FROM generate_series(1, 75 * %(scale)s::bigint) AS n
-    JOIN buyer AS b ON b.place = app.pick(%(seed)s::bigint, 'subscriber', n, 1,
+    JOIN buyer AS b ON b.place = app.random_integer(%(seed)s::bigint, 'subscriber', n, 1,
         (SELECT count(*) FROM app.users WHERE state = 'active'))
 ), started AS (
-    SELECT *, app.anchored((created_at AT TIME ZONE 'UTC' + interval '1 month')::date, anchor_day) AS started_on,
+    SELECT *, app.anchor_date((created_at AT TIME ZONE 'UTC' + interval '1 month')::date, anchor_day) AS started_on,
         CASE country WHEN 'US' THEN 'USD' WHEN 'GB' THEN 'GBP' WHEN 'IN' THEN 'INR' WHEN 'JP' THEN 'JPY'
             WHEN 'BR' THEN 'BRL' ELSE 'EUR' END AS currency,
         CASE WHEN state_roll < 0.8 THEN 'active' WHEN state_roll < 0.9 THEN 'paused'
             ELSE 'cancelled' END::app.subscription_state AS state,
-        created_at + interval '1 day' + (midnight - created_at - interval '1 day') * app.roll(%(seed)s::bigint,
+        created_at + interval '1 day' + (midnight - created_at - interval '1 day') * app.random_fraction(%(seed)s::bigint,
             'state since', n) AS since
     FROM chosen
 )
 INSERT INTO app.subscriptions (user_id, product_id, quantity, unit_price_minor, currency, interval_months, anchor_day,
     zone, state,
-    started_on, next_on, skips_next, created_at, paused_at, resume_on, cancelled_at)
-SELECT s.user_id, p.product_id, app.pick(%(seed)s::bigint, 'subscribed', n, 1, 3), p.amount_minor, s.currency,
+    started_on, next_on, skip_next, created_at, paused_at, resume_on, cancelled_at)
+SELECT s.user_id, p.product_id, app.random_integer(%(seed)s::bigint, 'subscribed', n, 1, 3), p.amount_minor, s.currency,
     s.interval_months,
     s.anchor_day, s.zone, s.state, s.started_on,
     CASE WHEN s.state <> 'cancelled' THEN (
         SELECT min(day) FROM generate_series(0, 30) AS cycle
-        CROSS JOIN LATERAL app.anchored((date_trunc('month',
+        CROSS JOIN LATERAL app.anchor_date((date_trunc('month',
             s.started_on::timestamp) + cycle * s.interval_months * interval '1 month')::date,
                                         s.anchor_day) AS day
         WHERE day >= s.today) END,
-    s.state <> 'cancelled' AND app.roll(%(seed)s::bigint, 'skips', n) < 0.03, s.created_at + interval '1 day',
+    s.state <> 'cancelled' AND app.random_fraction(%(seed)s::bigint, 'skips', n) < 0.03, s.created_at + interval '1 day',
     CASE WHEN s.state = 'paused' THEN s.since END,
     CASE WHEN s.state = 'paused'
-        AND n %% 2 = 0 THEN s.today + app.pick(%(seed)s::bigint, 'resumes', n, 3, 60)::integer END,
+        AND n %% 2 = 0 THEN s.today + app.random_integer(%(seed)s::bigint, 'resumes', n, 3, 60)::integer END,
     CASE WHEN s.state = 'cancelled' THEN s.since END
 FROM started AS s
 JOIN app.product_prices AS p ON p.currency = s.currency
-    AND p.product_id = app.pick(%(seed)s::bigint, 'subscribed product', n, 1, 40 * %(scale)s::bigint)
+    AND p.product_id = app.random_integer(%(seed)s::bigint, 'subscribed product', n, 1, 40 * %(scale)s::bigint)
 ORDER BY n;
 
 -- name: seed_orders
@@ -308,21 +308,21 @@ WITH buyer AS MATERIALIZED (
 ), placed AS (
     SELECT n, b.id AS user_id, b.country, b.midnight, NULL::bigint AS subscription_id, NULL::date AS cycle_on,
         b.created_at + interval '1 hour'
-            + (b.midnight - b.created_at - interval '2 hours') * app.roll(%(seed)s::bigint, 'placed', n) AS placed_at
+            + (b.midnight - b.created_at - interval '2 hours') * app.random_fraction(%(seed)s::bigint, 'placed', n) AS placed_at
     FROM generate_series(1, 350 * %(scale)s::bigint) AS n
-    JOIN buyer AS b ON b.place = app.pick(%(seed)s::bigint, 'buyer', n, 1, (SELECT count(*) FROM buyer))
+    JOIN buyer AS b ON b.place = app.random_integer(%(seed)s::bigint, 'buyer', n, 1, (SELECT count(*) FROM buyer))
     UNION ALL
     SELECT 350 * %(scale)s::bigint + row_number() OVER (ORDER BY s.id), s.user_id, b.country, b.midnight, s.id,
         cycle.day,
         cycle.day::timestamp AT TIME ZONE 'UTC' + interval '5 minutes'
     FROM app.subscriptions AS s
     JOIN buyer AS b ON b.id = s.user_id
-    CROSS JOIN LATERAL app.anchored((s.next_on - s.interval_months * interval '1 month')::date,
+    CROSS JOIN LATERAL app.anchor_date((s.next_on - s.interval_months * interval '1 month')::date,
         s.anchor_day) AS cycle (day)
     WHERE cycle.day >= s.started_on AND cycle.day < %(today)s::date
 ), aged AS (
     SELECT *, midnight - placed_at AS age, least(midnight - placed_at, interval '10 days') AS life,
-        app.roll(%(seed)s::bigint, 'order state', n) AS r, app.roll(%(seed)s::bigint, 'order way', n) AS way,
+        app.random_fraction(%(seed)s::bigint, 'order state', n) AS r, app.random_fraction(%(seed)s::bigint, 'order way', n) AS way,
         CASE country WHEN 'US' THEN 'USD' WHEN 'GB' THEN 'GBP' WHEN 'IN' THEN 'INR' WHEN 'JP' THEN 'JPY'
             WHEN 'BR' THEN 'BRL' ELSE 'EUR' END AS currency,
         CASE country WHEN 'DE' THEN 1900 WHEN 'FR' THEN 2000 WHEN 'GB' THEN 2000 WHEN 'IN' THEN 1800 WHEN 'JP' THEN 1000
@@ -347,14 +347,14 @@ WITH buyer AS MATERIALIZED (
     FROM decided
 ), line AS MATERIALIZED (
     SELECT m.n, number, m.tax_rate, coalesce(s.product_id, p.product_id) AS product_id,
-        coalesce(s.quantity, app.pick(%(seed)s::bigint, 'quantity', m.n * 8 + number, 1, 3)) AS quantity,
+        coalesce(s.quantity, app.random_integer(%(seed)s::bigint, 'quantity', m.n * 8 + number, 1, 3)) AS quantity,
         coalesce(s.unit_price_minor, p.amount_minor) AS unit_price_minor
     FROM moved AS m
     LEFT JOIN app.subscriptions AS s ON s.id = m.subscription_id
-    CROSS JOIN LATERAL generate_series(1, CASE WHEN s.id IS NULL THEN app.pick(%(seed)s::bigint, 'lines', m.n, 1, 4)
+    CROSS JOIN LATERAL generate_series(1, CASE WHEN s.id IS NULL THEN app.random_integer(%(seed)s::bigint, 'lines', m.n, 1, 4)
         ELSE 1 END) AS number
     LEFT JOIN app.product_prices AS p ON s.id IS NULL AND p.currency = m.currency
-        AND p.product_id = app.pick(%(seed)s::bigint, 'product', m.n * 8 + number, 1, 40 * %(scale)s::bigint)
+        AND p.product_id = app.random_integer(%(seed)s::bigint, 'product', m.n * 8 + number, 1, 40 * %(scale)s::bigint)
 ), total AS (
     SELECT n, sum(quantity * unit_price_minor) AS net,
         sum((quantity * unit_price_minor * tax_rate + 5000) / 10000) AS tax
@@ -371,7 +371,7 @@ WITH buyer AS MATERIALIZED (
         cancelled_at, refunded_at)
     SELECT 'O-' || lpad(n::text, 8, '0'), user_id, CASE WHEN n %% 2 = 0 AND subscription_id IS NULL THEN n / 2 END,
         subscription_id, cycle_on, state, currency, net, tax,
-        CASE WHEN app.roll(%(seed)s::bigint, 'free shipping', n) < 0.4 THEN 0
+        CASE WHEN app.random_fraction(%(seed)s::bigint, 'free shipping', n) < 0.4 THEN 0
              ELSE CASE currency WHEN 'INR' THEN 9900 WHEN 'JPY' THEN 600 WHEN 'BRL' THEN 1990 ELSE 490 END END,
         country, (placed_at AT TIME ZONE 'UTC')::date + 5,
         CASE WHEN is_shipped THEN (ARRAY['parcel_one', 'quick_post'])[1 + n %% 2] END,
@@ -379,8 +379,8 @@ WITH buyer AS MATERIALIZED (
         placed_at, CASE WHEN is_reserved THEN placed_at + life * 0.01 END,
             CASE WHEN is_paid THEN placed_at + life * 0.02 END,
         CASE WHEN is_confirmed THEN placed_at + life * 0.03 END,
-        CASE WHEN is_shipped THEN placed_at + life * (0.1 + 0.15 * app.roll(%(seed)s::bigint, 'shipped', n)) END,
-        CASE WHEN is_delivered THEN placed_at + life * (0.3 + 0.4 * app.roll(%(seed)s::bigint, 'delivered', n)) END,
+        CASE WHEN is_shipped THEN placed_at + life * (0.1 + 0.15 * app.random_fraction(%(seed)s::bigint, 'shipped', n)) END,
+        CASE WHEN is_delivered THEN placed_at + life * (0.3 + 0.4 * app.random_fraction(%(seed)s::bigint, 'delivered', n)) END,
         CASE WHEN state = 'cancelled' THEN placed_at + life * 0.1 END,
             CASE WHEN state = 'refunded' THEN placed_at + life * 0.9 END
     FROM moved JOIN total USING (n) ORDER BY n
@@ -412,7 +412,7 @@ WHERE state = 'reserved' AND placed_at < %(today)s::date::timestamp AT TIME ZONE
     AND id %% 2 = 0
 UNION ALL
 SELECT id, 'review', delivered_at + (%(today)s::date::timestamp AT TIME ZONE 'UTC' - delivered_at) * 0.5 FROM app.orders
-WHERE state = 'delivered' AND app.roll(%(seed)s::bigint, 'review', id) < 0.2;
+WHERE state = 'delivered' AND app.random_fraction(%(seed)s::bigint, 'review', id) < 0.2;
 
 -- name: seed_carts
 -- Open carts (some older than 30 days, some empty), abandoned ones, and the lines of all.
@@ -424,16 +424,16 @@ WITH made AS (
     FROM app.users AS u
     CROSS JOIN LATERAL (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
     CROSS JOIN LATERAL (SELECT greatest(u.created_at,
-        midnight - 60 * app.roll(%(seed)s::bigint, 'cart', u.id) * interval '1 day') AS since) AS cart
+        midnight - 60 * app.random_fraction(%(seed)s::bigint, 'cart', u.id) * interval '1 day') AS since) AS cart
     WHERE u.state = 'active' AND u.id %% 10 < 6 ORDER BY u.id
     RETURNING id
 ), filled AS (
     SELECT DISTINCT made.id,
-        app.pick(%(seed)s::bigint, 'cart product', made.id * 4 + number, 1, 40 * %(scale)s::bigint) AS product_id
-    FROM made CROSS JOIN generate_series(1, 3) AS number WHERE app.roll(%(seed)s::bigint, 'cart empty', made.id) > 0.2
+        app.random_integer(%(seed)s::bigint, 'cart product', made.id * 4 + number, 1, 40 * %(scale)s::bigint) AS product_id
+    FROM made CROSS JOIN generate_series(1, 3) AS number WHERE app.random_fraction(%(seed)s::bigint, 'cart empty', made.id) > 0.2
 )
 INSERT INTO app.cart_lines (cart_id, product_id, quantity)
-SELECT id, product_id, app.pick(%(seed)s::bigint, 'cart quantity', id, 1, 3) FROM filled
+SELECT id, product_id, app.random_integer(%(seed)s::bigint, 'cart quantity', id, 1, 3) FROM filled
 UNION ALL
 SELECT o.cart_id, l.product_id, sum(l.quantity) FROM app.orders AS o JOIN app.order_lines AS l ON l.order_id = o.id
 WHERE o.cart_id IS NOT NULL GROUP BY o.cart_id, l.product_id
@@ -454,7 +454,7 @@ WITH sold AS MATERIALIZED (
     WHERE o.state IN ('reserved', 'paid', 'confirmed') GROUP BY l.product_id
 ), level AS MATERIALIZED (
     SELECT p.id, coalesce(a.quantity, 0) AS reserved, coalesce(m.net, 0) AS net,
-        1 + coalesce(a.quantity, 0) - coalesce(m.gone, 0) + app.pick(%(seed)s::bigint, 'surplus', p.id, 0,
+        1 + coalesce(a.quantity, 0) - coalesce(m.gone, 0) + app.random_integer(%(seed)s::bigint, 'surplus', p.id, 0,
             200) AS received
     FROM app.products AS p
     LEFT JOIN aside AS a ON a.product_id = p.id
@@ -478,7 +478,7 @@ ORDER BY 5, 4, 1;
 -- which reconciliation asks, begins with an empty account. What is not over goes by Stripe, which has not heard of it yet.
 WITH due AS (
     SELECT o.*, %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight,
-        app.pick(%(seed)s::bigint, 'payment', o.id, 0, 2) AS fate,
+        app.random_integer(%(seed)s::bigint, 'payment', o.id, 0, 2) AS fate,
         (CASE WHEN o.paid_at IS NULL AND o.cancelled_at IS NULL THEN 'stripe'
               WHEN o.currency = 'INR' OR o.placed_at > %(today)s::date - interval '30 days' THEN 'razorpay'
               ELSE 'stripe' END)::app.payment_provider AS provider
@@ -496,7 +496,7 @@ WITH due AS (
 )
 INSERT INTO app.payments (order_id, provider, provider_reference, idempotency_key, method_reference, amount_minor,
     refunded_minor, currency,
-    state, tries, decline_kind, decline_code, created_at, captured_at, failed_at, next_try_at, abandoned_at)
+    state, attempts, decline_kind, decline_code, created_at, captured_at, failed_at, next_attempt_at, abandoned_at)
 SELECT id, provider,
     CASE WHEN payment_state IN ('captured', 'abandoned') THEN (CASE provider WHEN 'stripe' THEN 'pi_'
         ELSE 'pay_' END) || 'seed' || lpad(id::text, 10, '0') END,
@@ -511,21 +511,21 @@ SELECT id, provider,
     CASE WHEN payment_state = 'abandoned' THEN cancelled_at END
 FROM failing ORDER BY id;
 
--- name: seed_payment_tries
+-- name: seed_payment_attempts
 -- Every try of each payment; one in three payments that went well was declined first.
-INSERT INTO app.payment_tries (payment_id, number, started_at, ended_at, outcome, decline_kind, decline_code)
+INSERT INTO app.payment_attempts (payment_id, number, started_at, ended_at, outcome, decline_kind, decline_code)
 SELECT p.id, number,
     CASE WHEN is_last THEN ended_at - (ended_at - p.created_at) * 0.1 ELSE p.created_at END,
     CASE WHEN is_last THEN ended_at ELSE p.created_at + (ended_at - p.created_at) * 0.5 END,
     (CASE WHEN NOT is_last THEN 'declined' WHEN p.state = 'captured' THEN 'captured'
         WHEN p.state = 'requires_action' THEN 'requires_action'
-          ELSE 'declined' END)::app.try_outcome,
+          ELSE 'declined' END)::app.attempt_outcome,
     CASE WHEN NOT is_last THEN 'soft' ELSE p.decline_kind END, CASE WHEN NOT is_last THEN 'insufficient_funds'
         ELSE p.decline_code END
 FROM app.payments AS p
 CROSS JOIN LATERAL (SELECT coalesce(p.captured_at, p.failed_at, p.created_at + interval '1 second') AS ended_at) AS at
-CROSS JOIN LATERAL generate_series(1, p.tries) AS number
-CROSS JOIN LATERAL (SELECT number = p.tries AS is_last) AS last
+CROSS JOIN LATERAL generate_series(1, p.attempts) AS number
+CROSS JOIN LATERAL (SELECT number = p.attempts AS is_last) AS last
 ORDER BY p.id, number;
 
 -- name: seed_refunds
@@ -593,12 +593,12 @@ WITH spot (country, latitude, longitude) AS (VALUES
     SELECT u.*, row_number() OVER (ORDER BY u.id) AS place, %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight
     FROM app.users AS u WHERE u.state = 'active'
 ), usual AS (
-    SELECT n, p.id AS user_id, p.email, p.country, app.roll(%(seed)s::bigint, 'action', n) AS r, p.is_admin,
-        greatest(p.created_at, p.midnight - 120 * app.roll(%(seed)s::bigint, 'audit', n) * interval '1 day') AS at
+    SELECT n, p.id AS user_id, p.email, p.country, app.random_fraction(%(seed)s::bigint, 'action', n) AS r, p.is_admin,
+        greatest(p.created_at, p.midnight - 120 * app.random_fraction(%(seed)s::bigint, 'audit', n) * interval '1 day') AS at
     FROM generate_series(1, 500 * %(scale)s::bigint) AS n
     -- One in ten is an admin's.
     JOIN person AS p ON p.place = CASE WHEN n %% 10 = 0 THEN 1 + n / 10 %% 3
-                                       ELSE app.pick(%(seed)s::bigint, 'audit user', n, 1,
+                                       ELSE app.random_integer(%(seed)s::bigint, 'audit user', n, 1,
                                            (SELECT count(*) FROM person)) END
 ), entry AS (
     SELECT at, n, user_id, email, country, inet '192.0.2.0' + user_id %% 256 AS ip,
@@ -637,16 +637,16 @@ WITH person AS MATERIALIZED (
         %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight
     FROM app.users AS u WHERE u.state = 'active'
 ), happened AS (
-    SELECT greatest(p.created_at, p.midnight - 120 * app.roll(%(seed)s::bigint, 'event', n) * interval '1 day') AS at,
+    SELECT greatest(p.created_at, p.midnight - 120 * app.random_fraction(%(seed)s::bigint, 'event', n) * interval '1 day') AS at,
         n, p.id AS user_id,
         CASE WHEN r < 0.4 THEN 'visited' WHEN r < 0.75 THEN 'product_viewed' WHEN r < 0.9 THEN 'cart_filled'
             ELSE 'checkout_started' END AS name,
-        CASE WHEN r BETWEEN 0.4 AND 0.9 THEN app.pick(%(seed)s::bigint, 'event product', n, 1,
+        CASE WHEN r BETWEEN 0.4 AND 0.9 THEN app.random_integer(%(seed)s::bigint, 'event product', n, 1,
             40 * %(scale)s::bigint) END AS product_id,
         NULL::bigint AS order_id
     FROM generate_series(1, 800 * %(scale)s::bigint) AS n
-    CROSS JOIN LATERAL (SELECT app.roll(%(seed)s::bigint, 'event name', n) AS r) AS rolled
-    JOIN person AS p ON p.place = app.pick(%(seed)s::bigint, 'event user', n, 1, (SELECT count(*) FROM person))
+    CROSS JOIN LATERAL (SELECT app.random_fraction(%(seed)s::bigint, 'event name', n) AS r) AS rolled
+    JOIN person AS p ON p.place = app.random_integer(%(seed)s::bigint, 'event user', n, 1, (SELECT count(*) FROM person))
     UNION ALL
     SELECT placed_at, id, user_id, 'order_placed', NULL, id FROM app.orders
 )
@@ -675,10 +675,10 @@ SELECT 1 + n %% 12, 'X' || lpad(n::text, 8, '0'), '1', jsonb_build_object('name'
     CASE WHEN n %% 33 = 0 THEN changed_at END
 FROM generate_series(1, 200 * %(scale)s::bigint) AS n
 CROSS JOIN LATERAL (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC'
-    - (1 + 90 * app.roll(%(seed)s::bigint, 'changed', n)) * interval '1 day' AS changed_at) AS at
+    - (1 + 90 * app.random_fraction(%(seed)s::bigint, 'changed', n)) * interval '1 day' AS changed_at) AS at
 ORDER BY n;
 
--- name: broken_rules
+-- name: invariant_violations
 -- Rules that hold across tables, each with how many rows break it; no row when all hold.
 SELECT rule, broken FROM (
     SELECT 'an order''s totals are those of its lines' AS rule, count(*) AS broken
@@ -701,11 +701,11 @@ SELECT rule, broken FROM (
     FROM app.orders AS o JOIN app.payments AS p ON p.order_id = o.id AND p.state = 'captured'
     WHERE (o.state = 'refunded') <> (p.refunded_minor = p.amount_minor)
     UNION ALL
-    SELECT 'a payment has as many tries as it says, and a captured one ended in its capture', count(*)
+    SELECT 'a payment has as many attempts as it says, and a captured one ended in its capture', count(*)
     FROM app.payments AS p LEFT JOIN (
-        SELECT payment_id, count(*) AS tries, max(ended_at) FILTER (WHERE outcome = 'captured') AS captured_at
-        FROM app.payment_tries GROUP BY payment_id) AS t ON t.payment_id = p.id
-    WHERE p.tries <> coalesce(t.tries, 0) OR p.captured_at IS DISTINCT FROM t.captured_at
+        SELECT payment_id, count(*) AS attempts, max(ended_at) FILTER (WHERE outcome = 'captured') AS captured_at
+        FROM app.payment_attempts GROUP BY payment_id) AS t ON t.payment_id = p.id
+    WHERE p.attempts <> coalesce(t.attempts, 0) OR p.captured_at IS DISTINCT FROM t.captured_at
     UNION ALL
     SELECT 'a product''s stock is the sum of its movements', count(*)
     FROM app.products AS p
@@ -771,7 +771,7 @@ SELECT rule, broken FROM (
           UNION ALL
           SELECT s.started_on, s.interval_months, s.anchor_day, o.cycle_on FROM app.subscriptions AS s
               JOIN app.orders AS o ON o.subscription_id = s.id) AS cycle
-    WHERE day < started_on OR day <> app.anchored(day, anchor_day)
+    WHERE day < started_on OR day <> app.anchor_date(day, anchor_day)
        OR mod(12 * (extract(year FROM day) - extract(year FROM started_on)) + extract(month FROM day) - extract(month
            FROM started_on),
               interval_months) <> 0

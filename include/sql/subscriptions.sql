@@ -11,32 +11,32 @@ WHERE s.id BETWEEN %(first)s::bigint AND %(last)s::bigint
   AND (s.state = 'active' AND s.next_on <= (%(now)s::timestamptz AT TIME ZONE 'UTC')::date + 1
            AND s.next_on <= there.today AND (s.retry_on IS NULL OR s.retry_on <= there.today)
        OR s.state = 'paused' AND s.resume_on <= there.today)
-ORDER BY s.id LIMIT %(most)s::bigint;
+ORDER BY s.id LIMIT %(batch_limit)s::bigint;
 
 -- name: subscriptions_to_remind
 -- Ids of subscriptions that may have a cycle tomorrow that its owner was not reminded of; the rules decide.
 SELECT s.id AS id FROM app.subscriptions AS s JOIN app.users AS u ON u.id = s.user_id
 CROSS JOIN LATERAL (SELECT (%(now)s::timestamptz AT TIME ZONE s.zone)::date + 1 AS tomorrow) AS there
 WHERE u.state <> 'deactivated'
-  AND (s.state = 'active' AND NOT s.skips_next AND s.retry_on IS NULL AND s.next_on = there.tomorrow
+  AND (s.state = 'active' AND NOT s.skip_next AND s.retry_on IS NULL AND s.next_on = there.tomorrow
            AND s.next_on BETWEEN (%(now)s::timestamptz AT TIME ZONE 'UTC')::date
                AND (%(now)s::timestamptz AT TIME ZONE 'UTC')::date + 2
        OR s.state = 'paused' AND s.resume_on <= there.tomorrow)
-  AND s.reminded_for IS DISTINCT FROM there.tomorrow
-ORDER BY s.id LIMIT %(most)s::bigint;
+  AND s.reminded_cycle_on IS DISTINCT FROM there.tomorrow
+ORDER BY s.id LIMIT %(batch_limit)s::bigint;
 
 -- name: subscription_lock
 -- One subscription with all that its renewal or reminder asks, locked until the transaction ends; no row if there is none.
 -- Fails at once with 55P03 while somebody else holds it. The tax rate is in basis points, by the country that it goes to:
 -- those of the reference app's data; put your own tax table here.
 SELECT s.state::text AS state, s.anchor_day AS anchor_day, s.interval_months AS interval_months, s.next_on AS next_on,
-    s.skips_next AS skips_next, s.retry_on AS retry_on, s.resume_on AS resume_on, s.reminded_for AS reminded_for,
+    s.skip_next AS skip_next, s.retry_on AS retry_on, s.resume_on AS resume_on, s.reminded_cycle_on AS reminded_cycle_on,
     s.quantity AS quantity, s.unit_price_minor AS unit_price_minor, s.new_price_minor AS new_price_minor,
     s.new_price_from AS new_price_from, s.currency::text AS currency, s.user_id AS user_id, s.product_id AS product_id,
     s.zone::text AS zone, (%(now)s::timestamptz AT TIME ZONE s.zone)::date AS today,
-    p.name AS product, p.retired_at IS NOT NULL AS product_is_gone,
+    p.name AS product, p.retired_at IS NOT NULL AS product_is_retired,
     u.name AS name, u.email AS email, CASE WHEN 'sms' = ANY (u.channels) THEN u.phone END AS phone,
-    u.language::text AS language, u.country::text AS country, u.state = 'deactivated' AS customer_is_gone,
+    u.language::text AS language, u.country::text AS country, u.state = 'deactivated' AS customer_is_deactivated,
     CASE u.country WHEN 'DE' THEN 1900 WHEN 'FR' THEN 2000 WHEN 'GB' THEN 2000 WHEN 'IN' THEN 1800 WHEN 'JP' THEN 1000
         ELSE 0 END AS tax_rate
 FROM app.subscriptions AS s
@@ -71,23 +71,23 @@ SELECT placed.id AS id, placed.placed_at AS placed_at, placed.total_minor AS tot
 -- Says of an order just placed that its stock is set aside: what it waits for now is its money.
 UPDATE app.orders SET state = 'reserved', reserved_at = greatest(clock_timestamp(), placed_at) WHERE id = %(id)s::bigint;
 
--- name: order_of_cycle
+-- name: order_for_cycle
 -- The order that a cycle has made; no row if it has made none.
 SELECT o.id AS id, o.number AS number FROM app.orders AS o
 WHERE o.subscription_id = %(subscription_id)s::bigint AND o.cycle_on = %(cycle_on)s::date;
 
--- name: subscription_move
+-- name: subscription_advance
 -- Sets a subscription on its next cycle, at the new price if that holds now; a pause is over. With `retry_on` the cycle is
 -- put off until then.
 UPDATE app.subscriptions SET state = 'active', paused_at = NULL, resume_on = NULL,
-    skips_next = skips_next AND next_on = %(next_on)s::date, next_on = %(next_on)s::date, retry_on = %(retry_on)s::date,
-    unit_price_minor = CASE WHEN %(price_changes)s::boolean THEN new_price_minor ELSE unit_price_minor END,
-    new_price_minor = CASE WHEN NOT %(price_changes)s::boolean THEN new_price_minor END,
-    new_price_from = CASE WHEN NOT %(price_changes)s::boolean THEN new_price_from END
+    skip_next = skip_next AND next_on = %(next_on)s::date, next_on = %(next_on)s::date, retry_on = %(retry_on)s::date,
+    unit_price_minor = CASE WHEN %(applies_new_price)s::boolean THEN new_price_minor ELSE unit_price_minor END,
+    new_price_minor = CASE WHEN NOT %(applies_new_price)s::boolean THEN new_price_minor END,
+    new_price_from = CASE WHEN NOT %(applies_new_price)s::boolean THEN new_price_from END
 WHERE id = %(id)s::bigint;
 
--- name: subscription_remind
+-- name: subscription_mark_reminded
 -- Notes that the owner was reminded of a cycle; a pause that ends by then ends before it.
-UPDATE app.subscriptions SET skips_next = skips_next AND next_on = %(cycle_on)s::date, next_on = %(cycle_on)s::date,
-    reminded_for = %(cycle_on)s::date
+UPDATE app.subscriptions SET skip_next = skip_next AND next_on = %(cycle_on)s::date, next_on = %(cycle_on)s::date,
+    reminded_cycle_on = %(cycle_on)s::date
 WHERE id = %(id)s::bigint;

@@ -8,13 +8,13 @@ RETURNING id;
 
 -- name: endpoint_list
 -- Every endpoint, oldest first.
-SELECT e.id, e.url, e.description, e.event_types, e.state, e.disabled_why, e.disabled_at, e.failing_since, e.last_error,
+SELECT e.id, e.url, e.description, e.event_types, e.state, e.disabled_reason, e.disabled_at, e.failing_since, e.last_error,
     e.created_at
 FROM backline.webhook_endpoint AS e ORDER BY e.created_at, e.id;
 
 -- name: endpoint_get
 -- One endpoint.
-SELECT e.id, e.url, e.description, e.event_types, e.state, e.disabled_why, e.disabled_at, e.failing_since, e.last_error,
+SELECT e.id, e.url, e.description, e.event_types, e.state, e.disabled_reason, e.disabled_at, e.failing_since, e.last_error,
     e.created_at
 FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
 
@@ -27,18 +27,18 @@ WHERE e.id = %(id)s::text;
 
 -- name: endpoint_disable
 -- Disables an endpoint, ends what waits for it, and tells each of the recipients by the message given. With
--- `after`, only if it has failed for so many seconds until now. Returns how many messages it ended, and the ids of the
--- notices; no row if the endpoint was not active. What waits is found by its states, so that their indexes serve.
+-- `min_failing_seconds`, only if it has failed for so many seconds until now. Returns how many messages it ended, and the ids of the
+-- notification_ids; no row if the endpoint was not active. What waits is found by its states, so that their indexes serve.
 WITH disabled AS (
     UPDATE backline.webhook_endpoint AS e
-    SET state = 'disabled', disabled_why = %(why)s::text, disabled_at = clock_timestamp()
+    SET state = 'disabled', disabled_reason = %(reason)s::text, disabled_at = clock_timestamp()
     WHERE e.id = %(id)s::text AND e.state = 'active'
-      AND (%(after)s::float8 IS NULL OR e.failing_since <= clock_timestamp() - %(after)s::float8 * interval '1 second')
+      AND (%(min_failing_seconds)s::float8 IS NULL OR e.failing_since <= clock_timestamp() - %(min_failing_seconds)s::float8 * interval '1 second')
     RETURNING e.id
 ), ended AS (
     UPDATE backline.message AS m
     SET state = 'suppressed', finalized_at = clock_timestamp(),
-        error = 'endpoint ' || %(id)s::text || ' was disabled: ' || %(why)s::text
+        error = 'endpoint ' || %(id)s::text || ' was disabled: ' || %(reason)s::text
     WHERE m.ctid = ANY (ARRAY(
         SELECT w.ctid FROM backline.message AS w
         WHERE (w.state = 'scheduled' OR w.state = 'pending' AND w.rescues = 0 OR w.state = 'pending' AND w.rescues > 0)
@@ -46,15 +46,15 @@ WITH disabled AS (
         FOR UPDATE OF w SKIP LOCKED))
     RETURNING m.id
 )
-SELECT (SELECT count(*)::integer FROM ended) AS ended,
-    ARRAY(SELECT backline.enqueue('urgent_email', told.recipient, %(notice)s::jsonb)
-          FROM unnest(%(recipients)s::text[]) AS told (recipient) WHERE disabled.id IS NOT NULL) AS notices
+SELECT (SELECT count(*)::integer FROM ended) AS suppressed_count,
+    ARRAY(SELECT backline.enqueue('urgent_email', told.recipient, %(notification)s::jsonb)
+          FROM unnest(%(recipients)s::text[]) AS told (recipient) WHERE disabled.id IS NOT NULL) AS notification_ids
 FROM disabled;
 
 -- name: endpoint_enable
 -- Makes an endpoint active again, with a clean slate; no row if it was not disabled.
 UPDATE backline.webhook_endpoint AS e
-SET state = 'active', disabled_why = NULL, disabled_at = NULL, failing_since = NULL, last_error = NULL
+SET state = 'active', disabled_reason = NULL, disabled_at = NULL, failing_since = NULL, last_error = NULL
 WHERE e.id = %(id)s::text AND e.state = 'disabled'
 RETURNING e.id;
 
@@ -62,20 +62,20 @@ RETURNING e.id;
 -- Deletes an endpoint with its secrets; disable it first, so that what waits for it ends.
 DELETE FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text RETURNING e.id;
 
--- name: secret_add
+-- name: secret_insert
 -- A new secret of an endpoint.
 INSERT INTO backline.webhook_secret (endpoint_id, scheme, sealed, public_key)
-VALUES (%(id)s::text, %(scheme)s::text, %(sealed)s::text, %(public_key)s::text);
+VALUES (%(id)s::text, %(scheme)s::text, %(ciphertext)s::text, %(public_key)s::text);
 
--- name: secret_replace
+-- name: secret_expire
 -- Lets the present secrets of an endpoint expire after so many seconds, and forgets those that have.
 WITH forgotten AS (
     DELETE FROM backline.webhook_secret AS s
     WHERE s.endpoint_id = %(id)s::text AND s.expires_at <= clock_timestamp())
 UPDATE backline.webhook_secret AS s
-SET expires_at = clock_timestamp() + %(seconds)s::float8 * interval '1 second'
+SET expires_at = clock_timestamp() + %(overlap_seconds)s::float8 * interval '1 second'
 WHERE s.endpoint_id = %(id)s::text
-  AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp() + %(seconds)s::float8 * interval '1 second');
+  AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp() + %(overlap_seconds)s::float8 * interval '1 second');
 
 -- name: secret_list
 -- The secrets that sign now, newest first, without what is secret.
@@ -84,49 +84,49 @@ FROM backline.webhook_secret AS s
 WHERE s.endpoint_id = ANY (%(ids)s::text[]) AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
 ORDER BY s.endpoint_id, s.id DESC;
 
--- name: endpoint_target
+-- name: endpoint_get_for_delivery
 -- What a delivery needs of an endpoint; its sealed secrets newest first.
-SELECT e.id, e.url, e.state, e.disabled_why,
+SELECT e.id, e.url, e.state, e.disabled_reason,
     extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds,
     coalesce((SELECT array_agg(s.scheme ORDER BY s.id DESC) FROM backline.webhook_secret AS s
         WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS schemes,
     coalesce((SELECT array_agg(s.sealed ORDER BY s.id DESC) FROM backline.webhook_secret AS s
-        WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS sealed
+        WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS ciphertexts
 FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
 
--- name: endpoint_failed
+-- name: endpoint_record_failure
 -- Notes a failure, and since when it fails if that is its first. Returns for how many seconds it has failed.
 UPDATE backline.webhook_endpoint AS e
 SET failing_since = coalesce(e.failing_since, clock_timestamp()), last_error = %(error)s::text
 WHERE e.id = %(id)s::text AND e.state = 'active'
 RETURNING extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds;
 
--- name: endpoint_failing_many
+-- name: endpoint_list_failing
 -- Which of these endpoints have taken nothing for a while. One failure among many is none yet.
 SELECT e.id FROM backline.webhook_endpoint AS e
 WHERE e.id = ANY (%(ids)s::text[]) AND e.failing_since < clock_timestamp() - interval '10 seconds';
 
--- name: endpoint_recovered
+-- name: endpoint_clear_failure
 -- Notes that an endpoint which failed has taken an event.
 UPDATE backline.webhook_endpoint AS e SET failing_since = NULL, last_error = NULL
 WHERE e.id = %(id)s::text AND e.failing_since IS NOT NULL;
 
--- name: event_wanted
+-- name: event_has_subscriber
 -- Whether an active endpoint is subscribed to any of these events.
 SELECT EXISTS (
     SELECT FROM backline.webhook_endpoint AS e, unnest(%(event_types)s::text[]) AS event_type
-    WHERE e.state = 'active' AND backline.webhook_wants(e.event_types, event_type)) AS wanted;
+    WHERE e.state = 'active' AND backline.webhook_event_matches(e.event_types, event_type)) AS has_subscriber;
 
 -- name: event_replay
 -- Sends events since a time to one endpoint: those that it asks for and has neither taken nor waits for, or, with
--- `everything`, all that it asks for. Oldest first, at most so many; one message an event, under the event's own id.
+-- `include_delivered`, all that it asks for. Oldest first, at most so many; one message an event, under the event's own id.
 WITH event AS (
     SELECT DISTINCT ON (m.payload ->> 'event_id') m.id, m.payload, m.lane, m.priority, m.max_attempts
     FROM backline.message AS m
     WHERE m.channel = 'webhook' AND m.created_at >= %(since)s::timestamptz AND m.recipient IN ('*', %(id)s::text)
       AND (m.recipient = %(id)s::text AND m.group_id IS NULL AND m.replay_of IS NULL
-           OR m.recipient = '*' AND backline.webhook_wants(%(event_types)s::text[], m.payload ->> 'event_type'))
-      AND (%(everything)s::boolean OR m.payload ->> 'event_id' NOT IN (
+           OR m.recipient = '*' AND backline.webhook_event_matches(%(event_types)s::text[], m.payload ->> 'event_type'))
+      AND (%(include_delivered)s::boolean OR m.payload ->> 'event_id' NOT IN (
           SELECT d.payload ->> 'event_id' FROM backline.message AS d
           WHERE d.channel = 'webhook' AND d.created_at >= %(since)s::timestamptz AND d.recipient = %(id)s::text
             AND d.state IN ('sent', 'pending', 'scheduled', 'leased')))
@@ -136,10 +136,10 @@ INSERT INTO backline.message (type, channel, lane, priority, state, recipient, p
                               replay_of)
 SELECT 'webhook', 'webhook', event.lane, event.priority, 'pending', %(id)s::text, event.payload, clock_timestamp(),
     event.max_attempts, %(request_id)s::text, event.id
-FROM event ORDER BY event.id LIMIT %(most)s::integer
+FROM event ORDER BY event.id LIMIT %(batch_limit)s::integer
 RETURNING id;
 
--- name: message_of_endpoint
+-- name: endpoint_message_get
 -- The event of a webhook message, by the message's id, if it is one for this endpoint or for every one.
 SELECT m.id, m.payload FROM backline.message AS m
 WHERE m.id = %(message_id)s::bigint AND m.channel = 'webhook' AND m.recipient IN ('*', %(id)s::text);

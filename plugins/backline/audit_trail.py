@@ -15,17 +15,17 @@ from backline.db.statements import statement
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class Actor:
     """Who acts, and in which request."""
 
-    actor: str
+    name: str
     request_id: str | None = None
 
 
 def record(
     connection: psycopg.Connection[DictRow],
-    who: Who,
-    act: str,
+    actor: Actor,
+    action: str,
     target: str,
     *,
     before: Mapping[str, Any] | None = None,
@@ -37,10 +37,10 @@ def record(
     payload's values, which may be secret.
     """
     connection.execute(
-        statement("audit_trail", "act_record"),
+        statement("audit_trail", "entry_insert"),
         {
-            "actor": who.actor, "act": act, "object": target, "before": _json(before), "after": _json(after),
-            "request_id": who.request_id,
+            "actor": actor.name, "action": action, "target": target, "before": _json(before), "after": _json(after),
+            "request_id": actor.request_id,
         },
     )  # fmt: skip
 
@@ -50,20 +50,20 @@ class Filters:
     """What acts to look for; None matches all."""
 
     actor: str | None = None
-    act: str | None = None
-    object: str | None = None
+    action: str | None = None
+    target: str | None = None
     request_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
 
-def search(connection: psycopg.Connection[DictRow], filters: Filters, cursor: int | None, most: int) -> list[DictRow]:
+def search(connection: psycopg.Connection[DictRow], filters: Filters, cursor: int | None, limit: int) -> list[DictRow]:
     """At most `most` acts, newest first, below the id `cursor`."""
     return connection.execute(
-        statement("audit_trail", "act_search"),
+        statement("audit_trail", "entry_search"),
         {
-            "actor": filters.actor, "act": filters.act, "object": filters.object, "request_id": filters.request_id,
-            "since": filters.since, "until": filters.until, "cursor": cursor, "most": most,
+            "actor": filters.actor, "action": filters.action, "target": filters.target, "request_id": filters.request_id,
+            "since": filters.since, "until": filters.until, "cursor": cursor, "batch_limit": limit,
         },
     ).fetchall()  # fmt: skip
 

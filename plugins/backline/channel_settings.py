@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-_OFFICE = "application/vnd.openxmlformats-officedocument"
+_OFFICE_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument"
 ATTACHMENT_TYPES = frozenset(
     {f"application/{name}" for name in ("pdf", "zip", "json")}
     | {f"text/{name}" for name in ("plain", "csv", "html", "calendar")}
     | {f"image/{name}" for name in ("png", "jpeg", "gif", "webp")}
-    | {f"{_OFFICE}.spreadsheetml.sheet", f"{_OFFICE}.wordprocessingml.document"}
+    | {f"{_OFFICE_MEDIA_TYPE}.spreadsheetml.sheet", f"{_OFFICE_MEDIA_TYPE}.wordprocessingml.document"}
 )
 
 

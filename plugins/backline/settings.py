@@ -22,7 +22,7 @@ from pydantic import (
 
 from backline.channel_settings import EmailSettings, PushSettings, SmsSettings
 from backline.channel_settings import Section as _Section
-from backline.environment import PREFIX, environment, merged
+from backline.environment_settings import ENVIRONMENT_PREFIX, deep_merge, read_environment
 from backline.errors import FailureClass, Misconfigured
 from backline.invoices.settings import InvoiceSettings
 from backline.matching.settings import MatchingSettings
@@ -47,11 +47,11 @@ class TemplateSettings(_Section):
     product_url: str = "http://localhost:8080"
     support_email: str = "support@localhost.localdomain"
     language: str = "en"
-    zone: str = "UTC"
+    time_zone: str = "UTC"
 
-    @field_validator("zone")
+    @field_validator("time_zone")
     @classmethod
-    def _is_known(cls, zone: str) -> str:
+    def _validate_time_zone(cls, zone: str) -> str:
         try:
             ZoneInfo(zone)
         except (KeyError, ValueError, OSError):
@@ -68,7 +68,7 @@ class LinkSettings(_Section):
 
     @field_validator("*")
     @classmethod
-    def _leads_somewhere(cls, link: str) -> str:
+    def _validate_link(cls, link: str) -> str:
         parts = urlsplit(link)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
             raise ValueError(f"{link!r} must begin with https:// (http:// only for localhost: it carries a token)")
@@ -88,35 +88,37 @@ class OutboxSettings(_Section):
 
     max_unconfirmed: int = Field(64, ge=1, le=10_000)
     max_rescues: int = Field(5, ge=0, le=100)
-    history_days: int = Field(30, ge=1)
+    retention_days: int = Field(30, ge=1)
     heartbeat_timeout_seconds: float = Field(10.0, ge=3)
     dispatcher_lifetime_seconds: float = Field(480.0, ge=10, le=780)
 
 
-class DoorbellSettings(_Section):
+class LaneTriggerSettings(_Section):
     """How often the doorbell looks, and how long it is silent after a ring."""
 
-    interval_seconds: float = Field(0.25, ge=0.05, le=10)
-    silence_seconds: float = Field(5.0, ge=1, le=60)
+    poll_interval_seconds: float = Field(0.25, ge=0.05, le=10)
+    cooldown_seconds: float = Field(5.0, ge=1, le=60)
 
 
 Topic = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 ChannelName = Literal["email", "sms", "push", "webhook"]
-_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+_TIME_OF_DAY = r"([01]\d|2[0-3]):[0-5]\d"
 
 
 class PreferenceSettings(_Section):
     """What holds for recipients who have not said otherwise."""
 
     topics: dict[Topic, str] = Field(default_factory=lambda: {"newsletter": "Newsletter"})
-    quiet_hours: dict[ChannelName, Annotated[str, Field(pattern=rf"^{_CLOCK}-{_CLOCK}$")]] = Field(default_factory=dict)
-    per_day: dict[ChannelName, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
+    quiet_hours: dict[ChannelName, Annotated[str, Field(pattern=rf"^{_TIME_OF_DAY}-{_TIME_OF_DAY}$")]] = Field(
+        default_factory=dict
+    )
+    daily_limit: dict[ChannelName, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
 
 
 class HookSettings(_Section):
     """Which providers may tell of deliveries and payments; one that is empty is closed."""
 
-    ses_topics: tuple[str, ...] = ()
+    ses_topic_arns: tuple[str, ...] = ()
     sendgrid_public_key: str = ""
     mailgun_connection: str = ""
     twilio_connection: str = ""
@@ -128,23 +130,23 @@ class HttpSettings(_Section):
     """The HTTP API in Airflow's api-server."""
 
     max_body_mib: float = Field(32.0, gt=0, le=1024)
-    connections: int = Field(4, ge=1, le=64)
-    wait_seconds: float = Field(5.0, gt=0, le=60)
-    search_seconds: float = Field(5.0, gt=0, le=60)
+    max_db_connections: int = Field(4, ge=1, le=64)
+    pool_timeout_seconds: float = Field(5.0, gt=0, le=60)
+    search_timeout_seconds: float = Field(5.0, gt=0, le=60)
 
 
 class RetrySettings(_Section):
-    """Delay before try n + 1: `first_seconds * factor^(n - 1)`, capped, ± jitter (a fraction)."""
+    """Delay before try n + 1: `initial_delay_seconds * factor^(n - 1)`, capped, ± jitter (a fraction)."""
 
-    first_seconds: float = Field(60.0, gt=0)
-    factor: float = Field(2.0, ge=1)
-    cap_seconds: float = Field(600.0, gt=0)
+    initial_delay_seconds: float = Field(60.0, gt=0)
+    multiplier: float = Field(2.0, ge=1)
+    max_delay_seconds: float = Field(600.0, gt=0)
     jitter: float = Field(0.2, ge=0, lt=1)
 
-    def pause(self, attempt: int) -> float:
+    def backoff_seconds(self, attempt: int) -> float:
         """Seconds after that try, from 1, without cap and jitter."""
         # The exponent is bounded so that a high attempt number cannot overflow the float.
-        return self.first_seconds * self.factor ** min(attempt - 1, 64)
+        return self.initial_delay_seconds * self.multiplier ** min(attempt - 1, 64)
 
 
 Queue = Literal["critical", "default", "bulk", "reports"]
@@ -157,12 +159,12 @@ class LaneSettings(_Section):
     channel: ChannelName
     priority: int = Field(5, ge=1, le=10)
     queue: Queue = "default"
-    dispatchers: int = Field(1, ge=1, le=16)
+    max_dispatchers: int = Field(1, ge=1, le=16)
     backlog_per_dispatcher: int = Field(2000, ge=1)
-    batch: int = Field(500, ge=1, le=5000)
+    batch_size: int = Field(500, ge=1, le=5000)
     lease_seconds: float = Field(60.0, ge=3, le=600)
-    idle_seconds: float = Field(120.0, ge=0)
-    oldest_limit_seconds: float = Field(60.0, ge=1)
+    idle_timeout_seconds: float = Field(120.0, ge=0)
+    max_age_seconds: float = Field(60.0, ge=1)
     rate_per_minute: float = Field(0.0, ge=0)
     rate_burst: int = Field(10, ge=1)
     domain_rates_per_minute: dict[str, PositiveFloat] = Field(default_factory=dict)
@@ -180,12 +182,12 @@ class DeadLetterSettings(_Section):
     """How long dead letters are kept, and where they go."""
 
     retention_hours: float = Field(168.0, ge=1)
-    cap: int = Field(10_000, ge=1)
+    max_count: int = Field(10_000, ge=1)
     archive_folder: str = "archive/dead_letters"
-    look_seconds: float = Field(5.0, ge=1, le=30)
+    poll_interval_seconds: float = Field(5.0, ge=1, le=30)
 
 
-_HARD_AFTER_SOFT_SECONDS = 60.0
+_HARD_LIMIT_MARGIN_SECONDS = 60.0
 
 
 class JobDefaults(_Section):
@@ -195,13 +197,13 @@ class JobDefaults(_Section):
     priority: int = Field(5, ge=1, le=10)
     queue: Queue = "default"
     retries: int = Field(3, ge=0, le=50)
-    backoff: float = Field(1.0, gt=0, le=100)
+    backoff_multiplier: float = Field(1.0, gt=0, le=100)
     soft_limit_seconds: float = Field(540.0, gt=0)
     hard_limit_seconds: float = Field(0.0, ge=0)
     memory_limit_mib: int = Field(0, ge=0)
     rate_per_minute: float = Field(0.0, ge=0)
     deadline_seconds: float = Field(0.0, ge=0)
-    result_seconds: float = Field(3600.0, gt=0)
+    result_ttl_seconds: float = Field(3600.0, gt=0)
     tags: tuple[str, ...] = ()
 
 
@@ -212,34 +214,34 @@ class JobSettings(JobDefaults):
     enabled: bool = True
 
     @property
-    def hard_limit(self) -> float:
+    def effective_hard_limit_seconds(self) -> float:
         """Seconds after which a task is killed: its own, or a minute after the soft limit."""
-        return self.hard_limit_seconds or self.soft_limit_seconds + _HARD_AFTER_SOFT_SECONDS
+        return self.hard_limit_seconds or self.soft_limit_seconds + _HARD_LIMIT_MARGIN_SECONDS
 
 
 class JobsSettings(JobDefaults):
     """The defaults, and by name what an operator has changed for one job."""
 
-    named: dict[str, JobSettings] = Field(default_factory=dict)
+    overrides: dict[str, JobSettings] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def _by_name(cls, given: object) -> object:
+    def _collect_overrides(cls, given: object) -> object:
         """A table inside [jobs] is a job; everything else is a default."""
         if not isinstance(given, dict):
             return given
-        named = {name: value for name, value in given.items() if isinstance(value, dict)}
-        return {**{name: value for name, value in given.items() if name not in named}, "named": named}
+        overrides = {name: value for name, value in given.items() if isinstance(value, dict)}
+        return {**{name: value for name, value in given.items() if name not in overrides}, "overrides": overrides}
 
 
 DIRECT_POOLS = {"email_direct": 8, "sms_direct": 4, "push_direct": 4, "webhook_direct": 4}
 
-DEFAULT_RETRIES: dict[FailureClass, RetrySettings] = {
+DEFAULT_RETRY_POLICIES: dict[FailureClass, RetrySettings] = {
     FailureClass.TIMEOUT: RetrySettings(),
     FailureClass.NETWORK: RetrySettings(),
-    FailureClass.DATABASE: RetrySettings(first_seconds=5, cap_seconds=60),
+    FailureClass.DATABASE: RetrySettings(initial_delay_seconds=5, max_delay_seconds=60),
     FailureClass.RATE_LIMITED: RetrySettings(),
-    FailureClass.RESOURCE: RetrySettings(first_seconds=300, cap_seconds=1800),
+    FailureClass.RESOURCE: RetrySettings(initial_delay_seconds=300, max_delay_seconds=1800),
     FailureClass.UNKNOWN: RetrySettings(),
 }
 
@@ -257,7 +259,7 @@ class Settings(_Section):
     links: LinkSettings = Field(default_factory=LinkSettings)
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
-    doorbell: DoorbellSettings = Field(default_factory=DoorbellSettings)
+    lane_trigger: LaneTriggerSettings = Field(default_factory=LaneTriggerSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
     preferences: PreferenceSettings = Field(default_factory=PreferenceSettings)
     hooks: HookSettings = Field(default_factory=HookSettings)
@@ -268,7 +270,7 @@ class Settings(_Section):
     orders: OrderSettings = Field(default_factory=OrderSettings)
     matching: MatchingSettings = Field(default_factory=MatchingSettings)
     subscriptions: SubscriptionSettings = Field(default_factory=SubscriptionSettings)
-    retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRIES))
+    retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRY_POLICIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))
     alerts: AlertSettings = Field(default_factory=AlertSettings)
@@ -278,11 +280,11 @@ class Settings(_Section):
 
     @field_validator("retry", mode="before")
     @classmethod
-    def _fill_in(cls, given: object) -> object:
+    def _apply_retry_defaults(cls, given: object) -> object:
         """A section or line that is left out has its class's default."""
         if not isinstance(given, dict):
             return given
-        defaults = {name.value: policy.model_dump() for name, policy in DEFAULT_RETRIES.items()}
+        defaults = {name.value: policy.model_dump() for name, policy in DEFAULT_RETRY_POLICIES.items()}
         changed = {name: value for name, value in given.items() if not isinstance(value, dict)}
         merged = {
             name: {**defaults.get(name, {}), **given.get(name, {})} for name in {*defaults, *given} - set(changed)
@@ -304,29 +306,29 @@ class Settings(_Section):
 
         Misconfigured names the job and the setting that is wrong.
         """
-        changed = self.jobs.named.get(name)
+        changed = self.jobs.overrides.get(name)
         values = {
-            **self.jobs.model_dump(exclude={"named"}),
+            **self.jobs.model_dump(exclude={"overrides"}),
             **declared,
             **(changed.model_dump(exclude_unset=True) if changed else {}),
         }
         try:
             job = JobSettings(**values)
         except ValidationError as exc:
-            raise Misconfigured(f"job {name!r}: " + "; ".join(_explain(error) for error in exc.errors())) from None
+            raise Misconfigured(f"job {name!r}: " + "; ".join(_format_error(error) for error in exc.errors())) from None
         if job.pool not in self.job_pools:
             raise Misconfigured(
                 f"job {name!r}: pool: {job.pool!r} is not in [job_pools]; add it there or use one of: "
                 + ", ".join(sorted(self.job_pools))
             )
-        if job.hard_limit <= job.soft_limit_seconds:
+        if job.effective_hard_limit_seconds <= job.soft_limit_seconds:
             raise Misconfigured(
                 f"job {name!r}: hard_limit_seconds: must be more than soft_limit_seconds ({job.soft_limit_seconds:.0f}), or 0"
             )
         return job
 
 
-def folder_of(setting: str) -> Path:
+def resolve_folder(setting: str) -> Path:
     """A folder that a setting names: under BACKLINE_HOME, or under the project's root; an absolute one as it is."""
     return Path(os.environ.get("BACKLINE_HOME") or ROOT) / setting
 
@@ -348,9 +350,9 @@ def load(path: Path) -> Settings:
         raise Misconfigured(f"{path}: not valid TOML: {exc}") from exc
     _check_environment()
     try:
-        loaded = Settings(**merged(values, environment()))
+        loaded = Settings(**deep_merge(values, read_environment()))
     except ValidationError as exc:
-        raise Misconfigured(f"{path}: " + "; ".join(_explain(error) for error in exc.errors())) from None
+        raise Misconfigured(f"{path}: " + "; ".join(_format_error(error) for error in exc.errors())) from None
     if wrong := sorted(set(loaded.retry) & PERMANENT_CLASSES):
         raise Misconfigured(f"{path}: retry.{wrong[0]}: this class is permanent and never retried; remove the section")
     return loaded
@@ -358,14 +360,14 @@ def load(path: Path) -> Settings:
 
 def _check_environment() -> None:
     for name in os.environ:
-        section = name.upper().removeprefix(PREFIX).partition("__")[0].lower()
-        if name.upper().startswith(PREFIX) and section not in Settings.model_fields:
+        section = name.upper().removeprefix(ENVIRONMENT_PREFIX).partition("__")[0].lower()
+        if name.upper().startswith(ENVIRONMENT_PREFIX) and section not in Settings.model_fields:
             known = ", ".join(sorted(Settings.model_fields))
             raise Misconfigured(f"environment: {name}: unknown section {section!r}; use one of: {known}")
 
 
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part != "named")
+def _format_error(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"] if part != "overrides")
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown setting; remove it or mend its spelling (all settings: include/config/backline.toml)"
     return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}"

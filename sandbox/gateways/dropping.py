@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class Dropped(BaseException):
+class ConnectionDropped(BaseException):
     """Raised by a handler that wants the connection dropped. No Exception: the framework would answer 500 to one."""
 
 
-class Dropping:
+class DropConnectionMiddleware:
     """Around the whole application: a Dropped aborts the connection under it. For uvicorn, whose `send` knows it."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -19,7 +19,7 @@ class Dropping:
         """Pass the request on."""
         try:
             await self._app(scope, receive, send)
-        except Dropped:
+        except ConnectionDropped:
             send.__self__.transport.abort()  # type: ignore[attr-defined]
             while (await receive())["type"] != "http.disconnect":
                 pass

@@ -6,14 +6,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sandbox import switches
-from sandbox.switches import Switch, Switches
+from sandbox import fault_injection
+from sandbox.fault_injection import FaultInjector, FaultRule
 
-REQUEST = "request"
+REQUEST_STAGE = "request"
 
-HINTS = {
+FIELD_HINTS = {
     "recipient": 'a glob over the recipient, such as "+4915*"',
-    "stage": f'"{REQUEST}", the only one, so it can be left out',
+    "stage": f'"{REQUEST_STAGE}", the only one, so it can be left out',
     "action": 'one of "reply", "slow", "drop"',
     "status": "a whole number from 300 to 599, or 200 for an answer that is none",
     "body": "an object, the JSON of the answer, or a text",
@@ -26,7 +26,7 @@ HINTS = {
 }
 
 
-class Rule(Switch):
+class GatewayFaultRule(FaultRule):
     """One switch. The first rule that matches a request and has fires left decides what happens.
 
     `after` keeps the message before the fault: the client cannot know that it was accepted.
@@ -41,21 +41,21 @@ class Rule(Switch):
     after: bool = False
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _validate_combination(self) -> Self:
         if self.after and self.action == "reply":
-            raise ValueError(f"after: should be {HINTS['after']}")
+            raise ValueError(f"after: should be {FIELD_HINTS['after']}")
         return self
 
 
-class Faults(Switches[Rule]):
+class GatewayFaults(FaultInjector[GatewayFaultRule]):
     """The rules of one gateway."""
 
 
-def parse_rules(body: bytes) -> list[Rule]:
+def parse_rules(body: bytes) -> list[GatewayFaultRule]:
     """Rules from a JSON list. Raises InvalidRules."""
-    return switches.parse(Rule, body, HINTS, '[{"status": 503, "times": 2}]')
+    return fault_injection.parse_rule_list(GatewayFaultRule, body, FIELD_HINTS, '[{"status": 503, "times": 2}]')
 
 
-def check_rules(found: list[object]) -> list[Rule]:
+def validate_rules(found: list[object]) -> list[GatewayFaultRule]:
     """Rules from plain values. Raises InvalidRules."""
-    return switches.check(Rule, found, HINTS)
+    return fault_injection.validate_rule_list(GatewayFaultRule, found, FIELD_HINTS)

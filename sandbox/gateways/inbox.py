@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any
 
-KEPT = 10_000
+MESSAGE_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Entry:
         """Moment of arrival, in seconds since 1970."""
         return self.id / 1_000_000
 
-    def describe(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "id": self.id,
@@ -54,7 +54,7 @@ class Inbox:
         """Keep one message; the oldest gives way when there are too many."""
         self._last_id = max(time.time_ns() // 1000, self._last_id + 1)
         entry = self._entries[self._last_id] = Entry(self._last_id, to, title, text, details)
-        if len(self._entries) > KEPT:
+        if len(self._entries) > MESSAGE_LIMIT:
             del self._entries[next(iter(self._entries))]
         return entry
 

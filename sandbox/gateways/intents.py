@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Answer = tuple[int, dict[str, Any]]
+StripeResponse = tuple[int, dict[str, Any]]
 """A status, and the JSON that is answered."""
 
-DECLINES: Mapping[str, tuple[str, str]] = {
+DECLINED_CARDS: Mapping[str, tuple[str, str]] = {
     "pm_card_visa_chargeDeclined": ("card_declined", "generic_decline"),
     "pm_card_visa_chargeDeclinedInsufficientFunds": ("card_declined", "insufficient_funds"),
     "pm_card_visa_chargeDeclinedLostCard": ("card_declined", "lost_card"),
@@ -22,7 +22,7 @@ DECLINES: Mapping[str, tuple[str, str]] = {
     "pm_card_authenticationRequired": ("authentication_required", "authentication_required"),
 }
 """Stripe's own test cards (https://docs.stripe.com/testing) that are refused: code and decline code. Any other one pays."""
-_SEARCH = re.compile(r'metadata\["((?:[^"\\]|\\.)*)"\]:"((?:[^"\\]|\\.)*)"')
+_SEARCH_QUERY = re.compile(r'metadata\["((?:[^"\\]|\\.)*)"\]:"((?:[^"\\]|\\.)*)"')
 
 
 @dataclass
@@ -54,63 +54,68 @@ class Intent:
         }  # fmt: skip
 
 
-class Refusal(Exception):
+class StripeError(Exception):
     """An answer that is an error."""
 
     def __init__(self, status: int, kind: str, code: str | None, message: str, **more: Any) -> None:
         super().__init__(message)
         error = {"type": kind, "code": code, "message": message, **more}
-        self.answer: Answer = (status, {"error": {name: value for name, value in error.items() if value is not None}})
+        self.response: StripeResponse = (
+            status,
+            {"error": {name: value for name, value in error.items() if value is not None}},
+        )
 
 
-def invalid(code: str | None, message: str, status: int = 400) -> Refusal:
+def invalid_request(code: str | None, message: str, status: int = 400) -> StripeError:
     """Stripe's answer to a request that is wrong."""
-    return Refusal(status, "invalid_request_error", code, message)
+    return StripeError(status, "invalid_request_error", code, message)
 
 
-class Intents:
+class StripeAccount:
     """The account: intents, refunds, and the keys under which answers are kept."""
 
     def __init__(self) -> None:
         self._intents: dict[str, Intent] = {}
         self._refunds: list[dict[str, Any]] = []
-        self._answers: dict[str, tuple[tuple[str, Any], Answer]] = {}
+        self._responses: dict[str, tuple[tuple[str, Any], StripeResponse]] = {}
 
-    def once(self, key: str | None, request: tuple[str, Any], act: Callable[[], dict[str, Any]]) -> Answer:
+    def run_idempotent(
+        self, key: str | None, request: tuple[str, Any], act: Callable[[], dict[str, Any]]
+    ) -> StripeResponse:
         """Act, or answer as at the first time that this key came; errors are kept too."""
-        if key is not None and key in self._answers:
-            earlier, answer = self._answers[key]
+        if key is not None and key in self._responses:
+            earlier, answer = self._responses[key]
             if earlier != request:
                 text = f"Keys for idempotent requests can only be used with the same parameters: {key}"
-                return Refusal(400, "idempotency_error", None, text).answer
+                return StripeError(400, "idempotency_error", None, text).response
             return answer
         try:
             answer = 200, act()
-        except Refusal as exc:
-            answer = exc.answer
+        except StripeError as exc:
+            answer = exc.response
         if key is not None:
-            self._answers[key] = request, answer
+            self._responses[key] = request, answer
         return answer
 
-    def forget_keys(self) -> int:
+    def clear_idempotency_keys(self) -> int:
         """Forget all keys, as Stripe does after a day; returns how many those were."""
-        count = len(self._answers)
-        self._answers.clear()
+        count = len(self._responses)
+        self._responses.clear()
         return count
 
-    def clear(self) -> None:
+    def reset(self) -> None:
         """An account without payments."""
         self._intents.clear()
         self._refunds.clear()
-        self._answers.clear()
+        self._responses.clear()
 
     def create(self, form: Mapping[str, str]) -> dict[str, Any]:
         """A new intent; nothing is charged yet."""
         amount, currency = form.get("amount", ""), form.get("currency", "")
         if not amount.isdecimal() or int(amount) < 1:
-            raise invalid("parameter_invalid_integer", f"Invalid integer: {amount}")
+            raise invalid_request("parameter_invalid_integer", f"Invalid integer: {amount}")
         if not re.fullmatch("[a-z]{3}", currency):
-            raise invalid("parameter_missing", "Missing required param: currency.")
+            raise invalid_request("parameter_missing", "Missing required param: currency.")
         made = Intent(
             f"pi_{secrets.token_hex(12)}", int(amount), currency, _metadata(form), form.get("customer"),
             form.get("description", ""),
@@ -122,33 +127,33 @@ class Intents:
         """The intent; Refusal if it is not known."""
         found = self._intents.get(intent_id)
         if found is None:
-            raise invalid("resource_missing", f"No such payment_intent: '{intent_id}'", 404)
+            raise invalid_request("resource_missing", f"No such payment_intent: '{intent_id}'", 404)
         return found
 
-    def found(self, since: int = 0, before: int = 2**53) -> list[Intent]:
+    def list_intents(self, since: int = 0, before: int = 2**53) -> list[Intent]:
         """Intents by the second in which they were made, newest first."""
         return [one for one in reversed(self._intents.values()) if since <= one.created < before]
 
     def search(self, query: str) -> list[Intent]:
         """Intents by one field of their metadata; Refusal for any other query."""
-        match = _SEARCH.fullmatch(query.strip())
+        match = _SEARCH_QUERY.fullmatch(query.strip())
         if match is None:
-            raise invalid(None, 'The sandbox can search by metadata["..."]:"..." only')
+            raise invalid_request(None, 'The sandbox can search by metadata["..."]:"..." only')
         name, value = (re.sub(r"\\(.)", r"\1", part) for part in match.groups())
-        return [one for one in self.found() if one.metadata.get(name) == value]
+        return [one for one in self.list_intents() if one.metadata.get(name) == value]
 
     def confirm(self, intent_id: str, form: Mapping[str, str]) -> dict[str, Any]:
         """Charge the method, once."""
         intent = self.get(intent_id)
         if intent.status in ("succeeded", "canceled"):
-            raise self._unexpected(intent, "confirm")
+            raise self._unexpected_state(intent, "confirm")
         method = form.get("payment_method", "")
         if not method:
-            raise invalid(
+            raise invalid_request(
                 "payment_intent_unexpected_state", "You cannot confirm this PaymentIntent without a payment method."
             )
-        if method in DECLINES:
-            code, decline = DECLINES[method]
+        if method in DECLINED_CARDS:
+            code, decline = DECLINED_CARDS[method]
             intent.status = "requires_payment_method"
             intent.error = {
                 "type": "card_error",
@@ -156,7 +161,7 @@ class Intents:
                 "decline_code": decline,
                 "message": "Your card was declined.",
             }
-            raise Refusal(
+            raise StripeError(
                 402,
                 "card_error",
                 code,
@@ -171,7 +176,7 @@ class Intents:
         """No money comes any more; Refusal if it has come."""
         intent = self.get(intent_id)
         if intent.status in ("succeeded", "canceled"):
-            raise self._unexpected(intent, "cancel")
+            raise self._unexpected_state(intent, "cancel")
         intent.status = "canceled"
         return intent.as_json()
 
@@ -180,13 +185,13 @@ class Intents:
         intent = self.get(form.get("payment_intent", ""))
         amount = int(form.get("amount") or intent.amount)
         if intent.status != "succeeded":
-            raise invalid(
+            raise invalid_request(
                 "charge_not_captured", f"This PaymentIntent ({intent.id}) does not have a successful charge to refund."
             )
         if intent.refunded == intent.amount:
-            raise invalid("charge_already_refunded", f"Charge ch_{intent.id[3:]} has already been refunded.")
+            raise invalid_request("charge_already_refunded", f"Charge ch_{intent.id[3:]} has already been refunded.")
         if amount > intent.amount - intent.refunded:
-            raise invalid("amount_too_large", "Refund amount is greater than unrefunded amount on charge.")
+            raise invalid_request("amount_too_large", "Refund amount is greater than unrefunded amount on charge.")
         intent.refunded += amount
         made = {
             "id": f"re_{secrets.token_hex(12)}", "object": "refund", "amount": amount, "currency": intent.currency,
@@ -195,14 +200,14 @@ class Intents:
         self._refunds.append(made)
         return made
 
-    def refunds_of(self, intent_id: str) -> list[dict[str, Any]]:
+    def list_refunds(self, intent_id: str) -> list[dict[str, Any]]:
         """The refunds of an intent, or of all, newest first."""
         return [one for one in reversed(self._refunds) if intent_id in ("", one["payment_intent"])]
 
     @staticmethod
-    def _unexpected(intent: Intent, act: str) -> Refusal:
+    def _unexpected_state(intent: Intent, act: str) -> StripeError:
         text = f"You cannot {act} this PaymentIntent because it has a status of {intent.status}."
-        return Refusal(
+        return StripeError(
             400, "invalid_request_error", "payment_intent_unexpected_state", text, payment_intent=intent.as_json()
         )
 

@@ -14,18 +14,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from sandbox.gateways.gateway import Gateway, Page
-from sandbox.mail.endpoint import read_body
+from sandbox.gateways.gateway import Gateway, RenderPage
+from sandbox.mail.handlers import read_body
 
-GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
-LIFE_SECONDS = 3600
-_DETAIL = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+TOKEN_LIFETIME_SECONDS = 3600
+_FCM_ERROR_TYPE = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
 
-def error(status: int, name: str, message: str, code: str = "") -> dict[str, Any]:
+def error_body(status: int, name: str, message: str, code: str = "") -> dict[str, Any]:
     """An error as the API words it; `code` is FCM's own."""
-    details = [{"@type": _DETAIL, "errorCode": code}] if code else []
+    details = [{"@type": _FCM_ERROR_TYPE, "errorCode": code}] if code else []
     return {"error": {"code": status, "message": message, "status": name, "details": details}}
 
 
@@ -38,39 +38,39 @@ class PushGateway(Gateway):
     presets: Mapping[str, Mapping[str, Any]] = {
         "gone": {
             "status": 404,
-            "body": error(404, "NOT_FOUND", "Requested entity was not found.", "UNREGISTERED"),
+            "body": error_body(404, "NOT_FOUND", "Requested entity was not found.", "UNREGISTERED"),
         },
         "busy": {
             "status": 429,
             "retry_after": 5,
-            "body": error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.", "QUOTA_EXCEEDED"),
+            "body": error_body(429, "RESOURCE_EXHAUSTED", "Quota exceeded.", "QUOTA_EXCEEDED"),
         },
-        "down": {"status": 503, "body": error(503, "UNAVAILABLE", "The service is unavailable.", "UNAVAILABLE")},
-        "refused": {"status": 400, "body": error(400, "INVALID_ARGUMENT", "Bad argument.", "INVALID_ARGUMENT")},
+        "down": {"status": 503, "body": error_body(503, "UNAVAILABLE", "The service is unavailable.", "UNAVAILABLE")},
+        "refused": {"status": 400, "body": error_body(400, "INVALID_ARGUMENT", "Bad argument.", "INVALID_ARGUMENT")},
         "slow": {"action": "slow", "seconds": 2.0},
         "drop": {"action": "drop"},
         "drop after": {"action": "drop", "after": True},
     }
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: RenderPage) -> None:
         super().__init__(page)
-        self.granted: dict[str, float] = {}
+        self.issued_tokens: dict[str, float] = {}
         """Access tokens and until when each is good."""
 
     def routes(self) -> list[BaseRoute]:
         """With the provider's own."""
         return [
             *super().routes(),
-            Route("/push/token", self.grant, methods=["POST"]),
-            Route("/push/tokens", self.revoke, methods=["DELETE"]),
-            Route("/push/v1/projects/{project}/messages:send", self.create, methods=["POST"]),
+            Route("/push/token", self.issue_token, methods=["POST"]),
+            Route("/push/tokens", self.revoke_tokens, methods=["DELETE"]),
+            Route("/push/v1/projects/{project}/messages:send", self.send_message, methods=["POST"]),
         ]
 
-    async def grant(self, request: Request) -> Response:
+    async def issue_token(self, request: Request) -> Response:
         """An access token for an assertion that is whole; whose key has signed it is not known here."""
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
-        if form.get("grant_type") != GRANT:
-            return JSONResponse({"error": "unsupported_grant_type", "error_description": f"use {GRANT}"}, 400)
+        if form.get("grant_type") != GRANT_TYPE:
+            return JSONResponse({"error": "unsupported_grant_type", "error_description": f"use {GRANT_TYPE}"}, 400)
         try:
             assertion = form.get("assertion", "")
             claims = jwt.decode(assertion, options={"verify_signature": False, "verify_exp": True, "verify_aud": False})
@@ -80,31 +80,33 @@ class PushGateway(Gateway):
         if algorithm != "RS256" or claims.get("scope") != SCOPE or not claims.get("iss") or "exp" not in claims:
             return JSONResponse({"error": "invalid_grant", "error_description": "needs RS256, iss, scope and exp"}, 400)
         token = f"ya29.sandbox-{secrets.token_urlsafe(24)}"
-        self.granted[token] = time.monotonic() + LIFE_SECONDS
-        return JSONResponse({"access_token": token, "expires_in": LIFE_SECONDS, "token_type": "Bearer"})
+        self.issued_tokens[token] = time.monotonic() + TOKEN_LIFETIME_SECONDS
+        return JSONResponse({"access_token": token, "expires_in": TOKEN_LIFETIME_SECONDS, "token_type": "Bearer"})
 
-    async def revoke(self, _request: Request) -> Response:
+    async def revoke_tokens(self, _request: Request) -> Response:
         """Make all access tokens invalid, as when a service account's key is changed."""
-        revoked = len(self.granted)
-        self.granted.clear()
+        revoked = len(self.issued_tokens)
+        self.issued_tokens.clear()
         return JSONResponse({"revoked": revoked})
 
-    async def create(self, request: Request) -> Response:
+    async def send_message(self, request: Request) -> Response:
         """A message to one device."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or self.granted.get(token, 0.0) < time.monotonic():
-            return JSONResponse(error(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."), 401)
+        if kind.lower() != "bearer" or self.issued_tokens.get(token, 0.0) < time.monotonic():
+            return JSONResponse(
+                error_body(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."), 401
+            )
         try:
             message = json.loads(await read_body(request))["message"]
             device, notification = message["token"], message["notification"]
             title, body = notification["title"], notification["body"]
         except (ValueError, KeyError, TypeError):
-            return JSONResponse(error(400, "INVALID_ARGUMENT", "No message with token and notification."), 400)
+            return JSONResponse(error_body(400, "INVALID_ARGUMENT", "No message with token and notification."), 400)
         if not isinstance(device, str) or not device or not all(isinstance(one, str) for one in (title, body)):
-            return JSONResponse(error(400, "INVALID_ARGUMENT", "Token, title and body are texts."), 400)
+            return JSONResponse(error_body(400, "INVALID_ARGUMENT", "Token, title and body are texts."), 400)
         if any(not isinstance(value, str) for value in message.get("data", {}).values()):
             return JSONResponse(
-                error(400, "INVALID_ARGUMENT", "Invalid value at 'message.data'.", "INVALID_ARGUMENT"), 400
+                error_body(400, "INVALID_ARGUMENT", "Invalid value at 'message.data'.", "INVALID_ARGUMENT"), 400
             )
 
         def keep() -> Response:

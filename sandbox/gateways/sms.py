@@ -15,14 +15,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from sandbox.gateways.gateway import Gateway
-from sandbox.mail.endpoint import read_body
+from sandbox.mail.handlers import read_body
 
 ACCOUNT, TOKEN = "ACsandbox", "sandbox"
 _E164 = re.compile(r"\+[1-9]\d{6,14}")
-_GSM = re.compile(
+_GSM_CHARACTERS = re.compile(
     "[@£$¥èéùìòÇ\n\rØøÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,\\-./0-9:;<=>?¡A-ZÄÖÑÜ§¿a-zäöñüà\f^{}\\\\\\[~\\]|€]*"
 )
-_ERROR = "https://www.twilio.com/docs/errors/"
+_ERROR_URL = "https://www.twilio.com/docs/errors/"
 
 
 class SmsGateway(Gateway):
@@ -50,23 +50,23 @@ class SmsGateway(Gateway):
     def routes(self) -> list[BaseRoute]:
         """With the provider's own."""
         path = "/sms/2010-04-01/Accounts/{account}/Messages.json"
-        return [*super().routes(), Route(path, self.create, methods=["POST"])]
+        return [*super().routes(), Route(path, self.send_message, methods=["POST"])]
 
-    async def create(self, request: Request) -> Response:
+    async def send_message(self, request: Request) -> Response:
         """A message, as its form says."""
         account = request.path_params["account"]
         if _credentials(request) != (ACCOUNT, TOKEN) or account != ACCOUNT:
-            return _refusal(401, 20003, "Authenticate")
+            return _error_response(401, 20003, "Authenticate")
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
         to, body = form.get("To", ""), form.get("Body", "")
         if not _E164.fullmatch(to):
-            return _refusal(400, 21211, f"The 'To' number {to} is not a valid phone number.")
+            return _error_response(400, 21211, f"The 'To' number {to} is not a valid phone number.")
         if not form.get("From") and not form.get("MessagingServiceSid"):
-            return _refusal(400, 21603, "A 'From' phone number is required.")
+            return _error_response(400, 21603, "A 'From' phone number is required.")
         if not body.strip():
-            return _refusal(400, 21602, "Message body is required.")
+            return _error_response(400, 21602, "Message body is required.")
         if len(body) > 1600:
-            return _refusal(400, 21617, "The concatenated message body exceeds the 1600 character limit.")
+            return _error_response(400, 21617, "The concatenated message body exceeds the 1600 character limit.")
 
         def keep() -> Response:
             resource = {
@@ -77,19 +77,21 @@ class SmsGateway(Gateway):
                 "messaging_service_sid": form.get("MessagingServiceSid"),
                 "body": body,
                 "status": "queued",
-                "num_segments": str(_segments(body)),
+                "num_segments": str(_segment_count(body)),
                 "error_code": None,
                 "error_message": None,
             }
             said = {name: value for name, value in form.items() if name not in {"To", "Body"}}
-            self.inbox.add(to, "", body, {"sid": resource["sid"], "segments": _segments(body), "form": said})
+            self.inbox.add(to, "", body, {"sid": resource["sid"], "segments": _segment_count(body), "form": said})
             return JSONResponse(resource, 201)
 
         return await self.accept(to, keep)
 
 
-def _refusal(status: int, code: int, message: str) -> Response:
-    return JSONResponse({"code": code, "message": message, "more_info": f"{_ERROR}{code}", "status": status}, status)
+def _error_response(status: int, code: int, message: str) -> Response:
+    return JSONResponse(
+        {"code": code, "message": message, "more_info": f"{_ERROR_URL}{code}", "status": status}, status
+    )
 
 
 def _credentials(request: Request) -> tuple[str, str]:
@@ -101,9 +103,9 @@ def _credentials(request: Request) -> tuple[str, str]:
     return (login, password) if kind.lower() == "basic" else ("", "")
 
 
-def _segments(body: str) -> int:
+def _segment_count(body: str) -> int:
     """As billed, but for characters that would fall between two segments."""
-    if _GSM.fullmatch(body):
+    if _GSM_CHARACTERS.fullmatch(body):
         units, alone, each = len(body) + sum(char in "\f^{}\\[~]|€" for char in body), 160, 153
     else:
         units, alone, each = len(body.encode("utf-16-le")) // 2, 70, 67

@@ -12,12 +12,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from sandbox.gateways.gateway import Gateway, Page
-from sandbox.gateways.intents import Answer, Intents, Refusal
-from sandbox.mail.endpoint import read_body
+from sandbox.gateways.gateway import Gateway, RenderPage
+from sandbox.gateways.intents import StripeAccount, StripeError, StripeResponse
+from sandbox.mail.handlers import read_body
 
 API_KEY = "sk_test_sandbox"
-PAGE_AT_MOST = 100
+PAGE_LIMIT = 100
 
 
 class StripeGateway(Gateway):
@@ -39,17 +39,17 @@ class StripeGateway(Gateway):
         "drop after": {"action": "drop", "after": True},
     }
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: RenderPage) -> None:
         super().__init__(page)
-        self._intents = Intents()
+        self._account = StripeAccount()
 
     def routes(self) -> list[BaseRoute]:
         """With the provider's own."""
         root = "/stripe/v1"
         return [
             *super().routes(),
-            Route("/stripe/api/keys", self.forget_keys, methods=["DELETE"]),
-            Route("/stripe/api/account", self.empty_account, methods=["DELETE"]),
+            Route("/stripe/api/keys", self.clear_idempotency_keys, methods=["DELETE"]),
+            Route("/stripe/api/account", self.reset_account, methods=["DELETE"]),
             Route(f"{root}/payment_intents", self.create, methods=["POST"]),
             Route(f"{root}/payment_intents", self.list_intents),
             Route(f"{root}/payment_intents/search", self.search),
@@ -62,14 +62,14 @@ class StripeGateway(Gateway):
 
     async def create(self, request: Request) -> Response:
         """A new intent."""
-        return await self._act(request, "create", self._intents.create)
+        return await self._handle_write(request, "create", self._account.create)
 
     async def confirm(self, request: Request) -> Response:
         """Charge; what was charged stands on the page."""
         intent_id = request.path_params["id"]
 
         def confirm(form: Mapping[str, str]) -> dict[str, Any]:
-            made = self._intents.confirm(intent_id, form)
+            made = self._account.confirm(intent_id, form)
             told = {
                 "intent": intent_id,
                 "amount": made["amount"],
@@ -81,38 +81,38 @@ class StripeGateway(Gateway):
             )
             return made
 
-        return await self._act(request, "confirm", confirm)
+        return await self._handle_write(request, "confirm", confirm)
 
     async def cancel(self, request: Request) -> Response:
         """Cancel an intent."""
         intent_id = request.path_params["id"]
-        return await self._act(request, "cancel", lambda _: self._intents.cancel(intent_id))
+        return await self._handle_write(request, "cancel", lambda _: self._account.cancel(intent_id))
 
     async def refund(self, request: Request) -> Response:
         """Give money back."""
 
         def refund(form: Mapping[str, str]) -> dict[str, Any]:
-            made = self._intents.refund(form)
+            made = self._account.refund(form)
             self.inbox.add(
                 made["payment_intent"], f"refunded {made['amount']} {made['currency']}", "", {"refund": made["id"]}
             )
             return made
 
-        return await self._act(request, "refund", refund)
+        return await self._handle_write(request, "refund", refund)
 
     async def retrieve(self, request: Request) -> Response:
         """One intent."""
-        return await self._read(request, lambda: self._intents.get(request.path_params["id"]).as_json())
+        return await self._handle_read(request, lambda: self._account.get(request.path_params["id"]).as_json())
 
     async def search(self, request: Request) -> Response:
         """Intents by metadata."""
 
         def search() -> dict[str, Any]:
-            found = self._intents.search(request.query_params.get("query", ""))
-            data = [one.as_json() for one in found[: _limit(request)]]
+            found = self._account.search(request.query_params.get("query", ""))
+            data = [one.as_json() for one in found[: _page_limit(request)]]
             return {"object": "search_result", "url": "/v1/payment_intents/search", "has_more": False, "data": data}
 
-        return await self._read(request, search)
+        return await self._handle_read(request, search)
 
     async def list_intents(self, request: Request) -> Response:
         """Intents by time, newest first, in pages."""
@@ -122,49 +122,55 @@ class StripeGateway(Gateway):
         with_charge = "data.latest_charge" in query.values()
 
         def page() -> dict[str, Any]:
-            found = [one.as_json(with_charge=with_charge) for one in self._intents.found(since, before)]
-            return _page(request, "/v1/payment_intents", found)
+            found = [one.as_json(with_charge=with_charge) for one in self._account.list_intents(since, before)]
+            return _list_page(request, "/v1/payment_intents", found)
 
-        return await self._read(request, page)
+        return await self._handle_read(request, page)
 
     async def list_refunds(self, request: Request) -> Response:
         """Refunds, newest first, in pages."""
         intent_id = request.query_params.get("payment_intent", "")
-        return await self._read(request, lambda: _page(request, "/v1/refunds", self._intents.refunds_of(intent_id)))
+        return await self._handle_read(
+            request, lambda: _list_page(request, "/v1/refunds", self._account.list_refunds(intent_id))
+        )
 
-    async def forget_keys(self, _request: Request) -> Response:
+    async def clear_idempotency_keys(self, _request: Request) -> Response:
         """Forget the idempotency keys, as Stripe does after a day."""
-        return JSONResponse({"deleted": self._intents.forget_keys()})
+        return JSONResponse({"deleted": self._account.clear_idempotency_keys()})
 
-    async def empty_account(self, _request: Request) -> Response:
+    async def reset_account(self, _request: Request) -> Response:
         """Forget all payments."""
-        self._intents.clear()
+        self._account.reset()
         self.inbox.clear()
         return JSONResponse({})
 
-    async def _act(self, request: Request, what: str, act: Callable[[Mapping[str, str]], dict[str, Any]]) -> Response:
-        if not _knows(request):
-            return _refuse()
+    async def _handle_write(
+        self, request: Request, what: str, act: Callable[[Mapping[str, str]], dict[str, Any]]
+    ) -> Response:
+        if not _is_authorized(request):
+            return _unauthorized()
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
         key = request.headers.get("idempotency-key")
         asked = (request.url.path, sorted(form.items()))
-        return await self.accept(what, lambda: _answer(self._intents.once(key, asked, lambda: act(form))))
+        return await self.accept(
+            what, lambda: _json_response(self._account.run_idempotent(key, asked, lambda: act(form)))
+        )
 
-    async def _read(self, request: Request, read: Callable[[], dict[str, Any]]) -> Response:
-        if not _knows(request):
-            return _refuse()
-        return await self.accept("read", lambda: _answer(self._intents.once(None, ("", None), read)))
+    async def _handle_read(self, request: Request, read: Callable[[], dict[str, Any]]) -> Response:
+        if not _is_authorized(request):
+            return _unauthorized()
+        return await self.accept("read", lambda: _json_response(self._account.run_idempotent(None, ("", None), read)))
 
 
-def _answer(answer: Answer) -> Response:
+def _json_response(answer: StripeResponse) -> Response:
     return JSONResponse(answer[1], answer[0])
 
 
-def _refuse() -> Response:
-    return _answer(Refusal(401, "invalid_request_error", None, "Invalid API Key provided").answer)
+def _unauthorized() -> Response:
+    return _json_response(StripeError(401, "invalid_request_error", None, "Invalid API Key provided").response)
 
 
-def _knows(request: Request) -> bool:
+def _is_authorized(request: Request) -> bool:
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "basic":
         try:
@@ -174,13 +180,13 @@ def _knows(request: Request) -> bool:
     return given == API_KEY
 
 
-def _limit(request: Request) -> int:
+def _page_limit(request: Request) -> int:
     text = request.query_params.get("limit", "10")
-    return max(1, min(int(text), PAGE_AT_MOST)) if text.isdecimal() else 10
+    return max(1, min(int(text), PAGE_LIMIT)) if text.isdecimal() else 10
 
 
-def _page(request: Request, url: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+def _list_page(request: Request, url: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     after = request.query_params.get("starting_after", "")
     start = next((place + 1 for place, one in enumerate(found) if one["id"] == after), 0)
-    data = found[start : start + _limit(request)]
+    data = found[start : start + _page_limit(request)]
     return {"object": "list", "url": url, "has_more": start + len(data) < len(found), "data": data}

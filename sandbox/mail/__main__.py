@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvicorn
 
-from sandbox.mail.faults import Faults
+from sandbox.mail.faults import MailFaults
 from sandbox.mail.mailbox import Mailbox
 from sandbox.mail.smtp import SmtpSession
 from sandbox.mail.web import build_app
@@ -36,15 +36,17 @@ def main() -> None:
     """Parse the options, take the ports, serve. Exits 1 with one line if something is in the way."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.mail", description="Mail catcher for development.")
     parser.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
-    parser.add_argument("--smtp-port", type=_port, required=True, help="where mail is accepted; 0 takes a free one")
-    parser.add_argument("--web-port", type=_port, required=True, help="where mail is read; 0 takes a free one")
+    parser.add_argument(
+        "--smtp-port", type=_parse_port, required=True, help="where mail is accepted; 0 takes a free one"
+    )
+    parser.add_argument("--web-port", type=_parse_port, required=True, help="where mail is read; 0 takes a free one")
     parser.add_argument("--maildir", type=Path, required=True, help="folder for the messages; made if missing")
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a further name it is asked by"
     )
     options = parser.parse_args()
-    smtp = _bind(options.host, options.smtp_port, "--smtp-port")
-    web = _bind(options.host, options.web_port, "--web-port")
+    smtp = _bind_socket(options.host, options.smtp_port, "--smtp-port")
+    web = _bind_socket(options.host, options.web_port, "--web-port")
     try:
         mailbox = Mailbox(options.maildir)
     except OSError as exc:
@@ -59,7 +61,7 @@ def main() -> None:
 
 async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox, hosts: list[str]) -> None:
     loop = asyncio.get_running_loop()
-    faults = Faults()
+    faults = MailFaults()
     sessions: set[SmtpSession] = set()
     listener = await loop.create_server(lambda: SmtpSession(mailbox, faults, sessions), sock=smtp, backlog=1024)
     config = uvicorn.Config(
@@ -86,13 +88,13 @@ async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox, host
         session.abort()
 
 
-def _port(text: str) -> int:
+def _parse_port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError("should be a port from 0 to 65535")
     return int(text)
 
 
-def _bind(host: str, port: int, option: str) -> socket.socket:
+def _bind_socket(host: str, port: int, option: str) -> socket.socket:
     taken = socket.socket()
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

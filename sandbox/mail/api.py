@@ -9,16 +9,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sandbox.mail.endpoint import Endpoint, read_body, read_query, whole_number
+from sandbox.fault_injection import InvalidFaultRules
 from sandbox.mail.faults import parse_rules
+from sandbox.mail.handlers import MailHandlers, parse_int, read_body, read_query
 from sandbox.mail.mailbox import Entry
-from sandbox.switches import InvalidRules
 
-LIMIT = 1000
+MAX_RESULTS = 1000
 """Most messages given at once."""
 
 
-class Api(Endpoint):
+class ApiHandlers(MailHandlers):
     """Handlers that answer in JSON."""
 
     async def livez(self, _request: Request) -> Response:
@@ -28,10 +28,10 @@ class Api(Endpoint):
     async def messages(self, request: Request) -> Response:
         """Messages by recipient, subject and time, newest first."""
         query = read_query(request, "to", "subject", "since", "before", "limit", "offset")
-        to, subject, since = query.get("to", ""), query.get("subject", ""), moment(query)
-        limit = whole_number(query, "limit", 50, LIMIT)
-        offset = whole_number(query, "offset", 0, 2**53)
-        before = whole_number(query, "before", 2**53, 2**53)
+        to, subject, since = query.get("to", ""), query.get("subject", ""), parse_since(query)
+        limit = parse_int(query, "limit", 50, MAX_RESULTS)
+        offset = parse_int(query, "offset", 0, 2**53)
+        before = parse_int(query, "before", 2**53, 2**53)
         found = self._mailbox.find(to=to, subject=subject, since=since, before=before)
         total = self._mailbox.count(to=to, subject=subject, since=since)
         return JSONResponse(
@@ -40,7 +40,7 @@ class Api(Endpoint):
 
     async def message(self, request: Request) -> Response:
         """One message with its parts."""
-        entry, content = await self._content(request)
+        entry, content = await self._read_parsed_message(request)
         attachments = [
             {
                 "filename": part.filename,
@@ -65,26 +65,26 @@ class Api(Endpoint):
     async def count(self, request: Request) -> Response:
         """How many messages match."""
         query = read_query(request, "to", "subject", "since")
-        count = self._mailbox.count(to=query.get("to", ""), subject=query.get("subject", ""), since=moment(query))
+        count = self._mailbox.count(to=query.get("to", ""), subject=query.get("subject", ""), since=parse_since(query))
         return JSONResponse({"count": count})
 
-    async def empty(self, _request: Request) -> Response:
+    async def delete_messages(self, _request: Request) -> Response:
         """Delete all messages, files too."""
         deleted = len(self._mailbox)
-        await self._empty()
+        await self._delete_messages()
         return JSONResponse({"deleted": deleted})
 
     async def list_faults(self, _request: Request) -> Response:
         """The fault rules with their counts."""
-        return JSONResponse(self._faults.describe())
+        return JSONResponse(self._faults.as_dicts())
 
     async def replace_faults(self, request: Request) -> Response:
         """Put a list of rules in the place of all others."""
         try:
             self._faults.replace(parse_rules(await read_body(request)))
-        except InvalidRules as exc:
+        except InvalidFaultRules as exc:
             return JSONResponse({"detail": str(exc)}, 400)
-        return JSONResponse(self._faults.describe())
+        return JSONResponse(self._faults.as_dicts())
 
     async def clear_faults(self, _request: Request) -> Response:
         """Remove all rules."""
@@ -105,7 +105,7 @@ def _summary(entry: Entry) -> dict[str, object]:
     }
 
 
-def moment(query: dict[str, str]) -> float | None:
+def parse_since(query: dict[str, str]) -> float | None:
     """The query's `since`. Raises HTTPException 400 unless it is seconds since 1970."""
     text = query.get("since", "")
     try:

@@ -15,13 +15,13 @@ from email.header import decode_header, make_header
 from email.message import Message
 from html.parser import HTMLParser
 
-TEXT_AT_MOST = 2_000_000
+TEXT_LIMIT = 2_000_000
 """How many characters of a text or HTML part are shown."""
 
-LINKS_WITHIN = 200_000
+LINK_SCAN_LIMIT = 200_000
 """How many characters of the HTML are searched for links."""
 
-_FOLD = re.compile(r"\r?\n(?=[ \t])")
+_HEADER_FOLD = re.compile(r"\r?\n(?=[ \t])")
 _EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 
@@ -45,7 +45,7 @@ class Content:
     attachments: list[Attachment]
 
 
-def read_content(raw: bytes) -> Content:
+def parse_content(raw: bytes) -> Content:
     """Take a message apart."""
     message = message_from_bytes(raw)
     headers = [(name, decode_header_text(value)) for name, value in message.raw_items()]
@@ -56,29 +56,29 @@ def read_content(raw: bytes) -> Content:
         kind = part.get_content_type()
         attached = part.get_content_disposition() == "attachment" or _filename(part)
         if kind == "text/plain" and not text and not attached:
-            text = _text(part)
+            text = _part_text(part)
         elif kind == "text/html" and not html and not attached:
-            html = _text(part)
+            html = _part_text(part)
         else:
-            content = _bytes(part)
-            attachments.append(Attachment(_filename(part) or f"part-{number}", _clean(kind), content))
+            content = _part_bytes(part)
+            attachments.append(Attachment(_filename(part) or f"part-{number}", _without_surrogates(kind), content))
             if kind in _EMBEDDABLE and (reference := str(part.get("Content-ID", "")).strip(" <>")):
                 embedded[reference] = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     for reference, data in embedded.items():
         html = html.replace(f"cid:{reference}", data)
-    return Content(headers, text, html, _links(html), attachments)
+    return Content(headers, text, html, _extract_links(html), attachments)
 
 
 def decode_header_text(value: object) -> str:
     """A header's value as people read it: unfolded, RFC 2047 encoded words and raw UTF-8 (RFC 6532) decoded."""
     raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
-    text = _FOLD.sub("", raw.decode("utf-8", "replace")).strip()
+    text = _HEADER_FOLD.sub("", raw.decode("utf-8", "replace")).strip()
     if "=?" in text:
         try:
             text = str(make_header(decode_header(text)))
         except (ValueError, LookupError, HeaderParseError):
             return text
-    return _clean(text)
+    return _without_surrogates(text)
 
 
 def _filename(part: Message) -> str:
@@ -88,21 +88,21 @@ def _filename(part: Message) -> str:
         return ""
 
 
-def _bytes(part: Message) -> bytes:
+def _part_bytes(part: Message) -> bytes:
     payload = part.get_payload(decode=True)
     return payload if isinstance(payload, bytes) else b""
 
 
-def _text(part: Message) -> str:
-    payload = _bytes(part)
+def _part_text(part: Message) -> str:
+    payload = _part_bytes(part)
     try:
         text = payload.decode(str(part.get_content_charset() or "utf-8"), "replace")
     except (LookupError, ValueError):
         text = payload.decode("utf-8", "replace")
-    return _clean(text[:TEXT_AT_MOST].replace("\r\n", "\n"))
+    return _without_surrogates(text[:TEXT_LIMIT].replace("\r\n", "\n"))
 
 
-def _clean(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     """Without lone surrogates, which no response can carry."""
     return text.encode("utf-8", "replace").decode()
 
@@ -119,8 +119,8 @@ class _LinkCollector(HTMLParser):
             self.links[target] = None
 
 
-def _links(html: str) -> list[str]:
+def _extract_links(html: str) -> list[str]:
     collector = _LinkCollector()
     with suppress(AssertionError, ValueError):  # html.parser gives up on some broken declarations
-        collector.feed(html[:LINKS_WITHIN])
+        collector.feed(html[:LINK_SCAN_LIMIT])
     return list(collector.links)

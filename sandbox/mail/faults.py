@@ -7,14 +7,14 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sandbox import switches
-from sandbox.switches import Switch, Switches
+from sandbox import fault_injection
+from sandbox.fault_injection import FaultInjector, FaultRule
 
 Stage = Literal["connect", "mail", "rcpt", "data"]
 
 _REPLY = re.compile(r"[45]\d\d [ -~]{1,400}")
 
-HINTS = {
+FIELD_HINTS = {
     "recipient": 'a glob over the address, such as "*@example.com"',
     "stage": 'one of "connect", "mail", "rcpt", "data"',
     "action": 'one of "reply", "slow", "drop"',
@@ -27,7 +27,7 @@ HINTS = {
 }
 
 
-class Rule(Switch):
+class MailFaultRule(FaultRule):
     """One switch. The first rule that matches an event and has fires left decides what happens.
 
     `stage` data is judged when the whole message is in. `after` keeps the message before the fault: the
@@ -42,29 +42,29 @@ class Rule(Switch):
 
     @field_validator("reply")
     @classmethod
-    def _is_a_refusal(cls, reply: str) -> str:
+    def _validate_reply(cls, reply: str) -> str:
         if not _REPLY.fullmatch(reply):
             raise ValueError("not a refusal")
         return reply
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _validate_combination(self) -> Self:
         if self.stage in ("connect", "mail") and self.recipient != "*":
             raise ValueError(f'recipient: not known yet at stage "{self.stage}"; use "*", or stage "rcpt" or "data"')
         if self.after and (self.stage != "data" or self.action == "reply"):
-            raise ValueError(f"after: should be {HINTS['after']}")
+            raise ValueError(f"after: should be {FIELD_HINTS['after']}")
         return self
 
 
-class Faults(Switches[Rule]):
+class MailFaults(FaultInjector[MailFaultRule]):
     """The rules of the mail server."""
 
 
-def parse_rules(body: bytes) -> list[Rule]:
+def parse_rules(body: bytes) -> list[MailFaultRule]:
     """Rules from a JSON list. Raises InvalidRules."""
-    return switches.parse(Rule, body, HINTS, '[{"stage": "rcpt", "action": "reply"}]')
+    return fault_injection.parse_rule_list(MailFaultRule, body, FIELD_HINTS, '[{"stage": "rcpt", "action": "reply"}]')
 
 
-def check_rules(found: list[object]) -> list[Rule]:
+def validate_rules(found: list[object]) -> list[MailFaultRule]:
     """Rules from plain values. Raises InvalidRules."""
-    return switches.check(Rule, found, HINTS)
+    return fault_injection.validate_rule_list(MailFaultRule, found, FIELD_HINTS)

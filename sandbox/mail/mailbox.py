@@ -19,11 +19,11 @@ from pathlib import Path
 
 from sandbox.mail.content import decode_header_text
 
-HEADERS_AT_MOST = 1 << 18
+HEADER_SIZE_LIMIT = 1 << 18
 """How much of a file is read to index it, in bytes: room for a thousand recipients and long headers."""
 
-_NAME = re.compile(r"(\d{10,})\.M(\d{6})P\d+\.")
-_ARRIVED = re.compile(rb"X-Arrived-At: [\d.]+\r?\n")
+_FILE_NAME = re.compile(r"(\d{10,})\.M(\d{6})P\d+\.")
+_ARRIVAL_HEADER = re.compile(rb"X-Arrived-At: [\d.]+\r?\n")
 _SUBJECT = re.compile(rb"^subject:[ \t]*(.*(?:\r?\n[ \t].*)*)", re.IGNORECASE | re.MULTILINE)
 _MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
@@ -81,7 +81,7 @@ class Mailbox:
             ]
         )
         self._write(name, head.encode() + content)
-        entry = _entry(stamp, f"new/{name}", sender, recipients, content, len(content))
+        entry = _build_entry(stamp, f"new/{name}", sender, recipients, content, len(content))
         self._entries.append(entry)
         return entry
 
@@ -101,7 +101,7 @@ class Mailbox:
         low = 0 if since is None else bisect_left(self._entries, int(since * 1_000_000), key=attrgetter("id"))
         high = len(self._entries) if before is None else bisect_left(self._entries, before, key=attrgetter("id"))
         found: Iterable[Entry] = (self._entries[place] for place in range(high - 1, low - 1, -1))
-        for condition in _conditions(to, subject):
+        for condition in _build_predicates(to, subject):
             found = filter(condition, found)
         return iter(found)
 
@@ -117,7 +117,7 @@ class Mailbox:
         found = next(islice(self._entries, place, place + 1), None)
         return found if found is not None and found.id == message_id else None
 
-    def forget(self, entry: Entry) -> None:
+    def remove_from_index(self, entry: Entry) -> None:
         """Take from the index a message whose file somebody else removed."""
         place = bisect_left(self._entries, entry.id, key=attrgetter("id"))
         if self._entries[place : place + 1] == [entry]:
@@ -165,23 +165,23 @@ class Mailbox:
 
     def _index_files(self) -> None:
         files = [(kind, item) for kind in ("new", "cur") for item in os.scandir(self.folder / kind) if item.is_file()]
-        stamped = sorted((_stamp(item), kind, item.name, item.path) for kind, item in files)
+        stamped = sorted((_parse_timestamp(item), kind, item.name, item.path) for kind, item in files)
         for stamp, kind, name, path in stamped:
             with Path(path).open("rb", buffering=0) as file:
-                start = file.read(HEADERS_AT_MOST)
+                start = file.read(HEADER_SIZE_LIMIT)
                 size = os.fstat(file.fileno()).st_size
-            sender, recipients, head_length = _envelope(start)
+            sender, recipients, head_length = _parse_envelope(start)
             content = start[head_length:]
             self._entries.append(
-                _entry(self._next_id(stamp), f"{kind}/{name}", sender, recipients, content, size - head_length)
+                _build_entry(self._next_id(stamp), f"{kind}/{name}", sender, recipients, content, size - head_length)
             )
 
 
-def _entry(stamp: int, file: str, sender: str, recipients: tuple[str, ...], content: bytes, size: int) -> Entry:
+def _build_entry(stamp: int, file: str, sender: str, recipients: tuple[str, ...], content: bytes, size: int) -> Entry:
     end = content.find(b"\r\n\r\n")
     if end < 0:
         end = content.find(b"\n\n")
-    headers = content[: min(end, HEADERS_AT_MOST) if end >= 0 else HEADERS_AT_MOST]
+    headers = content[: min(end, HEADER_SIZE_LIMIT) if end >= 0 else HEADER_SIZE_LIMIT]
     subject, message_id = _SUBJECT.search(headers), _MESSAGE_ID.search(headers)
     return Entry(
         stamp,
@@ -194,9 +194,9 @@ def _entry(stamp: int, file: str, sender: str, recipients: tuple[str, ...], cont
     )
 
 
-def _envelope(start: bytes) -> tuple[str, tuple[str, ...], int]:
+def _parse_envelope(start: bytes) -> tuple[str, tuple[str, ...], int]:
     """Sender, recipients and length of the headers that `store` put on top; nothing if it did not."""
-    end = _ARRIVED.search(start)
+    end = _ARRIVAL_HEADER.search(start)
     if end is None or not start.startswith(b"X-Envelope-From: "):
         return "", (), 0
     lines = start[: end.start()].decode("utf-8", "replace").splitlines()
@@ -204,12 +204,12 @@ def _envelope(start: bytes) -> tuple[str, tuple[str, ...], int]:
     return values[0], tuple(values[1:]), end.end()
 
 
-def _stamp(item: os.DirEntry[str]) -> int:
-    named = _NAME.match(item.name)
+def _parse_timestamp(item: os.DirEntry[str]) -> int:
+    named = _FILE_NAME.match(item.name)
     return int(named[1]) * 1_000_000 + int(named[2]) if named else item.stat().st_mtime_ns // 1000
 
 
-def _conditions(to: str, subject: str) -> Iterator[Predicate]:
+def _build_predicates(to: str, subject: str) -> Iterator[Predicate]:
     if to:
         whole = re.compile(translate(to), re.IGNORECASE).match
         yield lambda entry: any(map(whole, entry.recipients))

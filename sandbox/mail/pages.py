@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from sandbox.mail.endpoint import Endpoint, read_body, read_query, whole_number
-from sandbox.mail.faults import HINTS, Faults, check_rules
+from sandbox.fault_injection import InvalidFaultRules
+from sandbox.mail.faults import FIELD_HINTS, MailFaults, validate_rules
+from sandbox.mail.handlers import MailHandlers, parse_int, read_body, read_query
 from sandbox.mail.mailbox import Mailbox
-from sandbox.switches import InvalidRules
 
 PAGE_SIZE = 50
 
@@ -30,19 +30,19 @@ _PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-class Pages(Endpoint):
+class PageHandlers(MailHandlers):
     """Handlers that answer with HTML or a file."""
 
-    def __init__(self, mailbox: Mailbox, faults: Faults) -> None:
+    def __init__(self, mailbox: Mailbox, faults: MailFaults) -> None:
         super().__init__(mailbox, faults)
         self._templates = Environment(
             loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
-        self._templates.filters.update(moment=_show_moment, size=_show_size)
+        self._templates.filters.update(moment=_format_time, size=_format_size)
 
-    def page(self, name: str, status: int = 200, **values: object) -> Response:
+    def render(self, name: str, status: int = 200, **values: object) -> Response:
         """A template of the folder, rendered."""
-        shared = {"stored": len(self._mailbox), "active_faults": self._faults.active}
+        shared = {"stored": len(self._mailbox), "active_faults": self._faults.active_count}
         return HTMLResponse(self._templates.get_template(name).render(**shared, **values), status)
 
     async def inbox(self, request: Request) -> Response:
@@ -50,12 +50,12 @@ class Pages(Endpoint):
         query = read_query(request, "to", "subject", "before", "live")
         to, subject = query.get("to", "").strip(), query.get("subject", "").strip()
         to_anywhere = f"*{to}*" if to else ""
-        before = whole_number(query, "before", 2**53, 2**53)
+        before = parse_int(query, "before", 2**53, 2**53)
         found = self._mailbox.find(to=to_anywhere, subject=subject, before=before)
         entries = list(islice(found, PAGE_SIZE + 1))
         kept = {name: value for name, value in (("to", to), ("subject", subject)) if value}
         older = urlencode({**kept, "before": entries[PAGE_SIZE - 1].id}) if len(entries) > PAGE_SIZE else ""
-        return self.page(
+        return self.render(
             "inbox.html",
             entries=entries[:PAGE_SIZE],
             total=self._mailbox.count(to=to_anywhere, subject=subject),
@@ -70,17 +70,17 @@ class Pages(Endpoint):
 
     async def message(self, request: Request) -> Response:
         """One message: envelope, HTML, text, headers, attachments."""
-        entry, content = await self._content(request)
-        return self.page("message.html", entry=entry, content=content)
+        entry, content = await self._read_parsed_message(request)
+        return self.render("message.html", entry=entry, content=content)
 
     async def raw(self, request: Request) -> Response:
         """The file as it lies in the Maildir."""
-        _, raw = await self._open(request)
+        _, raw = await self._read_message(request)
         return Response(raw, media_type="text/plain; charset=utf-8")
 
     async def attachment(self, request: Request) -> Response:
         """One attachment, only ever as a download."""
-        _, content = await self._content(request)
+        _, content = await self._read_parsed_message(request)
         place = request.path_params["place"]
         if place >= len(content.attachments):
             raise HTTPException(404, "This message has no such attachment.")
@@ -90,46 +90,46 @@ class Pages(Endpoint):
             part.content, headers={"content-disposition": disposition}, media_type="application/octet-stream"
         )
 
-    async def style(self, _request: Request) -> Response:
+    async def stylesheet(self, _request: Request) -> Response:
         """The style sheet."""
         return FileResponse(_TEMPLATES / "style.css", media_type="text/css")
 
-    def _show_switches(self, status: int = 200, problem: str = "") -> Response:
-        return self.page(
-            "switches.html", status, rules=self._faults.describe(), presets=list(_PRESETS), problem=problem
+    def _render_faults_page(self, status: int = 200, problem: str = "") -> Response:
+        return self.render(
+            "switches.html", status, rules=self._faults.as_dicts(), presets=list(_PRESETS), problem=problem
         )
 
-    async def switches(self, _request: Request) -> Response:
+    async def faults_page(self, _request: Request) -> Response:
         """The fault rules and the form to add one."""
-        return self._show_switches()
+        return self._render_faults_page()
 
-    async def add_switch(self, request: Request) -> Response:
+    async def add_fault_form(self, request: Request) -> Response:
         """Add the rule that the form describes."""
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
         kind = form.pop("kind", "")
         if kind not in _PRESETS:
-            return self._show_switches(400, f"kind: use one of {', '.join(_PRESETS)}")
+            return self._render_faults_page(400, f"kind: use one of {', '.join(_PRESETS)}")
         readers: dict[str, Callable[[str], object]] = {"times": int, "seconds": float, "probability": float}
         rule: dict[str, object] = dict(_PRESETS[kind])
         for field, text in form.items():
             try:
                 rule[field] = readers.get(field, str)(text.strip())
             except ValueError:
-                return self._show_switches(400, f"{field}: should be {HINTS[field]}")
+                return self._render_faults_page(400, f"{field}: should be {FIELD_HINTS[field]}")
         try:
-            self._faults.add(check_rules([rule]))
-        except InvalidRules as exc:
-            return self._show_switches(400, str(exc).removeprefix("[0]."))
+            self._faults.add(validate_rules([rule]))
+        except InvalidFaultRules as exc:
+            return self._render_faults_page(400, str(exc).removeprefix("[0]."))
         return RedirectResponse("/switches", 303)
 
-    async def clear_switches(self, _request: Request) -> Response:
+    async def clear_faults_form(self, _request: Request) -> Response:
         """Remove all rules."""
         self._faults.replace([])
         return RedirectResponse("/switches", 303)
 
-    async def empty(self, _request: Request) -> Response:
+    async def delete_messages_form(self, _request: Request) -> Response:
         """Delete all messages, files too."""
-        await self._empty()
+        await self._delete_messages()
         return RedirectResponse("/", 303)
 
     async def error(self, request: Request, exc: Exception) -> Response:
@@ -149,12 +149,12 @@ class Pages(Endpoint):
             )
         ):
             return JSONResponse({"detail": detail}, status)
-        return self.page("error.html", status, code=status, detail=detail)
+        return self.render("error.html", status, code=status, detail=detail)
 
 
-def _show_moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _show_size(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size} B" if size < 1000 else f"{size / 1000:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.1f} MB"

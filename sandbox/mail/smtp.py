@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from typing import cast
 
-from sandbox.mail.commands import MESSAGE_SIZE_LIMIT, TOO_BIG, Refused, parse_mail, parse_rcpt
-from sandbox.mail.faults import Faults, Stage
+from sandbox.mail.faults import MailFaults, Stage
 from sandbox.mail.mailbox import Mailbox
+from sandbox.mail.smtp_commands import MESSAGE_SIZE_LIMIT, MESSAGE_TOO_BIG, CommandRejected, parse_mail, parse_rcpt
 
 RECIPIENT_LIMIT = 1000
 LINE_LIMIT = 4096
@@ -22,13 +22,13 @@ LINE_LIMIT = 4096
 _CAPABILITIES = ("PIPELINING", f"SIZE {MESSAGE_SIZE_LIMIT}", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
 _EHLO = "".join(f"250-{line}\r\n" for line in ("localhost", *_CAPABILITIES)) + "250 AUTH PLAIN LOGIN"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_END = b"\r\n.\r\n"
+_DATA_END = b"\r\n.\r\n"
 
 
 class SmtpSession(asyncio.Protocol):
     """One connection. Commands are handled as they come in; the replies of a pipelined group leave in one write."""
 
-    def __init__(self, mailbox: Mailbox, faults: Faults, sessions: set[SmtpSession]) -> None:
+    def __init__(self, mailbox: Mailbox, faults: MailFaults, sessions: set[SmtpSession]) -> None:
         self._mailbox = mailbox
         self._faults = faults
         self._sessions = sessions
@@ -37,22 +37,22 @@ class SmtpSession(asyncio.Protocol):
         self._replies: list[str] = []
         self._receiving = self._too_big = self._greeted = self._closed = False
         self._auth_lines_left = 0
-        self._pause: asyncio.TimerHandle | None = None
+        self._delay_timer: asyncio.TimerHandle | None = None
         self._reset()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet, unless a fault says otherwise."""
         self._transport = cast("asyncio.Transport", transport)
         self._sessions.add(self)
-        self._decide("connect", (), lambda: "220 localhost Backline mail catcher ESMTP")
+        self._reply_or_inject_fault("connect", (), lambda: "220 localhost Backline mail catcher ESMTP")
         self._flush()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """Forget the session and what it waited for."""
         self._closed = True
         self._sessions.discard(self)
-        if self._pause:
-            self._pause.cancel()
+        if self._delay_timer:
+            self._delay_timer.cancel()
 
     def pause_writing(self) -> None:
         """Read no more while the client does not take its replies."""
@@ -65,14 +65,16 @@ class SmtpSession(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Handle every whole command that has come in."""
         self._buffer += data
-        self._work()
+        self._process_buffer()
 
     def abort(self) -> None:
         """Cut the connection at once."""
         self._transport.abort()
 
-    def _work(self) -> None:
-        while not self._pause and not self._closed and (self._take_data() if self._receiving else self._take_line()):
+    def _process_buffer(self) -> None:
+        while (
+            not self._delay_timer and not self._closed and (self._read_data() if self._receiving else self._read_line())
+        ):
             pass
         self._flush()
 
@@ -83,9 +85,9 @@ class SmtpSession(asyncio.Protocol):
         if self._closed:
             self._transport.close()
 
-    def _decide(self, stage: Stage, recipients: tuple[str, ...], proceed: Callable[[], str]) -> None:
+    def _reply_or_inject_fault(self, stage: Stage, recipients: tuple[str, ...], proceed: Callable[[], str]) -> None:
         """Reply with what `proceed` returns, unless a fault comes first."""
-        rule = self._faults.strike(stage, recipients)
+        rule = self._faults.match(stage, recipients)
         if rule is None:
             self._replies.append(proceed())
         elif rule.action == "reply":
@@ -96,16 +98,16 @@ class SmtpSession(asyncio.Protocol):
             if rule.action == "drop":
                 self._closed = True
             else:
-                self._pause = asyncio.get_running_loop().call_later(
+                self._delay_timer = asyncio.get_running_loop().call_later(
                     rule.seconds, self._resume, (lambda: early) if early is not None else proceed
                 )
 
     def _resume(self, proceed: Callable[[], str]) -> None:
-        self._pause = None
+        self._delay_timer = None
         self._replies.append(proceed())
-        self._work()
+        self._process_buffer()
 
-    def _take_line(self) -> bool:
+    def _read_line(self) -> bool:
         end = self._buffer.find(b"\n")
         if end < 0 and len(self._buffer) <= LINE_LIMIT:
             return False
@@ -122,21 +124,21 @@ class SmtpSession(asyncio.Protocol):
         if _CONTROL.search(line):  # a bare CR or LF in an address would forge a header in the stored file
             self._replies.append("500 5.5.2 Line is not clean UTF-8")
         elif self._auth_lines_left:
-            self._auth_line(line)
+            self._handle_auth_line(line)
         else:
             verb, _, argument = line.partition(" ")
             try:
-                self._command(verb.upper(), argument.strip())
-            except Refused as exc:
+                self._handle_command(verb.upper(), argument.strip())
+            except CommandRejected as exc:
                 self._replies.append(str(exc))
         return True
 
-    def _take_data(self) -> bool:
+    def _read_data(self) -> bool:
         buffer = self._buffer
         if buffer.startswith(b".\r\n") and not self._too_big:
             end = 0
         else:
-            end = buffer.find(_END, max(0, self._scanned - 4)) + 2
+            end = buffer.find(_DATA_END, max(0, self._scanned - 4)) + 2
         if end == 1:
             self._scanned = len(buffer)
             if self._scanned > MESSAGE_SIZE_LIMIT:
@@ -150,11 +152,11 @@ class SmtpSession(asyncio.Protocol):
         sender, recipients = self._sender or "", tuple(self._recipients)
         self._reset()
         if too_big:
-            self._replies.append(TOO_BIG)
+            self._replies.append(MESSAGE_TOO_BIG)
             return True
         if b"\r\n." in content or content.startswith(b"."):  # RFC 5321 section 4.5.2: one leading dot goes
             content = content.removeprefix(b".").replace(b"\r\n.", b"\r\n")
-        self._decide("data", recipients, lambda: self._store(sender, recipients, content))
+        self._reply_or_inject_fault("data", recipients, lambda: self._store(sender, recipients, content))
         return True
 
     def _store(self, sender: str, recipients: tuple[str, ...], content: bytes) -> str:
@@ -170,15 +172,15 @@ class SmtpSession(asyncio.Protocol):
         self._utf8 = self._receiving = self._too_big = False
         self._scanned = 0
 
-    def _command(self, verb: str, argument: str) -> None:
+    def _handle_command(self, verb: str, argument: str) -> None:
         reply = self._replies.append
         if verb == "MAIL":
-            self._mail(argument)
+            self._handle_mail(argument)
         elif verb == "RCPT":
-            self._rcpt(argument)
+            self._handle_rcpt(argument)
         elif verb == "DATA":
             if not self._recipients:
-                raise Refused("503 5.5.1 No valid recipients")
+                raise CommandRejected("503 5.5.1 No valid recipients")
             self._receiving = True
             reply("354 End with a dot on its own line")
         elif verb in ("EHLO", "HELO"):
@@ -186,7 +188,7 @@ class SmtpSession(asyncio.Protocol):
             self._greeted = True
             reply(_EHLO if verb == "EHLO" else "250 localhost")
         elif verb == "AUTH":
-            self._auth(argument)
+            self._handle_auth(argument)
         elif verb in ("RSET", "NOOP"):
             if verb == "RSET":
                 self._reset()
@@ -197,42 +199,42 @@ class SmtpSession(asyncio.Protocol):
         else:
             reply("502 5.5.1 Command not offered")
 
-    def _mail(self, argument: str) -> None:
+    def _handle_mail(self, argument: str) -> None:
         if not self._greeted:
-            raise Refused("503 5.5.1 Say EHLO first")
+            raise CommandRejected("503 5.5.1 Say EHLO first")
         if self._sender is not None:
-            raise Refused("503 5.5.1 A message is under way")
+            raise CommandRejected("503 5.5.1 A message is under way")
         sender, self._utf8 = parse_mail(argument)
-        self._decide("mail", (), lambda: self._take_sender(sender))
+        self._reply_or_inject_fault("mail", (), lambda: self._accept_sender(sender))
 
-    def _take_sender(self, address: str) -> str:
+    def _accept_sender(self, address: str) -> str:
         self._sender = address
         return "250 2.1.0 Ok"
 
-    def _rcpt(self, argument: str) -> None:
+    def _handle_rcpt(self, argument: str) -> None:
         if self._sender is None:
-            raise Refused("503 5.5.1 Send MAIL first")
+            raise CommandRejected("503 5.5.1 Send MAIL first")
         if len(self._recipients) >= RECIPIENT_LIMIT:
-            raise Refused("452 4.5.3 Too many recipients")
+            raise CommandRejected("452 4.5.3 Too many recipients")
         recipient = parse_rcpt(argument, utf8=self._utf8)
-        self._decide("rcpt", (recipient,), lambda: self._take_recipient(recipient))
+        self._reply_or_inject_fault("rcpt", (recipient,), lambda: self._accept_recipient(recipient))
 
-    def _take_recipient(self, address: str) -> str:
+    def _accept_recipient(self, address: str) -> str:
         self._recipients.append(address)
         return "250 2.1.5 Ok"
 
-    def _auth(self, argument: str) -> None:
+    def _handle_auth(self, argument: str) -> None:
         mechanism, _, first = argument.partition(" ")
         needed = {"PLAIN": 1, "LOGIN": 2}.get(mechanism.upper())
         if needed is None:
-            raise Refused("504 5.5.4 Use PLAIN or LOGIN")
+            raise CommandRejected("504 5.5.4 Use PLAIN or LOGIN")
         self._auth_lines_left = needed
         if first:
-            self._auth_line(first)
+            self._handle_auth_line(first)
         else:
             self._replies.append("334 VXNlcm5hbWU6" if needed == 2 else "334 ")
 
-    def _auth_line(self, line: str) -> None:
+    def _handle_auth_line(self, line: str) -> None:
         self._auth_lines_left = 0 if line == "*" else self._auth_lines_left - 1
         if line == "*":
             self._replies.append("501 5.7.0 Authentication given up")

@@ -15,54 +15,54 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from sandbox.gateways.dropping import Dropping
+from sandbox.gateways.dropping import DropConnectionMiddleware
 from sandbox.gateways.push import PushGateway
 from sandbox.gateways.sms import SmsGateway
 from sandbox.gateways.stripe import StripeGateway
-from sandbox.mail.api import Api
-from sandbox.mail.faults import Faults
-from sandbox.mail.guard import SameOrigin, SecurityHeaders
+from sandbox.mail.api import ApiHandlers
+from sandbox.mail.faults import MailFaults
 from sandbox.mail.mailbox import Mailbox
-from sandbox.mail.pages import Pages
-from sandbox.webhooks.web import Webhooks
+from sandbox.mail.pages import PageHandlers
+from sandbox.mail.security import SameOriginMiddleware, SecurityHeadersMiddleware
+from sandbox.webhooks.web import WebhookHandlers
 
-HOSTS = ("localhost", "127.0.0.1")
+LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 
-def build_app(mailbox: Mailbox, faults: Faults, hosts: Sequence[str] = ()) -> ASGIApp:
+def build_app(mailbox: Mailbox, faults: MailFaults, hosts: Sequence[str] = ()) -> ASGIApp:
     """The ASGI application over one mailbox and one set of fault rules, with the gateways beside them.
 
     `hosts` are further names by which it may be asked.
     """
-    api, pages = Api(mailbox, faults), Pages(mailbox, faults)
-    gateways = (SmsGateway(pages.page), PushGateway(pages.page), StripeGateway(pages.page))
+    api, pages = ApiHandlers(mailbox, faults), PageHandlers(mailbox, faults)
+    gateways = (SmsGateway(pages.render), PushGateway(pages.render), StripeGateway(pages.render))
     app = Starlette(
         routes=[
             Route("/", pages.inbox),
-            Route("/style.css", pages.style),
+            Route("/style.css", pages.stylesheet),
             Route("/messages/{id:int}", pages.message),
             Route("/messages/{id:int}/raw", pages.raw),
             Route("/messages/{id:int}/attachments/{place:int}", pages.attachment),
-            Route("/switches", pages.switches),
-            Route("/switches", pages.add_switch, methods=["POST"]),
-            Route("/switches/clear", pages.clear_switches, methods=["POST"]),
-            Route("/empty", pages.empty, methods=["POST"]),
+            Route("/switches", pages.faults_page),
+            Route("/switches", pages.add_fault_form, methods=["POST"]),
+            Route("/switches/clear", pages.clear_faults_form, methods=["POST"]),
+            Route("/empty", pages.delete_messages_form, methods=["POST"]),
             Route("/livez", api.livez),
             Route("/faults", api.list_faults),
             Route("/faults", api.replace_faults, methods=["PUT"]),
             Route("/faults", api.clear_faults, methods=["DELETE"]),
             Route("/api/messages", api.messages),
-            Route("/api/messages", api.empty, methods=["DELETE"]),
+            Route("/api/messages", api.delete_messages, methods=["DELETE"]),
             Route("/api/messages/{id:int}", api.message),
             Route("/api/count", api.count),
             *(route for gateway in gateways for route in gateway.routes()),
-            *Webhooks().routes(),
+            *WebhookHandlers().routes(),
         ],
         middleware=[
-            Middleware(SecurityHeaders),
-            Middleware(TrustedHostMiddleware, allowed_hosts=[*HOSTS, *hosts], www_redirect=False),
-            Middleware(SameOrigin),
+            Middleware(SecurityHeadersMiddleware),
+            Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS, *hosts], www_redirect=False),
+            Middleware(SameOriginMiddleware),
         ],
         exception_handlers={HTTPException: pages.error},
     )
-    return Dropping(app)
+    return DropConnectionMiddleware(app)

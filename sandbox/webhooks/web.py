@@ -14,85 +14,85 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from sandbox.gateways.dropping import Dropped
-from sandbox.mail.endpoint import read_body, read_query, whole_number
-from sandbox.webhooks.received import Endpoint, InvalidRules, Received, Rule, parse_rules
+from sandbox.gateways.dropping import ConnectionDropped
+from sandbox.mail.handlers import parse_int, read_body, read_query
+from sandbox.webhooks.endpoint import InvalidFaultRules, ReceivedRequest, WebhookEndpoint, WebhookFaultRule, parse_rules
 
-LIMIT = 1000
+MAX_RESULTS = 1000
 """Most requests given at once."""
 PAGE_SIZE = 50
 PRESETS = {
-    "503": Rule(status=503),
-    "503, come back in 5 s": Rule(status=503, retry_after=5),
-    "404": Rule(status=404),
-    "410": Rule(status=410),
-    "redirect": Rule(status=302, location="http://127.0.0.1/elsewhere"),
-    "slow": Rule(status=200, seconds=5.0),
-    "cut off": Rule(drop=True),
+    "503": WebhookFaultRule(status=503),
+    "503, come back in 5 s": WebhookFaultRule(status=503, retry_after=5),
+    "404": WebhookFaultRule(status=404),
+    "410": WebhookFaultRule(status=410),
+    "redirect": WebhookFaultRule(status=302, location="http://127.0.0.1/elsewhere"),
+    "slow": WebhookFaultRule(status=200, seconds=5.0),
+    "cut off": WebhookFaultRule(drop=True),
 }
 """The buttons of the page."""
 
 
-class Webhooks:
+class WebhookHandlers:
     """Handlers over one endpoint's memory."""
 
     def __init__(self) -> None:
-        self._endpoint = Endpoint()
+        self._endpoint = WebhookEndpoint()
         self._templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
         )
-        self._templates.filters.update(moment=_show_moment, pretty=_pretty)
+        self._templates.filters.update(moment=_format_time, pretty=_pretty_json)
 
     def routes(self) -> list[Route]:
         """All below /webhooks."""
         return [
             Route("/webhooks", self.page),
-            Route("/webhooks/in/{name:path}", self.take, methods=["POST"]),
-            Route("/webhooks/switches", self.add_switch, methods=["POST"]),
-            Route("/webhooks/switches/clear", self.clear_switches, methods=["POST"]),
-            Route("/webhooks/empty", self.empty_page, methods=["POST"]),
+            Route("/webhooks/in/{name:path}", self.receive, methods=["POST"]),
+            Route("/webhooks/switches", self.add_fault_form, methods=["POST"]),
+            Route("/webhooks/switches/clear", self.clear_faults_form, methods=["POST"]),
+            Route("/webhooks/empty", self.delete_requests_form, methods=["POST"]),
             Route("/webhooks/faults", self.list_faults),
             Route("/webhooks/faults", self.replace_faults, methods=["PUT"]),
             Route("/webhooks/faults", self.clear_faults, methods=["DELETE"]),
-            Route("/webhooks/api/requests", self.requests),
-            Route("/webhooks/api/requests", self.empty, methods=["DELETE"]),
+            Route("/webhooks/api/requests", self.list_requests),
+            Route("/webhooks/api/requests", self.delete_requests, methods=["DELETE"]),
         ]
 
-    async def take(self, request: Request) -> Response:
+    async def receive(self, request: Request) -> Response:
         """Take an event, or answer as a rule says."""
         body = await read_body(request)
         name = request.path_params["name"]
-        rule = self._endpoint.rule_for(name)
+        rule = self._endpoint.match_rule(name)
         status = 200 if rule is None else rule.status
-        self._endpoint.take(name, dict(request.headers), body, status)
+        self._endpoint.record(name, dict(request.headers), body, status)
         if rule is not None and rule.seconds:
             await asyncio.sleep(rule.seconds)
         if rule is not None and rule.drop:
-            raise Dropped
+            raise ConnectionDropped
         text = "taken" if rule is None else f"answered {status} by a rule"
-        return PlainTextResponse(text, status, {} if rule is None else rule.headers())
+        return PlainTextResponse(text, status, {} if rule is None else rule.response_headers())
 
     async def page(self, _request: Request) -> Response:
         """What came, newest first, and the switches."""
-        return self._show()
+        return self._render()
 
-    async def requests(self, request: Request) -> Response:
+    async def list_requests(self, request: Request) -> Response:
         """Requests by endpoint's name (a glob) and id, oldest first."""
         query = read_query(request, "name", "since", "limit")
-        since, limit = whole_number(query, "since", 0, 2**53), whole_number(query, "limit", 50, LIMIT)
-        found = self._endpoint.found(query.get("name") or "*", since)
+        since, limit = parse_int(query, "since", 0, 2**53), parse_int(query, "limit", 50, MAX_RESULTS)
+        found = self._endpoint.find(query.get("name") or "*", since)
         return JSONResponse({"requests": [one.as_json() for one in islice(found, limit)]})
 
-    async def empty(self, _request: Request) -> Response:
+    async def delete_requests(self, _request: Request) -> Response:
         """Forget all requests."""
-        return JSONResponse({"deleted": self._endpoint.forget()})
+        return JSONResponse({"deleted": self._endpoint.clear()})
 
-    async def empty_page(self, _request: Request) -> Response:
+    async def delete_requests_form(self, _request: Request) -> Response:
         """As `empty`, from the page."""
-        self._endpoint.forget()
+        self._endpoint.clear()
         return RedirectResponse("/webhooks", 303)
 
     async def list_faults(self, _request: Request) -> Response:
@@ -103,7 +103,7 @@ class Webhooks:
         """Put a list of rules in the place of all others."""
         try:
             self._endpoint.replace_rules(parse_rules(await read_body(request)))
-        except InvalidRules as exc:
+        except InvalidFaultRules as exc:
             return JSONResponse({"detail": str(exc)}, 400)
         return JSONResponse(self._endpoint.rules())
 
@@ -112,33 +112,33 @@ class Webhooks:
         self._endpoint.replace_rules([])
         return JSONResponse([])
 
-    async def add_switch(self, request: Request) -> Response:
+    async def add_fault_form(self, request: Request) -> Response:
         """Add the rule that the form describes."""
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
         name, times = form.get("name", "*").strip() or "*", form.get("times", "").strip()
         preset = PRESETS.get(form.get("kind", ""))
         if preset is None:
-            return self._show(400, f"kind: use one of {', '.join(PRESETS)}")
+            return self._render(400, f"kind: use one of {', '.join(PRESETS)}")
         rule = {
             **preset.model_dump(),
             "name": name,
             "times": int(times) if times.isascii() and times.isdecimal() else None,
         }
         if times and rule["times"] is None:
-            return self._show(400, "times: should be a whole number from 1, or nothing for always")
+            return self._render(400, "times: should be a whole number from 1, or nothing for always")
         try:
             self._endpoint.add_rule(parse_rules(json.dumps([rule]).encode())[0])
-        except InvalidRules as exc:
-            return self._show(400, str(exc).removeprefix("[0]."))
+        except InvalidFaultRules as exc:
+            return self._render(400, str(exc).removeprefix("[0]."))
         return RedirectResponse("/webhooks", 303)
 
-    async def clear_switches(self, _request: Request) -> Response:
+    async def clear_faults_form(self, _request: Request) -> Response:
         """Remove all rules, from the page."""
         self._endpoint.replace_rules([])
         return RedirectResponse("/webhooks", 303)
 
-    def _show(self, status: int = 200, problem: str = "") -> Response:
-        newest: list[Received] = list(self._endpoint.found())[::-1]
+    def _render(self, status: int = 200, problem: str = "") -> Response:
+        newest: list[ReceivedRequest] = list(self._endpoint.find())[::-1]
         page = self._templates.get_template("requests.html").render(
             received=newest[:PAGE_SIZE], total=len(newest), rules=self._endpoint.rules(), presets=list(PRESETS),
             problem=problem,
@@ -146,11 +146,11 @@ class Webhooks:
         return HTMLResponse(page, status)
 
 
-def _show_moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _pretty(body: str) -> str:
+def _pretty_json(body: str) -> str:
     try:
         return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
     except ValueError:

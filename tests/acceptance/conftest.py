@@ -6,39 +6,39 @@ from collections.abc import Iterator
 
 import pytest
 
-from backline.demo.world import World
-from tests.acceptance.running import Copy, new_copy, remove
+from demo.context import DemoContext
+from tests.acceptance.isolated_stack import IsolatedStack, create_stack, remove_stack
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Copy]:
+def stack() -> Iterator[IsolatedStack]:
     """A whole stack that runs."""
-    copy = new_copy()
+    copy = create_stack()
     try:
-        copy.backline("up")
+        copy.run("up")
         yield copy
     finally:
-        remove(copy)
+        remove_stack(copy)
 
 
 @pytest.fixture(scope="session")
-def stack_exports(stack: Copy) -> dict[str, str]:
+def stack_exports(stack: IsolatedStack) -> dict[str, str]:
     """The variables with which others use the running stack."""
     return stack.exports()
 
 
 @pytest.fixture(scope="session")
-def basics() -> Iterator[Copy]:
+def basics() -> Iterator[IsolatedStack]:
     """A copy that nobody has started: what the Airflow CLI needs comes up with it."""
-    copy = new_copy()
+    copy = create_stack()
     try:
         yield copy
     finally:
-        remove(copy)
+        remove_stack(copy)
 
 
 @pytest.fixture
-def world(stack: Copy) -> Iterator[World]:
+def world(stack: IsolatedStack) -> Iterator[DemoContext]:
     """The running stack, with a mail server that is well."""
     with stack.world() as world:
         world.mail.set_faults()

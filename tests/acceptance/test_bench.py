@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from backline.settings import ROOT
-from backline.stack.lifecycle import Stack
-from backline.stack.paths import Paths
-from backline.stack.processes import supervised
 from bench.harness import PORT_OFFSET
-from tests.acceptance.running import Copy, free_ports
+from stack.lifecycle import Stack
+from stack.paths import Paths
+from stack.processes import find_processes
+from tests.acceptance.isolated_stack import IsolatedStack, first_free_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
@@ -33,21 +33,21 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def home() -> Copy:
+def home() -> IsolatedStack:
     """The caller's own BACKLINE_HOME, for the programs and the peers that its bench folder keeps; ports of our own."""
-    return Copy(Paths.from_environment().home, free_ports(PORT_OFFSET + 5))
+    return IsolatedStack(Paths.from_environment().home, first_free_port(PORT_OFFSET + 5))
 
 
 @pytest.fixture(scope="module")
-def bench(home: Copy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def bench(home: IsolatedStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All benches, run once: their last lines by name, what --json has, and what is left in the folder."""
     file = tmp_path_factory.mktemp("bench") / "figures.json"
-    done = home.backline("bench", *KEYS, "--short", "--json", str(file), seconds=550)
+    done = home.run("bench", *KEYS, "--short", "--json", str(file), seconds=550)
     lines = dict(line.removeprefix("bench ").split(": ", 1) for line in done.stdout.splitlines())
-    return {"lines": lines, "figures": json.loads(file.read_text()), "left": left(home)}
+    return {"lines": lines, "figures": json.loads(file.read_text()), "left": bench_folders(home)}
 
 
-def left(home: Copy) -> list[str]:
+def bench_folders(home: IsolatedStack) -> list[str]:
     return sorted(path.name for path in (home.home / "bench").iterdir())
 
 
@@ -84,24 +84,24 @@ def test_only_what_was_fetched_is_left(bench: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_in_mid_run_it_takes_everything_away(home: Copy, number: signal.Signals, code: int) -> None:
+def test_stopped_in_mid_run_it_takes_everything_away(home: IsolatedStack, number: signal.Signals, code: int) -> None:
     command = [str(ROOT / "backline"), "bench", "growth"]
     with subprocess.Popen(command, env=home.environment(), stderr=subprocess.PIPE, text=True) as bench:
         assert bench.stderr is not None
         assert any("filled in" in line for line in bench.stderr)  # a table of several, the next ones are larger
         stack = Stack(str, Paths(ROOT, home.home / "bench" / "home", home.port + PORT_OFFSET))
-        running = [*psutil.Process(bench.pid).children(recursive=True), *supervised(stack.supervisor.stack_id)]
+        running = [*psutil.Process(bench.pid).children(recursive=True), *find_processes(stack.supervisor.stack_id)]
         assert {"postgres"} <= {process.name() for process in running}
         bench.send_signal(number)
         bench.communicate(timeout=60)
     assert bench.returncode == code
     assert not [each for each in running if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-    assert not stack.cluster.sockets.exists()
-    assert not stack.cluster.runtime.exists()
-    assert set(left(home)) <= {"logs", "tools", "venv"}
+    assert not stack.cluster.socket_folder.exists()
+    assert not stack.cluster.runtime_folder.exists()
+    assert set(bench_folders(home)) <= {"logs", "tools", "venv"}
 
 
-def test_an_unknown_bench_is_named(home: Copy) -> None:
-    done = home.backline("bench", "latencey", check=False)
+def test_an_unknown_bench_is_named(home: IsolatedStack) -> None:
+    done = home.run("bench", "latencey", check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("backline: no bench 'latencey'; use one of latency,")

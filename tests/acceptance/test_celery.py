@@ -11,35 +11,35 @@ import psycopg
 import pytest
 
 from backline.airflow.rest import AirflowRest
-from backline.demo.mail import MailCatcher
-from backline.stack.paths import Paths
-from rig.containers import files
-from rig.containers.host import Host, running
-from rig.tools import Tools
+from demo.mail import MailCatcherClient
+from stack.paths import Paths
+from testkit.containers import files
+from testkit.containers.local_host import LocalHost, running_services
+from testkit.tools import Tools
 
 pytestmark = [pytest.mark.celery, pytest.mark.stack, pytest.mark.timeout(540)]
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
+def host() -> Iterator[LocalHost]:
     redis = Tools(Paths.from_environment().home / "bench", print).redis()
-    with running(redis, "worker-critical") as made:
+    with running_services(redis, "worker-critical") as made:
         yield made
 
 
 @pytest.fixture
-def airflow(host: Host) -> Iterator[AirflowRest]:
+def airflow(host: LocalHost) -> Iterator[AirflowRest]:
     url = f"http://127.0.0.1:{host.ports['api']}"
     with AirflowRest(url, "admin", host.values["BACKLINE_PASSWORD"]) as client:
         yield client
 
 
-def test_a_message_goes_out_through_the_worker_of_its_queue(host: Host, airflow: AirflowRest) -> None:
+def test_a_message_goes_out_through_the_worker_of_its_queue(host: LocalHost, airflow: AirflowRest) -> None:
     payload = json.dumps({"context": {"title": "Disk almost full", "summary": "db-1 has 4 % left."}})
     with psycopg.connect(host.environment("init")["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
         connection.execute("SELECT backline.enqueue('urgent_email', 'ann@celery.example.com', %s::jsonb)", [payload])
-        with MailCatcher(f"http://127.0.0.1:{host.ports['page']}") as mail:
-            host.wait(lambda: mail.count("*@celery.example.com") == 1, "the mail", 150)
+        with MailCatcherClient(f"http://127.0.0.1:{host.ports['page']}") as mail:
+            host.wait_until(lambda: mail.count("*@celery.example.com") == 1, "the mail", 150)
         dispatcher = connection.execute(
             "SELECT dag_run FROM backline.dispatcher WHERE lane = 'email.urgent'"
         ).fetchone()
@@ -48,10 +48,10 @@ def test_a_message_goes_out_through_the_worker_of_its_queue(host: Host, airflow:
     task = airflow.task("dispatch_email_urgent", run_id, "dispatch")
     assert (task["state"], task["queue"], task["pool"]) == ("running", "critical", "email_urgent")
     assert task["executor"] in (None, "CeleryExecutor")
-    assert "execute_workload" in host.said("worker-critical")
+    assert "execute_workload" in host.log_tail("worker-critical")
 
 
-def test_each_role_reaches_its_own_database_only(host: Host) -> None:
+def test_each_role_reaches_its_own_database_only(host: LocalHost) -> None:
     ours = host.environment("init")["BACKLINE_DATABASE_URL"]
     with psycopg.connect(ours) as connection:
         assert connection.execute("SELECT count(*) > 0 FROM pg_stat_statements").fetchone() == (True,)
@@ -59,8 +59,8 @@ def test_each_role_reaches_its_own_database_only(host: Host) -> None:
         psycopg.connect(ours, dbname="airflow")
 
 
-def test_each_component_passes_its_own_health_check(host: Host) -> None:
-    bin_folder = files.venv_of(files.IMAGE_LIBRARIES)
+def test_each_component_passes_its_own_health_check(host: LocalHost) -> None:
+    bin_folder = files.ensure_venv(files.IMAGE_REQUIREMENTS)
     for service in ("api-server", "scheduler", "dag-processor", "triggerer", "worker-critical"):
         kind, *command = host.services[service]["healthcheck"]["test"]
         command = ["/bin/sh", "-c", *command] if kind == "CMD-SHELL" else [str(bin_folder / command[0]), *command[1:]]
@@ -68,15 +68,15 @@ def test_each_component_passes_its_own_health_check(host: Host) -> None:
         assert done.returncode == 0, (service, done.stdout, done.stderr)
 
 
-def test_upkeep_logs_in_and_prunes(host: Host) -> None:
+def test_upkeep_logs_in_and_prunes(host: LocalHost) -> None:
     code = """if True:
         import logging, os
         from datetime import UTC, datetime
-        from backline.stack.maintenance import prune
+        from backline.airflow.maintenance import prune
         logging.basicConfig(level=logging.INFO)
         prune(datetime.now(UTC), os.environ)"""
     done = subprocess.run(
-        [str(files.venv_of(files.IMAGE_LIBRARIES) / "python"), "-P", "-c", code],
+        [str(files.ensure_venv(files.IMAGE_REQUIREMENTS) / "python"), "-P", "-c", code],
         check=False, capture_output=True, text=True, env=host.environment("maintenance"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -85,22 +85,22 @@ def test_upkeep_logs_in_and_prunes(host: Host) -> None:
     assert "failed" not in done.stderr
 
 
-def test_init_gives_the_user_a_new_password_and_changes_nothing_else(host: Host) -> None:
+def test_init_gives_the_user_a_new_password_and_changes_nothing_else(host: LocalHost) -> None:
     environment = {**host.environment("init"), "BACKLINE_PASSWORD": "another-password"}
-    assert host.start("init", env=environment).wait(120) == 0, host.said("init")
-    assert "pools: unchanged" in host.said("init")
-    assert "user admin: has the new password" in host.said("init")
+    assert host.start("init", env=environment).wait(120) == 0, host.log_tail("init")
+    assert "pools: unchanged" in host.log_tail("init")
+    assert "user admin: has the new password" in host.log_tail("init")
     with AirflowRest(environment["BACKLINE_URL"], "admin", "another-password") as client:
         assert any(dag["dag_id"] == "dispatch_email" for dag in client.dags())
     host.values["BACKLINE_PASSWORD"] = "another-password"
 
 
-def test_a_worker_that_is_told_to_stop_ends_its_dispatchers(host: Host, airflow: AirflowRest) -> None:
+def test_a_worker_that_is_told_to_stop_ends_its_dispatchers(host: LocalHost, airflow: AirflowRest) -> None:
     worker = host.processes["worker-critical"]
     [run] = airflow.runs("dispatch_email_urgent", state="running")
     before = time.monotonic()
     worker.terminate()
-    assert worker.wait(30) == 0, host.said("worker-critical")
+    assert worker.wait(30) == 0, host.log_tail("worker-critical")
     # It would have stayed warm for 300 s.
     assert time.monotonic() - before < 15
     task = airflow.task("dispatch_email_urgent", run["dag_run_id"], "dispatch")

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backline.dead_letters.failures import TOLD, Failure
-from backline.dead_letters.letters import Letters
-from backline.demo.check import until
-from backline.demo.world import World
+from backline.dead_letters.failures import REPORTED, Failure
+from backline.dead_letters.store import DeadLetterStore
 from backline.errors import FailureClass
-from tests.acceptance.failing import BROKEN, KINDS, LATE, MENDED_TEXT, OPERATORS, RUNS, Failures, fail_in_every_way
-from tests.acceptance.running import Copy
+from demo.check import wait_until
+from demo.context import DemoContext
+from tests.acceptance.failures import BROKEN, FIXED_TEXT, KINDS, LATE, OPERATORS, RUNS, Failures, trigger_all_failures
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 WHY = {
@@ -32,22 +32,22 @@ TASK = {"killed": "killed", "raising": "raising", "late": "", "by_hand": "waitin
 
 
 @pytest.fixture(scope="module")
-def failures(stack: Copy) -> Iterator[Failures]:
+def failures(stack: IsolatedStack) -> Iterator[Failures]:
     with stack.world() as world:
         world.mail.set_faults()
-        made = fail_in_every_way(stack, world)
-        until(lambda: all(made.mails(kind) for kind in KINDS), "an alert of each failure")
+        made = trigger_all_failures(stack, world)
+        wait_until(lambda: all(made.mails(kind) for kind in KINDS), "an alert of each failure")
         # What the reconciler would tell a second time, or alert about again, it has by the end of this run.
-        stack.backline("trigger", "reconcile_dead_letters", "--wait")
+        stack.run("trigger", "reconcile_dead_letters", "--wait")
         yield made
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_one_dead_letter_within_a_minute(failures: Failures, kind: str) -> None:
     [letter] = failures.letters(kind)
-    assert failures.told_after[kind] < 60
+    assert failures.recorded_after[kind] < 60
     failure_class, cause = WHY[kind]
-    assert (letter["state"], letter["class"], letter["tries"]) == ("open", failure_class, 1)
+    assert (letter["state"], letter["class"], letter["attempts"]) == ("open", failure_class, 1)
     assert cause in letter["cause"]
     assert letter["task_id"] == TASK[kind]
     if kind in RUNS:
@@ -69,24 +69,22 @@ def test_it_is_alerted_once(failures: Failures, kind: str) -> None:
 
 
 def test_they_stand_in_the_table_of_failures(failures: Failures) -> None:
-    groups = json.loads(failures.copy.backline("failures", "--json").stdout)
+    groups = json.loads(failures.copy.run("failures", "--json").stdout)
     found = {(group["name"], group["class"]): group["failures"] for group in groups}
     for kind in KINDS:
         assert found[failures.name(kind), WHY[kind][0]] == 1
-    shown = failures.copy.backline("failures").stdout
+    shown = failures.copy.run("failures").stdout
     assert "fails_raising" in shown
 
 
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_job_is_replayed_as_a_new_run(failures: Failures, kind: str) -> None:
     [letter] = failures.letters(kind)
-    refused = failures.copy.backline(
-        "dead-letters", "replay", str(letter["id"]), "--edited", '{"wel": true}', check=False
-    )
+    refused = failures.copy.run("dead-letters", "replay", str(letter["id"]), "--edited", '{"wel": true}', check=False)
     assert refused.returncode == 1
     assert "edited.wel: fails_" in refused.stderr
     edited = json.dumps({"mark": "replayed", "well": True})
-    done = failures.copy.backline("dead-letters", "replay", str(letter["id"]), "--edited", edited, "--json")
+    done = failures.copy.run("dead-letters", "replay", str(letter["id"]), "--edited", edited, "--json")
     reference = json.loads(done.stdout)[0]["as"]
     dag_id, run_id = reference.removeprefix("run ").split("/")
     run = failures.world.airflow.wait(dag_id, run_id, 60)
@@ -94,53 +92,54 @@ def test_a_job_is_replayed_as_a_new_run(failures: Failures, kind: str) -> None:
     assert f"Replay of dead letter {letter['id']}" in run["note"]
     [after] = failures.letters(kind)
     assert (after["state"], after["replay_ref"]) == ("replayed", reference)
-    again = failures.copy.backline("dead-letters", "replay", str(letter["id"]), check=False)
+    again = failures.copy.run("dead-letters", "replay", str(letter["id"]), check=False)
     assert again.returncode == 1
     assert "is replayed; only an open one" in again.stderr
 
 
 def test_a_file_is_read_again_and_its_letter_resolved_once_it_imports(failures: Failures) -> None:
     [letter] = failures.letters("unimportable")
-    failures.copy.backline("dead-letters", "replay", str(letter["id"]))
-    (failures.copy.own_dags / BROKEN).write_text(MENDED_TEXT)
-    until(lambda: failures.letters("unimportable")[0]["state"] == "resolved", "the file's letter to be resolved")
+    failures.copy.run("dead-letters", "replay", str(letter["id"]))
+    (failures.copy.own_dags / BROKEN).write_text(FIXED_TEXT)
+    wait_until(lambda: failures.letters("unimportable")[0]["state"] == "resolved", "the file's letter to be resolved")
     assert len(failures.mails("unimportable")) == 1
 
 
 def test_a_run_past_its_deadline_is_told_of_once_and_is_no_dead_letter(failures: Failures) -> None:
     def mails() -> list[str]:
-        arrived = failures.world.mail.arrivals(OPERATORS, failures.world.since)
+        arrived = failures.world.mail.list_emails(OPERATORS, failures.world.since)
         return [mail.subject for mail in arrived if LATE in mail.subject]
 
-    until(mails, "the mail about the late run")
+    wait_until(mails, "the mail about the late run")
     assert failures.world.airflow.wait(LATE, failures.run_id("deadline"), 60)["state"] == "success"
     assert mails() == [f"[Backline] {LATE} is late"]
     assert (
-        failures.world.query("dead_letters", "run_letters", dag_ids=[LATE], run_ids=[failures.run_id("deadline")]) == []
+        failures.world.query("dead_letters", "run_letter_list", dag_ids=[LATE], run_ids=[failures.run_id("deadline")])
+        == []
     )
 
 
-def test_one_is_shown_exported_and_discarded_by_command(stack: Copy, world: World) -> None:
+def test_one_is_shown_exported_and_discarded_by_command(stack: IsolatedStack, world: DemoContext) -> None:
     name = f"by_command_{world.tag}"
-    failure = Failure(name, "r1", "work", -1, FailureClass.NETWORK, "no [red]route[/red]", TOLD, 4, {"days": 1}, None,
+    failure = Failure(name, "r1", "work", -1, FailureClass.NETWORK, "no [red]route[/red]", REPORTED, 4, {"days": 1}, None,
                       datetime.now(UTC))  # fmt: skip
-    with Letters.open(stack.exports()["BACKLINE_DATABASE_URL"]) as letters:
+    with DeadLetterStore.open(stack.exports()["BACKLINE_DATABASE_URL"]) as letters:
         letter_id = letters.record(failure)
         assert letter_id is not None
         letters.connection.execute("UPDATE backline.dead_letter SET alerted_at = now() WHERE id = %s", [letter_id])
 
-    assert json.loads(stack.backline("dead-letters", "show", str(letter_id), "--json").stdout)["conf"] == {"days": 1}
-    assert "no [red]route[/red]" in stack.backline("dead-letters", "show", str(letter_id)).stdout
-    assert "no [red]route[/red]" in stack.backline("dead-letters", "list", "--name", name).stdout
-    exported = stack.backline("dead-letters", "export", "--name", name, "--format", "csv").stdout
+    assert json.loads(stack.run("dead-letters", "show", str(letter_id), "--json").stdout)["conf"] == {"days": 1}
+    assert "no [red]route[/red]" in stack.run("dead-letters", "show", str(letter_id)).stdout
+    assert "no [red]route[/red]" in stack.run("dead-letters", "list", "--name", name).stdout
+    exported = stack.run("dead-letters", "export", "--name", name, "--format", "csv").stdout
     [row] = csv.DictReader(io.StringIO(exported))
     assert (row["id"], row["cause"]) == (str(letter_id), "no [red]route[/red]")
 
-    dry = stack.backline("dead-letters", "discard", "--all", "--name", name, "--reason", "a test").stdout
+    dry = stack.run("dead-letters", "discard", "--all", "--name", name, "--reason", "a test").stdout
     assert f"1 would be discarded: {letter_id}" in dry
-    assert json.loads(stack.backline("dead-letters", "list", "--name", name, "--json").stdout)[0]["state"] == "open"
-    stack.backline("dead-letters", "discard", str(letter_id), "--reason", "a test")
-    shown = json.loads(stack.backline("dead-letters", "show", str(letter_id), "--json").stdout)
+    assert json.loads(stack.run("dead-letters", "list", "--name", name, "--json").stdout)[0]["state"] == "open"
+    stack.run("dead-letters", "discard", str(letter_id), "--reason", "a test")
+    shown = json.loads(stack.run("dead-letters", "show", str(letter_id), "--json").stdout)
     assert (shown["state"], shown["reason"]) == ("discarded", "a test")
 
 
@@ -155,8 +154,8 @@ def test_one_is_shown_exported_and_discarded_by_command(stack: Copy, world: Worl
         (("dead-letters", "replay"), "ID: give one or more ids, or --all"),
     ],
 )  # fmt: skip
-def test_a_wrong_command_names_what_is_wrong(stack: Copy, command: tuple[str, ...], said: str) -> None:
-    done = stack.backline(*command, check=False)
+def test_a_wrong_command_names_what_is_wrong(stack: IsolatedStack, command: tuple[str, ...], said: str) -> None:
+    done = stack.run(*command, check=False)
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1

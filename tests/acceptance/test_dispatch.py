@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from backline.demo.world import World
 from backline.errors import InvalidInput
-from tests.acceptance.running import Copy
+from demo.context import DemoContext
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
@@ -45,30 +45,30 @@ def expected(domain: str) -> list[str]:
 
 
 @pytest.mark.parametrize("dag", LANES)
-def test_dispatch(dag: str, world: World, stack_exports: dict[str, str]) -> None:
+def test_dispatch(dag: str, world: DemoContext, stack_exports: dict[str, str]) -> None:
     lane, kind, payload = LANES[dag]
     domain = world.domain(dag)
     ids = enqueue(stack_exports["BACKLINE_DATABASE_URL"], lane, kind, payload, domain)
-    arrived = world.wait_arrived(domain, READERS)
+    arrived = world.wait_for_emails(domain, READERS)
     assert sorted(recipient for arrival in arrived for recipient in arrival.recipients) == expected(domain)
-    assert "By its lane." in world.mail.open(arrived[0].id).text
+    assert "By its lane." in world.mail.get_email(arrived[0].id).text
     runs = [row["dag_run"] for number in ids for row in world.query("outbox", "message_attempts", id=number)]
     assert {run.partition("/")[0] for run in runs} == {dag}
 
 
-def test_a_run_by_hand_drains_the_lane_without_a_scheduler(basics: Copy) -> None:
-    basics.backline("setup")
+def test_a_run_by_hand_drains_the_lane_without_a_scheduler(basics: IsolatedStack) -> None:
+    basics.run("setup")
     with basics.world() as world:
         domain = world.domain("by-hand")
         ids = enqueue(basics.exports()["BACKLINE_DATABASE_URL"], "email.bulk", "email", EMAIL, domain)
-        assert world.states(ids) == {"pending": READERS}
-        basics.backline("airflow", "dags", "test", "dispatch_email_bulk")
-        assert world.states(ids) == {"sent": READERS}
-        arrived = world.arrivals(domain)
+        assert world.count_states(ids) == {"pending": READERS}
+        basics.run("airflow", "dags", "test", "dispatch_email_bulk")
+        assert world.count_states(ids) == {"sent": READERS}
+        arrived = world.emails_at(domain)
     assert sorted(recipient for arrival in arrived for recipient in arrival.recipients) == expected(domain)
 
 
-def test_wrong_input_takes_its_transaction_down(world: World) -> None:
+def test_wrong_input_takes_its_transaction_down(world: DemoContext) -> None:
     domain = world.domain("aborted")
 
     def order() -> None:
@@ -79,4 +79,4 @@ def test_wrong_input_takes_its_transaction_down(world: World) -> None:
     with pytest.raises(InvalidInput) as wrong:
         order()
     assert wrong.value.field == "subject"
-    assert world.query("demo", "enqueued_to", pattern=f"%@{domain}", since=world.started) == []
+    assert world.query("demo", "message_find_by_recipient", pattern=f"%@{domain}", since=world.started_at) == []

@@ -9,14 +9,14 @@ from email.policy import default
 
 import pytest
 
-from backline.demo.mail import Arrival
-from backline.demo.world import World
-from tests.acceptance.running import Copy
+from demo.context import DemoContext
+from demo.mail import EmailSummary
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
 
-def test_email(world: World, stack: Copy) -> None:
+def test_email(world: DemoContext, stack: IsolatedStack) -> None:
     domain = world.domain("full")
     conf = {
         "to": f"Zoë Müller <zoe@{domain}>",
@@ -38,7 +38,7 @@ def test_email(world: World, stack: Copy) -> None:
     world.airflow.trigger("send_email", conf, world.run_id("full"))
     assert world.airflow.wait("send_email", world.run_id("full"), 90)["state"] == "success"
 
-    (arrival,) = world.arrivals(domain)
+    (arrival,) = world.emails_at(domain)
     mail = _mail(stack, arrival)
     assert set(arrival.recipients) == {f"zoe@{domain}", f"cc@{domain}", f"bcc@{domain}"}
     assert mail["To"] == f"Zoë Müller <zoe@{domain}>"
@@ -59,18 +59,18 @@ def test_email(world: World, stack: Copy) -> None:
     }  # fmt: skip
 
 
-def test_email_by_sql_leaves_with_its_transaction(world: World) -> None:
+def test_email_by_sql_leaves_with_its_transaction(world: DemoContext) -> None:
     domain = world.domain("sql")
     with world.transaction(roll_back=True):
         world.enqueue("email", f"undone@{domain}", {"subject": "Undone", "text": "Never sent."})
     with world.transaction():
         world.enqueue("email", f"done@{domain}", {"subject": "Done", "text": "Sent."})
-    (arrival,) = world.wait_arrived(domain, 1)
+    (arrival,) = world.wait_for_emails(domain, 1)
     assert (arrival.recipients, arrival.subject) == ((f"done@{domain}",), "Done")
-    assert "Sent." in world.mail.open(arrival.id).text
+    assert "Sent." in world.mail.get_email(arrival.id).text
 
 
-def _mail(stack: Copy, arrival: Arrival) -> EmailMessage:
+def _mail(stack: IsolatedStack, arrival: EmailSummary) -> EmailMessage:
     """The caught file itself, out of the Maildir."""
     (path,) = (stack.home / "mail" / "new").glob(f"{arrival.id // 1_000_000}.M{arrival.id % 1_000_000:06}P*")
     return message_from_bytes(path.read_bytes(), policy=default)

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from backline.demo.check import until
-from backline.demo.world import World
 from backline.settings import ROOT
-from backline.stack.paths import Paths
-from backline.stack.secrets import load_or_create
-from tests.acceptance.running import Copy
+from demo.check import wait_until
+from demo.context import DemoContext
+from stack.paths import Paths
+from stack.secrets import load_or_create
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
@@ -28,7 +28,7 @@ def http(stack_exports: dict[str, str]) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def tokens(stack: Copy, http: httpx.Client) -> dict[str, dict[str, str]]:
+def tokens(stack: IsolatedStack, http: httpx.Client) -> dict[str, dict[str, str]]:
     """Airflow's tokens of a viewer and of an op, as headers."""
     secrets = load_or_create(Paths(ROOT, stack.home, stack.port).secrets_file)
     passwords = {"viewer": secrets.viewer_password, "op": secrets.op_password}
@@ -41,27 +41,29 @@ def tokens(stack: Copy, http: httpx.Client) -> dict[str, dict[str, str]]:
     }
 
 
-def letter(domain: str) -> dict[str, Any]:
+def welcome_message(domain: str) -> dict[str, Any]:
     return {"type": "welcome", "to": f"ann@{domain}", "payload": {"name": "Ann by HTTP"}}
 
 
 def test_a_message_over_http_arrives_and_tells_its_story(
-    http: httpx.Client, tokens: dict[str, dict[str, str]], world: World, stack: Copy
+    http: httpx.Client, tokens: dict[str, dict[str, str]], world: DemoContext, stack: IsolatedStack
 ) -> None:
     domain = world.domain("http")
     assert http.get("/backline/readyz").json() == {"status": "ok"}
-    assert http.post(f"{API}/messages", json=letter(domain)).status_code == 401
-    assert http.post(f"{API}/messages", json=letter(domain), headers=tokens["viewer"]).status_code == 403
-    taken = http.post(f"{API}/messages", json=letter(domain), headers={**tokens["op"], "X-Request-ID": "signup-1"})
+    assert http.post(f"{API}/messages", json=welcome_message(domain)).status_code == 401
+    assert http.post(f"{API}/messages", json=welcome_message(domain), headers=tokens["viewer"]).status_code == 403
+    taken = http.post(
+        f"{API}/messages", json=welcome_message(domain), headers={**tokens["op"], "X-Request-ID": "signup-1"}
+    )
     assert taken.status_code == 202
-    (arrival,) = world.wait_arrived(domain, 1)
-    assert "Ann by HTTP" in world.mail.open(arrival.id).text
+    (arrival,) = world.wait_for_emails(domain, 1)
+    assert "Ann by HTTP" in world.mail.get_email(arrival.id).text
 
     def story() -> dict[str, Any]:
         found: dict[str, Any] = http.get(taken.headers["Location"], headers=tokens["viewer"]).json()
         return found
 
-    until(lambda: story()["state"] == "sent", "the message to be sent")
+    wait_until(lambda: story()["state"] == "sent", "the message to be sent")
     found = story()
     assert found["why"].startswith("Sent at ")
     assert "taken in from op by request signup-1" in found["timeline"][0]["text"]
@@ -69,17 +71,17 @@ def test_a_message_over_http_arrives_and_tells_its_story(
     assert attempt["code"].startswith("250")
     assert attempt["log"].startswith("/dags/dispatch_email/runs/")
     assert http.get(attempt["log"]).status_code == 200
-    inspected = json.loads(stack.backline("inspect", str(found["id"]), "--json").stdout)
+    inspected = json.loads(stack.run("inspect", str(found["id"]), "--json").stdout)
     assert (inspected["state"], inspected["why"]) == ("sent", found["why"])
-    assert found["why"] in stack.backline("inspect", str(found["id"])).stdout
-    assert "no message 999999999" in stack.backline("inspect", "999999999", check=False).stderr
+    assert found["why"] in stack.run("inspect", str(found["id"])).stdout
+    assert "no message 999999999" in stack.run("inspect", "999999999", check=False).stderr
 
 
-def test_a_batch_over_http_arrives(http: httpx.Client, tokens: dict[str, dict[str, str]], world: World) -> None:
+def test_a_batch_over_http_arrives(http: httpx.Client, tokens: dict[str, dict[str, str]], world: DemoContext) -> None:
     domain = world.domain("http-batch")
-    batch = [{**letter(domain), "to": f"reader-{number}@{domain}"} for number in range(200)]
+    batch = [{**welcome_message(domain), "to": f"reader-{number}@{domain}"} for number in range(200)]
     key = {**tokens["op"], "Idempotency-Key": world.run_id("batch")}
     first = http.post(f"{API}/messages", json=batch, headers=key)
     assert http.post(f"{API}/messages", json=batch, headers=key).json()["messages"] == first.json()["messages"]
-    arrived = world.wait_arrived(domain, 200)
+    arrived = world.wait_for_emails(domain, 200)
     assert sorted(arrival.recipients[0] for arrival in arrived) == sorted(one["to"] for one in batch)

@@ -10,20 +10,20 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backline.dead_letters.failures import TOLD, Failure
-from backline.dead_letters.letters import Letters
-from backline.demo.world import World
+from backline.dead_letters.failures import REPORTED, Failure
+from backline.dead_letters.store import DeadLetterStore
 from backline.errors import FailureClass
-from tests.acceptance.running import Copy
+from demo.context import DemoContext
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
 
-def test_old_letters_are_archived_and_deleted(stack: Copy, world: World) -> None:
+def test_old_letters_are_archived_and_deleted(stack: IsolatedStack, world: DemoContext) -> None:
     dsn, name = stack.exports()["BACKLINE_DATABASE_URL"], f"purged_{world.tag}"
-    with Letters.open(dsn) as letters:
+    with DeadLetterStore.open(dsn) as letters:
         for run_id in ("old", "young"):
-            letters.record(Failure(name, run_id, "work", -1, FailureClass.NETWORK, f"cause of {run_id}", TOLD, 4,
+            letters.record(Failure(name, run_id, "work", -1, FailureClass.NETWORK, f"cause of {run_id}", REPORTED, 4,
                                    {"days": 1}, None, datetime.now(UTC)))  # fmt: skip
     with psycopg.connect(dsn, autocommit=True) as connection:
         # Told of already; this is about their end.
@@ -33,11 +33,11 @@ def test_old_letters_are_archived_and_deleted(stack: Copy, world: World) -> None
         )  # fmt: skip
 
     def kept() -> list[str]:
-        rows = json.loads(stack.backline("dead-letters", "list", "--name", name, "--json").stdout)
+        rows = json.loads(stack.run("dead-letters", "list", "--name", name, "--json").stdout)
         return [row["run_id"] for row in rows]
 
     def run(conf: str) -> dict[str, object]:
-        done = json.loads(stack.backline("trigger", "purge_dead_letters", "--conf", conf, "--wait", "--json").stdout)
+        done = json.loads(stack.run("trigger", "purge_dead_letters", "--conf", conf, "--wait", "--json").stdout)
         report: dict[str, object] = world.airflow.xcom("purge_dead_letters", done["run_id"], "purge")
         return report
 

@@ -7,40 +7,40 @@ import shutil
 
 import pytest
 
-from backline.demo.check import until
-from backline.demo.world import World
-from tests.acceptance.failing import DAGS
-from tests.acceptance.running import Copy
+from demo.check import wait_until
+from demo.context import DemoContext
+from tests.acceptance.failures import DAGS
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
 
-def test_a_letter_that_was_never_written_is_written(stack: Copy, world: World) -> None:
+def test_a_letter_that_was_never_written_is_written(stack: IsolatedStack, world: DemoContext) -> None:
     shutil.copy(DAGS / "untold.py", stack.own_dags / "untold.py")
-    until(lambda: "fails_untold" in {dag["dag_id"] for dag in world.airflow.dags()}, "the DAG to be parsed")
+    wait_until(lambda: "fails_untold" in {dag["dag_id"] for dag in world.airflow.dags()}, "the DAG to be parsed")
     run_id, conf = world.run_id("untold"), {"mark": "untold"}
     world.airflow.trigger("fails_untold", conf, run_id)
     assert world.airflow.wait("fails_untold", run_id, 60)["state"] == "failed"
 
     def letters() -> list[int]:
-        rows = world.query("dead_letters", "run_letters", dag_ids=["fails_untold"], run_ids=[run_id])
+        rows = world.query("dead_letters", "run_letter_list", dag_ids=["fails_untold"], run_ids=[run_id])
         return [row["certainty"] for row in rows]
 
-    until(lambda: letters() == [2], "what the callback writes")
+    wait_until(lambda: letters() == [2], "what the callback writes")
     [letter] = [
         item
-        for item in json.loads(stack.backline("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
+        for item in json.loads(stack.run("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
         if item["run_id"] == run_id
     ]
     world.query("dead_letters", "letter_delete", ids=[letter["id"]])  # as if it had never been called
-    done = stack.backline("trigger", "reconcile_dead_letters", "--wait", "--json")
+    done = stack.run("trigger", "reconcile_dead_letters", "--wait", "--json")
     assert json.loads(done.stdout)["state"] == "success"
     # From the log: the exception itself is gone.
     assert letters() == [1]
     [again] = [
         item
-        for item in json.loads(stack.backline("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
+        for item in json.loads(stack.run("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
         if item["run_id"] == run_id
     ]
-    assert (again["class"], again["tries"], again["conf"]) == ("network", 1, conf)
+    assert (again["class"], again["attempts"], again["conf"]) == ("network", 1, conf)
     assert "ConnectionRefusedError: the far side is closed (untold)" in again["cause"]

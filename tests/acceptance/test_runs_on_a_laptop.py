@@ -7,46 +7,46 @@ import json
 import psycopg
 import pytest
 
-from backline.demo.world import World
 from backline.settings import ROOT
-from backline.stack.lifecycle import Stack
-from backline.stack.paths import Paths
-from backline.stack.postgres import BY_HAND
-from tests.acceptance.running import Copy
+from demo.context import DemoContext
+from stack.lifecycle import Stack
+from stack.paths import Paths
+from stack.postgres import MANUAL_RUN_DATABASE
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
 
-def test_with_no_scheduler_running(basics: Copy) -> None:
+def test_with_no_scheduler_running(basics: IsolatedStack) -> None:
     with basics.world() as world:
         _send(basics, world)
-    running = json.loads(basics.backline("status", "--json").stdout)["services"]
+    running = json.loads(basics.run("status", "--json").stdout)["services"]
     assert {name for name, service in running.items() if service["state"] == "RUNNING"} == {"postgres", "mail"}
 
 
-def test_with_the_stack_up_and_dispatchers_warm(stack: Copy, world: World) -> None:
+def test_with_the_stack_up_and_dispatchers_warm(stack: IsolatedStack, world: DemoContext) -> None:
     domain = world.domain("warm-up")
     with world.transaction():
         world.enqueue("email", f"ann@{domain}", {"subject": "Wake up", "text": "Stay warm."})
-    world.wait_arrived(domain, 1)
-    assert world.query("demo", "dispatchers_at_work", lane="email.normal")
+    world.wait_for_emails(domain, 1)
+    assert world.query("demo", "dispatcher_busiest", lane="email.normal")
     _send(stack, world)
     # A run that the scheduler sees is one that it may take from the command.
     cluster = Stack(str, Paths(ROOT, stack.home, stack.port)).cluster
     seen = {}
-    for database in ("airflow", BY_HAND):
+    for database in ("airflow", MANUAL_RUN_DATABASE):
         with psycopg.connect(cluster.dsn("airflow", database)) as connection:
             seen[database] = connection.execute("SELECT count(*) FROM dag_run WHERE triggered_by = 'TEST'").fetchone()
-    assert seen == {"airflow": (0,), BY_HAND: (1,)}
+    assert seen == {"airflow": (0,), MANUAL_RUN_DATABASE: (1,)}
 
 
-def _send(copy: Copy, world: World) -> None:
+def _send(copy: IsolatedStack, world: DemoContext) -> None:
     recipient = f"ann@{world.domain('by-hand')}"
     conf = {"to": recipient, "subject": "By hand", "text": "From the command line."}
-    copy.backline("airflow", "dags", "test", "send_email", "-c", json.dumps(conf))
-    (arrival,) = world.arrivals(world.domain("by-hand"))
-    letter = world.mail.open(arrival.id)
+    copy.run("airflow", "dags", "test", "send_email", "-c", json.dumps(conf))
+    (arrival,) = world.emails_at(world.domain("by-hand"))
+    letter = world.mail.get_email(arrival.id)
     assert (letter.recipients, letter.subject) == ((recipient,), "By hand")
     assert "From the command line." in letter.text
-    (row,) = world.query("demo", "enqueued_to", pattern=recipient, since=world.started)
-    assert world.status(row["id"])["state"] == "sent"
+    (row,) = world.query("demo", "message_find_by_recipient", pattern=recipient, since=world.started_at)
+    assert world.message_status(row["id"])["state"] == "sent"

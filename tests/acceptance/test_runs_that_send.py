@@ -6,26 +6,26 @@ import json
 
 import pytest
 
-from backline.airflow.rest import FINISHED
-from backline.demo.check import until
-from backline.demo.world import World
+from backline.airflow.rest import FINAL_STATES
 from backline.errors import Rejected
+from demo.check import wait_until
+from demo.context import DemoContext
 
 pytestmark = pytest.mark.stack
 CONTENT = {"subject": "Once", "text": "Only once."}
 
 
-def test_a_run_id_that_was_used_is_refused(world: World) -> None:
+def test_a_run_id_that_was_used_is_refused(world: DemoContext) -> None:
     conf = {"to": f"ann@{world.domain('twice')}", **CONTENT}
     world.airflow.trigger("send_email", conf, world.run_id("twice"))
     with pytest.raises(Rejected) as refused:
         world.airflow.trigger("send_email", conf, world.run_id("twice"))
     assert refused.value.code == "409"
     assert world.airflow.wait("send_email", world.run_id("twice"), 90)["state"] == "success"
-    assert len(world.arrivals(world.domain("twice"))) == 1
+    assert len(world.emails_at(world.domain("twice"))) == 1
 
 
-def test_clearing_a_finished_run_sends_nothing_more(world: World) -> None:
+def test_clearing_a_finished_run_sends_nothing_more(world: DemoContext) -> None:
     run_id = world.run_id("cleared")
     world.airflow.trigger("send_email", {"to": f"ann@{world.domain('cleared')}", **CONTENT}, run_id)
     assert world.airflow.wait("send_email", run_id, 90)["state"] == "success"
@@ -35,15 +35,15 @@ def test_clearing_a_finished_run_sends_nothing_more(world: World) -> None:
 
     def ended_again() -> bool:
         task = world.airflow.task("send_email", run_id, "send")
-        return task["try_number"] == 2 and task["state"] in FINISHED
+        return task["try_number"] == 2 and task["state"] in FINAL_STATES
 
-    until(ended_again, "the second try")
+    wait_until(ended_again, "the second try")
     assert world.airflow.wait("send_email", run_id, 90)["state"] == "success"
     assert world.airflow.xcom("send_email", run_id, "send") == before
-    assert len(world.arrivals(world.domain("cleared"))) == 1
+    assert len(world.emails_at(world.domain("cleared"))) == 1
 
 
-def test_a_transient_fault_is_retried_and_sent_once(world: World) -> None:
+def test_a_transient_fault_is_retried_and_sent_once(world: DemoContext) -> None:
     run_id, recipient = world.run_id("busy"), f"ann@{world.domain('busy')}"
     rule = {"recipient": recipient, "stage": "rcpt", "action": "reply", "reply": "451 4.3.0 try later", "times": 1}
     world.mail.set_faults(rule)
@@ -51,11 +51,11 @@ def test_a_transient_fault_is_retried_and_sent_once(world: World) -> None:
     assert world.airflow.wait("send_email", run_id, 90)["state"] == "success"
     assert world.airflow.task("send_email", run_id, "send")["try_number"] == 2
     assert "451" in world.airflow.log("send_email", run_id, "send", 1)
-    assert len(world.arrivals(world.domain("busy"))) == 1
+    assert len(world.emails_at(world.domain("busy"))) == 1
     assert world.airflow.xcom("send_email", run_id, "send")["attempt"] == 2
 
 
-def test_a_permanent_fault_fails_the_run_at_once(world: World) -> None:
+def test_a_permanent_fault_fails_the_run_at_once(world: DemoContext) -> None:
     run_id, recipient = world.run_id("gone"), f"nobody@{world.domain('gone')}"
     rule = {"recipient": recipient, "stage": "rcpt", "action": "reply", "reply": "550 5.1.1 no such user"}
     world.mail.set_faults(rule)
@@ -63,18 +63,18 @@ def test_a_permanent_fault_fails_the_run_at_once(world: World) -> None:
     assert world.airflow.wait("send_email", run_id, 90)["state"] == "failed"
     assert world.airflow.task("send_email", run_id, "send")["try_number"] == 1
     assert "550" in world.airflow.log("send_email", run_id, "send")
-    (row,) = world.query("demo", "enqueued_to", pattern=recipient, since=world.started)
-    status = world.status(row["id"])
+    (row,) = world.query("demo", "message_find_by_recipient", pattern=recipient, since=world.started_at)
+    status = world.message_status(row["id"])
     assert (status["state"], status["error_class"], status["attempt"]) == ("dead", "rejected", 1)
-    assert world.arrivals(world.domain("gone")) == []
+    assert world.emails_at(world.domain("gone")) == []
 
 
-def test_what_a_run_returns_holds_nothing_of_its_content(world: World) -> None:
+def test_what_a_run_returns_holds_nothing_of_its_content(world: DemoContext) -> None:
     run_id, text = world.run_id("private"), "The number is 4711."
     conf = {"to": f"ann@{world.domain('private')}", "subject": "Private", "text": text}
     world.airflow.trigger("send_email", conf, run_id)
     assert world.airflow.wait("send_email", run_id, 90)["state"] == "success"
-    assert len(world.arrivals(world.domain("private"))) == 1
+    assert len(world.emails_at(world.domain("private"))) == 1
     returned = world.airflow.xcom("send_email", run_id, "send")
     assert set(returned) == {"message_id", "state", "attempt", "provider_id"}
     assert "4711" not in json.dumps(returned) + world.airflow.log("send_email", run_id, "send")
@@ -89,7 +89,7 @@ def test_what_a_run_returns_holds_nothing_of_its_content(world: World) -> None:
         ({"to": "ann@{domain}", "subject": "A number", "text": 7}, "text"),
     ],
 )
-def test_conf_against_params_is_refused(conf: dict[str, object], field: str, world: World) -> None:
+def test_conf_against_params_is_refused(conf: dict[str, object], field: str, world: DemoContext) -> None:
     domain = world.domain("refused")
     filled = {key: value.format(domain=domain) if isinstance(value, str) else value for key, value in conf.items()}
     with pytest.raises(Rejected) as refused:
@@ -109,7 +109,7 @@ def test_conf_against_params_is_refused(conf: dict[str, object], field: str, wor
     ],
 )
 def test_conf_against_the_model_fails_and_names_the_field(
-    case: str, kind: str, wrong: dict[str, object], named: str, world: World
+    case: str, kind: str, wrong: dict[str, object], named: str, world: DemoContext
 ) -> None:
     dag, run_id, domain = f"send_{kind}", world.run_id(case), world.domain("wrong")
     base = {"to": f"ann@{domain}", **(CONTENT if kind == "email" else {})}

@@ -9,11 +9,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backline.demo.world import World
+from backline.encryption import Encryptor
 from backline.errors import Rejected
-from backline.reference_app.schema import apply
-from backline.sealing import Sealer
-from tests.acceptance.running import Copy
+from backline.reference_app.schema import apply_schema
+from demo.context import DemoContext
+from tests.acceptance.isolated_stack import IsolatedStack
 from tests.integration.identity import add_token
 
 pytestmark = pytest.mark.stack
@@ -24,13 +24,13 @@ LINK = f"http://localhost:8080/reset-password?token={TOKEN}"
 @pytest.fixture
 def token(stack_exports: dict[str, str]) -> int:
     """A token of the app's, sealed with the stack's key."""
-    apply(stack_exports["BACKLINE_DATABASE_URL"])
+    apply_schema(stack_exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
-        return add_token(connection, Sealer([stack_exports["BACKLINE_FERNET_KEYS"]]).seal(TOKEN))
+        return add_token(connection, Encryptor([stack_exports["BACKLINE_FERNET_KEYS"]]).encrypt(TOKEN))
 
 
 def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
-    world: World, stack: Copy, stack_exports: dict[str, str], token: int
+    world: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: int
 ) -> None:
     run_id, recipient = world.run_id("reset"), f"ann@{world.domain('reset')}"
     conf = {"to": recipient, "name": "Ann", "token": {"$ref": "password_reset_token", "id": token}}
@@ -38,8 +38,8 @@ def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
     ended = world.airflow.wait("send_password_reset", run_id, 90)
     log = world.airflow.log("send_password_reset", run_id, "send")
     assert ended["state"] == "success", log
-    (arrival,) = world.arrivals(world.domain("reset"))
-    letter = world.mail.open(arrival.id)
+    (arrival,) = world.emails_at(world.domain("reset"))
+    letter = world.mail.get_email(arrival.id)
     assert LINK in letter.text
     assert LINK in letter.html
 
@@ -57,7 +57,7 @@ def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
     assert files_with(TOKEN, stack.home / "airflow") == []
 
 
-def test_a_secret_in_the_clear_is_refused_before_it_is_stored(world: World, stack: Copy) -> None:
+def test_a_secret_in_the_clear_is_refused_before_it_is_stored(world: DemoContext, stack: IsolatedStack) -> None:
     conf = {"to": f"ann@{world.domain('clear')}", "name": "Ann", "token": TOKEN}
     with pytest.raises(Rejected) as refused:
         world.airflow.trigger("send_password_reset", conf, world.run_id("clear"))
@@ -66,26 +66,28 @@ def test_a_secret_in_the_clear_is_refused_before_it_is_stored(world: World, stac
     assert files_with(TOKEN, stack.home / "airflow") == []
 
 
-def test_a_reference_to_nothing_fails_the_run_and_is_named(world: World) -> None:
+def test_a_reference_to_nothing_fails_the_run_and_is_named(world: DemoContext) -> None:
     run_id = world.run_id("nothing")
     conf = {"to": f"ann@{world.domain('nothing')}", "name": "Ann", "token": {"$ref": "password_reset_token", "id": 0}}
     world.airflow.trigger("send_password_reset", conf, run_id)
     assert world.airflow.wait("send_password_reset", run_id, 90)["state"] == "failed"
     log = world.airflow.log("send_password_reset", run_id, "send")
     assert "validation: token: password_reset_token with id 0 gives nothing" in log.replace("\\", "")
-    assert world.arrivals(world.domain("nothing")) == []
+    assert world.emails_at(world.domain("nothing")) == []
 
 
-def test_the_command_sends_and_the_secret_is_only_in_the_mail(world: World, stack: Copy, tmp_path: Path) -> None:
+def test_the_command_sends_and_the_secret_is_only_in_the_mail(
+    world: DemoContext, stack: IsolatedStack, tmp_path: Path
+) -> None:
     secret = tmp_path / "token"
     secret.write_text(TOKEN)
-    done = stack.backline(
+    done = stack.run(
         "send", "password_reset", "--to", f"ann@{world.domain('command')}", "--set", "name=Ann",
         "--set", f"token=@{secret}", "--json",
     )  # fmt: skip
-    (arrival,) = world.wait_arrived(world.domain("command"), 1)
-    assert LINK in world.mail.open(arrival.id).text
-    assert world.status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{world.domain('command')}"
+    (arrival,) = world.wait_for_emails(world.domain("command"), 1)
+    assert LINK in world.mail.get_email(arrival.id).text
+    assert world.message_status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{world.domain('command')}"
     assert TOKEN not in done.stdout + done.stderr
 
 

@@ -7,35 +7,35 @@ import json
 import psycopg
 import pytest
 
-from backline.reference_app import broken_rules
-from tests.acceptance.running import Copy
+from backline.reference_app import invariant_violations
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
 
-def test_seed_fills_refuses_and_replaces(basics: Copy) -> None:
+def test_seed_fills_refuses_and_replaces(basics: IsolatedStack) -> None:
     dsn = basics.exports()["BACKLINE_DATABASE_URL"]
     with psycopg.connect(dsn) as connection:
         messages = connection.execute("SELECT count(*) FROM backline.message").fetchone()
-    made = json.loads(basics.backline("seed", "--seed", "5", "--json").stdout)
+    made = json.loads(basics.run("seed", "--seed", "5", "--json").stdout)
     with psycopg.connect(dsn) as connection:
         assert connection.execute("SELECT count(*) FROM app.users").fetchone() == (made["tables"]["users"],)
         assert connection.execute("SELECT count(*) FROM backline.message").fetchone() == messages
     assert made["rows"] == sum(made["tables"].values()) > 8_000
-    assert broken_rules(dsn) == {}
+    assert invariant_violations(dsn) == {}
 
-    refused = basics.backline("seed", check=False)
+    refused = basics.run("seed", check=False)
     assert refused.returncode == 1
     assert "with --replace they are deleted first" in refused.stderr
     assert "Traceback" not in refused.stderr
 
-    shown = basics.backline("seed", "--scale", "2", "--replace")
+    shown = basics.run("seed", "--scale", "2", "--replace")
     assert "emptying schema app: " in shown.stderr
     assert ["users", "300"] in [line.split()[:2] for line in shown.stdout.splitlines()]
 
     with psycopg.connect(dsn) as connection:
         connection.execute("COMMENT ON SCHEMA app IS 'of somebody else'")
-    foreign = basics.backline("seed", "--replace", check=False)
+    foreign = basics.run("seed", "--replace", check=False)
     assert foreign.returncode == 1
     assert "not Backline's reference app" in foreign.stderr
     with psycopg.connect(dsn) as connection:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backline.demo.world import World
+from demo.context import DemoContext
 
 pytestmark = pytest.mark.stack
 
@@ -30,11 +30,11 @@ NAMED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_send(kind: str, world: World) -> None:
+def test_send(kind: str, world: DemoContext) -> None:
     payload, subject, value = NAMED[kind]
     _run(world, kind, payload)
-    (arrival,) = world.arrivals(world.domain(kind))
-    letter = world.mail.open(arrival.id)
+    (arrival,) = world.emails_at(world.domain(kind))
+    letter = world.mail.get_email(arrival.id)
     assert letter.recipients == (f"ann@{world.domain(kind)}",)
     assert letter.subject == subject
     assert value in letter.text
@@ -43,7 +43,7 @@ def test_send(kind: str, world: World) -> None:
     assert "style=" in letter.html  # inlined: mail programs drop style sheets
 
 
-def _run(world: World, kind: str, payload: dict[str, Any]) -> None:
+def _run(world: DemoContext, kind: str, payload: dict[str, Any]) -> None:
     run_id = world.run_id(kind)
     world.airflow.trigger(f"send_{kind}", {"to": f"ann@{world.domain(kind)}", **payload}, run_id)
     run = world.airflow.wait(f"send_{kind}", run_id, 90)

@@ -7,12 +7,12 @@ import json
 import psycopg
 import pytest
 
-from backline.demo.check import until
-from backline.demo.sends import run_result
-from backline.demo.world import World
 from backline.messages import registry
-from backline.reference_app.schema import apply
-from tests.acceptance.running import Copy
+from backline.reference_app.schema import apply_schema
+from demo.check import wait_until
+from demo.context import DemoContext
+from demo.send_runs import run_result
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 GONE = {
@@ -21,47 +21,47 @@ GONE = {
 }
 
 
-def test_a_run_sends_a_text(world: World) -> None:
+def test_a_run_sends_a_text(world: DemoContext) -> None:
     recipient = world.recipients("run")["sms"]
     world.airflow.trigger("send_sms", {"to": recipient, "body": "Grüße €"}, world.run_id("text"))
     result = run_result(world, "send_sms", world.run_id("text"))
-    [came] = world.gateways.arrived("sms", recipient)
+    [came] = world.gateways.received("sms", recipient)
     assert came["text"] == "Grüße €"
     assert (result["state"], result["provider_id"]) == ("sent", came["sid"])
 
 
-def test_a_run_sends_an_order_by_email_and_sms(world: World) -> None:
+def test_a_run_sends_an_order_by_email_and_sms(world: DemoContext) -> None:
     to = {name: world.recipients("both")[name] for name in ("email", "sms")}
     run_id = world.run_id("both")
     world.airflow.trigger("send_order_shipped", {"to": to, **registry.get("order_shipped").sample()}, run_id)
     messages = run_result(world, "send_order_shipped", run_id)["messages"]
     assert [(one["channel"], one["state"]) for one in messages] == [("email", "sent"), ("sms", "sent")]
-    [came] = world.gateways.arrived("sms", to["sms"])
+    [came] = world.gateways.received("sms", to["sms"])
     assert "https://carrier.example/track/4711081599" in came["text"]
-    assert [mail.recipients for mail in world.arrivals(world.domain("types")) if to["email"] in mail.recipients]
+    assert [mail.recipients for mail in world.emails_at(world.domain("types")) if to["email"] in mail.recipients]
 
 
-def test_a_number_that_is_none_fails_the_run_by_name(world: World) -> None:
+def test_a_number_that_is_none_fails_the_run_by_name(world: DemoContext) -> None:
     world.airflow.trigger("send_sms", {"to": "0151 12345678", "body": "Hi"}, world.run_id("bad"))
     assert world.airflow.wait("send_sms", world.run_id("bad"), 90)["state"] == "failed"
     log = world.airflow.log("send_sms", world.run_id("bad"), "send")
     assert "lacks its country code" in log
 
 
-def test_a_gateway_that_is_busy_is_asked_again(world: World) -> None:
+def test_a_gateway_that_is_busy_is_asked_again(world: DemoContext) -> None:
     recipient = world.recipients("busy")["sms"]
     world.gateways.set_faults("sms", {"status": 429, "retry_after": 1, "recipient": recipient, "times": 1})
     made = world.enqueue("sms", recipient, {"body": "Hello"})
-    [came] = until(lambda: world.gateways.arrived("sms", recipient), "the text")
+    [came] = wait_until(lambda: world.gateways.received("sms", recipient), "the text")
     assert came["text"] == "Hello"
-    assert until(lambda: world.status(made)["state"] == "sent", "its end")
-    assert world.status(made)["attempt"] == 2
+    assert wait_until(lambda: world.message_status(made)["state"] == "sent", "its end")
+    assert world.message_status(made)["attempt"] == 2
     world.gateways.set_faults("sms")
 
 
-def test_a_device_that_is_gone_leaves_the_apps_table(world: World, stack_exports: dict[str, str]) -> None:
+def test_a_device_that_is_gone_leaves_the_apps_table(world: DemoContext, stack_exports: dict[str, str]) -> None:
     old, new = (world.recipients(name)["push"] for name in ("old", "new"))
-    apply(stack_exports["BACKLINE_DATABASE_URL"])
+    apply_schema(stack_exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
         row = connection.execute(
             "INSERT INTO app.users (email, name, country) VALUES (%s, 'Ann', 'DE') RETURNING id",
@@ -74,24 +74,24 @@ def test_a_device_that_is_gone_leaves_the_apps_table(world: World, stack_exports
             )
         world.gateways.set_faults("push", {**GONE, "recipient": old})
         made = world.enqueue("push", f"user:{row[0]}", {"title": "Hello", "body": "On all of your devices"})
-        [came] = until(lambda: world.gateways.arrived("push", new), "the notification")
+        [came] = wait_until(lambda: world.gateways.received("push", new), "the notification")
         world.gateways.set_faults("push")
         assert came["text"] == "On all of your devices"
-        assert until(lambda: world.status(made)["state"] == "sent", "its end")
+        assert wait_until(lambda: world.message_status(made)["state"] == "sent", "its end")
         left = connection.execute(
             "SELECT token FROM app.push_tokens WHERE user_id = %s AND removed_at IS NULL", [row[0]]
         ).fetchall()
         assert left == [(new,)]
-    assert world.gateways.arrived("push", old) == []
-    assert "was refused" in world.status(made)["error"]
+    assert world.gateways.received("push", old) == []
+    assert "was refused" in world.message_status(made)["error"]
 
 
-def test_the_command_sends_both_halves_of_an_order(world: World, stack: Copy) -> None:
+def test_the_command_sends_both_halves_of_an_order(world: DemoContext, stack: IsolatedStack) -> None:
     to = {name: world.recipients("command")[name] for name in ("email", "sms")}
     payload = json.dumps(registry.get("order_confirmation").sample())
-    done = stack.backline(
+    done = stack.run(
         "send", "order_confirmation", "--to", json.dumps(to), "--payload", payload, "--json",
     )  # fmt: skip
     assert [row["recipient"] for row in json.loads(done.stdout)] == list(to.values())
-    [came] = until(lambda: world.gateways.arrived("sms", to["sms"]), "the text")
+    [came] = wait_until(lambda: world.gateways.received("sms", to["sms"]), "the text")
     assert "order 1042" in came["text"]

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from backline.demo.check import until
-from backline.demo.mail import Letter
+from backline.encryption import Encryptor
 from backline.messages import registry
-from backline.messages.recipients import written
-from backline.messages.secrets import sealed
-from backline.sealing import Sealer
-from tests.acceptance.running import Copy
+from backline.messages.recipients import serialize
+from backline.messages.secrets import encrypt_secrets
+from demo.check import wait_until
+from demo.mail import ReceivedEmail
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
@@ -23,7 +23,7 @@ class Case:
     """What must arrive: the subject, texts of both parts, headers or files of the whole message."""
 
     subject: str
-    said: tuple[str, ...]
+    fragments: tuple[str, ...]
     payload: dict[str, Any] | None = None
     raw: tuple[str, ...] = ()
 
@@ -114,7 +114,7 @@ CASES = {
 
 
 @dataclass(frozen=True)
-class Told:
+class ExpectedText:
     """What must arrive by SMS or push: the whole text, the title, and what else the gateway got."""
 
     channel: str
@@ -124,26 +124,26 @@ class Told:
     details: dict[str, Any] | None = None
 
 
-TOLD = {
-    "sms": Told("sms", "Your order 1042 is ready. You can pick it up until 6 pm.", details={"segments": 1}),
-    "templated_sms": Told("sms", "We have moved: 1 High Street.\nhttps://shop.example/stores"),
-    "mfa_code": Told(
+EXPECTED_TEXTS = {
+    "sms": ExpectedText("sms", "Your order 1042 is ready. You can pick it up until 6 pm.", details={"segments": 1}),
+    "templated_sms": ExpectedText("sms", "We have moved: 1 High Street.\nhttps://shop.example/stores"),
+    "mfa_code": ExpectedText(
         "sms",
         "402913 ist Ihr Code für Backline. Wir fragen nie danach: Geben Sie ihn nicht weiter.",
         payload={"language": "de"},
     ),
-    "order_confirmation": Told(
+    "order_confirmation": ExpectedText(
         "sms",
         "Backline: Danke, Ann. Ihre Bestellung 1042 über 72,80 € ist bestätigt.\n"
         "Lieferung voraussichtlich: 5. März 2026\nhttps://shop.example/orders/1042",
     ),
-    "order_shipped": Told(
+    "order_shipped": ExpectedText(
         "sms",
         "Backline: your order 1042 is on its way with Parcel Post, expected on March 5, 2026.\n"
         "https://carrier.example/track/4711081599",
         details={"form": {"From": "Backline"}},
     ),
-    "push": Told(
+    "push": ExpectedText(
         "push",
         "Parcel Post brings it on Thursday.",
         title="Your order is on its way",
@@ -153,48 +153,48 @@ TOLD = {
 
 
 @pytest.fixture(scope="module")
-def arrived(stack: Copy) -> dict[str, tuple[Letter, str]]:
+def arrived(stack: IsolatedStack) -> dict[str, tuple[ReceivedEmail, str]]:
     """Every type's letter, all enqueued in one transaction: opened, and as the server got it."""
     found = {}
     with stack.world() as world:
         world.mail.set_faults()
-        sealer = Sealer([world.stack.secrets.backline_fernet_keys])
+        sealer = Encryptor([world.stack.secrets.backline_fernet_keys])
         with world.transaction():
             for name, case in CASES.items():
                 kind = registry.get(name)
-                payload = sealed(kind, {**kind.sample(), **(case.payload or {})}, sealer.seal)
+                payload = encrypt_secrets(kind, {**kind.sample(), **(case.payload or {})}, sealer.encrypt)
                 to = {channel: world.recipients(name)[channel] for channel in kind.channels}
-                world.enqueue(name, written(kind.channels, to), payload)
-            for name, told in TOLD.items():
+                world.enqueue(name, serialize(kind.channels, to), payload)
+            for name, told in EXPECTED_TEXTS.items():
                 if name not in CASES:
                     kind = registry.get(name)
-                    payload = sealed(kind, {**kind.sample(), **(told.payload or {})}, sealer.seal)
+                    payload = encrypt_secrets(kind, {**kind.sample(), **(told.payload or {})}, sealer.encrypt)
                     world.enqueue(name, world.recipients(name)[told.channel], payload)
-        for arrival in world.wait_arrived(world.domain("types"), len(CASES)):
+        for arrival in world.wait_for_emails(world.domain("types"), len(CASES)):
             name = arrival.recipients[0].partition("@")[0]
             assert name not in found, f"{name} came twice"
-            found[name] = (world.mail.open(arrival.id), raw(stack, arrival.id))
-        for name, told in TOLD.items():
+            found[name] = (world.mail.get_email(arrival.id), raw(stack, arrival.id))
+        for name, told in EXPECTED_TEXTS.items():
             recipient = world.recipients(name)[told.channel]
-            beyond_mail[name] = until(
-                lambda told=told, recipient=recipient: world.gateways.arrived(told.channel, recipient), name
+            beyond_mail[name] = wait_until(
+                lambda told=told, recipient=recipient: world.gateways.received(told.channel, recipient), name
             )
     return found
 
 
-def raw(stack: Copy, arrival: int) -> str:
+def raw(stack: IsolatedStack, arrival: int) -> str:
     """The caught file itself, out of the Maildir."""
     (path,) = (stack.home / "mail" / "new").glob(f"{arrival // 1_000_000}.M{arrival % 1_000_000:06}P*")
     return path.read_bytes().decode()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_type(name: str, arrived: dict[str, tuple[Letter, str]]) -> None:
+def test_type(name: str, arrived: dict[str, tuple[ReceivedEmail, str]]) -> None:
     letter, whole = arrived[name]
     case = CASES[name]
     assert letter.recipients[0].startswith(f"{name}@types.")
     assert letter.subject == case.subject
-    for said in case.said:
+    for said in case.fragments:
         assert said in letter.text
         assert said in letter.html
     for piece in case.raw:
@@ -202,9 +202,9 @@ def test_type(name: str, arrived: dict[str, tuple[Letter, str]]) -> None:
 
 
 @pytest.mark.usefixtures("arrived")
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", EXPECTED_TEXTS)
 def test_by_sms_or_push(name: str) -> None:
-    told = TOLD[name]
+    told = EXPECTED_TEXTS[name]
     [came] = beyond_mail[name]
     assert (came["title"], came["text"]) == (told.title, told.text)
     for path, wanted in (told.details or {}).items():
@@ -216,7 +216,7 @@ def test_by_sms_or_push(name: str) -> None:
 
 def test_every_type_has_a_case() -> None:
     shown_elsewhere = {"email", "templated_email", "urgent_email", "webhook", "welcome"}
-    assert {kind.type_name for kind in registry.all_types()} == {*CASES, *TOLD, *shown_elsewhere}
-    assert {name for name in TOLD if name in CASES} == {
+    assert {kind.type_name for kind in registry.all_types()} == {*CASES, *EXPECTED_TEXTS, *shown_elsewhere}
+    assert {name for name in EXPECTED_TEXTS if name in CASES} == {
         kind.type_name for kind in registry.all_types() if {"email", "sms"} <= set(kind.channels)
     }

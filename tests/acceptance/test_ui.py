@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from backline.demo.world import World
 from backline.messages import registry
 from backline.settings import settings
+from demo.context import DemoContext
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium; on Debian: apt-get install chromium"),
 ]
-PATIENCE_MS = 60_000
+TIMEOUT_MS = 60_000
 FORM = ("To", "Subject", "Text", "HTML", "Cc", "Bcc", "Reply to", "Headers", "Attachments", "Request id", "Expires at")
 
 
@@ -30,8 +30,8 @@ def page(stack_exports: dict[str, str]) -> Iterator[Page]:
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
         )
         page = browser.new_page(base_url=stack_exports["BACKLINE_URL"], viewport={"width": 1440, "height": 1000})
-        page.set_default_timeout(PATIENCE_MS)
-        expect.set_options(timeout=PATIENCE_MS)
+        page.set_default_timeout(TIMEOUT_MS)
+        expect.set_options(timeout=TIMEOUT_MS)
         page.goto("/")
         page.fill("input[name=username]", stack_exports["BACKLINE_USER"])
         page.fill("input[name=password]", stack_exports["BACKLINE_PASSWORD"])
@@ -58,7 +58,7 @@ def test_a_dag_tells_what_it_does(page: Page) -> None:
     expect(dialog).to_contain_text("Stays warm")
 
 
-def test_a_mail_sent_through_the_form_arrives(page: Page, world: World) -> None:
+def test_a_mail_sent_through_the_form_arrives(page: Page, world: DemoContext) -> None:
     recipient = f"ann@{world.domain('form')}"
     page.goto("/dags/send_email")
     page.get_by_role("button", name="Trigger").first.click()
@@ -75,8 +75,8 @@ def test_a_mail_sent_through_the_form_arrives(page: Page, world: World) -> None:
     form.locator("#element_text").fill("Typed into Airflow's form.")
     form.get_by_role("button", name="Trigger", exact=True).click()
 
-    (arrival,) = world.wait_arrived(world.domain("form"), 1)
-    letter = world.mail.open(arrival.id)
+    (arrival,) = world.wait_for_emails(world.domain("form"), 1)
+    letter = world.mail.get_email(arrival.id)
     assert letter.recipients == (recipient,)
     assert letter.subject == "Sent by hand"
     assert "Typed into Airflow's form." in letter.text

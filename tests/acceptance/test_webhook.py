@@ -13,9 +13,9 @@ import httpx
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from backline.demo.check import until
-from backline.demo.world import World
-from tests.acceptance.running import Copy
+from demo.check import wait_until
+from demo.context import DemoContext
+from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 EVENT = {"event_type": "order.paid", "data": {"order": "1042", "total": "72.80", "currency": "EUR"}}
@@ -26,14 +26,14 @@ OPERATORS = "operators@localhost.localdomain"
 class Hooks:
     """The sandbox's endpoint, and the commands to deal with ours."""
 
-    copy: Copy
-    world: World
+    copy: IsolatedStack
+    world: DemoContext
     url: str
     web: httpx.Client
 
     def command(self, *arguments: str) -> Any:
         """`./backline webhooks ... --json`."""
-        return json.loads(self.copy.backline("webhooks", *arguments, "--json").stdout)
+        return json.loads(self.copy.run("webhooks", *arguments, "--json").stdout)
 
     def add(self, name: str, *event_types: str) -> dict[str, Any]:
         """An endpoint at the sandbox; `name` is unique to this test."""
@@ -49,14 +49,14 @@ class Hooks:
             found: list[dict[str, Any]] = answer.raise_for_status().json()["requests"]
             return found if len(found) >= count else None
 
-        return until(enough, f"{count} requests to {name}")
+        return wait_until(enough, f"{count} requests to {name}")
 
     def fail(self, **rule: Any) -> None:
         self.web.put("/webhooks/faults", json=[rule]).raise_for_status()
 
 
 @pytest.fixture
-def hooks(stack: Copy, world: World, stack_exports: dict[str, str]) -> Iterator[Hooks]:
+def hooks(stack: IsolatedStack, world: DemoContext, stack_exports: dict[str, str]) -> Iterator[Hooks]:
     url = stack_exports["BACKLINE_WEBHOOK_URL"]
     with httpx.Client(base_url=stack_exports["BACKLINE_MAIL_URL"], trust_env=False) as web:
         made = Hooks(stack, world, url, web)
@@ -76,10 +76,10 @@ def test_an_apps_event_arrives_signed(hooks: Hooks) -> None:
     assert verified == {"type": "order.paid", "timestamp": verified["timestamp"], "data": EVENT["data"]}
     with pytest.raises(WebhookVerificationError):
         Webhook(made["secret"]).verify(got["body"].replace("72.80", "00.80"), got["headers"])
-    story = json.loads(hooks.copy.backline("inspect", str(event), "--json").stdout)
+    story = json.loads(hooks.copy.run("inspect", str(event), "--json").stdout)
     assert "to 1 endpoint: group" in story["why"]
     (row,) = hooks.world.query("messages", "message_group", id=event)
-    until(lambda: hooks.world.status(row["id"])["state"] == "sent", "the message to be sent")
+    wait_until(lambda: hooks.world.message_status(row["id"])["state"] == "sent", "the message to be sent")
     (attempt,) = hooks.world.query("outbox", "message_attempts", id=row["id"])
     assert attempt["dag_run"].startswith("dispatch_webhook/")
     assert (attempt["code"], attempt["response"]) == ("200", "taken")
@@ -103,17 +103,17 @@ def test_gone_disables_and_tells_the_operators(hooks: Hooks) -> None:
     hooks.world.enqueue("webhook", "*", EVENT)
 
     def told() -> list[Any]:
-        arrived = hooks.world.mail.arrivals(OPERATORS, hooks.world.since)
+        arrived = hooks.world.mail.list_emails(OPERATORS, hooks.world.since)
         return [mail for mail in arrived if mail.subject == f"[warning] Webhook endpoint {made['id']} was disabled"]
 
-    (mail,) = until(told, "the notice")
-    letter = hooks.world.mail.open(mail.id)
+    (mail,) = wait_until(told, "the notice")
+    letter = hooks.world.mail.get_email(mail.id)
     assert "410 Gone" in letter.text
     assert f"./backline webhooks enable {made['id']}" in letter.text
     assert hooks.command("show", made["id"])["state"] == "disabled"
     hooks.fail(name="gone", status=200)
     hooks.command("enable", made["id"])
-    again = hooks.command("replay", made["id"], "--since", hooks.world.started.isoformat())
+    again = hooks.command("replay", made["id"], "--since", hooks.world.started_at.isoformat())
     assert len(again["messages"]) >= 1
     found = hooks.got("gone", 2)
     assert found[0]["headers"]["webhook-id"] in {one["headers"]["webhook-id"] for one in found[1:]}
@@ -135,7 +135,7 @@ def test_a_run_sends_to_one_and_hands_on_to_every(hooks: Hooks) -> None:
 
 def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
     shutil.copy(Path(__file__).parent / "dags" / "fires.py", hooks.copy.own_dags / "fires.py")
-    until(lambda: "fires_failed" in {dag["dag_id"] for dag in hooks.world.airflow.dags()}, "the DAG to be parsed")
+    wait_until(lambda: "fires_failed" in {dag["dag_id"] for dag in hooks.world.airflow.dags()}, "the DAG to be parsed")
     made = hooks.add("jobs", "job.*")
     # The triggerer knows of jobs by name for a minute: the test's own is new to it.
     runs = {"purge_dead_letters": ("success", {"dry_run": True}), "fires_failed": ("failed", {})}
@@ -147,7 +147,7 @@ def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
         mine = {one["data"]["job"]: one for one in events if one["data"]["run_id"] == hooks.world.run_id("fires")}
         return mine if set(mine) == set(runs) else None
 
-    found = until(ends, "the events of both runs")
+    found = wait_until(ends, "the events of both runs")
     assert found["purge_dead_letters"]["type"] == "job.succeeded"
     assert found["fires_failed"]["type"] == "job.failed"
     for job, (state, _) in runs.items():
@@ -160,7 +160,7 @@ def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
 
 
 def test_other_ports_of_this_host_are_out_of_reach(hooks: Hooks, stack_exports: dict[str, str]) -> None:
-    done = hooks.copy.backline(
+    done = hooks.copy.run(
         "webhooks", "add", stack_exports["BACKLINE_URL"].replace("localhost", "127.0.0.1"), check=False
     )
     assert done.returncode == 1
@@ -168,5 +168,5 @@ def test_other_ports_of_this_host_are_out_of_reach(hooks: Hooks, stack_exports: 
     named = hooks.command("add", stack_exports["BACKLINE_URL"] + "/backline/livez")
     assert "localhost" in named["url"]
     message = hooks.command("test", named["id"])["messages"][0]
-    until(lambda: hooks.world.status(message)["state"] == "dead", "the message to be refused")
-    assert "which is not a public address" in hooks.world.status(message)["error"]
+    wait_until(lambda: hooks.world.message_status(message)["state"] == "dead", "the message to be refused")
+    assert "which is not a public address" in hooks.world.message_status(message)["error"]

@@ -15,8 +15,8 @@ from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 from airflow.serialization.serialized_objects import DagSerialization
 
-from backline.airflow.doorbell import Doorbell
-from backline.airflow.pools import wanted_pools
+from backline.airflow.lane_trigger import LaneTrigger
+from backline.airflow.pools import configured_pools
 from backline.messages import registry
 from backline.settings import ROOT, load
 
@@ -78,7 +78,7 @@ def test_each_tells_what_it_is_for(dag: DAG) -> None:
 
 def test_each_task_follows_the_defaults(dag: DAG) -> None:
     assert dag.tasks
-    pools = wanted_pools(SETTINGS)
+    pools = configured_pools(SETTINGS)
     for task in dag.tasks:
         assert task.owner == "backline"
         assert task.pool in pools
@@ -96,7 +96,7 @@ def test_dispatchers(bag: DagBag, dag_id: str, lane: str) -> None:
     assert (task.retries, task.queue, task.priority_weight) == (0, settings.queue, settings.priority)
     assert task.pool == lane.replace(".", "_")
     # A successor starts while its predecessor hands over: in Airflow's limits as in the pool's.
-    assert dag.max_active_runs == settings.dispatchers + 1 <= wanted_pools(SETTINGS)[task.pool]
+    assert dag.max_active_runs == settings.max_dispatchers + 1 <= configured_pools(SETTINGS)[task.pool]
     assert "CronTriggerTimetable" in json.dumps(DagSerialization.to_dict(dag), default=str)
     # The signal could strike between the provider's OK and the commit.
     assert task.execution_timeout is not None
@@ -106,7 +106,7 @@ def test_dispatchers(bag: DagBag, dag_id: str, lane: str) -> None:
 @pytest.mark.parametrize("dag_id", SEND)
 def test_senders(bag: DagBag, dag_id: str) -> None:
     dag, kind = bag.dags[dag_id], SEND[dag_id]
-    lane = SETTINGS.lane(kind.lane(kind.channels[0]))
+    lane = SETTINGS.lane(kind.lane_for(kind.channels[0]))
     [task] = dag.tasks
     assert task.retries == (kind.max_attempts or lane.max_attempts) - 1
     assert task.retry_policy is not None
@@ -151,16 +151,16 @@ def test_each_lane_has_a_trigger_of_its_own(bag: DagBag) -> None:
 def test_a_doorbell_comes_back_from_its_serialized_form() -> None:
     from airflow.sdk._shared.module_loading import import_string
 
-    path, arguments = Doorbell("email.bulk").serialize()
+    path, arguments = LaneTrigger("email.bulk").serialize()
     assert json.loads(json.dumps(arguments)) == arguments
     made = import_string(path)(**arguments)
-    assert isinstance(made, Doorbell)
+    assert isinstance(made, LaneTrigger)
     assert made.serialize() == (path, arguments)
     assert made.lane == "email.bulk"
 
 
 def test_doorbells_share_one_stream() -> None:
-    keys = {Doorbell(lane).shared_stream_key() for lane in SETTINGS.lanes}
+    keys = {LaneTrigger(lane).shared_stream_key() for lane in SETTINGS.lanes}
     assert len(keys) == 1
     assert None not in keys
 

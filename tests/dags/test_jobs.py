@@ -15,9 +15,9 @@ from airflow.sdk import DAG, task
 from airflow.serialization.serialized_objects import DagSerialization
 
 from backline.airflow.callbacks import record_run_failure, record_task_failure
-from backline.airflow.failure_bell import FailureBell
-from backline.airflow.jobs import Gate, JobRetryPolicy, job_dag
-from backline.airflow.pools import wanted_pools
+from backline.airflow.failure_trigger import FailureTrigger
+from backline.airflow.jobs import JobRetryPolicy, PreExecute, job_dag
+from backline.airflow.pools import configured_pools
 from backline.errors import InvalidInput, Misconfigured, NetworkFailure, RateLimited
 from backline.settings import ROOT, load, settings
 
@@ -41,10 +41,10 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     settings.cache_clear()
 
 
-def gate(task: Any) -> Gate:
+def pre_execute_of(task: Any) -> PreExecute:
     """What runs before a task, mapped or not."""
     found = task.partial_kwargs["pre_execute"] if task.is_mapped else task._pre_execute_hook
-    assert isinstance(found, Gate)
+    assert isinstance(found, PreExecute)
     return found
 
 
@@ -57,16 +57,16 @@ def test_each_has_all_that_a_job_has(jobs: dict[str, DAG]) -> None:
         assert dag.on_failure_callback == [record_run_failure] or dag.on_failure_callback is record_run_failure
         assert dag.doc_md, dag_id
         for each in dag.tasks:
-            job = gate(each).job
+            job = pre_execute_of(each).job
             # A mapped task keeps it as it was given.
             assert each.on_failure_callback in ([record_task_failure], record_task_failure)
             assert isinstance(each.retry_policy, JobRetryPolicy)
             assert each.owner == "backline"
-            assert each.pool in wanted_pools(SETTINGS)
+            assert each.pool in configured_pools(SETTINGS)
             assert each.pool in SETTINGS.job_pools
             assert each.weight_rule == "absolute"
             assert each.execution_timeout == timedelta(seconds=job.soft_limit_seconds)
-            assert job.hard_limit > job.soft_limit_seconds
+            assert job.effective_hard_limit_seconds > job.soft_limit_seconds
             assert each.doc_md
 
 
@@ -86,7 +86,7 @@ def test_no_dag_file_copies_the_defaults(path: Path) -> None:
 
 
 def test_tables_of_the_settings_are_jobs(jobs: dict[str, DAG]) -> None:
-    assert set(SETTINGS.jobs.named) <= set(jobs)
+    assert set(SETTINGS.jobs.overrides) <= set(jobs)
 
 
 def test_an_operator_changes_the_schedule_or_switches_it_off(configured: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_deadline_is_the_dags(configured: Path) -> None:
     assert alert.callback.kwargs == {"deadline_seconds": 90}
 
 
-@pytest.mark.parametrize(("tries", "low", "high"), [(1, 48, 72), (2, 96, 144), (3, 192, 288)])
+@pytest.mark.parametrize(("attempts", "low", "high"), [(1, 48, 72), (2, 96, 144), (3, 192, 288)])
 def test_pauses_double_with_real_jitter(tries: int, low: float, high: float) -> None:
     policy = JobRetryPolicy(1.0)
     delays = {policy.evaluate(NetworkFailure(), tries, 3).retry_delay.total_seconds() for _ in range(20)}  # type: ignore[union-attr]
@@ -139,7 +139,7 @@ def test_backoff_multiplies_the_pauses() -> None:
 
 def test_the_gate_is_every_tasks(jobs: dict[str, DAG]) -> None:
     for dag in jobs.values():
-        assert all(gate(each).name == dag.dag_id for each in dag.tasks)
+        assert all(pre_execute_of(each).name == dag.dag_id for each in dag.tasks)
 
 
 def test_mapped_tasks_have_it_all_too(configured: Path) -> None:
@@ -153,14 +153,14 @@ def test_mapped_tasks_have_it_all_too(configured: Path) -> None:
 
         one.expand(number=[1, 2])
     [mapped] = dag.tasks
-    assert gate(mapped).job.memory_limit_mib == 64
+    assert pre_execute_of(mapped).job.memory_limit_mib == 64
     assert isinstance(mapped.partial_kwargs["retry_policy"], JobRetryPolicy)
 
 
 def test_the_reconciler_is_rung_for_and_has_a_cron_besides(jobs: dict[str, DAG]) -> None:
     from airflow.sdk._shared.module_loading import import_string
 
-    path, arguments = FailureBell().serialize()
+    path, arguments = FailureTrigger().serialize()
     assert import_string(path)(**arguments).serialize() == (path, arguments)
     stored = json.dumps(DagSerialization.to_dict(jobs["reconcile_dead_letters"]), default=str)
     assert path in stored

@@ -19,11 +19,11 @@ from psycopg.sql import SQL, Identifier
 
 from backline import reference_app
 from backline.db.migrate import migrate
-from backline.sealing import Sealer
+from backline.encryption import Encryptor
 from backline.settings import ROOT
-from backline.stack.paths import Paths
-from backline.stack.postgres import SYSTEM_FOLDER, Cluster
-from backline.stack.secrets import Secrets
+from stack.paths import Paths
+from stack.postgres import SYSTEM_FOLDER, Cluster
+from stack.secrets import Secrets
 
 TEST_FERNET_KEY = "bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4="
 
@@ -39,13 +39,13 @@ def server() -> Iterator[str]:
     home.chmod(0o711)
     secrets = Secrets()
     paths = Paths(ROOT, home, 8080)
-    paths.prepare()
+    paths.create_folders()
     cluster = Cluster(paths, secrets)
-    cluster.prepare()
+    cluster.initialize()
     quick = ["-c", "fsync=off", "-c", "max_connections=100", "-c", "summarize_wal=off"]
     with (home / "postgres.log").open("wb") as log:
         process = subprocess.Popen(
-            [*cluster.command(), *quick],
+            [*cluster.server_command(), *quick],
             stdout=log,
             stderr=log,
             cwd="/",
@@ -59,7 +59,7 @@ def server() -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)  # a fast shutdown: clients that a failed test left are ours
         process.wait(20)
-        cluster.remove_sockets()
+        cluster.remove_socket_folder()
         shutil.rmtree(SYSTEM_FOLDER / secrets.instance_id, ignore_errors=True)
         shutil.rmtree(home, ignore_errors=True)
 
@@ -70,7 +70,7 @@ def template(server: str) -> Iterator[str]:
     name = f"backline_template_{uuid.uuid4().hex[:8]}"
     create(server, name)
     migrate(make_conninfo(server, dbname=name))
-    reference_app.apply(make_conninfo(server, dbname=name))
+    reference_app.apply_schema(make_conninfo(server, dbname=name))
     yield name
     drop(server, name)
 
@@ -80,7 +80,7 @@ def seeded_template(server: str, template: str) -> Iterator[str]:
     """As `template`, with the reference app's data at scale 1."""
     name = f"backline_seeded_{uuid.uuid4().hex[:8]}"
     create(server, name, template)
-    reference_app.seed(make_conninfo(server, dbname=name), 1, sealer=Sealer([TEST_FERNET_KEY]))
+    reference_app.seed(make_conninfo(server, dbname=name), 1, encryptor=Encryptor([TEST_FERNET_KEY]))
     yield name
     drop(server, name)
 

@@ -14,7 +14,7 @@ WITH person AS (
 ), lives AS (
     SELECT clock_timestamp() + %(lives)s::interval AS until
 )
-INSERT INTO app.tokens (user_id, kind, token_hash, token_sealed, created_at, expires_at, used_at)
+INSERT INTO app.tokens (user_id, kind, token_hash, token_encrypted, created_at, expires_at, used_at)
 SELECT person.id, %(kind)s::app.token_kind, sha256(gen_random_uuid()::text::bytea),
     CASE WHEN NOT %(used)s::boolean THEN %(sealed)s::text END, until - interval '1 day', until,
     CASE WHEN %(used)s::boolean THEN until - interval '1 hour' END

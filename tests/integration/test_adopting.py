@@ -24,7 +24,7 @@ from psycopg.rows import dict_row
 
 from backline.db.statements import statement, statements
 from backline.settings import ROOT, settings
-from tests.integration.airflow import run_jobs
+from tests.integration.airflow import run_dags
 from tests.integration.channels.servers import Mailbox
 from tests.integration.conftest import create, drop
 
@@ -245,12 +245,12 @@ async def run(variables: dict[str, str], home: Path, *dags: str) -> tuple[dict[s
         smtp = {"conn_type": "smtp", "host": "127.0.0.1", "port": server.sockets[0].getsockname()[1], "extra": extra}
         adopted = {name: value for name, value in variables.items() if name.startswith(("AIRFLOW", "BACKLINE"))}
         process = await asyncio.create_subprocess_exec(
-            *run_jobs.command(ROOT / "dags", {dag: {} for dag in dags}),
-            env=run_jobs.environment(home, ROOT / "dags", {**adopted, "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp)}),
+            *run_dags.command(ROOT / "dags", {dag: {} for dag in dags}),
+            env=run_dags.environment(home, ROOT / "dags", {**adopted, "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(smtp)}),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         output, errors = await asyncio.wait_for(process.communicate(), 280)
-    return run_jobs.results(output.decode(), errors.decode()), mailbox.mails
+    return run_dags.parse_results(output.decode(), errors.decode()), mailbox.mails
 
 
 @pytest.mark.parametrize("command", ["migrate", "statements"])

@@ -89,7 +89,12 @@ def test_a_policy_that_is_left_out_has_its_default(tmp_path: Path, name: str) ->
 
 
 def test_a_line_that_is_left_out_has_its_default(tmp_path: Path) -> None:
-    for line in ("connections = 8\n", "max_rescues = 5\n", "first_seconds = 300.0\n", "first_seconds = 5.0\n"):
+    for line in (
+        "connections = 8\n",
+        "max_rescues = 5\n",
+        "initial_delay_seconds = 300.0\n",
+        "initial_delay_seconds = 5.0\n",
+    ):
         path = spoiled(tmp_path, line, "")
         loaded = load(path)
         assert (loaded.email, loaded.outbox, loaded.retry) == (
@@ -101,9 +106,9 @@ def test_a_line_that_is_left_out_has_its_default(tmp_path: Path) -> None:
     ("old", "new", "key"),
     [
         ("connections = 8", "conections = 8", "email.conections"),
-        ("[doorbell]", "[dorbell]", "dorbell"),
+        ("[lane_trigger]", "[dorbell]", "dorbell"),
         ("max_rescues = 5", "max_rescue = 5", "outbox.max_rescue"),
-        ("idle_seconds = 300.0", "idle = 300.0", "lanes.email.urgent.idle"),
+        ("idle_timeout_seconds = 300.0", "idle = 300.0", "lanes.email.urgent.idle"),
         ("factor = 2.0", "faktor = 2.0", "retry.timeout.faktor"),
         ("[retry.timeout]", "[retry.time_out]", "retry.time_out"),
     ],
@@ -185,8 +190,8 @@ def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None
     loaded = load(SHIPPED)
     assert loaded.email.from_address == "Shop <hello@shop.example>"
     assert loaded.email.connections == 8
-    assert loaded.retry[FailureClass.NETWORK] == RetrySettings(first_seconds=7)
-    assert loaded.retry[FailureClass.RESOURCE].first_seconds == 300
+    assert loaded.retry[FailureClass.NETWORK] == RetrySettings(initial_delay_seconds=7)
+    assert loaded.retry[FailureClass.RESOURCE].initial_delay_seconds == 300
 
 
 def test_the_environment_gives_lists_and_whole_sections_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +202,7 @@ def test_the_environment_gives_lists_and_whole_sections_as_json(monkeypatch: pyt
     loaded = load(SHIPPED)
     assert loaded.alerts.recipients == ("ann@shop.example", "bob@shop.example")
     assert (loaded.email.connections, loaded.email.timeout_seconds, loaded.email.messages_per_connection) == (4, 9, 2)
-    assert (loaded.lane("email.bulk").batch, loaded.lane("email.bulk").priority) == (77, 2)
+    assert (loaded.lane("email.bulk").batch_size, loaded.lane("email.bulk").priority) == (77, 2)
 
 
 def test_text_that_only_looks_like_json_stays_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +247,7 @@ def test_a_job_has_the_defaults_then_its_own_then_the_operators(tmp_path: Path) 
     )
     job = load(path).job("count_orders", {"schedule": "@daily", "priority": 8, "pool": "reports"})
     assert (job.retries, job.priority, job.schedule, job.pool) == (2, 8, "0 5 * * *", "orders")
-    assert job.hard_limit == job.soft_limit_seconds + 60
+    assert job.effective_hard_limit_seconds == job.soft_limit_seconds + 60
     other = load(path).job("count_users", {"schedule": "@daily"})
     assert (other.schedule, other.pool) == ("@daily", "database")
 
@@ -286,5 +291,5 @@ def test_an_address_to_allow_that_cannot_be_read_is_named(monkeypatch: pytest.Mo
 
 
 def test_webhooks_are_tried_eight_times_over_a_day() -> None:
-    assert load(SHIPPED).webhooks.retry_seconds == (5, 300, 1800, 7200, 18000, 36000, 36000)
+    assert load(SHIPPED).webhooks.retry_delays_seconds == (5, 300, 1800, 7200, 18000, 36000, 36000)
     assert load(SHIPPED).lane("webhook.normal").max_attempts == 8

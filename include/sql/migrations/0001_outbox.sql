@@ -63,14 +63,14 @@ CREATE TABLE backline.message (
     payload          jsonb NOT NULL,
     due_at           timestamptz NOT NULL,
     expires_at       timestamptz,
-    attempt          smallint NOT NULL DEFAULT 0,       -- tries that ended
+    attempt          smallint NOT NULL DEFAULT 0,       -- attempts that ended
     max_attempts     smallint NOT NULL,
     rescues          smallint NOT NULL DEFAULT 0,       -- times that its dispatcher died
     lease_token      uuid,
     leased_until     timestamptz,
     dispatcher       bigint,                            -- who holds the lease; null: a send_* run
     cancel_requested boolean NOT NULL DEFAULT false,
-    rate_paid        boolean NOT NULL DEFAULT false,    -- its domain token is reserved for due_at
+    rate_token_reserved        boolean NOT NULL DEFAULT false,    -- its domain token is reserved for due_at
     request_id       text,
     group_id         bigint,
     campaign_id      bigint,

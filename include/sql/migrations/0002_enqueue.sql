@@ -4,7 +4,7 @@
 --
 -- PL/pgSQL sets up each expression that it reaches anew in every transaction, so a field that is as it should be leaves
 -- the loop after few and short ones.
-CREATE FUNCTION backline.payload_problem(fields backline.field_rule[], field_names text[], payload jsonb)
+CREATE FUNCTION backline.payload_error(fields backline.field_rule[], field_names text[], payload jsonb)
 RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     rule  backline.field_rule;
@@ -65,7 +65,7 @@ END $$;
 
 -- The same judgement of one value (null: the field is missing) as a plain expression, which the server writes into the
 -- query that calls it: for many rows at once. A test keeps the two of one mind.
-CREATE FUNCTION backline.field_fits(rule backline.field_rule, value jsonb)
+CREATE FUNCTION backline.field_is_valid(rule backline.field_rule, value jsonb)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE jsonb_typeof(value)
     WHEN 'string' THEN CASE WHEN rule.secret THEN value #>> '{}' LIKE 'gAAAA%' ELSE 'string' = ANY (rule.kinds)
@@ -87,13 +87,13 @@ RETURN CASE jsonb_typeof(value)
     END;
 
 -- The route of a type over another lane of the same channel; raises 22023 if there is no such lane.
-CREATE FUNCTION backline.rerouted(type text, routes backline.route[], lane text)
+CREATE FUNCTION backline.route_for_lane(type text, routes backline.route[], lane text)
 RETURNS backline.route LANGUAGE plpgsql STABLE AS $$
 DECLARE
     route backline.route := routes[1];
 BEGIN
     SELECT l.name, l.priority INTO route.lane, route.priority FROM backline.lane AS l
-    WHERE l.name = rerouted.lane AND l.channel = route.channel AND cardinality(routes) = 1;
+    WHERE l.name = route_for_lane.lane AND l.channel = route.channel AND cardinality(routes) = 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'backline.enqueue: %: lane: % cannot carry it; %', type, quote_literal(lane),
             CASE WHEN cardinality(routes) > 1 THEN 'leave it out: this type goes out over several channels'
@@ -105,7 +105,7 @@ BEGIN
 END $$;
 
 -- Why this recipient cannot be written to over this channel, or null. Shape only; the model judges the rest.
-CREATE FUNCTION backline.recipient_problem(channel text, recipient text)
+CREATE FUNCTION backline.recipient_error(channel text, recipient text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
         WHEN recipient IS NULL OR recipient = '' THEN 'recipient: is missing'
@@ -157,7 +157,7 @@ BEGIN
             USING ERRCODE = '22023', COLUMN = 'type';
     END IF;
     several := cardinality(kind.routes) > 1;
-    problem := backline.payload_problem(kind.fields, kind.field_names, payload);
+    problem := backline.payload_error(kind.fields, kind.field_names, payload);
     IF problem IS NULL AND num_nonnulls(priority, expires_at, idempotency_key, request_id) > 0 THEN
         problem := CASE
             WHEN priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
@@ -175,7 +175,7 @@ BEGIN
     END IF;
 
     IF lane IS NOT NULL THEN
-        kind.routes := ARRAY[backline.rerouted(type, kind.routes, lane)];
+        kind.routes := ARRAY[backline.route_for_lane(type, kind.routes, lane)];
     END IF;
     FOREACH route IN ARRAY kind.routes LOOP
         IF several THEN
@@ -183,7 +183,7 @@ BEGIN
             CONTINUE WHEN address IS NULL;
             gid := coalesce(gid, nextval('backline.message_id'));
         END IF;
-        problem := backline.recipient_problem(route.channel, address);
+        problem := backline.recipient_error(route.channel, address);
         IF problem IS NOT NULL THEN
             RAISE EXCEPTION 'backline.enqueue: %: %', type, problem
                 USING ERRCODE = '22023', COLUMN = split_part(problem, ':', 1);
@@ -277,13 +277,13 @@ BEGIN
                         coalesce(idempotency_keys, array_fill(NULL::text, ARRAY[cardinality(recipients)])))
                       WITH ORDINALITY AS u (recipient, payload, key, position)) AS r);
     END IF;
-    route := CASE WHEN lane IS NULL THEN kind.routes[1] ELSE backline.rerouted(type, kind.routes, lane) END;
-    SELECT u.position, coalesce(backline.payload_problem(kind.fields, kind.field_names, u.payload),
-                                backline.recipient_problem(route.channel, u.recipient)) AS problem INTO bad
+    route := CASE WHEN lane IS NULL THEN kind.routes[1] ELSE backline.route_for_lane(type, kind.routes, lane) END;
+    SELECT u.position, coalesce(backline.payload_error(kind.fields, kind.field_names, u.payload),
+                                backline.recipient_error(route.channel, u.recipient)) AS problem INTO bad
     FROM unnest(recipients, payloads) WITH ORDINALITY AS u (recipient, payload, position)
     WHERE CASE WHEN jsonb_typeof(u.payload) = 'object' THEN u.payload - kind.field_names <> '{}' ELSE true END
-       OR EXISTS (SELECT FROM unnest(kind.fields) AS rule WHERE NOT backline.field_fits(rule, u.payload -> rule.name))
-       OR backline.recipient_problem(route.channel, u.recipient) IS NOT NULL
+       OR EXISTS (SELECT FROM unnest(kind.fields) AS rule WHERE NOT backline.field_is_valid(rule, u.payload -> rule.name))
+       OR backline.recipient_error(route.channel, u.recipient) IS NOT NULL
     ORDER BY u.position LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'backline.enqueue_many: %: message %: %', type, bad.position, bad.problem

@@ -13,7 +13,7 @@ CREATE TABLE backline.dead_letter (
     class         text NOT NULL,
     cause         text NOT NULL,
     certainty     smallint NOT NULL DEFAULT 2,       -- of class and cause: 0 guessed, 1 read from the log, 2 told by the failure
-    tries         integer NOT NULL,
+    attempts         integer NOT NULL,
     conf          jsonb,                             -- the run's
     log_url       text,
     failed_at     timestamptz NOT NULL,
@@ -47,13 +47,13 @@ CREATE INDEX dead_letter_seen ON backline.dead_letter (last_seen_at);
 CREATE INDEX dead_letter_unalerted ON backline.dead_letter (alert_group) WHERE alerted_at IS NULL AND state = 'open';
 
 -- Whether what is told is a later failure than the letter's: its task ran again (it was cleared), or its run ended anew.
-CREATE FUNCTION backline.failed_again(letter backline.dead_letter, tries integer, failed_at timestamptz)
+CREATE FUNCTION backline.is_new_failure(letter backline.dead_letter, attempts integer, failed_at timestamptz)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT tries > letter.tries OR letter.task_id = '' AND failed_at > letter.failed_at
+    SELECT attempts > letter.attempts OR letter.task_id = '' AND failed_at > letter.failed_at
 $$;
 
 -- How far the reconciler has read.
-CREATE TABLE backline.dead_letter_cursor (
+CREATE TABLE backline.scan_cursor (
     name text PRIMARY KEY,
     at   timestamptz NOT NULL
 );
@@ -62,7 +62,7 @@ CREATE TABLE backline.dead_letter_cursor (
 CREATE TABLE backline.alert_group (
     key       text PRIMARY KEY,
     next_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    mailed_at timestamptz,
+    emailed_at timestamptz,
     mails     integer NOT NULL DEFAULT 0
 );
 
@@ -82,9 +82,9 @@ CREATE INDEX late_run_unalerted ON backline.late_run (dag_id) WHERE alerted_at I
 -- one would fetch the old version of every row that is updated, claims included, while this one costs the statements
 -- that finish messages one look into an index that holds only the dead.
 CREATE INDEX message_dead ON backline.message (finalized_at) WHERE state = 'dead';
-CREATE FUNCTION backline.messages_died() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION backline.record_dead_messages() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, tries, failed_at)
+    INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, attempts, failed_at)
     SELECT 'message', m.type, m.id, coalesce(m.error_class, 'unknown'),
         left(coalesce(m.error, 'no reason was given'), 4096), m.attempt, m.finalized_at
     FROM backline.message AS m
@@ -93,12 +93,12 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER messages_died AFTER UPDATE OF finalized_at ON backline.message
-    FOR EACH STATEMENT EXECUTE FUNCTION backline.messages_died();
+    FOR EACH STATEMENT EXECUTE FUNCTION backline.record_dead_messages();
 CREATE TRIGGER message_born_dead AFTER INSERT ON backline.message
-    FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION backline.messages_died();
+    FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION backline.record_dead_messages();
 
 -- A dead message that is tried again has been dealt with. Only a retry sets max_attempts.
-CREATE FUNCTION backline.messages_revived() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION backline.close_revived_dead_letters() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE backline.dead_letter AS d
     SET state = 'replayed', closed_at = clock_timestamp(), reason = 'tried again under its own id',
@@ -108,10 +108,10 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER messages_revived AFTER UPDATE OF max_attempts ON backline.message
-    FOR EACH STATEMENT EXECUTE FUNCTION backline.messages_revived();
+    FOR EACH STATEMENT EXECUTE FUNCTION backline.close_revived_dead_letters();
 
 -- Messages that died before this migration.
-INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, tries, failed_at, alerted_at)
+INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, attempts, failed_at, alerted_at)
 SELECT 'message', type, id, coalesce(error_class, 'unknown'), left(coalesce(error, 'no reason was given'), 4096), attempt,
     finalized_at, clock_timestamp()
 FROM backline.message WHERE state = 'dead';

@@ -1,7 +1,7 @@
 -- Recipients of further channels: phone numbers, devices.
 
 -- Why this recipient cannot be written to over this channel, or null. Shape only; the model judges the rest.
-CREATE OR REPLACE FUNCTION backline.recipient_problem(channel text, recipient text)
+CREATE OR REPLACE FUNCTION backline.recipient_error(channel text, recipient text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
         WHEN recipient IS NULL OR recipient = '' THEN 'recipient: is missing'

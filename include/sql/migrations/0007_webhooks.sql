@@ -9,14 +9,14 @@ CREATE TABLE backline.webhook_endpoint (
     event_types   text[] NOT NULL CHECK (cardinality(event_types) > 0),  -- "order.paid", "order.*", "*"
     state         text NOT NULL DEFAULT 'active' CHECK (state IN (
         'active',
-        'disabled'   -- by a person, or because it is gone (410) or has failed for days: disabled_why says
+        'disabled'   -- by a person, or because it is gone (410) or has failed for days: disabled_reason says
     )),
-    disabled_why  text,
+    disabled_reason  text,
     disabled_at   timestamptz,
     failing_since timestamptz,       -- its first failure since it last took an event; null: all is well
     last_error    text,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT webhook_endpoint_disabled CHECK ((state = 'disabled') = ((disabled_why, disabled_at) IS NOT NULL))
+    CONSTRAINT webhook_endpoint_disabled CHECK ((state = 'disabled') = ((disabled_reason, disabled_at) IS NOT NULL))
 );
 
 CREATE TABLE backline.webhook_secret (
@@ -33,7 +33,7 @@ CREATE INDEX webhook_secret_endpoint ON backline.webhook_secret (endpoint_id);
 
 -- Whether an endpoint's filters ask for an event: its own name, a prefix ("order.*"), or everything ("*"). What becomes of
 -- jobs is no customer's business: that is for those who ask for it by name or prefix.
-CREATE FUNCTION backline.webhook_wants(event_types text[], event_type text)
+CREATE FUNCTION backline.webhook_event_matches(event_types text[], event_type text)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT EXISTS (
         SELECT FROM unnest(event_types) AS wanted
@@ -41,9 +41,9 @@ RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
            OR right(wanted, 2) = '.*' AND starts_with(event_type, left(wanted, -1)))
 $$;
 
--- An event gets the id and the time that it keeps for all its endpoints, tries and replays. One for every endpoint
+-- An event gets the id and the time that it keeps for all its endpoints, attempts and replays. One for every endpoint
 -- ("*") is final at once: it becomes a message for each that is subscribed, in a group of its own id.
-CREATE FUNCTION backline.webhook_accepted() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION backline.webhook_fan_out() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     endpoint backline.webhook_endpoint;
     subscribed integer;
@@ -62,7 +62,7 @@ BEGIN
         ELSIF endpoint.state = 'disabled' THEN
             NEW.state := 'suppressed';
             NEW.finalized_at := clock_timestamp();
-            NEW.error := 'endpoint ' || endpoint.id || ' is disabled: ' || endpoint.disabled_why;
+            NEW.error := 'endpoint ' || endpoint.id || ' is disabled: ' || endpoint.disabled_reason;
         END IF;
         RETURN NEW;
     END IF;
@@ -71,7 +71,7 @@ BEGIN
     SELECT NEW.type, NEW.channel, NEW.lane, NEW.priority, NEW.state, e.id, NEW.payload, NEW.due_at, NEW.expires_at,
         NEW.max_attempts, NEW.request_id, NEW.id, NEW.replay_of
     FROM backline.webhook_endpoint AS e
-    WHERE e.state = 'active' AND backline.webhook_wants(e.event_types, NEW.payload ->> 'event_type')
+    WHERE e.state = 'active' AND backline.webhook_event_matches(e.event_types, NEW.payload ->> 'event_type')
     ORDER BY e.created_at, e.id;
     GET DIAGNOSTICS subscribed = ROW_COUNT;
     NEW.finalized_at := clock_timestamp();
@@ -87,4 +87,4 @@ END $$;
 -- Those that a fan-out makes are in a group, and complete.
 CREATE TRIGGER webhook_accepted BEFORE INSERT ON backline.message
     FOR EACH ROW WHEN (NEW.channel = 'webhook' AND NEW.group_id IS NULL)
-    EXECUTE FUNCTION backline.webhook_accepted();
+    EXECUTE FUNCTION backline.webhook_fan_out();

@@ -53,7 +53,7 @@ CREATE TABLE backline.recipient_preference (
 COMMENT ON TABLE backline.recipient_preference IS 'How one recipient wants to be written to; null: as the settings say.';
 
 -- Which messages a recipient with a limit was given on a day of theirs: ids, so that a message is counted once.
-CREATE TABLE backline.recipient_day (
+CREATE TABLE backline.daily_send_count (
     channel  text NOT NULL,
     address  text COLLATE "C" NOT NULL,
     day      date NOT NULL,
@@ -61,7 +61,7 @@ CREATE TABLE backline.recipient_day (
     messages bigint[] NOT NULL,
     PRIMARY KEY (channel, address, day)
 );
-CREATE INDEX recipient_day_prune ON backline.recipient_day (day);
+CREATE INDEX daily_send_count_prune ON backline.daily_send_count (day);
 
 CREATE TABLE backline.delivery_event (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -82,7 +82,7 @@ CREATE TABLE backline.delivery_event (
     received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (source, source_id)
 );
-COMMENT ON TABLE backline.delivery_event IS 'What befell a message beside its tries: put off by preferences, or told later by providers and recipients.';
+COMMENT ON TABLE backline.delivery_event IS 'What befell a message beside its attempts: put off by preferences, or told later by providers and recipients.';
 CREATE INDEX delivery_event_message ON backline.delivery_event (message_id) WHERE message_id IS NOT NULL;
 CREATE INDEX delivery_event_provider ON backline.delivery_event (provider_id) WHERE message_id IS NULL;
 CREATE INDEX delivery_event_received ON backline.delivery_event (received_at);

@@ -16,7 +16,7 @@ CREATE TABLE backline.reconciliation (
 CREATE INDEX reconciliation_covered ON backline.reconciliation (provider, until);
 
 -- Differences that were found and not mended, each once: operators are told when a new one comes.
-CREATE TABLE backline.reconciliation_difference (
+CREATE TABLE backline.reconciliation_discrepancy (
     provider      text NOT NULL,
     kind          text NOT NULL,
     reference     text NOT NULL,                              -- the provider's id of the payment

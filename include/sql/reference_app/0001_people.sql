@@ -90,12 +90,12 @@ CREATE TABLE app.tokens (
     user_id      bigint NOT NULL REFERENCES app.users ON DELETE CASCADE,
     kind         app.token_kind NOT NULL,
     token_hash   bytea NOT NULL CHECK (octet_length(token_hash) = 32),
-    token_sealed text CHECK (token_sealed LIKE 'gAAAA%'),           -- Fernet by BACKLINE_FERNET_KEYS; null: only its hash is kept
+    token_encrypted text CHECK (token_encrypted LIKE 'gAAAA%'),           -- Fernet by BACKLINE_FERNET_KEYS; null: only its hash is kept
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at   timestamptz NOT NULL,
     used_at      timestamptz,
     CONSTRAINT tokens_times CHECK (expires_at > created_at AND used_at BETWEEN created_at AND expires_at),
-    CONSTRAINT tokens_once CHECK (used_at IS NULL OR token_sealed IS NULL)
+    CONSTRAINT tokens_once CHECK (used_at IS NULL OR token_encrypted IS NULL)
 );
 -- A one-time password is short, so two people may have the same.
 CREATE UNIQUE INDEX tokens_hash ON app.tokens (token_hash) WHERE kind <> 'otp';

@@ -1,7 +1,7 @@
 -- Orders that come again, each on its day of the month.
 
 -- The day of this month that an anchor day falls on: itself, or the last one of a month that is too short for it.
-CREATE FUNCTION app.anchored(day_of_month date,
+CREATE FUNCTION app.anchor_date(day_of_month date,
     anchor_day integer) RETURNS date LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT least(first + anchor_day - 1, (first + interval '1 month - 1 day')::date)
     FROM (SELECT date_trunc('month', day_of_month::timestamp)::date AS first) AS month
@@ -27,9 +27,9 @@ CREATE TABLE app.subscriptions (
     state            app.subscription_state NOT NULL DEFAULT 'active',
     started_on       date NOT NULL,
     next_on          date,                                          -- null once cancelled
-    skips_next       boolean NOT NULL DEFAULT false,                -- the cycle of next_on makes no order
+    skip_next       boolean NOT NULL DEFAULT false,                -- the cycle of next_on makes no order
     retry_on         date,                                          -- the cycle of next_on is put off: out of stock
-    reminded_for     date,                                          -- the cycle that its owner was last reminded of
+    reminded_cycle_on     date,                                          -- the cycle that its owner was last reminded of
     created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     paused_at        timestamptz,
     resume_on        date,
@@ -37,11 +37,11 @@ CREATE TABLE app.subscriptions (
     CONSTRAINT subscriptions_state CHECK (
         (state = 'cancelled') = (cancelled_at IS NOT NULL) AND (state = 'cancelled') = (next_on IS NULL)
         AND (state = 'paused') = (paused_at IS NOT NULL) AND (state = 'paused' OR resume_on IS NULL)
-        AND (state = 'active' OR retry_on IS NULL) AND (state <> 'cancelled' OR NOT skips_next)),
+        AND (state = 'active' OR retry_on IS NULL) AND (state <> 'cancelled' OR NOT skip_next)),
     CONSTRAINT subscriptions_anchor CHECK (
-        started_on = app.anchored(started_on, anchor_day) AND next_on = app.anchored(next_on, anchor_day)),
+        started_on = app.anchor_date(started_on, anchor_day) AND next_on = app.anchor_date(next_on, anchor_day)),
     CONSTRAINT subscriptions_times CHECK (
-        next_on >= started_on AND retry_on > next_on AND reminded_for <= next_on
+        next_on >= started_on AND retry_on > next_on AND reminded_cycle_on <= next_on
         AND paused_at >= created_at AND cancelled_at >= created_at
             AND resume_on > (paused_at AT TIME ZONE 'UTC')::date),
     CONSTRAINT subscriptions_new_price CHECK (num_nulls(new_price_minor, new_price_from) IN (0, 2))

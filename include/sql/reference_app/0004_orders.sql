@@ -88,7 +88,7 @@ CREATE TABLE app.orders (
     CONSTRAINT orders_cycle CHECK (num_nulls(subscription_id, cycle_on) IN (0, 2))
 );
 -- A cycle makes one order, however often it is run.
-CREATE UNIQUE INDEX orders_one_a_cycle ON app.orders (subscription_id, cycle_on) WHERE subscription_id IS NOT NULL;
+CREATE UNIQUE INDEX orders_one_per_cycle ON app.orders (subscription_id, cycle_on) WHERE subscription_id IS NOT NULL;
 CREATE INDEX orders_user ON app.orders (user_id, placed_at);
 CREATE INDEX orders_unfinished ON app.orders (state, state_since)
     WHERE state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped');
@@ -112,7 +112,7 @@ CREATE TABLE app.order_lines (
 CREATE INDEX order_lines_product ON app.order_lines (product_id);
 COMMENT ON TABLE app.order_lines IS 'The products of an order, at the price and tax of that day.';
 
-CREATE FUNCTION app.order_adds_up() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION app.check_order_totals() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     touched bigint;
     net     bigint;
@@ -140,18 +140,18 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER orders_add_up AFTER INSERT OR UPDATE OF net_minor, tax_minor ON app.orders
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.order_adds_up();
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.check_order_totals();
 CREATE CONSTRAINT TRIGGER order_lines_add_up AFTER INSERT OR DELETE OR UPDATE OF order_id, quantity, unit_price_minor,
     tax_rate ON app.order_lines
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.order_adds_up();
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.check_order_totals();
 
-CREATE TABLE app.order_moves (
+CREATE TABLE app.order_transitions (
     from_state app.order_state NOT NULL,
     to_state   app.order_state NOT NULL,
     PRIMARY KEY (from_state, to_state)
 );
-COMMENT ON TABLE app.order_moves IS 'Which state an order may go to from which.';
-INSERT INTO app.order_moves VALUES
+COMMENT ON TABLE app.order_transitions IS 'Which state an order may go to from which.';
+INSERT INTO app.order_transitions VALUES
     ('pending', 'reserved'), ('pending', 'cancelled'), ('reserved', 'paid'), ('reserved', 'pending'),
         ('reserved', 'cancelled'),
     ('paid', 'confirmed'), ('paid', 'refunded'), ('confirmed', 'shipped'), ('confirmed', 'refunded'),
@@ -164,12 +164,12 @@ CREATE TABLE app.order_history (
     to_state   app.order_state NOT NULL,
     at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT order_history_start CHECK (from_state IS NOT NULL OR to_state = 'pending'),
-    CONSTRAINT order_history_move FOREIGN KEY (from_state, to_state) REFERENCES app.order_moves
+    CONSTRAINT order_history_transition FOREIGN KEY (from_state, to_state) REFERENCES app.order_transitions
 );
 CREATE INDEX order_history_order ON app.order_history (order_id);
 COMMENT ON TABLE app.order_history IS 'Every move of every order, written by the orders'' own trigger; a move that is not allowed is refused.';
 
-CREATE FUNCTION app.order_history_write() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION app.record_order_transition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO app.order_history (order_id, from_state, to_state, at)
     VALUES (new.id, CASE TG_OP WHEN 'UPDATE' THEN old.state END, new.state,
@@ -180,9 +180,9 @@ BEGIN
 END $$;
 -- Whoever puts in an order that has moved already, as an import does, writes its history too.
 CREATE TRIGGER orders_placed AFTER INSERT ON app.orders
-    FOR EACH ROW WHEN (new.state = 'pending') EXECUTE FUNCTION app.order_history_write();
+    FOR EACH ROW WHEN (new.state = 'pending') EXECUTE FUNCTION app.record_order_transition();
 CREATE TRIGGER orders_moved AFTER UPDATE OF state ON app.orders
-    FOR EACH ROW WHEN (old.state <> new.state) EXECUTE FUNCTION app.order_history_write();
+    FOR EACH ROW WHEN (old.state <> new.state) EXECUTE FUNCTION app.record_order_transition();
 
 CREATE TYPE app.reminder_stage AS ENUM ('payment_missing', 'payment_missing_again', 'review');
 CREATE TABLE app.order_reminders (

@@ -5,7 +5,7 @@ CREATE TYPE app.payment_state AS ENUM (
     'pending',           -- not yet tried, or a try whose end is not known
     'requires_action',   -- the customer must act, at their bank for example
     'captured',          -- the money is there
-    'failed',            -- declined; tried again at next_try_at, if there is one
+    'failed',            -- declined; tried again at next_attempt_at, if there is one
     'abandoned'          -- given up: a hard decline, or too many soft ones
 );
 CREATE TYPE app.decline_kind AS ENUM ('hard', 'soft', 'needs_action');
@@ -21,13 +21,13 @@ CREATE TABLE app.payments (
     refunded_minor     bigint NOT NULL DEFAULT 0,                   -- the sum of its refunds that succeeded
     currency           app.currency NOT NULL,
     state              app.payment_state NOT NULL DEFAULT 'pending',
-    tries              smallint NOT NULL DEFAULT 0 CHECK (tries >= 0),
+    attempts              smallint NOT NULL DEFAULT 0 CHECK (attempts >= 0),
     decline_kind       app.decline_kind,
     decline_code       text,
     created_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     captured_at        timestamptz,
     failed_at          timestamptz,                                 -- when it was last declined
-    next_try_at        timestamptz,
+    next_attempt_at        timestamptz,
     abandoned_at       timestamptz,
     UNIQUE (id, currency),
     UNIQUE (provider, provider_reference),
@@ -35,40 +35,40 @@ CREATE TABLE app.payments (
     CONSTRAINT payments_state CHECK (
         (state = 'captured') = (captured_at IS NOT NULL) AND (state = 'abandoned') = (abandoned_at IS NOT NULL)
         AND (state NOT IN ('failed', 'abandoned') OR failed_at IS NOT NULL)
-        AND (state <> 'captured' OR provider_reference IS NOT NULL AND tries > 0)
-        AND (next_try_at IS NULL OR state = 'failed' AND decline_kind = 'soft')),
+        AND (state <> 'captured' OR provider_reference IS NOT NULL AND attempts > 0)
+        AND (next_attempt_at IS NULL OR state = 'failed' AND decline_kind = 'soft')),
     CONSTRAINT payments_decline CHECK (
         num_nulls(decline_kind, decline_code, failed_at) IN (0, 3)),
     CONSTRAINT payments_refunded CHECK (refunded_minor BETWEEN 0 AND amount_minor
         AND (refunded_minor = 0 OR state = 'captured')),
     CONSTRAINT payments_times CHECK (
-        captured_at >= created_at AND failed_at >= created_at AND abandoned_at >= failed_at AND next_try_at > failed_at)
+        captured_at >= created_at AND failed_at >= created_at AND abandoned_at >= failed_at AND next_attempt_at > failed_at)
 );
 CREATE UNIQUE INDEX payments_one_captured ON app.payments (order_id) WHERE state = 'captured';
 CREATE INDEX payments_order ON app.payments (order_id);
-CREATE INDEX payments_due ON app.payments (next_try_at) WHERE next_try_at IS NOT NULL;
+CREATE INDEX payments_due ON app.payments (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX payments_unfinished ON app.payments (created_at) WHERE state IN ('pending', 'requires_action');
 CREATE INDEX payments_captured ON app.payments (captured_at) WHERE state = 'captured';
 COMMENT ON TABLE app.payments IS 'What is to be paid for an order, and how far it is: an order is paid once, in its own currency.';
 
-CREATE TYPE app.try_outcome AS ENUM ('captured', 'declined', 'requires_action', 'error', 'unknown');
-CREATE TABLE app.payment_tries (
+CREATE TYPE app.attempt_outcome AS ENUM ('captured', 'declined', 'requires_action', 'error', 'unknown');
+CREATE TABLE app.payment_attempts (
     payment_id   bigint NOT NULL REFERENCES app.payments ON DELETE CASCADE,
     number       smallint NOT NULL CHECK (number > 0),
     started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at     timestamptz CHECK (ended_at >= started_at),
-    outcome      app.try_outcome,
+    outcome      app.attempt_outcome,
     decline_kind app.decline_kind,
     decline_code text,
     PRIMARY KEY (payment_id, number),
-    CONSTRAINT payment_tries_end CHECK ((ended_at IS NULL) = (outcome IS NULL)),
-    CONSTRAINT payment_tries_decline CHECK (
+    CONSTRAINT payment_attempts_end CHECK ((ended_at IS NULL) = (outcome IS NULL)),
+    CONSTRAINT payment_attempts_decline CHECK (
         num_nulls(decline_kind, decline_code) IN (0, 2)
             AND (outcome IS NOT DISTINCT FROM 'declined') = (decline_kind IS NOT NULL))
 );
-CREATE UNIQUE INDEX payment_tries_one_captured ON app.payment_tries (payment_id) WHERE outcome = 'captured';
-CREATE INDEX payment_tries_open ON app.payment_tries (started_at) WHERE ended_at IS NULL;
-COMMENT ON TABLE app.payment_tries IS 'Every try of a payment, written before it is made: one without an end may have charged.';
+CREATE UNIQUE INDEX payment_attempts_one_captured ON app.payment_attempts (payment_id) WHERE outcome = 'captured';
+CREATE INDEX payment_attempts_open ON app.payment_attempts (started_at) WHERE ended_at IS NULL;
+COMMENT ON TABLE app.payment_attempts IS 'Every try of a payment, written before it is made: one without an end may have charged.';
 
 CREATE TYPE app.refund_state AS ENUM ('pending', 'succeeded', 'failed');
 CREATE TABLE app.refunds (

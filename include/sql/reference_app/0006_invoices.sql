@@ -8,7 +8,7 @@ COMMENT ON TABLE app.invoice_series IS 'The last number given in each series.';
 
 -- The next number of a series, which is made if it is new. Its row stays locked until the transaction ends: the next
 -- one waits, and a number that is rolled back is given again.
-CREATE FUNCTION app.invoice_number_take(series text) RETURNS integer LANGUAGE sql AS $$
+CREATE FUNCTION app.next_invoice_number(series text) RETURNS integer LANGUAGE sql AS $$
     INSERT INTO app.invoice_series AS s (name, last_number) VALUES (series, 1)
     ON CONFLICT (name) DO UPDATE SET last_number = s.last_number + 1
     RETURNING last_number
@@ -38,7 +38,7 @@ CREATE TABLE app.invoices (
     FOREIGN KEY (order_id, currency) REFERENCES app.orders (id, currency),
     CONSTRAINT invoices_credit CHECK ((kind = 'credit_note') = (credits_id IS NOT NULL))
 );
-CREATE UNIQUE INDEX invoices_one_an_order ON app.invoices (order_id) WHERE kind = 'invoice';
+CREATE UNIQUE INDEX invoices_one_per_order ON app.invoices (order_id) WHERE kind = 'invoice';
 CREATE UNIQUE INDEX invoices_credited_once ON app.invoices (credits_id);
 CREATE INDEX invoices_order ON app.invoices (order_id);
 CREATE INDEX invoices_issued ON app.invoices (issued_at);

@@ -1,6 +1,6 @@
 -- What else an invoice's paper says, so that it can be made again as it was; and indexes for invoicing and reconciliation.
 
-CREATE TABLE app.invoice_papers (
+CREATE TABLE app.invoice_documents (
     invoice_id bigint PRIMARY KEY REFERENCES app.invoices ON DELETE CASCADE,
     seller     jsonb NOT NULL CHECK (jsonb_typeof(seller) = 'object'),  -- name, address, tax_id, email, as they were that day
     page       text NOT NULL CHECK (page IN ('A4', 'Letter')),
@@ -8,10 +8,10 @@ CREATE TABLE app.invoice_papers (
     layout     smallint NOT NULL CHECK (layout > 0),                -- which template: an old paper keeps its look
     pdf_sha256 bytea CHECK (octet_length(pdf_sha256) = 32),         -- null until it was first made
     made_at    timestamptz,
-    CONSTRAINT invoice_papers_made CHECK ((pdf_sha256 IS NULL) = (made_at IS NULL))
+    CONSTRAINT invoice_documents_generated CHECK ((pdf_sha256 IS NULL) = (made_at IS NULL))
 );
-CREATE INDEX invoice_papers_unmade ON app.invoice_papers (invoice_id) WHERE pdf_sha256 IS NULL;
-COMMENT ON TABLE app.invoice_papers IS 'The parts of an invoice''s PDF that are no figures, and the checksum of the file that was first made.';
+CREATE INDEX invoice_documents_pending ON app.invoice_documents (invoice_id) WHERE pdf_sha256 IS NULL;
+COMMENT ON TABLE app.invoice_documents IS 'The parts of an invoice''s PDF that are no figures, and the checksum of the file that was first made.';
 
 CREATE INDEX orders_paid ON app.orders (paid_at) WHERE paid_at IS NOT NULL;
 CREATE INDEX orders_refunded ON app.orders (refunded_at) WHERE refunded_at IS NOT NULL;

@@ -32,46 +32,48 @@ def record_run_failure(context: Context) -> None:
         log.warning("dead letter not written, the reconciler will: %s", exc)
 
 
-def note_late_run(deadline_seconds: float, context: Mapping[str, Any]) -> None:
+def record_late_run(deadline_seconds: float, context: Mapping[str, Any]) -> None:
     """Callback of a deadline: the run has not ended. Called in an executor, with what the scheduler knows of the run."""
     from backline.airflow.connections import app_dsn, base_url
     from backline.airflow.runs import log_url
     from backline.dead_letters.failures import NOT_MAPPED, WHOLE_RUN
-    from backline.jobs.gate import note_late
+    from backline.jobs.limits import insert_late_run
 
     dag_id, run_id = context["dag_run"]["dag_id"], context["dag_run"]["dag_run_id"]
-    note_late(app_dsn(), dag_id, run_id, deadline_seconds, log_url(base_url(), dag_id, run_id, WHOLE_RUN, NOT_MAPPED))
+    insert_late_run(
+        app_dsn(), dag_id, run_id, deadline_seconds, log_url(base_url(), dag_id, run_id, WHOLE_RUN, NOT_MAPPED)
+    )
 
 
 def _record_task(context: Context) -> None:
     from airflow.sdk._shared.secrets_masker import redact
 
     from backline.airflow.connections import app_dsn
-    from backline.dead_letters.failures import FROM_LOG, TOLD, Failure, cause_of, classify
-    from backline.dead_letters.letters import Letters
+    from backline.dead_letters.failures import FROM_LOG, REPORTED, Failure, classify, format_cause
+    from backline.dead_letters.store import DeadLetterStore
     from backline.errors import FailureClass
 
     ti, run = context["ti"], context["dag_run"]
     exception = context.get("exception")
     if isinstance(exception, BaseException):
-        failure_class, cause, certainty = classify(exception), str(redact(cause_of(exception))), TOLD
+        failure_class, cause, certainty = classify(exception), str(redact(format_cause(exception))), REPORTED
     else:
         failure_class, cause, certainty = FailureClass.UNKNOWN, str(exception or "the task gave no reason"), FROM_LOG
     failure = Failure(
         run.dag_id, run.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, failure_class, cause, certainty,
         ti.try_number, run.conf or {}, ti.log_url, getattr(ti, "end_date", None) or datetime.now(UTC),
     )  # fmt: skip
-    with Letters.open(app_dsn()) as letters:
+    with DeadLetterStore.open(app_dsn()) as letters:
         letters.record(failure)
 
 
 def _record_run(context: Context) -> None:
     from backline.airflow.connections import airflow_rest, app_dsn, base_url
     from backline.airflow.runs import AirflowRuns
-    from backline.dead_letters.letters import Letters
-    from backline.dead_letters.reconcile import record_run
+    from backline.dead_letters.reconcile_dead_letters import record_failed_run
+    from backline.dead_letters.store import DeadLetterStore
 
-    with airflow_rest() as rest, Letters.open(app_dsn()) as letters:
+    with airflow_rest() as rest, DeadLetterStore.open(app_dsn()) as letters:
         runs = AirflowRuns(rest, base_url())
         run = runs.run(context["dag"].dag_id, context["run_id"])
-        record_run(letters, runs, run, context.get("reason"))
+        record_failed_run(letters, runs, run, context.get("reason"))

@@ -23,15 +23,15 @@ AIRFLOW_API = "backline_airflow"
 
 def app_dsn() -> str:
     """The app database's connection string, for psycopg."""
-    return dsn_of(BaseHook.get_connection(APP_DATABASE))
+    return connection_dsn(BaseHook.get_connection(APP_DATABASE))
 
 
 async def app_dsn_async() -> str:
     """As `app_dsn`, for the triggerer."""
-    return dsn_of(await BaseHook.aget_connection(APP_DATABASE))
+    return connection_dsn(await BaseHook.aget_connection(APP_DATABASE))
 
 
-def dsn_of(connection: Connection) -> str:
+def connection_dsn(connection: Connection) -> str:
     """A Postgres connection of Airflow's as a connection string; Misconfigured if it is of another kind."""
     from psycopg.conninfo import make_conninfo
 
@@ -49,7 +49,7 @@ def dsn_of(connection: Connection) -> str:
     )
 
 
-def password_of(connection_id: str) -> str:
+def connection_password(connection_id: str) -> str:
     """The password of a connection; Misconfigured if it has none, or is not there."""
     from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -64,12 +64,12 @@ def password_of(connection_id: str) -> str:
 
 def airflow_rest() -> AirflowRest:
     """Airflow's REST API as the user of the connection."""
-    return rest_of(BaseHook.get_connection(AIRFLOW_API))
+    return rest_client(BaseHook.get_connection(AIRFLOW_API))
 
 
 async def airflow_rest_async() -> AirflowRest:
     """As `airflow_rest`, for the triggerer."""
-    return rest_of(await BaseHook.aget_connection(AIRFLOW_API))
+    return rest_client(await BaseHook.aget_connection(AIRFLOW_API))
 
 
 def base_url() -> str:
@@ -79,7 +79,7 @@ def base_url() -> str:
     return str(conf.get("api", "base_url", fallback="http://localhost:8080")).rstrip("/")
 
 
-def rest_of(connection: Connection) -> AirflowRest:
+def rest_client(connection: Connection) -> AirflowRest:
     """An HTTP connection of Airflow's as a client of its API; Misconfigured if it lacks something."""
     from backline.airflow.rest import AirflowRest
 

@@ -8,59 +8,59 @@ from typing import Any
 
 from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
 
-from backline.airflow.failure_bell import FailureBell
+from backline.airflow.failure_trigger import FailureTrigger
 
 
-def on_failures(cron: str) -> AssetOrTimeSchedule:
+def failure_schedule(cron: str) -> AssetOrTimeSchedule:
     """A schedule: when the failure bell rings, and by cron in case the triggerer is down."""
     bell = Asset(
         name="failure bell",
         uri="backline://bell/failures",
-        watchers=[AssetWatcher(name="failure bell", trigger=FailureBell())],
+        watchers=[AssetWatcher(name="failure bell", trigger=FailureTrigger())],
     )
     return AssetOrTimeSchedule(assets=bell, timetable=CronTriggerTimetable(cron, timezone="UTC"))
 
 
-def reconcile_now() -> dict[str, int]:
+def run_reconcile() -> dict[str, int]:
     """Write the dead letters of failures that nobody told of; returns counts."""
     from backline.airflow.connections import airflow_rest, app_dsn, base_url
     from backline.airflow.runs import AirflowRuns
-    from backline.dead_letters.letters import Letters
-    from backline.dead_letters.reconcile import reconcile
+    from backline.dead_letters.reconcile_dead_letters import reconcile_dead_letters
+    from backline.dead_letters.store import DeadLetterStore
 
-    with airflow_rest() as rest, Letters.open(app_dsn()) as letters:
-        return reconcile(letters, AirflowRuns(rest, base_url()), datetime.now(UTC)).as_dict()
+    with airflow_rest() as rest, DeadLetterStore.open(app_dsn()) as letters:
+        return reconcile_dead_letters(letters, AirflowRuns(rest, base_url()), datetime.now(UTC)).as_dict()
 
 
-def send_alerts_now() -> dict[str, int]:
+def run_send_alerts() -> dict[str, int]:
     """Send the alert emails that are due; returns counts."""
     from backline.airflow.connections import app_dsn, base_url
     from backline.db.session import session
-    from backline.dead_letters.alerts import Alert, send_due
+    from backline.dead_letters.alerts import Alert, send_due_alerts
     from backline.settings import settings
 
     config = settings()
 
     def send(alert: Alert) -> None:
-        _send(alert, config.email.connection, config.email.from_address, config.email.message_id_domain)
+        _send_email(alert, config.email.connection, config.email.from_address, config.email.message_id_domain)
 
     with session(app_dsn(), name="alerts") as connection:
-        return send_due(connection, config.alerts, base_url(), send).as_dict()
+        return send_due_alerts(connection, config.alerts, base_url(), send).as_dict()
 
 
-def purge_now(*, dry_run: bool) -> dict[str, Any]:
+def run_purge(*, dry_run: bool) -> dict[str, Any]:
     """Archive and delete dead letters past their time or over the cap; returns the report."""
     from backline.airflow.connections import app_dsn
-    from backline.dead_letters.letters import Letters
-    from backline.dead_letters.purge import purge
-    from backline.settings import folder_of, settings
+    from backline.dead_letters.purge_dead_letters import purge_dead_letters
+    from backline.dead_letters.store import DeadLetterStore
+    from backline.settings import resolve_folder, settings
 
     config = settings().dead_letters
-    with Letters.open(app_dsn()) as letters:
-        return purge(letters, config, folder_of(config.archive_folder), dry_run=dry_run).as_dict()
+    with DeadLetterStore.open(app_dsn()) as letters:
+        return purge_dead_letters(letters, config, resolve_folder(config.archive_folder), dry_run=dry_run).as_dict()
 
 
-def _send(alert: Any, connection: str, from_address: str, domain: str) -> None:
+def _send_email(alert: Any, connection: str, from_address: str, domain: str) -> None:
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
     from airflow.sdk.exceptions import AirflowException
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 OWNER = "backline"
-START = datetime(2026, 1, 1, tzinfo=UTC)
+START_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 EXECUTION_TIMEOUT = timedelta(minutes=9)
 """The soft limit of a task, unless its DAG says otherwise."""
 
@@ -14,7 +14,7 @@ EXECUTION_TIMEOUT = timedelta(minutes=9)
 def dag_arguments(*tags: str, **overrides: Any) -> dict[str, Any]:
     """Keyword arguments for `DAG(...)`; `overrides` win."""
     return {
-        "start_date": START,
+        "start_date": START_DATE,
         "catchup": False,
         "tags": {"backline", *tags},
         "render_template_as_native_obj": False,

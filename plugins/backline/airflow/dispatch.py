@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, BaseOpera
 from airflow.sdk.exceptions import AirflowSkipException
 
 from backline.airflow.defaults import dag_arguments, lane_pool, task_arguments
-from backline.airflow.doorbell import Doorbell
+from backline.airflow.lane_trigger import LaneTrigger
 from backline.errors import NotConfigured
 from backline.settings import Settings
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from backline.outbox.dispatcher import Dispatcher
 
-NEVER_REACHED = timedelta(minutes=15)
+DISPATCH_EXECUTION_TIMEOUT = timedelta(minutes=15)
 """A time-out could strike between the provider's OK and the commit; a dispatcher ends long before."""
-CRON_MINUTES = 5
+FALLBACK_CRON_MINUTES = 5
 
 
 class DispatchOperator(BaseOperator):
@@ -36,16 +36,16 @@ class DispatchOperator(BaseOperator):
         # Here, not above: each import at parse time is paid by every task.
         import uvloop
 
-        from backline.airflow.assembly import channel_named, delivery_over
         from backline.airflow.connections import app_dsn
-        from backline.airflow.logs import logs_apart
+        from backline.airflow.factories import create_channel, create_delivery
+        from backline.airflow.nonblocking_logging import nonblocking_logging
         from backline.outbox.dispatcher import Dispatcher
         from backline.settings import settings
 
         config = settings()
         lane = config.lane(self.lane)
         try:
-            channel = channel_named(lane.channel, config)
+            channel = create_channel(lane.channel, config)
         except NotConfigured as exc:
             raise AirflowSkipException(f"the lane {self.lane} is not served: {exc}") from None
         run = context["dag_run"]
@@ -55,11 +55,11 @@ class DispatchOperator(BaseOperator):
             config.outbox,
             app_dsn(),
             channel,
-            delivery_over(channel, config),
+            create_delivery(channel, config),
             once=run.run_type == "manual",
             dag_run=f"{run.dag_id}/{run.run_id}",
         )
-        with logs_apart():
+        with nonblocking_logging():
             report = uvloop.run(self._dispatcher.run()).as_dict()
         self.log.info("dispatcher ended: %s", report)
         return report
@@ -79,21 +79,23 @@ def dispatch_dag_id(lane: str) -> str:
 def dispatch_dag(lane_name: str, config: Settings) -> DAG:
     """The DAG that serves a lane: rung by the doorbell, and looked after by a cron in case the bell is dead."""
     lane = config.lane(lane_name)
-    minute = sorted(config.lanes).index(lane_name) % CRON_MINUTES
+    minute = sorted(config.lanes).index(lane_name) % FALLBACK_CRON_MINUTES
     bell = Asset(
         name=f"doorbell {lane_name}",
         uri=f"backline://doorbell/{lane_name}",
-        watchers=[AssetWatcher(name=f"doorbell {lane_name}", trigger=Doorbell(lane=lane_name))],
+        watchers=[AssetWatcher(name=f"doorbell {lane_name}", trigger=LaneTrigger(lane=lane_name))],
     )
     dag = DAG(
         dispatch_dag_id(lane_name),
         description=f"Sends what waits in the lane {lane_name}",
-        doc_md=_DOC.format(lane=lane_name, channel=lane.channel, lanes=lane.dispatchers, idle=lane.idle_seconds),
+        doc_md=_DOC.format(
+            lane=lane_name, channel=lane.channel, lanes=lane.max_dispatchers, idle=lane.idle_timeout_seconds
+        ),
         schedule=AssetOrTimeSchedule(
-            assets=bell, timetable=CronTriggerTimetable(f"{minute}-59/{CRON_MINUTES} * * * *", timezone="UTC")
+            assets=bell, timetable=CronTriggerTimetable(f"{minute}-59/{FALLBACK_CRON_MINUTES} * * * *", timezone="UTC")
         ),
         # One more than dispatchers, so that a successor starts while its predecessor hands over.
-        **dag_arguments("dispatch", lane.channel, max_active_runs=lane.dispatchers + 1),
+        **dag_arguments("dispatch", lane.channel, max_active_runs=lane.max_dispatchers + 1),
     )
     with dag:
         DispatchOperator(
@@ -105,7 +107,7 @@ def dispatch_dag(lane_name: str, config: Settings) -> DAG:
                 queue=lane.queue,
                 priority=lane.priority,
                 retries=0,
-                execution_timeout=NEVER_REACHED,
+                execution_timeout=DISPATCH_EXECUTION_TIMEOUT,
             ),
         )
     return dag

@@ -6,14 +6,14 @@ from typing import Any
 
 from airflow.sdk import AssetOrTimeSchedule
 
-from backline.airflow.row_bell import RowBell, on_rows
-from backline.settings import folder_of, settings
+from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
+from backline.settings import resolve_folder, settings
 
 
 def on_orders_paid(cron: str) -> AssetOrTimeSchedule:
     """A schedule: when an order has become paid or refunded, whoever booked it."""
-    bell = RowBell("invoices", "order_is_new", settings().invoices.look_seconds)
-    return on_rows("orders paid", "backline://bell/orders-paid", bell, cron)
+    bell = SqlTrigger("invoices", "order_needs_documents", settings().invoices.poll_interval_seconds)
+    return sql_schedule("orders paid", "backline://bell/orders-paid", bell, cron)
 
 
 def make_now(order_id: int | None) -> dict[str, Any]:
@@ -21,15 +21,15 @@ def make_now(order_id: int | None) -> dict[str, Any]:
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.db.session import session
-    from backline.invoices.making import MakingReport, check, make_due, make_for_order
+    from backline.invoices.generate import GenerationReport, generate_due, generate_for_order, raise_if_failed
 
     config, tell = settings().invoices, reporter()
     with session(app_dsn(), name="invoices") as connection:
         if order_id is None:
-            report = make_due(connection, config, folder_of(config.folder), tell.progress)
+            report = generate_due(connection, config, resolve_folder(config.folder), tell.progress)
         else:
-            made = make_for_order(connection, order_id, config, folder_of(config.folder))
-            report = MakingReport(1, len(made), sum(one.receipt_id is not None for one in made), made)
+            made = generate_for_order(connection, order_id, config, resolve_folder(config.folder))
+            report = GenerationReport(1, len(made), sum(one.receipt_id is not None for one in made), made)
     tell.result(report.as_dict())
-    check(report)
+    raise_if_failed(report)
     return report.as_dict()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backline.airflow.runs import EVERY_RUN, log_url
+from backline.airflow.runs import ALL_RUNS_PATH, log_url
 from backline.db.statements import statement
 from backline.dead_letters.failures import NOT_MAPPED, WHOLE_RUN
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from backline.airflow.rest import AirflowRest
     from backline.db.connect import Database
 
-EVENTS = {"success": "job.succeeded", "failed": "job.failed"}
+EVENT_TYPES = {"success": "job.succeeded", "failed": "job.failed"}
 """By a run's last state."""
 CURSOR = "job events"
 OVERLAP = timedelta(minutes=2)
 """Read again what ended shortly before the last look: clocks differ and transactions commit late. No event fires twice."""
-LONGEST_GAP = timedelta(hours=1)
+MAX_CATCH_UP = timedelta(hours=1)
 """After a longer silence, older runs are no news."""
-NAMES_SECONDS = 60.0
-PAGE = 100
+JOB_LIST_TTL_SECONDS = 60.0
+PAGE_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class EndedRun:
         return f"job_{hashlib.sha256(told.encode()).hexdigest()[:32]}"
 
 
-class JobEvents:
+class JobEventPublisher:
     """What has been told of, from look to look."""
 
     def __init__(self, rest: AirflowRest, database: Database, url: str) -> None:
@@ -60,51 +60,51 @@ class JobEvents:
         self._database = database
         self._url = url
         self._since: datetime | None = None
-        self._told: frozenset[str] = frozenset()
+        self._published_ids: frozenset[str] = frozenset()
         self._jobs: list[str] = []
-        self._named_at: datetime | None = None
+        self._jobs_listed_at: datetime | None = None
 
-    async def look(self) -> int:
+    async def poll(self) -> int:
         """Fire for what has ended since the last look, if an endpoint is subscribed; returns how many events."""
         now = datetime.now(UTC)
-        asked = {"event_types": list(EVENTS.values())}
-        if not (await self._database.fetch(statement("webhooks", "event_wanted"), asked))[0]["wanted"]:
+        asked = {"event_types": list(EVENT_TYPES.values())}
+        if not (await self._database.fetch(statement("webhooks", "event_has_subscriber"), asked))[0]["has_subscriber"]:
             self._since = now
             return 0
-        since = await self._start(now) if self._since is None else self._since
-        found = await asyncio.to_thread(lambda: list(self._ended(since - OVERLAP, now)))
-        new = [run for run in found if run.event_id not in self._told]
+        since = await self._read_cursor(now) if self._since is None else self._since
+        found = await asyncio.to_thread(lambda: list(self._ended_runs(since - OVERLAP, now)))
+        new = [run for run in found if run.event_id not in self._published_ids]
         for run in new:
-            await self._database.fetch(statement("outbox", "enqueue"), message(run, self._url))
+            await self._database.fetch(statement("outbox", "enqueue"), event_message(run, self._url))
         await self._database.fetch(statement("dead_letters", "cursor_set"), {"name": CURSOR, "at": now})
-        self._since, self._told = now, frozenset(run.event_id for run in found)
+        self._since, self._published_ids = now, frozenset(run.event_id for run in found)
         return len(new)
 
-    async def _start(self, now: datetime) -> datetime:
+    async def _read_cursor(self, now: datetime) -> datetime:
         """Where another triggerer has stopped."""
         rows = await self._database.fetch(statement("dead_letters", "cursor_get"), {"name": CURSOR})
-        return max(rows[0]["at"], now - LONGEST_GAP) if rows else now
+        return max(rows[0]["at"], now - MAX_CATCH_UP) if rows else now
 
-    def _ended(self, since: datetime, now: datetime) -> Iterator[EndedRun]:
-        if self._named_at is None or (now - self._named_at).total_seconds() > NAMES_SECONDS:
+    def _ended_runs(self, since: datetime, now: datetime) -> Iterator[EndedRun]:
+        if self._jobs_listed_at is None or (now - self._jobs_listed_at).total_seconds() > JOB_LIST_TTL_SECONDS:
             self._jobs = [dag["dag_id"] for dag in self._rest.pages("/api/v2/dags", "dags", tags="job")]
-            self._named_at = now
+            self._jobs_listed_at = now
         if not self._jobs:
             return
         body = {
-            "dag_ids": self._jobs, "states": list(EVENTS), "end_date_gte": since.isoformat(), "order_by": "end_date",
-            "page_limit": PAGE,
+            "dag_ids": self._jobs, "states": list(EVENT_TYPES), "end_date_gte": since.isoformat(), "order_by": "end_date",
+            "page_limit": PAGE_SIZE,
         }  # fmt: skip
         offset = 0
         while True:
-            _, answer = self._rest.post(f"{EVERY_RUN}/list", {**body, "page_offset": offset})
-            yield from map(_run, answer["dag_runs"])
-            offset += PAGE
+            _, answer = self._rest.post(f"{ALL_RUNS_PATH}/list", {**body, "page_offset": offset})
+            yield from map(_parse_run, answer["dag_runs"])
+            offset += PAGE_SIZE
             if offset >= answer["total_entries"]:
                 return
 
 
-def message(run: EndedRun, url: str) -> dict[str, Any]:
+def event_message(run: EndedRun, url: str) -> dict[str, Any]:
     """The event as the outbox takes it. A conf is not part of it: it is the job's own business."""
     data = {
         "job": run.dag_id,
@@ -116,7 +116,7 @@ def message(run: EndedRun, url: str) -> dict[str, Any]:
         "url": log_url(url, run.dag_id, run.run_id, WHOLE_RUN, NOT_MAPPED),
     }
     payload = {
-        "event_type": EVENTS[run.state], "event_id": run.event_id, "occurred_at": run.ended_at.isoformat(), "data": data,
+        "event_type": EVENT_TYPES[run.state], "event_id": run.event_id, "occurred_at": run.ended_at.isoformat(), "data": data,
     }  # fmt: skip
     return {
         "type": "webhook", "recipient": "*", "payload": json.dumps(payload), "idempotency_key": run.event_id,
@@ -124,7 +124,7 @@ def message(run: EndedRun, url: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run(item: Mapping[str, Any]) -> EndedRun:
+def _parse_run(item: Mapping[str, Any]) -> EndedRun:
     started = item["start_date"]
     return EndedRun(
         item["dag_id"], item["dag_run_id"], item["state"], item["run_type"],

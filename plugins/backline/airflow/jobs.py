@@ -18,7 +18,7 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
-from backline.airflow.callbacks import note_late_run, record_run_failure, record_task_failure
+from backline.airflow.callbacks import record_late_run, record_run_failure, record_task_failure
 from backline.airflow.defaults import dag_arguments, task_arguments
 from backline.errors import FailureClass
 from backline.settings import JobSettings, settings
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
     from backline.jobs.results import Reporter
 
-TIMEOUTS = "backline_timeouts"
+TIMEOUT_COUNT_KEY = "backline_timeouts"
 """Key of the task's state store: how many tries of this task have timed out."""
-LONGER = 1.5
-LONGEST = 4.0
-"""After a timeout the next try gets `LONGER` times as long, up to `LONGEST` times the limit."""
-AFTER_RATE = "execute_after_rate"
+TIMEOUT_GROWTH = 1.5
+MAX_TIMEOUT_GROWTH = 4.0
+"""After a timeout the next try gets `TIMEOUT_GROWTH` times as long, up to `LONGEST` times the limit."""
+RESUME_METHOD = "execute_after_rate"
 
-_jobs: dict[str, JobSettings] = {}
+_registered_jobs: dict[str, JobSettings] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class Requires:
     """What a job cannot do without; without it the job is skipped, and says how to configure it."""
 
     connections: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class JobRetryPolicy(RetryPolicy):
             return RetryDecision.fail(f"{failure_class} errors are permanent")
         if failure_class is FailureClass.TIMEOUT and context is not None:
             store = context["task_state_store"]
-            store.set(TIMEOUTS, _count(store.get(TIMEOUTS)) + 1)
+            store.set(TIMEOUT_COUNT_KEY, _as_count(store.get(TIMEOUT_COUNT_KEY)) + 1)
         retries = context["task"].retries if context is not None else max_tries
         attempt = try_number - (max_tries - (retries or 0))  # counted anew after a clear
         wish = getattr(exception, "retry_after", None)
@@ -81,7 +81,7 @@ class JobRetryPolicy(RetryPolicy):
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class PreExecute:
     """What happens before each task of a job: skip it unconfigured, wait for its rate, set its limits.
 
     It is the tasks' `pre_execute`.
@@ -89,26 +89,28 @@ class Gate:
 
     name: str
     job: JobSettings
-    needs: Needs
+    requires: Requires
 
     def __call__(self, context: Context) -> None:
         """AirflowSkipException when something is not configured; TaskDeferred when there is no token."""
         task, ti = cast("BaseOperator", context["task"]), context["ti"]
-        _skip_unless_configured(self.needs)
+        _skip_unless_configured(self.requires)
         # Defined for every task, because a deferred one is resumed by a method's name, with the trigger's event.
-        setattr(task, AFTER_RATE, lambda resumed, **_: task.execute(resumed))
+        setattr(task, RESUME_METHOD, lambda resumed, **_: task.execute(resumed))
         resumed = getattr(getattr(ti, "_ti_context_from_server", None), "next_method", None)
         if self.job.rate_per_minute and resumed is None:
-            _wait_for_token(self.name, self.job.rate_per_minute)
+            _defer_until_token(self.name, self.job.rate_per_minute)
         longer = 1.0
         if ti.try_number > 1:
-            longer = min(LONGER ** _count(context["task_state_store"].get(TIMEOUTS)), LONGEST)
+            longer = min(
+                TIMEOUT_GROWTH ** _as_count(context["task_state_store"].get(TIMEOUT_COUNT_KEY)), MAX_TIMEOUT_GROWTH
+            )
         if task.execution_timeout is not None:
             task.execution_timeout *= longer
-        if not _in_process():
-            from backline.jobs.watchdog import watch
+        if not _is_dags_test():
+            from backline.jobs.watchdog import start_watchdog
 
-            watch(self.job.hard_limit * longer, self.job.memory_limit_mib)
+            start_watchdog(self.job.effective_hard_limit_seconds * longer, self.job.memory_limit_mib)
 
 
 def job_dag(
@@ -117,7 +119,7 @@ def job_dag(
     doc: str | None,
     schedule: Any = None,
     params: Mapping[str, Any] | None = None,
-    needs: Needs = Needs(),
+    requires: Requires = Requires(),
     max_active_runs: int = 16,
     **declared: Any,
 ) -> DAG:
@@ -131,10 +133,10 @@ def job_dag(
     if isinstance(schedule, str):
         declared["schedule"] = schedule
     job = config.job(name, declared)
-    changed = config.jobs.named.get(name)
+    changed = config.jobs.overrides.get(name)
     if job.schedule and (isinstance(schedule, str) or (changed is not None and changed.schedule)):
         schedule = job.schedule
-    _jobs[name] = job
+    _registered_jobs[name] = job
     text = (doc or "").strip()
     return DAG(
         name,
@@ -142,7 +144,7 @@ def job_dag(
         doc_md=text,
         schedule=schedule if job.enabled else None,
         params=dict(params or {}),
-        default_args=_task_defaults(name, job, needs),
+        default_args=_task_defaults(name, job, requires),
         on_failure_callback=record_run_failure,
         deadline=_deadline(job),
         **dag_arguments("job", *job.tags, max_active_runs=max_active_runs),
@@ -152,13 +154,13 @@ def job_dag(
 def reporter() -> Reporter:
     """Inside a task of a job: where it tells its progress and keeps its result."""
     from backline.airflow.connections import app_dsn
-    from backline.jobs.results import Reporter, RunName
+    from backline.jobs.results import Reporter, RunRef
 
     run = get_current_context()["dag_run"]
-    return Reporter(app_dsn(), RunName(run.dag_id, run.run_id), _jobs[run.dag_id].result_seconds)
+    return Reporter(app_dsn(), RunRef(run.dag_id, run.run_id), _registered_jobs[run.dag_id].result_ttl_seconds)
 
 
-def _task_defaults(name: str, job: JobSettings, needs: Needs) -> dict[str, Any]:
+def _task_defaults(name: str, job: JobSettings, requires: Requires) -> dict[str, Any]:
     policy = settings().retry[FailureClass.UNKNOWN]
     return task_arguments(
         pool=job.pool,
@@ -166,12 +168,12 @@ def _task_defaults(name: str, job: JobSettings, needs: Needs) -> dict[str, Any]:
         priority=job.priority,
         execution_timeout=timedelta(seconds=job.soft_limit_seconds),
         retries=job.retries,
-        retry_policy=JobRetryPolicy(job.backoff),
+        retry_policy=JobRetryPolicy(job.backoff_multiplier),
         # For tries that are killed: no policy runs then.
-        retry_delay=timedelta(seconds=policy.first_seconds * job.backoff),
-        retry_exponential_backoff=policy.factor,
-        max_retry_delay=timedelta(seconds=policy.cap_seconds * job.backoff),
-        pre_execute=Gate(name, job, needs),
+        retry_delay=timedelta(seconds=policy.initial_delay_seconds * job.backoff_multiplier),
+        retry_exponential_backoff=policy.multiplier,
+        max_retry_delay=timedelta(seconds=policy.max_delay_seconds * job.backoff_multiplier),
+        pre_execute=PreExecute(name, job, requires),
         on_failure_callback=record_task_failure,
     )
 
@@ -182,15 +184,15 @@ def _deadline(job: JobSettings) -> DeadlineAlert | None:
     return DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(seconds=job.deadline_seconds),
-        callback=SyncCallback(note_late_run, kwargs={"deadline_seconds": job.deadline_seconds}),
+        callback=SyncCallback(record_late_run, kwargs={"deadline_seconds": job.deadline_seconds}),
     )
 
 
-def _skip_unless_configured(needs: Needs) -> None:
+def _skip_unless_configured(requires: Requires) -> None:
     from airflow.sdk.bases.hook import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-    for wanted in needs.connections:
+    for wanted in requires.connections:
         try:
             BaseHook.get_connection(wanted)
         except AirflowNotFoundException:
@@ -198,35 +200,35 @@ def _skip_unless_configured(needs: Needs) -> None:
                 f"connection {wanted!r} is not configured: set AIRFLOW_CONN_{wanted.upper()}, or add it in Airflow under "
                 "Admin, Connections"
             ) from None
-    if needs.tables:
+    if requires.tables:
         from backline.airflow.connections import app_dsn
-        from backline.jobs.gate import missing_tables
+        from backline.jobs.limits import missing_tables
 
-        if missing := missing_tables(app_dsn(), needs.tables):
+        if missing := missing_tables(app_dsn(), requires.tables):
             raise AirflowSkipException(
                 f"the app's database has no {', '.join(missing)}: point the statements of include/sql at your own tables "
                 "(docs/adopting.md), or make the reference app's with ./backline seed"
             )
 
 
-def _wait_for_token(name: str, rate_per_minute: float) -> None:
+def _defer_until_token(name: str, rate_per_minute: float) -> None:
     from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 
     from backline.airflow.connections import app_dsn
-    from backline.jobs.gate import seconds_to_wait
+    from backline.jobs.limits import reserve_rate_token
 
-    wait = seconds_to_wait(app_dsn(), name, rate_per_minute)
+    wait = reserve_rate_token(app_dsn(), name, rate_per_minute)
     if wait > 0:
         # The token is reserved: the task comes back when it is there, and does not ask again.
-        raise TaskDeferred(trigger=TimeDeltaTrigger(timedelta(seconds=wait)), method_name=AFTER_RATE)
+        raise TaskDeferred(trigger=TimeDeltaTrigger(timedelta(seconds=wait)), method_name=RESUME_METHOD)
 
 
-def _in_process() -> bool:
+def _is_dags_test() -> bool:
     """Whether the task runs inside `dags test`: to kill it would kill a person's command."""
     from airflow.sdk.execution_time import task_runner
 
     return type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ == "InProcessSupervisorComms"
 
 
-def _count(value: object) -> int:
+def _as_count(value: object) -> int:
     return value if isinstance(value, int) else 0

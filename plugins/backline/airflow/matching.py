@@ -14,9 +14,9 @@ def match_now(*, most: int | None, dry_run: bool) -> dict[str, Any]:
     """Match open purchase orders; returns the report. `most`: the setting if None."""
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
-    from backline.matching.run import match_open
+    from backline.matching.match_orders import match_open_orders
     from backline.settings import settings
 
     config = settings().matching
     with session(app_dsn(), name="matching") as database:
-        return match_open(database, config, most=most or config.at_most, dry_run=dry_run).as_dict()
+        return match_open_orders(database, config, limit=most or config.batch_limit, dry_run=dry_run).as_dict()

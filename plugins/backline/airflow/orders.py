@@ -11,16 +11,16 @@ def process_now(order_id: int) -> dict[str, str]:
     from backline.airflow.jobs import reporter
     from backline.airflow.payments import provider
     from backline.db.session import session
-    from backline.orders.saga import PROGRESS, process_order
+    from backline.orders.saga import STEP_PROGRESS, run_saga
     from backline.settings import settings
 
     here = reporter()
 
     def doing(what: str) -> None:
-        here.progress(PROGRESS[what], what)
+        here.progress(STEP_PROGRESS[what], what)
 
     with session(app_dsn(), name="orders") as database:
-        processed = process_order(database, provider(), order_id, settings().orders, doing).as_dict()
+        processed = run_saga(database, provider(), order_id, settings().orders, doing).as_dict()
     here.result(processed)
     return processed
 
@@ -31,12 +31,12 @@ def process_pending_now() -> dict[str, Any]:
     from backline.airflow.jobs import reporter
     from backline.airflow.payments import provider
     from backline.db.session import session
-    from backline.orders.pending import process_pending
+    from backline.orders.sweep import sweep_orders
     from backline.settings import settings
 
     config, here = settings(), reporter()
     with session(app_dsn(), name="orders") as database:
-        found = process_pending(database, provider(), config.orders, config.alerts.recipients, here.progress).as_dict()
+        found = sweep_orders(database, provider(), config.orders, config.alerts.recipients, here.progress).as_dict()
     here.result(found)
     return found
 
@@ -46,7 +46,7 @@ def send_reminders_now() -> dict[str, Any]:
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.db.session import session
-    from backline.orders.reminders import send_reminders
+    from backline.orders.send_order_reminders import send_reminders
     from backline.settings import settings
 
     here = reporter()

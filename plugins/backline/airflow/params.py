@@ -6,30 +6,30 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from backline.messages.conf import REQUEST_ID_LENGTH
 from backline.messages.recipients import EXAMPLES
 from backline.messages.rules import branches, form_order
-from backline.messages.secrets import SEALED_PREFIX
+from backline.messages.run_conf import MAX_REQUEST_ID_LENGTH
+from backline.messages.secrets import FERNET_PREFIX
 
 if TYPE_CHECKING:
     from airflow.sdk import Param
 
     from backline.messages.base import MessageType
 
-MAX_LENGTH = 5000
+RECIPIENT_MAX_LENGTH = 5000
 """Of a recipient; its channel judges it further."""
 
-MULTILINE_FROM = 2000
+MULTILINE_MIN_LENGTH = 2000
 """A text field that may be longer than this many characters gets an entry field of several lines."""
 
-_WHOM = {
+_RECIPIENT_HELP = {
     "email": "The recipient's email address, with or without a name: Ann <ann@example.com>",
     "sms": "The recipient's phone number with its country: +49 1511 2345678",
     "push": "A device's token, or user:17 for all devices of a person",
     "webhook": "* for every endpoint that is subscribed to the event, or the id of one: ep_1",
 }
 
-KEPT = frozenset(
+COPIED_KEYWORDS = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minimum", "maximum", "format"}
 )
 
@@ -47,14 +47,14 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
     required = set(schema.get("required", ()))
     fields = schema["properties"]
     return {
-        "to": _to(kind),
+        "to": _recipient_param(kind),
         **{name: _param(kind, name, fields[name], schema, required=name in required) for name in form_order(schema)},
         "request_id": Param(
             None,
             type=["null", "string"],
             title="Request id",
             description="The request that this message comes from; it stands in every log line.",
-            maxLength=REQUEST_ID_LENGTH,
+            maxLength=MAX_REQUEST_ID_LENGTH,
         ),
         "expires_at": Param(
             None,
@@ -66,20 +66,20 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
     }
 
 
-def _to(kind: type[MessageType]) -> Param:
+def _recipient_param(kind: type[MessageType]) -> Param:
     from airflow.sdk import Param
 
     if len(kind.channels) == 1:
         return Param(
             type="string",
             title="To",
-            description=_WHOM.get(kind.channels[0], "The recipient"),
+            description=_RECIPIENT_HELP.get(kind.channels[0], "The recipient"),
             minLength=1 if kind.channels == ("webhook",) else 3,
-            maxLength=MAX_LENGTH,
+            maxLength=RECIPIENT_MAX_LENGTH,
         )
     example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in kind.channels})
     said = f"An address, or one for each channel as an object; a channel that is left out gets nothing: {example}"
-    return Param(type=["string", "object"], title="To", description=said, minLength=3, maxLength=MAX_LENGTH)
+    return Param(type=["string", "object"], title="To", description=said, minLength=3, maxLength=RECIPIENT_MAX_LENGTH)
 
 
 def _param(
@@ -88,12 +88,12 @@ def _param(
     from airflow.sdk import Param
 
     secret = name in kind.secret_fields
-    rules = _secret_rules(kind, name) if secret else _rules(field, schema)
+    rules = _secret_schema(kind, name) if secret else _param_schema(field, schema)
     types = rules.pop("type")
     examples = field.get("examples", [])
     description = field.get("description", "")
     if secret:
-        description += f" Secret: {_secret_forms(kind, name)}."
+        description += f" Secret: {_secret_help(kind, name)}."
     elif examples:
         # In words: Airflow's form takes `examples` for a list to choose from.
         description += f" For example: {json.dumps(examples[0], ensure_ascii=False)}"
@@ -106,34 +106,34 @@ def _param(
     return Param(default, type=["null", *types], **rules)
 
 
-def _secret_rules(kind: type[MessageType], name: str) -> dict[str, Any]:
+def _secret_schema(kind: type[MessageType], name: str) -> dict[str, Any]:
     # A conf is readable by every viewer of the DAG, so a secret in the clear is refused before it is stored.
     return {
         "type": ["string", "object"] if kind.secret_references.get(name) else ["string"],
-        "pattern": f"^{SEALED_PREFIX}",
+        "pattern": f"^{FERNET_PREFIX}",
     }
 
 
-def _secret_forms(kind: type[MessageType], name: str) -> str:
+def _secret_help(kind: type[MessageType], name: str) -> str:
     forms = ["give Fernet text that your app sealed"]
     forms += [f'or {{"$ref": "{statement}", "id": ...}}' for statement in kind.secret_references.get(name, ())]
     return " ".join(forms)
 
 
-def _rules(field: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+def _param_schema(field: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """JSON schema of a field without its null alternative: Airflow's form wants types and limits side by side."""
     alternatives = [branch for branch in branches(field, schema) if branch.get("type") != "null"]
     types = [str(branch["type"]) for branch in alternatives if "type" in branch]
     if len(alternatives) > 1 or not types:
         return {"type": types or ["string", "number", "boolean", "object", "array"]}
     only = alternatives[0]
-    rules: dict[str, Any] = {"type": types} | {key: value for key, value in only.items() if key in KEPT}
+    rules: dict[str, Any] = {"type": types} | {key: value for key, value in only.items() if key in COPIED_KEYWORDS}
     if "enum" in only or "const" in only:
         rules["enum"] = list(only.get("enum", [only.get("const")]))
     if types == ["array"]:
         items = next(branches(only.get("items", {}), schema))
         # Strings are entered one a line; everything else as JSON.
         rules["items"] = {"type": items.get("type", "object")}
-    if types == ["string"] and rules.get("maxLength", 0) > MULTILINE_FROM:
+    if types == ["string"] and rules.get("maxLength", 0) > MULTILINE_MIN_LENGTH:
         rules["format"] = "multiline"
     return rules

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from airflow.sdk import task_group
 
 from backline.airflow.jobs import reporter
-from backline.airflow.row_bell import RowBell, on_rows
+from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
 from backline.settings import settings
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ Planned: TypeAlias = dict[str, Any]
 
 def on_payment_events(cron: str) -> AssetOrTimeSchedule:
     """A schedule: when a provider has told something that nobody has looked at yet."""
-    bell = RowBell("payments", "event_is_new", settings().payments.look_seconds)
-    return on_rows("payment events", "backline://bell/payment-events", bell, cron)
+    bell = SqlTrigger("payments", "event_is_waiting", settings().payments.poll_interval_seconds)
+    return sql_schedule("payment events", "backline://bell/payment-events", bell, cron)
 
 
 def provider() -> Provider:
@@ -43,7 +43,7 @@ def charge_now(order_id: int) -> dict[str, Any]:
     """Charge an order; returns how its payment stands."""
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
-    from backline.payments.charging import charge
+    from backline.payments.charges import charge
 
     with session(app_dsn(), name="payments") as database:
         outcome = charge(database, provider(), order_id)
@@ -52,7 +52,7 @@ def charge_now(order_id: int) -> dict[str, Any]:
         "payment_id": outcome.payment_id,
         "state": outcome.state,
         "decline": outcome.decline and {"kind": outcome.decline.kind, "code": outcome.decline.code},
-        "next_try_at": outcome.next_try_at and outcome.next_try_at.isoformat(),
+        "next_attempt_at": outcome.next_attempt_at and outcome.next_attempt_at.isoformat(),
     }
     reporter().result(stands)
     return stands
@@ -62,22 +62,28 @@ def plan_now(auto_decision: str) -> Planned:
     """Settle tries that were left without an end, and find what is due: to try, and to ask about."""
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
-    from backline.payments.retrying import answer, as_request, plan, recover
+    from backline.payments.dunning import approval_request, plan_retries, record_approval, settle_orphaned_attempts
 
     config = settings().payments
     asked_of = provider()
     with session(app_dsn(), name="payments") as database:
-        recovered = recover(database, asked_of, config.retries_at_once)
-        found = plan(database, asked_of.name, config)
+        recovered = settle_orphaned_attempts(database, asked_of, config.batch_limit)
+        found = plan_retries(database, asked_of.name, config)
         if auto_decision:
-            for due in found.to_ask:
-                answer(database, due.payment_id, due.number, approved=auto_decision == "approve", who="auto_decision")
-            found.due += found.to_ask if auto_decision == "approve" else []
-            found.to_ask = []
+            for due in found.to_approve:
+                record_approval(
+                    database,
+                    due.payment_id,
+                    due.number,
+                    approved=auto_decision == "approve",
+                    answered_by="auto_decision",
+                )
+            found.due += found.to_approve if auto_decision == "approve" else []
+            found.to_approve = []
     return {
         "due": [[due.order_id, due.number] for due in found.due],
-        "to_ask": [as_request(due) for due in found.to_ask],
-        "asked": found.asked,
+        "to_ask": [approval_request(due) for due in found.to_approve],
+        "asked": found.awaiting_approval,
         "recovered": recovered.as_dict(),
     }
 
@@ -91,10 +97,10 @@ def retry_now(planned: Planned) -> dict[str, Any]:
     """Make the tries that are due; returns counts."""
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
-    from backline.payments.retrying import retry_all
+    from backline.payments.dunning import retry_due
 
     with session(app_dsn(), name="payments") as database:
-        report = retry_all(database, provider(), [(order_id, number) for order_id, number in planned["due"]])
+        report = retry_due(database, provider(), [(order_id, number) for order_id, number in planned["due"]])
     stands = {**report.as_dict(), "asking": len(planned["to_ask"]), "asked": planned["asked"]}
     reporter().result({**stands, "recovered": planned["recovered"]})
     return stands
@@ -104,21 +110,21 @@ def decided_now(request: Mapping[str, Any], answered: Mapping[str, Any]) -> dict
     """Do as a person has answered: try, or give the payment up."""
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
-    from backline.payments.retrying import answer, retry_all
+    from backline.payments.dunning import record_approval, retry_due
 
     user = answered.get("responded_by_user") or {}
     approved = answered["chosen_options"] == [APPROVE]
     with session(app_dsn(), name="payments") as database:
-        answer(
+        record_approval(
             database,
             request["payment_id"],
             request["number"],
             approved=approved,
-            who=str(user.get("name") or "unknown"),
+            answered_by=str(user.get("name") or "unknown"),
         )
         if not approved:
             return {"given up": 1}
-        return retry_all(database, provider(), [(request["order_id"], request["number"])]).as_dict()
+        return retry_due(database, provider(), [(request["order_id"], request["number"])]).as_dict()
 
 
 def asking(requests: XComArg) -> None:
@@ -138,7 +144,7 @@ def asking(requests: XComArg) -> None:
                 "{{ it.number }}.\n\nIf it is rejected the payment is given up."
             ),
             options=[APPROVE, REJECT],
-            response_timeout=timedelta(hours=settings().payments.approval_hours),
+            response_timeout=timedelta(hours=settings().payments.approval_timeout_hours),
             retries=0,
         )
 
@@ -156,10 +162,10 @@ def ingest_now() -> dict[str, object]:
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
     from backline.errors import Rejected
-    from backline.payments.ingesting import ingest
+    from backline.payments.webhook_events import ingest
 
     with session(app_dsn(), name="payments") as database:
-        report = ingest(database, settings().payments.event_patience_hours)
+        report = ingest(database, settings().payments.event_max_wait_hours)
     reporter().result(report.as_dict())
     if report.problems:
         raise Rejected(_told(report.problems))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from backline.settings import Settings, settings
 
 
-def pool_of(lane: str) -> str:
+def lane_pool(lane: str) -> str:
     """The name of a lane's pool: pool names have no dots."""
     return lane.replace(".", "_")
 
 
-def wanted_pools(current: Settings) -> dict[str, int]:
+def configured_pools(current: Settings) -> dict[str, int]:
     """Slots by pool: each lane's dispatchers and one more, so that the next can start before the last has handed over."""
-    lanes = {pool_of(name): lane.dispatchers + 1 for name, lane in current.lanes.items()}
+    lanes = {lane_pool(name): lane.max_dispatchers + 1 for name, lane in current.lanes.items()}
     return {**lanes, **current.direct_pools, **current.job_pools}
 
 
@@ -21,10 +21,10 @@ def ensure_pools(current: Settings) -> list[str]:
     from airflow.models.pool import Pool
 
     before = {pool.pool: pool.slots for pool in Pool.get_pools()}
-    changed = [name for name, slots in wanted_pools(current).items() if before.get(name) != slots]
+    changed = [name for name, slots in configured_pools(current).items() if before.get(name) != slots]
     for name in changed:
         Pool.create_or_update_pool(
-            name, wanted_pools(current)[name], "From include/config/backline.toml", include_deferred=False
+            name, configured_pools(current)[name], "From include/config/backline.toml", include_deferred=False
         )
     return changed
 

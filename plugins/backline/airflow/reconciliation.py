@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from backline.payments.provider import ProviderList
+    from backline.payments.provider import PaymentSource
     from backline.reconciliation.settings import ReconciliationSettings
 
 
@@ -26,7 +26,7 @@ def reconcile_now(provider: str, file: str | None, days: float | None, *, dry_ru
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.db.session import session
-    from backline.reconciliation.reconcile import covered_until, reconcile, window
+    from backline.reconciliation.reconcile_payments import covered_until, reconcile, window_start
     from backline.settings import settings
 
     config, tell = settings().reconciliation, reporter()
@@ -35,16 +35,16 @@ def reconcile_now(provider: str, file: str | None, days: float | None, *, dry_ru
         covered = covered_until(connection, provider)
         if file is None and days is None and covered is not None and covered >= until:
             raise AirflowSkipException(f"the newest list of {provider} has been reconciled; put a newer one beside it")
-        since = window(connection, provider, config, until) if days is None else until - timedelta(days=days)
+        since = window_start(connection, provider, config, until) if days is None else until - timedelta(days=days)
         report = reconcile(
             connection, provider, listed, config, since=since, until=until,
-            alert_to=settings().alerts.recipients, dry_run=dry_run, tell=tell.progress,
+            alert_to=settings().alerts.recipients, dry_run=dry_run, progress=tell.progress,
         )  # fmt: skip
     tell.result(report.as_dict())
     return report.as_dict()
 
 
-def _list(provider: str, file: str | None, config: ReconciliationSettings) -> tuple[ProviderList, datetime]:
+def _list(provider: str, file: str | None, config: ReconciliationSettings) -> tuple[PaymentSource, datetime]:
     """The provider's list, and the time that it is of."""
     from datetime import UTC, datetime
 
@@ -52,7 +52,7 @@ def _list(provider: str, file: str | None, config: ReconciliationSettings) -> tu
 
     from backline.airflow.payments import provider as api
     from backline.errors import NotConfigured
-    from backline.reconciliation.csv_list import CsvPayments
+    from backline.reconciliation.csv_statement import CsvStatement
 
     if provider == "stripe" and file is None:
         try:
@@ -60,16 +60,16 @@ def _list(provider: str, file: str | None, config: ReconciliationSettings) -> tu
         except NotConfigured as exc:
             raise AirflowSkipException(f"{exc}; or give a file") from None
     path = _list_file(provider, file, config)
-    return CsvPayments(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return CsvStatement(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def _list_file(provider: str, file: str | None, config: ReconciliationSettings) -> Path:
     from airflow.sdk.exceptions import AirflowSkipException
 
     from backline.errors import InvalidInput
-    from backline.settings import folder_of
+    from backline.settings import resolve_folder
 
-    folder = folder_of(config.list_folder)
+    folder = resolve_folder(config.statement_folder)
     if file is not None:
         path = folder / file
         if "/" in file or "\\" in file or not path.is_file():
@@ -79,6 +79,6 @@ def _list_file(provider: str, file: str | None, config: ReconciliationSettings) 
     if not found:
         raise AirflowSkipException(
             f"no list of {provider}'s payments: put its export as {provider}_<day>.csv into {folder} "
-            "(reconciliation.list_folder; docs/commerce.md says which columns it needs)"
+            "(reconciliation.statement_folder; docs/commerce.md says which columns it needs)"
         )
     return found[-1]

@@ -23,12 +23,12 @@ from backline.errors import (
     UnknownFailure,
 )
 
-FINISHED = frozenset({"success", "failed"})
+FINAL_STATES = frozenset({"success", "failed"})
 """States in which a run has ended."""
-LOOK_SECONDS = 0.2
-REQUEST_SECONDS = 30.0
-PAGE = 100
-RESPONSE_AT_MOST = 4096
+POLL_INTERVAL_SECONDS = 0.2
+REQUEST_TIMEOUT_SECONDS = 30.0
+PAGE_SIZE = 100
+MAX_RESPONSE_LENGTH = 4096
 """How much of an answer an error carries, in characters."""
 
 Json = dict[str, Any]
@@ -45,7 +45,7 @@ class AirflowRest:
         """`url` is Airflow's base URL, BACKLINE_URL for the embedded stack."""
         self._user, self._password = user, password
         # No proxy from the environment: it may not know this host's loopback.
-        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=REQUEST_SECONDS, trust_env=False)
+        self._client = httpx.Client(base_url=url.rstrip("/"), timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False)
         self._token: str | None = None
 
     def __enter__(self) -> Self:
@@ -80,7 +80,7 @@ class AirflowRest:
 
     def runs(self, dag_id: str, **filters: str | int) -> list[Json]:
         """A DAG's latest runs, newest first; `filters` as in the API (`state="running"`, `limit=10`)."""
-        params = {"order_by": "-run_after", "limit": PAGE, **filters}
+        params = {"order_by": "-run_after", "limit": PAGE_SIZE, **filters}
         found: list[Json] = self._call("GET", f"/api/v2/dags/{quote(dag_id)}/dagRuns", params=params).json()["dag_runs"]
         return found
 
@@ -89,13 +89,13 @@ class AirflowRest:
         deadline = time.monotonic() + timeout
         while True:
             found = self.run(dag_id, run_id)
-            if found["state"] in FINISHED:
+            if found["state"] in FINAL_STATES:
                 return found
             if time.monotonic() > deadline:
                 raise TimeoutFailure(f"{dag_id}/{run_id} is still {found['state']} after {timeout:.0f} s")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_INTERVAL_SECONDS)
 
-    def mark(self, dag_id: str, run_id: str, state: str) -> None:
+    def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
         """Set a run's state by hand: "failed" or "success" ends what still runs."""
         self._call("PATCH", _run_path(dag_id, run_id), body={"state": state})
 
@@ -124,7 +124,7 @@ class AirflowRest:
         """The log of one try, a line an event, with the fields that stand beside it."""
         path = f"{_task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         answer = self._call("GET", path, params={"full_content": True}).json()
-        return "\n".join(_line(event) for event in answer["content"])
+        return "\n".join(_format_log_event(event) for event in answer["content"])
 
     # --- anything else ------------------------------------------------------------------------------
 
@@ -147,9 +147,9 @@ class AirflowRest:
         """All entries of a list, page by page; `key` is where the answer has them."""
         offset = 0
         while True:
-            answer = self.get(path, **{"limit": PAGE, **params, "offset": offset})
+            answer = self.get(path, **{"limit": PAGE_SIZE, **params, "offset": offset})
             yield from answer[key]
-            offset += PAGE
+            offset += PAGE_SIZE
             if offset >= answer["total_entries"]:
                 return
 
@@ -162,12 +162,12 @@ class AirflowRest:
         if answer.status_code == httpx.codes.UNAUTHORIZED:  # a token lives for a day
             self._token = self._login()
             answer = self._send(method, path, params, body)
-        _check(answer, path)
+        _raise_for_status(answer, path)
         return answer
 
     def _login(self) -> str:
         answer = self._send("POST", "/auth/token", None, {"username": self._user, "password": self._password})
-        _check(answer, "/auth/token")
+        _raise_for_status(answer, "/auth/token")
         return str(answer.json()["access_token"])
 
     def _send(self, method: str, path: str, params: Mapping[str, Any] | None, body: Any) -> httpx.Response:
@@ -175,7 +175,9 @@ class AirflowRest:
         try:
             return self._client.request(method, path, params=params, json=body, headers=headers)
         except httpx.TimeoutException as exc:
-            raise TimeoutFailure(f"Airflow did not answer {method} {path} within {REQUEST_SECONDS:.0f} s") from exc
+            raise TimeoutFailure(
+                f"Airflow did not answer {method} {path} within {REQUEST_TIMEOUT_SECONDS:.0f} s"
+            ) from exc
         except httpx.HTTPError as exc:
             raise NetworkFailure(f"Airflow at {self._client.base_url}: {exc or type(exc).__name__}") from exc
 
@@ -188,10 +190,10 @@ def _task_path(dag_id: str, run_id: str, task_id: str) -> str:
     return f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id)}"
 
 
-def _check(answer: httpx.Response, path: str) -> None:
+def _raise_for_status(answer: httpx.Response, path: str) -> None:
     if answer.is_success:
         return
-    status, said = str(answer.status_code), answer.text[:RESPONSE_AT_MOST]
+    status, said = str(answer.status_code), answer.text[:MAX_RESPONSE_LENGTH]
     kind: type[BacklineError] = Rejected
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         kind = AuthenticationFailed
@@ -210,7 +212,7 @@ def _detail(answer: httpx.Response) -> str:
     return str(detail)[:500]
 
 
-def _line(event: Any) -> str:
+def _format_log_event(event: Any) -> str:
     if isinstance(event, str):
         return event
     beside = (f"{key}={value}" for key, value in event.items() if key not in ("event", "timestamp", "level", "logger"))

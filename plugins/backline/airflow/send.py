@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
     from backline.messages import MessageType
-    from backline.outbox.direct import Result
+    from backline.outbox.inline_delivery import SendResult
 
-WIRE_MARGIN_SECONDS = 0.5
+RETRY_MARGIN_SECONDS = 0.5
 """So that the next try never comes before the row is due."""
 
 
-class TryAgain(AirflowException):
+class RetryLater(AirflowException):
     """Not sent yet: the outbox has put the message off. Its text and `delay` survive pickling."""
 
     def __init__(self, reason: str, delay: float) -> None:
@@ -48,8 +48,8 @@ class OutboxRetryPolicy(RetryPolicy):
         context: Context | None = None,  # noqa: ARG002
     ) -> RetryDecision:
         """Retry at the row's due time; other errors by Airflow's own rules."""
-        if isinstance(exception, TryAgain):
-            return RetryDecision.retry(timedelta(seconds=exception.delay + WIRE_MARGIN_SECONDS), str(exception))
+        if isinstance(exception, RetryLater):
+            return RetryDecision.retry(timedelta(seconds=exception.delay + RETRY_MARGIN_SECONDS), str(exception))
         return RetryDecision.default()
 
 
@@ -62,26 +62,26 @@ class SendOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, object]:
         """Returns message id, state, tries and the provider's id, for each channel of several: nothing of the content."""
-        from backline.airflow.assembly import channel_named, delivery_over
         from backline.airflow.connections import app_dsn
+        from backline.airflow.factories import create_channel, create_delivery
         from backline.messages import registry, split_conf
-        from backline.messages.recipients import named
-        from backline.messages.secrets import check_from_outside
-        from backline.outbox.direct import DirectSender, Request, Way
+        from backline.messages.recipients import channels_of
+        from backline.messages.secrets import check_no_plaintext_secrets
+        from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
         from backline.settings import settings
 
         run = context["dag_run"]
         try:
             kind = registry.get(self.message_type)
             recipient, payload, options = split_conf(kind, dict(context["params"]))
-            check_from_outside(kind, payload)
+            check_no_plaintext_secrets(kind, payload)
             config = settings()
-            ways: dict[str, Way] = {}
-            for name in named(kind.channels, recipient):
-                channel = channel_named(name, config)
-                ways[name] = Way(channel, delivery_over(channel, config), config.lane(kind.lane(name)))
-            sender = DirectSender(app_dsn(), ways)
-            request = Request(
+            ways: dict[str, Route] = {}
+            for name in channels_of(kind.channels, recipient):
+                channel = create_channel(name, config)
+                ways[name] = Route(channel, create_delivery(channel, config), config.lane(kind.lane_for(name)))
+            sender = InlineSender(app_dsn(), ways)
+            request = SendRequest(
                 type=self.message_type,
                 recipient=recipient,
                 payload=payload,
@@ -94,13 +94,13 @@ class SendOperator(BaseOperator):
         except (PermanentError, Misconfigured) as exc:
             raise AirflowFailException(str(exc)) from None
         except RetryableError as exc:
-            raise TryAgain(str(exc), settings().retry[FailureClass.DATABASE].first_seconds) from None
-        return self._conclude(results)
+            raise RetryLater(str(exc), settings().retry[FailureClass.DATABASE].initial_delay_seconds) from None
+        return self._finish(results)
 
-    def _conclude(self, results: Sequence[Result]) -> dict[str, object]:
+    def _finish(self, results: Sequence[SendResult]) -> dict[str, object]:
         """What they came to, the worst first: dead fails the run, unfinished has it tried again."""
         several = len(results) > 1
-        said = {result.message_id: _said(result, several=several) for result in results}
+        said = {result.message_id: _message(result, several=several) for result in results}
         for result in results:
             if result.state == "sent":
                 if result.error:
@@ -109,7 +109,7 @@ class SendOperator(BaseOperator):
         waiting = [result for result in results if not result.final]
         if waiting:
             reason = "; ".join(said[result.message_id] for result in results if result.state != "sent")
-            raise TryAgain(reason, min(result.due_in for result in waiting))
+            raise RetryLater(reason, min(result.due_in for result in waiting))
         if any(result.state == "dead" for result in results):
             raise AirflowFailException(
                 "; ".join(said[result.message_id] for result in results if result.state != "sent")
@@ -130,7 +130,7 @@ class SendOperator(BaseOperator):
         return {"messages": [{"channel": one.channel, **answer} for one, answer in zip(results, answers, strict=True)]}
 
 
-def _said(result: Result, *, several: bool) -> str:
+def _message(result: SendResult, *, several: bool) -> str:
     where = f"message {result.message_id}" + (f" by {result.channel}" if several else "")
     why = f"{result.error_class}: {result.error}" if result.error_class else result.error or ""
     if result.state == "dead":
@@ -145,7 +145,7 @@ def send_dag_id(type_name: str) -> str:
     return f"send_{type_name}"
 
 
-def types_wanted(dag_id: str | None) -> tuple[type[MessageType], ...]:
+def types_to_parse(dag_id: str | None) -> tuple[type[MessageType], ...]:
     """The types whose DAGs the process that parses this asks for: a task wants its own, everybody else all."""
     from backline.messages import registry
 
@@ -160,12 +160,12 @@ def types_wanted(dag_id: str | None) -> tuple[type[MessageType], ...]:
 def send_dag(kind: type[MessageType], config: Settings) -> DAG:
     """The DAG that sends one message of a type, with a form made from the type's model."""
     channel = kind.channels[0]
-    lane = config.lane(kind.lane(channel))
+    lane = config.lane(kind.lane_for(channel))
     summary = (kind.__doc__ or kind.type_name).strip().split("\n")[0]
     dag = DAG(
         send_dag_id(kind.type_name),
         description=summary,
-        doc_md=_DOC.format(summary=summary, type=kind.type_name, lane=kind.lane(channel)),
+        doc_md=_DOC.format(summary=summary, type=kind.type_name, lane=kind.lane_for(channel)),
         schedule=None,
         params=params_for(kind),
         **dag_arguments("send", *kind.channels, max_active_runs=64, max_active_tasks=64),
@@ -178,9 +178,9 @@ def send_dag(kind: type[MessageType], config: Settings) -> DAG:
             **task_arguments(
                 pool=direct_pool(channel), queue=lane.queue, priority=lane.priority,
                 retries=(kind.max_attempts or lane.max_attempts) - 1,
-                retry_delay=timedelta(seconds=config.retry[FailureClass.UNKNOWN].first_seconds),
-                retry_exponential_backoff=config.retry[FailureClass.UNKNOWN].factor,
-                max_retry_delay=timedelta(seconds=config.retry[FailureClass.UNKNOWN].cap_seconds),
+                retry_delay=timedelta(seconds=config.retry[FailureClass.UNKNOWN].initial_delay_seconds),
+                retry_exponential_backoff=config.retry[FailureClass.UNKNOWN].multiplier,
+                max_retry_delay=timedelta(seconds=config.retry[FailureClass.UNKNOWN].max_delay_seconds),
                 retry_policy=OutboxRetryPolicy(),
             ),
         )  # fmt: skip

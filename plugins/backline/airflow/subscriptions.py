@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from backline.airflow.jobs import Needs, reporter
+from backline.airflow.jobs import Requires, reporter
 
-NEEDS = Needs(tables=("app.subscriptions", "app.users", "app.products", "app.orders", "app.order_lines"))
+NEEDS = Requires(tables=("app.subscriptions", "app.users", "app.products", "app.orders", "app.order_lines"))
 
 
 def find_due() -> list[dict[str, int]]:
@@ -16,12 +16,12 @@ def find_due() -> list[dict[str, int]]:
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
     from backline.settings import settings
-    from backline.subscriptions.rounds import Tally, due_chunks
+    from backline.subscriptions.process_due_subscriptions import BatchResult, due_chunks
 
     with session(app_dsn(), name="subscriptions") as connection:
         chunks = due_chunks(connection, datetime.now(UTC), settings().subscriptions)
     if not chunks:
-        reporter().result({"chunks": 0, **Tally().as_dict()})
+        reporter().result({"chunks": 0, **BatchResult().as_dict()})
     return chunks
 
 
@@ -30,7 +30,7 @@ def renew_chunk_now(first: int, last: int) -> dict[str, Any]:
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
     from backline.settings import settings
-    from backline.subscriptions.rounds import renew_chunk
+    from backline.subscriptions.process_due_subscriptions import renew_chunk
 
     with session(app_dsn(), name="subscriptions") as connection:
         return renew_chunk(connection, first, last, datetime.now(UTC), settings().subscriptions).as_dict()
@@ -43,18 +43,18 @@ def report_renewals(chunks: Sequence[dict[str, int]], reports: Iterable[dict[str
     """
     from backline.errors import Rejected
     from backline.settings import settings
-    from backline.subscriptions.rounds import Tally
+    from backline.subscriptions.process_due_subscriptions import BatchResult
 
     ended = list(reports)
-    tally = Tally.of(ended)
+    tally = BatchResult.sum_of(ended)
     result = {
         "chunks": len(chunks),
         "chunks_failed": len(chunks) - len(ended),
-        "limit_reached": len(chunks) >= settings().subscriptions.chunks,
+        "limit_reached": len(chunks) >= settings().subscriptions.max_chunks,
         **tally.as_dict(),
     }
     reporter().result(result)
-    tally.require_none_failed("renewed")
+    tally.raise_if_failed("renewed")
     if len(ended) < len(chunks):
         raise Rejected(
             f"{len(chunks) - len(ended)} of {len(chunks)} chunks did not end; their own logs say why. Run it again: it does "
@@ -81,10 +81,10 @@ def remind_now() -> dict[str, Any]:
     from backline.airflow.connections import app_dsn
     from backline.db.session import session
     from backline.settings import settings
-    from backline.subscriptions.reminders import send_reminders
+    from backline.subscriptions.send_renewal_reminders import send_reminders
 
     with session(app_dsn(), name="reminders") as connection:
         tally = send_reminders(connection, datetime.now(UTC), settings().subscriptions)
     reporter().result(tally.as_dict())
-    tally.require_none_failed("reminded of")
+    tally.raise_if_failed("reminded of")
     return tally.as_dict()

@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 @worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
-def end_dispatchers(how: str, **_: Any) -> None:
+def stop_dispatchers(how: str, **_: Any) -> None:
     """Signal the tasks that are dispatchers; called in the worker's main process, inside its signal handler."""
     if how != "Warm":
         return
     wanted = {dispatch_dag_id(lane) for lane in settings().lanes}
-    for pid in _pool_processes(wanted, list(state.active_requests)):
+    for pid in _worker_pids(wanted, list(state.active_requests)):
         # The task is the pool process's only child; the pool process itself tells Airflow how it ended.
         with contextlib.suppress(psutil.Error):
             for task in psutil.Process(pid).children():
@@ -38,10 +38,10 @@ def end_dispatchers(how: str, **_: Any) -> None:
                 log.info("told the dispatcher in process %d to end", task.pid)
 
 
-def _pool_processes(dag_ids: set[str], requests: Iterable[Any]) -> list[int]:
-    return [request.worker_pid for request in requests if request.worker_pid and _dag_of(request) in dag_ids]
+def _worker_pids(dag_ids: set[str], requests: Iterable[Any]) -> list[int]:
+    return [request.worker_pid for request in requests if request.worker_pid and _request_dag_id(request) in dag_ids]
 
 
-def _dag_of(request: Any) -> str:
+def _request_dag_id(request: Any) -> str:
     """The DAG of the workload that a request carries: JSON, its only argument."""
     return str(json.loads(request.args[0]).get("ti", {}).get("dag_id", ""))

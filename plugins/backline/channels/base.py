@@ -19,7 +19,7 @@ RESPONSE_LIMIT = 4096
 """Bytes of the far side's answer that are kept."""
 
 
-def cut(text: str) -> str:
+def truncate(text: str) -> str:
     """The text, cut to RESPONSE_LIMIT bytes of UTF-8."""
     if len(text) * 4 <= RESPONSE_LIMIT:
         return text
@@ -44,7 +44,7 @@ class Receipt(NamedTuple):
     code: str
     response: str
     provider_id: str
-    refused: tuple[tuple[str, str], ...] = ()
+    refused_recipients: tuple[tuple[str, str], ...] = ()
     """Recipients (cc, bcc) that were refused while others were taken: (address, answer)."""
 
 
@@ -64,7 +64,7 @@ class Channel(Protocol[P]):
     name: str
     connections: int
     """How many sessions a dispatcher should keep."""
-    depth: int
+    messages_per_session: int
     """How many messages a session may be given at a time: with 2, one is ready when the one before has gone."""
 
     def prepare(self, message: Message) -> P:

@@ -13,11 +13,13 @@ from backline.errors import BacklineError
 def main() -> int:
     """Run the command of `sys.argv`; returns its exit code."""
     from backline.settings import ROOT
-    from backline.stack.environment import load_dotenv
-    from backline.stack.processes import STACK_VARIABLE
+    from stack.environment import load_dotenv
+    from stack.processes import STACK_ID_VARIABLE
 
     load_dotenv(ROOT)
-    os.environ.pop(STACK_VARIABLE, None)  # what a command starts is not the stack's, even from inside one of its tasks
+    os.environ.pop(
+        STACK_ID_VARIABLE, None
+    )  # what a command starts is not the stack's, even from inside one of its tasks
     from backline.cli import (  # noqa: F401 - they add their commands
         bench,
         chaos,
@@ -41,7 +43,7 @@ def main() -> int:
     return int(app(sys.argv[1:] or ["--help"], prog_name="backline", standalone_mode=False) or 0)
 
 
-def _failed(text: str, code: int = 1) -> int:
+def _print_error(text: str, code: int = 1) -> int:
     print(f"backline: {text}", file=sys.stderr)  # noqa: T201
     return code
 
@@ -51,11 +53,11 @@ def run() -> int:
     try:
         return main()
     except BacklineError as exc:
-        return _failed(" ".join(str(exc).split()))
+        return _print_error(" ".join(str(exc).split()))
     except TyperException as exc:
-        return _failed(f"{exc.format_message()} See ./backline --help", exc.exit_code)
+        return _print_error(f"{exc.format_message()} See ./backline --help", exc.exit_code)
     except (KeyboardInterrupt, Abort):
-        return _failed("interrupted", 130)
+        return _print_error("interrupted", 130)
     except BrokenPipeError:
         # The reader, `head` for example, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,7 +65,9 @@ def run() -> int:
     except Exception as exc:
         if os.environ.get("BACKLINE_DEBUG"):
             raise
-        return _failed(f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())} (BACKLINE_DEBUG=1 shows where)")
+        return _print_error(
+            f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())} (BACKLINE_DEBUG=1 shows where)"
+        )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from backline.cli.app import app
-from backline.cli.console import progress
-from backline.cli.stopping import leave_when_told
+from backline.cli.console import print_progress
+from backline.cli.stopping import exit_on_signal
 from backline.errors import Misconfigured
-from backline.stack.paths import HIGHEST_PORT, Paths
+from stack.paths import MAX_BASE_PORT, Paths
 
 
 @app.command()
@@ -23,11 +23,11 @@ def bench(
     short: Annotated[bool, typer.Option("--short", help="Small sizes: to see that it works, not how fast.")] = False,
 ) -> None:
     """Measure Backline beside its peers; the last line of each bench is `bench NAME: key=value ...`."""
-    from bench.harness import PORT_OFFSET, Bench, run
+    from bench.harness import PORT_OFFSET, BenchRun, run
 
     paths = Paths.from_environment()
-    if paths.port + PORT_OFFSET > HIGHEST_PORT:
+    if paths.port + PORT_OFFSET > MAX_BASE_PORT:
         raise Misconfigured(f"BACKLINE_PORT={paths.port} is too high: bench uses the ports from {PORT_OFFSET} above it")
-    leave_when_told()
-    with Bench(paths.home, paths.port, progress, short=short) as current:
+    exit_on_signal()
+    with BenchRun(paths.home, paths.port, print_progress, short=short) as current:
         run(current, names or [], json_file, typer.echo)

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from backline.cli.app import app
-from backline.cli.console import err, progress
-from backline.cli.stopping import leave_when_told
+from backline.cli.console import err, print_progress
+from backline.cli.stopping import exit_on_signal
 from backline.errors import Misconfigured
-from backline.stack.paths import HIGHEST_PORT, Paths
+from stack.paths import MAX_BASE_PORT, Paths
 
 
 @app.command()
@@ -27,10 +27,10 @@ def chaos(
     from chaos.harness import PORT_OFFSET, run
 
     paths = Paths.from_environment()
-    if paths.port + PORT_OFFSET > HIGHEST_PORT:
+    if paths.port + PORT_OFFSET > MAX_BASE_PORT:
         raise Misconfigured(f"BACKLINE_PORT={paths.port} is too high: chaos uses the ports from {PORT_OFFSET} above it")
-    leave_when_told()
-    wrong = run(paths.home, paths.port, names or [], json_file, progress, typer.echo, short=short, times=times)
+    exit_on_signal()
+    wrong = run(paths.home, paths.port, names or [], json_file, print_progress, typer.echo, short=short, times=times)
     for text in wrong:
         err.print(f"backline: {text}", markup=False)
     raise typer.Exit(1 if wrong else 0)

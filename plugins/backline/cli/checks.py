@@ -18,19 +18,19 @@ from backline.cli.app import PASS_THROUGH, app
 from backline.cli.console import err, out, stack
 from backline.settings import ROOT
 
-STRICT = ("plugins", "sandbox", "rig", "chaos")
+MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos")
 """Folders that mypy checks."""
-ALONE = "tests/acceptance"
+ACCEPTANCE_TESTS = "tests/acceptance"
 """Tests of the running product: a stack each for the benches, for commerce and for all others (tests/conftest.py)."""
-LOCKED = ("requirements", "requirements-image", "bench/requirements", "rig/containers/requirements")
+LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
 """Lists of libraries (.in) with their lock files (.txt)."""
-_NAME = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
 
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
     """Set up, then run the tests; arguments go to pytest."""
-    raise typer.Exit(_tests(context.args) if context.args else _whole_suite())
+    raise typer.Exit(_run_pytest(context.args) if context.args else _run_test_suite())
 
 
 @app.command()
@@ -39,10 +39,10 @@ def check() -> None:
     steps: dict[str, Callable[[], int]] = {
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
-        "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *STRICT]),
-        "lock files": _locks_are_consistent,
+        "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
+        "lock files": _check_locks,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
-        "tests": _whole_suite,
+        "tests": _run_test_suite,
     }
     failed = []
     for name, step in steps.items():
@@ -58,13 +58,15 @@ def check() -> None:
 
 def lock_problems(wanted: Path, locked: Path) -> list[str]:
     """What requirements.in asks for and the lock file lacks, or has unhashed."""
-    pinned = pins(locked)
-    problems = [f"{match[1]} has no hash" for match, block in _blocks(locked) if "--hash=sha256:" not in block]
+    pinned = locked_versions(locked)
+    problems = [
+        f"{match[1]} has no hash" for match, block in _requirement_blocks(locked) if "--hash=sha256:" not in block
+    ]
     for line in wanted.read_text(encoding="utf-8").splitlines():
-        match = _NAME.match(line)
+        match = _REQUIREMENT.match(line)
         if match is None:
             continue
-        found = pinned.get(_normal(match[1]), set())
+        found = pinned.get(_normalize(match[1]), set())
         if not found:
             problems.append(f"{match[1]} is not locked")
         elif match[3] and not fnmatch.filter(found, match[3]):
@@ -72,43 +74,43 @@ def lock_problems(wanted: Path, locked: Path) -> list[str]:
     return problems
 
 
-def pins(locked: Path) -> dict[str, set[str]]:
+def locked_versions(locked: Path) -> dict[str, set[str]]:
     """The versions that a lock file has of each library; several where they differ by Python."""
     found: dict[str, set[str]] = {}
-    for match, _ in _blocks(locked):
-        found.setdefault(_normal(match[1]), set()).add(match[3] or "")
+    for match, _ in _requirement_blocks(locked):
+        found.setdefault(_normalize(match[1]), set()).add(match[3] or "")
     return found
 
 
-def _blocks(locked: Path) -> Iterator[tuple[re.Match[str], str]]:
+def _requirement_blocks(locked: Path) -> Iterator[tuple[re.Match[str], str]]:
     for block in re.split(r"\n(?=\S)", locked.read_text(encoding="utf-8")):
-        if match := _NAME.match(block):
+        if match := _REQUIREMENT.match(block):
             yield match, block
 
 
-def _normal(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _locks_are_consistent() -> int:
+def _check_locks() -> int:
     found = 0
-    for name in LOCKED:
+    for name in LOCK_FILES:
         for problem in lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt"):
             found += 1
             err.print(f"{name}.txt: {problem}; make it anew with the command on top of {name}.in", markup=False)
     return found
 
 
-def _whole_suite() -> int:
+def _run_test_suite() -> int:
     # Three on two cores: the one that breaks a stack mostly waits.
-    others = _tests(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ALONE}"])
-    return _tests(["-n", "3", "--no-loadscope-reorder", ALONE]) or others
+    others = _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ACCEPTANCE_TESTS}"])
+    return _run_pytest(["-n", "3", "--no-loadscope-reorder", ACCEPTANCE_TESTS]) or others
 
 
-def _tests(arguments: Sequence[str]) -> int:
+def _run_pytest(arguments: Sequence[str]) -> int:
     current = stack()
-    with current.set_up_meanwhile():
-        return _run([sys.executable, "-P", "-m", "pytest", *arguments], current.environment())
+    with current.temporary_setup():
+        return _run([sys.executable, "-P", "-m", "pytest", *arguments], current.subprocess_environment())
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> int:

@@ -13,35 +13,38 @@ from rich.text import Text
 
 from backline.airflow.rest import AirflowRest
 from backline.airflow.runs import AirflowRuns
-from backline.stack.lifecycle import Stack
+from stack.lifecycle import Stack
 
 PIPE_WIDTH = 240
-ELSEWHERE = ("BACKLINE_DATABASE_URL", "BACKLINE_URL", "BACKLINE_USER", "BACKLINE_PASSWORD")
+INSTALLATION_VARIABLES = ("BACKLINE_DATABASE_URL", "BACKLINE_URL", "BACKLINE_USER", "BACKLINE_PASSWORD")
 """Set these, and the commands work on that installation in place of the embedded one."""
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def progress(line: str) -> None:
+def print_progress(line: str) -> None:
     """One step of something longer."""
     err.print(f"backline: {line}", style="dim", markup=False)
 
 
 def stack() -> Stack:
     """The copy of the stack that BACKLINE_HOME and BACKLINE_PORT name."""
-    return Stack(progress)
+    return Stack(print_progress)
 
 
-def exports() -> dict[str, str]:
+def installation_variables() -> dict[str, str]:
     """The variables of the installation that commands work on."""
-    return {**stack().exports(), **{name: os.environ[name] for name in ELSEWHERE if os.environ.get(name)}}
+    return {
+        **stack().variables(),
+        **{name: os.environ[name] for name in INSTALLATION_VARIABLES if os.environ.get(name)},
+    }
 
 
 @contextmanager
 def airflow_api() -> Iterator[AirflowRest]:
     """Airflow's REST API, as the user of BACKLINE_USER."""
-    known = exports()
+    known = installation_variables()
     with AirflowRest(known["BACKLINE_URL"], known["BACKLINE_USER"], known["BACKLINE_PASSWORD"]) as rest:
         yield rest
 
@@ -49,14 +52,14 @@ def airflow_api() -> Iterator[AirflowRest]:
 @contextmanager
 def airflow_runs() -> Iterator[AirflowRuns]:
     """Airflow's runs, as dead letters see them."""
-    known = exports()
+    known = installation_variables()
     # What touches DAG files reads Airflow's settings.
     os.environ.update({name: value for name, value in known.items() if name.startswith("AIRFLOW")})
     with airflow_api() as rest:
         yield AirflowRuns(rest, known["BACKLINE_URL"])
 
 
-def operator() -> str:
+def current_operator() -> str:
     """Who runs the command, for what is written down about it."""
     return f"{pwd.getpwuid(os.geteuid()).pw_name} (command)"
 
@@ -71,7 +74,7 @@ def show_table(table: Table) -> None:
     (out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)).print(table)
 
 
-def in_short(text: str, most: int = 90) -> str:
+def shorten(text: str, max_length: int = 90) -> str:
     """The last line of a text, cut."""
     line = text.strip().splitlines()[-1] if text.strip() else ""
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return line if len(line) <= max_length else line[: max_length - 1] + "…"

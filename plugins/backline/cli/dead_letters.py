@@ -13,12 +13,20 @@ import typer
 from rich.table import Table
 
 from backline.cli.app import app
-from backline.cli.console import add_row, airflow_runs, exports, in_short, operator, out, show_table
-from backline.cli.trigger import json_object
-from backline.dead_letters import replay as acts
+from backline.cli.console import (
+    add_row,
+    airflow_runs,
+    current_operator,
+    installation_variables,
+    out,
+    shorten,
+    show_table,
+)
+from backline.cli.trigger import parse_json_object
+from backline.dead_letters import actions as acts
 from backline.dead_letters.export import export as exported
-from backline.dead_letters.export import plain
-from backline.dead_letters.letters import Filter, Letters
+from backline.dead_letters.export import to_json_row
+from backline.dead_letters.store import DeadLetterStore, Filter
 from backline.errors import InvalidInput
 
 group = typer.Typer(
@@ -45,22 +53,22 @@ def list_letters(
     name: Name = None,
     failure_class: Class = None,
     hours: Hours = None,
-    most: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, newest first; open ones if no state is given."""
-    with _letters() as letters:
-        rows = list(letters.every(_filter(state, kind, name, failure_class, hours), most))
+    with _open_store() as letters:
+        rows = list(letters.every(_filter(state, kind, name, failure_class, hours), limit))
     if as_json:
-        typer.echo(json.dumps([plain(row) for row in rows], indent=2))
+        typer.echo(json.dumps([to_json_row(row) for row in rows], indent=2))
         return
     if not rows:
         out.print("No dead letters here.")
         return
-    table = Table("id", "state", "what", "class", "tries", "failed", "why", box=None)
+    table = Table("id", "state", "what", "class", "attempts", "failed", "why", box=None)
     for row in rows:
-        add_row(table, str(row["id"]), row["state"], _what(row), row["class"], str(row["tries"]),
-            f"{row['failed_at'].astimezone():%Y-%m-%d %H:%M:%S}", in_short(row["cause"]),
+        add_row(table, str(row["id"]), row["state"], _describe(row), row["class"], str(row["attempts"]),
+            f"{row['failed_at'].astimezone():%Y-%m-%d %H:%M:%S}", shorten(row["cause"]),
         )  # fmt: skip
     show_table(table)
 
@@ -68,8 +76,8 @@ def list_letters(
 @group.command()
 def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Show one dead letter with all that is known of it."""
-    with _letters() as letters:
-        row = plain(letters.get(letter_id))
+    with _open_store() as letters:
+        row = to_json_row(letters.get(letter_id))
     if as_json:
         typer.echo(json.dumps(row, indent=2))
         return
@@ -98,15 +106,17 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Try again: a job as a new run, a message under its own id (edited: as a new one), a DAG file read anew."""
-    changed = None if edited is None else json_object("--edited", edited)
+    changed = None if edited is None else parse_json_object("--edited", edited)
     if changed is not None and (everything or len(ids or []) != 1):
         raise InvalidInput("--edited", "is for one dead letter; give its id")
-    with _letters() as letters, airflow_runs() as runs:
+    with _open_store() as letters, airflow_runs() as runs:
 
-        def act(letter_id: int) -> acts.Replayed:
-            return acts.replay(letters, runs, letter_id, by=operator(), edited=changed, reason=reason)
+        def act(letter_id: int) -> acts.ReplayResult:
+            return acts.replay(letters, runs, letter_id, by=current_operator(), edited=changed, reason=reason)
 
-        _act(letters, act, ids, everything, _filter("open", kind, name, failure_class, hours), yes, as_json, "replayed")
+        _apply(
+            letters, act, ids, everything, _filter("open", kind, name, failure_class, hours), yes, as_json, "replayed"
+        )
 
 
 @group.command()
@@ -122,12 +132,12 @@ def discard(
     as_json: AsJson = False,
 ) -> None:
     """Give up, saying why."""
-    with _letters() as letters:
+    with _open_store() as letters:
 
         def act(letter_id: int) -> None:
-            acts.discard(letters, letter_id, by=operator(), reason=reason)
+            acts.discard(letters, letter_id, by=current_operator(), reason=reason)
 
-        _act(
+        _apply(
             letters, act, ids, everything, _filter("open", kind, name, failure_class, hours), yes, as_json, "discarded"
         )
 
@@ -144,7 +154,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
 ) -> None:
     """Write dead letters as JSON lines or CSV."""
-    with _letters() as letters:
+    with _open_store() as letters:
         lines = exported(letters.every(_filter(state, kind, name, failure_class, hours)), "jsonl" if as_json else form)
         if file is None:
             sys.stdout.writelines(lines)
@@ -156,8 +166,8 @@ def export(
             raise InvalidInput("--output", f"{file}: {exc.strerror}; give a file that you can write") from exc
 
 
-def _act(
-    letters: Letters,
+def _apply(
+    letters: DeadLetterStore,
     act: Callable[[int], object],
     ids: list[int] | None,
     everything: bool,
@@ -169,13 +179,13 @@ def _act(
     if everything == bool(ids):
         raise InvalidInput("ID", "give one or more ids, or --all with filters, not both")
     if everything:
-        report = acts.bulk(letters, wanted, act, dry_run=not yes)
-        _report(done, report.dry_run, report.done, report.failed, as_json)
+        report = acts.run_bulk(letters, wanted, act, dry_run=not yes)
+        _print_report(done, report.dry_run, report.done, report.failed, as_json)
         raise typer.Exit(1 if report.failed else 0)
     answers: list[dict[str, Any]] = []
     for letter_id in ids or []:
         answer = act(letter_id)
-        reference = answer.reference if isinstance(answer, acts.Replayed) else None
+        reference = answer.reference if isinstance(answer, acts.ReplayResult) else None
         answers.append({"id": letter_id, done: True, "as": reference})
         if not as_json:
             out.print(f"{letter_id} {done}" + (f" as {reference}" if reference else ""), markup=False)
@@ -183,7 +193,7 @@ def _act(
         typer.echo(json.dumps(answers))
 
 
-def _report(done: str, dry_run: bool, ids: list[int], failed: dict[int, str], as_json: bool) -> None:
+def _print_report(done: str, dry_run: bool, ids: list[int], failed: dict[int, str], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, done: ids, "failed": failed}))
         return
@@ -196,8 +206,8 @@ def _report(done: str, dry_run: bool, ids: list[int], failed: dict[int, str], as
         out.print(f"{letter_id}: {why}", markup=False)
 
 
-def _letters() -> Any:
-    return Letters.open(exports()["BACKLINE_DATABASE_URL"])
+def _open_store() -> Any:
+    return DeadLetterStore.open(installation_variables()["BACKLINE_DATABASE_URL"])
 
 
 def _filter(
@@ -207,7 +217,7 @@ def _filter(
     return Filter(None if state == "all" else state, kind, name, failure_class, since)
 
 
-def _what(row: dict[str, Any]) -> str:
+def _describe(row: dict[str, Any]) -> str:
     if row["kind"] == "message":
         return f"message {row['name']} {row['message_id']}"
     if row["kind"] == "import":

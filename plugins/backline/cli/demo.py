@@ -14,6 +14,6 @@ def demo(
     stop: Annotated[bool, typer.Option("--stop", help="Stop everything when it is done.")] = False,
 ) -> None:
     """Set up, start, do real work through Airflow's REST API, and show what happened."""
-    from backline.demo import run
+    from demo import run
 
     raise typer.Exit(run(stop))

@@ -13,11 +13,11 @@ from psycopg.rows import dict_row
 
 from backline.cli.app import app
 from backline.cli.console import err, out, stack
-from backline.db.connect import translated
-from backline.outbox import history
-from backline.outbox.story import Event, moment
+from backline.db.connect import translate_errors
+from backline.outbox import queries
+from backline.outbox.timeline import TimelineEvent, format_time
 
-SHOWN_CHARACTERS = 200
+MAX_FIELD_LENGTH = 200
 """Of each payload field, in the terminal; --json has all."""
 
 
@@ -28,47 +28,47 @@ def inspect(
 ) -> None:
     """Show a message's timeline, and why it was or was not sent."""
     current = stack()
-    with translated(), psycopg.connect(current.cluster.dsn("backline"), row_factory=dict_row) as connection:
+    with translate_errors(), psycopg.connect(current.cluster.dsn("backline"), row_factory=dict_row) as connection:
         ids = [message_id]
-        if (found := history.find(connection, message_id)) is None:
-            ids = [int(row["id"]) for row in history.group(connection, message_id)]
-        stories = [story for one in ids if (story := found or history.find(connection, one)) is not None]
+        if (found := queries.get_message(connection, message_id)) is None:
+            ids = [int(row["id"]) for row in queries.get_group(connection, message_id)]
+        stories = [story for one in ids if (story := found or queries.get_message(connection, one)) is not None]
     if not stories:
         err.print(f"backline: there is no message {message_id}: it never was, or it was pruned", markup=False)
         raise typer.Exit(1)
     url = f"http://localhost:{current.paths.port}"
     if as_json:
-        answers = [_answer(story, url) for story in stories]
+        answers = [_as_dict(story, url) for story in stories]
         typer.echo(json.dumps(answers[0] if found else answers, indent=2, default=_iso))
         return
     for story in stories:
         _show(story, url)
 
 
-def _answer(story: history.History, url: str) -> dict[str, Any]:
-    facts = asdict(story.facts)
+def _as_dict(story: queries.MessageDetails, url: str) -> dict[str, Any]:
+    facts = asdict(story.message)
     del facts["now"], facts["dispatchers"]
-    timeline = [{**asdict(event), "log": _log(event, url)} for event in story.timeline]
-    return {**facts, "payload": dict(story.payload), "why": story.why, "timeline": timeline}
+    timeline = [{**asdict(event), "log": _log_url(event, url)} for event in story.timeline]
+    return {**facts, "payload": dict(story.payload), "why": story.explanation, "timeline": timeline}
 
 
-def _show(story: history.History, url: str) -> None:
-    facts = story.facts
+def _show(story: queries.MessageDetails, url: str) -> None:
+    facts = story.message
     out.print(f"message {facts.id}  {facts.type} to {facts.recipient} by {facts.lane}: {facts.state}", markup=False)
-    out.print(story.why, style="bold", markup=False)
+    out.print(story.explanation, style="bold", markup=False)
     for event in story.timeline:
-        at = moment(event.at) if event.at else ""
+        at = format_time(event.at) if event.at else ""
         out.print(f"{at:24} {event.event:10} {event.text}", markup=False)
-        if log := _log(event, url):
+        if log := _log_url(event, url):
             out.print(f"{'':35} {log}", markup=False)
     for name, value in story.payload.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        cut = f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)" if len(text) > SHOWN_CHARACTERS else text
+        cut = f"{text[:MAX_FIELD_LENGTH]}… ({len(text):,} characters)" if len(text) > MAX_FIELD_LENGTH else text
         out.print(f"  {name}: {cut}", markup=False)
 
 
-def _log(event: Event, url: str) -> str | None:
-    path = event.tried.log_path() if event.tried else None
+def _log_url(event: TimelineEvent, url: str) -> str | None:
+    path = event.attempt.log_path() if event.attempt else None
     return path and f"{url}{path}"
 
 

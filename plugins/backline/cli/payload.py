@@ -12,7 +12,7 @@ import typer
 
 from backline.errors import InvalidInput
 from backline.messages import MessageType, spec
-from backline.messages.secrets import REFERENCE, is_sealed
+from backline.messages.secrets import REFERENCE_KEY, is_encrypted
 
 TypeName = Annotated[str, typer.Argument(metavar="TYPE", help="A message type; docs/messages.md lists them.")]
 Payload = Annotated[
@@ -24,13 +24,13 @@ Fields = Annotated[
 ]
 
 
-def given(kind: type[MessageType], payload: str | None, fields: Sequence[str]) -> dict[str, Any]:
+def parse_payload(kind: type[MessageType], payload: str | None, fields: Sequence[str]) -> dict[str, Any]:
     """What the two options say; InvalidInput names the field that is wrong, or a secret in the clear."""
-    found = _of_json(kind, payload) if payload is not None else {}
-    return found | {name: value for field in fields for name, value in [_of_field(kind, field)]}
+    found = _parse_json(kind, payload) if payload is not None else {}
+    return found | {name: value for field in fields for name, value in [_parse_field(kind, field)]}
 
 
-def asked(kind: type[MessageType], payload: dict[str, Any]) -> dict[str, Any]:
+def prompt_secrets(kind: type[MessageType], payload: dict[str, Any]) -> dict[str, Any]:
     """The payload with the secrets that it needs and lacks, asked for on the terminal."""
     rules = spec(kind)["fields"]
     for name in sorted(kind.secret_fields - set(payload)):
@@ -42,21 +42,21 @@ def asked(kind: type[MessageType], payload: dict[str, Any]) -> dict[str, Any]:
     return payload
 
 
-def _of_json(kind: type[MessageType], text: str) -> dict[str, Any]:
+def _parse_json(kind: type[MessageType], text: str) -> dict[str, Any]:
     from_file = text.startswith("@")
     try:
-        loaded = json.loads(_file("--payload", text[1:]) if from_file else text)
+        loaded = json.loads(_read_file("--payload", text[1:]) if from_file else text)
     except ValueError as exc:
         raise InvalidInput("--payload", f"is not JSON: {exc}") from None
     if not isinstance(loaded, dict):
         raise InvalidInput("--payload", 'must be a JSON object such as {"name": "Ann"}')
     if not from_file:
         for name in sorted(kind.secret_fields & set(loaded)):
-            _refuse_clear(name, loaded[name])
+            _reject_plaintext(name, loaded[name])
     return loaded
 
 
-def _of_field(kind: type[MessageType], text: str) -> tuple[str, Any]:
+def _parse_field(kind: type[MessageType], text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     rules: Mapping[str, Any] = spec(kind)["fields"]
     if not separator or name not in rules:
@@ -64,7 +64,7 @@ def _of_field(kind: type[MessageType], text: str) -> tuple[str, Any]:
             "--set", f"{name!r} must be FIELD=VALUE with a field of {kind.type_name}: {', '.join(rules)}"
         )
     if name in kind.secret_fields:
-        return name, _secret(name, value)
+        return name, _parse_secret(name, value)
     kinds = set(rules[name]["type"]) - {"null"}
     if kinds == {"string"}:
         return name, value
@@ -76,19 +76,19 @@ def _of_field(kind: type[MessageType], text: str) -> tuple[str, Any]:
         raise InvalidInput(name, f"must be JSON of type {' or '.join(sorted(kinds))}") from None
 
 
-def _secret(name: str, value: str) -> Any:
+def _parse_secret(name: str, value: str) -> Any:
     if value.startswith("@"):
-        return _file(name, value[1:]).rstrip("\r\n")
+        return _read_file(name, value[1:]).rstrip("\r\n")
     try:
         parsed = json.loads(value)
     except ValueError:
         parsed = value
-    _refuse_clear(name, parsed)
+    _reject_plaintext(name, parsed)
     return parsed
 
 
-def _refuse_clear(name: str, value: object) -> None:
-    if value is not None and not is_sealed(value) and not (isinstance(value, Mapping) and REFERENCE in value):
+def _reject_plaintext(name: str, value: object) -> None:
+    if value is not None and not is_encrypted(value) and not (isinstance(value, Mapping) and REFERENCE_KEY in value):
         raise InvalidInput(
             name,
             "is secret and would stay in the shell's history and the list of processes: leave it out to be asked, "
@@ -96,7 +96,7 @@ def _refuse_clear(name: str, value: object) -> None:
         )
 
 
-def _file(name: str, path: str) -> str:
+def _read_file(name: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as exc:

@@ -13,26 +13,26 @@ from typing import Annotated, Any
 import typer
 
 from backline.channels.email import headers, mime
-from backline.channels.email.addresses import parse
+from backline.channels.email.addresses import parse_address
 from backline.channels.email.content import EmailContent
-from backline.channels.email.plain_text import text_of
+from backline.channels.email.plain_text import html_to_text
 from backline.channels.sms import segments
 from backline.cli.app import app
 from backline.cli.console import err, out
-from backline.cli.payload import Fields, Payload, TypeName, given
+from backline.cli.payload import Fields, Payload, TypeName, parse_payload
 from backline.errors import InvalidInput
 from backline.messages import EmailMessage, MessageType, PushMessage, SmsMessage, registry
-from backline.messages.leaving import with_way_out
-from backline.messages.secrets import in_the_clear
-from backline.preferences.unsubscribe import link_of
+from backline.messages.secrets import plaintext
+from backline.messages.unsubscribe import with_unsubscribe
+from backline.preferences.unsubscribe import link_for_token
 from backline.settings import settings
 
-GMAIL_CLIPS = 102 * 1024
+GMAIL_CLIP_BYTES = 102 * 1024
 """Bytes of HTML from which Gmail shows only the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class PartSizes:
     """Bytes of each part, and of all that is handed to the mail server."""
 
     text: int
@@ -53,7 +53,7 @@ def preview(
 ) -> None:
     """Render a message of a type: its sample, or your payload. Nothing is sent, secrets are made up."""
     kind = registry.get(type_name)
-    filled = _payload(kind, payload, fields or [], language)
+    filled = _build_payload(kind, payload, fields or [], language)
     message = kind.parse(filled)
     if not isinstance(message, EmailMessage):
         if html is not None or show:
@@ -62,20 +62,20 @@ def preview(
             )
         _print_short(message, text_only=text, as_json=as_json)
         return
-    content = _rendered(message, filled)
-    body = mime.normalized(content.text if content.text is not None else text_of(content.html or ""))
-    sizes = _sizes(content, body)
+    content = _render(message, filled)
+    body = mime.normalize_newlines(content.text if content.text is not None else html_to_text(content.html or ""))
+    sizes = _measure(content, body)
     if html is not None:
-        _write(html, content)
+        _write_html(html, content)
     if show:
         with tempfile.NamedTemporaryFile(
             "w", suffix=".html", prefix=f"{type_name}-", delete=False, encoding="utf-8"
         ) as file:
-            file.write(_html(content))
+            file.write(_require_html(content))
         err.print(f"backline: {file.name}", markup=False)
         webbrowser.open(Path(file.name).as_uri())
     if as_json:
-        typer.echo(json.dumps(_everything(message, content, body, sizes), ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(_as_dict(message, content, body, sizes), ensure_ascii=False, indent=2))
     elif text:
         typer.echo(body, nl=False)
     else:
@@ -85,8 +85,10 @@ def preview(
             _print_short(message, text_only=False, as_json=False)
 
 
-def _payload(kind: type[MessageType], payload: str | None, fields: list[str], language: str | None) -> dict[str, Any]:
-    found = given(kind, payload, fields)
+def _build_payload(
+    kind: type[MessageType], payload: str | None, fields: list[str], language: str | None
+) -> dict[str, Any]:
+    found = parse_payload(kind, payload, fields)
     if payload is None:
         found = kind.sample() | found
     if language is not None:
@@ -94,41 +96,41 @@ def _payload(kind: type[MessageType], payload: str | None, fields: list[str], la
             raise InvalidInput("--language", f"{kind.type_name} has no language: it says what its payload says")
         found["language"] = language
     # Nothing is opened or looked up for a preview.
-    return dict(in_the_clear(kind, found, kind.stand_in))
+    return dict(plaintext(kind, found, kind.fake_secret))
 
 
-def _rendered(message: EmailMessage, payload: dict[str, Any]) -> EmailContent:
+def _render(message: EmailMessage, payload: dict[str, Any]) -> EmailContent:
     if message.topic_of(payload) is None:
         return message.email()
-    return with_way_out(message, lambda: link_of("preview"))
+    return with_unsubscribe(message, lambda: link_for_token("preview"))
 
 
-def _sizes(content: EmailContent, body: str) -> Sizes:
-    sender = parse(settings().email.from_address, "email.from_address")
-    data = mime.build(
+def _measure(content: EmailContent, body: str) -> PartSizes:
+    sender = parse_address(settings().email.from_address, "email.from_address")
+    data = mime.build_message(
         content,
-        sender=headers.mailboxes("From", (sender,)),
-        to=parse("ann@example.com", "to"),
+        sender=headers.address_header("From", (sender,)),
+        to=parse_address("ann@example.com", "to"),
         message_id=f"<preview@{settings().email.message_id_domain}>",
         date=int(time.time()),
     )
-    return Sizes(len(body.encode()), len((content.html or "").encode()), len(data))
+    return PartSizes(len(body.encode()), len((content.html or "").encode()), len(data))
 
 
-def _html(content: EmailContent) -> str:
+def _require_html(content: EmailContent) -> str:
     if content.html is None:
         raise InvalidInput("--html", "this message has no HTML part")
     return content.html
 
 
-def _write(file: Path, content: EmailContent) -> None:
+def _write_html(file: Path, content: EmailContent) -> None:
     try:
-        file.write_text(_html(content), encoding="utf-8")
+        file.write_text(_require_html(content), encoding="utf-8")
     except OSError as exc:
         raise InvalidInput("--html", f"cannot write {str(file)!r}: {exc.strerror or exc}") from None
 
 
-def _everything(message: EmailMessage, content: EmailContent, body: str, sizes: Sizes) -> dict[str, Any]:
+def _as_dict(message: EmailMessage, content: EmailContent, body: str, sizes: PartSizes) -> dict[str, Any]:
     return {
         "type": message.type_name,
         "subject": content.subject,
@@ -140,19 +142,19 @@ def _everything(message: EmailMessage, content: EmailContent, body: str, sizes: 
             for file in content.attachments
         ],
         "bytes": {"text": sizes.text, "html": sizes.html, "message": sizes.message},
-        **({"sms": _as_text(message.sms())} if isinstance(message, SmsMessage) else {}),
+        **({"sms": _sms_details(message.sms())} if isinstance(message, SmsMessage) else {}),
     }
 
 
-def _as_text(body: str) -> dict[str, Any]:
-    counted = segments.count(body)
+def _sms_details(body: str) -> dict[str, Any]:
+    counted = segments.count_segments(body)
     return {"text": body, "encoding": counted.encoding, "characters": len(body), "segments": counted.parts}
 
 
 def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> None:
     """What goes out by SMS or as a push notification."""
     if isinstance(message, SmsMessage):
-        found = _as_text(message.sms())
+        found = _sms_details(message.sms())
         size = f"Size: {found['segments']} x SMS in {found['encoding']}, {found['characters']} characters"
     elif isinstance(message, PushMessage):
         pushed = message.push()
@@ -168,7 +170,7 @@ def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> Non
         out.print(f"{size}\n\n{found['text']}", markup=False)
 
 
-def _print(content: EmailContent, body: str, sizes: Sizes) -> None:
+def _print(content: EmailContent, body: str, sizes: PartSizes) -> None:
     lines = [("Subject", content.subject), *content.headers.items()]
     lines += [
         ("Attached", f"{file.filename} ({file.content_type}, {_kilobytes(len(file.content))})")
@@ -180,8 +182,10 @@ def _print(content: EmailContent, body: str, sizes: Sizes) -> None:
     ))  # fmt: skip
     for name, value in lines:
         out.print(f"{name}: {value}", markup=False)
-    if sizes.html > GMAIL_CLIPS:
-        err.print(f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIPS)} of the HTML part; make it shorter")
+    if sizes.html > GMAIL_CLIP_BYTES:
+        err.print(
+            f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIP_BYTES)} of the HTML part; make it shorter"
+        )
     out.print(f"\n{body}", markup=False, end="")
 
 

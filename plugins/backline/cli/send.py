@@ -13,14 +13,14 @@ from psycopg.rows import dict_row
 
 from backline.cli.app import app
 from backline.cli.console import out, stack
-from backline.cli.payload import Fields, Payload, TypeName, asked, given
-from backline.db.connect import translated
+from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
+from backline.db.connect import translate_errors
 from backline.db.statements import statement
+from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import DatabaseFailure, InvalidInput
 from backline.messages import MessageType, registry
-from backline.messages.fields import read_moment
-from backline.messages.secrets import is_sealed, reference, sealed
-from backline.sealing import KEYS_VARIABLE, Sealer
+from backline.messages.fields import parse_timestamp
+from backline.messages.secrets import encrypt_secrets, is_encrypted, parse_reference
 
 
 @app.command()
@@ -44,10 +44,10 @@ def send(
     """Send one message; say its id and where to look."""
     kind = registry.get(type_name)
     recipient = kind.check_recipient(to)
-    content = asked(kind, given(kind, payload, fields or []))
-    _check(kind, content)
+    content = prompt_secrets(kind, parse_payload(kind, payload, fields or []))
+    _validate(kind, content)
     rows = _enqueue({
-        "type": type_name, "recipient": recipient, "payload": json.dumps(_sealed(kind, content)), "due_at": _time(at),
+        "type": type_name, "recipient": recipient, "payload": json.dumps(_encrypt_secrets(kind, content)), "due_at": _parse_time(at),
         "priority": None, "idempotency_key": key, "expires_at": kind.expiry(content, datetime.now(UTC)), "request_id": None, "lane": lane,
     })  # fmt: skip
     if as_json:
@@ -61,27 +61,27 @@ def send(
     out.print(f"Look: ./backline inspect {rows[0]['group_id'] or rows[0]['id']}", markup=False)
 
 
-def _check(kind: type[MessageType], content: dict[str, Any]) -> None:
+def _validate(kind: type[MessageType], content: dict[str, Any]) -> None:
     """By the whole model, with stand-ins for secrets that are elsewhere or sealed already."""
     shown = dict(content)
     for name in kind.secret_fields & set(content):
         if isinstance(content[name], dict):
-            reference(kind, name, content[name])
-        if isinstance(content[name], dict) or is_sealed(content[name]):
-            shown[name] = kind.stand_in(name)
+            parse_reference(kind, name, content[name])
+        if isinstance(content[name], dict) or is_encrypted(content[name]):
+            shown[name] = kind.fake_secret(name)
     kind.parse(shown)
 
 
-def _sealed(kind: type[MessageType], content: dict[str, Any]) -> dict[str, Any]:
+def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[str, Any]:
     if not kind.secret_fields:
         return content
     keys = os.environ.get(KEYS_VARIABLE) or stack().secrets.backline_fernet_keys
-    return sealed(kind, content, Sealer(key.strip() for key in keys.split(",")).seal)
+    return encrypt_secrets(kind, content, Encryptor(key.strip() for key in keys.split(",")).encrypt)
 
 
-def _time(text: str | None) -> object:
+def _parse_time(text: str | None) -> object:
     try:
-        return None if text is None else read_moment(text)
+        return None if text is None else parse_timestamp(text)
     except ValueError as exc:
         raise InvalidInput("--at", str(exc)) from None
 
@@ -90,9 +90,9 @@ def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
     """In one transaction; the rows as they stand then, one a channel."""
     dsn = os.environ.get("BACKLINE_DATABASE_URL") or stack().cluster.dsn("backline")
     try:
-        with translated(), psycopg.connect(dsn, row_factory=dict_row) as connection:
+        with translate_errors(), psycopg.connect(dsn, row_factory=dict_row) as connection:
             made = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}
-            taken = connection.execute(statement("outbox", "message_taken"), made).fetchall()
+            taken = connection.execute(statement("outbox", "message_list_enqueued"), made).fetchall()
             return [
                 row
                 for one in taken

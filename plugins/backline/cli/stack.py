@@ -15,17 +15,17 @@ from rich.table import Table
 
 from backline.cli.app import PASS_THROUGH, app
 from backline.cli.console import err, out, stack
-from backline.db.connect import translated
+from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.settings import settings
-from backline.stack.environment import shell
-from backline.stack.lifecycle import Stack
-from backline.stack.postgres import BY_HAND
-from backline.stack.supervise import log_files
+from stack.environment import to_shell_exports
+from stack.lifecycle import Stack
+from stack.postgres import MANUAL_RUN_DATABASE
+from stack.supervisor import log_files
 
-COUNTED_AT_MOST = 100_000
+PENDING_COUNT_LIMIT = 100_000
 """Waiting messages are counted up to here, so that a look at a flooded lane stays quick."""
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
 
 
 @app.command()
@@ -42,7 +42,7 @@ def up() -> None:
     current = stack()
     if not current.up():
         err.print("backline: already up")
-    _print_where(current)
+    _print_addresses(current)
 
 
 @app.command()
@@ -63,15 +63,15 @@ def restart(
     current.down()
     current = stack()
     current.up()
-    _print_where(current)
+    _print_addresses(current)
 
 
 @app.command()
-def status(as_json: Json = False) -> None:
+def status(as_json: AsJson = False) -> None:
     """Show services, ports and how much waits in each lane."""
     current = stack()
     states = current.supervisor.states()
-    port = current.supervisor.running_port() if states else current.paths.port
+    port = current.supervisor.configured_port() if states else current.paths.port
     answer: dict[str, Any] = {
         "home": str(current.paths.home),
         "running": bool(states),
@@ -84,7 +84,7 @@ def status(as_json: Json = False) -> None:
             "trigger logs": port + 4,
         },
         "services": {name: asdict(state) for name, state in states.items()},
-        "lanes": _lanes(current) if "postgres" in states and states["postgres"].state == "RUNNING" else [],
+        "lanes": _lane_status(current) if "postgres" in states and states["postgres"].state == "RUNNING" else [],
     }
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -118,9 +118,9 @@ def logs(
 
 
 @app.command()
-def health(as_json: Json = False) -> None:
+def health(as_json: AsJson = False) -> None:
     """Check every component; the exit code is 0 only if all are well."""
-    found = stack().checks()
+    found = stack().health_checks()
     well = all(check.ok for check in found)
     if as_json:
         typer.echo(json.dumps({"healthy": well, "checks": [asdict(check) for check in found]}, indent=2))
@@ -135,31 +135,33 @@ def health(as_json: Json = False) -> None:
 @app.command()
 def env() -> None:
     """Print shell exports to use the stack from outside: eval "$(./backline env)"."""
-    typer.echo(shell(stack().exports()), nl=False)
+    typer.echo(to_shell_exports(stack().variables()), nl=False)
 
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def airflow(context: typer.Context) -> None:
     """Run the Airflow CLI in the stack's environment, starting what it needs."""
     current = stack()
-    current.start_basics()
+    current.start_base_services()
     sys.stdout.flush()
-    metadata = BY_HAND if context.args[:2] == ["dags", "test"] else "airflow"
-    os.execve(sys.executable, [sys.executable, "-P", "-m", "airflow", *context.args], current.environment(metadata))  # noqa: S606
+    metadata = MANUAL_RUN_DATABASE if context.args[:2] == ["dags", "test"] else "airflow"
+    os.execve(
+        sys.executable, [sys.executable, "-P", "-m", "airflow", *context.args], current.subprocess_environment(metadata)
+    )  # noqa: S606
 
 
-def _lanes(current: Stack) -> list[dict[str, Any]]:
+def _lane_status(current: Stack) -> list[dict[str, Any]]:
     config = settings()
     look = {
         "lanes": list(config.lanes),
         "heartbeat_timeout": config.outbox.heartbeat_timeout_seconds,
-        "most": [COUNTED_AT_MOST] * len(config.lanes),
+        "count_limits": [PENDING_COUNT_LIMIT] * len(config.lanes),
     }
-    with translated(), psycopg.connect(current.cluster.dsn("backline"), row_factory=dict_row) as connection:
+    with translate_errors(), psycopg.connect(current.cluster.dsn("backline"), row_factory=dict_row) as connection:
         return connection.execute(statement("outbox", "lane_status"), look).fetchall()
 
 
-def _print_where(current: Stack) -> None:
+def _print_addresses(current: Stack) -> None:
     out.print(
         f"Airflow   http://localhost:{current.paths.port}   user admin, password {current.secrets.admin_password}",
         markup=False,

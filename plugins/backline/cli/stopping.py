@@ -10,13 +10,13 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def leave_when_told() -> None:
+def exit_on_signal() -> None:
     """From here on each of the signals leaves through every `with`, so that what was started is ended."""
     for number in SIGNALS:
-        signal.signal(number, _leave)
+        signal.signal(number, _handle_signal)
 
 
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+def _handle_signal(number: int, _frame: FrameType | None) -> NoReturn:
     for each in SIGNALS:  # a second one does not disturb that
         signal.signal(each, signal.SIG_IGN)
     if number == signal.SIGINT:

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from backline.audit_trail import Who
+from backline.audit_trail import Actor
 from backline.cli.app import app
-from backline.cli.console import add_row, exports, in_short, operator, out, show_table
+from backline.cli.console import add_row, current_operator, installation_variables, out, shorten, show_table
 from backline.db.session import Session, session
 from backline.errors import InvalidInput
-from backline.messages.fields import read_moment
-from backline.preferences import records
+from backline.messages.fields import parse_timestamp
+from backline.preferences import repository
 
 group = typer.Typer(
     name="suppressions", help="Addresses that get nothing: look, add, remove.", no_args_is_help=True,
@@ -26,7 +26,7 @@ app.add_typer(group)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
 Channel = Annotated[str, typer.Option("--channel", help="email, sms, push or webhook.")]
-PAGE = 500
+PAGE_SIZE = 500
 
 
 @group.command("list")
@@ -36,21 +36,21 @@ def list_suppressions(
     reason: Annotated[
         str | None, typer.Option("--reason", help="hard_bounce, complaint, unsubscribed or manual.")
     ] = None,
-    most: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List suppressions that hold, newest first."""
-    filters = records.Filters(channel, address, reason)
+    filters = repository.SuppressionFilters(channel, address, reason)
     rows: list[dict[str, Any]] = []
-    with _connected() as connection:
-        while len(rows) < most:
+    with _connection() as connection:
+        while len(rows) < limit:
             cursor = rows[-1]["id"] if rows else None
-            page = records.suppressions(connection, filters, cursor, min(PAGE, most - len(rows)))
+            page = repository.list_suppressions(connection, filters, cursor, min(PAGE_SIZE, limit - len(rows)))
             rows += page
-            if len(page) < PAGE:
+            if len(page) < PAGE_SIZE:
                 break
     if as_json:
-        typer.echo(_json(rows))
+        typer.echo(_to_json(rows))
         return
     if not rows:
         out.print("No suppressions here.")
@@ -59,7 +59,7 @@ def list_suppressions(
     for row in rows:
         until = f"{row['until'].astimezone():%Y-%m-%d %H:%M}" if row["until"] else "for good"
         add_row(table, str(row["id"]), row["channel"], row["address"], row["reason"], row["source"],
-            f"{row['since'].astimezone():%Y-%m-%d %H:%M}", until, in_short(row["detail"] or "", 60),
+            f"{row['since'].astimezone():%Y-%m-%d %H:%M}", until, shorten(row["detail"] or "", 60),
         )  # fmt: skip
     show_table(table)
 
@@ -76,12 +76,12 @@ def add(
 ) -> None:
     """Suppress an address: nothing is sent to it any more."""
     try:
-        ends = None if until is None else read_moment(until)
+        ends = None if until is None else parse_timestamp(until)
     except ValueError as exc:
         raise InvalidInput("--until", str(exc)) from None
-    with _connected() as connection, connection.transaction():
-        row = records.suppress(connection, channel, address, Who(operator()), until=ends, detail=detail)
-    _say(row, "is suppressed", as_json)
+    with _connection() as connection, connection.transaction():
+        row = repository.suppress(connection, channel, address, Actor(current_operator()), until=ends, detail=detail)
+    _print_result(row, "is suppressed", as_json)
 
 
 @group.command()
@@ -94,29 +94,29 @@ def remove(
     """Let an address be written to again."""
     if (suppression_id is None) == (address is None):
         raise InvalidInput("ID", "give an id, or --address")
-    with _connected() as connection, connection.transaction():
+    with _connection() as connection, connection.transaction():
         if suppression_id is None:
-            found = records.suppressions(connection, records.Filters(channel, address), None, 1)
+            found = repository.list_suppressions(connection, repository.SuppressionFilters(channel, address), None, 1)
             if not found:
                 raise InvalidInput("--address", f"{address} is not suppressed for {channel}")
             suppression_id = int(found[0]["id"])
-        row = records.lift(connection, suppression_id, Who(operator()))
-    _say(row, "can be written to again", as_json)
+        row = repository.remove_suppression(connection, suppression_id, Actor(current_operator()))
+    _print_result(row, "can be written to again", as_json)
 
 
 @contextmanager
-def _connected() -> Iterator[Session]:
-    with session(exports()["BACKLINE_DATABASE_URL"], name="suppressions") as connection:
+def _connection() -> Iterator[Session]:
+    with session(installation_variables()["BACKLINE_DATABASE_URL"], name="suppressions") as connection:
         yield connection
 
 
-def _say(row: dict[str, Any], what: str, as_json: bool) -> None:
+def _print_result(row: dict[str, Any], what: str, as_json: bool) -> None:
     if as_json:
-        typer.echo(_json(row))
+        typer.echo(_to_json(row))
         return
     until = f" until {row['until'].astimezone():%Y-%m-%d %H:%M %Z}" if what == "is suppressed" and row["until"] else ""
     out.print(f"{row['channel']} {row['address']} {what}{until}", markup=False)
 
 
-def _json(value: object) -> str:
+def _to_json(value: object) -> str:
     return json.dumps(value, indent=2, default=lambda moment: moment.isoformat())

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from backline.cli.app import app
-from backline.cli.console import airflow_api, exports, out, progress
+from backline.cli.console import airflow_api, installation_variables, out, print_progress
 from backline.errors import InvalidInput, Rejected
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
 
 
 @app.command()
@@ -20,15 +20,15 @@ def trigger(
     conf: Annotated[str, typer.Option("--conf", help="Its parameters, a JSON object.")] = "{}",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended; exit code 1 if it failed.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Wait at most so many seconds.")] = 3600,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Start a job now."""
-    parameters = json_object("--conf", conf)
+    parameters = parse_json_object("--conf", conf)
     with airflow_api() as airflow:
-        run = _start(airflow, job, parameters)
-        url = f"{exports()['BACKLINE_URL']}/dags/{job}/runs/{run['dag_run_id']}"
+        run = _start_run(airflow, job, parameters)
+        url = f"{installation_variables()['BACKLINE_URL']}/dags/{job}/runs/{run['dag_run_id']}"
         if wait:
-            progress(f"{job} runs: {url}")
+            print_progress(f"{job} runs: {url}")
             run = airflow.wait(job, run["dag_run_id"], timeout)
     if as_json:
         typer.echo(json.dumps({"job": job, "run_id": run["dag_run_id"], "state": run["state"], "url": url}))
@@ -37,7 +37,7 @@ def trigger(
     raise typer.Exit(1 if run["state"] == "failed" else 0)
 
 
-def json_object(option: str, text: str) -> dict[str, Any]:
+def parse_json_object(option: str, text: str) -> dict[str, Any]:
     """A JSON object given on the command line; InvalidInput names the option."""
     try:
         value = json.loads(text)
@@ -48,7 +48,7 @@ def json_object(option: str, text: str) -> dict[str, Any]:
     return value
 
 
-def _start(airflow: Any, job: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def _start_run(airflow: Any, job: str, parameters: dict[str, Any]) -> dict[str, Any]:
     try:
         known = airflow.get(f"/api/v2/dags/{job}/details")["params"] or {}
         if unknown := sorted(set(parameters) - set(known)):

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from backline.audit_trail import Who
+from backline.audit_trail import Actor
 from backline.cli.app import app
-from backline.cli.console import add_row, err, exports, in_short, operator, out, show_table
+from backline.cli.console import add_row, current_operator, err, installation_variables, out, shorten, show_table
 from backline.db.session import Session, session
-from backline.environment import PREFIX
+from backline.encryption import KEYS_VARIABLE, Encryptor
+from backline.environment_settings import ENVIRONMENT_PREFIX
 from backline.errors import InvalidInput
-from backline.messages.fields import read_moment
-from backline.sealing import KEYS_VARIABLE, Sealer
+from backline.messages.fields import parse_timestamp
 from backline.settings import config_file, load
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
@@ -43,9 +43,9 @@ Events = Annotated[
 def list_endpoints(as_json: AsJson = False) -> None:
     """List all endpoints, oldest first."""
     with _connection() as connection:
-        found = endpoints.every(connection)
+        found = endpoints.list_endpoints(connection)
     if as_json:
-        _json([asdict(one) for one in found])
+        _print_json([asdict(one) for one in found])
         return
     if not found:
         out.print("No endpoints yet. Add one: ./backline webhooks add https://shop.example/hooks --event 'order.*'")
@@ -60,7 +60,7 @@ def list_endpoints(as_json: AsJson = False) -> None:
 def show(endpoint: Id, as_json: AsJson = False) -> None:
     """Show one endpoint, with the public keys of its v1a secrets."""
     with _connection() as connection:
-        found = endpoints.find(connection, endpoint)
+        found = endpoints.get_endpoint(connection, endpoint)
     _show(found, as_json)
 
 
@@ -73,12 +73,12 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add an endpoint; its secret is shown once, now."""
-    with _act() as connection:
+    with _transaction() as connection:
         made = endpoints.create(
-            connection, _wanted(), _sealer(), _who(), url=url, event_types=event or endpoints.EVERYTHING,
+            connection, _webhook_settings(), _encryptor(), _actor(), url=url, event_types=event or endpoints.ALL_EVENT_TYPES,
             description=description, scheme=scheme,
         )  # fmt: skip
-    _show_made(made, as_json)
+    _show_created(made, as_json)
 
 
 @group.command()
@@ -90,9 +90,9 @@ def update(
     as_json: AsJson = False,
 ) -> None:
     """Change what is given; everything else stays."""
-    with _act() as connection:
+    with _transaction() as connection:
         changed = endpoints.update(
-            connection, _wanted(), _who(), endpoint, url=url, event_types=event, description=description
+            connection, _webhook_settings(), _actor(), endpoint, url=url, event_types=event, description=description
         )
     _show(changed, as_json)
 
@@ -107,11 +107,11 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Give an endpoint a new secret, shown once, now."""
-    with _act() as connection:
-        made = endpoints.rotate(
-            connection, _wanted(), _sealer(), _who(), endpoint, scheme=scheme, overlap_seconds=overlap
+    with _transaction() as connection:
+        made = endpoints.rotate_secret(
+            connection, _webhook_settings(), _encryptor(), _actor(), endpoint, scheme=scheme, overlap_seconds=overlap
         )
-    _show_made(made, as_json)
+    _show_created(made, as_json)
 
 
 @group.command()
@@ -121,9 +121,9 @@ def disable(
     as_json: AsJson = False,
 ) -> None:
     """Send nothing more to an endpoint; what waits for it ends."""
-    with _act() as connection:
-        ended = endpoints.disable(connection, _who(), endpoint, reason)
-    _say(
+    with _transaction() as connection:
+        ended = endpoints.disable(connection, _actor(), endpoint, reason)
+    _print_result(
         {"id": endpoint, "ended": ended}, f"{endpoint} is disabled; {ended} messages that waited for it ended", as_json
     )
 
@@ -131,10 +131,10 @@ def disable(
 @group.command()
 def enable(endpoint: Id, as_json: AsJson = False) -> None:
     """Send to an endpoint again, from the next event on."""
-    with _act() as connection:
-        found = endpoints.enable(connection, _who(), endpoint)
+    with _transaction() as connection:
+        found = endpoints.enable(connection, _actor(), endpoint)
     if as_json:
-        _json(asdict(found))
+        _print_json(asdict(found))
         return
     out.print(
         f"{endpoint} is active. What it has missed: ./backline webhooks replay {endpoint} --since TIME", markup=False
@@ -150,17 +150,19 @@ def delete(
     """Delete an endpoint with its secrets; what waits for it ends."""
     if not yes:
         typer.confirm(f"Delete {endpoint}, for good?", abort=True, err=True)
-    with _act() as connection:
-        ended = endpoints.delete(connection, _who(), endpoint)
-    _say({"id": endpoint, "ended": ended}, f"{endpoint} is deleted; {ended} messages that waited for it ended", as_json)
+    with _transaction() as connection:
+        ended = endpoints.delete(connection, _actor(), endpoint)
+    _print_result(
+        {"id": endpoint, "ended": ended}, f"{endpoint} is deleted; {ended} messages that waited for it ended", as_json
+    )
 
 
 @group.command("test")
 def send_test(endpoint: Id, as_json: AsJson = False) -> None:
     """Send an endpoint a test event."""
-    with _act() as connection:
-        message = events.send_test(connection, _who(), endpoint)
-    _say({"messages": [message]}, f"Sent as message {message}. Look: ./backline inspect {message}", as_json)
+    with _transaction() as connection:
+        message = events.send_test(connection, _actor(), endpoint)
+    _print_result({"messages": [message]}, f"Sent as message {message}. Look: ./backline inspect {message}", as_json)
 
 
 @group.command()
@@ -174,61 +176,63 @@ def replay(
     """Send events again: one, or what the endpoint has missed since a time."""
     if (message is None) == (since is None) or (everything and since is None):
         raise InvalidInput("--since", "give either --message ID, or --since TIME with or without --all")
-    with _act() as connection:
+    with _transaction() as connection:
         if message is not None:
-            ids = [events.replay_one(connection, _who(), endpoint, message)]
+            ids = [events.replay_one(connection, _actor(), endpoint, message)]
         else:
-            ids = events.replay_since(connection, _who(), endpoint, _time(since or ""), everything=everything)
-    more = "; there may be more, so do it again" if len(ids) == events.AT_ONCE else ""
-    _say({"messages": ids}, f"{len(ids)} events sent again to {endpoint}{more}", as_json)
+            ids = events.replay_since(
+                connection, _actor(), endpoint, _parse_time(since or ""), include_delivered=everything
+            )
+    more = "; there may be more, so do it again" if len(ids) == events.BATCH_LIMIT else ""
+    _print_result({"messages": ids}, f"{len(ids)} events sent again to {endpoint}{more}", as_json)
 
 
 @contextmanager
 def _connection() -> Iterator[Session]:
-    with session(exports()["BACKLINE_DATABASE_URL"], name="webhooks command") as connection:
+    with session(installation_variables()["BACKLINE_DATABASE_URL"], name="webhooks command") as connection:
         yield connection
 
 
 @contextmanager
-def _act() -> Iterator[Session]:
+def _transaction() -> Iterator[Session]:
     """As `_connection`, in one transaction."""
     with _connection() as connection, connection.transaction():
         yield connection
 
 
-def _wanted() -> WebhookSettings:
+def _webhook_settings() -> WebhookSettings:
     """The installation's settings: the embedded stack's environment allows its own sandbox."""
     if "BACKLINE_DATABASE_URL" not in os.environ:
-        known = {name: value for name, value in exports().items() if name.startswith(PREFIX)}
+        known = {name: value for name, value in installation_variables().items() if name.startswith(ENVIRONMENT_PREFIX)}
         os.environ.update(known)
     return load(config_file()).webhooks
 
 
-def _who() -> Who:
-    return Who(operator())
+def _actor() -> Actor:
+    return Actor(current_operator())
 
 
-def _sealer() -> Sealer:
-    keys = os.environ.get(KEYS_VARIABLE) or exports()[KEYS_VARIABLE]
-    return Sealer(key.strip() for key in keys.split(","))
+def _encryptor() -> Encryptor:
+    keys = os.environ.get(KEYS_VARIABLE) or installation_variables()[KEYS_VARIABLE]
+    return Encryptor(key.strip() for key in keys.split(","))
 
 
-def _time(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     try:
-        return read_moment(text)
+        return parse_timestamp(text)
     except ValueError as exc:
         raise InvalidInput("--since", str(exc)) from None
 
 
 def _health(one: endpoints.Endpoint) -> str:
-    if one.disabled_why is not None:
-        return in_short(one.disabled_why)
+    if one.disabled_reason is not None:
+        return shorten(one.disabled_reason)
     return f"failing since {one.failing_since.astimezone():%Y-%m-%d %H:%M:%S}" if one.failing_since else "well"
 
 
-def _show_made(made: endpoints.Made, as_json: bool) -> None:
+def _show_created(made: endpoints.EndpointWithSecret, as_json: bool) -> None:
     if as_json:
-        _json({**asdict(made.endpoint), "secret": made.secret})
+        _print_json({**asdict(made.endpoint), "secret": made.secret})
         return
     _show(made.endpoint, as_json=False)
     if made.secret is None:
@@ -240,10 +244,10 @@ def _show_made(made: endpoints.Made, as_json: bool) -> None:
 
 def _show(one: endpoints.Endpoint, as_json: bool) -> None:
     if as_json:
-        _json(asdict(one))
+        _print_json(asdict(one))
         return
     table = Table(box=None, show_header=False)
-    for name in ("id", "url", "description", "state", "disabled_why", "last_error"):
+    for name in ("id", "url", "description", "state", "disabled_reason", "last_error"):
         if value := getattr(one, name):
             add_row(table, name.replace("_", " "), str(value))
     add_row(table, "events", ", ".join(one.event_types))
@@ -254,12 +258,12 @@ def _show(one: endpoints.Endpoint, as_json: bool) -> None:
     show_table(table)
 
 
-def _say(result: dict[str, Any], text: str, as_json: bool) -> None:
+def _print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
     if as_json:
-        _json(result)
+        _print_json(result)
     else:
         out.print(text, markup=False)
 
 
-def _json(value: object) -> None:
+def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, default=lambda moment: moment.isoformat()))

@@ -8,54 +8,54 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.sql import SQL
 
-from backline.db.connect import translated
-from backline.db.statements import SQL_FOLDER, numbered, own_folder, read_statements, statements
+from backline.db.connect import translate_errors
+from backline.db.statements import SQL_FOLDER, custom_folder, read_statements, statements, to_positional
 from backline.errors import InvalidInput
 
-NOT_ADOPTED = frozenset({"reference_app", "demo", "bench"})
+EXCLUDED_DOMAINS = frozenset({"reference_app", "demo", "bench"})
 """Domains of the reference app's data, of the demo and of the benches: no database but their own needs them."""
 _EXPLAIN = SQL("EXPLAIN (GENERIC_PLAN) {statement}")
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class StatementCheck:
     """One statement, where it comes from, and what the database has against it, if anything."""
 
     domain: str
     name: str
-    is_own: bool
+    is_custom: bool
     problem: str | None
 
 
 def domains() -> list[str]:
     """The files of statements that a database in use must fit, ours and those of `database.statements_folder`."""
-    folders = [SQL_FOLDER, *filter(None, [own_folder()])]
-    return sorted({path.stem for folder in folders for path in folder.glob("*.sql")} - NOT_ADOPTED)
+    folders = [SQL_FOLDER, *filter(None, [custom_folder()])]
+    return sorted({path.stem for folder in folders for path in folder.glob("*.sql")} - EXCLUDED_DOMAINS)
 
 
-def check_statements(dsn: str, chosen: Sequence[str] = ()) -> list[Checked]:
+def check_statements(dsn: str, chosen: Sequence[str] = ()) -> list[StatementCheck]:
     """Plan every statement of those domains (default: all) on that database, as its role, without running it.
 
     InvalidInput for a domain that does not exist.
     """
     known = domains()
-    if wrong := sorted(set(chosen) - {*known, *NOT_ADOPTED}):
+    if wrong := sorted(set(chosen) - {*known, *EXCLUDED_DOMAINS}):
         raise InvalidInput("domain", f"there is no file {wrong[0]}.sql; use one of: {', '.join(known)}")
     found = []
-    with translated(), psycopg.connect(dsn, autocommit=True) as connection:
+    with translate_errors(), psycopg.connect(dsn, autocommit=True) as connection:
         for domain in chosen or known:
-            own = _own(domain)
+            own = _custom_statements(domain)
             for name, text in statements(domain).items():
                 problem = None
                 try:
-                    connection.execute(_EXPLAIN.format(statement=SQL(numbered(text))), prepare=False)
+                    connection.execute(_EXPLAIN.format(statement=SQL(to_positional(text))), prepare=False)
                 except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as exc:
                     problem = exc.diag.message_primary or str(exc)
-                found.append(Checked(domain, name, name in own, problem))
+                found.append(StatementCheck(domain, name, name in own, problem))
     return found
 
 
-def _own(domain: str) -> frozenset[str]:
-    folder = own_folder()
+def _custom_statements(domain: str) -> frozenset[str]:
+    folder = custom_folder()
     path = folder / f"{domain}.sql" if folder else None
     return frozenset(read_statements(path)) if path and path.exists() else frozenset()

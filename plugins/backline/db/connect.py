@@ -24,21 +24,21 @@ TRANSIENT_SQLSTATES = frozenset({
     "53000", "53100", "53200", "53300",    # out of disk, memory, connections
     "55P03", "57014", "57P01", "57P02", "57P03",  # lock not available, cancelled, shutting down, starting up
 })  # fmt: skip
-INVALID_INPUT = "22023"
-KEY_REUSED = "23505"
-_PREFIX = "backline.enqueue"
-PLAN_SECONDS = 5.0
+INVALID_PARAMETER_VALUE = "22023"
+UNIQUE_VIOLATION = "23505"
+_ENQUEUE_PREFIX = "backline.enqueue"
+PLAN_MAX_AGE_SECONDS = 5.0
 """How old the plan of a prepared statement may get. One made while a table was empty reads all of it, and without this
 would do so until autovacuum's next look, a minute or more, however large the table has grown."""
-_FORGET_PLANS: LiteralString = "DISCARD PLANS"  # cannot be PREPAREd, so it is not among the named statements
+_DISCARD_PLANS: LiteralString = "DISCARD PLANS"  # cannot be PREPAREd, so it is not among the named statements
 
 
-def translate(exc: psycopg.Error) -> BacklineError:
+def translate_error(exc: psycopg.Error) -> BacklineError:
     """Our error for a driver's error: what enqueue raised is InvalidInput, a transient state DatabaseFailure."""
     state = exc.sqlstate
     text = exc.diag.message_primary or str(exc).strip()
     field = exc.diag.column_name
-    if state in (INVALID_INPUT, KEY_REUSED) and text.startswith(_PREFIX) and field:
+    if state in (INVALID_PARAMETER_VALUE, UNIQUE_VIOLATION) and text.startswith(_ENQUEUE_PREFIX) and field:
         return InvalidInput(field, text.partition(f": {field}: ")[2] or text)
     if state in TRANSIENT_SQLSTATES or (state is None and isinstance(exc, psycopg.OperationalError)):
         return DatabaseFailure(f"database: {text}", code=state)
@@ -46,15 +46,15 @@ def translate(exc: psycopg.Error) -> BacklineError:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Raise our errors for the driver's."""
     try:
         yield
     except psycopg.Error as exc:
-        raise translate(exc) from exc
+        raise translate_error(exc) from exc
 
 
-Run = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
+Execute = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
 
 
 class Database:
@@ -64,10 +64,10 @@ class Database:
     to it must be safe to run twice.
     """
 
-    def __init__(self, dsn: str, *, name: str, patience: float = 20.0) -> None:
+    def __init__(self, dsn: str, *, name: str, retry_timeout: float = 20.0) -> None:
         self._dsn = dsn
         self._name = name
-        self._patience = patience
+        self._retry_timeout = retry_timeout
         self._connection: psycopg.AsyncConnection[DictRow] | None = None
         self._planned_at = 0.0
         self._lock = asyncio.Lock()
@@ -75,15 +75,15 @@ class Database:
     async def fetch(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
         """Run one statement and return its rows; DatabaseFailure once patience is over."""
         async with self._lock:
-            deadline = time.monotonic() + self._patience
+            deadline = time.monotonic() + self._retry_timeout
             delay = 0.05
             while True:
                 try:
-                    with translated():
+                    with translate_errors():
                         cursor = await (await self._open()).execute(sql, params)
                         return await cursor.fetchall() if cursor.description else []
                 except DatabaseFailure as exc:
-                    await self._drop()
+                    await self._disconnect()
                     if time.monotonic() + delay > deadline:
                         raise
                     log.warning("%s: %s; trying again in %.1f s", self._name, exc, delay)
@@ -91,11 +91,11 @@ class Database:
                     delay = min(delay * 2, 2.0)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Run]:
+    async def transaction(self) -> AsyncIterator[Execute]:
         """One transaction, tried once: `async with database.transaction() as run: await run(sql, params)`."""
         async with self._lock:
             try:
-                with translated():
+                with translate_errors():
                     connection = await self._open()
 
                     async def run(sql: LiteralString, params: Mapping[str, Any]) -> list[DictRow]:
@@ -105,12 +105,12 @@ class Database:
                     async with connection.transaction():
                         yield run
             except DatabaseFailure:
-                await self._drop()
+                await self._disconnect()
                 raise
 
     async def close(self) -> None:
         """Close the connection; never raises."""
-        await self._drop()
+        await self._disconnect()
 
     async def _open(self) -> psycopg.AsyncConnection[DictRow]:
         if self._connection is None or self._connection.closed:
@@ -119,12 +119,12 @@ class Database:
             )
             set_json_loads(from_json, self._connection)  # twice as quick as the standard library's
             self._planned_at = time.monotonic()
-        elif time.monotonic() - self._planned_at > PLAN_SECONDS:
-            await self._connection.execute(_FORGET_PLANS)
+        elif time.monotonic() - self._planned_at > PLAN_MAX_AGE_SECONDS:
+            await self._connection.execute(_DISCARD_PLANS)
             self._planned_at = time.monotonic()
         return self._connection
 
-    async def _drop(self) -> None:
+    async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             try:

@@ -13,19 +13,19 @@ from typing import Any, LiteralString, cast
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from backline.db.connect import translate, translated
+from backline.db.connect import translate_error, translate_errors
 from backline.db.statements import SQL_FOLDER
 from backline.errors import Misconfigured, RetryableError
 
 SCHEMA = "backline"
-MIGRATIONS = SQL_FOLDER / "migrations"
+MIGRATIONS_FOLDER = SQL_FOLDER / "migrations"
 Connection = psycopg.Connection[Any]
-_FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
+_FILE_NAME = re.compile(r"^(\d{4})_(\w+)\.sql$")
 
 # A schema's name cannot be a parameter: it is put in as a quoted identifier.
 _SCHEMA_EXISTS = "SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL"
 _CREATE_SCHEMA = SQL("CREATE SCHEMA {schema}")
-_CREATE_RECORD = SQL("""
+_CREATE_MIGRATION_TABLE = SQL("""
 CREATE TABLE IF NOT EXISTS {schema}.migration (
     number     integer PRIMARY KEY,
     name       text NOT NULL,
@@ -34,11 +34,11 @@ CREATE TABLE IF NOT EXISTS {schema}.migration (
 )""")
 # A transaction-level lock: safe behind a transaction pooler, and gone with the transaction.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext(%s || '.migration'))"
-_HAS_RECORD = "SELECT to_regclass(quote_ident(%s) || '.migration') IS NOT NULL"
-_APPLIED = SQL("SELECT number, name, checksum FROM {schema}.migration ORDER BY number")
-_RECORD = SQL("INSERT INTO {schema}.migration (number, name, checksum) VALUES (%s, %s, %s)")
-_SERVER = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding') = 'UTF8'"
-OLDEST_SERVER = 170000
+_MIGRATION_TABLE_EXISTS = "SELECT to_regclass(quote_ident(%s) || '.migration') IS NOT NULL"
+_LIST_APPLIED = SQL("SELECT number, name, checksum FROM {schema}.migration ORDER BY number")
+_INSERT_MIGRATION = SQL("INSERT INTO {schema}.migration (number, name, checksum) VALUES (%s, %s, %s)")
+_SERVER_INFO = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding') = 'UTF8'"
+MIN_SERVER_VERSION = 170000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ class Migration:
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
-def read_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
+def read_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
     """All migrations in order; Misconfigured on a bad name, a gap or a number used twice."""
     found = []
     for path in sorted(folder.glob("*.sql")):
-        match = _FILE.match(path.name)
+        match = _FILE_NAME.match(path.name)
         if match is None:
             raise Misconfigured(f"{path}: name it NNNN_what_it_does.sql")
         found.append(Migration(int(match[1]), match[2], path.read_text(encoding="utf-8")))
@@ -69,7 +69,7 @@ def read_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
     return found
 
 
-def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
+def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     """Bring the database's schema up to date and make the message types known to it.
 
     Runs in one transaction under a lock, so two at once are safe, and a failure leaves nothing behind.
@@ -77,7 +77,7 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
     """
     from backline.messages.sync import sync_types
 
-    with translated(), psycopg.connect(dsn) as connection:
+    with translate_errors(), psycopg.connect(dsn) as connection:
         fresh = apply_files(connection, SCHEMA, folder)
         sync_types(connection)
     return fresh
@@ -93,50 +93,52 @@ def apply_files(connection: Connection, schema: str, folder: Path) -> list[str]:
     named = {"schema": Identifier(schema)}
     _check_server(connection)
     connection.execute(_LOCK, [schema])
-    if not _truth(connection, _SCHEMA_EXISTS, schema):  # whoever may not make schemas may still fill one made for it
+    if not _query_bool(
+        connection, _SCHEMA_EXISTS, schema
+    ):  # whoever may not make schemas may still fill one made for it
         connection.execute(_CREATE_SCHEMA.format(**named))
-    connection.execute(_CREATE_RECORD.format(**named))
-    applied = {number: (name, checksum) for number, name, checksum in connection.execute(_APPLIED.format(**named))}
+    connection.execute(_CREATE_MIGRATION_TABLE.format(**named))
+    applied = {number: (name, checksum) for number, name, checksum in connection.execute(_LIST_APPLIED.format(**named))}
     for number, (name, checksum) in applied.items():
         _check_unchanged(migrations, number, name, checksum, folder)
     fresh = [migration for migration in migrations if migration.number not in applied]
     for migration in fresh:
         # The file is ours and not built from any input.
-        with _named(migration, folder):
+        with _translate_errors_in(migration, folder):
             connection.execute(migration.sql, prepare=False)
-        connection.execute(_RECORD.format(**named), (migration.number, migration.name, migration.checksum))
+        connection.execute(_INSERT_MIGRATION.format(**named), (migration.number, migration.name, migration.checksum))
     return [f"{migration.number:04d}_{migration.name}" for migration in fresh]
 
 
-def pending(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
+def pending(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     """Names of the migrations that the database lacks."""
     numbers = set()
-    with translated(), psycopg.connect(dsn) as connection:
-        if _truth(connection, _HAS_RECORD, SCHEMA):
-            numbers = {row[0] for row in connection.execute(_APPLIED.format(schema=Identifier(SCHEMA)))}
+    with translate_errors(), psycopg.connect(dsn) as connection:
+        if _query_bool(connection, _MIGRATION_TABLE_EXISTS, SCHEMA):
+            numbers = {row[0] for row in connection.execute(_LIST_APPLIED.format(schema=Identifier(SCHEMA)))}
     return [f"{m.number:04d}_{m.name}" for m in read_migrations(folder) if m.number not in numbers]
 
 
 @contextmanager
-def _named(migration: Migration, folder: Path) -> Iterator[None]:
+def _translate_errors_in(migration: Migration, folder: Path) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as exc:
-        error = translate(exc)
+        error = translate_error(exc)
         if isinstance(error, RetryableError):
             raise error from exc
         path = folder / f"{migration.number:04d}_{migration.name}.sql"
         raise Misconfigured(f"{path}: {error}; nothing of it was applied") from exc
 
 
-def _truth(connection: Connection, query: LiteralString, schema: str) -> bool:
+def _query_bool(connection: Connection, query: LiteralString, schema: str) -> bool:
     row = connection.execute(query, [schema]).fetchone()
     return row is not None and row[0] is True
 
 
 def _check_server(connection: Connection) -> None:
-    version, is_utf8 = cast("tuple[int, bool]", connection.execute(_SERVER).fetchone())
-    if version < OLDEST_SERVER:
+    version, is_utf8 = cast("tuple[int, bool]", connection.execute(_SERVER_INFO).fetchone())
+    if version < MIN_SERVER_VERSION:
         raise Misconfigured(f"PostgreSQL {version // 10000} is too old; Backline needs 17 or later")
     if not is_utf8:
         raise Misconfigured("the database is not in UTF-8; create it with ENCODING 'UTF8'")

@@ -9,21 +9,21 @@ from typing import TypeAlias
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from backline.db.connect import translated
+from backline.db.connect import translate_errors
 
 Session: TypeAlias = psycopg.Connection[DictRow]
 
 
 @contextmanager
-def session(dsn: str, *, name: str, connect_seconds: int = 5) -> Iterator[Session]:
+def session(dsn: str, *, name: str, connect_timeout: int = 5) -> Iterator[Session]:
     """A connection in autocommit, closed at the end; the driver's errors come as ours, those of the body too."""
     with (
-        translated(),
+        translate_errors(),
         psycopg.connect(
             dsn,
             autocommit=True,
             row_factory=dict_row,
-            connect_timeout=connect_seconds,
+            connect_timeout=connect_timeout,
             application_name=f"backline {name}"[:63],
         ) as connection,
     ):

@@ -11,7 +11,7 @@ from backline.errors import Misconfigured
 from backline.settings import ROOT, settings
 
 SQL_FOLDER = ROOT / "include" / "sql"
-_BLOCK = re.compile(r"-- name: (\w+)\n((?:--[^\n]*\n)+)(.+;)\s*\Z", re.DOTALL)
+_STATEMENT_BLOCK = re.compile(r"-- name: (\w+)\n((?:--[^\n]*\n)+)(.+;)\s*\Z", re.DOTALL)
 PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
@@ -22,19 +22,19 @@ def statements(domain: str) -> dict[str, LiteralString]:
     Those of the same file in `database.statements_folder` are added to ours and, where the name is the same, replace them.
     """
     found = read_statements(SQL_FOLDER / f"{domain}.sql")
-    if (own := own_folder()) and (path := own / f"{domain}.sql").exists():
+    if (own := custom_folder()) and (path := own / f"{domain}.sql").exists():
         found |= read_statements(path)
     return found
 
 
-def numbered(text: LiteralString) -> LiteralString:
+def to_positional(text: LiteralString) -> LiteralString:
     """A statement with `$1`, `$2`, ... for its named parameters, as the server's own PREPARE and EXPLAIN take it."""
     numbers: dict[str, str] = {}
     found = PARAMETER.sub(lambda match: numbers.setdefault(match[1], f"${len(numbers) + 1}"), text)
     return found.replace("%%", "%")
 
 
-def own_folder() -> Path | None:
+def custom_folder() -> Path | None:
     """The folder `database.statements_folder`, if it is set; Misconfigured if it is not there."""
     given = settings().database.statements_folder
     if not given:
@@ -49,7 +49,7 @@ def read_statements(path: Path) -> dict[str, LiteralString]:
     """The statements of one file by name; Misconfigured names a block that is not well-formed."""
     found: dict[str, LiteralString] = {}
     for block in re.split(r"(?=^-- name: )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-        match = _BLOCK.match(block)
+        match = _STATEMENT_BLOCK.match(block)
         if match is None or match[1] in found:
             raise Misconfigured(
                 f"{path}: {block.splitlines()[0]}: needs a name of its own, a comment on the next line and one statement"

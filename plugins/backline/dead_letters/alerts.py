@@ -21,13 +21,13 @@ from backline.settings import ROOT, AlertSettings
 
 log = logging.getLogger(__name__)
 
-GROUPS_AT_MOST = 50
+GROUP_LIMIT = 50
 """Mails of one round; the others wait for the next."""
-SHOWN = 10
+MAX_LISTED_FAILURES = 10
 """Failures that a mail lists; the others are counted."""
-PUT_OFF_SECONDS = 60.0
-LATE = "late "
-FOLDER = ROOT / "include" / "templates" / "alerts"
+RETRY_DELAY_SECONDS = 60.0
+LATE_KEY_PREFIX = "late "
+TEMPLATE_FOLDER = ROOT / "include" / "templates" / "alerts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +43,24 @@ class Alert:
 class AlertReport:
     """What a round did."""
 
-    mails: int = 0
+    emails: int = 0
     failures: int = 0
-    put_off: int = 0
+    deferred: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """For XCom and people."""
         return asdict(self)
 
 
-def due(connection: Session, most: int = GROUPS_AT_MOST) -> list[str]:
+def due_groups(connection: Session, limit: int = GROUP_LIMIT) -> list[str]:
     """Keys of the groups that have something to tell and may."""
-    return [row["key"] for row in connection.execute(statement("dead_letters", "alert_due"), {"most": most}).fetchall()]
+    return [
+        row["key"]
+        for row in connection.execute(statement("dead_letters", "alert_due"), {"batch_limit": limit}).fetchall()
+    ]
 
 
-def send_due(connection: Session, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> AlertReport:
+def send_due_alerts(connection: Session, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> AlertReport:
     """Send what is due; `url` is Airflow's base URL, for the links.
 
     A mail that cannot be sent (a BacklineError of `send`) is put off and is no failure of ours: an alert about alerts
@@ -66,19 +69,19 @@ def send_due(connection: Session, config: AlertSettings, url: str, send: Callabl
     report = AlertReport()
     if not config.recipients:
         return report
-    for key in due(connection):
+    for key in due_groups(connection):
         # By itself: inside, a second sender would wait for the first one's mail.
         connection.execute(statement("dead_letters", "alert_group_ensure"), {"key": key})
         try:
             with connection.transaction():
                 told = _send_group(connection, key, config, url, send)
         except BacklineError as exc:
-            log.warning("alert %r could not be sent, again in %.0f s: %s", key, PUT_OFF_SECONDS, exc)
-            values = {"key": key, "seconds": PUT_OFF_SECONDS}
-            connection.execute(statement("dead_letters", "alert_group_put_off"), values)
-            report.put_off += 1
+            log.warning("alert %r could not be sent, again in %.0f s: %s", key, RETRY_DELAY_SECONDS, exc)
+            values = {"key": key, "delay_seconds": RETRY_DELAY_SECONDS}
+            connection.execute(statement("dead_letters", "alert_group_defer"), values)
+            report.deferred += 1
             continue
-        report.mails += told > 0
+        report.emails += told > 0
         report.failures += told
     return report
 
@@ -86,22 +89,24 @@ def send_due(connection: Session, config: AlertSettings, url: str, send: Callabl
 def _send_group(connection: Session, key: str, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> int:
     if not (claimed := connection.execute(statement("dead_letters", "alert_group_claim"), {"key": key}).fetchall()):
         return 0
-    take = "alert_take_late" if key.startswith(LATE) else "alert_take"
-    rows = connection.execute(statement("dead_letters", take), {"key": key, "most": SHOWN}).fetchall()
+    take = "alert_late_runs_claim" if key.startswith(LATE_KEY_PREFIX) else "alert_failures_claim"
+    rows = connection.execute(
+        statement("dead_letters", take), {"key": key, "batch_limit": MAX_LISTED_FAILURES}
+    ).fetchall()
     if not rows:
         return 0
-    send(compose(key, rows, claimed[0], config, url))
+    send(compose_alert(key, rows, claimed[0], config, url))
     values = {"key": key, "window_seconds": config.window_seconds}
     connection.execute(statement("dead_letters", "alert_group_sent"), values)
     return int(rows[0]["failures"])
 
 
-def compose(
+def compose_alert(
     key: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], config: AlertSettings, url: str
 ) -> Alert:
     """The mail about one group; `rows` are its latest failures, each with the counts of all."""
     latest, count = rows[0], int(rows[0]["failures"])
-    if key.startswith(LATE):
+    if key.startswith(LATE_KEY_PREFIX):
         what = f"{latest['dag_id']} is late"
     elif latest["kind"] == "message":
         what = f"message {latest['name']} is dead ({latest['class']})"
@@ -112,7 +117,7 @@ def compose(
         what = f"{where} failed ({latest['class']})"
     subject = f"[Backline] {what}" + (f", {count} times" if count > 1 else "")
     html = _template().render(
-        what=what, count=count, rows=rows, latest=latest, late=key.startswith(LATE), mailed_at=group["mailed_at"],
+        what=what, count=count, rows=rows, latest=latest, late=key.startswith(LATE_KEY_PREFIX), emailed_at=group["emailed_at"],
         window_minutes=round(config.window_seconds / 60), url=url.rstrip("/"), more=count - len(rows),
     )  # fmt: skip
     return Alert(config.recipients, " ".join(subject.split())[:200], html)
@@ -121,7 +126,7 @@ def compose(
 @lru_cache(maxsize=1)
 def _template() -> Any:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(TEMPLATE_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,40 +9,40 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal
 
-from backline.dead_letters.letters import Row
+from backline.dead_letters.store import Row
 from backline.errors import InvalidInput
 
 Format = Literal["jsonl", "csv"]
 FORMATS = ("jsonl", "csv")
 COLUMNS = (
-    "id", "kind", "name", "message_id", "run_id", "task_id", "map_index", "class", "cause", "tries", "conf", "log_url",
+    "id", "kind", "name", "message_id", "run_id", "task_id", "map_index", "class", "cause", "attempts", "conf", "log_url",
     "failed_at", "first_seen_at", "last_seen_at", "alerted_at", "state", "reason", "closed_by", "closed_at", "replay_ref",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(rows: Iterable[Row], form: str) -> Iterator[str]:
+def export(rows: Iterable[Row], export_format: str) -> Iterator[str]:
     """The letters, line by line; InvalidInput for the field `format` if it is neither jsonl nor csv."""
-    if form not in FORMATS:
-        raise InvalidInput("format", f"{form!r} is not known; use one of: {', '.join(FORMATS)}")
-    return _jsonl(rows) if form == "jsonl" else _csv(rows)
+    if export_format not in FORMATS:
+        raise InvalidInput("format", f"{export_format!r} is not known; use one of: {', '.join(FORMATS)}")
+    return _jsonl(rows) if export_format == "jsonl" else _csv(rows)
 
 
-def plain(row: Row) -> Row:
+def to_json_row(row: Row) -> Row:
     """A letter with its times as text, for JSON."""
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
 
 
 def _jsonl(rows: Iterable[Row]) -> Iterator[str]:
     for row in rows:
-        yield json.dumps(plain(row)) + "\n"
+        yield json.dumps(to_json_row(row)) + "\n"
 
 
 def _csv(rows: Iterable[Row]) -> Iterator[str]:
     yield ",".join(COLUMNS) + "\r\n"
     for row in rows:
         text = io.StringIO()
-        csv.writer(text).writerow([_cell(plain(row)[name]) for name in COLUMNS])
+        csv.writer(text).writerow([_cell(to_json_row(row)[name]) for name in COLUMNS])
         yield text.getvalue()
 
 

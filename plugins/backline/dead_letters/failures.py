@@ -12,25 +12,27 @@ from typing import Any
 import psycopg
 
 from backline import errors
-from backline.db.connect import translate
+from backline.db.connect import translate_error
 from backline.errors import BacklineError, FailureClass
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 
 WHOLE_RUN = ""
 """The task id of a failure of the run as a whole."""
 NOT_MAPPED = -1
-CAUSE_AT_MOST = 4096
-TOLD, FROM_LOG, GUESSED = 2, 1, 0
+MAX_CAUSE_LENGTH = 4096
+REPORTED, FROM_LOG, INFERRED = 2, 1, 0
 """How certain class and cause are; what is more certain wins."""
 
-_TIMEOUTS = frozenset({"AirflowTaskTimeout", "TaskDeferralTimeout", "AirflowSensorTimeout", "TimeoutError"})
-_BY_NAME = {
+_TIMEOUT_EXCEPTION_NAMES = frozenset(
+    {"AirflowTaskTimeout", "TaskDeferralTimeout", "AirflowSensorTimeout", "TimeoutError"}
+)
+_CLASS_BY_EXCEPTION_NAME = {
     **{
         kind.__name__: kind.failure_class
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, BacklineError)
     },
-    **dict.fromkeys(_TIMEOUTS, FailureClass.TIMEOUT),
+    **dict.fromkeys(_TIMEOUT_EXCEPTION_NAMES, FailureClass.TIMEOUT),
     "MemoryError": FailureClass.RESOURCE,
     "ValidationError": FailureClass.VALIDATION,
     "ParamValidationError": FailureClass.VALIDATION,
@@ -38,8 +40,8 @@ _BY_NAME = {
         ("ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "BrokenPipeError", "gaierror",
          "ConnectError", "ReadError", "RemoteProtocolError"), FailureClass.NETWORK),
 }  # fmt: skip
-_FULL = frozenset({errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EDQUOT})
-_HTTP = {401: FailureClass.AUTHENTICATION, 403: FailureClass.AUTHENTICATION, 408: FailureClass.TIMEOUT,
+_RESOURCE_ERRNOS = frozenset({errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EDQUOT})
+_CLASS_BY_HTTP_STATUS = {401: FailureClass.AUTHENTICATION, 403: FailureClass.AUTHENTICATION, 408: FailureClass.TIMEOUT,
          425: FailureClass.RATE_LIMITED, 429: FailureClass.RATE_LIMITED, 504: FailureClass.TIMEOUT}  # fmt: skip
 
 
@@ -54,7 +56,7 @@ class Failure:
     failure_class: FailureClass
     cause: str
     certainty: int
-    tries: int
+    attempts: int
     conf: Mapping[str, Any]
     log_url: str | None
     failed_at: datetime
@@ -66,30 +68,30 @@ class ImportFailure:
 
     bundle: str | None
     file: str
-    text: str
+    traceback: str
     """The traceback."""
-    at: datetime
+    failed_at: datetime
 
 
 def classify(exception: BaseException) -> FailureClass:
     """The failure class of an exception of anyone's; what it was raised from counts where it says nothing itself."""
-    for error in _chain(exception):
-        found = _class_of(error)
+    for error in _exception_chain(exception):
+        found = _classify_one(error)
         if found is not FailureClass.UNKNOWN:
             return found
     return FailureClass.UNKNOWN
 
 
-def cause_of(exception: BaseException) -> str:
+def format_cause(exception: BaseException) -> str:
     """The exception in one line: our own errors speak for themselves, others with their type."""
     text = " ".join(str(exception).split())
     name = type(exception).__name__
     if isinstance(exception, BacklineError) and text:
-        return text[:CAUSE_AT_MOST]
-    return (f"{name}: {text}" if text else name)[:CAUSE_AT_MOST]
+        return text[:MAX_CAUSE_LENGTH]
+    return (f"{name}: {text}" if text else name)[:MAX_CAUSE_LENGTH]
 
 
-def read_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str] | None:
+def classify_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str] | None:
     """Class and cause from the log of a try, newest evidence first; None when it does not say."""
     killed: tuple[FailureClass, str] | None = None
     for event in reversed(events):
@@ -103,12 +105,12 @@ def read_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str] | 
             killed = FailureClass.UNKNOWN, f"the task's process was killed by {name}: out of memory, or by hand"
         elif killed is None and (details := event.get("error_detail")):
             kind, value = str(details[0].get("exc_type", "")), str(details[0].get("exc_value", ""))
-            found = _BY_NAME.get(kind.rpartition(".")[2], FailureClass.UNKNOWN)
-            return found, f"{kind}: {' '.join(value.split())}"[:CAUSE_AT_MOST]
+            found = _CLASS_BY_EXCEPTION_NAME.get(kind.rpartition(".")[2], FailureClass.UNKNOWN)
+            return found, f"{kind}: {' '.join(value.split())}"[:MAX_CAUSE_LENGTH]
     return killed
 
 
-def _chain(exception: BaseException) -> Iterator[BaseException]:
+def _exception_chain(exception: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     current: BaseException | None = exception
     while current is not None and id(current) not in seen:
@@ -117,12 +119,12 @@ def _chain(exception: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _class_of(error: BaseException) -> FailureClass:
+def _classify_one(error: BaseException) -> FailureClass:
     if isinstance(error, BacklineError):
         return error.failure_class
     if isinstance(error, psycopg.Error):
-        return translate(error).failure_class
-    if isinstance(error, OSError) and error.errno in _FULL:
+        return translate_error(error).failure_class
+    if isinstance(error, OSError) and error.errno in _RESOURCE_ERRNOS:
         return FailureClass.RESOURCE
     if isinstance(error, TimeoutError):
         return FailureClass.TIMEOUT
@@ -131,10 +133,10 @@ def _class_of(error: BaseException) -> FailureClass:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(status, int):
         rejected = FailureClass.REJECTED if 400 <= status < 500 else FailureClass.UNKNOWN
-        return _HTTP.get(status, rejected)
+        return _CLASS_BY_HTTP_STATUS.get(status, rejected)
     for kind in type(error).__mro__:
-        if kind.__name__ in _BY_NAME:
-            return _BY_NAME[kind.__name__]
+        if kind.__name__ in _CLASS_BY_EXCEPTION_NAME:
+            return _CLASS_BY_EXCEPTION_NAME[kind.__name__]
         if kind.__name__.endswith("Timeout"):
             return FailureClass.TIMEOUT
     return FailureClass.UNKNOWN

@@ -28,11 +28,11 @@ class FailedTask:
     run_id: str
     task_id: str
     map_index: int
-    tries: int
+    try_number: int
     ended_at: datetime
 
 
-class Runs(Protocol):
+class RunsClient(Protocol):
     """Airflow as an operator sees it. Every call may raise RetryableError or PermanentError."""
 
     def failed_runs(self, since: datetime) -> Iterable[FailedRun]:
@@ -41,13 +41,13 @@ class Runs(Protocol):
     def failed_tasks(self, since: datetime) -> Iterable[FailedTask]:
         """Failed tasks of all runs that changed since then."""
 
-    def failed_tasks_of(self, dag_id: str, run_id: str) -> Iterable[FailedTask]:
+    def failed_tasks_in_run(self, dag_id: str, run_id: str) -> Iterable[FailedTask]:
         """Failed tasks of one run."""
 
     def run(self, dag_id: str, run_id: str) -> FailedRun:
         """One run; its end is now if it has none."""
 
-    def log(self, task: FailedTask) -> Sequence[Mapping[str, Any]]:
+    def task_log(self, task: FailedTask) -> Sequence[Mapping[str, Any]]:
         """The events of the last try's log; empty when it cannot be had."""
 
     def marked_by(self, dag_id: str, run_id: str, at: datetime) -> str | None:
@@ -59,10 +59,10 @@ class Runs(Protocol):
     def import_errors(self) -> Sequence[ImportFailure]:
         """All DAG files that cannot be imported now."""
 
-    def parameters(self, dag_id: str) -> Mapping[str, Any]:
+    def dag_params(self, dag_id: str) -> Mapping[str, Any]:
         """The DAG's Params by name."""
 
-    def start(self, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> None:
+    def start_run(self, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> None:
         """Start a run. InvalidInput for the field `conf` if Params refuse it; a run of that id that is there is well."""
 
     def reparse(self, bundle: str | None, file: str) -> None:

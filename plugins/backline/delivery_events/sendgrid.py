@@ -13,22 +13,28 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature as BadSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from backline.delivery_events.events import DeliveryEvent, NotSigned, as_object, check_age, words
+from backline.delivery_events.events import (
+    DeliveryEvent,
+    InvalidSignature,
+    check_signature_age,
+    join_text,
+    require_object,
+)
 from backline.errors import InvalidInput, Misconfigured
 
 SOURCE = "sendgrid"
-SIGNATURE = "X-Twilio-Email-Event-Webhook-Signature"
-TIMESTAMP = "X-Twilio-Email-Event-Webhook-Timestamp"
-_DROPPED_BECAUSE = {"Bounced Address": "hard_bounce", "Spam Reporting Address": "complaint"}
+SIGNATURE_HEADER = "X-Twilio-Email-Event-Webhook-Signature"
+TIMESTAMP_HEADER = "X-Twilio-Email-Event-Webhook-Timestamp"
+_DROP_SUPPRESSION_REASONS = {"Bounced Address": "hard_bounce", "Spam Reporting Address": "complaint"}
 """Reasons of SendGrid's own suppression list that are ours too."""
 
 
-def read(headers: Mapping[str, str], body: bytes, public_key: str, now: datetime) -> list[DeliveryEvent]:
+def parse_request(headers: Mapping[str, str], body: bytes, public_key: str, now: datetime) -> list[DeliveryEvent]:
     """The events of one request. NotSigned; InvalidInput for a body that is not SendGrid's; Misconfigured for a wrong key."""
     _verify(headers, body, public_key, now)
     try:
@@ -37,12 +43,12 @@ def read(headers: Mapping[str, str], body: bytes, public_key: str, now: datetime
         raise InvalidInput("body", "must be JSON") from None
     if not isinstance(told, list):
         raise InvalidInput("body", "must be an array of events")
-    found = (_event(as_object(one, f"[{index}]"), f"[{index}]") for index, one in enumerate(told))
+    found = (_parse_event(require_object(one, f"[{index}]"), f"[{index}]") for index, one in enumerate(told))
     return [event for event in found if event is not None]
 
 
 def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datetime) -> None:
-    stamp = headers.get(TIMESTAMP, "")
+    stamp = headers.get(TIMESTAMP_HEADER, "")
     try:
         key = load_der_public_key(base64.b64decode(public_key, validate=True))
     except (ValueError, UnsupportedAlgorithm):
@@ -50,17 +56,17 @@ def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datet
     if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
         raise Misconfigured("hooks.sendgrid_public_key: must be the verification key as SendGrid shows it (base64)")
     try:
-        signature = base64.b64decode(headers.get(SIGNATURE, ""), validate=True)
+        signature = base64.b64decode(headers.get(SIGNATURE_HEADER, ""), validate=True)
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, stamp.encode() + body, ec.ECDSA(hashes.SHA256()))
         else:
             key.verify(signature, stamp.encode() + body)
-    except (InvalidSignature, binascii.Error):
-        raise NotSigned("its signature is missing or wrong") from None
-    check_age(_time(stamp, TIMESTAMP), now)
+    except (BadSignature, binascii.Error):
+        raise InvalidSignature("its signature is missing or wrong") from None
+    check_signature_age(_parse_time(stamp, TIMESTAMP_HEADER), now)
 
 
-def _event(told: dict[str, Any], field: str) -> DeliveryEvent | None:
+def _parse_event(told: dict[str, Any], field: str) -> DeliveryEvent | None:
     """One event; None for one that says nothing of delivery, such as an opened mail."""
     kind = told.get("event")
     if kind not in {"delivered", "deferred", "bounce", "dropped", "spamreport", "unsubscribe", "group_unsubscribe"}:
@@ -69,9 +75,9 @@ def _event(told: dict[str, Any], field: str) -> DeliveryEvent | None:
     if not isinstance(recipient, str) or not recipient or not isinstance(source_id, str) or not source_id:
         raise InvalidInput(field, "must have email and sg_event_id")
     common: dict[str, Any] = {
-        "source_id": source_id, "channel": "email", "at": _time(told.get("timestamp"), f"{field}.timestamp"),
+        "source_id": source_id, "channel": "email", "at": _parse_time(told.get("timestamp"), f"{field}.timestamp"),
         "recipient": recipient, "message_id": _text(told.get("smtp-id")), "provider_id": _text(told.get("sg_message_id")),
-        "detail": words(told.get("status"), told.get("reason") or told.get("response")),
+        "detail": join_text(told.get("status"), told.get("reason") or told.get("response")),
     }  # fmt: skip
     match kind:
         case "delivered" | "deferred":
@@ -80,7 +86,7 @@ def _event(told: dict[str, Any], field: str) -> DeliveryEvent | None:
             hard = told.get("type") != "blocked"  # blocked: refused for now, by the receiver's policy
             return DeliveryEvent(event="bounced", hard=hard, suppress="hard_bounce" if hard else None, **common)
         case "dropped":
-            because: Any = _DROPPED_BECAUSE.get(str(told.get("reason")))
+            because: Any = _DROP_SUPPRESSION_REASONS.get(str(told.get("reason")))
             return DeliveryEvent(event="rejected", suppress=because, **common)
         case "spamreport":
             return DeliveryEvent(event="complained", suppress="complaint", **common)
@@ -92,7 +98,7 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _time(value: object, field: str) -> datetime:
+def _parse_time(value: object, field: str) -> datetime:
     try:
         return datetime.fromtimestamp(int(value), UTC)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError, OSError):

@@ -16,18 +16,24 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature as BadSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from backline.delivery_events.events import DeliveryEvent, NotSigned, as_object, check_age, words
+from backline.delivery_events.events import (
+    DeliveryEvent,
+    InvalidSignature,
+    check_signature_age,
+    join_text,
+    require_object,
+)
 from backline.errors import InvalidInput
 
 SOURCE = "ses"
 Fetch = Callable[[str], bytes]
 """Gets what is at an https URL of Amazon's, following no redirect."""
-_HOST = re.compile(r"sns\.[a-z]{2}(-[a-z]+)+-\d\.amazonaws\.com(\.cn)?")
-_SIGNED = {
+_SNS_HOST = re.compile(r"sns\.[a-z]{2}(-[a-z]+)+-\d\.amazonaws\.com(\.cn)?")
+_SIGNED_FIELDS = {
     "Notification": ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
     "SubscriptionConfirmation": ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
     "UnsubscribeConfirmation": ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
@@ -35,57 +41,57 @@ _SIGNED = {
 _HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": hashes.SHA256()}  # noqa: S303 - SNS's first version
 
 
-class Certificates:
+class CertificateCache:
     """Amazon's certificates by URL, each fetched once."""
 
-    MOST = 16
+    MAX_CERTIFICATES = 16
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._kept: dict[str, x509.Certificate] = {}
+        self._cache: dict[str, x509.Certificate] = {}
 
     def get(self, url: str, now: datetime) -> x509.Certificate:
         """The certificate there; NotSigned unless it is on an SNS host of Amazon's and valid now."""
-        if not is_amazons(url) or not urlsplit(url).path.endswith(".pem"):
-            raise NotSigned("its certificate is not at an SNS host of Amazon's")
-        if url not in self._kept:
+        if not is_sns_url(url) or not urlsplit(url).path.endswith(".pem"):
+            raise InvalidSignature("its certificate is not at an SNS host of Amazon's")
+        if url not in self._cache:
             try:
                 found = x509.load_pem_x509_certificate(self._fetch(url))
             except ValueError:
-                raise NotSigned("what stands at its certificate's URL is none") from None
-            if len(self._kept) >= self.MOST:
-                self._kept.clear()
-            self._kept[url] = found
-        certificate = self._kept[url]
+                raise InvalidSignature("what stands at its certificate's URL is none") from None
+            if len(self._cache) >= self.MAX_CERTIFICATES:
+                self._cache.clear()
+            self._cache[url] = found
+        certificate = self._cache[url]
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise NotSigned("its certificate is not valid now")
+            raise InvalidSignature("its certificate is not valid now")
         return certificate
 
 
-def is_amazons(url: str) -> bool:
+def is_sns_url(url: str) -> bool:
     """Whether a URL is https, on an SNS host of Amazon's, and nothing else."""
     parts = urlsplit(url)
-    return parts.scheme == "https" and _HOST.fullmatch(parts.netloc) is not None
+    return parts.scheme == "https" and _SNS_HOST.fullmatch(parts.netloc) is not None
 
 
-def read(
-    body: bytes, topics: Sequence[str], certificates: Certificates, now: datetime
+def parse_request(
+    body: bytes, topics: Sequence[str], certificates: CertificateCache, now: datetime
 ) -> tuple[list[DeliveryEvent], str | None]:
     """The events of one request, and the URL that confirms a subscription if it asks for that.
 
     `topics` are the ARNs that may tell. NotSigned; InvalidInput for a body that is not SNS's.
     """
-    note = as_object(_json(body, "body"), "body")
+    note = require_object(_json(body, "body"), "body")
     _verify(note, topics, certificates, now)
     if note["Type"] == "SubscriptionConfirmation":
         url = note["SubscribeURL"]
-        if not is_amazons(url):
-            raise NotSigned("its SubscribeURL is not at an SNS host of Amazon's")
+        if not is_sns_url(url):
+            raise InvalidSignature("its SubscribeURL is not at an SNS host of Amazon's")
         return [], url
     if note["Type"] != "Notification":
         return [], None
     try:
-        told = as_object(_json(note["Message"], "Message"), "Message")
+        told = require_object(_json(note["Message"], "Message"), "Message")
     except InvalidInput:  # SNS says hello in plain words when a topic is set up
         return [], None
     try:
@@ -101,25 +107,25 @@ def _json(text: str | bytes, field: str) -> object:
         raise InvalidInput(field, "must be JSON") from None
 
 
-def _verify(note: dict[str, Any], topics: Sequence[str], certificates: Certificates, now: datetime) -> None:
-    fields = _SIGNED.get(str(note.get("Type")))
+def _verify(note: dict[str, Any], topics: Sequence[str], certificates: CertificateCache, now: datetime) -> None:
+    fields = _SIGNED_FIELDS.get(str(note.get("Type")))
     needed = {*(fields or ()), "Signature", "SigningCertURL"} - {"Subject"}
     if fields is None or not all(isinstance(note.get(name), str) for name in needed):
         raise InvalidInput("body", "is not a message of SNS (raw message delivery must be off)")
     if note["TopicArn"] not in topics:
-        raise NotSigned("its topic is not among hooks.ses_topics")
+        raise InvalidSignature("its topic is not among hooks.ses_topic_arns")
     algorithm = _HASHES.get(str(note.get("SignatureVersion")))
     if algorithm is None:
-        raise NotSigned("its signature is of an unknown version")
+        raise InvalidSignature("its signature is of an unknown version")
     text = "".join(f"{name}\n{note[name]}\n" for name in fields if note.get(name) is not None)
     key = certificates.get(note["SigningCertURL"], now).public_key()
     try:
         if not isinstance(key, rsa.RSAPublicKey):
-            raise NotSigned("its certificate is not one of SNS")
+            raise InvalidSignature("its certificate is not one of SNS")
         key.verify(base64.b64decode(note["Signature"], validate=True), text.encode(), padding.PKCS1v15(), algorithm)
-    except (InvalidSignature, binascii.Error):
-        raise NotSigned("its signature is wrong") from None
-    check_age(_time(note["Timestamp"]), now)
+    except (BadSignature, binascii.Error):
+        raise InvalidSignature("its signature is wrong") from None
+    check_signature_age(_parse_time(note["Timestamp"]), now)
 
 
 def _events(told: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
@@ -132,17 +138,17 @@ def _events(told: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
         part = told["delivery"]
         for recipient in part["recipients"]:
             yield DeliveryEvent(
-                f"{note_id}/{recipient}", event="delivered", at=_time(part["timestamp"]), recipient=recipient,
-                detail=words(part.get("smtpResponse")), **ours,
+                f"{note_id}/{recipient}", event="delivered", at=_parse_time(part["timestamp"]), recipient=recipient,
+                detail=join_text(part.get("smtpResponse")), **ours,
             )  # fmt: skip
     elif kind == "Bounce":
         part = told["bounce"]
         hard = part["bounceType"] == "Permanent"
         for one in part["bouncedRecipients"]:
             yield DeliveryEvent(
-                f"{note_id}/{one['emailAddress']}", event="bounced", at=_time(part["timestamp"]), hard=hard,
+                f"{note_id}/{one['emailAddress']}", event="bounced", at=_parse_time(part["timestamp"]), hard=hard,
                 recipient=one["emailAddress"], suppress="hard_bounce" if hard else None,
-                detail=words(part.get("bounceSubType"), one.get("diagnosticCode") or one.get("status")), **ours,
+                detail=join_text(part.get("bounceSubType"), one.get("diagnosticCode") or one.get("status")), **ours,
             )  # fmt: skip
     elif kind == "Complaint":
         part = told["complaint"]
@@ -150,25 +156,25 @@ def _events(told: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
             return
         for one in part["complainedRecipients"]:
             yield DeliveryEvent(
-                f"{note_id}/{one['emailAddress']}", event="complained", at=_time(part["timestamp"]),
-                recipient=one["emailAddress"], suppress="complaint", detail=words(part.get("complaintFeedbackType")), **ours,
+                f"{note_id}/{one['emailAddress']}", event="complained", at=_parse_time(part["timestamp"]),
+                recipient=one["emailAddress"], suppress="complaint", detail=join_text(part.get("complaintFeedbackType")), **ours,
             )  # fmt: skip
     elif kind == "DeliveryDelay":
         part = told["deliveryDelay"]
         for one in part["delayedRecipients"]:
             yield DeliveryEvent(
-                f"{note_id}/{one['emailAddress']}", event="deferred", at=_time(part["timestamp"]),
-                recipient=one["emailAddress"], detail=words(part.get("delayType"), one.get("diagnosticCode")), **ours,
+                f"{note_id}/{one['emailAddress']}", event="deferred", at=_parse_time(part["timestamp"]),
+                recipient=one["emailAddress"], detail=join_text(part.get("delayType"), one.get("diagnosticCode")), **ours,
             )  # fmt: skip
     elif kind == "Reject":
         for recipient in mail.get("destination", ()):
             yield DeliveryEvent(
-                f"{note_id}/{recipient}", event="rejected", at=_time(mail["timestamp"]), recipient=recipient,
-                detail=words(told["reject"].get("reason")), **ours,
+                f"{note_id}/{recipient}", event="rejected", at=_parse_time(mail["timestamp"]), recipient=recipient,
+                detail=join_text(told["reject"].get("reason")), **ours,
             )  # fmt: skip
 
 
-def _time(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):

@@ -13,19 +13,19 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from backline.delivery_events.events import DeliveryEvent, NotSigned, words
+from backline.delivery_events.events import DeliveryEvent, InvalidSignature, join_text
 from backline.errors import InvalidInput
 
 SOURCE = "twilio"
-SIGNATURE = "X-Twilio-Signature"
+SIGNATURE_HEADER = "X-Twilio-Signature"
 _PORTS = {"https": 443, "http": 80}
-_GONE = frozenset({"30005", "30006", "21211", "21614"})
+_HARD_BOUNCE_CODES = frozenset({"30005", "30006", "21211", "21614"})
 """Errors that say that there is no such number, or that no SMS can reach it."""
-_STOPPED = "21610"
+_STOP_CODE = "21610"
 """The recipient answered STOP."""
 
 
-def read(url: str, signature: str, body: bytes, auth_token: str, now: datetime) -> list[DeliveryEvent]:
+def parse_request(url: str, signature: str, body: bytes, auth_token: str, now: datetime) -> list[DeliveryEvent]:
     """The event of one callback, none for a step on the way. NotSigned; InvalidInput for a body that is not Twilio's.
 
     `url` is the whole public URL that Twilio was given, query included.
@@ -34,8 +34,8 @@ def read(url: str, signature: str, body: bytes, auth_token: str, now: datetime) 
         form = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), errors="strict"))
     except ValueError:
         raise InvalidInput("body", "must be a form (application/x-www-form-urlencoded)") from None
-    if not any(_matches(each, form, signature, auth_token) for each in _spellings(url)):
-        raise NotSigned("its signature is missing or wrong")
+    if not any(_signature_matches(each, form, signature, auth_token) for each in _url_variants(url)):
+        raise InvalidSignature("its signature is missing or wrong")
     status, number = form.get("MessageStatus"), form.get("To", "")
     sid = form.get("MessageSid") or form.get("SmsSid")
     if not sid or not status:
@@ -43,25 +43,25 @@ def read(url: str, signature: str, body: bytes, auth_token: str, now: datetime) 
     code = form.get("ErrorCode", "")
     common: dict[str, Any] = {
         "source_id": f"{sid}/{status}", "channel": "sms", "at": now, "recipient": number, "provider_id": sid,
-        "detail": words(f"error {code}" if code else None, form.get("ErrorMessage")),
+        "detail": join_text(f"error {code}" if code else None, form.get("ErrorMessage")),
     }  # fmt: skip
     if status in {"delivered", "read"}:
         return [DeliveryEvent(event="delivered", **common)]
     if status in {"undelivered", "failed"}:
-        if code == _STOPPED:
+        if code == _STOP_CODE:
             return [DeliveryEvent(event="unsubscribed", suppress="unsubscribed", **common)]
-        gone = code in _GONE
+        gone = code in _HARD_BOUNCE_CODES
         return [DeliveryEvent(event="bounced", hard=gone, suppress="hard_bounce" if gone else None, **common)]
     return []
 
 
-def _matches(url: str, form: dict[str, str], signature: str, auth_token: str) -> bool:
+def _signature_matches(url: str, form: dict[str, str], signature: str, auth_token: str) -> bool:
     text = url + "".join(f"{name}{form[name]}" for name in sorted(form))
     wanted = base64.b64encode(hmac.new(auth_token.encode(), text.encode(), hashlib.sha1).digest())
     return hmac.compare_digest(wanted, signature.encode())
 
 
-def _spellings(url: str) -> list[str]:
+def _url_variants(url: str) -> list[str]:
     """With and without the scheme's own port: Twilio signs either."""
     parts = urlsplit(url)
     usual = _PORTS.get(parts.scheme)

@@ -15,10 +15,10 @@ from zoneinfo import ZoneInfo
 from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
-from backline.invoices.layout import LAYOUT, words
+from backline.invoices.layout import CURRENT_LAYOUT, labels
 from backline.invoices.settings import InvoiceSettings
 
-LETTER_COUNTRIES = frozenset(["BZ", "CA", "CL", "CO", "CR", "GT", "MX", "NI", "PA", "PH", "PR", "SV", "US", "VE"])
+US_LETTER_COUNTRIES = frozenset(["BZ", "CA", "CL", "CO", "CR", "GT", "MX", "NI", "PA", "PH", "PR", "SV", "US", "VE"])
 """Where people print on US Letter (CLDR, supplemental data, paperSize)."""
 
 
@@ -31,26 +31,26 @@ def issue(connection: Session, order_id: int, config: InvoiceSettings, zone: str
         found = connection.execute(statement("invoices", "order_lock"), {"order_id": order_id}).fetchone()
         if found is None:
             raise InvalidInput("order_id", f"there is no order {order_id}")
-        papers = connection.execute(statement("invoices", "papers_of_order"), {"order_id": order_id}).fetchall()
+        papers = connection.execute(statement("invoices", "documents_of_order"), {"order_id": order_id}).fetchall()
         invoice = next((row["id"] for row in papers if not row["is_credit_note"]), None)
         credit_note = next((row["id"] for row in papers if row["is_credit_note"]), None)
         if invoice is None and not found["is_paid"]:
             raise InvalidInput("order_id", f"order {order_id} is not paid; an invoice is issued once it is")
-        common = paper_values(config, zone, found["country"])
+        common = document_values(config, zone, found["country"])
         year = now.astimezone(ZoneInfo(zone)).year
         if invoice is None:
             values = {**common, "series": config.series.format(year=year), "order_id": order_id}
-            values["shipping"] = words(found["language"])["shipping"]
-            invoice = _issued(connection.execute(statement("invoices", "invoice_issue"), values).fetchone())
+            values["shipping"] = labels(found["language"])["shipping"]
+            invoice = _issued_id(connection.execute(statement("invoices", "invoice_issue"), values).fetchone())
         if credit_note is None and found["is_refunded"]:
             values = {**common, "series": config.credit_note_series.format(year=year), "credits_id": invoice}
-            credit_note = _issued(connection.execute(statement("invoices", "credit_note_issue"), values).fetchone())
+            credit_note = _issued_id(connection.execute(statement("invoices", "credit_note_issue"), values).fetchone())
         for paper in (one for one in (invoice, credit_note) if one is not None):
-            connection.execute(statement("invoices", "paper_ensure"), {**common, "invoice_id": paper})
+            connection.execute(statement("invoices", "document_ensure"), {**common, "invoice_id": paper})
     return [invoice] if credit_note is None else [invoice, credit_note]
 
 
-def paper_values(config: InvoiceSettings, zone: str, country: str) -> dict[str, Any]:
+def document_values(config: InvoiceSettings, zone: str, country: str) -> dict[str, Any]:
     """What a paper issued now says besides its figures."""
     seller = {
         "name": config.seller_name,
@@ -58,11 +58,11 @@ def paper_values(config: InvoiceSettings, zone: str, country: str) -> dict[str, 
         "tax_id": config.seller_tax_id,
         "email": config.seller_email,
     }
-    page = config.page if config.page != "auto" else "Letter" if country in LETTER_COUNTRIES else "A4"
-    return {"seller": json.dumps(seller), "page": page, "zone": zone, "layout": LAYOUT}
+    page = config.page_size if config.page_size != "auto" else "Letter" if country in US_LETTER_COUNTRIES else "A4"
+    return {"seller": json.dumps(seller), "page": page, "zone": zone, "layout": CURRENT_LAYOUT}
 
 
-def _issued(row: Mapping[str, Any] | None) -> int:
+def _issued_id(row: Mapping[str, Any] | None) -> int:
     if row is None:  # the order and its customer are locked: only a statement of one's own can do this
         raise InvalidInput("order_id", "the statement that issues an invoice gave no row; see include/sql/invoices.sql")
     return int(row["id"])

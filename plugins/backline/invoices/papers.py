@@ -35,7 +35,7 @@ class TaxLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Paper:
+class Document:
     """What is on it. Days are those of its `zone`."""
 
     id: int
@@ -58,35 +58,37 @@ class Paper:
     credits_number: str | None
     credits_issued_at: datetime | None
     seller: dict[str, Any]
-    page: str
+    page_size: str
     zone: str
     layout: int
     pdf_sha256: bytes | None
     lines: tuple[Line, ...]
 
-    def day(self, moment: datetime) -> date:
+    def local_date(self, moment: datetime) -> date:
         """The day of a moment, in the zone of the paper."""
         return moment.astimezone(ZoneInfo(self.zone)).date()
 
 
-def read(connection: Session, invoice_id: int) -> Paper:
+def load_document(connection: Session, invoice_id: int) -> Document:
     """A paper by its invoice's id. InvalidInput if there is none, or its lines do not add up to its sums."""
     values = {"invoice_id": invoice_id}
-    row = connection.execute(statement("invoices", "paper_get"), values).fetchone()
+    row = connection.execute(statement("invoices", "document_get"), values).fetchone()
     if row is None:
         raise InvalidInput("invoice_id", f"there is no invoice {invoice_id}")
-    lines = tuple(Line(**line) for line in connection.execute(statement("invoices", "paper_lines"), values))
+    lines = tuple(Line(**line) for line in connection.execute(statement("invoices", "document_lines"), values))
     sums = (sum(line.net_minor for line in lines), sum(line.tax_minor for line in lines))
-    number = label(row.pop("series"), row.pop("number"))
+    number = format_number(row.pop("series"), row.pop("number"))
     if sums != (row["net_minor"], row["tax_minor"]):
         raise InvalidInput(
             "invoice_id", f"invoice {number}: its net and tax are not the sums of its lines; mend its rows"
         )
     series, credited = row.pop("credits_series"), row.pop("credits_number")
-    return Paper(**row, number=number, credits_number=label(series, credited) if series else None, lines=lines)
+    return Document(
+        **row, number=number, credits_number=format_number(series, credited) if series else None, lines=lines
+    )
 
 
-def label(series: str, number: int) -> str:
+def format_number(series: str, number: int) -> str:
     """A number as people write it: INV-2026-000042."""
     return f"{series}-{number:06d}"
 

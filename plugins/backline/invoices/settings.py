@@ -18,11 +18,11 @@ class InvoiceSettings(BaseModel):
     seller_address: tuple[str, ...] = Field(("1 High Street", "10115 Berlin", "Germany"), min_length=1, max_length=8)
     seller_tax_id: str = Field("", max_length=60)
     seller_email: str = Field("billing@localhost.localdomain", max_length=254)
-    page: Literal["auto", "A4", "Letter"] = "auto"
+    page_size: Literal["auto", "A4", "Letter"] = "auto"
     series: Series = "INV-{year}"
     credit_note_series: Series = "CRN-{year}"
     folder: str = "archive/invoices"
-    receipt_hours: float = Field(72.0, ge=0)
-    look_seconds: float = Field(2.0, ge=0.25, le=60)
-    sweep_days: float = Field(7.0, gt=0, le=366)
-    sweep_most: int = Field(200, ge=1, le=10_000)
+    receipt_max_age_hours: float = Field(72.0, ge=0)
+    poll_interval_seconds: float = Field(2.0, ge=0.25, le=60)
+    lookback_days: float = Field(7.0, gt=0, le=366)
+    batch_limit: int = Field(200, ge=1, le=10_000)

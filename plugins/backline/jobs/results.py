@@ -16,17 +16,17 @@ from backline.db.session import session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 
-RESULT_AT_MOST = 64 * 1024
+MAX_RESULT_BYTES = 64 * 1024
 """Bytes of JSON; what is larger is a file, and its path the result."""
-DOING_AT_MOST = 200
-SECONDS_BETWEEN = 1.0
+MAX_DOING_LENGTH = 200
+MIN_PROGRESS_INTERVAL_SECONDS = 1.0
 """Progress is written no more often; the last word always is."""
 PRUNE_BATCH = 5000
-_SECRET = re.compile(r"(?i)(passw|secret|token|api_?key|authorization|private_?key|credential)")
+_SECRET_FIELD_NAME = re.compile(r"(?i)(passw|secret|token|api_?key|authorization|private_?key|credential)")
 
 
 @dataclass(frozen=True, slots=True)
-class RunName:
+class RunRef:
     """Which run."""
 
     dag_id: str
@@ -34,13 +34,11 @@ class RunName:
 
 
 class Reporter:
-    """Where one run tells how far it is. `keep_seconds`: how long what it says is kept after it was said."""
+    """Where one run tells how far it is. `ttl_seconds`: how long what it says is kept after it was said."""
 
-    def __init__(
-        self, dsn: str, run: RunName, keep_seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._dsn, self._run, self._keep, self._clock = dsn, run, keep_seconds, clock
-        self._next = clock()
+    def __init__(self, dsn: str, run: RunRef, ttl_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._dsn, self._run, self._ttl_seconds, self._clock = dsn, run, ttl_seconds, clock
+        self._next_write_at = clock()
 
     def progress(self, percent: float, doing: str = "") -> bool:
         """Say how far the run is, 0 to 100, and what it does; False if it was too soon after the last time to write it.
@@ -50,62 +48,62 @@ class Reporter:
         if not 0 <= percent <= 100:
             raise InvalidInput("percent", f"{percent} is not from 0 to 100")
         now = self._clock()
-        if now < self._next and percent < 100:
+        if now < self._next_write_at and percent < 100:
             return False
-        self._next = now + SECONDS_BETWEEN
-        self._execute("progress_set", percent=percent, doing=doing[:DOING_AT_MOST])
+        self._next_write_at = now + MIN_PROGRESS_INTERVAL_SECONDS
+        self._execute("progress_set", percent=percent, doing=doing[:MAX_DOING_LENGTH])
         return True
 
     def result(self, value: Any) -> None:
         """Keep the run's result. InvalidInput if it is no JSON, too large, or has a field that looks like a secret."""
-        self._execute("result_set", result=checked(value))
+        self._execute("result_set", result=serialize_result(value))
 
     def _execute(self, name: str, **values: Any) -> None:
-        given = {"dag_id": self._run.dag_id, "run_id": self._run.run_id, "keep_seconds": self._keep, **values}
+        given = {"dag_id": self._run.dag_id, "run_id": self._run.run_id, "ttl_seconds": self._ttl_seconds, **values}
         with session(self._dsn, name="job") as connection:
             connection.execute(statement("jobs", name), given)
 
 
-def checked(value: Any) -> str:
+def serialize_result(value: Any) -> str:
     """A result as JSON; see `Reporter.result`."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as exc:
         raise InvalidInput("result", f"cannot be written as JSON: {exc}") from None
-    if len(text.encode()) > RESULT_AT_MOST:
-        raise InvalidInput("result", f"is larger than {RESULT_AT_MOST // 1024} KiB; write a file and return its path")
-    if (name := _secret_field(value)) is not None:
+    if len(text.encode()) > MAX_RESULT_BYTES:
+        raise InvalidInput("result", f"is larger than {MAX_RESULT_BYTES // 1024} KiB; write a file and return its path")
+    if (name := _find_secret_field(value)) is not None:
         raise InvalidInput(f"result.{name}", "looks like a secret, and every viewer can read results; leave it out")
     return text
 
 
-def result_of(dsn: str, run: RunName) -> dict[str, Any] | None:
+def get_result(dsn: str, run: RunRef) -> dict[str, Any] | None:
     """Percent, what it does, result and times of a run; None if there is nothing or it is no longer kept."""
     with session(dsn, name="result") as connection:
         values = {"dag_id": run.dag_id, "run_id": run.run_id}
         return connection.execute(statement("jobs", "result_get"), values).fetchone()
 
 
-def prune(dsn: str) -> int:
+def prune_results(dsn: str) -> int:
     """Delete results whose time is over, in batches; returns how many."""
     total = 0
     with session(dsn, name="results") as connection:
         while True:
-            batch = len(connection.execute(statement("jobs", "result_prune"), {"most": PRUNE_BATCH}).fetchall())
+            batch = len(connection.execute(statement("jobs", "result_prune"), {"batch_limit": PRUNE_BATCH}).fetchall())
             total += batch
             if batch < PRUNE_BATCH:
                 return total
 
 
-def _secret_field(value: Any) -> str | None:
+def _find_secret_field(value: Any) -> str | None:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if inner is not None and _SECRET.search(str(name)):
+            if inner is not None and _SECRET_FIELD_NAME.search(str(name)):
                 return str(name)
-            if (found := _secret_field(inner)) is not None:
+            if (found := _find_secret_field(inner)) is not None:
                 return f"{name}.{found}"
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for place, inner in enumerate(value):
-            if (found := _secret_field(inner)) is not None:
+            if (found := _find_secret_field(inner)) is not None:
                 return f"{place}.{found}"
     return None

@@ -17,11 +17,11 @@ from pathlib import Path
 HARD_LIMIT = "backline: hard limit"
 MEMORY_LIMIT = "backline: memory limit"
 """How the last line of a killed task's log begins; dead letters are read from it."""
-LOOK_SECONDS = 1.0
+POLL_INTERVAL_SECONDS = 1.0
 PROC = Path("/proc")
 
 
-def watch(seconds: float, memory_mib: int) -> int:
+def start_watchdog(seconds: float, memory_mib: int) -> int:
     """Start a watchdog over this process; returns a descriptor that must stay open as long as it is to watch.
 
     After `seconds`, or (if not 0) with more than `memory_mib` MiB of memory in this process and its children, this
@@ -35,7 +35,7 @@ def watch(seconds: float, memory_mib: int) -> int:
     return theirs
 
 
-def memory_of(pid: int) -> int:
+def memory_usage(pid: int) -> int:
     """Bytes of memory that a process and its descendants have for themselves: their anonymous pages."""
     total = 0
     try:
@@ -45,7 +45,7 @@ def memory_of(pid: int) -> int:
         children = (PROC / str(pid) / "task" / str(pid) / "children").read_text().split()
     except OSError:
         return total  # it has ended
-    return total + sum(memory_of(int(child)) for child in children if int(child) != os.getpid())
+    return total + sum(memory_usage(int(child)) for child in children if int(child) != os.getpid())
 
 
 def _kill(pid: int, why: str) -> None:
@@ -63,9 +63,9 @@ def main(pid: int, seconds: float, memory_mib: int) -> None:
         left = deadline - time.monotonic()
         if left <= 0:
             return _kill(pid, f"{HARD_LIMIT} of {seconds:.0f} s is over")
-        if memory_mib and (used := memory_of(pid)) > memory_mib * 1024 * 1024:
+        if memory_mib and (used := memory_usage(pid)) > memory_mib * 1024 * 1024:
             return _kill(pid, f"{MEMORY_LIMIT} of {memory_mib} MiB is exceeded: {used // 1024 // 1024} MiB")
-        ready, _, _ = select.select([sys.stdin], [], [], min(left, LOOK_SECONDS if memory_mib else 60.0))
+        ready, _, _ = select.select([sys.stdin], [], [], min(left, POLL_INTERVAL_SECONDS if memory_mib else 60.0))
         if ready:
             return None
     return None

@@ -18,7 +18,7 @@ class Weights(BaseModel):
     capacity: int = Field(10, ge=0, le=100)
 
     @model_validator(mode="after")
-    def _are_a_whole(self) -> Self:
+    def _check_sum(self) -> Self:
         total = self.price + self.lead_time + self.quality + self.capacity
         if total != 100:
             raise ValueError(f"price, lead_time, quality and capacity must add up to 100; they make {total}")
@@ -31,4 +31,4 @@ class MatchingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     weights: Weights = Field(default_factory=Weights)
-    at_most: int = Field(10_000, ge=1, le=100_000)
+    batch_limit: int = Field(10_000, ge=1, le=100_000)

@@ -11,8 +11,8 @@ from backline.channels.webhook.content import WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage, WebhookMessage
-from backline.messages.conf import Options, split_conf
 from backline.messages.rules import spec
+from backline.messages.run_conf import Options, split_conf
 
 __all__ = [
     "EmailMessage",
@@ -37,35 +37,35 @@ def render_email(message: Message) -> EmailContent:
     InvalidInput names the field: a wrong payload, a template's missing variable, a missing file.
     """
     # The registry saw to it that the class is one; issubclass costs 10 µs here, as pydantic models are ABCs.
-    said = cast("EmailMessage", _parsed(message, "email"))
+    said = cast("EmailMessage", _parse_message(message, "email"))
     if (topic := said.topic_of(message.payload)) is None:
         return said.email()
-    from backline.messages.leaving import with_way_out
-    from backline.preferences.recipients import address_key
-    from backline.preferences.unsubscribe import Subscription, link
+    from backline.messages.unsubscribe import with_unsubscribe
+    from backline.preferences.addresses import address_key
+    from backline.preferences.unsubscribe import Subscription, unsubscribe_link
 
     leaves = Subscription("email", address_key("email", message.recipient), topic, message.id)
-    return with_way_out(said, lambda: link(leaves))
+    return with_unsubscribe(said, lambda: unsubscribe_link(leaves))
 
 
 def render_sms(message: Message) -> str:
     """What a message says as a text message; InvalidInput as for an email."""
-    return cast("SmsMessage", _parsed(message, "sms")).sms()
+    return cast("SmsMessage", _parse_message(message, "sms")).sms()
 
 
 def render_push(message: Message) -> PushContent:
     """What a message says as a push notification; InvalidInput as for an email."""
-    return cast("PushMessage", _parsed(message, "push")).push()
+    return cast("PushMessage", _parse_message(message, "push")).push()
 
 
 def render_webhook(message: Message) -> WebhookContent:
     """What a message says as an event; InvalidInput as for an email."""
     created = round(message.created_at.timestamp() * 1_000_000)
-    parsed = cast("WebhookMessage", _parsed(message, "webhook"))
+    parsed = cast("WebhookMessage", _parse_message(message, "webhook"))
     return parsed.webhook(f"evt_{message.id}_{created:x}", message.created_at)
 
 
-def _parsed(message: Message, channel: str) -> MessageType:
+def _parse_message(message: Message, channel: str) -> MessageType:
     kind = registry.get(message.type)
     if channel not in kind.channels:
         raise InvalidInput("type", f"{message.type} does not go by {channel}; its channels: {', '.join(kind.channels)}")

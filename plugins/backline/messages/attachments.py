@@ -15,14 +15,14 @@ from pydantic_core import PydanticCustomError
 from backline.channels.email.content import Attachment
 from backline.errors import InvalidInput
 from backline.messages.fields import Line
-from backline.messages.problems import wrong_field
+from backline.messages.validation_errors import field_error
 from backline.settings import ROOT, settings
 
 MIB = 1024 * 1024
-MAX_COUNT = 20
+MAX_ATTACHMENTS = 20
 OFFICE = "application/vnd.openxmlformats-officedocument"
 
-ENDINGS = {
+EXTRA_MEDIA_TYPES = {
     ".xlsx": f"{OFFICE}.spreadsheetml.sheet",
     ".docx": f"{OFFICE}.wordprocessingml.document",
     ".webp": "image/webp",
@@ -31,14 +31,14 @@ ENDINGS = {
 }
 """File types that the standard library does not know by their ending in every release of Python."""
 
-ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-MAGIC: dict[str, tuple[bytes, ...]] = {
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+MAGIC_BYTES: dict[str, tuple[bytes, ...]] = {
     "application/pdf": (b"%PDF-",),
     "image/png": (b"\x89PNG\r\n\x1a\n",),
     "image/jpeg": (b"\xff\xd8\xff",),
-    "application/zip": ZIP,
-    f"{OFFICE}.spreadsheetml.sheet": ZIP,
-    f"{OFFICE}.wordprocessingml.document": ZIP,
+    "application/zip": ZIP_MAGIC,
+    f"{OFFICE}.spreadsheetml.sheet": ZIP_MAGIC,
+    f"{OFFICE}.wordprocessingml.document": ZIP_MAGIC,
 }
 """How files of these types begin: a renamed file is found out."""
 
@@ -56,43 +56,43 @@ class AttachmentField(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.path is None) == (self.content_base64 is None):
-            raise wrong_field("path", "give either path, or filename with content_base64")
+            raise field_error("path", "give either path, or filename with content_base64")
         if self.content_base64 is not None and self.filename is None:
-            raise wrong_field("filename", "is required with content_base64; add it")
-        file = _resolved(self.path) if self.path is not None else None
+            raise field_error("filename", "is required with content_base64; add it")
+        file = _resolve_path(self.path) if self.path is not None else None
         if self.filename is not None and (
             "/" in self.filename or "\\" in self.filename or self.filename in {".", ".."}
         ):
-            raise wrong_field("filename", "must be a file's name without folders")
+            raise field_error("filename", "must be a file's name without folders")
         _check_type(self)
         if file is None:
-            _check_content(self, _decoded(self))
+            _check_content(self, _decode(self))
         elif file.exists():
             # A file that is not here may be where the message is sent: it is judged there.
             _check_content(self, _read(file, size=16))
         return self
 
     @property
-    def shown_name(self) -> str:
+    def display_name(self) -> str:
         """The file's name as the recipient sees it."""
         return self.filename or PurePosixPath(self.path or "").name
 
     @property
     def media_type(self) -> str:
         """The file's type: as given, else by the ending of its name."""
-        guessed, encoding = _names().guess_type(self.shown_name)
+        guessed, encoding = _media_types().guess_type(self.display_name)
         return (self.content_type or (None if encoding else guessed) or "application/octet-stream").lower()
 
     @property
     def size(self) -> int:
         """Its size in bytes, or 0 when the file is not on this machine."""
         if self.path is None:
-            return len(_decoded(self))
-        file = _resolved(self.path)
+            return len(_decode(self))
+        file = _resolve_path(self.path)
         return file.stat().st_size if file.is_file() else 0
 
 
-def check_total(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, ...]:
+def check_total_size(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, ...]:
     """All attachments of a message together, against `email.attachment_max_mib`."""
     limit = settings().email.attachment_max_mib
     if (total := sum(field.size for field in fields)) > limit * MIB:
@@ -103,22 +103,24 @@ def check_total(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, .
 def check_pdf(field: AttachmentField) -> AttachmentField:
     """An attachment that is a PDF."""
     if field.media_type != "application/pdf":
-        raise wrong_field(
+        raise field_error(
             "content_type" if field.content_type else "path" if field.path else "filename", "must be a PDF"
         )
     return field
 
 
-Pdf = Annotated[AttachmentField, AfterValidator(check_pdf)]
-Attachments = Annotated[tuple[AttachmentField, ...], Field(max_length=MAX_COUNT), AfterValidator(check_total)]
+PdfAttachment = Annotated[AttachmentField, AfterValidator(check_pdf)]
+Attachments = Annotated[
+    tuple[AttachmentField, ...], Field(max_length=MAX_ATTACHMENTS), AfterValidator(check_total_size)
+]
 
 
-def read(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
+def read_attachments(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
     """The files with their content; InvalidInput names the one that cannot be sent."""
     limit = settings().email.attachment_max_mib * MIB
     read_files: list[Attachment] = []
     for number, field in enumerate(fields):
-        read_files.append(_attachment(field, f"attachments[{number}]"))
+        read_files.append(_load(field, f"attachments[{number}]"))
         if sum(len(file.content) for file in read_files) > limit:
             raise InvalidInput(
                 "attachments", f"weigh more than {limit / MIB:g} MiB together (email.attachment_max_mib)"
@@ -126,42 +128,42 @@ def read(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
     return tuple(read_files)
 
 
-def read_one(field: AttachmentField, name: str) -> Attachment:
+def read_attachment(field: AttachmentField, name: str) -> Attachment:
     """One file with its content; InvalidInput if it cannot be sent. `name` is the payload field that it stands in."""
     limit = settings().email.attachment_max_mib
-    file = _attachment(field, name)
+    file = _load(field, name)
     if len(file.content) > limit * MIB:
         raise InvalidInput(name, f"weighs more than {limit:g} MiB (email.attachment_max_mib)")
     return file
 
 
 @lru_cache(maxsize=1)
-def _names() -> mimetypes.MimeTypes:
+def _media_types() -> mimetypes.MimeTypes:
     # The standard library's own table and ours, so that a file's type does not depend on the host's /etc/mime.types.
     names = mimetypes.MimeTypes()
-    for ending, media_type in ENDINGS.items():
+    for ending, media_type in EXTRA_MEDIA_TYPES.items():
         names.add_type(media_type, ending)
     return names
 
 
-def _attachment(field: AttachmentField, name: str) -> Attachment:
+def _load(field: AttachmentField, name: str) -> Attachment:
     limit = int(settings().email.attachment_max_mib * MIB)
     try:
-        content = _decoded(field) if field.path is None else _read(_resolved(field.path), size=limit + 1)
+        content = _decode(field) if field.path is None else _read(_resolve_path(field.path), size=limit + 1)
         _check_content(field, content)
     except PydanticCustomError as exc:
         context = exc.context or {}
         raise InvalidInput(f"{name}.{context['field']}", context["problem"]) from None
-    return Attachment(field.shown_name, field.media_type, content)
+    return Attachment(field.display_name, field.media_type, content)
 
 
-def _resolved(path: str) -> Path:
+def _resolve_path(path: str) -> Path:
     folder = (ROOT / settings().email.attachment_folder).resolve()
     windows = PureWindowsPath(path)
     # resolve() follows links, so a link that leads out of the folder is seen as what it points to.
     target = (folder / path).resolve()
     if ".." in windows.parts or windows.anchor or not target.is_relative_to(folder) or target == folder:
-        raise wrong_field(
+        raise field_error(
             "path",
             f"must be a relative path of a file inside {settings().email.attachment_folder} "
             "(email.attachment_folder), without '..' and not through a link that leads out of it",
@@ -175,34 +177,34 @@ def _read(file: Path, *, size: int) -> bytes:
             return opened.read(size)
     except FileNotFoundError:
         folder = settings().email.attachment_folder
-        raise wrong_field("path", f"no such file in {folder}; put it there or mend the path") from None
+        raise field_error("path", f"no such file in {folder}; put it there or mend the path") from None
     except OSError as exc:
-        raise wrong_field("path", f"cannot be read: {exc.strerror or exc}") from None
+        raise field_error("path", f"cannot be read: {exc.strerror or exc}") from None
 
 
-def _decoded(field: AttachmentField) -> bytes:
+def _decode(field: AttachmentField) -> bytes:
     limit = settings().email.attachment_max_mib
     text = (field.content_base64 or "").replace("\r", "").replace("\n", "")
     if len(text) * 3 // 4 > (limit * MIB) + 2:
-        raise wrong_field("content_base64", f"is over {limit:g} MiB (email.attachment_max_mib)")
+        raise field_error("content_base64", f"is over {limit:g} MiB (email.attachment_max_mib)")
     try:
         return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError):
-        raise wrong_field("content_base64", "is not base64 (RFC 4648, the alphabet with + and /)") from None
+        raise field_error("content_base64", "is not base64 (RFC 4648, the alphabet with + and /)") from None
 
 
 def _check_type(field: AttachmentField) -> None:
     allowed = settings().email.attachment_types
     if field.media_type not in allowed:
         named = "content_type" if field.content_type else "path" if field.path and not field.filename else "filename"
-        raise wrong_field(
+        raise field_error(
             named,
             f"type {field.media_type} is not allowed; allowed (email.attachment_types): {', '.join(sorted(allowed))}",
         )
 
 
 def _check_content(field: AttachmentField, content: bytes) -> None:
-    begins = MAGIC.get(field.media_type)
+    begins = MAGIC_BYTES.get(field.media_type)
     if begins and not content.startswith(begins):
         where = "content_base64" if field.path is None else "path"
-        raise wrong_field(where, f"does not hold what {field.media_type} files begin with; give the file its true type")
+        raise field_error(where, f"does not hold what {field.media_type} files begin with; give the file its true type")

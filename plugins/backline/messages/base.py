@@ -19,10 +19,10 @@ from backline.channels.push.content import PushContent
 from backline.channels.webhook.content import WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import recipients
-from backline.messages.fields import read_moment
-from backline.messages.problems import invalid_input, without_nul
+from backline.messages.fields import parse_timestamp
+from backline.messages.validation_errors import reject_nul, to_invalid_input
 
-RESERVED = frozenset({"to", "request_id", "expires_at", "priority"})
+RESERVED_KEYS = frozenset({"to", "request_id", "expires_at", "priority"})
 """Keys that stand beside the payload in a conf or body, so no payload field may have these names."""
 
 
@@ -62,7 +62,7 @@ class MessageType(BaseModel):
         cls.channels = tuple(getattr(cls, "lanes", ()))
 
     @classmethod
-    def lane(cls, channel: str) -> str:
+    def lane_for(cls, channel: str) -> str:
         """The lane for one of its channels; InvalidInput if it does not use that channel."""
         try:
             return cls.lanes[channel]
@@ -84,19 +84,19 @@ class MessageType(BaseModel):
             text = to_json(dict(payload), inf_nan_mode="strings")
         except (PydanticSerializationError, ValueError) as exc:
             raise InvalidInput("payload", f"cannot be written as JSON: {exc}") from None
-        without_nul(payload, text)
+        reject_nul(payload, text)
         try:
             return cls.model_validate_json(text)
         except ValidationError as exc:
-            raise invalid_input(cls.type_name, tuple(cls.model_fields), exc, cls.secret_fields) from None
+            raise to_invalid_input(cls.type_name, tuple(cls.model_fields), exc, cls.secret_fields) from None
 
     @classmethod
     def sample(cls) -> dict[str, Any]:
         """The example with a made-up value for each secret: for previews, tests and the demo."""
-        return {**cls.example, **{name: cls.stand_in(name) for name in cls.secret_fields if name in cls.example}}
+        return {**cls.example, **{name: cls.fake_secret(name) for name in cls.secret_fields if name in cls.example}}
 
     @classmethod
-    def stand_in(cls, name: str) -> str:
+    def fake_secret(cls, name: str) -> str:
         """A made-up value for a secret field: the first of the field's `examples`."""
         examples = cls.model_fields[name].examples
         if not examples:
@@ -104,12 +104,12 @@ class MessageType(BaseModel):
         return str(examples[0])
 
     @classmethod
-    def expiry(cls, payload: Mapping[str, Any], taken_at: datetime) -> datetime | None:
+    def expiry(cls, payload: Mapping[str, Any], accepted_at: datetime) -> datetime | None:
         """Until when a checked payload that was taken in at that time is of use, or None for ever."""
         said = payload.get(cls.expiry_field) if cls.expiry_field else None
-        ends = [] if said is None else [read_moment(said)]
+        ends = [] if said is None else [parse_timestamp(said)]
         if cls.lifetime is not None:
-            ends.append(taken_at + cls.lifetime)
+            ends.append(accepted_at + cls.lifetime)
         return min(ends, default=None)
 
     @classmethod
@@ -123,18 +123,18 @@ class MessageType(BaseModel):
     @classmethod
     def check_recipient(cls, to: object) -> str:
         """The recipient as the outbox takes it, checked by channel; InvalidInput for `to`, or `to.<channel>`."""
-        return recipients.written(cls.channels, recipients.by_channel(cls.type_name, cls.channels, to))
+        return recipients.serialize(cls.channels, recipients.by_channel(cls.type_name, cls.channels, to))
 
 
 class EmailMessage(MessageType):
     """A type that goes out by email."""
 
     @property
-    def own_way_out(self) -> str | None:
+    def own_unsubscribe_url(self) -> str | None:
         """Where its topic is left if not by our own link, or None."""
         return None
 
-    def with_way_out(self, url: str) -> Self:  # noqa: ARG002 - for those that show it
+    def with_unsubscribe_url(self, url: str) -> Self:  # noqa: ARG002 - for those that show it
         """The same message, with the link that leaves its topic where it shows one."""
         return self
 
@@ -162,12 +162,12 @@ class PushMessage(MessageType):
 class WebhookMessage(MessageType):
     """A type that goes out as an event."""
 
-    def webhook(self, sent_as: str, sent_at: datetime) -> WebhookContent:
+    def webhook(self, default_event_id: str, default_occurred_at: datetime) -> WebhookContent:
         """What happened, under this id and time where it has none of its own; InvalidInput when it cannot be said."""
         raise NotImplementedError(f"{type(self).__name__} must define webhook()")
 
 
-CLASSES: Mapping[str, type[MessageType]] = {
+CHANNEL_CLASSES: Mapping[str, type[MessageType]] = {
     "email": EmailMessage,
     "sms": SmsMessage,
     "push": PushMessage,

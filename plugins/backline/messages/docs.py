@@ -14,37 +14,42 @@ from backline.messages import recipients, registry
 from backline.messages.base import MessageType
 from backline.messages.rules import form_order, spec
 from backline.rendering import catalog
-from backline.settings import DEFAULT_RETRIES, ROOT
+from backline.settings import DEFAULT_RETRY_POLICIES, ROOT
 
 PAGE = ROOT / "docs" / "messages.md"
 BEGIN = "<!-- Made by `python -m backline.messages.docs`: edit the models, not these lines. -->"
 END = "<!-- End of the made part. -->"
 
 
-def page(file: Path = PAGE) -> str:
+def render_page(file: Path = PAGE) -> str:
     """The whole page: what is written by hand around the markers, and the made part between them."""
     text = file.read_text(encoding="utf-8")
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{file} lacks one of its markers: {BEGIN} and {END}")
-    parts = [*(_type(kind) for kind in registry.all_types()), _templates("email"), _templates("sms"), _failures()]
+    parts = [
+        *(_type_section(kind) for kind in registry.all_types()),
+        _templates_section("email"),
+        _templates_section("sms"),
+        _failures_section(),
+    ]
     return f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}"
 
 
-def _quoted(text: str) -> str:
+def _sql_literal(text: str) -> str:
     """As a literal of SQL, for people to read and paste."""
     return "'" + text.replace("'", "''") + "'"
 
 
-def _type(kind: type[MessageType]) -> str:
+def _type_section(kind: type[MessageType]) -> str:
     lanes = " and ".join(f"{channel} by lane `{lane}`" for channel, lane in kind.lanes.items())
     tries = f"{kind.max_attempts} tries at most" if kind.max_attempts else "tries as its lane has them"
     to: Any = recipients.EXAMPLES.get(kind.channels[0], "...")
     if len(kind.channels) > 1:
         to = {channel: recipients.EXAMPLES.get(channel, "...") for channel in kind.channels}
     recipient = to if isinstance(to, str) else _json(to)
-    shown = ", ".join(map(_quoted, (kind.type_name, recipient, _json(kind.example))))
+    shown = ", ".join(map(_sql_literal, (kind.type_name, recipient, _json(kind.example))))
     return "\n".join(
         [
             f"### {kind.type_name}",
@@ -109,14 +114,14 @@ def _minutes(span: timedelta) -> str:
     return f"{span.total_seconds() / 60:g} minutes"
 
 
-def _templates(channel: str) -> str:
+def _templates_section(channel: str) -> str:
     used = {kind.template_name: kind.type_name for kind in registry.all_types() if channel in kind.channels}
     rows = []
     for name, languages in catalog.templates(channel).items():
         if name in used:
             variables = f"the fields of [{used[name]}](#{used[name]})"
         else:
-            variables = ", ".join(f"`{key}`" for key in catalog.sample(channel, name))
+            variables = ", ".join(f"`{key}`" for key in catalog.sample_context(channel, name))
         rows.append(f"| `{name}` | {', '.join(languages)} | {variables} |")
     return "\n".join(
         [
@@ -130,22 +135,22 @@ def _templates(channel: str) -> str:
     )
 
 
-def _failures() -> str:
+def _failures_section() -> str:
     rows = []
     for failure in FailureClass:
-        if failure in DEFAULT_RETRIES:
-            retry = DEFAULT_RETRIES[failure]
+        if failure in DEFAULT_RETRY_POLICIES:
+            retry = DEFAULT_RETRY_POLICIES[failure]
             policy = (
-                f"{retry.first_seconds:g} s, times {retry.factor:g} with each try, at most {retry.cap_seconds:g} s, "
+                f"{retry.initial_delay_seconds:g} s, times {retry.multiplier:g} with each try, at most {retry.max_delay_seconds:g} s, "
                 f"± {retry.jitter:.0%}"
             )
         else:
             policy = "permanent: dead at once"
-        rows.append(f"| `{failure}` | {MEANING[failure]} | {policy} |")
+        rows.append(f"| `{failure}` | {FAILURE_CLASS_TEXT[failure]} | {policy} |")
     return "\n".join(["### Failure classes", "", "| class | when | next try, as shipped |", "|---|---|---|", *rows])
 
 
-MEANING = {
+FAILURE_CLASS_TEXT = {
     FailureClass.TIMEOUT: "The far side did not answer in time; the next try waits longer for it.",
     FailureClass.NETWORK: "No connection, or it broke.",
     FailureClass.DATABASE: "A transient SQLSTATE.",
@@ -164,7 +169,7 @@ def _json(value: object) -> str:
 
 def main() -> None:
     """Rewrite the page."""
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(render_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from backline.errors import InvalidInput
 HEADER_NAME = re.compile(r"[!#-9;-~]{1,70}")
 """A header's name: printable ASCII but no space and no colon (RFC 5322, section 2.2)."""
 
-TIME_LENGTH = 40
-DAY_LENGTH = len("2030-01-31")
+MAX_TIMESTAMP_LENGTH = 40
+DATE_LENGTH = len("2030-01-31")
 
 # fmt: off
-OWN_HEADERS = frozenset({
+RESERVED_HEADERS = frozenset({
     "from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id", "mime-version",
     "return-path", "received", "dkim-signature", "auto-submitted",
 })
@@ -33,7 +33,7 @@ OWN_HEADERS = frozenset({
 def check_address(text: str) -> str:
     """One email address, with or without a display name; ValueError says what is wrong with it."""
     try:
-        addresses.parse(text, "address")
+        addresses.parse_address(text, "address")
     except InvalidInput as exc:
         raise ValueError(exc.problem) from None
     return text
@@ -100,7 +100,7 @@ def check_currency(text: str) -> str:
     return text
 
 
-def check_zone(text: str) -> str:
+def check_time_zone(text: str) -> str:
     """A time zone's name in the IANA database."""
     try:
         ZoneInfo(text)
@@ -109,10 +109,10 @@ def check_zone(text: str) -> str:
     return text
 
 
-def read_moment(value: object) -> datetime:
+def parse_timestamp(value: object) -> datetime:
     """A point in time, from text with a zone (RFC 3339); ValueError otherwise."""
     problem = 'must be a time like "2030-01-31T12:00:00Z" (RFC 3339)'
-    if not isinstance(value, str) or len(value) > TIME_LENGTH:
+    if not isinstance(value, str) or len(value) > MAX_TIMESTAMP_LENGTH:
         raise ValueError(problem)
     try:
         moment = datetime.fromisoformat(value)
@@ -123,10 +123,10 @@ def read_moment(value: object) -> datetime:
     return moment
 
 
-def read_day(value: object) -> date:
+def parse_date(value: object) -> date:
     """A day of the calendar, from text (RFC 3339, full-date); ValueError otherwise."""
     problem = 'must be a day like "2030-01-31"'
-    if not isinstance(value, str) or len(value) != DAY_LENGTH:
+    if not isinstance(value, str) or len(value) != DATE_LENGTH:
         raise ValueError(problem)
     try:
         return date.fromisoformat(value)
@@ -139,7 +139,7 @@ def check_headers(headers: dict[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not HEADER_NAME.fullmatch(name):
             raise ValueError(f"{name[:80]!r} cannot be a header's name; use letters, digits and '-'")
-        if name.lower() in OWN_HEADERS or name.lower().startswith("content-"):
+        if name.lower() in RESERVED_HEADERS or name.lower().startswith("content-"):
             raise ValueError(f"{name!r} is written by Backline; remove it (cc, bcc and reply_to are fields)")
         try:
             check_line(value)
@@ -178,15 +178,15 @@ Paragraph = Annotated[str, Field(min_length=1, max_length=5000), AfterValidator(
 Lines = Annotated[tuple[Line, ...], Field(min_length=1, max_length=8)]
 HttpsUrl = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(check_https_url)]
 Token = Annotated[str, Field(min_length=8, max_length=500), AfterValidator(check_token)]
-Minor = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
+MinorUnits = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
 """An amount of money in its currency's smallest unit: cents, pence, whole yen."""
 Currency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(check_currency)]
-Zone = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_zone)]
-Moment = Annotated[
+TimeZone = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_time_zone)]
+Timestamp = Annotated[
     datetime,
-    PlainValidator(read_moment),
-    WithJsonSchema({"type": "string", "format": "date-time", "maxLength": TIME_LENGTH}),
+    PlainValidator(parse_timestamp),
+    WithJsonSchema({"type": "string", "format": "date-time", "maxLength": MAX_TIMESTAMP_LENGTH}),
 ]
 Day = Annotated[
-    date, PlainValidator(read_day), WithJsonSchema({"type": "string", "format": "date", "maxLength": DAY_LENGTH})
+    date, PlainValidator(parse_date), WithJsonSchema({"type": "string", "format": "date", "maxLength": DATE_LENGTH})
 ]

@@ -18,7 +18,7 @@ EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:1
 def check(channel: str, recipient: object, field: str = "to") -> str:
     """One recipient of a channel, as the channel wants it; InvalidInput names the field."""
     if not isinstance(recipient, str) or not recipient.strip():
-        what = _NAMES.get(channel, "recipient")
+        what = _RECIPIENT_NAMES.get(channel, "recipient")
         raise InvalidInput(field, f'is required; give one {what}, for example "{EXAMPLES.get(channel, "")}"')
     return _CHECKS[channel](recipient.strip(), field) if channel in _CHECKS else recipient.strip()
 
@@ -28,10 +28,10 @@ def by_channel(type_name: str, channels: Iterable[str], to: object) -> dict[str,
     channels = tuple(channels)
     if len(channels) == 1:
         return {channels[0]: check(channels[0], to)}
-    to = _object(to) if isinstance(to, str) else to
+    to = _parse_json_object(to) if isinstance(to, str) else to
     names = ", ".join(channels)
     if isinstance(to, str) and to.strip():
-        return _alone(channels, to)
+        return _first_accepting_channel(channels, to)
     if not isinstance(to, Mapping) or not to:
         example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in channels})
         raise InvalidInput("to", f"must be an address, or an object with an address a channel ({names}): {example}")
@@ -40,18 +40,18 @@ def by_channel(type_name: str, channels: Iterable[str], to: object) -> dict[str,
     return {channel: check(channel, to[channel], f"to.{channel}") for channel in channels if channel in to}
 
 
-def written(channels: Iterable[str], recipients: Mapping[str, str]) -> str:
+def serialize(channels: Iterable[str], recipients: Mapping[str, str]) -> str:
     """Recipients by channel as `backline.enqueue` takes them for a type of these channels."""
     return json.dumps(dict(recipients)) if len(tuple(channels)) > 1 else next(iter(recipients.values()))
 
 
-def named(channels: Iterable[str], recipient: str) -> tuple[str, ...]:
+def channels_of(channels: Iterable[str], recipient: str) -> tuple[str, ...]:
     """The channels that a recipient, as `written`, goes out by."""
     channels = tuple(channels)
     return tuple(json.loads(recipient)) if len(channels) > 1 else channels
 
 
-def _alone(channels: tuple[str, ...], to: str) -> dict[str, str]:
+def _first_accepting_channel(channels: tuple[str, ...], to: str) -> dict[str, str]:
     problems = []
     for channel in channels:
         try:
@@ -61,7 +61,7 @@ def _alone(channels: tuple[str, ...], to: str) -> dict[str, str]:
     raise InvalidInput("to", "; ".join(problems))
 
 
-def _object(text: str) -> object:
+def _parse_json_object(text: str) -> object:
     """An object written as text, as in the one line of a form; anything else as it is."""
     if not text.lstrip().startswith("{"):
         return text
@@ -74,26 +74,26 @@ def _object(text: str) -> object:
 def _email(text: str, field: str) -> str:
     from backline.channels.email import addresses
 
-    addresses.parse(text, field)
+    addresses.parse_address(text, field)
     return text
 
 
 def _phone(text: str, field: str) -> str:
     from backline.channels.sms import numbers
 
-    return numbers.parse(text, field)
+    return numbers.parse_phone_number(text, field)
 
 
 def _device(text: str, field: str) -> str:
     from backline.channels.push import recipients
 
-    return recipients.parse(text, field)
+    return recipients.parse_push_recipient(text, field)
 
 
 def _endpoint(text: str, field: str) -> str:
     from backline.channels.webhook import recipients
 
-    return recipients.parse(text, field)
+    return recipients.parse_webhook_recipient(text, field)
 
 
 _CHECKS: dict[str, Callable[[str, str], str]] = {
@@ -102,7 +102,7 @@ _CHECKS: dict[str, Callable[[str, str], str]] = {
     "push": _device,
     "webhook": _endpoint,
 }
-_NAMES = {
+_RECIPIENT_NAMES = {
     "email": "email address",
     "sms": "phone number",
     "push": "device's token or person",

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TypeVar
 
 from backline.errors import InvalidInput
-from backline.messages.base import CLASSES, RESERVED, MessageType
+from backline.messages.base import CHANNEL_CLASSES, RESERVED_KEYS, MessageType
 from backline.messages.types import MODULES
 
 T = TypeVar("T", bound=MessageType)
@@ -20,7 +20,7 @@ def register(kind: type[T]) -> type[T]:
     name = kind.type_name
     if name in _types and _types[name] is not kind:
         raise ValueError(f"message type {name!r} is defined twice: {_types[name].__qualname__}, {kind.__qualname__}")
-    if taken := RESERVED & set(kind.model_fields):
+    if taken := RESERVED_KEYS & set(kind.model_fields):
         raise ValueError(f"{name}: field {min(taken)!r} stands beside the payload; give the field another name")
     if unknown := kind.secret_fields - set(kind.model_fields):
         raise ValueError(f"{name}: secret field {min(unknown)!r} is not a field of the payload")
@@ -30,8 +30,8 @@ def register(kind: type[T]) -> type[T]:
         raise ValueError(f"{name}: expiry_field {kind.expiry_field!r} is not a field of the payload")
     if not kind.lanes:
         raise ValueError(f"{name}: no lanes")
-    for channel in set(kind.lanes) & set(CLASSES):
-        if not issubclass(kind, wanted := CLASSES[channel]):
+    for channel in set(kind.lanes) & set(CHANNEL_CLASSES):
+        if not issubclass(kind, wanted := CHANNEL_CLASSES[channel]):
             raise ValueError(  # noqa: TRY004 - a definition that is wrong, as above
                 f"{name}: goes by {channel}, so its class must be a subclass of {wanted.__name__}"
             )

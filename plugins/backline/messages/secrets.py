@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from backline.errors import InvalidInput
 from backline.messages.base import MessageType
 
-REFERENCE = "$ref"
-SEALED_PREFIX = "gAAAA"
+REFERENCE_KEY = "$ref"
+FERNET_PREFIX = "gAAAA"
 """How Fernet text begins (version 0x80 and the high bytes of its time), as `backline.enqueue` knows it too."""
-ID_LENGTH = 200
+MAX_ID_LENGTH = 200
 
 
 class Reference(NamedTuple):
@@ -28,26 +28,30 @@ class Reference(NamedTuple):
         return f"{self.statement} with id {self.id!r}"
 
 
-def is_sealed(value: object) -> bool:
+def is_encrypted(value: object) -> bool:
     """Whether this is Fernet text, by its looks."""
-    return isinstance(value, str) and value.startswith(SEALED_PREFIX)
+    return isinstance(value, str) and value.startswith(FERNET_PREFIX)
 
 
-def reference(kind: type[MessageType], name: str, value: Mapping[str, Any]) -> Reference:
+def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, Any]) -> Reference:
     """A secret field's reference, checked; InvalidInput for the field otherwise."""
     allowed = kind.secret_references.get(name, ())
     if not allowed:
         raise InvalidInput(name, f"{kind.type_name} takes no references here; give Fernet text that your app sealed")
-    statement, identity = value.get(REFERENCE), value.get("id")
-    if set(value) != {REFERENCE, "id"} or statement not in allowed:
+    statement, identity = value.get(REFERENCE_KEY), value.get("id")
+    if set(value) != {REFERENCE_KEY, "id"} or statement not in allowed:
         names = " or ".join(f'"{one}"' for one in allowed)
         raise InvalidInput(name, f'must be a reference like {{"$ref": {names}, "id": 17}}, with no other keys')
-    if isinstance(identity, bool) or not isinstance(identity, int | str) or not 1 <= len(str(identity)) <= ID_LENGTH:
-        raise InvalidInput(name, f"the id of {statement} must be a number or 1 to {ID_LENGTH} characters of text")
+    if (
+        isinstance(identity, bool)
+        or not isinstance(identity, int | str)
+        or not 1 <= len(str(identity)) <= MAX_ID_LENGTH
+    ):
+        raise InvalidInput(name, f"the id of {statement} must be a number or 1 to {MAX_ID_LENGTH} characters of text")
     return Reference(statement, identity)
 
 
-def check_from_outside(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
+def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
     """Check a payload of which the secrets must not be in the clear: a run's conf, or what is kept in the outbox.
 
     InvalidInput names the field; what is sealed or referred to is judged when it is sent.
@@ -55,8 +59,8 @@ def check_from_outside(kind: type[MessageType], payload: Mapping[str, Any]) -> N
     for name in sorted(kind.secret_fields & set(payload)):
         value = payload[name]
         if isinstance(value, Mapping):
-            reference(kind, name, value)
-        elif value is not None and not is_sealed(value):
+            parse_reference(kind, name, value)
+        elif value is not None and not is_encrypted(value):
             raise InvalidInput(
                 name,
                 "is secret and must not be given in the clear here; give Fernet text that your app sealed"
@@ -66,10 +70,10 @@ def check_from_outside(kind: type[MessageType], payload: Mapping[str, Any]) -> N
                     else ""
                 ),
             )
-    kind.parse(in_the_clear(kind, payload, kind.stand_in))
+    kind.parse(plaintext(kind, payload, kind.fake_secret))
 
 
-def in_the_clear(
+def plaintext(
     kind: type[MessageType], payload: Mapping[str, Any], value_for: Callable[[str], str]
 ) -> Mapping[str, Any]:
     """The payload with a value in the place of every secret that it has; itself when it has none."""
@@ -77,9 +81,13 @@ def in_the_clear(
     return {**payload, **{name: value_for(name) for name in present}} if present else payload
 
 
-def sealed(kind: type[MessageType], payload: Mapping[str, Any], seal: Callable[[str], str]) -> dict[str, Any]:
+def encrypt_secrets(
+    kind: type[MessageType], payload: Mapping[str, Any], encrypt: Callable[[str], str]
+) -> dict[str, Any]:
     """The payload with every secret that is in the clear sealed; references and Fernet text stay."""
     return {
-        name: seal(value) if name in kind.secret_fields and isinstance(value, str) and not is_sealed(value) else value
+        name: encrypt(value)
+        if name in kind.secret_fields and isinstance(value, str) and not is_encrypted(value)
+        else value
         for name, value in payload.items()
     }

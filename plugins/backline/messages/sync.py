@@ -24,15 +24,15 @@ def sync_types(connection: psycopg.Connection[Any]) -> list[str]:
     for name, lane in lanes.items():
         row = {"name": name, "channel": lane.channel, "priority": lane.priority}
         connection.execute(statement("outbox", "lane_sync"), row)
-    connection.execute(statement("outbox", "lane_forget"), {"names": list(lanes)})
+    connection.execute(statement("outbox", "lane_delete_missing"), {"names": list(lanes)})
     names = []
     for kind in all_types():
-        connection.execute(statement("outbox", "message_type_sync"), row_of(kind, settings()))
+        connection.execute(statement("outbox", "message_type_sync"), type_row(kind, settings()))
         names.append(kind.type_name)
     return names
 
 
-def row_of(kind: type[MessageType], config: Settings) -> dict[str, Any]:
+def type_row(kind: type[MessageType], config: Settings) -> dict[str, Any]:
     """One type as a row of `backline.message_type`."""
     rules = spec(kind)
     fields = [

@@ -10,16 +10,16 @@ from pydantic import AfterValidator, Field
 from backline.channels.email.content import EmailContent
 from backline.errors import InvalidInput
 from backline.messages.base import EmailMessage, MessageType, SmsMessage
-from backline.messages.fields import Language, Name, Zone
+from backline.messages.fields import Language, Name, TimeZone
 from backline.rendering import catalog
 
 
-def template_of(channel: str) -> Callable[[str], str]:
+def template_validator(channel: str) -> Callable[[str], str]:
     """A check for the name of a template of that channel; it raises ValueError, listing the known ones."""
 
     def check(name: str) -> str:
         try:
-            catalog.check(channel, name)
+            catalog.require_template(channel, name)
         except InvalidInput as exc:
             raise ValueError(exc.problem) from None
         return name
@@ -27,8 +27,8 @@ def template_of(channel: str) -> Callable[[str], str]:
     return check
 
 
-TemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_of("email"))]
-SmsTemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_of("sms"))]
+TemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_validator("email"))]
+SmsTemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_validator("sms"))]
 
 
 class FromTemplate(MessageType):
@@ -86,9 +86,9 @@ class PersonalMessage(TemplatedMessage):
 class DatedMessage(PersonalMessage):
     """One that tells times, by the person's clock."""
 
-    zone: Zone | None = Field(
+    zone: TimeZone | None = Field(
         None,
         title="Time zone",
-        description="Of the times in it, as in `Europe/Berlin`; the setting `templates.zone` when left out.",
+        description="Of the times in it, as in `Europe/Berlin`; the setting `templates.time_zone` when left out.",
         examples=["Europe/Berlin"],
     )

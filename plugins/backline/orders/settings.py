@@ -21,19 +21,19 @@ class OrderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    page: str = "http://localhost:8080/orders/{order}"
-    settle_seconds: float = Field(300.0, ge=0)
-    payment_hours: float = Field(72.0, gt=0, le=8760)
-    at_most: int = Field(1000, ge=1, le=100_000)
+    order_url: str = "http://localhost:8080/orders/{order}"
+    grace_seconds: float = Field(300.0, ge=0)
+    payment_timeout_hours: float = Field(72.0, gt=0, le=8760)
+    batch_limit: int = Field(1000, ge=1, le=100_000)
     stuck_hours: dict[StuckState, PositiveFloat] = Field(default_factory=lambda: dict(STUCK_HOURS))
     payment_missing_hours: float = Field(24.0, gt=0)
     payment_missing_again_hours: float = Field(48.0, gt=0)
     review_days: float = Field(7.0, gt=0)
     review_until_days: float = Field(30.0, gt=0)
 
-    @field_validator("page")
+    @field_validator("order_url")
     @classmethod
-    def _names_the_order(cls, page: str) -> str:
+    def _check_order_url(cls, page: str) -> str:
         if not page.startswith(("https://", "http://")) or page.count("{order}") != 1:
             raise ValueError(
                 f"{page!r} must be an http or https URL with {{order}} once: that is where the number goes"
@@ -41,8 +41,8 @@ class OrderSettings(BaseModel):
         return page
 
     @model_validator(mode="after")
-    def _follow_each_other(self) -> Self:
-        if not self.payment_missing_hours < self.payment_missing_again_hours < self.payment_hours:
+    def _check_order_of_times(self) -> Self:
+        if not self.payment_missing_hours < self.payment_missing_again_hours < self.payment_timeout_hours:
             raise ValueError(
                 "payment_missing_hours, payment_missing_again_hours and payment_hours must grow in this order: "
                 "who is reminded must still be able to pay"

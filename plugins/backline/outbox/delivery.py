@@ -9,10 +9,10 @@ from typing import Any, Generic
 from backline.channels.base import Channel, Message, P, Session
 from backline.errors import BacklineError, FailureClass, RetryableError, UnknownFailure
 from backline.outbox.retry import retry_delay
-from backline.outbox.store import Leased, Outcome
+from backline.outbox.store import LeasedMessage, Outcome
 from backline.settings import RetrySettings
 
-OpenPayload = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+DecryptPayload = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 """Turns a type's name and its stored payload into the payload in the clear."""
 
 
@@ -23,39 +23,39 @@ class Delivery(Generic[P]):
         self,
         channel: Channel[P],
         policies: Mapping[FailureClass, RetrySettings],
-        open_payload: OpenPayload,
+        decrypt_payload: DecryptPayload,
         random: Callable[[], float],
     ) -> None:
         self._channel = channel
         self._policies = policies
-        self._open_payload = open_payload
+        self._decrypt_payload = decrypt_payload
         self._random = random
 
-    async def attempt(self, message: Leased, session: Session[P], *, cancelled: bool = False) -> Outcome:
+    async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
         """Try once. Every failure becomes an outcome; only cancellation of the caller passes through."""
         started = time.monotonic()
         if cancelled:
-            return _untried(message, "cancelled", started, "cancelled before it was sent")
-        if message.expires is not None and started >= message.expires:
-            return _untried(message, "expired", started, "expired before it could be sent")
+            return _not_attempted(message, "cancelled", started, "cancelled before it was sent")
+        if message.send_deadline is not None and started >= message.send_deadline:
+            return _not_attempted(message, "expired", started, "expired before it could be sent")
         try:
             prepared = self._channel.prepare(
                 Message(
                     id=message.id,
                     type=message.type,
                     recipient=message.recipient,
-                    payload=self._open_payload(message.type, message.payload),
+                    payload=self._decrypt_payload(message.type, message.payload),
                     created_at=message.created_at,
                     attempt=message.attempt + 1,
                 )
             )
             receipt = await session.send(prepared)
         except BacklineError as exc:
-            return self._failed(message, exc, started)
+            return self._failure_outcome(message, exc, started)
         except Exception as exc:  # noqa: BLE001 - one message's fault must not take the lane down
             # A fault of ours. Its text could quote the payload, so only its kind and place are kept.
-            return self._failed(message, UnknownFailure(f"unexpected {describe(exc)}"), started)
-        refused = "; ".join(f"{address} was refused: {answer}" for address, answer in receipt.refused)
+            return self._failure_outcome(message, UnknownFailure(f"unexpected {describe_exception(exc)}"), started)
+        refused = "; ".join(f"{address} was refused: {answer}" for address, answer in receipt.refused_recipients)
         return Outcome(
             message_id=message.id,
             token=message.token,
@@ -68,7 +68,7 @@ class Delivery(Generic[P]):
             response=receipt.response,
         )
 
-    def _failed(self, message: Leased, exc: BacklineError, started: float) -> Outcome:
+    def _failure_outcome(self, message: LeasedMessage, exc: BacklineError, started: float) -> Outcome:
         delay = retry_delay(
             self._policies,
             exc.failure_class,
@@ -91,7 +91,7 @@ class Delivery(Generic[P]):
         )
 
 
-def describe(exc: BaseException) -> str:
+def describe_exception(exc: BaseException) -> str:
     """What and where, without the exception's own text."""
     frame = exc.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -100,5 +100,5 @@ def describe(exc: BaseException) -> str:
     return f"{type(exc).__name__}{where}"
 
 
-def _untried(message: Leased, state: str, now: float, why: str) -> Outcome:
+def _not_attempted(message: LeasedMessage, state: str, now: float, why: str) -> Outcome:
     return Outcome(message_id=message.id, token=message.token, state=state, started=now, ended=now, error=why)

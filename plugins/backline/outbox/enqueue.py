@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from backline.db.connect import translated
+from backline.db.connect import translate_errors
 from backline.db.session import Session
 from backline.db.statements import statement
 
@@ -15,5 +15,5 @@ def enqueue(database: Session, type_name: str, to: str, payload: Mapping[str, An
     """One message in the caller's transaction, once for its key. InvalidInput names the field that is refused."""
     values = {"type": type_name, "recipient": to, "payload": json.dumps(payload), "idempotency_key": key}
     nothing = dict.fromkeys(("due_at", "priority", "expires_at", "request_id", "lane"))
-    with translated():
+    with translate_errors():
         database.execute(statement("outbox", "enqueue"), {**values, **nothing})

@@ -14,9 +14,9 @@ from backline.db.statements import statement
 from backline.outbox.store import Store
 from backline.settings import Settings, settings
 
-PARTITION_DAYS = 14
-BATCH = 5000
-MOST_BATCHES = 200
+PARTITION_DAYS_AHEAD = 14
+BATCH_LIMIT = 5000
+MAX_BATCHES = 200
 """Bounds one round; what is left waits for the next.
 
 Between two batches it rests for as long as the last one took: measured on two cores, pruning without a rest slowed claims
@@ -24,7 +24,7 @@ by a third, with it by a tenth.
 """
 
 
-def run_once(dsn: str) -> dict[str, int]:
+def run_maintenance(dsn: str) -> dict[str, int]:
     """Rescue, promote, expire, close the ledger's days, make partitions, prune history. Returns counts."""
     return asyncio.run(_run(dsn, settings()))
 
@@ -33,7 +33,7 @@ async def _run(dsn: str, config: Settings) -> dict[str, int]:
     database = Database(dsn, name="maintenance")
     store = Store(database)
     outbox = config.outbox
-    oldest = datetime.now(UTC).date() - timedelta(days=outbox.history_days)
+    oldest = datetime.now(UTC).date() - timedelta(days=outbox.retention_days)
     try:
         return {
             "rescued": await store.rescue(outbox.max_rescues, outbox.heartbeat_timeout_seconds),
@@ -41,18 +41,22 @@ async def _run(dsn: str, config: Settings) -> dict[str, int]:
             "expired": await store.expire(),
             "days_closed": await _close_days(database),
             "messages_pruned": await _prune_messages(database, oldest),
-            "keys_pruned": await _repeat(database, "idempotency_prune"),
-            "events_pruned": await _repeat(database, "delivery_event_prune", days=outbox.history_days),
-            "recipient_days_pruned": await _repeat(database, "recipient_day_prune"),
-            "partitions_made": (await _one(database, "partitions_ensure", days=PARTITION_DAYS))["made"],
-            "partitions_dropped": (await _one(database, "partitions_drop", days=outbox.history_days))["dropped"],
+            "keys_pruned": await _prune_in_batches(database, "idempotency_prune"),
+            "events_pruned": await _prune_in_batches(database, "delivery_event_prune", days=outbox.retention_days),
+            "recipient_days_pruned": await _prune_in_batches(database, "daily_send_count_prune"),
+            "partitions_made": (
+                await _fetch_one(database, "attempt_partitions_create", retention_days=PARTITION_DAYS_AHEAD)
+            )["made"],
+            "partitions_dropped": (
+                await _fetch_one(database, "attempt_partitions_drop", retention_days=outbox.retention_days)
+            )["dropped"],
         }
     finally:
         await store.close()
 
 
 async def _close_days(database: Database) -> int:
-    await database.fetch(statement("outbox", "ledger_open_day"))
+    await database.fetch(statement("outbox", "ledger_add_closed_days"))
     closed = 0
     while await database.fetch(statement("outbox", "ledger_freeze_day")):
         closed += 1
@@ -61,9 +65,9 @@ async def _close_days(database: Database) -> int:
 
 async def _prune_messages(database: Database, before: date) -> int:
     pruned = after = 0
-    for _ in range(MOST_BATCHES):
-        look = {"before": before, "after": after, "most": BATCH}
-        [row] = await _gently(database, "message_prune", **look)
+    for _ in range(MAX_BATCHES):
+        look = {"before_day": before, "after_id": after, "batch_limit": BATCH_LIMIT}
+        [row] = await _fetch_throttled(database, "message_prune", **look)
         pruned += row["pruned"]
         if not row["old"]:
             break
@@ -71,22 +75,22 @@ async def _prune_messages(database: Database, before: date) -> int:
     return pruned
 
 
-async def _repeat(database: Database, name: str, **params: Any) -> int:
+async def _prune_in_batches(database: Database, name: str, **params: Any) -> int:
     total = 0
-    for _ in range(MOST_BATCHES):
-        rows = await _gently(database, name, most=BATCH, **params)
+    for _ in range(MAX_BATCHES):
+        rows = await _fetch_throttled(database, name, most=BATCH_LIMIT, **params)
         total += len(rows)
-        if len(rows) < BATCH:
+        if len(rows) < BATCH_LIMIT:
             break
     return total
 
 
-async def _gently(database: Database, name: str, **params: Any) -> list[DictRow]:
+async def _fetch_throttled(database: Database, name: str, **params: Any) -> list[DictRow]:
     started = time.monotonic()
     rows = await database.fetch(statement("outbox", name), params)
     await asyncio.sleep(time.monotonic() - started)
     return rows
 
 
-async def _one(database: Database, name: str, **params: Any) -> dict[str, Any]:
+async def _fetch_one(database: Database, name: str, **params: Any) -> dict[str, Any]:
     return (await database.fetch(statement("outbox", name), params))[0]

@@ -15,7 +15,7 @@ class ScheduledRetry(RetrySettings):
 
     schedule: tuple[PositiveFloat, ...] = Field(min_length=1)
 
-    def pause(self, attempt: int) -> float:
+    def backoff_seconds(self, attempt: int) -> float:
         """As listed."""
         return self.schedule[min(attempt, len(self.schedule)) - 1]
 
@@ -38,5 +38,5 @@ def retry_delay(
     if policy is None or attempt >= max_attempts:
         return None
     if retry_after is not None:
-        return min(max(retry_after, 0.0), policy.cap_seconds) * (1 + policy.jitter * random())
-    return min(policy.pause(attempt) * (1 + policy.jitter * (2 * random() - 1)), policy.cap_seconds)
+        return min(max(retry_after, 0.0), policy.max_delay_seconds) * (1 + policy.jitter * random())
+    return min(policy.backoff_seconds(attempt) * (1 + policy.jitter * (2 * random() - 1)), policy.max_delay_seconds)

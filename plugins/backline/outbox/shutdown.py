@@ -6,18 +6,18 @@ import time
 
 import psycopg
 
-from backline.db.connect import translated
+from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.settings import settings
 
-LOOK_SECONDS = 0.1
+STOP_POLL_INTERVAL_SECONDS = 0.1
 
 
 def stop_dispatchers(dsn: str, timeout: float = 10.0) -> bool:
     """Ask every dispatcher to return its leases and end; True once none lives, False after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     alive = {"heartbeat_timeout": settings().outbox.heartbeat_timeout_seconds}
-    with translated(), psycopg.connect(dsn, autocommit=True) as connection:
+    with translate_errors(), psycopg.connect(dsn, autocommit=True) as connection:
         while True:
             connection.execute(statement("outbox", "dispatcher_stop_all"))
             row = connection.execute(statement("outbox", "dispatcher_count"), alive).fetchone()
@@ -25,4 +25,4 @@ def stop_dispatchers(dsn: str, timeout: float = 10.0) -> bool:
                 return True
             if time.monotonic() > deadline:
                 return False
-            time.sleep(LOOK_SECONDS)
+            time.sleep(STOP_POLL_INTERVAL_SECONDS)

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 from psycopg.rows import DictRow
 from pydantic_core import to_json
 
-from backline.db.connect import Database, Run
+from backline.db.connect import Database, Execute
 from backline.db.statements import statement
 from backline.settings import LaneSettings
 
-LOOK_BACK_SECONDS = 1.0
+RESCAN_INTERVAL_SECONDS = 1.0
 """The longest that claims go on from their mark without a look at the head of the lane."""
-LOOK_BACK_SHARE = 0.1
+RESCAN_TIME_SHARE = 0.1
 """The share of the time that looks at the head may take when no more follows the mark: a cheap one is repeated at once."""
 
 
 @dataclass(slots=True)
-class Leased:
+class LeasedMessage:
     """A message that is ours until `until` (on this process's monotonic clock)."""
 
     id: int
@@ -34,12 +34,12 @@ class Leased:
     attempt: int
     """Tries that ended before this one."""
     max_attempts: int
-    rate_paid: bool
+    rate_token_reserved: bool
     token: uuid.UUID
-    until: float
-    expires: float | None
+    lease_deadline: float
+    send_deadline: float | None
     """When it would come too late (monotonic), or None."""
-    wishes: bool
+    has_preferences: bool
     """Whether any recipient has wishes that are to be looked up before it is sent."""
 
 
@@ -77,19 +77,19 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
+class _ScanPosition:
     """Where the last claim ended in a lane's order, and until when claims start there (monotonic)."""
 
-    rank: int
+    negated_priority: int
     due_at: datetime
     id: int
-    full: bool = False
+    filled_limit: bool = False
     """Whether the last claim took as many as it wanted, so that more may follow."""
-    until: float = 0.0
-    until_if_full: float = 0.0
+    valid_until: float = 0.0
+    valid_until_if_filled: float = 0.0
 
 
-_HEAD = _Mark(-32768, datetime.min.replace(tzinfo=UTC), 0)
+_LANE_START = _ScanPosition(-32768, datetime.min.replace(tzinfo=UTC), 0)
 
 
 def _sql(name: str, params: Mapping[str, Any] | None = None) -> tuple[Any, Mapping[str, Any]]:
@@ -107,10 +107,10 @@ class Store:
     empty claim does not prove that the lane is empty, so one who ends when it is must not mark.
     """
 
-    def __init__(self, database: Database, *, marking: bool = False) -> None:
+    def __init__(self, database: Database, *, resume_scans: bool = False) -> None:
         self._database = database
-        self._marking = marking
-        self._marks: dict[str, _Mark] = {}
+        self._resume_scans = resume_scans
+        self._scan_positions: dict[str, _ScanPosition] = {}
 
     async def _rows(self, name: str, **params: Any) -> list[DictRow]:
         return await self._database.fetch(*_sql(name, params))
@@ -121,51 +121,53 @@ class Store:
 
     # --- moving messages through their states -------------------------------------------------
 
-    async def promote(self, most: int = 1000) -> int:
+    async def promote(self, limit: int = 1000) -> int:
         """Make messages that came due pending; returns how many."""
-        return len(await self._rows("message_promote", most=most))
+        return len(await self._rows("message_promote", batch_limit=limit))
 
-    async def expire(self, most: int = 1000) -> int:
+    async def expire(self, limit: int = 1000) -> int:
         """End waiting messages whose time is over; returns how many."""
-        return len(await self._rows("message_expire", most=most))
+        return len(await self._rows("message_expire", batch_limit=limit))
 
-    async def claim(self, lane: str, most: int, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
+    async def claim(self, lane: str, limit: int, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
         """Take up to `most` due messages of a lane, first priority first."""
-        return await self._claim(self._database.fetch, lane, most, dispatcher, lease_seconds)
+        return await self._claim(self._database.fetch, lane, limit, dispatcher, lease_seconds)
 
     async def _claim(
-        self, run: Run, lane: str, most: int, dispatcher: int | None, lease_seconds: float
-    ) -> list[Leased]:
+        self, run: Execute, lane: str, limit: int, dispatcher: int | None, lease_seconds: float
+    ) -> list[LeasedMessage]:
         asked = time.monotonic()
-        mark = self._marks.get(lane, _HEAD)
-        start = mark if asked < (mark.until_if_full if mark.full else mark.until) else _HEAD
+        mark = self._scan_positions.get(lane, _LANE_START)
+        start = mark if asked < (mark.valid_until_if_filled if mark.filled_limit else mark.valid_until) else _LANE_START
         claim = {
-            "lane": lane, "most": most, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds,
-            "rank": start.rank, "due_at": start.due_at, "id": start.id,
+            "lane": lane, "batch_limit": limit, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds,
+            "after_rank": start.negated_priority, "due_at": start.due_at, "id": start.id,
         }  # fmt: skip
-        rows = in_order(await run(*_sql("message_claim", claim)))
-        if self._marking:
-            if start is _HEAD:
+        rows = in_claim_order(await run(*_sql("message_claim", claim)))
+        if self._resume_scans:
+            if start is _LANE_START:
                 now = time.monotonic()
-                latest = now + LOOK_BACK_SECONDS
-                mark = replace(mark, until=min(now + (now - asked) / LOOK_BACK_SHARE, latest), until_if_full=latest)
+                latest = now + RESCAN_INTERVAL_SECONDS
+                mark = replace(
+                    mark, valid_until=min(now + (now - asked) / RESCAN_TIME_SHARE, latest), valid_until_if_filled=latest
+                )
             if rows:
                 last = rows[-1]
-                mark = replace(mark, rank=-last["priority"], due_at=last["due_at"], id=last["id"])
-            self._marks[lane] = replace(mark, full=len(rows) == most)
-        return leased(rows, asked, lease_seconds)
+                mark = replace(mark, negated_priority=-last["priority"], due_at=last["due_at"], id=last["id"])
+            self._scan_positions[lane] = replace(mark, filled_limit=len(rows) == limit)
+        return to_leased_messages(rows, asked, lease_seconds)
 
-    async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[Leased]:
+    async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
         """Take one message whose dispatcher had died, if there is one."""
         asked = time.monotonic()
         rows = await self._rows(
             "message_claim_rescued", lane=lane, dispatcher=dispatcher, token=uuid.uuid4(), lease_seconds=lease_seconds
         )
-        return leased(rows, asked, lease_seconds)
+        return to_leased_messages(rows, asked, lease_seconds)
 
     async def claim_within_rate(
-        self, name: str, lane: LaneSettings, most: int, dispatcher: int | None
-    ) -> tuple[list[Leased], float]:
+        self, name: str, lane: LaneSettings, limit: int, dispatcher: int | None
+    ) -> tuple[list[LeasedMessage], float]:
         """As `claim`, in a lane with a rate: as many as it has tokens.
 
         With none left, also how many seconds the messages that wait have to wait (0 when none does).
@@ -175,14 +177,14 @@ class Store:
         interval = 60.0 / lane.rate_per_minute
         bucket = {"key": f"lane:{name}", "burst": lane.rate_burst, "interval": interval}
         async with self._database.transaction() as run:
-            available = (await run(*_sql("rate_lane_available", bucket)))[0]
-            most = min(most, available["tokens"])
-            if most == 0:
-                look = {"lanes": [name], "heartbeat_timeout": 0.0, "most": [1]}
+            available = (await run(*_sql("rate_lane_tokens", bucket)))[0]
+            limit = min(limit, available["tokens"])
+            if limit == 0:
+                look = {"lanes": [name], "heartbeat_timeout": 0.0, "count_limits": [1]}
                 waiting = (await run(*_sql("lane_status", look)))[0]["pending"]
                 return [], float(available["wait_seconds"]) if waiting else 0.0
-            messages = await self._claim(run, name, most, dispatcher, lane.lease_seconds)
-            await run(*_sql("rate_lane_take", bucket | {"spent": len(messages)}))
+            messages = await self._claim(run, name, limit, dispatcher, lane.lease_seconds)
+            await run(*_sql("rate_lane_spend", bucket | {"spent": len(messages)}))
         return messages, 0.0
 
     async def complete(
@@ -199,13 +201,13 @@ class Store:
         )
         return {row["id"]: row["state"] for row in rows}
 
-    async def give_back(self, messages: Sequence[Leased]) -> int:
+    async def return_unsent(self, messages: Sequence[LeasedMessage]) -> int:
         """Return messages that were claimed and not tried; returns how many were still ours."""
         return len(
             await self._rows("message_return_many", ids=[m.id for m in messages], tokens=[m.token for m in messages])
         )
 
-    async def defer(self, messages: Sequence[tuple[Leased, float]]) -> int:
+    async def defer(self, messages: Sequence[tuple[LeasedMessage, float]]) -> int:
         """Put messages off by seconds, at no cost of an attempt; a rate token that they wait for is theirs then."""
         return len(
             await self._rows(
@@ -218,10 +220,10 @@ class Store:
 
     async def failing_endpoints(self, recipients: Iterable[str]) -> set[str]:
         """Which of these webhook endpoints have failed for a while."""
-        rows = await self._database.fetch(statement("webhooks", "endpoint_failing_many"), {"ids": list(recipients)})
+        rows = await self._database.fetch(statement("webhooks", "endpoint_list_failing"), {"ids": list(recipients)})
         return {row["id"] for row in rows}
 
-    async def reserve(self, wanted: Mapping[str, tuple[int, float, int]]) -> dict[str, float]:
+    async def reserve_rate_tokens(self, wanted: Mapping[str, tuple[int, float, int]]) -> dict[str, float]:
         """Reserve tokens: bucket to (how many, seconds between two, burst).
 
         Returns for each bucket the seconds until its first token comes, less than zero for at once.
@@ -233,9 +235,9 @@ class Store:
             intervals=[interval for _, interval, _ in wanted.values()],
             bursts=[burst for _, _, burst in wanted.values()],
         )
-        return {row["key"]: row["first_seconds"] for row in rows}
+        return {row["key"]: row["initial_delay_seconds"] for row in rows}
 
-    async def renew(self, messages: Sequence[Leased], lease_seconds: float) -> int:
+    async def renew(self, messages: Sequence[LeasedMessage], lease_seconds: float) -> int:
         """Lengthen leases, on the messages themselves too; returns how many were still ours."""
         asked = time.monotonic()
         rows = await self._rows(
@@ -247,17 +249,19 @@ class Store:
         ours = {row["id"] for row in rows}
         for message in messages:
             if message.id in ours:
-                message.until = asked + lease_seconds
+                message.lease_deadline = asked + lease_seconds
         return len(ours)
 
     async def cancel_requests(self, dispatcher: int) -> set[int]:
         """Messages in this dispatcher's hands that somebody has taken back."""
         return {row["id"] for row in await self._rows("message_cancel_requests", dispatcher=dispatcher)}
 
-    async def rescue(self, max_rescues: int, heartbeat_timeout: float, most: int = 5000) -> int:
+    async def rescue(self, max_rescues: int, heartbeat_timeout: float, limit: int = 5000) -> int:
         """Take messages from dead dispatchers and expired leases; returns how many."""
         return len(
-            await self._rows("message_rescue", max_rescues=max_rescues, heartbeat_timeout=heartbeat_timeout, most=most)
+            await self._rows(
+                "message_rescue", max_rescues=max_rescues, heartbeat_timeout=heartbeat_timeout, batch_limit=limit
+            )
         )
 
     async def cancel(self, message_id: int) -> str | None:
@@ -311,35 +315,35 @@ class Store:
     async def register(self, lane: str, slots: int, dag_run: str | None) -> tuple[int, bool] | None:
         """Take a free slot of a lane: (dispatcher, whether it succeeds another), or None if all are served."""
         rows = await self._rows("dispatcher_register", lane=lane, slots=slots, dag_run=dag_run)
-        return (rows[0]["id"], rows[0]["succeeds"]) if rows else None
+        return (rows[0]["id"], rows[0]["is_successor"]) if rows else None
 
     async def heartbeat(self, dispatcher: int, *, handing_over: bool) -> tuple[bool, bool] | None:
         """Say that a dispatcher lives; (stop requested, successor is there), or None if it was taken for dead."""
         rows = await self._rows("dispatcher_heartbeat", dispatcher=dispatcher, handing_over=handing_over)
-        return (rows[0]["stop_requested"], rows[0]["succeeded"]) if rows else None
+        return (rows[0]["stop_requested"], rows[0]["has_successor"]) if rows else None
 
-    async def end(self, dispatcher: int) -> None:
+    async def unregister(self, dispatcher: int) -> None:
         """Take a dispatcher's row away."""
-        await self._rows("dispatcher_end", dispatcher=dispatcher)
+        await self._rows("dispatcher_unregister", dispatcher=dispatcher)
 
 
-async def leased_now(run: Run, message_id: int, lease_seconds: float) -> Leased | None:
+async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> LeasedMessage | None:
     """Take one message inside a transaction; None if it is final or held by another."""
     asked = time.monotonic()
     params = {"id": message_id, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
     rows = await run(*_sql("message_lease_one", params))
-    return next(iter(leased(rows, asked, lease_seconds)), None)
+    return next(iter(to_leased_messages(rows, asked, lease_seconds)), None)
 
 
-def in_order(rows: Sequence[DictRow]) -> list[DictRow]:
+def in_claim_order(rows: Sequence[DictRow]) -> list[DictRow]:
     """Rows of a claim in the lane's order: UPDATE ... RETURNING promises none."""
     return sorted(rows, key=lambda row: (-row["priority"], row["due_at"], row["id"]))
 
 
-def leased(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[Leased]:
+def to_leased_messages(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[LeasedMessage]:
     """Rows of a claim as leases. Times count from before the claim was sent, so ours never end late."""
     return [
-        Leased(
+        LeasedMessage(
             id=row["id"],
             type=row["type"],
             recipient=row["recipient"],
@@ -347,11 +351,11 @@ def leased(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[
             created_at=row["created_at"],
             attempt=row["attempt"],
             max_attempts=row["max_attempts"],
-            rate_paid=row["rate_paid"],
+            rate_token_reserved=row["rate_token_reserved"],
             token=row["lease_token"],
-            until=asked + lease_seconds,
-            expires=None if row["seconds_to_live"] is None else asked + row["seconds_to_live"],
-            wishes=row["wishes"],
+            lease_deadline=asked + lease_seconds,
+            send_deadline=None if row["seconds_to_live"] is None else asked + row["seconds_to_live"],
+            has_preferences=row["has_preferences"],
         )
         for row in rows
     ]

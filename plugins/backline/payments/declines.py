@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["hard", "soft", "needs_action"]
-Reason = Literal[
+DeclineKind = Literal["hard", "soft", "needs_action"]
+DeclineReason = Literal[
     "card_declined", "card_expired", "insufficient_funds", "authentication_required", "provider_unavailable", "other"
 ]
 """The reasons of the message payment_failed."""
-CODE_LENGTH = 80
+MAX_CODE_LENGTH = 80
 
-HARD = frozenset({
+HARD_CODES = frozenset({
     "account_closed", "card_not_supported", "currency_not_supported", "expired_card", "card_expired", "fraudulent",
     "highest_risk_level", "incorrect_address", "incorrect_cvc", "incorrect_number", "incorrect_zip", "invalid_account",
     "invalid_cvc", "invalid_expiry_month", "invalid_expiry_year", "invalid_number", "lost_card", "merchant_blacklist",
@@ -33,12 +33,12 @@ HARD = frozenset({
     "card_number_invalid", "card_lost_or_stolen", "invalid_vpa", "bank_account_invalid", "mandate_cancelled",
     "payment_risk_check_failed",
 })  # fmt: skip
-NEEDS_ACTION = frozenset({
+NEEDS_ACTION_CODES = frozenset({
     "authentication_required", "authentication_not_handled", "mobile_device_authentication_required",
     "offline_pin_required", "online_or_offline_pin_required", "payment_intent_authentication_failure",
     "payment_method_missing", "payment_cancelled", "authentication_failed", "incorrect_otp", "payment_timed_out",
 })  # fmt: skip
-_REASONS: dict[Reason, frozenset[str]] = {
+_CODES_BY_REASON: dict[DeclineReason, frozenset[str]] = {
     "card_expired": frozenset({"expired_card", "card_expired", "invalid_expiry_month", "invalid_expiry_year"}),
     "insufficient_funds": frozenset({
         "insufficient_funds", "card_velocity_exceeded", "withdrawal_count_limit_exceeded", "transaction_limit_exceeded",
@@ -55,13 +55,13 @@ _REASONS: dict[Reason, frozenset[str]] = {
 class Decline:
     """Why money did not come. `code` is the provider's."""
 
-    kind: Kind
+    kind: DeclineKind
     code: str
 
     @property
-    def reason(self) -> Reason:
+    def reason(self) -> DeclineReason:
         """What the customer is told."""
-        for reason, codes in _REASONS.items():
+        for reason, codes in _CODES_BY_REASON.items():
             if self.code in codes:
                 return reason
         return "authentication_required" if self.kind == "needs_action" else "card_declined"
@@ -73,20 +73,20 @@ CANCELLED = Decline("hard", "payment_intent_canceled")
 
 def classify(codes: Sequence[str | None]) -> Decline:
     """The decline of a provider's codes, the most telling one first; those that are missing are passed over."""
-    given = [code[:CODE_LENGTH] for code in codes if code]
+    given = [code[:MAX_CODE_LENGTH] for code in codes if code]
     for code in given:
-        if code in NEEDS_ACTION:
+        if code in NEEDS_ACTION_CODES:
             return Decline("needs_action", code)
-        if code in HARD:
+        if code in HARD_CODES:
             return Decline("hard", code)
     return Decline("soft", given[0] if given else "unknown")
 
 
-def pause_hours(schedule: Sequence[float], decline: Decline, tries: int) -> float | None:
+def retry_delay_hours(schedule: Sequence[float], decline: Decline, attempts: int) -> float | None:
     """Hours until the next try after so many, or None: it is given up.
 
     Pure. `schedule` has the pause after the first try, after the second, and so on; hard declines have none.
     """
-    if decline.kind != "soft" or not 1 <= tries <= len(schedule):
+    if decline.kind != "soft" or not 1 <= attempts <= len(schedule):
         return None
-    return schedule[tries - 1]
+    return schedule[attempts - 1]

@@ -12,12 +12,12 @@ from backline.payments.declines import Decline
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class ChargeRequest:
     """One try to charge an order. Money is in the currency's minor units."""
 
-    key: str
+    idempotency_key: str
     """Of the order, the same on every try: at the provider it names one payment, which is captured once."""
-    number: int
+    attempt: int
     """Which try, from 1."""
     order_id: int
     order_number: str
@@ -27,12 +27,12 @@ class Charge:
     customer: str | None
     reference: str | None
     """The provider's id of the payment, if an earlier try left it."""
-    resumed: bool
+    is_resumed: bool
     """Whether this try was begun before, and how it ended is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Charged:
+class ChargeResult:
     """How a payment stands at the provider."""
 
     reference: str
@@ -40,7 +40,7 @@ class Charged:
     decline: Decline | None = None
 
 
-class State(StrEnum):
+class PaymentState(StrEnum):
     """How far a payment is, on either side."""
 
     PENDING = "pending"
@@ -50,11 +50,11 @@ class State(StrEnum):
     """Declined or given up."""
 
 
-STATES: Mapping[str, State] = {
-    **dict.fromkeys(("captured", "succeeded", "paid", "refunded", "partially refunded"), State.CAPTURED),
-    **dict.fromkeys(("pending", "processing", "created", "authorized", "requires_capture"), State.PENDING),
-    **dict.fromkeys(("requires_action", "requires_confirmation"), State.REQUIRES_ACTION),
-    **dict.fromkeys(("failed", "canceled", "cancelled", "abandoned", "requires_payment_method"), State.FAILED),
+PAYMENT_STATES: Mapping[str, PaymentState] = {
+    **dict.fromkeys(("captured", "succeeded", "paid", "refunded", "partially refunded"), PaymentState.CAPTURED),
+    **dict.fromkeys(("pending", "processing", "created", "authorized", "requires_capture"), PaymentState.PENDING),
+    **dict.fromkeys(("requires_action", "requires_confirmation"), PaymentState.REQUIRES_ACTION),
+    **dict.fromkeys(("failed", "canceled", "cancelled", "abandoned", "requires_payment_method"), PaymentState.FAILED),
 }
 """States by the words of Stripe, Razorpay and ourselves."""
 
@@ -68,14 +68,14 @@ class ProviderPayment:
     amount_minor: int
     currency: str
     """Its code of ISO 4217, in capitals."""
-    state: State
+    state: PaymentState
     created_at: datetime
     refunded_minor: int = 0
     order_id: int | None = None
     """The order that we said it is for, in its metadata."""
 
 
-class ProviderList(Protocol):
+class PaymentSource(Protocol):
     """Where a provider's payments are listed."""
 
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
@@ -83,7 +83,7 @@ class ProviderList(Protocol):
         ...
 
 
-class Provider(ProviderList, Protocol):
+class Provider(PaymentSource, Protocol):
     """A provider. Each method may be repeated: the same key never moves money twice.
 
     RetryableError when it may go well later and nothing is known of the outcome; PermanentError when the provider has
@@ -94,13 +94,13 @@ class Provider(ProviderList, Protocol):
     def name(self) -> str:
         """As the app's payments call it: stripe, razorpay."""
 
-    def charge(self, wanted: Charge) -> Charged:
+    def charge(self, request: ChargeRequest) -> ChargeResult:
         """Charge, or find out how this try ended if it was made before."""
 
-    def look(self, wanted: Charge) -> Charged:
+    def get_status(self, request: ChargeRequest) -> ChargeResult:
         """How the payment stands, without charging."""
 
-    def cancel(self, wanted: Charge) -> Charged:
+    def cancel(self, request: ChargeRequest) -> ChargeResult:
         """Make sure that no money comes any more: `cancelled`, or `captured` if it has come."""
 
     def refund(self, reference: str, amount_minor: int, key: str) -> str:

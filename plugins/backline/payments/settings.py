@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
 
-EVERY_OTHER = "*"
+DEFAULT_CURRENCY_KEY = "*"
 """In `approval_above`: every currency that is not named."""
 CurrencyCode = Annotated[str, Field(pattern=r"^([A-Z]{3}|\*)$")]
 
@@ -20,19 +20,19 @@ class PaymentSettings(BaseModel):
     connection: str = "stripe_api"
     timeout_seconds: float = Field(30.0, gt=0, le=80)
     dunning_hours: tuple[PositiveFloat, ...] = (24.0, 72.0, 120.0, 168.0)
-    retries_at_once: int = Field(500, ge=1, le=10_000)
+    batch_limit: int = Field(500, ge=1, le=10_000)
     approval_above: Mapping[CurrencyCode, Annotated[int, Field(ge=0)]] = Field(
-        default_factory=lambda: {EVERY_OTHER: 100_000, "JPY": 100_000, "INR": 5_000_000}
+        default_factory=lambda: {DEFAULT_CURRENCY_KEY: 100_000, "JPY": 100_000, "INR": 5_000_000}
     )
-    approval_hours: float = Field(24.0, gt=0, le=720)
+    approval_timeout_hours: float = Field(24.0, gt=0, le=720)
     fix_url: str = "https://localhost/orders/{order}/pay"
-    receipt_wait_seconds: float = Field(60.0, ge=0, le=3600)
-    look_seconds: float = Field(2.0, ge=0.25, le=60)
-    event_patience_hours: float = Field(24.0, gt=0, le=720)
+    receipt_delay_seconds: float = Field(60.0, ge=0, le=3600)
+    poll_interval_seconds: float = Field(2.0, ge=0.25, le=60)
+    event_max_wait_hours: float = Field(24.0, gt=0, le=720)
 
     @field_validator("fix_url")
     @classmethod
-    def _leads_to_the_order(cls, link: str) -> str:
+    def _check_fix_url(cls, link: str) -> str:
         if not link.startswith("https://") or link.count("{order}") != 1:
             raise ValueError(
                 f"{link!r} must begin with https:// and have {{order}} once: the order's number goes there"
@@ -41,5 +41,5 @@ class PaymentSettings(BaseModel):
 
     def needs_approval(self, amount_minor: int, currency: str) -> bool:
         """Whether a person has to allow another try of that amount, in the currency's minor units."""
-        limit = self.approval_above.get(currency, self.approval_above.get(EVERY_OTHER))
+        limit = self.approval_above.get(currency, self.approval_above.get(DEFAULT_CURRENCY_KEY))
         return limit is not None and amount_minor > limit

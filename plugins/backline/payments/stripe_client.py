@@ -23,15 +23,15 @@ from backline.errors import (
     UnknownFailure,
 )
 from backline.payments.declines import CANCELLED, Decline, classify
-from backline.payments.provider import STATES, Charge, Charged, ProviderPayment
+from backline.payments.provider import PAYMENT_STATES, ChargeRequest, ChargeResult, ProviderPayment
 
 if TYPE_CHECKING:
     import stripe
 
-KEY = "backline_payment"
+PAYMENT_KEY_METADATA = "backline_payment"
 """Metadata of ours: the payment's key."""
-REFUND_KEY = "backline_refund"
-PAGE = 100
+REFUND_KEY_METADATA = "backline_refund"
+PAGE_SIZE = 100
 
 
 class StripeProvider:
@@ -55,24 +55,24 @@ class StripeProvider:
             max_network_retries=0,  # a try that fails is made again by the job, which keeps count
         )
 
-    def charge(self, wanted: Charge) -> Charged:
+    def charge(self, request: ChargeRequest) -> ChargeResult:
         """Confirm the order's intent, unless it is captured; see `Provider.charge`."""
         import stripe
 
-        with self._told():
-            intent = self._intent(wanted)
+        with self._translate_errors():
+            intent = self._get_or_create_intent(request)
             if intent.status in ("succeeded", "canceled"):
-                return _read(intent)
+                return _charge_result(intent)
             if intent.status == "processing":
-                raise UnknownFailure(f"Stripe is still working on the payment of order {wanted.order_number}")
+                raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
             try:
                 intent = self._client.v1.payment_intents.confirm(
                     intent.id,
-                    {"payment_method": wanted.method or "", "off_session": True},
-                    {"idempotency_key": f"{wanted.key}-try-{wanted.number}"},
+                    {"payment_method": request.method or "", "off_session": True},
+                    {"idempotency_key": f"{request.idempotency_key}-try-{request.attempt}"},
                 )
             except stripe.CardError as exc:
-                return _refused(intent.id, _decline(exc))
+                return _declined_result(intent.id, _decline_of(exc))
             except stripe.InvalidRequestError as exc:
                 if exc.code != "payment_intent_unexpected_state":
                     raise
@@ -82,48 +82,52 @@ class StripeProvider:
                 intent = self._client.v1.payment_intents.retrieve(intent.id)
                 if intent.status != "succeeded":
                     raise
-            return _read(intent)
+            return _charge_result(intent)
 
-    def look(self, wanted: Charge) -> Charged:
+    def get_status(self, request: ChargeRequest) -> ChargeResult:
         """See `Provider.look`."""
-        with self._told():
-            return _read(self._intent(wanted))
+        with self._translate_errors():
+            return _charge_result(self._get_or_create_intent(request))
 
-    def cancel(self, wanted: Charge) -> Charged:
+    def cancel(self, request: ChargeRequest) -> ChargeResult:
         """See `Provider.cancel`."""
         import stripe
 
-        with self._told():
-            intent = self._intent(wanted)
+        with self._translate_errors():
+            intent = self._get_or_create_intent(request)
             if intent.status not in ("succeeded", "canceled"):
                 try:
                     intent = self._client.v1.payment_intents.cancel(
-                        intent.id, {"cancellation_reason": "abandoned"}, {"idempotency_key": f"{wanted.key}-cancel"}
+                        intent.id,
+                        {"cancellation_reason": "abandoned"},
+                        {"idempotency_key": f"{request.idempotency_key}-cancel"},
                     )
                 except stripe.InvalidRequestError as exc:
                     if exc.code != "payment_intent_unexpected_state":
                         raise
                     intent = self._client.v1.payment_intents.retrieve(intent.id)
-            stands = _read(intent)
+            stands = _charge_result(intent)
             if stands.state not in ("captured", "cancelled"):
-                raise UnknownFailure(f"Stripe is still working on the payment of order {wanted.order_number}")
+                raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
             return stands
 
     def refund(self, reference: str, amount_minor: int, key: str) -> str:
         """See `Provider.refund`. A refund that Stripe has made before by this key is found, also after its key's day."""
         import stripe
 
-        with self._told():
+        with self._translate_errors():
             try:
                 made = self._client.v1.refunds.create(
-                    {"payment_intent": reference, "amount": amount_minor, "metadata": {REFUND_KEY: key}},
+                    {"payment_intent": reference, "amount": amount_minor, "metadata": {REFUND_KEY_METADATA: key}},
                     {"idempotency_key": key},
                 )
             except stripe.InvalidRequestError as exc:
                 if exc.code != "charge_already_refunded":
                     raise
-                earlier = self._client.v1.refunds.list({"payment_intent": reference, "limit": PAGE})
-                found = next((one for one in earlier.auto_paging_iter() if _metadata(one).get(REFUND_KEY) == key), None)
+                earlier = self._client.v1.refunds.list({"payment_intent": reference, "limit": PAGE_SIZE})
+                found = next(
+                    (one for one in earlier.auto_paging_iter() if _metadata(one).get(REFUND_KEY_METADATA) == key), None
+                )
                 if found is None:
                     raise
                 made = found
@@ -133,61 +137,61 @@ class StripeProvider:
 
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
         """The intents made in [since, until), newest first, as Stripe pages them."""
-        with self._told():
+        with self._translate_errors():
             pages = self._client.v1.payment_intents.list(
                 {
                     "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
-                    "limit": PAGE,
+                    "limit": PAGE_SIZE,
                     "expand": ["data.latest_charge"],  # it knows what was given back
                 }
             )
             for intent in pages.auto_paging_iter():
-                yield _listed(intent)
+                yield _provider_payment(intent)
 
-    def _intent(self, wanted: Charge) -> stripe.PaymentIntent:
+    def _get_or_create_intent(self, request: ChargeRequest) -> stripe.PaymentIntent:
         """The order's intent: by its id, by its metadata, or made."""
         import stripe
 
         intents = self._client.v1.payment_intents
-        if wanted.reference is not None:
+        if request.reference is not None:
             try:
-                return intents.retrieve(wanted.reference)
+                return intents.retrieve(request.reference)
             except stripe.InvalidRequestError as exc:
                 if exc.code != "resource_missing":
                     raise
-                if wanted.resumed:  # it may be captured in another account: another one could charge twice
+                if request.is_resumed:  # it may be captured in another account: another one could charge twice
                     raise Misconfigured(
-                        f"Stripe does not know {wanted.reference}: connection {self._connection!r} leads to another account "
-                        f"than the one that order {wanted.order_number} was charged by; point it back"
+                        f"Stripe does not know {request.reference}: connection {self._connection!r} leads to another account "
+                        f"than the one that order {request.order_number} was charged by; point it back"
                     ) from exc
-        elif wanted.resumed and (found := self._search(wanted.key)) is not None:
+        elif request.is_resumed and (found := self._find_intent(request.idempotency_key)) is not None:
             return found
         params: dict[str, Any] = {
-            "amount": wanted.amount_minor,
-            "currency": wanted.currency.lower(),
-            "description": f"Order {wanted.order_number}",
-            "metadata": {KEY: wanted.key, "order_id": str(wanted.order_id)},
+            "amount": request.amount_minor,
+            "currency": request.currency.lower(),
+            "description": f"Order {request.order_number}",
+            "metadata": {PAYMENT_KEY_METADATA: request.idempotency_key, "order_id": str(request.order_id)},
             "payment_method_types": ["card"],
         }
-        if wanted.customer:
-            params["customer"] = wanted.customer
+        if request.customer:
+            params["customer"] = request.customer
         try:
-            return intents.create(params, {"idempotency_key": wanted.key})  # type: ignore[arg-type]
+            return intents.create(params, {"idempotency_key": request.idempotency_key})  # type: ignore[arg-type]
         except stripe.IdempotencyError:  # it was made before the customer's own id was known, or another one was
-            made = self._search(wanted.key)
+            made = self._find_intent(request.idempotency_key)
             if made is None or (made.amount, made.currency) != (params["amount"], params["currency"]):
                 raise
             return made
 
-    def _search(self, key: str) -> stripe.PaymentIntent | None:
+    def _find_intent(self, key: str) -> stripe.PaymentIntent | None:
         """The intent with our key in its metadata. Stripe finds a new one after a minute at most."""
         escaped = key.replace("\\", "\\\\").replace('"', '\\"')
-        query = f'metadata["{KEY}"]:"{escaped}"'
+        query = f'metadata["{PAYMENT_KEY_METADATA}"]:"{escaped}"'
         found = self._client.v1.payment_intents.search({"query": query, "limit": 1}).data
         return found[0] if found else None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Our errors for Stripe's. Its own texts are for people and mask the key; they are cut nevertheless."""
         import stripe
 
@@ -210,38 +214,38 @@ class StripeProvider:
             raise Rejected(said, code=exc.code or str(status)) from exc
 
 
-def _read(intent: stripe.PaymentIntent) -> Charged:
+def _charge_result(intent: stripe.PaymentIntent) -> ChargeResult:
     match intent.status:
         case "succeeded":
-            return Charged(intent.id, "captured")
+            return ChargeResult(intent.id, "captured")
         case "canceled":
-            return Charged(intent.id, "cancelled", CANCELLED)
+            return ChargeResult(intent.id, "cancelled", CANCELLED)
         case "requires_action":
-            return Charged(intent.id, "requires_action", Decline("needs_action", "authentication_required"))
+            return ChargeResult(intent.id, "requires_action", Decline("needs_action", "authentication_required"))
     error = intent.last_payment_error
     if error is None:
-        return Charged(intent.id, "untried")
-    return _refused(intent.id, classify((getattr(error, "decline_code", None), getattr(error, "code", None))))
+        return ChargeResult(intent.id, "untried")
+    return _declined_result(intent.id, classify((getattr(error, "decline_code", None), getattr(error, "code", None))))
 
 
-def _listed(intent: stripe.PaymentIntent) -> ProviderPayment:
+def _provider_payment(intent: stripe.PaymentIntent) -> ProviderPayment:
     order = _metadata(intent).get("order_id", "")
     return ProviderPayment(
         reference=intent.id,
         amount_minor=intent.amount,
         currency=intent.currency.upper(),
-        state=STATES[intent.status],
+        state=PAYMENT_STATES[intent.status],
         created_at=datetime.fromtimestamp(intent.created, UTC),
         refunded_minor=getattr(intent.latest_charge, "amount_refunded", 0),
         order_id=int(order) if order.isdecimal() else None,
     )
 
 
-def _refused(reference: str, decline: Decline) -> Charged:
-    return Charged(reference, "requires_action" if decline.kind == "needs_action" else "declined", decline)
+def _declined_result(reference: str, decline: Decline) -> ChargeResult:
+    return ChargeResult(reference, "requires_action" if decline.kind == "needs_action" else "declined", decline)
 
 
-def _decline(exc: stripe.CardError) -> Decline:
+def _decline_of(exc: stripe.CardError) -> Decline:
     error = exc.error
     return classify((getattr(error, "decline_code", None), exc.code))
 

@@ -6,14 +6,14 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 
+from backline.encryption import Encryptor
 from backline.errors import InvalidInput
-from backline.sealing import Sealer
 from backline.settings import settings
 
-EVERYTHING = "*"
+ALL_TOPICS = "*"
 """In the place of a topic: everything that can be left."""
-_MARK = "unsubscribe"
-_LONGEST = 4096
+_TOKEN_PURPOSE = "unsubscribe"
+_MAX_TOKEN_LENGTH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,37 +28,39 @@ class Subscription:
     """The message that the link stands in."""
 
 
-def token(subscription: Subscription, sealer: Sealer) -> str:
+def create_token(subscription: Subscription, encryptor: Encryptor) -> str:
     """The link's token: encrypted and signed by the newest of BACKLINE_FERNET_KEYS. It has no end, as mails are kept long."""
     one = subscription
-    return sealer.seal(json.dumps([_MARK, one.channel, one.address, one.topic, one.message_id])).rstrip("=")
+    return encryptor.encrypt(json.dumps([_TOKEN_PURPOSE, one.channel, one.address, one.topic, one.message_id])).rstrip(
+        "="
+    )
 
 
-def read(token: str, sealer: Sealer) -> Subscription | None:
+def read_token(token: str, encryptor: Encryptor) -> Subscription | None:
     """What a token says; None unless it is one of ours, whole and unchanged."""
-    if len(token) > _LONGEST or not token.isascii():
+    if len(token) > _MAX_TOKEN_LENGTH or not token.isascii():
         return None
     try:
-        told = json.loads(sealer.open("token", token + "=" * (-len(token) % 4)))
+        told = json.loads(encryptor.decrypt("token", token + "=" * (-len(token) % 4)))
     except (InvalidInput, ValueError):
         return None
     # What else the keys have sealed is no link.
     match told:
-        case [mark, str(channel), str(address), str(topic), None | int() as message_id] if mark == _MARK:
+        case [mark, str(channel), str(address), str(topic), None | int() as message_id] if mark == _TOKEN_PURPOSE:
             return Subscription(channel, address, topic, message_id)
     return None
 
 
-def link(subscription: Subscription) -> str:
+def unsubscribe_link(subscription: Subscription) -> str:
     """The whole link, by the setting `links.unsubscribe`. Misconfigured without BACKLINE_FERNET_KEYS."""
-    return link_of(token(subscription, _sealer()))
+    return link_for_token(create_token(subscription, _encryptor()))
 
 
-def link_of(token: str) -> str:
+def link_for_token(token: str) -> str:
     """A token's link."""
     return settings().links.unsubscribe.replace("{token}", token)
 
 
 @lru_cache(maxsize=1)
-def _sealer() -> Sealer:
-    return Sealer.from_environment()
+def _encryptor() -> Encryptor:
+    return Encryptor.from_environment()

@@ -17,23 +17,23 @@ from types import TracebackType
 from typing import IO, Self
 
 from backline.errors import Misconfigured
-from backline.reconciliation.differences import Difference, Kind
-from backline.rendering.pdf import environment, pdf
+from backline.reconciliation.discrepancies import Discrepancy, DiscrepancyKind
+from backline.rendering.pdf import create_pdf_environment, render_pdf
 from backline.settings import ROOT
 
-FOLDER = ROOT / "include" / "templates" / "reconciliation"
+TEMPLATE_FOLDER = ROOT / "include" / "templates" / "reconciliation"
 COLUMNS = (
     "kind", "reference", "payment_id", "order_id", "amount_minor", "currency", "created_at", "ours", "theirs", "mended",
 )  # fmt: skip
-SHOWN = 40
+MAX_LISTED = 40
 """Differences that are left, which the PDF lists; the CSV file has all."""
-NAMES: Mapping[Kind, str] = {
-    Kind.MISSING_HERE: "missing here",
-    Kind.MISSING_THERE: "missing there",
-    Kind.AMOUNT: "amount",
-    Kind.CURRENCY: "currency",
-    Kind.STATUS: "status",
-    Kind.DUPLICATE: "duplicate",
+KIND_LABELS: Mapping[DiscrepancyKind, str] = {
+    DiscrepancyKind.MISSING_HERE: "missing here",
+    DiscrepancyKind.MISSING_THERE: "missing there",
+    DiscrepancyKind.AMOUNT: "amount",
+    DiscrepancyKind.CURRENCY: "currency",
+    DiscrepancyKind.STATUS: "status",
+    DiscrepancyKind.DUPLICATE: "duplicate",
 }
 
 
@@ -45,32 +45,32 @@ class Findings:
     since: datetime
     until: datetime
     dry_run: bool = False
-    theirs: int = 0
-    ours: int = 0
-    found: Counter[Kind] = field(default_factory=Counter)
-    mended: Counter[Kind] = field(default_factory=Counter)
-    first: list[Difference] = field(default_factory=list)
+    provider_count: int = 0
+    local_count: int = 0
+    found_by_kind: Counter[DiscrepancyKind] = field(default_factory=Counter)
+    fixed_by_kind: Counter[DiscrepancyKind] = field(default_factory=Counter)
+    examples: list[Discrepancy] = field(default_factory=list)
     """Of those that are left to people."""
 
-    def add(self, difference: Difference, *, is_mended: bool) -> None:
+    def add(self, difference: Discrepancy, *, is_fixed: bool) -> None:
         """Count one; the first ones that are left are kept for the PDF."""
-        self.found[difference.kind] += 1
-        self.mended[difference.kind] += is_mended
-        if not is_mended and len(self.first) < SHOWN:
-            self.first.append(difference)
+        self.found_by_kind[difference.kind] += 1
+        self.fixed_by_kind[difference.kind] += is_fixed
+        if not is_fixed and len(self.examples) < MAX_LISTED:
+            self.examples.append(difference)
 
     @property
     def fixed(self) -> int:
         """Differences that were mended."""
-        return self.mended.total()
+        return self.fixed_by_kind.total()
 
     @property
     def remaining(self) -> int:
         """Differences that are left to people."""
-        return self.found.total() - self.fixed
+        return self.found_by_kind.total() - self.fixed
 
 
-class DifferenceFile(AbstractContextManager["DifferenceFile"]):
+class DiscrepancyFile(AbstractContextManager["DiscrepancyFile"]):
     """The CSV file, written line by line; it is there under its name once it is whole, and not at all after an error."""
 
     def __init__(self, path: Path) -> None:
@@ -92,13 +92,13 @@ class DifferenceFile(AbstractContextManager["DifferenceFile"]):
         self._writer.writerow(COLUMNS)
         return self
 
-    def add(self, one: Difference, *, is_mended: bool) -> None:
+    def add(self, one: Discrepancy, *, is_fixed: bool) -> None:
         """Write one line."""
         values = (
             one.kind.value, one.reference, one.payment_id, one.order_id, one.amount_minor, one.currency,
-            one.created_at.isoformat(), one.ours, one.theirs, "yes" if is_mended else "no",
+            one.created_at.isoformat(), one.local_value, one.provider_value, "yes" if is_fixed else "no",
         )  # fmt: skip
-        self._writer.writerow([_harmless(value) for value in values])
+        self._writer.writerow([_escape_formula(value) for value in values])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,42 +114,48 @@ def write_pdf(findings: Findings, path: Path) -> None:
     """Write the PDF beside the CSV file, whole or not at all."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        draft.write_bytes(pdf(markup(findings, path), "pdf/ua-1"))
+        draft.write_bytes(render_pdf(render_html(findings, path), "pdf/ua-1"))
         draft.chmod(0o600)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def markup(findings: Findings, path: Path) -> str:
+def render_html(findings: Findings, path: Path) -> str:
     """The HTML that the PDF is made of."""
     return (
-        environment(FOLDER)
+        create_pdf_environment(TEMPLATE_FOLDER)
         .get_template("report.html")
         .render(
-            findings=findings, names=NAMES, kinds=list(Kind), chart=chart(findings), file=path.with_suffix(".csv").name
+            findings=findings,
+            names=KIND_LABELS,
+            kinds=list(DiscrepancyKind),
+            chart=chart_data_url(findings),
+            file=path.with_suffix(".csv").name,
         )
     )
 
 
-def chart(findings: Findings) -> str:
+def chart_data_url(findings: Findings) -> str:
     """The differences by kind as the URL of an SVG: mended ones dark, those that are left light."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    kinds = list(reversed(Kind))
-    mended = [findings.mended[kind] for kind in kinds]
-    left = [findings.found[kind] - findings.mended[kind] for kind in kinds]
+    kinds = list(reversed(DiscrepancyKind))
+    mended = [findings.fixed_by_kind[kind] for kind in kinds]
+    left = [findings.found_by_kind[kind] - findings.fixed_by_kind[kind] for kind in kinds]
     # Text stays text, and the same findings give the same picture.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "backline", "font.size": 9, "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(6.6, 2.5), layout="constrained")
         axes = figure.add_subplot()
-        axes.barh([NAMES[kind] for kind in kinds], mended, color="#2f6f5e", label="mended")
-        bars = axes.barh([NAMES[kind] for kind in kinds], left, left=mended, color="#c46a2b", label="left to people")
+        axes.barh([KIND_LABELS[kind] for kind in kinds], mended, color="#2f6f5e", label="mended")
+        bars = axes.barh(
+            [KIND_LABELS[kind] for kind in kinds], left, left=mended, color="#c46a2b", label="left to people"
+        )
         totals = [f"{one + other:,}" for one, other in zip(mended, left, strict=True)]
         axes.bar_label(bars, labels=totals, padding=4)
-        axes.set_xlim(0, max(1, *(findings.found[kind] for kind in kinds)) * 1.15)
+        axes.set_xlim(0, max(1, *(findings.found_by_kind[kind] for kind in kinds)) * 1.15)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("differences")
         axes.spines[["top", "right"]].set_visible(False)
@@ -159,6 +165,6 @@ def chart(findings: Findings) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(picture.getvalue().encode()).decode()
 
 
-def _harmless(value: object) -> object:
+def _escape_formula(value: object) -> object:
     # What begins so is a formula to spreadsheets, and references are the provider's own text.
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

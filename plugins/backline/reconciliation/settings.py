@@ -12,17 +12,17 @@ class ReconciliationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    list_folder: str = "archive/provider_lists"
+    statement_folder: str = "archive/provider_lists"
     report_folder: str = "archive/reconciliation"
     overlap_hours: float = Field(24.0, gt=0, le=720)
-    first_days: float = Field(7.0, gt=0, le=366)
-    settle_seconds: float = Field(900.0, ge=0, le=86_400)
-    most_fixes: int = Field(100, ge=0, le=10_000)
-    alert_above: int = Field(0, ge=0)
+    initial_window_days: float = Field(7.0, gt=0, le=366)
+    grace_seconds: float = Field(900.0, ge=0, le=86_400)
+    batch_limit: int = Field(100, ge=0, le=10_000)
+    alert_threshold: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _nothing_is_left_out(self) -> Self:
-        if self.overlap_hours * 3600 < 2 * self.settle_seconds:
+    def _check_overlap(self) -> Self:
+        if self.overlap_hours * 3600 < 2 * self.grace_seconds:
             raise ValueError(
                 "overlap_hours must be at least twice settle_seconds, or payments between two windows are missed"
             )

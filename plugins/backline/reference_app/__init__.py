@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backline.reference_app.schema import apply
-from backline.reference_app.seeding import Seeded, broken_rules, seed
+from backline.reference_app.schema import apply_schema
+from backline.reference_app.seeding import SeedResult, invariant_violations, seed
 
-__all__ = ["Seeded", "apply", "broken_rules", "seed"]
+__all__ = ["SeedResult", "apply_schema", "invariant_violations", "seed"]

@@ -10,15 +10,15 @@ from typing import Any
 
 import psycopg
 
-from backline.db.connect import translated
+from backline.db.connect import translate_errors
 from backline.db.statements import statement
+from backline.encryption import Encryptor
 from backline.errors import InvalidInput
-from backline.reference_app.schema import apply_within
-from backline.sealing import Sealer
+from backline.reference_app.schema import apply_in_transaction
 
 DEFAULT_SEED = 1
-LARGEST_SCALE = 1000
-STEPS: Mapping[str, tuple[str, ...]] = {
+MAX_SCALE = 1000
+SEED_STEPS: Mapping[str, tuple[str, ...]] = {
     "seed_users": ("users",),
     "seed_user_roles": ("user_roles",),
     "seed_sessions": ("sessions",),
@@ -37,7 +37,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "seed_carts": ("carts", "cart_lines"),
     "seed_stock": ("stock_movements",),
     "seed_payments": ("payments",),
-    "seed_payment_tries": ("payment_tries",),
+    "seed_payment_attempts": ("payment_attempts",),
     "seed_refunds": ("refunds",),
     "seed_payment_events": ("payment_events",),
     "seed_invoices": ("invoices", "invoice_series"),
@@ -51,7 +51,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seeded:
+class SeedResult:
     """What seeding made: rows of each table, seconds of each step, and of all with its commit."""
 
     rows: Mapping[str, int]
@@ -71,9 +71,9 @@ def seed(
     *,
     replace: bool = False,
     today: date | None = None,
-    sealer: Sealer | None = None,
+    encryptor: Encryptor | None = None,
     report: Callable[[str], None] = lambda _: None,
-) -> Seeded:
+) -> SeedResult:
     """Fill the schema `app`, made or brought up to date first, with `scale` times about 10,000 rows.
 
     Same seed, scale and `today` (default: today in UTC), same rows; only the sealed text of tokens differs each time. With
@@ -81,36 +81,36 @@ def seed(
     tables first; without it InvalidInput if there are rows. One transaction: all or nothing, and one at a time. Enqueues
     no message.
     """
-    if not 1 <= scale <= LARGEST_SCALE:
-        raise InvalidInput("scale", f"must be from 1 (about 10,000 rows) to {LARGEST_SCALE}; 100 makes about a million")
+    if not 1 <= scale <= MAX_SCALE:
+        raise InvalidInput("scale", f"must be from 1 (about 10,000 rows) to {MAX_SCALE}; 100 makes about a million")
     if not -(2**63) <= seed < 2**63:
         raise InvalidInput("seed", "must be a whole number of 64 bits")
     values = {"scale": scale, "seed": seed, "today": today or datetime.now(UTC).date()}
     started = time.monotonic()
     seconds: dict[str, float] = {}
-    with translated(), psycopg.connect(dsn) as connection:
-        for name in apply_within(connection):
+    with translate_errors(), psycopg.connect(dsn) as connection:
+        for name in apply_in_transaction(connection):
             report(f"applied {name}")
-        _make_room(connection, report, replace=replace)
-        for name, tables in STEPS.items():
+        _empty_tables(connection, report, replace=replace)
+        for name, tables in SEED_STEPS.items():
             begun = time.monotonic()
             connection.execute(statement("reference_app", name), values)
             seconds[name] = time.monotonic() - begun
             report(f"{', '.join(tables)} ({seconds[name]:.1f} s)")
-        if sealer is not None:
-            _seal_tokens(connection, values, sealer)
+        if encryptor is not None:
+            _encrypt_tokens(connection, values, encryptor)
         connection.execute(statement("reference_app", "analyze"))
         rows = _row_counts(connection)
-    return Seeded(rows, seconds, time.monotonic() - started)
+    return SeedResult(rows, seconds, time.monotonic() - started)
 
 
-def broken_rules(dsn: str) -> dict[str, int]:
+def invariant_violations(dsn: str) -> dict[str, int]:
     """Rules across tables that do not hold, with how many rows break each; empty when all is well."""
-    with translated(), psycopg.connect(dsn) as connection:
-        return dict(connection.execute(statement("reference_app", "broken_rules")).fetchall())
+    with translate_errors(), psycopg.connect(dsn) as connection:
+        return dict(connection.execute(statement("reference_app", "invariant_violations")).fetchall())
 
 
-def _make_room(connection: psycopg.Connection[Any], report: Callable[[str], None], *, replace: bool) -> None:
+def _empty_tables(connection: psycopg.Connection[Any], report: Callable[[str], None], *, replace: bool) -> None:
     there = {name: rows for name, rows in _row_counts(connection).items() if rows}
     if not there:
         return
@@ -118,17 +118,17 @@ def _make_room(connection: psycopg.Connection[Any], report: Callable[[str], None
     if not replace:
         raise InvalidInput("replace", f"schema app has rows already ({told}); with --replace they are deleted first")
     report(f"emptying schema app: {told}")
-    connection.execute(statement("reference_app", "clear"))
-    [found] = connection.execute(statement("reference_app", "outbox_is_there")).fetchall()
+    connection.execute(statement("reference_app", "tables_truncate"))
+    [found] = connection.execute(statement("reference_app", "outbox_exists")).fetchall()
     if found[0]:
-        connection.execute(statement("reference_app", "keys_forget"))
+        connection.execute(statement("reference_app", "idempotency_keys_delete"))
 
 
 def _row_counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
     return dict(connection.execute(statement("reference_app", "row_counts")).fetchall())
 
 
-def _seal_tokens(connection: psycopg.Connection[Any], values: Mapping[str, Any], sealer: Sealer) -> None:
-    live = connection.execute(statement("reference_app", "seed_tokens_live"), values).fetchall()
-    sealed = {"ids": [number for number, _ in live], "sealed": [sealer.seal(token) for _, token in live]}
-    connection.execute(statement("reference_app", "seed_tokens_seal"), sealed)
+def _encrypt_tokens(connection: psycopg.Connection[Any], values: Mapping[str, Any], encryptor: Encryptor) -> None:
+    live = connection.execute(statement("reference_app", "seed_tokens_select"), values).fetchall()
+    sealed = {"ids": [number for number, _ in live], "encrypted": [encryptor.encrypt(token) for _, token in live]}
+    connection.execute(statement("reference_app", "seed_tokens_encrypt"), sealed)

@@ -11,39 +11,39 @@ from typing import Any
 from backline.errors import InvalidInput
 from backline.settings import ROOT, settings
 
-FOLDER = ROOT / "include" / "templates"
-NAME = re.compile(r"[a-z][a-z0-9_]*")
+TEMPLATE_FOLDER = ROOT / "include" / "templates"
+TEMPLATE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @lru_cache(maxsize=8)
-def templates(channel: str, folder: Path = FOLDER) -> dict[str, tuple[str, ...]]:
+def templates(channel: str, folder: Path = TEMPLATE_FOLDER) -> dict[str, tuple[str, ...]]:
     """Template name to the languages that have it, both sorted."""
     found: dict[str, list[str]] = {}
     for template in sorted((folder / channel).glob("*/*/")):
-        if NAME.fullmatch(template.name):
+        if TEMPLATE_NAME.fullmatch(template.name):
             found.setdefault(template.name, []).append(template.parent.name)
     return {name: tuple(found[name]) for name in sorted(found)}
 
 
-def check(channel: str, name: str) -> None:
+def require_template(channel: str, name: str) -> None:
     """InvalidInput for the field `template`, listing the known ones, when there is none of that name."""
     if name not in (known := templates(channel)):
         raise InvalidInput("template", f"there is no {channel} template {name!r}; known templates: {', '.join(known)}")
 
 
-def sample(channel: str, name: str) -> dict[str, Any]:
+def sample_context(channel: str, name: str) -> dict[str, Any]:
     """A context to try a template with, for those that belong to no message type: its sample.json."""
-    file = FOLDER / channel / settings().templates.language / name / "sample.json"
+    file = TEMPLATE_FOLDER / channel / settings().templates.language / name / "sample.json"
     loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return loaded
 
 
-def language_for(channel: str, name: str, wanted: str | None) -> str:
+def resolve_language(channel: str, name: str, wanted: str | None) -> str:
     """The language to render in: the wanted one, else without its region, else the default one.
 
     InvalidInput for the field `template` when the template does not exist, or not in any of these.
     """
-    check(channel, name)
+    require_template(channel, name)
     has = templates(channel)[name]
     for language in (wanted, wanted and wanted.split("-")[0], settings().templates.language):
         if language in has:

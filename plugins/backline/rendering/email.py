@@ -15,13 +15,20 @@ from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backline.rendering import catalog, flattening
-from backline.rendering.environment import ERRORS, constants, environment_over, explained, language_and_locale, run
+from backline.rendering.environment import (
+    RENDER_ERRORS,
+    create_environment,
+    render_template,
+    resolve_language_and_locale,
+    template_constants,
+    to_invalid_input,
+)
 from backline.rendering.inlining import InliningLoader
 
 
-def environment(folder: Path) -> ImmutableSandboxedEnvironment:
+def create_email_environment(folder: Path) -> ImmutableSandboxedEnvironment:
     """A sandboxed environment over a folder of email templates."""
-    return environment_over(InliningLoader(folder))
+    return create_environment(InliningLoader(folder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,10 @@ class EmailTemplate:
         values = {**self.defaults, **context}
         try:
             # The HTML keeps its subject: layouts show it as the document's title.
-            subject = values["subject"] = " ".join(run(self.subject, values).split())
-            return subject, run(self.text, values), run(self.html, values)
-        except ERRORS as exc:
-            raise explained(exc, self.name, self.language) from exc
+            subject = values["subject"] = " ".join(render_template(self.subject, values).split())
+            return subject, render_template(self.text, values), render_template(self.html, values)
+        except RENDER_ERRORS as exc:
+            raise to_invalid_input(exc, self.name, self.language) from exc
 
 
 def render(name: str, language: str | None, context: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -54,20 +61,20 @@ def render(name: str, language: str | None, context: Mapping[str, Any]) -> tuple
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    return environment(catalog.FOLDER / "email")
+    return create_email_environment(catalog.TEMPLATE_FOLDER / "email")
 
 
 @lru_cache(maxsize=256)
 def _template(name: str, language: str | None) -> EmailTemplate:
-    found, locale = language_and_locale("email", name, language)
-    return compiled(_environment(), name, found, locale)
+    found, locale = resolve_language_and_locale("email", name, language)
+    return compile_template(_environment(), name, found, locale)
 
 
-def compiled(source: ImmutableSandboxedEnvironment, name: str, language: str, locale: str) -> EmailTemplate:
+def compile_template(source: ImmutableSandboxedEnvironment, name: str, language: str, locale: str) -> EmailTemplate:
     """A template in a language that has it; amounts and dates are written as in `locale`."""
-    fixed = constants(language, locale)
+    fixed = template_constants(language, locale)
 
     def load(file: str) -> Template:
-        return flattening.load(source, f"{language}/{name}/{file}", fixed)
+        return flattening.load_flattened(source, f"{language}/{name}/{file}", fixed)
 
     return EmailTemplate(name, language, load("subject.txt"), load("body.txt"), load("body.html"), dict(source.globals))

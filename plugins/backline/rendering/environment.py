@@ -17,7 +17,7 @@ from backline.errors import InvalidInput
 from backline.rendering import catalog, formats
 from backline.settings import settings
 
-LINKS = ("http://", "https://", "mailto:")
+LINK_SCHEMES = ("http://", "https://", "mailto:")
 
 
 class _MissingVariableError(UndefinedError):
@@ -47,10 +47,10 @@ def _missing_variable(name: str | None, _hint: str) -> Exception:
     return _MissingVariableError(str(name))
 
 
-def _link(url: object) -> str:
+def _safe_link(url: object) -> str:
     """A filter for what goes into href: only the web and mail, never javascript: or data:."""
     text = str(url)
-    if not text.lower().startswith(LINKS):
+    if not text.lower().startswith(LINK_SCHEMES):
         raise InvalidInput("context", f"{text[:80]!r} cannot be linked to; give an http, https or mailto URL")
     return text
 
@@ -65,7 +65,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
 
-def environment_over(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
+def create_environment(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
     """A sandboxed environment for templates that come from this loader; those that end in .html escape what they show."""
     made = _Environment(
         loader=loader,
@@ -76,18 +76,18 @@ def environment_over(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"link": _link, "money": formats.money, "day": formats.day, "moment": formats.moment}
+    made.filters |= {"link": _safe_link, "money": formats.money, "day": formats.day, "moment": formats.timestamp}
     return made
 
 
-def language_and_locale(channel: str, name: str, language: str | None) -> tuple[str, str]:
+def resolve_language_and_locale(channel: str, name: str, language: str | None) -> tuple[str, str]:
     """The language that a template is there in, and the locale of amounts and dates; InvalidInput if there is no such template."""
-    found = catalog.language_for(channel, name, language)
+    found = catalog.resolve_language(channel, name, language)
     # Amounts and dates as in the region that was asked for, if the words are of its language.
     return found, language if language and language.split("-")[0] == found.split("-")[0] else found
 
 
-def constants(language: str, locale: str) -> dict[str, str]:
+def template_constants(language: str, locale: str) -> dict[str, str]:
     """What every template can use, and no context can override."""
     words = settings().templates
     return {
@@ -99,18 +99,18 @@ def constants(language: str, locale: str) -> dict[str, str]:
     }
 
 
-ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+RENDER_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 """What rendering may raise besides InvalidInput. Only data can bring it about: the sample of every template renders."""
 
 
-def explained(exc: Exception, name: str, language: str) -> InvalidInput:
+def to_invalid_input(exc: Exception, name: str, language: str) -> InvalidInput:
     """One of ERRORS as InvalidInput, which names a variable that is missing or cannot be used."""
     if isinstance(exc, _MissingVariableError):
         return InvalidInput(f"context.{exc.variable}", f"is required by template {name!r} ({language}); add it")
     return InvalidInput("context", f"template {name!r} ({language}) cannot use it: {exc}")
 
 
-def run(template: Template, values: dict[str, Any]) -> str:
+def render_template(template: Template, values: dict[str, Any]) -> str:
     """What the template says of these values; Jinja's errors pass through."""
     # What Template.render does, but for the copy of all globals that it makes each time: a third of its time.
     context = template.environment.context_class(template.environment, values, template.name, template.blocks)

@@ -22,17 +22,17 @@ N = TypeVar("N", bound=nodes.Node)
 _DEFINITIONS = (nodes.Import, nodes.FromImport, nodes.Assign, nodes.AssignBlock, nodes.Macro)
 
 
-def load(environment: Environment, name: str, constants: Mapping[str, object]) -> Template:
+def load_flattened(environment: Environment, name: str, constants: Mapping[str, object]) -> Template:
     """Load a template, its layouts and the constants as one.
 
     A context cannot override a constant. Misconfigured if the template uses `super()` or `self`,
     which a flat template does not have.
     """
-    chain = [_parsed(environment, name)]
+    chain = [_parse_template(environment, name)]
     while (extends := chain[-1].find(nodes.Extends)) is not None:
         if not isinstance(extends.template, nodes.Const):
             raise Misconfigured(f"template {name}: extends needs a name in quotes")
-        chain.append(_parsed(environment, extends.template.value))
+        chain.append(_parse_template(environment, extends.template.value))
     for used in (use for tree in chain for use in tree.find_all(nodes.Name) if use.name in {"super", "self"}):
         raise Misconfigured(f"template {name}, line {used.lineno}: {used.name} is not available in these templates")
     tree = chain[-1]
@@ -41,22 +41,22 @@ def load(environment: Environment, name: str, constants: Mapping[str, object]) -
         for block in each.find_all(nodes.Block):
             blocks.setdefault(block.name, block)
     definitions = [node for each in chain[:-1] for node in each.body if isinstance(node, _DEFINITIONS)]
-    tree = _Placed(blocks).visit(tree)
+    tree = _BlockInliner(blocks).visit(tree)
     tree.body = definitions + tree.body
     assigned = {found.name for found in tree.find_all(nodes.Name) if found.ctx != "load"}
-    tree = _Folded({key: value for key, value in constants.items() if key not in assigned}).visit(tree)
-    tree = _Joined().visit(tree)
+    tree = _ConstantFolder({key: value for key, value in constants.items() if key not in assigned}).visit(tree)
+    tree = _OutputMerger().visit(tree)
     tree.set_environment(environment)
     code = environment.compile(tree, name)
     return environment.template_class.from_code(environment, code, environment.make_globals(None))
 
 
-def _parsed(environment: Environment, name: str) -> nodes.Template:
+def _parse_template(environment: Environment, name: str) -> nodes.Template:
     source, filename, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
     return environment.parse(source, name, filename)
 
 
-class _Placed(NodeTransformer):
+class _BlockInliner(NodeTransformer):
     """Each block gives way to the body that the most special template gives it."""
 
     def __init__(self, blocks: Mapping[str, nodes.Block]) -> None:
@@ -72,7 +72,7 @@ class _Placed(NodeTransformer):
         return body
 
 
-class _Folded(NodeTransformer):
+class _ConstantFolder(NodeTransformer):
     """Each name of a constant gives way to its value."""
 
     def __init__(self, constants: Mapping[str, object]) -> None:
@@ -84,7 +84,7 @@ class _Folded(NodeTransformer):
         return node
 
 
-class _Joined(NodeTransformer):
+class _OutputMerger(NodeTransformer):
     """Neighbouring outputs become one, so that their constants are written as one."""
 
     def generic_visit(self, node: N, *args: object, **kwargs: object) -> N:

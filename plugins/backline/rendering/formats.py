@@ -16,11 +16,11 @@ from backline.settings import settings
 if TYPE_CHECKING:
     from babel import Locale
 
-NARROW_SPACE, SPACE = "\u202f", "\u00a0"
+NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE = "\u202f", "\u00a0"
 """Both do not break; the narrow one is a box in mail programs whose font lacks it."""
 
 # fmt: off
-MINOR_DIGITS = {
+MINOR_UNIT_DIGITS = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV",
                      "XAF", "XOF", "XPF"), 0),
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
@@ -34,7 +34,7 @@ def money(amount: int, currency: str, locale: str) -> str:
     """An amount, given in the currency's smallest unit: 1250 in EUR is, for "de", 12,50 €."""
     from babel.numbers import format_currency, get_currency_precision
 
-    digits = MINOR_DIGITS.get(str(currency), 2)
+    digits = MINOR_UNIT_DIGITS.get(str(currency), 2)
     written = format_currency(
         Decimal(int(amount)).scaleb(-digits),
         str(currency),
@@ -42,7 +42,7 @@ def money(amount: int, currency: str, locale: str) -> str:
         currency_digits=get_currency_precision(str(currency)) == digits,
         decimal_quantization=False,
     )
-    return written.replace(NARROW_SPACE, SPACE)
+    return written.replace(NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE)
 
 
 def rate(basis_points: int, locale: str) -> str:
@@ -52,7 +52,7 @@ def rate(basis_points: int, locale: str) -> str:
     written: str = format_percent(
         Decimal(int(basis_points)).scaleb(-4), locale=_locale(locale), decimal_quantization=False
     )
-    return written.replace(NARROW_SPACE, SPACE)
+    return written.replace(NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE)
 
 
 def country(code: str, locale: str) -> str:
@@ -67,16 +67,18 @@ def day(value: date, locale: str) -> str:
     return format_date(value, "long", locale=_locale(locale))
 
 
-def moment(value: datetime, zone: str | None, locale: str) -> str:
+def timestamp(value: datetime, zone: str | None, locale: str) -> str:
     """A point in time as the clocks of a zone show it, the zone named: 22. November 2026, 19:30 MEZ.
 
-    `zone` is an IANA name; None stands for the setting `templates.zone`.
+    `zone` is an IANA name; None stands for the setting `templates.time_zone`.
     """
     from babel.dates import format_date, format_time
 
     known = _locale(locale)
-    there = value.astimezone(ZoneInfo(str(zone or settings().templates.zone)))
-    clock = format_time(there, "short", tzinfo=there.tzinfo, locale=known).replace(NARROW_SPACE, SPACE)
+    there = value.astimezone(ZoneInfo(str(zone or settings().templates.time_zone)))
+    clock = format_time(there, "short", tzinfo=there.tzinfo, locale=known).replace(
+        NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE
+    )
     return f"{format_date(there, 'long', locale=known)}, {clock} {_zone_name(there, known)}"
 
 

@@ -23,16 +23,16 @@ _TOKEN = re.compile(
     r"|(?P<comment_open><!--)|(?P<comment_close>-->)|(?P<tag_open><[A-Za-z/!])|(?P<tag_close>>)",
     re.DOTALL,
 )
-_MARK = re.compile(r"<!--jinja(\d+)mark-->|jinja(\d+)mark")
-_PART = re.compile(rf"<([A-Za-z][A-Za-z0-9]*)|{_MARK.pattern}")
+_PLACEHOLDER = re.compile(r"<!--jinja(\d+)mark-->|jinja(\d+)mark")
+_PART = re.compile(rf"<([A-Za-z][A-Za-z0-9]*)|{_PLACEHOLDER.pattern}")
 
 
-def inline(source: str, css: str, name: str) -> str:
+def inline_css(source: str, css: str, name: str) -> str:
     """The template's source with the rules of `css` in its tags; Misconfigured if an HTML parser would move them.
 
     A source that begins a document (`<html`) is taken as one, anything else as a fragment.
     """
-    marked, tags = _mark(source)
+    marked, tags = _replace_jinja_tags(source)
     if "<html" in source:
         inliner = css_inline.CSSInliner(
             keep_style_tags=True, inline_style_tags=False, load_remote_stylesheets=False, extra_css=css
@@ -40,7 +40,7 @@ def inline(source: str, css: str, name: str) -> str:
         inlined = inliner.inline(marked)
     else:
         inlined = css_inline.CSSInliner(load_remote_stylesheets=False).inline_fragment(marked, css)
-    before, after = _outline(marked), _outline(inlined)
+    before, after = _tag_sequence(marked), _tag_sequence(inlined)
     if before != after:
         first = next(part for part, other in zip_longest(before, after) if part != other)
         raise Misconfigured(
@@ -48,15 +48,15 @@ def inline(source: str, css: str, name: str) -> str:
             f"{tags[first] if isinstance(first, int) else f'<{first}>'} or soon after it; inside a table keep text and "
             "Jinja tags in cells or between rows, and write <tbody> yourself"
         )
-    return _MARK.sub(lambda match: tags[int(match[1] or match[2])], inlined)
+    return _PLACEHOLDER.sub(lambda match: tags[int(match[1] or match[2])], inlined)
 
 
-def _outline(html: str) -> list[int | str]:
+def _tag_sequence(html: str) -> list[int | str]:
     """The Jinja tags, by number, among the HTML tags that are opened: what a parser must leave in its order."""
     return [match[1].lower() if match[1] else int(match[2] or match[3]) for match in _PART.finditer(html)]
 
 
-def _mark(source: str) -> tuple[str, list[str]]:
+def _replace_jinja_tags(source: str) -> tuple[str, list[str]]:
     tags: list[str] = []
     inside = ""
 
@@ -89,7 +89,7 @@ class InliningLoader(BaseLoader):
     def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, Callable[[], bool] | None]:
         """As Jinja asks for it."""
         source, filename, fresh = self._files.get_source(environment, template)
-        return (inline(source, self._css, template) if template.endswith(".html") else source), filename, fresh
+        return (inline_css(source, self._css, template) if template.endswith(".html") else source), filename, fresh
 
     def list_templates(self) -> list[str]:
         """As Jinja asks for it."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def environment(folder: Path) -> Environment:
+def create_pdf_environment(folder: Path) -> Environment:
     """The templates of a folder, with the filters that messages have for money and days."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -27,7 +27,7 @@ def environment(folder: Path) -> Environment:
     return made
 
 
-def pdf(markup: str, variant: str) -> bytes:
+def render_pdf(markup: str, variant: str) -> bytes:
     """The file; `variant` as WeasyPrint names it, such as pdf/a-3a. Pictures stand in the markup as data: URLs."""
     # Late: it is heavy, and only who makes a file pays for it.
     from weasyprint import HTML

@@ -11,7 +11,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from backline.channels.sms import segments
 from backline.rendering import catalog, flattening
-from backline.rendering.environment import ERRORS, constants, environment_over, explained, language_and_locale, run
+from backline.rendering.environment import (
+    RENDER_ERRORS,
+    create_environment,
+    render_template,
+    resolve_language_and_locale,
+    template_constants,
+    to_invalid_input,
+)
 
 
 def render(name: str, language: str | None, context: Mapping[str, Any]) -> str:
@@ -22,19 +29,21 @@ def render(name: str, language: str | None, context: Mapping[str, Any]) -> str:
     """
     template, found = _template(name, language)
     try:
-        said = run(template, {**template.environment.globals, **context})
-    except ERRORS as exc:
-        raise explained(exc, name, found) from exc
+        said = render_template(template, {**template.environment.globals, **context})
+    except RENDER_ERRORS as exc:
+        raise to_invalid_input(exc, name, found) from exc
     lines = [line.strip() for line in said.strip().splitlines()]
-    return segments.plain("\n".join(lines))
+    return segments.replace_lookalikes("\n".join(lines))
 
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    return environment_over(FileSystemLoader(catalog.FOLDER / "sms"))
+    return create_environment(FileSystemLoader(catalog.TEMPLATE_FOLDER / "sms"))
 
 
 @lru_cache(maxsize=256)
 def _template(name: str, language: str | None) -> tuple[Template, str]:
-    found, locale = language_and_locale("sms", name, language)
-    return flattening.load(_environment(), f"{found}/{name}/body.txt", constants(found, locale)), found
+    found, locale = resolve_language_and_locale("sms", name, language)
+    return flattening.load_flattened(
+        _environment(), f"{found}/{name}/body.txt", template_constants(found, locale)
+    ), found

@@ -9,7 +9,7 @@ from calendar import monthrange
 from datetime import date
 
 
-def anchored(year: int, month: int, anchor_day: int) -> date:
+def anchor_date(year: int, month: int, anchor_day: int) -> date:
     """The day of that month that an anchor day (1 to 31) falls on."""
     return date(year, month, min(anchor_day, monthrange(year, month)[1]))
 
@@ -17,7 +17,7 @@ def anchored(year: int, month: int, anchor_day: int) -> date:
 def cycle_after(cycle_on: date, anchor_day: int, interval_months: int, count: int) -> date:
     """The day `count` cycles after that of `cycle_on`; 0 gives its own."""
     year, month = divmod(cycle_on.year * 12 + cycle_on.month - 1 + count * interval_months, 12)
-    return anchored(year, month + 1, anchor_day)
+    return anchor_date(year, month + 1, anchor_day)
 
 
 def first_cycle_from(cycle_on: date, anchor_day: int, interval_months: int, earliest: date) -> date:

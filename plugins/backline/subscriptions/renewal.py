@@ -7,16 +7,16 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from backline.db.connect import translated
+from backline.db.connect import translate_errors
 from backline.db.session import Session
 from backline.db.statements import statement
-from backline.subscriptions import messages
-from backline.subscriptions.rows import Row, facts, lock
-from backline.subscriptions.rules import Plan, Verdict, amounts, decide
+from backline.subscriptions import notifications
+from backline.subscriptions.repository import Row, lock_subscription, to_subscription
+from backline.subscriptions.rules import Action, Plan, decide, line_amounts
 from backline.subscriptions.settings import SubscriptionSettings
 
 
-class Outcome(StrEnum):
+class RenewalOutcome(StrEnum):
     """What a renewal has come to."""
 
     ORDERED = "ordered"
@@ -40,7 +40,7 @@ class Renewal:
     """What has become of one subscription."""
 
     subscription_id: int
-    outcome: Outcome
+    outcome: RenewalOutcome
     cycle_on: date | None = None
     """The cycle that it is about."""
     next_on: date | None = None
@@ -72,24 +72,28 @@ def renew(connection: Session, subscription_id: int, now: datetime, config: Subs
     has one order by a unique key. InvalidInput if there is no such subscription; DatabaseFailure while somebody else holds
     it, to be tried again.
     """
-    with translated(), connection.transaction():
-        row = lock(connection, subscription_id, now)
-        plan = decide(facts(row), row["today"])
-        if plan.verdict in (Verdict.INACTIVE, Verdict.NOT_DUE):
-            return Renewal(subscription_id, Outcome(plan.verdict), next_on=row["next_on"], retry_on=row["retry_on"])
-        if plan.verdict is Verdict.ORDER:
-            return _order(connection, subscription_id, row, plan, config)
-        _move(connection, subscription_id, plan.next_on)
-        outcome = Outcome.SKIPPED if plan.verdict is Verdict.SKIP else Outcome.RESUMED
+    with translate_errors(), connection.transaction():
+        row = lock_subscription(connection, subscription_id, now)
+        plan = decide(to_subscription(row), row["today"])
+        if plan.action in (Action.INACTIVE, Action.NOT_DUE):
+            return Renewal(
+                subscription_id, RenewalOutcome(plan.action), next_on=row["next_on"], retry_on=row["retry_on"]
+            )
+        if plan.action is Action.ORDER:
+            return _place_order(connection, subscription_id, row, plan, config)
+        _advance(connection, subscription_id, plan.next_on)
+        outcome = RenewalOutcome.SKIPPED if plan.action is Action.SKIP else RenewalOutcome.RESUMED
         return Renewal(subscription_id, outcome, plan.cycle_on, plan.next_on)
 
 
-def _order(connection: Session, subscription_id: int, row: Row, plan: Plan, config: SubscriptionSettings) -> Renewal:
+def _place_order(
+    connection: Session, subscription_id: int, row: Row, plan: Plan, config: SubscriptionSettings
+) -> Renewal:
     assert plan.cycle_on is not None  # noqa: S101 - a plan to order has its cycle
-    if row["customer_is_gone"] or row["product_is_gone"]:
-        reason = "the customer is deactivated" if row["customer_is_gone"] else "the product is no longer sold"
-        return Renewal(subscription_id, Outcome.BLOCKED, plan.cycle_on, row["next_on"], reason=reason)
-    net, tax = amounts(row["quantity"], plan.unit_price_minor, row["tax_rate"])
+    if row["customer_is_deactivated"] or row["product_is_retired"]:
+        reason = "the customer is deactivated" if row["customer_is_deactivated"] else "the product is no longer sold"
+        return Renewal(subscription_id, RenewalOutcome.BLOCKED, plan.cycle_on, row["next_on"], reason=reason)
+    net, tax = line_amounts(row["quantity"], plan.unit_price_minor, row["tax_rate"])
     number = order_number(subscription_id, plan.cycle_on)
     wanted = {
         "subscription_id": subscription_id, "cycle_on": plan.cycle_on, "number": number, "user_id": row["user_id"],
@@ -98,37 +102,39 @@ def _order(connection: Session, subscription_id: int, row: Row, plan: Plan, conf
     }  # fmt: skip
     placed = connection.execute(statement("subscriptions", "order_place"), wanted).fetchone()
     if placed is None:
-        made = connection.execute(statement("subscriptions", "order_of_cycle"), wanted).fetchone()
+        made = connection.execute(statement("subscriptions", "order_for_cycle"), wanted).fetchone()
         if made is None:
             return _defer(connection, subscription_id, row, plan.cycle_on, config)
-        _move(connection, subscription_id, plan.next_on, price_changes=plan.price_changes)
+        _advance(connection, subscription_id, plan.next_on, price_changes=plan.applies_new_price)
         return Renewal(
             subscription_id,
-            Outcome.ALREADY_ORDERED,
+            RenewalOutcome.ALREADY_ORDERED,
             plan.cycle_on,
             plan.next_on,
             order=made["number"],
             order_id=made["id"],
         )
     connection.execute(statement("subscriptions", "order_reserve"), {"id": placed["id"]})
-    _move(connection, subscription_id, plan.next_on, price_changes=plan.price_changes)
+    _advance(connection, subscription_id, plan.next_on, price_changes=plan.applies_new_price)
     order = {**placed, "number": number, "unit_price_minor": plan.unit_price_minor, "tax_minor": tax}
-    messages.confirm_order(connection, row, order, config)
-    return Renewal(subscription_id, Outcome.ORDERED, plan.cycle_on, plan.next_on, order=number, order_id=placed["id"])
+    notifications.enqueue_order_confirmation(connection, row, order, config)
+    return Renewal(
+        subscription_id, RenewalOutcome.ORDERED, plan.cycle_on, plan.next_on, order=number, order_id=placed["id"]
+    )
 
 
 def _defer(
     connection: Session, subscription_id: int, row: Row, cycle_on: date, config: SubscriptionSettings
 ) -> Renewal:
-    retry_on = row["today"] + timedelta(days=config.out_of_stock_days)
-    _move(connection, subscription_id, cycle_on, retry_on=retry_on)
+    retry_on = row["today"] + timedelta(days=config.out_of_stock_retry_days)
+    _advance(connection, subscription_id, cycle_on, retry_on=retry_on)
     if row["retry_on"] is None:  # later looks at the same cycle are no news
-        messages.tell_of_deferral(connection, subscription_id, row, cycle_on, config)
+        notifications.enqueue_deferral(connection, subscription_id, row, cycle_on, config)
     reason = f"{row['product']} is out of stock"
-    return Renewal(subscription_id, Outcome.DEFERRED, cycle_on, cycle_on, retry_on, reason=reason)
+    return Renewal(subscription_id, RenewalOutcome.DEFERRED, cycle_on, cycle_on, retry_on, reason=reason)
 
 
-def _move(
+def _advance(
     connection: Session,
     subscription_id: int,
     next_on: date | None,
@@ -136,5 +142,5 @@ def _move(
     retry_on: date | None = None,
     price_changes: bool = False,
 ) -> None:
-    values = {"id": subscription_id, "next_on": next_on, "retry_on": retry_on, "price_changes": price_changes}
-    connection.execute(statement("subscriptions", "subscription_move"), values)
+    values = {"id": subscription_id, "next_on": next_on, "retry_on": retry_on, "applies_new_price": price_changes}
+    connection.execute(statement("subscriptions", "subscription_advance"), values)

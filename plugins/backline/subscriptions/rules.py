@@ -11,10 +11,10 @@ from enum import StrEnum
 
 from backline.subscriptions.cycles import first_cycle_from
 
-DAY = timedelta(days=1)
+ONE_DAY = timedelta(days=1)
 
 
-class Verdict(StrEnum):
+class Action(StrEnum):
     """What is to be done."""
 
     ORDER = "order"
@@ -38,7 +38,7 @@ class Subscription:
     interval_months: int
     next_on: date | None
     """The day of the cycle that is next; None once cancelled."""
-    skips_next: bool
+    skip_next: bool
     retry_on: date | None
     """Out of stock: the cycle of `next_on` is looked at again on this day."""
     resume_on: date | None
@@ -51,11 +51,11 @@ class Subscription:
 class Plan:
     """What is to be done, for which cycle, and where the subscription stands afterwards."""
 
-    verdict: Verdict
+    action: Action
     cycle_on: date | None = None
     next_on: date | None = None
     unit_price_minor: int = 0
-    price_changes: bool = False
+    applies_new_price: bool = False
     """The new price holds from this cycle on."""
 
 
@@ -68,18 +68,18 @@ def decide(subscription: Subscription, today: date) -> Plan:
     cycle_on = next_cycle(subscription)
     is_paused = subscription.state == "paused"
     if cycle_on is None or (is_paused and (subscription.resume_on is None or subscription.resume_on > today)):
-        return Plan(Verdict.INACTIVE)
+        return Plan(Action.INACTIVE)
     if cycle_on > today:
-        return Plan(Verdict.RESUME, cycle_on, cycle_on) if is_paused else Plan(Verdict.NOT_DUE, cycle_on)
+        return Plan(Action.RESUME, cycle_on, cycle_on) if is_paused else Plan(Action.NOT_DUE, cycle_on)
     if subscription.retry_on is not None and subscription.retry_on > today:
-        return Plan(Verdict.NOT_DUE, cycle_on)
+        return Plan(Action.NOT_DUE, cycle_on)
     next_on = first_cycle_from(
-        cycle_on, subscription.anchor_day, subscription.interval_months, max(cycle_on, today) + DAY
+        cycle_on, subscription.anchor_day, subscription.interval_months, max(cycle_on, today) + ONE_DAY
     )
-    if skips(subscription, cycle_on):
-        return Plan(Verdict.SKIP, cycle_on, next_on)
+    if is_skipped(subscription, cycle_on):
+        return Plan(Action.SKIP, cycle_on, next_on)
     price, changes = price_of(subscription, cycle_on)
-    return Plan(Verdict.ORDER, cycle_on, next_on, price, changes)
+    return Plan(Action.ORDER, cycle_on, next_on, price, changes)
 
 
 def next_cycle(subscription: Subscription) -> date | None:
@@ -95,9 +95,9 @@ def next_cycle(subscription: Subscription) -> date | None:
     )
 
 
-def skips(subscription: Subscription, cycle_on: date) -> bool:
+def is_skipped(subscription: Subscription, cycle_on: date) -> bool:
     """Whether that cycle makes no order: what was said of one cycle does not hold for another."""
-    return subscription.skips_next and cycle_on == subscription.next_on
+    return subscription.skip_next and cycle_on == subscription.next_on
 
 
 def price_of(subscription: Subscription, cycle_on: date) -> tuple[int, bool]:
@@ -108,15 +108,15 @@ def price_of(subscription: Subscription, cycle_on: date) -> tuple[int, bool]:
     return price, True
 
 
-def cycle_to_announce(subscription: Subscription, reminded_for: date | None, today: date) -> date | None:
+def cycle_to_remind(subscription: Subscription, reminded_cycle_on: date | None, today: date) -> date | None:
     """The cycle that makes an order tomorrow, if its owner was not reminded of it yet."""
     cycle_on = next_cycle(subscription)
-    if cycle_on != today + DAY or cycle_on == reminded_for or skips(subscription, cycle_on):
+    if cycle_on != today + ONE_DAY or cycle_on == reminded_cycle_on or is_skipped(subscription, cycle_on):
         return None
     return cycle_on
 
 
-def amounts(quantity: int, unit_price_minor: int, tax_rate: int) -> tuple[int, int]:
+def line_amounts(quantity: int, unit_price_minor: int, tax_rate: int) -> tuple[int, int]:
     """Net and tax of a line in minor units; the rate is in basis points. Half a unit is rounded up, as on orders."""
     net = quantity * unit_price_minor
     return net, (net * tax_rate + 5000) // 10_000

@@ -12,17 +12,17 @@ class SubscriptionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    chunk: int = Field(1000, ge=1, le=10_000)
-    chunks: int = Field(200, ge=1, le=1000)
-    parallel: int = Field(3, ge=1, le=64)
-    out_of_stock_days: int = Field(1, ge=1, le=30)
-    reminders_at_most: int = Field(100_000, ge=1, le=1_000_000)
+    chunk_size: int = Field(1000, ge=1, le=10_000)
+    max_chunks: int = Field(200, ge=1, le=1000)
+    max_parallel_chunks: int = Field(3, ge=1, le=64)
+    out_of_stock_retry_days: int = Field(1, ge=1, le=30)
+    reminder_batch_limit: int = Field(100_000, ge=1, le=1_000_000)
     order_url: str = "http://localhost:8080/orders/{order}"
     manage_url: str = "http://localhost:8080/account/subscriptions"
 
     @field_validator("order_url", "manage_url")
     @classmethod
-    def _is_a_web_address(cls, url: str) -> str:
+    def _check_http_url(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError(f"{url!r} must be an absolute http or https URL")
@@ -30,7 +30,7 @@ class SubscriptionSettings(BaseModel):
 
     @field_validator("order_url")
     @classmethod
-    def _names_the_order(cls, url: str) -> str:
+    def _check_order_url(cls, url: str) -> str:
         if url.count("{order}") != 1:
             raise ValueError(f"{url!r} must have {{order}} once: that is where the order's number goes")
         return url

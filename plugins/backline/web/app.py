@@ -18,29 +18,29 @@ from backline.web import (
     preferences,
     problems,
     schemas,
-    trail,
+    audit,
     unsubscribe,
     webhook_schemas,
     webhooks,
 )
+from backline.web.auth_middleware import AuthMiddleware
 from backline.web.database import Connections
-from backline.web.edge import Edge
 from backline.web.roles import LEAST_ROLE, NOBODY
 
 ROUTERS = (
-    health.router, messages.router, preferences.router, webhooks.router, trail.router, hooks.router,
+    health.router, messages.router, preferences.router, webhooks.router, audit.router, hooks.router,
     payment_hooks.router, unsubscribe.router,
 )  # fmt: skip
 """All routes. One without login has its prefix in `roles.PUBLIC`; every other one names its `roles.least` role."""
 
-BODIES = (
-    schemas.NewMessage, schemas.Replay, schemas.NewSuppression, schemas.Wish, webhook_schemas.NewEndpoint,
-    webhook_schemas.EndpointChange, webhook_schemas.Rotation, webhook_schemas.Reason, webhook_schemas.WebhookReplay,
+REQUEST_BODIES = (
+    schemas.NewMessage, schemas.Replay, schemas.NewSuppression, schemas.PreferenceUpdate, webhook_schemas.NewEndpoint,
+    webhook_schemas.EndpointUpdate, webhook_schemas.SecretRotation, webhook_schemas.DisableRequest, webhook_schemas.WebhookReplay,
 )  # fmt: skip
 """Bodies that we read ourselves."""
 
 
-def build() -> FastAPI:
+def create_app() -> FastAPI:
     """The app, with its settings read; nothing is connected before the first request needs it."""
     config = settings().http
     app = FastAPI(
@@ -54,11 +54,11 @@ def build() -> FastAPI:
     )
     app.state.config = config
     app.state.connections = Connections(config)
-    app.add_middleware(Edge, body_at_most=int(config.max_body_mib * 2**20))
-    problems.install(app)
+    app.add_middleware(AuthMiddleware, max_body_bytes=int(config.max_body_mib * 2**20))
+    problems.install_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _openapi_document(app)  # type: ignore[method-assign]
     return app
 
 
@@ -68,13 +68,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.connections.close()
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _openapi_document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document: FastAPI's, with problems for every refusal, logins, and the bodies that we read ourselves."""
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         parts = document.setdefault("components", {})
         _, extra = models_json_schema(
-            [(model, "validation") for model in (*BODIES, problems.Problem)],
+            [(model, "validation") for model in (*REQUEST_BODIES, problems.Problem)],
             ref_template="#/components/schemas/{model}",
         )
         parts["schemas"] = {

@@ -7,13 +7,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from pydantic import TypeAdapter, ValidationError
 
-from backline.messages.problems import dotted
-from backline.outbox.acts import Edits
-from backline.outbox.intake import Wanted
-from backline.web.problems import Refused, Wrong, explain
+from backline.messages.validation_errors import field_path
+from backline.outbox.actions import Edits
+from backline.outbox.submission import MessageRequest
+from backline.web.problems import ApiError, FieldError, describe_error
 from backline.web.schemas import NewMessage, Replay
 
-AT_ONCE = 1_000
+BATCH_LIMIT = 1_000
 """Messages of one request at most."""
 
 NEW_MESSAGES: dict[str, Any] = {
@@ -27,7 +27,7 @@ NEW_MESSAGES: dict[str, Any] = {
                         "type": "array",
                         "items": {"$ref": "#/components/schemas/NewMessage"},
                         "minItems": 1,
-                        "maxItems": AT_ONCE,
+                        "maxItems": BATCH_LIMIT,
                     },
                 ]
             }
@@ -40,14 +40,14 @@ SUPPRESSION: dict[str, Any] = {
     "required": True,
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewSuppression"}}},
 }
-WISH: dict[str, Any] = {
+PREFERENCE_UPDATE: dict[str, Any] = {
     "required": True,
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wish"}}},
 }
 
-_ONE = TypeAdapter(NewMessage)
-_MANY = TypeAdapter(list[NewMessage])
-_REPLAY = TypeAdapter(Replay)
+_MESSAGE_ADAPTER = TypeAdapter(NewMessage)
+_MESSAGES_ADAPTER = TypeAdapter(list[NewMessage])
+_REPLAY_ADAPTER = TypeAdapter(Replay)
 T = TypeVar("T")
 
 
@@ -55,7 +55,7 @@ async def json_body(request: Request) -> bytes:
     """The body's bytes; 415 unless it says that it is JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise Refused(415, "Send the body as JSON, with Content-Type: application/json")
+        raise ApiError(415, "Send the body as JSON, with Content-Type: application/json")
     return await request.body()
 
 
@@ -68,14 +68,14 @@ Body = Annotated[bytes, Depends(json_body)]
 OptionalBody = Annotated[bytes, Depends(optional_json_body)]
 
 
-def read_messages(body: bytes, request_id: str) -> tuple[list[Wanted], bool]:
+def parse_messages(body: bytes, request_id: str) -> tuple[list[MessageRequest], bool]:
     """The messages of a body, and whether it is a list; `request_id` is that of those that have none."""
     several = body.lstrip()[:1] == b"["
-    given = _read(_MANY, body, several=True) if several else [_read(_ONE, body)]
-    if not 1 <= len(given) <= AT_ONCE:
-        raise Refused(422, f"Give 1 to {AT_ONCE:,} messages a request, not {len(given):,}")
+    given = _parse(_MESSAGES_ADAPTER, body, several=True) if several else [_parse(_MESSAGE_ADAPTER, body)]
+    if not 1 <= len(given) <= BATCH_LIMIT:
+        raise ApiError(422, f"Give 1 to {BATCH_LIMIT:,} messages a request, not {len(given):,}")
     return [
-        Wanted(
+        MessageRequest(
             one.type, one.to, one.payload, one.due_at, one.expires_at, one.priority, one.lane,
             one.request_id or request_id,
         )
@@ -83,31 +83,35 @@ def read_messages(body: bytes, request_id: str) -> tuple[list[Wanted], bool]:
     ], several  # fmt: skip
 
 
-def read_replay(body: bytes) -> Edits:
+def parse_replay(body: bytes) -> Edits:
     """How the message that is sent again differs."""
-    given = _read(_REPLAY, body)
+    given = _parse(_REPLAY_ADAPTER, body)
     return Edits(given.to, given.payload)
 
 
-def read(model: type[T], body: bytes) -> T:
+def parse_body(model: type[T], body: bytes) -> T:
     """A body as the model has it; Refused tells each wrong field."""
-    return _read(TypeAdapter(model), body)
+    return _parse(TypeAdapter(model), body)
 
 
-def _read(adapter: TypeAdapter[T], body: bytes, *, several: bool = False) -> T:
+def _parse(adapter: TypeAdapter[T], body: bytes, *, several: bool = False) -> T:
     try:
         return adapter.validate_json(body)
     except ValidationError as exc:
         found = exc.errors(include_url=False, include_input=False)
     if found[0]["type"] == "json_invalid":
-        raise Refused(400, f"The body is not valid JSON: {found[0]['ctx']['error']}")
+        raise ApiError(400, f"The body is not valid JSON: {found[0]['ctx']['error']}")
     errors = []
     for error in found[:50]:
         location = error["loc"][1:] if several else error["loc"]
         index = error["loc"][0] if several and error["loc"] else None
         errors.append(
-            Wrong(field=dotted(location), detail=explain(error), index=index if isinstance(index, int) else None)
+            FieldError(
+                field=field_path(location),
+                detail=describe_error(error),
+                index=index if isinstance(index, int) else None,
+            )
         )
     first = errors[0]
     where = "" if first.index is None else f"nothing was taken; message {first.index}: "
-    raise Refused(422, f"{where}{first.field}: {first.detail}", errors)
+    raise ApiError(422, f"{where}{first.field}: {first.detail}", errors)

@@ -14,8 +14,8 @@ from psycopg.types.array import ListBinaryDumper
 from psycopg_pool import ConnectionPool
 
 from backline.airflow.connections import app_dsn
-from backline.db.connect import translated
-from backline.sealing import Sealer
+from backline.db.connect import translate_errors
+from backline.encryption import Encryptor
 from backline.settings import HttpSettings
 
 
@@ -33,7 +33,7 @@ class Connections:
 
         DatabaseFailure if none is free in time or the database is away.
         """
-        with translated(), self._opened().connection() as connection:
+        with translate_errors(), self._get_pool().connection() as connection:
             yield connection
 
     def close(self) -> None:
@@ -43,15 +43,15 @@ class Connections:
         if pool is not None:
             pool.close()
 
-    def _opened(self) -> ConnectionPool[psycopg.Connection[DictRow]]:
+    def _get_pool(self) -> ConnectionPool[psycopg.Connection[DictRow]]:
         with self._lock:
             if self._pool is None:
                 self._pool = ConnectionPool(
                     app_dsn(),
                     kwargs={"row_factory": dict_row, "application_name": "backline api"},
                     min_size=0,
-                    max_size=self._config.connections,
-                    timeout=self._config.wait_seconds,
+                    max_size=self._config.max_db_connections,
+                    timeout=self._config.pool_timeout_seconds,
                     configure=_configure,
                     check=ConnectionPool.check_connection,
                     open=True,
@@ -65,12 +65,12 @@ def connections(request: Request) -> Connections:
     return found
 
 
-def sealer(request: Request) -> Sealer:
+def encryptor(request: Request) -> Encryptor:
     """Seals secret fields; made once. Misconfigured if there are no keys."""
     state = request.app.state
     if not hasattr(state, "sealer"):
-        state.sealer = Sealer.from_environment()
-    made: Sealer = state.sealer
+        state.sealer = Encryptor.from_environment()
+    made: Encryptor = state.sealer
     return made
 
 

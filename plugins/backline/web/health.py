@@ -14,13 +14,13 @@ from backline.db.statements import statement
 from backline.errors import BacklineError
 from backline.web import schemas
 from backline.web.database import Connections, connections
-from backline.web.problems import Refused
+from backline.web.problems import ApiError
 from backline.web.roles import public
 
 log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"])
-HOLDS_SECONDS = 1.0
+CACHE_TTL_SECONDS = 1.0
 
 
 class Readiness:
@@ -28,15 +28,15 @@ class Readiness:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._looked = float("-inf")
+        self._checked_at = float("-inf")
         self._ready = False
 
-    def look(self, database: Connections) -> bool:
+    def check(self, database: Connections) -> bool:
         """The answer of the last second, or a new one."""
         with self._lock:
-            if time.monotonic() - self._looked > HOLDS_SECONDS:
+            if time.monotonic() - self._checked_at > CACHE_TTL_SECONDS:
                 self._ready = _is_ready(database)
-                self._looked = time.monotonic()
+                self._checked_at = time.monotonic()
             return self._ready
 
 
@@ -52,8 +52,8 @@ async def livez() -> schemas.Status:
 @router.get("/readyz", response_model=schemas.Status, summary="Can it serve", **public())
 def readyz(database: Annotated[Connections, Depends(connections)]) -> schemas.Status:
     """The database can be reached and is migrated; 503 if not."""
-    if not _readiness.look(database):
-        raise Refused(503, "Not ready")
+    if not _readiness.check(database):
+        raise ApiError(503, "Not ready")
     return schemas.Status()
 
 

@@ -15,22 +15,22 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from backline.delivery_events.events import NotSigned
+from backline.delivery_events.events import InvalidSignature
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
-from backline.messages.problems import dotted
-from backline.outbox.acts import NoSuchMessage
-from backline.outbox.intake import BadBatch
-from backline.preferences.records import NoSuchSuppression
+from backline.messages.validation_errors import field_path
+from backline.outbox.actions import MessageNotFound
+from backline.outbox.submission import BatchValidationError
+from backline.preferences.repository import SuppressionNotFound
 from backline.web.urls import route_path
-from backline.webhooks.endpoints import NoSuchEndpoint
+from backline.webhooks.endpoints import EndpointNotFound
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 2
+RETRY_AFTER_SECONDS = 2
 
 
-class Wrong(BaseModel):
+class FieldError(BaseModel):
     """One field that is wrong."""
 
     field: str = Field(description="Where, from the body's root; a query parameter's or header's name.")
@@ -47,11 +47,11 @@ class Problem(BaseModel):
     detail: str
     instance: str = Field(description="The path that was asked for.")
     request_id: str
-    errors: list[Wrong] | None = None
+    errors: list[FieldError] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemType:
     """One kind of problem."""
 
     name: str
@@ -59,47 +59,47 @@ class Kind:
     title: str
 
 
-KINDS = {
+PROBLEM_TYPES = {
     kind.status: kind
     for kind in (
-        Kind("malformed", 400, "The request cannot be read"),
-        Kind("unauthenticated", 401, "Log in first"),
-        Kind("forbidden", 403, "This is not allowed to you"),
-        Kind("not-found", 404, "There is no such thing"),
-        Kind("wrong-method", 405, "The method is wrong here"),
-        Kind("conflict", 409, "Its state does not allow that"),
-        Kind("too-large", 413, "The request is too large"),
-        Kind("wrong-media-type", 415, "The body must be JSON"),
-        Kind("invalid", 422, "Something in the request is wrong"),
-        Kind("unexpected", 500, "Something went wrong here"),
-        Kind("unavailable", 503, "Try again in a moment"),
+        ProblemType("malformed", 400, "The request cannot be read"),
+        ProblemType("unauthenticated", 401, "Log in first"),
+        ProblemType("forbidden", 403, "This is not allowed to you"),
+        ProblemType("not-found", 404, "There is no such thing"),
+        ProblemType("wrong-method", 405, "The method is wrong here"),
+        ProblemType("conflict", 409, "Its state does not allow that"),
+        ProblemType("too-large", 413, "The request is too large"),
+        ProblemType("wrong-media-type", 415, "The body must be JSON"),
+        ProblemType("invalid", 422, "Something in the request is wrong"),
+        ProblemType("unexpected", 500, "Something went wrong here"),
+        ProblemType("unavailable", 503, "Try again in a moment"),
     )
 }
 
 
-class Refused(HTTPException):
+class ApiError(HTTPException):
     """A refusal; raise it anywhere below the routes."""
 
     def __init__(
         self,
         status: int,
         detail: str,
-        errors: Sequence[Wrong] | None = None,
+        errors: Sequence[FieldError] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, detail, headers)
         self.errors = errors
 
 
-def respond(
+def problem_response(
     request: Request,
     status: int,
     detail: str,
-    errors: Sequence[Wrong] | None = None,
+    errors: Sequence[FieldError] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """The response of a problem."""
-    kind = KINDS.get(status) or Kind("other", status, HTTPStatus(status).phrase)
+    kind = PROBLEM_TYPES.get(status) or ProblemType("other", status, HTTPStatus(status).phrase)
     problem = Problem(
         type=f"urn:backline:problem:{kind.name}",
         title=kind.title,
@@ -112,57 +112,57 @@ def respond(
     return Response(problem.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Make every refusal and error of the app's routes a problem."""
-    app.add_exception_handler(HTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _parameters)
-    app.add_exception_handler(BacklineError, _ours)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(RequestValidationError, _handle_parameter_errors)
+    app.add_exception_handler(BacklineError, _handle_backline_error)
 
 
-async def _refused(request: Request, exc: Exception) -> Response:
+async def _handle_http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101 - what it is registered for
     detail = str(exc.detail)
     if exc.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
-        detail = f"{request.url.path} does not exist; {_openapi(request)} lists what does"
+        detail = f"{request.url.path} does not exist; {_openapi_path(request)} lists what does"
     headers = exc.headers
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers = {"Allow": _allowed(request)}
+        headers = {"Allow": _allowed_methods(request)}
         detail = f"{request.method} is not possible here; use {headers['Allow']}"
-    errors = exc.errors if isinstance(exc, Refused) else None
-    return respond(request, exc.status_code, detail, errors, headers)
+    errors = exc.errors if isinstance(exc, ApiError) else None
+    return problem_response(request, exc.status_code, detail, errors, headers)
 
 
-async def _parameters(request: Request, exc: Exception) -> Response:
+async def _handle_parameter_errors(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - what it is registered for
-    errors = [Wrong(field=dotted(error["loc"][1:]), detail=explain(error)) for error in exc.errors()]
-    return respond(request, 422, f"{errors[0].field}: {errors[0].detail}", errors)
+    errors = [FieldError(field=field_path(error["loc"][1:]), detail=describe_error(error)) for error in exc.errors()]
+    return problem_response(request, 422, f"{errors[0].field}: {errors[0].detail}", errors)
 
 
-async def _ours(request: Request, exc: Exception) -> Response:
-    if isinstance(exc, BadBatch):
-        errors = [Wrong(field=one.field, detail=one.problem, index=index) for index, one in exc.problems]
+async def _handle_backline_error(request: Request, exc: Exception) -> Response:
+    if isinstance(exc, BatchValidationError):
+        errors = [FieldError(field=one.field, detail=one.problem, index=index) for index, one in exc.problems]
         first = exc.problems[0]
-        return respond(request, 422, f"nothing was taken; message {first[0]}: {first[1]}", errors)
+        return problem_response(request, 422, f"nothing was taken; message {first[0]}: {first[1]}", errors)
     if isinstance(exc, InvalidInput):
-        return respond(request, 422, str(exc), [Wrong(field=exc.field, detail=exc.problem)])
+        return problem_response(request, 422, str(exc), [FieldError(field=exc.field, detail=exc.problem)])
     if isinstance(exc, RetryableError):
         log.warning("%s %s: %s", request.method, request.url.path, exc)
-        return respond(
+        return problem_response(
             request, 503, "The database is busy or away; the same request may go well in a moment.",
-            headers={"Retry-After": str(RETRY_SECONDS)},
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )  # fmt: skip
-    if isinstance(exc, NotSigned):
+    if isinstance(exc, InvalidSignature):
         log.warning("%s %s: %s", request.method, request.url.path, exc)
-        return respond(request, 403, "Not signed as it must be; the api-server's log says why.")
-    if isinstance(exc, NoSuchMessage | NoSuchSuppression | NoSuchEndpoint):
-        return respond(request, 404, str(exc))
+        return problem_response(request, 403, "Not signed as it must be; the api-server's log says why.")
+    if isinstance(exc, MessageNotFound | SuppressionNotFound | EndpointNotFound):
+        return problem_response(request, 404, str(exc))
     if isinstance(exc, PermanentError):
-        return respond(request, 409, str(exc))
+        return problem_response(request, 409, str(exc))
     log.error("%s %s: %s", request.method, request.url.path, exc)
-    return respond(request, 500, UNEXPECTED)
+    return problem_response(request, 500, UNEXPECTED_ERROR_DETAIL)
 
 
-def explain(error: Any) -> str:
+def describe_error(error: Any) -> str:
     """One of pydantic's errors, in words that say the fix."""
     match error["type"]:
         case "extra_forbidden":
@@ -175,10 +175,10 @@ def explain(error: Any) -> str:
     return message[0].lower() + message[1:]
 
 
-UNEXPECTED = "It was written down in the api-server's log under this request_id."
+UNEXPECTED_ERROR_DETAIL = "It was written down in the api-server's log under this request_id."
 
 
-def _allowed(request: Request) -> str:
+def _allowed_methods(request: Request) -> str:
     """The methods of all routes of that path: the framework names those of the first."""
     allowed: set[str] = set()
     for route in request.app.routes:
@@ -187,5 +187,5 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(allowed))
 
 
-def _openapi(request: Request) -> str:
+def _openapi_path(request: Request) -> str:
     return f"{request.scope.get('root_path', '')}/openapi.json"

@@ -11,13 +11,13 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi import Depends, Request
 
-from backline.audit_trail import Who
-from backline.web.problems import Refused
+from backline.audit_trail import Actor
+from backline.web.problems import ApiError
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
 
-PUBLIC = ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
+PUBLIC_PATHS = ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
 """What anybody may ask, below the prefix; one that ends in "/" with all below it.
 
 A router for providers' hooks or for unsubscribing gets such a prefix, is included in `app.ROUTERS`, and checks its own
@@ -41,10 +41,10 @@ class Role(StrEnum):
 
 def is_public(path: str) -> bool:
     """Whether a path below the prefix needs no login."""
-    return any(path.startswith(prefix) if prefix.endswith("/") else path == prefix for prefix in PUBLIC)
+    return any(path.startswith(prefix) if prefix.endswith("/") else path == prefix for prefix in PUBLIC_PATHS)
 
 
-def allows(role: Role, user: BaseUser) -> bool:
+def has_role(role: Role, user: BaseUser) -> bool:
     """Whether Airflow's auth manager grants what the role stands for."""
     manager = get_auth_manager()
     method: ResourceMethod = "GET" if role is Role.VIEWER else "POST"
@@ -57,7 +57,7 @@ def allows(role: Role, user: BaseUser) -> bool:
     return manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.AUDIT_LOG, user=user)
 
 
-def least(role: Role, **openapi: Any) -> dict[str, Any]:
+def require_role(role: Role, **openapi: Any) -> dict[str, Any]:
     """Keyword arguments of a route that asks for this role: `@router.get("/lanes", **least(Role.VIEWER))`.
 
     `openapi` goes into the route's part of the OpenAPI document.
@@ -65,8 +65,8 @@ def least(role: Role, **openapi: Any) -> dict[str, Any]:
 
     def check(request: Request) -> None:
         user: BaseUser = request.state.user
-        if not allows(role, user):
-            raise Refused(403, f"{user.get_name()} may not do this; it takes Airflow's permissions of the role {role}")
+        if not has_role(role, user):
+            raise ApiError(403, f"{user.get_name()} may not do this; it takes Airflow's permissions of the role {role}")
 
     return {"dependencies": [Depends(check)], "openapi_extra": {LEAST_ROLE: role.value, **openapi}}
 
@@ -76,6 +76,6 @@ def public() -> dict[str, Any]:
     return {"openapi_extra": {LEAST_ROLE: NOBODY}}
 
 
-def who(request: Request) -> Who:
+def actor(request: Request) -> Actor:
     """Who asks, for the audit trail."""
-    return Who(request.state.user.get_name(), request.state.request_id)
+    return Actor(request.state.user.get_name(), request.state.request_id)

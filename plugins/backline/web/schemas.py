@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-HIGHEST_ID = 2**62
+MAX_ID = 2**62
 """Far beyond any, and far enough below the database's highest to count on from."""
 
 
-def _written_out(value: object) -> object:
+def _parse_timestamp(value: object) -> object:
     """Pydantic alone would take a number in quotes for seconds since 1970."""
     if not isinstance(value, str):
         return value
@@ -21,7 +21,7 @@ def _written_out(value: object) -> object:
         raise ValueError('must be a time with its zone, such as "2030-01-31T12:00:00Z" (RFC 3339)') from None
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_parse_timestamp)]
 State = Literal["scheduled", "pending", "leased", "sent", "suppressed", "cancelled", "expired", "dead"]
 RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Recipient = Annotated[
@@ -39,26 +39,26 @@ Payload = Annotated[
 ]  # fmt: skip
 
 
-class Given(BaseModel):
+class RequestBody(BaseModel):
     """What callers send."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
-class NewMessage(Given):
+class NewMessage(RequestBody):
     """One message to send."""
 
     type: str = Field(description="A message type.", examples=["welcome"], max_length=100)
     to: Recipient
     payload: Payload = Field(default_factory=dict)
-    due_at: Time | None = Field(None, description="Not sent before this time.")
-    expires_at: Time | None = Field(None, description="Not sent after this time.")
+    due_at: Timestamp | None = Field(None, description="Not sent before this time.")
+    expires_at: Timestamp | None = Field(None, description="Not sent after this time.")
     priority: int | None = Field(None, ge=1, le=10, description="1 (last) to 10 (first); the lane's if left out.")
     lane: str | None = Field(None, description="Another lane of the type's channel, such as email.bulk.")
     request_id: RequestId | None = Field(None, description="This request's X-Request-ID if left out.")
 
 
-class Replay(Given):
+class Replay(RequestBody):
     """How a message that is sent again differs from the first one; what is left out stays."""
 
     to: str | None = Field(None, description="Another recipient.")
@@ -67,28 +67,28 @@ class Replay(Given):
 
 Channel = Literal["email", "sms", "push", "webhook"]
 ShortText = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["21:00"])]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["21:00"])]
 
 
-class NewSuppression(Given):
+class NewSuppression(RequestBody):
     """An address that is to get nothing any more."""
 
     channel: Channel
     address: ShortText
-    until: Time | None = Field(None, description="For good if left out.")
+    until: Timestamp | None = Field(None, description="For good if left out.")
     detail: ShortText | None = Field(None, description="Why, for those who look.")
 
 
-class Wish(Given):
+class PreferenceUpdate(RequestBody):
     """How one recipient wants to be written to, whole: what is left out is as the settings say."""
 
     channel: Channel
     address: ShortText
     zone: str | None = Field(None, description="IANA time zone, as in Europe/Berlin.", max_length=60)
-    quiet_from: Clock | None = Field(None, description="Quiet hours begin; the same as quiet_until: none.")
-    quiet_until: Clock | None = Field(None, description="Quiet hours end.")
+    quiet_from: TimeOfDay | None = Field(None, description="Quiet hours begin; the same as quiet_until: none.")
+    quiet_until: TimeOfDay | None = Field(None, description="Quiet hours end.")
     per_day: int | None = Field(None, ge=0, le=1000, description="Messages a day at most; 0: no limit.")
-    left: list[str] | None = Field(
+    opted_out: list[str] | None = Field(
         None,
         max_length=100,
         description='Topics that they have left, all of them; "*" is everything. Left out: as it is.',
@@ -109,7 +109,7 @@ class Accepted(BaseModel):
     request_id: str
 
 
-class MessageLine(BaseModel):
+class MessageSummary(BaseModel):
     """One message of a list."""
 
     id: int
@@ -130,7 +130,7 @@ class MessageLine(BaseModel):
 class MessageList(BaseModel):
     """Part of a list, newest first."""
 
-    messages: list[MessageLine]
+    messages: list[MessageSummary]
     next: str | None = Field(description="The next part's URL; null at the end. A part may have fewer than `limit`.")
 
 
@@ -138,7 +138,7 @@ class Group(BaseModel):
     """The messages of one enqueue of a type of several channels."""
 
     id: int
-    messages: list[MessageLine]
+    messages: list[MessageSummary]
 
 
 class Attempt(BaseModel):
@@ -211,7 +211,7 @@ class SuppressionList(BaseModel):
     next: str | None = Field(description="The next part's URL; null at the end.")
 
 
-class LeftTopic(BaseModel):
+class OptOut(BaseModel):
     """A topic that a recipient has left."""
 
     topic: str = Field(description='"*" is everything that can be left.')
@@ -228,27 +228,27 @@ class Preferences(BaseModel):
     quiet_from: time | None
     quiet_until: time | None
     per_day: int | None
-    left: list[LeftTopic]
+    opted_out: list[OptOut]
     suppression: Suppression | None
 
 
-class Act(BaseModel):
+class AuditEntry(BaseModel):
     """One row of the audit trail."""
 
     id: int
     at: AwareDatetime
     actor: str
-    act: str
-    object: str
+    action: str
+    target: str
     before: dict[str, JsonValue] | None
     after: dict[str, JsonValue] | None
     request_id: str | None
 
 
-class ActList(BaseModel):
+class AuditEntryList(BaseModel):
     """Part of the audit trail, newest first."""
 
-    acts: list[Act]
+    entries: list[AuditEntry]
     next: str | None = Field(description="The next part's URL; null at the end.")
 
 

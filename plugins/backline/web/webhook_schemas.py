@@ -6,14 +6,14 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from backline.web.schemas import HIGHEST_ID, Given, Reference, Time
+from backline.web.schemas import MAX_ID, Reference, RequestBody, Timestamp
 
-SHOWN = 1_000
+MAX_LISTED_MESSAGES = 1_000
 """Messages of a replay that its answer lists."""
 Scheme = Literal["v1", "v1a"]
 
 
-class NewEndpoint(Given):
+class NewEndpoint(RequestBody):
     """An endpoint to add."""
 
     url: str = Field(description="https://, at a public address.", examples=["https://shop.example/hooks"])
@@ -25,7 +25,7 @@ class NewEndpoint(Given):
     scheme: Scheme = Field("v1", description="v1: a secret that both sides have; v1a: a public key for the receiver.")
 
 
-class EndpointChange(Given):
+class EndpointUpdate(RequestBody):
     """What to change; what is left out stays."""
 
     url: str | None = None
@@ -33,7 +33,7 @@ class EndpointChange(Given):
     description: str | None = None
 
 
-class Rotation(Given):
+class SecretRotation(RequestBody):
     """How the secret is replaced."""
 
     scheme: Scheme | None = Field(None, description="The present one's if left out.")
@@ -42,20 +42,18 @@ class Rotation(Given):
     )
 
 
-class Reason(Given):
+class DisableRequest(RequestBody):
     """Why an endpoint is disabled."""
 
     reason: str = Field(description="In a few words, for those who find it disabled.")
 
 
-class WebhookReplay(Given):
+class WebhookReplay(RequestBody):
     """What to send again: one message's event, or what was missed since a time."""
 
-    message: int | None = Field(
-        None, ge=1, le=HIGHEST_ID, description="A message's id: this endpoint's, or the event's."
-    )
-    since: Time | None = Field(None, description="All events from then on that it asks for and has not taken.")
-    everything: bool = Field(False, description="With since: also those that it has taken.")
+    message: int | None = Field(None, ge=1, le=MAX_ID, description="A message's id: this endpoint's, or the event's.")
+    since: Timestamp | None = Field(None, description="All events from then on that it asks for and has not taken.")
+    include_delivered: bool = Field(False, description="With since: also those that it has taken.")
 
 
 class Secret(BaseModel):
@@ -75,7 +73,7 @@ class Endpoint(BaseModel):
     description: str
     event_types: list[str]
     state: Literal["active", "disabled"]
-    disabled_why: str | None
+    disabled_reason: str | None
     disabled_at: AwareDatetime | None
     failing_since: AwareDatetime | None = Field(description="Its first failure since it last took an event.")
     last_error: str | None
@@ -97,14 +95,14 @@ class EndpointList(BaseModel):
     endpoints: list[Endpoint]
 
 
-class Ended(BaseModel):
+class DisabledEndpoint(BaseModel):
     """An endpoint that gets nothing more, and how many messages waited for it."""
 
     id: str
-    ended: int
+    suppressed_count: int
 
 
-class Sent(BaseModel):
+class EnqueuedEvents(BaseModel):
     """Messages that were made, oldest event first; of many, the first 1,000 are listed."""
 
     count: int

@@ -13,24 +13,24 @@ from typing import Any
 import psycopg
 from psycopg.rows import DictRow
 
-from backline.audit_trail import Who, record
+from backline.audit_trail import Actor, record
 from backline.channels.webhook.signatures import SCHEMES, Scheme, new_secret, public_key
 from backline.db.statements import statement
+from backline.encryption import Encryptor
 from backline.errors import InvalidInput, PermanentError
-from backline.sealing import Sealer
 from backline.webhooks.settings import WebhookSettings
-from backline.webhooks.urls import check_description, check_filters, check_url
+from backline.webhooks.validation import check_description, check_event_types, check_url
 
 Connection = psycopg.Connection[DictRow]
-EVERYTHING = ("*",)
-MAX_OVERLAP = 30 * 86_400
+ALL_EVENT_TYPES = ("*",)
+MAX_OVERLAP_SECONDS = 30 * 86_400
 
 
-class NoSuchEndpoint(PermanentError):
+class EndpointNotFound(PermanentError):
     """There is no endpoint of that id: it never was, or it was deleted."""
 
 
-class WrongEndpointState(PermanentError):
+class InvalidEndpointState(PermanentError):
     """The endpoint's state does not allow the act."""
 
 
@@ -56,7 +56,7 @@ class Endpoint:
     event_types: tuple[str, ...]
     """Event types that it gets: "order.paid", all of a kind by "order.*", or "*"."""
     state: str
-    disabled_why: str | None
+    disabled_reason: str | None
     disabled_at: datetime | None
     failing_since: datetime | None
     """Its first failure since it last took an event; None: all is well."""
@@ -66,7 +66,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Made:
+class EndpointWithSecret:
     """An endpoint with its new secret."""
 
     endpoint: Endpoint
@@ -74,47 +74,47 @@ class Made:
     """To be shown this once. None for v1a: the receiver needs the public key alone, and nobody the private one."""
 
 
-def every(connection: Connection) -> list[Endpoint]:
+def list_endpoints(connection: Connection) -> list[Endpoint]:
     """All endpoints, oldest first."""
     rows = connection.execute(statement("webhooks", "endpoint_list")).fetchall()
-    return _with_secrets(connection, rows)
+    return _load_secrets(connection, rows)
 
 
-def find(connection: Connection, endpoint_id: str) -> Endpoint:
+def get_endpoint(connection: Connection, endpoint_id: str) -> Endpoint:
     """One endpoint; NoSuchEndpoint."""
     row = connection.execute(statement("webhooks", "endpoint_get"), {"id": endpoint_id}).fetchone()
     if row is None:
-        raise NoSuchEndpoint(f"there is no webhook endpoint {endpoint_id[:40]!r}: it never was, or it was deleted")
-    return _with_secrets(connection, [row])[0]
+        raise EndpointNotFound(f"there is no webhook endpoint {endpoint_id[:40]!r}: it never was, or it was deleted")
+    return _load_secrets(connection, [row])[0]
 
 
 def create(
     connection: Connection,
     settings: WebhookSettings,
-    sealer: Sealer,
-    who: Who,
+    encryptor: Encryptor,
+    actor: Actor,
     *,
     url: str,
-    event_types: Sequence[str] = EVERYTHING,
+    event_types: Sequence[str] = ALL_EVENT_TYPES,
     description: str = "",
     scheme: str = "v1",
-) -> Made:
+) -> EndpointWithSecret:
     """Add an endpoint; InvalidInput names the field that is wrong."""
     values = {
-        "url": check_url(url, settings), "event_types": list(check_filters(event_types)),
+        "url": check_url(url, settings), "event_types": list(check_event_types(event_types)),
         "description": check_description(description),
     }  # fmt: skip
-    kind = _scheme(scheme)
+    kind = _parse_scheme(scheme)
     [row] = connection.execute(statement("webhooks", "endpoint_create"), values).fetchall()
-    secret = _add_secret(connection, row["id"], kind, sealer)
-    _record(connection, who, "create", row["id"], after={"event_types": values["event_types"], "scheme": kind})
-    return Made(find(connection, row["id"]), secret)
+    secret = _add_secret(connection, row["id"], kind, encryptor)
+    _record_action(connection, actor, "create", row["id"], after={"event_types": values["event_types"], "scheme": kind})
+    return EndpointWithSecret(get_endpoint(connection, row["id"]), secret)
 
 
 def update(
     connection: Connection,
     settings: WebhookSettings,
-    who: Who,
+    actor: Actor,
     endpoint_id: str,
     *,
     url: str | None = None,
@@ -122,16 +122,16 @@ def update(
     description: str | None = None,
 ) -> Endpoint:
     """Change what is given; None leaves it as it was. What waits goes to the new URL."""
-    before = find(connection, endpoint_id)
+    before = get_endpoint(connection, endpoint_id)
     values = {
         "id": endpoint_id, "url": None if url is None else check_url(url, settings),
-        "event_types": None if event_types is None else list(check_filters(event_types)),
+        "event_types": None if event_types is None else list(check_event_types(event_types)),
         "description": None if description is None else check_description(description),
     }  # fmt: skip
     connection.execute(statement("webhooks", "endpoint_update"), values)
-    after = find(connection, endpoint_id)
-    _record(
-        connection, who, "update", endpoint_id,
+    after = get_endpoint(connection, endpoint_id)
+    _record_action(
+        connection, actor, "update", endpoint_id,
         before={"event_types": before.event_types},
         # Not the URL itself: it may hold a token.
         after={"event_types": after.event_types, "new_url": after.url != before.url},
@@ -139,86 +139,94 @@ def update(
     return after
 
 
-def rotate(
+def rotate_secret(
     connection: Connection,
     settings: WebhookSettings,
-    sealer: Sealer,
-    who: Who,
+    encryptor: Encryptor,
+    actor: Actor,
     endpoint_id: str,
     *,
     scheme: str | None = None,
     overlap_seconds: float | None = None,
-) -> Made:
+) -> EndpointWithSecret:
     """Give an endpoint a new secret, of another scheme if one is given.
 
     The old ones sign beside it for `overlap_seconds` more (default: the settings'), so that the receiver can change
     over in between; 0 after a secret has leaked.
     """
-    present = find(connection, endpoint_id)
+    present = get_endpoint(connection, endpoint_id)
     seconds = settings.rotation_overlap_seconds if overlap_seconds is None else overlap_seconds
-    if not 0 <= seconds <= MAX_OVERLAP:
-        raise InvalidInput("overlap_seconds", f"must be from 0 to {MAX_OVERLAP} (30 days)")
-    kind = _scheme(scheme or next((secret.scheme for secret in present.secrets), "v1"))
-    connection.execute(statement("webhooks", "secret_replace"), {"id": endpoint_id, "seconds": seconds})
-    secret = _add_secret(connection, endpoint_id, kind, sealer)
-    _record(connection, who, "rotate", endpoint_id, after={"scheme": kind, "overlap_seconds": seconds})
-    return Made(find(connection, endpoint_id), secret)
+    if not 0 <= seconds <= MAX_OVERLAP_SECONDS:
+        raise InvalidInput("overlap_seconds", f"must be from 0 to {MAX_OVERLAP_SECONDS} (30 days)")
+    kind = _parse_scheme(scheme or next((secret.scheme for secret in present.secrets), "v1"))
+    connection.execute(statement("webhooks", "secret_expire"), {"id": endpoint_id, "overlap_seconds": seconds})
+    secret = _add_secret(connection, endpoint_id, kind, encryptor)
+    _record_action(connection, actor, "rotate", endpoint_id, after={"scheme": kind, "overlap_seconds": seconds})
+    return EndpointWithSecret(get_endpoint(connection, endpoint_id), secret)
 
 
-def disable(connection: Connection, who: Who, endpoint_id: str, why: str) -> int:
+def disable(connection: Connection, actor: Actor, endpoint_id: str, reason: str) -> int:
     """Send nothing more to an endpoint: what waits for it ends as suppressed; returns how many messages those are."""
-    find(connection, endpoint_id)
-    why = check_description(why, "reason").strip()
-    if not why:
+    get_endpoint(connection, endpoint_id)
+    reason = check_description(reason, "reason").strip()
+    if not reason:
         raise InvalidInput("reason", "is required; say in a few words why, for those who find it disabled")
-    ended = _ended(connection, endpoint_id, why)
+    ended = _disable_silently(connection, endpoint_id, reason)
     if ended is None:
-        raise WrongEndpointState(f"endpoint {endpoint_id} is disabled already")
-    _record(connection, who, "disable", endpoint_id, after={"why": why, "ended": ended})
+        raise InvalidEndpointState(f"endpoint {endpoint_id} is disabled already")
+    _record_action(connection, actor, "disable", endpoint_id, after={"why": reason, "ended": ended})
     return ended
 
 
-def enable(connection: Connection, who: Who, endpoint_id: str) -> Endpoint:
+def enable(connection: Connection, actor: Actor, endpoint_id: str) -> Endpoint:
     """Send to an endpoint again, from the next event on; what it has missed is for `replay_since`."""
-    before = find(connection, endpoint_id)
+    before = get_endpoint(connection, endpoint_id)
     if not connection.execute(statement("webhooks", "endpoint_enable"), {"id": endpoint_id}).fetchall():
-        raise WrongEndpointState(f"endpoint {endpoint_id} is active already")
-    _record(connection, who, "enable", endpoint_id, before={"why": before.disabled_why})
-    return find(connection, endpoint_id)
+        raise InvalidEndpointState(f"endpoint {endpoint_id} is active already")
+    _record_action(connection, actor, "enable", endpoint_id, before={"why": before.disabled_reason})
+    return get_endpoint(connection, endpoint_id)
 
 
-def delete(connection: Connection, who: Who, endpoint_id: str) -> int:
+def delete(connection: Connection, actor: Actor, endpoint_id: str) -> int:
     """Delete an endpoint with its secrets; returns how many messages that waited for it ended as suppressed."""
-    gone = find(connection, endpoint_id)
-    ended = _ended(connection, endpoint_id, "it was deleted") or 0
+    gone = get_endpoint(connection, endpoint_id)
+    ended = _disable_silently(connection, endpoint_id, "it was deleted") or 0
     connection.execute(statement("webhooks", "endpoint_delete"), {"id": endpoint_id})
-    _record(connection, who, "delete", endpoint_id, before={"event_types": gone.event_types}, after={"ended": ended})
+    _record_action(
+        connection, actor, "delete", endpoint_id, before={"event_types": gone.event_types}, after={"ended": ended}
+    )
     return ended
 
 
-def _ended(connection: Connection, endpoint_id: str, why: str) -> int | None:
+def _disable_silently(connection: Connection, endpoint_id: str, why: str) -> int | None:
     """Disable an endpoint without a notice; how many messages that ended, or None if it was disabled already."""
-    values: dict[str, Any] = {"id": endpoint_id, "why": why, "after": None, "recipients": [], "notice": None}
+    values: dict[str, Any] = {
+        "id": endpoint_id,
+        "reason": why,
+        "min_failing_seconds": None,
+        "recipients": [],
+        "notification": None,
+    }
     row = connection.execute(statement("webhooks", "endpoint_disable"), values).fetchone()
-    return None if row is None else int(row["ended"])
+    return None if row is None else int(row["suppressed_count"])
 
 
-def _scheme(text: str) -> Scheme:
+def _parse_scheme(text: str) -> Scheme:
     for scheme in SCHEMES:
         if text == scheme:
             return scheme
     raise InvalidInput("scheme", "must be v1 (a secret that both sides have) or v1a (a public key for the receiver)")
 
 
-def _add_secret(connection: Connection, endpoint_id: str, scheme: Scheme, sealer: Sealer) -> str | None:
+def _add_secret(connection: Connection, endpoint_id: str, scheme: Scheme, sealer: Encryptor) -> str | None:
     secret = new_secret(scheme)
     public = public_key(secret)
-    values = {"id": endpoint_id, "scheme": scheme, "sealed": sealer.seal(secret), "public_key": public}
-    connection.execute(statement("webhooks", "secret_add"), values)
+    values = {"id": endpoint_id, "scheme": scheme, "ciphertext": sealer.encrypt(secret), "public_key": public}
+    connection.execute(statement("webhooks", "secret_insert"), values)
     return secret if public is None else None
 
 
-def _with_secrets(connection: Connection, rows: Sequence[DictRow]) -> list[Endpoint]:
+def _load_secrets(connection: Connection, rows: Sequence[DictRow]) -> list[Endpoint]:
     secrets: dict[str, list[Secret]] = {row["id"]: [] for row in rows}
     for found in connection.execute(statement("webhooks", "secret_list"), {"ids": list(secrets)}).fetchall():
         secrets[found.pop("endpoint_id")].append(Secret(**found))
@@ -227,9 +235,9 @@ def _with_secrets(connection: Connection, rows: Sequence[DictRow]) -> list[Endpo
     ]
 
 
-def _record(
+def _record_action(
     connection: Connection,
-    who: Who,
+    who: Actor,
     act: str,
     endpoint_id: str,
     *,

@@ -7,66 +7,66 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from backline.audit_trail import Who, record
-from backline.db.connect import translated
+from backline.audit_trail import Actor, record
+from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.errors import InvalidInput
-from backline.webhooks.endpoints import Connection, Endpoint, WrongEndpointState, find
+from backline.webhooks.endpoints import Connection, Endpoint, InvalidEndpointState, get_endpoint
 
 TEST_EVENT = "backline.test"
-AT_ONCE = 10_000
+BATCH_LIMIT = 10_000
 """Events of one replay at most; asked again, it goes on with what is still missing."""
 
 
-def send_test(connection: Connection, who: Who, endpoint_id: str) -> int:
+def send_test(connection: Connection, actor: Actor, endpoint_id: str) -> int:
     """Send an event of the type `backline.test` to one active endpoint, whatever it subscribes to; the message's id."""
-    _active(connection, endpoint_id)
+    _require_active(connection, endpoint_id)
     payload = {
         "event_type": TEST_EVENT,
         "data": {"endpoint": endpoint_id, "text": "A test: all is well if you can read this."},
     }
-    message_id = _enqueue(connection, endpoint_id, payload, who.request_id)
-    record(connection, who, "webhook.test", f"webhook/{endpoint_id}", after={"message": message_id})
+    message_id = _enqueue(connection, endpoint_id, payload, actor.request_id)
+    record(connection, actor, "webhook.test", f"webhook/{endpoint_id}", after={"message": message_id})
     return message_id
 
 
-def replay_one(connection: Connection, who: Who, endpoint_id: str, message_id: int) -> int:
+def replay_one(connection: Connection, actor: Actor, endpoint_id: str, message_id: int) -> int:
     """Send the event of one message to an endpoint again, under the event's own id; the new message's id."""
-    _active(connection, endpoint_id)
+    _require_active(connection, endpoint_id)
     values = {"id": endpoint_id, "message_id": message_id}
-    found = connection.execute(statement("webhooks", "message_of_endpoint"), values).fetchone()
+    found = connection.execute(statement("webhooks", "endpoint_message_get"), values).fetchone()
     if found is None:
         raise InvalidInput(
             "message", f"{message_id} is no event for endpoint {endpoint_id}; give the id of one that was"
         )
-    new = _enqueue(connection, endpoint_id, found["payload"], who.request_id, replay_of=message_id)
-    _record_replay(connection, who, endpoint_id, {"message": message_id, "new": new})
+    new = _enqueue(connection, endpoint_id, found["payload"], actor.request_id, replay_of=message_id)
+    _record_replay(connection, actor, endpoint_id, {"message": message_id, "new": new})
     return new
 
 
 def replay_since(
-    connection: Connection, who: Who, endpoint_id: str, since: datetime, *, everything: bool = False
+    connection: Connection, actor: Actor, endpoint_id: str, since: datetime, *, include_delivered: bool = False
 ) -> list[int]:
     """Send an endpoint the events since then that it asks for and has neither taken nor waits for; their messages' ids.
 
     Also those of times when it was disabled, or not there yet. `everything`: also those that it has taken. At most
     10,000 at a time, oldest first.
     """
-    endpoint = _active(connection, endpoint_id)
+    endpoint = _require_active(connection, endpoint_id)
     values = {
-        "id": endpoint_id, "since": since, "everything": everything, "event_types": list(endpoint.event_types),
-        "request_id": who.request_id, "most": AT_ONCE,
+        "id": endpoint_id, "since": since, "include_delivered": include_delivered, "event_types": list(endpoint.event_types),
+        "request_id": actor.request_id, "batch_limit": BATCH_LIMIT,
     }  # fmt: skip
     ids = [int(row["id"]) for row in connection.execute(statement("webhooks", "event_replay"), values).fetchall()]
-    after = {"since": since.isoformat(), "everything": everything, "count": len(ids)}
-    _record_replay(connection, who, endpoint_id, after)
+    after = {"since": since.isoformat(), "include_delivered": include_delivered, "count": len(ids)}
+    _record_replay(connection, actor, endpoint_id, after)
     return sorted(ids)
 
 
-def _active(connection: Connection, endpoint_id: str) -> Endpoint:
-    endpoint = find(connection, endpoint_id)
+def _require_active(connection: Connection, endpoint_id: str) -> Endpoint:
+    endpoint = get_endpoint(connection, endpoint_id)
     if endpoint.state != "active":
-        raise WrongEndpointState(f"endpoint {endpoint_id} is disabled: {endpoint.disabled_why}; enable it first")
+        raise InvalidEndpointState(f"endpoint {endpoint_id} is disabled: {endpoint.disabled_reason}; enable it first")
     return endpoint
 
 
@@ -81,10 +81,10 @@ def _enqueue(
         "type": "webhook", "recipient": endpoint_id, "payload": json.dumps(payload), "lane": None, "priority": None,
         "idempotency_key": None, "request_id": request_id, "replay_of": replay_of,
     }  # fmt: skip
-    with translated():
+    with translate_errors():
         [row] = connection.execute(statement("messages", "message_replay"), params).fetchall()
     return int(row["id"])
 
 
-def _record_replay(connection: Connection, who: Who, endpoint_id: str, after: Mapping[str, Any]) -> None:
+def _record_replay(connection: Connection, who: Actor, endpoint_id: str, after: Mapping[str, Any]) -> None:
     record(connection, who, "webhook.replay", f"webhook/{endpoint_id}", after=after)

@@ -12,7 +12,7 @@ class WebhookSettings(BaseModel):
 
     timeout_seconds: float = Field(15.0, gt=0, le=120)
     concurrency: int = Field(32, ge=1, le=256)
-    retry_seconds: tuple[PositiveFloat, ...] = Field(
+    retry_delays_seconds: tuple[PositiveFloat, ...] = Field(
         (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0), min_length=1
     )
     retry_jitter: float = Field(0.2, ge=0, lt=1)
@@ -23,11 +23,11 @@ class WebhookSettings(BaseModel):
 
     @field_validator("allowed_addresses")
     @classmethod
-    def _can_be_read(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_addresses(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
         if allowed:
             # Late: few need it, and every process reads the settings.
-            from backline.channels.webhook.guard import parse_allowed
+            from backline.channels.webhook.ssrf_guard import parse_allowed_address
 
             for entry in allowed:
-                parse_allowed(entry)
+                parse_allowed_address(entry)
         return allowed

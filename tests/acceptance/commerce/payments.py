@@ -14,19 +14,19 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from backline.demo.world import World
-from backline.reference_app.schema import apply
-from tests.integration.payments.shop import Shop
+from backline.reference_app.schema import apply_schema
+from demo.context import DemoContext
+from tests.integration.payments.support import Shop
 from tests.unit.payments.signing import as_body, razorpay_headers, stripe_headers
 
 _NUMBERS = count()
 
 
 @dataclass
-class PaidStack:
+class PaymentStack:
     """What the tests of payments need of a running stack."""
 
-    world: World
+    world: DemoContext
     shop: Shop
     exports: dict[str, str]
 
@@ -35,7 +35,7 @@ class PaidStack:
 
     def charges(self, order: int) -> list[str]:
         """What the provider has charged for an order."""
-        number = self.shop.one("SELECT number FROM app.orders WHERE id = %s", order)["number"]
+        number = self.shop.fetch_one("SELECT number FROM app.orders WHERE id = %s", order)["number"]
         found = httpx.get(f"{self.exports['BACKLINE_MAIL_URL']}/stripe/api/messages", params={"limit": 1000}).json()[
             "messages"
         ]
@@ -44,7 +44,7 @@ class PaidStack:
     def faults(self, *rules: dict[str, Any]) -> None:
         assert httpx.put(f"{self.exports['BACKLINE_MAIL_URL']}/stripe/faults", json=list(rules)).status_code == 200
 
-    def tell(self, name: str, event: dict[str, Any], event_id: str = "") -> int:
+    def post_event(self, name: str, event: dict[str, Any], event_id: str = "") -> int:
         """Post an event to a hook as its provider does; returns the answer's status."""
         secret = json.loads(self.exports[f"AIRFLOW_CONN_{name.upper()}_HOOKS"])["password"]
         body = as_body(event)
@@ -59,11 +59,11 @@ class PaidStack:
 
 
 @contextmanager
-def paid_stack(world: World, exports: dict[str, str]) -> Iterator[PaidStack]:
+def paid_stack(world: DemoContext, exports: dict[str, str]) -> Iterator[PaymentStack]:
     """With the reference app's tables; at its end the provider is well."""
-    apply(exports["BACKLINE_DATABASE_URL"])
+    apply_schema(exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(exports["BACKLINE_DATABASE_URL"], autocommit=True, row_factory=dict_row) as connection:
-        found = PaidStack(world, Shop(connection), exports)
+        found = PaymentStack(world, Shop(connection), exports)
         found.faults()
         yield found
         found.faults()

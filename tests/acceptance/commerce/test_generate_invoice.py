@@ -13,18 +13,18 @@ import pytest
 from psycopg.rows import dict_row
 from pypdf import PdfReader
 
-from backline.demo.world import World
-from backline.reference_app import apply
-from tests.acceptance.running import Copy
+from backline.reference_app import apply_schema
+from demo.context import DemoContext
+from tests.acceptance.isolated_stack import IsolatedStack
 from tests.acceptance.test_types import raw
-from tests.integration.invoices.shop import place
+from tests.integration.invoices.support import place_order
 
 pytestmark = pytest.mark.stack
 
 
-def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: Copy, world: World) -> None:
+def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, world: DemoContext) -> None:
     dsn, address = stack.exports()["BACKLINE_DATABASE_URL"], world.recipients("invoice")["email"]
-    apply(dsn)
+    apply_schema(dsn)
     with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
         user = connection.execute(
             "INSERT INTO app.users (email, name, country) VALUES (%s, 'Ann', 'DE') RETURNING id", [address]
@@ -33,17 +33,17 @@ def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: Copy, world: Wo
             "INSERT INTO app.products (sku, name) SELECT 'CUPS', 'Cups' WHERE NOT EXISTS (SELECT FROM app.products WHERE id = 1)"
         )
         assert user is not None
-        order = place(connection, f"A-{world.tag}", [("Espresso cups", 2, 2450, 1900)], user_id=user["id"])
+        order = place_order(connection, f"A-{world.tag}", [("Espresso cups", 2, 2450, 1900)], user_id=user["id"])
 
     def run() -> dict[str, object]:
         conf = json.dumps({"order_id": order})
-        done = json.loads(stack.backline("trigger", "generate_invoice", "--conf", conf, "--wait", "--json").stdout)
+        done = json.loads(stack.run("trigger", "generate_invoice", "--conf", conf, "--wait", "--json").stdout)
         [made] = world.airflow.xcom("generate_invoice", done["run_id"], "make")["made"]
         found: dict[str, object] = made
         return found
 
     # Nobody starts it: that the order is paid does.
-    [mail] = world.wait_arrived(address.partition("@")[2], 1)
+    [mail] = world.wait_for_emails(address.partition("@")[2], 1)
     letter = message_from_string(raw(stack, mail.id), policy=default)
     [attached] = letter.iter_attachments()
     content = attached.get_content()
@@ -54,4 +54,4 @@ def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: Copy, world: Wo
     # 49.00 net, 9.31 tax, 4.90 shipping.
     assert str(again["number"]) in text
     assert "€63.21" in text
-    assert len(world.arrivals(address.partition("@")[2])) == 1
+    assert len(world.emails_at(address.partition("@")[2])) == 1

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from backline.demo.world import World
-from tests.acceptance.commerce.payments import PaidStack, paid_stack
-from tests.integration.payments.shop import AUTHENTICATE, GOOD, STOLEN
+from demo.context import DemoContext
+from tests.acceptance.commerce.payments import PaymentStack, paid_stack
+from tests.integration.payments.support import CARD_NEEDS_AUTHENTICATION, CARD_STOLEN, CARD_VALID
 
 pytestmark = pytest.mark.stack
 
 
-def ran(world: World, job: str, task: str, name: str, conf: dict[str, Any]) -> dict[str, Any]:
+def ran(world: DemoContext, job: str, task: str, name: str, conf: dict[str, Any]) -> dict[str, Any]:
     """What a job's task returned."""
     run_id = world.run_id(name)
     world.airflow.trigger(job, conf, run_id)
@@ -22,29 +22,34 @@ def ran(world: World, job: str, task: str, name: str, conf: dict[str, Any]) -> d
     return found
 
 
-def order(paid: PaidStack, name: str, method: str) -> int:
+def order(paid: PaymentStack, name: str, method: str) -> int:
     user = paid.shop.user(f"{name}@{paid.world.domain('orders')}")
     return paid.shop.order(method, user=user, state="pending")
 
 
-def told(world: World, name: str, count: int) -> list[str]:
+def received_subjects(world: DemoContext, name: str, count: int) -> list[str]:
     """The subjects of what a customer got, once there are so many."""
-    arrivals = world.wait_arrived(world.domain("orders"), count)
+    arrivals = world.wait_for_emails(world.domain("orders"), count)
     return sorted(one.subject for one in arrivals if one.recipients[0].startswith(f"{name}@"))
 
 
-def age(paid: PaidStack, order_id: int, hours: int) -> None:
-    paid.shop.sql(
+def age(paid: PaymentStack, order_id: int, hours: int) -> None:
+    paid.shop.execute(
         "UPDATE app.orders SET placed_at = placed_at - a, reserved_at = reserved_at - a"
         " FROM make_interval(hours => %s) AS a WHERE id = %s", hours, order_id,
     )  # fmt: skip
 
 
-def test_orders_are_processed_moved_along_and_reminded_of(world: World, stack_exports: dict[str, str]) -> None:
+def test_orders_are_processed_moved_along_and_reminded_of(world: DemoContext, stack_exports: dict[str, str]) -> None:
     with paid_stack(world, stack_exports) as paid:
         good, refused, waiting, stopped = (
             order(paid, name, method)
-            for name, method in (("good", GOOD), ("refused", STOLEN), ("waiting", AUTHENTICATE), ("stopped", GOOD))
+            for name, method in (
+                ("good", CARD_VALID),
+                ("refused", CARD_STOLEN),
+                ("waiting", CARD_NEEDS_AUTHENTICATION),
+                ("stopped", CARD_VALID),
+            )
         )
         for name, order_id, state, ended in (
             ("good", good, "confirmed", "confirmed"),
@@ -68,19 +73,21 @@ def test_orders_are_processed_moved_along_and_reminded_of(world: World, stack_ex
             ran(world, "send_order_reminders", "remind", name, {})
         # Confirmation and receipt; declined and cancelled; what to do and its reminder; confirmation and receipt.
         for name in ("good", "refused", "waiting", "stopped"):
-            assert len(told(world, name, 8)) == 2
+            assert len(received_subjects(world, name, 8)) == 2
         assert "Your order is waiting for payment" in {
-            subject.partition(" (")[0] for subject in told(world, "waiting", 8)
+            subject.partition(" (")[0] for subject in received_subjects(world, "waiting", 8)
         }
-        assert paid.shop.sql("SELECT stage::text FROM app.order_reminders WHERE order_id = %s", waiting) == [
+        assert paid.shop.execute("SELECT stage::text FROM app.order_reminders WHERE order_id = %s", waiting) == [
             {"stage": "payment_missing"}
         ]
 
 
-def test_purchase_orders_are_matched_and_each_choice_is_explained(world: World, stack_exports: dict[str, str]) -> None:
+def test_purchase_orders_are_matched_and_each_choice_is_explained(
+    world: DemoContext, stack_exports: dict[str, str]
+) -> None:
     with paid_stack(world, stack_exports) as paid:
         product = paid.shop.product()
-        paid.shop.sql(
+        paid.shop.execute(
             "WITH s AS (INSERT INTO app.suppliers (name, email, regions, quality, capacity) VALUES"
             " (%s, 'potter@example.com', '{DE}', 0.9, 100), (%s, 'weaver@example.com', '{DE}', 0.5, 100) RETURNING id)"
             " INSERT INTO app.offers (supplier_id, product_id, unit_price_minor, currency, quantity, lead_days, valid)"
@@ -89,7 +96,7 @@ def test_purchase_orders_are_matched_and_each_choice_is_explained(world: World, 
         )  # fmt: skip
         made = [
             row["id"]
-            for row in paid.shop.sql(
+            for row in paid.shop.execute(
                 "INSERT INTO app.purchase_orders (product_id, quantity, region, currency, needed_by)"
                 " SELECT %s, quantity, 'DE', 'EUR', current_date + 9 FROM unnest(ARRAY[40, 30, 60]) AS quantity RETURNING id",
                 product,
@@ -102,10 +109,10 @@ def test_purchase_orders_are_matched_and_each_choice_is_explained(world: World, 
         )
         dry = ran(world, "match_orders", "match", "dry", {"dry_run": True})
         assert dry["allocated"] >= 2
-        assert paid.shop.sql(find, made) == []
+        assert paid.shop.execute(find, made) == []
         report = ran(world, "match_orders", "match", "match", {})
         assert report["unserved"] >= 1
-        found = paid.shop.sql(find, made)
+        found = paid.shop.execute(find, made)
         # Each takes the better one that still has room; 60 are more than either offers.
         assert {row["id"] for row in found} == set(made[:2])
         assert {row["name"].split()[0] for row in found} == {"Potter", "Weaver"}
@@ -114,4 +121,4 @@ def test_purchase_orders_are_matched_and_each_choice_is_explained(world: World, 
             "SELECT o.id FROM app.offers AS o JOIN app.allocations AS a ON a.offer_id = o.id GROUP BY o.id"
             " HAVING sum(a.quantity) > o.quantity"
         )
-        assert paid.shop.sql(over) == []
+        assert paid.shop.execute(over) == []

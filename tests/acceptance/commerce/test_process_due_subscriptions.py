@@ -7,21 +7,21 @@ from datetime import UTC, datetime
 import pytest
 
 from backline import reference_app
-from backline.demo.world import World
+from demo.context import DemoContext
 from tests.integration.subscriptions.support import Shop
 
 pytestmark = pytest.mark.stack
 JOB = "process_due_subscriptions"
 
 
-def test_what_is_due_is_renewed_and_told_of(world: World) -> None:
-    reference_app.apply(world.dsn)
+def test_what_is_due_is_renewed_and_told_of(world: DemoContext) -> None:
+    reference_app.apply_schema(world.dsn)
     domain, today = world.domain("due"), datetime.now(UTC).date()
     with Shop(world.dsn, f"due-{world.tag}") as shop:
-        one, other, skipped = (shop.person(email=f"{name}@{domain}") for name in ("one", "other", "skipped"))
+        one, other, skipped = (shop.user(email=f"{name}@{domain}") for name in ("one", "other", "skipped"))
         due = [shop.subscription(today, user_id=one), shop.subscription(today, user_id=other)]
-        left_out = shop.subscription(today, user_id=skipped, skips_next=True)
-        empty = shop.subscription(today, user_id=shop.person(email=f"late@{domain}"), product_id=shop.product(stock=0))
+        left_out = shop.subscription(today, user_id=skipped, skip_next=True)
+        empty = shop.subscription(today, user_id=shop.user(email=f"late@{domain}"), product_id=shop.product(stock=0))
         run_id = world.run_id("due")
         world.airflow.trigger(JOB, {}, run_id)
         assert world.airflow.wait(JOB, run_id, 120)["state"] == "success"
@@ -45,7 +45,7 @@ def test_what_is_due_is_renewed_and_told_of(world: World) -> None:
         assert world.airflow.wait(JOB, again, 120)["state"] == "success"
         assert [len(shop.orders(subscription)) for subscription in due] == [1, 1]
 
-    letters = [world.mail.open(arrival.id) for arrival in world.wait_arrived(domain, 3)]
+    letters = [world.mail.get_email(arrival.id) for arrival in world.wait_for_emails(domain, 3)]
     told = {letter.recipients[0]: letter for letter in letters}
     assert set(told) == {*numbers, f"late@{domain}"}
     for recipient, number in numbers.items():

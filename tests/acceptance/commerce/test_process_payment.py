@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from backline.demo.world import World
+from demo.context import DemoContext
 from tests.acceptance.commerce.payments import paid_stack
 
 pytestmark = pytest.mark.stack
 
 
-def test_an_order_is_paid_and_its_receipt_arrives(world: World, stack_exports: dict[str, str]) -> None:
+def test_an_order_is_paid_and_its_receipt_arrives(world: DemoContext, stack_exports: dict[str, str]) -> None:
     with paid_stack(world, stack_exports) as paid:
         order = paid.order(name="receipts")
         for n in range(2):
@@ -20,23 +20,23 @@ def test_an_order_is_paid_and_its_receipt_arrives(world: World, stack_exports: d
             assert world.airflow.xcom("process_payment", run_id, "charge")["state"] == "paid"
         assert paid.charges(order) == ["charged 2380 eur"]
         assert paid.shop.state(order) == ("paid", "captured")
-        [arrival] = world.wait_arrived(world.domain("receipts"), 1)
-        assert "23.80" in world.mail.open(arrival.id).text
+        [arrival] = world.wait_for_emails(world.domain("receipts"), 1)
+        assert "23.80" in world.mail.get_email(arrival.id).text
 
 
-def test_a_declined_customer_is_told_how_to_mend_it(world: World, stack_exports: dict[str, str]) -> None:
+def test_a_declined_customer_is_told_how_to_mend_it(world: DemoContext, stack_exports: dict[str, str]) -> None:
     with paid_stack(world, stack_exports) as paid:
         order = paid.order("pm_card_chargeDeclinedExpiredCard", name="declines")
         world.airflow.trigger("process_payment", {"order_id": order}, world.run_id("declined"))
         assert world.airflow.wait("process_payment", world.run_id("declined"), 120)["state"] == "success"
         assert paid.shop.state(order) == ("reserved", "abandoned")
         assert paid.charges(order) == []
-        [arrival] = world.wait_arrived(world.domain("declines"), 1)
-        assert "/orders/" in world.mail.open(arrival.id).text
+        [arrival] = world.wait_for_emails(world.domain("declines"), 1)
+        assert "/orders/" in world.mail.get_email(arrival.id).text
 
 
 def test_a_charge_whose_answer_is_lost_is_found_by_the_jobs_own_retry(
-    world: World, stack_exports: dict[str, str]
+    world: DemoContext, stack_exports: dict[str, str]
 ) -> None:
     with paid_stack(world, stack_exports) as paid:
         order = paid.order()

@@ -7,18 +7,18 @@ from datetime import UTC, datetime
 import pytest
 
 from backline import reference_app
-from backline.demo.world import World
+from demo.context import DemoContext
 from tests.integration.subscriptions.support import Shop
 
 pytestmark = pytest.mark.stack
 JOB = "process_single_subscription"
 
 
-def test_one_is_renewed_once(world: World) -> None:
-    reference_app.apply(world.dsn)
+def test_one_is_renewed_once(world: DemoContext) -> None:
+    reference_app.apply_schema(world.dsn)
     domain, today = world.domain("single"), datetime.now(UTC).date()
     with Shop(world.dsn, f"single-{world.tag}") as shop:
-        one = shop.subscription(today, user_id=shop.person(email=f"ann@{domain}"))
+        one = shop.subscription(today, user_id=shop.user(email=f"ann@{domain}"))
         outcomes = []
         for name in ("first", "second"):
             run_id = world.run_id(f"single-{name}")
@@ -28,8 +28,8 @@ def test_one_is_renewed_once(world: World) -> None:
         assert outcomes == ["ordered", "not_due"]
         [order] = shop.orders(one)
         assert (order["state"], shop.product_of(one)["reserved"]) == ("reserved", 2)
-    [arrival] = world.wait_arrived(domain, 1)
-    letter = world.mail.open(arrival.id)
+    [arrival] = world.wait_for_emails(domain, 1)
+    letter = world.mail.get_email(arrival.id)
     assert order["number"] in letter.text
     assert "€23.80" in letter.text
 

@@ -10,17 +10,17 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from backline.demo.world import World
-from backline.reference_app import apply
-from tests.acceptance.running import Copy
-from tests.integration.reconciliation.books import listed, pay, theirs
+from backline.reference_app import apply_schema
+from demo.context import DemoContext
+from tests.acceptance.isolated_stack import IsolatedStack
+from tests.integration.reconciliation.support import insert_payment, statement_line, write_statement
 
 pytestmark = pytest.mark.stack
 
 
-def test_a_list_is_reconciled(stack: Copy, world: World) -> None:
+def test_a_list_is_reconciled(stack: IsolatedStack, world: DemoContext) -> None:
     dsn = stack.exports()["BACKLINE_DATABASE_URL"]
-    apply(dsn)
+    apply_schema(dsn)
     waiting, lost, unknown = (f"pi_{name}_{world.tag}" for name in ("waiting", "lost", "unknown"))
     with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
         connection.execute(
@@ -29,13 +29,13 @@ def test_a_list_is_reconciled(stack: Copy, world: World) -> None:
         connection.execute(
             "INSERT INTO app.products (sku, name) SELECT 'CUPS', 'Cups' WHERE NOT EXISTS (SELECT FROM app.products WHERE id = 1)"
         )
-        made = pay(connection, waiting, state="pending")
-        pay(connection, lost)
+        made = insert_payment(connection, waiting, state="pending")
+        insert_payment(connection, lost)
         folder = Path(stack.home) / "archive" / "provider_lists"
         folder.mkdir(parents=True, exist_ok=True)
-        listed(folder / f"stripe_{world.tag}.csv", theirs(waiting), theirs(unknown))
+        write_statement(folder / f"stripe_{world.tag}.csv", statement_line(waiting), statement_line(unknown))
         conf = json.dumps({"file": f"stripe_{world.tag}.csv", "days": 0.25})
-        done = json.loads(stack.backline("trigger", "reconcile_payments", "--conf", conf, "--wait", "--json").stdout)
+        done = json.loads(stack.run("trigger", "reconcile_payments", "--conf", conf, "--wait", "--json").stdout)
         report = world.airflow.xcom("reconcile_payments", done["run_id"], "reconcile")
         state = connection.execute("SELECT state FROM app.payments WHERE id = %s", [made["payment"]]).fetchone()
     assert state == {"state": "captured"}

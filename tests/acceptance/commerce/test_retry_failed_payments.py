@@ -6,30 +6,30 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backline.demo.check import until
-from backline.demo.world import World
-from tests.acceptance.commerce.payments import PaidStack, paid_stack
+from demo.check import wait_until
+from demo.context import DemoContext
+from tests.acceptance.commerce.payments import PaymentStack, paid_stack
 
 pytestmark = pytest.mark.stack
 JOB = "retry_failed_payments"
 
 
-def declined(paid: PaidStack, *, price: int) -> int:
+def declined(paid: PaymentStack, *, price: int) -> int:
     """An order whose payment was declined days ago, and whose card pays now."""
     order = paid.order("pm_card_visa_chargeDeclinedInsufficientFunds", price=price)
     run_id = paid.world.run_id(f"declined-{price}")
     paid.world.airflow.trigger("process_payment", {"order_id": order}, run_id)
     assert paid.world.airflow.wait("process_payment", run_id, 120)["state"] == "success"
     paid.shop.change_method(order, "pm_card_visa")
-    paid.shop.sql(
+    paid.shop.execute(
         "UPDATE app.payments SET created_at = created_at - interval '9 days', failed_at = failed_at - interval '8 days',"
-        " next_try_at = clock_timestamp() WHERE order_id = %s", order,
+        " next_attempt_at = clock_timestamp() WHERE order_id = %s", order,
     )  # fmt: skip
     return order
 
 
 def test_what_is_due_is_tried_and_people_are_asked_about_large_ones(
-    world: World, stack_exports: dict[str, str]
+    world: DemoContext, stack_exports: dict[str, str]
 ) -> None:
     with paid_stack(world, stack_exports) as paid:
         small, large = declined(paid, price=1000), declined(paid, price=60_000)
@@ -46,19 +46,19 @@ def test_what_is_due_is_tried_and_people_are_asked_about_large_ones(
             beat = world.airflow.get("/api/v2/monitor/health")["scheduler"]["latest_scheduler_heartbeat"]
             return datetime.fromisoformat(beat) > parked
 
-        assert until(asked, "the question")
+        assert wait_until(asked, "the question")
         parked = datetime.now(UTC)
         # Airflow fails a task that is answered before its scheduler has seen it park: no person is as quick as that.
-        assert until(a_turn_later, "the scheduler's next heartbeat")
-        assert until(lambda: paid.shop.state(small) == ("paid", "captured"), "the small one")
+        assert wait_until(a_turn_later, "the scheduler's next heartbeat")
+        assert wait_until(lambda: paid.shop.state(small) == ("paid", "captured"), "the small one")
         assert paid.charges(large) == []
-        number = paid.shop.one("SELECT number FROM app.orders WHERE id = %s", large)["number"]
+        number = paid.shop.fetch_one("SELECT number FROM app.orders WHERE id = %s", large)["number"]
         assert number in world.airflow.get(f"{path}/0/hitlDetails")["body"]
         world.airflow._call("PATCH", f"{path}/0/hitlDetails", body={"chosen_options": ["Approve"], "params_input": {}})
         assert world.airflow.wait(JOB, run_id, 120)["state"] == "success"
         assert paid.shop.state(large) == ("paid", "captured")
         assert paid.charges(large) == ["charged 142800 eur"]
-        row = paid.shop.one(
+        row = paid.shop.fetch_one(
             "SELECT a.approved, a.answered_by FROM backline.payment_approval AS a JOIN app.payments AS p ON p.id = a.payment_id"
             " WHERE p.order_id = %s", large,
         )  # fmt: skip

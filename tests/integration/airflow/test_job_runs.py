@@ -15,9 +15,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
-from backline.jobs.results import RunName, result_of
+from backline.jobs.results import RunRef, get_result
 from backline.settings import ROOT
-from tests.integration.airflow import run_jobs
+from tests.integration.airflow import run_dags
 from tests.integration.conftest import create, drop
 
 HERE = Path(__file__).parent
@@ -58,11 +58,11 @@ def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "schema": known["dbname"], "port": int(known.get("port") or 5432),
     }  # fmt: skip
     done = subprocess.run(
-        run_jobs.command(folder, wanted),
-        check=False, env=run_jobs.environment(home, folder, {"AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection)}),
+        run_dags.command(folder, wanted),
+        check=False, env=run_dags.environment(home, folder, {"AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection)}),
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
-    answer = run_jobs.results(done.stdout, done.stderr)
+    answer = run_dags.parse_results(done.stdout, done.stderr)
     answer["output"] = done.stdout + done.stderr
     return answer
 
@@ -76,7 +76,7 @@ def example() -> str:
 def test_the_example_of_the_guide_is_a_job_in_30_lines_or_so(ran: dict[str, Any], app_database: str) -> None:
     run = ran["count_failures"]
     assert (run["state"], run["tasks"]["count"]["returned"]) == ("success", {"network": 3})
-    kept = result_of(app_database, RunName("count_failures", run["run_id"]))
+    kept = get_result(app_database, RunRef("count_failures", run["run_id"]))
     assert kept is not None
     assert kept["result"] == {"network": 3}
     body = [line for line in example().splitlines() if line.strip() and not line.startswith(("from", "import"))]
@@ -103,7 +103,7 @@ def test_a_job_that_is_not_configured_is_skipped_and_says_how(
 
 
 def test_a_permanent_error_is_not_retried_and_is_a_dead_letter(ran: dict[str, Any], app_database: str) -> None:
-    assert (ran["permanent"]["state"], ran["permanent"]["tasks"]["refused"]["tries"]) == ("failed", 1)
+    assert (ran["permanent"]["state"], ran["permanent"]["tasks"]["refused"]["attempts"]) == ("failed", 1)
     with psycopg.connect(app_database, row_factory=dict_row) as connection:
         [letter] = connection.execute("SELECT * FROM backline.dead_letter WHERE name = 'permanent'").fetchall()
     assert (letter["class"], letter["cause"], letter["run_id"]) == (
@@ -117,7 +117,7 @@ def test_a_transient_error_is_retried(ran: dict[str, Any]) -> None:
 
 
 def test_after_a_timeout_the_next_try_has_longer(ran: dict[str, Any]) -> None:
-    assert (ran["too_long"]["state"], ran["too_long"]["tasks"]["slow"]["tries"]) == ("success", 2)
+    assert (ran["too_long"]["state"], ran["too_long"]["tasks"]["slow"]["attempts"]) == ("success", 2)
 
 
 def test_a_task_over_its_rate_waits_for_its_token(ran: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ def test_a_task_over_its_rate_waits_for_its_token(ran: dict[str, Any]) -> None:
 
 
 def test_progress_and_result_are_kept(ran: dict[str, Any], app_database: str) -> None:
-    kept = result_of(app_database, RunName("tells", ran["tells"]["run_id"]))
+    kept = get_result(app_database, RunRef("tells", ran["tells"]["run_id"]))
     assert kept is not None
     assert (kept["percent"], kept["doing"], kept["result"]) == (100, "half", {"rows": 7})
 

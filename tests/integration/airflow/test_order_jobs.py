@@ -13,15 +13,15 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from backline.db.session import session
-from backline.jobs.results import RunName, result_of
-from backline.orders.saga import process_order
+from backline.jobs.results import RunRef, get_result
+from backline.orders.saga import run_saga
 from backline.orders.settings import OrderSettings
 from backline.settings import ROOT
-from tests.integration.airflow import run_jobs
+from tests.integration.airflow import run_dags
 from tests.integration.channels.sandbox import Sandbox
 from tests.integration.conftest import create, drop
-from tests.integration.orders.shop import Shop
-from tests.integration.payments.shop import API_KEY, AUTHENTICATE, GOOD, Account
+from tests.integration.orders.support import Shop
+from tests.integration.payments.support import API_KEY, CARD_NEEDS_AUTHENTICATION, CARD_VALID, Account
 
 JOBS = ("process_order", "process_pending_orders", "send_order_reminders", "match_orders", "process_due_subscriptions")
 NAME = "backline_order_jobs"
@@ -55,10 +55,12 @@ def ran(app_database: str, account: Account, tmp_path_factory: pytest.TempPathFa
     with session(app_database, name="test") as database:
         shop = Shop(database)
         cup, customer = shop.product(), shop.customer()
-        asked, stopped, unpaid = (shop.order(customer, (cup, 1), card=card) for card in (GOOD, GOOD, AUTHENTICATE))
-        process_order(database, account.provider(), unpaid, OrderSettings())
-        shop.age(stopped, 1)
-        shop.age(unpaid, 30)
+        asked, stopped, unpaid = (
+            shop.order(customer, (cup, 1), card=card) for card in (CARD_VALID, CARD_VALID, CARD_NEEDS_AUTHENTICATION)
+        )
+        run_saga(database, account.provider(), unpaid, OrderSettings())
+        shop.backdate(stopped, 1)
+        shop.backdate(unpaid, 30)
         database.execute(PURCHASE, {"product": cup})
     home = tmp_path_factory.mktemp("airflow")
     folder = home / "dags"
@@ -77,10 +79,10 @@ def ran(app_database: str, account: Account, tmp_path_factory: pytest.TempPathFa
 
 def run(home: Path, folder: Path, wanted: dict[str, Any], variables: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(
-        run_jobs.command(folder, wanted), check=False, env=run_jobs.environment(home, folder, variables),
+        run_dags.command(folder, wanted), check=False, env=run_dags.environment(home, folder, variables),
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
-    return run_jobs.results(done.stdout, done.stderr)
+    return run_dags.parse_results(done.stdout, done.stderr)
 
 
 def returned(ran: dict[str, Any], job: str, task: str) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def returned(ran: dict[str, Any], job: str, task: str) -> dict[str, Any]:
 def test_process_order(ran: dict[str, Any], app_database: str) -> None:
     answer = returned(ran, "process_order", "process")
     assert answer == {"order": "O-0001", "state": "confirmed", "ended": "confirmed", "why": ""}
-    kept = result_of(app_database, RunName("process_order", ran["process_order"]["run_id"]))
+    kept = get_result(app_database, RunRef("process_order", ran["process_order"]["run_id"]))
     assert kept is not None
     assert (kept["percent"], kept["result"]) == (100, answer)
 
@@ -114,7 +116,7 @@ def test_match_orders(ran: dict[str, Any]) -> None:
 
 def test_a_night_with_nothing_due_has_a_result(ran: dict[str, Any], app_database: str) -> None:
     run = ran["process_due_subscriptions"]
-    kept = result_of(app_database, RunName("process_due_subscriptions", run["run_id"]))
+    kept = get_result(app_database, RunRef("process_due_subscriptions", run["run_id"]))
     assert kept is not None
     assert (run["state"], kept["result"]["chunks"], kept["result"]["seen"]) == ("success", 0, 0)
 
@@ -127,5 +129,5 @@ def test_the_rows_and_messages_are_there_and_agree(ran: dict[str, Any], app_data
         assert sorted(message["type"] for message in shop.messages()) == [
             "order_confirmation", "order_confirmation", "order_reminder",
         ]  # fmt: skip
-        assert shop.disagreements() == {}
-    assert account.money() == 2 * 1680
+        assert shop.invariant_violations() == {}
+    assert account.captured_minor() == 2 * 1680

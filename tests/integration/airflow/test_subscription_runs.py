@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from backline.jobs.results import RunName, result_of
+from backline.jobs.results import RunRef, get_result
 from backline.settings import ROOT
-from tests.integration.airflow import run_jobs
+from tests.integration.airflow import run_dags
 from tests.integration.subscriptions.support import Shop
 
 DUE, SINGLE, REMINDERS = "process_due_subscriptions", "process_single_subscription", "send_renewal_reminders"
@@ -32,12 +32,12 @@ def run(dsn: str, home: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
         "schema": known["dbname"], "port": int(known.get("port") or 5432),
     }  # fmt: skip
-    variables = {"AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection), "BACKLINE__SUBSCRIPTIONS__CHUNK": "2"}
+    variables = {"AIRFLOW_CONN_BACKLINE_DB": json.dumps(connection), "BACKLINE__SUBSCRIPTIONS__CHUNK_SIZE": "2"}
     done = subprocess.run(
-        run_jobs.command(folder, wanted), check=False, env=run_jobs.environment(home, folder, variables),
+        run_dags.command(folder, wanted), check=False, env=run_dags.environment(home, folder, variables),
         capture_output=True, text=True, timeout=280,
     )  # fmt: skip
-    return run_jobs.results(done.stdout, done.stderr)
+    return run_dags.parse_results(done.stdout, done.stderr)
 
 
 @pytest.mark.timeout(600)
@@ -45,13 +45,13 @@ def test_they_run_in_one_process(database: str, tmp_path: Path) -> None:
     today = datetime.now(UTC).date()
     with Shop(database) as shop:
         due = [shop.subscription(today) for _ in range(4)]
-        bad = shop.subscription(today, user_id=shop.person(email="a,b@example.com"))
+        bad = shop.subscription(today, user_id=shop.user(email="a,b@example.com"))
         ran = run(database, tmp_path, {DUE: {}, SINGLE: {"subscription_id": due[0]}, REMINDERS: {}})
         assert [len(shop.orders(one)) for one in [*due, bad]] == [1, 1, 1, 1, 0]
 
         # One failure: the others are done, the result is kept, and the run fails and is told of.
         assert ran[DUE]["state"] == "failed"
-        kept = result_of(database, RunName(DUE, ran[DUE]["run_id"]))
+        kept = get_result(database, RunRef(DUE, ran[DUE]["run_id"]))
         assert kept is not None
         result = kept["result"]
         assert (result["chunks"], result["chunks_failed"], result["seen"], result["ordered"], result["failed"]) == (

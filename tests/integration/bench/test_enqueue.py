@@ -9,24 +9,24 @@ import pytest
 
 from backline.errors import UnknownFailure
 from backline.settings import ROOT
-from backline.stack.paths import Paths
-from backline.stack.postgres import Cluster
-from backline.stack.secrets import Secrets
 from bench import enqueue
+from stack.paths import Paths
+from stack.postgres import Cluster
+from stack.secrets import Secrets
 
-LOSSY = """
+LOSSY_TRIGGER = """
 CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TRIGGER lossy BEFORE INSERT ON backline.message FOR EACH ROW WHEN (new.id % 7 = 0) EXECUTE FUNCTION lose();
 """
 
 
-def silent(_: str) -> None:
+def ignore_report(_: str) -> None:
     pass
 
 
 @pytest.fixture(scope="session")
 def pgbench() -> Path:
-    return Cluster(Paths(ROOT, ROOT, 8080), Secrets()).binaries() / "pgbench"
+    return Cluster(Paths(ROOT, ROOT, 8080), Secrets()).binary_folder() / "pgbench"
 
 
 def test_both_sides_take_turns_and_ours_all_wait(database: str) -> None:
@@ -36,7 +36,7 @@ def test_both_sides_take_turns_and_ours_all_wait(database: str) -> None:
         asked.append((name, count))
         return 0.5
 
-    rates = enqueue.set_based(database, {"backline": 1_200, "celery": 50}, 2, peer, silent)
+    rates = enqueue.measure_set_based(database, {"backline": 1_200, "celery": 50}, 2, peer, ignore_report)
     assert asked == [("celery", 50)] * 2
     assert rates["celery"] == [100.0, 100.0]
     assert all(rate > 0 for rate in rates["backline"])
@@ -47,13 +47,13 @@ def test_both_sides_take_turns_and_ours_all_wait(database: str) -> None:
 
 def test_it_fails_when_messages_are_missing(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(LOSSY)
+        connection.execute(LOSSY_TRIGGER)
     with pytest.raises(UnknownFailure, match="wait instead of"):
-        enqueue.set_based(database, {"backline": 100}, 1, lambda *_: 1.0, silent)
+        enqueue.measure_set_based(database, {"backline": 100}, 1, lambda *_: 1.0, ignore_report)
 
 
 def test_a_commit_writes_an_order_and_one_second_row(database: str, pgbench: Path, tmp_path: Path) -> None:
-    rates = enqueue.commit_rates(pgbench, database, tmp_path, 1, 3, silent)
+    rates = enqueue.measure_commit_rates(pgbench, database, tmp_path, 1, 3, ignore_report)
     assert set(rates) == {"plain", "backline"}
     assert all(rate > 0 for [rate] in rates.values())
     with psycopg.connect(database) as connection:
@@ -71,7 +71,7 @@ def test_a_transaction_that_fails_is_told(database: str, pgbench: Path, tmp_path
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DELETE FROM backline.message_type")
     with pytest.raises(UnknownFailure, match="is not a message type"):
-        enqueue.commit_rates(pgbench, database, tmp_path, 1, 3, silent)
+        enqueue.measure_commit_rates(pgbench, database, tmp_path, 1, 3, ignore_report)
 
 
 def test_figures_are_ratios_within_each_round() -> None:
@@ -81,7 +81,7 @@ def test_figures_are_ratios_within_each_round() -> None:
         "procrastinate": [50.0] * 3,
         "pgqueuer": [50.0] * 3,
     }
-    found = enqueue.figures(rates, {"plain": [10.0, 20.0, 10.0], "backline": [8.0, 10.0, 7.0]})
-    assert found.keys["ratio_sql"] == 20.0
-    assert found.keys["ratio_commit"] == 0.7
-    assert found.line().startswith("bench enqueue: ratio_sql=20 ratio_commit=0.7 ")
+    found = enqueue.build_result(rates, {"plain": [10.0, 20.0, 10.0], "backline": [8.0, 10.0, 7.0]})
+    assert found.metrics["ratio_sql"] == 20.0
+    assert found.metrics["ratio_commit"] == 0.7
+    assert found.summary_line().startswith("bench enqueue: ratio_sql=20 ratio_commit=0.7 ")

@@ -14,14 +14,14 @@ from bench import growth
 from tests.integration.conftest import create, drop
 
 CASES = (
-    growth.Case("few", 700),
-    growth.Case("scheduled", 700, scheduled=3_000),
-    growth.Case("finished", 700, finished=4_000),
+    growth.TableState("few", 700),
+    growth.TableState("scheduled", 700, scheduled=3_000),
+    growth.TableState("finished", 700, finished=4_000),
 )
 
 
 @pytest.fixture
-def databases(server: str, template: str) -> Iterator[dict[growth.Case, str]]:
+def databases(server: str, template: str) -> Iterator[dict[growth.TableState, str]]:
     names = {case: f"backline_growth_{uuid.uuid4().hex[:8]}" for case in CASES}
     for name in names.values():
         create(server, name, template)
@@ -30,10 +30,10 @@ def databases(server: str, template: str) -> Iterator[dict[growth.Case, str]]:
         drop(server, name)
 
 
-def test_it_measures_every_case_and_loses_nothing(databases: dict[growth.Case, str]) -> None:
+def test_it_measures_every_case_and_loses_nothing(databases: dict[growth.TableState, str]) -> None:
     told: list[str] = []
     found = growth.measure(databases, 2, 2, 3, told.append)
-    assert list(found.keys)[:2] == ["drop_pct", "snapshot_drop_pct"]
+    assert list(found.metrics)[:2] == ["drop_pct", "snapshot_drop_pct"]
     assert set(found.raw["rates"]) == {"few", "scheduled", "finished"}
     for case, dsn in databases.items():
         with psycopg.connect(dsn) as connection:
@@ -46,7 +46,7 @@ def test_it_measures_every_case_and_loses_nothing(databases: dict[growth.Case, s
             indexes = connection.execute(
                 "SELECT count(*) FROM pg_indexes WHERE indexname IN ('message_created', 'attempt_message')"
             ).fetchone()
-        done = case.finished + (3 + 2 * 2 + 3) * growth.BATCH
+        done = case.finished + (3 + 2 * 2 + 3) * growth.BATCH_SIZE
         expected = {"pending": 700, "sent": done, **({"scheduled": 3_000} if case.scheduled else {})}
         assert states == expected
         assert attempts == (done, done)
@@ -54,27 +54,27 @@ def test_it_measures_every_case_and_loses_nothing(databases: dict[growth.Case, s
         assert found.raw["weights"][case.name]["payload_bytes"] >= 500
 
 
-def test_plans_are_of_the_engines_own_statements(databases: dict[growth.Case, str]) -> None:
+def test_plans_are_of_the_engines_own_statements(databases: dict[growth.TableState, str]) -> None:
     case, dsn = next(iter(databases.items()))
-    growth.fill(dsn, case)
-    plans = growth.plans(dsn)
+    growth.fill_table(dsn, case)
+    plans = growth.explain_statements(dsn)
     assert set(plans) == {"message_promote", "message_claim", "lane_status", "message_complete_many"}
     assert "message_claim" in plans["message_claim"]
     assert all("Buffers" in plan for plan in plans.values())
 
 
-def test_a_message_that_is_not_there_is_an_error(databases: dict[growth.Case, str]) -> None:
+def test_a_message_that_is_not_there_is_an_error(databases: dict[growth.TableState, str]) -> None:
     case, dsn = next(iter(databases.items()))
-    growth.fill(dsn, case)
+    growth.fill_table(dsn, case)
     with psycopg.connect(dsn) as connection:
         connection.execute("DELETE FROM backline.message WHERE id % 100 = 0")
     with psycopg.connect(dsn) as connection, pytest.raises(UnknownFailure, match="sent, pending and attempts"):
-        growth.check(connection, case, 0)
+        growth.verify_completed(connection, case, 0)
 
 
 def test_a_fall_is_against_the_first_case_and_under_the_snapshot_against_its_own() -> None:
     plain = {"few": [0.1, 0.1, 9.0], "many": [0.2, 0.2, 0.2]}
     held = {"few": [0.1, 0.3], "many": [0.2, 0.2]}
-    found = growth.figures(plain, held, {})
-    assert found.keys["drop_pct"] == pytest.approx(50.0)
-    assert found.keys["snapshot_drop_pct"] == pytest.approx(50.0)
+    found = growth.build_result(plain, held, {})
+    assert found.metrics["drop_pct"] == pytest.approx(50.0)
+    assert found.metrics["snapshot_drop_pct"] == pytest.approx(50.0)

@@ -11,10 +11,10 @@ import psutil
 import psycopg
 import pytest
 
-from bench.idle import Usage, figures, service_of, used, with_descendants
+from bench.idle import Usage, build_result, measure_usage, service_of, with_descendants
 
 # Burns CPU only in children that end, one after another, and holds 50 MiB.
-BUSY = """
+BUSY_SCRIPT = """
 import subprocess, sys
 held = bytearray(b"x" * 50 * 2**20)
 print("ready", flush=True)
@@ -24,9 +24,9 @@ while True:
 
 
 @pytest.fixture
-def busy() -> Iterator[psutil.Process]:
+def busy_process() -> Iterator[psutil.Process]:
     environment = {**os.environ, "SUPERVISOR_PROCESS_NAME": "busy"}
-    command = [sys.executable, "-c", BUSY]
+    command = [sys.executable, "-c", BUSY_SCRIPT]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -34,15 +34,15 @@ def busy() -> Iterator[psutil.Process]:
         process.kill()
 
 
-def test_children_that_have_ended_count(busy: psutil.Process) -> None:
-    found = used(lambda: [busy], 1.5)
-    assert set(found.by_name) == {"busy"}
+def test_children_that_have_ended_count(busy_process: psutil.Process) -> None:
+    found = measure_usage(lambda: [busy_process], 1.5)
+    assert set(found.by_service) == {"busy"}
     assert found.cpu_percent > 20
     assert found.memory_mib > 50
 
 
-def test_a_process_tells_its_service(busy: psutil.Process) -> None:
-    assert service_of(busy) == "busy"
+def test_a_process_tells_its_service(busy_process: psutil.Process) -> None:
+    assert service_of(busy_process) == "busy"
 
 
 def test_postgres_backends_count_as_postgres(server: str) -> None:
@@ -52,13 +52,13 @@ def test_postgres_backends_count_as_postgres(server: str) -> None:
         assert postmaster is not None
         found = {process.pid: name for process, name in with_descendants([postmaster])}
         assert found[backend.pid] == found[postmaster.pid]
-        usage = used(lambda: [postmaster], 0.2)
+        usage = measure_usage(lambda: [postmaster], 0.2)
     assert usage.memory_mib > 0
 
 
 def test_ratios_are_of_medians() -> None:
     ours = [Usage(30.0, 1200.0, {}), Usage(50.0, 1200.0, {}), Usage(30.0, 1000.0, {})]
     bare = [Usage(20.0, 1000.0, {})] * 3
-    found = figures({"backline": ours, "bare": bare})
-    assert found.keys["ratio_cpu"] == pytest.approx(1.5)
-    assert found.keys["ratio_mem"] == pytest.approx(1.2)
+    found = build_result({"backline": ours, "bare": bare})
+    assert found.metrics["ratio_cpu"] == pytest.approx(1.5)
+    assert found.metrics["ratio_mem"] == pytest.approx(1.2)

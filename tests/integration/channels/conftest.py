@@ -22,7 +22,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def mail() -> AsyncIterator[Callable[..., Awaitable[Mailbox]]]:
+async def start_mail_server() -> AsyncIterator[Callable[..., Awaitable[Mailbox]]]:
     """Starts an aiosmtpd server; keyword arguments go to its SMTP class."""
     async with AsyncExitStack() as stack:
 
@@ -49,20 +49,22 @@ def closed_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def authority() -> trustme.CA:
+def test_ca() -> trustme.CA:
     return trustme.CA()
 
 
 @pytest.fixture(scope="session")
-def server_tls(authority: trustme.CA) -> ssl.SSLContext:
+def server_tls(test_ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
+    test_ca.issue_cert("localhost").configure_cert(context)
     return context
 
 
 @pytest.fixture
-def trusted(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def trust_test_ca(
+    test_ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Makes this process trust the tests' authority, the way an operator would."""
     path = tmp_path_factory.mktemp("tls") / "authority.pem"
-    authority.cert_pem.write_to_path(str(path))
+    test_ca.cert_pem.write_to_path(str(path))
     monkeypatch.setenv("SSL_CERT_FILE", str(path))

@@ -26,11 +26,11 @@ from backline.channels.email.server import SmtpServer
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.channel import PushChannel
 from backline.channels.push.content import PushContent
-from backline.channels.push.devices import Devices
+from backline.channels.push.devices import DeviceStore
 from backline.channels.sms.channel import SmsChannel
 from backline.channels.webhook.channel import WebhookChannel
 from backline.channels.webhook.content import WebhookContent
-from backline.channels.webhook.directory import Directory, Target
+from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import new_secret
 from backline.errors import BacklineError
 from backline.settings import ROOT
@@ -103,20 +103,20 @@ def service_account(token_url: str) -> dict[str, str]:
 
 
 @dataclass
-class Known:
+class InMemoryDeviceStore:
     """Devices in memory: the far side of the app's tables."""
 
     devices: dict[str, list[str]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
-    trouble: Exception | None = None
+    error: Exception | None = None
 
-    async def of(self, person: str) -> list[str]:
+    async def list_tokens(self, person: str) -> list[str]:
         return self.devices.get(person, [])
 
     async def remove(self, token: str, reason: str) -> None:
         assert reason
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
         self.removed.append(token)
 
     async def close(self) -> None:
@@ -131,7 +131,7 @@ def sms_channel(url: str, text: str = "Hello", *, password: str = "sandbox", **s
 def push_channel(
     url: str,
     content: PushContent | None = None,
-    devices: Devices | None = None,
+    devices: DeviceStore | None = None,
     *,
     token_url: str = "",
     **settings: Any,
@@ -140,7 +140,10 @@ def push_channel(
     gateway = HttpGateway("push_gateway", url, extra={"service_account": account})
     said = content or PushContent("Hello", "Hello")
     return PushChannel(
-        PushSettings(**{"timeout_seconds": TIMEOUT, **settings}), gateway, lambda _: said, devices or Known()
+        PushSettings(**{"timeout_seconds": TIMEOUT, **settings}),
+        gateway,
+        lambda _: said,
+        devices or InMemoryDeviceStore(),
     )
 
 
@@ -149,19 +152,19 @@ def email_channel(port: int, text: str = "Hello", **settings: Any) -> EmailChann
     return EmailChannel(given, SmtpServer("127.0.0.1", port, "none"), lambda _: EmailContent("Hello", text))
 
 
-class OneEndpoint(Directory):
+class InMemoryEndpointStore(EndpointStore):
     """An endpoint in memory: the far side of Backline's own tables."""
 
     def __init__(self, url: str) -> None:
-        self._endpoint = Target(ENDPOINT, url, None, None, (new_secret("v1"),))
+        self._endpoint = DeliveryEndpoint(ENDPOINT, url, None, None, (new_secret("v1"),))
 
-    async def target(self, endpoint_id: str) -> Target | None:
+    async def get(self, endpoint_id: str) -> DeliveryEndpoint | None:
         return self._endpoint if endpoint_id == ENDPOINT else None
 
-    async def took(self, target: Target) -> None:
+    async def record_success(self, target: DeliveryEndpoint) -> None:
         pass
 
-    async def failed(self, target: Target, error: BacklineError, *, gone: bool = False) -> None:
+    async def record_failure(self, target: DeliveryEndpoint, error: BacklineError, *, gone: bool = False) -> None:
         pass
 
     async def close(self) -> None:
@@ -174,17 +177,17 @@ def webhook_channel(url: str, text: str = "Hello", timeout: float = TIMEOUT) -> 
     def event(message: Message) -> WebhookContent:
         return WebhookContent(f"evt_{message.id}", "order.paid", CREATED, {"text": text})
 
-    return WebhookChannel(settings, lambda: OneEndpoint(url), event)
+    return WebhookChannel(settings, lambda: InMemoryEndpointStore(url), event)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ChannelCase:
     """One channel over the sandbox, and how to make its far side misbehave."""
 
     name: str
-    make: Callable[[Sandbox, str, float], Channel[Any]]
+    make_channel: Callable[[Sandbox, str, float], Channel[Any]]
     """The channel whose messages say this text, with this timeout in seconds."""
-    unreachable: Callable[[int], Channel[Any]]
+    make_unreachable: Callable[[int], Channel[Any]]
     """The channel with its far side on a port where nobody listens."""
     recipient: str
     bad_recipient: str
@@ -192,9 +195,9 @@ class Subject:
     """The sandbox's rule for each kind of trouble."""
     root: str = ""
     """Where the sandbox has it: "" or "/sms"."""
-    hasty: float = 0.4
+    short_timeout: float = 0.4
     """A timeout in seconds that the rule "slow" outlasts, and a later try does not."""
-    writes: int = 1
+    requests_per_attempt: int = 1
     """How often one try writes before it gives up; more than once only where the far side knows a repetition by its id."""
 
     def message(self, attempt: int = 1, recipient: str | None = None, number: int = 7) -> Message:
@@ -205,14 +208,14 @@ class Subject:
         response = sandbox.web.put(f"{self.root}/faults", json=rules)
         assert response.status_code == 200, response.text
 
-    def empty(self, sandbox: Sandbox) -> None:
+    def reset(self, sandbox: Sandbox) -> None:
         self.set_faults(sandbox)
         sandbox.web.delete(f"{self.root}/api/messages").raise_for_status()
 
-    def arrived(self, sandbox: Sandbox) -> int:
+    def received_count(self, sandbox: Sandbox) -> int:
         return int(sandbox.get(f"{self.root}/api/count")["count"])
 
-    def said(self, sandbox: Sandbox) -> str:
+    def last_text(self, sandbox: Sandbox) -> str:
         """The text of the last message that came."""
         newest = sandbox.get(f"{self.root}/api/messages", limit=1)["messages"][0]
         if not self.root:
@@ -220,20 +223,20 @@ class Subject:
         return str(newest["text"]).strip()
 
 
-class WebhookSubject(Subject):
+class WebhookCase(ChannelCase):
     """The sandbox remembers every request here, also those that it did not take."""
 
-    def empty(self, sandbox: Sandbox) -> None:
+    def reset(self, sandbox: Sandbox) -> None:
         self.set_faults(sandbox)
         sandbox.web.delete("/webhooks/api/requests").raise_for_status()
 
-    def arrived(self, sandbox: Sandbox) -> int:
-        return len(self._taken(sandbox))
+    def received_count(self, sandbox: Sandbox) -> int:
+        return len(self._accepted_requests(sandbox))
 
-    def said(self, sandbox: Sandbox) -> str:
-        return str(json.loads(self._taken(sandbox)[-1]["body"])["data"]["text"])
+    def last_text(self, sandbox: Sandbox) -> str:
+        return str(json.loads(self._accepted_requests(sandbox)[-1]["body"])["data"]["text"])
 
-    def _taken(self, sandbox: Sandbox) -> list[dict[str, Any]]:
+    def _accepted_requests(self, sandbox: Sandbox) -> list[dict[str, Any]]:
         found = sandbox.get("/webhooks/api/requests", limit=1000)["requests"]
         return [one for one in found if one["status"] == 200]
 
@@ -246,10 +249,10 @@ _HTTP_FAULTS: dict[str, dict[str, Any]] = {
     "dropped": {"action": "drop"},
     "dropped after": {"action": "drop", "after": True},
 }
-SUBJECTS = {
+CHANNEL_CASES = {
     subject.name: subject
     for subject in (
-        Subject(
+        ChannelCase(
             "email",
             lambda sandbox, text, timeout: email_channel(sandbox.smtp_port, text, timeout_seconds=timeout),
             email_channel,
@@ -264,7 +267,7 @@ SUBJECTS = {
                 "dropped after": {"stage": "data", "action": "drop", "after": True},
             },
         ),
-        Subject(
+        ChannelCase(
             "sms",
             lambda sandbox, text, timeout: sms_channel(sandbox.url("/sms"), text, timeout_seconds=timeout),
             lambda port: sms_channel(f"http://127.0.0.1:{port}"),
@@ -273,7 +276,7 @@ SUBJECTS = {
             _HTTP_FAULTS,
             "/sms",
         ),
-        Subject(
+        ChannelCase(
             "push",
             lambda sandbox, text, timeout: push_channel(
                 sandbox.url("/push"), PushContent("Hello", text), timeout_seconds=timeout
@@ -284,7 +287,7 @@ SUBJECTS = {
             _HTTP_FAULTS,
             "/push",
         ),
-        WebhookSubject(
+        WebhookCase(
             "webhook",
             lambda sandbox, text, timeout: webhook_channel(sandbox.url("/webhooks/in/shop"), text, timeout),
             lambda port: webhook_channel(f"http://127.0.0.1:{port}/"),
@@ -299,8 +302,8 @@ SUBJECTS = {
                 "dropped after": {"drop": True, "status": 200, "times": 2},
             },
             "/webhooks",
-            hasty=1.0,
-            writes=2,
+            short_timeout=1.0,
+            requests_per_attempt=2,
         ),
     )
 }

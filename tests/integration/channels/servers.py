@@ -15,7 +15,7 @@ from backline.channels.email.session import PreparedEmail
 BODY = b"From: a@example.com\r\nTo: ann@example.com\r\nSubject: hello\r\n\r\nhello\r\n..dot\r\n"
 
 
-def prepared(*recipients: str, body: bytes = BODY, timeout: float = 5.0, utf8: bool = False) -> PreparedEmail:
+def prepared_email(*recipients: str, body: bytes = BODY, timeout: float = 5.0, utf8: bool = False) -> PreparedEmail:
     return PreparedEmail(
         message_id="<backline.1.2@example.com>",
         sender="shop@example.com",
@@ -34,16 +34,16 @@ class Mailbox:
     port: int = 0
     mails: list[Envelope] = field(default_factory=list)
     connections: int = 0
-    answers: dict[str, list[str]] = field(default_factory=dict)
+    scripted_replies: dict[str, list[str]] = field(default_factory=dict)
     """Command or address → its answers, used once each, before the ordinary ones."""
     pipelining: bool = True
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
     """While it is not set, no message is answered."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once a whole message has come."""
 
     def __post_init__(self) -> None:
-        self.gate.set()
+        self.release.set()
 
     async def handle_EHLO(  # noqa: N802
         self, _server: SMTP, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
@@ -54,7 +54,7 @@ class Mailbox:
     async def handle_MAIL(  # noqa: N802
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if answer := self._answer("MAIL"):
+        if answer := self._next_reply("MAIL"):
             return answer
         envelope.mail_from = address
         envelope.mail_options.extend(options)
@@ -63,21 +63,21 @@ class Mailbox:
     async def handle_RCPT(  # noqa: N802
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
-        if answer := self._answer(address) or self._answer("RCPT"):
+        if answer := self._next_reply(address) or self._next_reply("RCPT"):
             return answer
         envelope.rcpt_tos.append(address)
         return "250 2.1.5 ok"
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         self.arrived.set()
-        await self.gate.wait()
-        if answer := self._answer("DATA"):
+        await self.release.wait()
+        if answer := self._next_reply("DATA"):
             return answer
         self.mails.append(envelope)
         return f"250 2.0.0 Ok: queued as Q{len(self.mails)}"
 
-    def _answer(self, key: str) -> str:
-        answers = self.answers.get(key)
+    def _next_reply(self, key: str) -> str:
+        answers = self.scripted_replies.get(key)
         return answers.pop(0) if answers else ""
 
 
@@ -87,56 +87,56 @@ def authenticate(_server: SMTP, _session: Session, _envelope: Envelope, _mechani
 
 
 @dataclass
-class Script:
+class ScriptedServer:
     """A server that says what it is told, whatever the client says, and remembers what that was."""
 
     port: int
-    heard: list[bytes] = field(default_factory=list)
+    received: list[bytes] = field(default_factory=list)
     connections: int = 0
 
 
-Dialogue = Callable[["Line"], Awaitable[None]]
+Dialogue = Callable[["ScriptedConnection"], Awaitable[None]]
 
 
-class Line:
+class ScriptedConnection:
     """The scripted server's end of one connection."""
 
-    def __init__(self, script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, script: ScriptedServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._script, self._reader, self._writer = script, reader, writer
         self.number = script.connections
 
-    async def say(self, text: str) -> None:
+    async def send(self, text: str) -> None:
         self._writer.write(text.replace("\n", "\r\n").encode() + b"\r\n")
         await self._writer.drain()
 
-    async def hear(self, until: bytes = b"\r\n") -> bytes:
+    async def receive(self, until: bytes = b"\r\n") -> bytes:
         heard = await self._reader.readuntil(until)
-        self._script.heard.append(heard)
+        self._script.received.append(heard)
         return heard
 
     async def greet(self, *extensions: str) -> None:
-        await self.say("220 scripted.test")
-        await self.hear()
-        await self.say("\n".join(f"250-{name}" for name in ("scripted.test", *extensions)) + "\n250 HELP")
+        await self.send("220 scripted.test")
+        await self.receive()
+        await self.send("\n".join(f"250-{name}" for name in ("scripted.test", *extensions)) + "\n250 HELP")
 
-    async def take_one(self, *, answered: bool = True) -> None:
+    async def accept_message(self, *, answered: bool = True) -> None:
         """One message for one recipient, and the answer to it."""
         for answer in ("250 ok", "250 ok", "354 go on"):
-            await self.hear()
-            await self.say(answer)
-        await self.hear(b"\r\n.\r\n")
+            await self.receive()
+            await self.send(answer)
+        await self.receive(b"\r\n.\r\n")
         if answered:
-            await self.say("250 2.0.0 taken")
+            await self.send("250 2.0.0 taken")
 
 
 @asynccontextmanager
-async def scripted(dialogue: Dialogue) -> AsyncIterator[Script]:
-    script = Script(0)
+async def scripted_server(dialogue: Dialogue) -> AsyncIterator[ScriptedServer]:
+    script = ScriptedServer(0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         script.connections += 1
         try:
-            await dialogue(Line(script, reader, writer))
+            await dialogue(ScriptedConnection(script, reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:

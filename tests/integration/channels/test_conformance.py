@@ -12,33 +12,33 @@ import pytest
 from backline.channels.base import Channel, Session
 from backline.errors import InvalidInput, NetworkFailure, RateLimited, Rejected, RetryableError, TimeoutFailure
 from backline.settings import LaneSettings
-from tests.integration.channels.sandbox import SUBJECTS, TIMEOUT, Sandbox, Subject
+from tests.integration.channels.sandbox import CHANNEL_CASES, TIMEOUT, ChannelCase, Sandbox
 
 pytestmark = pytest.mark.anyio
 TEXT = "It is on its way."
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def sandbox_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     sandbox = Sandbox.start(tmp_path_factory.mktemp("mail") / "box")
     yield sandbox
     sandbox.stop()
 
 
-@pytest.fixture(params=SUBJECTS)
-def subject(request: pytest.FixtureRequest) -> Subject:
-    return SUBJECTS[request.param]
+@pytest.fixture(params=CHANNEL_CASES)
+def case(request: pytest.FixtureRequest) -> ChannelCase:
+    return CHANNEL_CASES[request.param]
 
 
 @pytest.fixture
-def sandbox(running: Sandbox, subject: Subject) -> Sandbox:
-    subject.empty(running)
-    return running
+def sandbox(sandbox_process: Sandbox, case: ChannelCase) -> Sandbox:
+    case.reset(sandbox_process)
+    return sandbox_process
 
 
 @pytest.fixture
-def channel(sandbox: Sandbox, subject: Subject) -> Channel[Any]:
-    return subject.make(sandbox, TEXT, TIMEOUT)
+def channel(sandbox: Sandbox, case: ChannelCase) -> Channel[Any]:
+    return case.make_channel(sandbox, TEXT, TIMEOUT)
 
 
 @asynccontextmanager
@@ -52,149 +52,149 @@ async def opened(channel: Channel[Any]) -> AsyncIterator[Session[Any]]:
 
 def test_every_channel_is_a_subject() -> None:
     known = set(LaneSettings.model_fields["channel"].annotation.__args__)  # type: ignore[union-attr]
-    assert set(SUBJECTS) == known
+    assert set(CHANNEL_CASES) == known
 
 
-async def test_it_says_who_it_is_and_how_much_it_takes(channel: Channel[Any], subject: Subject) -> None:
-    assert channel.name == subject.name
+async def test_it_says_who_it_is_and_how_much_it_takes(channel: Channel[Any], case: ChannelCase) -> None:
+    assert channel.name == case.name
     assert channel.connections >= 1
-    assert channel.depth >= 1
+    assert channel.messages_per_session >= 1
 
 
 async def test_a_message_arrives_once_and_is_receipted(
-    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+    channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     async with opened(channel) as session:
-        receipt = await session.send(channel.prepare(subject.message()))
+        receipt = await session.send(channel.prepare(case.message()))
     assert receipt.code[0] == "2"
     assert receipt.response
     assert receipt.provider_id
-    assert receipt.refused == ()
-    assert subject.arrived(sandbox) == 1
-    assert subject.said(sandbox) == TEXT
+    assert receipt.refused_recipients == ()
+    assert case.received_count(sandbox) == 1
+    assert case.last_text(sandbox) == TEXT
 
 
 async def test_one_session_carries_many_and_as_many_at_a_time_as_it_says(
-    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+    channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     async with opened(channel) as session:
         receipts = []
         for turn in range(5):
-            numbers = range(turn * channel.depth, (turn + 1) * channel.depth)
-            prepared = [channel.prepare(subject.message(number=number)) for number in numbers]
+            numbers = range(turn * channel.messages_per_session, (turn + 1) * channel.messages_per_session)
+            prepared = [channel.prepare(case.message(number=number)) for number in numbers]
             receipts += await asyncio.gather(*[session.send(one) for one in prepared])
-    assert len({receipt.provider_id for receipt in receipts}) == 5 * channel.depth
-    assert subject.arrived(sandbox) == 5 * channel.depth
+    assert len({receipt.provider_id for receipt in receipts}) == 5 * channel.messages_per_session
+    assert case.received_count(sandbox) == 5 * channel.messages_per_session
 
 
-async def test_sessions_side_by_side_do_not_meet(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
+async def test_sessions_side_by_side_do_not_meet(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
     async def one(number: int) -> str:
         async with opened(channel) as session:
-            return (await session.send(channel.prepare(subject.message(number=number)))).provider_id
+            return (await session.send(channel.prepare(case.message(number=number)))).provider_id
 
     assert len(set(await asyncio.gather(*[one(number) for number in range(8)]))) == 8
-    assert subject.arrived(sandbox) == 8
+    assert case.received_count(sandbox) == 8
 
 
-async def test_a_wish_to_wait_is_told_in_seconds(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
-    subject.set_faults(sandbox, "busy")
+async def test_a_wish_to_wait_is_told_in_seconds(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
+    case.set_faults(sandbox, "busy")
     async with opened(channel) as session:
         with pytest.raises(RateLimited) as caught:
-            await session.send(channel.prepare(subject.message()))
+            await session.send(channel.prepare(case.message()))
         assert caught.value.retry_after == 30
         assert caught.value.code
         assert caught.value.code[:3] in {"451", "429"}
-        await session.send(channel.prepare(subject.message()))
-    assert subject.arrived(sandbox) == 1
+        await session.send(channel.prepare(case.message()))
+    assert case.received_count(sandbox) == 1
 
 
 async def test_a_refusal_is_for_good_and_harms_nobody_else(
-    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+    channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
-    subject.set_faults(sandbox, "refused")
+    case.set_faults(sandbox, "refused")
     async with opened(channel) as session:
         with pytest.raises(Rejected):
-            await session.send(channel.prepare(subject.message()))
-        assert subject.arrived(sandbox) == 0
-        await session.send(channel.prepare(subject.message()))
-    assert subject.arrived(sandbox) == 1
+            await session.send(channel.prepare(case.message()))
+        assert case.received_count(sandbox) == 0
+        await session.send(channel.prepare(case.message()))
+    assert case.received_count(sandbox) == 1
 
 
-async def test_trouble_that_may_pass_is_retryable(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
-    subject.set_faults(sandbox, "down")
+async def test_trouble_that_may_pass_is_retryable(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
+    case.set_faults(sandbox, "down")
     async with opened(channel) as session:
         with pytest.raises(RetryableError):
-            await session.send(channel.prepare(subject.message()))
-        await session.send(channel.prepare(subject.message()))
-    assert subject.arrived(sandbox) == 1
+            await session.send(channel.prepare(case.message()))
+        await session.send(channel.prepare(case.message()))
+    assert case.received_count(sandbox) == 1
 
 
-async def test_a_far_side_that_takes_too_long_is_left(sandbox: Sandbox, subject: Subject) -> None:
-    subject.set_faults(sandbox, "slow")
-    hasty = subject.make(sandbox, TEXT, subject.hasty)
+async def test_a_far_side_that_takes_too_long_is_left(sandbox: Sandbox, case: ChannelCase) -> None:
+    case.set_faults(sandbox, "slow")
+    hasty = case.make_channel(sandbox, TEXT, case.short_timeout)
     async with opened(hasty) as session:
         with pytest.raises(TimeoutFailure, match="outcome unknown"):
-            await session.send(hasty.prepare(subject.message()))
-        patient = hasty.prepare(subject.message(attempt=4))
-        assert patient.timeout > subject.faults["slow"]["seconds"]
+            await session.send(hasty.prepare(case.message()))
+        patient = hasty.prepare(case.message(attempt=4))
+        assert patient.timeout > case.faults["slow"]["seconds"]
         await session.send(patient)
-    assert subject.arrived(sandbox) == 2  # the first had been taken: nobody could know
+    assert case.received_count(sandbox) == 2  # the first had been taken: nobody could know
 
 
-async def test_a_connection_that_breaks_is_replaced(channel: Channel[Any], sandbox: Sandbox, subject: Subject) -> None:
+async def test_a_connection_that_breaks_is_replaced(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
     async with opened(channel) as session:
-        await session.send(channel.prepare(subject.message()))
-        subject.set_faults(sandbox, "dropped")
+        await session.send(channel.prepare(case.message()))
+        case.set_faults(sandbox, "dropped")
         with pytest.raises(NetworkFailure):
-            await session.send(channel.prepare(subject.message()))
-        await session.send(channel.prepare(subject.message()))
-    assert subject.arrived(sandbox) == 2
+            await session.send(channel.prepare(case.message()))
+        await session.send(channel.prepare(case.message()))
+    assert case.received_count(sandbox) == 2
 
 
 async def test_what_may_have_been_taken_is_said_and_not_repeated_unless_it_is_known_by_its_id(
-    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+    channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
-    subject.set_faults(sandbox, "dropped after")
+    case.set_faults(sandbox, "dropped after")
     async with opened(channel) as session:
         with pytest.raises(NetworkFailure, match="outcome unknown"):
-            await session.send(channel.prepare(subject.message()))
-    assert subject.arrived(sandbox) == subject.writes
+            await session.send(channel.prepare(case.message()))
+    assert case.received_count(sandbox) == case.requests_per_attempt
 
 
-async def test_nobody_there_is_a_network_failure(subject: Subject, closed_port: int) -> None:
-    unreachable = subject.unreachable(closed_port)
+async def test_nobody_there_is_a_network_failure(case: ChannelCase, closed_port: int) -> None:
+    unreachable = case.make_unreachable(closed_port)
     async with opened(unreachable) as session:
         for _ in range(2):
             with pytest.raises(NetworkFailure) as caught:
-                await session.send(unreachable.prepare(subject.message()))
+                await session.send(unreachable.prepare(case.message()))
             assert str(closed_port) in str(caught.value)
             assert "outcome unknown" not in str(caught.value)
 
 
 async def test_a_bad_recipient_is_named_before_anything_is_sent(
-    channel: Channel[Any], sandbox: Sandbox, subject: Subject
+    channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        channel.prepare(subject.message(recipient=subject.bad_recipient))
+        channel.prepare(case.message(recipient=case.bad_recipient))
     assert caught.value.field == "to"
-    assert subject.arrived(sandbox) == 0
+    assert case.received_count(sandbox) == 0
 
 
-async def test_what_is_prepared_does_not_show_what_it_says(sandbox: Sandbox, subject: Subject) -> None:
-    secret = subject.make(sandbox, "Your code is 402913", TIMEOUT)
-    assert "402913" not in repr(secret.prepare(subject.message()))
+async def test_what_is_prepared_does_not_show_what_it_says(sandbox: Sandbox, case: ChannelCase) -> None:
+    secret = case.make_channel(sandbox, "Your code is 402913", TIMEOUT)
+    assert "402913" not in repr(secret.prepare(case.message()))
 
 
-async def test_later_tries_are_more_patient_up_to_a_limit(channel: Channel[Any], subject: Subject) -> None:
-    patience = [channel.prepare(subject.message(attempt=attempt)).timeout for attempt in range(1, 12)]
+async def test_later_tries_are_more_patient_up_to_a_limit(channel: Channel[Any], case: ChannelCase) -> None:
+    patience = [channel.prepare(case.message(attempt=attempt)).timeout for attempt in range(1, 12)]
     assert patience == sorted(patience)
     assert patience[1] == pytest.approx(2 * patience[0], rel=0.01)
     assert patience[-1] < 700
 
 
-async def test_closing_is_always_possible(channel: Channel[Any], subject: Subject) -> None:
+async def test_closing_is_always_possible(channel: Channel[Any], case: ChannelCase) -> None:
     session = channel.session()
     await session.close()
-    await session.send(channel.prepare(subject.message()))
+    await session.send(channel.prepare(case.message()))
     await session.close()
     await session.close()

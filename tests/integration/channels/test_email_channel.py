@@ -33,8 +33,8 @@ def channel(content: EmailContent, port: int = 25, **settings: Any) -> EmailChan
 
 
 @pytest.mark.anyio
-async def test_mail_arrives_as_meant(mail: Callable[..., Awaitable[Mailbox]]) -> None:
-    mailbox = await mail()
+async def test_mail_arrives_as_meant(start_mail_server: Callable[..., Awaitable[Mailbox]]) -> None:
+    mailbox = await start_mail_server()
     content = EmailContent(
         "Grüße",
         "line\n.dot\n..\nend",

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from backline.channels.http.session import ANSWER_LIMIT, HttpAnswer, HttpRequest, HttpSession
+from backline.channels.http.session import MAX_RESPONSE_BYTES, HttpRequest, HttpResponse, HttpSession
 from backline.errors import NetworkFailure, TimeoutFailure
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def served(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A server on loopback; its URL."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
@@ -50,7 +50,7 @@ async def raw(answer: bytes) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def exchange(session: HttpSession, url: str, body: bytes = b"hello", seconds: float = 5) -> HttpAnswer:
+async def exchange(session: HttpSession, url: str, body: bytes = b"hello", seconds: float = 5) -> HttpResponse:
     try:
         return await session.exchange(HttpRequest("POST", url, {"X-Own": "1"}, body, seconds))
     finally:
@@ -64,7 +64,7 @@ async def test_a_request_goes_out_as_it_is_and_nothing_of_ours_with_it() -> None
         seen.append((request.method, await request.read(), dict(request.headers)))
         return web.json_response({"ok": True}, status=201, headers={"Retry-After": "3", "Set-Cookie": "a=b"})
 
-    async with served(handler) as url:
+    async with http_server(handler) as url:
         session = HttpSession()
         for _ in range(2):
             answer = await session.exchange(HttpRequest("POST", f"{url}/x", {"X-Own": "1"}, b"hello", 5))
@@ -83,7 +83,7 @@ async def test_the_connection_is_kept() -> None:
         peers.add(request.transport.get_extra_info("peername"))
         return web.Response(text="ok")
 
-    async with served(handler) as url:
+    async with http_server(handler) as url:
         session = HttpSession()
         for _ in range(5):
             await session.exchange(HttpRequest("POST", url, {}, b"", 5))
@@ -98,7 +98,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
         asked.append(request.path)
         return web.Response(status=307, headers={"Location": "/elsewhere"})
 
-    async with served(handler) as url:
+    async with http_server(handler) as url:
         assert (await exchange(HttpSession(), f"{url}/here")).status == 307
     assert asked == ["/here"]
 
@@ -113,8 +113,8 @@ async def test_an_endless_answer_is_cut(packed: bool) -> None:  # noqa: FBT001
             else web.Response(body=body)
         )
 
-    async with served(handler) as url:
-        assert len((await exchange(HttpSession(), url, seconds=20)).body) == ANSWER_LIMIT
+    async with http_server(handler) as url:
+        assert len((await exchange(HttpSession(), url, seconds=20)).body) == MAX_RESPONSE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ async def test_no_answer_in_time_leaves_the_outcome_unknown() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    async with served(handler) as url:
+    async with http_server(handler) as url:
         with pytest.raises(TimeoutFailure, match=r"did not answer within 0\.2 s; outcome unknown"):
             await exchange(HttpSession(), url, seconds=0.2)
 
 
-class Nowhere(AbstractResolver):
+class UnresolvableResolver(AbstractResolver):
     """Knows no host."""
 
     async def resolve(self, host: str, *_: object, **__: object) -> list[ResolveResult]:  # type: ignore[override]
@@ -165,7 +165,7 @@ class Nowhere(AbstractResolver):
 
 
 async def test_a_host_that_is_not_known_is_told_and_has_heard_nothing() -> None:
-    session = HttpSession(connector=lambda: aiohttp.TCPConnector(resolver=Nowhere()))
+    session = HttpSession(connector=lambda: aiohttp.TCPConnector(resolver=UnresolvableResolver()))
     with pytest.raises(NetworkFailure, match="cannot find that host") as caught:
         await exchange(session, "https://gateway.example/x")
     assert "outcome unknown" not in str(caught.value)
@@ -177,7 +177,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_unless_told_othe
     async def handler(_request: web.Request) -> web.Response:
         return web.Response(text="ok")
 
-    async with served(handler, server_tls) as url:
+    async with http_server(handler, server_tls) as url:
         with pytest.raises(NetworkFailure, match="certificate is not valid") as caught:
             await exchange(HttpSession(), url)
         assert "outcome unknown" not in str(caught.value)
@@ -191,6 +191,6 @@ async def test_a_proxy_is_asked_for_what_is_outside() -> None:
         asked.append(request.headers["Host"])
         return web.Response(text="by proxy")
 
-    async with served(handler) as proxy:
+    async with http_server(handler) as proxy:
         assert (await exchange(HttpSession(proxy=proxy), "http://gateway.example/x")).body == "by proxy"
     assert asked == ["gateway.example"]

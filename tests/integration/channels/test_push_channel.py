@@ -17,10 +17,10 @@ from psycopg.rows import dict_row
 
 from backline.channels.base import Message, Receipt
 from backline.channels.http.gateway import HttpGateway
-from backline.channels.push.access import GRANT, SCOPE, ServiceAccount
 from backline.channels.push.channel import PushChannel
 from backline.channels.push.content import PushContent
-from backline.channels.push.devices import DeviceDirectory
+from backline.channels.push.devices import SqlDeviceStore
+from backline.channels.push.oauth import GRANT_TYPE, SCOPE, ServiceAccount
 from backline.errors import (
     AuthenticationFailed,
     DatabaseFailure,
@@ -32,7 +32,7 @@ from backline.errors import (
 )
 from tests.integration.channels.sandbox import (
     CREATED,
-    Known,
+    InMemoryDeviceStore,
     Sandbox,
     push_channel,
     service_account,
@@ -59,17 +59,17 @@ async def send(channel: PushChannel, *recipients: str) -> list[Receipt]:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def sandbox_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     sandbox = Sandbox.start(tmp_path_factory.mktemp("mail") / "box")
     yield sandbox
     sandbox.stop()
 
 
 @pytest.fixture
-def sandbox(running: Sandbox) -> Sandbox:
-    running.web.delete("/push/faults").raise_for_status()
-    running.web.delete("/push/api/messages").raise_for_status()
-    return running
+def sandbox(sandbox_process: Sandbox) -> Sandbox:
+    sandbox_process.web.delete("/push/faults").raise_for_status()
+    sandbox_process.web.delete("/push/api/messages").raise_for_status()
+    return sandbox_process
 
 
 def arrived(sandbox: Sandbox) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ async def test_the_assertion_is_signed_by_the_account_and_says_who_asks_for_what
     async with provider(token("t1")) as (url, asked, _):
         await send(push_channel(url), "device-of-ann")
     [form] = asked
-    assert form["grant_type"] == GRANT
+    assert form["grant_type"] == GRANT_TYPE
     claims = jwt.decode(
         form["assertion"], service_key().public_key(), algorithms=["RS256"], audience=f"{url}/token",
         issuer="backline@shop.example", options={"require": ["exp", "iat"]},
@@ -247,20 +247,20 @@ def test_the_key_file_may_be_text_and_is_never_shown() -> None:
 
 
 async def test_a_person_is_told_on_all_devices(sandbox: Sandbox) -> None:
-    known = Known({"17": ["phone-of-ann", "tablet-of-ann"]})
+    known = InMemoryDeviceStore({"17": ["phone-of-ann", "tablet-of-ann"]})
     [receipt] = await send(push_channel(sandbox.url("/push"), devices=known), "user:17")
     assert [found["to"] for found in arrived(sandbox)] == ["phone-of-ann", "tablet-of-ann"]
     assert receipt.response.count("projects/shop/messages/") == 2
-    assert receipt.refused == ()
+    assert receipt.refused_recipients == ()
 
 
 async def test_a_device_that_is_gone_is_taken_out_and_the_others_are_told(sandbox: Sandbox) -> None:
     set_faults(sandbox, {**GONE, "recipient": "old-*"})
-    known = Known({"17": ["old-phone-of-ann-with-a-long-token", "phone-of-ann"]})
+    known = InMemoryDeviceStore({"17": ["old-phone-of-ann-with-a-long-token", "phone-of-ann"]})
     [receipt] = await send(push_channel(sandbox.url("/push"), devices=known), "user:17")
     assert known.removed == ["old-phone-of-ann-with-a-long-token"]
     assert [found["to"] for found in arrived(sandbox)] == ["phone-of-ann"]
-    [(device, why)] = receipt.refused
+    [(device, why)] = receipt.refused_recipients
     assert device == "old-phone-of…"
     assert "UNREGISTERED" in why
     assert "long-token" not in why
@@ -270,7 +270,7 @@ async def test_a_person_without_a_device_that_works_is_not_sent_to(sandbox: Sand
     with pytest.raises(Rejected, match="user:17 has no device"):
         await send(push_channel(sandbox.url("/push")), "user:17")
     set_faults(sandbox, GONE)
-    known = Known({"17": ["old-phone", "old-tablet"]})
+    known = InMemoryDeviceStore({"17": ["old-phone", "old-tablet"]})
     with pytest.raises(Rejected, match="is gone and gets no more"):
         await send(push_channel(sandbox.url("/push"), devices=known), "user:17")
     assert known.removed == ["old-phone", "old-tablet"]
@@ -278,7 +278,7 @@ async def test_a_person_without_a_device_that_works_is_not_sent_to(sandbox: Sand
 
 async def test_trouble_that_may_pass_on_the_only_device_that_is_left_is_retried(sandbox: Sandbox) -> None:
     set_faults(sandbox, {**GONE, "recipient": "old-*"}, {"status": 503, "retry_after": 9})
-    known = Known({"17": ["old-phone", "phone-of-ann"]})
+    known = InMemoryDeviceStore({"17": ["old-phone", "phone-of-ann"]})
     with pytest.raises(RateLimited) as caught:
         await send(push_channel(sandbox.url("/push"), devices=known), "user:17")
     assert caught.value.retry_after == 9
@@ -287,7 +287,7 @@ async def test_trouble_that_may_pass_on_the_only_device_that_is_left_is_retried(
 
 async def test_a_device_alone_that_is_gone_is_taken_out_too(sandbox: Sandbox) -> None:
     set_faults(sandbox, GONE)
-    known = Known()
+    known = InMemoryDeviceStore()
     with pytest.raises(Rejected) as caught:
         await send(push_channel(sandbox.url("/push"), devices=known), "device-of-ann")
     assert caught.value.code == "404"
@@ -296,7 +296,7 @@ async def test_a_device_alone_that_is_gone_is_taken_out_too(sandbox: Sandbox) ->
 
 async def test_a_404_about_something_else_takes_no_device_out(sandbox: Sandbox) -> None:
     set_faults(sandbox, {"status": 404, "body": {"error": {"code": 404, "status": "NOT_FOUND"}}})
-    known = Known()
+    known = InMemoryDeviceStore()
     with pytest.raises(Rejected):
         await send(push_channel(sandbox.url("/push"), devices=known), "device-of-ann")
     assert known.removed == []
@@ -304,7 +304,7 @@ async def test_a_404_about_something_else_takes_no_device_out(sandbox: Sandbox) 
 
 async def test_tables_that_are_away_do_not_change_how_a_message_ends(sandbox: Sandbox) -> None:
     set_faults(sandbox, GONE)
-    known = Known(trouble=DatabaseFailure("database: away"))
+    known = InMemoryDeviceStore(error=DatabaseFailure("database: away"))
     with pytest.raises(Rejected, match="is gone"):
         await send(push_channel(sandbox.url("/push"), devices=known), "device-of-ann")
 
@@ -321,15 +321,15 @@ async def test_the_apps_own_tables_tell_the_devices_and_forget_them(sandbox: San
             "INSERT INTO app.push_tokens (user_id, platform, token) VALUES (%s, 'ios', 'old-phone')", [row["user_id"]]
         )
         set_faults(sandbox, {**GONE, "recipient": "old-*"})
-        devices = DeviceDirectory(lambda: seeded_database)
+        devices = SqlDeviceStore(lambda: seeded_database)
         channel = push_channel(sandbox.url("/push"), devices=devices)
         [receipt] = await send(channel, f"user:{row['user_id']}")
         assert len(arrived(sandbox)) == row["devices"]
-        assert [device for device, _ in receipt.refused] == ["old-phone"]
+        assert [device for device, _ in receipt.refused_recipients] == ["old-phone"]
         removed = connection.execute("SELECT * FROM app.push_tokens WHERE token = 'old-phone'").fetchone()
         assert removed is not None
         assert "UNREGISTERED" in removed["removed_reason"]
-        assert "old-phone" not in await devices.of(str(row["user_id"]))
+        assert "old-phone" not in await devices.list_tokens(str(row["user_id"]))
         with pytest.raises(InvalidInput, match="not a person's id") as caught:
             await send(channel, "user:seventeen")
         assert caught.value.field == "to"

@@ -9,35 +9,39 @@ from pathlib import Path
 
 import pytest
 
-from backline.stack.paths import Paths
-from chaos.arena import QUICK_RETRIES
-from chaos.harness import carry_out
+from chaos.environment import FAST_RETRY_SETTINGS
+from chaos.harness import run_scenario
 from chaos.scenarios import SCENARIOS
-from chaos.stack_arena import StackArena
-from rig.stack_copy import StackCopy
-from rig.tools import Tools
-from tests.acceptance.running import free_ports
+from chaos.stack_environment import StackEnvironment
+from stack.paths import Paths
+from testkit.stack_copy import StackCopy
+from testkit.tools import Tools
+from tests.acceptance.isolated_stack import first_free_port
 
 pytestmark = pytest.mark.stack
 
-ON_THE_STACK = [name for name, scenario in SCENARIOS.items() if not scenario.on_celery]
-LONG = {"stack-down", "poison", "triggerer-killed", "api-server-killed", "smtp-down", "clock-off"}
+STACK_SCENARIOS = [name for name, scenario in SCENARIOS.items() if not scenario.on_celery]
+LONG_SCENARIOS = {"stack-down", "poison", "triggerer-killed", "api-server-killed", "smtp-down", "clock-off"}
 # So that a death is noticed within seconds; a scenario's own settings stand over these.
-IMPATIENT = {"BACKLINE__OUTBOX__HEARTBEAT_TIMEOUT_SECONDS": "3", "BACKLINE__DOORBELL__SILENCE_SECONDS": "2"}
+SHORT_TIMEOUTS = {"BACKLINE__OUTBOX__HEARTBEAT_TIMEOUT_SECONDS": "3", "BACKLINE__LANE_TRIGGER__COOLDOWN_SECONDS": "2"}
 
 
-def _fork(project: Path) -> None:
+def _customize_project(project: Path) -> None:
     for scenario in SCENARIOS.values():
-        scenario.fork(project)
+        scenario.customize(project)
 
 
 @pytest.fixture(scope="module")
-def copy() -> Iterator[StackCopy]:
+def stack_copy() -> Iterator[StackCopy]:
     folder = Path(tempfile.mkdtemp(prefix="bl-", dir="/tmp"))
     folder.chmod(0o711)
-    settings = {key: value for name in ON_THE_STACK for key, value in SCENARIOS[name].variables.items()}
+    settings = {key: value for name in STACK_SCENARIOS for key, value in SCENARIOS[name].settings.items()}
     made = StackCopy(
-        folder, free_ports(5), lambda _: None, variables={**QUICK_RETRIES, **settings, **IMPATIENT}, fork=_fork
+        folder,
+        first_free_port(5),
+        lambda _: None,
+        variables={**FAST_RETRY_SETTINGS, **settings, **SHORT_TIMEOUTS},
+        customize=_customize_project,
     )
     try:
         made.up()
@@ -48,13 +52,13 @@ def copy() -> Iterator[StackCopy]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in ON_THE_STACK]
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG_SCENARIOS else ()) for name in STACK_SCENARIOS]
 )
-def test_nothing_is_lost(name: str, copy: StackCopy) -> None:
+def test_nothing_is_lost(name: str, stack_copy: StackCopy) -> None:
     tools = Tools(Paths.from_environment().home / "bench", print)
-    with StackArena(name, copy, print, tools, short=True) as arena:
+    with StackEnvironment(name, stack_copy, print, tools, short=True) as arena:
         arena.mail.set_faults()
-        verdict = carry_out(SCENARIOS[name], arena)
-    assert verdict.wrong == ()
+        verdict = run_scenario(SCENARIOS[name], arena)
+    assert verdict.problems == ()
     assert verdict.lost == 0
     assert verdict.accepted >= 50

@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 from psycopg.rows import dict_row
 
 from backline.cli.__main__ import run
-from backline.sealing import KEYS_VARIABLE, Sealer
+from backline.encryption import KEYS_VARIABLE, Encryptor
 
 KEY = Fernet.generate_key().decode()
 TOKEN = "s3cret-token-of-ann"
@@ -90,7 +90,7 @@ def test_a_secret_from_a_file_is_sealed_before_it_reaches_sql(
         given = ["--payload", f"@{file}"]
     assert send("password_reset", "--to", "ann@example.com", *given, "--set", "valid_until=2035-01-31T12:00:00Z") == 0
     [row] = messages(database)
-    assert Sealer([KEY]).open("token", row["payload"]["token"]) == TOKEN
+    assert Encryptor([KEY]).decrypt("token", row["payload"]["token"]) == TOKEN
     assert row["expires_at"].isoformat() == "2035-01-31T12:00:00+00:00"
     assert TOKEN not in "".join(capsys.readouterr())
 
@@ -101,10 +101,10 @@ def test_a_secret_is_asked_for_on_a_terminal(send: Send, database: str, monkeypa
     monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _prompt: TOKEN, raising=False)
     monkeypatch.setattr("typer._click.termui.hidden_prompt_func", lambda _prompt: TOKEN, raising=False)
     assert send("password_reset", "--to", "ann@example.com", "--set", "name=Ann") == 0
-    assert Sealer([KEY]).open("token", messages(database)[0]["payload"]["token"]) == TOKEN
+    assert Encryptor([KEY]).decrypt("token", messages(database)[0]["payload"]["token"]) == TOKEN
 
 
-@pytest.mark.parametrize("token", ['{"$ref": "password_reset_token", "id": 17}', Sealer([KEY]).seal(TOKEN)])
+@pytest.mark.parametrize("token", ['{"$ref": "password_reset_token", "id": 17}', Encryptor([KEY]).encrypt(TOKEN)])
 def test_a_reference_and_fernet_text_go_through_as_they_are(send: Send, database: str, token: str) -> None:
     assert send("password_reset", "--to", "ann@example.com", "--set", "name=Ann", "--set", f"token={token}") == 0
     kept = messages(database)[0]["payload"]["token"]

@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from psycopg.rows import dict_row
 
 from backline.cli.__main__ import run
-from backline.sealing import KEYS_VARIABLE, Sealer
+from backline.encryption import KEYS_VARIABLE, Encryptor
 
 KEY = Fernet.generate_key().decode()
 URL = "https://shop.example/hooks"
@@ -37,7 +37,7 @@ def hooks(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return call
 
 
-def asked(hooks: Hooks, *arguments: str) -> Any:
+def run_json(hooks: Hooks, *arguments: str) -> Any:
     code, said = hooks(*arguments, "--json")
     assert code == 0, said
     return json.loads(said)
@@ -61,14 +61,14 @@ def test_an_endpoint_from_its_making_to_its_end(hooks: Hooks, database: str) -> 
     assert code == 0
     (secret,) = [line for line in said.splitlines() if line.startswith("whsec_")]
     (row,) = rows(database, "SELECT sealed FROM backline.webhook_secret")
-    assert Sealer([KEY]).open("secret", row["sealed"]) == secret
+    assert Encryptor([KEY]).decrypt("secret", row["sealed"]) == secret
     assert secret not in hooks("list")[1] + hooks("show", "ep_1")[1]
-    (listed,) = asked(hooks, "list")
-    assert listed == asked(hooks, "show", "ep_1")
+    (listed,) = run_json(hooks, "list")
+    assert listed == run_json(hooks, "show", "ep_1")
     assert (listed["id"], listed["event_types"], listed["description"]) == ("ep_1", ["order.*"], "The shop's ERP")
     assert "order.*" in hooks("list")[1]
-    assert asked(hooks, "update", "ep_1", "--event", "user.*")["event_types"] == ["user.*"]
-    turned = asked(hooks, "rotate", "ep_1", "--overlap", "60")
+    assert run_json(hooks, "update", "ep_1", "--event", "user.*")["event_types"] == ["user.*"]
+    turned = run_json(hooks, "rotate", "ep_1", "--overlap", "60")
     assert turned["secret"].startswith("whsec_")
     assert len(turned["secrets"]) == 2
     enqueue(database, "user.new")
@@ -77,8 +77,8 @@ def test_an_endpoint_from_its_making_to_its_end(hooks: Hooks, database: str) -> 
     code, said = hooks("test", "ep_1")
     assert (code, said.strip()) == (1, "backline: endpoint ep_1 is disabled: moving; enable it first")
     assert "replay ep_1 --since TIME" in hooks("enable", "ep_1")[1]
-    assert len(asked(hooks, "replay", "ep_1", "--since", "2020-01-01T00:00:00Z")["messages"]) == 1
-    assert asked(hooks, "delete", "ep_1", "--yes") == {"id": "ep_1", "ended": 1}
+    assert len(run_json(hooks, "replay", "ep_1", "--since", "2020-01-01T00:00:00Z")["messages"]) == 1
+    assert run_json(hooks, "delete", "ep_1", "--yes") == {"id": "ep_1", "ended": 1}
     assert "No endpoints yet" in hooks("list")[1]
     acts = rows(database, "SELECT act, actor FROM backline.audit_trail ORDER BY id")
     assert [act["act"].removeprefix("webhook.") for act in acts] == [
@@ -100,7 +100,7 @@ def test_a_test_and_one_event_again(hooks: Hooks, database: str) -> None:
     hooks("add", URL, "--event", "user.*")
     missed = enqueue(database, "order.paid")
     assert "Look: ./backline inspect" in hooks("test", "ep_1")[1]
-    (again,) = asked(hooks, "replay", "ep_1", "--message", str(missed))["messages"]
+    (again,) = run_json(hooks, "replay", "ep_1", "--message", str(missed))["messages"]
     sent = rows(
         database,
         "SELECT id, payload ->> 'event_type' AS event FROM backline.message WHERE recipient = 'ep_1' ORDER BY id",

@@ -11,33 +11,33 @@ from typing import Any, get_args
 import pytest
 from cryptography.fernet import Fernet
 
-from backline.airflow.pools import pool_of, wanted_pools
+from backline.airflow.pools import configured_pools, lane_pool
 from backline.settings import ROOT, LaneSettings, load
-from backline.stack.environment import exports
-from backline.stack.paths import Paths
-from backline.stack.postgres import SERVER_SETTINGS, Cluster
-from backline.stack.secrets import Secrets
-from rig.containers import files
+from stack.environment import build_environment
+from stack.paths import Paths
+from stack.postgres import SERVER_SETTINGS, Cluster
+from stack.secrets import Secrets
+from testkit.containers import files
 
 SETTINGS = load(ROOT / "include" / "config" / "backline.toml")
-TEXT = files.COMPOSE_FILE.read_text(encoding="utf-8")
+COMPOSE_TEXT = files.COMPOSE_FILE.read_text(encoding="utf-8")
 SECRETS = ("POSTGRES_PASSWORD", "AIRFLOW_DB_PASSWORD", "BACKLINE_DB_PASSWORD", "REDIS_PASSWORD", "AIRFLOW_FERNET_KEYS",
            "BACKLINE_FERNET_KEYS", "AIRFLOW_JWT_SECRET", "AIRFLOW_SECRET_KEY", "BACKLINE_PASSWORD")  # fmt: skip
-OURS = ("init", "api-server", "scheduler", "dag-processor", "triggerer", "maintenance", "mail")
+AIRFLOW_SERVICES = ("init", "api-server", "scheduler", "dag-processor", "triggerer", "maintenance", "mail")
 WORKERS = {"worker-critical": "critical", "worker-default": "default", "worker-bulk": "bulk", "worker-reports": "reports"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def values() -> dict[str, str]:
-    return files.filled()
+    return files.example_values()
 
 
 @pytest.fixture(scope="module")
 def services(values: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return files.services(values, tmp_path_factory.mktemp("compose"))
+    return files.compose_services(values, tmp_path_factory.mktemp("compose"))
 
 
-def names_in(text: str) -> set[str]:
+def variable_names(text: str) -> set[str]:
     """Variables that the file takes from .env: ${NAME...}, and those passed on by a key without a value."""
     bare = re.findall(r"^  ([A-Z]\w+):$", text, flags=re.MULTILINE)
     return {*re.findall(r"(?<!\$)\$\{(\w+)", text), *bare}
@@ -47,13 +47,13 @@ def names_in(text: str) -> set[str]:
 
 
 def test_compose_takes_it_without_a_word(values: dict[str, str], tmp_path: Path) -> None:
-    done = files.config(values, tmp_path)
+    done = files.compose_config(values, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", [*SECRETS, "SMTP_HOST"])
 def test_what_is_not_given_is_named_before_anything_starts(name: str, values: dict[str, str], tmp_path: Path) -> None:
-    done = files.config({**values, name: ""}, tmp_path)
+    done = files.compose_config({**values, name: ""}, tmp_path)
     assert done.returncode != 0
     assert f"{name}" in done.stderr
     assert "see .env.example" in done.stderr
@@ -61,17 +61,17 @@ def test_what_is_not_given_is_named_before_anything_starts(name: str, values: di
 
 def test_every_variable_stands_in_the_example_with_a_comment_and_none_is_idle() -> None:
     example = files.example_variables()
-    assert names_in(TEXT) <= set(example)
+    assert variable_names(COMPOSE_TEXT) <= set(example)
     assert [name for name, variable in example.items() if not variable.comment] == []
     # The launcher's, and Compose's own.
-    assert set(example) - names_in(TEXT) == {"BACKLINE_HOME", "COMPOSE_FILE"}
+    assert set(example) - variable_names(COMPOSE_TEXT) == {"BACKLINE_HOME", "COMPOSE_FILE"}
     assert example["COMPOSE_FILE"].value == files.COMPOSE_FILE.name
 
 
 def test_the_example_shows_the_defaults_that_hold() -> None:
-    defaults = dict(re.findall(r"\$\{(\w+):-([^}]+)\}", TEXT))
+    defaults = dict(re.findall(r"\$\{(\w+):-([^}]+)\}", COMPOSE_TEXT))
     example = files.example_variables()
-    shown = {name: example[name].value for name in defaults if not example[name].given}
+    shown = {name: example[name].value for name in defaults if not example[name].is_required}
     # These two show what to put there instead of the container and of what it can do.
     assert {name: value for name, value in shown.items() if defaults[name] != value} == {
         "BACKLINE_DB_HOST": "db.shop.example",
@@ -94,7 +94,7 @@ def test_the_commands_in_the_example_make_good_secrets(values: dict[str, str]) -
 
 
 def test_it_has_the_components_of_the_embedded_stack(services: dict[str, Any]) -> None:
-    assert set(services) == {"postgres", "redis", *OURS, *WORKERS}
+    assert set(services) == {"postgres", "redis", *AIRFLOW_SERVICES, *WORKERS}
     assert services["mail"]["profiles"] == ["dev"]
     assert all("profiles" not in each for name, each in services.items() if name != "mail")
 
@@ -104,7 +104,7 @@ def test_the_settings_are_those_of_the_embedded_stack_but_for_what_must_differ(
 ) -> None:
     paths = Paths(ROOT, tmp_path, 8080)
     secrets = Secrets()
-    embedded = exports(paths, secrets, Cluster(paths, secrets))
+    embedded = build_environment(paths, secrets, Cluster(paths, secrets))
     ours = {**services["api-server"]["environment"], **files.image_environment()}
     differ = {name for name, value in embedded.items() if name.startswith("AIRFLOW") and ours.get(name) != value}
     assert differ == {
@@ -185,7 +185,7 @@ def test_each_is_bounded_and_comes_back(services: dict[str, Any]) -> None:
 
 def test_all_wait_for_the_migrations(services: dict[str, Any]) -> None:
     assert set(services["init"]["depends_on"]) == {"postgres", "redis"}
-    for name in ({*OURS} - {"init", "mail"}) | {*WORKERS}:
+    for name in ({*AIRFLOW_SERVICES} - {"init", "mail"}) | {*WORKERS}:
         assert services[name]["depends_on"]["init"]["condition"] == "service_completed_successfully", name
 
 
@@ -197,13 +197,13 @@ def test_every_file_and_volume_is_there(services: dict[str, Any]) -> None:
     assert [
         mount["source"] for mount in mounts if mount["type"] == "bind" and not Path(mount["source"]).is_file()
     ] == []
-    declared = set(re.findall(r"^  ([a-z-]+):$", TEXT.partition("\nvolumes:\n")[2], flags=re.MULTILINE))
+    declared = set(re.findall(r"^  ([a-z-]+):$", COMPOSE_TEXT.partition("\nvolumes:\n")[2], flags=re.MULTILINE))
     assert declared == {mount["source"] for mount in mounts if mount["type"] == "volume"}
     for each in services.values():
         if "build" in each:
             assert Path(each["build"]["context"], each["build"]["dockerfile"]) == files.DOCKERFILE
             assert ["FROM", "AS", each["build"]["target"]] in [
-                ["FROM", *step["value"][1:]] for step in files.instructions() if step["cmd"] == "FROM"
+                ["FROM", *step["value"][1:]] for step in files.dockerfile_instructions() if step["cmd"] == "FROM"
             ]
 
 
@@ -211,9 +211,9 @@ def test_each_queue_has_a_worker_with_places_for_all_of_its_dispatchers(services
     queues = {name: _option(services[name]["command"], "--queues") for name in WORKERS}
     assert queues == WORKERS
     assert set(queues.values()) == set(get_args(LaneSettings.model_fields["queue"].annotation))
-    pools = wanted_pools(SETTINGS)
+    pools = configured_pools(SETTINGS)
     for name, queue in queues.items():
-        slots = sum(pools[pool_of(lane)] for lane, settings in SETTINGS.lanes.items() if settings.queue == queue)
+        slots = sum(pools[lane_pool(lane)] for lane, settings in SETTINGS.lanes.items() if settings.queue == queue)
         # One more, so that something else can run while all lanes are served.
         assert int(_option(services[name]["command"], "--concurrency")) > slots, name
 
@@ -223,7 +223,7 @@ def test_workers_may_finish_the_longest_job(services: dict[str, Any]) -> None:
 
 
 def test_pools_are_made_where_airflow_is_set_up(services: dict[str, Any]) -> None:
-    assert services["init"]["command"] == ["python", "-P", "-m", "backline.airflow.prepare"]
+    assert services["init"]["command"] == ["python", "-P", "-m", "backline.airflow.bootstrap"]
     source = (ROOT / "plugins" / "backline" / "airflow" / "prepare.py").read_text(encoding="utf-8")
     assert "ensure_pools(settings())" in source
 
@@ -231,7 +231,7 @@ def test_pools_are_made_where_airflow_is_set_up(services: dict[str, Any]) -> Non
 # --- commands -------------------------------------------------------------------------------------
 
 # In the image's libraries: Airflow's own parser judges its arguments, and a module must be one to run.
-_CHECK = """
+_CHECK_SCRIPT = """
 import contextlib, importlib.util, io, json, sys
 from airflow.cli.cli_parser import get_parser
 import airflow.providers.celery.executors.celery_executor  # the worker's parser alone imports it late
@@ -258,10 +258,10 @@ print(json.dumps(wrong))
 """
 
 
-def problems(commands: list[list[str]], home: Path) -> list[str]:
+def airflow_command_errors(commands: list[list[str]], home: Path) -> list[str]:
     """What is wrong with each of these command lines, in the image."""
     done = subprocess.run(
-        [str(files.venv_of(files.IMAGE_LIBRARIES) / "python"), "-P", "-c", _CHECK], input=json.dumps(commands),
+        [str(files.ensure_venv(files.IMAGE_REQUIREMENTS) / "python"), "-P", "-c", _CHECK_SCRIPT], input=json.dumps(commands),
         check=True, capture_output=True, text=True,
         env={"PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(home),
              "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor", "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -273,10 +273,10 @@ def problems(commands: list[list[str]], home: Path) -> list[str]:
 
 
 def test_every_command_and_health_check_can_be_run(services: dict[str, Any], tmp_path: Path) -> None:
-    lines = [services[name]["command"] for name in (*OURS, *WORKERS)]
-    lines += [services[name]["healthcheck"]["test"][1:] for name in OURS if "healthcheck" in services[name]]
+    lines = [services[name]["command"] for name in (*AIRFLOW_SERVICES, *WORKERS)]
+    lines += [services[name]["healthcheck"]["test"][1:] for name in AIRFLOW_SERVICES if "healthcheck" in services[name]]
     assert len(lines) > 14
-    assert problems(lines, tmp_path) == []
+    assert airflow_command_errors(lines, tmp_path) == []
 
 
 def test_a_command_that_does_not_exist_is_found(tmp_path: Path) -> None:
@@ -287,15 +287,17 @@ def test_a_command_that_does_not_exist_is_found(tmp_path: Path) -> None:
         ["python", "-P", "-m", "backline.settings"],
         ["supervisord"],
     ]
-    found = problems(wrong, tmp_path)
+    found = airflow_command_errors(wrong, tmp_path)
     assert [line.partition(":")[0] for line in found] == [" ".join(line) for line in wrong]
 
 
 def test_health_checks_ask_for_components_that_the_probe_knows(services: dict[str, Any]) -> None:
-    from backline.stack.probe import PARTS
+    from backline.airflow.health_probe import HEALTH_KEYS
 
-    asked = [each["healthcheck"]["test"][-1] for each in services.values() if "backline.stack.probe" in str(each)]
-    assert sorted(asked) == sorted(PARTS)
+    asked = [
+        each["healthcheck"]["test"][-1] for each in services.values() if "backline.airflow.health_probe" in str(each)
+    ]
+    assert sorted(asked) == sorted(HEALTH_KEYS)
 
 
 def _option(command: list[str], name: str) -> str:

@@ -11,27 +11,27 @@ from pathlib import Path
 import pytest
 
 from backline.settings import ROOT
-from rig.containers import files
-from tests.integration.containers.test_compose import OURS, WORKERS, problems
+from testkit.containers import files
+from tests.integration.containers.test_compose import AIRFLOW_SERVICES, WORKERS, airflow_command_errors
 
-TEXT = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8") + files.COMPOSE_FILE.read_text(encoding="utf-8")
-SHOWN = [
+DOC_TEXT = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8") + files.COMPOSE_FILE.read_text(encoding="utf-8")
+SHOWN_COMMANDS = [
     shlex.split(" ".join(found.split()), comments=True)
     for found in [
-        *re.findall(r"`docker compose ([^`]+)`", TEXT),
-        *re.findall(r"^#? *docker compose (.+)$", TEXT, re.MULTILINE),
+        *re.findall(r"`docker compose ([^`]+)`", DOC_TEXT),
+        *re.findall(r"^#? *docker compose (.+)$", DOC_TEXT, re.MULTILINE),
     ]
 ]
-SERVICES = {"postgres", "redis", *OURS, *WORKERS}
+SERVICES = {"postgres", "redis", *AIRFLOW_SERVICES, *WORKERS}
 
 
 @cache
 def help_of(*command: str) -> str:
-    done = subprocess.run([str(files.compose()), *command, "--help"], check=True, capture_output=True, text=True)
+    done = subprocess.run([str(files.compose_binary()), *command, "--help"], check=True, capture_output=True, text=True)
     return done.stdout
 
 
-def trouble(words: list[str], home: Path) -> str | None:
+def find_command_error(words: list[str], home: Path) -> str | None:
     """What is wrong with the words after `docker compose`; None if nothing is."""
     if words[:2] == ["--profile", "dev"]:
         words = words[2:]
@@ -46,19 +46,19 @@ def trouble(words: list[str], home: Path) -> str | None:
         elif word in SERVICES or word.partition("=")[0] in SERVICES:
             if name == "exec":
                 command = rest[place + 1 :]
-                return next(iter(problems([command], home)), None) if command[0] == "airflow" else None
+                return next(iter(airflow_command_errors([command], home)), None) if command[0] == "airflow" else None
         elif not rest[place - 1].startswith("-"):
             return f"{name}: no service {word!r}"
     return None
 
 
 def test_there_are_some() -> None:
-    assert len(SHOWN) > 25
+    assert len(SHOWN_COMMANDS) > 25
 
 
-@pytest.mark.parametrize("words", SHOWN, ids=" ".join)
+@pytest.mark.parametrize("words", SHOWN_COMMANDS, ids=" ".join)
 def test_what_is_shown_can_be_typed(words: list[str], tmp_path: Path) -> None:
-    assert trouble(words, tmp_path) is None
+    assert find_command_error(words, tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_what_is_shown_can_be_typed(words: list[str], tmp_path: Path) -> None:
     ["start-all", "up --detached", "logs workers", "exec scheduler airflow rotate-fernet-keys", "stop postgres mysql"],
 )
 def test_what_cannot_is_found(line: str, tmp_path: Path) -> None:
-    assert trouble(line.split(), tmp_path)
+    assert find_command_error(line.split(), tmp_path)

@@ -11,30 +11,30 @@ from typing import Any
 
 import pytest
 
-from backline.cli.checks import lock_problems, pins
+from backline.cli.checks import lock_problems, locked_versions
 from backline.settings import ROOT
-from rig.containers import files
+from testkit.containers import files
 
-IN = ROOT / "requirements-image.in"
+IMAGE_REQUIREMENTS_IN = ROOT / "requirements-image.in"
 
 
 @pytest.fixture(scope="module")
-def steps() -> list[dict[str, Any]]:
-    return files.instructions()
+def dockerfile_steps() -> list[dict[str, Any]]:
+    return files.dockerfile_instructions()
 
 
-def copied(steps: list[dict[str, Any]]) -> list[str]:
+def copied_paths(dockerfile_steps: list[dict[str, Any]]) -> list[str]:
     """What is copied from the project."""
     return [
         source
-        for step in steps
+        for step in dockerfile_steps
         if step["cmd"] in ("COPY", "ADD") and not any(flag.startswith("--from") for flag in step["flags"])
         for source in step["value"][:-1]
     ]
 
 
-def test_what_it_copies_exists_and_is_not_ignored(steps: list[dict[str, Any]]) -> None:
-    sources = copied(steps)
+def test_what_it_copies_exists_and_is_not_ignored(dockerfile_steps: list[dict[str, Any]]) -> None:
+    sources = copied_paths(dockerfile_steps)
     assert {"plugins", "include", "dags", "requirements-image.txt", "sandbox"} == set(sources)
     assert [source for source in sources if not (ROOT / source).exists()] == []
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -44,10 +44,10 @@ def test_what_it_copies_exists_and_is_not_ignored(steps: list[dict[str, Any]]) -
     ]  # fmt: skip
 
 
-def test_it_does_not_run_as_root(steps: list[dict[str, Any]]) -> None:
+def test_it_does_not_run_as_root(dockerfile_steps: list[dict[str, Any]]) -> None:
     users: dict[str, str] = {}
     stage = ""
-    for step in steps:
+    for step in dockerfile_steps:
         if step["cmd"] == "FROM":
             parent, stage = step["value"][0], step["value"][-1]
             users[stage] = users.get(parent, "root")
@@ -56,20 +56,20 @@ def test_it_does_not_run_as_root(steps: list[dict[str, Any]]) -> None:
     assert (users["backline"], users["sandbox"]) == ("backline", "backline")
 
 
-def test_it_holds_no_secret(steps: list[dict[str, Any]]) -> None:
-    given = {name for step in steps if step["cmd"] in ("ENV", "ARG") for name in step["value"]}
+def test_it_holds_no_secret(dockerfile_steps: list[dict[str, Any]]) -> None:
+    given = {name for step in dockerfile_steps if step["cmd"] in ("ENV", "ARG") for name in step["value"]}
     assert [name for name in given if re.search("PASSWORD|SECRET|KEY|TOKEN|CONN", name)] == []
 
 
-def test_every_stage_is_from_the_same_pinned_base(steps: list[dict[str, Any]]) -> None:
-    [base] = [step["value"][0] for step in steps if step["cmd"] == "ARG"]
+def test_every_stage_is_from_the_same_pinned_base(dockerfile_steps: list[dict[str, Any]]) -> None:
+    [base] = [step["value"][0] for step in dockerfile_steps if step["cmd"] == "ARG"]
     assert re.fullmatch(r"BASE=python:3\.1[123]-slim-bookworm", base)
-    parents = [step["value"][0] for step in steps if step["cmd"] == "FROM"]
-    assert set(parents) <= {"${BASE}", *(step["value"][-1] for step in steps if step["cmd"] == "FROM")}
+    parents = [step["value"][0] for step in dockerfile_steps if step["cmd"] == "FROM"]
+    assert set(parents) <= {"${BASE}", *(step["value"][-1] for step in dockerfile_steps if step["cmd"] == "FROM")}
 
 
-def test_its_debian_packages_exist(steps: list[dict[str, Any]]) -> None:
-    [run] = [" ".join(step["value"]) for step in steps if "apt-get install" in " ".join(step["value"])]
+def test_its_debian_packages_exist(dockerfile_steps: list[dict[str, Any]]) -> None:
+    [run] = [" ".join(step["value"]) for step in dockerfile_steps if "apt-get install" in " ".join(step["value"])]
     words = run.partition("apt-get install")[2].partition("&&")[0].split()
     packages = [word for word in words if not word.startswith("-")]
     assert packages == sorted(packages)
@@ -83,12 +83,12 @@ def test_its_debian_packages_exist(steps: list[dict[str, Any]]) -> None:
 
 
 def test_libraries_are_locked_with_hashes_and_name_no_place() -> None:
-    assert lock_problems(IN, files.IMAGE_LIBRARIES) == []
-    assert "://" not in files.IMAGE_LIBRARIES.read_text(encoding="utf-8")
+    assert lock_problems(IMAGE_REQUIREMENTS_IN, files.IMAGE_REQUIREMENTS) == []
+    assert "://" not in files.IMAGE_REQUIREMENTS.read_text(encoding="utf-8")
 
 
 def test_libraries_are_those_of_the_laptop() -> None:
-    laptop, image = pins(ROOT / "requirements.txt"), pins(files.IMAGE_LIBRARIES)
+    laptop, image = locked_versions(ROOT / "requirements.txt"), locked_versions(files.IMAGE_REQUIREMENTS)
     shared = laptop.keys() & image.keys()
     assert len(shared) > 100
     assert {name: (laptop[name], image[name]) for name in shared if laptop[name] != image[name]} == {}
@@ -100,7 +100,7 @@ def test_a_library_that_the_laptop_wants_is_in_the_image() -> None:
     for block in (ROOT / "requirements.in").read_text(encoding="utf-8").split("\n\n"):
         title, *lines = block.splitlines()
         sections[title] = {line.split("#")[0].strip() for line in lines}
-    image = {line.split("#")[0].strip() for line in IN.read_text(encoding="utf-8").splitlines()}
+    image = {line.split("#")[0].strip() for line in IMAGE_REQUIREMENTS_IN.read_text(encoding="utf-8").splitlines()}
     wanted = sections["# Airflow"] | sections["# The library"]
     assert len(wanted) > 18
     assert wanted - image == set()
@@ -114,9 +114,9 @@ def test_all_that_runs_in_a_container_can_be_imported_with_the_image_alone(tmp_p
         for path in sorted((root / folder).rglob("*.py"))
     ]
     # What is the embedded stack's, the command's on a laptop, and the demo's.
-    laptop = ("backline.cli", "backline.demo", "backline.stack")
+    laptop = ("backline.cli", "demo", "stack")
     wanted = [name.removesuffix(".__init__") for name in names if not name.startswith(laptop)]
-    wanted += ["backline.stack.maintenance", "backline.stack.probe"]
+    wanted += ["backline.airflow.maintenance", "backline.airflow.health_probe"]
     code = f"""
 import importlib, json
 wrong = []
@@ -128,7 +128,7 @@ for name in {wanted!r}:
 print(json.dumps(wrong))
 """
     done = subprocess.run(
-        [str(files.venv_of(files.IMAGE_LIBRARIES) / "python"), "-P", "-c", code], check=True, capture_output=True,
+        [str(files.ensure_venv(files.IMAGE_REQUIREMENTS) / "python"), "-P", "-c", code], check=True, capture_output=True,
         text=True, env={"PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "AIRFLOW_HOME": str(tmp_path), "PATH": "/usr/bin"},
     )  # fmt: skip
     assert len(wanted) > 70

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from backline.settings import ROOT
-from rig.containers import files
+from testkit.containers import files
 
 # In the image's libraries, which have Celery: pool processes with a task each, as Celery's list of requests knows them.
 _SCRIPT = """
@@ -49,7 +49,7 @@ print(json.dumps(found))
 
 def test_dispatchers_end_and_jobs_go_on(tmp_path: Path) -> None:
     done = subprocess.run(
-        [str(files.venv_of(files.IMAGE_LIBRARIES) / "python"), "-P", "-c", _SCRIPT], check=True, capture_output=True,
+        [str(files.ensure_venv(files.IMAGE_REQUIREMENTS) / "python"), "-P", "-c", _SCRIPT], check=True, capture_output=True,
         text=True, env={"PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path)},
     )  # fmt: skip
     assert json.loads(done.stdout.splitlines()[-1]) == {

@@ -12,7 +12,7 @@ from psycopg import errors
 from psycopg.rows import DictRow
 
 from backline.db.statements import statement
-from backline.sealing import Sealer
+from backline.encryption import Encryptor
 from tests.integration.conftest import TEST_FERNET_KEY
 from tests.integration.identity import add_token
 
@@ -21,7 +21,7 @@ DEVICE: LiteralString = """
 SELECT t.user_id, t.token FROM app.push_tokens AS t JOIN app.users AS u ON u.id = t.user_id
 WHERE t.removed_at IS NULL AND u.state = 'active' LIMIT 1
 """
-LIVE: LiteralString = "SELECT * FROM app.tokens WHERE kind = %s AND token_sealed IS NOT NULL LIMIT 1"
+LIVE: LiteralString = "SELECT * FROM app.tokens WHERE kind = %s AND token_encrypted IS NOT NULL LIMIT 1"
 
 
 def ask(app: psycopg.Connection[DictRow], name: str, **params: Any) -> list[DictRow]:
@@ -40,14 +40,14 @@ def test_a_live_token_is_its_sealed_secret(token: tuple[str, DictRow], app: psyc
     for reference in (row["id"], str(row["id"])):
         [found] = ask(app, name, id=reference)
         assert list(found) == ["value"]
-        opened = Sealer([TEST_FERNET_KEY]).open("token", found["value"])
+        opened = Encryptor([TEST_FERNET_KEY]).decrypt("token", found["value"])
         assert hashlib.sha256(opened.encode()).digest() == row["token_hash"]
 
 
 @pytest.mark.parametrize(
     "end",
     [
-        "UPDATE app.tokens SET used_at = clock_timestamp(), token_sealed = NULL WHERE id = %s",
+        "UPDATE app.tokens SET used_at = clock_timestamp(), token_encrypted = NULL WHERE id = %s",
         "UPDATE app.tokens SET created_at = created_at - interval '9 days', expires_at = clock_timestamp() - interval '1 second' WHERE id = %s",
         "UPDATE app.tokens SET kind = 'otp' WHERE id = %s",
         "DELETE FROM app.tokens WHERE id = %s",
@@ -65,7 +65,7 @@ def test_a_token_of_which_only_the_hash_is_kept_gives_null(
     token: tuple[str, DictRow], app: psycopg.Connection[DictRow]
 ) -> None:
     name, row = token
-    app.execute("UPDATE app.tokens SET token_sealed = NULL WHERE id = %s", [row["id"]])
+    app.execute("UPDATE app.tokens SET token_encrypted = NULL WHERE id = %s", [row["id"]])
     assert ask(app, name, id=row["id"]) == [{"value": None}]
 
 
@@ -93,9 +93,9 @@ def test_alerts_go_to_the_admins_who_are_active(app: psycopg.Connection[DictRow]
 
 
 def test_a_code_is_its_sealed_secret_while_it_is_good(app: psycopg.Connection[DictRow]) -> None:
-    code = add_token(app, Sealer([TEST_FERNET_KEY]).seal("402913"), "otp")
+    code = add_token(app, Encryptor([TEST_FERNET_KEY]).encrypt("402913"), "otp")
     [found] = ask(app, "mfa_code", id=str(code))
-    assert Sealer([TEST_FERNET_KEY]).open("code", found["value"]) == "402913"
+    assert Encryptor([TEST_FERNET_KEY]).decrypt("code", found["value"]) == "402913"
     assert ask(app, "password_reset_token", id=code) == []
     assert ask(app, "mfa_code", id=add_token(app, None, "otp", timedelta(seconds=-1))) == []
 

@@ -9,17 +9,17 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from backline.db.migrate import MIGRATIONS, migrate, pending, read_migrations
+from backline.db.migrate import MIGRATIONS_FOLDER, migrate, pending, read_migrations
 from backline.errors import Misconfigured
 from backline.messages import registry
 
-NAMES = [path.stem for path in sorted(MIGRATIONS.glob("*.sql"))]
+NAMES = [path.stem for path in sorted(MIGRATIONS_FOLDER.glob("*.sql"))]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the migrations to spoil."""
-    return Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
+    return Path(shutil.copytree(MIGRATIONS_FOLDER, tmp_path / "migrations"))
 
 
 def values(dsn: str, query: LiteralString) -> list[object]:

@@ -8,14 +8,14 @@ import pytest
 from backline.errors import InvalidInput
 from backline.messages.recipients import EXAMPLES, check
 
-FIT = {
+VALID = {
     "email": ["ann@example.com", "Ann <ann@example.com>"],
     "sms": ["+4915112345678", "+15005550006", "+2901234", "+123456789012345"],
     "push": ["user:17", "user:3f2b-77", "cXyz_1-2:APA91bH%x", "x" * 4096],
     "webhook": ["*", "ep_1"],
     "fax": ["whatever it is"],
 }
-UNFIT = {
+INVALID = {
     "email": ["", "ann", "a b@example.com", "x" * 401],
     "sms": ["", "4915112345678", "+0151", "+49 151 12345678", "+49151", "+1234567890123456", "+4915112345678\n"],
     "push": ["", "user:", "a b c d e f", "short", "tökenlong", "x" * 4097],
@@ -31,16 +31,16 @@ TYPED = {
 
 
 def problem(connection: psycopg.Connection[tuple[str | None]], channel: str, recipient: str | None) -> str | None:
-    row = connection.execute("SELECT backline.recipient_problem(%s, %s)", (channel, recipient)).fetchone()
+    row = connection.execute("SELECT backline.recipient_error(%s, %s)", (channel, recipient)).fetchone()
     assert row is not None
     return row[0]
 
 
 def test_each_channel_has_its_shape(database: str) -> None:
     with psycopg.connect(database) as connection:
-        for channel, recipients in FIT.items():
+        for channel, recipients in VALID.items():
             assert {one: problem(connection, channel, one) for one in recipients} == dict.fromkeys(recipients)
-        for channel, recipients in UNFIT.items():
+        for channel, recipients in INVALID.items():
             for one in [*recipients, None]:
                 said = problem(connection, channel, one)
                 assert said is not None, (channel, one)
@@ -56,7 +56,7 @@ def test_what_the_models_take_sql_takes(database: str) -> None:
 
 @pytest.mark.parametrize("channel", TYPED)
 def test_what_sql_refuses_the_models_do_not_send(channel: str) -> None:
-    for one in UNFIT[channel]:
+    for one in INVALID[channel]:
         try:
             kept = check(channel, one)
         except InvalidInput:

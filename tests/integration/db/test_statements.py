@@ -5,14 +5,14 @@ from __future__ import annotations
 import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
-from backline.db.statements import SQL_FOLDER, numbered, statements
-from backline.reference_app.schema import apply
+from backline.db.statements import SQL_FOLDER, statements, to_positional
+from backline.reference_app.schema import apply_schema
 
 NAMED = [(path.stem, name) for path in sorted(SQL_FOLDER.glob("*.sql")) for name in statements(path.stem)]
 
 
 def prepared(domain: str, name: str) -> Composed:
-    return SQL("PREPARE {} AS ").format(Identifier(f"{domain}.{name}")) + SQL(numbered(statements(domain)[name]))
+    return SQL("PREPARE {} AS ").format(Identifier(f"{domain}.{name}")) + SQL(to_positional(statements(domain)[name]))
 
 
 def test_there_are_statements() -> None:
@@ -21,7 +21,7 @@ def test_there_are_statements() -> None:
 
 def test_every_statement_prepares(database: str) -> None:
     problems = []
-    apply(database)  # the app's tables
+    apply_schema(database)  # the app's tables
     with psycopg.connect(database, autocommit=True) as connection:
         for domain, name in NAMED:
             try:

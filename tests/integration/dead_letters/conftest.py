@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from backline.dead_letters.letters import Letters
-from tests.integration.dead_letters.support import Airflow
+from backline.dead_letters.store import DeadLetterStore
+from tests.integration.dead_letters.support import FakeAirflow
 from tests.integration.outbox.support import Outbox
 
 
@@ -17,11 +17,11 @@ def outbox(database: str) -> Iterator[Outbox]:
 
 
 @pytest.fixture
-def letters(database: str) -> Iterator[Letters]:
-    with Letters.open(database) as made:
+def letters(database: str) -> Iterator[DeadLetterStore]:
+    with DeadLetterStore.open(database) as made:
         yield made
 
 
 @pytest.fixture
-def airflow() -> Airflow:
-    return Airflow()
+def airflow() -> FakeAirflow:
+    return FakeAirflow()

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backline.dead_letters.failures import TOLD, Failure, ImportFailure
-from backline.dead_letters.letters import Letters, Row
+from backline.dead_letters.failures import REPORTED, Failure, ImportFailure
 from backline.dead_letters.runs import FailedRun, FailedTask
+from backline.dead_letters.store import DeadLetterStore, Row
 from backline.errors import FailureClass, InvalidInput, NetworkFailure
-from tests.integration.outbox.support import Outbox, ended
+from tests.integration.outbox.support import Outbox, finished_outcome
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-class Airflow:
+class FakeAirflow:
     """What an Airflow would answer."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Airflow:
         self.notes: dict[str, str] = {}
         self.reparsed: list[str] = []
         self.since: list[datetime] = []
-        self.away = False
+        self.unavailable = False
 
     def failed_runs(self, since: datetime) -> Iterable[FailedRun]:
         self.since.append(since)
@@ -38,14 +38,14 @@ class Airflow:
     def failed_tasks(self, since: datetime) -> Iterable[FailedTask]:
         return [task for task in self.tasks if task.ended_at >= since]
 
-    def failed_tasks_of(self, dag_id: str, run_id: str) -> Iterable[FailedTask]:
+    def failed_tasks_in_run(self, dag_id: str, run_id: str) -> Iterable[FailedTask]:
         return [task for task in self.tasks if (task.dag_id, task.run_id) == (dag_id, run_id)]
 
     def run(self, dag_id: str, run_id: str) -> FailedRun:
         found = [run for run in self.runs if (run.dag_id, run.run_id) == (dag_id, run_id)]
         return found[0] if found else FailedRun(dag_id, run_id, {}, NOW)
 
-    def log(self, task: FailedTask) -> Sequence[Mapping[str, Any]]:
+    def task_log(self, task: FailedTask) -> Sequence[Mapping[str, Any]]:
         return self.logs.get(task.task_id, [])
 
     def marked_by(self, dag_id: str, run_id: str, at: datetime) -> str | None:  # noqa: ARG002
@@ -57,11 +57,11 @@ class Airflow:
     def import_errors(self) -> Sequence[ImportFailure]:
         return self.errors
 
-    def parameters(self, dag_id: str) -> Mapping[str, Any]:  # noqa: ARG002
+    def dag_params(self, dag_id: str) -> Mapping[str, Any]:  # noqa: ARG002
         return self.params
 
-    def start(self, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> None:
-        if self.away:
+    def start_run(self, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> None:
+        if self.unavailable:
             raise NetworkFailure("Airflow is away")
         if conf.get("days") == "many":
             raise InvalidInput("conf", "days is not a number")
@@ -76,7 +76,7 @@ class Airflow:
     def fail(self, task_id: str = "work", run_id: str = "r1", dag_id: str = "job", **options: Any) -> FailedTask:
         """A failed task and its failed run."""
         task = FailedTask(
-            dag_id, run_id, task_id, options.get("map_index", -1), options.get("tries", 1), options.get("at", NOW)
+            dag_id, run_id, task_id, options.get("map_index", -1), options.get("attempts", 1), options.get("at", NOW)
         )
         self.tasks = [
             old for old in self.tasks if (old.run_id, old.task_id, old.map_index) != (run_id, task_id, task.map_index)
@@ -87,40 +87,42 @@ class Airflow:
         return task
 
 
-def failure(**options: Any) -> Failure:
+def make_failure(**options: Any) -> Failure:
     """A job's failure."""
     values: dict[str, Any] = {
         "dag_id": "job", "run_id": "r1", "task_id": "work", "map_index": -1, "failure_class": FailureClass.NETWORK,
-        "cause": "no route", "certainty": TOLD, "tries": 4, "conf": {"days": 1}, "log_url": "http://airflow.test/log",
+        "cause": "no route", "certainty": REPORTED, "attempts": 4, "conf": {"days": 1}, "log_url": "http://airflow.test/log",
         "failed_at": NOW,
     }  # fmt: skip
     return Failure(**{**values, **options})
 
 
-def record(letters: Letters, **options: Any) -> int:
+def record_failure(letters: DeadLetterStore, **options: Any) -> int:
     """A job's dead letter."""
-    found = letters.record(failure(**options))
+    found = letters.record(make_failure(**options))
     assert found is not None
     return found
 
 
-def import_failure(text: str = "SyntaxError: x", file: str = "jobs.py") -> ImportFailure:
+def make_import_failure(text: str = "SyntaxError: x", file: str = "jobs.py") -> ImportFailure:
     return ImportFailure("dags-folder", file, f"Traceback\n  File\n{text}", NOW)
 
 
-def die(outbox: Outbox, *, error: str = "550 no such user", error_class: str = "rejected", **options: Any) -> int:
+def make_dead_message(
+    outbox: Outbox, *, error: str = "550 no such user", error_class: str = "rejected", **options: Any
+) -> int:
     """A message that is sent for and dies; returns its id."""
     message_id = outbox.enqueue(**options)
     [message] = [held for held in outbox.claim() if held.id == message_id]
-    outbox.complete(ended(message, "dead", error_class=error_class, error=error))
+    outbox.complete(finished_outcome(message, "dead", error_class=error_class, error=error))
     return message_id
 
 
-def all_letters(letters: Letters) -> list[Row]:
-    from backline.dead_letters.letters import Filter
+def all_dead_letters(letters: DeadLetterStore) -> list[Row]:
+    from backline.dead_letters.store import Filter
 
-    return list(letters.every(Filter()))
+    return list(letters.iterate(Filter()))
 
 
-def later(seconds: float) -> datetime:
+def seconds_after_now(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)

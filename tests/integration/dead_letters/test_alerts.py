@@ -7,12 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
-from backline.dead_letters.alerts import Alert, send_due
-from backline.dead_letters.letters import Letters
+from backline.dead_letters.alerts import Alert, send_due_alerts
+from backline.dead_letters.store import DeadLetterStore
 from backline.errors import FailureClass, NetworkFailure
-from backline.jobs.gate import note_late
+from backline.jobs.limits import insert_late_run
 from backline.settings import AlertSettings
-from tests.integration.dead_letters.support import all_letters, die, import_failure, later, record
+from tests.integration.dead_letters.support import (
+    all_dead_letters,
+    make_dead_message,
+    make_import_failure,
+    record_failure,
+    seconds_after_now,
+)
 from tests.integration.outbox.support import Outbox
 
 CONFIG = AlertSettings(recipients=("ops@example.com",), window_seconds=1800)
@@ -20,22 +26,22 @@ Send = Callable[[], list[Alert]]
 
 
 @pytest.fixture
-def send(letters: Letters) -> Send:
+def send(letters: DeadLetterStore) -> Send:
     def one_round() -> list[Alert]:
         sent: list[Alert] = []
-        report = send_due(letters.connection, CONFIG, "http://airflow.test/", sent.append)
-        assert report.mails == len(sent)
+        report = send_due_alerts(letters.connection, CONFIG, "http://airflow.test/", sent.append)
+        assert report.emails == len(sent)
         return sent
 
     return one_round
 
 
-def let_windows_pass(letters: Letters) -> None:
+def let_windows_pass(letters: DeadLetterStore) -> None:
     letters.connection.execute("UPDATE backline.alert_group SET next_at = clock_timestamp()")
 
 
-def test_the_first_failure_is_told_at_once_and_once(letters: Letters, send: Send) -> None:
-    letter_id = record(letters, cause="<no> route & {{ config }}")
+def test_the_first_failure_is_told_at_once_and_once(letters: DeadLetterStore, send: Send) -> None:
+    letter_id = record_failure(letters, cause="<no> route & {{ config }}")
     [mail] = send()
     assert mail.to == ("ops@example.com",)
     assert mail.subject == "[Backline] job.work failed (network)"
@@ -47,29 +53,29 @@ def test_the_first_failure_is_told_at_once_and_once(letters: Letters, send: Send
     assert send() == []
 
 
-def test_a_storm_is_one_mail_now_and_one_when_the_window_is_over(letters: Letters, send: Send) -> None:
+def test_a_storm_is_one_mail_now_and_one_when_the_window_is_over(letters: DeadLetterStore, send: Send) -> None:
     for number in range(30):
-        record(letters, run_id=f"r{number}", failed_at=later(number))
+        record_failure(letters, run_id=f"r{number}", failed_at=seconds_after_now(number))
     [mail] = send()
     assert mail.subject == "[Backline] job.work failed (network), 30 times"
     assert "And 20 more" in mail.html
     for number in range(30, 35):
-        record(letters, run_id=f"r{number}")
+        record_failure(letters, run_id=f"r{number}")
     assert send() == []
     let_windows_pass(letters)
     [mail] = send()
     assert mail.subject.endswith(", 5 times")
     assert "the last mail about this was sent at" in mail.html
-    assert all(letter["alerted_at"] for letter in all_letters(letters))
+    assert all(letter["alerted_at"] for letter in all_dead_letters(letters))
 
 
-def test_groups_are_by_what_where_and_class(letters: Letters, outbox: Outbox, send: Send) -> None:
-    record(letters)
-    record(letters, task_id="other")
-    record(letters, run_id="r2", failure_class=FailureClass.TIMEOUT)
-    record(letters, dag_id="else", task_id="")
-    die(outbox)
-    letters.record_import(import_failure())
+def test_groups_are_by_what_where_and_class(letters: DeadLetterStore, outbox: Outbox, send: Send) -> None:
+    record_failure(letters)
+    record_failure(letters, task_id="other")
+    record_failure(letters, run_id="r2", failure_class=FailureClass.TIMEOUT)
+    record_failure(letters, dag_id="else", task_id="")
+    make_dead_message(outbox)
+    letters.record_import(make_import_failure())
     assert {mail.subject for mail in send()} == {
         "[Backline] job.work failed (network)", "[Backline] job.other failed (network)",
         "[Backline] job.work failed (timeout)", "[Backline] else failed (network)",
@@ -77,9 +83,9 @@ def test_groups_are_by_what_where_and_class(letters: Letters, outbox: Outbox, se
     }  # fmt: skip
 
 
-def test_late_runs_go_the_same_way(database: str, letters: Letters, send: Send) -> None:
+def test_late_runs_go_the_same_way(database: str, letters: DeadLetterStore, send: Send) -> None:
     for run_id in ("r1", "r1", "r2"):
-        note_late(database, "job", run_id, 60, f"http://airflow.test/{run_id}")
+        insert_late_run(database, "job", run_id, 60, f"http://airflow.test/{run_id}")
     [mail] = send()
     assert mail.subject == "[Backline] job is late, 2 times"
     assert "not ended within 60 seconds" in mail.html
@@ -88,14 +94,14 @@ def test_late_runs_go_the_same_way(database: str, letters: Letters, send: Send) 
     assert send() == []
 
 
-def test_what_is_dealt_with_is_not_told(letters: Letters, send: Send) -> None:
-    letters.close(record(letters), "discarded", by="ann", reason="x", replay_ref=None)
+def test_what_is_dealt_with_is_not_told(letters: DeadLetterStore, send: Send) -> None:
+    letters.close(record_failure(letters), "discarded", by="ann", reason="x", replay_ref=None)
     assert send() == []
 
 
-def test_two_at_once_send_one_mail(database: str, letters: Letters) -> None:
+def test_two_at_once_send_one_mail(database: str, letters: DeadLetterStore) -> None:
     for number in range(20):
-        record(letters, run_id=f"r{number}")
+        record_failure(letters, run_id=f"r{number}")
     sent: list[Alert] = []
     inside, go_on = threading.Event(), threading.Event()
 
@@ -105,34 +111,34 @@ def test_two_at_once_send_one_mail(database: str, letters: Letters) -> None:
         assert go_on.wait(10)
 
     def one_round() -> None:
-        with Letters.open(database) as mine:
-            send_due(mine.connection, CONFIG, "http://x", slow)
+        with DeadLetterStore.open(database) as mine:
+            send_due_alerts(mine.connection, CONFIG, "http://x", slow)
 
     first = threading.Thread(target=one_round)
     first.start()
     assert inside.wait(10)
-    assert send_due(letters.connection, CONFIG, "http://x", sent.append).mails == 0
+    assert send_due_alerts(letters.connection, CONFIG, "http://x", sent.append).emails == 0
     go_on.set()
     first.join()
     assert len(sent) == 1
 
 
-def test_a_mail_that_cannot_be_sent_comes_later_and_is_no_failure(letters: Letters, send: Send) -> None:
-    record(letters)
+def test_a_mail_that_cannot_be_sent_comes_later_and_is_no_failure(letters: DeadLetterStore, send: Send) -> None:
+    record_failure(letters)
 
     def refuse(_: Alert) -> None:
         raise NetworkFailure("the mail server is away")
 
-    report = send_due(letters.connection, CONFIG, "http://x", refuse)
-    assert (report.mails, report.put_off) == (0, 1)
-    assert len(all_letters(letters)) == 1
+    report = send_due_alerts(letters.connection, CONFIG, "http://x", refuse)
+    assert (report.emails, report.deferred) == (0, 1)
+    assert len(all_dead_letters(letters)) == 1
     assert send() == [], "put off"
     let_windows_pass(letters)
     assert len(send()) == 1
 
 
-def test_nobody_to_tell_is_nobody_told(letters: Letters) -> None:
-    record(letters)
+def test_nobody_to_tell_is_nobody_told(letters: DeadLetterStore) -> None:
+    record_failure(letters)
     sent: list[Alert] = []
-    assert send_due(letters.connection, AlertSettings(recipients=()), "http://x", sent.append).mails == 0
+    assert send_due_alerts(letters.connection, AlertSettings(recipients=()), "http://x", sent.append).emails == 0
     assert sent == []

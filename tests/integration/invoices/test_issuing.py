@@ -17,17 +17,23 @@ import pytest
 from psycopg.rows import DictRow, dict_row
 from pypdf import PdfReader
 
-from backline.db.connect import translated
+from backline.db.connect import translate_errors
 from backline.errors import InvalidInput
+from backline.invoices.generate import (
+    GeneratedDocument,
+    GenerationReport,
+    generate_due,
+    generate_for_order,
+    raise_if_failed,
+)
 from backline.invoices.issuing import issue
-from backline.invoices.layout import render
-from backline.invoices.making import Made, MakingReport, check, make_due, make_for_order
-from backline.invoices.papers import read
+from backline.invoices.layout import render_pdf
+from backline.invoices.papers import load_document
 from backline.invoices.settings import InvoiceSettings
 from backline.messages import registry
-from backline.reference_app import broken_rules
+from backline.reference_app import invariant_violations
 from backline.settings import ROOT
-from tests.integration.invoices.shop import CONFIG, place, refund
+from tests.integration.invoices.support import CONFIG, place_order, refund_order
 
 NOW = datetime(2031, 6, 1, tzinfo=UTC)
 CUPS = [("Espresso cups, set of 4", 2, 2450, 1900), ("Coffee beans, 1 kg", 3, 1890, 700)]
@@ -53,10 +59,10 @@ def text_of(file: str | Path | bytes) -> str:
 def test_numbers_have_no_gaps_under_concurrency_and_rollbacks(
     seeded_database: str, shop: psycopg.Connection[DictRow]
 ) -> None:
-    orders = [place(shop, f"C-{n}", CUPS) for n in range(24)]
+    orders = [place_order(shop, f"C-{n}", CUPS) for n in range(24)]
 
     def work(n: int) -> None:
-        with translated(), psycopg.connect(seeded_database, autocommit=True, row_factory=dict_row) as own:
+        with translate_errors(), psycopg.connect(seeded_database, autocommit=True, row_factory=dict_row) as own:
             if n % 3 == 2:  # begins, takes its number, and comes to nothing
                 with own.transaction(force_rollback=True):
                     issue(own, orders[n // 3], CONFIG, "UTC", NOW)
@@ -71,12 +77,12 @@ def test_numbers_have_no_gaps_under_concurrency_and_rollbacks(
         "SELECT count(*) AS n, count(DISTINCT order_id) AS orders FROM app.invoices WHERE order_id = ANY (%s)", [orders]
     ).fetchall()
     assert row["n"] == row["orders"] == len(issued) == 24
-    broken = broken_rules(seeded_database)
+    broken = invariant_violations(seeded_database)
     assert {rule for rule in broken if "invoice" in rule} == set()
 
 
 def test_an_order_that_is_not_paid_has_no_invoice(shop: psycopg.Connection[DictRow]) -> None:
-    order = place(shop, "U-1", CUPS, paid=False)
+    order = place_order(shop, "U-1", CUPS, paid=False)
     with pytest.raises(InvalidInput, match=rf"order_id: order {order} is not paid"):
         issue(shop, order, CONFIG, "UTC", NOW)
     with pytest.raises(InvalidInput, match="order_id: there is no order 987654"):
@@ -85,15 +91,15 @@ def test_an_order_that_is_not_paid_has_no_invoice(shop: psycopg.Connection[DictR
 
 
 def test_the_year_is_that_of_the_zone(shop: psycopg.Connection[DictRow]) -> None:
-    order = place(shop, "Y-1", CUPS)
+    order = place_order(shop, "Y-1", CUPS)
     [paper] = issue(shop, order, CONFIG, "Asia/Tokyo", datetime(2031, 12, 31, 20, tzinfo=UTC))
-    assert read(shop, paper).number == "INV-2032-000001"
+    assert load_document(shop, paper).number == "INV-2032-000001"
 
 
 def test_what_the_paper_says(shop: psycopg.Connection[DictRow], tmp_path: Path) -> None:
     shop.execute("UPDATE app.users SET language = 'de', name = 'Ann <b>Example</b>' WHERE id = 1")
-    order = place(shop, "P-1", CUPS)
-    [made] = make_for_order(shop, order, CONFIG, tmp_path)
+    order = place_order(shop, "P-1", CUPS)
+    [made] = generate_for_order(shop, order, CONFIG, tmp_path)
     text = text_of(made.file)
     # 2 of 24.50 at 19 % are 49.00 + 9.31; 3 of 18.90 at 7 % are 56.70 + 3.97; shipping 4.90 without.
     for said in (
@@ -110,14 +116,14 @@ def test_what_the_paper_says(shop: psycopg.Connection[DictRow], tmp_path: Path) 
 def test_the_page_is_what_is_customary(
     country: str, page: str, points: tuple[int, int], shop: psycopg.Connection[DictRow], tmp_path: Path
 ) -> None:
-    order = place(shop, "S-1", CUPS, country=country, currency="USD")
-    [made] = make_for_order(shop, order, CONFIG.model_copy(update={"page": page}), tmp_path)
+    order = place_order(shop, "S-1", CUPS, country=country, currency="USD")
+    [made] = generate_for_order(shop, order, CONFIG.model_copy(update={"page": page}), tmp_path)
     box = PdfReader(made.file).pages[0].mediabox
     assert (round(box.width), round(box.height)) == points
 
 
 def test_it_is_pdf_a_3a(shop: psycopg.Connection[DictRow], tmp_path: Path) -> None:
-    [made] = make_for_order(shop, place(shop, "A-1", CUPS), CONFIG, tmp_path)
+    [made] = generate_for_order(shop, place_order(shop, "A-1", CUPS), CONFIG, tmp_path)
     pdf = PdfReader(made.file)
     catalog = pdf.trailer["/Root"].get_object()
     metadata = catalog["/Metadata"].get_object().get_data().decode()
@@ -137,8 +143,8 @@ def test_it_is_pdf_a_3a(shop: psycopg.Connection[DictRow], tmp_path: Path) -> No
 def test_a_paper_is_made_again_byte_for_byte(
     seeded_database: str, shop: psycopg.Connection[DictRow], tmp_path: Path
 ) -> None:
-    order = place(shop, "R-1", CUPS)
-    [first] = make_for_order(shop, order, CONFIG, tmp_path)
+    order = place_order(shop, "R-1", CUPS)
+    [first] = generate_for_order(shop, order, CONFIG, tmp_path)
     content = Path(first.file).read_bytes()
     assert first.is_identical is None
     # Another process, other settings, another day: the paper is as it was.
@@ -156,35 +162,35 @@ def test_a_paper_is_made_again_byte_for_byte(
     )  # fmt: skip
     assert done.stdout.strip() == hashlib.sha256(content).hexdigest()
     other = CONFIG.model_copy(update={"seller_name": "Somebody Else", "page": "Letter"})
-    [again] = make_for_order(shop, order, other, tmp_path / "again")
+    [again] = generate_for_order(shop, order, other, tmp_path / "again")
     assert again.is_identical is True
     assert Path(again.file).read_bytes() == content
     shop.execute("UPDATE app.invoices SET buyer_name = 'Forged' WHERE order_id = %s", [order])
-    [forged] = make_for_order(shop, order, CONFIG, tmp_path)
+    [forged] = generate_for_order(shop, order, CONFIG, tmp_path)
     assert forged.is_identical is False
 
 
 def test_a_refund_makes_a_credit_note_of_the_whole_invoice(
     seeded_database: str, shop: psycopg.Connection[DictRow], tmp_path: Path
 ) -> None:
-    order = place(shop, "G-1", CUPS)
-    [invoice] = make_for_order(shop, order, CONFIG, tmp_path)
-    refund(shop, order)
-    again, note = make_for_order(shop, order, CONFIG, tmp_path)
+    order = place_order(shop, "G-1", CUPS)
+    [invoice] = generate_for_order(shop, order, CONFIG, tmp_path)
+    refund_order(shop, order)
+    again, note = generate_for_order(shop, order, CONFIG, tmp_path)
     assert again.number == invoice.number
     assert note.number.startswith("CRN-")
     assert note.receipt_id is None
     text = text_of(note.file)
     for said in ("Credit note", f"Takes back invoice {invoice.number}", "€123.88", "Total credited"):
         assert said in text, (said, text)
-    assert {rule for rule in broken_rules(seeded_database) if "invoice" in rule} == set()
-    assert len(make_for_order(shop, order, CONFIG, tmp_path)) == 2
+    assert {rule for rule in invariant_violations(seeded_database) if "invoice" in rule} == set()
+    assert len(generate_for_order(shop, order, CONFIG, tmp_path)) == 2
 
 
 def test_the_first_file_goes_out_with_the_receipt_once(shop: psycopg.Connection[DictRow], tmp_path: Path) -> None:
-    order = place(shop, "M-1", CUPS)
-    [made] = make_for_order(shop, order, CONFIG, tmp_path)
-    [again] = make_for_order(shop, order, CONFIG, tmp_path)
+    order = place_order(shop, "M-1", CUPS)
+    [made] = generate_for_order(shop, order, CONFIG, tmp_path)
+    [again] = generate_for_order(shop, order, CONFIG, tmp_path)
     assert (made.receipt_id is not None, again.receipt_id) == (True, None)
     [row] = shop.execute("SELECT * FROM backline.message WHERE type = 'payment_receipt'").fetchall()
     assert row["id"] == made.receipt_id
@@ -196,8 +202,8 @@ def test_the_first_file_goes_out_with_the_receipt_once(shop: psycopg.Connection[
 
 
 def test_an_old_payment_gets_no_receipt(shop: psycopg.Connection[DictRow], tmp_path: Path) -> None:
-    order = place(shop, "O-1", CUPS)
-    [made] = make_for_order(shop, order, CONFIG.model_copy(update={"receipt_hours": 0.0}), tmp_path)
+    order = place_order(shop, "O-1", CUPS)
+    [made] = generate_for_order(shop, order, CONFIG.model_copy(update={"receipt_hours": 0.0}), tmp_path)
     assert made.receipt_id is None
     assert shop.execute("SELECT count(*) AS n FROM backline.message").fetchall() == [{"n": 0}]
 
@@ -205,44 +211,44 @@ def test_an_old_payment_gets_no_receipt(shop: psycopg.Connection[DictRow], tmp_p
 def test_the_sweep_makes_what_is_missing_and_one_that_fails_harms_no_other(
     shop: psycopg.Connection[DictRow], tmp_path: Path
 ) -> None:
-    first, poisoned, third = (place(shop, f"W-{n}", CUPS) for n in range(3))
+    first, poisoned, third = (place_order(shop, f"W-{n}", CUPS) for n in range(3))
     issue(shop, first, CONFIG, "UTC", datetime.now(UTC))  # and then somebody pulled the plug
     issue(shop, poisoned, CONFIG, "UTC", datetime.now(UTC))
     shop.execute("UPDATE app.invoices SET net_minor = net_minor + 1 WHERE order_id = %s", [poisoned])
     told: list[float] = []
-    report = make_due(shop, CONFIG, tmp_path, lambda percent, _: told.append(percent))
-    assert {one.order_id for one in report.made} == {first, third}
-    assert (report.orders, report.papers, report.receipts) == (3, 2, 2)
+    report = generate_due(shop, CONFIG, tmp_path, lambda percent, _: told.append(percent))
+    assert {one.order_id for one in report.generated} == {first, third}
+    assert (report.orders, report.documents, report.receipts) == (3, 2, 2)
     assert "are not the sums of its lines" in report.failed[poisoned]
     assert told[0] == 0
     with pytest.raises(Exception, match=f"1 orders have no invoice; the first is {poisoned}"):
-        check(report)
+        raise_if_failed(report)
     json.dumps(report.as_dict())
-    assert make_due(shop, CONFIG, tmp_path).orders == 1
+    assert generate_due(shop, CONFIG, tmp_path).orders == 1
 
 
 def test_the_sweep_is_bounded(shop: psycopg.Connection[DictRow], tmp_path: Path) -> None:
-    orders = [place(shop, f"B-{n}", CUPS) for n in range(3)]
-    report = make_due(shop, CONFIG.model_copy(update={"sweep_most": 2}), tmp_path)
-    assert [one.order_id for one in report.made] == orders[:2]
+    orders = [place_order(shop, f"B-{n}", CUPS) for n in range(3)]
+    report = generate_due(shop, CONFIG.model_copy(update={"sweep_most": 2}), tmp_path)
+    assert [one.order_id for one in report.generated] == orders[:2]
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_loses_nothing(
     shop: psycopg.Connection[DictRow], tmp_path: Path
 ) -> None:
-    order = place(shop, "F-1", CUPS)
+    order = place_order(shop, "F-1", CUPS)
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     with pytest.raises(Exception, match="file"):
-        make_for_order(shop, order, CONFIG, blocked)
+        generate_for_order(shop, order, CONFIG, blocked)
     assert shop.execute("SELECT count(*) AS n FROM backline.message").fetchall() == [{"n": 0}]
-    [made] = make_for_order(shop, order, CONFIG, tmp_path)
+    [made] = generate_for_order(shop, order, CONFIG, tmp_path)
     assert made.receipt_id is not None
 
 
 def test_an_invoice_that_was_issued_elsewhere_gets_its_paper(shop: psycopg.Connection[DictRow], tmp_path: Path) -> None:
     [row] = shop.execute("SELECT order_id, series, number FROM app.invoices WHERE kind = 'invoice' ORDER BY id LIMIT 1")
-    made = make_for_order(shop, row["order_id"], CONFIG, tmp_path)
+    made = generate_for_order(shop, row["order_id"], CONFIG, tmp_path)
     assert made[0].number == f"{row['series']}-{row['number']:06d}"
     assert made[0].number in text_of(made[0].file)
 
@@ -252,14 +258,14 @@ def test_a_long_invoice_has_pages_with_its_number(shop: psycopg.Connection[DictR
         (f"Part {n}, with a description that goes on for a while and then some more", n, 100 + n, 1900)
         for n in range(1, 80)
     ]
-    [paper] = issue(shop, place(shop, "L-1", lines), CONFIG, "UTC", NOW)
-    pdf = PdfReader(io.BytesIO(render(read(shop, paper))))
+    [paper] = issue(shop, place_order(shop, "L-1", lines), CONFIG, "UTC", NOW)
+    pdf = PdfReader(io.BytesIO(render_pdf(load_document(shop, paper))))
     assert len(pdf.pages) >= 3
     assert all("INV-2031-000001" in page.extract_text() for page in pdf.pages)
 
 
 def test_a_report_of_nothing_is_well() -> None:
-    check(MakingReport(made=[Made("N", 1, "f", None, None)]))
+    raise_if_failed(GenerationReport(generated=[GeneratedDocument("N", 1, "f", None, None)]))
 
 
 @pytest.mark.parametrize("series", ["inv-{year}", "INV {year}", "{year}{year}", "INV-{month}", ""])
@@ -269,7 +275,7 @@ def test_a_series_that_cannot_be_is_refused(series: str) -> None:
 
 
 def test_a_layout_that_is_gone_is_named(shop: psycopg.Connection[DictRow]) -> None:
-    [paper] = issue(shop, place(shop, "X-1", CUPS), CONFIG, "UTC", NOW)
-    shop.execute("UPDATE app.invoice_papers SET layout = 99 WHERE invoice_id = %s", [paper])
+    [paper] = issue(shop, place_order(shop, "X-1", CUPS), CONFIG, "UTC", NOW)
+    shop.execute("UPDATE app.invoice_documents SET layout = 99 WHERE invoice_id = %s", [paper])
     with pytest.raises(InvalidInput, match=r"layout: .*layout_99\.html is not there"):
-        render(read(shop, paper))
+        render_pdf(load_document(shop, paper))

@@ -12,12 +12,12 @@ import psycopg
 import pytest
 
 from backline.errors import InvalidInput
-from backline.jobs.gate import missing_tables, seconds_to_wait
-from backline.jobs.results import RESULT_AT_MOST, Reporter, RunName, prune, result_of
+from backline.jobs.limits import missing_tables, reserve_rate_token
+from backline.jobs.results import MAX_RESULT_BYTES, Reporter, RunRef, get_result, prune_results
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 from backline.settings import ROOT
 
-RUN = RunName("report", "r1")
+RUN = RunRef("report", "r1")
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def reporter(database: str, now: list[float]) -> Reporter:
 
 
 def test_progress_is_seen_while_the_job_runs(database: str, reporter: Reporter) -> None:
-    assert result_of(database, RUN) is None
+    assert get_result(database, RUN) is None
     assert reporter.progress(10, "reading")
-    seen = result_of(database, RUN)
+    seen = get_result(database, RUN)
     assert seen is not None
     assert (seen["percent"], seen["doing"], seen["result"]) == (10, "reading", None)
 
@@ -47,7 +47,7 @@ def test_progress_is_written_once_a_second_at_most_and_the_end_always(
         written += reporter.progress(step / 10)
     assert 10 <= written <= 11
     assert reporter.progress(100, "done")
-    seen = result_of(database, RUN)
+    seen = get_result(database, RUN)
     assert seen is not None
     assert (seen["percent"], seen["doing"]) == (100, "done")
 
@@ -55,14 +55,14 @@ def test_progress_is_written_once_a_second_at_most_and_the_end_always(
 def test_a_result_is_kept_and_then_forgotten(database: str, reporter: Reporter) -> None:
     reporter.progress(50, "half")
     reporter.result({"rows": 7})
-    seen = result_of(database, RUN)
+    seen = get_result(database, RUN)
     assert seen is not None
     assert (seen["percent"], seen["result"]) == (100, {"rows": 7})
-    assert prune(database) == 0
+    assert prune_results(database) == 0
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("UPDATE backline.job_result SET expires_at = clock_timestamp()")
-    assert result_of(database, RUN) is None
-    assert prune(database) == 1
+    assert get_result(database, RUN) is None
+    assert prune_results(database) == 1
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_result_is_kept_and_then_forgotten(database: str, reporter: Reporter) 
     [
         ({"password": "x"}, "result.password"),
         ({"user": [{"api_key": "x"}]}, "result.user.0.api_key"),
-        ("x" * RESULT_AT_MOST, "result"),
+        ("x" * MAX_RESULT_BYTES, "result"),
         ({1, 2}, "result"),
         (float("nan"), "result"),
     ],
@@ -79,7 +79,7 @@ def test_what_is_no_result_is_refused(database: str, reporter: Reporter, value: 
     with pytest.raises(InvalidInput) as refused:
         reporter.result(value)
     assert refused.value.field == field
-    assert result_of(database, RUN) is None
+    assert get_result(database, RUN) is None
 
 
 def test_progress_out_of_range_is_refused(reporter: Reporter) -> None:
@@ -88,11 +88,11 @@ def test_progress_out_of_range_is_refused(reporter: Reporter) -> None:
 
 
 def test_a_rate_gives_one_token_an_interval_to_each_in_turn(database: str) -> None:
-    waits = [seconds_to_wait(database, "report", 20) for _ in range(4)]
+    waits = [reserve_rate_token(database, "report", 20) for _ in range(4)]
     assert waits[0] == 0
     for place, wait in enumerate(waits[1:], 1):
         assert 3 * place - 1 < wait <= 3 * place
-    assert seconds_to_wait(database, "other", 20) == 0
+    assert reserve_rate_token(database, "other", 20) == 0
 
 
 def test_tables_that_are_not_there_are_named(database: str) -> None:
@@ -150,6 +150,6 @@ def test_a_task_that_ends_in_time_ends_its_watchdog(started: list[subprocess.Pop
 
 def test_results_are_json(reporter: Reporter, database: str) -> None:
     reporter.result([1, {"a": None}])
-    seen = result_of(database, RUN)
+    seen = get_result(database, RUN)
     assert seen is not None
     assert json.dumps(seen["result"]) == '[1, {"a": null}]'

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from backline.db.session import session
-from tests.integration.orders.shop import Shop
+from tests.integration.orders.support import Shop
 from tests.integration.payments.conftest import account, provider, sandbox
 
 __all__ = ["account", "provider", "sandbox"]

@@ -9,32 +9,32 @@ import sys
 
 import pytest
 
-from backline.orders.saga import Ended, Processed, process_order
+from backline.orders.saga import SagaOutcome, SagaResult, run_saga
 from backline.orders.settings import OrderSettings
 from backline.payments.stripe_client import StripeProvider
 from backline.settings import ROOT
-from tests.integration.orders import killed
-from tests.integration.orders.shop import Shop
-from tests.integration.payments.shop import STOLEN, Account
+from tests.integration.orders import process_order_worker
+from tests.integration.orders.support import Shop
+from tests.integration.payments.support import CARD_STOLEN, Account
 
-FORWARD = ("validate", "reserve", "pay", killed.CHARGED, "confirm", killed.END)
+FORWARD = ("validate", "reserve", "pay", process_order_worker.PROVIDER_ANSWERED, "confirm", process_order_worker.END)
 
 
 def kill_at(point: str, database: str, account: Account, order: int) -> None:
     done = subprocess.run(
-        [sys.executable, killed.__file__, database, account.url, str(order), point],
+        [sys.executable, process_order_worker.__file__, database, account.url, str(order), point],
         check=False, env={**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}, timeout=60,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, f"it has ended without coming to {point!r}"
 
 
-def again(shop: Shop, provider: StripeProvider, order: int) -> Processed:
-    return process_order(shop.database, provider, order, OrderSettings())
+def process_again(shop: Shop, provider: StripeProvider, order: int) -> SagaResult:
+    return run_saga(shop.database, provider, order, OrderSettings())
 
 
-def captured(shop: Shop, order: int) -> int:
+def captured_payments(shop: Shop, order: int) -> int:
     query = "SELECT coalesce(sum(amount_minor - refunded_minor), 0) AS minor FROM app.payments WHERE order_id = %s AND state = 'captured'"
-    return int(shop.one(query, order)["minor"])
+    return int(shop.fetch_one(query, order)["minor"])
 
 
 @pytest.mark.parametrize("point", FORWARD)
@@ -44,29 +44,31 @@ def test_on_the_way_to_confirmed(
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 3))
     kill_at(point, database, account, order)
-    assert again(shop, provider, order).state == "confirmed"
-    assert again(shop, provider, order).ended is Ended.NOTHING
-    assert shop.disagreements() == {}
-    assert (shop.reserved(cup), captured(shop, order), account.money()) == (3, 4060, 4060)
-    assert account.paid() == 1
+    assert process_again(shop, provider, order).state == "confirmed"
+    assert process_again(shop, provider, order).outcome is SagaOutcome.NOTHING_TO_DO
+    assert shop.invariant_violations() == {}
+    assert (shop.reserved(cup), captured_payments(shop, order), account.captured_minor()) == (3, 4060, 4060)
+    assert account.captured_count() == 1
     assert [message["type"] for message in shop.messages()] == ["order_confirmation"]
 
 
-@pytest.mark.parametrize("point", ["pay", "refund", "cancel", killed.END])
+@pytest.mark.parametrize("point", ["pay", "refund", "cancel", process_order_worker.END])
 def test_on_the_way_back_before_any_money(
     point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
-    order = shop.order(shop.customer(), (cup, 3), card=STOLEN)
+    order = shop.order(shop.customer(), (cup, 3), card=CARD_STOLEN)
     kill_at(point, database, account, order)
-    assert again(shop, provider, order).state == "cancelled"
-    assert again(shop, provider, order).ended is Ended.NOTHING
-    assert shop.disagreements() == {}
-    assert (shop.reserved(cup), captured(shop, order), account.money()) == (0, 0, 0)
+    assert process_again(shop, provider, order).state == "cancelled"
+    assert process_again(shop, provider, order).outcome is SagaOutcome.NOTHING_TO_DO
+    assert shop.invariant_violations() == {}
+    assert (shop.reserved(cup), captured_payments(shop, order), account.captured_minor()) == (0, 0, 0)
     assert [message["payload"]["status"] for message in shop.messages()] == ["cancelled"]
 
 
-@pytest.mark.parametrize("point", ["confirm", "refund", killed.CHARGED, "cancel", killed.END])
+@pytest.mark.parametrize(
+    "point", ["confirm", "refund", process_order_worker.PROVIDER_ANSWERED, "cancel", process_order_worker.END]
+)
 def test_on_the_way_back_with_the_money(
     point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
 ) -> None:
@@ -78,19 +80,19 @@ def test_on_the_way_back_with_the_money(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        process_order(shop.database, provider, order, OrderSettings(), retire)
-    assert (shop.state(order), account.money()) == ("paid", 4060)
+        run_saga(shop.database, provider, order, OrderSettings(), retire)
+    assert (shop.state(order), account.captured_minor()) == ("paid", 4060)
     shop.database.execute("UPDATE app.products SET retired_at = now()")
     kill_at(point, database, account, order)
-    assert again(shop, provider, order).state == "refunded"
-    assert again(shop, provider, order).ended is Ended.NOTHING
-    assert shop.disagreements() == {}
-    assert (shop.reserved(cup), captured(shop, order), account.money()) == (0, 0, 0)
-    assert (account.paid(), account.refunds()) == (1, 1)
+    assert process_again(shop, provider, order).state == "refunded"
+    assert process_again(shop, provider, order).outcome is SagaOutcome.NOTHING_TO_DO
+    assert shop.invariant_violations() == {}
+    assert (shop.reserved(cup), captured_payments(shop, order), account.captured_minor()) == (0, 0, 0)
+    assert (account.captured_count(), account.refunded_count()) == (1, 1)
     assert [message["payload"]["status"] for message in shop.messages()] == ["refunded"]
 
 
 def test_every_point_of_the_saga_is_killed_at() -> None:
-    from backline.orders.saga import PROGRESS
+    from backline.orders.saga import STEP_PROGRESS
 
-    assert set(PROGRESS) <= {*FORWARD, "cancel", "refund"}
+    assert set(STEP_PROGRESS) <= {*FORWARD, "cancel", "refund"}

@@ -9,18 +9,24 @@ import pytest
 from backline.db.session import session
 from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
-from backline.orders.saga import PROGRESS, Ended, Processed, process_order
+from backline.orders.saga import STEP_PROGRESS, SagaOutcome, SagaResult, run_saga
 from backline.orders.settings import OrderSettings
-from backline.payments.refunding import refund
+from backline.payments.refunds import refund
 from backline.payments.stripe_client import StripeProvider
-from tests.integration.orders.shop import Shop
-from tests.integration.payments.shop import AUTHENTICATE, AWAY, POOR, STOLEN, Account
+from tests.integration.orders.support import Shop
+from tests.integration.payments.support import (
+    CARD_INSUFFICIENT_FUNDS,
+    CARD_NEEDS_AUTHENTICATION,
+    CARD_STOLEN,
+    PROVIDER_UNAVAILABLE,
+    Account,
+)
 
-CONFIG = OrderSettings(page="https://shop.example/orders/{order}")
+CONFIG = OrderSettings(order_url="https://shop.example/orders/{order}")
 
 
-def process(shop: Shop, provider: StripeProvider, order: int) -> Processed:
-    return process_order(shop.database, provider, order, CONFIG)
+def process(shop: Shop, provider: StripeProvider, order: int) -> SagaResult:
+    return run_saga(shop.database, provider, order, CONFIG)
 
 
 def test_it_ends_confirmed_and_the_customer_is_told_what_was_bought(
@@ -29,10 +35,10 @@ def test_it_ends_confirmed_and_the_customer_is_told_what_was_bought(
     cup, pot = shop.product(5), shop.product(1)
     order = shop.order(shop.customer(phone="+4915112345678", language="de"), (cup, 3), (pot, 1), price=333)
     heard: list[str] = []
-    done = process_order(shop.database, provider, order, CONFIG, heard.append)
-    assert done == Processed("O-0001", "confirmed", Ended.CONFIRMED)
+    done = run_saga(shop.database, provider, order, CONFIG, heard.append)
+    assert done == SagaResult("O-0001", "confirmed", SagaOutcome.CONFIRMED)
     assert heard == ["validate", "reserve", "pay", "confirm"]
-    assert set(heard) <= set(PROGRESS)
+    assert set(heard) <= set(STEP_PROGRESS)
     assert (shop.reserved(cup), shop.reserved(pot)) == (3, 1)
     email, text = shop.messages("order_confirmation")
     assert {email["channel"]: email["recipient"], text["channel"]: text["recipient"]} == {
@@ -46,34 +52,36 @@ def test_it_ends_confirmed_and_the_customer_is_told_what_was_bought(
         (f"3 × Cup {cup}", 1, 1189), (f"Cup {pot}", 1, 396),  # noqa: RUF001
     ]  # fmt: skip
     shown = sum(line["quantity"] * line["unit_price"] for line in payload["lines"])
-    assert shown + payload["shipping"] == payload["total"] == account.money()
+    assert shown + payload["shipping"] == payload["total"] == account.captured_minor()
     registry.get("order_confirmation").parse(payload)
-    assert shop.disagreements() == {}
+    assert shop.invariant_violations() == {}
 
 
 def test_a_second_run_has_nothing_to_do(shop: Shop, provider: StripeProvider, account: Account) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
     process(shop, provider, order)
-    account.faults(AWAY)  # it is not even asked
-    assert process(shop, provider, order).ended is Ended.NOTHING
+    account.set_faults(PROVIDER_UNAVAILABLE)  # it is not even asked
+    assert process(shop, provider, order).outcome is SagaOutcome.NOTHING_TO_DO
     assert (len(shop.messages("payment_receipt")), len(shop.messages())) == (1, 1)
 
 
 def test_what_is_not_in_stock_is_not_charged(shop: Shop, provider: StripeProvider, account: Account) -> None:
     cup, pot = shop.product(5), shop.product(1)
     order = shop.order(shop.customer(), (cup, 3), (pot, 2))
-    assert process(shop, provider, order) == Processed("O-0001", "cancelled", Ended.CANCELLED, "not in stock: CUP-2")
+    assert process(shop, provider, order) == SagaResult(
+        "O-0001", "cancelled", SagaOutcome.CANCELLED, "not in stock: CUP-2"
+    )
     assert (shop.reserved(cup), shop.reserved(pot), account.intents()) == (0, 0, [])
     [told] = shop.messages()
     assert (told["type"], told["payload"]["status"]) == ("order_status", "cancelled")
     assert told["payload"]["note"] == "Reason: not in stock: CUP-2."
-    assert shop.disagreements() == {}
+    assert shop.invariant_violations() == {}
 
 
 def test_two_lines_of_one_product_are_one_want(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product(5)
     order = shop.order(shop.customer(), (cup, 3), (cup, 3))
-    assert process(shop, provider, order).ended is Ended.CANCELLED
+    assert process(shop, provider, order).outcome is SagaOutcome.CANCELLED
     assert shop.reserved(cup) == 0
 
 
@@ -91,10 +99,10 @@ def test_what_cannot_be_served_is_cancelled_before_anything_is_set_aside(
     order = shop.order(shop.customer(), (shop.product(), 1))
     shop.database.execute(spoil)  # type: ignore[call-overload]
     done = process(shop, provider, order)
-    assert (done.state, done.ended) == ("cancelled", Ended.CANCELLED)
-    assert done.why.startswith(why)
+    assert (done.state, done.outcome) == ("cancelled", SagaOutcome.CANCELLED)
+    assert done.reason.startswith(why)
     assert account.intents() == []
-    assert shop.disagreements() == {}
+    assert shop.invariant_violations() == {}
 
 
 def test_nothing_is_sent_to_a_closed_account(shop: Shop, provider: StripeProvider) -> None:
@@ -106,19 +114,19 @@ def test_nothing_is_sent_to_a_closed_account(shop: Shop, provider: StripeProvide
 
 def test_a_hard_decline_gives_the_stock_back(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product()
-    order = shop.order(shop.customer(), (cup, 2), card=STOLEN)
-    assert process(shop, provider, order) == Processed(
-        "O-0001", "cancelled", Ended.CANCELLED, "the payment was declined"
+    order = shop.order(shop.customer(), (cup, 2), card=CARD_STOLEN)
+    assert process(shop, provider, order) == SagaResult(
+        "O-0001", "cancelled", SagaOutcome.CANCELLED, "the payment was declined"
     )
     assert shop.reserved(cup) == 0
-    assert shop.disagreements() == {}
+    assert shop.invariant_violations() == {}
 
 
 @pytest.mark.parametrize(
     ("card", "why"),
     [
-        (POOR, "the payment was declined and is tried again"),
-        (AUTHENTICATE, "the customer must confirm the payment"),
+        (CARD_INSUFFICIENT_FUNDS, "the payment was declined and is tried again"),
+        (CARD_NEEDS_AUTHENTICATION, "the customer must confirm the payment"),
     ],
 )
 def test_what_may_still_be_paid_keeps_its_stock(
@@ -127,60 +135,60 @@ def test_what_may_still_be_paid_keeps_its_stock(
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 2), card=card)
     for _ in range(2):
-        assert process(shop, provider, order) == Processed("O-0001", "reserved", Ended.WAITING, why)
+        assert process(shop, provider, order) == SagaResult("O-0001", "reserved", SagaOutcome.WAITING, why)
     assert (shop.reserved(cup), len(account.intents()), shop.messages()) == (2, 1, [])
-    assert shop.disagreements() == {}
+    assert shop.invariant_violations() == {}
 
 
 def test_what_is_not_paid_in_time_is_cancelled_and_cannot_be_paid_any_more(
     shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
-    order = shop.order(shop.customer(), (cup, 2), card=AUTHENTICATE)
+    order = shop.order(shop.customer(), (cup, 2), card=CARD_NEEDS_AUTHENTICATION)
     process(shop, provider, order)
-    shop.age(order, 73)
+    shop.backdate(order, 73)
     done = process(shop, provider, order)
-    assert (done.ended, done.why) == (Ended.CANCELLED, "it was not paid in time")
-    payment = shop.one("SELECT state::text, next_try_at FROM app.payments")
-    assert payment == {"state": "abandoned", "next_try_at": None}
+    assert (done.outcome, done.reason) == (SagaOutcome.CANCELLED, "it was not paid in time")
+    payment = shop.fetch_one("SELECT state::text, next_attempt_at FROM app.payments")
+    assert payment == {"state": "abandoned", "next_attempt_at": None}
     assert [one["status"] for one in account.intents()] == ["canceled"]
     assert shop.reserved(cup) == 0
-    assert shop.disagreements() == {}
+    assert shop.invariant_violations() == {}
 
 
 def test_what_was_paid_at_the_last_moment_is_confirmed(shop: Shop, provider: StripeProvider, account: Account) -> None:
-    order = shop.order(shop.customer(), (shop.product(), 2), card=AUTHENTICATE)
+    order = shop.order(shop.customer(), (shop.product(), 2), card=CARD_NEEDS_AUTHENTICATION)
     process(shop, provider, order)
-    shop.age(order, 73)
-    account.pay_as_the_customer()
-    assert process(shop, provider, order).ended is Ended.CONFIRMED
-    assert shop.disagreements() == {}
+    shop.backdate(order, 73)
+    account.confirm_open_intents()
+    assert process(shop, provider, order).outcome is SagaOutcome.CONFIRMED
+    assert shop.invariant_violations() == {}
 
 
 def test_a_provider_that_is_away_changes_nothing(shop: Shop, provider: StripeProvider, account: Account) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 2))
-    account.faults(AWAY)
+    account.set_faults(PROVIDER_UNAVAILABLE)
     with pytest.raises(UnknownFailure):
         process(shop, provider, order)
     assert (shop.state(order), shop.reserved(cup)) == ("reserved", 2)
-    account.faults()
-    assert process(shop, provider, order).ended is Ended.CONFIRMED
-    assert shop.disagreements() == {}
+    account.set_faults()
+    assert process(shop, provider, order).outcome is SagaOutcome.CONFIRMED
+    assert shop.invariant_violations() == {}
 
 
 def test_money_that_may_have_come_is_looked_for_before_an_order_is_cancelled(
     shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     order = shop.order(shop.customer(), (shop.product(), 2))
-    account.faults(AWAY)
+    account.set_faults(PROVIDER_UNAVAILABLE)
     with pytest.raises(UnknownFailure):
         process(shop, provider, order)
-    shop.age(order, 73)
-    account.faults()
-    assert process(shop, provider, order).ended is Ended.CONFIRMED
-    assert account.paid() == 1
-    assert shop.disagreements() == {}
+    shop.backdate(order, 73)
+    account.set_faults()
+    assert process(shop, provider, order).outcome is SagaOutcome.CONFIRMED
+    assert account.captured_count() == 1
+    assert shop.invariant_violations() == {}
 
 
 def test_a_refund_under_way_keeps_an_order_from_being_confirmed(
@@ -192,10 +200,10 @@ def test_a_refund_under_way_keeps_an_order_from_being_confirmed(
         if doing == "confirm":
             refund(shop.database, provider, order, "asked by the customer")
 
-    done = process_order(shop.database, provider, order, CONFIG, refund_before_it_is_confirmed)
-    assert (done.ended, done.why) == (Ended.REFUNDED, "its payment is being refunded")
-    assert account.money() == 0
-    assert shop.disagreements() == {}
+    done = run_saga(shop.database, provider, order, CONFIG, refund_before_it_is_confirmed)
+    assert (done.outcome, done.reason) == (SagaOutcome.REFUNDED, "its payment is being refunded")
+    assert account.captured_minor() == 0
+    assert shop.invariant_violations() == {}
 
 
 def test_two_at_once_take_and_confirm_once(
@@ -207,13 +215,13 @@ def test_two_at_once_take_and_confirm_once(
 
     def run(order: int) -> str:
         with session(database, name="racer") as connection:
-            return process_order(connection, provider, order, CONFIG).state
+            return run_saga(connection, provider, order, CONFIG).state
 
     with ThreadPoolExecutor(8) as pool:
         states = set(pool.map(run, [order for order in orders for _ in range(3)]))
     assert states == {"confirmed"}
-    assert (shop.reserved(cup), account.paid(), len(shop.messages())) == (20, 10, 10)
-    assert shop.disagreements() == {}
+    assert (shop.reserved(cup), account.captured_count(), len(shop.messages())) == (20, 10, 10)
+    assert shop.invariant_violations() == {}
 
 
 def test_of_many_that_want_the_last_pieces_no_more_get_them(
@@ -225,19 +233,19 @@ def test_of_many_that_want_the_last_pieces_no_more_get_them(
 
     def run(order: int) -> str:
         with session(database, name="racer") as connection:
-            return process_order(connection, provider, order, CONFIG).state
+            return run_saga(connection, provider, order, CONFIG).state
 
     with ThreadPoolExecutor(8) as pool:
         states = list(pool.map(run, orders))
     assert (states.count("confirmed"), states.count("cancelled")) == (3, 5)
-    assert (shop.reserved(cup), shop.reserved(pot), account.paid()) == (6, 6, 3)
-    assert shop.disagreements() == {}
+    assert (shop.reserved(cup), shop.reserved(pot), account.captured_count()) == (6, 6, 3)
+    assert shop.invariant_violations() == {}
 
 
 def test_the_lines_of_a_long_order_are_summed_up(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product(1000)
     order = shop.order(shop.customer(), *[(cup, 1)] * 130)
-    assert process(shop, provider, order).ended is Ended.CONFIRMED
+    assert process(shop, provider, order).outcome is SagaOutcome.CONFIRMED
     [told] = shop.messages()
     lines = told["payload"]["lines"]
     assert (len(lines), lines[-1]["description"]) == (100, "31 further items")

@@ -23,5 +23,5 @@ def shared_database(server: str, template: str) -> Iterator[str]:
 def outbox(shared_database: str) -> Iterator[Outbox]:
     """An empty outbox."""
     with Outbox(shared_database) as made:
-        made.empty()
+        made.truncate()
         yield made

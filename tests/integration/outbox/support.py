@@ -15,7 +15,7 @@ from psycopg.rows import DictRow, dict_row
 from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.messages.registry import all_types
-from backline.outbox.store import Leased, Outcome, Store
+from backline.outbox.store import LeasedMessage, Outcome, Store
 
 T = TypeVar("T")
 PAYLOAD = {"subject": "Hello", "text": "Hi"}
@@ -41,7 +41,7 @@ class Outbox:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self.runner = asyncio.Runner()
-        self.database = Database(dsn, name="test", patience=0)
+        self.database = Database(dsn, name="test", retry_timeout=0)
         self.store = Store(self.database)
         self.connection = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
 
@@ -55,12 +55,12 @@ class Outbox:
         self.runner.close()
         self.connection.close()
 
-    def empty(self) -> None:
+    def truncate(self) -> None:
         """Nothing in it but the registered message types."""
         self.sql(
             "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.dispatcher, backline.rate_bucket,"
             " backline.ledger_day, backline.ledger, backline.suppression, backline.opt_out, backline.recipient_preference,"
-            " backline.recipient_day, backline.delivery_event"
+            " backline.daily_send_count, backline.delivery_event"
         )
         self.sql("DELETE FROM backline.message_type WHERE name <> ALL (%s)", [kind.type_name for kind in all_types()])
 
@@ -74,7 +74,7 @@ class Outbox:
         cursor = self.connection.execute(query, params or None)
         return cursor.fetchall() if cursor.description else []
 
-    def named(self, name: str, **params: Any) -> list[DictRow]:
+    def run_statement(self, name: str, **params: Any) -> list[DictRow]:
         """A statement of outbox.sql."""
         cursor = self.connection.execute(statement("outbox", name), params)
         return cursor.fetchall() if cursor.description else []
@@ -106,7 +106,7 @@ class Outbox:
         [row] = self.sql("SELECT * FROM backline.message WHERE id = %s", message_id)
         return row
 
-    def states(self) -> dict[str, int]:
+    def state_counts(self) -> dict[str, int]:
         rows = self.sql("SELECT state, count(*) AS count FROM backline.message GROUP BY state")
         return {row["state"]: row["count"] for row in rows}
 
@@ -116,10 +116,10 @@ class Outbox:
         assert registered is not None
         return registered[0]
 
-    def claim(self, most: int = 100, dispatcher: int | None = None, lane: str = "email.normal") -> list[Leased]:
-        return self.run(self.store.claim(lane, most, dispatcher, 60.0))
+    def claim(self, limit: int = 100, dispatcher: int | None = None, lane: str = "email.normal") -> list[LeasedMessage]:
+        return self.run(self.store.claim(lane, limit, dispatcher, 60.0))
 
-    def claim_rescued(self, dispatcher: int | None = None, lane: str = "email.normal") -> list[Leased]:
+    def claim_rescued(self, dispatcher: int | None = None, lane: str = "email.normal") -> list[LeasedMessage]:
         return self.run(self.store.claim_rescued(lane, dispatcher, 60.0))
 
     def complete(self, *outcomes: Outcome, dispatcher: int | None = None) -> dict[int, str]:
@@ -128,7 +128,7 @@ class Outbox:
     def rescue(self, max_rescues: int = MAX_RESCUES) -> int:
         return self.run(self.store.rescue(max_rescues, HEARTBEAT_TIMEOUT))
 
-    def let_leases_expire(self, *ids: int) -> None:
+    def expire_leases(self, *ids: int) -> None:
         self.sql(
             "UPDATE backline.message SET leased_until = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)",
             list(ids),
@@ -139,7 +139,7 @@ class Outbox:
             "UPDATE backline.message SET due_at = clock_timestamp() - interval '1 s' WHERE id = ANY (%s)", list(ids)
         )
 
-    def stop_heart(self, dispatcher: int) -> None:
+    def stop_heartbeat(self, dispatcher: int) -> None:
         self.sql(
             "UPDATE backline.dispatcher SET heartbeat_at = clock_timestamp() - interval '1 h' WHERE id = %s", dispatcher
         )
@@ -165,30 +165,30 @@ class Outbox:
         )  # fmt: skip
 
 
-def ended(message: Leased, state: str = "sent", **details: Any) -> Outcome:
+def finished_outcome(message: LeasedMessage, state: str = "sent", **details: Any) -> Outcome:
     """An outcome of a try that took no time."""
-    return Outcome(message_id=message.id, token=message.token, state=state, started=message.until - 60.0,
-                   ended=message.until - 60.0, **details)  # fmt: skip
+    return Outcome(message_id=message.id, token=message.token, state=state, started=message.lease_deadline - 60.0,
+                   ended=message.lease_deadline - 60.0, **details)  # fmt: skip
 
 
-def failed(message: Leased, *, dead: bool = False, delay: float = 60.0) -> Outcome:
-    return ended(message, "dead" if dead else "scheduled", delay=0.0 if dead else delay,
+def failed_outcome(message: LeasedMessage, *, dead: bool = False, delay: float = 60.0) -> Outcome:
+    return finished_outcome(message, "dead" if dead else "scheduled", delay=0.0 if dead else delay,
                  error_class="network", error="no route")  # fmt: skip
 
 
-def other_token() -> uuid.UUID:
+def new_token() -> uuid.UUID:
     return uuid.uuid4()
 
 
-def claim_from_head(most: int) -> dict[str, Any]:
+def claim_from_head(limit: int) -> dict[str, Any]:
     """Parameters of message_claim for a lane's first messages."""
     return {
-        "lane": "email.normal", "most": most, "token": other_token(), "dispatcher": None, "lease_seconds": 60.0,
+        "lane": "email.normal", "most": limit, "token": new_token(), "dispatcher": None, "lease_seconds": 60.0,
         "rank": -32768, "due_at": "-infinity", "id": 0,
     }  # fmt: skip
 
 
-async def until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:
     """Wait for a condition; an assertion error when it does not come about."""
     async with asyncio.timeout(seconds):
         while True:

@@ -13,7 +13,7 @@ from backline.db import connect
 from backline.db.statements import statement
 from backline.outbox import store
 from backline.outbox.store import Store
-from tests.integration.outbox.support import PAYLOAD, Outbox, claim_from_head, until
+from tests.integration.outbox.support import PAYLOAD, Outbox, claim_from_head, wait_until
 
 NOW = datetime.now(UTC)
 
@@ -27,14 +27,14 @@ def fill(outbox: Outbox, state: str, count: int) -> None:
     )  # fmt: skip
 
 
-def touched(outbox: Outbox, claim: dict[str, Any]) -> int:
+def buffers_touched(outbox: Outbox, claim: dict[str, Any]) -> int:
     """Buffers that a full claim touches."""
     plan = outbox.connection.execute(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("outbox", "message_claim"), claim
     ).fetchone()
     assert plan is not None
     top = plan["QUERY PLAN"][0]["Plan"]
-    assert top["Actual Rows"] == claim["most"]
+    assert top["Actual Rows"] == claim["batch_limit"]
     return int(sum(top[f"Shared {kind} Blocks"] for kind in ("Hit", "Read")))
 
 
@@ -45,7 +45,7 @@ def test_a_claim_costs_no_more_for_finished_and_future_rows(outbox: Outbox) -> N
     batch = 500
     outbox.enqueue_many(3 * batch)
     outbox.claim(batch)  # the first also reads what others left to clean
-    assert 0 < touched(outbox, claim_from_head(batch)) <= 10 * batch
+    assert 0 < buffers_touched(outbox, claim_from_head(batch)) <= 10 * batch
 
 
 @pytest.mark.parametrize("name", ["message_promote", "message_expire"])
@@ -55,7 +55,7 @@ def test_what_is_for_tomorrow_costs_the_look_at_what_is_due_nothing(name: str, o
     outbox.sql("VACUUM FULL backline.message")
     outbox.sql("ANALYZE backline.message")
     plan = outbox.connection.execute(
-        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("outbox", name), {"most": 1000}
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("outbox", name), {"batch_limit": 1000}
     ).fetchone()
     assert plan is not None
     top = plan["QUERY PLAN"][0]["Plan"]
@@ -118,12 +118,12 @@ def flush(outbox: Outbox) -> None:
 
 
 @pytest.fixture
-def marking(outbox: Outbox) -> Store:
-    return Store(outbox.database, marking=True)
+def resuming_store(outbox: Outbox) -> Store:
+    return Store(outbox.database, resume_scans=True)
 
 
 def test_under_a_snapshot_a_claim_from_the_mark_walks_over_nothing_that_was_claimed(
-    outbox: Outbox, marking: Store, monkeypatch: pytest.MonkeyPatch
+    outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "LOOK_BACK_SECONDS", 60.0)
     monkeypatch.setattr(store, "LOOK_BACK_SHARE", 1e-6)
@@ -131,51 +131,53 @@ def test_under_a_snapshot_a_claim_from_the_mark_walks_over_nothing_that_was_clai
     with psycopg.connect(outbox.dsn) as holder:
         holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         holder.execute("SELECT count(*) FROM backline.message")
-        assert claimed(outbox, marking, 2_000) == ids[:2_000]
+        assert claim_ids(outbox, resuming_store, 2_000) == ids[:2_000]
         before = entries_read(outbox)
-        assert claimed(outbox, marking, 100) == ids[2_000:2_100]
+        assert claim_ids(outbox, resuming_store, 100) == ids[2_000:2_100]
         between = entries_read(outbox)
-        assert claimed(outbox, Store(outbox.database), 100) == ids[2_100:2_200]
+        assert claim_ids(outbox, Store(outbox.database), 100) == ids[2_100:2_200]
         after = entries_read(outbox)
     assert between - before == 100
     assert after - between == 2_200
 
 
-def test_claims_go_on_from_the_mark_in_order(outbox: Outbox, marking: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_go_on_from_the_mark_in_order(
+    outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "LOOK_BACK_SECONDS", 60.0)
     monkeypatch.setattr(store, "LOOK_BACK_SHARE", 1e-6)
     ids = outbox.enqueue_many(6)
-    assert claimed(outbox, marking, 2) == ids[:2]
+    assert claim_ids(outbox, resuming_store, 2) == ids[:2]
     low, high = outbox.enqueue(priority=2), outbox.enqueue(priority=9)
     later = outbox.enqueue()
-    assert claimed(outbox, marking, 3) == ids[2:5]
-    assert claimed(outbox, marking, 10) == [ids[5], later, low]
-    assert claimed(outbox, marking, 10) == []
-    assert claimed(outbox, marking, 10, "email.bulk") == []
-    assert claimed(outbox, Store(outbox.database), 10) == [high]
+    assert claim_ids(outbox, resuming_store, 3) == ids[2:5]
+    assert claim_ids(outbox, resuming_store, 10) == [ids[5], later, low]
+    assert claim_ids(outbox, resuming_store, 10) == []
+    assert claim_ids(outbox, resuming_store, 10, "email.bulk") == []
+    assert claim_ids(outbox, Store(outbox.database), 10) == [high]
 
 
 @pytest.mark.parametrize(
     ("seconds", "share"), [(0.1, 1e-6), (60.0, 0.5)], ids=["once the time is over", "sooner while it is cheap"]
 )
 def test_what_comes_before_the_mark_is_soon_taken_first(
-    outbox: Outbox, marking: Store, monkeypatch: pytest.MonkeyPatch, seconds: float, share: float
+    outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch, seconds: float, share: float
 ) -> None:
     monkeypatch.setattr(store, "LOOK_BACK_SECONDS", seconds)
     monkeypatch.setattr(store, "LOOK_BACK_SHARE", share)
     outbox.enqueue_many(3)
-    given_back = outbox.run(marking.claim("email.normal", 2, None, 60.0))
-    outbox.run(marking.give_back(given_back))
+    given_back = outbox.run(resuming_store.claim("email.normal", 2, None, 60.0))
+    outbox.run(resuming_store.return_unsent(given_back))
     high = outbox.enqueue(priority=9)
     found: list[int] = []
 
     async def look() -> bool:
-        found.extend(message.id for message in await marking.claim("email.normal", 10, None, 60.0))
+        found.extend(message.id for message in await resuming_store.claim("email.normal", 10, None, 60.0))
         return high in found
 
-    outbox.run(until(look, 5.0))
+    outbox.run(wait_until(look, 5.0))
     assert found[-3:] == [high, *(message.id for message in given_back)]
 
 
-def claimed(outbox: Outbox, by: Store, most: int, lane: str = "email.normal") -> list[int]:
+def claim_ids(outbox: Outbox, by: Store, most: int, lane: str = "email.normal") -> list[int]:
     return [message.id for message in outbox.run(by.claim(lane, most, None, 60.0))]

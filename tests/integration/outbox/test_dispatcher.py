@@ -26,15 +26,15 @@ from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import PreparedEmail
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery
-from backline.outbox.direct import DirectSender, Request, Result, Way
-from backline.outbox.dispatcher import Dispatcher, Report
+from backline.outbox.dispatcher import Dispatcher, DispatchReport
+from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
 from backline.outbox.shutdown import stop_dispatchers
-from backline.outbox.store import Leased, Store
-from backline.settings import DEFAULT_RETRIES, ROOT, EmailSettings, LaneSettings, OutboxSettings
+from backline.outbox.store import LeasedMessage, Store
+from backline.settings import DEFAULT_RETRY_POLICIES, ROOT, EmailSettings, LaneSettings, OutboxSettings
 from tests.integration.outbox.support import PAYLOAD, Outbox
 
 NAME = "email.normal"
-LANE = LaneSettings(channel="email", dispatchers=2, idle_seconds=30, batch=100)
+LANE = LaneSettings(channel="email", max_dispatchers=2, idle_timeout_seconds=30, batch_size=100)
 READY = re.compile(r"SMTP 127\.0\.0\.1:(\d+), page (http://127\.0\.0\.1:\d+)/")
 
 
@@ -56,7 +56,7 @@ class Catcher:
     def fail(self, **rule: Any) -> None:
         self.web.put("/faults", json=[{"stage": "data", "action": "reply", **rule}]).raise_for_status()
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         self.web.delete("/faults").raise_for_status()
 
     def recipients(self) -> Counter[str]:
@@ -80,7 +80,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catcher]:
 
 @pytest.fixture
 def mail(running: Catcher) -> Catcher:
-    running.heal()
+    running.clear_faults()
     running.web.delete("/api/messages").raise_for_status()
     return running
 
@@ -90,10 +90,10 @@ def channel(mail: Catcher, **settings: Any) -> EmailChannel:
 
 
 def delivery(over: EmailChannel) -> Delivery[PreparedEmail]:
-    return Delivery(over, DEFAULT_RETRIES, lambda _type, payload: payload, random.Random(1).random)
+    return Delivery(over, DEFAULT_RETRY_POLICIES, lambda _type, payload: payload, random.Random(1).random)
 
 
-class Served:
+class RunningDispatcher:
     """A dispatcher in a thread of its own, as in a task."""
 
     def __init__(
@@ -111,14 +111,14 @@ class Served:
             once=once,
             dag_run="dag/run",
         )
-        self.report: Future[Report] = pool.submit(lambda: asyncio.run(self.dispatcher.run()))
+        self.report: Future[DispatchReport] = pool.submit(lambda: asyncio.run(self.dispatcher.run()))
         started.append(self)
 
-    def result(self, timeout: float = 30) -> Report:
+    def result(self, timeout: float = 30) -> DispatchReport:
         return self.report.result(timeout)
 
 
-started: list[Served] = []
+started: list[RunningDispatcher] = []
 
 
 @pytest.fixture
@@ -131,8 +131,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
                 served.dispatcher.stop()
 
 
-def drain(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor, **options: Any) -> Report:
-    return Served(outbox, mail, pool, once=True, **options).result()
+def drain(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor, **options: Any) -> DispatchReport:
+    return RunningDispatcher(outbox, mail, pool, once=True, **options).result()
 
 
 def wait_for(condition: Any, seconds: float = 20) -> None:
@@ -152,9 +152,9 @@ def expected(count: int) -> Counter[str]:
 def test_300_messages_arrive_exactly_once(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     outbox.enqueue_many(300)
     report = drain(outbox, mail, pool)
-    assert (report.ended, report.outcomes) == ("drained", {"sent": 300})
+    assert (report.end_reason, report.outcomes) == ("drained", {"sent": 300})
     assert mail.recipients() == expected(300)
-    assert outbox.states() == {"sent": 300}
+    assert outbox.state_counts() == {"sent": 300}
     assert outbox.sql("SELECT * FROM backline.dispatcher") == []
     [row] = outbox.sql(
         "SELECT count(*), min(code) AS code, min(outcome) AS outcome, min(dag_run) AS dag_run, count(response) AS said FROM backline.attempt"
@@ -166,7 +166,7 @@ def test_300_messages_arrive_exactly_once(outbox: Outbox, mail: Catcher, pool: T
 
 def test_two_dispatchers_share_a_lane(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     outbox.enqueue_many(300)
-    reports = [served.result() for served in [Served(outbox, mail, pool, once=True) for _ in range(2)]]
+    reports = [served.result() for served in [RunningDispatcher(outbox, mail, pool, once=True) for _ in range(2)]]
     assert sum(report.outcomes["sent"] for report in reports) == 300
     assert mail.recipients() == expected(300)
 
@@ -175,13 +175,13 @@ def test_an_empty_lane_ends_at_once_and_a_served_one_needs_no_other(
     outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
 ) -> None:
     began = time.monotonic()
-    report = Served(outbox, mail, pool).result(10)
-    assert (report.ended, report.outcomes) == ("drained", {})
+    report = RunningDispatcher(outbox, mail, pool).result(10)
+    assert (report.end_reason, report.outcomes) == ("drained", {})
     assert time.monotonic() - began < 5
     outbox.dispatcher(slots=2), outbox.dispatcher(slots=2)
     outbox.enqueue()
-    assert Served(outbox, mail, pool).result(10).ended == "the lane has all its dispatchers"
-    assert outbox.states() == {"pending": 1}
+    assert RunningDispatcher(outbox, mail, pool).result(10).end_reason == "the lane has all its dispatchers"
+    assert outbox.state_counts() == {"pending": 1}
 
 
 def test_expired_and_cancelled_messages_are_not_sent(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
@@ -205,8 +205,8 @@ def test_a_message_is_taken_back_out_of_a_dispatchers_hands(
 ) -> None:
     mail.fail(action="slow", seconds=0.3)
     ids = outbox.enqueue_many(60)
-    served = Served(outbox, mail, pool, once=True)
-    wait_for(lambda: outbox.states().get("leased"))
+    served = RunningDispatcher(outbox, mail, pool, once=True)
+    wait_for(lambda: outbox.state_counts().get("leased"))
     assert outbox.run(outbox.store.cancel(ids[-1])) == "leased"
     served.result()
     assert outbox.message(ids[-1])["state"] == "cancelled"
@@ -221,7 +221,7 @@ def test_a_transient_refusal_is_scheduled_with_its_class(
     assert drain(outbox, mail, pool).outcomes == {"scheduled": 1}
     row = outbox.message(made)
     assert (row["state"], row["attempt"], row["finalized_at"]) == ("scheduled", 1, None)
-    assert row["error_class"] in DEFAULT_RETRIES
+    assert row["error_class"] in DEFAULT_RETRY_POLICIES
     assert "try later" in row["error"]
     [attempt] = outbox.run(outbox.store.attempts(made))
     assert (attempt["outcome"], attempt["error_class"], attempt["code"]) == (
@@ -288,8 +288,8 @@ def test_stays_warm_for_what_comes_later_and_ends_when_quiet(
     outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
 ) -> None:
     outbox.enqueue("r0@example.com")
-    served = Served(outbox, mail, pool, lane=LANE.model_copy(update={"idle_seconds": 1.0}))
-    wait_for(lambda: outbox.states() == {"sent": 1})
+    served = RunningDispatcher(outbox, mail, pool, lane=LANE.model_copy(update={"idle_timeout_seconds": 1.0}))
+    wait_for(lambda: outbox.state_counts() == {"sent": 1})
     outbox.enqueue("r1@example.com")
     assert served.result().outcomes == {"sent": 2}
     assert mail.recipients() == expected(2)
@@ -303,16 +303,16 @@ def test_stop_returns_the_leases_within_3_seconds_and_nothing_is_lost(
     if fault:
         mail.fail(**fault)
     outbox.enqueue_many(count)
-    served = Served(outbox, mail, pool)
-    wait_for(lambda: outbox.states().get("leased", 0) >= 50)
+    served = RunningDispatcher(outbox, mail, pool)
+    wait_for(lambda: outbox.state_counts().get("leased", 0) >= 50)
     asked = time.monotonic()
     stopper = threading.Thread(target=served.dispatcher.stop, args=("terminated",))
     stopper.start()
     report = served.result()
     took = time.monotonic() - asked
     stopper.join()
-    assert report.ended == "terminated"
-    states = outbox.states()
+    assert report.end_reason == "terminated"
+    states = outbox.state_counts()
     assert "leased" not in states
     assert states["pending"] + states.get("sent", 0) == count
     assert states["pending"] > 0
@@ -321,9 +321,9 @@ def test_stop_returns_the_leases_within_3_seconds_and_nothing_is_lost(
         outbox.value("SELECT max(rescues) + max(attempt) FILTER (WHERE state = 'pending') FROM backline.message") == 0
     )
     assert took < 3.0
-    mail.heal()
+    mail.clear_faults()
     drain(outbox, mail, pool)
-    assert outbox.states() == {"sent": count}
+    assert outbox.state_counts() == {"sent": count}
     if fault:
         assert set(mail.recipients()) == set(expected(count))
     else:
@@ -336,7 +336,7 @@ def test_stop_while_a_claim_comes_back_leaves_nothing_leased(
     outbox.enqueue_many(200)
     claim = Store.claim
 
-    async def claim_and_be_stopped(store: Store, *args: Any) -> list[Leased]:
+    async def claim_and_be_stopped(store: Store, *args: Any) -> list[LeasedMessage]:
         messages = await claim(store, *args)
         served.dispatcher.stop("terminated")
         for _ in range(20):  # rounds of the loop in which the dispatcher could already wind up
@@ -344,9 +344,9 @@ def test_stop_while_a_claim_comes_back_leaves_nothing_leased(
         return messages
 
     monkeypatch.setattr(Store, "claim", claim_and_be_stopped)
-    served = Served(outbox, mail, pool)
-    assert served.result().ended == "terminated"
-    assert outbox.states() == {"pending": 200}
+    served = RunningDispatcher(outbox, mail, pool)
+    assert served.result().end_reason == "terminated"
+    assert outbox.state_counts() == {"pending": 200}
 
 
 def test_a_claim_that_was_lost_repeats_no_more_than_was_unconfirmed(
@@ -355,14 +355,14 @@ def test_a_claim_that_was_lost_repeats_no_more_than_was_unconfirmed(
     """As when PostgreSQL crashes before a claim is on disk: the rows are pending again, the dispatcher has them too."""
     mail.fail(action="slow", seconds=1.0)
     outbox.enqueue_many(300)
-    served = Served(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"batch": 300}))
-    wait_for(lambda: outbox.states() == {"leased": 300})
+    served = RunningDispatcher(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"batch": 300}))
+    wait_for(lambda: outbox.state_counts() == {"leased": 300})
     outbox.sql(
         "UPDATE backline.message SET state = 'pending', lease_token = NULL, leased_until = NULL, dispatcher = NULL"
     )
-    mail.heal()
+    mail.clear_faults()
     served.result()
-    assert outbox.states() == {"sent": 300}
+    assert outbox.state_counts() == {"sent": 300}
     received = mail.recipients()
     assert set(received) == set(expected(300))
     assert received.total() - 300 <= OutboxSettings().max_unconfirmed
@@ -374,15 +374,15 @@ def test_stop_before_the_start_is_not_forgotten(outbox: Outbox, mail: Catcher) -
     dispatcher = Dispatcher(NAME, LANE, OutboxSettings(), outbox.dsn, over, delivery(over))
     dispatcher.stop("terminated")
 
-    async def bounded() -> Report:
+    async def bounded() -> DispatchReport:
         return await asyncio.wait_for(dispatcher.run(), 3)
 
-    assert asyncio.run(bounded()).ended == "terminated"
+    assert asyncio.run(bounded()).end_reason == "terminated"
 
 
 def test_stop_after_the_end_does_nothing(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
-    served = Served(outbox, mail, pool, once=True)
-    assert served.result().ended == "drained"
+    served = RunningDispatcher(outbox, mail, pool, once=True)
+    assert served.result().end_reason == "drained"
     served.dispatcher.stop("terminated")
 
 
@@ -390,18 +390,18 @@ def test_all_dispatchers_can_be_asked_to_stop_from_outside(
     outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
 ) -> None:
     outbox.enqueue()
-    served = Served(outbox, mail, pool)
-    wait_for(lambda: outbox.states() == {"sent": 1})
+    served = RunningDispatcher(outbox, mail, pool)
+    wait_for(lambda: outbox.state_counts() == {"sent": 1})
     assert stop_dispatchers(outbox.dsn, 10)
-    assert served.result().ended == "stopped"
+    assert served.result().end_reason == "stopped"
 
 
 def test_one_that_was_taken_for_dead_ends(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     outbox.enqueue()
-    served = Served(outbox, mail, pool)
-    wait_for(lambda: outbox.states() == {"sent": 1})
+    served = RunningDispatcher(outbox, mail, pool)
+    wait_for(lambda: outbox.state_counts() == {"sent": 1})
     outbox.sql("DELETE FROM backline.dispatcher")
-    assert served.result().ended.startswith("taken for dead")
+    assert served.result().end_reason.startswith("taken for dead")
 
 
 SHORT = OutboxSettings().model_copy(update={"dispatcher_lifetime_seconds": 0.5})
@@ -412,7 +412,7 @@ def alive(outbox: Outbox) -> list[bool]:
 
 
 def test_a_stream_survives_the_hand_over(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
-    lane = LANE.model_copy(update={"dispatchers": 1, "idle_seconds": 2.0})
+    lane = LANE.model_copy(update={"dispatchers": 1, "idle_timeout_seconds": 2.0})
     enough = threading.Event()
 
     def produce() -> int:
@@ -426,11 +426,11 @@ def test_a_stream_survives_the_hand_over(outbox: Outbox, mail: Catcher, pool: Th
 
     produced = pool.submit(produce)
     try:
-        wait_for(outbox.states)
-        first = Served(outbox, mail, pool, lane=lane, outbox_settings=SHORT)
+        wait_for(outbox.state_counts)
+        first = RunningDispatcher(outbox, mail, pool, lane=lane, outbox_settings=SHORT)
         wait_for(lambda: alive(outbox) == [True])
-        second = Served(outbox, mail, pool, lane=lane)
-        assert first.result().ended == "handed over"
+        second = RunningDispatcher(outbox, mail, pool, lane=lane)
+        assert first.result().end_reason == "handed over"
         assert alive(outbox) == [False]
     finally:
         enough.set()
@@ -438,21 +438,21 @@ def test_a_stream_survives_the_hand_over(outbox: Outbox, mail: Catcher, pool: Th
     assert report.outcomes["sent"] > 0
     assert first.result().outcomes["sent"] > 0
     assert mail.recipients() == expected(produced.result())
-    assert set(outbox.states()) == {"sent"}
+    assert set(outbox.state_counts()) == {"sent"}
 
 
 def test_a_long_backlog_is_handed_over_too(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     mail.fail(action="slow", seconds=0.1)
     outbox.enqueue_many(2000)
     lane = LANE.model_copy(update={"dispatchers": 1})
-    first = Served(outbox, mail, pool, lane=lane, outbox_settings=SHORT)
+    first = RunningDispatcher(outbox, mail, pool, lane=lane, outbox_settings=SHORT)
     wait_for(lambda: alive(outbox) == [True])
-    second = Served(outbox, mail, pool, lane=lane)
-    assert first.result(15).ended == "handed over"
-    assert outbox.states()["pending"] > 0
+    second = RunningDispatcher(outbox, mail, pool, lane=lane)
+    assert first.result(15).end_reason == "handed over"
+    assert outbox.state_counts()["pending"] > 0
     second.dispatcher.stop()
     second.result()
-    assert "leased" not in outbox.states()
+    assert "leased" not in outbox.state_counts()
 
 
 def test_leases_are_renewed_while_a_slow_server_answers(
@@ -460,8 +460,8 @@ def test_leases_are_renewed_while_a_slow_server_answers(
 ) -> None:
     mail.fail(action="slow", seconds=4.0)
     made = outbox.enqueue()
-    served = Served(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"lease_seconds": 3.0}))
-    wait_for(lambda: outbox.states().get("leased"))
+    served = RunningDispatcher(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"lease_seconds": 3.0}))
+    wait_for(lambda: outbox.state_counts().get("leased"))
     while not served.report.done():
         assert outbox.rescue() == 0
         time.sleep(0.05)
@@ -472,14 +472,16 @@ def test_leases_are_renewed_while_a_slow_server_answers(
 # --- inside a run -----------------------------------------------------------------------------------------------------------
 
 
-def sender(outbox: Outbox, mail: Catcher, lease_seconds: float = 60.0) -> DirectSender:
+def sender(outbox: Outbox, mail: Catcher, lease_seconds: float = 60.0) -> InlineSender:
     over = channel(mail)
     lane = LANE.model_copy(update={"lease_seconds": lease_seconds})
-    return DirectSender(outbox.dsn, {"email": Way(over, delivery(over), lane)})
+    return InlineSender(outbox.dsn, {"email": Route(over, delivery(over), lane)})
 
 
-def send(outbox: Outbox, mail: Catcher, *, lease_seconds: float = 60.0, key: str = "dag/run", **given: Any) -> Result:
-    request = Request(**{"type": "email", "recipient": "ann@example.com", "payload": PAYLOAD, "key": key, **given})
+def send(
+    outbox: Outbox, mail: Catcher, *, lease_seconds: float = 60.0, key: str = "dag/run", **given: Any
+) -> SendResult:
+    request = SendRequest(**{"type": "email", "recipient": "ann@example.com", "payload": PAYLOAD, "key": key, **given})
     [result] = asyncio.run(sender(outbox, mail, lease_seconds).send(request, "dag/run"))
     return result
 
@@ -507,8 +509,8 @@ def test_no_dispatcher_sees_the_message_before_its_run_has_it(
     outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
 ) -> None:
     outbox.enqueue("warm@example.com")
-    served = Served(outbox, mail, pool)
-    wait_for(lambda: outbox.states() == {"sent": 1})
+    served = RunningDispatcher(outbox, mail, pool)
+    wait_for(lambda: outbox.state_counts() == {"sent": 1})
     results = [send(outbox, mail, key=f"dag/{number}", recipient=f"r{number}@example.com") for number in range(10)]
     served.dispatcher.stop()
     assert served.result().outcomes == {"sent": 1}
@@ -520,7 +522,7 @@ def test_a_failed_try_waits_for_its_time_and_then_goes(outbox: Outbox, mail: Cat
     mail.fail(reply="451 4.3.0 try later", times=1)
     result = send(outbox, mail)
     assert (result.state, result.attempt, result.final) == ("scheduled", 1, False)
-    assert result.error_class in DEFAULT_RETRIES
+    assert result.error_class in DEFAULT_RETRY_POLICIES
     assert result.due_in > 40
     early = send(outbox, mail)  # Airflow came too soon: nothing happens
     assert (early.message_id, early.state, early.attempt) == (result.message_id, "scheduled", 1)
@@ -546,10 +548,10 @@ def test_a_run_takes_over_what_its_own_killed_try_left(outbox: Outbox, mail: Cat
     mail.fail(reply="451 4.3.0 try later", times=1)
     result = send(outbox, mail)
     outbox.make_due(result.message_id)
-    outbox.named(
+    outbox.run_statement(
         "message_lease_one", id=result.message_id, token="00000000-0000-0000-0000-000000000001", lease_seconds=60.0
     )
-    outbox.let_leases_expire(result.message_id)
+    outbox.expire_leases(result.message_id)
     assert send(outbox, mail).state == "sent"
 
 

@@ -16,9 +16,9 @@ from cryptography.fernet import Fernet
 from psycopg.conninfo import make_conninfo
 from psycopg.sql import SQL, Identifier, Literal
 
-from backline.db.connect import translate
+from backline.db.connect import translate_error
+from backline.encryption import Encryptor
 from backline.errors import DatabaseFailure, InvalidInput
-from backline.sealing import Sealer
 from tests.integration.outbox.support import PAYLOAD, Outbox
 
 NOW = datetime.now(UTC)
@@ -41,7 +41,7 @@ def arguments(**given: Any) -> dict[str, Any]:
     return values | {"payload": json.dumps(values["payload"])}
 
 
-def many(**given: Any) -> dict[str, Any]:
+def many_arguments(**given: Any) -> dict[str, Any]:
     values = {
         "type": "email", "recipients": ["ann@example.com", "bob@example.com"], "payloads": [PAYLOAD, PAYLOAD],
         "due_at": None, "priority": None, "expires_at": None, "request_id": None, "keys": None, **given,
@@ -56,7 +56,7 @@ def enqueue(connection: psycopg.Connection[Any], **given: Any) -> int:
 
 
 def enqueue_many(outbox: Outbox, **given: Any) -> list[int]:
-    row = outbox.connection.execute(MANY, many(**given)).fetchone()
+    row = outbox.connection.execute(MANY, many_arguments(**given)).fetchone()
     assert row is not None
     ids: list[int] = row["enqueue_many"]
     return ids
@@ -112,7 +112,7 @@ def test_a_role_with_usage_on_the_schema_and_nothing_else_can_enqueue_and_only_t
         outbox.connection.execute(SQL("GRANT USAGE ON SCHEMA backline TO {}").format(Identifier(role)))
         with psycopg.connect(make_conninfo(outbox.dsn, user=role, password="secret"), autocommit=True) as app:
             assert enqueue(app, key="k") == enqueue(app, key="k")
-            row = app.execute(MANY, many()).fetchone()
+            row = app.execute(MANY, many_arguments()).fetchone()
             assert row is not None
             assert len(row[0]) == 2
             for query in ("SELECT * FROM backline.message", "DELETE FROM backline.idempotency"):
@@ -243,7 +243,7 @@ def test_bad_input_names_field_and_fix_and_aborts_the_transaction(
         app.execute("SELECT 1")
     app.rollback()
     assert count(outbox) == 0
-    ours = translate(caught.value)
+    ours = translate_error(caught.value)
     assert isinstance(ours, InvalidInput)
     assert ours.field == field
 
@@ -259,7 +259,7 @@ def test_one_bad_row_of_many_takes_none(
     recipients = ["ann@example.com", given.get("recipient", "bob@example.com"), "cid@example.com"]
     payloads = [PAYLOAD, given.get("payload", PAYLOAD), PAYLOAD]
     with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
-        outbox.connection.execute(MANY, many(recipients=recipients, payloads=payloads, keys=keys))
+        outbox.connection.execute(MANY, many_arguments(recipients=recipients, payloads=payloads, keys=keys))
     assert caught.value.diag.column_name == field
     if keys is None:
         assert "message 2" in str(caught.value)
@@ -273,7 +273,7 @@ def test_one_bad_row_of_many_takes_none(
 )
 def test_what_all_rows_share_is_checked_once(outbox: Outbox, given: dict[str, Any], field: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue) as caught:
-        outbox.connection.execute(MANY, many(**given))
+        outbox.connection.execute(MANY, many_arguments(**given))
     assert caught.value.diag.column_name == field
     assert count(outbox) == 0
 
@@ -281,13 +281,13 @@ def test_what_all_rows_share_is_checked_once(outbox: Outbox, given: dict[str, An
 @pytest.mark.parametrize("given", [{"recipients": ["ann@example.com"]}, {"recipients": None}, {"keys": ["one"]}])
 def test_lists_of_other_lengths_are_refused(outbox: Outbox, given: dict[str, Any]) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="one entry a message"):
-        outbox.connection.execute(MANY, many(**given))
+        outbox.connection.execute(MANY, many_arguments(**given))
 
 
 def test_a_field_whose_name_ends_a_word_of_ours_is_named_alone(outbox: Outbox) -> None:
     with pytest.raises(psycopg.Error) as caught:
         enqueue(outbox.connection, payload=PAYLOAD | {"e": 1})
-    ours = translate(caught.value)
+    ours = translate_error(caught.value)
     assert isinstance(ours, InvalidInput)
     assert ours.problem.startswith("unknown field")
 
@@ -308,8 +308,8 @@ def test_none_are_none(outbox: Outbox) -> None:
 
 
 def test_many_due_later_are_scheduled(outbox: Outbox) -> None:
-    outbox.connection.execute(MANY, many(due_at=NOW + timedelta(hours=1)))
-    assert outbox.states() == {"scheduled": 2}
+    outbox.connection.execute(MANY, many_arguments(due_at=NOW + timedelta(hours=1)))
+    assert outbox.state_counts() == {"scheduled": 2}
 
 
 # --- idempotency -----------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_the_same_key_with_other_content_is_an_error(outbox: Outbox, other: dict
     ) as caught:
         enqueue(outbox.connection, key="order-1", **other)
     assert caught.value.diag.column_name == "idempotency_key"
-    assert isinstance(translate(caught.value), InvalidInput)
+    assert isinstance(translate_error(caught.value), InvalidInput)
     assert count(outbox) == 1
 
 
@@ -402,7 +402,7 @@ def test_under_an_old_snapshot_the_loser_is_told_to_run_again(outbox: Outbox, ap
     enqueue(outbox.connection, key="k")
     with pytest.raises(psycopg.errors.SerializationFailure) as caught:
         enqueue(app, key="k")
-    assert isinstance(translate(caught.value), DatabaseFailure)
+    assert isinstance(translate_error(caught.value), DatabaseFailure)
 
 
 # --- several channels ---------------------------------------------------------------------------------------------
@@ -485,7 +485,7 @@ def test_a_secret_in_the_clear_is_refused_and_not_repeated(outbox: Outbox, code:
 
 def test_a_sealed_secret_and_a_reference_are_taken(outbox: Outbox) -> None:
     outbox.add_type("otp", secret=["code"])
-    for code in (Sealer([Fernet.generate_key().decode()]).seal("123456"), {"$ref": "vault/otp"}):
+    for code in (Encryptor([Fernet.generate_key().decode()]).encrypt("123456"), {"$ref": "vault/otp"}):
         assert outbox.message(enqueue(outbox.connection, type="otp", payload={"code": code}))["payload"] == {
             "code": code
         }
@@ -493,8 +493,8 @@ def test_a_sealed_secret_and_a_reference_are_taken(outbox: Outbox) -> None:
 
 def test_a_key_holds_though_the_sealed_text_differs(outbox: Outbox) -> None:
     outbox.add_type("otp", secret=["code"])
-    sealer = Sealer([Fernet.generate_key().decode()])
+    sealer = Encryptor([Fernet.generate_key().decode()])
     assert (
-        len({enqueue(outbox.connection, type="otp", key="k", payload={"code": sealer.seal("1")}) for _ in range(2)})
+        len({enqueue(outbox.connection, type="otp", key="k", payload={"code": sealer.encrypt("1")}) for _ in range(2)})
         == 1
     )

@@ -90,11 +90,11 @@ def payloads(draw: st.DrawFn) -> tuple[str, Any]:
 @pytest.fixture(scope="module")
 def both(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
     with Outbox(shared_database) as outbox:
-        outbox.empty()
+        outbox.truncate()
         for name, rules in SYNTHETIC.items():
             outbox.add_type(name, fields=rules)
         yield outbox.connection
-        outbox.empty()
+        outbox.truncate()
 
 
 def problem(

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from backline.outbox import maintenance
-from backline.outbox.maintenance import PARTITION_DAYS, run_once
+from backline.outbox.maintenance import PARTITION_DAYS_AHEAD, run_maintenance
 from backline.settings import settings
-from tests.integration.outbox.support import Outbox, ended, failed
+from tests.integration.outbox.support import Outbox, failed_outcome, finished_outcome
 
 TODAY = datetime.now(UTC).date()
 OLD = TODAY - timedelta(days=40)
@@ -26,14 +26,14 @@ def age(outbox: Outbox, day: date, *ids: int) -> None:
 
 
 def conservation(outbox: Outbox) -> dict[tuple[date, str], dict[str, Any]]:
-    rows = outbox.named("ledger_conservation", since=OLD - timedelta(days=5))
+    rows = outbox.run_statement("ledger_conservation", since=OLD - timedelta(days=5))
     return {(row["day"], row["type"]): row for row in rows}
 
 
 def close(outbox: Outbox) -> list[date]:
-    outbox.named("ledger_open_day")
+    outbox.run_statement("ledger_add_closed_days")
     closed = []
-    while rows := outbox.named("ledger_freeze_day"):
+    while rows := outbox.run_statement("ledger_freeze_day"):
         closed += [row["day"] for row in rows]
     return closed
 
@@ -41,7 +41,7 @@ def close(outbox: Outbox) -> list[date]:
 def test_an_open_day_counts_what_is_there(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(4)
     messages = outbox.claim(3)
-    outbox.complete(ended(messages[0]), failed(messages[1]))
+    outbox.complete(finished_outcome(messages[0]), failed_outcome(messages[1]))
     row = conservation(outbox)[TODAY, "email"]
     assert (row["frozen"], row["accepted"], row["missing"]) == (False, 4, 0)
     assert (row["sent"], row["scheduled"], row["leased"], row["pending"]) == (1, 1, 1, 1)
@@ -70,10 +70,10 @@ def test_a_day_closes_only_after_the_transactions_of_its_time_have_ended(outbox:
             "UPDATE backline.message SET created_at = %s WHERE recipient = 'late@example.com'",
             [datetime(OLD.year, OLD.month, OLD.day, tzinfo=UTC)],
         )
-        assert OLD in [row["day"] for row in outbox.named("ledger_open_day")]
-        assert outbox.named("ledger_freeze_day") == []
+        assert OLD in [row["day"] for row in outbox.run_statement("ledger_add_closed_days")]
+        assert outbox.run_statement("ledger_freeze_day") == []
         late.commit()
-    assert outbox.named("ledger_freeze_day")[0]["day"] == OLD
+    assert outbox.run_statement("ledger_freeze_day")[0]["day"] == OLD
     assert outbox.value("SELECT accepted FROM backline.ledger WHERE day = %s", OLD) == 3
 
 
@@ -86,20 +86,20 @@ def test_what_is_gone_from_a_frozen_day_is_missed(outbox: Outbox) -> None:
 
 
 def prune(outbox: Outbox, before: date, after: int, most: int) -> tuple[int | None, bool, int]:
-    [row] = outbox.named("message_prune", before=before, after=after, most=most)
+    [row] = outbox.run_statement("message_prune", before=before, after=after, most=most)
     return row["last"], row["old"], row["pruned"]
 
 
 def test_history_is_pruned_counted_and_still_adds_up(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(6)
     sent, dead, cancelled, *_ = outbox.claim(4)
-    outbox.complete(ended(sent), failed(dead, dead=True))
-    outbox.run(outbox.store.give_back([cancelled]))
+    outbox.complete(finished_outcome(sent), failed_outcome(dead, dead=True))
+    outbox.run(outbox.store.return_unsent([cancelled]))
     outbox.run(outbox.store.cancel(cancelled.id))
     age(outbox, OLD, *ids)
     young = outbox.enqueue()
     [message] = [found for found in outbox.claim() if found.id == young]
-    outbox.complete(ended(message))
+    outbox.complete(finished_outcome(message))
 
     before = TODAY - timedelta(days=30)
     assert prune(outbox, before, 0, 100) == (young, True, 0)  # not of a day that is not frozen
@@ -123,9 +123,9 @@ def test_pruning_goes_on_behind_more_rows_to_keep_than_a_batch_holds(
     kept, gone, young = outbox.enqueue_many(7), outbox.enqueue_many(5), outbox.enqueue()
     for message in outbox.claim():
         if message.id in gone:
-            outbox.complete(ended(message))
+            outbox.complete(finished_outcome(message))
     age(outbox, OLD, *kept, *gone)
-    assert run_once(outbox.dsn)["messages_pruned"] == len(gone)
+    assert run_maintenance(outbox.dsn)["messages_pruned"] == len(gone)
     assert {row["id"] for row in outbox.sql("SELECT id FROM backline.message")} == {*kept, young}
     assert conservation(outbox)[OLD, "email"]["missing"] == 0
 
@@ -134,7 +134,7 @@ def test_keys_over_their_time_are_forgotten(outbox: Outbox) -> None:
     outbox.enqueue(idempotency_key="old")
     outbox.enqueue(idempotency_key="young")
     outbox.sql("UPDATE backline.idempotency SET expires_at = clock_timestamp() - interval '1 s' WHERE key = 'old'")
-    assert len(outbox.named("idempotency_prune", most=10)) == 1
+    assert len(outbox.run_statement("idempotency_prune", most=10)) == 1
     assert [row["key"] for row in outbox.sql("SELECT key FROM backline.idempotency")] == ["young"]
 
 
@@ -151,11 +151,11 @@ def no_partitions(outbox: Outbox) -> None:
 
 @pytest.mark.usefixtures("no_partitions")
 def test_partitions_are_made_ahead_and_dropped_behind(outbox: Outbox) -> None:
-    assert outbox.named("partitions_ensure", days=3) == [{"made": 3}]
+    assert outbox.run_statement("attempt_partitions_create", days=3) == [{"made": 3}]
     assert partitions(outbox) == {f"attempt_{TODAY + timedelta(days=n):%Y%m%d}" for n in range(3)}
-    assert outbox.named("partitions_ensure", days=4) == [{"made": 1}]
+    assert outbox.run_statement("attempt_partitions_create", days=4) == [{"made": 1}]
     outbox.sql("SELECT backline.attempt_partitions_ensure(%s, 2)", TODAY - timedelta(days=31))
-    assert outbox.named("partitions_drop", days=30) == [{"dropped": 1}]
+    assert outbox.run_statement("attempt_partitions_drop", days=30) == [{"dropped": 1}]
     assert f"attempt_{TODAY - timedelta(days=30):%Y%m%d}" in partitions(outbox)
 
 
@@ -163,12 +163,14 @@ def test_partitions_are_made_ahead_and_dropped_behind(outbox: Outbox) -> None:
 def test_attempts_go_to_their_day_or_the_default_and_are_dropped_with_it(outbox: Outbox) -> None:
     outbox.enqueue_many(2)
     one, other = outbox.claim()
-    outbox.complete(ended(one))
-    assert outbox.named("partitions_ensure", days=2) == [{"made": 1}]  # today's rows stand in the default already
-    outbox.complete(ended(other))
+    outbox.complete(finished_outcome(one))
+    assert outbox.run_statement("attempt_partitions_create", days=2) == [
+        {"made": 1}
+    ]  # today's rows stand in the default already
+    outbox.complete(finished_outcome(other))
     assert outbox.value("SELECT count(*) FROM backline.attempt_default") == 2
     outbox.sql("UPDATE backline.attempt SET started_at = started_at - interval '40 d'")
-    outbox.named("partitions_drop", days=30)
+    outbox.run_statement("attempt_partitions_drop", days=30)
     assert outbox.value("SELECT count(*) FROM backline.attempt") == 0
 
 
@@ -176,8 +178,8 @@ def test_attempts_go_to_their_day_or_the_default_and_are_dropped_with_it(outbox:
 def test_one_round_of_housekeeping(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(5)
     messages = outbox.claim(2)
-    outbox.complete(ended(messages[0]))
-    outbox.let_leases_expire(messages[1].id)
+    outbox.complete(finished_outcome(messages[0]))
+    outbox.expire_leases(messages[1].id)
     outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s' WHERE id = %s", ids[2])
     outbox.sql("UPDATE backline.message SET state = 'scheduled' WHERE id = %s", ids[3])
     age(outbox, OLD, ids[0])
@@ -189,12 +191,12 @@ def test_one_round_of_housekeeping(outbox: Outbox) -> None:
         ids[0],
     )
     settings.cache_clear()
-    report = run_once(outbox.dsn)
+    report = run_maintenance(outbox.dsn)
     days_closed = report.pop("days_closed")
     assert days_closed >= 39
     assert report == {
         "rescued": 1, "promoted": 1, "expired": 1, "messages_pruned": 1, "keys_pruned": 1,
         "events_pruned": 0, "recipient_days_pruned": 0,
-        "partitions_made": PARTITION_DAYS - 1, "partitions_dropped": 0,
+        "partitions_made": PARTITION_DAYS_AHEAD - 1, "partitions_dropped": 0,
     }  # fmt: skip
     assert all(row["missing"] == 0 for row in conservation(outbox).values())

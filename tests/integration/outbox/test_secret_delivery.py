@@ -20,20 +20,20 @@ from psycopg.rows import dict_row
 
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
+from backline.encryption import Encryptor
 from backline.messages import render_email
-from backline.outbox.direct import DirectSender, Request, Way
 from backline.outbox.dispatcher import Dispatcher
-from backline.outbox.secret_delivery import SecretDelivery, SecretLookup
-from backline.reference_app.schema import apply
-from backline.sealing import Sealer
-from backline.settings import DEFAULT_RETRIES, EmailSettings, LaneSettings, OutboxSettings
+from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
+from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
+from backline.reference_app.schema import apply_schema
+from backline.settings import DEFAULT_RETRY_POLICIES, EmailSettings, LaneSettings, OutboxSettings
 from tests.integration.identity import add_token
 from tests.integration.outbox.support import Outbox
 from tests.integration.outbox.test_dispatcher import Catcher
 
 TOKEN = "s3cret/token+of-ann"
 QUOTED = "s3cret%2Ftoken%2Bof-ann"
-SEALER = Sealer([Fernet.generate_key().decode()])
+SEALER = Encryptor([Fernet.generate_key().decode()])
 LANE = LaneSettings(channel="email")
 
 
@@ -46,30 +46,30 @@ def catcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catcher]:
 
 @pytest.fixture
 def mail(catcher: Catcher) -> Catcher:
-    catcher.heal()
+    catcher.clear_faults()
     catcher.web.delete("/api/messages").raise_for_status()
     return catcher
 
 
 @pytest.fixture
 def app(outbox: Outbox) -> psycopg.Connection[Any]:
-    apply(outbox.dsn)
+    apply_schema(outbox.dsn)
     return outbox.connection
 
 
 @pytest.fixture
-def lookup(outbox: Outbox) -> Iterator[SecretLookup]:
-    made = SecretLookup(lambda: outbox.dsn)
+def lookup(outbox: Outbox) -> Iterator[SecretResolver]:
+    made = SecretResolver(lambda: outbox.dsn)
     yield made
     made.close()
 
 
-def delivery(mail: Catcher, lookup: SecretLookup) -> tuple[EmailChannel, SecretDelivery[Any]]:
+def delivery(mail: Catcher, lookup: SecretResolver) -> tuple[EmailChannel, SecretDelivery[Any]]:
     channel = EmailChannel(EmailSettings(), SmtpServer("127.0.0.1", mail.port, "none"), render_email)
-    return channel, SecretDelivery(channel, DEFAULT_RETRIES, lambda: SEALER, lookup, random.Random(1).random)
+    return channel, SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: SEALER, lookup, random.Random(1).random)
 
 
-def drain(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+def drain(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
     channel, trying = delivery(mail, lookup)
     dispatcher = Dispatcher(
         "email.urgent", LANE, OutboxSettings(), outbox.dsn, channel, trying, once=True, dag_run="a/b"
@@ -82,18 +82,18 @@ def reset(outbox: Outbox, token: Any, **more: Any) -> int:
     return outbox.enqueue(type="password_reset", payload=json.dumps(payload))
 
 
-def letters(mail: Catcher) -> list[EmailMessage]:
+def received_emails(mail: Catcher) -> list[EmailMessage]:
     return [message_from_bytes(file.read_bytes(), policy=default) for file in (mail.maildir / "new").iterdir()]
 
 
-def said(mail: Catcher) -> str:
-    [letter] = letters(mail)
+def received_text(mail: Catcher) -> str:
+    [letter] = received_emails(mail)
     body = letter.get_body(("plain",))
     assert body is not None
     return str(body.get_content())
 
 
-def traces(outbox: Outbox) -> str:
+def stored_text(outbox: Outbox) -> str:
     rows = [
         *outbox.sql("SELECT m::text FROM backline.message AS m"),
         *outbox.sql("SELECT a::text FROM backline.attempt AS a"),
@@ -103,33 +103,33 @@ def traces(outbox: Outbox) -> str:
 
 @pytest.mark.parametrize("in_the_app", ["sealed", "in the clear"])
 def test_a_reference_becomes_the_link(
-    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup, in_the_app: str
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, in_the_app: str
 ) -> None:
     if in_the_app != "sealed":  # as in an app that keeps it readable
         app.execute("ALTER TABLE app.tokens DROP CONSTRAINT IF EXISTS tokens_token_sealed_check")
-    token = add_token(app, SEALER.seal(TOKEN) if in_the_app == "sealed" else TOKEN)
+    token = add_token(app, SEALER.encrypt(TOKEN) if in_the_app == "sealed" else TOKEN)
     made = reset(outbox, {"$ref": "password_reset_token", "id": token})
     drain(outbox, mail, lookup)
-    assert f"http://localhost:8080/reset-password?token={QUOTED}" in said(mail).splitlines()
+    assert f"http://localhost:8080/reset-password?token={QUOTED}" in received_text(mail).splitlines()
     row = outbox.message(made)
     assert (row["state"], row["payload"]) == ("sent", {"name": "Ann"})
     [attempt] = outbox.sql("SELECT * FROM backline.attempt WHERE message_id = %s", made)
     assert (attempt["outcome"], attempt["response"]) == ("sent", None)
-    assert TOKEN not in traces(outbox)
+    assert TOKEN not in stored_text(outbox)
 
 
-def test_fernet_text_becomes_the_link(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
-    made = reset(outbox, SEALER.seal(TOKEN))
+def test_fernet_text_becomes_the_link(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
+    made = reset(outbox, SEALER.encrypt(TOKEN))
     drain(outbox, mail, lookup)
-    assert QUOTED in said(mail)
+    assert QUOTED in received_text(mail)
     assert outbox.message(made)["payload"] == {"name": "Ann"}
 
 
 @pytest.mark.parametrize("why", ["none", "used", "expired", "only a hash", "another kind", "no number"])
 def test_what_cannot_be_resolved_is_dead_and_named(
-    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup, why: str
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, why: str
 ) -> None:
-    sealed = SEALER.seal(TOKEN)
+    sealed = SEALER.encrypt(TOKEN)
     identity: Any = {
         "none": lambda: 999_999,
         "used": lambda: add_token(app, sealed, used=True),
@@ -144,14 +144,14 @@ def test_what_cannot_be_resolved_is_dead_and_named(
     assert (row["state"], row["error_class"], row["attempt"]) == ("dead", "validation", 1)
     assert row["error"].startswith(f"token: password_reset_token with id {identity!r} ")
     assert row["payload"] == {"name": "Ann"}
-    assert letters(mail) == []
+    assert received_emails(mail) == []
 
 
 @pytest.mark.parametrize("statement", ["email_verification_token", "message_claim", "no_such"])
 def test_a_statement_that_the_type_does_not_allow_is_not_run(
-    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup, statement: str
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, statement: str
 ) -> None:
-    token = add_token(app, SEALER.seal(TOKEN), kind="email_verification")
+    token = add_token(app, SEALER.encrypt(TOKEN), kind="email_verification")
     made = reset(outbox, {"$ref": statement, "id": token})
     drain(outbox, mail, lookup)
     row = outbox.message(made)
@@ -160,7 +160,7 @@ def test_a_statement_that_the_type_does_not_allow_is_not_run(
 
 
 def test_a_missing_table_is_a_setting_to_mend_and_tried_again(
-    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver
 ) -> None:
     app.execute("ALTER TABLE app.tokens RENAME TO mislaid")
     made = reset(outbox, {"$ref": "password_reset_token", "id": 1})
@@ -172,9 +172,9 @@ def test_a_missing_table_is_a_setting_to_mend_and_tried_again(
 
 
 def test_a_connection_that_was_closed_meanwhile_is_opened_anew(
-    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver
 ) -> None:
-    token = add_token(app, SEALER.seal(TOKEN))
+    token = add_token(app, SEALER.encrypt(TOKEN))
     reset(outbox, {"$ref": "password_reset_token", "id": token})
     drain(outbox, mail, lookup)
     ended = outbox.sql(
@@ -188,47 +188,49 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_anew(
 
 @pytest.mark.parametrize("reply", [f"554 5.7.1 blocked: {TOKEN}", f"451 4.3.0 no ?token={QUOTED} here"])
 def test_what_the_server_repeats_of_a_secret_is_hidden(
-    outbox: Outbox, mail: Catcher, lookup: SecretLookup, reply: str, caplog: pytest.LogCaptureFixture
+    outbox: Outbox, mail: Catcher, lookup: SecretResolver, reply: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     mail.fail(reply=reply)
-    made = reset(outbox, SEALER.seal(TOKEN))
+    made = reset(outbox, SEALER.encrypt(TOKEN))
     with caplog.at_level(logging.DEBUG):
         drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert "[secret]" in row["error"]
     for secret in (TOKEN, QUOTED):
-        assert secret not in traces(outbox)
+        assert secret not in stored_text(outbox)
         assert secret not in caplog.text
     assert ("token" in row["payload"]) == (row["state"] == "scheduled")  # kept sealed for the next try
 
 
-def test_a_message_is_not_sent_after_its_token_has_expired(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+def test_a_message_is_not_sent_after_its_token_has_expired(
+    outbox: Outbox, mail: Catcher, lookup: SecretResolver
+) -> None:
     late = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    made = reset(outbox, SEALER.seal(TOKEN), valid_until=late)
-    in_time = reset(outbox, SEALER.seal(TOKEN), valid_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    made = reset(outbox, SEALER.encrypt(TOKEN), valid_until=late)
+    in_time = reset(outbox, SEALER.encrypt(TOKEN), valid_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["payload"]) == ("expired", {"name": "Ann", "valid_until": late})
     assert outbox.message(in_time)["state"] == "sent"
-    assert len(letters(mail)) == 1
+    assert len(received_emails(mail)) == 1
 
 
-def test_a_wrong_valid_until_is_named_when_it_is_sent(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
-    made = reset(outbox, SEALER.seal(TOKEN), valid_until="soon")
+def test_a_wrong_valid_until_is_named_when_it_is_sent(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
+    made = reset(outbox, SEALER.encrypt(TOKEN), valid_until="soon")
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error"].split(":")[0]) == ("dead", "valid_until")
 
 
-def test_sealed_with_another_key_is_dead_and_named(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
-    made = reset(outbox, Sealer([Fernet.generate_key().decode()]).seal(TOKEN))
+def test_sealed_with_another_key_is_dead_and_named(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
+    made = reset(outbox, Encryptor([Fernet.generate_key().decode()]).encrypt(TOKEN))
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error_class"]) == ("dead", "validation")
     assert row["error"].startswith("token: none of the keys in BACKLINE_FERNET_KEYS opens it")
 
 
-def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher, lookup: SecretLookup) -> None:
+def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
     made = outbox.enqueue(type="urgent_email", payload='{"context": {"title": "Down", "summary": "db-1"}}')
     drain(outbox, mail, lookup)
     assert outbox.message(made)["state"] == "sent"
@@ -236,14 +238,14 @@ def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher,
 
 
 def test_a_run_that_sends_resolves_too(
-    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretLookup
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver
 ) -> None:
-    payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, SEALER.seal(TOKEN))}}
+    payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, SEALER.encrypt(TOKEN))}}
     channel, trying = delivery(mail, lookup)
-    sender = DirectSender(outbox.dsn, {"email": Way(channel, trying, LANE)})
-    [result] = asyncio.run(sender.send(Request("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
+    sender = InlineSender(outbox.dsn, {"email": Route(channel, trying, LANE)})
+    [result] = asyncio.run(sender.send(SendRequest("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
     assert result.state == "sent"
-    assert QUOTED in said(mail)
+    assert QUOTED in received_text(mail)
     assert outbox.message(result.message_id)["payload"] == {"name": "Ann"}
 
 

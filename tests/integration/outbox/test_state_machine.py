@@ -21,15 +21,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from backline.outbox.store import Leased, Outcome
-from tests.integration.outbox.support import MAX_RESCUES, Outbox, ended, failed
+from backline.outbox.store import LeasedMessage, Outcome
+from tests.integration.outbox.support import MAX_RESCUES, Outbox, failed_outcome, finished_outcome
 
 FINAL = {"sent", "suppressed", "cancelled", "expired", "dead"}
 WAITING = {"scheduled", "pending"}
-END: list[tuple[str, Callable[[Leased], Outcome]]] = [
-    ("sent", ended),
-    ("dead", lambda message: failed(message, dead=True)),
-    ("scheduled", failed),
+END: list[tuple[str, Callable[[LeasedMessage], Outcome]]] = [
+    ("sent", finished_outcome),
+    ("dead", lambda message: failed_outcome(message, dead=True)),
+    ("scheduled", failed_outcome),
 ]
 some = st.integers(0, 10**6)
 
@@ -39,10 +39,10 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.outbox.empty()
+        self.outbox.truncate()
         self.made: set[int] = set()
-        self.leases: dict[int, tuple[Leased, int | None]] = {}
-        self.lost: list[Leased] = []
+        self.leases: dict[int, tuple[LeasedMessage, int | None]] = {}
+        self.lost: list[LeasedMessage] = []
         self.final: dict[int, str] = {}
         self.finished = 0
         self.dispatchers: list[int] = [self.outbox.dispatcher(), self.outbox.dispatcher()]
@@ -52,18 +52,18 @@ class OutboxMachine(RuleBasedStateMachine):
     def state(self, message_id: int) -> str:
         return str(self.outbox.message(message_id)["state"])
 
-    def held(self, pick: int) -> tuple[Leased, int | None]:
+    def held(self, pick: int) -> tuple[LeasedMessage, int | None]:
         return self.leases[sorted(self.leases)[pick % len(self.leases)]]
 
     def one_of(self, pick: int) -> int:
         return sorted(self.made)[pick % len(self.made)]
 
-    def let_go(self, message: Leased) -> None:
+    def record_released(self, message: LeasedMessage) -> None:
         """Its lease is over, however that came."""
         self.leases.pop(message.id)
         self.lost.append(message)
 
-    def took(self, messages: list[Leased], dispatcher: int | None) -> None:
+    def record_claimed(self, messages: list[LeasedMessage], dispatcher: int | None) -> None:
         for message in messages:
             assert message.id in self.made
             assert message.id not in self.leases, "claimed although somebody holds it"
@@ -129,16 +129,16 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 4), which=st.integers(0, 1))
     def claim(self, most: int, which: int) -> None:
         dispatcher = self.dispatchers[which]
-        self.took(self.outbox.claim(most, dispatcher), dispatcher)
+        self.record_claimed(self.outbox.claim(most, dispatcher), dispatcher)
 
     @rule(which=st.integers(0, 1))
     def claim_rescued(self, which: int) -> None:
         dispatcher = self.dispatchers[which]
-        self.took(self.outbox.claim_rescued(dispatcher), dispatcher)
+        self.record_claimed(self.outbox.claim_rescued(dispatcher), dispatcher)
 
     @precondition(lambda self: self.leases)
     @rule(pick=some, how=st.sampled_from(END), all_at_once=st.booleans())
-    def complete(self, pick: int, how: tuple[str, Callable[[Leased], Outcome]], *, all_at_once: bool) -> None:
+    def complete(self, pick: int, how: tuple[str, Callable[[LeasedMessage], Outcome]], *, all_at_once: bool) -> None:
         messages = [message for message, _ in self.leases.values()] if all_at_once else [self.held(pick)[0]]
         state, outcome = how
         cancelled = {message.id for message in messages if self.outbox.message(message.id)["cancel_requested"]}
@@ -146,18 +146,18 @@ class OutboxMachine(RuleBasedStateMachine):
         for message in messages:
             expected = "cancelled" if state == "scheduled" and message.id in cancelled else state
             assert told[message.id] == expected
-            self.let_go(message)
+            self.record_released(message)
             self.finished += 1
             if expected in FINAL:
                 self.ended(message.id, expected)
 
     @precondition(lambda self: self.lost)
     @rule(pick=some, how=st.sampled_from(END))
-    def complete_too_late(self, pick: int, how: tuple[str, Callable[[Leased], Outcome]]) -> None:
+    def complete_too_late(self, pick: int, how: tuple[str, Callable[[LeasedMessage], Outcome]]) -> None:
         message = self.lost[pick % len(self.lost)]
         before = self.outbox.message(message.id)
         assert self.outbox.complete(how[1](message)) == {}
-        assert self.outbox.run(self.outbox.store.give_back([message])) == 0
+        assert self.outbox.run(self.outbox.store.return_unsent([message])) == 0
         assert self.outbox.run(self.outbox.store.defer([(message, 1.0)])) == 0
         assert self.outbox.run(self.outbox.store.renew([message], 60.0)) == 0
         assert self.outbox.message(message.id) == before
@@ -168,8 +168,8 @@ class OutboxMachine(RuleBasedStateMachine):
         message, _ = self.held(pick)
         cancelled = self.outbox.message(message.id)["cancel_requested"]
         store = self.outbox.store
-        assert self.outbox.run(store.defer([(message, 30.0)]) if put_off else store.give_back([message])) == 1
-        self.let_go(message)
+        assert self.outbox.run(store.defer([(message, 30.0)]) if put_off else store.return_unsent([message])) == 1
+        self.record_released(message)
         if cancelled:
             assert self.state(message.id) == "cancelled", "its cancellation was forgotten"
             self.ended(message.id, "cancelled")
@@ -185,13 +185,13 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(pick=some)
     def lease_runs_out(self, pick: int) -> None:
         message, _ = self.held(pick)
-        self.outbox.let_leases_expire(message.id)
+        self.outbox.expire_leases(message.id)
         self.rescued({message.id})
 
     @rule(which=st.integers(0, 1))
     def dispatcher_dies(self, which: int) -> None:
         dead = self.dispatchers[which]
-        self.outbox.stop_heart(dead)
+        self.outbox.stop_heartbeat(dead)
         self.rescued({message.id for message, dispatcher in self.leases.values() if dispatcher == dead})
         self.dispatchers[which] = self.outbox.dispatcher()
 
@@ -203,7 +203,7 @@ class OutboxMachine(RuleBasedStateMachine):
             too_often = row["rescues"] >= MAX_RESCUES
             wanted = "cancelled" if row["cancel_requested"] else "dead" if too_often else "pending"
             assert (after["state"], after["rescues"], after["attempt"]) == (wanted, row["rescues"] + 1, row["attempt"])
-            self.let_go(self.leases[message_id][0])
+            self.record_released(self.leases[message_id][0])
             if wanted in FINAL:
                 self.ended(message_id, wanted)
 
@@ -256,7 +256,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @invariant()
     def accepted_is_accounted_for(self) -> None:
         total: dict[str, Any] = {"accepted": 0, "missing": 0}
-        for row in self.outbox.named("ledger_conservation", since=datetime.now(UTC).date() - timedelta(days=2)):
+        for row in self.outbox.run_statement("ledger_conservation", since=datetime.now(UTC).date() - timedelta(days=2)):
             states = sum(row[state] for state in (*FINAL, *WAITING, "leased", "pruned"))
             assert states + row["missing"] == row["accepted"]
             total["accepted"] += row["accepted"]

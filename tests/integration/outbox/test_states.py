@@ -10,15 +10,23 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from backline.outbox.store import Leased
-from backline.sealing import Sealer
-from tests.integration.outbox.support import MAX_RESCUES, PAYLOAD, Outbox, claim_from_head, ended, failed, other_token
+from backline.encryption import Encryptor
+from backline.outbox.store import LeasedMessage
+from tests.integration.outbox.support import (
+    MAX_RESCUES,
+    PAYLOAD,
+    Outbox,
+    claim_from_head,
+    failed_outcome,
+    finished_outcome,
+    new_token,
+)
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(hours=1)
 
 
-def one(outbox: Outbox, **options: Any) -> Leased:
+def lease_one(outbox: Outbox, **options: Any) -> LeasedMessage:
     """A message that is leased by nobody in particular."""
     outbox.enqueue(**options)
     [message] = outbox.claim()
@@ -47,7 +55,7 @@ def test_a_claim_takes_the_first_of_many(outbox: Outbox) -> None:
 def test_a_claim_takes_neither_other_lanes_nor_what_is_due_later_nor_final(outbox: Outbox) -> None:
     outbox.enqueue(type="urgent_email", payload='{"context": {}}')
     outbox.enqueue(due_at=LATER)
-    outbox.complete(ended(one(outbox)))
+    outbox.complete(finished_outcome(lease_one(outbox)))
     assert outbox.claim() == []
 
 
@@ -62,8 +70,10 @@ def test_a_lease_tells_what_is_needed_to_send(outbox: Outbox) -> None:
         0,
         6,
     )
-    assert message.expires is not None
-    assert message.expires - message.until == pytest.approx((LATER - datetime.now(UTC)).total_seconds() - 60, abs=5)
+    assert message.send_deadline is not None
+    assert message.send_deadline - message.lease_deadline == pytest.approx(
+        (LATER - datetime.now(UTC)).total_seconds() - 60, abs=5
+    )
     assert (row["state"], row["lease_token"], row["dispatcher"]) == ("leased", message.token, dispatcher)
     assert (
         55
@@ -75,7 +85,7 @@ def test_a_lease_tells_what_is_needed_to_send(outbox: Outbox) -> None:
 def test_two_claims_at_once_share_nothing(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(20)
     with Outbox(outbox.dsn) as other, other.connection.transaction():
-        held = [row["id"] for row in other.named("message_claim", **claim_from_head(8))]
+        held = [row["id"] for row in other.run_statement("message_claim", **claim_from_head(8))]
         assert [message.id for message in outbox.claim()] == ids[8:]  # without waiting for the other's commit
     assert held == ids[:8]
 
@@ -84,8 +94,8 @@ def test_two_claims_at_once_share_nothing(outbox: Outbox) -> None:
 
 
 def test_sent_is_final_and_leaves_an_attempt(outbox: Outbox) -> None:
-    message = one(outbox)
-    outcome = ended(message, provider_id="<1@x>", code="250 2.0.0", response="queued")
+    message = lease_one(outbox)
+    outcome = finished_outcome(message, provider_id="<1@x>", code="250 2.0.0", response="queued")
     assert outbox.complete(outcome) == {message.id: "sent"}
     row = outbox.message(message.id)
     assert (row["state"], row["attempt"], row["provider_id"], row["lease_token"], row["dispatcher"]) == (
@@ -103,8 +113,8 @@ def test_sent_is_final_and_leaves_an_attempt(outbox: Outbox) -> None:
 
 
 def test_a_retry_is_scheduled_and_counts(outbox: Outbox) -> None:
-    message = one(outbox)
-    assert outbox.complete(failed(message, delay=90)) == {message.id: "scheduled"}
+    message = lease_one(outbox)
+    assert outbox.complete(failed_outcome(message, delay=90)) == {message.id: "scheduled"}
     row = outbox.message(message.id)
     assert (row["attempt"], row["error_class"], row["error"]) == (1, "network", "no route")
     assert (
@@ -115,7 +125,7 @@ def test_a_retry_is_scheduled_and_counts(outbox: Outbox) -> None:
     assert outbox.run(outbox.store.promote()) == 1
     [again] = outbox.claim()
     assert (again.id, again.attempt) == (message.id, 1)
-    outbox.complete(ended(again))
+    outbox.complete(finished_outcome(again))
     numbers = [(row["number"], row["outcome"]) for row in outbox.run(outbox.store.attempts(message.id))]
     assert numbers == [(1, "scheduled"), (2, "sent")]
 
@@ -129,31 +139,31 @@ def test_promote_takes_what_came_due_first_and_no_more_than_told(outbox: Outbox)
 
 
 def test_a_retry_that_would_come_too_late_is_expired(outbox: Outbox) -> None:
-    message = one(outbox, expires_at=datetime.now(UTC) + timedelta(seconds=60))
-    assert outbox.complete(failed(message, delay=3600)) == {message.id: "expired"}
+    message = lease_one(outbox, expires_at=datetime.now(UTC) + timedelta(seconds=60))
+    assert outbox.complete(failed_outcome(message, delay=3600)) == {message.id: "expired"}
     assert outbox.message(message.id)["finalized_at"] is not None
 
 
 def test_an_old_token_can_finish_nothing(outbox: Outbox) -> None:
-    message = one(outbox)
-    outbox.let_leases_expire(message.id)
+    message = lease_one(outbox)
+    outbox.expire_leases(message.id)
     assert outbox.rescue() == 1
     [taken] = outbox.claim_rescued()
     before = outbox.message(message.id)
-    for late in (ended(message), failed(message), failed(message, dead=True)):
+    for late in (finished_outcome(message), failed_outcome(message), failed_outcome(message, dead=True)):
         assert outbox.complete(late) == {}
-    assert outbox.run(outbox.store.give_back([message])) == 0
+    assert outbox.run(outbox.store.return_unsent([message])) == 0
     assert outbox.run(outbox.store.defer([(message, 5.0)])) == 0
     assert outbox.run(outbox.store.renew([message], 60.0)) == 0
     assert outbox.message(message.id) == before
     assert outbox.value("SELECT count(*) FROM backline.attempt") == 0
-    assert outbox.complete(ended(taken)) == {message.id: "sent"}
+    assert outbox.complete(finished_outcome(taken)) == {message.id: "sent"}
 
 
 def test_completing_twice_counts_once(outbox: Outbox) -> None:
-    message = one(outbox)
-    assert outbox.complete(ended(message)) == {message.id: "sent"}
-    assert outbox.complete(ended(message)) == {}
+    message = lease_one(outbox)
+    assert outbox.complete(finished_outcome(message)) == {message.id: "sent"}
+    assert outbox.complete(finished_outcome(message)) == {}
     assert outbox.message(message.id)["attempt"] == 1
     assert outbox.value("SELECT count(*) FROM backline.attempt") == 1
 
@@ -161,29 +171,29 @@ def test_completing_twice_counts_once(outbox: Outbox) -> None:
 def test_of_a_batch_only_what_is_still_ours_is_completed(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(3)
     messages = outbox.claim()
-    outbox.let_leases_expire(ids[1])
+    outbox.expire_leases(ids[1])
     outbox.rescue()
-    assert outbox.complete(*map(ended, messages)) == {ids[0]: "sent", ids[2]: "sent"}
-    assert outbox.states() == {"sent": 2, "pending": 1}
+    assert outbox.complete(*map(finished_outcome, messages)) == {ids[0]: "sent", ids[2]: "sent"}
+    assert outbox.state_counts() == {"sent": 2, "pending": 1}
 
 
 def test_the_response_is_cut_to_4_kb(outbox: Outbox) -> None:
-    outbox.complete(ended(one(outbox), response="ß" * 10_000))
+    outbox.complete(finished_outcome(lease_one(outbox), response="ß" * 10_000))
     assert outbox.value("SELECT char_length(response) FROM backline.attempt") == 4096
 
 
 def test_renewing_lengthens_the_lease(outbox: Outbox) -> None:
-    message = one(outbox)
-    outbox.let_leases_expire(message.id)
-    until = message.until
+    message = lease_one(outbox)
+    outbox.expire_leases(message.id)
+    until = message.lease_deadline
     assert outbox.run(outbox.store.renew([message], 30.0)) == 1
-    assert message.until != until
+    assert message.lease_deadline != until
     assert outbox.rescue() == 0
 
 
 def test_giving_back_costs_nothing(outbox: Outbox) -> None:
-    message = one(outbox)
-    assert outbox.run(outbox.store.give_back([message])) == 1
+    message = lease_one(outbox)
+    assert outbox.run(outbox.store.return_unsent([message])) == 1
     row = outbox.message(message.id)
     assert (row["state"], row["attempt"], row["rescues"], row["lease_token"]) == ("pending", 0, 0, None)
 
@@ -195,7 +205,7 @@ def test_a_lease_that_holds_is_left_alone(outbox: Outbox) -> None:
     dispatcher = outbox.dispatcher()
     outbox.enqueue()
     outbox.claim(dispatcher=dispatcher)
-    one(outbox)
+    lease_one(outbox)
     assert outbox.rescue() == 0
 
 
@@ -206,9 +216,9 @@ def test_a_dead_dispatchers_messages_are_rescued_at_once(outbox: Outbox, death: 
     outbox.claim(1, dispatcher)
     outbox.claim(1, other)
     if death == "row gone":
-        outbox.run(outbox.store.end(dispatcher))
+        outbox.run(outbox.store.unregister(dispatcher))
     else:
-        outbox.stop_heart(dispatcher)
+        outbox.stop_heartbeat(dispatcher)
     assert outbox.rescue() == 1
     row = outbox.message(mine)
     assert (row["state"], row["rescues"], row["attempt"], row["dispatcher"]) == ("pending", 1, 0, None)
@@ -220,7 +230,7 @@ def test_a_dead_dispatchers_messages_are_rescued_at_once(outbox: Outbox, death: 
 def test_rescued_messages_come_one_at_a_time(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(4)
     outbox.claim(3)
-    outbox.let_leases_expire(*ids[:3])
+    outbox.expire_leases(*ids[:3])
     assert outbox.rescue() == 3
     assert [message.id for message in outbox.claim()] == [ids[3]]
     assert [[message.id for message in outbox.claim_rescued()] for _ in range(4)] == [[ids[0]], [ids[1]], [ids[2]], []]
@@ -229,14 +239,14 @@ def test_rescued_messages_come_one_at_a_time(outbox: Outbox) -> None:
 def test_a_message_that_kills_its_dispatchers_dies_alone(outbox: Outbox) -> None:
     poison, *others = outbox.enqueue_many(5)
     outbox.claim()
-    outbox.let_leases_expire(poison, *others)
+    outbox.expire_leases(poison, *others)
     outbox.rescue()
     for round_number in range(1, MAX_RESCUES + 2):
         while messages := outbox.claim_rescued():
             if messages[0].id == poison:
-                outbox.let_leases_expire(poison)
+                outbox.expire_leases(poison)
                 break
-            outbox.complete(ended(messages[0]))
+            outbox.complete(finished_outcome(messages[0]))
         state = outbox.message(poison)["state"]
         if state == "pending":
             pytest.fail(f"not claimed in round {round_number}")
@@ -247,8 +257,8 @@ def test_a_message_that_kills_its_dispatchers_dies_alone(outbox: Outbox) -> None
     assert (row["state"], row["rescues"], row["attempt"]) == ("dead", MAX_RESCUES + 1, 0)
     assert "it may be what kills it" in row["error"]
     while messages := outbox.claim_rescued():
-        outbox.complete(ended(messages[0]))
-    assert outbox.states() == {"dead": 1, "sent": 4}
+        outbox.complete(finished_outcome(messages[0]))
+    assert outbox.state_counts() == {"dead": 1, "sent": 4}
 
 
 # --- cancel, expire, retry ------------------------------------------------------------------------------------
@@ -262,14 +272,14 @@ def test_a_waiting_message_is_cancelled_at_once(outbox: Outbox, due_at: datetime
     assert outbox.run(outbox.store.cancel(made)) is None
 
 
-def rescue(outbox: Outbox, message: Leased) -> None:
-    outbox.let_leases_expire(message.id)
+def rescue(outbox: Outbox, message: LeasedMessage) -> None:
+    outbox.expire_leases(message.id)
     outbox.rescue()
 
 
-HANDS: dict[str, Callable[[Outbox, Leased], object]] = {
-    "retry": lambda outbox, message: outbox.complete(failed(message)),
-    "return": lambda outbox, message: outbox.run(outbox.store.give_back([message])),
+HANDS: dict[str, Callable[[Outbox, LeasedMessage], object]] = {
+    "retry": lambda outbox, message: outbox.complete(failed_outcome(message)),
+    "return": lambda outbox, message: outbox.run(outbox.store.return_unsent([message])),
     "rescue": rescue,
     "put off": lambda outbox, message: outbox.run(outbox.store.defer([(message, 5.0)])),
 }
@@ -287,16 +297,16 @@ def test_a_held_message_is_cancelled_when_its_holder_lets_go(outbox: Outbox, han
 
 
 def test_a_message_that_was_sent_before_it_could_be_cancelled_is_sent(outbox: Outbox) -> None:
-    message = one(outbox)
+    message = lease_one(outbox)
     outbox.run(outbox.store.cancel(message.id))
-    assert outbox.complete(ended(message)) == {message.id: "sent"}
+    assert outbox.complete(finished_outcome(message)) == {message.id: "sent"}
 
 
 def test_a_cancelled_message_is_not_leased_by_its_run_again(outbox: Outbox) -> None:
-    message = one(outbox)
+    message = lease_one(outbox)
     outbox.run(outbox.store.cancel(message.id))
-    outbox.let_leases_expire(message.id)
-    assert outbox.named("message_lease_one", id=message.id, token=other_token(), lease_seconds=60) == []
+    outbox.expire_leases(message.id)
+    assert outbox.run_statement("message_lease_one", id=message.id, token=new_token(), lease_seconds=60) == []
 
 
 def test_waiting_messages_expire(outbox: Outbox) -> None:
@@ -315,64 +325,64 @@ def test_waiting_messages_expire(outbox: Outbox) -> None:
 
 
 def test_a_dead_message_is_revived_under_its_own_id_with_fresh_tries(outbox: Outbox) -> None:
-    message = one(outbox)
+    message = lease_one(outbox)
     assert not outbox.run(outbox.store.retry(message.id))
-    outbox.complete(failed(message, dead=True))
+    outbox.complete(failed_outcome(message, dead=True))
     assert outbox.run(outbox.store.retry(message.id))
     [again] = outbox.claim()
     assert (again.id, again.attempt, again.max_attempts) == (message.id, 1, 7)
-    outbox.complete(ended(again))
+    outbox.complete(finished_outcome(again))
     assert not outbox.run(outbox.store.retry(message.id))
 
 
 def test_a_dead_message_that_came_too_late_or_had_secrets_is_not_revived(outbox: Outbox) -> None:
-    message = one(outbox, expires_at=LATER)
-    outbox.complete(failed(message, dead=True))
+    message = lease_one(outbox, expires_at=LATER)
+    outbox.complete(failed_outcome(message, dead=True))
     outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s'")
     assert not outbox.run(outbox.store.retry(message.id))
     secret = secret_message(outbox)
-    outbox.complete(failed(secret, dead=True))
+    outbox.complete(failed_outcome(secret, dead=True))
     assert not outbox.run(outbox.store.retry(secret.id))
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------
 
 
-def secret_message(outbox: Outbox, **options: Any) -> Leased:
+def secret_message(outbox: Outbox, **options: Any) -> LeasedMessage:
     outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "kinds": ["string"]}])
-    sealed = Sealer([Fernet.generate_key().decode()]).seal("123456")
-    return one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": sealed}), **options)
+    sealed = Encryptor([Fernet.generate_key().decode()]).encrypt("123456")
+    return lease_one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": sealed}), **options)
 
 
-def expire(outbox: Outbox, message: Leased) -> None:
-    outbox.run(outbox.store.give_back([message]))
+def expire(outbox: Outbox, message: LeasedMessage) -> None:
+    outbox.run(outbox.store.return_unsent([message]))
     outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s'")
     outbox.run(outbox.store.expire())
 
 
-def cancel(outbox: Outbox, message: Leased) -> None:
-    outbox.run(outbox.store.give_back([message]))
+def cancel(outbox: Outbox, message: LeasedMessage) -> None:
+    outbox.run(outbox.store.return_unsent([message]))
     outbox.run(outbox.store.cancel(message.id))
 
 
-def cancel_held(outbox: Outbox, message: Leased) -> None:
+def cancel_held(outbox: Outbox, message: LeasedMessage) -> None:
     outbox.run(outbox.store.cancel(message.id))
-    outbox.run(outbox.store.give_back([message]))
+    outbox.run(outbox.store.return_unsent([message]))
 
 
-def rescue_to_death(outbox: Outbox, message: Leased) -> None:
-    outbox.let_leases_expire(message.id)
+def rescue_until_dead(outbox: Outbox, message: LeasedMessage) -> None:
+    outbox.expire_leases(message.id)
     outbox.rescue(max_rescues=0)
 
 
-ENDS: dict[str, tuple[Callable[[Outbox, Leased], object], str]] = {
-    "sent": (lambda outbox, message: outbox.complete(ended(message, response="123456")), "sent"),
-    "dead": (lambda outbox, message: outbox.complete(failed(message, dead=True)), "dead"),
+ENDS: dict[str, tuple[Callable[[Outbox, LeasedMessage], object], str]] = {
+    "sent": (lambda outbox, message: outbox.complete(finished_outcome(message, response="123456")), "sent"),
+    "dead": (lambda outbox, message: outbox.complete(failed_outcome(message, dead=True)), "dead"),
     "expired": (expire, "expired"),
-    "expired at retry": (lambda outbox, message: outbox.complete(failed(message, delay=10**6)), "expired"),
+    "expired at retry": (lambda outbox, message: outbox.complete(failed_outcome(message, delay=10**6)), "expired"),
     "cancelled": (cancel, "cancelled"),
     "cancelled while held": (cancel_held, "cancelled"),
-    "killed": (rescue_to_death, "dead"),
+    "killed": (rescue_until_dead, "dead"),
 }
 
 
@@ -388,7 +398,7 @@ def test_secrets_are_erased_at_every_end(outbox: Outbox, end: str) -> None:
 
 def test_secrets_stay_while_the_message_has_a_way_to_go(outbox: Outbox) -> None:
     message = secret_message(outbox)
-    outbox.complete(failed(message))
+    outbox.complete(failed_outcome(message))
     assert set(outbox.message(message.id)["payload"]) == {"name", "code"}
 
 
@@ -399,7 +409,7 @@ def test_a_lane_has_so_many_slots(outbox: Outbox) -> None:
     first, second = outbox.dispatcher(slots=2), outbox.dispatcher(slots=2)
     assert outbox.run(outbox.store.register("email.normal", 2, None)) is None
     assert outbox.run(outbox.store.register("email.bulk", 1, None)) is not None
-    outbox.run(outbox.store.end(first))
+    outbox.run(outbox.store.unregister(first))
     assert outbox.dispatcher(slots=2) > second
 
 
@@ -415,7 +425,7 @@ def test_one_that_hands_over_makes_room_and_hears_of_its_successor(outbox: Outbo
 
 def test_all_are_asked_to_stop(outbox: Outbox) -> None:
     dispatchers = [outbox.dispatcher(), outbox.dispatcher("email.bulk")]
-    outbox.named("dispatcher_stop_all")
+    outbox.run_statement("dispatcher_stop_all")
     assert [outbox.run(outbox.store.heartbeat(d, handing_over=False)) for d in dispatchers] == [(True, False)] * 2
 
 
@@ -424,10 +434,10 @@ def test_lane_status_shows_backlog_head_and_dispatchers(outbox: Outbox) -> None:
     outbox.enqueue(due_at=LATER)
     rescued = outbox.enqueue(type="urgent_email", payload='{"context": {}}')
     outbox.claim(lane="email.urgent")
-    outbox.let_leases_expire(rescued)
+    outbox.expire_leases(rescued)
     outbox.rescue()
     alive, dead, old = (outbox.dispatcher() for _ in range(3))
-    outbox.stop_heart(dead)
+    outbox.stop_heartbeat(dead)
     outbox.run(outbox.store.heartbeat(old, handing_over=True))
     rows = {
         row.pop("lane"): row

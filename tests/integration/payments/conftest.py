@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.channels.sandbox import Sandbox
-from tests.integration.payments.shop import Account, Shop
+from tests.integration.payments.support import Account, Shop
 
 
 @pytest.fixture(scope="session")

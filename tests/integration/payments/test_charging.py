@@ -19,10 +19,17 @@ from backline.errors import (
     Rejected,
     RetryableError,
 )
-from backline.payments.charging import Outcome, charge
+from backline.payments.charges import ChargeOutcome, charge
 from backline.payments.declines import Decline
 from backline.payments.stripe_client import StripeProvider
-from tests.integration.payments.shop import AUTHENTICATE, GOOD, POOR, STOLEN, Account, Shop
+from tests.integration.payments.support import (
+    CARD_INSUFFICIENT_FUNDS,
+    CARD_NEEDS_AUTHENTICATION,
+    CARD_STOLEN,
+    CARD_VALID,
+    Account,
+    Shop,
+)
 
 TOTAL = 2380
 
@@ -32,7 +39,7 @@ def test_an_order_is_paid_once_and_its_customer_told_once(
 ) -> None:
     order = shop.order()
     first = charge(shop.database, provider, order)
-    assert first == Outcome("paid", shop.payment(order)["id"])
+    assert first == ChargeOutcome("paid", shop.payment(order)["id"])
     assert charge(shop.database, provider, order) == first
     assert shop.state(order) == ("paid", "captured")
     assert account.charges() == [f"charged {TOTAL} eur"]
@@ -41,17 +48,17 @@ def test_an_order_is_paid_once_and_its_customer_told_once(
     assert (payload["amount"], payload["currency"], payload["name"]) == (TOTAL, "EUR", "Ann")
     [intent] = account.intents()
     payment = shop.payment(order)
-    assert (payment["provider_reference"], payment["tries"]) == (intent["id"], 1)
+    assert (payment["provider_reference"], payment["attempts"]) == (intent["id"], 1)
     assert intent["metadata"] == {"backline_payment": payment["idempotency_key"], "order_id": str(order)}
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()
 
 
 @pytest.mark.parametrize(
     ("method", "state", "decline", "stands", "reason"),
     [
-        (POOR, "declined", Decline("soft", "insufficient_funds"), "failed", "insufficient_funds"),
-        (STOLEN, "declined", Decline("hard", "stolen_card"), "abandoned", "card_declined"),
-        (AUTHENTICATE, "needs_action", Decline("needs_action", "authentication_required"), "requires_action", "authentication_required"),
+        (CARD_INSUFFICIENT_FUNDS, "declined", Decline("soft", "insufficient_funds"), "failed", "insufficient_funds"),
+        (CARD_STOLEN, "declined", Decline("hard", "stolen_card"), "abandoned", "card_declined"),
+        (CARD_NEEDS_AUTHENTICATION, "needs_action", Decline("needs_action", "authentication_required"), "requires_action", "authentication_required"),
         (None, "needs_action", Decline("needs_action", "payment_method_missing"), "requires_action", "other"),
     ],
 )  # fmt: skip
@@ -71,31 +78,31 @@ def test_a_decline_is_told_and_not_repeated(
     assert shop.state(order) == ("reserved", stands)
     again = charge(shop.database, provider, order)
     assert (again.state, again.decline) == (state, decline)
-    assert len(shop.tries(order)) == 1
+    assert len(shop.attempt_outcomes(order)) == 1
     assert account.charges() == []
     [(kind, payload)] = shop.messages()
     assert (kind, payload["reason"]) == ("payment_failed", reason)
     assert payload["fix_url"].startswith("https://")
     assert ("retry_on" in payload) == (decline.kind == "soft")
-    due = shop.payment(order)["next_try_at"]
-    assert (first.next_try_at, again.next_try_at) == (due, due)
-    assert shop.broken_rules() == set()
+    due = shop.payment(order)["next_attempt_at"]
+    assert (first.next_attempt_at, again.next_attempt_at) == (due, due)
+    assert shop.invariant_violations() == set()
 
 
 def test_a_customer_who_has_acted_is_found_to_have_paid(shop: Shop, account: Account, provider: StripeProvider) -> None:
-    order = shop.order(AUTHENTICATE)
+    order = shop.order(CARD_NEEDS_AUTHENTICATION)
     charge(shop.database, provider, order)
     [intent] = account.intents()
     confirmed = account.sandbox.web.post(
-        f"/stripe/v1/payment_intents/{intent['id']}/confirm", data={"payment_method": GOOD},
+        f"/stripe/v1/payment_intents/{intent['id']}/confirm", data={"payment_method": CARD_VALID},
         headers={"Authorization": "Bearer sk_test_sandbox"},
     )  # fmt: skip
     assert confirmed.status_code == 200
     assert charge(shop.database, provider, order).state == "paid"
     assert shop.state(order) == ("paid", "captured")
     assert len(account.charges()) == 1
-    assert shop.tries(order) == ["requires_action", "captured"]
-    assert shop.broken_rules() == set()
+    assert shop.attempt_outcomes(order) == ["requires_action", "captured"]
+    assert shop.invariant_violations() == set()
 
 
 def test_a_new_order_is_paid_as_the_last_one_was(shop: Shop, account: Account, provider: StripeProvider) -> None:
@@ -132,14 +139,14 @@ def test_an_answer_that_is_lost_charges_no_second_time(
     provider: StripeProvider,
 ) -> None:
     order = shop.order()
-    account.faults({"recipient": lost, "action": "drop", "after": when == "after", "times": 1})
+    account.set_faults({"recipient": lost, "action": "drop", "after": when == "after", "times": 1})
     with pytest.raises(RetryableError):
         charge(shop.database, provider, order)
-    assert shop.tries(order) == [None]
+    assert shop.attempt_outcomes(order) == [None]
     assert charge(shop.database, provider, order).state == "paid"
     assert account.charges() == [f"charged {TOTAL} eur"]
     assert len(account.intents()) == 1
-    assert shop.tries(order) == ["captured"]
+    assert shop.attempt_outcomes(order) == ["captured"]
 
 
 @pytest.mark.parametrize("lost", ["create", "confirm"])
@@ -147,10 +154,10 @@ def test_a_charge_is_found_by_its_metadata_when_keys_are_forgotten(
     lost: str, shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
-    account.faults({"recipient": lost, "action": "drop", "after": True, "times": 1})
+    account.set_faults({"recipient": lost, "action": "drop", "after": True, "times": 1})
     with pytest.raises(RetryableError):
         charge(shop.database, provider, order)
-    account.forget_keys()
+    account.expire_idempotency_keys()
     assert charge(shop.database, provider, order).state == "paid"
     assert account.charges() == [f"charged {TOTAL} eur"]
     assert len(account.intents()) == 1
@@ -168,16 +175,16 @@ def test_a_provider_in_trouble_is_asked_again(
     rule: dict[str, Any], error: type[BacklineError], shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
-    account.faults({"recipient": "confirm", "times": 1, **rule})
+    account.set_faults({"recipient": "confirm", "times": 1, **rule})
     with pytest.raises(error):
         charge(shop.database, provider, order)
     assert charge(shop.database, provider, order).state == "paid"
-    assert shop.tries(order) == ["captured"]
+    assert shop.attempt_outcomes(order) == ["captured"]
 
 
 def test_a_provider_that_hangs_is_given_up_in_time(shop: Shop, account: Account) -> None:
     order = shop.order()
-    account.faults({"recipient": "confirm", "action": "slow", "seconds": 30.0, "after": True, "times": 1})
+    account.set_faults({"recipient": "confirm", "action": "slow", "seconds": 30.0, "after": True, "times": 1})
     with pytest.raises(RetryableError):
         charge(shop.database, account.provider(timeout=0.5), order)
     assert charge(shop.database, account.provider(), order).state == "paid"
@@ -189,9 +196,9 @@ def test_a_key_that_is_refused_is_not_shown(shop: Shop, account: Account) -> Non
     with pytest.raises(AuthenticationFailed) as caught:
         charge(shop.database, account.provider("sk_test_very_secret"), order)
     assert "secret" not in str(caught.value)
-    assert shop.tries(order) == ["error"]
+    assert shop.attempt_outcomes(order) == ["error"]
     assert charge(shop.database, account.provider(), order).state == "paid"
-    assert shop.tries(order) == ["error", "captured"]
+    assert shop.attempt_outcomes(order) == ["error", "captured"]
 
 
 def test_a_connection_without_a_key_says_so() -> None:
@@ -203,15 +210,15 @@ def test_another_account_is_not_charged_for_a_try_whose_end_is_not_known(
     shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
-    shop.sql("UPDATE app.payments SET provider_reference = 'pi_elsewhere' WHERE order_id = %s", order)
-    shop.sql(
-        "WITH p AS (UPDATE app.payments SET tries = 1 WHERE order_id = %s RETURNING id) INSERT INTO app.payment_tries (payment_id, number)"
+    shop.execute("UPDATE app.payments SET provider_reference = 'pi_elsewhere' WHERE order_id = %s", order)
+    shop.execute(
+        "WITH p AS (UPDATE app.payments SET tries = 1 WHERE order_id = %s RETURNING id) INSERT INTO app.payment_attempts (payment_id, number)"
         " SELECT id, 1 FROM p", order,
     )  # fmt: skip
     with pytest.raises(Misconfigured, match="another account"):
         charge(shop.database, provider, order)
     assert account.intents() == []
-    assert shop.tries(order) == [None]
+    assert shop.attempt_outcomes(order) == [None]
 
 
 def test_many_at_once_charge_once(shop: Shop, account: Account, provider: StripeProvider, database: str) -> None:
@@ -233,33 +240,33 @@ def test_many_at_once_charge_once(shop: Shop, account: Account, provider: Stripe
     assert found == ["paid"] * 6
     assert account.charges() == [f"charged {TOTAL} eur"]
     assert len(shop.messages()) == 1
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()
 
 
 def test_money_that_comes_for_a_cancelled_order_goes_back(
     shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
-    account.faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
+    account.set_faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
     with pytest.raises(RetryableError):
         charge(shop.database, provider, order)
-    shop.sql("UPDATE app.products SET reserved = 0")
-    shop.sql("UPDATE app.orders SET state = 'cancelled', cancelled_at = clock_timestamp() WHERE id = %s", order)
+    shop.execute("UPDATE app.products SET reserved = 0")
+    shop.execute("UPDATE app.orders SET state = 'cancelled', cancelled_at = clock_timestamp() WHERE id = %s", order)
     outcome = charge(shop.database, provider, order)
     assert (outcome.state, outcome.decline) == ("declined", Decline("hard", "payment_intent_canceled"))
     assert account.charges() == [f"charged {TOTAL} eur", f"refunded {TOTAL} eur"]
     assert shop.state(order) == ("cancelled", "abandoned")
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()
 
 
 def test_a_customer_who_has_given_a_card_is_charged(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order(None)
     assert charge(shop.database, provider, order).decline == Decline("needs_action", "payment_method_missing")
-    shop.change_method(order, GOOD)
+    shop.change_method(order, CARD_VALID)
     assert charge(shop.database, provider, order).state == "paid"
     assert account.charges() == [f"charged {TOTAL} eur"]
-    assert shop.tries(order) == ["requires_action", "captured"]
-    assert shop.broken_rules() == set()
+    assert shop.attempt_outcomes(order) == ["requires_action", "captured"]
+    assert shop.invariant_violations() == set()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -267,16 +274,16 @@ def test_a_card_that_is_changed_while_an_answer_is_lost_pays_at_most_once(
     when: str, shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
-    shop.change_method(order, POOR if when == "before" else GOOD)
-    account.faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
+    shop.change_method(order, CARD_INSUFFICIENT_FUNDS if when == "before" else CARD_VALID)
+    account.set_faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
     with pytest.raises(RetryableError):
         charge(shop.database, provider, order)
     shop.change_method(order, "pm_another")
-    shop.sql("UPDATE app.payments SET customer_reference = 'cus_1'")
+    shop.execute("UPDATE app.payments SET customer_reference = 'cus_1'")
     if when == "before":
         with pytest.raises(Rejected, match="same parameters"):
             charge(shop.database, provider, order)
     assert charge(shop.database, provider, order).state == "paid"
     assert account.charges() == [f"charged {TOTAL} eur"]
     assert len(account.intents()) == 1
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()

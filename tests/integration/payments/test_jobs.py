@@ -10,24 +10,24 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
-from backline.jobs.results import RunName, result_of
-from backline.payments.charging import charge
-from backline.payments.events import PaymentEvent, keep
+from backline.jobs.results import RunRef, get_result
+from backline.payments.charges import charge
+from backline.payments.events import PaymentEvent, insert_event
 from backline.settings import ROOT
-from tests.integration.airflow import run_jobs
-from tests.integration.payments.shop import API_KEY, GOOD, POOR, STOLEN, Account, Shop
-from tests.integration.payments.test_retrying import due_now
+from tests.integration.airflow import run_dags
+from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_VALID, Account, Shop
+from tests.integration.payments.test_retrying import make_due
 from tests.unit.payments.signing import intent_event
 
 
 def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp_path: Path) -> None:
     fresh, small, large, stolen, told = (
-        shop.order(), shop.order(POOR), shop.order(POOR, price=60_000), shop.order(STOLEN), shop.order(),
+        shop.order(), shop.order(CARD_INSUFFICIENT_FUNDS), shop.order(CARD_INSUFFICIENT_FUNDS, price=60_000), shop.order(CARD_STOLEN), shop.order(),
     )  # fmt: skip
     for order in (small, large, stolen):
         charge(shop.database, account.provider(), order)
-        shop.change_method(order, GOOD)
-    due_now(shop)
+        shop.change_method(order, CARD_VALID)
+    make_due(shop)
     now = datetime.now(UTC)
     event = intent_event(
         "evt_1",
@@ -38,7 +38,7 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
         key=shop.payment(told)["idempotency_key"],
     )
     with shop.database.transaction():
-        keep(shop.database, PaymentEvent("stripe", "evt_1", event["type"], now, event))
+        insert_event(shop.database, PaymentEvent("stripe", "evt_1", event["type"], now, event))
     folder = tmp_path / "dags"
     folder.mkdir()
     wanted = {
@@ -57,10 +57,10 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
     }  # fmt: skip
     variables = {f"AIRFLOW_CONN_{name}": json.dumps(value) for name, value in connections.items()}
     done = subprocess.run(
-        run_jobs.command(folder, wanted), check=False, env=run_jobs.environment(tmp_path, folder, variables),
+        run_dags.command(folder, wanted), check=False, env=run_dags.environment(tmp_path, folder, variables),
         capture_output=True, text=True, timeout=200,
     )  # fmt: skip
-    answer = run_jobs.results(done.stdout, done.stderr)
+    answer = run_dags.parse_results(done.stdout, done.stderr)
     assert {name: ran["state"] for name, ran in answer.items()} == dict.fromkeys(wanted, "success"), done.stdout[-3000:]
     assert [shop.state(order)[0] for order in (fresh, small, large, stolen, told)] == [
         "paid",
@@ -72,9 +72,9 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
     assert len(account.charges()) == 3
     charged = answer["process_payment"]["tasks"]["charge"]["returned"]
     assert charged == {
-        "order_id": fresh, "payment_id": shop.payment(fresh)["id"], "state": "paid", "decline": None, "next_try_at": None,
+        "order_id": fresh, "payment_id": shop.payment(fresh)["id"], "state": "paid", "decline": None, "next_attempt_at": None,
     }  # fmt: skip
-    kept = result_of(database, RunName("process_payment", answer["process_payment"]["run_id"]))
+    kept = get_result(database, RunRef("process_payment", answer["process_payment"]["run_id"]))
     assert kept is not None
     assert kept["result"] == charged
     assert answer["retry_failed_payments"]["tasks"]["retry"]["returned"]["paid"] == 2
@@ -87,4 +87,4 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
         0,
     )  # what is younger than a quarter of an hour may be under way
     assert API_KEY not in done.stdout + done.stderr
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()

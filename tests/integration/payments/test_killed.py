@@ -13,10 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backline.payments.charging import charge
+from backline.payments.charges import charge
 from backline.payments.stripe_client import StripeProvider
 from backline.settings import ROOT
-from tests.integration.payments.shop import Account, Shop
+from tests.integration.payments.support import Account, Shop
 
 PROGRAM = Path(__file__).with_name("charging_process.py")
 CHARGED = ["charged 2380 eur"]
@@ -29,7 +29,7 @@ def wait_for(holds: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
-def start(shop: Shop, account: Account, order: int) -> subprocess.Popen[str]:
+def start_charge(shop: Shop, account: Account, order: int) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}
     command = [sys.executable, str(PROGRAM), shop.database.info.dsn, account.url, str(order)]
     if shop.database.info.password:
@@ -45,27 +45,27 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def assert_paid_once(shop: Shop, account: Account, provider: StripeProvider, order: int) -> None:
     assert shop.state(order) == ("reserved", "pending")
-    assert shop.tries(order) == [None]
+    assert shop.attempt_outcomes(order) == [None]
     assert account.charges() == CHARGED
     assert charge(shop.database, provider, order).state == "paid"
     assert account.charges() == CHARGED
     assert len([one for one in account.intents() if one["status"] == "succeeded"]) == 1
     assert shop.state(order) == ("paid", "captured")
-    assert shop.tries(order) == ["captured"]
+    assert shop.attempt_outcomes(order) == ["captured"]
     assert [kind for kind, _ in shop.messages()] == ["payment_receipt"]
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()
 
 
 @pytest.mark.parametrize("keys", ["kept", "forgotten"])
 def test_killed_before_the_answer_came(keys: str, shop: Shop, account: Account, provider: StripeProvider) -> None:
     """The provider has charged, and the process does not know it."""
     order = shop.order()
-    account.faults({"recipient": "confirm", "action": "slow", "seconds": 60.0, "after": True, "times": 1})
-    process = start(shop, account, order)
+    account.set_faults({"recipient": "confirm", "action": "slow", "seconds": 60.0, "after": True, "times": 1})
+    process = start_charge(shop, account, order)
     wait_for(account.charges, "the provider was never asked")
     kill(process)
     if keys == "forgotten":
-        account.forget_keys()
+        account.expire_idempotency_keys()
     assert_paid_once(shop, account, provider, order)
 
 
@@ -75,8 +75,8 @@ def test_killed_between_the_answer_and_the_commit(
 ) -> None:
     """The process knows that it has charged, and stands before the transaction that would say so."""
     order = shop.order()
-    account.faults({"recipient": "confirm", "action": "slow", "seconds": 3.0, "after": True, "times": 1})
-    process = start(shop, account, order)
+    account.set_faults({"recipient": "confirm", "action": "slow", "seconds": 3.0, "after": True, "times": 1})
+    process = start_charge(shop, account, order)
     wait_for(account.charges, "the provider was never asked")
     with psycopg.connect(database) as other:
         other.execute("SELECT 1 FROM app.orders WHERE id = %s FOR UPDATE", [order])
@@ -84,11 +84,11 @@ def test_killed_between_the_answer_and_the_commit(
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'backline doomed'"
             " AND wait_event_type = 'Lock'"
         )
-        wait_for(lambda: shop.sql(blocked), "it never came to its commit")
+        wait_for(lambda: shop.execute(blocked), "it never came to its commit")
         kill(process)
         other.rollback()
     gone = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'backline doomed'"
-    wait_for(lambda: not shop.sql(gone), "its connection is still there")
+    wait_for(lambda: not shop.execute(gone), "its connection is still there")
     if keys == "forgotten":
-        account.forget_keys()
+        account.expire_idempotency_keys()
     assert_paid_once(shop, account, provider, order)

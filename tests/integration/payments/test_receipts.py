@@ -7,53 +7,53 @@ from typing import Any
 
 import pytest
 
-from backline.audit_trail import Who
-from backline.invoices.making import make_for_order
+from backline.audit_trail import Actor
+from backline.invoices.generate import generate_for_order
 from backline.invoices.settings import InvoiceSettings
-from backline.outbox.acts import amend
-from backline.payments.charging import charge
+from backline.outbox.actions import replace_payload
+from backline.payments.charges import charge
 from backline.payments.stripe_client import StripeProvider
-from tests.integration.payments.shop import Shop
+from tests.integration.payments.support import Shop
 
 CONFIG = InvoiceSettings()
 ROWS = "SELECT id, state::text AS state, due_at - now() > interval '30 seconds' AS waits, payload FROM backline.message ORDER BY id"
 
 
 @pytest.fixture
-def paid(shop: Shop, provider: StripeProvider) -> int:
+def paid_order(shop: Shop, provider: StripeProvider) -> int:
     order = shop.order()
     assert charge(shop.database, provider, order).state == "paid"
     return order
 
 
 def receipts(shop: Shop) -> list[dict[str, Any]]:
-    return shop.sql(ROWS)
+    return shop.execute(ROWS)
 
 
-def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid: int, tmp_path: Path) -> None:
+def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid_order: int, tmp_path: Path) -> None:
     [waiting] = receipts(shop)
     assert (waiting["state"], waiting["waits"], "invoice" in waiting["payload"]) == ("scheduled", True, False)
-    [made] = make_for_order(shop.database, paid, CONFIG, tmp_path)
+    [made] = generate_for_order(shop.database, paid_order, CONFIG, tmp_path)
     [sent] = receipts(shop)
     assert (sent["id"], sent["state"], sent["waits"]) == (waiting["id"], "pending", False)
     assert made.receipt_id == sent["id"]
     assert sent["payload"]["invoice"]["filename"] == f"{made.number}.pdf"
-    [told] = shop.sql("SELECT actor, act FROM backline.audit_trail")
-    assert told == {"actor": "generate_invoice", "act": "message.amend"}
+    [told] = shop.execute("SELECT actor, act FROM backline.audit_trail")
+    assert told == {"actor": "generate_invoice", "act": "message.replace_payload"}
 
 
-def test_one_that_has_left_is_followed_by_the_invoice(shop: Shop, paid: int, tmp_path: Path) -> None:
-    shop.sql("UPDATE backline.message SET state = 'pending', due_at = now()")
+def test_one_that_has_left_is_followed_by_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
+    shop.execute("UPDATE backline.message SET state = 'pending', due_at = now()")
     for _ in range(2):
-        make_for_order(shop.database, paid, CONFIG, tmp_path)
+        generate_for_order(shop.database, paid_order, CONFIG, tmp_path)
     assert ["invoice" in row["payload"] for row in receipts(shop)] == [False, True]
 
 
 @pytest.mark.usefixtures("paid")
 def test_a_message_that_waits_no_more_is_left_as_it_is(shop: Shop) -> None:
     [receipt] = receipts(shop)
-    shop.sql("UPDATE backline.message SET attempt = 1")  # tried, and waits for its next try
-    assert amend(shop.database, receipt["id"], receipt["payload"], Who("test")) is False
+    shop.execute("UPDATE backline.message SET attempt = 1")  # tried, and waits for its next try
+    assert replace_payload(shop.database, receipt["id"], receipt["payload"], Actor("test")) is False
     [after] = receipts(shop)
     assert after["state"] == "scheduled"
-    assert shop.sql("SELECT 1 FROM backline.audit_trail") == []
+    assert shop.execute("SELECT 1 FROM backline.audit_trail") == []

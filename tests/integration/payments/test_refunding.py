@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from backline.errors import InvalidInput, Rejected, RetryableError
-from backline.payments.charging import charge
-from backline.payments.refunding import refund
+from backline.payments.charges import charge
+from backline.payments.refunds import refund
 from backline.payments.stripe_client import StripeProvider
-from tests.integration.payments.shop import AUTHENTICATE, POOR, Account, Shop
+from tests.integration.payments.support import CARD_INSUFFICIENT_FUNDS, CARD_NEEDS_AUTHENTICATION, Account, Shop
 
 TO_SETTLE = "a refunded order has all its money back"
 """The rule that holds again once the order is settled."""
@@ -21,9 +21,9 @@ def test_all_the_money_goes_back_once(shop: Shop, account: Account, provider: St
     assert account.charges() == [PAID, BACK]
     assert shop.state(order) == ("paid", "captured")  # its stock is settled with it, by orders
     assert shop.payment(order)["refunded_minor"] == 2380
-    [row] = shop.sql("SELECT reason, state, amount_minor FROM app.refunds")
+    [row] = shop.execute("SELECT reason, state, amount_minor FROM app.refunds")
     assert row == {"reason": "out of stock", "state": "succeeded", "amount_minor": 2380}
-    assert shop.broken_rules() == {TO_SETTLE}
+    assert shop.invariant_violations() == {TO_SETTLE}
 
 
 @pytest.mark.parametrize("keys", ["kept", "forgotten"])
@@ -32,24 +32,24 @@ def test_a_refund_whose_answer_was_lost_is_not_made_again(
 ) -> None:
     order = shop.order()
     charge(shop.database, provider, order)
-    account.faults({"recipient": "refund", "action": "drop", "after": True, "times": 1})
+    account.set_faults({"recipient": "refund", "action": "drop", "after": True, "times": 1})
     with pytest.raises(RetryableError):
         refund(shop.database, provider, order, "returned")
     assert shop.state(order) == ("paid", "captured")
     if keys == "forgotten":
-        account.forget_keys()
+        account.expire_idempotency_keys()
     refund(shop.database, provider, order, "returned")
     assert account.charges() == [PAID, BACK]
     assert shop.payment(order)["refunded_minor"] == 2380
-    assert len(shop.sql("SELECT id FROM app.refunds")) == 1
-    assert shop.broken_rules() == {TO_SETTLE}
+    assert len(shop.execute("SELECT id FROM app.refunds")) == 1
+    assert shop.invariant_violations() == {TO_SETTLE}
 
 
 def test_what_was_charged_and_never_written_down_goes_back(
     shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
-    account.faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
+    account.set_faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
     with pytest.raises(RetryableError):
         charge(shop.database, provider, order)
     refund(shop.database, provider, order, "cancelled")
@@ -57,10 +57,10 @@ def test_what_was_charged_and_never_written_down_goes_back(
     assert shop.state(order) == ("reserved", "abandoned")
     refund(shop.database, provider, order, "cancelled")
     assert account.charges() == [PAID, BACK]
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()
 
 
-@pytest.mark.parametrize("method", [POOR, AUTHENTICATE])
+@pytest.mark.parametrize("method", [CARD_INSUFFICIENT_FUNDS, CARD_NEEDS_AUTHENTICATION])
 def test_no_money_comes_after_a_payment_was_taken_back(
     method: str, shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
@@ -69,7 +69,7 @@ def test_no_money_comes_after_a_payment_was_taken_back(
     refund(shop.database, provider, order, "cancelled")
     assert [one["status"] for one in account.intents()] == ["canceled"]
     assert shop.state(order) == ("reserved", "abandoned")
-    assert shop.broken_rules() == set()
+    assert shop.invariant_violations() == set()
 
 
 def test_an_order_whose_payment_was_taken_back_can_be_paid_anew(
@@ -79,8 +79,8 @@ def test_an_order_whose_payment_was_taken_back_can_be_paid_anew(
     refund(shop.database, provider, order, "another step failed")
     assert account.intents() == []  # the provider was never told of it
     assert charge(shop.database, provider, order).state == "paid"
-    rows = shop.sql("SELECT state, idempotency_key FROM app.payments WHERE order_id = %s ORDER BY id", order)
-    number = shop.one("SELECT number FROM app.orders WHERE id = %s", order)["number"]
+    rows = shop.execute("SELECT state, idempotency_key FROM app.payments WHERE order_id = %s ORDER BY id", order)
+    number = shop.fetch_one("SELECT number FROM app.orders WHERE id = %s", order)["number"]
     assert [(row["state"], row["idempotency_key"]) for row in rows] == [
         ("abandoned", f"order-{number}"), ("captured", f"order-{number}-2"),
     ]  # fmt: skip
@@ -99,9 +99,9 @@ def test_a_refund_that_the_provider_refuses_is_told(shop: Shop, account: Account
     order = shop.order()
     charge(shop.database, provider, order)
     body = {"error": {"type": "invalid_request_error", "code": "charge_disputed", "message": "The charge is disputed."}}
-    account.faults({"recipient": "refund", "status": 400, "body": body, "times": 1})
+    account.set_faults({"recipient": "refund", "status": 400, "body": body, "times": 1})
     with pytest.raises(Rejected, match="disputed"):
         refund(shop.database, provider, order, "returned")
     assert shop.state(order) == ("paid", "captured")
-    assert shop.one("SELECT state FROM app.refunds") == {"state": "failed"}
-    assert shop.broken_rules() == set()
+    assert shop.fetch_one("SELECT state FROM app.refunds") == {"state": "failed"}
+    assert shop.invariant_violations() == set()

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from backline.settings import ROOT
-from tests.integration.reconciliation.books import HEAD
+from tests.integration.reconciliation.support import COLUMNS
 
 NOW = datetime(2031, 6, 2, tzinfo=UTC)
 SECONDS = 60
@@ -43,8 +43,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 import psycopg
 from psycopg.rows import dict_row
-from backline.reconciliation.csv_list import CsvPayments
-from backline.reconciliation.reconcile import reconcile
+from backline.reconciliation.csv_statement import CsvPayments
+from backline.reconciliation.reconcile_payments import reconcile
 from backline.reconciliation.settings import ReconciliationSettings
 dsn, path, folder, now = sys.argv[1:]
 until = datetime.fromisoformat(now)
@@ -58,7 +58,7 @@ print(json.dumps({**found, "seconds": time.monotonic() - begun,
 """
 
 
-def measured(dsn: str, tmp_path: Path, count: int) -> dict[str, object]:
+def measure(dsn: str, tmp_path: Path, count: int) -> dict[str, object]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("DELETE FROM app.payments WHERE id > 1000000")
         connection.execute("SET session_replication_role = replica")
@@ -68,7 +68,7 @@ def measured(dsn: str, tmp_path: Path, count: int) -> dict[str, object]:
     path = tmp_path / f"{count}.csv"
     with path.open("w", newline="") as file:
         lines = csv.writer(file)
-        lines.writerow(HEAD)
+        lines.writerow(COLUMNS)
         for n in range(1, count + 1):
             if n % 1000 == 1:
                 continue  # missing there
@@ -87,9 +87,9 @@ def measured(dsn: str, tmp_path: Path, count: int) -> dict[str, object]:
 
 @pytest.mark.timeout(280)
 def test_a_hundred_thousand_within_a_minute_and_flat_memory(seeded_database: str, tmp_path: Path) -> None:
-    few = measured(seeded_database, tmp_path, 10_000)
+    few = measure(seeded_database, tmp_path, 10_000)
     assert (few["theirs"], few["ours"]) == (9_990, 10_000)
-    many = measured(seeded_database, tmp_path, 100_000)
+    many = measure(seeded_database, tmp_path, 100_000)
     assert (many["theirs"], many["ours"]) == (99_900, 100_000)
     assert many["found"] == {"amount": 100, "missing_there": 100}
     assert float(str(many["seconds"])) < SECONDS

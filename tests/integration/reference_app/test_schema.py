@@ -21,15 +21,15 @@ WHERE c.relnamespace = 'app'::regnamespace AND c.relkind = 'r' AND c.relname <> 
 # Columns of foreign keys that no index starts with: deleting what they refer to would read the whole table.
 UNINDEXED: LiteralString = """
 SELECT k.conrelid::regclass || '.' || k.conname FROM pg_constraint AS k
-WHERE k.contype = 'f' AND k.connamespace = 'app'::regnamespace AND k.confrelid <> 'app.order_moves'::regclass
+WHERE k.contype = 'f' AND k.connamespace = 'app'::regnamespace AND k.confrelid <> 'app.order_transitions'::regclass
   AND k.confrelid <> 'app.invoice_series'::regclass
   AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = k.conrelid AND i.indkey[0] = ANY (k.conkey))
 """
 
 
 def test_it_is_applied_once_and_recorded(empty_database: str) -> None:
-    assert reference_app.apply(empty_database) == FILES
-    assert reference_app.apply(empty_database) == []
+    assert reference_app.apply_schema(empty_database) == FILES
+    assert reference_app.apply_schema(empty_database) == []
     with psycopg.connect(empty_database) as connection:
         names = connection.execute("SELECT name FROM app.migration ORDER BY number").fetchall()
         assert connection.execute("SELECT to_regnamespace('backline')").fetchone() == (None,)
@@ -41,7 +41,7 @@ def test_a_schema_of_somebody_else_is_left_alone(empty_database: str) -> None:
         connection.execute("CREATE SCHEMA app")
         connection.execute("CREATE TABLE app.users (theirs integer)")
         connection.execute("CREATE TABLE app.migration (number integer, name text, checksum text)")
-    for call in (reference_app.apply, lambda dsn: reference_app.seed(dsn, 1, replace=True)):
+    for call in (reference_app.apply_schema, lambda dsn: reference_app.seed(dsn, 1, replace=True)):
         with pytest.raises(Misconfigured, match="schema 'app' that is not Backline's reference app"):
             call(empty_database)
     with psycopg.connect(empty_database) as connection:
@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
     ),
     "more refunded than came": ("UPDATE app.payments SET refunded_minor = amount_minor + 1", "payments_refunded"),
     "a hard decline tried again": (
-        "UPDATE app.payments SET next_try_at = failed_at + interval '1 day' WHERE state = 'abandoned'", "payments_state",
+        "UPDATE app.payments SET next_attempt_at = failed_at + interval '1 day' WHERE state = 'abandoned'", "payments_state",
     ),
     "a delivered order that was not shipped": (
         "UPDATE app.orders SET shipped_at = NULL, carrier = NULL, tracking_number = NULL WHERE state = 'delivered'", "orders_state",
@@ -90,12 +90,12 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
     "a move that is not allowed": (
         ("UPDATE app.orders SET state = 'pending', reserved_at = NULL, paid_at = NULL, confirmed_at = NULL, shipped_at = NULL,"
         " carrier = NULL, tracking_number = NULL, delivered_at = NULL WHERE state = 'delivered'"),
-        "order_history_move",
+        "order_history_transition",
     ),
     "a cycle that makes two orders": (
         ("UPDATE app.orders AS o SET subscription_id = s.subscription_id, cycle_on = s.cycle_on"
         " FROM (SELECT * FROM app.orders WHERE subscription_id IS NOT NULL LIMIT 1) AS s WHERE o.id = 1"),
-        "orders_one_a_cycle",
+        "orders_one_per_cycle",
     ),
     "an order without an end to its cycle": ("UPDATE app.orders SET cycle_on = '2026-01-01' WHERE id = 1", "orders_cycle"),
     "a line that leaves the shelf twice": (
@@ -116,13 +116,13 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
         ("INSERT INTO app.invoices (series, number, order_id, currency, net_minor, tax_minor, language, buyer_name, buyer_email, buyer_country)"
         " SELECT series, number + 1, order_id, currency, 1, 0, 'en', 'Customer', 'c@example.com', 'DE' FROM app.invoices AS i"
         " WHERE number = (SELECT max(number) FROM app.invoices AS m WHERE m.series = i.series) AND kind = 'invoice'"),
-        "invoices_one_an_order",
+        "invoices_one_per_order",
     ),
     "a next date off its anchor": (
         "UPDATE app.subscriptions SET next_on = next_on + 1 WHERE state = 'active'", "subscriptions_anchor",
     ),
     "a cancelled subscription with a next date": (
-        "UPDATE app.subscriptions SET next_on = app.anchored('2036-01-01', anchor_day) WHERE state = 'cancelled'", "subscriptions_state",
+        "UPDATE app.subscriptions SET next_on = app.anchor_date('2036-01-01', anchor_day) WHERE state = 'cancelled'", "subscriptions_state",
     ),
     "an offer over-allocated": ("UPDATE app.offers SET allocated = quantity + 1", "offers_quantity"),
     "two offers at a time": (
@@ -131,9 +131,9 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
         "offers_one_at_a_time",
     ),
     "a used token that keeps its secret": (
-        "UPDATE app.tokens SET token_sealed = 'gAAAA...' WHERE used_at IS NOT NULL", "tokens_once",
+        "UPDATE app.tokens SET token_encrypted = 'gAAAA...' WHERE used_at IS NOT NULL", "tokens_once",
     ),
-    "a token in the clear": ("UPDATE app.tokens SET token_sealed = 'secret' WHERE used_at IS NULL", "tokens_token_sealed_check"),
+    "a token in the clear": ("UPDATE app.tokens SET token_encrypted = 'secret' WHERE used_at IS NULL", "tokens_token_sealed_check"),
     "texts without a phone": ("UPDATE app.users SET channels = '{sms}', phone = NULL", "users_channels"),
     "a phone number that is not E.164": ("UPDATE app.users SET phone = '0176 123'", "users_phone_check"),
     "an active person who was not verified": ("UPDATE app.users SET verified_at = NULL WHERE state = 'active'", "users_state"),
@@ -206,7 +206,7 @@ def test_the_history_of_a_move_is_written_by_itself(app: psycopg.Connection[Dict
 
 
 def test_invoice_numbers_wait_for_each_other_and_come_back(seeded_database: str) -> None:
-    take = "SELECT app.invoice_number_take('T-1')"
+    take = "SELECT app.next_invoice_number('T-1')"
     with psycopg.connect(seeded_database) as first, psycopg.connect(seeded_database) as second:
         assert first.execute(take).fetchone() == (1,)
         second.execute("SET lock_timeout = '100ms'")
@@ -232,5 +232,5 @@ def test_invoice_numbers_wait_for_each_other_and_come_back(seeded_database: str)
 def test_an_anchor_day_is_clamped_to_the_month(
     month: str, anchor: int, day: str, app: psycopg.Connection[DictRow]
 ) -> None:
-    row = app.execute("SELECT app.anchored(%s::date, %s)::text AS day", [month, anchor]).fetchone()
+    row = app.execute("SELECT app.anchor_date(%s::date, %s)::text AS day", [month, anchor]).fetchone()
     assert row == {"day": day}

@@ -13,18 +13,18 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
 from backline.db.statements import statement
+from backline.encryption import Encryptor
 from backline.errors import InvalidInput
-from backline.reference_app import broken_rules, seed
-from backline.reference_app.seeding import STEPS
-from backline.sealing import Sealer
+from backline.reference_app import invariant_violations, seed
+from backline.reference_app.seeding import SEED_STEPS
 from tests.integration.conftest import TEST_FERNET_KEY
 
 TODAY = date(2026, 3, 31)
-FILLED = {table for tables in STEPS.values() for table in tables}
-LEFT_TO_JOBS = {"audit_archives", "integration_rejects", "invoice_papers"}
+FILLED = {table for tables in SEED_STEPS.values() for table in tables}
+LEFT_TO_JOBS = {"audit_archives", "integration_rejects", "invoice_documents"}
 FICTIONAL = re.compile(r"\+1(212|213)555010?\d\d|\+447700900\d{3}|\+493023125\d{3}|\+3363998\d{4}")
 # Every row of a table in one number; sealed text is made anew each time.
-DIGEST = SQL("SELECT sum(hashtextextended((to_jsonb(t) - 'token_sealed')::text, 0)::numeric) FROM app.{table} AS t")
+DIGEST = SQL("SELECT sum(hashtextextended((to_jsonb(t) - 'token_encrypted')::text, 0)::numeric) FROM app.{table} AS t")
 
 
 def digest(dsn: str) -> dict[str, object]:
@@ -40,7 +40,7 @@ def rows(dsn: str, query: LiteralString) -> list[dict[str, Any]]:
 
 
 def test_the_data_agrees_with_itself(seeded_database: str) -> None:
-    assert broken_rules(seeded_database) == {}
+    assert invariant_violations(seeded_database) == {}
 
 
 BREAKING: dict[str, LiteralString] = {
@@ -74,7 +74,7 @@ BREAKING: dict[str, LiteralString] = {
         "UPDATE app.allocations SET quantity = quantity + 1"
     ),
     "a subscription's days lie whole intervals after its start": (
-        "UPDATE app.subscriptions SET next_on = app.anchored((next_on + interval '1 month')::date, anchor_day) WHERE interval_months = 3"
+        "UPDATE app.subscriptions SET next_on = app.anchor_date((next_on + interval '1 month')::date, anchor_day) WHERE interval_months = 3"
     ),
     "an order of a cart has its lines, and an ordered cart has an order": (
         "UPDATE app.cart_lines SET quantity = quantity + 1"
@@ -89,7 +89,7 @@ BREAKING: dict[str, LiteralString] = {
 @pytest.mark.parametrize("rule", BREAKING)
 def test_a_broken_rule_is_found(rule: str, app: psycopg.Connection[DictRow]) -> None:
     assert app.execute(BREAKING[rule]).rowcount > 0
-    found = {row["rule"]: row["broken"] for row in app.execute(statement("reference_app", "broken_rules"))}
+    found = {row["rule"]: row["broken"] for row in app.execute(statement("reference_app", "invariant_violations"))}
     assert found.get(rule, 0) > 0
 
 
@@ -111,7 +111,7 @@ def test_the_same_seed_scale_and_day_give_the_same_rows(empty_database: str) -> 
     assert {name for name in first if first[name] == other[name]} <= {
         "audit_archives",
         "integration_rejects",
-        "invoice_papers",
+        "invoice_documents",
         "integrations",
         "integration_endpoints",
     }
@@ -120,7 +120,7 @@ def test_the_same_seed_scale_and_day_give_the_same_rows(empty_database: str) -> 
 @pytest.mark.parametrize("today", [date(2024, 2, 29), date(2026, 1, 31), date(2026, 12, 31), date(2026, 3, 1)])
 def test_any_day_will_do(today: date, empty_database: str) -> None:
     seed(empty_database, 1, 3, today=today)
-    assert set(broken_rules(empty_database)) <= {"nothing has happened that is still to come"}
+    assert set(invariant_violations(empty_database)) <= {"nothing has happened that is still to come"}
     due = rows(empty_database, "SELECT min(next_on) AS first FROM app.subscriptions WHERE state = 'active'")
     assert due == [{"first": today}]
 
@@ -134,7 +134,7 @@ def test_rows_are_only_replaced_when_told_to(seeded_database: str) -> None:
     seed(seeded_database, 2, replace=True, report=told.append)
     assert re.match(r"emptying schema app: .*users 150", told[0])
     assert rows(seeded_database, "SELECT count(*) AS n, max(id) AS last FROM app.users") == [{"n": 300, "last": 300}]
-    assert broken_rules(seeded_database) == {}
+    assert invariant_violations(seeded_database) == {}
 
 
 def test_a_failure_leaves_what_was_there(seeded_database: str) -> None:
@@ -182,7 +182,7 @@ def test_there_is_work_for_each_job(seeded_database: str) -> None:
         "expired tokens": "SELECT count(*) FROM app.tokens WHERE expires_at < %(now)s",
         "idle carts": "SELECT count(*) FROM app.carts WHERE state = 'open' AND updated_at < %(now)s - interval '30 days'",
         "notifications due": "SELECT count(*) FROM app.scheduled_notifications WHERE state = 'scheduled' AND due_at < %(now)s",
-        "payments to try again": "SELECT count(*) FROM app.payments WHERE next_try_at IS NOT NULL",
+        "payments to try again": "SELECT count(*) FROM app.payments WHERE next_attempt_at IS NOT NULL",
         "subscriptions due": "SELECT count(*) FROM app.subscriptions WHERE state = 'active' AND next_on = (%(now)s AT TIME ZONE 'UTC')::date",
         "renewals tomorrow": "SELECT count(*) FROM app.subscriptions WHERE state = 'active' AND next_on = (%(now)s AT TIME ZONE 'UTC')::date + 1",
         "paused subscriptions": "SELECT count(*) FROM app.subscriptions WHERE state = 'paused' AND resume_on IS NOT NULL",
@@ -199,12 +199,12 @@ def test_there_is_work_for_each_job(seeded_database: str) -> None:
 
 
 def test_live_tokens_are_sealed_and_open_to_what_was_hashed(seeded_database: str) -> None:
-    sealer = Sealer([TEST_FERNET_KEY])
+    sealer = Encryptor([TEST_FERNET_KEY])
     live = rows(
         seeded_database,
-        "SELECT kind, token_sealed, token_hash = sha256(convert_to('', 'UTF8')) AS empty, encode(token_hash, 'hex') AS hash FROM app.tokens WHERE token_sealed IS NOT NULL",
+        "SELECT kind, token_encrypted, token_hash = sha256(convert_to('', 'UTF8')) AS empty, encode(token_hash, 'hex') AS hash FROM app.tokens WHERE token_encrypted IS NOT NULL",
     )
     assert {row["kind"] for row in live} == {"password_reset", "email_verification", "otp"}
     for row in live:
-        opened = sealer.open("token", row["token_sealed"])
+        opened = sealer.decrypt("token", row["token_encrypted"])
         assert hashlib.sha256(opened.encode()).hexdigest() == row["hash"]

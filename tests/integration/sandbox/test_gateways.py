@@ -12,8 +12,8 @@ import pytest
 
 from tests.integration.channels.sandbox import Sandbox, service_key
 
-MESSAGES = "/sms/2010-04-01/Accounts/ACsandbox/Messages.json"
-SEND = "/push/v1/projects/shop/messages:send"
+MESSAGES_PATH = "/sms/2010-04-01/Accounts/ACsandbox/Messages.json"
+PUSH_PATH = "/push/v1/projects/shop/messages:send"
 ANN = "+4915112345678"
 
 
@@ -25,15 +25,17 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def web(running: Sandbox) -> httpx.Client:
+def gateway_client(running: Sandbox) -> httpx.Client:
     for name in ("sms", "push"):
         running.web.delete(f"/{name}/faults").raise_for_status()
         running.web.delete(f"/{name}/api/messages").raise_for_status()
     return running.web
 
 
-def text(web: httpx.Client, auth: tuple[str, str] | None = ("ACsandbox", "sandbox"), **form: str) -> httpx.Response:
-    return web.post(MESSAGES, data={"To": ANN, "From": "Shop", "Body": "Hello", **form}, auth=auth)
+def send_text(
+    gateway_client: httpx.Client, auth: tuple[str, str] | None = ("ACsandbox", "sandbox"), **form: str
+) -> httpx.Response:
+    return gateway_client.post(MESSAGES_PATH, data={"To": ANN, "From": "Shop", "Body": "Hello", **form}, auth=auth)
 
 
 def assertion(**claims: Any) -> dict[str, str]:
@@ -44,25 +46,25 @@ def assertion(**claims: Any) -> dict[str, str]:
     return {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": signed}
 
 
-def push(web: httpx.Client, message: object, token: str | None = None) -> httpx.Response:
-    bearer = token or web.post("/push/token", data=assertion()).json()["access_token"]
-    return web.post(SEND, json={"message": message}, headers={"Authorization": f"Bearer {bearer}"})
+def send_push(gateway_client: httpx.Client, message: object, token: str | None = None) -> httpx.Response:
+    bearer = token or gateway_client.post("/push/token", data=assertion()).json()["access_token"]
+    return gateway_client.post(PUSH_PATH, json={"message": message}, headers={"Authorization": f"Bearer {bearer}"})
 
 
-def test_a_text_is_kept_and_shown(web: httpx.Client) -> None:
-    answer = text(web, Body="Grüße <b>😀</b>")
+def test_a_text_is_kept_and_shown(gateway_client: httpx.Client) -> None:
+    answer = send_text(gateway_client, Body="Grüße <b>😀</b>")
     assert answer.status_code == 201
     made = answer.json()
     assert (made["status"], made["num_segments"], made["to"]) == ("queued", "1", ANN)
-    [found] = web.get("/sms/api/messages", params={"to": "+4915*", "text": "GRÜSSE"[:3]}).json()["messages"]
+    [found] = gateway_client.get("/sms/api/messages", params={"to": "+4915*", "text": "GRÜSSE"[:3]}).json()["messages"]
     assert (found["to"], found["text"], found["sid"]) == (ANN, "Grüße <b>😀</b>", made["sid"])
     assert found["form"] == {"From": "Shop"}
-    assert "Grüße &lt;b&gt;" in web.get("/sms/").text
-    page = web.get(f"/sms/messages/{found['id']}")
+    assert "Grüße &lt;b&gt;" in gateway_client.get("/sms/").text
+    page = gateway_client.get(f"/sms/messages/{found['id']}")
     assert made["sid"] in page.text
     assert "<b>" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
-    assert web.get("/sms/api/count", params={"since": found["arrived_at"] + 1}).json() == {"count": 0}
+    assert gateway_client.get("/sms/api/count", params={"since": found["arrived_at"] + 1}).json() == {"count": 0}
 
 
 @pytest.mark.parametrize(
@@ -77,28 +79,28 @@ def test_a_text_is_kept_and_shown(web: httpx.Client) -> None:
     ],
 )
 def test_a_text_that_the_real_one_would_refuse_is_refused(
-    web: httpx.Client, form: dict[str, str], auth: tuple[str, str] | None, status: int, code: int
+    gateway_client: httpx.Client, form: dict[str, str], auth: tuple[str, str] | None, status: int, code: int
 ) -> None:
-    answer = text(web, auth, **form)
+    answer = send_text(gateway_client, auth, **form)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert web.get("/sms/api/count").json() == {"count": 0}
+    assert gateway_client.get("/sms/api/count").json() == {"count": 0}
 
 
 @pytest.mark.parametrize(
     ("body", "segments"), [("a" * 160, 1), ("a" * 161, 2), ("€" * 80, 1), ("€" * 81, 2), ("я" * 70, 1), ("я" * 71, 2)]
 )
-def test_texts_are_billed_by_segments(web: httpx.Client, body: str, segments: int) -> None:
-    assert text(web, Body=body).json()["num_segments"] == str(segments)
+def test_texts_are_billed_by_segments(gateway_client: httpx.Client, body: str, segments: int) -> None:
+    assert send_text(gateway_client, Body=body).json()["num_segments"] == str(segments)
 
 
-def test_a_notification_is_kept_and_shown(web: httpx.Client) -> None:
+def test_a_notification_is_kept_and_shown(gateway_client: httpx.Client) -> None:
     notification = {"title": "On its way", "body": "Today"}
-    answer = push(web, {"token": "device-1", "notification": notification, "data": {"order": "7"}})
+    answer = send_push(gateway_client, {"token": "device-1", "notification": notification, "data": {"order": "7"}})
     assert answer.json()["name"].startswith("projects/shop/messages/")
-    [found] = web.get("/push/api/messages", params={"to": "device-1"}).json()["messages"]
+    [found] = gateway_client.get("/push/api/messages", params={"to": "device-1"}).json()["messages"]
     assert (found["title"], found["text"], found["message"]) == ("On its way", "Today", {"data": {"order": "7"}})
-    assert "On its way" in web.get("/push/").text
-    assert "&#34;order&#34;: &#34;7&#34;" in web.get(f"/push/messages/{found['id']}").text
+    assert "On its way" in gateway_client.get("/push/").text
+    assert "&#34;order&#34;: &#34;7&#34;" in gateway_client.get(f"/push/messages/{found['id']}").text
 
 
 @pytest.mark.parametrize(
@@ -111,9 +113,9 @@ def test_a_notification_is_kept_and_shown(web: httpx.Client) -> None:
     ],
 )
 def test_a_notification_that_the_real_one_would_refuse_is_refused(
-    web: httpx.Client, message: object, token: str | None, status: int
+    gateway_client: httpx.Client, message: object, token: str | None, status: int
 ) -> None:
-    answer = push(web, message, token)
+    answer = send_push(gateway_client, message, token)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, status)
 
 
@@ -128,30 +130,30 @@ def test_a_notification_that_the_real_one_would_refuse_is_refused(
         assertion(iss=""),
     ],
 )
-def test_a_token_is_for_a_whole_assertion_only(web: httpx.Client, form: dict[str, str]) -> None:
-    answer = web.post("/push/token", data=form)
+def test_a_token_is_for_a_whole_assertion_only(gateway_client: httpx.Client, form: dict[str, str]) -> None:
+    answer = gateway_client.post("/push/token", data=form)
     assert answer.status_code == 400
     assert answer.json()["error"] in {"unsupported_grant_type", "invalid_grant"}
 
 
-def test_fault_rules_strike_in_order_as_often_as_they_say(web: httpx.Client) -> None:
+def test_fault_rules_strike_in_order_as_often_as_they_say(gateway_client: httpx.Client) -> None:
     rules = [{"recipient": "+4915*", "status": 429, "retry_after": 5, "times": 2}, {"recipient": "+43*", "status": 500}]
-    shown = web.put("/sms/faults", json=rules).json()
+    shown = gateway_client.put("/sms/faults", json=rules).json()
     assert [(rule["status"], rule["remaining"]) for rule in shown] == [(429, 2), (500, None)]
-    first = text(web)
+    first = send_text(gateway_client)
     assert (first.status_code, first.headers["retry-after"]) == (429, "5")
-    assert [text(web).status_code for _ in range(2)] == [429, 201]
-    assert text(web, To="+436641234567").status_code == 500
-    assert [rule["fired"] for rule in web.get("/sms/faults").json()] == [2, 1]
+    assert [send_text(gateway_client).status_code for _ in range(2)] == [429, 201]
+    assert send_text(gateway_client, To="+436641234567").status_code == 500
+    assert [rule["fired"] for rule in gateway_client.get("/sms/faults").json()] == [2, 1]
 
 
-def test_a_dropped_connection_has_no_answer_and_the_process_goes_on(web: httpx.Client) -> None:
+def test_a_dropped_connection_has_no_answer_and_the_process_goes_on(gateway_client: httpx.Client) -> None:
     for after, kept in ((False, 0), (True, 1)):
-        web.put("/sms/faults", json=[{"action": "drop", "after": after, "times": 1}]).raise_for_status()
+        gateway_client.put("/sms/faults", json=[{"action": "drop", "after": after, "times": 1}]).raise_for_status()
         with pytest.raises(httpx.RemoteProtocolError):
-            text(web)
-        assert web.get("/sms/api/count").json() == {"count": kept}
-    assert text(web).status_code == 201
+            send_text(gateway_client)
+        assert gateway_client.get("/sms/api/count").json() == {"count": kept}
+    assert send_text(gateway_client).status_code == 201
 
 
 @pytest.mark.parametrize(
@@ -164,30 +166,30 @@ def test_a_dropped_connection_has_no_answer_and_the_process_goes_on(web: httpx.C
         ([5], "[0]: should be an object"),
     ],
 )
-def test_rules_that_are_wrong_are_named(web: httpx.Client, rules: object, said: str) -> None:
-    answer = web.put("/push/faults", json=rules)
+def test_rules_that_are_wrong_are_named(gateway_client: httpx.Client, rules: object, said: str) -> None:
+    answer = gateway_client.put("/push/faults", json=rules)
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith(said)
 
 
 @pytest.mark.parametrize("name", ["sms", "push"])
-def test_each_switch_of_the_page_makes_a_rule(web: httpx.Client, name: str) -> None:
-    page = web.get(f"/{name}/switches").text
+def test_each_switch_of_the_page_makes_a_rule(gateway_client: httpx.Client, name: str) -> None:
+    page = gateway_client.get(f"/{name}/switches").text
     kinds = [part.partition('"')[0] for part in page.split('name="kind" value="')[1:]]
     assert {"busy", "down", "refused", "slow", "drop", "drop after"} <= set(kinds)
     for kind in kinds:
         form = {"kind": kind, "recipient": "*", "times": "1", "probability": ""}
-        answer = web.post(f"/{name}/switches", data={key: value for key, value in form.items() if value})
+        answer = gateway_client.post(f"/{name}/switches", data={key: value for key, value in form.items() if value})
         assert (answer.status_code, answer.headers["location"]) == (303, f"/{name}/switches")
-    assert len(web.get(f"/{name}/faults").json()) == len(kinds)
-    assert "rules in force" in web.get(f"/{name}/").text
-    assert web.post(f"/{name}/switches", data={"kind": "burn"}).status_code == 400
-    assert web.post(f"/{name}/switches/clear").status_code == 303
-    assert web.get(f"/{name}/faults").json() == []
+    assert len(gateway_client.get(f"/{name}/faults").json()) == len(kinds)
+    assert "rules in force" in gateway_client.get(f"/{name}/").text
+    assert gateway_client.post(f"/{name}/switches", data={"kind": "burn"}).status_code == 400
+    assert gateway_client.post(f"/{name}/switches/clear").status_code == 303
+    assert gateway_client.get(f"/{name}/faults").json() == []
 
 
-def test_another_sites_page_cannot_change_anything(web: httpx.Client) -> None:
-    answer = web.post("/sms/empty", headers={"Origin": "https://evil.example"})
+def test_another_sites_page_cannot_change_anything(gateway_client: httpx.Client) -> None:
+    answer = gateway_client.post("/sms/empty", headers={"Origin": "https://evil.example"})
     assert answer.status_code == 403
-    assert web.get("/sms/", headers={"Host": "evil.example"}).status_code == 400
-    assert web.get("/sms/messages/1").status_code == 404
+    assert gateway_client.get("/sms/", headers={"Host": "evil.example"}).status_code == 400
+    assert gateway_client.get("/sms/messages/1").status_code == 404

@@ -22,7 +22,7 @@ READY = re.compile(r"SMTP 127\.0\.0\.1:(\d+), page (http://127\.0\.0\.1:\d+)/")
 
 
 @dataclass
-class Catcher:
+class RunningCatcher:
     process: subprocess.Popen[str]
     smtp_port: int
     web: httpx.Client
@@ -33,9 +33,9 @@ class Catcher:
 
     def send(self, *to: str, subject: str = "Hello", text: str = "Hi") -> None:
         with self.connect() as client:
-            client.send_message(mail(subject, text), "sender@example.com", list(to or ("ann@example.com",)))
+            client.send_message(build_email(subject, text), "sender@example.com", list(to or ("ann@example.com",)))
 
-    def listed(self, **query: str) -> list[dict[str, object]]:
+    def list_messages(self, **query: str) -> list[dict[str, object]]:
         response = self.web.get("/api/messages", params=query)
         assert response.status_code == 200, response.text
         messages: list[dict[str, object]] = response.json()["messages"]
@@ -55,7 +55,7 @@ class Catcher:
         return time.monotonic() - began
 
 
-def mail(subject: str = "Hello", text: str = "Hi", html: str = "") -> EmailMessage:
+def build_email(subject: str = "Hello", text: str = "Hi", html: str = "") -> EmailMessage:
     message = EmailMessage()
     message["From"] = "sender@example.com"
     message["Subject"] = subject
@@ -65,38 +65,38 @@ def mail(subject: str = "Hello", text: str = "Hi", html: str = "") -> EmailMessa
     return message
 
 
-def command(smtp_port: int, web_port: int, maildir: Path) -> list[str]:
+def catcher_command(smtp_port: int, web_port: int, maildir: Path) -> list[str]:
     ports = ["--smtp-port", str(smtp_port), "--web-port", str(web_port)]
     return [sys.executable, "-m", "sandbox.mail", *ports, "--maildir", str(maildir)]
 
 
-def start(maildir: Path) -> Catcher:
-    process = subprocess.Popen(command(0, 0, maildir), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def start_catcher(maildir: Path) -> RunningCatcher:
+    process = subprocess.Popen(catcher_command(0, 0, maildir), cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     ready = READY.search(process.stdout.readline())
     assert ready
-    return Catcher(process, int(ready[1]), httpx.Client(base_url=ready[2], trust_env=False), maildir)
+    return RunningCatcher(process, int(ready[1]), httpx.Client(base_url=ready[2], trust_env=False), maildir)
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catcher]:
-    catcher = start(tmp_path_factory.mktemp("mail") / "box")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCatcher]:
+    catcher = start_catcher(tmp_path_factory.mktemp("mail") / "box")
     yield catcher
     catcher.stop()
 
 
 @pytest.fixture
-def catcher(running: Catcher) -> Catcher:
+def catcher(running: RunningCatcher) -> RunningCatcher:
     running.web.delete("/faults").raise_for_status()
     running.web.delete("/api/messages").raise_for_status()
     return running
 
 
-def test_a_message_arrives_in_maildir_api_and_page(catcher: Catcher) -> None:
+def test_a_message_arrives_in_maildir_api_and_page(catcher: RunningCatcher) -> None:
     before = time.time()
     catcher.send("ann@example.com", subject="Grüße 😀", text="line\n.dot\n..two")
 
-    [found] = catcher.listed(to="ANN@example.com", subject="grüße")
+    [found] = catcher.list_messages(to="ANN@example.com", subject="grüße")
     assert (found["from"], found["to"]) == ("sender@example.com", ["ann@example.com"])
     assert before <= float(str(found["arrived_at"])) <= time.time()
     detail = catcher.web.get(f"/api/messages/{found['id']}").json()
@@ -113,10 +113,10 @@ def test_a_message_arrives_in_maildir_api_and_page(catcher: Catcher) -> None:
     assert "..two" in page.text
 
 
-def test_every_envelope_recipient_is_kept_in_order(catcher: Catcher) -> None:
+def test_every_envelope_recipient_is_kept_in_order(catcher: RunningCatcher) -> None:
     catcher.send("b@example.com", "a@example.com", "c@example.org")
 
-    [found] = catcher.listed()
+    [found] = catcher.list_messages()
     assert found["to"] == ["b@example.com", "a@example.com", "c@example.org"]
     counts = {
         to: catcher.web.get("/api/count", params={"to": to}).json()["count"] for to in ("*@example.org", "a@*", "a")
@@ -124,7 +124,7 @@ def test_every_envelope_recipient_is_kept_in_order(catcher: Catcher) -> None:
     assert counts == {"*@example.org": 1, "a@*": 1, "a": 0}
 
 
-def test_pipelined_group_in_one_packet_is_answered_in_order(catcher: Catcher) -> None:
+def test_pipelined_group_in_one_packet_is_answered_in_order(catcher: RunningCatcher) -> None:
     with socket.create_connection(("127.0.0.1", catcher.smtp_port), 5) as connection:
         replies = connection.makefile("rb")
         connection.sendall(
@@ -136,13 +136,13 @@ def test_pipelined_group_in_one_packet_is_answered_in_order(catcher: Catcher) ->
     codes = " ".join(line[:3] for line in lines if line[3] == " ")
     assert codes == "220 250 250 553 250 354 250 250 250 354 250 221"
     assert {"250-PIPELINING\r\n", "250-8BITMIME\r\n", "250-SMTPUTF8\r\n"} <= set(lines)
-    assert [(item["to"], item["subject"]) for item in catcher.listed()] == [
+    assert [(item["to"], item["subject"]) for item in catcher.list_messages()] == [
         (["bob@example.com"], ""),
         (["änn@example.com"], "pipelined"),
     ]
 
 
-def test_login_and_limits(catcher: Catcher) -> None:
+def test_login_and_limits(catcher: RunningCatcher) -> None:
     with catcher.connect() as client:
         client.login("anyone", "anything")
         assert client.mail("a@example.com", ["SIZE=36700161"])[0] == 552
@@ -153,10 +153,10 @@ def test_login_and_limits(catcher: Catcher) -> None:
         client.rcpt("b@example.com")
         assert client.data(b"x" * 36_700_200)[0] == 552
         assert client.sendmail("a@example.com", ["b@example.com"], b"Subject: still here\r\n\r\n") == {}
-    assert [item["subject"] for item in catcher.listed()] == ["still here"]
+    assert [item["subject"] for item in catcher.list_messages()] == ["still here"]
 
 
-def test_bare_line_feed_in_a_command_cannot_forge_a_header(catcher: Catcher) -> None:
+def test_bare_line_feed_in_a_command_cannot_forge_a_header(catcher: RunningCatcher) -> None:
     with catcher.connect() as client:
         client.ehlo()
         client.mail("a@example.com")
@@ -166,7 +166,7 @@ def test_bare_line_feed_in_a_command_cannot_forge_a_header(catcher: Catcher) -> 
         assert client.getreply()[0] == 250
 
 
-def test_fault_reply_is_given_to_matching_recipients_until_spent(catcher: Catcher) -> None:
+def test_fault_reply_is_given_to_matching_recipients_until_spent(catcher: RunningCatcher) -> None:
     catcher.set_faults(
         {"stage": "rcpt", "action": "reply", "recipient": "*@busy.example", "reply": "451 4.3.0 later", "times": 2}
     )
@@ -180,7 +180,7 @@ def test_fault_reply_is_given_to_matching_recipients_until_spent(catcher: Catche
     assert "spent" in catcher.web.get("/switches").text
 
 
-def test_fault_reply_at_each_stage(catcher: Catcher) -> None:
+def test_fault_reply_at_each_stage(catcher: RunningCatcher) -> None:
     catcher.set_faults({"stage": "mail", "action": "reply", "reply": "452 4.3.1 full", "times": 1})
     with pytest.raises(smtplib.SMTPSenderRefused) as refused:
         catcher.send()
@@ -193,25 +193,25 @@ def test_fault_reply_at_each_stage(catcher: Catcher) -> None:
     with pytest.raises(smtplib.SMTPConnectError) as connect_error:
         catcher.connect()
     assert connect_error.value.smtp_code == 421
-    assert catcher.listed() == []
+    assert catcher.list_messages() == []
 
 
-def test_fault_slow_delays_and_then_accepts(catcher: Catcher) -> None:
+def test_fault_slow_delays_and_then_accepts(catcher: RunningCatcher) -> None:
     catcher.set_faults({"stage": "data", "action": "slow", "seconds": 0.3})
     began = time.monotonic()
     catcher.send()
     assert time.monotonic() - began >= 0.3
-    assert len(catcher.listed()) == 1
+    assert len(catcher.list_messages()) == 1
 
 
 @pytest.mark.parametrize(("after", "kept"), [(False, 0), (True, 1)])
-def test_fault_slow_beyond_the_clients_patience(catcher: Catcher, *, after: bool, kept: int) -> None:
+def test_fault_slow_beyond_the_clients_patience(catcher: RunningCatcher, *, after: bool, kept: int) -> None:
     catcher.set_faults({"stage": "data", "action": "slow", "seconds": 60, "after": after})
     client = catcher.connect(timeout=0.3)
     with pytest.raises((TimeoutError, smtplib.SMTPServerDisconnected)):
         client.sendmail("a@example.com", ["b@example.com"], "Subject: patience\r\n\r\n")
     client.close()
-    assert len(catcher.listed()) == kept
+    assert len(catcher.list_messages()) == kept
 
 
 @pytest.mark.parametrize(
@@ -224,13 +224,13 @@ def test_fault_slow_beyond_the_clients_patience(catcher: Catcher, *, after: bool
         ({"stage": "data", "after": True}, 1),
     ],
 )
-def test_fault_drop_closes_the_connection(catcher: Catcher, rule: dict[str, object], kept: int) -> None:
+def test_fault_drop_closes_the_connection(catcher: RunningCatcher, rule: dict[str, object], kept: int) -> None:
     catcher.set_faults({**rule, "action": "drop", "times": 1})
     with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionError)):
         catcher.send()
-    assert len(catcher.listed()) == kept
+    assert len(catcher.list_messages()) == kept
     catcher.send()
-    assert len(catcher.listed()) == kept + 1
+    assert len(catcher.list_messages()) == kept + 1
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,9 @@ def test_fault_drop_closes_the_connection(catcher: Catcher, rule: dict[str, obje
         ("[", "body: not JSON"),
     ],
 )
-def test_wrong_fault_rules_are_refused_by_name_and_change_nothing(catcher: Catcher, body: str, named: str) -> None:
+def test_wrong_fault_rules_are_refused_by_name_and_change_nothing(
+    catcher: RunningCatcher, body: str, named: str
+) -> None:
     catcher.set_faults({"stage": "rcpt", "action": "slow"})
     response = catcher.web.put("/faults", content=body)
     assert response.status_code == 400
@@ -255,7 +257,7 @@ def test_wrong_fault_rules_are_refused_by_name_and_change_nothing(catcher: Catch
     assert len(catcher.web.get("/faults").json()) == 1
 
 
-def test_switches_by_form(catcher: Catcher) -> None:
+def test_switches_by_form(catcher: RunningCatcher) -> None:
     form = {"kind": "5xx", "recipient": "gone@example.com", "times": "2"}
     assert catcher.web.post("/switches", data=form).status_code == 303
     assert "550 5.1.1 no such user" in catcher.web.get("/switches").text
@@ -268,13 +270,13 @@ def test_switches_by_form(catcher: Catcher) -> None:
     assert catcher.web.get("/faults").json() == []
 
 
-def test_hostile_content_is_inert(catcher: Catcher) -> None:
+def test_hostile_content_is_inert(catcher: RunningCatcher) -> None:
     attack = "</title><script>alert(1)</script>"
-    message = mail(attack, attack, f'"><img src=x onerror=alert(1)>{attack}<a href="javascript:alert(1)">x</a>')
+    message = build_email(attack, attack, f'"><img src=x onerror=alert(1)>{attack}<a href="javascript:alert(1)">x</a>')
     message.add_attachment(b"<script>", maintype="text", subtype="html", filename='"><script>.html')
     with catcher.connect() as client:
         client.send_message(message, "a@example.com", ['"<script>"@example.com'])
-    [found] = catcher.listed()
+    [found] = catcher.list_messages()
     for path in ("/", f"/messages/{found['id']}", "/?subject=%22><script>"):
         page = catcher.web.get(path)
         assert "<script" not in page.text
@@ -292,19 +294,19 @@ def test_hostile_content_is_inert(catcher: Catcher) -> None:
     assert raw.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-def test_other_hosts_and_origins_are_refused(catcher: Catcher) -> None:
+def test_other_hosts_and_origins_are_refused(catcher: RunningCatcher) -> None:
     catcher.send()
     assert catcher.web.get("/", headers={"Host": "rebound.example"}).status_code == 400
     own = str(catcher.web.base_url)
     for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
         assert catcher.web.delete("/api/messages", headers=headers).status_code == 403
         assert catcher.web.post("/empty", headers=headers).status_code == 403
-    assert len(catcher.listed()) == 1
+    assert len(catcher.list_messages()) == 1
     assert catcher.web.post("/empty", headers={"Origin": own, "Sec-Fetch-Site": "same-origin"}).status_code == 303
-    assert catcher.listed() == []
+    assert catcher.list_messages() == []
 
 
-def test_paging_and_search(catcher: Catcher) -> None:
+def test_paging_and_search(catcher: RunningCatcher) -> None:
     with catcher.connect() as client:
         for number in range(120):
             client.sendmail("a@example.com", [f"user{number}@example.com"], f"Subject: number {number}\r\n\r\n")
@@ -317,8 +319,8 @@ def test_paging_and_search(catcher: Catcher) -> None:
         path = older[1] if older else None
     assert seen == [str(number) for number in reversed(range(120))]
     assert re.findall(r">number (\d+)</a>", catcher.web.get("/?to=user7@&subject=NUMBER").text) == ["7"]
-    first = catcher.listed(limit="1", offset="119")
-    since = catcher.listed(since=str(first[0]["arrived_at"]), limit="1000")
+    first = catcher.list_messages(limit="1", offset="119")
+    since = catcher.list_messages(since=str(first[0]["arrived_at"]), limit="1000")
     assert len(since) == 120
     assert catcher.web.get("/api/messages?limit=no").json() == {
         "detail": "limit: should be a whole number from 0 to 1000"
@@ -326,7 +328,7 @@ def test_paging_and_search(catcher: Catcher) -> None:
     assert catcher.web.get("/api/messages?from=a").status_code == 400
 
 
-def test_delete_empties_maildir_and_the_page_says_how_to_send(catcher: Catcher) -> None:
+def test_delete_empties_maildir_and_the_page_says_how_to_send(catcher: RunningCatcher) -> None:
     catcher.send()
     assert catcher.web.delete("/api/messages").json() == {"deleted": 1}
     assert not list((catcher.maildir / "new").iterdir())
@@ -334,33 +336,38 @@ def test_delete_empties_maildir_and_the_page_says_how_to_send(catcher: Catcher) 
     assert "./backline airflow dags trigger send_email" in catcher.web.get("/").text
 
 
-def test_a_file_removed_by_hand_is_forgotten(catcher: Catcher) -> None:
+def test_a_file_removed_by_hand_is_forgotten(catcher: RunningCatcher) -> None:
     catcher.send()
-    [found] = catcher.listed()
+    [found] = catcher.list_messages()
     (catcher.maildir / str(found["file"])).unlink()
     assert catcher.web.get(f"/api/messages/{found['id']}").status_code == 404
-    assert catcher.listed() == []
+    assert catcher.list_messages() == []
 
 
 def test_restart_keeps_messages_and_stopping_is_quick(tmp_path: Path) -> None:
-    first = start(tmp_path)
+    first = start_catcher(tmp_path)
     first.send("ann@example.com", "bob@example.com", subject="Kept")
     first.send(subject="Second")
-    before = first.listed()
+    before = first.list_messages()
     idle = first.connect()
     assert first.stop() < 2
     idle.close()
 
-    second = start(tmp_path)
-    assert second.listed() == before
+    second = start_catcher(tmp_path)
+    assert second.list_messages() == before
     second.send(subject="Third")
-    assert [item["subject"] for item in second.listed()] == ["Third", "Second", "Kept"]
+    assert [item["subject"] for item in second.list_messages()] == ["Third", "Second", "Kept"]
     second.stop()
 
 
-def test_a_taken_port_is_one_clear_line(catcher: Catcher, tmp_path: Path) -> None:
+def test_a_taken_port_is_one_clear_line(catcher: RunningCatcher, tmp_path: Path) -> None:
     refused = subprocess.run(
-        command(catcher.smtp_port, 0, tmp_path), cwd=ROOT, capture_output=True, text=True, check=False, timeout=10
+        catcher_command(catcher.smtp_port, 0, tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=10,
     )
     assert refused.returncode == 1
     assert refused.stderr == (

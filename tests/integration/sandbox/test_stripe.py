@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import stripe
 
-from backline.payments.provider import State
+from backline.payments.provider import PaymentState
 from tests.integration.channels.sandbox import Sandbox
-from tests.integration.payments.shop import API_KEY, GOOD, POOR, Account
+from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_VALID, Account
 
 ORDER: dict[str, Any] = {"amount": 500, "currency": "eur", "metadata": {"backline_payment": 'a "key"'}}
 
@@ -33,9 +33,9 @@ def client(account: Account) -> stripe.StripeClient:
 def test_an_intent_is_captured_once_at_most(client: stripe.StripeClient, account: Account) -> None:
     made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
     assert made.status == "requires_payment_method"
-    assert client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD}).status == "succeeded"
+    assert client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID}).status == "succeeded"
     with pytest.raises(stripe.InvalidRequestError) as caught:
-        client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+        client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     assert caught.value.code == "payment_intent_unexpected_state"
     assert account.charges() == ["charged 500 eur"]
 
@@ -47,7 +47,9 @@ def test_a_key_brings_the_same_answer(client: stripe.StripeClient) -> None:
         client.v1.payment_intents.create({**ORDER, "amount": 501}, {"idempotency_key": "k"})  # type: ignore[arg-type]
     for _ in range(2):  # a decline is an answer too
         with pytest.raises(stripe.CardError) as caught:
-            client.v1.payment_intents.confirm(first.id, {"payment_method": POOR}, {"idempotency_key": "c"})
+            client.v1.payment_intents.confirm(
+                first.id, {"payment_method": CARD_INSUFFICIENT_FUNDS}, {"idempotency_key": "c"}
+            )
         assert caught.value.code == "card_declined"
 
 
@@ -60,7 +62,7 @@ def test_intents_are_found_by_metadata(client: stripe.StripeClient) -> None:
 
 def test_money_goes_back_once(client: stripe.StripeClient) -> None:
     made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
-    client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+    client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     assert client.v1.refunds.create({"payment_intent": made.id, "amount": 200}).amount == 200
     with pytest.raises(stripe.InvalidRequestError):
         client.v1.refunds.create({"payment_intent": made.id, "amount": 301})
@@ -72,11 +74,11 @@ def test_money_goes_back_once(client: stripe.StripeClient) -> None:
 
 def test_the_list_knows_what_was_given_back(client: stripe.StripeClient, account: Account) -> None:
     made = client.v1.payment_intents.create({**ORDER, "metadata": {"order_id": "17"}})  # type: ignore[arg-type]
-    client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+    client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     client.v1.refunds.create({"payment_intent": made.id, "amount": 200})
     now = datetime.now(UTC)
     [listed] = account.provider().list_payments(now - timedelta(hours=1), now + timedelta(hours=1))
-    assert (listed.state, listed.refunded_minor, listed.order_id) == (State.CAPTURED, 200, 17)
+    assert (listed.state, listed.refunded_minor, listed.order_id) == (PaymentState.CAPTURED, 200, 17)
 
 
 def test_another_key_is_refused(account: Account) -> None:
@@ -90,14 +92,14 @@ def test_payments_are_listed_in_pages(client: stripe.StripeClient, account: Acco
     now = datetime.now(UTC)
     listed = list(account.provider().list_payments(now - timedelta(hours=1), now + timedelta(hours=1)))
     assert [one.reference for one in listed] == made[::-1]
-    assert (listed[0].amount_minor, listed[0].currency, listed[0].state) == (204, "EUR", State.FAILED)
+    assert (listed[0].amount_minor, listed[0].currency, listed[0].state) == (204, "EUR", PaymentState.FAILED)
     assert list(account.provider().list_payments(now + timedelta(hours=1), now + timedelta(hours=2))) == []
 
 
 def test_its_pages_show_what_was_charged(client: stripe.StripeClient, account: Account) -> None:
     made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
-    client.v1.payment_intents.confirm(made.id, {"payment_method": GOOD})
+    client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     page = account.sandbox.web.get("/stripe/")
     assert page.status_code == 200
-    assert GOOD in page.text
+    assert CARD_VALID in page.text
     assert account.sandbox.web.get("/stripe/switches").status_code == 200

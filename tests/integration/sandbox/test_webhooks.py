@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sandbox.mail.faults import Faults
+from sandbox.mail.faults import MailFaults
 from sandbox.mail.mailbox import Mailbox
 from sandbox.mail.web import build_app
 
@@ -17,10 +17,10 @@ EVENT = {"type": "order.paid", "timestamp": "2026-03-01T18:30:00.000Z", "data": 
 
 @pytest.fixture
 def client(tmp_path: Path) -> TestClient:
-    return TestClient(build_app(Mailbox(tmp_path), Faults()), base_url="http://127.0.0.1", follow_redirects=False)
+    return TestClient(build_app(Mailbox(tmp_path), MailFaults()), base_url="http://127.0.0.1", follow_redirects=False)
 
 
-def received(client: TestClient, query: str = "") -> list[dict[str, Any]]:
+def list_received(client: TestClient, query: str = "") -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = client.get(f"/webhooks/api/requests{query}").json()["requests"]
     return found
 
@@ -29,18 +29,18 @@ def test_what_comes_is_taken_and_shown(client: TestClient) -> None:
     answer = client.post("/webhooks/in/shop/orders", json=EVENT, headers={"webhook-id": "evt_1"})
     assert (answer.status_code, answer.text) == (200, "taken")
     client.post("/webhooks/in/other", content=b"no JSON")
-    first, second = received(client)
+    first, second = list_received(client)
     assert (first["name"], first["headers"]["webhook-id"], first["status"]) == ("shop/orders", "evt_1", 200)
     assert second["body"] == "no JSON"
-    assert received(client, "?name=shop*") == [first]
-    assert received(client, f"?since={first['id']}") == [second]
-    assert len(received(client, "?limit=1")) == 1
+    assert list_received(client, "?name=shop*") == [first]
+    assert list_received(client, f"?since={first['id']}") == [second]
+    assert len(list_received(client, "?limit=1")) == 1
     page = client.get("/webhooks").text
     assert "order.paid" in page
     assert "&lt;b&gt;1042" in page
     assert "<b>1042" not in page
     assert client.delete("/webhooks/api/requests").json() == {"deleted": 2}
-    assert received(client) == []
+    assert list_received(client) == []
 
 
 def test_the_first_rule_that_matches_decides(client: TestClient) -> None:
@@ -52,7 +52,7 @@ def test_the_first_rule_that_matches_decides(client: TestClient) -> None:
     assert client.post("/webhooks/in/gone", json=EVENT).status_code == 410
     assert client.post("/webhooks/in/well", json=EVENT).status_code == 200
     assert [rule["fired"] for rule in client.get("/webhooks/faults").json()] == [2, 1]
-    assert [one["status"] for one in received(client)] == [503, 503, 200, 410, 200]
+    assert [one["status"] for one in list_received(client)] == [503, 503, 200, 410, 200]
     client.delete("/webhooks/faults")
     assert client.post("/webhooks/in/gone", json=EVENT).status_code == 200
 
@@ -84,10 +84,10 @@ def test_the_pages_buttons_make_rules(client: TestClient) -> None:
     assert client.post("/webhooks/switches/clear").status_code == 303
     assert client.get("/webhooks/faults").json() == []
     assert client.post("/webhooks/empty").status_code == 303
-    assert received(client) == []
+    assert list_received(client) == []
 
 
 def test_another_site_can_post_nothing(client: TestClient) -> None:
     answer = client.post("/webhooks/in/shop", json=EVENT, headers={"origin": "https://evil.example"})
     assert answer.status_code == 403
-    assert received(client) == []
+    assert list_received(client) == []

@@ -20,15 +20,15 @@ import psutil
 import pytest
 
 from backline.settings import ROOT
-from backline.stack.lifecycle import Stack
-from backline.stack.paths import Paths
-from backline.stack.processes import supervised
+from stack.lifecycle import Stack
+from stack.paths import Paths
+from stack.processes import find_processes
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600), pytest.mark.xdist_group("stack")]
 
 
 @dataclass(frozen=True)
-class Copy:
+class StackCli:
     """A copy of the stack of the tests' own, driven from another folder as a user would."""
 
     home: Path
@@ -51,7 +51,7 @@ class Copy:
         return int(json.loads(self.run("status", "--json").stdout)["services"][service]["pid"])
 
 
-def _free_ports() -> int:
+def _free_port_range() -> int:
     while True:
         base = random.randrange(20000, 60000)
         try:
@@ -63,7 +63,7 @@ def _free_ports() -> int:
         return base
 
 
-def _until(condition: Callable[[], bool], seconds: float) -> None:
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
@@ -71,40 +71,40 @@ def _until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def copy() -> Iterator[Copy]:
+def stack_cli() -> Iterator[StackCli]:
     # Not pytest's own folder, which root keeps closed to PostgreSQL's user.
     home = Path(tempfile.mkdtemp(prefix="backline-lifecycle-")) / "home"
     home.parent.chmod(0o755)
-    made = Copy(home, _free_ports())
+    made = StackCli(home, _free_port_range())
     yield made
     made.run("down")
     shutil.rmtree(home.parent)
 
 
-def test_a_taken_port_is_named_with_the_way_out(copy: Copy) -> None:
+def test_a_taken_port_is_named_with_the_way_out(stack_cli: StackCli) -> None:
     with socket.socket() as other:
-        other.bind(("127.0.0.1", copy.port))
+        other.bind(("127.0.0.1", stack_cli.port))
         other.listen()
-        done = copy.run("up")
+        done = stack_cli.run("up")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert f"port {copy.port}" in last
+    assert f"port {stack_cli.port}" in last
     assert "BACKLINE_PORT" in last
     assert "Traceback" not in done.stderr
 
 
-def test_the_airflow_cli_has_a_clean_stdout_and_needs_no_scheduler(copy: Copy) -> None:
-    done = copy.run("airflow", "pools", "list", "-o", "json")
+def test_the_airflow_cli_has_a_clean_stdout_and_needs_no_scheduler(stack_cli: StackCli) -> None:
+    done = stack_cli.run("airflow", "pools", "list", "-o", "json")
     assert done.returncode == 0, done.stderr
     pools = {pool["pool"]: pool["slots"] for pool in json.loads(done.stdout)}
     assert pools["email_urgent"] == "2"
 
 
-def test_up_is_healthy_and_env_leads_to_it(copy: Copy) -> None:
-    up = copy.run("up")
+def test_up_is_healthy_and_env_leads_to_it(stack_cli: StackCli) -> None:
+    up = stack_cli.run("up")
     assert up.returncode == 0, up.stderr
-    assert f"http://localhost:{copy.port}" in up.stdout
-    health = copy.run("health", "--json")
+    assert f"http://localhost:{stack_cli.port}" in up.stdout
+    health = stack_cli.run("health", "--json")
     assert health.returncode == 0, health.stdout
     assert {"database", "migrations", "mail", "api-server", "scheduler", "dag-processor", "triggerer"} <= {
         check["name"] for check in json.loads(health.stdout)["checks"]
@@ -113,100 +113,100 @@ def test_up_is_healthy_and_env_leads_to_it(copy: Copy) -> None:
         'curl -sf --noproxy "*" -X POST "$BACKLINE_URL/auth/token" -H "Content-Type: application/json" '
         '-d "{\\"username\\": \\"$BACKLINE_USER\\", \\"password\\": \\"$BACKLINE_PASSWORD\\"}"'
     )
-    script = f"{copy.run('env').stdout}\n{ask}"
+    script = f"{stack_cli.run('env').stdout}\n{ask}"
     token = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True).stdout
     assert "access_token" in token
 
 
-def test_a_second_up_changes_nothing(copy: Copy) -> None:
-    before = {name: state.pid for name, state in copy.stack().supervisor.states().items()}
-    assert copy.run("up").returncode == 0
-    assert {name: state.pid for name, state in copy.stack().supervisor.states().items()} == before
+def test_a_second_up_changes_nothing(stack_cli: StackCli) -> None:
+    before = {name: state.pid for name, state in stack_cli.stack().supervisor.states().items()}
+    assert stack_cli.run("up").returncode == 0
+    assert {name: state.pid for name, state in stack_cli.stack().supervisor.states().items()} == before
 
 
-def test_another_port_for_a_running_copy_is_refused(copy: Copy) -> None:
-    done = copy.run("up", port=copy.port + 10)
+def test_another_port_for_a_running_copy_is_refused(stack_cli: StackCli) -> None:
+    done = stack_cli.run("up", port=stack_cli.port + 10)
     assert done.returncode == 1
-    assert f"BACKLINE_PORT={copy.port}" in done.stderr
+    assert f"BACKLINE_PORT={stack_cli.port}" in done.stderr
 
 
-def test_killed_services_come_back_without_their_predecessors_children(copy: Copy) -> None:
-    stack_id = copy.stack().supervisor.stack_id
+def test_killed_services_come_back_without_their_predecessors_children(stack_cli: StackCli) -> None:
+    stack_id = stack_cli.stack().supervisor.stack_id
     killed = ("triggerer", "scheduler", "api-server")
-    old = {service: {process.pid for process in supervised(stack_id, service)} for service in killed}
+    old = {service: {process.pid for process in find_processes(stack_id, service)} for service in killed}
     assert len(old["scheduler"]) > 2  # with its workers
     for service in killed:
-        os.kill(copy.pid(service), signal.SIGKILL)
+        os.kill(stack_cli.pid(service), signal.SIGKILL)
     for service in killed:
-        _until(lambda service=service: copy.pid(service) not in {0, *old[service]}, 60)
-    _until(lambda: copy.run("health").returncode == 0, 240)
+        _wait_until(lambda service=service: stack_cli.pid(service) not in {0, *old[service]}, 60)
+    _wait_until(lambda: stack_cli.run("health").returncode == 0, 240)
     for service in killed:
-        assert not old[service] & {process.pid for process in supervised(stack_id, service)}
+        assert not old[service] & {process.pid for process in find_processes(stack_id, service)}
 
 
-def test_no_secret_on_any_command_line(copy: Copy) -> None:
-    stack = copy.stack()
-    secrets = [value for key, value in stack.exports().items() if key.endswith(("PASSWORD", "KEY", "KEYS", "SECRET"))]
-    lines = [shlex.join(process.cmdline()) for process in supervised(stack.supervisor.stack_id)]
+def test_no_secret_on_any_command_line(stack_cli: StackCli) -> None:
+    stack = stack_cli.stack()
+    secrets = [value for key, value in stack.variables().items() if key.endswith(("PASSWORD", "KEY", "KEYS", "SECRET"))]
+    lines = [shlex.join(process.cmdline()) for process in find_processes(stack.supervisor.stack_id)]
     assert len(lines) > 7
     assert not [line for line in lines if any(secret in line for secret in secrets)]
 
 
-def test_down_leaves_nothing_even_in_a_crash_loop(copy: Copy) -> None:
-    stack = copy.stack()
-    stack_id, runtime, sockets = stack.supervisor.stack_id, stack.cluster.runtime, stack.cluster.sockets
-    pids = {process.pid for process in supervised(stack_id)}
-    os.kill(copy.pid("postgres"), signal.SIGKILL)
-    done = copy.run("down")
+def test_down_leaves_nothing_even_in_a_crash_loop(stack_cli: StackCli) -> None:
+    stack = stack_cli.stack()
+    stack_id, runtime, sockets = stack.supervisor.stack_id, stack.cluster.runtime_folder, stack.cluster.socket_folder
+    pids = {process.pid for process in find_processes(stack_id)}
+    os.kill(stack_cli.pid("postgres"), signal.SIGKILL)
+    done = stack_cli.run("down")
     assert done.returncode == 0, done.stderr
-    assert supervised(stack_id) == []
+    assert find_processes(stack_id) == []
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
     assert not runtime.exists()
     assert not sockets.exists()
-    assert not list(copy.home.rglob("*.lock")) + list(copy.home.rglob("*.pid"))
-    again = copy.run("down")
+    assert not list(stack_cli.home.rglob("*.lock")) + list(stack_cli.home.rglob("*.pid"))
+    again = stack_cli.run("down")
     assert (again.returncode, again.stdout) == (0, "Nothing was running.\n")
 
 
-def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(copy: Copy) -> None:
-    assert copy.run("setup").returncode == 0
-    stack_id = copy.stack().supervisor.stack_id
-    supervisor = copy.stack().supervisor.pid()
+def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(stack_cli: StackCli) -> None:
+    assert stack_cli.run("setup").returncode == 0
+    stack_id = stack_cli.stack().supervisor.stack_id
+    supervisor = stack_cli.stack().supervisor.pid()
     assert supervisor is not None
-    postmaster = copy.pid("postgres")
+    postmaster = stack_cli.pid("postgres")
     os.kill(supervisor, signal.SIGKILL)
-    done = copy.run("setup")
+    done = stack_cli.run("setup")
     assert done.returncode == 0, done.stderr
-    assert copy.pid("postgres") != postmaster
+    assert stack_cli.pid("postgres") != postmaster
     assert (
         len(
             [
                 p
-                for p in supervised(stack_id, "postgres")
-                if "postgres" in p.name() and p.ppid() == copy.stack().supervisor.pid()
+                for p in find_processes(stack_id, "postgres")
+                if "postgres" in p.name() and p.ppid() == stack_cli.stack().supervisor.pid()
             ]
         )
         == 1
     )
 
 
-def test_the_tests_leave_up_what_was_up(copy: Copy) -> None:
-    assert copy.run("setup").returncode == 0
-    postmaster = copy.pid("postgres")
-    assert copy.run("test", "--version").returncode == 0
-    assert copy.pid("postgres") == postmaster
+def test_the_tests_leave_up_what_was_up(stack_cli: StackCli) -> None:
+    assert stack_cli.run("setup").returncode == 0
+    postmaster = stack_cli.pid("postgres")
+    assert stack_cli.run("test", "--version").returncode == 0
+    assert stack_cli.pid("postgres") == postmaster
 
 
-def test_the_tests_stop_what_they_started(copy: Copy) -> None:
-    copy.run("down")
-    done = copy.run("test", "--version")
+def test_the_tests_stop_what_they_started(stack_cli: StackCli) -> None:
+    stack_cli.run("down")
+    done = stack_cli.run("test", "--version")
     assert done.returncode == 0, done.stderr
     assert "starting postgres" in done.stderr
-    assert supervised(copy.stack().supervisor.stack_id) == []
-    assert copy.run("down").stdout == "Nothing was running.\n"
+    assert find_processes(stack_cli.stack().supervisor.stack_id) == []
+    assert stack_cli.run("down").stdout == "Nothing was running.\n"
 
 
-HANGING = """
+HANGING_PROCESS = """
 import pathlib, pytest, time
 here = pathlib.Path(__file__).parent
 @pytest.fixture
@@ -219,11 +219,11 @@ def test_hangs(held):
 """
 
 
-def test_told_to_stop_the_tests_take_away_what_they_hold(copy: Copy, tmp_path: Path) -> None:
-    (tmp_path / "test_hanging.py").write_text(HANGING)
-    with subprocess.Popen([str(ROOT / "backline"), "test", str(tmp_path)], env=copy.environment()) as tests:
-        _until((tmp_path / "held").exists, 60)
+def test_told_to_stop_the_tests_take_away_what_they_hold(stack_cli: StackCli, tmp_path: Path) -> None:
+    (tmp_path / "test_hanging.py").write_text(HANGING_PROCESS)
+    with subprocess.Popen([str(ROOT / "backline"), "test", str(tmp_path)], env=stack_cli.environment()) as tests:
+        _wait_until((tmp_path / "held").exists, 60)
         tests.terminate()
     assert tests.returncode == 128 + signal.SIGTERM
     assert (tmp_path / "taken away").exists()
-    assert supervised(copy.stack().supervisor.stack_id) == []
+    assert find_processes(stack_cli.stack().supervisor.stack_id) == []

@@ -16,15 +16,15 @@ from psycopg.sql import SQL, Identifier
 
 from backline.errors import Misconfigured
 from backline.settings import ROOT
-from backline.stack.paths import Paths
-from backline.stack.postgres import BY_HAND, Cluster
-from backline.stack.secrets import Secrets
+from stack.paths import Paths
+from stack.postgres import MANUAL_RUN_DATABASE, Cluster
+from stack.secrets import Secrets
 
 
 @contextmanager
-def _server(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
+def _running_server(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        cluster.command(),
+        cluster.server_command(),
         user=cluster.user,
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
         cwd="/",
@@ -36,28 +36,28 @@ def _server(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        cluster.remove_sockets()
+        cluster.remove_socket_folder()
 
 
 @pytest.fixture
-def unprepared(tmp_path: Path) -> Iterator[Cluster]:
+def uninitialized_cluster(tmp_path: Path) -> Iterator[Cluster]:
     paths = Paths(ROOT, tmp_path / "home", 9100)
-    paths.prepare()
+    paths.create_folders()
     made = Cluster(paths, Secrets())
     yield made
-    made.remove_sockets()
+    made.remove_socket_folder()
     if not made.data_folder().is_relative_to(tmp_path):  # as root, pytest's folder cannot be entered by others
         shutil.rmtree(made.data_folder().parent)
 
 
 @pytest.fixture
-def cluster(unprepared: Cluster) -> Cluster:
-    unprepared.prepare()
-    return unprepared
+def cluster(uninitialized_cluster: Cluster) -> Cluster:
+    uninitialized_cluster.initialize()
+    return uninitialized_cluster
 
 
 def test_databases_are_made_once_and_only_with_passwords(cluster: Cluster) -> None:
-    with _server(cluster):
+    with _running_server(cluster):
         cluster.ensure_databases()
         cluster.ensure_databases()
         for role in ("backline", "airflow"):
@@ -69,45 +69,45 @@ def test_databases_are_made_once_and_only_with_passwords(cluster: Cluster) -> No
         assert shown == [("on",), ("",)]
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(cluster.dsn("backline").replace(cluster.password("backline"), "wrong"))
-        assert (cluster.sockets.stat().st_mode & 0o777) == 0o700
+        assert (cluster.socket_folder.stat().st_mode & 0o777) == 0o700
 
 
 def test_the_database_for_runs_by_hand_is_a_copy_unless_the_original_is_used(cluster: Cluster) -> None:
-    with _server(cluster):
+    with _running_server(cluster):
         cluster.ensure_databases()
         with psycopg.connect(cluster.dsn("airflow")) as airflow:
             airflow.execute("CREATE TABLE pools AS SELECT 'email_normal' AS name")
-        assert cluster.copy_airflow()
-        assert not cluster.copy_airflow()
-        with psycopg.connect(cluster.dsn("airflow", BY_HAND)) as copy:
+        assert cluster.create_manual_run_database()
+        assert not cluster.create_manual_run_database()
+        with psycopg.connect(cluster.dsn("airflow", MANUAL_RUN_DATABASE)) as copy:
             assert copy.execute("SELECT name FROM pools").fetchone() == ("email_normal",)
         with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as admin:
-            admin.execute(SQL("DROP DATABASE {}").format(Identifier(BY_HAND)))
+            admin.execute(SQL("DROP DATABASE {}").format(Identifier(MANUAL_RUN_DATABASE)))
         with psycopg.connect(cluster.dsn("airflow")):
-            assert not cluster.copy_airflow()
-        with psycopg.connect(cluster.dsn("airflow", BY_HAND)) as empty:
+            assert not cluster.create_manual_run_database()
+        with psycopg.connect(cluster.dsn("airflow", MANUAL_RUN_DATABASE)) as empty:
             assert empty.execute("SELECT to_regclass('pools')").fetchone() == (None,)
 
 
 def test_data_outlives_a_restart_and_keeps_its_identity(cluster: Cluster) -> None:
-    with _server(cluster):
+    with _running_server(cluster):
         cluster.ensure_databases()
-        before = cluster.identity()
+        before = cluster.system_identifier()
         with psycopg.connect(cluster.dsn("backline")) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
-    cluster.prepare()
-    with _server(cluster):
-        assert cluster.identity() == before
+    cluster.initialize()
+    with _running_server(cluster):
+        assert cluster.system_identifier() == before
         with psycopg.connect(cluster.dsn("backline")) as connection:
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
 
 
-def test_an_interrupted_initialisation_is_begun_anew(unprepared: Cluster) -> None:
-    data = unprepared.data_folder()
+def test_an_interrupted_initialisation_is_begun_anew(uninitialized_cluster: Cluster) -> None:
+    data = uninitialized_cluster.data_folder()
     half = data.with_name("postgres.new")
     half.mkdir(parents=True)
     (half / "half").touch()
-    unprepared.prepare()
+    uninitialized_cluster.initialize()
     assert (data / "PG_VERSION").exists()
     assert not half.exists()
 
@@ -115,7 +115,7 @@ def test_an_interrupted_initialisation_is_begun_anew(unprepared: Cluster) -> Non
 def test_data_of_another_release_is_refused(cluster: Cluster) -> None:
     (cluster.data_folder() / "PG_VERSION").write_text("12\n")
     with pytest.raises(Misconfigured, match="PostgreSQL 12"):
-        cluster.prepare()
+        cluster.initialize()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
@@ -123,17 +123,17 @@ def test_root_gives_the_server_an_unprivileged_user_and_leaves_other_folders_alo
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     paths = Paths(ROOT, closed / "home", 9100)
-    paths.prepare()
+    paths.create_folders()
     cluster = Cluster(paths, Secrets())
-    cluster.prepare()
+    cluster.initialize()
     data = cluster.data_folder()
     try:
         assert not data.is_relative_to(closed)
         assert data.stat().st_uid != 0
-        with _server(cluster) as server:
+        with _running_server(cluster) as server:
             assert Path(f"/proc/{server.pid}").stat().st_uid == data.stat().st_uid
         assert closed.stat().st_mode & 0o777 == 0o700
         assert closed.stat().st_uid == 0
     finally:
         shutil.rmtree(data.parent)
-        cluster.remove_sockets()
+        cluster.remove_socket_folder()

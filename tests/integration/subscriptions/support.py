@@ -26,7 +26,7 @@ class Shop:
 
     def __init__(self, dsn: str, mark: str = "shop") -> None:
         self.dsn = dsn
-        self.mark = mark
+        self.prefix = mark
         self.connection: psycopg.Connection[DictRow] = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
         self._made = 0
 
@@ -47,17 +47,17 @@ class Shop:
         [value] = row.values()
         return value
 
-    def person(self, **changed: Any) -> int:
+    def user(self, **changed: Any) -> int:
         self._made += 1
         return self._insert("users", {
-            "email": f"{self.mark}-{self._made}@{self.mark}.example.com", "name": "Ann", "country": "DE", "zone": "UTC", "language": "en",
+            "email": f"{self.prefix}-{self._made}@{self.prefix}.example.com", "name": "Ann", "country": "DE", "zone": "UTC", "language": "en",
             "state": "active", "created_at": LONG_AGO, "verified_at": LONG_AGO, **changed,
         })  # fmt: skip
 
     def product(self, stock: int = 100, **changed: Any) -> int:
         self._made += 1
         made = self._insert("products", {
-            "sku": f"{self.mark}-{self._made}".upper(), "name": "Coffee beans, 1 kg", "stock": stock, "created_at": LONG_AGO, **changed,
+            "sku": f"{self.prefix}-{self._made}".upper(), "name": "Coffee beans, 1 kg", "stock": stock, "created_at": LONG_AGO, **changed,
         })  # fmt: skip
         if stock:
             self.sql(
@@ -71,7 +71,7 @@ class Shop:
         """One that is due today, of a person and a product of its own unless they are given."""
         anchor = next_on.day if next_on else 1
         return self._insert("subscriptions", {
-            "user_id": changed.get("user_id") or self.person(), "product_id": changed.get("product_id") or self.product(),
+            "user_id": changed.get("user_id") or self.user(), "product_id": changed.get("product_id") or self.product(),
             "quantity": 2, "unit_price_minor": 1000, "currency": "EUR", "anchor_day": anchor, "zone": "UTC",
             "started_on": date(2025, 1, 1) if anchor == 1 else date(2025, 1, anchor), "next_on": next_on, "created_at": LONG_AGO,
             **changed,
@@ -107,7 +107,7 @@ class Shop:
             " INSERT INTO app.subscriptions (user_id, product_id, quantity, unit_price_minor, currency, anchor_day, zone, started_on,"
             " next_on, created_at) SELECT id, (%s::bigint[])[1 + id %% %s], %s, 1000, 'EUR', %s, 'UTC', '2025-01-01', %s, %s"
             " FROM person ORDER BY id RETURNING id",
-            f"{self.mark}-many-", LONG_AGO, LONG_AGO, count, goods, products, quantity, TODAY.day, TODAY, LONG_AGO,
+            f"{self.prefix}-many-", LONG_AGO, LONG_AGO, count, goods, products, quantity, TODAY.day, TODAY, LONG_AGO,
         )  # fmt: skip
         self.sql("ANALYZE app.subscriptions, app.products, app.users, app.orders")
         return [row["id"] for row in rows]

@@ -9,9 +9,9 @@ import pytest
 
 from backline.db.session import session
 from backline.messages import registry
-from backline.subscriptions.reminders import send_reminders
-from backline.subscriptions.renewal import Outcome
-from backline.subscriptions.rounds import Tally
+from backline.subscriptions.process_due_subscriptions import BatchResult
+from backline.subscriptions.renewal import RenewalOutcome
+from backline.subscriptions.send_renewal_reminders import send_reminders
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.subscriptions.support import CONFIG, NOW, TODAY, Shop
 
@@ -19,12 +19,12 @@ TOMORROW = TODAY + timedelta(days=1)
 KIND = "subscription_renewal_reminder"
 
 
-def remind(shop: Shop, now: datetime = NOW, config: SubscriptionSettings = CONFIG) -> Tally:
+def remind(shop: Shop, now: datetime = NOW, config: SubscriptionSettings = CONFIG) -> BatchResult:
     return send_reminders(shop.connection, now, config)
 
 
 def test_tomorrows_renewal_is_announced_once(shop: Shop) -> None:
-    one = shop.subscription(TOMORROW, user_id=shop.person(language="de"))
+    one = shop.subscription(TOMORROW, user_id=shop.user(language="de"))
     for day in (TODAY, TOMORROW + timedelta(days=1)):
         shop.subscription(day)
     assert remind(shop).outcomes == {"reminded": 1}
@@ -33,8 +33,8 @@ def test_tomorrows_renewal_is_announced_once(shop: Shop) -> None:
     payload = message["payload"]
     registry.get(KIND).parse(payload).rendered()  # type: ignore[attr-defined]
     assert (payload["renews_on"], payload["amount"], payload["currency"]) == ("2026-03-02", 2380, "EUR")
-    assert shop.row(one)["reminded_for"] == TOMORROW
-    assert remind(shop).seen == 0
+    assert shop.row(one)["reminded_cycle_on"] == TOMORROW
+    assert remind(shop).total == 0
     assert len(shop.messages(KIND)) == 1
 
 
@@ -63,11 +63,11 @@ def test_tomorrow_is_that_of_its_own_zone(shop: Shop, zone: str, now: str, remin
 
 
 def test_who_gets_no_order_is_not_reminded(shop: Shop) -> None:
-    shop.subscription(TOMORROW, skips_next=True)
+    shop.subscription(TOMORROW, skip_next=True)
     shop.subscription(TOMORROW, state="paused", paused_at="2025-11-20")
     shop.subscription(TOMORROW, state="paused", paused_at="2025-11-20", resume_on=TOMORROW + timedelta(days=1))
     shop.subscription(TOMORROW, product_id=shop.product(retired_at=NOW))
-    gone = shop.person(state="deactivated", deactivated_at=NOW)
+    gone = shop.user(state="deactivated", deactivated_at=NOW)
     shop.subscription(TOMORROW, user_id=gone)
     assert remind(shop).outcomes["reminded"] == 0
     assert shop.messages(KIND) == []
@@ -77,26 +77,26 @@ def test_a_pause_that_ends_by_then_is_no_reason_to_be_silent(shop: Shop) -> None
     one = shop.subscription(date(2025, 12, 2), state="paused", paused_at="2025-11-20", resume_on=TOMORROW)
     later = shop.subscription(date(2025, 12, 9), state="paused", paused_at="2025-11-20", resume_on=TOMORROW)
     assert remind(shop).outcomes == {"reminded": 1, "not_due": 1}
-    assert (shop.row(one)["state"], shop.row(one)["reminded_for"]) == ("paused", TOMORROW)
+    assert (shop.row(one)["state"], shop.row(one)["reminded_cycle_on"]) == ("paused", TOMORROW)
     assert shop.row(later)["next_on"] == date(2025, 12, 9)
     assert remind(shop).outcomes["reminded"] == 0
-    assert shop.renew(one, NOW + timedelta(days=1)).outcome is Outcome.ORDERED
+    assert shop.renew(one, NOW + timedelta(days=1)).outcome is RenewalOutcome.ORDERED
 
 
 def test_one_failure_harms_only_itself(shop: Shop) -> None:
-    bad = shop.subscription(TOMORROW, user_id=shop.person(email="a,b@example.com"))
+    bad = shop.subscription(TOMORROW, user_id=shop.user(email="a,b@example.com"))
     for _ in range(3):
         shop.subscription(TOMORROW)
     tally = remind(shop)
     assert (tally.outcomes, tally.failed) == ({"reminded": 3}, 1)
     assert tally.failures[0]["subscription"] == bad
-    assert shop.row(bad)["reminded_for"] is None
+    assert shop.row(bad)["reminded_cycle_on"] is None
 
 
 def test_a_run_has_its_bound(shop: Shop) -> None:
     for _ in range(3):
         shop.subscription(TOMORROW)
-    config = SubscriptionSettings(reminders_at_most=2)
+    config = SubscriptionSettings(reminder_batch_limit=2)
     assert [remind(shop, config=config).outcomes["reminded"] for _ in range(3)] == [2, 1, 0]
 
 
@@ -104,7 +104,7 @@ def test_two_runs_at_once_remind_once(shop: Shop) -> None:
     for _ in range(40):
         shop.subscription(TOMORROW)
 
-    def work(_: int) -> Tally:
+    def work(_: int) -> BatchResult:
         with session(shop.dsn, name="reminders") as connection:
             return send_reminders(connection, NOW, CONFIG)
 

@@ -12,8 +12,8 @@ import pytest
 from backline.db.session import session
 from backline.errors import DatabaseFailure, InvalidInput
 from backline.messages import registry
-from backline.reference_app import broken_rules
-from backline.subscriptions.renewal import Outcome, Renewal, renew
+from backline.reference_app import invariant_violations
+from backline.subscriptions.renewal import Renewal, RenewalOutcome, renew
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.subscriptions.support import CONFIG, LONG_AGO, NOW, TODAY, Shop
 
@@ -21,14 +21,14 @@ DAY = timedelta(days=1)
 
 
 def test_a_due_one_makes_its_order_whole(shop: Shop) -> None:
-    owner = shop.person(
+    owner = shop.user(
         name="Ann O'Hara", language="de", zone="Europe/Berlin", phone="+491511234567", channels="{sms,email}"
     )
     one = shop.subscription(user_id=owner, zone="Europe/Berlin")
     done = shop.renew(one)
     [order] = shop.orders(one)
     number = f"S-{one:08d}-20260301"
-    assert done == Renewal(one, Outcome.ORDERED, TODAY, date(2026, 4, 1), order=number, order_id=order["id"])
+    assert done == Renewal(one, RenewalOutcome.ORDERED, TODAY, date(2026, 4, 1), order=number, order_id=order["id"])
     assert (order["number"], order["state"], order["cycle_on"], order["user_id"]) == (
         done.order,
         "reserved",
@@ -57,13 +57,13 @@ def test_a_due_one_makes_its_order_whole(shop: Shop) -> None:
     registry.get("order_confirmation").parse(payload)
     assert (payload["order"], payload["total"], payload["tax"], payload["language"]) == (done.order, 2380, 380, "de")
     assert payload["order_url"] == f"http://localhost:8080/orders/{done.order}"
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_twice_makes_one_order(shop: Shop) -> None:
     one = shop.subscription()
-    assert shop.renew(one).outcome is Outcome.ORDERED
-    assert shop.renew(one) == Renewal(one, Outcome.NOT_DUE, next_on=date(2026, 4, 1))
+    assert shop.renew(one).outcome is RenewalOutcome.ORDERED
+    assert shop.renew(one) == Renewal(one, RenewalOutcome.NOT_DUE, next_on=date(2026, 4, 1))
     assert len(shop.orders(one)) == len(shop.messages("order_confirmation")) == 1
     assert shop.product_of(one)["reserved"] == 2
 
@@ -74,7 +74,7 @@ def test_a_cycle_whose_order_somebody_else_made_only_moves_on(shop: Shop) -> Non
     shop.sql("UPDATE app.subscriptions SET next_on = %s WHERE id = %s", TODAY, one)  # as if its date had not been moved
     done = shop.renew(one)
     assert (done.outcome, done.order, done.next_on) == (
-        Outcome.ALREADY_ORDERED,
+        RenewalOutcome.ALREADY_ORDERED,
         f"S-{one:08d}-20260301",
         date(2026, 4, 1),
     )
@@ -86,18 +86,18 @@ def test_who_comes_second_is_told_to_come_back(shop: Shop) -> None:
     one = shop.subscription()
     with session(shop.dsn, name="other") as other:
         with other.transaction():
-            assert renew(other, one, NOW, CONFIG).outcome is Outcome.ORDERED
+            assert renew(other, one, NOW, CONFIG).outcome is RenewalOutcome.ORDERED
             with pytest.raises(DatabaseFailure) as caught:
                 shop.renew(one)
             assert caught.value.code == "55P03"
-        assert shop.renew(one).outcome is Outcome.NOT_DUE
+        assert shop.renew(one).outcome is RenewalOutcome.NOT_DUE
     assert len(shop.orders(one)) == 1
 
 
 def test_many_at_once_make_one_order(shop: Shop) -> None:
     one = shop.subscription()
 
-    def work(_: int) -> Outcome:
+    def work(_: int) -> RenewalOutcome:
         with session(shop.dsn, name="one of many") as connection:
             while True:
                 try:
@@ -107,34 +107,34 @@ def test_many_at_once_make_one_order(shop: Shop) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(work, range(16)))
-    assert sorted(outcomes) == [*[Outcome.NOT_DUE] * 15, Outcome.ORDERED]
+    assert sorted(outcomes) == [*[RenewalOutcome.NOT_DUE] * 15, RenewalOutcome.ORDERED]
     assert len(shop.orders(one)) == len(shop.messages("order_confirmation")) == 1
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_the_last_piece_is_sold_once(shop: Shop) -> None:
     product = shop.product(stock=6)
     several = [shop.subscription(product_id=product) for _ in range(5)]
 
-    def work(one: int) -> Outcome:
+    def work(one: int) -> RenewalOutcome:
         with session(shop.dsn, name="one of many") as connection:
             return renew(connection, one, NOW, CONFIG).outcome
 
     with ThreadPoolExecutor(5) as pool:
         outcomes = list(pool.map(work, several))
-    assert sorted(outcomes) == [Outcome.DEFERRED] * 2 + [Outcome.ORDERED] * 3
+    assert sorted(outcomes) == [RenewalOutcome.DEFERRED] * 2 + [RenewalOutcome.ORDERED] * 3
     product_row = shop.product_of(several[0])
     assert (product_row["stock"], product_row["reserved"]) == (6, 6)
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_out_of_stock_is_put_off_and_told_once(shop: Shop) -> None:
     one = shop.subscription(product_id=shop.product(stock=1))
     first = shop.renew(one)
     assert first == Renewal(
-        one, Outcome.DEFERRED, TODAY, TODAY, TODAY + DAY, reason="Coffee beans, 1 kg is out of stock"
+        one, RenewalOutcome.DEFERRED, TODAY, TODAY, TODAY + DAY, reason="Coffee beans, 1 kg is out of stock"
     )
-    assert shop.renew(one).outcome is Outcome.NOT_DUE, "not before its day"
+    assert shop.renew(one).outcome is RenewalOutcome.NOT_DUE, "not before its day"
     shop.sql("UPDATE app.users SET name = 'Ann Other'")  # what she was told need not fit any more
     assert shop.renew(one, NOW + DAY).retry_on == TODAY + 2 * DAY
     [told] = shop.messages("templated_email")
@@ -149,49 +149,49 @@ def test_out_of_stock_is_put_off_and_told_once(shop: Shop) -> None:
         "INSERT INTO app.stock_movements (product_id, reason, quantity) SELECT id, 'received', 9 FROM app.products"
     )
     done = shop.renew(one, NOW + 2 * DAY)
-    assert (done.outcome, done.cycle_on, done.next_on) == (Outcome.ORDERED, TODAY, date(2026, 4, 1))
+    assert (done.outcome, done.cycle_on, done.next_on) == (RenewalOutcome.ORDERED, TODAY, date(2026, 4, 1))
     row = shop.row(one)
     assert (row["next_on"], row["retry_on"]) == (date(2026, 4, 1), None)
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_what_is_reserved_for_others_is_not_there(shop: Shop) -> None:
     one = shop.subscription(product_id=shop.product(stock=10, reserved=9))
-    assert shop.renew(one).outcome is Outcome.DEFERRED
+    assert shop.renew(one).outcome is RenewalOutcome.DEFERRED
 
 
 def test_how_long_it_is_put_off_can_be_set(shop: Shop) -> None:
     one = shop.subscription(product_id=shop.product(stock=0))
-    assert shop.renew(one, config=SubscriptionSettings(out_of_stock_days=3)).retry_on == TODAY + 3 * DAY
+    assert shop.renew(one, config=SubscriptionSettings(out_of_stock_retry_days=3)).retry_on == TODAY + 3 * DAY
 
 
 def test_a_skipped_cycle_makes_no_order_and_the_next_does(shop: Shop) -> None:
-    one = shop.subscription(skips_next=True)
-    assert shop.renew(one) == Renewal(one, Outcome.SKIPPED, TODAY, date(2026, 4, 1))
-    assert (shop.row(one)["skips_next"], shop.orders(one)) == (False, [])
-    assert shop.renew(one, datetime.fromisoformat("2026-04-01T00:00Z")).outcome is Outcome.ORDERED
+    one = shop.subscription(skip_next=True)
+    assert shop.renew(one) == Renewal(one, RenewalOutcome.SKIPPED, TODAY, date(2026, 4, 1))
+    assert (shop.row(one)["skip_next"], shop.orders(one)) == (False, [])
+    assert shop.renew(one, datetime.fromisoformat("2026-04-01T00:00Z")).outcome is RenewalOutcome.ORDERED
 
 
 @pytest.mark.parametrize(
     ("changed", "outcome", "next_on"),
     [
-        ({"resume_on": None}, Outcome.INACTIVE, date(2025, 12, 1)),
-        ({"resume_on": TODAY + DAY}, Outcome.INACTIVE, date(2025, 12, 1)),
-        ({"resume_on": TODAY}, Outcome.ORDERED, date(2026, 4, 1)),
-        ({"resume_on": date(2026, 2, 15)}, Outcome.ORDERED, date(2026, 4, 1)),
+        ({"resume_on": None}, RenewalOutcome.INACTIVE, date(2025, 12, 1)),
+        ({"resume_on": TODAY + DAY}, RenewalOutcome.INACTIVE, date(2025, 12, 1)),
+        ({"resume_on": TODAY}, RenewalOutcome.ORDERED, date(2026, 4, 1)),
+        ({"resume_on": date(2026, 2, 15)}, RenewalOutcome.ORDERED, date(2026, 4, 1)),
     ],
 )
-def test_a_pause(shop: Shop, changed: dict[str, Any], outcome: Outcome, next_on: date) -> None:
+def test_a_pause(shop: Shop, changed: dict[str, Any], outcome: RenewalOutcome, next_on: date) -> None:
     one = shop.subscription(date(2025, 12, 1), state="paused", paused_at="2025-11-20", **changed)
     assert shop.renew(one).outcome is outcome
     row = shop.row(one)
-    assert (row["next_on"], row["state"] == "paused") == (next_on, outcome is Outcome.INACTIVE)
-    assert [order["cycle_on"] for order in shop.orders(one)] == ([TODAY] if outcome is Outcome.ORDERED else [])
+    assert (row["next_on"], row["state"] == "paused") == (next_on, outcome is RenewalOutcome.INACTIVE)
+    assert [order["cycle_on"] for order in shop.orders(one)] == ([TODAY] if outcome is RenewalOutcome.ORDERED else [])
 
 
 def test_a_pause_that_ends_before_the_next_cycle_only_ends(shop: Shop) -> None:
     one = shop.subscription(date(2026, 1, 15), state="paused", paused_at="2025-11-20", resume_on=TODAY)
-    assert shop.renew(one) == Renewal(one, Outcome.RESUMED, date(2026, 3, 15), date(2026, 3, 15))
+    assert shop.renew(one) == Renewal(one, RenewalOutcome.RESUMED, date(2026, 3, 15), date(2026, 3, 15))
     row = shop.row(one)
     assert (row["state"], row["paused_at"], row["resume_on"], row["next_on"]) == (
         "active",
@@ -214,13 +214,13 @@ def test_a_new_price_holds_from_its_cycle_on(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("zone", "now", "outcome"),
     [
-        ("America/Los_Angeles", "2026-03-01T07:59Z", Outcome.NOT_DUE),
-        ("America/Los_Angeles", "2026-03-01T08:00Z", Outcome.ORDERED),
-        ("Asia/Tokyo", "2026-02-28T14:59Z", Outcome.NOT_DUE),
-        ("Asia/Tokyo", "2026-02-28T15:00Z", Outcome.ORDERED),
+        ("America/Los_Angeles", "2026-03-01T07:59Z", RenewalOutcome.NOT_DUE),
+        ("America/Los_Angeles", "2026-03-01T08:00Z", RenewalOutcome.ORDERED),
+        ("Asia/Tokyo", "2026-02-28T14:59Z", RenewalOutcome.NOT_DUE),
+        ("Asia/Tokyo", "2026-02-28T15:00Z", RenewalOutcome.ORDERED),
     ],
 )
-def test_its_day_begins_in_its_own_zone(shop: Shop, zone: str, now: str, outcome: Outcome) -> None:
+def test_its_day_begins_in_its_own_zone(shop: Shop, zone: str, now: str, outcome: RenewalOutcome) -> None:
     one = shop.subscription(zone=zone)
     assert shop.renew(one, datetime.fromisoformat(now)).outcome is outcome
 
@@ -231,7 +231,7 @@ def test_short_months_move_no_later_day(shop: Shop) -> None:
     for day in days:
         assert shop.renew(one, datetime.fromisoformat(f"{day}T00:00Z")).cycle_on == day
     assert [order["cycle_on"] for order in shop.orders(one)] == days
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_after_months_without_a_run_there_is_one_order(shop: Shop) -> None:
@@ -253,12 +253,12 @@ def test_what_somebody_has_to_decide_is_left_as_it_is(shop: Shop, table: str, re
         shop.sql("UPDATE app.products SET retired_at = now()")
     before = shop.row(one)
     done = shop.renew(one)
-    assert (done.outcome, done.reason) == (Outcome.BLOCKED, reason)
+    assert (done.outcome, done.reason) == (RenewalOutcome.BLOCKED, reason)
     assert (shop.row(one), shop.orders(one)) == (before, [])
 
 
 def test_a_message_that_cannot_be_taken_takes_all_of_it_back(shop: Shop) -> None:
-    one = shop.subscription(user_id=shop.person(email="ann,bob@example.com"))
+    one = shop.subscription(user_id=shop.user(email="ann,bob@example.com"))
     before = shop.row(one)
     with pytest.raises(InvalidInput, match="recipient: not an email address"):
         shop.renew(one)
@@ -268,7 +268,7 @@ def test_a_message_that_cannot_be_taken_takes_all_of_it_back(shop: Shop) -> None
 def test_what_is_rolled_back_by_the_caller_is_undone(shop: Shop) -> None:
     one = shop.subscription()
     with shop.connection.transaction(force_rollback=True):
-        assert shop.renew(one).outcome is Outcome.ORDERED
+        assert shop.renew(one).outcome is RenewalOutcome.ORDERED
     assert (shop.orders(one), shop.messages("order_confirmation")) == ([], [])
 
 

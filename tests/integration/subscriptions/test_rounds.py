@@ -18,9 +18,9 @@ import pytest
 
 from backline.db.session import session
 from backline.errors import DatabaseFailure, Rejected
-from backline.reference_app import broken_rules
+from backline.reference_app import invariant_violations
 from backline.settings import ROOT
-from backline.subscriptions.rounds import SHOWN, Tally, due_chunks, renew_chunk
+from backline.subscriptions.process_due_subscriptions import MAX_LISTED, BatchResult, due_chunks, renew_chunk
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.subscriptions.support import CONFIG, NOW, TODAY, Shop
 
@@ -70,7 +70,7 @@ GAPS: dict[str, tuple[LiteralString, int]] = {
 
 
 @contextmanager
-def held(shop: Shop) -> Iterator[None]:
+def locked_subscription(shop: Shop) -> Iterator[None]:
     """The trap closed: whoever steps in waits."""
     with psycopg.connect(shop.dsn, autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", [TRAP])
@@ -84,7 +84,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def worker(shop: Shop) -> subprocess.Popen[str]:
+def start_worker(shop: Shop) -> subprocess.Popen[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("BACKLINE_", "AIRFLOW"))}
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("worker.py"))],
@@ -94,7 +94,7 @@ def worker(shop: Shop) -> subprocess.Popen[str]:
     )
 
 
-def renew_all(shop: Shop, config: SubscriptionSettings = CONFIG) -> Tally:
+def renew_all(shop: Shop, config: SubscriptionSettings = CONFIG) -> BatchResult:
     with session(shop.dsn, name="round") as connection:
         return renew_chunk(connection, *ALL, NOW, config)
 
@@ -115,11 +115,11 @@ def test_only_what_is_due_is_found_in_chunks(shop: Shop) -> None:
     shop.subscription(state="paused", paused_at="2025-11-20")
     shop.subscription(retry_on=tomorrow)
     back = shop.subscription(state="paused", paused_at="2025-11-20", resume_on=TODAY)
-    config = SubscriptionSettings(chunk=10)
+    config = SubscriptionSettings(chunk_size=10)
     assert due_chunks(shop.connection, NOW, config) == [
         {"first": due[0], "last": due[9]}, {"first": due[10], "last": due[19]}, {"first": due[20], "last": back},
     ]  # fmt: skip
-    bounded = SubscriptionSettings(chunk=10, chunks=2)
+    bounded = SubscriptionSettings(chunk_size=10, max_chunks=2)
     assert [chunk["last"] for chunk in due_chunks(shop.connection, NOW, bounded)] == [due[9], due[19]]
 
 
@@ -139,7 +139,7 @@ def test_one_failure_harms_only_itself(shop: Shop) -> None:
     with session(shop.dsn, name="other") as other, other.transaction():
         other.execute("SELECT FROM app.subscriptions WHERE id = %s FOR UPDATE", [busy])
         tally = renew_all(shop)
-    assert (tally.seen, tally.outcomes, tally.failed) == (60, {"ordered": 57}, 3)
+    assert (tally.total, tally.outcomes, tally.failed) == (60, {"ordered": 57}, 3)
     assert [(failure["subscription"], failure["class"]) for failure in tally.failures] == [
         (bad[0], "validation"), (bad[1], "validation"), (busy, "database"),
     ]  # fmt: skip
@@ -147,15 +147,15 @@ def test_one_failure_harms_only_itself(shop: Shop) -> None:
     with pytest.raises(
         Rejected, match=rf"3 of 60 subscriptions were not renewed, .* {bad[0]} \(validation\): recipient"
     ):
-        tally.require_none_failed("renewed")
+        tally.raise_if_failed("renewed")
     assert counts(shop) == (57, 114, 57)
 
     shop.sql("UPDATE app.users SET email = replace(email, ',', '')")
     mended = renew_all(shop)
-    assert (mended.seen, mended.outcomes, mended.failed) == (3, {"ordered": 3}, 0)
-    mended.require_none_failed("renewed")
+    assert (mended.total, mended.outcomes, mended.failed) == (3, {"ordered": 3}, 0)
+    mended.raise_if_failed("renewed")
     assert counts(shop) == (60, 120, 60)
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_one_that_is_free_again_is_done_at_the_end(shop: Shop) -> None:
@@ -179,8 +179,8 @@ def test_killed_in_the_middle_and_run_again_there_is_one_order_each(shop: Shop, 
     shop.subscribers(40)
     shop.sql(FUNCTION)
     shop.sql(trap)
-    with held(shop):
-        killed = worker(shop)
+    with locked_subscription(shop):
+        killed = start_worker(shop)
         wait_for(lambda: shop.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == 1)
         killed.kill()
         killed.communicate()
@@ -188,14 +188,14 @@ def test_killed_in_the_middle_and_run_again_there_is_one_order_each(shop: Shop, 
         lambda: shop.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'backline worker'") == 0
     )
     assert counts(shop) == (committed, 2 * committed, committed)
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
     again = renew_all(shop)
     assert (again.outcomes, again.failed) == ({"ordered": 40 - committed}, 0)
     assert counts(shop) == (40, 80, 40)
     assert shop.value("SELECT count(*) FROM backline.message") == 40
     assert shop.value("SELECT count(*) FROM app.subscriptions WHERE next_on = '2026-04-01'") == 40
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_two_tries_at_once_make_one_order_each(shop: Shop) -> None:
@@ -205,14 +205,14 @@ def test_two_tries_at_once_make_one_order_each(shop: Shop) -> None:
         tallies = list(pool.map(lambda _: renew_all(shop), range(2)))
     assert sum(tally.outcomes["ordered"] for tally in tallies) == 200
     assert counts(shop) == (200, 400, 200)
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
 
 
 def test_a_database_that_goes_away_is_an_error_of_the_chunk(shop: Shop) -> None:
     shop.subscribers(40)
     shop.sql(FUNCTION)
     shop.sql("CREATE TRIGGER trap BEFORE INSERT ON app.orders FOR EACH ROW EXECUTE FUNCTION public.trap()")
-    with held(shop), ThreadPoolExecutor(1) as pool:
+    with locked_subscription(shop), ThreadPoolExecutor(1) as pool:
         running = pool.submit(renew_all, shop)
         wait_for(lambda: shop.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") == 1)
         shop.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'backline round'")
@@ -223,20 +223,20 @@ def test_a_database_that_goes_away_is_an_error_of_the_chunk(shop: Shop) -> None:
 
 
 def test_tallies_add_up() -> None:
-    one, other = Tally(), Tally()
+    one, other = BatchResult(), BatchResult()
     one.outcomes.update(ordered=3, skipped=1)
     other.outcomes.update(ordered=2)
-    for number in range(SHOWN):
-        one.note_failure(number, ValueError("wrong"))
-    other.note_failure(99, ValueError("also wrong"))
-    both = Tally.of([one.as_dict(), other.as_dict()])
-    assert (both.seen, both.failed, len(both.failures)) == (27, 21, SHOWN)
+    for number in range(MAX_LISTED):
+        one.add_failure(number, ValueError("wrong"))
+    other.add_failure(99, ValueError("also wrong"))
+    both = BatchResult.sum_of([one.as_dict(), other.as_dict()])
+    assert (both.total, both.failed, len(both.failures)) == (27, 21, MAX_LISTED)
     assert both.outcomes == {"ordered": 5, "skipped": 1}
     assert both.as_dict()["failures"][0] == {"subscription": 0, "class": "unknown", "cause": "ValueError: wrong"}
-    assert Tally.of([]).as_dict() == {"seen": 0, "failed": 0, "failures": []}
+    assert BatchResult.sum_of([]).as_dict() == {"seen": 0, "failed": 0, "failures": []}
 
 
-def within_bounds(shop: Shop, count: int, seconds: float, mebibytes: int) -> None:
+def assert_within_bounds(shop: Shop, count: int, seconds: float, mebibytes: int) -> None:
     """So many are renewed, as many chunks at a time as the job has, in that time and with that much more memory."""
     shop.subscribers(count, products=100)
     bad = [row["id"] for row in shop.sql("SELECT id FROM app.subscriptions WHERE mod(id, 1000) = 7")]
@@ -249,7 +249,7 @@ def within_bounds(shop: Shop, count: int, seconds: float, mebibytes: int) -> Non
     chunks = due_chunks(shop.connection, NOW, CONFIG)
     longest = 0.0
 
-    def one(chunk: dict[str, int]) -> Tally:
+    def one(chunk: dict[str, int]) -> BatchResult:
         nonlocal longest
         began = time.monotonic()
         with session(shop.dsn, name="chunk") as connection:
@@ -257,23 +257,23 @@ def within_bounds(shop: Shop, count: int, seconds: float, mebibytes: int) -> Non
         longest = max(longest, time.monotonic() - began)
         return tally
 
-    with ThreadPoolExecutor(CONFIG.parallel) as pool:
-        tally = Tally.of(found.as_dict() for found in pool.map(one, chunks))
+    with ThreadPoolExecutor(CONFIG.max_parallel_chunks) as pool:
+        tally = BatchResult.sum_of(found.as_dict() for found in pool.map(one, chunks))
     took = time.monotonic() - started
     print(f"{count} renewed in {took:.1f} s, {count / took:.0f} a second, the longest chunk {longest:.1f} s")  # noqa: T201
-    assert len(chunks) == -(-count // CONFIG.chunk)
-    assert (tally.seen, tally.outcomes["ordered"], tally.failed) == (count, count - len(bad), len(bad))
+    assert len(chunks) == -(-count // CONFIG.chunk_size)
+    assert (tally.total, tally.outcomes["ordered"], tally.failed) == (count, count - len(bad), len(bad))
     assert counts(shop) == (count - len(bad), 2 * (count - len(bad)), count - len(bad))
-    assert broken_rules(shop.dsn) == {}
+    assert invariant_violations(shop.dsn) == {}
     assert took < seconds
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < mebibytes
 
 
 def test_three_thousand(shop: Shop) -> None:
-    within_bounds(shop, 3000, seconds=60, mebibytes=32)
+    assert_within_bounds(shop, 3000, seconds=60, mebibytes=32)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_fifty_thousand(shop: Shop) -> None:
-    within_bounds(shop, 50_000, seconds=540, mebibytes=32)
+    assert_within_bounds(shop, 50_000, seconds=540, mebibytes=32)

@@ -34,7 +34,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from httpx import Response  # noqa: E402
 
 from backline.messages.sync import sync_types  # noqa: E402
-from backline.web.app import build  # noqa: E402
+from backline.web.app import create_app  # noqa: E402
 from backline.web.urls import PREFIX  # noqa: E402
 from tests.integration.conftest import create, drop  # noqa: E402
 
@@ -76,7 +76,7 @@ def email(recipient: str = "ann@example.com", **fields: Any) -> dict[str, Any]:
     return {"type": "email", "to": recipient, "payload": {"subject": "Hello", "text": "Hi"}, **fields}
 
 
-def as_connection(dsn: str) -> str:
+def connection_json(dsn: str) -> str:
     """A database as an Airflow connection."""
     parts = conninfo_to_dict(dsn)
     return json.dumps({
@@ -111,9 +111,9 @@ def make_api(
     made: list[Api] = []
 
     def make(dsn: str = shared_database) -> Api:
-        monkeypatch.setenv("AIRFLOW_CONN_BACKLINE_DB", as_connection(dsn))
+        monkeypatch.setenv("AIRFLOW_CONN_BACKLINE_DB", connection_json(dsn))
         monkeypatch.setenv("BACKLINE_FERNET_KEYS", FERNET_KEY)
-        app = build()
+        app = create_app()
         root = FastAPI()
         root.mount(PREFIX, app)
         init_middlewares(root)

@@ -12,32 +12,43 @@ import pytest
 from httpx import Response
 
 from backline.delivery_events import twilio
-from backline.outbox import history
+from backline.outbox import queries
 from backline.settings import HookSettings
 from backline.web import hooks
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
-from tests.unit.delivery_events.amazon import TOPIC, Amazon
-from tests.unit.delivery_events.test_providers import PUBLIC, grid, grid_event, gun, gun_event, sign, sms
+from tests.unit.delivery_events.fake_sns import TOPIC, FakeSns
+from tests.unit.delivery_events.test_providers import (
+    PUBLIC,
+    mailgun_event,
+    mailgun_request,
+    sendgrid_event,
+    sendgrid_request,
+    twilio_form,
+    twilio_signature,
+)
 
 ANN = "ann@example.com"
 NOW = datetime.now(UTC)
 STAMP = str(int(NOW.timestamp()))
 OPEN = HookSettings(
-    ses_topics=(TOPIC,), sendgrid_public_key=PUBLIC, mailgun_connection="mailgun_hooks", twilio_connection="sms_gateway"
+    ses_topic_arns=(TOPIC,),
+    sendgrid_public_key=PUBLIC,
+    mailgun_connection="mailgun_hooks",
+    twilio_connection="sms_gateway",
 )
 
 
 @pytest.fixture
-def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Amazon]:
+def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSns]:
     """All hooks open; Amazon is the test's own."""
     monkeypatch.setenv("AIRFLOW_CONN_MAILGUN_HOOKS", json.dumps({"conn_type": "http", "password": "signing-key"}))
     monkeypatch.setenv("AIRFLOW_CONN_SMS_GATEWAY", json.dumps({"conn_type": "http", "password": "auth-token"}))
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://mail.shop.example/")
-    amazon = Amazon(NOW)
+    amazon = FakeSns(NOW)
     api.app.dependency_overrides |= {
         hooks.hook_settings: lambda: OPEN,
-        hooks.amazon: lambda: hooks.Amazon(amazon.fetch),
+        hooks.sns_client: lambda: hooks.SnsClient(amazon.fetch),
     }
     yield amazon
     api.app.dependency_overrides.clear()
@@ -60,11 +71,11 @@ def hook(api: Api, name: str, body: bytes, headers: dict[str, str] | None = None
 
 
 def gun_now(event: str, token: str = "t" * 50, **details: Any) -> bytes:
-    return gun({**gun_event(event, **details), "timestamp": NOW.timestamp()}, token=token, stamp=STAMP)
+    return mailgun_request({**mailgun_event(event, **details), "timestamp": NOW.timestamp()}, token=token, stamp=STAMP)
 
 
 def grid_now(*events: dict[str, Any]) -> tuple[dict[str, str], bytes]:
-    return grid(*({**event, "timestamp": int(STAMP)} for event in events), stamp=STAMP)
+    return sendgrid_request(*({**event, "timestamp": int(STAMP)} for event in events), stamp=STAMP)
 
 
 def suppressed(api: Api) -> list[tuple[str, str, str, str]]:
@@ -82,17 +93,17 @@ def test_hooks_are_closed_until_they_are_set_up(api: Api) -> None:
 @pytest.mark.usefixtures("open_hooks")
 def test_a_hard_bounce_is_kept_suppresses_and_stands_in_the_timeline(api: Api, message: tuple[int, str]) -> None:
     message_id, header = message
-    bounced = grid_event(
+    bounced = sendgrid_event(
         "bounce", status="5.1.1", reason="550 unknown", **{"smtp-id": header, "email": "Ann@Example.com"}
     )
-    headers, body = grid_now(bounced, grid_event("delivered", **{"smtp-id": header, "sg_event_id": "e0"}))
+    headers, body = grid_now(bounced, sendgrid_event("delivered", **{"smtp-id": header, "sg_event_id": "e0"}))
     assert hook(api, "sendgrid", body, headers).status_code == 204
     assert suppressed(api) == [("email", ANN, "hard_bounce", "sendgrid")]
     assert api.sql("SELECT message_id FROM backline.suppression")[0]["message_id"] == message_id
-    found = history.find(api.connection, message_id)
+    found = queries.get_message(api.connection, message_id)
     assert found is not None
-    assert "; it bounced for good at " in found.why
-    assert found.why.endswith("(sendgrid told: 5.1.1 550 unknown).")
+    assert "; it bounced for good at " in found.explanation
+    assert found.explanation.endswith("(sendgrid told: 5.1.1 550 unknown).")
     assert {"delivered", "bounced"} <= {event.event for event in found.timeline}
     shown = api.get(f"messages/{message_id}").json()
     assert {event["event"] for event in shown["timeline"]} >= {"accepted", "sent", "bounced", "delivered"}
@@ -100,7 +111,7 @@ def test_a_hard_bounce_is_kept_suppresses_and_stands_in_the_timeline(api: Api, m
 
 @pytest.mark.usefixtures("open_hooks")
 def test_what_is_told_twice_is_kept_once(api: Api, message: tuple[int, str]) -> None:
-    headers, body = grid_now(*[grid_event("spamreport", **{"smtp-id": message[1]})] * 2)
+    headers, body = grid_now(*[sendgrid_event("spamreport", **{"smtp-id": message[1]})] * 2)
     for _ in range(2):
         assert hook(api, "sendgrid", body, headers).status_code == 204
     assert len(api.sql("SELECT 1 AS one FROM backline.delivery_event")) == 1
@@ -109,7 +120,7 @@ def test_what_is_told_twice_is_kept_once(api: Api, message: tuple[int, str]) -> 
     assert suppressed(api) == []
 
 
-def test_amazons_word_is_kept(api: Api, open_hooks: Amazon, message: tuple[int, str]) -> None:
+def test_amazons_word_is_kept(api: Api, open_hooks: FakeSns, message: tuple[int, str]) -> None:
     event = {
         "eventType": "Complaint",
         "mail": {"messageId": "0100018", "timestamp": NOW.isoformat(), "headers": [{"name": "Message-ID", "value": message[1]}]},
@@ -119,19 +130,19 @@ def test_amazons_word_is_kept(api: Api, open_hooks: Amazon, message: tuple[int, 
     headers = {"Content-Type": "text/plain; charset=UTF-8", "x-amz-sns-message-type": "Notification"}
     assert hook(api, "ses", body, headers).status_code == 204
     assert suppressed(api) == [("email", ANN, "complaint", "ses")]
-    found = history.find(api.connection, message[0])
+    found = queries.get_message(api.connection, message[0])
     assert found is not None
-    assert "the recipient called it spam" in found.why
+    assert "the recipient called it spam" in found.explanation
 
 
-def test_amazons_subscription_is_confirmed(api: Api, open_hooks: Amazon) -> None:
+def test_amazons_subscription_is_confirmed(api: Api, open_hooks: FakeSns) -> None:
     asked: list[str] = []
 
     def fetch(url: str) -> bytes:
         asked.append(url)
         return open_hooks.fetch(url) if url.endswith(".pem") else b"<ConfirmSubscriptionResponse/>"
 
-    api.app.dependency_overrides[hooks.amazon] = lambda: hooks.Amazon(fetch)
+    api.app.dependency_overrides[hooks.sns_client] = lambda: hooks.SnsClient(fetch)
     url = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t"
     assert hook(api, "ses", open_hooks.confirmation(url)).status_code == 204
     assert asked[-1] == url
@@ -151,34 +162,37 @@ def test_mailguns_word_is_kept_and_its_token_counts_once(api: Api, message: tupl
 
 @pytest.mark.usefixtures("open_hooks")
 def test_twilios_word_is_found_by_its_id_even_before_ours_is_written_down(api: Api) -> None:
-    form = sms("undelivered", ErrorCode="30005")
+    form = twilio_form("undelivered", ErrorCode="30005")
     url = "https://mail.shop.example/backline/hooks/twilio?to=1"
-    headers = {twilio.SIGNATURE: sign(url, form), "Content-Type": "application/x-www-form-urlencoded"}
+    headers = {
+        twilio.SIGNATURE_HEADER: twilio_signature(url, form),
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
     answer = api.call("POST", f"{PREFIX}/hooks/twilio?to=1", None, content=urlencode(form).encode(), headers=headers)
     assert answer.status_code == 204
     assert suppressed(api) == [("sms", "+491701234567", "hard_bounce", "twilio")]
     [row] = api.sql('SELECT backline.enqueue(\'email\', %s, \'{"subject": "Hello", "text": "Hi"}\') AS id', ANN)
     api.sql("UPDATE backline.message SET channel = 'sms', provider_id = 'SM1' WHERE id = %s", row["id"])
-    found = history.find(api.connection, row["id"])
+    found = queries.get_message(api.connection, row["id"])
     assert found is not None
     assert "bounced" in {event.event for event in found.timeline}
 
 
-FORGED: dict[str, Callable[[Amazon], tuple[str, bytes, dict[str, str]]]] = {
+FORGED: dict[str, Callable[[FakeSns], tuple[str, bytes, dict[str, str]]]] = {
     "ses": lambda amazon: ("ses", amazon.notification({"eventType": "Bounce"}).replace(b"n-1", b"n-2"), {}),
     "sendgrid": lambda _: (
         "sendgrid",
-        grid_now(grid_event("spamreport"))[1] + b" ",
-        grid_now(grid_event("spamreport"))[0],
+        grid_now(sendgrid_event("spamreport"))[1] + b" ",
+        grid_now(sendgrid_event("spamreport"))[0],
     ),
-    "mailgun": lambda _: ("mailgun", gun(gun_event("complained"), key="other", stamp=STAMP), {}),
-    "twilio": lambda _: ("twilio", urlencode(sms("failed")).encode(), {twilio.SIGNATURE: "AAAA"}),
+    "mailgun": lambda _: ("mailgun", mailgun_request(mailgun_event("complained"), key="other", stamp=STAMP), {}),
+    "twilio": lambda _: ("twilio", urlencode(twilio_form("failed")).encode(), {twilio.SIGNATURE_HEADER: "AAAA"}),
 }
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
 def test_what_is_not_signed_is_refused_and_told_nothing(
-    api: Api, open_hooks: Amazon, forge: Callable[[Amazon], tuple[str, bytes, dict[str, str]]]
+    api: Api, open_hooks: FakeSns, forge: Callable[[FakeSns], tuple[str, bytes, dict[str, str]]]
 ) -> None:
     answer = hook(api, *forge(open_hooks))
     assert answer.status_code == 403
@@ -189,7 +203,7 @@ def test_what_is_not_signed_is_refused_and_told_nothing(
 
 @pytest.mark.usefixtures("open_hooks")
 def test_a_message_id_that_only_looks_like_ours_is_no_ones(api: Api, message: tuple[int, str]) -> None:
-    headers, body = grid_now(grid_event("bounce", **{"smtp-id": f"<backline.{message[0]}.1@shop.example>"}))
+    headers, body = grid_now(sendgrid_event("bounce", **{"smtp-id": f"<backline.{message[0]}.1@shop.example>"}))
     assert hook(api, "sendgrid", body, headers).status_code == 204
     assert api.sql("SELECT message_id FROM backline.delivery_event") == [{"message_id": None}]
     assert len(suppressed(api)) == 1
@@ -197,7 +211,7 @@ def test_a_message_id_that_only_looks_like_ours_is_no_ones(api: Api, message: tu
 
 @pytest.mark.usefixtures("open_hooks")
 def test_nothing_is_answered_well_before_it_is_kept(api: Api, message: tuple[int, str]) -> None:
-    headers, body = grid_now(grid_event("spamreport", **{"smtp-id": message[1]}))
+    headers, body = grid_now(sendgrid_event("spamreport", **{"smtp-id": message[1]}))
     api.sql("ALTER TABLE backline.delivery_event RENAME TO away")
     try:
         assert hook(api, "sendgrid", body, headers).status_code >= 500

@@ -11,8 +11,8 @@ import pytest
 from cryptography.fernet import Fernet
 
 from backline.messages import registry
-from backline.messages.sync import row_of, sync_types
-from backline.outbox import history, intake
+from backline.messages.sync import sync_types, type_row
+from backline.outbox import queries, submission
 from backline.settings import settings
 from tests.integration.web.conftest import FERNET_KEY, Api, email
 
@@ -38,7 +38,7 @@ def finish(api: Api, message_id: int, state: str, error_class: str | None = None
     )  # fmt: skip
 
 
-def retyped(api: Api, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+def change_type(api: Api, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """The type `welcome`, with other class variables, known to the database as well."""
     kind = registry.get("welcome")
     for name, value in changes.items():
@@ -125,10 +125,10 @@ RECIPIENTS = [
 
 def test_the_shape_of_a_recipient_is_the_databases(api: Api) -> None:
     judged = {
-        recipient: api.sql("SELECT backline.recipient_problem('email', %s) IS NULL AS fits", recipient)[0]["fits"]
+        recipient: api.sql("SELECT backline.recipient_error('email', %s) IS NULL AS fits", recipient)[0]["fits"]
         for recipient in RECIPIENTS
     }
-    assert {recipient: intake.fits_the_database(recipient) for recipient in RECIPIENTS} == judged
+    assert {recipient: submission.is_valid_email_recipient(recipient) for recipient in RECIPIENTS} == judged
     assert set(judged.values()) == {True, False}
 
 
@@ -173,7 +173,7 @@ def test_a_batchs_key_counts_with_the_position(api: Api) -> None:
 
 
 def test_a_secret_is_sealed_before_it_is_stored_and_never_shown(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    retyped(api, monkeypatch, secret_fields=frozenset({"name"}))
+    change_type(api, monkeypatch, secret_fields=frozenset({"name"}))
     answer = api.post("messages", {"type": "welcome", "to": "ann@example.com", "payload": {"name": "4711"}})
     assert answer.status_code == 202
     [row] = rows(api)
@@ -198,7 +198,7 @@ def test_a_secret_is_sealed_before_it_is_stored_and_never_shown(api: Api, monkey
 def test_a_type_of_several_channels_becomes_a_group(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = registry.get("welcome")
     monkeypatch.setattr(kind, "channels", ("email", "sms"))
-    row = row_of(kind, settings())
+    row = type_row(kind, settings())
     routes = json.loads(row["routes"])
     row["routes"] = json.dumps([routes[0], {**routes[0], "channel": "sms", "lane": "sms.normal"}])
     from backline.db.statements import statement
@@ -291,7 +291,7 @@ def test_an_act_that_fails_leaves_no_trail(api: Api, monkeypatch: pytest.MonkeyP
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("backline.outbox.acts.record", fail)
+    monkeypatch.setattr("backline.outbox.actions.record", fail)
     assert api.post(f"messages/{message_id}/cancel").status_code == 500
     assert rows(api)[0]["state"] == "pending"
 
@@ -332,7 +332,7 @@ def test_a_search_is_followed_page_by_page_to_its_end(api: Api) -> None:
 
 def test_a_search_looks_at_a_stretch_at_a_time_and_finds_what_is_old(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.post("messages", [email("old@example.com"), *[email(f"r{n}@example.com") for n in range(30)]])
-    monkeypatch.setattr(history.search, "__defaults__", (10,))
+    monkeypatch.setattr(queries.search_messages, "__defaults__", (10,))
     url, found, pages = "messages?recipient=old@", [], 0
     while url:
         page = api.get(url).json()

@@ -48,7 +48,7 @@ def signed(name: str, at: datetime, event_id: str = "evt_1") -> tuple[bytes, dic
     return body, razorpay_headers(body, event_id)
 
 
-def kept(api: Api) -> list[tuple[str, str, str]]:
+def stored_events(api: Api) -> list[tuple[str, str, str]]:
     rows = api.sql("SELECT provider, event_id, type FROM app.payment_events ORDER BY id")
     return [(row["provider"], row["event_id"], row["type"]) for row in rows]
 
@@ -66,7 +66,7 @@ def test_an_event_is_kept_once_as_it_came(open_hooks: Api, name: str, kind: str)
     body, headers = signed(name, datetime.now(UTC))
     for _ in range(3):
         assert post(open_hooks, name, body, headers).status_code == 204
-    assert kept(open_hooks) == [(name, "evt_1", kind)]
+    assert stored_events(open_hooks) == [(name, "evt_1", kind)]
     [row] = open_hooks.sql("SELECT body, processed_at, problem FROM app.payment_events")
     assert row == {"body": json.loads(body), "processed_at": None, "problem": None}
 
@@ -86,7 +86,7 @@ def test_what_is_not_signed_is_refused_and_not_kept(open_hooks: Api, name: str) 
         answer = post(open_hooks, name, *given)
         assert answer.status_code == 403
         assert answer.json()["detail"] == "Not signed as it must be; the api-server's log says why."
-    assert kept(open_hooks) == []
+    assert stored_events(open_hooks) == []
 
 
 @pytest.mark.parametrize("name", ["stripe", "razorpay"])
@@ -102,4 +102,4 @@ def test_nothing_is_answered_well_before_it_is_kept(open_hooks: Api) -> None:
     finally:
         open_hooks.sql("ALTER TABLE app.away RENAME TO payment_events")
     assert post(open_hooks, "stripe", body, headers).status_code == 204
-    assert len(kept(open_hooks)) == 1
+    assert len(stored_events(open_hooks)) == 1

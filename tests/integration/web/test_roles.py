@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 
 from backline.settings import ROOT, HookSettings
 from backline.web import hooks, roles
-from backline.web.roles import PUBLIC, Role, allows, is_public
+from backline.web.roles import PUBLIC_PATHS, Role, has_role, is_public
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
 
@@ -99,7 +99,7 @@ def test_what_does_not_exist_is_told_only_after_a_login(api: Api, path: str) -> 
 
 
 def test_what_is_public_is_one_list() -> None:
-    assert PUBLIC == ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
+    assert PUBLIC_PATHS == ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
     assert is_public("/hooks/ses")
     assert not is_public("/api/v1/hooks/ses")
 
@@ -123,7 +123,7 @@ def test_the_roles_of_fab_are_ours(monkeypatch: pytest.MonkeyPatch, named: str, 
     manager = FabAuthManager()
     monkeypatch.setattr(roles, "get_auth_manager", lambda: manager)
     user: Any = SimpleNamespace(perms=set(shipped[named]), get_name=lambda: named)
-    assert [role.value for role in Role if allows(role, user)] == granted.split()
+    assert [role.value for role in Role if has_role(role, user)] == granted.split()
 
 
 def test_the_api_is_documented_as_it_is(api: Api) -> None:

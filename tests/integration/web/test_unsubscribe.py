@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from httpx import Response
 
-from backline.outbox import history
-from backline.preferences.unsubscribe import Subscription, token
-from backline.sealing import Sealer
+from backline.encryption import Encryptor
+from backline.outbox import queries
+from backline.preferences.unsubscribe import Subscription, create_token
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import FERNET_KEY, Api
 
@@ -25,8 +25,8 @@ def message(api: Api) -> int:
     return int(row["id"])
 
 
-def way_out(message_id: int | None = None, topic: str = "newsletter", key: str = FERNET_KEY) -> str:
-    made = token(Subscription("email", "ann@example.com", topic, message_id), Sealer([key]))
+def unsubscribe_path(message_id: int | None = None, topic: str = "newsletter", key: str = FERNET_KEY) -> str:
+    made = create_token(Subscription("email", "ann@example.com", topic, message_id), Encryptor([key]))
     return f"{PREFIX}/unsubscribe/{made}"
 
 
@@ -46,7 +46,7 @@ def heading(answer: Response) -> str:
 
 
 def test_a_look_asks_and_changes_nothing(api: Api, message: int) -> None:
-    answer = api.get(way_out(message), None)
+    answer = api.get(unsubscribe_path(message), None)
     assert answer.status_code == 200
     assert heading(answer) == "Leave “Newsletter”?"
     assert "a…@example.com" in answer.text
@@ -60,9 +60,9 @@ def test_a_look_asks_and_changes_nothing(api: Api, message: int) -> None:
 
 def test_one_click_leaves_the_topic_without_cookie_or_login(api: Api, message: int) -> None:
     api.client.cookies.clear()
-    assert post(api, way_out(message), ONE_CLICK).status_code == 200
+    assert post(api, unsubscribe_path(message), ONE_CLICK).status_code == 200
     assert opt_outs(api) == [("ann@example.com", "newsletter", "link")]
-    found = history.find(api.connection, message)
+    found = queries.get_message(api.connection, message)
     assert found is not None
     assert [event.text for event in found.timeline if event.event == "unsubscribed"] == [
         "the recipient unsubscribed (ann@example.com) (topic newsletter)"
@@ -81,23 +81,23 @@ def test_one_click_leaves_the_topic_without_cookie_or_login(api: Api, message: i
     ],
 )
 def test_in_whatever_form_it_comes(api: Api, options: dict[str, Any]) -> None:
-    assert api.call("POST", way_out(), None, **options).status_code == 200
+    assert api.call("POST", unsubscribe_path(), None, **options).status_code == 200
     assert [topic for _, topic, _ in opt_outs(api)] == ["newsletter"]
 
 
 def test_twice_is_once(api: Api, message: int) -> None:
     for _ in range(3):
-        assert heading(post(api, way_out(message), ONE_CLICK)) == "You have left “Newsletter”"
+        assert heading(post(api, unsubscribe_path(message), ONE_CLICK)) == "You have left “Newsletter”"
     assert len(opt_outs(api)) == 1
     assert len(api.sql("SELECT 1 AS one FROM backline.delivery_event")) == 1
-    assert heading(api.get(way_out(), None)) == "You have left “Newsletter”"
+    assert heading(api.get(unsubscribe_path(), None)) == "You have left “Newsletter”"
 
 
 def test_everything_can_be_left_and_all_of_it_undone(api: Api, message: int) -> None:
-    assert heading(post(api, way_out(message), {"act": "left"})) == "You have left “Newsletter”"
-    assert heading(post(api, way_out(message), {"act": "left everything"})) == "You are off all lists"
+    assert heading(post(api, unsubscribe_path(message), {"act": "left"})) == "You have left “Newsletter”"
+    assert heading(post(api, unsubscribe_path(message), {"act": "left everything"})) == "You are off all lists"
     assert [topic for _, topic, _ in opt_outs(api)] == ["*", "newsletter"]
-    assert heading(post(api, way_out(message), {"act": "came back"})) == "Good to have you back"
+    assert heading(post(api, unsubscribe_path(message), {"act": "came back"})) == "Good to have you back"
     assert opt_outs(api) == []
     assert [row["event"] for row in api.sql("SELECT event FROM backline.delivery_event ORDER BY id")] == [
         "unsubscribed", "unsubscribed", "resubscribed",
@@ -106,7 +106,7 @@ def test_everything_can_be_left_and_all_of_it_undone(api: Api, message: int) -> 
 
 def test_the_page_speaks_the_readers_language(api: Api) -> None:
     def asked(language: str) -> str:
-        return heading(api.get(way_out(), None, headers={"Accept-Language": language}))
+        return heading(api.get(unsubscribe_path(), None, headers={"Accept-Language": language}))
 
     assert asked("de-AT,de;q=0.9,en;q=0.8") == "„Newsletter“ abbestellen?"
     assert asked("fr, en;q=0.5") == "Leave “Newsletter”?"
@@ -116,22 +116,23 @@ def test_the_page_speaks_the_readers_language(api: Api) -> None:
 @pytest.mark.parametrize("language", ["en", "de"])
 def test_every_state_of_the_page_has_its_words(api: Api, language: str) -> None:
     headers = {"Accept-Language": language}
-    seen = [heading(api.get(way_out(), None, headers=headers))]
+    seen = [heading(api.get(unsubscribe_path(), None, headers=headers))]
     seen += [
-        heading(post(api, way_out(), {"act": act}, headers=headers)) for act in ("left", "left everything", "came back")
+        heading(post(api, unsubscribe_path(), {"act": act}, headers=headers))
+        for act in ("left", "left everything", "came back")
     ]
     seen.append(heading(api.get(f"{PREFIX}/unsubscribe/nonsense", None, headers=headers)))
     assert len(set(seen)) == 5
 
 
 def test_a_topic_that_is_no_longer_there_can_still_be_left(api: Api) -> None:
-    assert heading(post(api, way_out(topic="old_offers"), ONE_CLICK)) == "You have left “old_offers”"
+    assert heading(post(api, unsubscribe_path(topic="old_offers"), ONE_CLICK)) == "You have left “old_offers”"
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_link_that_is_not_whole_says_so_and_changes_nothing(api: Api, method: str) -> None:
-    foreign = way_out(key="bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4=")
-    for path in (way_out()[:-3], foreign, f"{PREFIX}/unsubscribe/x"):
+    foreign = unsubscribe_path(key="bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4=")
+    for path in (unsubscribe_path()[:-3], foreign, f"{PREFIX}/unsubscribe/x"):
         answer = api.call(method, path, None)
         assert answer.status_code == 404
         assert heading(answer) == "This link is not complete"

@@ -60,7 +60,7 @@ def test_an_endpoint_from_its_making_to_its_end(api: Api) -> None:
     event(api, "user.new")
     assert api.post(f"{PATH}/ep_1/disable", {"reason": "they move house"}).json() == {"id": "ep_1", "ended": 1}
     disabled = api.get(f"{PATH}/ep_1").json()
-    assert (disabled["state"], disabled["disabled_why"]) == ("disabled", "they move house")
+    assert (disabled["state"], disabled["disabled_reason"]) == ("disabled", "they move house")
     again = api.post(f"{PATH}/ep_1/disable", {"reason": "again"})
     assert (again.status_code, again.json()["type"]) == (409, "urn:backline:problem:conflict")
     assert api.post(f"{PATH}/ep_1/test").status_code == 409

@@ -8,19 +8,19 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
-from backline.audit_trail import Who
-from backline.sealing import Sealer
+from backline.audit_trail import Actor
+from backline.encryption import Encryptor
 from backline.webhooks import endpoints
 from backline.webhooks.settings import WebhookSettings
 from tests.integration.conftest import TEST_FERNET_KEY
 from tests.integration.outbox.conftest import outbox, shared_database
 from tests.integration.outbox.support import Outbox
-from tests.integration.webhooks.receiver import Receiver, listening
+from tests.integration.webhooks.receiver import Receiver, running_receiver
 
 __all__ = ["outbox", "shared_database"]
-WHO = Who("ann", "request-1")
-SEALER = Sealer([TEST_FERNET_KEY])
-LOOSE = WebhookSettings(require_https=False, allowed_addresses=("127.0.0.1",))
+ACTOR = Actor("ann", "request-1")
+ENCRYPTOR = Encryptor([TEST_FERNET_KEY])
+PERMISSIVE_SETTINGS = WebhookSettings(require_https=False, allowed_addresses=("127.0.0.1",))
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    async with listening() as made:
+    async with running_receiver() as made:
         yield made
 
 
 @pytest.fixture
-def hooks(outbox: Outbox) -> Hooks:
+def webhook_outbox(outbox: Outbox) -> WebhookOutbox:
     """An empty outbox without endpoints."""
     outbox.sql("TRUNCATE backline.webhook_endpoint CASCADE")
     outbox.sql("TRUNCATE backline.audit_trail")
-    return Hooks(outbox)
+    return WebhookOutbox(outbox)
 
 
-class Hooks:
+class WebhookOutbox:
     """The outbox, and short ways to make endpoints and events."""
 
     def __init__(self, outbox: Outbox) -> None:
@@ -52,9 +52,17 @@ class Hooks:
     def connection(self) -> psycopg.Connection[DictRow]:
         return self.outbox.connection
 
-    def endpoint(self, url: str = "http://127.0.0.1:9/", *event_types: str, scheme: str = "v1") -> endpoints.Made:
+    def endpoint(
+        self, url: str = "http://127.0.0.1:9/", *event_types: str, scheme: str = "v1"
+    ) -> endpoints.EndpointWithSecret:
         return endpoints.create(
-            self.connection, LOOSE, SEALER, WHO, url=url, event_types=event_types or ("*",), scheme=scheme
+            self.connection,
+            PERMISSIVE_SETTINGS,
+            ENCRYPTOR,
+            ACTOR,
+            url=url,
+            event_types=event_types or ("*",),
+            scheme=scheme,
         )
 
     def event(self, event_type: str = "order.paid", to: str = "*", **payload: object) -> int:

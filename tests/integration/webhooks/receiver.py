@@ -11,7 +11,7 @@ from aiohttp import web
 
 
 @dataclass(frozen=True)
-class Got:
+class ReceivedRequest:
     """One request."""
 
     headers: dict[str, str]
@@ -22,44 +22,44 @@ class Got:
 class Receiver:
     """Answers in order (status, headers, body), the last one for ever."""
 
-    answers: list[tuple[int, dict[str, str], str]] = field(default_factory=lambda: [(200, {}, "thanks")])
-    got: list[Got] = field(default_factory=list)
-    came: asyncio.Event = field(default_factory=asyncio.Event)
+    responses: list[tuple[int, dict[str, str], str]] = field(default_factory=lambda: [(200, {}, "thanks")])
+    requests: list[ReceivedRequest] = field(default_factory=list)
+    request_arrived: asyncio.Event = field(default_factory=asyncio.Event)
     connections: set[object] = field(default_factory=set)
     port: int = 0
-    hold: float = 0.0
-    drop: int = 0
+    delay_seconds: float = 0.0
+    drop_count: int = 0
     """How many requests are cut off without an answer."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hook?token=in-the-url"
 
-    def answer(self, *statuses: int | tuple[int, dict[str, str], str]) -> None:
-        self.answers = [status if isinstance(status, tuple) else (status, {}, "") for status in statuses]
+    def respond_with(self, *statuses: int | tuple[int, dict[str, str], str]) -> None:
+        self.responses = [status if isinstance(status, tuple) else (status, {}, "") for status in statuses]
 
     @property
-    def ids(self) -> Sequence[str]:
-        return [one.headers["webhook-id"] for one in self.got]
+    def webhook_ids(self) -> Sequence[str]:
+        return [one.headers["webhook-id"] for one in self.requests]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.connections.add(request.transport)
         body = await request.read()
-        self.got.append(Got({name.lower(): value for name, value in request.headers.items()}, body))
-        self.came.set()
-        if self.hold:
-            await asyncio.sleep(self.hold)
-        if self.drop:
-            self.drop -= 1
+        self.requests.append(ReceivedRequest({name.lower(): value for name, value in request.headers.items()}, body))
+        self.request_arrived.set()
+        if self.delay_seconds:
+            await asyncio.sleep(self.delay_seconds)
+        if self.drop_count:
+            self.drop_count -= 1
             assert request.transport
             request.transport.close()
             return web.Response()
-        status, headers, text = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        status, headers, text = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
         return web.Response(status=status, headers=headers, text=text)
 
 
 @asynccontextmanager
-async def listening() -> AsyncIterator[Receiver]:
+async def running_receiver() -> AsyncIterator[Receiver]:
     """A receiver that listens until the end."""
     receiver = Receiver()
     app = web.Application()

@@ -13,13 +13,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from cryptography.fernet import Fernet
 from standardwebhooks import Webhook
 
-from backline.airflow.assembly import _policies
+from backline.airflow.factories import _retry_policies
 from backline.channels.base import Message
-from backline.channels.webhook import directory as module
+from backline.channels.webhook import endpoints as module
 from backline.channels.webhook.channel import WebhookChannel
-from backline.channels.webhook.directory import Directory
-from backline.channels.webhook.guard import AddressGuard
+from backline.channels.webhook.endpoints import EndpointStore
 from backline.channels.webhook.session import PreparedWebhook, WebhookSession
+from backline.channels.webhook.ssrf_guard import AddressGuard
+from backline.encryption import Encryptor
 from backline.errors import (
     BacklineError,
     InvalidInput,
@@ -32,24 +33,23 @@ from backline.errors import (
 )
 from backline.messages import render_webhook
 from backline.outbox.delivery import Delivery
-from backline.outbox.direct import DirectSender, Request, Result, Way
 from backline.outbox.dispatcher import Dispatcher
-from backline.sealing import Sealer
-from backline.settings import DEFAULT_RETRIES, LaneSettings, OutboxSettings, config_file, load
+from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
+from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings, config_file, load
 from backline.webhooks import endpoints
 from backline.webhooks.settings import WebhookSettings
-from tests.integration.webhooks.conftest import LOOSE, SEALER, WHO, Hooks
-from tests.integration.webhooks.receiver import Receiver, listening
+from tests.integration.webhooks.conftest import ACTOR, ENCRYPTOR, PERMISSIVE_SETTINGS, WebhookOutbox
+from tests.integration.webhooks.receiver import Receiver, running_receiver
 
 pytestmark = pytest.mark.anyio
 
-LANE = LaneSettings(channel="webhook", batch=100, max_attempts=8)
+LANE = LaneSettings(channel="webhook", batch_size=100, max_attempts=8)
 DAY = 86_400.0
 
 
-def directory(hooks: Hooks, **options: Any) -> Directory:
+def endpoint_store(webhook_outbox: WebhookOutbox, **options: Any) -> EndpointStore:
     wanted = {"disable_after": 5 * DAY, "recipients": ["operator@example.com"], **options}
-    return Directory(hooks.outbox.dsn, lambda: SEALER, **wanted)
+    return EndpointStore(webhook_outbox.outbox.dsn, lambda: ENCRYPTOR, **wanted)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
 
 
-class Names(AbstractResolver):
+class StaticResolver(AbstractResolver):
     """A resolver that gives one address after the other for any name, the last one for ever."""
 
     def __init__(self, *addresses: str) -> None:
@@ -86,16 +86,20 @@ def message(row: dict[str, Any], attempt: int = 1) -> Message:
     return Message(row["id"], row["type"], row["recipient"], row["payload"], row["created_at"], attempt)
 
 
-def channel(hooks: Hooks, settings: WebhookSettings = LOOSE, **options: Any) -> WebhookChannel:
-    return WebhookChannel(settings, lambda: directory(hooks, **options), render_webhook)
+def channel(
+    webhook_outbox: WebhookOutbox, settings: WebhookSettings = PERMISSIVE_SETTINGS, **options: Any
+) -> WebhookChannel:
+    return WebhookChannel(settings, lambda: endpoint_store(webhook_outbox, **options), render_webhook)
 
 
-async def deliver(hooks: Hooks, event: int, session: WebhookSession | None = None, **options: Any) -> list[Any]:
+async def deliver(
+    webhook_outbox: WebhookOutbox, event: int, session: WebhookSession | None = None, **options: Any
+) -> list[Any]:
     """Send each message of an event once; receipts or errors."""
-    over = channel(hooks, **options)
+    over = channel(webhook_outbox, **options)
     used = session or over.session()
     ends: list[Any] = []
-    for row in hooks.rows(event):
+    for row in webhook_outbox.rows(event):
         try:
             ends.append(await used.send(over.prepare(message(row))))
         except BacklineError as exc:
@@ -105,11 +109,11 @@ async def deliver(hooks: Hooks, event: int, session: WebhookSession | None = Non
     return ends
 
 
-async def test_a_delivery_is_what_standard_webhooks_asks_for(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
-    event = hooks.event(occurred_at="2026-03-01T19:30:00+01:00")
-    (receipt,) = await deliver(hooks, event)
-    (got,) = receiver.got
+async def test_a_delivery_is_what_standard_webhooks_asks_for(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
+    event = webhook_outbox.event(occurred_at="2026-03-01T19:30:00+01:00")
+    (receipt,) = await deliver(webhook_outbox, event)
+    (got,) = receiver.requests
     assert got.headers["content-type"] == "application/json"
     assert (receipt.code, receipt.response, receipt.provider_id) == ("200", "thanks", got.headers["webhook-id"])
     assert Webhook(made.secret).verify(got.body, got.headers) == {
@@ -117,34 +121,38 @@ async def test_a_delivery_is_what_standard_webhooks_asks_for(hooks: Hooks, recei
     }  # fmt: skip
 
 
-async def test_id_and_body_are_the_same_at_every_try_and_for_every_endpoint(hooks: Hooks, receiver: Receiver) -> None:
-    hooks.endpoint(receiver.url)
-    hooks.endpoint(receiver.url)
-    event = hooks.event()
-    receiver.answer(500, 500, 200)
-    await deliver(hooks, event)
-    await deliver(hooks, event)
-    assert len(receiver.got) == 4
-    assert len(set(receiver.ids)) == 1
-    assert len({one.body for one in receiver.got}) == 1
-    again = hooks.event()
-    await deliver(hooks, again)
-    assert len(set(receiver.ids)) == 2
+async def test_id_and_body_are_the_same_at_every_try_and_for_every_endpoint(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    webhook_outbox.endpoint(receiver.url)
+    webhook_outbox.endpoint(receiver.url)
+    event = webhook_outbox.event()
+    receiver.respond_with(500, 500, 200)
+    await deliver(webhook_outbox, event)
+    await deliver(webhook_outbox, event)
+    assert len(receiver.requests) == 4
+    assert len(set(receiver.webhook_ids)) == 1
+    assert len({one.body for one in receiver.requests}) == 1
+    again = webhook_outbox.event()
+    await deliver(webhook_outbox, again)
+    assert len(set(receiver.webhook_ids)) == 2
 
 
 async def test_after_a_rotation_both_secrets_will_do_until_the_old_one_expires(
-    hooks: Hooks, receiver: Receiver
+    webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
-    old = hooks.endpoint(receiver.url)
-    new = endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, old.endpoint.id)
-    await deliver(hooks, hooks.event())
+    old = webhook_outbox.endpoint(receiver.url)
+    new = endpoints.rotate_secret(webhook_outbox.connection, PERMISSIVE_SETTINGS, ENCRYPTOR, ACTOR, old.endpoint.id)
+    await deliver(webhook_outbox, webhook_outbox.event())
     for secret in (old.secret, new.secret):
-        Webhook(secret).verify(receiver.got[-1].body, receiver.got[-1].headers)
-    last = endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, old.endpoint.id, overlap_seconds=0)
-    await deliver(hooks, hooks.event())
-    signed = receiver.got[-1].headers["webhook-signature"].split()
+        Webhook(secret).verify(receiver.requests[-1].body, receiver.requests[-1].headers)
+    last = endpoints.rotate_secret(
+        webhook_outbox.connection, PERMISSIVE_SETTINGS, ENCRYPTOR, ACTOR, old.endpoint.id, overlap_seconds=0
+    )
+    await deliver(webhook_outbox, webhook_outbox.event())
+    signed = receiver.requests[-1].headers["webhook-signature"].split()
     assert len(signed) == 1
-    Webhook(last.secret).verify(receiver.got[-1].body, receiver.got[-1].headers)
+    Webhook(last.secret).verify(receiver.requests[-1].body, receiver.requests[-1].headers)
 
 
 @pytest.mark.parametrize(
@@ -160,56 +168,62 @@ async def test_after_a_rotation_both_secrets_will_do_until_the_old_one_expires(
         ((400, {}, "no\0such field"), UnknownFailure, "answered 400: no\ufffdsuch field"),
     ],
 )  # fmt: skip
-async def test_answers(hooks: Hooks, receiver: Receiver, answer: Any, error: type[Exception], said: str) -> None:
-    hooks.endpoint(receiver.url)
-    receiver.answer(answer)
-    (exc,) = await deliver(hooks, hooks.event())
+async def test_answers(
+    webhook_outbox: WebhookOutbox, receiver: Receiver, answer: Any, error: type[Exception], said: str
+) -> None:
+    webhook_outbox.endpoint(receiver.url)
+    receiver.respond_with(answer)
+    (exc,) = await deliver(webhook_outbox, webhook_outbox.event())
     assert type(exc) is error
     assert said in str(exc)
-    assert len(receiver.got) == 1
+    assert len(receiver.requests) == 1
     if answer == (429, {"Retry-After": "77"}, ""):
         assert exc.retry_after == 77
     assert "in-the-url" not in str(exc)
 
 
-async def test_a_long_answer_is_cut(hooks: Hooks, receiver: Receiver) -> None:
-    hooks.endpoint(receiver.url)
-    receiver.answer((200, {}, "x" * 5_000_000))
-    (receipt,) = await deliver(hooks, hooks.event())
+async def test_a_long_answer_is_cut(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    webhook_outbox.endpoint(receiver.url)
+    receiver.respond_with((200, {}, "x" * 5_000_000))
+    (receipt,) = await deliver(webhook_outbox, webhook_outbox.event())
     assert receipt.response == "x" * 4096
 
 
-async def test_who_does_not_answer_in_time_is_given_longer_the_next_time(hooks: Hooks, receiver: Receiver) -> None:
-    hooks.endpoint(receiver.url)
-    receiver.hold = 0.3
-    event = hooks.event()
-    hasty = channel(hooks, LOOSE.model_copy(update={"timeout_seconds": 0.2}))
+async def test_who_does_not_answer_in_time_is_given_longer_the_next_time(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    webhook_outbox.endpoint(receiver.url)
+    receiver.delay_seconds = 0.3
+    event = webhook_outbox.event()
+    hasty = channel(webhook_outbox, PERMISSIVE_SETTINGS.model_copy(update={"timeout_seconds": 0.2}))
     session = hasty.session()
-    [row] = hooks.rows(event)
+    [row] = webhook_outbox.rows(event)
     with pytest.raises(TimeoutFailure, match=r"ep_\d+ did not answer within 0\.2 s"):
         await session.send(hasty.prepare(message(row)))
     assert (await session.send(hasty.prepare(message(row, attempt=2)))).code == "200"
     await session.close()
 
 
-async def test_nobody_there(hooks: Hooks, closed_port: int) -> None:
-    hooks.endpoint(f"http://127.0.0.1:{closed_port}/hook?token=in-the-url")
-    (exc,) = await deliver(hooks, hooks.event())
+async def test_nobody_there(webhook_outbox: WebhookOutbox, closed_port: int) -> None:
+    webhook_outbox.endpoint(f"http://127.0.0.1:{closed_port}/hook?token=in-the-url")
+    (exc,) = await deliver(webhook_outbox, webhook_outbox.event())
     assert type(exc) is NetworkFailure
     assert "in-the-url" not in str(exc)
 
 
-async def test_a_connection_is_kept_and_one_that_was_closed_is_replaced(hooks: Hooks, receiver: Receiver) -> None:
-    hooks.endpoint(receiver.url)
-    session = channel(hooks).session()
+async def test_a_connection_is_kept_and_one_that_was_closed_is_replaced(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    webhook_outbox.endpoint(receiver.url)
+    session = channel(webhook_outbox).session()
     for _ in range(3):
-        await deliver(hooks, hooks.event(), session)
+        await deliver(webhook_outbox, webhook_outbox.event(), session)
     assert len(receiver.connections) == 1
-    receiver.drop = 1
-    (receipt,) = await deliver(hooks, hooks.event(), session)
+    receiver.drop_count = 1
+    (receipt,) = await deliver(webhook_outbox, webhook_outbox.event(), session)
     assert receipt.code == "200"
-    assert len(receiver.got) == 5
-    assert receiver.ids[-1] == receiver.ids[-2]
+    assert len(receiver.requests) == 5
+    assert receiver.webhook_ids[-1] == receiver.webhook_ids[-2]
     await session.close()
 
 
@@ -219,274 +233,297 @@ async def test_a_connection_is_kept_and_one_that_was_closed_is_replaced(hooks: H
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "169.254.169.254", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "127.1", "2130706433", "localhost"]
 )  # fmt: skip
-async def test_a_url_at_a_private_address_is_refused(hooks: Hooks, receiver: Receiver, host: str) -> None:
-    made = hooks.endpoint(receiver.url)
+async def test_a_url_at_a_private_address_is_refused(
+    webhook_outbox: WebhookOutbox, receiver: Receiver, host: str
+) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
     # As if an older release had taken it, or somebody had written it.
-    hooks.outbox.sql(
+    webhook_outbox.outbox.sql(
         "UPDATE backline.webhook_endpoint SET url = %s WHERE id = %s",
         f"http://{host}:{receiver.port}/hook", made.endpoint.id,
     )  # fmt: skip
     strict = WebhookSettings(require_https=False)
-    (exc,) = await deliver(hooks, hooks.event(), settings=strict)
+    (exc,) = await deliver(webhook_outbox, webhook_outbox.event(), settings=strict)
     assert isinstance(exc, InvalidInput), exc
     assert exc.field == "url"
     refusals = ("is not a public address; if it is yours, add it to webhooks.allowed_addresses", "cannot be used")
     assert any(said in str(exc) for said in refusals)
-    assert receiver.got == []
+    assert receiver.requests == []
 
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "169.254.169.254", "::1", "0.0.0.0", "::ffff:127.0.0.1", "10.0.0.1", "64:ff9b::7f00:1"]
 )
 async def test_a_name_that_leads_to_a_private_address_is_refused(
-    hooks: Hooks, receiver: Receiver, address: str
+    webhook_outbox: WebhookOutbox, receiver: Receiver, address: str
 ) -> None:
-    hooks.endpoint(f"http://shop.example:{receiver.port}/hook")
-    names = Names(address)
-    session = WebhookSession(directory(hooks), AddressGuard(()), lambda: names)
-    (exc,) = await deliver(hooks, hooks.event(), session)
+    webhook_outbox.endpoint(f"http://shop.example:{receiver.port}/hook")
+    names = StaticResolver(address)
+    session = WebhookSession(endpoint_store(webhook_outbox), AddressGuard(()), lambda: names)
+    (exc,) = await deliver(webhook_outbox, webhook_outbox.event(), session)
     await session.close()
     assert isinstance(exc, InvalidInput)
     assert f"shop.example leads to {address}, which is not a public address" in str(exc)
-    assert (names.asked, receiver.got) == (1, [])
+    assert (names.asked, receiver.requests) == (1, [])
 
 
-async def test_a_name_that_changes_after_it_was_well_is_refused(hooks: Hooks, receiver: Receiver) -> None:
+async def test_a_name_that_changes_after_it_was_well_is_refused(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
     """Rebinding: what is judged is the address that is connected to, each time that one is."""
-    hooks.endpoint(f"http://shop.example:{receiver.port}/hook")
-    names = Names("127.0.0.1", "127.0.0.2")
+    webhook_outbox.endpoint(f"http://shop.example:{receiver.port}/hook")
+    names = StaticResolver("127.0.0.1", "127.0.0.2")
     guard = AddressGuard(["127.0.0.1"])
-    first, second = (WebhookSession(directory(hooks), guard, lambda: names) for _ in range(2))
-    (receipt,) = await deliver(hooks, hooks.event(), first)
+    first, second = (WebhookSession(endpoint_store(webhook_outbox), guard, lambda: names) for _ in range(2))
+    (receipt,) = await deliver(webhook_outbox, webhook_outbox.event(), first)
     assert receipt.code == "200"
-    (exc,) = await deliver(hooks, hooks.event(), second)
+    (exc,) = await deliver(webhook_outbox, webhook_outbox.event(), second)
     for session in (first, second):
         await session.close()
     assert isinstance(exc, InvalidInput)
     assert "shop.example leads to 127.0.0.2" in str(exc)
-    assert len(receiver.got) == 1
+    assert len(receiver.requests) == 1
 
 
 # --- what becomes of an endpoint ----------------------------------------------------------------------
 
 
-def state(hooks: Hooks, made: endpoints.Made) -> endpoints.Endpoint:
-    return endpoints.find(hooks.connection, made.endpoint.id)
+def state(webhook_outbox: WebhookOutbox, made: endpoints.EndpointWithSecret) -> endpoints.Endpoint:
+    return endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id)
 
 
-def notices(hooks: Hooks) -> list[dict[str, Any]]:
-    return hooks.outbox.sql("SELECT recipient, payload FROM backline.message WHERE type = 'urgent_email' ORDER BY id")
+def notifications(webhook_outbox: WebhookOutbox) -> list[dict[str, Any]]:
+    return webhook_outbox.outbox.sql(
+        "SELECT recipient, payload FROM backline.message WHERE type = 'urgent_email' ORDER BY id"
+    )
 
 
-async def test_gone_is_gone(hooks: Hooks, receiver: Receiver) -> None:
-    made, other = hooks.endpoint(receiver.url), hooks.endpoint("http://127.0.0.1:1/")
-    waiting = hooks.event()
-    receiver.answer(410)
-    exc, _ = await deliver(hooks, hooks.event())
+async def test_gone_is_gone(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    made, other = webhook_outbox.endpoint(receiver.url), webhook_outbox.endpoint("http://127.0.0.1:1/")
+    waiting = webhook_outbox.event()
+    receiver.respond_with(410)
+    exc, _ = await deliver(webhook_outbox, webhook_outbox.event())
     assert isinstance(exc, Rejected)
-    found = state(hooks, made)
-    assert (found.state, found.disabled_why) == ("disabled", "it answered 410 Gone, which asks for no more events")
-    assert state(hooks, other).state == "active"
-    first, second = hooks.rows(waiting)
+    found = state(webhook_outbox, made)
+    assert (found.state, found.disabled_reason) == ("disabled", "it answered 410 Gone, which asks for no more events")
+    assert state(webhook_outbox, other).state == "active"
+    first, second = webhook_outbox.rows(waiting)
     assert (first["state"], second["state"]) == ("suppressed", "pending")
     assert first["error"].startswith(f"endpoint {made.endpoint.id} was disabled: it answered 410 Gone")
-    (notice,) = notices(hooks)
+    (notice,) = notifications(webhook_outbox)
     assert notice["recipient"] == "operator@example.com"
     assert notice["payload"]["context"]["title"] == f"Webhook endpoint {made.endpoint.id} was disabled"
     assert "in-the-url" not in json.dumps(notice["payload"])
-    (row,) = hooks.rows(hooks.event())
+    (row,) = webhook_outbox.rows(webhook_outbox.event())
     assert row["recipient"] == other.endpoint.id
 
 
 @pytest.mark.usefixtures("fresh")
-async def test_five_days_of_failure_disable_once_and_tell_once(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
-    receiver.answer(500)
-    await deliver(hooks, hooks.event())
-    failing = state(hooks, made)
+async def test_five_days_of_failure_disable_once_and_tell_once(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
+    receiver.respond_with(500)
+    await deliver(webhook_outbox, webhook_outbox.event())
+    failing = state(webhook_outbox, made)
     assert failing.failing_since is not None
     assert "answered 500" in (failing.last_error or "")
 
     def age(days: float) -> None:
-        hooks.outbox.sql(
+        webhook_outbox.outbox.sql(
             "UPDATE backline.webhook_endpoint SET failing_since = clock_timestamp() - %s * interval '1 day'", days
         )
 
     age(4.99)
-    await deliver(hooks, hooks.event())
-    assert state(hooks, made).state == "active"
+    await deliver(webhook_outbox, webhook_outbox.event())
+    assert state(webhook_outbox, made).state == "active"
     age(5.01)
-    event = hooks.event()
-    await asyncio.gather(*(deliver(hooks, event) for _ in range(8)))
-    found = state(hooks, made)
+    event = webhook_outbox.event()
+    await asyncio.gather(*(deliver(webhook_outbox, event) for _ in range(8)))
+    found = state(webhook_outbox, made)
     assert found.state == "disabled"
-    assert "it has taken nothing for 5 days; the last failure: " in (found.disabled_why or "")
-    assert len(notices(hooks)) == 1
+    assert "it has taken nothing for 5 days; the last failure: " in (found.disabled_reason or "")
+    assert len(notifications(webhook_outbox)) == 1
 
 
 @pytest.mark.usefixtures("fresh")
-async def test_one_success_in_between_starts_the_days_anew(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
-    receiver.answer(500, 200, 500)
-    await deliver(hooks, hooks.event())
-    hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = failing_since - interval '6 days'")
-    await deliver(hooks, hooks.event())
-    assert state(hooks, made).failing_since is None
-    await deliver(hooks, hooks.event())
-    assert state(hooks, made).state == "active"
+async def test_one_success_in_between_starts_the_days_anew(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
+    receiver.respond_with(500, 200, 500)
+    await deliver(webhook_outbox, webhook_outbox.event())
+    webhook_outbox.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = failing_since - interval '6 days'")
+    await deliver(webhook_outbox, webhook_outbox.event())
+    assert state(webhook_outbox, made).failing_since is None
+    await deliver(webhook_outbox, webhook_outbox.event())
+    assert state(webhook_outbox, made).state == "active"
 
 
-async def test_an_endpoint_that_recovered_meanwhile_is_not_disabled(hooks: Hooks, receiver: Receiver) -> None:
+async def test_an_endpoint_that_recovered_meanwhile_is_not_disabled(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
     """By what was looked up it has failed for days; by the table it has not."""
-    made = hooks.endpoint(receiver.url)
-    hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = clock_timestamp() - interval '6 days'")
-    book = directory(hooks)
-    known = await book.target(made.endpoint.id)
+    made = webhook_outbox.endpoint(receiver.url)
+    webhook_outbox.outbox.sql(
+        "UPDATE backline.webhook_endpoint SET failing_since = clock_timestamp() - interval '6 days'"
+    )
+    book = endpoint_store(webhook_outbox)
+    known = await book.get(made.endpoint.id)
     assert known is not None
     assert (known.failing_seconds or 0) > 5 * DAY
-    await book.took(known)
-    await book.failed(known, UnknownFailure("answered 500"))
+    await book.record_success(known)
+    await book.record_failure(known, UnknownFailure("answered 500"))
     await book.close()
-    assert state(hooks, made).state == "active"
-    assert notices(hooks) == []
+    assert state(webhook_outbox, made).state == "active"
+    assert notifications(webhook_outbox) == []
 
 
-async def test_a_disabled_and_a_deleted_endpoint_get_nothing(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
-    held = hooks.rows(hooks.event())[0]
-    over = channel(hooks)
-    hooks.outbox.sql("UPDATE backline.webhook_endpoint SET state = 'disabled', disabled_why = 'x', disabled_at = now()")
+async def test_a_disabled_and_a_deleted_endpoint_get_nothing(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
+    held = webhook_outbox.rows(webhook_outbox.event())[0]
+    over = channel(webhook_outbox)
+    webhook_outbox.outbox.sql(
+        "UPDATE backline.webhook_endpoint SET state = 'disabled', disabled_reason = 'x', disabled_at = now()"
+    )
     session = over.session()
     with pytest.raises(Rejected, match=f"endpoint {made.endpoint.id} is disabled: x"):
         await session.send(over.prepare(message(held)))
     await session.close()
-    hooks.outbox.sql("DELETE FROM backline.webhook_endpoint")
+    webhook_outbox.outbox.sql("DELETE FROM backline.webhook_endpoint")
     session = over.session()
     with pytest.raises(Rejected, match="it was deleted"):
         await session.send(over.prepare(message(held)))
     await session.close()
-    assert receiver.got == []
+    assert receiver.requests == []
 
 
-async def test_a_secret_that_no_key_opens_is_not_the_endpoints_failure(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
-    other = Sealer([Fernet.generate_key().decode()])
-    book = Directory(hooks.outbox.dsn, lambda: other, disable_after=DAY, recipients=())
+async def test_a_secret_that_no_key_opens_is_not_the_endpoints_failure(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
+    other = Encryptor([Fernet.generate_key().decode()])
+    book = EndpointStore(webhook_outbox.outbox.dsn, lambda: other, disable_after=DAY, recipients=())
     session = WebhookSession(book, AddressGuard(["127.0.0.1"]))
-    (exc,) = await deliver(hooks, hooks.event(), session)
+    (exc,) = await deliver(webhook_outbox, webhook_outbox.event(), session)
     await session.close()
     assert isinstance(exc, Misconfigured)
     assert made.endpoint.id in str(exc)
-    assert state(hooks, made).failing_since is None
+    assert state(webhook_outbox, made).failing_since is None
 
 
 # --- the whole way ------------------------------------------------------------------------------------
 
 
-async def dispatch(hooks: Hooks, over: WebhookChannel) -> dict[str, object]:
+async def dispatch(webhook_outbox: WebhookOutbox, over: WebhookChannel) -> dict[str, object]:
     """Drain the lane once, as a run by hand does."""
     config = load(config_file())
-    delivery = Delivery(over, _policies("webhook", config), lambda _type, payload: payload, random.Random(1).random)
+    delivery = Delivery(
+        over, _retry_policies("webhook", config), lambda _type, payload: payload, random.Random(1).random
+    )
     served: Dispatcher[PreparedWebhook] = Dispatcher(
-        "webhook.normal", LANE, OutboxSettings(), hooks.outbox.dsn, over, delivery, once=True
+        "webhook.normal", LANE, OutboxSettings(), webhook_outbox.outbox.dsn, over, delivery, once=True
     )
     return (await served.run()).as_dict()
 
 
-async def test_a_run_hands_an_event_on_and_delivers_to_one_endpoint_itself(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
+async def test_a_run_hands_an_event_on_and_delivers_to_one_endpoint_itself(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
 
-    async def send(to: str) -> Result:
-        over = channel(hooks)
-        delivery = Delivery(over, DEFAULT_RETRIES, lambda _type, payload: payload, random.Random(1).random)
-        sender = DirectSender(hooks.outbox.dsn, {"webhook": Way(over, delivery, LANE)})
-        request = Request("webhook", to, {"event_type": "order.paid", "data": {"order": "1042"}}, f"dag/{to}")
+    async def send(to: str) -> SendResult:
+        over = channel(webhook_outbox)
+        delivery = Delivery(over, DEFAULT_RETRY_POLICIES, lambda _type, payload: payload, random.Random(1).random)
+        sender = InlineSender(webhook_outbox.outbox.dsn, {"webhook": Route(over, delivery, LANE)})
+        request = SendRequest("webhook", to, {"event_type": "order.paid", "data": {"order": "1042"}}, f"dag/{to}")
         [result] = await sender.send(request, f"dag/{to}")
         return result
 
     event = await send("*")
     assert (event.state, event.provider_id) == ("sent", "1 endpoint")
-    (row,) = hooks.rows(event.message_id)
-    assert (row["state"], receiver.got) == ("pending", [])  # retries may take a day: the lane's, not the run's
+    (row,) = webhook_outbox.rows(event.message_id)
+    assert (row["state"], receiver.requests) == ("pending", [])  # retries may take a day: the lane's, not the run's
     assert (await send(made.endpoint.id)).state == "sent"
-    assert len(receiver.got) == 1
+    assert len(receiver.requests) == 1
 
 
-async def test_the_dispatcher_tries_again_by_the_schedule(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
-    receiver.answer(500)
-    event = hooks.event()
+async def test_the_dispatcher_tries_again_by_the_schedule(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
+    receiver.respond_with(500)
+    event = webhook_outbox.event()
     pauses = []
     for _ in range(8):
-        await dispatch(hooks, channel(hooks))
-        (row,) = hooks.outbox.sql(
+        await dispatch(webhook_outbox, channel(webhook_outbox))
+        (row,) = webhook_outbox.outbox.sql(
             "SELECT id, state, extract(epoch FROM due_at - clock_timestamp())::float8 AS due_in FROM backline.message"
             " WHERE group_id = %s", event,
         )  # fmt: skip
         if row["state"] == "scheduled":
             pauses.append(row["due_in"])
-            hooks.outbox.make_due(row["id"])
+            webhook_outbox.outbox.make_due(row["id"])
     assert row["state"] == "dead"
     assert len(pauses) == 7
     for pause, wanted in zip(pauses, (5, 300, 1800, 7200, 18_000, 36_000, 36_000), strict=True):
         assert 0.79 * wanted - 2 < pause < 1.21 * wanted
-    assert len(set(receiver.ids)) == 1
-    assert len(receiver.got) == 8
-    tries = hooks.outbox.sql(
+    assert len(set(receiver.webhook_ids)) == 1
+    assert len(receiver.requests) == 8
+    tries = webhook_outbox.outbox.sql(
         "SELECT code, outcome FROM backline.attempt WHERE message_id = %s ORDER BY number", row["id"]
     )
     assert [one["code"] for one in tries] == ["500"] * 8
-    assert state(hooks, made).state == "active"
+    assert state(webhook_outbox, made).state == "active"
 
 
-async def test_a_retry_after_is_obeyed(hooks: Hooks, receiver: Receiver) -> None:
-    hooks.endpoint(receiver.url)
-    receiver.answer((503, {"Retry-After": "900"}, ""))
-    event = hooks.event()
-    await dispatch(hooks, channel(hooks))
-    (row,) = hooks.outbox.sql(
+async def test_a_retry_after_is_obeyed(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    webhook_outbox.endpoint(receiver.url)
+    receiver.respond_with((503, {"Retry-After": "900"}, ""))
+    event = webhook_outbox.event()
+    await dispatch(webhook_outbox, channel(webhook_outbox))
+    (row,) = webhook_outbox.outbox.sql(
         "SELECT extract(epoch FROM due_at - clock_timestamp())::float8 AS due_in FROM backline.message WHERE group_id = %s",
         event,
     )
     assert 890 < row["due_in"] <= 1080
 
 
-async def test_many_events_reach_many_endpoints_once_each(hooks: Hooks, receiver: Receiver) -> None:
-    made = [hooks.endpoint(receiver.url) for _ in range(3)]
-    ids = hooks.outbox.value(
+async def test_many_events_reach_many_endpoints_once_each(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    made = [webhook_outbox.endpoint(receiver.url) for _ in range(3)]
+    ids = webhook_outbox.outbox.value(
         "SELECT backline.enqueue_many('webhook', array_fill('*'::text, ARRAY[200]),"
         " (SELECT array_agg(jsonb_build_object('event_type', 'order.paid', 'data', jsonb_build_object('order', n)))"
         "  FROM generate_series(1, 200) AS n))"
     )
     assert len(set(ids)) == 200
-    report = await dispatch(hooks, channel(hooks))
+    report = await dispatch(webhook_outbox, channel(webhook_outbox))
     assert report["sent"] == 600
     seen: dict[str, int] = {}
-    for got in receiver.got:
+    for got in receiver.requests:
         seen[got.headers["webhook-id"]] = seen.get(got.headers["webhook-id"], 0) + 1
     assert sorted(seen.values()) == [3] * 200
-    orders = [json.loads(got.body)["data"]["order"] for got in receiver.got]
+    orders = [json.loads(got.body)["data"]["order"] for got in receiver.requests]
     assert sorted(orders) == sorted([*range(1, 201)] * 3)
     assert len(made) == 3
-    assert hooks.outbox.states() == {"sent": 800}
+    assert webhook_outbox.outbox.state_counts() == {"sent": 800}
 
 
-async def test_an_endpoint_that_hangs_does_not_keep_the_others_waiting(hooks: Hooks, receiver: Receiver) -> None:
-    async with listening() as hanging:
-        hanging.hold = 0.4
-        bad, good = hooks.endpoint(hanging.url), hooks.endpoint(receiver.url)
-        hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '1 minute' WHERE id = %s",
+async def test_an_endpoint_that_hangs_does_not_keep_the_others_waiting(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    async with running_receiver() as hanging:
+        hanging.delay_seconds = 0.4
+        bad, good = webhook_outbox.endpoint(hanging.url), webhook_outbox.endpoint(receiver.url)
+        webhook_outbox.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '1 minute' WHERE id = %s",
                          bad.endpoint.id)  # fmt: skip
         for number in range(20):
-            hooks.event(to=bad.endpoint.id, event_id=f"bad_{number}")
+            webhook_outbox.event(to=bad.endpoint.id, event_id=f"bad_{number}")
         for number in range(20):
-            hooks.event(to=good.endpoint.id, event_id=f"good_{number}")
+            webhook_outbox.event(to=good.endpoint.id, event_id=f"good_{number}")
         report = await dispatch(
-            hooks, channel(hooks, LOOSE.model_copy(update={"concurrency": 2, "timeout_seconds": 0.2}))
+            webhook_outbox,
+            channel(webhook_outbox, PERMISSIVE_SETTINGS.model_copy(update={"concurrency": 2, "timeout_seconds": 0.2})),
         )
-        assert (len(hanging.got), len(receiver.got)) == (1, 20)
+        assert (len(hanging.requests), len(receiver.requests)) == (1, 20)
         assert report["sent"] == 20
-    rows = hooks.outbox.sql(
+    rows = webhook_outbox.outbox.sql(
         "SELECT attempt, state, extract(epoch FROM due_at - now()) AS pause FROM backline.message WHERE recipient = %s"
         " ORDER BY attempt", bad.endpoint.id,
     )  # fmt: skip
@@ -495,29 +532,36 @@ async def test_an_endpoint_that_hangs_does_not_keep_the_others_waiting(hooks: Ho
     assert all(10 < row["pause"] <= 45 for row in rows[:19])
 
 
-async def test_what_is_in_hand_when_an_endpoint_begins_to_fail_waits_too(hooks: Hooks, receiver: Receiver) -> None:
-    async with listening() as hanging:
-        hanging.hold = 30.0
-        bad, good = hooks.endpoint(hanging.url), hooks.endpoint(receiver.url)
+async def test_what_is_in_hand_when_an_endpoint_begins_to_fail_waits_too(
+    webhook_outbox: WebhookOutbox, receiver: Receiver
+) -> None:
+    async with running_receiver() as hanging:
+        hanging.delay_seconds = 30.0
+        bad, good = webhook_outbox.endpoint(hanging.url), webhook_outbox.endpoint(receiver.url)
         for number in range(20):
-            hooks.event(to=bad.endpoint.id, event_id=f"bad_{number}")
+            webhook_outbox.event(to=bad.endpoint.id, event_id=f"bad_{number}")
         for number in range(20):
-            hooks.event(to=good.endpoint.id, event_id=f"good_{number}")
+            webhook_outbox.event(to=good.endpoint.id, event_id=f"good_{number}")
         running = asyncio.create_task(
-            dispatch(hooks, channel(hooks, LOOSE.model_copy(update={"concurrency": 2, "timeout_seconds": 3.0})))
+            dispatch(
+                webhook_outbox,
+                channel(
+                    webhook_outbox, PERMISSIVE_SETTINGS.model_copy(update={"concurrency": 2, "timeout_seconds": 3.0})
+                ),
+            )
         )
-        await hanging.came.wait()
-        hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '1 minute' WHERE id = %s",
+        await hanging.request_arrived.wait()
+        webhook_outbox.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '1 minute' WHERE id = %s",
                          bad.endpoint.id)  # fmt: skip
         report = await running
-        assert len(hanging.got) == 2
-        assert report["sent"] == len(receiver.got) == 20
+        assert len(hanging.requests) == 2
+        assert report["sent"] == len(receiver.requests) == 20
 
 
-async def test_one_failure_among_many_holds_nothing_up(hooks: Hooks, receiver: Receiver) -> None:
-    made = hooks.endpoint(receiver.url)
-    hooks.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '2 seconds'")
+async def test_one_failure_among_many_holds_nothing_up(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+    made = webhook_outbox.endpoint(receiver.url)
+    webhook_outbox.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '2 seconds'")
     for number in range(20):
-        hooks.event(to=made.endpoint.id, event_id=f"evt_{number}")
-    report = await dispatch(hooks, channel(hooks))
-    assert report["sent"] == len(receiver.got) == 20
+        webhook_outbox.event(to=made.endpoint.id, event_id=f"evt_{number}")
+    report = await dispatch(webhook_outbox, channel(webhook_outbox))
+    assert report["sent"] == len(receiver.requests) == 20

@@ -9,26 +9,26 @@ from typing import Any
 import pytest
 
 from backline.audit_trail import Filters, search
-from backline.channels.webhook.directory import Target, notice
-from backline.channels.webhook.guard import AddressRefused
+from backline.channels.webhook.endpoints import DeliveryEndpoint, disabled_notification
 from backline.channels.webhook.signatures import public_key
-from backline.db.connect import translate
+from backline.channels.webhook.ssrf_guard import AddressNotAllowed
+from backline.db.connect import translate_error
 from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
-from backline.outbox import history
+from backline.outbox import queries
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
-from tests.integration.webhooks.conftest import LOOSE, SEALER, WHO, Hooks
+from tests.integration.webhooks.conftest import ACTOR, ENCRYPTOR, PERMISSIVE_SETTINGS, WebhookOutbox
 
 
-def recipients(hooks: Hooks, event: int) -> list[str]:
-    return [row["recipient"] for row in hooks.rows(event)]
+def recipients(webhook_outbox: WebhookOutbox, event: int) -> list[str]:
+    return [row["recipient"] for row in webhook_outbox.rows(event)]
 
 
-def why(hooks: Hooks, message_id: int) -> str:
-    found = history.find(hooks.connection, message_id)
+def error_of(webhook_outbox: WebhookOutbox, message_id: int) -> str:
+    found = queries.get_message(webhook_outbox.connection, message_id)
     assert found is not None
-    return found.why
+    return found.explanation
 
 
 # --- the fan-out ------------------------------------------------------------------------------------
@@ -53,166 +53,186 @@ def why(hooks: Hooks, message_id: int) -> str:
         (["user.*", "report.ready"], "order.paid", False),
     ],
 )
-def test_an_endpoint_gets_what_it_asks_for(hooks: Hooks, filters: list[str], event_type: str, gets: bool) -> None:  # noqa: FBT001
-    made = hooks.endpoint("http://127.0.0.1:9/", *filters)
-    assert recipients(hooks, hooks.event(event_type)) == ([made.endpoint.id] if gets else [])
+def test_an_endpoint_gets_what_it_asks_for(
+    webhook_outbox: WebhookOutbox, filters: list[str], event_type: str, gets: bool
+) -> None:  # noqa: FBT001
+    made = webhook_outbox.endpoint("http://127.0.0.1:9/", *filters)
+    assert recipients(webhook_outbox, webhook_outbox.event(event_type)) == ([made.endpoint.id] if gets else [])
 
 
-def test_an_event_becomes_a_message_for_each_endpoint(hooks: Hooks) -> None:
-    first, second, other = hooks.endpoint(), hooks.endpoint(), hooks.endpoint("http://127.0.0.1:9/", "user.*")
-    event = hooks.event()
-    assert recipients(hooks, event) == [first.endpoint.id, second.endpoint.id]
-    assert other.endpoint.id not in recipients(hooks, event)
-    row = hooks.outbox.message(event)
+def test_an_event_becomes_a_message_for_each_endpoint(webhook_outbox: WebhookOutbox) -> None:
+    first, second, other = (
+        webhook_outbox.endpoint(),
+        webhook_outbox.endpoint(),
+        webhook_outbox.endpoint("http://127.0.0.1:9/", "user.*"),
+    )
+    event = webhook_outbox.event()
+    assert recipients(webhook_outbox, event) == [first.endpoint.id, second.endpoint.id]
+    assert other.endpoint.id not in recipients(webhook_outbox, event)
+    row = webhook_outbox.outbox.message(event)
     assert (row["state"], row["provider_id"]) == ("sent", "2 endpoints")
-    assert why(hooks, event) == (
+    assert error_of(webhook_outbox, event) == (
         f"Handed on at {row['finalized_at']:%Y-%m-%d %H:%M:%S %Z} to 2 endpoints: group {event} has a message for each."
     )
-    payloads = [one["payload"] for one in hooks.rows(event)]
+    payloads = [one["payload"] for one in webhook_outbox.rows(event)]
     assert payloads[0] == payloads[1]
     assert payloads[0]["event_id"].startswith(f"evt_{event}_")
     assert datetime.fromisoformat(payloads[0]["occurred_at"]) - row["created_at"] < timedelta(seconds=1)
     for one in payloads:
         registry.get("webhook").parse(one)
-    assert [one["id"] for one in history.group(hooks.connection, event)] == [one["id"] for one in hooks.rows(event)]
+    assert [one["id"] for one in queries.get_group(webhook_outbox.connection, event)] == [
+        one["id"] for one in webhook_outbox.rows(event)
+    ]
 
 
-def test_an_event_that_nobody_wants_says_so(hooks: Hooks) -> None:
-    hooks.endpoint("http://127.0.0.1:9/", "user.*")
-    event = hooks.event()
-    assert hooks.outbox.message(event)["state"] == "suppressed"
-    assert why(hooks, event) == "Not sent: no active endpoint is subscribed to order.paid."
+def test_an_event_that_nobody_wants_says_so(webhook_outbox: WebhookOutbox) -> None:
+    webhook_outbox.endpoint("http://127.0.0.1:9/", "user.*")
+    event = webhook_outbox.event()
+    assert webhook_outbox.outbox.message(event)["state"] == "suppressed"
+    assert error_of(webhook_outbox, event) == "Not sent: no active endpoint is subscribed to order.paid."
 
 
-def test_an_event_keeps_the_id_and_time_that_it_was_given(hooks: Hooks) -> None:
-    hooks.endpoint()
-    event = hooks.event(event_id="order-1042", occurred_at="2026-03-01T18:30:00Z")
-    (row,) = hooks.rows(event)
+def test_an_event_keeps_the_id_and_time_that_it_was_given(webhook_outbox: WebhookOutbox) -> None:
+    webhook_outbox.endpoint()
+    event = webhook_outbox.event(event_id="order-1042", occurred_at="2026-03-01T18:30:00Z")
+    (row,) = webhook_outbox.rows(event)
     assert (row["payload"]["event_id"], row["payload"]["occurred_at"]) == ("order-1042", "2026-03-01T18:30:00Z")
-    nulls = hooks.event(event_id=None, occurred_at=None)
-    assert hooks.rows(nulls)[0]["payload"]["event_id"].startswith("evt_")
+    nulls = webhook_outbox.event(event_id=None, occurred_at=None)
+    assert webhook_outbox.rows(nulls)[0]["payload"]["event_id"].startswith("evt_")
 
 
-def test_a_later_event_waits_with_all_its_messages(hooks: Hooks) -> None:
-    hooks.endpoint()
-    later = hooks.outbox.enqueue(
+def test_a_later_event_waits_with_all_its_messages(webhook_outbox: WebhookOutbox) -> None:
+    webhook_outbox.endpoint()
+    later = webhook_outbox.outbox.enqueue(
         "*", type="webhook", due_at=datetime.now(UTC) + timedelta(hours=1),
         payload=json.dumps({"event_type": "order.paid", "data": {}}),
     )  # fmt: skip
-    (row,) = hooks.rows(later)
+    (row,) = webhook_outbox.rows(later)
     assert (row["state"], row["max_attempts"], row["lane"]) == ("scheduled", 8, "webhook.normal")
 
 
-def test_an_event_for_one_endpoint_goes_there_whatever_it_subscribes_to(hooks: Hooks) -> None:
-    made = hooks.endpoint("http://127.0.0.1:9/", "user.*")
-    row = hooks.outbox.message(hooks.event(to=made.endpoint.id))
+def test_an_event_for_one_endpoint_goes_there_whatever_it_subscribes_to(webhook_outbox: WebhookOutbox) -> None:
+    made = webhook_outbox.endpoint("http://127.0.0.1:9/", "user.*")
+    row = webhook_outbox.outbox.message(webhook_outbox.event(to=made.endpoint.id))
     assert (row["state"], row["recipient"], row["group_id"]) == ("pending", made.endpoint.id, None)
 
 
-def test_an_endpoint_that_is_not_there_is_refused_by_name(hooks: Hooks) -> None:
+def test_an_endpoint_that_is_not_there_is_refused_by_name(webhook_outbox: WebhookOutbox) -> None:
     with pytest.raises(Exception, match="there is no webhook endpoint 'ep_999999'") as caught:
-        hooks.event(to="ep_999999")
-    exc = translate(caught.value)  # type: ignore[arg-type]
+        webhook_outbox.event(to="ep_999999")
+    exc = translate_error(caught.value)  # type: ignore[arg-type]
     assert isinstance(exc, InvalidInput)
     assert exc.field == "recipient"
 
 
-def test_the_same_key_gives_the_same_event(hooks: Hooks) -> None:
-    hooks.endpoint()
+def test_the_same_key_gives_the_same_event(webhook_outbox: WebhookOutbox) -> None:
+    webhook_outbox.endpoint()
     payload = json.dumps({"event_type": "order.paid", "data": {}})
-    first = hooks.outbox.enqueue("*", type="webhook", payload=payload, idempotency_key="order-1042")
-    assert hooks.outbox.enqueue("*", type="webhook", payload=payload, idempotency_key="order-1042") == first
-    assert len(hooks.rows(first)) == 1
+    first = webhook_outbox.outbox.enqueue("*", type="webhook", payload=payload, idempotency_key="order-1042")
+    assert webhook_outbox.outbox.enqueue("*", type="webhook", payload=payload, idempotency_key="order-1042") == first
+    assert len(webhook_outbox.rows(first)) == 1
 
 
-def test_an_order_that_is_rolled_back_fires_nothing(hooks: Hooks) -> None:
-    hooks.endpoint()
-    with hooks.connection.transaction(force_rollback=True):
-        hooks.event()
-    assert hooks.outbox.states() == {}
+def test_an_order_that_is_rolled_back_fires_nothing(webhook_outbox: WebhookOutbox) -> None:
+    webhook_outbox.endpoint()
+    with webhook_outbox.connection.transaction(force_rollback=True):
+        webhook_outbox.event()
+    assert webhook_outbox.outbox.state_counts() == {}
 
 
 # --- what people do ---------------------------------------------------------------------------------
 
 
-def test_an_endpoint_has_a_secret_that_is_told_once_and_kept_sealed(hooks: Hooks) -> None:
-    made = hooks.endpoint("https://shop.example/hook?token=in-the-url")
-    (row,) = hooks.outbox.sql("SELECT sealed FROM backline.webhook_secret")
+def test_an_endpoint_has_a_secret_that_is_told_once_and_kept_sealed(webhook_outbox: WebhookOutbox) -> None:
+    made = webhook_outbox.endpoint("https://shop.example/hook?token=in-the-url")
+    (row,) = webhook_outbox.outbox.sql("SELECT sealed FROM backline.webhook_secret")
     assert made.secret.startswith("whsec_")
     assert made.secret not in row["sealed"]
-    assert SEALER.open("secret", row["sealed"]) == made.secret
+    assert ENCRYPTOR.decrypt("secret", row["sealed"]) == made.secret
     assert made.secret not in repr(made)
-    (found,) = endpoints.every(hooks.connection)
-    assert found == endpoints.find(hooks.connection, made.endpoint.id) == made.endpoint
+    (found,) = endpoints.list_endpoints(webhook_outbox.connection)
+    assert found == endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id) == made.endpoint
     assert made.secret not in repr(found)
-    (act,) = search(hooks.connection, Filters(), None, 10)
+    (act,) = search(webhook_outbox.connection, Filters(), None, 10)
     assert (act["actor"], act["act"], act["object"]) == ("ann", "webhook.create", f"webhook/{made.endpoint.id}")
     assert made.secret not in str(act)
     assert "in-the-url" not in str(act)
 
 
-def test_of_v1a_the_public_key_is_shown_for_good(hooks: Hooks) -> None:
-    made = hooks.endpoint(scheme="v1a")
-    (secret,) = endpoints.find(hooks.connection, made.endpoint.id).secrets
-    (row,) = hooks.outbox.sql("SELECT sealed FROM backline.webhook_secret")
-    assert (secret.scheme, secret.public_key) == ("v1a", public_key(SEALER.open("secret", row["sealed"])))
+def test_of_v1a_the_public_key_is_shown_for_good(webhook_outbox: WebhookOutbox) -> None:
+    made = webhook_outbox.endpoint(scheme="v1a")
+    (secret,) = endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id).secrets
+    (row,) = webhook_outbox.outbox.sql("SELECT sealed FROM backline.webhook_secret")
+    assert (secret.scheme, secret.public_key) == ("v1a", public_key(ENCRYPTOR.decrypt("secret", row["sealed"])))
     assert made.secret is None
 
 
-def test_a_rotation_keeps_the_scheme_and_lets_the_old_one_expire(hooks: Hooks) -> None:
-    made = hooks.endpoint(scheme="v1a")
-    turned = endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, made.endpoint.id)
+def test_a_rotation_keeps_the_scheme_and_lets_the_old_one_expire(webhook_outbox: WebhookOutbox) -> None:
+    made = webhook_outbox.endpoint(scheme="v1a")
+    turned = endpoints.rotate_secret(webhook_outbox.connection, PERMISSIVE_SETTINGS, ENCRYPTOR, ACTOR, made.endpoint.id)
     new, old = turned.endpoint.secrets
     assert (new.scheme, new.expires_at) == ("v1a", None)
     assert old.expires_at is not None
     assert timedelta(hours=23, minutes=59) < old.expires_at - new.created_at <= timedelta(hours=24, seconds=5)
-    at_once = endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, made.endpoint.id, scheme="v1", overlap_seconds=0)
+    at_once = endpoints.rotate_secret(
+        webhook_outbox.connection,
+        PERMISSIVE_SETTINGS,
+        ENCRYPTOR,
+        ACTOR,
+        made.endpoint.id,
+        scheme="v1",
+        overlap_seconds=0,
+    )
     assert [secret.scheme for secret in at_once.endpoint.secrets] == ["v1"]
-    endpoints.rotate(hooks.connection, LOOSE, SEALER, WHO, made.endpoint.id)
-    assert len(hooks.outbox.sql("SELECT id FROM backline.webhook_secret")) == 2  # those that have expired are forgotten
+    endpoints.rotate_secret(webhook_outbox.connection, PERMISSIVE_SETTINGS, ENCRYPTOR, ACTOR, made.endpoint.id)
+    assert (
+        len(webhook_outbox.outbox.sql("SELECT id FROM backline.webhook_secret")) == 2
+    )  # those that have expired are forgotten
 
 
-def test_what_waits_for_an_endpoint_that_is_disabled_ends_and_says_why(hooks: Hooks) -> None:
-    made, other = hooks.endpoint(), hooks.endpoint()
-    waiting, later = hooks.event(), hooks.event()
-    hooks.outbox.sql(
+def test_what_waits_for_an_endpoint_that_is_disabled_ends_and_says_why(webhook_outbox: WebhookOutbox) -> None:
+    made, other = webhook_outbox.endpoint(), webhook_outbox.endpoint()
+    waiting, later = webhook_outbox.event(), webhook_outbox.event()
+    webhook_outbox.outbox.sql(
         "UPDATE backline.message SET state = 'scheduled' WHERE group_id = %s AND recipient = %s",
         later,
         made.endpoint.id,
     )
-    assert endpoints.disable(hooks.connection, WHO, made.endpoint.id, "they move house") == 2
+    assert endpoints.disable(webhook_outbox.connection, ACTOR, made.endpoint.id, "they move house") == 2
     for event in (waiting, later):
-        mine, theirs = hooks.rows(event)
+        mine, theirs = webhook_outbox.rows(event)
         assert (mine["state"], theirs["state"]) == ("suppressed", "pending")
-        assert "was disabled: they move house" in why(hooks, mine["id"])
-    assert recipients(hooks, hooks.event()) == [other.endpoint.id]
-    straight = hooks.outbox.message(hooks.event(to=made.endpoint.id))
+        assert "was disabled: they move house" in error_of(webhook_outbox, mine["id"])
+    assert recipients(webhook_outbox, webhook_outbox.event()) == [other.endpoint.id]
+    straight = webhook_outbox.outbox.message(webhook_outbox.event(to=made.endpoint.id))
     assert (straight["state"], straight["error"]) == (
         "suppressed", f"endpoint {made.endpoint.id} is disabled: they move house",
     )  # fmt: skip
-    with pytest.raises(endpoints.WrongEndpointState, match="disabled already"):
-        endpoints.disable(hooks.connection, WHO, made.endpoint.id, "again")
-    assert endpoints.enable(hooks.connection, WHO, made.endpoint.id).state == "active"
-    with pytest.raises(endpoints.WrongEndpointState, match="active already"):
-        endpoints.enable(hooks.connection, WHO, made.endpoint.id)
-    assert len(recipients(hooks, hooks.event())) == 2
+    with pytest.raises(endpoints.InvalidEndpointState, match="disabled already"):
+        endpoints.disable(webhook_outbox.connection, ACTOR, made.endpoint.id, "again")
+    assert endpoints.enable(webhook_outbox.connection, ACTOR, made.endpoint.id).state == "active"
+    with pytest.raises(endpoints.InvalidEndpointState, match="active already"):
+        endpoints.enable(webhook_outbox.connection, ACTOR, made.endpoint.id)
+    assert len(recipients(webhook_outbox, webhook_outbox.event())) == 2
 
 
-def test_a_deleted_endpoint_leaves_nothing_waiting(hooks: Hooks) -> None:
-    made = hooks.endpoint()
-    (row,) = hooks.rows(hooks.event())
-    assert endpoints.delete(hooks.connection, WHO, made.endpoint.id) == 1
-    assert "was disabled: it was deleted" in why(hooks, row["id"])
-    assert hooks.outbox.sql("SELECT id FROM backline.webhook_secret") == []
-    with pytest.raises(endpoints.NoSuchEndpoint):
-        endpoints.find(hooks.connection, made.endpoint.id)
+def test_a_deleted_endpoint_leaves_nothing_waiting(webhook_outbox: WebhookOutbox) -> None:
+    made = webhook_outbox.endpoint()
+    (row,) = webhook_outbox.rows(webhook_outbox.event())
+    assert endpoints.delete(webhook_outbox.connection, ACTOR, made.endpoint.id) == 1
+    assert "was disabled: it was deleted" in error_of(webhook_outbox, row["id"])
+    assert webhook_outbox.outbox.sql("SELECT id FROM backline.webhook_secret") == []
+    with pytest.raises(endpoints.EndpointNotFound):
+        endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id)
 
 
-def test_an_update_changes_what_is_given(hooks: Hooks) -> None:
-    made = hooks.endpoint()
-    changed = endpoints.update(hooks.connection, LOOSE, WHO, made.endpoint.id, event_types=["user.*"])
+def test_an_update_changes_what_is_given(webhook_outbox: WebhookOutbox) -> None:
+    made = webhook_outbox.endpoint()
+    changed = endpoints.update(
+        webhook_outbox.connection, PERMISSIVE_SETTINGS, ACTOR, made.endpoint.id, event_types=["user.*"]
+    )
     assert (changed.url, changed.event_types) == (made.endpoint.url, ("user.*",))
-    assert recipients(hooks, hooks.event()) == []
+    assert recipients(webhook_outbox, webhook_outbox.event()) == []
 
 
 @pytest.mark.parametrize(
@@ -242,23 +262,25 @@ def test_an_update_changes_what_is_given(hooks: Hooks) -> None:
         ("scheme", {"scheme": "v2"}),
     ],
 )
-def test_bad_input_is_refused_by_field(hooks: Hooks, field: str, values: dict[str, Any]) -> None:
+def test_bad_input_is_refused_by_field(webhook_outbox: WebhookOutbox, field: str, values: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
-        endpoints.create(hooks.connection, WebhookSettings(), SEALER, WHO, **{"url": "https://shop.example/", **values})
+        endpoints.create(
+            webhook_outbox.connection, WebhookSettings(), ENCRYPTOR, ACTOR, **{"url": "https://shop.example/", **values}
+        )
     assert caught.value.field == field
-    assert hooks.outbox.sql("SELECT id FROM backline.webhook_endpoint") == []
+    assert webhook_outbox.outbox.sql("SELECT id FROM backline.webhook_endpoint") == []
 
 
-def test_a_private_address_is_taken_where_the_settings_say_so(hooks: Hooks) -> None:
+def test_a_private_address_is_taken_where_the_settings_say_so(webhook_outbox: WebhookOutbox) -> None:
     wanted = WebhookSettings(require_https=False, allowed_addresses=("10.0.0.5:8080",))
-    endpoints.create(hooks.connection, wanted, SEALER, WHO, url="http://10.0.0.5:8080/")
-    with pytest.raises(AddressRefused):
-        endpoints.create(hooks.connection, wanted, SEALER, WHO, url="http://10.0.0.5/")
+    endpoints.create(webhook_outbox.connection, wanted, ENCRYPTOR, ACTOR, url="http://10.0.0.5:8080/")
+    with pytest.raises(AddressNotAllowed):
+        endpoints.create(webhook_outbox.connection, wanted, ENCRYPTOR, ACTOR, url="http://10.0.0.5/")
 
 
 def test_a_notice_is_a_mail_that_can_be_sent() -> None:
-    target = Target("ep_7", "https://shop.example/hook?token=in-the-url", None, None, ("whsec_x",))
-    payload = notice(target, str(UnknownFailure("ep_7 answered 500")))
+    target = DeliveryEndpoint("ep_7", "https://shop.example/hook?token=in-the-url", None, None, ("whsec_x",))
+    payload = disabled_notification(target, str(UnknownFailure("ep_7 answered 500")))
     content = registry.get("urgent_email").parse(payload).email()  # type: ignore[attr-defined]
     assert content.subject == "[warning] Webhook endpoint ep_7 was disabled"
     for part in (content.text, content.html):
@@ -272,70 +294,83 @@ def test_a_notice_is_a_mail_that_can_be_sent() -> None:
 # --- given again ------------------------------------------------------------------------------------
 
 
-def settle(hooks: Hooks, event: int, endpoint_id: str, state: str) -> None:
+def finish_delivery(webhook_outbox: WebhookOutbox, event: int, endpoint_id: str, state: str) -> None:
     """As if it had been tried."""
-    hooks.outbox.sql(
+    webhook_outbox.outbox.sql(
         "UPDATE backline.message SET state = %s::backline.message_state, finalized_at = clock_timestamp()"
         " WHERE group_id = %s AND recipient = %s", state, event, endpoint_id,
     )  # fmt: skip
 
 
-def replayed(hooks: Hooks, ids: list[int]) -> list[str]:
-    return [hooks.outbox.message(one)["payload"]["event_id"] for one in ids]
+def replayed(webhook_outbox: WebhookOutbox, ids: list[int]) -> list[str]:
+    return [webhook_outbox.outbox.message(one)["payload"]["event_id"] for one in ids]
 
 
-def test_what_an_endpoint_has_missed_is_given_again_under_its_own_ids(hooks: Hooks) -> None:
+def test_what_an_endpoint_has_missed_is_given_again_under_its_own_ids(webhook_outbox: WebhookOutbox) -> None:
     since = datetime.now(UTC) - timedelta(minutes=1)
-    made, other = hooks.endpoint("http://127.0.0.1:9/", "order.*"), hooks.endpoint()
+    made, other = webhook_outbox.endpoint("http://127.0.0.1:9/", "order.*"), webhook_outbox.endpoint()
     mine = made.endpoint.id
-    took, died, waits, foreign = (hooks.event(kind) for kind in ("order.a", "order.b", "order.c", "user.a"))
-    settle(hooks, took, mine, "sent")
-    settle(hooks, died, mine, "dead")
-    straight = hooks.event("any.thing", to=mine, event_id="straight")
-    hooks.outbox.sql("UPDATE backline.message SET state = 'dead', finalized_at = now() WHERE id = %s", straight)
-    hooks.event("any.thing", to=other.endpoint.id, event_id="not-mine")
-    endpoints.disable(hooks.connection, WHO, mine, "a while")
-    missed = hooks.event("order.d")
-    endpoints.enable(hooks.connection, WHO, mine)
-    ids = events.replay_since(hooks.connection, WHO, mine, since)
-    event_ids = {event: hooks.outbox.message(event)["payload"]["event_id"] for event in (took, died, waits, missed)}
-    assert replayed(hooks, ids) == [event_ids[died], event_ids[waits], "straight", event_ids[missed]]
-    rows = [hooks.outbox.message(one) for one in ids]
+    took, died, waits, foreign = (webhook_outbox.event(kind) for kind in ("order.a", "order.b", "order.c", "user.a"))
+    finish_delivery(webhook_outbox, took, mine, "sent")
+    finish_delivery(webhook_outbox, died, mine, "dead")
+    straight = webhook_outbox.event("any.thing", to=mine, event_id="straight")
+    webhook_outbox.outbox.sql(
+        "UPDATE backline.message SET state = 'dead', finalized_at = now() WHERE id = %s", straight
+    )
+    webhook_outbox.event("any.thing", to=other.endpoint.id, event_id="not-mine")
+    endpoints.disable(webhook_outbox.connection, ACTOR, mine, "a while")
+    missed = webhook_outbox.event("order.d")
+    endpoints.enable(webhook_outbox.connection, ACTOR, mine)
+    ids = events.replay_since(webhook_outbox.connection, ACTOR, mine, since)
+    event_ids = {
+        event: webhook_outbox.outbox.message(event)["payload"]["event_id"] for event in (took, died, waits, missed)
+    }
+    assert replayed(webhook_outbox, ids) == [event_ids[died], event_ids[waits], "straight", event_ids[missed]]
+    rows = [webhook_outbox.outbox.message(one) for one in ids]
     assert {(row["state"], row["recipient"], row["request_id"]) for row in rows} == {("pending", mine, "request-1")}
     assert [row["replay_of"] for row in rows] == [died, waits, straight, missed]
-    assert events.replay_since(hooks.connection, WHO, mine, since) == []
-    everything = events.replay_since(hooks.connection, WHO, mine, since, everything=True)
-    assert set(replayed(hooks, everything)) == {*event_ids.values(), "straight"}
-    assert hooks.outbox.message(foreign)["payload"]["event_id"] not in replayed(hooks, everything)
-    act = search(hooks.connection, Filters(act="webhook.replay"), None, 10)[0]
+    assert events.replay_since(webhook_outbox.connection, ACTOR, mine, since) == []
+    everything = events.replay_since(webhook_outbox.connection, ACTOR, mine, since, include_delivered=True)
+    assert set(replayed(webhook_outbox, everything)) == {*event_ids.values(), "straight"}
+    assert webhook_outbox.outbox.message(foreign)["payload"]["event_id"] not in replayed(webhook_outbox, everything)
+    act = search(webhook_outbox.connection, Filters(action="webhook.replay"), None, 10)[0]
     assert (act["after"]["count"], act["after"]["everything"]) == (5, True)
 
 
-def test_a_new_endpoint_can_have_what_was_before_it(hooks: Hooks) -> None:
-    event = hooks.event()
-    made = hooks.endpoint()
-    (new,) = events.replay_since(hooks.connection, WHO, made.endpoint.id, datetime.now(UTC) - timedelta(minutes=1))
-    assert hooks.outbox.message(new)["payload"] == hooks.outbox.message(event)["payload"]
-    assert events.replay_since(hooks.connection, WHO, made.endpoint.id, datetime.now(UTC) + timedelta(minutes=1)) == []
+def test_a_new_endpoint_can_have_what_was_before_it(webhook_outbox: WebhookOutbox) -> None:
+    event = webhook_outbox.event()
+    made = webhook_outbox.endpoint()
+    (new,) = events.replay_since(
+        webhook_outbox.connection, ACTOR, made.endpoint.id, datetime.now(UTC) - timedelta(minutes=1)
+    )
+    assert webhook_outbox.outbox.message(new)["payload"] == webhook_outbox.outbox.message(event)["payload"]
+    assert (
+        events.replay_since(
+            webhook_outbox.connection, ACTOR, made.endpoint.id, datetime.now(UTC) + timedelta(minutes=1)
+        )
+        == []
+    )
 
 
-def test_one_event_is_given_again_to_one_endpoint(hooks: Hooks) -> None:
-    made, other = hooks.endpoint(), hooks.endpoint()
-    event = hooks.event()
-    settle(hooks, event, made.endpoint.id, "sent")
-    (first, second) = hooks.rows(event)
+def test_one_event_is_given_again_to_one_endpoint(webhook_outbox: WebhookOutbox) -> None:
+    made, other = webhook_outbox.endpoint(), webhook_outbox.endpoint()
+    event = webhook_outbox.event()
+    finish_delivery(webhook_outbox, event, made.endpoint.id, "sent")
+    (first, second) = webhook_outbox.rows(event)
     for message in (event, first["id"]):
-        new = hooks.outbox.message(events.replay_one(hooks.connection, WHO, made.endpoint.id, message))
+        new = webhook_outbox.outbox.message(
+            events.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, message)
+        )
         assert (new["payload"], new["recipient"], new["replay_of"]) == (first["payload"], made.endpoint.id, message)
     with pytest.raises(InvalidInput, match="is no event for endpoint"):
-        events.replay_one(hooks.connection, WHO, made.endpoint.id, second["id"])
-    endpoints.disable(hooks.connection, WHO, other.endpoint.id, "x")
-    with pytest.raises(endpoints.WrongEndpointState, match="is disabled: x; enable it first"):
-        events.replay_one(hooks.connection, WHO, other.endpoint.id, event)
+        events.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, second["id"])
+    endpoints.disable(webhook_outbox.connection, ACTOR, other.endpoint.id, "x")
+    with pytest.raises(endpoints.InvalidEndpointState, match="is disabled: x; enable it first"):
+        events.replay_one(webhook_outbox.connection, ACTOR, other.endpoint.id, event)
 
 
-def test_a_test_goes_to_one_endpoint_whatever_it_subscribes_to(hooks: Hooks) -> None:
-    made = hooks.endpoint("http://127.0.0.1:9/", "user.*")
-    row = hooks.outbox.message(events.send_test(hooks.connection, WHO, made.endpoint.id))
+def test_a_test_goes_to_one_endpoint_whatever_it_subscribes_to(webhook_outbox: WebhookOutbox) -> None:
+    made = webhook_outbox.endpoint("http://127.0.0.1:9/", "user.*")
+    row = webhook_outbox.outbox.message(events.send_test(webhook_outbox.connection, ACTOR, made.endpoint.id))
     assert (row["payload"]["event_type"], row["recipient"]) == ("backline.test", made.endpoint.id)
     registry.get("webhook").parse(row["payload"])

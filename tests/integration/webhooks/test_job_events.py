@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from backline.airflow.job_events import CURSOR, JobEvents
+from backline.airflow.job_events import CURSOR, JobEventPublisher
 from backline.airflow.rest import AirflowRest
 from backline.db.connect import Database
 from backline.webhooks import endpoints
-from tests.integration.webhooks.conftest import WHO, Hooks
+from tests.integration.webhooks.conftest import ACTOR, WebhookOutbox
 
 pytestmark = pytest.mark.anyio
 
@@ -81,47 +81,47 @@ def airflow() -> Iterator[tuple[Airflow, AirflowRest]]:
 
 
 @pytest.fixture
-async def jobs(hooks: Hooks, airflow: tuple[Airflow, AirflowRest]) -> AsyncIterator[JobEvents]:
-    hooks.outbox.sql("DELETE FROM backline.dead_letter_cursor WHERE name = %s", CURSOR)
-    database = Database(hooks.outbox.dsn, name="test", patience=0)
-    yield JobEvents(airflow[1], database, "https://airflow.example")
+async def jobs(webhook_outbox: WebhookOutbox, airflow: tuple[Airflow, AirflowRest]) -> AsyncIterator[JobEventPublisher]:
+    webhook_outbox.outbox.sql("DELETE FROM backline.scan_cursor WHERE name = %s", CURSOR)
+    database = Database(webhook_outbox.outbox.dsn, name="test", retry_timeout=0)
+    yield JobEventPublisher(airflow[1], database, "https://airflow.example")
     await database.close()
 
 
-def fired(hooks: Hooks) -> list[tuple[str, str, str]]:
-    rows = hooks.outbox.sql("SELECT payload FROM backline.message WHERE recipient = '*' ORDER BY id")
+def fired(webhook_outbox: WebhookOutbox) -> list[tuple[str, str, str]]:
+    rows = webhook_outbox.outbox.sql("SELECT payload FROM backline.message WHERE recipient = '*' ORDER BY id")
     return [
         (row["payload"]["event_type"], row["payload"]["data"]["job"], row["payload"]["data"]["run_id"]) for row in rows
     ]
 
 
 async def test_nobody_subscribed_costs_one_query(
-    hooks: Hooks, jobs: JobEvents, airflow: tuple[Airflow, AirflowRest]
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
 ) -> None:
-    hooks.endpoint("http://127.0.0.1:9/", "*")
+    webhook_outbox.endpoint("http://127.0.0.1:9/", "*")
     airflow[0].ended("purge", "success")
-    assert await jobs.look() == 0
+    assert await jobs.poll() == 0
     assert airflow[0].asked == []
-    assert fired(hooks) == []
+    assert fired(webhook_outbox) == []
 
 
 async def test_each_end_of_a_job_fires_once(
-    hooks: Hooks, jobs: JobEvents, airflow: tuple[Airflow, AirflowRest]
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
 ) -> None:
     far = airflow[0]
-    made = hooks.endpoint("http://127.0.0.1:9/", "job.*")
-    assert await jobs.look() == 0
+    made = webhook_outbox.endpoint("http://127.0.0.1:9/", "job.*")
+    assert await jobs.poll() == 0
     far.ended("purge", "success")
     far.ended("report", "failed", run_id="manual__2")
     far.ended("send_welcome", "success")
     far.ended("purge", "running")
-    assert await jobs.look() == 2
-    assert await jobs.look() == 0
-    assert fired(hooks) == [("job.succeeded", "purge", "manual__1"), ("job.failed", "report", "manual__2")]
+    assert await jobs.poll() == 2
+    assert await jobs.poll() == 0
+    assert fired(webhook_outbox) == [("job.succeeded", "purge", "manual__1"), ("job.failed", "report", "manual__2")]
     far.ended("report", "success", run_id="manual__2")  # cleared, and well this time
-    assert await jobs.look() == 1
-    assert fired(hooks)[-1] == ("job.succeeded", "report", "manual__2")
-    (row,) = hooks.outbox.sql(
+    assert await jobs.poll() == 1
+    assert fired(webhook_outbox)[-1] == ("job.succeeded", "report", "manual__2")
+    (row,) = webhook_outbox.outbox.sql(
         "SELECT payload FROM backline.message WHERE recipient = %s ORDER BY id LIMIT 1", made.endpoint.id
     )
     data = row["payload"]["data"]
@@ -131,37 +131,42 @@ async def test_each_end_of_a_job_fires_once(
 
 
 async def test_another_triggerer_goes_on_where_the_last_one_stopped(
-    hooks: Hooks, jobs: JobEvents, airflow: tuple[Airflow, AirflowRest]
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
 ) -> None:
     far, rest = airflow
-    hooks.endpoint("http://127.0.0.1:9/", "job.failed")
+    webhook_outbox.endpoint("http://127.0.0.1:9/", "job.failed")
     far.ended("purge", "failed")
-    await jobs.look()
+    await jobs.poll()
     far.ended("report", "failed", ago=600)
     far.ended("report", "failed", ago=4000, run_id="long ago")
-    hooks.outbox.sql("UPDATE backline.dead_letter_cursor SET at = at - interval '2 hours' WHERE name = %s", CURSOR)
-    database = Database(hooks.outbox.dsn, name="test", patience=0)
-    await JobEvents(rest, database, "https://airflow.example").look()
+    webhook_outbox.outbox.sql("UPDATE backline.scan_cursor SET at = at - interval '2 hours' WHERE name = %s", CURSOR)
+    database = Database(webhook_outbox.outbox.dsn, name="test", retry_timeout=0)
+    await JobEventPublisher(rest, database, "https://airflow.example").poll()
     await database.close()
-    assert sorted(fired(hooks)) == [("job.failed", "purge", "manual__1"), ("job.failed", "report", "manual__1")]
+    assert sorted(fired(webhook_outbox)) == [
+        ("job.failed", "purge", "manual__1"),
+        ("job.failed", "report", "manual__1"),
+    ]
 
 
 async def test_who_subscribes_later_is_not_told_of_yesterday(
-    hooks: Hooks, jobs: JobEvents, airflow: tuple[Airflow, AirflowRest]
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
 ) -> None:
     airflow[0].ended("purge", "success", ago=3600)
-    await jobs.look()
-    made = hooks.endpoint("http://127.0.0.1:9/", "job.*")
-    assert await jobs.look() == 0
-    endpoints.disable(hooks.connection, WHO, made.endpoint.id, "x")
+    await jobs.poll()
+    made = webhook_outbox.endpoint("http://127.0.0.1:9/", "job.*")
+    assert await jobs.poll() == 0
+    endpoints.disable(webhook_outbox.connection, ACTOR, made.endpoint.id, "x")
     airflow[0].asked.clear()
-    await jobs.look()
+    await jobs.poll()
     assert airflow[0].asked == []
 
 
-async def test_many_at_once_all_fire(hooks: Hooks, jobs: JobEvents, airflow: tuple[Airflow, AirflowRest]) -> None:
-    hooks.endpoint("http://127.0.0.1:9/", "job.*")
+async def test_many_at_once_all_fire(
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
+) -> None:
+    webhook_outbox.endpoint("http://127.0.0.1:9/", "job.*")
     for number in range(250):
         airflow[0].ended("purge", "success", run_id=f"run {number}")
-    assert await jobs.look() == 250
-    assert len({run for _, _, run in fired(hooks)}) == 250
+    assert await jobs.poll() == 250
+    assert len({run for _, _, run in fired(webhook_outbox)}) == 250

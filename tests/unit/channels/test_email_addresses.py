@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backline.channels.email.addresses import Address, parse
+from backline.channels.email.addresses import Address, parse_address
 from backline.errors import InvalidInput
 
 
@@ -33,7 +33,7 @@ from backline.errors import InvalidInput
     ],
 )
 def test_reads_addresses(text: str, name: str, spec: str) -> None:
-    assert parse(text, "to") == Address(name, spec)
+    assert parse_address(text, "to") == Address(name, spec)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_reads_addresses(text: str, name: str, spec: str) -> None:
 )
 def test_refuses_what_is_no_single_address_and_names_the_field(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        parse(text, "cc[1]")
+        parse_address(text, "cc[1]")
     assert caught.value.field == "cc[1]"
     assert "\r" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_only_a_local_part_beyond_ascii_needs_smtputf8() -> None:
-    assert parse("jörg@müller.de", "to").needs_utf8
-    assert not parse("Jörg <joerg@müller.de>", "to").needs_utf8
+    assert parse_address("jörg@müller.de", "to").needs_utf8
+    assert not parse_address("Jörg <joerg@müller.de>", "to").needs_utf8

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from backline.channels.email import headers
 from backline.channels.email.addresses import Address
 from backline.channels.email.content import Attachment, EmailContent
-from backline.channels.email.mime import build, normalized
+from backline.channels.email.mime import build_message, normalize_newlines
 from backline.errors import InvalidInput
 
 SENDER = Address("Backline", "backline@example.com")
@@ -33,9 +33,9 @@ ascii_text = st.text(st.characters(max_codepoint=127), max_size=2000)
 def raw(
     content: EmailContent, to: Address = TO, cc: tuple[Address, ...] = (), reply_to: Address | None = None
 ) -> bytes:
-    return build(
+    return build_message(
         content,
-        sender=headers.mailboxes("From", (SENDER,)),
+        sender=headers.address_header("From", (SENDER,)),
         to=to,
         cc=cc,
         reply_to=reply_to,
@@ -100,10 +100,10 @@ def test_neither_part_is_refused() -> None:
 def test_addresses_and_names() -> None:
     cc = tuple(Address(f"Zoë Nr. {n}", f"zoe{n}@example.com") for n in range(12))
     message = read(
-        raw(EmailContent("x", "x"), Address('Ann "A" O\'B, Jr.', TO.spec), cc, Address("Ä", "r@example.com"))
+        raw(EmailContent("x", "x"), Address('Ann "A" O\'B, Jr.', TO.addr_spec), cc, Address("Ä", "r@example.com"))
     )
     assert message["To"].addresses[0].display_name == 'Ann "A" O\'B, Jr.'
-    assert [(a.display_name, a.addr_spec) for a in message["Cc"].addresses] == [(a.name, a.spec) for a in cc]
+    assert [(a.display_name, a.addr_spec) for a in message["Cc"].addresses] == [(a.name, a.addr_spec) for a in cc]
     assert message["Reply-To"].addresses[0].display_name == "Ä"
 
 
@@ -214,7 +214,7 @@ def test_line_ends_are_normalized(line_end: str) -> None:
     "text", ["x" * 5000, "ü" * 5000, ("y" * 989 + "\n") * 3, ("z" * 990 + "\n") * 3, "." * 2000, " \n\t\n x "]
 )
 def test_long_lines(text: str) -> None:
-    assert text_in(read(raw(EmailContent("x", text))), "plain") == normalized(text)
+    assert text_in(read(raw(EmailContent("x", text))), "plain") == normalize_newlines(text)
 
 
 @settings(max_examples=150, deadline=None)
@@ -230,19 +230,19 @@ def test_any_subject_comes_back(subject: str) -> None:
 @given(text=st.one_of(any_text, ascii_text), html=st.one_of(any_text, ascii_text))
 def test_any_body_comes_back(text: str, html: str) -> None:
     message = read(raw(EmailContent("x", text, html)))
-    assert text_in(message, "plain") == normalized(text)
-    assert text_in(message, "html") == normalized(html)
+    assert text_in(message, "plain") == normalize_newlines(text)
+    assert text_in(message, "html") == normalize_newlines(html)
 
 
 @settings(max_examples=150, deadline=None)
 @given(name=st.one_of(one_line, ascii_line).map(str.strip))
 def test_any_display_name_comes_back(name: str) -> None:
-    data = raw(EmailContent("x", "x"), Address(name, TO.spec))
-    assert read(data)["To"].addresses[0].addr_spec == TO.spec
+    data = raw(EmailContent("x", "x"), Address(name, TO.addr_spec))
+    assert read(data)["To"].addresses[0].addr_spec == TO.addr_spec
     # The newer parser of Python 3.11 puts a space between two encoded words of a name (RFC 2047 section 6.2 has none).
     field = email.message_from_bytes(data)["To"].replace("\r\n", "")
     display, spec = parseaddr(field)
-    assert (str(make_header(decode_header(display))), spec) == (name, TO.spec)
+    assert (str(make_header(decode_header(display))), spec) == (name, TO.addr_spec)
 
 
 @settings(max_examples=100, deadline=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backline.channels.base import RESPONSE_LIMIT
-from backline.channels.email.replies import Reply, Stage, failure
+from backline.channels.email.replies import Reply, Stage, error_from_reply
 from backline.errors import FailureClass, RetryableError
 
 
@@ -52,24 +52,24 @@ from backline.errors import FailureClass, RetryableError
     ],
 )
 def test_class(code: int, text: str, stage: Stage, expected: str) -> None:
-    error = failure(Reply(code, text), stage, "mail.example:25", "ann@example.com")
+    error = error_from_reply(Reply(code, text), stage, "mail.example:25", "ann@example.com")
     assert error.failure_class == FailureClass(expected)
     assert isinstance(error, RetryableError) == (expected not in {"rejected", "authentication"})
 
 
 def test_error_tells_server_stage_recipient_codes_and_text() -> None:
-    error = failure(Reply(550, "5.1.1 no such user"), Stage.RCPT, "mail.example:25", "ann@example.com")
+    error = error_from_reply(Reply(550, "5.1.1 no such user"), Stage.RCPT, "mail.example:25", "ann@example.com")
     assert error.code == "550 5.1.1"
     assert error.response == "5.1.1 no such user"
     assert str(error) == "mail.example:25 answered RCPT TO for ann@example.com with '550 5.1.1 no such user'"
 
 
 def test_code_without_enhanced_status() -> None:
-    assert failure(Reply(550, "no"), Stage.RCPT, "s").code == "550"
+    assert error_from_reply(Reply(550, "no"), Stage.RCPT, "s").code == "550"
 
 
 def test_too_large_says_what_to_do() -> None:
-    assert "make the attachments smaller" in str(failure(Reply(552, "5.3.4 limit exceeded"), Stage.BODY, "s"))
+    assert "make the attachments smaller" in str(error_from_reply(Reply(552, "5.3.4 limit exceeded"), Stage.BODY, "s"))
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_too_large_says_what_to_do() -> None:
     ],
 )
 def test_wait_that_the_server_asks_for(text: str, seconds: float | None) -> None:
-    error = failure(Reply(450, text), Stage.RCPT, "s")
+    error = error_from_reply(Reply(450, text), Stage.RCPT, "s")
     assert isinstance(error, RetryableError)
     assert error.retry_after == seconds
 
 
 def test_long_answer_is_cut() -> None:
-    error = failure(Reply(550, "é" * 10_000), Stage.RCPT, "s")
+    error = error_from_reply(Reply(550, "é" * 10_000), Stage.RCPT, "s")
     assert len(error.response.encode()) == RESPONSE_LIMIT

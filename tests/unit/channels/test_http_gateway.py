@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backline.channels.http.gateway import HttpGateway, proxy_for
-from backline.channels.http.session import HttpRequest, patience
+from backline.channels.http.session import HttpRequest, timeout
 from backline.errors import Misconfigured
 
 
@@ -85,8 +85,8 @@ def test_the_environments_proxy_is_used_but_for_what_it_leaves_out(monkeypatch: 
 
 
 def test_patience_doubles_up_to_two_minutes_and_never_shrinks() -> None:
-    assert [patience(15, attempt) for attempt in range(1, 6)] == [15, 30, 60, 120, 120]
-    assert patience(120, 3) == 120
+    assert [timeout(15, attempt) for attempt in range(1, 6)] == [15, 30, 60, 120, 120]
+    assert timeout(120, 3) == 120
 
 
 def test_a_request_does_not_show_what_it_holds() -> None:

@@ -7,7 +7,7 @@ from email.utils import formatdate
 import pytest
 
 from backline.channels.base import RESPONSE_LIMIT
-from backline.channels.http.responses import classify, failure, raise_for_status, retry_after
+from backline.channels.http.responses import error_class_of, error_from_response, raise_for_status, retry_after
 from backline.errors import BacklineError, FailureClass, PermanentError, RateLimited, Rejected, RetryableError
 
 CLASSES = {
@@ -20,17 +20,17 @@ CLASSES = {
 
 @pytest.mark.parametrize(("status", "name"), CLASSES.items())
 def test_each_status_has_its_class(status: int, name: str) -> None:
-    assert classify(status).failure_class is FailureClass(name)
-    error = failure(status, {}, "no", server="https://api.example")
+    assert error_class_of(status).failure_class is FailureClass(name)
+    error = error_from_response(status, {}, "no", server="https://api.example")
     assert error.failure_class is FailureClass(name)
     assert error.code == str(status)
     assert str(error).startswith(f"https://api.example answered {status}: no")
 
 
 def test_what_is_retried_is_what_the_catalogue_says() -> None:
-    retryable = {status for status in range(400, 600) if issubclass(classify(status), RetryableError)}
+    retryable = {status for status in range(400, 600) if issubclass(error_class_of(status), RetryableError)}
     assert retryable == {408, 425, 429, *range(500, 600)}
-    assert all(issubclass(classify(status), PermanentError) for status in set(range(400, 500)) - retryable)
+    assert all(issubclass(error_class_of(status), PermanentError) for status in set(range(400, 500)) - retryable)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -66,19 +66,19 @@ def test_retry_after_in_seconds_or_as_a_date_by_the_senders_own_clock(
 
 
 def test_a_redirect_says_where_it_would_lead() -> None:
-    error = failure(307, {"Location": "https://elsewhere.example/"}, "", server="https://api.example")
+    error = error_from_response(307, {"Location": "https://elsewhere.example/"}, "", server="https://api.example")
     assert "leads to 'https://elsewhere.example/'" in str(error)
 
 
 def test_a_long_answer_is_cut_in_the_text_and_in_what_is_kept() -> None:
-    error = failure(500, {}, "ä\n" * 100_000, server="x")
+    error = error_from_response(500, {}, "ä\n" * 100_000, server="x")
     assert len(str(error)) < 400
     assert "\n" not in str(error)
     assert len(error.response.encode()) <= RESPONSE_LIMIT
 
 
 def test_a_form_that_is_known_says_more_than_the_status() -> None:
-    error = failure(403, {}, "{...}", server="x", said="not there (code 21408)", kind=Rejected)
+    error = error_from_response(403, {}, "{...}", server="x", detail="not there (code 21408)", error_class=Rejected)
     assert isinstance(error, Rejected)
     assert (str(error), error.response) == ("x answered 403: not there (code 21408)", "not there (code 21408)")
-    assert isinstance(failure(429, {}, "", server="x", kind=None), BacklineError)
+    assert isinstance(error_from_response(429, {}, "", server="x", error_class=None), BacklineError)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from backline.channel_settings import SmsSettings
 from backline.channels.base import Message
 from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.session import HttpAnswer
+from backline.channels.http.session import HttpResponse
 from backline.channels.sms import numbers, segments
-from backline.channels.sms.answers import receipt
 from backline.channels.sms.channel import SmsChannel
+from backline.channels.sms.responses import parse_response
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.sandbox import CREATED
 
@@ -37,7 +37,7 @@ GSM = (
     ],
 )
 def test_a_number_is_read_in_any_usual_spelling(typed: str, kept: str) -> None:
-    assert numbers.parse(typed, "to") == kept
+    assert numbers.parse_phone_number(typed, "to") == kept
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_number_is_read_in_any_usual_spelling(typed: str, kept: str) -> None:
 )
 def test_what_is_no_number_is_told_with_the_fix(typed: str, word: str) -> None:
     with pytest.raises(InvalidInput, match=word) as caught:
-        numbers.parse(typed, "to.sms")
+        numbers.parse_phone_number(typed, "to.sms")
     assert caught.value.field == "to.sms"
     assert "+49 1511 2345678" in str(caught.value)
 
@@ -85,12 +85,12 @@ def test_what_is_no_number_is_told_with_the_fix(typed: str, word: str) -> None:
     ],
 )
 def test_segments_are_counted_as_they_are_billed(text: str, counted: tuple[str, int, int]) -> None:
-    assert segments.count(text) == counted
+    assert segments.count_segments(text) == counted
 
 
 @given(st.text(max_size=500))
 def test_a_text_fits_into_its_segments_and_not_into_one_fewer(text: str) -> None:
-    counted = segments.count(text)
+    counted = segments.count_segments(text)
     each = {"GSM-7": 153, "UCS-2": 67}[counted.encoding]
     assert counted.units <= max(counted.parts * each, {"GSM-7": 160, "UCS-2": 70}[counted.encoding])
     if counted.parts > 1:
@@ -99,15 +99,15 @@ def test_a_text_fits_into_its_segments_and_not_into_one_fewer(text: str) -> None
 
 @given(st.text(max_size=100))
 def test_making_plain_never_costs_more_nor_loses_a_letter(text: str) -> None:
-    plain = segments.plain(text)
-    assert plain == text or segments.count(plain).encoding == "GSM-7"
+    plain = segments.replace_lookalikes(text)
+    assert plain == text or segments.count_segments(plain).encoding == "GSM-7"
     assert [char for char in plain if char.isalnum()] == [char for char in text if char.isalnum()]
 
 
 def test_what_only_looks_different_is_made_plain_if_that_helps() -> None:
-    assert segments.plain("72,80\u00a0€ \u2013 “yes”…") == '72,80 € - "yes"...'
-    assert segments.plain("72,80\u00a0€ 😀") == "72,80\u00a0€ 😀"
-    assert segments.foreign("a😀ç€😀") == "😀ç"
+    assert segments.replace_lookalikes("72,80\u00a0€ \u2013 “yes”…") == '72,80 € - "yes"...'
+    assert segments.replace_lookalikes("72,80\u00a0€ 😀") == "72,80\u00a0€ 😀"
+    assert segments.non_gsm_characters("a😀ç€😀") == "😀ç"
 
 
 # --- the channel ----------------------------------------------------------------------------------
@@ -173,13 +173,13 @@ def test_where_to_tell_of_the_delivery_is_said_if_it_is_set() -> None:
 # --- answers --------------------------------------------------------------------------------------
 
 
-def answered(status: int, body: object, **headers: str) -> HttpAnswer:
-    return HttpAnswer(status, headers, body if isinstance(body, str) else json.dumps(body))
+def response(status: int, body: object, **headers: str) -> HttpResponse:
+    return HttpResponse(status, headers, body if isinstance(body, str) else json.dumps(body))
 
 
 def test_a_receipt_says_what_it_cost_and_not_what_it_says() -> None:
     body = {"sid": "SM1", "status": "queued", "num_segments": "2", "body": "code 402913", "error_code": None}
-    assert receipt(answered(201, body), "x") == ("201", "queued, 2 segments", "SM1", ())
+    assert parse_response(response(201, body), "x") == ("201", "queued, 2 segments", "SM1", ())
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,6 @@ def test_every_other_answer_is_an_error_of_its_class(status: int, body: object, 
     from backline.errors import BacklineError
 
     with pytest.raises(BacklineError, match=word) as caught:
-        receipt(answered(status, body), "https://api.example")
+        parse_response(response(status, body), "https://api.example")
     assert caught.value.failure_class == kind
     assert caught.value.code == str(status)

@@ -60,7 +60,7 @@ def test_fields_change_the_sample_and_a_payload_replaces_it(
 @pytest.mark.parametrize("token", ['{"$ref": "password_reset_token", "id": 17}', "gAAAAAB-sealed"])
 def test_a_secret_is_made_up(preview: Preview, capsys: pytest.CaptureFixture[str], token: str) -> None:
     assert preview("password_reset", "--set", f"token={token}", "--text") == 0
-    assert registry.get("password_reset").stand_in("token") in capsys.readouterr().out
+    assert registry.get("password_reset").fake_secret("token") in capsys.readouterr().out
 
 
 def test_the_html_is_written_and_opened(

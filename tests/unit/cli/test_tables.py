@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.table import Table
 
-from backline.cli.console import add_row, in_short, show_table
+from backline.cli.console import add_row, shorten, show_table
 
 
 def test_a_row_in_a_pipe_is_one_line_with_its_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,6 +17,6 @@ def test_a_row_in_a_pipe_is_one_line_with_its_text_as_it_is(capsys: pytest.Captu
 
 
 def test_in_short_is_the_last_line() -> None:
-    assert in_short("Traceback\n  File\nValueError: x") == "ValueError: x"
-    assert in_short("x" * 100, 10) == "x" * 9 + "…"
-    assert in_short("") == ""
+    assert shorten("Traceback\n  File\nValueError: x") == "ValueError: x"
+    assert shorten("x" * 100, 10) == "x" * 9 + "…"
+    assert shorten("") == ""

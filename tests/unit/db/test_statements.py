@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from backline.db import statements as module
-from backline.db.statements import SQL_FOLDER, numbered, statement, statements
+from backline.db.statements import SQL_FOLDER, statement, statements, to_positional
 from backline.errors import Misconfigured
 from backline.settings import ROOT, settings
 
 DOMAINS = [path.stem for path in SQL_FOLDER.glob("*.sql")]
 # Who people are: a statement there may be named by a message's payload alone.
-NAMED_FROM_OUTSIDE = {"identity"}
+UNREFERENCED_DOMAINS = {"identity"}
 SOURCES = sorted(path for folder in ("plugins", "bench") for path in (ROOT / folder).rglob("*.py"))
 # Methods of the store and of its housekeeping that are given an outbox statement's name, as which argument.
-TAKERS = {"_sql": 0, "_rows": 0, "_repeat": 1, "_gently": 1, "_one": 1}
+STATEMENT_NAME_ARGUMENTS = {"_sql": 0, "_rows": 0, "_repeat": 1, "_gently": 1, "_one": 1}
 
 
 def texts(node: ast.AST) -> list[str | None]:
@@ -36,7 +36,11 @@ def calls() -> Iterator[tuple[str, str]]:
             words = texts(node)
             if called == "statement" and len(words) == 2 and words[0] and words[1]:
                 yield words[0], words[1]
-            elif path.parent.name == "outbox" and called in TAKERS and (name := [*words, None, None][TAKERS[called]]):
+            elif (
+                path.parent.name == "outbox"
+                and called in STATEMENT_NAME_ARGUMENTS
+                and (name := [*words, None, None][STATEMENT_NAME_ARGUMENTS[called]])
+            ):
                 yield "outbox", name
 
 
@@ -59,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_every_statement_has_a_user() -> None:
     words = constants()
-    named_here = [domain for domain in DOMAINS if domain not in NAMED_FROM_OUTSIDE]
+    named_here = [domain for domain in DOMAINS if domain not in UNREFERENCED_DOMAINS]
     assert [f"{domain}.{name}" for domain in named_here for name in statements(domain) if name not in words] == []
 
 
@@ -95,7 +99,7 @@ def test_what_is_not_well_formed_is_named(folder: Path, text: str) -> None:
 
 
 @pytest.fixture
-def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def custom_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of the team's own beside ours, which has two statements."""
     (folder / "shop.sql").write_text("-- name: one\n-- It.\nSELECT 1;\n\n-- name: two\n-- It.\nSELECT 2;\n")
     own = folder / "own"
@@ -106,30 +110,32 @@ def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
 
 
-def test_a_statement_of_ones_own_stands_in_for_ours(own: Path) -> None:
-    (own / "shop.sql").write_text("-- name: two\n-- Mine.\nSELECT 22;\n\n-- name: three\n-- Only mine.\nSELECT 33;\n")
+def test_a_statement_of_ones_own_stands_in_for_ours(custom_folder: Path) -> None:
+    (custom_folder / "shop.sql").write_text(
+        "-- name: two\n-- Mine.\nSELECT 22;\n\n-- name: three\n-- Only mine.\nSELECT 33;\n"
+    )
     assert statements("shop") == {"one": "SELECT 1;", "two": "SELECT 22;", "three": "SELECT 33;"}
 
 
-def test_a_folder_of_ones_own_may_leave_out_files(own: Path) -> None:
-    assert list(own.iterdir()) == []
+def test_a_folder_of_ones_own_may_leave_out_files(custom_folder: Path) -> None:
+    assert list(custom_folder.iterdir()) == []
     assert statement("shop", "two") == "SELECT 2;"
 
 
-def test_a_folder_of_ones_own_that_is_not_there_is_named(own: Path) -> None:
-    own.rmdir()
+def test_a_folder_of_ones_own_that_is_not_there_is_named(custom_folder: Path) -> None:
+    custom_folder.rmdir()
     with pytest.raises(Misconfigured, match=r"database\.statements_folder: .*own is no folder; make it"):
         statements("shop")
 
 
-def test_what_is_not_well_formed_in_ones_own_is_named(own: Path) -> None:
-    (own / "shop.sql").write_text("-- name: two\nSELECT 22;\n")
+def test_what_is_not_well_formed_in_ones_own_is_named(custom_folder: Path) -> None:
+    (custom_folder / "shop.sql").write_text("-- name: two\nSELECT 22;\n")
     with pytest.raises(Misconfigured, match=r"own/shop\.sql: -- name: two"):
         statements("shop")
 
 
 def test_named_parameters_become_numbers() -> None:
-    assert numbered("SELECT %(b)s::int, %(a)s::text, %(b)s::int WHERE 'x' LIKE '%%y'") == (
+    assert to_positional("SELECT %(b)s::int, %(a)s::text, %(b)s::int WHERE 'x' LIKE '%%y'") == (
         "SELECT $1::int, $2::text, $1::int WHERE 'x' LIKE '%y'"
     )
 

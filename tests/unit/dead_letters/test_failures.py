@@ -9,7 +9,7 @@ import httpx
 import psycopg
 import pytest
 
-from backline.dead_letters.failures import cause_of, classify, read_log
+from backline.dead_letters.failures import classify, classify_log, format_cause
 from backline.errors import FailureClass, InvalidInput, Misconfigured, NetworkFailure, RateLimited, Rejected
 from backline.jobs.watchdog import HARD_LIMIT
 
@@ -62,10 +62,10 @@ def test_what_it_was_raised_from_counts_where_it_says_nothing() -> None:
 
 
 def test_the_cause_is_one_line() -> None:
-    assert cause_of(InvalidInput("to", "is wrong")) == "to: is wrong"
-    assert cause_of(ValueError("two\nlines")) == "ValueError: two lines"
-    assert cause_of(KeyError()) == "KeyError"
-    assert len(cause_of(ValueError("x" * 9999))) == 4096
+    assert format_cause(InvalidInput("to", "is wrong")) == "to: is wrong"
+    assert format_cause(ValueError("two\nlines")) == "ValueError: two lines"
+    assert format_cause(KeyError()) == "KeyError"
+    assert len(format_cause(ValueError("x" * 9999))) == 4096
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_the_cause_is_one_line() -> None:
     ],
 )  # fmt: skip
 def test_a_log_is_read(events: list[dict[str, object]], expected: object) -> None:
-    assert read_log(events) == expected
+    assert classify_log(events) == expected
 
 
 def test_the_newest_evidence_counts() -> None:
     older = {"event": "Task failed", "error_detail": [{"exc_type": "ValueError", "exc_value": "first"}]}
     newer = {"event": "Task failed", "error_detail": [{"exc_type": "ValueError", "exc_value": "second"}]}
-    assert read_log([older, newer]) == (FailureClass.UNKNOWN, "ValueError: second")
+    assert classify_log([older, newer]) == (FailureClass.UNKNOWN, "ValueError: second")

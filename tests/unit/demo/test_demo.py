@@ -12,50 +12,51 @@ from typing import Any, cast
 import pytest
 from rich.console import Console
 
-from backline.demo import failures, http_api
-from backline.demo.check import Check, CheckFailed, Result, percentile, require, until
-from backline.demo.mail import Letter
-from backline.demo.run import all_checks, run_checks
-from backline.demo.sends import beyond_mail_problem, content_problem, sample
-from backline.demo.table import NAME, Table
-from backline.demo.world import World
 from backline.errors import NetworkFailure, Rejected
 from backline.messages import registry
 from backline.messages.base import EmailMessage, PushMessage, SmsMessage
+from demo import failures, http_api
+from demo.check import Check, CheckFailed, Result, percentile, require, wait_until
+from demo.mail import ReceivedEmail
+from demo.run import all_checks, run_checks
+from demo.send_runs import email_mismatch, gateway_message_mismatch, sample_payload
+from demo.table import NAME_WIDTH, CheckTable
 
 
-class Switches:
+class FaultRecorder:
     """Notes what the mail server's faults were set to."""
 
     def __init__(self) -> None:
-        self.now: tuple[object, ...] = ("left over",)
+        self.rules: tuple[object, ...] = ("left over",)
 
     def set_faults(self, *rules: object) -> None:
-        self.now = rules
+        self.rules = rules
 
 
-def demo(*checks: Check) -> tuple[int, str, Switches]:
-    switches, output = Switches(), io.StringIO()
+def run_demo(*checks: Check) -> tuple[int, str, FaultRecorder]:
+    switches, output = FaultRecorder(), io.StringIO()
     paths = SimpleNamespace(logs=Path("/state/logs"))
-    world = cast("World", SimpleNamespace(mail=switches, stack=SimpleNamespace(paths=paths)))
-    passed = run_checks(world, checks, Table(Console(file=output, soft_wrap=True)))
+    world = cast("DemoContext", SimpleNamespace(mail=switches, stack=SimpleNamespace(paths=paths)))
+    passed = run_checks(world, checks, CheckTable(Console(file=output, soft_wrap=True)))
     return passed, output.getvalue(), switches
 
 
-def well(_: Any) -> Result:
+def passing_check(_: Any) -> Result:
     return Result("3 mails", "3 mails", [0.001] * 99 + [0.5])
 
 
-def lost(_: Any) -> Result:
-    raise CheckFailed("2 did not arrive", look="the task's log")
+def failing_check(_: Any) -> Result:
+    raise CheckFailed("2 did not arrive", hint="the task's log")
 
 
-def away(_: Any) -> Result:
+def unreachable_check(_: Any) -> Result:
     raise NetworkFailure("the mail catcher does not answer")
 
 
 def test_a_line_for_each_check_and_the_number_that_passed() -> None:
-    passed, shown, switches = demo(Check("health", well), Check("lost", lost), Check("away", away, log="mail"))
+    passed, shown, switches = run_demo(
+        Check("health", passing_check), Check("lost", failing_check), Check("away", unreachable_check, log_name="mail")
+    )
     lines = shown.splitlines()
     assert passed == 1
     assert lines[1].split() == ["1", "ok", "health", "3", "mails", "3", "mails", "1.0", "/", "1.0", "0.0"]
@@ -63,7 +64,7 @@ def test_a_line_for_each_check_and_the_number_that_passed() -> None:
     assert lines[3].strip() == "why: 2 did not arrive"
     assert lines[4].strip() == "see: the task's log"
     assert lines[7].strip() == "see: /state/logs/mail.log"
-    assert switches.now == ()
+    assert switches.rules == ()
 
 
 def test_nothing_runs_on_a_stack_that_is_not_healthy() -> None:
@@ -73,7 +74,9 @@ def test_nothing_runs_on_a_stack_that_is_not_healthy() -> None:
         ran.append("ran")
         return Result("", "")
 
-    passed, shown, _ = demo(Check("health", away), Check("other", note, lambda _: ran.append("prepared")))
+    passed, shown, _ = run_demo(
+        Check("health", unreachable_check), Check("other", note, lambda _: ran.append("prepared"))
+    )
     assert (passed, ran) == (0, [])
     assert shown.count("FAILED") == 2
 
@@ -82,14 +85,16 @@ def test_what_cannot_be_prepared_fails_in_its_own_line() -> None:
     def unready(_: Any) -> None:
         raise CheckFailed("could not begin")
 
-    passed, shown, _ = demo(Check("health", well), Check("late", well, unready), Check("third", well))
+    passed, shown, _ = run_demo(
+        Check("health", passing_check), Check("late", passing_check, unready), Check("third", passing_check)
+    )
     assert passed == 2
     assert "FAILED late" in shown
     assert "why: could not begin" in shown
 
 
 def test_an_interruption_leaves_the_mail_server_well() -> None:
-    seen: list[Switches] = []
+    seen: list[FaultRecorder] = []
 
     def interrupted(world: Any) -> Result:
         world.mail.set_faults({"stage": "rcpt"})
@@ -97,8 +102,8 @@ def test_an_interruption_leaves_the_mail_server_well() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        demo(Check("health", interrupted))
-    assert seen[0].now == ()
+        run_demo(Check("health", interrupted))
+    assert seen[0].rules == ()
 
 
 def test_there_are_at_least_twelve_checks_with_names_of_their_own() -> None:
@@ -113,13 +118,13 @@ def test_there_are_at_least_twelve_checks_with_names_of_their_own() -> None:
     "kind", [kind for kind in registry.all_types() if "email" in kind.channels], ids=lambda kind: kind.type_name
 )
 def test_a_letter_is_judged_by_all_its_parts(kind: type[EmailMessage]) -> None:
-    payload = sample(kind)
+    payload = sample_payload(kind)
     content = kind.parse(payload).email()
-    good = Letter(("ann@example.com",), content.subject or "", content.text or "", content.html or "")
+    good = ReceivedEmail(("ann@example.com",), content.subject or "", content.text or "", content.html or "")
 
     def problem(**change: Any) -> str | None:
-        parts = {name: getattr(good, name) for name in Letter.__slots__}
-        return content_problem(kind, payload, "ann@example.com", Letter(**parts | change))
+        parts = {name: getattr(good, name) for name in ReceivedEmail.__slots__}
+        return email_mismatch(kind, payload, "ann@example.com", ReceivedEmail(**parts | change))
 
     assert problem() is None
     assert "went to" in str(problem(recipients=("bob@example.com",)))
@@ -136,67 +141,67 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 def test_waiting_ends() -> None:
     answers = iter([None, 0, 5])
-    assert until(lambda: next(answers), "five") == 5
+    assert wait_until(lambda: next(answers), "five") == 5
     with pytest.raises(CheckFailed, match="never: not within 0 s"):
-        until(lambda: False, "never", 0.0)
+        wait_until(lambda: False, "never", 0.0)
     with pytest.raises(CheckFailed, match="no"):
         require([], "no")
 
 
 def test_names_fit_the_table() -> None:
-    assert [check.name for check in all_checks() if len(check.name) > NAME] == []
+    assert [check.name for check in all_checks() if len(check.name) > NAME_WIDTH] == []
 
 
-class Http:
+class FakeHttp:
     """Answers a batch of two as told."""
 
     def __init__(self, answer: Rejected | None) -> None:
         self.answer = answer
 
     def post(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
-        assert (path, len(body)) == (http_api.MESSAGES, 2)
+        assert (path, len(body)) == (http_api.MESSAGES_PATH, 2)
         if self.answer is not None:
             raise self.answer
         return 202, {"messages": [{"id": 1, "url": "/1"}, {"id": 2, "url": "/2"}]}
 
 
-def refused(answer: Rejected | None, left: int = 0) -> Result:
+def check_rejected_batch(answer: Rejected | None, left: int = 0) -> Result:
     world = SimpleNamespace(
-        airflow=Http(answer),
+        airflow=FakeHttp(answer),
         domain=lambda name: f"{name}.example.com",
         query=lambda *_, **__: [{"id": 1}] * left,
         started=None,
     )
     [check] = [check for check in http_api.checks() if "wrong" in check.name]
-    return check.run(cast("World", world))
+    return check.run(cast("DemoContext", world))
 
 
-def problem(*errors: tuple[int, str], code: str = "422") -> Rejected:
+def validation_error(*errors: tuple[int, str], code: str = "422") -> Rejected:
     named = [{"index": index, "field": field, "detail": "is wrong"} for index, field in errors]
     return Rejected("refused", code=code, response=json.dumps({"errors": named}))
 
 
 def test_a_refusal_over_http_counts_only_by_its_field_and_with_nothing_left() -> None:
-    assert "`to`" in refused(problem((1, "to"))).arrived
+    assert "`to`" in check_rejected_batch(validation_error((1, "to"))).actual
     with pytest.raises(CheckFailed, match="was taken"):
-        refused(None)
+        check_rejected_batch(None)
     with pytest.raises(CheckFailed, match="does not name the field"):
-        refused(problem((0, "to")))
+        check_rejected_batch(validation_error((0, "to")))
     with pytest.raises(CheckFailed, match="does not name the field"):
-        refused(problem((1, "to"), (0, "payload.name")))
+        check_rejected_batch(validation_error((1, "to"), (0, "payload.name")))
     with pytest.raises(CheckFailed, match="400 instead of 422"):
-        refused(problem((1, "to"), code="400"))
+        check_rejected_batch(validation_error((1, "to"), code="400"))
     with pytest.raises(CheckFailed, match="1 messages of the refused batch"):
-        refused(problem((1, "to")), left=1)
+        check_rejected_batch(validation_error((1, "to")), left=1)
 
 
 def test_the_body_over_http_is_right_but_for_what_is_meant() -> None:
-    assert http_api.message("ann@example.com").keys() == {"type", "to", "payload"}
-    kind = registry.get(http_api.message("ann@example.com")["type"])
-    kind.parse(http_api.message("ann@example.com")["payload"])
+    assert http_api.message_body("ann@example.com").keys() == {"type", "to", "payload"}
+    kind = registry.get(http_api.message_body("ann@example.com")["type"])
+    kind.parse(http_api.message_body("ann@example.com")["payload"])
 
 
-class Told:
+class FailedRunContext:
     """A world after a run has failed: its dead letters, when their group had its last mail, and the mails of now."""
 
     def __init__(self, letters: int, *, alerted: bool, mailed_minutes: float, mails: int) -> None:
@@ -204,10 +209,10 @@ class Told:
         self.since = self.started.timestamp()
         seen = self.started + timedelta(minutes=1)
         letter = {
-            "told_after": 2.0,
+            "recorded_after_seconds": 2.0,
             "first_seen_at": seen,
             "alerted_at": seen if alerted else None,
-            "mailed_at": seen + timedelta(minutes=mailed_minutes),
+            "emailed_at": seen + timedelta(minutes=mailed_minutes),
         }
         self.rows = [letter] * letters
         subjects = ["[Backline] other", *["[Backline] send_email.send failed (validation)"] * mails]
@@ -220,28 +225,28 @@ class Told:
         return self.rows
 
 
-def told(letters: int = 1, *, alerted: bool = True, mailed_minutes: float = 0.1, mails: int = 1) -> Result:
+def check_alert(letters: int = 1, *, alerted: bool = True, mailed_minutes: float = 0.1, mails: int = 1) -> Result:
     [check] = [check for check in failures.checks() if "failed run" in check.name]
-    world = Told(letters, alerted=alerted, mailed_minutes=mailed_minutes, mails=mails)
-    return check.run(cast("World", world))
+    world = FailedRunContext(letters, alerted=alerted, mailed_minutes=mailed_minutes, mails=mails)
+    return check.run(cast("DemoContext", world))
 
 
 def test_a_failed_run_is_one_letter_and_one_mail_a_window() -> None:
-    assert told().arrived == "after 2.0 s, 1 mail"
+    assert check_alert().actual == "after 2.0 s, 1 mail"
     with pytest.raises(CheckFailed, match="2 dead letters instead of 1"):
-        told(2)
+        check_alert(2)
     with pytest.raises(CheckFailed, match="2 alerts arrived instead of 1"):
-        told(mails=2)
+        check_alert(mails=2)
     with pytest.raises(CheckFailed, match="0 alerts arrived instead of 1"):
-        told(mails=0)
+        check_alert(mails=0)
 
 
 def test_a_mail_shortly_before_is_the_one_of_this_window() -> None:
-    assert told(alerted=False, mailed_minutes=-12, mails=0).arrived == "1, mail 12 min before"
+    assert check_alert(alerted=False, mailed_minutes=-12, mails=0).actual == "1, mail 12 min before"
     with pytest.raises(CheckFailed, match="1 alerts arrived instead of 0"):
-        told(alerted=False, mailed_minutes=-12)
+        check_alert(alerted=False, mailed_minutes=-12)
     # What an earlier demo had left to tell went out when this one began.
-    assert told(alerted=False, mailed_minutes=-0.5, mails=1).arrived == "1, mail 0 min before"
+    assert check_alert(alerted=False, mailed_minutes=-0.5, mails=1).actual == "1, mail 0 min before"
 
 
 @pytest.mark.parametrize(
@@ -255,12 +260,12 @@ def test_a_mail_shortly_before_is_the_one_of_this_window() -> None:
 )
 def test_a_text_or_push_message_is_judged_by_what_it_says(name: str, channel: str) -> None:
     kind = registry.get(name)
-    message = kind.parse(sample(kind))
+    message = kind.parse(sample_payload(kind))
     if isinstance(message, PushMessage):
         good = {"title": message.push().title, "text": message.push().body}
     else:
         assert isinstance(message, SmsMessage)
         good = {"title": "", "text": message.sms()}
-    assert beyond_mail_problem(kind, sample(kind), channel, good) is None
-    assert "it says" in str(beyond_mail_problem(kind, sample(kind), channel, {**good, "text": "Other"}))
-    assert "does not go by" in str(beyond_mail_problem(registry.get("welcome"), {"name": "Ann"}, channel, good))
+    assert gateway_message_mismatch(kind, sample_payload(kind), channel, good) is None
+    assert "it says" in str(gateway_message_mismatch(kind, sample_payload(kind), channel, {**good, "text": "Other"}))
+    assert "does not go by" in str(gateway_message_mismatch(registry.get("welcome"), {"name": "Ann"}, channel, good))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.invoices.layout import FOLDER, words
-from backline.invoices.papers import Line, label, tax_lines
+from backline.invoices.layout import TEMPLATE_FOLDER, labels
+from backline.invoices.papers import Line, format_number, tax_lines
 from backline.rendering import formats
 
 LINES = st.lists(
@@ -38,18 +38,18 @@ def test_taxes_are_summed_as_rounded() -> None:
 
 
 def test_a_number_as_people_write_it() -> None:
-    assert label("INV-2026", 42) == "INV-2026-000042"
+    assert format_number("INV-2026", 42) == "INV-2026-000042"
 
 
 def test_every_language_has_all_words() -> None:
-    found = tomllib.loads((FOLDER / "words.toml").read_text())
+    found = tomllib.loads((TEMPLATE_FOLDER / "words.toml").read_text())
     assert set(found) == {"en", "de"}
     assert len({frozenset(one) for one in found.values()}) == 1
 
 
 @pytest.mark.parametrize(("language", "word"), [("de", "Rechnung"), ("de-AT", "Rechnung"), ("pt-BR", "Invoice")])
 def test_words_fall_back_to_the_language_and_then_the_default(language: str, word: str) -> None:
-    assert words(language)["invoice"] == word
+    assert labels(language)["invoice"] == word
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,21 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backline.matching.market import Match, Outcome, match, objections
-from backline.matching.score import ONE, PARTS, Offer, Wanted, parts, total, unfit, written
+from backline.matching.matcher import Match, MatchResult, match, rejection_reasons
+from backline.matching.score import (
+    COMPONENTS,
+    SCORE_SCALE,
+    Offer,
+    PurchaseOrder,
+    failed_constraints,
+    score_components,
+    to_decimal,
+    weighted_score,
+)
 from backline.matching.settings import Weights
 
 EVEN = Weights()
-Market = tuple[list[Wanted], list[Offer]]
+Market = tuple[list[PurchaseOrder], list[Offer]]
 
 
 @st.composite
@@ -40,12 +49,12 @@ def markets(draw: st.DrawFn) -> Market:
             Offer(
                 id=100 + number, supplier_id=place, product_id=draw(st.integers(1, 2)),
                 unit_price_minor=draw(st.sampled_from([100, 150, 200])), currency=draw(st.sampled_from(["EUR", "EUR", "USD"])),
-                min_quantity=draw(st.integers(1, 3)), left=draw(st.integers(0, 9)), lead_days=draw(st.integers(0, 3)),
-                regions=frozenset(regions), quality=700 + 100 * quality, capacity=capacity, free=min(free, capacity),
+                min_quantity=draw(st.integers(1, 3)), remaining=draw(st.integers(0, 9)), lead_days=draw(st.integers(0, 3)),
+                regions=frozenset(regions), quality=700 + 100 * quality, capacity=capacity, free_capacity=min(free, capacity),
             )
         )  # fmt: skip
     orders = [
-        Wanted(
+        PurchaseOrder(
             id=number, product_id=draw(st.integers(1, 3)), quantity=draw(st.integers(1, 6)),
             region=draw(st.sampled_from(["DE", "FR"])), currency="EUR", days_left=draw(st.integers(-1, 4)),
             max_price_minor=draw(st.sampled_from([None, 100, 160])),
@@ -55,23 +64,23 @@ def markets(draw: st.DrawFn) -> Market:
     return orders, offers
 
 
-def scored(wanted: Wanted, offers: Sequence[Offer], weights: Weights) -> dict[int, int]:
+def scored(wanted: PurchaseOrder, offers: Sequence[Offer], weights: Weights) -> dict[int, int]:
     """By the plain functions: the score of each offer that fits, by its id."""
-    fitting = [offer for offer in offers if not unfit(wanted, offer)]
+    fitting = [offer for offer in offers if not failed_constraints(wanted, offer)]
     cheapest = min((offer.unit_price_minor for offer in fitting), default=0)
-    return {offer.id: total(parts(wanted, offer, cheapest), weights) for offer in fitting}
+    return {offer.id: weighted_score(score_components(wanted, offer, cheapest), weights) for offer in fitting}
 
 
-def blocking_pairs(market: Market, outcome: Outcome, weights: Weights) -> list[tuple[int, int]]:
+def blocking_pairs(market: Market, outcome: MatchResult, weights: Weights) -> list[tuple[int, int]]:
     """Orders and offers that would rather have each other than what they have.
 
     The order scores higher with that offer, which has room once the pairs that come after this one give way.
     """
     orders, offers = market
-    taken = {found.wanted.id: found for found in outcome.matches}
+    taken = {found.order.id: found for found in outcome.matches}
 
     def before(pair: Match, rank: tuple[int, int, int]) -> bool:
-        return (-pair.score, pair.wanted.id, pair.offer.id) < rank
+        return (-pair.score, pair.order.id, pair.offer.id) < rank
 
     found = []
     for wanted in orders:
@@ -81,10 +90,10 @@ def blocking_pairs(market: Market, outcome: Outcome, weights: Weights) -> list[t
             if has is not None and (-has.score, has.offer.id) <= (-score, offer_id):
                 continue
             rank = (-score, wanted.id, offer_id)
-            firm = [pair for pair in outcome.matches if pair.wanted.id != wanted.id and before(pair, rank)]
-            of_offer = sum(pair.wanted.quantity for pair in firm if pair.offer.id == offer_id)
-            of_supplier = sum(pair.wanted.quantity for pair in firm if pair.offer.supplier_id == offer.supplier_id)
-            if of_offer + wanted.quantity <= offer.left and of_supplier + wanted.quantity <= offer.free:
+            firm = [pair for pair in outcome.matches if pair.order.id != wanted.id and before(pair, rank)]
+            of_offer = sum(pair.order.quantity for pair in firm if pair.offer.id == offer_id)
+            of_supplier = sum(pair.order.quantity for pair in firm if pair.offer.supplier_id == offer.supplier_id)
+            if of_offer + wanted.quantity <= offer.remaining and of_supplier + wanted.quantity <= offer.free_capacity:
                 found.append((wanted.id, offer_id))
     return found
 
@@ -94,16 +103,18 @@ def blocking_pairs(market: Market, outcome: Outcome, weights: Weights) -> list[t
 def test_each_order_is_decided_once_and_nothing_is_over_allocated(market: Market) -> None:
     orders, offers = market
     outcome = match(orders, offers, EVEN)
-    decided = [found.wanted.id for found in outcome.matches] + [each.wanted.id for each in outcome.unserved]
+    decided = [found.order.id for found in outcome.matches] + [each.order.id for each in outcome.unmatched]
     assert sorted(decided) == [wanted.id for wanted in orders]
     by_offer: Counter[int] = Counter()
     by_supplier: Counter[int] = Counter()
     for found in outcome.matches:
-        assert unfit(found.wanted, found.offer) == []
-        by_offer[found.offer.id] += found.wanted.quantity
-        by_supplier[found.offer.supplier_id] += found.wanted.quantity
-    assert all(by_offer[offer.id] <= offer.left for offer in offers if by_offer[offer.id])
-    assert all(by_supplier[offer.supplier_id] <= offer.free for offer in offers if by_supplier[offer.supplier_id])
+        assert failed_constraints(found.order, found.offer) == []
+        by_offer[found.offer.id] += found.order.quantity
+        by_supplier[found.offer.supplier_id] += found.order.quantity
+    assert all(by_offer[offer.id] <= offer.remaining for offer in offers if by_offer[offer.id])
+    assert all(
+        by_supplier[offer.supplier_id] <= offer.free_capacity for offer in offers if by_supplier[offer.supplier_id]
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,13 +138,13 @@ def test_scores_and_places_are_those_of_the_plain_functions(market: Market) -> N
     orders, offers = market
     outcome = match(orders, offers, EVEN)
     for found in outcome.matches:
-        scores = scored(found.wanted, offers, EVEN)
-        assert found.score == scores[found.offer.id] == total(found.parts, EVEN)
+        scores = scored(found.order, offers, EVEN)
+        assert found.score == scores[found.offer.id] == weighted_score(found.score_components, EVEN)
         ranked = sorted(scores, key=lambda offer_id: (-scores[offer_id], offer_id))
-        assert (found.place, found.fitting) == (ranked.index(found.offer.id) + 1, len(ranked))
-        assert all(0 <= found.parts[name] <= ONE for name in PARTS)
-    for each in outcome.unserved:
-        assert each.fitting == len(scored(each.wanted, offers, EVEN))
+        assert (found.rank, found.eligible_offers) == (ranked.index(found.offer.id) + 1, len(ranked))
+        assert all(0 <= found.score_components[name] <= SCORE_SCALE for name in COMPONENTS)
+    for each in outcome.unmatched:
+        assert each.eligible_offers == len(scored(each.order, offers, EVEN))
 
 
 def offer(number: int, **more: object) -> Offer:
@@ -145,30 +156,30 @@ def offer(number: int, **more: object) -> Offer:
     return Offer(**{**values, **more})  # type: ignore[arg-type]
 
 
-def wanted(number: int, **more: object) -> Wanted:
+def wanted(number: int, **more: object) -> PurchaseOrder:
     values = {"id": number, "product_id": 1, "quantity": 5, "region": "DE", "currency": "EUR", "days_left": 9}
-    return Wanted(**{**values, **more})  # type: ignore[arg-type]
+    return PurchaseOrder(**{**values, **more})  # type: ignore[arg-type]
 
 
 def test_a_score_by_hand() -> None:
-    found = parts(wanted(1), offer(1, unit_price_minor=125, free=60), 100)
+    found = score_components(wanted(1), offer(1, unit_price_minor=125, free=60), 100)
     assert found == {"price": 80_000, "lead_time": 50_000, "quality": 90_000, "capacity": 55_000}
-    assert str(written(total(found, EVEN))) == "0.72500"
+    assert str(to_decimal(weighted_score(found, EVEN))) == "0.72500"
 
 
 def test_the_better_offer_is_taken_first_and_the_older_order_has_it() -> None:
     good, bad = offer(1), offer(2, unit_price_minor=200)
     outcome = match([wanted(1), wanted(2), wanted(3), wanted(4), wanted(5)], [bad, good], EVEN)
-    assert [(found.wanted.id, found.offer.id, found.place) for found in outcome.matches] == [
+    assert [(found.order.id, found.offer.id, found.rank) for found in outcome.matches] == [
         (1, 1, 1), (2, 1, 1), (3, 2, 2), (4, 2, 2),
     ]  # fmt: skip
-    assert [(each.wanted.id, each.fitting) for each in outcome.unserved] == [(5, 2)]
+    assert [(each.order.id, each.eligible_offers) for each in outcome.unmatched] == [(5, 2)]
 
 
 def test_a_supplier_takes_no_more_than_its_capacity_over_all_its_products() -> None:
     offers = [offer(1, supplier_id=7, free=6), offer(2, supplier_id=7, product_id=2, free=6)]
     outcome = match([wanted(1), wanted(2, product_id=2)], offers, EVEN)
-    assert [found.wanted.id for found in outcome.matches] == [1]
+    assert [found.order.id for found in outcome.matches] == [1]
 
 
 def test_what_speaks_against_each_offer_is_told() -> None:
@@ -179,6 +190,6 @@ def test_what_speaks_against_each_offer_is_told() -> None:
     ]  # fmt: skip
     picky = wanted(1, max_price_minor=110)
     assert match([picky], offers, EVEN).matches == []
-    assert objections(picky, offers) == {
+    assert rejection_reasons(picky, offers) == {
         "currency": 1, "region": 1, "deadline": 1, "price": 1, "least quantity": 1, "quantity": 2, "capacity": 1,
     }  # fmt: skip

@@ -25,7 +25,7 @@ def render(*attachments: dict[str, Any]) -> tuple[Attachment, ...]:
     return render_email(message).attachments
 
 
-def wrong(*attachments: dict[str, Any]) -> InvalidInput:
+def error_of(*attachments: dict[str, Any]) -> InvalidInput:
     with pytest.raises(InvalidInput) as caught:
         registry.get("email").parse(payload(*attachments))
     return caught.value
@@ -56,22 +56,22 @@ def test_base64_may_be_broken_into_lines() -> None:
 @pytest.mark.parametrize("path", ["../secret.pdf", "a/../../secret.pdf", "..\\secret.pdf", "C:\\secret.pdf", "."])
 def test_a_path_that_leads_out_of_the_folder_is_refused(folder: Path, path: str) -> None:
     (folder.parent / "secret.pdf").write_bytes(PDF)
-    error = wrong({"path": path})
+    error = error_of({"path": path})
     assert error.field == "attachments[0].path"
     assert "must be a relative path of a file inside" in str(error)
 
 
 def test_an_absolute_path_is_refused_even_into_the_folder(folder: Path) -> None:
     (folder / "a.pdf").write_bytes(PDF)
-    assert wrong({"path": str(folder / "a.pdf")}).field == "attachments[0].path"
-    assert wrong({"path": "/etc/passwd"}).field == "attachments[0].path"
+    assert error_of({"path": str(folder / "a.pdf")}).field == "attachments[0].path"
+    assert error_of({"path": "/etc/passwd"}).field == "attachments[0].path"
 
 
 @pytest.mark.parametrize("linked", ["file", "folder"])
 def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path, linked: str) -> None:
     (folder.parent / "secret.pdf").write_bytes(PDF)
     (folder / "link").symlink_to(folder.parent / "secret.pdf" if linked == "file" else folder.parent)
-    error = wrong({"path": "link" if linked == "file" else "link/secret.pdf", "filename": "a.pdf"})
+    error = error_of({"path": "link" if linked == "file" else "link/secret.pdf", "filename": "a.pdf"})
     assert (error.field, "through a link" in str(error)) == ("attachments[0].path", True)
 
 
@@ -85,7 +85,7 @@ def test_a_file_that_is_not_here_is_judged_when_it_is_sent() -> None:
 
 def test_a_folder_is_not_a_file(folder: Path) -> None:
     (folder / "sub.txt").mkdir()
-    assert wrong({"path": "sub.txt"}).field == "attachments[0].path"
+    assert error_of({"path": "sub.txt"}).field == "attachments[0].path"
 
 
 @pytest.mark.usefixtures("folder")
@@ -110,7 +110,7 @@ def test_a_folder_is_not_a_file(folder: Path) -> None:
     ],
 )
 def test_bad_attachments_name_field_and_fix(attachment: dict[str, Any], field: str, says: str) -> None:
-    error = wrong(attachment)
+    error = error_of(attachment)
     assert error.field == f"attachments[0].{field}"
     assert says in str(error)
 
@@ -118,11 +118,11 @@ def test_bad_attachments_name_field_and_fix(attachment: dict[str, Any], field: s
 def test_the_weight_of_all_files_together_is_limited(folder: Path) -> None:
     (folder / "half.txt").write_bytes(b"x" * (MIB // 2))
     registry.get("email").parse(payload({"path": "half.txt"}, upload("more.txt", b"x" * (MIB // 2))))
-    error = wrong({"path": "half.txt"}, upload("more.txt", b"x" * (MIB // 2 + 1)))
+    error = error_of({"path": "half.txt"}, upload("more.txt", b"x" * (MIB // 2 + 1)))
     assert error.field == "attachments"
     assert "at most 1 (email.attachment_max_mib)" in str(error)
-    assert wrong(upload("big.txt", b"x" * (MIB + 1))).field == "attachments"
-    assert wrong(upload("big.txt", b"x" * (2 * MIB))).field == "attachments[0].content_base64"
+    assert error_of(upload("big.txt", b"x" * (MIB + 1))).field == "attachments"
+    assert error_of(upload("big.txt", b"x" * (2 * MIB))).field == "attachments[0].content_base64"
 
 
 def test_a_file_that_grew_since_it_was_checked_is_not_read_whole(folder: Path) -> None:
@@ -135,10 +135,10 @@ def test_a_file_that_grew_since_it_was_checked_is_not_read_whole(folder: Path) -
 
 def test_a_file_whose_content_is_not_its_type_is_refused(folder: Path) -> None:
     (folder / "fake.pdf").write_bytes(b"#!/bin/sh")
-    assert wrong({"path": "fake.pdf"}).field == "attachments[0].path"
+    assert error_of({"path": "fake.pdf"}).field == "attachments[0].path"
 
 
 @pytest.mark.usefixtures("folder")
 def test_the_number_of_files_is_limited() -> None:
-    error = wrong(*[upload("x.txt", b"x")] * 21)
+    error = error_of(*[upload("x.txt", b"x")] * 21)
     assert (error.field, "at most 20" in str(error)) == ("attachments", True)

@@ -13,7 +13,7 @@ from pydantic import Field
 from backline.airflow.params import params_for
 from backline.messages import MessageType, registry, split_conf
 from backline.messages.recipients import EXAMPLES
-from backline.messages.secrets import check_from_outside
+from backline.messages.secrets import check_no_plaintext_secrets
 
 TYPES = registry.all_types()
 
@@ -43,7 +43,7 @@ def test_airflow_takes_the_example_and_so_does_the_model(kind: type[MessageType]
     recipient, payload, _ = split_conf(kind, conf)
     assert recipient == (to if len(kind.channels) == 1 else json.dumps({kind.channels[0]: to}))
     assert payload | kind.example == payload
-    check_from_outside(kind, payload)
+    check_no_plaintext_secrets(kind, payload)
 
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.type_name)

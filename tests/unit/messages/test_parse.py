@@ -8,12 +8,12 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.messages import MessageType, registry
-from backline.messages.secrets import check_from_outside
+from backline.messages.secrets import check_no_plaintext_secrets
 
 BODY = {"subject": "Hello", "text": "Hi"}
 
 
-def wrong(name: str, payload: Any) -> InvalidInput:
+def error_of(name: str, payload: Any) -> InvalidInput:
     with pytest.raises(InvalidInput) as caught:
         registry.get(name).parse(payload)
     return caught.value
@@ -22,7 +22,7 @@ def wrong(name: str, payload: Any) -> InvalidInput:
 @pytest.mark.parametrize("kind", registry.all_types(), ids=lambda kind: kind.type_name)
 def test_the_example_of_every_type_is_accepted(kind: type[MessageType]) -> None:
     assert kind.example
-    check_from_outside(kind, kind.example)
+    check_no_plaintext_secrets(kind, kind.example)
     kind.parse(kind.sample())
 
 
@@ -118,14 +118,14 @@ def test_all_fields_of_an_email_are_kept() -> None:
 def test_bad_input_names_field_and_fix(name: str, payload: Any, field: str, says: str) -> None:
     if name not in {"email", "templated_email", "welcome"}:
         payload = {**registry.get(name).sample(), **payload}
-    error = wrong(name, payload)
+    error = error_of(name, payload)
     assert error.field == field
     assert says in str(error)
     assert str(error).startswith(f"{field}: ")
 
 
 def test_every_problem_is_told_and_the_first_is_the_field() -> None:
-    error = wrong("email", {"subject": 5, "reply_to": "nobody", "zzz": 1})
+    error = error_of("email", {"subject": 5, "reply_to": "nobody", "zzz": 1})
     assert error.field == "subject"
     assert "; also reply_to: " in str(error)
     assert "; also zzz: " in str(error)
@@ -144,5 +144,5 @@ def test_a_payload_is_not_changed_after_it_is_checked() -> None:
 def test_urgent_email_has_a_template_and_a_lane_of_its_own() -> None:
     kind = registry.get("urgent_email")
     assert kind.parse({}).template == "system_alert"  # type: ignore[attr-defined]
-    assert kind.lane("email") == "email.urgent"
-    assert registry.get("templated_email").lane("email") == "email.normal"
+    assert kind.lane_for("email") == "email.urgent"
+    assert registry.get("templated_email").lane_for("email") == "email.normal"

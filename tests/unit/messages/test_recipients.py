@@ -8,7 +8,7 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.messages import registry
-from backline.messages.recipients import EXAMPLES, by_channel, check, named, written
+from backline.messages.recipients import EXAMPLES, by_channel, channels_of, check, serialize
 
 BOTH = ("email", "sms")
 ANN = {"email": "ann@example.com", "sms": "+4915112345678"}
@@ -63,10 +63,10 @@ def test_of_one_channel_there_is_one(given: object) -> None:
 
 
 def test_what_is_written_for_the_outbox_names_its_channels() -> None:
-    assert written(("sms",), {"sms": "+49151"}) == "+49151"
-    assert named(("sms",), "+49151") == ("sms",)
-    assert json.loads(written(BOTH, {"sms": "+49151"})) == {"sms": "+49151"}
-    assert named(BOTH, written(BOTH, ANN)) == BOTH
+    assert serialize(("sms",), {"sms": "+49151"}) == "+49151"
+    assert channels_of(("sms",), "+49151") == ("sms",)
+    assert json.loads(serialize(BOTH, {"sms": "+49151"})) == {"sms": "+49151"}
+    assert channels_of(BOTH, serialize(BOTH, ANN)) == BOTH
 
 
 @pytest.mark.parametrize("device", ["x", "user:", "user:a b", "two words", "tökenlong", "x" * 4097])

@@ -100,7 +100,7 @@ def test_a_registered_type_is_found_and_knows_its_channels() -> None:
     assert registry.get("greeting") is Greeting
     assert Greeting.channels == ("email",)
     with pytest.raises(InvalidInput, match="its channels: email"):
-        Greeting.lane("sms")
+        Greeting.lane_for("sms")
 
 
 def test_two_types_of_one_name_are_refused() -> None:

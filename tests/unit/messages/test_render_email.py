@@ -112,7 +112,7 @@ def test_every_example_renders() -> None:
             assert content.subject
             assert content.text
         if "sms" in kind.channels:
-            assert 0 < segments.count(render_sms(said)).parts <= 2
+            assert 0 < segments.count_segments(render_sms(said)).parts <= 2
         if "push" in kind.channels:
             assert render_push(said).title
         if "webhook" in kind.channels:

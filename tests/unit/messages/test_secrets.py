@@ -9,14 +9,20 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.messages import registry
-from backline.messages.secrets import Reference, check_from_outside, is_sealed, reference, sealed
+from backline.messages.secrets import (
+    Reference,
+    check_no_plaintext_secrets,
+    encrypt_secrets,
+    is_encrypted,
+    parse_reference,
+)
 
 RESET = registry.get("password_reset")
 TOKEN = "s3cret-token-of-ann"
 SECRET_TYPES = [kind for kind in registry.all_types() if kind.secret_fields]
 
 
-def seal(value: str) -> str:
+def encrypt(value: str) -> str:
     return "gAAAAAB-" + value[::-1]
 
 
@@ -24,20 +30,20 @@ def seal(value: str) -> str:
 def test_every_secret_has_a_stand_in_and_a_reference_in_its_example(kind: type[Any]) -> None:
     for name in kind.secret_fields:
         assert kind.sample()[name] == kind.stand_in(name)
-        assert reference(kind, name, kind.example[name]).statement in kind.secret_references[name]
+        assert parse_reference(kind, name, kind.example[name]).statement in kind.secret_references[name]
 
 
 @pytest.mark.parametrize("token", ["gAAAAAB-sealed", {"$ref": "password_reset_token", "id": 17}])
 def test_what_is_sealed_or_referred_to_is_taken_without_being_opened(token: Any) -> None:
-    check_from_outside(RESET, {"name": "Ann", "token": token})
+    check_no_plaintext_secrets(RESET, {"name": "Ann", "token": token})
     with pytest.raises(InvalidInput, match=r"^name: is required"):
-        check_from_outside(RESET, {"token": token})
+        check_no_plaintext_secrets(RESET, {"token": token})
 
 
 @pytest.mark.parametrize("token", [TOKEN, "", 123456, ["x"], True])
 def test_a_secret_in_the_clear_is_refused_and_not_repeated(token: Any) -> None:
     with pytest.raises(InvalidInput, match="must not be given in the clear here; give Fernet text") as caught:
-        check_from_outside(RESET, {"name": "Ann", "token": token})
+        check_no_plaintext_secrets(RESET, {"name": "Ann", "token": token})
     assert caught.value.field == "token"
     assert '{"$ref": "password_reset_token", "id": ...}' in str(caught.value)
     assert TOKEN not in str(caught.value)
@@ -46,7 +52,7 @@ def test_a_secret_in_the_clear_is_refused_and_not_repeated(token: Any) -> None:
 def test_a_required_secret_that_is_missing_is_named() -> None:
     for payload in ({"name": "Ann"}, {"name": "Ann", "token": None}):
         with pytest.raises(InvalidInput) as caught:
-            check_from_outside(RESET, payload)
+            check_no_plaintext_secrets(RESET, payload)
         assert caught.value.field == "token"
 
 
@@ -67,25 +73,25 @@ def test_a_required_secret_that_is_missing_is_named() -> None:
 )
 def test_only_the_statements_of_the_field_can_be_referred_to(given: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check_from_outside(RESET, {"name": "Ann", "token": given})
+        check_no_plaintext_secrets(RESET, {"name": "Ann", "token": given})
     assert caught.value.field == "token"
     assert says in str(caught.value)
 
 
 def test_a_reference_says_what_it_refers_to() -> None:
-    found = reference(RESET, "token", {"$ref": "password_reset_token", "id": "a-7"})
+    found = parse_reference(RESET, "token", {"$ref": "password_reset_token", "id": "a-7"})
     assert found == Reference("password_reset_token", "a-7")
     assert str(found) == "password_reset_token with id 'a-7'"
 
 
 def test_only_what_is_in_the_clear_and_secret_is_sealed() -> None:
     payload = {"name": "Ann", "token": TOKEN}
-    done = sealed(RESET, payload, seal)
-    assert done == {"name": "Ann", "token": seal(TOKEN)}
-    assert is_sealed(done["token"])
-    assert sealed(RESET, done, seal) == done
+    done = encrypt_secrets(RESET, payload, encrypt)
+    assert done == {"name": "Ann", "token": encrypt(TOKEN)}
+    assert is_encrypted(done["token"])
+    assert encrypt_secrets(RESET, done, encrypt) == done
     referring = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": 1}}
-    assert sealed(RESET, referring, seal) == referring
+    assert encrypt_secrets(RESET, referring, encrypt) == referring
 
 
 NOW = datetime(2029, 1, 1, tzinfo=UTC)

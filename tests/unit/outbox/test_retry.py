@@ -10,9 +10,9 @@ from backline.settings import PERMANENT_CLASSES, ROOT, RetrySettings, Settings, 
 
 policies = st.builds(
     RetrySettings,
-    first_seconds=st.floats(0.1, 3600),
+    initial_delay_seconds=st.floats(0.1, 3600),
     factor=st.floats(1, 10),
-    cap_seconds=st.floats(0.1, 86_400),
+    max_delay_seconds=st.floats(0.1, 86_400),
     jitter=st.floats(0, 0.99),
 )
 attempts = st.integers(1, 1000)
@@ -35,11 +35,11 @@ def delay(policy: RetrySettings, attempt: int, random: float, retry_after: float
 
 @given(policies, attempts, randoms)
 def test_within_jitter_and_under_the_cap(policy: RetrySettings, attempt: int, random: float) -> None:
-    base = policy.first_seconds * policy.factor ** min(attempt - 1, 64)
+    base = policy.initial_delay_seconds * policy.multiplier ** min(attempt - 1, 64)
     made = delay(policy, attempt, random)
-    assert made <= policy.cap_seconds
+    assert made <= policy.max_delay_seconds
     assert made <= base * (1 + policy.jitter) * (1 + 1e-9)
-    assert made >= min(base * (1 - policy.jitter) * (1 - 1e-9), policy.cap_seconds)
+    assert made >= min(base * (1 - policy.jitter) * (1 - 1e-9), policy.max_delay_seconds)
     assert made > 0
 
 
@@ -50,7 +50,7 @@ def test_never_shorter_for_a_later_try(policy: RetrySettings, attempt: int) -> N
 
 @given(st.floats(0.01, 0.99), randoms, randoms)
 def test_jitter_spreads(jitter: float, one: float, other: float) -> None:
-    policy = RetrySettings(first_seconds=60, cap_seconds=600, jitter=jitter)
+    policy = RetrySettings(initial_delay_seconds=60, max_delay_seconds=600, jitter=jitter)
     spread = delay(policy, 1, one) - delay(policy, 1, other)
     assert spread == pytest.approx(60 * jitter * 2 * (one - other), abs=1e-6)
 
@@ -74,7 +74,7 @@ def test_permanent_classes_are_never_retried(kind: FailureClass, random: float, 
 def test_the_far_sides_wish_is_followed_and_clamped(
     policy: RetrySettings, attempt: int, random: float, wish: float
 ) -> None:
-    followed = min(max(wish, 0), policy.cap_seconds)
+    followed = min(max(wish, 0), policy.max_delay_seconds)
     made = delay(policy, attempt, random, wish)
     assert followed <= made <= followed * (1 + policy.jitter)
 
@@ -116,7 +116,7 @@ def test_the_shipped_number_of_tries(shipped: Settings) -> None:
 
 
 def test_a_schedule_is_kept_and_its_last_pause_repeats() -> None:
-    policy = ScheduledRetry(schedule=(5, 300, 36_000), cap_seconds=36_000, jitter=0.0)
+    policy = ScheduledRetry(schedule=(5, 300, 36_000), max_delay_seconds=36_000, jitter=0.0)
     assert [delay(policy, attempt, 0.5) for attempt in range(1, 6)] == [5, 300, 36_000, 36_000, 36_000]
     assert delay(policy, 1, 0.5, retry_after=900) == 900
     assert delay(policy, 1, 0.5, retry_after=1e9) == 36_000

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backline.messages.types.commerce import PaymentFailed
-from backline.payments.declines import HARD, NEEDS_ACTION, Decline, Reason, classify, pause_hours
+from backline.payments.declines import (
+    HARD_CODES,
+    NEEDS_ACTION_CODES,
+    Decline,
+    DeclineReason,
+    classify,
+    retry_delay_hours,
+)
 
 SCHEDULES = st.lists(st.floats(0.1, 1000), max_size=8)
 
@@ -35,20 +42,20 @@ def test_a_decline_is_of_its_kind(codes: tuple[str | None, ...], kind: str, code
 
 
 def test_no_code_is_of_two_kinds() -> None:
-    assert not HARD & NEEDS_ACTION
+    assert not HARD_CODES & NEEDS_ACTION_CODES
 
 
 def test_every_reason_is_one_that_the_message_has() -> None:
     known = get_args(PaymentFailed.model_fields["reason"].annotation)
-    assert set(get_args(Reason)) == set(known)
+    assert set(get_args(DeclineReason)) == set(known)
 
 
 @given(SCHEDULES, st.integers(-1, 20), st.sampled_from(["hard", "needs_action"]))
 def test_only_soft_ones_are_tried_again(schedule: list[float], tries: int, kind: str) -> None:
-    assert pause_hours(schedule, Decline(kind, "x"), tries) is None  # type: ignore[arg-type]
+    assert retry_delay_hours(schedule, Decline(kind, "x"), tries) is None  # type: ignore[arg-type]
 
 
 @given(SCHEDULES)
 def test_it_stops_after_the_schedule(schedule: list[float]) -> None:
-    pauses = [pause_hours(schedule, Decline("soft", "x"), tries) for tries in range(1, len(schedule) + 3)]
+    pauses = [retry_delay_hours(schedule, Decline("soft", "x"), tries) for tries in range(1, len(schedule) + 3)]
     assert pauses == [*schedule, None, None]

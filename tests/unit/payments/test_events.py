@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from backline.delivery_events.events import NotSigned
+from backline.delivery_events.events import InvalidSignature
 from backline.errors import InvalidInput
 from backline.payments import razorpay_events, stripe_events
 from tests.unit.payments.signing import (
@@ -25,7 +25,7 @@ CHARGED = razorpay_event("subscription.charged", NOW, payment="pay_1", amount=49
 
 def test_stripes_event_is_read() -> None:
     body = as_body(SUCCEEDED)
-    event = stripe_events.read(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
+    event = stripe_events.verify_stripe_event(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
     assert (event.provider, event.event_id, event.type, event.occurred_at) == (
         "stripe",
         "evt_1",
@@ -37,7 +37,7 @@ def test_stripes_event_is_read() -> None:
 
 def test_razorpays_event_is_read() -> None:
     body = as_body(CHARGED)
-    event = razorpay_events.read(razorpay_headers(body, "E1"), body, RAZORPAY_SECRET, NOW)
+    event = razorpay_events.verify_razorpay_event(razorpay_headers(body, "E1"), body, RAZORPAY_SECRET, NOW)
     assert (event.provider, event.event_id, event.type, event.occurred_at) == (
         "razorpay",
         "E1",
@@ -49,47 +49,55 @@ def test_razorpays_event_is_read() -> None:
 
 def test_the_raw_bytes_are_what_is_signed() -> None:
     for body, headers in ((as_body(SUCCEEDED), stripe_headers),):
-        with pytest.raises(NotSigned):
-            stripe_events.read(headers(body, datetime.now(UTC)), body.replace(b": ", b":"), STRIPE_SECRET)
+        with pytest.raises(InvalidSignature):
+            stripe_events.verify_stripe_event(
+                headers(body, datetime.now(UTC)), body.replace(b": ", b":"), STRIPE_SECRET
+            )
     body = as_body(CHARGED)
-    with pytest.raises(NotSigned):
-        razorpay_events.read(razorpay_headers(body, "E1"), body.replace(b": ", b":"), RAZORPAY_SECRET, NOW)
+    with pytest.raises(InvalidSignature):
+        razorpay_events.verify_razorpay_event(
+            razorpay_headers(body, "E1"), body.replace(b": ", b":"), RAZORPAY_SECRET, NOW
+        )
 
 
 @pytest.mark.parametrize("seconds", [301, 3600])
 def test_stripes_old_signature_is_refused(seconds: int) -> None:
     body = as_body(SUCCEEDED)
-    with pytest.raises(NotSigned):
-        stripe_events.read(stripe_headers(body, datetime.now(UTC) - timedelta(seconds=seconds)), body, STRIPE_SECRET)
+    with pytest.raises(InvalidSignature):
+        stripe_events.verify_stripe_event(
+            stripe_headers(body, datetime.now(UTC) - timedelta(seconds=seconds)), body, STRIPE_SECRET
+        )
 
 
 def test_stripes_signature_of_four_minutes_ago_holds() -> None:
     body = as_body(SUCCEEDED)
-    stripe_events.read(stripe_headers(body, datetime.now(UTC) - timedelta(seconds=240)), body, STRIPE_SECRET)
+    stripe_events.verify_stripe_event(
+        stripe_headers(body, datetime.now(UTC) - timedelta(seconds=240)), body, STRIPE_SECRET
+    )
 
 
 @pytest.mark.parametrize(
     "headers", [{}, {"Stripe-Signature": ""}, {"Stripe-Signature": "t=1,v1=00"}, {"Stripe-Signature": "v1"}]
 )
 def test_stripe_without_a_signature_is_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(NotSigned):
-        stripe_events.read(headers, as_body(SUCCEEDED), STRIPE_SECRET)
+    with pytest.raises(InvalidSignature):
+        stripe_events.verify_stripe_event(headers, as_body(SUCCEEDED), STRIPE_SECRET)
 
 
 def test_another_secret_is_refused() -> None:
     body = as_body(SUCCEEDED)
-    with pytest.raises(NotSigned):
-        stripe_events.read(stripe_headers(body, datetime.now(UTC), "whsec_other"), body, STRIPE_SECRET)
+    with pytest.raises(InvalidSignature):
+        stripe_events.verify_stripe_event(stripe_headers(body, datetime.now(UTC), "whsec_other"), body, STRIPE_SECRET)
     body = as_body(CHARGED)
-    with pytest.raises(NotSigned):
-        razorpay_events.read(razorpay_headers(body, "E1", "other"), body, RAZORPAY_SECRET, NOW)
+    with pytest.raises(InvalidSignature):
+        razorpay_events.verify_razorpay_event(razorpay_headers(body, "E1", "other"), body, RAZORPAY_SECRET, NOW)
 
 
 @pytest.mark.parametrize("offset", [timedelta(seconds=301), -timedelta(hours=26)])
 def test_razorpays_event_of_another_time_is_refused(offset: timedelta) -> None:
     body = as_body({**CHARGED, "created_at": int((NOW + offset).timestamp())})
-    with pytest.raises(NotSigned):
-        razorpay_events.read(razorpay_headers(body, "E1"), body, RAZORPAY_SECRET, NOW)
+    with pytest.raises(InvalidSignature):
+        razorpay_events.verify_razorpay_event(razorpay_headers(body, "E1"), body, RAZORPAY_SECRET, NOW)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +107,14 @@ def test_razorpays_event_of_another_time_is_refused(offset: timedelta) -> None:
 def test_what_is_missing_is_named(change: dict[str, Any], field: str) -> None:
     body = as_body({**SUCCEEDED, **change})
     with pytest.raises(InvalidInput) as caught:
-        stripe_events.read(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
+        stripe_events.verify_stripe_event(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
     assert caught.value.field == field
 
 
 def test_what_no_database_keeps_is_refused() -> None:
     body = as_body({**SUCCEEDED, "note": "\0"})
     with pytest.raises(InvalidInput, match="u0000"):
-        stripe_events.read(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
+        stripe_events.verify_stripe_event(stripe_headers(body, datetime.now(UTC)), body, STRIPE_SECRET)
 
 
 def test_razorpays_event_needs_its_id() -> None:
@@ -114,14 +122,14 @@ def test_razorpays_event_needs_its_id() -> None:
     headers = razorpay_headers(body, "E1")
     del headers["X-Razorpay-Event-Id"]
     with pytest.raises(InvalidInput) as caught:
-        razorpay_events.read(headers, body, RAZORPAY_SECRET, NOW)
+        razorpay_events.verify_razorpay_event(headers, body, RAZORPAY_SECRET, NOW)
     assert caught.value.field == "X-Razorpay-Event-Id"
 
 
 def test_what_events_say() -> None:
-    told = stripe_events.told("payment_intent.succeeded", SUCCEEDED)
+    told = stripe_events.parse_stripe_event("payment_intent.succeeded", SUCCEEDED)
     assert told is not None
-    assert (told.kind, told.reference, told.key, told.amount_minor, told.currency) == (
+    assert (told.kind, told.reference, told.idempotency_key, told.amount_minor, told.currency) == (
         "captured",
         "pi_1",
         "order-7",
@@ -130,14 +138,14 @@ def test_what_events_say() -> None:
     )
     error = {"code": "card_declined", "decline_code": "lost_card"}
     failed = intent_event("evt_2", "payment_intent.payment_failed", NOW, reference="pi_1", amount=1, error=error)
-    told = stripe_events.told("payment_intent.payment_failed", failed)
+    told = stripe_events.parse_stripe_event("payment_intent.payment_failed", failed)
     assert told is not None
     assert told.decline is not None
     assert (told.kind, told.decline.kind, told.decline.code) == ("failed", "hard", "lost_card")
-    told = razorpay_events.told("subscription.charged", CHARGED)
+    told = razorpay_events.parse_razorpay_event("subscription.charged", CHARGED)
     assert told is not None
-    assert (told.kind, told.reference, told.subscription, told.amount_minor, told.currency, told.key) == (
-        "subscription_charged", "pay_1", "sub_1", 49900, "INR", None,
+    assert (told.kind, told.reference, told.subscription_reference, told.amount_minor, told.currency, told.idempotency_key) == (
+        "charged_subscription_find", "pay_1", "sub_1", 49900, "INR", None,
     )  # fmt: skip
-    assert stripe_events.told("customer.created", {}) is None
-    assert razorpay_events.told("refund.created", {}) is None
+    assert stripe_events.parse_stripe_event("customer.created", {}) is None
+    assert razorpay_events.parse_razorpay_event("refund.created", {}) is None

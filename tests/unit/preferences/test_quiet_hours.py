@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.preferences.quiet_hours import QuietHours, next_day, parse, quiet_until, zone_named
+from backline.preferences.quiet_hours import (
+    QuietHours,
+    find_time_zone,
+    next_day_start,
+    parse_quiet_hours,
+    quiet_period_end,
+)
 
 NIGHT = QuietHours(time(21), time(8))
 SIESTA = QuietHours(time(13), time(15, 30))
@@ -41,7 +47,7 @@ CASES = {
 
 @pytest.mark.parametrize(("now", "hours", "until"), CASES.values(), ids=CASES)
 def test_quiet_until(now: str, hours: QuietHours, until: str | None) -> None:
-    assert quiet_until(at(now), hours, BERLIN) == (None if until is None else at(until))
+    assert quiet_period_end(at(now), hours, BERLIN) == (None if until is None else at(until))
 
 
 clocks = st.times().map(lambda clock: clock.replace(second=0, microsecond=0))
@@ -53,26 +59,26 @@ def test_what_is_put_off_comes_when_it_is_quiet_no_more(
     now: datetime, start: time, end: time, zone: ZoneInfo, part: int
 ) -> None:
     hours = QuietHours(start, end)
-    until = quiet_until(now, hours, zone)
+    until = quiet_period_end(now, hours, zone)
     if until is None:
         return
     assert now < until <= now + timedelta(hours=49)
-    assert quiet_until(until, hours, zone) is None
+    assert quiet_period_end(until, hours, zone) is None
     between = now + (until - now) * part // 1000  # exact: a float may round up to the end
     if between.astimezone(zone).utcoffset() == now.astimezone(zone).utcoffset() == until.astimezone(zone).utcoffset():
-        assert quiet_until(between, hours, zone) == until
+        assert quiet_period_end(between, hours, zone) == until
 
 
 @given(now=moments, zone=st.sampled_from(ZONES))
 def test_the_next_day_is_the_next(now: datetime, zone: ZoneInfo) -> None:
-    begins = next_day(now, zone)
+    begins = next_day_start(now, zone)
     assert now < begins <= now + timedelta(hours=49)
     assert begins.astimezone(zone).date() > now.astimezone(zone).date()
     assert (begins - timedelta(minutes=61)).astimezone(zone).date() < begins.astimezone(zone).date()
 
 
 def test_the_settings_hours_are_read() -> None:
-    assert parse("21:00-08:00") == NIGHT
+    assert parse_quiet_hours("21:00-08:00") == NIGHT
     assert str(NIGHT) == "21:00 to 08:00"
 
 
@@ -81,9 +87,9 @@ def test_the_settings_hours_are_read() -> None:
 )
 def test_what_are_no_hours_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="two times of the day"):
-        parse(text)
+        parse_quiet_hours(text)
 
 
 @pytest.mark.parametrize("name", ["Europe/Nowhere", "", "../etc/passwd", "Europe"])
 def test_what_is_no_zone_is_none(name: str) -> None:
-    assert zone_named(name) is None
+    assert find_time_zone(name) is None

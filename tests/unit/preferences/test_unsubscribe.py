@@ -11,15 +11,15 @@ from cryptography.fernet import Fernet
 
 from backline.channels.base import Message
 from backline.channels.email.content import EmailContent
+from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import Misconfigured
 from backline.messages import registry, render_email
 from backline.preferences import unsubscribe
-from backline.preferences.unsubscribe import Subscription, link, read, token
-from backline.sealing import KEYS_VARIABLE, Sealer
+from backline.preferences.unsubscribe import Subscription, create_token, read_token, unsubscribe_link
 from backline.settings import settings
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-SEALER = Sealer([NEW, OLD])
+SEALER = Encryptor([NEW, OLD])
 ANN = Subscription("email", "ann@example.com", "newsletter", 17)
 PUBLIC = "https://mail.shop.example/backline/unsubscribe/"
 
@@ -29,10 +29,10 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(KEYS_VARIABLE, f"{NEW},{OLD}")
     monkeypatch.setenv("BACKLINE__LINKS__UNSUBSCRIBE", PUBLIC + "{token}")
     settings.cache_clear()
-    unsubscribe._sealer.cache_clear()
+    unsubscribe._encryptor.cache_clear()
     yield
     settings.cache_clear()
-    unsubscribe._sealer.cache_clear()
+    unsubscribe._encryptor.cache_clear()
 
 
 def rendered(kind: str, payload: dict[str, Any]) -> EmailContent:
@@ -45,33 +45,33 @@ def newsletter(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_token_says_what_it_was_made_of_and_shows_nothing() -> None:
-    made = token(ANN, SEALER)
-    assert read(made, SEALER) == ANN
+    made = create_token(ANN, SEALER)
+    assert read_token(made, SEALER) == ANN
     assert "ann" not in made
     assert "=" not in made
     assert len(made) < 400
 
 
 def test_a_token_of_an_older_key_still_works() -> None:
-    assert read(token(ANN, Sealer([OLD])), SEALER) == ANN
+    assert read_token(create_token(ANN, Encryptor([OLD])), SEALER) == ANN
 
 
 @pytest.mark.parametrize("wrong", ["", "x", "gAAAA", "ä", "a" * 5000, "../../livez"])
 def test_nonsense_is_no_token(wrong: str) -> None:
-    assert read(wrong, SEALER) is None
+    assert read_token(wrong, SEALER) is None
 
 
 def test_a_changed_or_foreign_token_is_none() -> None:
-    made = token(ANN, SEALER)
+    made = create_token(ANN, SEALER)
     for place in (0, 12, 40, len(made) - 2):
         changed = made[:place] + ("A" if made[place] != "A" else "B") + made[place + 1 :]
-        assert read(changed, SEALER) is None
-    assert read(token(ANN, Sealer([Fernet.generate_key().decode()])), SEALER) is None
+        assert read_token(changed, SEALER) is None
+    assert read_token(create_token(ANN, Encryptor([Fernet.generate_key().decode()])), SEALER) is None
 
 
 @pytest.mark.parametrize("sealed", ["s3cret", '["other", "email", "ann@example.com", "newsletter", 17]', "17", "[]"])
 def test_what_the_keys_sealed_for_other_ends_is_no_token(sealed: str) -> None:
-    assert read(SEALER.seal(sealed), SEALER) is None
+    assert read_token(SEALER.encrypt(sealed), SEALER) is None
 
 
 @pytest.mark.usefixtures("keys")
@@ -79,14 +79,14 @@ def test_a_newsletter_carries_our_link_in_headers_and_both_parts() -> None:
     content = rendered("newsletter", newsletter(unsubscribe_url=None))
     way_out = content.headers["List-Unsubscribe"].removeprefix("<").removesuffix(">")
     assert content.headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    assert read(way_out.removeprefix(PUBLIC), SEALER) == ANN
+    assert read_token(way_out.removeprefix(PUBLIC), SEALER) == ANN
     assert way_out in str(content.text)
     assert way_out in str(content.html)
 
 
 def test_a_newsletter_with_a_page_of_the_apps_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
-    unsubscribe._sealer.cache_clear()
+    unsubscribe._encryptor.cache_clear()
     content = rendered("newsletter", newsletter(unsubscribe_url="https://shop.example/leave/1"))
     assert content.headers["List-Unsubscribe"] == "<https://shop.example/leave/1>"
     with pytest.raises(Misconfigured, match=KEYS_VARIABLE):
@@ -100,7 +100,7 @@ def test_one_click_is_for_https_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     content = rendered("newsletter", newsletter(unsubscribe_url=None))
     assert content.headers["List-Unsubscribe"].startswith("<http://localhost:8080/")
     assert "List-Unsubscribe-Post" not in content.headers
-    assert link(ANN).startswith("http://localhost:8080/")
+    assert unsubscribe_link(ANN).startswith("http://localhost:8080/")
 
 
 @pytest.mark.usefixtures("keys")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backline.errors import InvalidInput
-from backline.payments.provider import ProviderPayment, State
-from backline.reconciliation.csv_list import CsvPayments
+from backline.payments.provider import PaymentState, ProviderPayment
+from backline.reconciliation.csv_statement import CsvStatement
 
 SINCE, UNTIL = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
 HEAD = "id,amount_minor,currency,status,created_at"
@@ -18,7 +18,7 @@ HEAD = "id,amount_minor,currency,status,created_at"
 def read(tmp_path: Path, text: str) -> list[ProviderPayment]:
     path = tmp_path / "list.csv"
     path.write_bytes(text.encode())
-    return list(CsvPayments(path).list_payments(SINCE, UNTIL))
+    return list(CsvStatement(path).list_payments(SINCE, UNTIL))
 
 
 def test_an_export_of_a_dashboard(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_an_export_of_a_dashboard(tmp_path: Path) -> None:
         "pi_2,2026-03-01 18:31,1500,0,jpy,requires_action,\r\n",
     )
     assert found == [
-        ProviderPayment("pi_1", 7280, "EUR", State.CAPTURED, datetime(2026, 3, 1, 18, 30, tzinfo=UTC), 50, 17),
-        ProviderPayment("pi_2", 1500, "JPY", State.REQUIRES_ACTION, datetime(2026, 3, 1, 18, 31, tzinfo=UTC)),
+        ProviderPayment("pi_1", 7280, "EUR", PaymentState.CAPTURED, datetime(2026, 3, 1, 18, 30, tzinfo=UTC), 50, 17),
+        ProviderPayment("pi_2", 1500, "JPY", PaymentState.REQUIRES_ACTION, datetime(2026, 3, 1, 18, 31, tzinfo=UTC)),
     ]
 
 
@@ -75,7 +75,7 @@ def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.csv is not there"):
-        list(CsvPayments(tmp_path / "none.csv").list_payments(SINCE, UNTIL))
+        list(CsvStatement(tmp_path / "none.csv").list_payments(SINCE, UNTIL))
     (tmp_path / "list.csv").write_bytes(b"id,amount\n\xff\xfe")
     with pytest.raises(InvalidInput, match="is not CSV in UTF-8"):
-        list(CsvPayments(tmp_path / "list.csv").list_payments(SINCE, UNTIL))
+        list(CsvStatement(tmp_path / "list.csv").list_payments(SINCE, UNTIL))

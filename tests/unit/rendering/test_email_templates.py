@@ -10,9 +10,16 @@ import pytest
 from backline.errors import InvalidInput
 from backline.rendering import catalog
 from backline.rendering.email import EmailTemplate, render
-from tests.unit.rendering.judging import BY_TEMPLATE, context_of, judge, load, problems_of_type, untranslated
+from tests.unit.rendering.template_checks import (
+    TYPES_BY_TEMPLATE,
+    check_template,
+    check_type,
+    load,
+    sample_context,
+    untranslated,
+)
 
-FOLDER = catalog.FOLDER / "email"
+FOLDER = catalog.TEMPLATE_FOLDER / "email"
 TEMPLATES = [
     pytest.param(name, language, id=f"{language}-{name}")
     for name, languages in catalog.templates("email").items()
@@ -28,7 +35,7 @@ def shipped(name: str, language: str) -> EmailTemplate:
 def required(name: str) -> list[str]:
     """The variables of a sample without which the template does not render."""
     needed = []
-    for variable in (context := context_of(name, "en")):
+    for variable in (context := sample_context(name, "en")):
         try:
             render(name, "en", {key: value for key, value in context.items() if key != variable})
         except InvalidInput as error:
@@ -38,12 +45,12 @@ def required(name: str) -> list[str]:
 
 @pytest.mark.parametrize(("name", "language"), TEMPLATES)
 def test_every_template_renders_with_its_sample(name: str, language: str) -> None:
-    assert judge(shipped(name, language), context_of(name, language)) == []
+    assert check_template(shipped(name, language), sample_context(name, language)) == []
 
 
-@pytest.mark.parametrize(("name", "language"), [case for case in TEMPLATES if case.values[0] in BY_TEMPLATE])
+@pytest.mark.parametrize(("name", "language"), [case for case in TEMPLATES if case.values[0] in TYPES_BY_TEMPLATE])
 def test_every_payload_of_its_type_renders_and_is_escaped(name: str, language: str) -> None:
-    assert problems_of_type(shipped(name, language), BY_TEMPLATE[name]) == []
+    assert check_type(shipped(name, language), TYPES_BY_TEMPLATE[name]) == []
 
 
 @pytest.mark.parametrize(("name", "language"), [case for case in TEMPLATES if case.values[1] != "en"])
@@ -64,7 +71,7 @@ def test_a_missing_variable_is_named(name: str, variables: list[str]) -> None:
 
 
 def test_the_layout_answers_to_dark_mode_and_small_screens() -> None:
-    html = render("notice", "en", context_of("notice", "en"))[2]
+    html = render("notice", "en", sample_context("notice", "en"))[2]
     assert "@media (prefers-color-scheme: dark)" in html
     assert "@media (max-width: 620px)" in html
     assert 'name="color-scheme" content="light dark"' in html
@@ -136,11 +143,11 @@ def test_the_language_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert known == {"a": ("en", "pt", "pt-BR"), "b": ("en",), "c": ("de",)}
     monkeypatch.setattr(catalog, "templates", {"email": known}.get)
     wanted = {"pt-BR": "pt-BR", "pt-PT": "pt", "pt": "pt", "fr-FR": "en", "en-GB": "en"}
-    assert {asked: catalog.language_for("email", "a", asked) for asked in wanted} == wanted
-    assert catalog.language_for("email", "b", "pt-BR") == "en"
-    assert catalog.language_for("email", "a", None) == "en"
+    assert {asked: catalog.resolve_language("email", "a", asked) for asked in wanted} == wanted
+    assert catalog.resolve_language("email", "b", "pt-BR") == "en"
+    assert catalog.resolve_language("email", "a", None) == "en"
     with pytest.raises(InvalidInput, match="'c' is there in de, but not in fr"):
-        catalog.language_for("email", "c", "fr")
+        catalog.resolve_language("email", "c", "fr")
 
 
 @pytest.mark.parametrize("name", ["nope", "../en/notice", "en/notice", "layout.html", "", "notice/../welcome"])

@@ -38,16 +38,16 @@ def test_it_says_what_inheritance_says(environment: Environment, name: str) -> N
     values: dict[str, Any] = {"x": 3}
     constants = {"brand": "A & <B>"}
     wanted = environment.get_template(name).render(**values, **constants)
-    assert flattening.load(environment, name, constants).render(**values) == wanted
+    assert flattening.load_flattened(environment, name, constants).render(**values) == wanted
 
 
 def test_a_constant_is_not_overridden_by_the_context(environment: Environment) -> None:
-    assert flattening.load(environment, "plain.txt", {"brand": "A"}).render(x=1, brand="B") == "A & 1"
+    assert flattening.load_flattened(environment, "plain.txt", {"brand": "A"}).render(x=1, brand="B") == "A & 1"
 
 
 def test_an_undefined_variable_is_still_an_error(environment: Environment) -> None:
     with pytest.raises(UndefinedError, match="nowhere"):
-        flattening.load(environment, "missing.html", {"brand": "A"}).render()
+        flattening.load_flattened(environment, "missing.html", {"brand": "A"}).render()
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_an_undefined_variable_is_still_an_error(environment: Environment) -> No
 )
 def test_what_cannot_be_flat_is_refused(environment: Environment, name: str, says: str) -> None:
     with pytest.raises(Misconfigured, match=says):
-        flattening.load(environment, name, {})
+        flattening.load_flattened(environment, name, {})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backline.rendering.formats import day, moment, money
+from backline.rendering.formats import day, money, timestamp
 from backline.settings import ROOT
 
 SUMMER, WINTER = datetime(2026, 7, 1, 16, 5, tzinfo=UTC), datetime(2026, 1, 1, 23, 30, tzinfo=UTC)
@@ -50,7 +50,7 @@ def test_money(amount: int, currency: str, locale: str, written: str) -> None:
     ],
 )
 def test_moment(value: datetime, zone: str | None, locale: str, written: str) -> None:
-    assert moment(value, zone, locale) == written
+    assert timestamp(value, zone, locale) == written
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ from jinja2 import DictLoader
 from jinja2.sandbox import SandboxedEnvironment
 
 from backline.errors import Misconfigured
-from backline.rendering.inlining import inline
+from backline.rendering.inlining import inline_css
 
 CSS = ".a { color: red; } p { margin: 0; } td { padding: 1px; }"
 
 
 def test_rules_go_into_the_tags_of_a_fragment() -> None:
     # In CSS's own order: the more specific rule last.
-    assert inline('<p class="a">Hi</p>', CSS, "x.html") == '<p class="a" style="margin: 0;color: red;">Hi</p>'
+    assert inline_css('<p class="a">Hi</p>', CSS, "x.html") == '<p class="a" style="margin: 0;color: red;">Hi</p>'
 
 
 def test_jinja_tags_stay_as_they_are() -> None:
@@ -22,7 +22,7 @@ def test_jinja_tags_stay_as_they_are() -> None:
         "<!--[if mso]>{{ y }}{% if z %}<table>{% endif %}<![endif]-->\n"
         "{% if a < b %}<p>x</p>{% endif %}{# a note #}\n{% endblock %}"
     )
-    inlined = inline(source, CSS, "x.html")
+    inlined = inline_css(source, CSS, "x.html")
     for tag in (
         '{% extends "layout.html" %}{% from "c.html" import b %}',
         '<p style="margin: 0;">{{ a > b and "<i>" }}</p>',
@@ -37,14 +37,14 @@ def test_jinja_tags_stay_as_they_are() -> None:
 
 def test_rows_may_stand_in_a_loop() -> None:
     source = "<table><tbody>{% for row in rows %}<tr><td>{{ row }}</td></tr>{% endfor %}</tbody></table>"
-    inlined = inline(source, CSS, "x.html")
+    inlined = inline_css(source, CSS, "x.html")
     environment = SandboxedEnvironment(loader=DictLoader({"x": inlined}))
     assert environment.get_template("x").render(rows=[1, 2]).count('<tr><td style="padding: 1px;">') == 2
 
 
 def test_a_document_keeps_its_media_queries_and_doctype() -> None:
     source = "{% set a = 1 %}<!DOCTYPE html><html><head><style>@media x { .a { color: blue } }</style></head><body><p>{{ a }}</p></body></html>"
-    inlined = inline(source, CSS, "x.html")
+    inlined = inline_css(source, CSS, "x.html")
     assert inlined.startswith("{% set a = 1 %}<!DOCTYPE html>")
     assert "<style>@media x { .a { color: blue } }</style>" in inlined
     assert '<p style="margin: 0;">{{ a }}</p>' in inlined
@@ -61,5 +61,5 @@ def test_a_document_keeps_its_media_queries_and_doctype() -> None:
 )
 def test_what_html_would_move_or_drop_is_an_error(source: str, near: str) -> None:
     with pytest.raises(Misconfigured) as caught:
-        inline(source, CSS, "mail.html")
+        inline_css(source, CSS, "mail.html")
     assert f"template mail.html: an HTML parser would move or drop something at {near} or" in str(caught.value)

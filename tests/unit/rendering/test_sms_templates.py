@@ -25,7 +25,7 @@ TEMPLATES = [
 
 def context(name: str, *without: str) -> dict[str, Any]:
     if name not in KINDS:
-        return catalog.sample("sms", name)
+        return catalog.sample_context("sms", name)
     payload = {key: value for key, value in KINDS[name].sample().items() if key not in without}
     return KINDS[name].parse(payload).template_and_context()[1]
 
@@ -37,7 +37,7 @@ def test_every_language_has_every_template() -> None:
 @pytest.mark.parametrize(("name", "language"), TEMPLATES)
 def test_it_is_short_cheap_and_whole(name: str, language: str) -> None:
     text = render(name, language, context(name))
-    counted = segments.count(text)
+    counted = segments.count_segments(text)
     assert (counted.encoding, counted.parts) == ("GSM-7", 1)
     assert "None" not in text
     assert "\n\n" not in text

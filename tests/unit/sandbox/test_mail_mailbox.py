@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.mail.faults import Faults, Rule
+from sandbox.mail.faults import MailFaultRule, MailFaults
 from sandbox.mail.mailbox import Mailbox
 
 
@@ -61,9 +61,9 @@ def test_clearing_leaves_what_arrives_meanwhile(mailbox: Mailbox) -> None:
 
 def test_seeded_probability_fires_the_same_way_twice() -> None:
     def run() -> list[bool]:
-        faults = Faults()
-        faults.replace([Rule(stage="rcpt", action="reply", probability=0.3, seed=7)])
-        return [faults.strike("rcpt", ["a@b.example"]) is not None for _ in range(200)]
+        faults = MailFaults()
+        faults.replace([MailFaultRule(stage="rcpt", action="reply", probability=0.3, seed=7)])
+        return [faults.match("rcpt", ["a@b.example"]) is not None for _ in range(200)]
 
     assert run() == run()
     assert 30 < sum(run()) < 90

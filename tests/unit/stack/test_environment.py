@@ -10,26 +10,26 @@ from pathlib import Path
 import pytest
 
 from backline.channels.http.gateway import HttpGateway
-from backline.channels.push.access import ServiceAccount
-from backline.channels.webhook.guard import AddressGuard
+from backline.channels.push.oauth import ServiceAccount
+from backline.channels.webhook.ssrf_guard import AddressGuard
 from backline.errors import Misconfigured
 from backline.settings import ROOT, settings
-from backline.stack.environment import exports, load_dotenv, shell
-from backline.stack.paths import HIGHEST_PORT, Paths
-from backline.stack.postgres import Cluster
-from backline.stack.secrets import Secrets
+from stack.environment import build_environment, load_dotenv, to_shell_exports
+from stack.paths import MAX_BASE_PORT, Paths
+from stack.postgres import Cluster
+from stack.secrets import Secrets
 
 
-def _exports(home: Path, port: int = 9100, secrets: Secrets | None = None) -> dict[str, str]:
+def _build_environment(home: Path, port: int = 9100, secrets: Secrets | None = None) -> dict[str, str]:
     paths = Paths(ROOT, home, port)
     made = secrets or Secrets()
-    return exports(paths, made, Cluster(paths, made))
+    return build_environment(paths, made, Cluster(paths, made))
 
 
 def test_a_shell_reads_back_every_value(tmp_path: Path) -> None:
     home = tmp_path / 'it\'s a "home" with $signs'
-    variables = _exports(home)
-    script = shell(variables) + "exec env -0"
+    variables = _build_environment(home)
+    script = to_shell_exports(variables) + "exec env -0"
     done = subprocess.run(
         ["/bin/sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}
     )
@@ -38,7 +38,7 @@ def test_a_shell_reads_back_every_value(tmp_path: Path) -> None:
 
 
 def test_two_copies_share_no_port_path_or_secret(tmp_path: Path) -> None:
-    one, two = _exports(tmp_path / "one", 9100), _exports(tmp_path / "two", 9200)
+    one, two = _build_environment(tmp_path / "one", 9100), _build_environment(tmp_path / "two", 9200)
     differ = {key for key in one if one[key] != two[key]}
     assert {
         "AIRFLOW_HOME", "AIRFLOW__API__PORT", "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT",
@@ -51,30 +51,30 @@ def test_two_copies_share_no_port_path_or_secret(tmp_path: Path) -> None:
 def test_links_lead_to_the_copys_own_page_unless_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BACKLINE__LINKS__UNSUBSCRIBE", raising=False)
     settings.cache_clear()
-    own = _exports(tmp_path, 9100)["BACKLINE__LINKS__UNSUBSCRIBE"]
+    own = _build_environment(tmp_path, 9100)["BACKLINE__LINKS__UNSUBSCRIBE"]
     assert own == "http://localhost:9100/backline/unsubscribe/{token}"
     given = "https://mail.shop.example/backline/unsubscribe/{token}"
     monkeypatch.setenv("BACKLINE__LINKS__UNSUBSCRIBE", given)
     settings.cache_clear()
-    assert _exports(tmp_path, 9100)["BACKLINE__LINKS__UNSUBSCRIBE"] == given
+    assert _build_environment(tmp_path, 9100)["BACKLINE__LINKS__UNSUBSCRIBE"] == given
     settings.cache_clear()
 
 
 def test_nobody_is_admin_without_a_password(tmp_path: Path) -> None:
-    variables = _exports(tmp_path)
+    variables = _build_environment(tmp_path)
     assert variables["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
     assert variables["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert len(variables["AIRFLOW__API_AUTH__JWT_SECRET"]) >= 64
 
 
 def test_the_catcher_is_spoken_to_in_plain_smtp(tmp_path: Path) -> None:
-    smtp = json.loads(_exports(tmp_path)["AIRFLOW_CONN_SMTP_DEFAULT"])
+    smtp = json.loads(_build_environment(tmp_path)["AIRFLOW_CONN_SMTP_DEFAULT"])
     assert smtp["port"] == 9101
     assert smtp["extra"]["disable_ssl"] is True
     assert smtp["extra"]["disable_tls"] is True
 
 
-@pytest.mark.parametrize("port", ["abc", "0", "80", "-1", "8080.5", str(HIGHEST_PORT + 1), "٨٠٨٠"])
+@pytest.mark.parametrize("port", ["abc", "0", "80", "-1", "8080.5", str(MAX_BASE_PORT + 1), "٨٠٨٠"])
 def test_a_bad_port_is_refused_by_name(port: str) -> None:
     with pytest.raises(Misconfigured, match=r"BACKLINE_PORT=.*1024"):
         Paths.from_environment({"BACKLINE_PORT": port})
@@ -97,11 +97,11 @@ def test_a_bad_dotenv_line_is_named(tmp_path: Path) -> None:
 
 
 def test_what_runs_keeps_its_bytecode(tmp_path: Path) -> None:
-    assert _exports(tmp_path)["PYTHONDONTWRITEBYTECODE"] == ""
+    assert _build_environment(tmp_path)["PYTHONDONTWRITEBYTECODE"] == ""
 
 
 def test_texts_and_push_messages_go_to_the_sandbox(tmp_path: Path) -> None:
-    variables = _exports(tmp_path)
+    variables = _build_environment(tmp_path)
     sms, push = (json.loads(variables[f"AIRFLOW_CONN_{name}_GATEWAY"]) for name in ("SMS", "PUSH"))
     assert (sms["conn_type"], sms["host"]) == ("http", "http://127.0.0.1:9102/sms")
     gateway = HttpGateway.from_connection(
@@ -117,9 +117,9 @@ def test_webhooks_reach_the_sandbox_and_nothing_else_of_this_host(
 ) -> None:
     for name in ("REQUIRE_HTTPS", "ALLOWED_ADDRESSES"):
         monkeypatch.delenv(f"BACKLINE__WEBHOOKS__{name}", raising=False)
-    variables = _exports(tmp_path)
+    variables = _build_environment(tmp_path)
     assert variables["BACKLINE_WEBHOOK_URL"] == "http://127.0.0.1:9102/webhooks/in"
     guard = AddressGuard(json.loads(variables["BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES"]))
     assert [port for port in (9100, 9101, 9102, 5432) if guard.allows("127.0.0.1", port)] == [9102]
     monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8"]')
-    assert _exports(tmp_path)["BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES"] == '["10.0.0.0/8"]'
+    assert _build_environment(tmp_path)["BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES"] == '["10.0.0.0/8"]'

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from backline.settings import ROOT
-from backline.stack.environment import exports
-from backline.stack.paths import Paths
-from backline.stack.postgres import Cluster
-from backline.stack.secrets import Secrets
+from stack.environment import build_environment
+from stack.paths import Paths
+from stack.postgres import Cluster
+from stack.secrets import Secrets
 
 STARTED = """
 import sys
@@ -28,7 +28,7 @@ ExecutorLoader.get_default_executor().start()
 
 def test_workers_are_forked_from_a_process_that_has_all_they_need(tmp_path: Path) -> None:
     paths, secrets = Paths(ROOT, tmp_path, 9100), Secrets()
-    environment = exports(paths, secrets, Cluster(paths, secrets))
+    environment = build_environment(paths, secrets, Cluster(paths, secrets))
     done = subprocess.run(
         [sys.executable, "-P", "-c", STARTED],
         capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", **environment},

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from backline.cli.checks import LOCKED, lock_problems
+from backline.cli.checks import LOCK_FILES, lock_problems
 from backline.settings import ROOT
 
 
-@pytest.mark.parametrize("name", LOCKED)
+@pytest.mark.parametrize("name", LOCK_FILES)
 def test_ours_is_consistent(name: str) -> None:
     assert lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt") == []
 
 
-@pytest.mark.parametrize("name", LOCKED)
+@pytest.mark.parametrize("name", LOCK_FILES)
 def test_ours_names_no_index_or_folder(name: str) -> None:
     text = (ROOT / f"{name}.txt").read_text()
     assert not [word for word in ("://", "--index", "--find-links", " @ ") if word in text]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from backline.airflow.pools import wanted_pools
+from backline.airflow.pools import configured_pools
 from backline.settings import config_file, load
 
 
 def test_each_lane_has_its_own_pool_with_room_for_the_hand_over() -> None:
     current = load(config_file())
-    pools = wanted_pools(current)
+    pools = configured_pools(current)
     for name, lane in current.lanes.items():
-        assert pools[name.replace(".", "_")] == lane.dispatchers + 1
+        assert pools[name.replace(".", "_")] == lane.max_dispatchers + 1
     assert current.direct_pools.items() <= pools.items()
     assert not [name for name in pools if "." in name]

@@ -15,7 +15,7 @@ import contextlib, ctypes, os, signal, subprocess, sys, time
 
 import psutil
 
-from backline.stack.processes import end_leftovers, supervised
+from stack.processes import end_leftovers, supervised
 
 PR_SET_DUMPABLE = 4
 stack_id, told = sys.argv[1], []

@@ -11,7 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from backline.errors import Misconfigured
-from backline.stack.secrets import Secrets, load_or_create, write_passwords
+from stack.secrets import Secrets, load_or_create, write_airflow_passwords
 
 
 def _mode(path: Path) -> int:
@@ -68,7 +68,7 @@ def test_nothing_secret_in_the_repr() -> None:
 def test_passwords_for_airflow(tmp_path: Path) -> None:
     made = Secrets()
     path = tmp_path / "passwords.json"
-    write_passwords(path, made)
+    write_airflow_passwords(path, made)
     assert json.loads(path.read_text()) == {
         "admin": made.admin_password,
         "op": made.op_password,

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.subscriptions.cycles import anchored, cycle_after
+from backline.subscriptions.cycles import anchor_date, cycle_after
 from backline.subscriptions.rules import (
+    Action,
     Plan,
     Subscription,
-    Verdict,
-    amounts,
-    cycle_to_announce,
+    cycle_to_remind,
     decide,
+    line_amounts,
     price_of,
 )
 
 MONTHLY = Subscription(
-    state="active", anchor_day=31, interval_months=1, next_on=date(2026, 1, 31), skips_next=False, retry_on=None, resume_on=None,
+    state="active", anchor_day=31, interval_months=1, next_on=date(2026, 1, 31), skip_next=False, retry_on=None, resume_on=None,
     unit_price_minor=1000, new_price_minor=None, new_price_from=None,
 )  # fmt: skip
 TODAY = date(2026, 1, 31)
@@ -34,39 +34,39 @@ def day(text: str) -> date:
 
 
 CASES: dict[str, tuple[Subscription, str, Plan]] = {
-    "due today": (MONTHLY, "2026-01-31", Plan(Verdict.ORDER, TODAY, day("2026-02-28"), 1000)),
-    "due tomorrow": (MONTHLY, "2026-01-30", Plan(Verdict.NOT_DUE, TODAY)),
-    "three days late": (MONTHLY, "2026-02-03", Plan(Verdict.ORDER, TODAY, day("2026-02-28"), 1000)),
+    "due today": (MONTHLY, "2026-01-31", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000)),
+    "due tomorrow": (MONTHLY, "2026-01-30", Plan(Action.NOT_DUE, TODAY)),
+    "three days late": (MONTHLY, "2026-02-03", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000)),
     "a whole cycle late, on the day of the next": (
-        MONTHLY, "2026-02-28", Plan(Verdict.ORDER, TODAY, day("2026-03-31"), 1000),
+        MONTHLY, "2026-02-28", Plan(Action.ORDER, TODAY, day("2026-03-31"), 1000),
     ),
-    "months late: one order, not several": (MONTHLY, "2026-05-07", Plan(Verdict.ORDER, TODAY, day("2026-05-31"), 1000)),
-    "skipped": (replace(MONTHLY, skips_next=True), "2026-01-31", Plan(Verdict.SKIP, TODAY, day("2026-02-28"))),
-    "to be skipped later": (replace(MONTHLY, skips_next=True), "2026-01-30", Plan(Verdict.NOT_DUE, TODAY)),
-    "put off until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(Verdict.NOT_DUE, TODAY)),
+    "months late: one order, not several": (MONTHLY, "2026-05-07", Plan(Action.ORDER, TODAY, day("2026-05-31"), 1000)),
+    "skipped": (replace(MONTHLY, skip_next=True), "2026-01-31", Plan(Action.SKIP, TODAY, day("2026-02-28"))),
+    "to be skipped later": (replace(MONTHLY, skip_next=True), "2026-01-30", Plan(Action.NOT_DUE, TODAY)),
+    "put off until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(Action.NOT_DUE, TODAY)),
     "put off until today": (
-        replace(MONTHLY, retry_on=day("2026-02-01")), "2026-02-01", Plan(Verdict.ORDER, TODAY, day("2026-02-28"), 1000),
+        replace(MONTHLY, retry_on=day("2026-02-01")), "2026-02-01", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
     ),
-    "cancelled": (replace(MONTHLY, state="cancelled", next_on=None), "2026-01-31", Plan(Verdict.INACTIVE)),
-    "paused until somebody says so": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(Verdict.INACTIVE)),
-    "paused until tomorrow": (PAUSED, "2026-01-14", Plan(Verdict.INACTIVE)),
-    "resumed, its next day still to come": (PAUSED, "2026-01-15", Plan(Verdict.RESUME, TODAY, TODAY)),
+    "cancelled": (replace(MONTHLY, state="cancelled", next_on=None), "2026-01-31", Plan(Action.INACTIVE)),
+    "paused until somebody says so": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(Action.INACTIVE)),
+    "paused until tomorrow": (PAUSED, "2026-01-14", Plan(Action.INACTIVE)),
+    "resumed, its next day still to come": (PAUSED, "2026-01-15", Plan(Action.RESUME, TODAY, TODAY)),
     "resumed on its day": (
-        replace(PAUSED, resume_on=TODAY), "2026-01-31", Plan(Verdict.ORDER, TODAY, day("2026-02-28"), 1000),
+        replace(PAUSED, resume_on=TODAY), "2026-01-31", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
     ),
     "resumed, and what was skipped lay in the pause": (
-        replace(PAUSED, resume_on=TODAY, skips_next=True), "2026-01-31", Plan(Verdict.ORDER, TODAY, day("2026-02-28"), 1000),
+        replace(PAUSED, resume_on=TODAY, skip_next=True), "2026-01-31", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
     ),
     "resumed before what is skipped": (
-        replace(PAUSED, next_on=TODAY, skips_next=True), "2026-01-31", Plan(Verdict.SKIP, TODAY, day("2026-02-28")),
+        replace(PAUSED, next_on=TODAY, skip_next=True), "2026-01-31", Plan(Action.SKIP, TODAY, day("2026-02-28")),
     ),
     "a new price from this cycle on": (
         replace(MONTHLY, new_price_minor=1200, new_price_from=TODAY), "2026-01-31",
-        Plan(Verdict.ORDER, TODAY, day("2026-02-28"), 1200, price_changes=True),
+        Plan(Action.ORDER, TODAY, day("2026-02-28"), 1200, applies_new_price=True),
     ),
     "a new price from the next cycle on, and a late order": (
         replace(MONTHLY, new_price_minor=1200, new_price_from=day("2026-02-01")), "2026-02-10",
-        Plan(Verdict.ORDER, TODAY, day("2026-02-28"), 1000),
+        Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
     ),
 }  # fmt: skip
 
@@ -83,12 +83,12 @@ months = st.dates(date(2020, 1, 1), date(2040, 12, 31))
 def subscriptions(draw: st.DrawFn) -> Subscription:
     anchor = draw(st.integers(1, 31))
     month = draw(months)
-    next_on = anchored(month.year, month.month, anchor)
+    next_on = anchor_date(month.year, month.month, anchor)
     state = draw(st.sampled_from(["active", "paused", "cancelled"]))
     return Subscription(
         state=state, anchor_day=anchor, interval_months=draw(st.integers(1, 24)),
         next_on=None if state == "cancelled" else next_on,
-        skips_next=state != "cancelled" and draw(st.booleans()),
+        skip_next=state != "cancelled" and draw(st.booleans()),
         retry_on=next_on + timedelta(days=draw(st.integers(1, 90))) if state == "active" and draw(st.booleans()) else None,
         resume_on=next_on + timedelta(days=draw(st.integers(-400, 400))) if state == "paused" and draw(st.booleans()) else None,
         unit_price_minor=draw(st.integers(1, 10**6)), new_price_minor=draw(st.integers(1, 10**6)),
@@ -96,29 +96,29 @@ def subscriptions(draw: st.DrawFn) -> Subscription:
     )  # fmt: skip
 
 
-def moved(subscription: Subscription, plan: Plan) -> Subscription:
+def advanced(subscription: Subscription, plan: Plan) -> Subscription:
     """The subscription after what was planned was done."""
     return replace(subscription, state="active", next_on=plan.next_on, retry_on=None, resume_on=None,
-                   skips_next=subscription.skips_next and subscription.next_on == plan.next_on)  # fmt: skip
+                   skip_next=subscription.skip_next and subscription.next_on == plan.next_on)  # fmt: skip
 
 
 @given(subscriptions(), st.integers(-400, 800))
 def test_what_is_done_is_not_due_again_that_day(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
     plan = decide(subscription, today)
-    if plan.verdict in (Verdict.ORDER, Verdict.SKIP, Verdict.RESUME):
+    if plan.action in (Action.ORDER, Action.SKIP, Action.RESUME):
         assert plan.next_on is not None
         assert plan.next_on > today
-        assert decide(moved(subscription, plan), today).verdict is Verdict.NOT_DUE
+        assert decide(advanced(subscription, plan), today).action is Action.NOT_DUE
         # ... and on its next day it is due, whatever came before.
-        assert decide(moved(subscription, plan), plan.next_on).verdict in (Verdict.ORDER, Verdict.SKIP)
+        assert decide(advanced(subscription, plan), plan.next_on).action in (Action.ORDER, Action.SKIP)
 
 
 @given(subscriptions(), st.integers(-400, 800))
 def test_an_order_is_for_a_cycle_that_has_come(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
     plan = decide(subscription, today)
-    if plan.verdict is not Verdict.ORDER:
+    if plan.action is not Action.ORDER:
         return
     assert subscription.next_on is not None
     assert plan.cycle_on is not None
@@ -136,15 +136,15 @@ def test_an_order_is_for_a_cycle_that_has_come(subscription: Subscription, days:
 def test_run_every_day_each_cycle_comes_once_and_on_its_day(subscription: Subscription, count: int) -> None:
     if subscription.state != "active" or subscription.next_on is None:
         return
-    current = replace(subscription, retry_on=None, skips_next=False)
+    current = replace(subscription, retry_on=None, skip_next=False)
     expected = [cycle_after(subscription.next_on, current.anchor_day, current.interval_months, n) for n in range(count)]
     ordered = []
     for today in expected:
-        assert decide(current, today - timedelta(days=1)).verdict is Verdict.NOT_DUE
+        assert decide(current, today - timedelta(days=1)).action is Action.NOT_DUE
         plan = decide(current, today)
-        assert plan.verdict is Verdict.ORDER
+        assert plan.action is Action.ORDER
         ordered.append(plan.cycle_on)
-        current = moved(current, plan)
+        current = advanced(current, plan)
     assert ordered == expected
 
 
@@ -160,29 +160,29 @@ def test_a_run_at_midnight_utc_meets_every_day_of_every_zone_once(start: date, z
 
 def test_a_reminder_is_for_tomorrow_and_once() -> None:
     before = TODAY - timedelta(days=1)
-    assert cycle_to_announce(MONTHLY, None, before) == TODAY
-    assert cycle_to_announce(MONTHLY, TODAY, before) is None
-    assert cycle_to_announce(MONTHLY, date(2025, 12, 31), before) == TODAY
-    assert cycle_to_announce(MONTHLY, None, TODAY) is None
-    assert cycle_to_announce(MONTHLY, None, before - timedelta(days=1)) is None
+    assert cycle_to_remind(MONTHLY, None, before) == TODAY
+    assert cycle_to_remind(MONTHLY, TODAY, before) is None
+    assert cycle_to_remind(MONTHLY, date(2025, 12, 31), before) == TODAY
+    assert cycle_to_remind(MONTHLY, None, TODAY) is None
+    assert cycle_to_remind(MONTHLY, None, before - timedelta(days=1)) is None
 
 
 def test_who_gets_no_order_is_not_reminded() -> None:
     before = TODAY - timedelta(days=1)
-    assert cycle_to_announce(replace(MONTHLY, skips_next=True), None, before) is None
-    assert cycle_to_announce(replace(MONTHLY, state="cancelled", next_on=None), None, before) is None
-    assert cycle_to_announce(replace(PAUSED, resume_on=None), None, before) is None
+    assert cycle_to_remind(replace(MONTHLY, skip_next=True), None, before) is None
+    assert cycle_to_remind(replace(MONTHLY, state="cancelled", next_on=None), None, before) is None
+    assert cycle_to_remind(replace(PAUSED, resume_on=None), None, before) is None
 
 
 @given(subscriptions(), st.integers(-400, 800))
 def test_who_is_reminded_gets_an_order_the_next_day(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
-    if (cycle_on := cycle_to_announce(subscription, None, today)) is None:
+    if (cycle_on := cycle_to_remind(subscription, None, today)) is None:
         return
     assert cycle_on == today + timedelta(days=1)
     announced = replace(subscription, retry_on=None)
     plan = decide(announced, cycle_on)
-    assert (plan.verdict, plan.cycle_on) == (Verdict.ORDER, cycle_on)
+    assert (plan.action, plan.cycle_on) == (Action.ORDER, cycle_on)
     assert plan.unit_price_minor == price_of(subscription, cycle_on)[0]
 
 
@@ -192,4 +192,4 @@ def test_who_is_reminded_gets_an_order_the_next_day(subscription: Subscription, 
      (2, 1990, 0, (3980, 0)), (1, 10, 500, (10, 1))],
 )  # fmt: skip
 def test_amounts_are_rounded_as_on_orders(quantity: int, price: int, rate: int, expected: tuple[int, int]) -> None:
-    assert amounts(quantity, price, rate) == expected
+    assert line_amounts(quantity, price, rate) == expected

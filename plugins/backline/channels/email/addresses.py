@@ -9,14 +9,14 @@ from typing import NamedTuple
 from backline.errors import InvalidInput
 
 # Addresses of this shape need no more than a look; everything else goes to email-validator, which takes 50 times as long.
-_ORDINARY = re.compile(
+_SIMPLE_ADDRESS = re.compile(
     r"(?P<local>[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)@"
     r"(?P<domain>(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63})"
 )
 # Names that RFC 2606 and RFC 6761 keep for tests and development. Receivers on a laptop live there, so they are taken;
 # email-validator, made for sign-up forms, refuses most of them.
-_DEVELOPMENT = re.compile(r"localhost|.+\.(?:localhost|test|example|invalid|local)", re.IGNORECASE)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_RESERVED_DOMAIN = re.compile(r"localhost|.+\.(?:localhost|test|example|invalid|local)", re.IGNORECASE)
+_CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Address(NamedTuple):
@@ -24,30 +24,30 @@ class Address(NamedTuple):
 
     name: str
     """Display name, or empty."""
-    spec: str
+    addr_spec: str
     """`local@domain`, the domain in lower case and, if international, as punycode (RFC 5890)."""
 
     @property
     def needs_utf8(self) -> bool:
         """Whether only a server with SMTPUTF8 can take it (RFC 6531): its local part is not ASCII."""
-        return not self.spec.isascii()
+        return not self.addr_spec.isascii()
 
 
-def parse(text: str, field: str) -> Address:
+def parse_address(text: str, field: str) -> Address:
     """Read `a@b.example`, `<a@b.example>` or `Name <a@b.example>`; InvalidInput names the field."""
     try:
-        return _parse(text)
+        return _parse_address(text)
     except ValueError as exc:
         raise InvalidInput(field, str(exc)) from None
 
 
 @lru_cache(maxsize=4096)
-def _parse(text: str) -> Address:
-    if not text.isprintable() and _CONTROL.search(text):
+def _parse_address(text: str) -> Address:
+    if not text.isprintable() and _CONTROL_CHARACTERS.search(text):
         raise ValueError("control characters and line breaks are not allowed in an address")
     text = text.strip()
     if not text.endswith(">"):
-        return Address("", _check(text))
+        return Address("", _validate_addr_spec(text))
     name, bracket, spec = text[:-1].rpartition("<")
     if not bracket:
         raise ValueError(f"{text[:80]!r} has a '>' without '<'; write it as: Name <user@example.com>")
@@ -56,11 +56,11 @@ def _parse(text: str) -> Address:
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
     elif re.search(r"[<>@]", name):
         raise ValueError("one address only, please; a name that contains '@', '<' or '>' must be in double quotes")
-    return Address(name, _check(spec.strip()))
+    return Address(name, _validate_addr_spec(spec.strip()))
 
 
-def _check(spec: str) -> str:
-    if match := _ORDINARY.fullmatch(spec):
+def _validate_addr_spec(spec: str) -> str:
+    if match := _SIMPLE_ADDRESS.fullmatch(spec):
         local, domain = match["local"], match["domain"]
         # "--" may be punycode, which wants a proper look.
         if len(local) <= 64 and len(spec) <= 254 and "--" not in domain:
@@ -71,7 +71,7 @@ def _check(spec: str) -> str:
     from email_validator import EmailNotValidError, validate_email
 
     _, _, domain = spec.rpartition("@")
-    development = _DEVELOPMENT.fullmatch(domain) is not None
+    development = _RESERVED_DOMAIN.fullmatch(domain) is not None
     try:
         # The reserved ending is swapped for an ordinary one while the syntax is checked.
         checked = validate_email(f"{spec}.com" if development else spec, check_deliverability=False, strict=True)

@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 from backline.channel_settings import EmailSettings
 from backline.channels.base import Message
-from backline.channels.email.addresses import parse
+from backline.channels.email.addresses import parse_address
 from backline.channels.email.content import Attachment, EmailContent
-from backline.channels.email.headers import mailboxes
-from backline.channels.email.mime import build
+from backline.channels.email.headers import address_header
+from backline.channels.email.mime import build_message
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import EmailSession, PreparedEmail
 from backline.errors import InvalidInput, Misconfigured
 
-_LONGEST_TIMEOUT = 600.0
+_MAX_TIMEOUT_SECONDS = 600.0
 """Seconds: what RFC 5321 section 4.5.3.2.6 lets a server take over its last answer."""
-_BYTES_PER_SECOND = 128 * 1024
+_MIN_BYTES_PER_SECOND = 128 * 1024
 """A line slower than this may time out on a large attachment."""
 
 
@@ -28,47 +28,49 @@ class EmailChannel:
 
     def __init__(self, settings: EmailSettings, server: SmtpServer, render: Callable[[Message], EmailContent]) -> None:
         self.connections = settings.connections
-        self.depth = settings.messages_per_connection
+        self.messages_per_session = settings.messages_per_connection
         self._settings = settings
         self._server = server
         self._render = render
         self._context = server.tls_context()
         try:
-            self._sender = parse(settings.from_address, "email.from_address")
-            domain = parse(f"id@{settings.message_id_domain}", "email.message_id_domain").spec.partition("@")[2]
+            self._sender = parse_address(settings.from_address, "email.from_address")
+            domain = parse_address(f"id@{settings.message_id_domain}", "email.message_id_domain").addr_spec.partition(
+                "@"
+            )[2]
         except InvalidInput as exc:
             raise Misconfigured(f"{exc} (in backline.toml)") from None
         self._message_id_domain = domain
-        self._from = mailboxes("From", (self._sender,))
+        self._from_header = address_header("From", (self._sender,))
 
     def prepare(self, message: Message) -> PreparedEmail:
         """Render and build; raises InvalidInput, naming the field, when it cannot be built."""
         content = self._render(message)
         if content.attachments:
             self._check_attachments(content.attachments)
-        to = parse(message.recipient, "to")
-        cc = [parse(text, f"cc[{index}]") for index, text in enumerate(content.cc)]
-        bcc = [parse(text, f"bcc[{index}]") for index, text in enumerate(content.bcc)]
-        reply_to = parse(content.reply_to, "reply_to") if content.reply_to else None
+        to = parse_address(message.recipient, "to")
+        cc = [parse_address(text, f"cc[{index}]") for index, text in enumerate(content.cc)]
+        bcc = [parse_address(text, f"bcc[{index}]") for index, text in enumerate(content.bcc)]
+        reply_to = parse_address(content.reply_to, "reply_to") if content.reply_to else None
         message_id = self._message_id(message)
-        data = build(
+        data = build_message(
             content,
-            sender=self._from,
+            sender=self._from_header,
             to=to,
             cc=cc,
             reply_to=reply_to,
             message_id=message_id,
             date=int(time.time()),
         )
-        recipients = (to.spec, *[address.spec for address in cc], *[address.spec for address in bcc])
+        recipients = (to.addr_spec, *[address.addr_spec for address in cc], *[address.addr_spec for address in bcc])
         return PreparedEmail(
             message_id=message_id,
-            sender=self._sender.spec,
+            sender=self._sender.addr_spec,
             recipients=tuple(dict.fromkeys(recipients)) if len(recipients) > 1 else recipients,
             body=data.replace(b"\r\n.", b"\r\n..") + b".\r\n",
             size=len(data),
             timeout=self._timeout(message.attempt, len(data)),
-            utf8=not (self._from + "".join(recipients) + (reply_to.spec if reply_to else "")).isascii(),
+            utf8=not (self._from_header + "".join(recipients) + (reply_to.addr_spec if reply_to else "")).isascii(),
         )
 
     def session(self) -> EmailSession:
@@ -83,7 +85,7 @@ class EmailChannel:
     def _timeout(self, attempt: int, size: int) -> float:
         """Twice as long at every try."""
         patience = self._settings.timeout_seconds * 2.0 ** min(attempt - 1, 10)
-        return min(patience, _LONGEST_TIMEOUT) + size / _BYTES_PER_SECOND
+        return min(patience, _MAX_TIMEOUT_SECONDS) + size / _MIN_BYTES_PER_SECOND
 
     def _check_attachments(self, attachments: tuple[Attachment, ...]) -> None:
         limit = self._settings.attachment_max_mib

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import cast
 
-from backline.channels.email.replies import Reply, Stage, failure
+from backline.channels.email.replies import Reply, Stage, error_from_reply
 from backline.channels.email.server import SmtpServer
 from backline.errors import NetworkFailure
 
-_REPLY_BYTES = 64 * 1024
+_MAX_REPLY_BYTES = 64 * 1024
 """A server that says more than this at once is not an SMTP server."""
-_REPLY_LINES = 1000
-_GOODBYE_SECONDS = 1.0
+_MAX_REPLY_LINES = 1000
+_QUIT_TIMEOUT_SECONDS = 1.0
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}")
 
 
@@ -31,12 +31,12 @@ class ConnectionBroken(Exception):
 class Transaction:
     """One mail transaction (RFC 5321 section 3.3): its time, which runs while it is first in line, and how far it got."""
 
-    __slots__ = ("body_sent", "deadline", "on_body")
+    __slots__ = ("body_sent", "deadline", "on_body_start")
 
     def __init__(self, deadline: float, on_body: Callable[[], None] | None = None) -> None:
-        """`deadline` by the loop's clock; `on_body` is called once the body is on its way, and with it the wire free."""
+        """`deadline` by the loop's clock; `on_body_start` is called once the body is on its way, and with it the wire free."""
         self.deadline = deadline
-        self.on_body = on_body
+        self.on_body_start = on_body
         self.body_sent = False
         """Whether the body was sent: the server may have all of it."""
 
@@ -44,15 +44,15 @@ class Transaction:
 class _Exchange:
     """Commands that were written, and the replies that they wait for."""
 
-    __slots__ = ("asked", "body", "expected", "replies", "transaction", "waiter")
+    __slots__ = ("body", "expected_replies", "replies", "started_at", "transaction", "waiter")
 
     def __init__(
         self, transaction: Transaction, expected: int, body: bytes, asked: float, waiter: asyncio.Future[list[Reply]]
     ) -> None:
         self.transaction = transaction
-        self.expected = expected
+        self.expected_replies = expected
         self.body = body
-        self.asked = asked
+        self.started_at = asked
         self.waiter = waiter
         self.replies: list[Reply] = []
 
@@ -71,12 +71,14 @@ class SmtpConnection(asyncio.Protocol):
         """What EHLO offered: keyword in capitals → parameters."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._line: deque[_Exchange] = deque()
-        self._greeting = self._enter(Transaction(math.inf), 1)  # the server speaks first, and may before anyone asks
-        self._out: list[bytes] = []
-        self._lines: list[str] = []
-        self._rest = b""
-        self._reason = "the server closed the connection"
+        self._exchanges: deque[_Exchange] = deque()
+        self._greeting = self._add_exchange(
+            Transaction(math.inf), 1
+        )  # the server speaks first, and may before anyone asks
+        self._write_buffer: list[bytes] = []
+        self._reply_lines: list[str] = []
+        self._read_buffer = b""
+        self._close_reason = "the server closed the connection"
         self._timer: asyncio.TimerHandle | None = None
 
     # What asyncio calls.
@@ -87,104 +89,104 @@ class SmtpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is waited for."""
-        self._end(ConnectionBroken(f"{self._reason} ({exc})" if exc else self._reason))
+        self._fail_exchanges(ConnectionBroken(f"{self._close_reason} ({exc})" if exc else self._close_reason))
 
     def data_received(self, data: bytes) -> None:
         """Cut what came into replies."""
         if b"\0" in data:
             data = data.replace(b"\0", b"?")  # no database takes it, and no server should say it
-        whole, _, self._rest = (self._rest + data if self._rest else data).rpartition(b"\n")
-        if len(self._rest) > _REPLY_BYTES or len(self._lines) > _REPLY_LINES:
+        whole, _, self._read_buffer = (self._read_buffer + data if self._read_buffer else data).rpartition(b"\n")
+        if len(self._read_buffer) > _MAX_REPLY_BYTES or len(self._reply_lines) > _MAX_REPLY_LINES:
             return self._abort("its answer never ends")
         if not whole:
             return None
         for line in whole.decode("utf-8", "replace").split("\n"):
             if line[3:4] == "-":
-                self._lines.append(line[4:].rstrip("\r"))
+                self._reply_lines.append(line[4:].rstrip("\r"))
                 continue
             code = int(line[:3]) if line[:3].isdecimal() else 0
             if not 200 <= code < 600:
                 return self._abort("its answer is not SMTP")
             text = line[4:].rstrip("\r")
-            if self._lines:
-                text = "\n".join([*self._lines, text])
-                self._lines = []
+            if self._reply_lines:
+                text = "\n".join([*self._reply_lines, text])
+                self._reply_lines = []
             self._on_reply(Reply(code, text))
         return None
 
     def _on_reply(self, reply: Reply) -> None:
-        if not self._line:
+        if not self._exchanges:
             # Nobody asked: mostly 421, "idle for too long".
             self.usable = False
             return
-        exchange = self._line[0]
+        exchange = self._exchanges[0]
         replies = exchange.replies
         replies.append(reply)
         code = reply[0]
         if code == 421:
             self.usable = False
-        elif len(replies) < exchange.expected:
+        elif len(replies) < exchange.expected_replies:
             return
         elif code == 354 and exchange.body and all(earlier[0] < 300 for earlier in replies[:-1]):
-            exchange.expected += 1
+            exchange.expected_replies += 1
             transaction = exchange.transaction
             transaction.body_sent = True
-            if transaction.on_body is not None:
-                transaction.on_body()  # before the body is due to be written, so that the next envelope comes along
+            if transaction.on_body_start is not None:
+                transaction.on_body_start()  # before the body is due to be written, so that the next envelope comes along
             self._write(exchange.body)
             exchange.body = b""
             return
-        self._line.popleft()
+        self._exchanges.popleft()
         if not exchange.waiter.done():
             exchange.waiter.set_result(replies)
-        if self._line and not self.usable:
-            self._end(ConnectionBroken(reply.text))
-        elif self._line:
+        if self._exchanges and not self.usable:
+            self._fail_exchanges(ConnectionBroken(reply.text))
+        elif self._exchanges:
             # Its time begins now: so far the server was busy with the one before.
-            following = self._line[0]
-            following.transaction.deadline += self._loop.time() - following.asked
+            following = self._exchanges[0]
+            following.transaction.deadline += self._loop.time() - following.started_at
 
-    def _on_time(self) -> None:
+    def _on_timer(self) -> None:
         """The one timer: set anew only when it rings, since nearly every message is quicker."""
         self._timer = None
-        if not self._line:
+        if not self._exchanges:
             return
-        deadline = self._line[0].transaction.deadline
+        deadline = self._exchanges[0].transaction.deadline
         if self._loop.time() < deadline:
-            self._timer = self._loop.call_at(deadline, self._on_time)
+            self._timer = self._loop.call_at(deadline, self._on_timer)
         else:
-            self._end(TimeoutError())
+            self._fail_exchanges(TimeoutError())
 
     def _abort(self, reason: str) -> None:
-        self._reason = reason
+        self._close_reason = reason
         self.abort()
 
-    def _end(self, exc: Exception) -> None:
+    def _fail_exchanges(self, exc: Exception) -> None:
         """Fail the first in line with this, and the others, whose turn had not come, with a broken connection."""
         self.usable = False
-        self._out.clear()
+        self._write_buffer.clear()
         if self._timer is not None:
             self._timer.cancel()
-        line, self._line = self._line, deque()
+        line, self._exchanges = self._exchanges, deque()
         for exchange in line:
             if not exchange.waiter.done():
                 exchange.waiter.set_exception(exc)
                 exchange.waiter.exception()  # a cancelled sender does not fetch it
-            exc = ConnectionBroken(self._reason)
+            exc = ConnectionBroken(self._close_reason)
 
     def _write(self, data: bytes) -> None:
-        if not self._out:
+        if not self._write_buffer:
             self._loop.call_soon(self._flush)
-        self._out.append(data)
+        self._write_buffer.append(data)
 
     def _flush(self) -> None:
-        if self._out and self._transport is not None:
-            self._transport.write(b"".join(self._out))
-            self._out.clear()
+        if self._write_buffer and self._transport is not None:
+            self._transport.write(b"".join(self._write_buffer))
+            self._write_buffer.clear()
 
-    def _enter(self, transaction: Transaction, replies: int, body: bytes = b"") -> asyncio.Future[list[Reply]]:
+    def _add_exchange(self, transaction: Transaction, replies: int, body: bytes = b"") -> asyncio.Future[list[Reply]]:
         exchange = _Exchange(transaction, replies, body, self._loop.time(), self._loop.create_future())
-        self._line.append(exchange)
+        self._exchanges.append(exchange)
         return exchange.waiter
 
     # What sessions call.
@@ -203,42 +205,42 @@ class SmtpConnection(asyncio.Protocol):
         after a cancellation, the connection is good for nothing but `abort`.
         """
         if not self.usable:
-            raise ConnectionBroken(self._reason)
-        waiter = self._enter(transaction, replies, body)
-        self._watch(transaction.deadline)
+            raise ConnectionBroken(self._close_reason)
+        waiter = self._add_exchange(transaction, replies, body)
+        self._schedule_timer(transaction.deadline)
         self._write(commands)
         return await waiter
 
-    def _watch(self, deadline: float) -> None:
+    def _schedule_timer(self, deadline: float) -> None:
         """See to it that the timer rings at the deadline or before."""
         if self._timer is not None:
             if self._timer.when() <= deadline:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._on_time)
+        self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def abort(self) -> None:
         """Drop the connection at once, unsent bytes with it."""
-        self._end(ConnectionBroken(self._reason))
+        self._fail_exchanges(ConnectionBroken(self._close_reason))
         if self._transport is not None:
             self._transport.abort()
 
     async def quit(self) -> None:
         """Say goodbye, wait a second for the answer, and close; never raises."""
         with suppress(ConnectionBroken, TimeoutError):
-            await self.exchange(Transaction(self._loop.time() + _GOODBYE_SECONDS), b"QUIT\r\n")
+            await self.exchange(Transaction(self._loop.time() + _QUIT_TIMEOUT_SECONDS), b"QUIT\r\n")
         if self._transport is not None:
             self._transport.close()
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Turn to TLS after the server's 220; all that was learnt before is forgotten (RFC 3207 section 4.2)."""
         # Whatever came with the 220 was sent by anyone.
-        self._rest, self._lines, self.extensions, self.usable = b"", [], {}, True
+        self._read_buffer, self._reply_lines, self.extensions, self.usable = b"", [], {}, True
         transport = await self._loop.start_tls(
             cast("asyncio.Transport", self._transport), self, context, server_hostname=host
         )
         if transport is None:
-            raise ConnectionBroken(self._reason)
+            raise ConnectionBroken(self._close_reason)
         self._transport = transport
 
     def local_name(self) -> str:
@@ -260,7 +262,7 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: 
     opened = False
     try:
         async with asyncio.timeout_at(deadline):
-            await _open(connection, Transaction(deadline), server, context)
+            await _set_up(connection, Transaction(deadline), server, context)
         opened = True
     except ssl.SSLCertVerificationError as exc:
         text = f"{server}: its certificate is not valid for {server.host!r}: {exc.verify_message}"
@@ -283,45 +285,45 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: 
     return connection
 
 
-async def _open(
+async def _set_up(
     connection: SmtpConnection, beginning: Transaction, server: SmtpServer, context: ssl.SSLContext | None
 ) -> None:
     await asyncio.get_running_loop().create_connection(
         lambda: connection, server.host, server.port, ssl=context if server.security == "tls" else None
     )
-    _require(await connection.greeting(), 220, Stage.GREETING, server)
-    await _introduce(connection, beginning, server)
+    _require_code(await connection.greeting(), 220, Stage.GREETING, server)
+    await _send_ehlo(connection, beginning, server)
     if server.security == "starttls":
         if "STARTTLS" not in connection.extensions or context is None:
             advice = "set disable_tls in the connection's extra only if plain text is what you want"
             raise NetworkFailure(f"{server} does not offer STARTTLS, which the connection demands; {advice}")
-        _require((await connection.exchange(beginning, b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS, server)
+        _require_code((await connection.exchange(beginning, b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS, server)
         await connection.start_tls(context, server.host)
-        await _introduce(connection, beginning, server)
+        await _send_ehlo(connection, beginning, server)
     if server.username is not None and server.password is not None:
-        await _sign_in(connection, beginning, server, server.username, server.password)
+        await _authenticate(connection, beginning, server, server.username, server.password)
 
 
-def _require(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> None:
+def _require_code(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> None:
     if reply.code != code:
-        raise failure(reply, stage, str(server))
+        raise error_from_reply(reply, stage, str(server))
 
 
-async def _introduce(connection: SmtpConnection, beginning: Transaction, server: SmtpServer) -> None:
+async def _send_ehlo(connection: SmtpConnection, beginning: Transaction, server: SmtpServer) -> None:
     name = (server.local_hostname or connection.local_name()).encode()
     (reply,) = await connection.exchange(beginning, b"EHLO %b\r\n" % name)
     if 500 <= reply.code < 600:
         # A server from before RFC 1869 (1995), or one whose extensions a firewall hides.
         (reply,) = await connection.exchange(beginning, b"HELO %b\r\n" % name)
-        _require(reply, 250, Stage.EHLO, server)
+        _require_code(reply, 250, Stage.EHLO, server)
         return
-    _require(reply, 250, Stage.EHLO, server)
+    _require_code(reply, 250, Stage.EHLO, server)
     for line in reply.text.split("\n")[1:]:
         keyword, _, parameters = line.replace("=", " ", 1).partition(" ")
         connection.extensions[keyword.upper()] = parameters.upper()
 
 
-async def _sign_in(
+async def _authenticate(
     connection: SmtpConnection, beginning: Transaction, server: SmtpServer, username: str, password: str
 ) -> None:
     """AUTH PLAIN (RFC 4616), or LOGIN where only that is offered. The server's words are kept without the password."""
@@ -343,7 +345,7 @@ async def _sign_in(
         text = reply.text
         for secret in (password, plain.decode(), _base64(password).decode()):
             text = text.replace(secret, "[hidden]")
-        raise failure(Reply(reply.code, text), Stage.AUTH, str(server))
+        raise error_from_reply(Reply(reply.code, text), Stage.AUTH, str(server))
 
 
 def _base64(text: str) -> bytes:

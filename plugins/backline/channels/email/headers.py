@@ -10,14 +10,14 @@ from urllib.parse import quote
 from backline.channels.email.addresses import Address
 from backline.errors import InvalidInput
 
-LINE = 78
+PREFERRED_LINE_LENGTH = 78
 """Characters that a line should not exceed."""
-LINE_LIMIT = 998
+MAX_LINE_LENGTH = 998
 """Characters that a line must not exceed."""
-ENCODED_LINE = 76
+MAX_ENCODED_LINE_LENGTH = 76
 """Characters that a line with an encoded word must not exceed (RFC 2047 section 2)."""
 
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,70}")
 _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 _SINGLE_SPACE = re.compile(r"(?<=[^ ]) (?=[^ ])")
@@ -34,53 +34,55 @@ _RESERVED = frozenset(
 )
 
 
-def check(value: str, field: str) -> None:
+def reject_control_characters(value: str, field: str) -> None:
     """Raise InvalidInput, naming the field, if the text could break out of its header field."""
-    if not value.isprintable() and (match := _FORBIDDEN.search(value)):
+    if not value.isprintable() and (match := _CONTROL_CHARACTERS.search(value)):
         code = f"U+{ord(match[0]):04X}"
         raise InvalidInput(
             field, f"character {match.start() + 1} is a line break or control character ({code}); remove it"
         )
 
 
-def unstructured(name: str, value: str) -> str:
+def unstructured_header(name: str, value: str) -> str:
     """A field of free text, such as the subject, that reads back exactly as given."""
     if _PLAIN.fullmatch(value) and "=?" not in value:
         line = f"{name}: {value}\r\n"
-        if len(line) <= LINE + 2:
+        if len(line) <= PREFERRED_LINE_LENGTH + 2:
             return line
         if not _LONG_WORD.search(value):
             return _fold(name, value)
     return f"{name}: {_encoded_words(value, len(name) + 2)}\r\n" if value else f"{name}:\r\n"
 
 
-def custom(headers: Mapping[str, str]) -> str:
+def custom_headers(headers: Mapping[str, str]) -> str:
     """The fields that a message brings along; InvalidInput for a name or value that must not be there."""
     fields = []
     for name, value in headers.items():
         field = f"headers.{name}"
-        check(name, "headers")
+        reject_control_characters(name, "headers")
         if not _FIELD_NAME.fullmatch(name):
             raise InvalidInput(field, "a header's name is 1 to 70 ASCII characters without space or ':'")
         if name.lower() in _RESERVED or name.lower().startswith("content-"):
             raise InvalidInput(field, "this header is set by Backline or by servers on the way; remove it")
-        check(value, field)
+        reject_control_characters(value, field)
         if not value.isascii():
             fields.append(f"{name}: {_encoded_words(value, len(name) + 2)}\r\n")
             continue
         # Left as it is, since it may have a syntax of its own (List-Unsubscribe: <https://...>).
         folded = _fold(name, value.strip())
-        if any(len(line) > LINE_LIMIT for line in folded.split("\r\n")):
-            raise InvalidInput(field, f"a word of it is too long for a line of {LINE_LIMIT} characters; shorten it")
+        if any(len(line) > MAX_LINE_LENGTH for line in folded.split("\r\n")):
+            raise InvalidInput(
+                field, f"a word of it is too long for a line of {MAX_LINE_LENGTH} characters; shorten it"
+            )
         fields.append(folded)
     return "".join(fields)
 
 
-def mailboxes(name: str, addresses: Iterable[Address]) -> str:
+def address_header(name: str, addresses: Iterable[Address]) -> str:
     """An address field: `To: Name <a@b.example>, c@d.example`."""
     entries = [mailbox(address, len(name) + 2) for address in addresses]
     line = f"{name}: {', '.join(entries)}\r\n"
-    return line if len(line) <= LINE + 2 else f"{name}: " + ",\r\n ".join(entries) + "\r\n"
+    return line if len(line) <= PREFERRED_LINE_LENGTH + 2 else f"{name}: " + ",\r\n ".join(entries) + "\r\n"
 
 
 def mailbox(address: Address, column: int) -> str:
@@ -95,11 +97,11 @@ def mailbox(address: Address, column: int) -> str:
     else:
         phrase = _encoded_words(name, column)
     used = len(phrase) - phrase.rfind("\n") - 1 if "\n" in phrase else column + len(phrase)
-    space = " " if used + len(spec) + 3 <= LINE else "\r\n "
+    space = " " if used + len(spec) + 3 <= PREFERRED_LINE_LENGTH else "\r\n "
     return f"{phrase}{space}<{spec}>"
 
 
-def disposition(filename: str) -> str:
+def content_disposition(filename: str) -> str:
     """Content-Disposition of an attachment, the name by RFC 2231 where it is not plain ASCII or is long."""
     filename = filename.strip()
     if _FILENAME.fullmatch(filename):
@@ -119,7 +121,7 @@ def _fold(name: str, value: str) -> str:
     first, *words = _SINGLE_SPACE.split(value)
     line = f"{name}: {first}"
     for word in words:
-        if len(line) + 1 + len(word) > LINE:
+        if len(line) + 1 + len(word) > PREFERRED_LINE_LENGTH:
             lines.append(line)
             line = ""
         line += f" {word}"
@@ -132,7 +134,7 @@ def _encoded_words(text: str, column: int) -> str:
     words = []
     start = 0
     while start < len(data):
-        room = ENCODED_LINE - max(column, 1) - len("=?utf-8?b??=")
+        room = MAX_ENCODED_LINE_LENGTH - max(column, 1) - len("=?utf-8?b??=")
         end = start + max(room // 4 * 3, 6)
         while end < len(data) and data[end] & 0xC0 == 0x80:
             end -= 1

@@ -16,32 +16,32 @@ from time import gmtime, strftime
 from backline.channels.email import headers
 from backline.channels.email.addresses import Address
 from backline.channels.email.content import Attachment, EmailContent
-from backline.channels.email.plain_text import text_of
+from backline.channels.email.plain_text import html_to_text
 from backline.errors import InvalidInput
 
 # "=_" can be in no quoted-printable or base64 line (RFC 2045 section 6.7), and a body that has it is never sent
 # unencoded: so no content can forge the end of its part, even by someone who saw an earlier mail of this process.
-_MARK = b"=_"
+_BOUNDARY_MARK = b"=_"
 
 
-def _multipart(subtype: str) -> tuple[bytes, bytes, bytes]:
+def _multipart_delimiters(subtype: str) -> tuple[bytes, bytes, bytes]:
     """What stands before, between and after the parts."""
     boundary = f"=_{subtype[:3]}_{secrets.token_hex(12)}"
     start = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n--{boundary}\r\n'
     return start.encode(), f"\r\n--{boundary}\r\n".encode(), f"\r\n--{boundary}--\r\n".encode()
 
 
-_MIXED_START, _MIXED_NEXT, _MIXED_END = _multipart("mixed")
-_ALTERNATIVE_START, _ALTERNATIVE_NEXT, _ALTERNATIVE_END = _multipart("alternative")
+_MIXED_START, _MIXED_NEXT, _MIXED_END = _multipart_delimiters("mixed")
+_ALTERNATIVE_START, _ALTERNATIVE_NEXT, _ALTERNATIVE_END = _multipart_delimiters("alternative")
 
-_UNENCODED_LINE = 990
+_MAX_UNENCODED_LINE_LENGTH = 990
 _TEXT_BYTES = bytes([9, 10, 13, *range(32, 127)])
 _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,100}")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def build(
+def build_message(
     content: EmailContent,
     *,
     sender: str,
@@ -57,20 +57,20 @@ def build(
     `date` is in seconds since 1970. The result is 7-bit, save for addresses that need SMTPUTF8.
     Bcc is in no header.
     """
-    headers.check(content.subject, "subject")
+    headers.reject_control_characters(content.subject, "subject")
     head = [
         sender,
-        headers.mailboxes("To", (to,)),
-        headers.mailboxes("Cc", cc) if cc else "",
-        headers.mailboxes("Reply-To", (reply_to,)) if reply_to else "",
-        headers.unstructured("Subject", content.subject),
+        headers.address_header("To", (to,)),
+        headers.address_header("Cc", cc) if cc else "",
+        headers.address_header("Reply-To", (reply_to,)) if reply_to else "",
+        headers.unstructured_header("Subject", content.subject),
         f"Date: {_date(date)}\r\nMessage-ID: {message_id}\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n",
-        headers.custom(content.headers) if content.headers else "",
+        headers.custom_headers(content.headers) if content.headers else "",
     ]
     pieces = ["".join(head).encode()]
     if content.attachments:
         pieces.append(_MIXED_START)
-    _add_readable(pieces, content)
+    _add_body(pieces, content)
     for index, attachment in enumerate(content.attachments):
         pieces += (_MIXED_NEXT, *_attachment(attachment, f"attachments[{index}]"))
     if content.attachments:
@@ -78,33 +78,33 @@ def build(
     return b"".join(pieces)
 
 
-def normalized(text: str) -> str:
+def normalize_newlines(text: str) -> str:
     """The text with line feeds only, and one at its end."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if text.endswith("\n") else text + "\n"
 
 
-def _add_readable(pieces: list[bytes], content: EmailContent) -> None:
+def _add_body(pieces: list[bytes], content: EmailContent) -> None:
     text, html = content.text, content.html
     if html is None:
         if text is None:
             raise InvalidInput("text", "an email needs a text or an HTML part; give text, html or both")
-        pieces += _part(text, "plain", "text")
+        pieces += _text_part(text, "plain", "text")
         return
-    html_part = _part(html, "html", "html")
-    text_part = _part(text_of(html) if text is None else text, "plain", "text")
+    html_part = _text_part(html, "html", "html")
+    text_part = _text_part(html_to_text(html) if text is None else text, "plain", "text")
     pieces += (_ALTERNATIVE_START, *text_part, _ALTERNATIVE_NEXT, *html_part, _ALTERNATIVE_END)
 
 
-def _part(text: str, subtype: str, field: str) -> tuple[bytes, bytes]:
+def _text_part(text: str, subtype: str, field: str) -> tuple[bytes, bytes]:
     """Head and body of a text part: as it is when it may be, else quoted-printable, or base64 where that is shorter."""
     try:
-        data = normalized(text).replace("\n", "\r\n").encode()
+        data = normalize_newlines(text).replace("\n", "\r\n").encode()
     except UnicodeEncodeError as exc:
         raise InvalidInput(field, f"character {exc.start + 1} is half a surrogate pair, not text; remove it") from None
     unusual = len(data.translate(None, _TEXT_BYTES))
-    if not unusual and _MARK not in data and _lines_fit(data):
+    if not unusual and _BOUNDARY_MARK not in data and _lines_fit(data):
         return _part_head(subtype, "7bit"), data
     if unusual * 6 > len(data):
         return _part_head(subtype, "base64"), _base64(data)
@@ -120,7 +120,7 @@ def _lines_fit(data: bytes) -> bool:
     """Whether no line is longer than may be sent unencoded; leaps from line end to line end."""
     end = 0
     while end < len(data):
-        last = data.rfind(b"\n", end, end + _UNENCODED_LINE)
+        last = data.rfind(b"\n", end, end + _MAX_UNENCODED_LINE_LENGTH)
         if last < 0:
             return False
         end = last + 1
@@ -132,10 +132,10 @@ def _attachment(attachment: Attachment, field: str) -> tuple[bytes, bytes]:
     if not _CONTENT_TYPE.fullmatch(kind) or kind.startswith(("multipart/", "message/")):
         raise InvalidInput(f"{field}.content_type", f"{kind[:80]!r} is not a file type such as application/pdf")
     name = attachment.filename
-    headers.check(name, f"{field}.filename")
+    headers.reject_control_characters(name, f"{field}.filename")
     if not name.strip() or len(name) > 255 or "/" in name or "\\" in name:
         raise InvalidInput(f"{field}.filename", "must be a name of 1 to 255 characters without '/' and '\\'")
-    head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n{headers.disposition(name)}\r\n"
+    head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n{headers.content_disposition(name)}\r\n"
     return head.encode(), _base64(attachment.content)
 
 

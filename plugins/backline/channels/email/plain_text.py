@@ -10,16 +10,16 @@ _PARAGRAPH = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "ta
 _LINE = frozenset({"br", "div", "tr", "li", "section", "article", "header", "footer"})
 
 
-def text_of(html: str) -> str:
+def html_to_text(html: str) -> str:
     """The words of an HTML document, a link's address behind its text, list items with a dash."""
-    reader = _Reader()
+    reader = _TextExtractor()
     reader.feed(html)
     reader.close()
     lines = [" ".join(line.split()) for line in "".join(reader.pieces).split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
-class _Reader(HTMLParser):
+class _TextExtractor(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.pieces: list[str] = []

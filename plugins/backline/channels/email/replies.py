@@ -22,7 +22,7 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-from backline.channels.base import cut
+from backline.channels.base import truncate
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,
@@ -35,8 +35,12 @@ from backline.errors import (
 )
 
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
-_RATE = re.compile(r"rate.?limit|too (many|much|fast|quickly)|throttl|gr[ae]y.?list|slow down", re.IGNORECASE)
-_WAIT = re.compile(r"\b(?:in|after|wait) (\d{1,5}) ?(s|sec|secs|seconds?|m|min|mins|minutes?)\b", re.IGNORECASE)
+_RATE_LIMIT_TEXT = re.compile(
+    r"rate.?limit|too (many|much|fast|quickly)|throttl|gr[ae]y.?list|slow down", re.IGNORECASE
+)
+_RETRY_AFTER_TEXT = re.compile(
+    r"\b(?:in|after|wait) (\d{1,5}) ?(s|sec|secs|seconds?|m|min|mins|minutes?)\b", re.IGNORECASE
+)
 _CREDENTIAL_CODES = frozenset({530, 534, 535, 538})
 _CREDENTIAL_STATUS = frozenset({"5.7.8", "5.7.9"})
 
@@ -55,7 +59,7 @@ class Stage(StrEnum):
     BODY = "the message"
 
 
-SET_UP = frozenset({Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.RESET})
+CONNECTION_STAGES = frozenset({Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.RESET})
 """Stages that no message has a part in."""
 
 
@@ -80,26 +84,26 @@ class Reply(NamedTuple):
         return f"{self.code} {self.text}"
 
 
-def failure(reply: Reply, stage: Stage, server: str, recipient: str = "") -> BacklineError:
+def error_from_reply(reply: Reply, stage: Stage, server: str, recipient: str = "") -> BacklineError:
     """The error that a reply stands for, by the table above."""
-    kind = _class(reply, stage)
+    kind = _error_class(reply, stage)
     subject = f"{stage.value} for {recipient}" if recipient else stage.value
-    text = f"{server} answered {subject} with {cut(str(reply))!r}"
+    text = f"{server} answered {subject} with {truncate(str(reply))!r}"
     if kind is Rejected and (reply.enhanced == "5.3.4" or (reply.code == 552 and stage in {Stage.MAIL, Stage.BODY})):
         text += ": the message is larger than this server or mailbox takes; make the attachments smaller"
     if issubclass(kind, RetryableError):
-        return kind(text, code=reply.status, response=cut(reply.text), retry_after=_wait(reply.text))
-    return kind(text, code=reply.status, response=cut(reply.text))
+        return kind(text, code=reply.status, response=truncate(reply.text), retry_after=_retry_after(reply.text))
+    return kind(text, code=reply.status, response=truncate(reply.text))
 
 
-def _class(reply: Reply, stage: Stage) -> type[BacklineError]:
+def _error_class(reply: Reply, stage: Stage) -> type[BacklineError]:
     code, enhanced = reply.code, reply.enhanced
     temporary = 400 <= code < 500
     permanent = 500 <= code < 600
-    asked_to_wait = temporary and (enhanced.startswith("4.7.") or _RATE.search(reply.text) is not None)
+    asked_to_wait = temporary and (enhanced.startswith("4.7.") or _RATE_LIMIT_TEXT.search(reply.text) is not None)
     if permanent and (stage is Stage.AUTH or code in _CREDENTIAL_CODES or enhanced in _CREDENTIAL_STATUS):
         return AuthenticationFailed
-    if stage in SET_UP:
+    if stage in CONNECTION_STAGES:
         return RateLimited if asked_to_wait and code != 454 else NetworkFailure
     if permanent:
         return Rejected
@@ -116,6 +120,6 @@ def _class(reply: Reply, stage: Stage) -> type[BacklineError]:
     return UnknownFailure
 
 
-def _wait(text: str) -> float | None:
-    match = _WAIT.search(text)
+def _retry_after(text: str) -> float | None:
+    match = _RETRY_AFTER_TEXT.search(text)
     return float(match[1]) * (60 if match[2].lower().startswith("m") else 1) if match else None

@@ -54,7 +54,7 @@ class SmtpServer:
         if (context := extra.get("ssl_context")) not in (None, "default", "none"):
             raise Misconfigured(f"the SMTP connection's extra.ssl_context must be 'default' or 'none', not {context!r}")
         security: Security
-        match _switch(extra, "disable_ssl"), _switch(extra, "disable_tls"):
+        match _bool_extra(extra, "disable_ssl"), _bool_extra(extra, "disable_tls"):
             case True, True:
                 security = "none"
             case True, False:
@@ -84,6 +84,6 @@ class SmtpServer:
         return context
 
 
-def _switch(extra: Mapping[str, object], key: str) -> bool:
+def _bool_extra(extra: Mapping[str, object], key: str) -> bool:
     value = extra.get(key, False)
     return value.strip().lower() not in _FALSE if isinstance(value, str) else bool(value)

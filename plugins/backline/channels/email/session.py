@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from backline.channels.base import Receipt, cut
+from backline.channels.base import Receipt, truncate
 from backline.channels.email.connection import ConnectionBroken, SmtpConnection, Transaction, connect
-from backline.channels.email.replies import Reply, Stage, failure
+from backline.channels.email.replies import Reply, Stage, error_from_reply
 from backline.channels.email.server import SmtpServer
 from backline.errors import BacklineError, NetworkFailure, Rejected, TimeoutFailure
 
-Step = tuple[Stage, str, str]
+Command = tuple[Stage, str, str]
 """What is asked, for which recipient, in which words."""
-_MESSAGE: tuple[Step, ...] = ((Stage.DATA, "", "DATA\r\n"), (Stage.BODY, "", ""))
+_MESSAGE_COMMANDS: tuple[Command, ...] = ((Stage.DATA, "", "DATA\r\n"), (Stage.BODY, "", ""))
 
 _QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d\.\d )?ok:? )<?([^\s>]+)>?$", re.IGNORECASE | re.MULTILINE)
 
@@ -50,11 +50,11 @@ class EmailSession:
     def __init__(self, server: SmtpServer, context: ssl.SSLContext | None) -> None:
         self.server = server
         self.connection: SmtpConnection | None = None
-        self.unclean = False
+        self.needs_reset = False
         """Whether the server may still hold a half-made transaction."""
-        self.wire = asyncio.Lock()
+        self.pipeline_lock = asyncio.Lock()
         """Whose commands are written: held from a message's envelope until its body is on its way."""
-        self._context = context
+        self._tls_context = context
 
     async def send(self, prepared: PreparedEmail) -> Receipt:
         """Hand one message over. After an error the server has not taken it, unless the error says so.
@@ -64,8 +64,8 @@ class EmailSession:
         server cannot have the message. If the message's own recipient is refused nobody gets it; refused cc and bcc
         are named in the receipt. A cancelled send drops its connection.
         """
-        await self.wire.acquire()
-        return await _HandOver(self, prepared).run()
+        await self.pipeline_lock.acquire()
+        return await _Delivery(self, prepared).run()
 
     async def close(self) -> None:
         """Say goodbye; never raises."""
@@ -73,17 +73,17 @@ class EmailSession:
         if connection is not None:
             await connection.quit()
 
-    async def connected(self, deadline: float) -> tuple[SmtpConnection, bool]:
+    async def get_connection(self, deadline: float) -> tuple[SmtpConnection, bool]:
         """The kept connection, or a new one (True) where there is none; the wire must be held."""
         if self.connection is not None and self.connection.usable:
             return self.connection, False
         # Never connected, or closed by the server since: mostly because it was idle for too long.
-        self.drop(self.connection)
-        self.connection = await connect(self.server, self._context, deadline)
-        self.unclean = False
+        self.discard(self.connection)
+        self.connection = await connect(self.server, self._tls_context, deadline)
+        self.needs_reset = False
         return self.connection, True
 
-    def drop(self, connection: SmtpConnection | None) -> None:
+    def discard(self, connection: SmtpConnection | None) -> None:
         """End a connection at once; one that took its place stays."""
         if connection is not None:
             connection.abort()
@@ -91,17 +91,17 @@ class EmailSession:
             self.connection = None
 
 
-class _HandOver:
+class _Delivery:
     """One message on its way through a session whose wire it holds."""
 
-    __slots__ = ("_connection", "_holds_wire", "_prepared", "_session", "_transaction")
+    __slots__ = ("_connection", "_holds_lock", "_prepared", "_session", "_transaction")
 
     def __init__(self, session: EmailSession, prepared: PreparedEmail) -> None:
         self._session = session
         self._prepared = prepared
-        self._holds_wire = True
+        self._holds_lock = True
         self._connection: SmtpConnection | None = None
-        self._transaction = Transaction(asyncio.get_running_loop().time() + prepared.timeout, self._on_body)
+        self._transaction = Transaction(asyncio.get_running_loop().time() + prepared.timeout, self._on_body_start)
 
     async def run(self) -> Receipt:
         """As `EmailSession.send`; in the end the wire is free."""
@@ -112,23 +112,23 @@ class _HandOver:
             raise
         except TimeoutError as exc:
             text = f"{self._session.server} did not answer within {self._prepared.timeout:g} s"
-            raise TimeoutFailure(text + self._abandon()) from exc
+            raise TimeoutFailure(text + self._discard_connection()) from exc
         except ConnectionBroken as exc:
             text = f"{self._session.server}: the connection broke ({exc})"
-            raise NetworkFailure(text + self._abandon()) from exc
+            raise NetworkFailure(text + self._discard_connection()) from exc
         except BaseException:
-            self._abandon()
+            self._discard_connection()
             raise
         finally:
-            self._leave_wire()
+            self._release_lock()
 
     async def _send(self) -> Receipt:
         session, transaction = self._session, self._transaction
         while True:
-            if not self._holds_wire:
-                await session.wire.acquire()
-                self._holds_wire = True
-            connection, new = await session.connected(transaction.deadline)
+            if not self._holds_lock:
+                await session.pipeline_lock.acquire()
+                self._holds_lock = True
+            connection, new = await session.get_connection(transaction.deadline)
             self._connection = connection
             try:
                 return await self._transact(connection)
@@ -138,13 +138,13 @@ class _HandOver:
 
     async def _transact(self, connection: SmtpConnection) -> Receipt:
         prepared, transaction = self._prepared, self._transaction
-        steps = self._envelope(connection.extensions)
-        self._session.unclean = True
+        steps = self._envelope_commands(connection.extensions)
+        self._session.needs_reset = True
         if "PIPELINING" not in connection.extensions:
-            replies = await self._one_by_one(connection, steps)
-            refused = self._check(steps, replies)
+            replies = await self._send_sequentially(connection, steps)
+            refused = self._check_replies(steps, replies)
         elif len(prepared.recipients) == 1:
-            steps += _MESSAGE
+            steps += _MESSAGE_COMMANDS
             commands = "".join([step[2] for step in steps]).encode()
             replies = await connection.exchange(transaction, commands, len(steps) - 1, prepared.body)
             if not transaction.body_sent and replies[-1].code == 354:
@@ -152,33 +152,33 @@ class _HandOver:
                 # section 3.1).
                 with suppress(ConnectionBroken):
                     await connection.exchange(transaction, b".\r\n")
-            refused = self._check(steps, replies)
+            refused = self._check_replies(steps, replies)
         else:
             # DATA waits until the first recipient is known to be taken: otherwise, were that one refused, the
             # others would get an empty message.
             commands = "".join([step[2] for step in steps]).encode()
             replies = await connection.exchange(transaction, commands, len(steps))
-            refused = self._check(steps, replies)
+            refused = self._check_replies(steps, replies)
         if not transaction.body_sent:
             replies = await connection.exchange(transaction, b"DATA\r\n", 1, prepared.body)
-            self._check(_MESSAGE, replies)
+            self._check_replies(_MESSAGE_COMMANDS, replies)
         reply = replies[-1]
         queue_id = _QUEUE_ID.search(reply.text)
         provider_id = queue_id[1] if queue_id else prepared.message_id
-        return Receipt(reply.status, cut(reply.text), provider_id, refused)
+        return Receipt(reply.status, truncate(reply.text), provider_id, refused)
 
-    def _on_body(self) -> None:
+    def _on_body_start(self) -> None:
         """The body is about to be written: whatever its answer, it ends the transaction."""
-        self._session.unclean = False
+        self._session.needs_reset = False
         if self._connection is not None and "PIPELINING" in self._connection.extensions:
-            self._leave_wire()
+            self._release_lock()
 
-    def _leave_wire(self) -> None:
-        if self._holds_wire:
-            self._holds_wire = False
-            self._session.wire.release()
+    def _release_lock(self) -> None:
+        if self._holds_lock:
+            self._holds_lock = False
+            self._session.pipeline_lock.release()
 
-    def _check(self, steps: Sequence[Step], replies: list[Reply]) -> tuple[tuple[str, str], ...]:
+    def _check_replies(self, steps: Sequence[Command], replies: list[Reply]) -> tuple[tuple[str, str], ...]:
         """The refused cc and bcc; raises when the message itself was refused."""
         refused = []
         wanted = ""
@@ -187,11 +187,11 @@ class _HandOver:
             if reply.code == 354 if stage is Stage.DATA else reply.code < 300:
                 continue
             if stage is not Stage.RCPT or recipient == wanted or reply.code == 421:
-                raise failure(reply, stage, str(self._session.server), recipient)
-            refused.append((recipient, cut(str(reply))))
+                raise error_from_reply(reply, stage, str(self._session.server), recipient)
+            refused.append((recipient, truncate(str(reply))))
         return tuple(refused)
 
-    def _envelope(self, offered: Mapping[str, str]) -> list[Step]:
+    def _envelope_commands(self, offered: Mapping[str, str]) -> list[Command]:
         prepared, server = self._prepared, self._session.server
         limit = offered.get("SIZE", "")
         if limit.isdigit() and 0 < int(limit) < prepared.size:
@@ -204,21 +204,21 @@ class _HandOver:
             raise Rejected(text, code="553 5.6.7")
         size = f" SIZE={prepared.size}" if "SIZE" in offered else ""
         utf8 = " BODY=8BITMIME SMTPUTF8" if prepared.utf8 else ""
-        steps: list[Step] = [(Stage.RESET, "", "RSET\r\n")] if self._session.unclean else []
+        steps: list[Command] = [(Stage.RESET, "", "RSET\r\n")] if self._session.needs_reset else []
         steps.append((Stage.MAIL, "", f"MAIL FROM:<{prepared.sender}>{size}{utf8}\r\n"))
         steps += [(Stage.RCPT, recipient, f"RCPT TO:<{recipient}>\r\n") for recipient in prepared.recipients]
         return steps
 
-    async def _one_by_one(self, connection: SmtpConnection, steps: list[Step]) -> list[Reply]:
+    async def _send_sequentially(self, connection: SmtpConnection, steps: list[Command]) -> list[Reply]:
         """Without PIPELINING, up to the first refusal that leaves nobody to send to."""
         replies: list[Reply] = []
         for step in steps:
             replies += await connection.exchange(self._transaction, step[2].encode())
-            self._check(steps, replies)
+            self._check_replies(steps, replies)
         return replies
 
-    def _abandon(self) -> str:
+    def _discard_connection(self) -> str:
         """Drop the connection; what an error should add about the message's fate."""
         if self._connection is not None:
-            self._session.drop(self._connection)
+            self._session.discard(self._connection)
         return "; outcome unknown: it may have taken the message" if self._transaction.body_sent else ""

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-from backline.channels.base import cut
+from backline.channels.base import truncate
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,
@@ -34,10 +34,10 @@ from backline.errors import (
     UnknownFailure,
 )
 
-SAID_CHARACTERS = 300
+MAX_DETAIL_CHARACTERS = 300
 """Of an answer in an error's text; its `response` holds more."""
 
-_CLASSES: dict[int, type[BacklineError]] = {
+_ERROR_CLASSES: dict[int, type[BacklineError]] = {
     401: AuthenticationFailed,
     403: AuthenticationFailed,
     407: AuthenticationFailed,
@@ -54,17 +54,17 @@ _CLASSES: dict[int, type[BacklineError]] = {
 def raise_for_status(status: int, headers: Mapping[str, str], body: str, *, server: str = "the far side") -> None:
     """Raise the error that an answer stands for, by the table above; nothing for 2xx."""
     if not 200 <= status < 300:
-        raise failure(status, headers, body, server=server)
+        raise error_from_response(status, headers, body, server=server)
 
 
-def failure(
+def error_from_response(
     status: int,
     headers: Mapping[str, str],
     body: str,
     *,
     server: str,
-    said: str = "",
-    kind: type[BacklineError] | None = None,
+    detail: str = "",
+    error_class: type[BacklineError] | None = None,
 ) -> BacklineError:
     """The error of an answer other than 2xx.
 
@@ -73,24 +73,24 @@ def failure(
     """
     named = {name.lower(): value for name, value in headers.items()}
     wait = retry_after(named)
-    kind = kind or classify(status, asked_to_wait=wait is not None)
-    words = said or " ".join(body.split())[:SAID_CHARACTERS]
+    error_class = error_class or error_class_of(status, asked_to_wait=wait is not None)
+    words = detail or " ".join(body.split())[:MAX_DETAIL_CHARACTERS]
     text = f"{server} answered {status}" + (f": {words}" if words else "")
     if 300 <= status < 400:
         text += (
             f"; it leads to {named.get('location', 'no place')!r}, and redirects are not followed: give the final URL"
         )
-    if issubclass(kind, RetryableError):
-        return kind(text, code=str(status), response=cut(said or body), retry_after=wait)
-    return kind(text, code=str(status), response=cut(said or body))
+    if issubclass(error_class, RetryableError):
+        return error_class(text, code=str(status), response=truncate(detail or body), retry_after=wait)
+    return error_class(text, code=str(status), response=truncate(detail or body))
 
 
-def classify(status: int, *, asked_to_wait: bool = False) -> type[BacklineError]:
+def error_class_of(status: int, *, asked_to_wait: bool = False) -> type[BacklineError]:
     """The class of a status other than 2xx; `asked_to_wait`: whether the answer has a Retry-After."""
     if status == 503 and asked_to_wait:
         return RateLimited
-    if status in _CLASSES:
-        return _CLASSES[status]
+    if status in _ERROR_CLASSES:
+        return _ERROR_CLASSES[status]
     return Rejected if 400 <= status < 500 else UnknownFailure
 
 
@@ -102,13 +102,13 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
         return float(text[:12])
-    until = _moment(text)
+    until = _parse_http_date(text)
     if until is None:
         return None
-    return max(0.0, until - (_moment(headers.get("date", "")) or time.time()))
+    return max(0.0, until - (_parse_http_date(headers.get("date", "")) or time.time()))
 
 
-def _moment(text: str) -> float | None:
+def _parse_http_date(text: str) -> float | None:
     try:
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, OverflowError):

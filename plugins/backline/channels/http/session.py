@@ -10,10 +10,10 @@ from backline.errors import NetworkFailure, TimeoutFailure
 if TYPE_CHECKING:
     import aiohttp
 
-ANSWER_LIMIT = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of an answer that are read: more than any gateway has to say."""
-CONNECT_SECONDS = 10.0
-LONGEST_TIMEOUT = 120.0
+CONNECT_TIMEOUT_SECONDS = 10.0
+MAX_TIMEOUT_SECONDS = 120.0
 UNKNOWN_OUTCOME = "; outcome unknown: it may have taken the message"
 
 
@@ -32,7 +32,7 @@ class HttpRequest(NamedTuple):
         return f"HttpRequest({self.method} {self.url}, {len(self.body)} bytes)"
 
 
-class HttpAnswer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What came back; `body` is cut to ANSWER_LIMIT bytes."""
 
     status: int
@@ -62,17 +62,17 @@ class HttpSession:
         self._connector = connector
         self._client: aiohttp.ClientSession | None = None
 
-    async def exchange(self, request: HttpRequest) -> HttpAnswer:
+    async def exchange(self, request: HttpRequest) -> HttpResponse:
         """The answer, whatever its status; raises TimeoutFailure or NetworkFailure.
 
         The error says so when the far side may have acted on the request all the same: it is not repeated here.
         """
         import aiohttp
 
-        host = _host(request.url)
-        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=min(request.timeout, CONNECT_SECONDS))
+        host = _origin(request.url)
+        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=min(request.timeout, CONNECT_TIMEOUT_SECONDS))
         try:
-            async with self._opened().request(
+            async with self._get_client().request(
                 request.method,
                 request.url,
                 data=request.body,
@@ -81,11 +81,11 @@ class HttpSession:
                 allow_redirects=False,
                 proxy=self._proxy,
             ) as response:
-                content = await _read(response)
+                content = await _read_body(response)
                 charset = response.charset or "utf-8"
-                return HttpAnswer(response.status, response.headers, _text(content, charset))
+                return HttpResponse(response.status, response.headers, _decode(content, charset))
         except aiohttp.ConnectionTimeoutError:
-            seconds = min(request.timeout, CONNECT_SECONDS)
+            seconds = min(request.timeout, CONNECT_TIMEOUT_SECONDS)
             raise TimeoutFailure(f"{host}: no connection within {seconds:g} s") from None
         except TimeoutError:
             raise TimeoutFailure(f"{host} did not answer within {request.timeout:g} s{UNKNOWN_OUTCOME}") from None
@@ -108,7 +108,7 @@ class HttpSession:
         if client is not None:
             await client.close()
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _get_client(self) -> aiohttp.ClientSession:
         import aiohttp
 
         if self._client is None:
@@ -123,28 +123,28 @@ class HttpSession:
         return self._client
 
 
-def patience(seconds: float, attempt: int) -> float:
+def timeout(seconds: float, attempt: int) -> float:
     """The timeout of a try, from 1: twice as long at every one, 120 s at most."""
-    return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), LONGEST_TIMEOUT))
+    return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), MAX_TIMEOUT_SECONDS))
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     content = bytearray()
     async for piece in response.content.iter_chunked(8192):
         content += piece
-        if len(content) >= ANSWER_LIMIT:
+        if len(content) >= MAX_RESPONSE_BYTES:
             break
-    return bytes(content[:ANSWER_LIMIT])
+    return bytes(content[:MAX_RESPONSE_BYTES])
 
 
-def _text(content: bytes, charset: str) -> str:
+def _decode(content: bytes, charset: str) -> str:
     try:
         return content.decode(charset, "replace")
     except LookupError:
         return content.decode("utf-8", "replace")
 
 
-def _host(url: str) -> str:
+def _origin(url: str) -> str:
     """Scheme, host and port alone: a path may hold what is not for everybody."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"

@@ -12,19 +12,19 @@ from urllib.parse import quote
 from backline.channel_settings import PushSettings
 from backline.channels.base import Message, Receipt
 from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.session import HttpAnswer, HttpRequest, HttpSession, patience
+from backline.channels.http.session import HttpRequest, HttpResponse, HttpSession, timeout
 from backline.channels.push import recipients
-from backline.channels.push.access import AccessTokens, ServiceAccount
-from backline.channels.push.answers import DeviceGone, receipt
 from backline.channels.push.content import PushContent
-from backline.channels.push.devices import Devices
+from backline.channels.push.devices import DeviceStore
+from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
+from backline.channels.push.responses import DeviceUnregistered, parse_response
 from backline.errors import BacklineError, InvalidInput, Rejected, RetryableError
 
 log = logging.getLogger(__name__)
 
-BYTES_AT_MOST = 4096
+MAX_PAYLOAD_BYTES = 4096
 """Of notification and data together, as FCM takes them."""
-SHOWN_CHARACTERS = 12
+VISIBLE_TOKEN_CHARACTERS = 12
 """Of a device's token in texts: enough to find it, too few to write to it."""
 
 
@@ -38,17 +38,21 @@ class PreparedPush(NamedTuple):
 
     def __repr__(self) -> str:
         """Without what it says."""
-        return f"PreparedPush({shown(self.recipient)})"
+        return f"PreparedPush({mask_token(self.recipient)})"
 
 
 class PushChannel:
     """Channel of `PreparedPush`; `render` turns a message into its content and knows the types."""
 
     name = "push"
-    depth = 1
+    messages_per_session = 1
 
     def __init__(
-        self, settings: PushSettings, gateway: HttpGateway, render: Callable[[Message], PushContent], devices: Devices
+        self,
+        settings: PushSettings,
+        gateway: HttpGateway,
+        render: Callable[[Message], PushContent],
+        devices: DeviceStore,
     ) -> None:
         self.connections = settings.connections
         self._settings = settings
@@ -57,22 +61,22 @@ class PushChannel:
         self._devices = devices
         account = ServiceAccount.from_gateway(gateway)
         self._url = f"{gateway.url}/v1/projects/{quote(account.project_id, safe='')}/messages:send"
-        self._tokens = AccessTokens(account, settings.timeout_seconds)
+        self._tokens = AccessTokenCache(account, settings.timeout_seconds)
 
     def prepare(self, message: Message) -> PreparedPush:
         """Render and build; raises InvalidInput, naming the field, when it cannot be built."""
-        recipient = recipients.parse(message.recipient, "to")
+        recipient = recipients.parse_push_recipient(message.recipient, "to")
         content = self._render(message)
         said = {"notification": {"title": content.title, "body": content.body}, "data": dict(content.data)}
         size = len(json.dumps(said, ensure_ascii=False).encode())
-        if size > BYTES_AT_MOST:
+        if size > MAX_PAYLOAD_BYTES:
             raise InvalidInput(
-                "data", f"title, body and data take {size} bytes; at most {BYTES_AT_MOST} may be sent: shorten them"
+                "data", f"title, body and data take {size} bytes; at most {MAX_PAYLOAD_BYTES} may be sent: shorten them"
             )
         if not content.data:
             del said["data"]
-        built = {**said, **_options(content, time.time())}
-        return PreparedPush(recipient, built, patience(self._settings.timeout_seconds, message.attempt))
+        built = {**said, **_platform_options(content, time.time())}
+        return PreparedPush(recipient, built, timeout(self._settings.timeout_seconds, message.attempt))
 
     def session(self) -> PushSession:
         """A new session, not yet connected."""
@@ -82,7 +86,7 @@ class PushChannel:
 class PushSession:
     """One kept connection to the provider."""
 
-    def __init__(self, gateway: HttpGateway, url: str, tokens: AccessTokens, devices: Devices) -> None:
+    def __init__(self, gateway: HttpGateway, url: str, tokens: AccessTokenCache, devices: DeviceStore) -> None:
         self._server = str(gateway)
         self._url = url
         self._tokens = tokens
@@ -95,19 +99,19 @@ class PushSession:
         Devices that are gone are taken out of the app's tables. When none has it, the error is the first that may pass,
         else the last; Rejected if the person has no device.
         """
-        if not prepared.recipient.startswith(recipients.PERSON):
-            return await self._to_one(prepared, prepared.recipient)
-        person = prepared.recipient.removeprefix(recipients.PERSON)
+        if not prepared.recipient.startswith(recipients.USER_PREFIX):
+            return await self._send_to_device(prepared, prepared.recipient)
+        person = prepared.recipient.removeprefix(recipients.USER_PREFIX)
         receipts: list[Receipt] = []
         refused: list[tuple[str, BacklineError]] = []
-        for token in await self._devices.of(person):
+        for token in await self._devices.list_tokens(person):
             try:
-                receipts.append(await self._to_one(prepared, token))
+                receipts.append(await self._send_to_device(prepared, token))
             except BacklineError as exc:
-                refused.append((shown(token), exc))
+                refused.append((mask_token(token), exc))
         if receipts:
             others = tuple((token, str(exc)) for token, exc in refused)
-            return receipts[0]._replace(response=", ".join(one.response for one in receipts), refused=others)
+            return receipts[0]._replace(response=", ".join(one.response for one in receipts), refused_recipients=others)
         if not refused:
             raise Rejected(f"{prepared.recipient} has no device that takes push messages")
         errors = [exc for _, exc in refused]
@@ -118,44 +122,44 @@ class PushSession:
         await self._http.close()
         await self._devices.close()
 
-    async def _to_one(self, prepared: PreparedPush, token: str) -> Receipt:
+    async def _send_to_device(self, prepared: PreparedPush, token: str) -> Receipt:
         body = json.dumps({"message": {**prepared.message, "token": token}}, ensure_ascii=False).encode()
         try:
-            return receipt(await self._post(body, prepared.timeout), self._server)
-        except DeviceGone as exc:
-            await self._forget(token)
-            text = f"{exc}; the device {shown(token)} is gone and gets no more"
+            return parse_response(await self._post(body, prepared.timeout), self._server)
+        except DeviceUnregistered as exc:
+            await self._remove_device(token)
+            text = f"{exc}; the device {mask_token(token)} is gone and gets no more"
             raise Rejected(text, code=exc.code, response=exc.response) from None
 
-    async def _post(self, body: bytes, seconds: float) -> HttpAnswer:
+    async def _post(self, body: bytes, seconds: float) -> HttpResponse:
         access = await self._tokens.get(self._http)
         answer = await self._exchange(access, body, seconds)
         if answer.status == 401:
             # It was revoked, or ended early by the provider's clock: once more with a new one.
-            self._tokens.forget(access)
+            self._tokens.invalidate(access)
             answer = await self._exchange(await self._tokens.get(self._http), body, seconds)
         return answer
 
-    async def _exchange(self, access: str, body: bytes, seconds: float) -> HttpAnswer:
+    async def _exchange(self, access: str, body: bytes, seconds: float) -> HttpResponse:
         headers = {"Authorization": f"Bearer {access}", "Content-Type": "application/json; charset=utf-8"}
         return await self._http.exchange(HttpRequest("POST", self._url, headers, body, seconds))
 
-    async def _forget(self, token: str) -> None:
+    async def _remove_device(self, token: str) -> None:
         try:
             await self._devices.remove(token, "the push provider says that it is gone (UNREGISTERED)")
         except BacklineError as exc:
             # The message's end must not hang on it: the next message to the device finds it gone again.
-            log.warning("the device %s is gone, and could not be taken out: %s", shown(token), exc)
+            log.warning("the device %s is gone, and could not be taken out: %s", mask_token(token), exc)
 
 
-def shown(recipient: str) -> str:
+def mask_token(recipient: str) -> str:
     """A recipient as texts may hold it: a device's token cut, as who has all of it can write to the device."""
-    if recipient.startswith(recipients.PERSON) or len(recipient) <= SHOWN_CHARACTERS:
+    if recipient.startswith(recipients.USER_PREFIX) or len(recipient) <= VISIBLE_TOKEN_CHARACTERS:
         return recipient
-    return f"{recipient[:SHOWN_CHARACTERS]}…"
+    return f"{recipient[:VISIBLE_TOKEN_CHARACTERS]}…"
 
 
-def _options(content: PushContent, now: float) -> dict[str, Any]:
+def _platform_options(content: PushContent, now: float) -> dict[str, Any]:
     """Time to live and collapse key, which each platform has by another name."""
     android: dict[str, Any] = {}
     apns: dict[str, str] = {}

@@ -12,10 +12,10 @@ from backline.db.statements import statement
 from backline.errors import InvalidInput, Misconfigured
 
 
-class Devices(Protocol):
+class DeviceStore(Protocol):
     """Who has which devices."""
 
-    async def of(self, person: str) -> list[str]:
+    async def list_tokens(self, user_id: str) -> list[str]:
         """The tokens of a person's devices; raises InvalidInput for the field `to` if there can be no such person."""
 
     async def remove(self, token: str, reason: str) -> None:
@@ -25,34 +25,34 @@ class Devices(Protocol):
         """Never raises."""
 
 
-class DeviceDirectory:
+class SqlDeviceStore:
     """As the statements `push_tokens` and `push_token_remove` know them, over one connection opened at first use."""
 
     def __init__(self, dsn: Callable[[], str]) -> None:
         self._dsn = dsn
         self._database: Database | None = None
 
-    async def of(self, person: str) -> list[str]:
+    async def list_tokens(self, user_id: str) -> list[str]:
         """As Devices; DatabaseFailure if the database is away."""
         try:
-            rows = await self._opened().fetch(statement("identity", "push_tokens"), {"id": person})
+            rows = await self._get_database().fetch(statement("identity", "push_tokens"), {"id": user_id})
         except Misconfigured as exc:
             if isinstance(exc.__cause__, psycopg.DataError):
-                problem = f"{person!r} is not a person's id of the kind that the statement push_tokens takes"
+                problem = f"{user_id!r} is not a person's id of the kind that the statement push_tokens takes"
                 raise InvalidInput("to", problem) from None
             raise
         return [str(row["token"]) for row in rows]
 
     async def remove(self, token: str, reason: str) -> None:
         """As Devices; DatabaseFailure if the database is away. Doing it twice is no error."""
-        await self._opened().fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
+        await self._get_database().fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
 
     async def close(self) -> None:
         """Close the connection; the next use opens another."""
         if self._database is not None:
             await self._database.close()
 
-    def _opened(self) -> Database:
+    def _get_database(self) -> Database:
         if self._database is None:
-            self._database = Database(self._dsn(), name="push devices", patience=5.0)
+            self._database = Database(self._dsn(), name="push devices", retry_timeout=5.0)
         return self._database

@@ -6,39 +6,39 @@ from functools import lru_cache
 
 from backline.errors import InvalidInput
 
-LONGEST = 40
+MAX_INPUT_LENGTH = 40
 """Characters of a number as people type it, blanks and brackets included."""
-_HOW = "write it with its country, for example +49 1511 2345678"
+_HINT = "write it with its country, for example +49 1511 2345678"
 
 
-def parse(text: str, field: str) -> str:
+def parse_phone_number(text: str, field: str) -> str:
     """A number with its country code, in any usual spelling, as E.164 (ITU-T): +4915112345678.
 
     InvalidInput names the field. Judged by its country's lengths alone: which ranges are in use changes faster than
     any list of them, and the gateway knows.
     """
     try:
-        return _parse(text)
+        return _parse_phone_number(text)
     except ValueError as exc:
         raise InvalidInput(field, str(exc)) from None
 
 
 @lru_cache(maxsize=4096)
-def _parse(text: str) -> str:
+def _parse_phone_number(text: str) -> str:
     # Here, not above: it takes long to import, and every task would pay for it.
     import phonenumbers
 
     stripped = text.strip()
-    if len(stripped) > LONGEST or not stripped.isascii() or not stripped.isprintable():
-        raise ValueError(f"{stripped[:LONGEST]!r} is not a phone number; {_HOW}")
+    if len(stripped) > MAX_INPUT_LENGTH or not stripped.isascii() or not stripped.isprintable():
+        raise ValueError(f"{stripped[:MAX_INPUT_LENGTH]!r} is not a phone number; {_HINT}")
     if not stripped.startswith("+"):
-        raise ValueError(f"{stripped!r} lacks its country code; {_HOW}")
+        raise ValueError(f"{stripped!r} lacks its country code; {_HINT}")
     if any(char.isalpha() for char in stripped):
-        raise ValueError(f"{stripped!r} is not a phone number: it has letters; {_HOW}")
+        raise ValueError(f"{stripped!r} is not a phone number: it has letters; {_HINT}")
     try:
         number = phonenumbers.parse(stripped)
     except phonenumbers.NumberParseException:
-        raise ValueError(f"{stripped!r} is not a phone number: no country has that code; {_HOW}") from None
+        raise ValueError(f"{stripped!r} is not a phone number: no country has that code; {_HINT}") from None
     match phonenumbers.is_possible_number_with_reason(number):
         case phonenumbers.ValidationResult.TOO_SHORT:
             problem = "too short"
@@ -48,4 +48,4 @@ def _parse(text: str) -> str:
             return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
         case _:
             problem = "not of the length"
-    raise ValueError(f"{stripped!r} is {problem} for a number of its country; {_HOW}")
+    raise ValueError(f"{stripped!r} is {problem} for a number of its country; {_HINT}")

@@ -14,7 +14,7 @@ _BASIC = frozenset(
 )
 _EXTENDED = frozenset("\f^{}\\[~]|€")
 _ALPHABET = _BASIC | _EXTENDED
-_LIMITS = {"GSM-7": (160, 153), "UCS-2": (70, 67)}
+_SEGMENT_UNITS = {"GSM-7": (160, 153), "UCS-2": (70, 67)}
 _LOOKALIKES = str.maketrans({
     "\u00a0": " ", "\u2007": " ", "\u2009": " ", "\u202f": " ",
     "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u00ab": '"', "\u00bb": '"',
@@ -34,14 +34,14 @@ class Segments(NamedTuple):
     """Short messages that it takes; 0 for an empty text."""
 
 
-def count(text: str) -> Segments:
+def count_segments(text: str) -> Segments:
     """The segments of a text; no character is cut in two between them."""
     if _ALPHABET.issuperset(text):
         encoding, sizes = "GSM-7", [2 if char in _EXTENDED else 1 for char in text]
     else:
         encoding, sizes = "UCS-2", [2 if ord(char) > 0xFFFF else 1 for char in text]
     units = sum(sizes)
-    alone, each = _LIMITS[encoding]
+    alone, each = _SEGMENT_UNITS[encoding]
     if units <= alone:
         return Segments(encoding, units, 1 if units else 0)
     segments, room = 1, each
@@ -52,12 +52,12 @@ def count(text: str) -> Segments:
     return Segments(encoding, units, segments)
 
 
-def foreign(text: str) -> str:
+def non_gsm_characters(text: str) -> str:
     """The characters of a text that GSM 7-bit lacks, each once, in order: what makes it dear."""
     return "".join(dict.fromkeys(char for char in text if char not in _ALPHABET))
 
 
-def plain(text: str) -> str:
+def replace_lookalikes(text: str) -> str:
     """The text with no-break spaces, curly quotes and dashes as their GSM 7-bit likes, if that makes it GSM 7-bit."""
     simple = text.translate(_LOOKALIKES)
     return simple if _ALPHABET.issuperset(simple) else text

@@ -10,9 +10,9 @@ from pydantic_core import to_json
 from backline.channels.base import Message
 from backline.channels.webhook import recipients
 from backline.channels.webhook.content import WebhookContent
-from backline.channels.webhook.directory import Directory
-from backline.channels.webhook.guard import AddressGuard
+from backline.channels.webhook.endpoints import EndpointStore
 from backline.channels.webhook.session import PreparedWebhook, WebhookSession
+from backline.channels.webhook.ssrf_guard import AddressGuard
 from backline.webhooks.settings import WebhookSettings
 
 
@@ -26,18 +26,18 @@ class WebhookChannel:
     def __init__(
         self,
         settings: WebhookSettings,
-        directory: Callable[[], Directory],
+        open_endpoints: Callable[[], EndpointStore],
         render: Callable[[Message], WebhookContent],
     ) -> None:
-        self.depth = settings.concurrency
+        self.messages_per_session = settings.concurrency
         self._timeout = settings.timeout_seconds
         self._guard = AddressGuard(settings.allowed_addresses)
-        self._directory = directory
+        self._open_endpoints = open_endpoints
         self._render = render
 
     def prepare(self, message: Message) -> PreparedWebhook:
         """The request's body; raises InvalidInput, naming the field, when the recipient or the payload is wrong."""
-        endpoint = recipients.parse(message.recipient, "to")
+        endpoint = recipients.parse_webhook_recipient(message.recipient, "to")
         event = self._render(message)
         occurred_at = event.occurred_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = to_json({"type": event.event_type, "timestamp": occurred_at, "data": event.data})
@@ -46,4 +46,4 @@ class WebhookChannel:
 
     def session(self) -> WebhookSession:
         """A new session, not yet connected."""
-        return WebhookSession(self._directory(), self._guard)
+        return WebhookSession(self._open_endpoints(), self._guard)

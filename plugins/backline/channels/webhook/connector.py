@@ -10,9 +10,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 
-from backline.channels.webhook.guard import AddressGuard, AddressRefused
+from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 
-MakeResolver = Callable[[], AbstractResolver]
+ResolverFactory = Callable[[], AbstractResolver]
 
 
 class GuardedResolver(AbstractResolver):
@@ -29,7 +29,7 @@ class GuardedResolver(AbstractResolver):
         found = await self._inner.resolve(host, port, family)
         allowed = [one for one in found if self._guard.allows(one["host"], port)]
         if found and not allowed:
-            raise AddressRefused(host, found[0]["host"])
+            raise AddressNotAllowed(host, found[0]["host"])
         return allowed
 
     async def close(self) -> None:
@@ -37,7 +37,7 @@ class GuardedResolver(AbstractResolver):
         await self._inner.close()
 
 
-def guarded_connector(guard: AddressGuard, make_resolver: MakeResolver = DefaultResolver) -> aiohttp.TCPConnector:
+def guarded_connector(guard: AddressGuard, resolver_factory: ResolverFactory = DefaultResolver) -> aiohttp.TCPConnector:
     """A pool of connections to any number of hosts.
 
     Each socket is made for an address that was judged just then, so that one written in the URL, which is not resolved,
@@ -47,9 +47,9 @@ def guarded_connector(guard: AddressGuard, make_resolver: MakeResolver = Default
     def open_socket(info: Any) -> socket.socket:
         family, kind, protocol, _, (address, port, *_) = info
         if not guard.allows(address, port):
-            raise AddressRefused(address, address)
+            raise AddressNotAllowed(address, address)
         return socket.socket(family, kind, protocol)
 
     return aiohttp.TCPConnector(
-        resolver=GuardedResolver(guard, make_resolver()), socket_factory=open_socket, limit=0, limit_per_host=0
+        resolver=GuardedResolver(guard, resolver_factory()), socket_factory=open_socket, limit=0, limit_per_host=0
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-EVERY = "*"
+ALL_ENDPOINTS = "*"
 """The recipient that stands for every endpoint subscribed."""
 
 

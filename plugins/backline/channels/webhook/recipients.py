@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from backline.channels.webhook.content import EVERY
+from backline.channels.webhook.content import ALL_ENDPOINTS
 from backline.errors import InvalidInput
 
-_ENDPOINT = re.compile(r"ep_[0-9]{1,18}")
+_ENDPOINT_ID = re.compile(r"ep_[0-9]{1,18}")
 
 
-def parse(text: str, field: str) -> str:
+def parse_webhook_recipient(text: str, field: str) -> str:
     """`*`, or an endpoint's id; InvalidInput names the field. Whether there is such an endpoint the database knows."""
-    if text == EVERY or _ENDPOINT.fullmatch(text):
+    if text == ALL_ENDPOINTS or _ENDPOINT_ID.fullmatch(text):
         return text
     raise InvalidInput(field, 'must be "*" for every endpoint subscribed, or the id of one, such as "ep_1"')

@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.resolver import DefaultResolver
 
-from backline.channels.base import RESPONSE_LIMIT, Receipt, cut
+from backline.channels.base import RESPONSE_LIMIT, Receipt, truncate
 from backline.channels.http.responses import raise_for_status
-from backline.channels.http.session import CONNECT_SECONDS, UNKNOWN_OUTCOME
-from backline.channels.webhook.connector import MakeResolver, guarded_connector
-from backline.channels.webhook.directory import Directory, Target
-from backline.channels.webhook.guard import AddressGuard
+from backline.channels.http.session import CONNECT_TIMEOUT_SECONDS, UNKNOWN_OUTCOME
+from backline.channels.webhook.connector import ResolverFactory, guarded_connector
+from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import signature_header
+from backline.channels.webhook.ssrf_guard import AddressGuard
 from backline.errors import (
     BacklineError,
     InvalidInput,
@@ -28,7 +28,7 @@ from backline.errors import (
 )
 
 USER_AGENT = "Backline-Webhooks/1"
-GONE = 410
+HTTP_GONE = 410
 
 
 class PreparedWebhook(NamedTuple):
@@ -49,12 +49,12 @@ class WebhookSession:
     """A pool of kept connections, to whichever endpoints there are."""
 
     def __init__(
-        self, directory: Directory, guard: AddressGuard, make_resolver: MakeResolver = DefaultResolver
+        self, endpoints: EndpointStore, guard: AddressGuard, resolver_factory: ResolverFactory = DefaultResolver
     ) -> None:
         """`make_resolver` makes what looks host names up; the default asks as this host does."""
-        self._directory = directory
+        self._endpoints = endpoints
         self._guard = guard
-        self._make_resolver = make_resolver
+        self._resolver_factory = resolver_factory
         self._client: aiohttp.ClientSession | None = None
 
     async def send(self, prepared: PreparedWebhook) -> Receipt:
@@ -64,17 +64,17 @@ class WebhookSession:
         disables the endpoint. InvalidInput for an address that is not allowed; Rejected if the endpoint was deleted or
         is disabled.
         """
-        target = await self._directory.target(prepared.endpoint)
+        target = await self._endpoints.get(prepared.endpoint)
         if target is None:
             raise Rejected(f"there is no webhook endpoint {prepared.endpoint} any more: it was deleted")
-        if target.disabled_why is not None:
-            raise Rejected(f"endpoint {target.id} is disabled: {target.disabled_why}")
+        if target.disabled_reason is not None:
+            raise Rejected(f"endpoint {target.id} is disabled: {target.disabled_reason}")
         try:
             receipt = await self._post(target, prepared)
         except BacklineError as exc:
-            await self._directory.failed(target, exc, gone=exc.code == str(GONE))
+            await self._endpoints.record_failure(target, exc, gone=exc.code == str(HTTP_GONE))
             raise
-        await self._directory.took(target)
+        await self._endpoints.record_success(target)
         return receipt
 
     async def close(self) -> None:
@@ -82,25 +82,27 @@ class WebhookSession:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-        await self._directory.close()
+        await self._endpoints.close()
 
-    async def _post(self, target: Target, prepared: PreparedWebhook) -> Receipt:
+    async def _post(self, target: DeliveryEndpoint, prepared: PreparedWebhook) -> Receipt:
         try:
             status, headers, text = await self._exchange(target, prepared)
         except aiohttp.ConnectionTimeoutError:
-            raise TimeoutFailure(f"{target.id}: no connection within {_connecting(prepared):g} s") from None
+            raise TimeoutFailure(f"{target.id}: no connection within {_connect_timeout(prepared):g} s") from None
         except TimeoutError as exc:
             raise TimeoutFailure(f"{target.id} did not answer within {prepared.timeout:g} s{UNKNOWN_OUTCOME}") from exc
         except aiohttp.InvalidURL:
             raise InvalidInput("url", f"of endpoint {target.id} cannot be used; give it another one") from None
         except aiohttp.ClientConnectorError as exc:
-            raise NetworkFailure(f"{target.id}: {_without_url(exc, target)}") from None
+            raise NetworkFailure(f"{target.id}: {_error_without_url(exc, target)}") from None
         except (aiohttp.ClientError, OSError) as exc:
-            raise NetworkFailure(f"{target.id}: {_without_url(exc, target)}{UNKNOWN_OUTCOME}") from None
-        _check(target, status, headers, text)
-        return Receipt(str(status), cut(text), prepared.event_id)
+            raise NetworkFailure(f"{target.id}: {_error_without_url(exc, target)}{UNKNOWN_OUTCOME}") from None
+        _check_status(target, status, headers, text)
+        return Receipt(str(status), truncate(text), prepared.event_id)
 
-    async def _exchange(self, target: Target, prepared: PreparedWebhook) -> tuple[int, Mapping[str, str], str]:
+    async def _exchange(
+        self, target: DeliveryEndpoint, prepared: PreparedWebhook
+    ) -> tuple[int, Mapping[str, str], str]:
         try:
             return await self._request(target, prepared)
         except aiohttp.ServerDisconnectedError:
@@ -108,7 +110,7 @@ class WebhookSession:
             # the event after all, it knows it by its id.
             return await self._request(target, prepared)
 
-    async def _request(self, target: Target, prepared: PreparedWebhook) -> tuple[int, Mapping[str, str], str]:
+    async def _request(self, target: DeliveryEndpoint, prepared: PreparedWebhook) -> tuple[int, Mapping[str, str], str]:
         timestamp = int(time.time())
         headers = {
             "Content-Type": "application/json",
@@ -118,18 +120,18 @@ class WebhookSession:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signature_header(target.secrets, prepared.event_id, timestamp, prepared.body),
         }
-        async with self._http().post(
+        async with self._get_client().post(
             target.url, data=prepared.body, headers=headers, allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=prepared.timeout, connect=_connecting(prepared)),
+            timeout=aiohttp.ClientTimeout(total=prepared.timeout, connect=_connect_timeout(prepared)),
         ) as answer:  # fmt: skip
             # Of a long answer only the beginning is read; its connection is then not used again.
             text = (await answer.content.read(RESPONSE_LIMIT)).decode("utf-8", "replace").replace("\0", "\ufffd")
             return answer.status, answer.headers, text
 
-    def _http(self) -> aiohttp.ClientSession:
+    def _get_client(self) -> aiohttp.ClientSession:
         if self._client is None:
             self._client = aiohttp.ClientSession(
-                connector=guarded_connector(self._guard, self._make_resolver),
+                connector=guarded_connector(self._guard, self._resolver_factory),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,  # a proxy would connect in our place, to any address
@@ -137,11 +139,11 @@ class WebhookSession:
         return self._client
 
 
-def _connecting(prepared: PreparedWebhook) -> float:
-    return min(prepared.timeout, CONNECT_SECONDS)
+def _connect_timeout(prepared: PreparedWebhook) -> float:
+    return min(prepared.timeout, CONNECT_TIMEOUT_SECONDS)
 
 
-def _check(target: Target, status: int, headers: Mapping[str, str], text: str) -> None:
+def _check_status(target: DeliveryEndpoint, status: int, headers: Mapping[str, str], text: str) -> None:
     if 300 <= status < 400:
         host = _host(headers.get("Location", ""))
         said = f"{target.id} answered {status}, a redirect" + (f" to {host}" if host else "")
@@ -149,7 +151,7 @@ def _check(target: Target, status: int, headers: Mapping[str, str], text: str) -
     try:
         raise_for_status(status, headers, text, server=target.id)
     except PermanentError as exc:
-        if status == GONE:
+        if status == HTTP_GONE:
             raise
         raise UnknownFailure(str(exc), code=exc.code, response=exc.response) from None
 
@@ -162,7 +164,7 @@ def _host(url: str) -> str | None:
         return None
 
 
-def _without_url(exc: Exception, target: Target) -> str:
+def _error_without_url(exc: Exception, target: DeliveryEndpoint) -> str:
     """What an error says, but for the URL's path and query, which may hold a token."""
     parts = urlsplit(target.url)
     said = str(exc) or type(exc).__name__

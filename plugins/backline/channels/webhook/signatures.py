@@ -17,14 +17,14 @@ Scheme = Literal["v1", "v1a"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 SECRET_PREFIX = {"v1": "whsec_", "v1a": "whsk_"}
-PUBLIC_PREFIX = "whpk_"
-_BYTES = 32
+PUBLIC_KEY_PREFIX = "whpk_"
+_SECRET_BYTES = 32
 """Of a secret: the specification asks for 24 to 64, and ed25519 for 32."""
 
 
 def new_secret(scheme: Scheme) -> str:
     """A new secret as people copy it: prefix and base64."""
-    return SECRET_PREFIX[scheme] + b64encode(secrets.token_bytes(_BYTES)).decode()
+    return SECRET_PREFIX[scheme] + b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
 
 
 def public_key(secret: str) -> str | None:
@@ -34,8 +34,8 @@ def public_key(secret: str) -> str | None:
     # Late: most endpoints have a shared secret.
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    key = Ed25519PrivateKey.from_private_bytes(_key(secret)).public_key()
-    return PUBLIC_PREFIX + b64encode(key.public_bytes_raw()).decode()
+    key = Ed25519PrivateKey.from_private_bytes(_decode_key(secret)).public_key()
+    return PUBLIC_KEY_PREFIX + b64encode(key.public_bytes_raw()).decode()
 
 
 def signature_header(signing: Iterable[str], event_id: str, timestamp: int, body: bytes) -> str:
@@ -46,11 +46,11 @@ def signature_header(signing: Iterable[str], event_id: str, timestamp: int, body
 
 def _signature(secret: str, content: bytes) -> str:
     if secret.startswith(SECRET_PREFIX["v1"]):
-        return "v1," + b64encode(hmac.digest(_key(secret), content, hashlib.sha256)).decode()
+        return "v1," + b64encode(hmac.digest(_decode_key(secret), content, hashlib.sha256)).decode()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    return "v1a," + b64encode(Ed25519PrivateKey.from_private_bytes(_key(secret)).sign(content)).decode()
+    return "v1a," + b64encode(Ed25519PrivateKey.from_private_bytes(_decode_key(secret)).sign(content)).decode()
 
 
-def _key(secret: str) -> bytes:
+def _decode_key(secret: str) -> bytes:
     return b64decode(secret.partition("_")[2])

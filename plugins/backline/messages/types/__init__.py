@@ -12,12 +12,12 @@ MODULES = {
         "payment_receipt",
         "subscription_renewal_reminder",
     ),
-    "devices": ("push",),
+    "push": ("push",),
     "general": ("email", "templated_email", "urgent_email", "welcome"),
-    "identity": ("account_verification", "password_reset", "security_alert", "security_alert_admin"),
+    "accounts": ("account_verification", "password_reset", "security_alert", "security_alert_admin"),
     "newsletter": ("newsletter",),
     "reports": ("report_approval_request", "report_approved", "report_ready", "report_rejected"),
-    "texts": ("mfa_code", "sms", "templated_sms"),
+    "sms": ("mfa_code", "sms", "templated_sms"),
     "webhooks": ("webhook",),
 }
 """Module to its types, so that who wants one type loads no other: a task that sends a welcome, for example."""

@@ -7,13 +7,24 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backline.channels.email.content import EmailContent
-from backline.messages.attachments import Pdf, read_one
-from backline.messages.fields import Currency, Day, HttpsUrl, Line, Lines, Minor, Moment, Name, Paragraph, WebUrl
-from backline.messages.problems import wrong_field
+from backline.messages.attachments import PdfAttachment, read_attachment
+from backline.messages.fields import (
+    Currency,
+    Day,
+    HttpsUrl,
+    Line,
+    Lines,
+    MinorUnits,
+    Name,
+    Paragraph,
+    Timestamp,
+    WebUrl,
+)
 from backline.messages.registry import register
 from backline.messages.templated import DatedMessage, PersonalMessage, TemplatedSms
+from backline.messages.validation_errors import field_error
 
-Number = Annotated[Line, Field(max_length=60)]
+DocumentNumber = Annotated[Line, Field(max_length=60)]
 ORDER = Field(title="Order", description="Its number, as the customer knows it.", examples=["1042"])
 ORDER_URL = Field(title="Order URL", description="The order's page.", examples=["https://shop.example/orders/1042"])
 CURRENCY = Field(title="Currency", description="Of all amounts, by its code of ISO 4217.", examples=["EUR"])
@@ -32,7 +43,7 @@ class Item(BaseModel):
 class OrderLine(Item):
     """A line of an order: an item and its price."""
 
-    unit_price: Minor
+    unit_price: MinorUnits
 
 
 @register
@@ -60,8 +71,10 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
         "zone": "Europe/Berlin",
     }
 
-    order: Number = ORDER
-    placed_at: Moment = Field(title="Placed at", description="When it was ordered.", examples=["2026-03-01T18:30:00Z"])
+    order: DocumentNumber = ORDER
+    placed_at: Timestamp = Field(
+        title="Placed at", description="When it was ordered.", examples=["2026-03-01T18:30:00Z"]
+    )
     lines: tuple[OrderLine, ...] = Field(
         min_length=1,
         max_length=100,
@@ -70,11 +83,13 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
         examples=[[{"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890}]],
     )
     currency: Currency = CURRENCY
-    total: Minor = Field(title="Total", description="To pay, in the currency's smallest unit (cents).", examples=[7280])
+    total: MinorUnits = Field(
+        title="Total", description="To pay, in the currency's smallest unit (cents).", examples=[7280]
+    )
     order_url: WebUrl = ORDER_URL
-    shipping: Minor | None = Field(None, title="Shipping", description="Its price; 0 is shown as free.")
-    discount: Minor | None = Field(None, title="Discount", description="What was taken off.")
-    tax: Minor | None = Field(None, title="Tax", description="Included in the total.")
+    shipping: MinorUnits | None = Field(None, title="Shipping", description="Its price; 0 is shown as free.")
+    discount: MinorUnits | None = Field(None, title="Discount", description="What was taken off.")
+    tax: MinorUnits | None = Field(None, title="Tax", description="Included in the total.")
     delivery_address: Lines | None = Field(
         None, title="Delivery address", description="As on a label, one line each.", examples=[ADDRESS]
     )
@@ -99,7 +114,7 @@ class OrderStatus(PersonalMessage):
         "order_url": "https://shop.example/orders/1042",
     }
 
-    order: Number = ORDER
+    order: DocumentNumber = ORDER
     status: Literal[
         "received",
         "confirmed",
@@ -137,14 +152,14 @@ class OrderShipped(PersonalMessage, TemplatedSms):
         "delivery_address": ADDRESS,
     }
 
-    order: Number = ORDER
+    order: DocumentNumber = ORDER
     carrier: Name = Field(title="Carrier", description="Who brings it.", examples=["Parcel Post"])
     tracking_url: HttpsUrl = Field(
         title="Tracking URL",
         description="Where the parcel can be followed; https only.",
         examples=["https://carrier.example/track/4711081599"],
     )
-    tracking_number: Number | None = Field(None, title="Tracking number", description="The carrier's.")
+    tracking_number: DocumentNumber | None = Field(None, title="Tracking number", description="The carrier's.")
     items: tuple[Item, ...] | None = Field(
         None,
         max_length=100,
@@ -175,13 +190,15 @@ class OrderReminder(PersonalMessage):
         "order_url": "https://shop.example/orders/1042",
     }
 
-    order: Number = ORDER
+    order: DocumentNumber = ORDER
     stage: Literal["confirmation_due", "payment_due", "pickup_due", "review_due"] = Field(
         title="Stage", description="What the order waits for."
     )
     order_url: WebUrl = ORDER_URL
     due_on: Day | None = Field(None, title="Due on", description="The last day for it.", examples=["2026-03-08"])
-    amount: Minor | None = Field(None, title="Amount", description="To pay, in the currency's smallest unit (cents).")
+    amount: MinorUnits | None = Field(
+        None, title="Amount", description="To pay, in the currency's smallest unit (cents)."
+    )
     currency: Currency | None = Field(
         None, title="Currency", description="Of the amount, by its code of ISO 4217.", examples=["EUR"]
     )
@@ -189,7 +206,7 @@ class OrderReminder(PersonalMessage):
     @model_validator(mode="after")
     def _amount_has_a_currency(self) -> Self:
         if self.amount is not None and self.currency is None:
-            raise wrong_field("currency", "is required with an amount; add it")
+            raise field_error("currency", "is required with an amount; add it")
         return self
 
 
@@ -213,12 +230,12 @@ class PaymentReceipt(DatedMessage):
     }
 
     what: Name = Field(title="What", description="What was paid for.", examples=["Order 1042"])
-    paid_at: Moment = Field(title="Paid at", description="When.", examples=["2026-03-01T18:31:00Z"])
-    amount: Minor = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
+    paid_at: Timestamp = Field(title="Paid at", description="When.", examples=["2026-03-01T18:31:00Z"])
+    amount: MinorUnits = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
     currency: Currency = CURRENCY
-    receipt: Number | None = Field(None, title="Receipt", description="Its number.")
+    receipt: DocumentNumber | None = Field(None, title="Receipt", description="Its number.")
     method: Name | None = Field(None, title="Method", description="As in Visa ending in 4242.")
-    invoice: Pdf | None = Field(
+    invoice: PdfAttachment | None = Field(
         None,
         title="Invoice",
         description="A PDF: by `path` under the allowed folder, or by `filename` with `content_base64`.",
@@ -228,12 +245,12 @@ class PaymentReceipt(DatedMessage):
     def email(self) -> EmailContent:
         """Rendered, with the invoice."""
         content = super().email()
-        return content._replace(attachments=(read_one(self.invoice, "invoice"),)) if self.invoice else content
+        return content._replace(attachments=(read_attachment(self.invoice, "invoice"),)) if self.invoice else content
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """With the invoice's name alone: the file itself is not for the template."""
         name, context = super().template_and_context()
-        return name, {**context, "invoice": self.invoice and self.invoice.shown_name}
+        return name, {**context, "invoice": self.invoice and self.invoice.display_name}
 
 
 @register
@@ -255,7 +272,7 @@ class PaymentFailed(PersonalMessage):
     }
 
     what: Name = Field(title="What", description="What was to be paid.", examples=["Order 1042"])
-    amount: Minor = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
+    amount: MinorUnits = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
     currency: Currency = CURRENCY
     reason: Literal[
         "card_declined",
@@ -295,7 +312,7 @@ class SubscriptionRenewalReminder(PersonalMessage):
 
     product: Name = Field(title="Product", description="What renews.", examples=["Coffee beans, 1 kg a month"])
     renews_on: Day = Field(title="Renews on", description="The day.", examples=["2026-03-02"])
-    amount: Minor = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[1890])
+    amount: MinorUnits = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[1890])
     currency: Currency = CURRENCY
     manage_url: WebUrl = Field(
         title="Manage URL",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from backline.channels.email.content import EmailContent
-from backline.messages.attachments import Attachments, read
+from backline.messages.attachments import Attachments, read_attachments
 from backline.messages.base import EmailMessage
 from backline.messages.fields import (
     Address,
@@ -18,9 +18,9 @@ from backline.messages.fields import (
     Variables,
     WebUrl,
 )
-from backline.messages.problems import wrong_field
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage, TemplateName
+from backline.messages.validation_errors import field_error
 from backline.settings import settings
 
 
@@ -68,7 +68,7 @@ class Email(EmailMessage):
     @model_validator(mode="after")
     def _has_a_body(self) -> Self:
         if self.text is None and self.html is None:
-            raise wrong_field("text", "is required when there is no html; give text, html or both")
+            raise field_error("text", "is required when there is no html; give text, html or both")
         return self
 
     def email(self) -> EmailContent:
@@ -81,7 +81,7 @@ class Email(EmailMessage):
             bcc=self.bcc or (),
             reply_to=self.reply_to,
             headers=self.headers or {},
-            attachments=read(self.attachments or ()),
+            attachments=read_attachments(self.attachments or ()),
         )
 
 
@@ -107,7 +107,7 @@ class TemplatedEmail(TemplatedMessage):
     reply_to: Address | None = Field(None, title="Reply to", description="Where answers go.")
     topic: Topic | None = TOPIC
 
-    def with_way_out(self, url: str) -> Self:
+    def with_unsubscribe_url(self, url: str) -> Self:
         """With the link as the variable `unsubscribe_url`, unless the context has its own."""
         return self.model_copy(update={"context": {"unsubscribe_url": url, **self.context}})
 

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, WebUrl
-from backline.messages.problems import wrong_field
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage
+from backline.messages.validation_errors import field_error
 
 HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
 """One that fits into a line of a header: ASCII, and not too long (RFC 5322 section 2.1.1)."""
@@ -30,7 +30,7 @@ class Article(BaseModel):
     @model_validator(mode="after")
     def _image_is_described(self) -> Self:
         if self.image_url is not None and self.image_alt is None:
-            raise wrong_field("image_alt", "is required with image_url: it is read to those who do not see the image")
+            raise field_error("image_alt", "is required with image_url: it is read to those who do not see the image")
         return self
 
 
@@ -79,10 +79,10 @@ class Newsletter(TemplatedMessage):
     )
 
     @property
-    def own_way_out(self) -> str | None:
+    def own_unsubscribe_url(self) -> str | None:
         """The page of the app's own."""
         return self.unsubscribe_url
 
-    def with_way_out(self, url: str) -> Self:
+    def with_unsubscribe_url(self, url: str) -> Self:
         """With the link in the text."""
         return self.model_copy(update={"unsubscribe_url": url})

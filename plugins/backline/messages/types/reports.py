@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from backline.channels.email.content import EmailContent
-from backline.messages.attachments import AttachmentField, read_one
-from backline.messages.fields import Day, Moment, Name, Paragraph, WebUrl
-from backline.messages.problems import wrong_field
+from backline.messages.attachments import AttachmentField, read_attachment
+from backline.messages.fields import Day, Name, Paragraph, Timestamp, WebUrl
 from backline.messages.registry import register
 from backline.messages.templated import DatedMessage
+from backline.messages.validation_errors import field_error
 
 REPORT = Field(title="Report", description="Its title.", examples=["Sales in February 2026"])
 
@@ -33,7 +33,7 @@ class ReportReady(DatedMessage):
     }
 
     report: Name = REPORT
-    made_at: Moment = Field(title="Made at", description="When it was made.", examples=["2026-03-01T06:00:00Z"])
+    made_at: Timestamp = Field(title="Made at", description="When it was made.", examples=["2026-03-01T06:00:00Z"])
     report_url: WebUrl | None = Field(
         None, title="Report URL", description="Where it is read; give it, or the file, or both."
     )
@@ -48,18 +48,18 @@ class ReportReady(DatedMessage):
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
         if self.report_url is None and self.file is None:
-            raise wrong_field("report_url", "is required when there is no file; give report_url, file or both")
+            raise field_error("report_url", "is required when there is no file; give report_url, file or both")
         return self
 
     def email(self) -> EmailContent:
         """Rendered, with the file if there is one."""
         content = super().email()
-        return content._replace(attachments=(read_one(self.file, "file"),)) if self.file else content
+        return content._replace(attachments=(read_attachment(self.file, "file"),)) if self.file else content
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """With the file's name alone."""
         name, context = super().template_and_context()
-        return name, {**context, "file": self.file and self.file.shown_name}
+        return name, {**context, "file": self.file and self.file.display_name}
 
 
 @register
@@ -82,9 +82,9 @@ class ReportApprovalRequest(DatedMessage):
 
     report: Name = REPORT
     requester: Name = Field(title="Requester", description="Who asks.", examples=["Bob"])
-    requested_at: Moment = Field(title="Requested at", description="When.", examples=["2026-03-01T09:15:00Z"])
+    requested_at: Timestamp = Field(title="Requested at", description="When.", examples=["2026-03-01T09:15:00Z"])
     review_url: WebUrl = Field(title="Review URL", description="Where it is read and decided.")
-    decide_by: Moment | None = Field(None, title="Decide by", description="After this it counts as not approved.")
+    decide_by: Timestamp | None = Field(None, title="Decide by", description="After this it counts as not approved.")
     note: Paragraph | None = Field(None, title="Note", description="What the requester says.")
 
 
@@ -107,7 +107,7 @@ class ReportApproved(DatedMessage):
 
     report: Name = REPORT
     approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
-    decided_at: Moment = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
+    decided_at: Timestamp = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
     comment: Paragraph | None = Field(None, title="Comment", description="What the approver says.")
     report_url: WebUrl | None = Field(None, title="Report URL", description="Where it is read.")
 
@@ -131,6 +131,6 @@ class ReportRejected(DatedMessage):
 
     report: Name = REPORT
     approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
-    decided_at: Moment = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
+    decided_at: Timestamp = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
     reason: Paragraph = Field(title="Reason", description="Why not, and what would help.")
     report_url: WebUrl | None = Field(None, title="Report URL", description="Where it is mended.")

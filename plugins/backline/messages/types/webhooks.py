@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from backline.channels.webhook.content import WebhookContent
 from backline.messages.base import WebhookMessage
-from backline.messages.fields import Moment
+from backline.messages.fields import Timestamp
 from backline.messages.registry import register
 
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -55,7 +55,7 @@ class Webhook(WebhookMessage):
         description="The receiver knows a repetition by it (`webhook-id`); made when left out.",
         examples=["evt_1042"],
     )
-    occurred_at: Moment | None = Field(
+    occurred_at: Timestamp | None = Field(
         None, title="Occurred at", description="When; now when left out.", examples=["2026-03-01T18:30:00Z"]
     )
 

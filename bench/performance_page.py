@@ -1,0 +1,208 @@
+"""Writes docs/performance.md and its charts from a results file: `python -m bench.performance_page [RESULTS.json]`.
+
+A file of some benches only stands in for those that are kept, and leaves the others. The results are kept beside the page (docs/performance.json); what bounds each figure is prose in bench/bounds.toml.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backline.errors import Misconfigured
+from backline.settings import ROOT
+from bench import charts
+
+PAGE_FILE = ROOT / "docs" / "performance.md"
+RESULTS_FILE = ROOT / "docs" / "performance.json"
+CHARTS_FOLDER = ROOT / "docs" / "img" / "performance"
+BOUNDS_FILE = ROOT / "bench" / "bounds.toml"
+TIMES_SIGN = " \N{MULTIPLICATION SIGN}"
+_COMPARISONS = {"≤": operator.le, "≥": operator.ge}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One figure to reach: a key of a bench's last line against a number or another key."""
+
+    bench: str
+    key: str
+    description: str
+    comparison: str
+    limit: float | str
+    unit: str = ""
+
+    def as_text(self) -> str:
+        """The target as text."""
+        return f"{self.comparison} {self.limit if isinstance(self.limit, str) else f'{self.limit:g}'}{self.unit}"
+
+    def is_reached(self, keys: Mapping[str, float]) -> bool:
+        """Whether these figures reach it."""
+        limit = keys[self.limit] if isinstance(self.limit, str) else self.limit
+        return bool(_COMPARISONS[self.comparison](keys[self.key], limit))
+
+
+TARGETS = (
+    Target("latency", "p50_ms", "INSERT to SMTP accepted, warm lane, 20 a second", "≤", 15, " ms"),
+    Target("latency", "p50_ms", "the same, beside Celery + Redis", "≤", "celery_p50_ms"),
+    Target("latency", "cold_p99_ms", "INSERT to SMTP accepted, no dispatcher running", "≤", 3000, " ms"),
+    Target("throughput", "ratio", "emails a second ÷ Celery as the five systems wrote it", "≥", 20, TIMES_SIGN),
+    Target("throughput", "ratio_best", "÷ Celery at its best (kept connection, fast builder)", "≥", 8, TIMES_SIGN),
+    Target(
+        "throughput", "ratio_ceiling", "÷ a C client with kept connections (`smtp-source -d`)", "≥", 0.33, TIMES_SIGN
+    ),
+    Target("throughput", "ratio_procrastinate", "÷ procrastinate at its best", "≥", 8, TIMES_SIGN),
+    Target("throughput", "ratio_pgqueuer", "÷ pgqueuer at its best", "≥", 3, TIMES_SIGN),
+    Target("priority", "p99_ms", "urgent email while 50,000 bulk ones drain", "≤", 1000, " ms"),
+    Target("enqueue", "ratio_sql", "messages taken in by SQL, set-based ÷ Celery `.delay`", "≥", 40, TIMES_SIGN),
+    Target("enqueue", "ratio_commit", "16 producers, order + message ÷ order + plain row", "≥", 0.7, TIMES_SIGN),
+    Target("growth", "drop_pct", "worst fall of claim + complete with backlog, schedule and history", "≤", 20, " %"),
+    Target("growth", "snapshot_drop_pct", "the same while a REPEATABLE READ snapshot is held", "≤", 50, " %"),
+    Target("parse", "total_s", "all DAG files and plugins, over what Airflow loads anyway", "≤", 3, " s"),
+    Target("parse", "worst_ms", "the heaviest DAG file, as its task imports it", "≤", 150, " ms"),
+    Target("idle", "ratio_cpu", "the whole stack at rest, CPU ÷ bare Airflow", "≤", 1.5, TIMES_SIGN),
+    Target("idle", "ratio_mem", "the whole stack at rest, memory ÷ bare Airflow", "≤", 1.5, TIMES_SIGN),
+)
+TITLES = {
+    "latency": "Latency",
+    "throughput": "Throughput",
+    "channels": "Channels",
+    "priority": "Priority",
+    "enqueue": "Enqueue",
+    "growth": "Growth",
+    "parse": "Parse",
+    "idle": "Idle",
+}
+CHART_NAMES = {"enqueue": ("enqueue", "commits"), "idle": ("idle-cpu", "idle-memory")}
+
+
+def render_page(results: Mapping[str, Any], bounds: Mapping[str, str]) -> str:
+    """The page as Markdown."""
+    benches: Mapping[str, Mapping[str, Any]] = results["benches"]
+    machine = results["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    measured = (
+        f"Measured {_format_time(results['measured_at'])} on commit `{results['commit']}`: {machine['cores']} cores"
+        f" ({machine['cpu']}), {machine['memory_mib'] / 1024:.0f} GiB, {machine['system']}, Python {machine['python']};"
+        f" {versions}. Load average when it ended: {machine['load_average'][0]}."
+    )
+    parts = [_HEAD, measured, _render_targets(benches, bounds), _RERUN]
+    parts += [_render_section(name, benches[name], bounds) for name in TITLES if name in benches]
+    if "growth" in benches:
+        parts.append(_render_plans(benches["growth"]["plans"]))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _render_targets(benches: Mapping[str, Mapping[str, Any]], bounds: Mapping[str, str]) -> str:
+    lines = ["| bench | what | target | measured | reached | what bounds it now |", "|---|---|---|---|---|---|"]
+    for target in TARGETS:
+        if target.bench not in benches:
+            continue
+        keys = benches[target.bench]["keys"]
+        if target.key not in keys:
+            raise Misconfigured(f"the results have no {target.key} of bench {target.bench}; run it again")
+        measured = f"{_format_number(keys[target.key])}{target.unit}"
+        if isinstance(target.limit, str):
+            measured += f" beside {_format_number(keys[target.limit])}"
+        reached = "yes" if target.is_reached(keys) else "**no**"
+        bound = bounds.get(f"{target.bench}.{target.key}", "")
+        lines.append(
+            f"| {target.bench} | {target.description} | {target.as_text()} | {measured} | {reached} | {bound} |"
+        )
+    return "\n".join(lines)
+
+
+def _render_section(name: str, found: Mapping[str, Any], bounds: Mapping[str, str]) -> str:
+    line = " ".join(f"{key}={_format_number(value, separator='')}" for key, value in found["keys"].items())
+    pictures = [
+        f"![{TITLES[name]}: {picture}](img/performance/{picture}.svg)"
+        for picture in CHART_NAMES.get(name, (name,))
+        if f"{picture}.svg" in charts.build_charts({name: found})
+    ]
+    parts = [f"## {TITLES[name]}", f"`bench {name}: {line}`", *pictures, bounds.get(name, "").strip()]
+    if "commit" in found:
+        parts.append(f"Measured by itself, {_format_time(found['measured_at'])} on commit `{found['commit']}`.")
+    return "\n\n".join(parts)
+
+
+def _render_plans(plans: Mapping[str, Mapping[str, str]]) -> str:
+    parts = [_PLANS_HEAD]
+    for case, statements in plans.items():
+        for name, plan in statements.items():
+            parts.append(f"<details><summary><code>{name}</code>: {case}</summary>\n\n```\n{plan}\n```\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _format_time(text: str) -> str:
+    return f"{text[:16].replace('T', ' ')} UTC"
+
+
+def _format_number(value: float, separator: str = ",") -> str:
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return text.replace(",", separator)
+
+
+def merge_results(kept: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The kept results with new ones of some benches in their place; each keeps when and on which commit it was measured."""
+    if set(new["benches"]) >= set(kept["benches"]):
+        return dict(new)
+    when = {key: new[key] for key in ("measured_at", "commit")}
+    return {
+        **kept,
+        "benches": {**kept["benches"], **{name: {**found, **when} for name, found in new["benches"].items()}},
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page, its charts and the results beside it."""
+    results = json.loads(RESULTS_FILE.read_text(encoding="utf-8"))
+    if arguments:
+        new = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+        if new["short"]:
+            raise Misconfigured(
+                "these are results of the short form, which say nothing of speed; run ./backline bench --json FILE"
+            )
+        results = merge_results(results, new)
+        RESULTS_FILE.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    PAGE_FILE.write_text(
+        render_page(results, tomllib.loads(BOUNDS_FILE.read_text(encoding="utf-8"))["bounds"]), encoding="utf-8"
+    )
+    for name in charts.write_charts(results["benches"], CHARTS_FOLDER):
+        print(CHARTS_FOLDER / name)
+    print(PAGE_FILE)
+
+
+_HEAD = """
+# Performance
+
+What Backline does on one small machine, beside what it replaces and its nearest kin. Every figure here comes from
+`./backline bench`, which runs each side in the same run on the same machine, in turns, and takes medians. This page is
+made from its results by `python -m bench.performance_page`; nothing on it is typed by hand but what bounds each figure.
+"""
+_RERUN = """
+## Measure it yourself
+
+```sh
+./backline bench                        # all of them, about half an hour; the last line of each: bench NAME: key=value ...
+./backline bench growth                 # one of them
+./backline bench --json results.json    # with everything behind the figures
+./backline bench --short                # small sizes: that it works, not how fast
+.venv/bin/python -m bench.performance_page results.json   # this page and its charts (with PYTHONPATH=plugins:.)
+```
+
+A bench starts a copy of the stack of its own under `.backline/bench`, on ports 50 above yours, and takes it away at its
+end. The peers live in a venv there. Nothing else should run meanwhile: on two cores everything is everybody's neighbour.
+"""
+_PLANS_HEAD = """
+## Query plans
+
+The engine's own statements as the growth bench ran them (`EXPLAIN (ANALYZE, BUFFERS)`, batches of 500, rolled back).
+"""
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

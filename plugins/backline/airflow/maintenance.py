@@ -1,0 +1,92 @@
+"""Upkeep outside Airflow, where its metadata database can be reached: `python -m backline.airflow.maintenance`.
+
+Everything it needs is in the environment (`./backline env`): where the databases are, and how to log in to Airflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backline.airflow.status_client import AirflowStatusClient
+from backline.errors import BacklineError
+from backline.jobs.results import prune_results as prune_results
+from backline.outbox.maintenance import run_maintenance
+
+log = logging.getLogger("backline.maintenance")
+
+OUTBOX_INTERVAL_SECONDS = 60.0
+METADATA_INTERVAL_SECONDS = 3600.0
+METADATA_INITIAL_DELAY_SECONDS = 300.0
+"""Not at once: a stack that has just started has better things to do."""
+RUN_RETENTION_DAYS = 3
+LOG_RETENTION_DAYS = 30
+RUN_TABLES = "dag_run,asset_event,job,revoked_token"
+"""`trigger` must never be among them: it would delete the doorbell's."""
+
+
+def prune_metadata(now: datetime, waiting_dags: set[str]) -> None:
+    """Delete old runs, asset events and event log entries; runs of DAGs that have an old unfinished one stay."""
+    _run_db_clean(RUN_TABLES, now - timedelta(days=RUN_RETENTION_DAYS), waiting_dags)
+    _run_db_clean("log", now - timedelta(days=LOG_RETENTION_DAYS), set())
+
+
+def prune_task_logs(folder: Path, now: datetime) -> int:
+    """Delete log files of tasks older than the runs that are kept; returns how many."""
+    oldest = (now - timedelta(days=RUN_RETENTION_DAYS)).timestamp()
+    removed = 0
+    for path in folder.rglob("*.log"):
+        if path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)
+            removed += 1
+    for path in sorted((item for item in folder.rglob("*") if item.is_dir()), reverse=True):
+        if path.stat().st_mtime < oldest and not any(path.iterdir()):
+            path.rmdir()
+    return removed
+
+
+def prune_airflow(now: datetime, environ: Mapping[str, str]) -> None:
+    """Delete Airflow's old runs, events and log files. NetworkFailure, and nothing deleted, if Airflow is away."""
+    api = AirflowStatusClient(environ["BACKLINE_URL"], environ["BACKLINE_USER"], environ["BACKLINE_PASSWORD"])
+    prune_metadata(now, api.dags_with_unfinished_runs(now - timedelta(days=RUN_RETENTION_DAYS)))
+    log.info("deleted %d old log files", prune_task_logs(Path(environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"]), now))
+
+
+def _run_db_clean(tables: str, before: datetime, waiting_dags: set[str]) -> None:
+    command = [sys.executable, "-P", "-m", "airflow", "db", "clean", "--tables", tables, "--skip-archive", "--yes",
+               "--clean-before-timestamp", before.isoformat()]  # fmt: skip
+    if waiting_dags:
+        command += ["--exclude-dag-ids", ",".join(sorted(waiting_dags))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        log.error("airflow db clean --tables %s failed: %s", tables, done.stderr.strip()[-500:])
+    else:
+        log.info("pruned %s before %s", tables, before.isoformat(timespec="seconds"))
+
+
+def main() -> None:
+    """Run for ever: the outbox's upkeep every minute, the metadata's every hour."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    next_metadata = time.monotonic() + METADATA_INITIAL_DELAY_SECONDS
+    while True:
+        try:
+            report = run_maintenance(os.environ["BACKLINE_DATABASE_URL"])
+            report["results_pruned"] = prune_results(os.environ["BACKLINE_DATABASE_URL"])
+            if any(report.values()):
+                log.info("outbox: %s", report)
+            if time.monotonic() >= next_metadata:
+                next_metadata = time.monotonic() + METADATA_INTERVAL_SECONDS
+                prune_airflow(datetime.now(UTC), os.environ)
+        except BacklineError as exc:
+            log.warning("%s; next try in %.0f s", exc, OUTBOX_INTERVAL_SECONDS)
+        time.sleep(OUTBOX_INTERVAL_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

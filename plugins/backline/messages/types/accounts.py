@@ -1,0 +1,150 @@
+"""Accounts: passwords, addresses, and what is unusual about either."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
+
+from pydantic import Field
+
+from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, Timestamp, TimeZone, Token, WebUrl
+from backline.messages.registry import register
+from backline.messages.templated import DatedMessage, TemplatedMessage
+from backline.settings import settings
+
+
+class TokenMessage(DatedMessage):
+    """One whose link holds a secret token; it expires with the token."""
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
+    expiry_field: ClassVar[str | None] = "valid_until"
+    link_name: ClassVar[str]
+    """The setting in `[links]` that says where the token is used."""
+
+    token: Token = Field(title="Token", description="Becomes part of the link.", examples=["Xk3vQ9-made-up-b7RzL2"])
+    valid_until: Timestamp | None = Field(
+        None,
+        title="Valid until",
+        description="When the token expires; the message says so, and is not sent after it.",
+        examples=["2030-01-31T12:00:00Z"],
+    )
+
+    def template_and_context(self) -> tuple[str, dict[str, Any]]:
+        """The link instead of the token."""
+        name, context = super().template_and_context()
+        address: str = getattr(settings().links, self.link_name)
+        context["link"] = address.replace("{token}", quote(context.pop("token"), safe=""))
+        return name, context
+
+
+@register
+class PasswordReset(TokenMessage):
+    """The link to choose a new password."""
+
+    type_name: ClassVar[str] = "password_reset"
+    lanes: ClassVar = {"email": "email.urgent"}
+    template_name: ClassVar[str | None] = "password_reset"
+    secret_references: ClassVar = {"token": ("password_reset_token",)}
+    link_name: ClassVar[str] = "password_reset"
+    example: ClassVar = {
+        "name": "Ann",
+        "token": {"$ref": "password_reset_token", "id": 17},
+        "valid_until": "2030-01-31T12:00:00Z",
+        "zone": "Europe/Berlin",
+        "requested_from": "Firefox on Linux, near Berlin",
+    }
+
+    requested_from: Line | None = Field(
+        None, title="Requested from", description="Device and place, so that a stranger's attempt is noticed."
+    )
+
+
+@register
+class AccountVerification(TokenMessage):
+    """The link that proves an email address."""
+
+    type_name: ClassVar[str] = "account_verification"
+    lanes: ClassVar = {"email": "email.urgent"}
+    template_name: ClassVar[str | None] = "account_verification"
+    secret_references: ClassVar = {"token": ("email_verification_token",)}
+    link_name: ClassVar[str] = "account_verification"
+    example: ClassVar = {
+        "name": "Ann",
+        "token": {"$ref": "email_verification_token", "id": 18},
+        "valid_until": "2030-01-31T12:00:00Z",
+        "zone": "Europe/Berlin",
+    }
+
+
+@register
+class SecurityAlert(DatedMessage):
+    """Tells a person what happened to their account, and what to do if it was not them."""
+
+    type_name: ClassVar[str] = "security_alert"
+    lanes: ClassVar = {"email": "email.urgent"}
+    template_name: ClassVar[str | None] = "security_alert"
+    example: ClassVar = {
+        "name": "Ann",
+        "event": "new_sign_in",
+        "occurred_at": "2026-03-01T18:30:00Z",
+        "device": "Chrome on Windows",
+        "location": "Lisbon, Portugal",
+        "ip_address": "203.0.113.7",
+        "secure_url": "https://shop.example/account/security",
+        "zone": "Europe/Berlin",
+    }
+
+    event: Literal[
+        "new_sign_in", "password_changed", "email_changed", "mfa_disabled", "account_locked", "unusual_activity"
+    ] = Field(title="Event", description="What happened.")
+    occurred_at: Timestamp = Field(title="Occurred at", description="When.", examples=["2026-03-01T18:30:00Z"])
+    secure_url: HttpsUrl = Field(
+        title="Secure URL",
+        description="Where the account is made safe.",
+        examples=["https://shop.example/account/security"],
+    )
+    device: Line | None = Field(None, title="Device", description="As in Chrome on Windows.")
+    location: Line | None = Field(None, title="Location", description="City and country, as far as they are known.")
+    ip_address: Annotated[Line, Field(max_length=45)] | None = Field(
+        None, title="IP address", description="Where it came from."
+    )
+
+
+@register
+class SecurityAlertAdmin(TemplatedMessage):
+    """Tells an admin of an anomaly in somebody's account, and why it is one."""
+
+    type_name: ClassVar[str] = "security_alert_admin"
+    lanes: ClassVar = {"email": "email.urgent"}
+    template_name: ClassVar[str | None] = "security_alert_admin"
+    example: ClassVar = {
+        "anomaly": "brute_force",
+        "severity": "high",
+        "account": "ann@shop.example",
+        "score": 87,
+        "explanation": "412 failed sign-ins from 3 addresses in 10 minutes; this account has had 2 a week so far.",
+        "evidence": {"Addresses": "203.0.113.7, 203.0.113.9, 198.51.100.4", "Successful": "none"},
+        "occurred_at": "2026-03-01T18:30:00Z",
+        "review_url": "https://shop.example/admin/anomalies/311",
+        "zone": "Europe/Berlin",
+    }
+
+    anomaly: Literal["brute_force", "impossible_travel", "unusual_volume", "privilege_change", "other"] = Field(
+        title="Anomaly", description="Its kind."
+    )
+    severity: Literal["low", "medium", "high", "critical"] = Field(title="Severity", description="How bad it is.")
+    account: Name = Field(title="Account", description="Whose.", examples=["ann@shop.example"])
+    explanation: Paragraph = Field(title="Explanation", description="Why it counts as an anomaly.")
+    occurred_at: Timestamp = Field(title="Occurred at", description="When.", examples=["2026-03-01T18:30:00Z"])
+    review_url: WebUrl = Field(title="Review URL", description="Where it is looked into.")
+    score: int | None = Field(None, ge=0, le=100, title="Score", description="Of 100.")
+    evidence: dict[str, Line] | None = Field(
+        None,
+        max_length=20,
+        title="Evidence",
+        description="Names and values to show.",
+        examples=[{"Successful": "none"}],
+    )
+    zone: TimeZone | None = Field(
+        None, title="Time zone", description="Of the time in it; the setting `templates.time_zone` when left out."
+    )

@@ -1,0 +1,83 @@
+"""Text messages: of any content, by any template, and the code of a sign-in."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from backline.messages.base import SmsMessage
+from backline.messages.fields import Variables, check_text
+from backline.messages.registry import register
+from backline.messages.templated import SmsTemplateName, TemplatedSms
+
+Body = Annotated[str, Field(min_length=1, max_length=1600), AfterValidator(check_text)]
+MFA_LIFETIME = timedelta(minutes=5)
+
+
+def check_code(text: str) -> str:
+    """A code that people type."""
+    if not text.isascii() or not text.replace("-", "").isalnum():
+        raise ValueError("must be ASCII letters and digits, with hyphens at most")
+    return text
+
+
+@register
+class Sms(SmsMessage):
+    """A text message of any content."""
+
+    type_name: ClassVar[str] = "sms"
+    lanes: ClassVar = {"sms": "sms.normal"}
+    example: ClassVar = {"body": "Your order 1042 is ready. You can pick it up until 6 pm."}
+
+    body: Body = Field(
+        title="Body",
+        description="What it says. The setting `sms.max_segments` bounds what it may cost.",
+        examples=["Your order 1042 is ready."],
+    )
+
+    def sms(self) -> str:
+        """The payload as it is."""
+        return self.body
+
+
+@register
+class SmsFromTemplate(TemplatedSms):
+    """A text message made from any template, by its name, with the variables it needs."""
+
+    type_name: ClassVar[str] = "templated_sms"
+    lanes: ClassVar = {"sms": "sms.normal"}
+    example: ClassVar = {
+        "template": "notice",
+        "context": {"text": "We have moved: 1 High Street.", "link": "https://shop.example/stores"},
+    }
+
+    template: SmsTemplateName = Field(title="Template", description="The template's name.", examples=["notice"])
+    context: Variables = Field(
+        default_factory=dict,
+        title="Context",
+        description="The template's variables.",
+        examples=[{"text": "We have moved: 1 High Street."}],
+    )
+
+    def template_and_context(self) -> tuple[str, dict[str, Any]]:
+        """Both as the payload says."""
+        return self.template, dict(self.context)
+
+
+@register
+class MfaCode(TemplatedSms):
+    """The code of a sign-in, on the urgent lane; not sent later than 5 minutes after it was taken in."""
+
+    type_name: ClassVar[str] = "mfa_code"
+    lanes: ClassVar = {"sms": "sms.urgent"}
+    template_name: ClassVar[str | None] = "mfa_code"
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
+    secret_references: ClassVar = {"code": ("mfa_code",)}
+    lifetime: ClassVar[timedelta | None] = MFA_LIFETIME
+    example: ClassVar = {"code": {"$ref": "mfa_code", "id": 19}}
+
+    code: Annotated[str, Field(min_length=4, max_length=12), AfterValidator(check_code)] = Field(
+        title="Code", description="What the person types to sign in.", examples=["402913"]
+    )

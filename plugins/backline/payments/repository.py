@@ -1,0 +1,136 @@
+"""The app's payments as rows, and the transactions in which they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import DictRow, dict_row
+
+from backline.db.connect import translate_errors
+from backline.db.statements import statement
+from backline.errors import InvalidInput
+from backline.payments.declines import CANCELLED, Decline
+from backline.payments.provider import ChargeRequest
+
+RunStatement = Callable[..., list[DictRow]]
+"""Runs a named statement of `payments` with its parameters; returns its rows, if it gives any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be paid."""
+
+    id: int
+    number: str
+    state: str
+    currency: str
+    total_minor: int
+    billing_provider: str | None
+    """The provider that charges it by itself, as its subscription says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """How far the payment of an order is."""
+
+    id: int
+    order_id: int
+    provider: str
+    provider_reference: str | None
+    idempotency_key: str
+    method_reference: str | None
+    customer_reference: str | None
+    amount_minor: int
+    refunded_minor: int
+    currency: str
+    state: str
+    attempts: int
+    decline_kind: Any
+    decline_code: str | None
+    failed_at: datetime | None
+    next_attempt_at: datetime | None
+    open_attempt: int | None
+
+    @property
+    def decline(self) -> Decline | None:
+        """Why it was last declined, if it was."""
+        return Decline(self.decline_kind, self.decline_code) if self.decline_kind and self.decline_code else None
+
+
+@contextmanager
+def transaction(database: psycopg.Connection[Any]) -> Iterator[RunStatement]:
+    """One transaction of its own, committed at the end; InvalidInput if the connection is in one already.
+
+    What a provider did must be written down for good, so it cannot depend on what the caller does later.
+    """
+    if database.info.transaction_status != TransactionStatus.IDLE:
+        raise InvalidInput("database", "is in a transaction; commit it first: payments commit what they do")
+    with translate_errors(), database.transaction(), database.cursor(row_factory=dict_row) as cursor:
+        yield statement_runner(cursor)
+
+
+def statement_runner(cursor: psycopg.Cursor[DictRow]) -> RunStatement:
+    """What runs named statements on a cursor."""
+
+    def run(name: LiteralString, **values: Any) -> list[DictRow]:
+        cursor.execute(statement("payments", name), values)
+        return cursor.fetchall() if cursor.description else []
+
+    return run
+
+
+def lock_order(run: RunStatement, order_id: int) -> tuple[Order, Payment | None]:
+    """An order and its payment, held until the transaction ends; InvalidInput if there is no such order."""
+    orders = run("order_lock", order_id=order_id)
+    if not orders:
+        raise InvalidInput("order_id", f"there is no order {order_id}")
+    payments = run("payment_lock", order_id=order_id)
+    return Order(**orders[0]), _payment_from_row(payments[0]) if payments else None
+
+
+def lock_or_create(run: RunStatement, order_id: int, provider: str) -> tuple[Order, Payment]:
+    """As `lock`, with a payment made if there is none, or only one that was taken back before the order was reserved anew.
+
+    InvalidInput if it is another provider's.
+    """
+    order, payment = lock_order(run, order_id)
+    if order.billing_provider not in (None, provider):
+        raise InvalidInput(
+            "order_id",
+            f"order {order.number} is charged by {order.billing_provider} itself, as its subscription says; wait for its word",
+        )
+    taken_back = payment is not None and payment.state == "abandoned" and payment.decline == CANCELLED
+    if payment is None or (taken_back and payment.open_attempt is None and order.state == "reserved"):
+        run("payment_insert", order_id=order_id, provider=provider)
+        order, payment = lock_order(run, order_id)
+    if payment is None:
+        raise InvalidInput("order_id", f"order {order.number}: its idempotency key is another order's payment's")
+    if payment.provider != provider:
+        raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not by {provider}")
+    return order, payment
+
+
+def charge_request(order: Order, payment: Payment, number: int, *, resumed: bool) -> ChargeRequest:
+    """The try as the provider is asked for it."""
+    return ChargeRequest(
+        idempotency_key=payment.idempotency_key,
+        attempt=number,
+        order_id=order.id,
+        order_number=order.number,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        method=payment.method_reference,
+        customer=payment.customer_reference,
+        reference=payment.provider_reference,
+        is_resumed=resumed,
+    )
+
+
+def _payment_from_row(row: DictRow) -> Payment:
+    return Payment(**{field.name: row[field.name] for field in fields(Payment)})

@@ -1,0 +1,179 @@
+"""Preferences as people and programs read and change them: suppressions, opt-outs, quiet hours and limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, time
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import DictRow
+
+from backline.audit_trail import Actor, record
+from backline.db.statements import statement
+from backline.errors import InvalidInput, PermanentError
+from backline.preferences.addresses import validate_address
+from backline.preferences.quiet_hours import find_time_zone
+from backline.preferences.unsubscribe import ALL_TOPICS, Subscription
+from backline.settings import settings
+
+Connection = psycopg.Connection[DictRow]
+OptOutAction = Literal["left", "left everything", "came back"]
+SUPPRESSION_REASONS = ("hard_bounce", "complaint", "unsubscribed", "manual")
+
+
+class SuppressionNotFound(PermanentError):
+    """There is no suppression of that id: it never was, or it was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressionFilters:
+    """Which suppressions; None takes all."""
+
+    channel: str | None = None
+    address: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecipientPreference:
+    """How one recipient wants to be written to; None is as the settings say."""
+
+    zone: str | None = None
+    quiet_from: time | None = None
+    quiet_until: time | None = None
+    per_day: int | None = None
+
+
+def suppress(
+    connection: Connection,
+    channel: str,
+    address: str,
+    who: Actor,
+    *,
+    until: datetime | None = None,
+    detail: str | None = None,
+) -> DictRow:
+    """Take an address off all lists, in the caller's transaction; returns what stands now.
+
+    One that is suppressed for longer stays so. InvalidInput names a wrong channel or address.
+    """
+    key = validate_address(channel, address)
+    given = {
+        "channel": channel, "address": key, "reason": "manual", "detail": detail, "until": until, "source": who.name
+    }  # fmt: skip
+    [made] = connection.execute(statement("preferences", "suppress"), given).fetchall()
+    [row] = connection.execute(statement("preferences", "suppression_get"), made).fetchall()
+    record(connection, who, "suppression.add", f"suppression/{row['id']}", after=_audit_values(row))
+    return row
+
+
+def remove_suppression(connection: Connection, suppression_id: int, who: Actor) -> DictRow:
+    """Let an address be written to again, in the caller's transaction; returns what stood. NoSuchSuppression."""
+    rows = connection.execute(statement("preferences", "suppression_remove"), {"id": suppression_id}).fetchall()
+    if not rows:
+        raise SuppressionNotFound(f"there is no suppression {suppression_id}: it never was, or it was removed")
+    record(connection, who, "suppression.remove", f"suppression/{suppression_id}", before=_audit_values(rows[0]))
+    return rows[0]
+
+
+def list_suppressions(
+    connection: Connection, filters: SuppressionFilters, cursor: int | None, limit: int
+) -> list[DictRow]:
+    """At most `most` suppressions that hold, newest first, below the id `cursor`. InvalidInput for an unknown reason."""
+    if filters.reason is not None and filters.reason not in SUPPRESSION_REASONS:
+        raise InvalidInput("reason", f"{filters.reason[:40]!r} is none; use one of: {', '.join(SUPPRESSION_REASONS)}")
+    given = {
+        "channel": filters.channel, "address": filters.address, "reason": filters.reason, "cursor": cursor, "batch_limit": limit
+    }  # fmt: skip
+    return connection.execute(statement("preferences", "suppression_list"), given).fetchall()
+
+
+def get_preferences(connection: Connection, channel: str, address: str) -> dict[str, Any]:
+    """All that is known of one recipient. InvalidInput names a wrong channel or address."""
+    key = validate_address(channel, address)
+    one = {"channel": channel, "address": key}
+    wishes = connection.execute(statement("preferences", "preference_get"), one).fetchone()
+    held = list_suppressions(connection, SuppressionFilters(channel, key), None, 1)
+    return {
+        **one,
+        **(wishes or dict.fromkeys(("zone", "quiet_from", "quiet_until", "per_day"))),
+        "left": connection.execute(statement("preferences", "opt_out_list"), one).fetchall(),
+        "suppression": held[0] if held else None,
+    }
+
+
+def update_preference(
+    connection: Connection,
+    channel: str,
+    address: str,
+    preference: RecipientPreference,
+    opted_out: Sequence[str] | None,
+    who: Actor,
+) -> None:
+    """Say how a recipient wants to be written to, in the caller's transaction.
+
+    `left` are all the topics that they have left; None leaves those as they are. InvalidInput names what is wrong.
+    """
+    one = {"channel": channel, "address": validate_address(channel, address)}
+    if (preference.quiet_from is None) != (preference.quiet_until is None):
+        raise InvalidInput("quiet_until", "must be given with quiet_from, or neither")
+    if preference.zone is not None and find_time_zone(preference.zone) is None:
+        raise InvalidInput("zone", 'must be a time zone like "Europe/Berlin" (IANA)')
+    connection.execute(statement("preferences", "preference_set"), {**one, **asdict(preference)})
+    if opted_out is not None:
+        gone = [check_topic(topic) for topic in opted_out]
+        connection.execute(statement("preferences", "opt_out_replace"), {**one, "topics": gone, "source": who.name})
+    after = _audit_values({**asdict(preference), "left": opted_out})
+    record(connection, who, "preference.set", f"recipient/{channel}/{one['address']}", after=after)
+
+
+def check_topic(topic: str) -> str:
+    """A topic of the settings, or "*"; InvalidInput lists the known ones."""
+    topics = settings().preferences.topics
+    if topic != ALL_TOPICS and topic not in topics:
+        known = ", ".join(sorted(topics))
+        raise InvalidInput("topic", f"{topic[:80]!r} is not a topic; use one of: {known} (preferences.topics)")
+    return topic
+
+
+def apply_link_action(connection: Connection, subscription: Subscription, action: OptOutAction) -> None:
+    """What a recipient does through the link in a mail, in the caller's transaction; it stands in the mail's timeline.
+
+    Doing it twice is no error. Whoever comes back undoes both kinds of leaving.
+    """
+    one = {"channel": subscription.channel, "address": subscription.address}
+    topic = ALL_TOPICS if action == "left everything" else subscription.topic
+    if opt_out_status(connection, subscription).get(action):
+        return
+    if action == "came back":
+        connection.execute(statement("preferences", "opt_in"), {**one, "topic": topic})
+    else:
+        given = {**one, "topic": topic, "source": "link", "message_id": subscription.message_id}
+        connection.execute(statement("preferences", "opt_out"), given)
+    connection.execute(
+        statement("delivery_events", "delivery_event_insert"),
+        {
+            "message_id": subscription.message_id, "channel": subscription.channel, "source": "link",
+            "event": "resubscribed" if action == "came back" else "unsubscribed", "recipient": subscription.address,
+            "detail": "everything that can be left" if topic == ALL_TOPICS else f"topic {topic}",
+        },
+    )  # fmt: skip
+
+
+def opt_out_status(connection: Connection, subscription: Subscription) -> Mapping[OptOutAction, bool]:
+    """How it stands with a subscription: whether its topic is left, whether everything is, whether neither."""
+    one = {"channel": subscription.channel, "address": subscription.address}
+    topics = {row["topic"] for row in connection.execute(statement("preferences", "opt_out_list"), one).fetchall()}
+    gone = subscription.topic in topics or ALL_TOPICS in topics
+    return {"left": gone, "left everything": ALL_TOPICS in topics, "came back": not gone}
+
+
+def _audit_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the audit trail keeps it."""
+    told: dict[str, Any] = json.loads(
+        json.dumps({key: value for key, value in row.items() if value is not None}, default=str)
+    )
+    return told

@@ -1,0 +1,68 @@
+"""What the pages and the JSON API share: opening a message, reading a query or a body."""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from sandbox.mail.content import Content, parse_content
+from sandbox.mail.faults import MailFaults
+from sandbox.mail.mailbox import Entry, Mailbox
+
+BODY_LIMIT = 1_000_000
+"""Largest request body accepted, in bytes."""
+
+
+class MailHandlers:
+    """What the pages and the API share."""
+
+    def __init__(self, mailbox: Mailbox, faults: MailFaults) -> None:
+        self._mailbox = mailbox
+        self._faults = faults
+
+    async def _delete_messages(self) -> None:
+        await run_in_threadpool(self._mailbox.remove, self._mailbox.clear())
+
+    async def _read_message(self, request: Request) -> tuple[Entry, bytes]:
+        entry = self._mailbox.get(request.path_params["id"])
+        if entry is None:
+            raise HTTPException(404, "There is no such message; it may have been deleted.")
+        try:
+            return entry, await run_in_threadpool(self._mailbox.read, entry)
+        except FileNotFoundError as exc:
+            self._mailbox.remove_from_index(entry)
+            raise HTTPException(404, "The file of this message was removed from the Maildir.") from exc
+
+    async def _read_parsed_message(self, request: Request) -> tuple[Entry, Content]:
+        entry, raw = await self._read_message(request)
+        return entry, await run_in_threadpool(parse_content, raw)
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's body. Raises HTTPException 413 if it is over BODY_LIMIT."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > BODY_LIMIT:
+            raise HTTPException(413, f"body: should be at most {BODY_LIMIT} bytes")
+    return body
+
+
+def read_query(request: Request, *names: str) -> dict[str, str]:
+    """The query's parameters. Raises HTTPException 400 if there are others than `names`."""
+    query = dict(request.query_params)
+    for name in query:
+        if name not in names:
+            raise HTTPException(400, f"{name}: unknown parameter; known ones are {', '.join(names)}")
+    return query
+
+
+def parse_int(query: dict[str, str], name: str, default: int, limit: int) -> int:
+    """A whole number from 0 to `most` out of the query. Raises HTTPException 400 naming the parameter."""
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= limit):
+        raise HTTPException(400, f"{name}: should be a whole number from 0 to {limit}")
+    return int(text)

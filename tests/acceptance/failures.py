@@ -1,0 +1,99 @@
+"""The ways to fail, all at once: each of a DAG of its own in the stack's folder of test DAGs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backline.dead_letters.store import DeadLetterStore, Filter
+from demo.check import wait_until
+from demo.context import DemoContext
+from demo.mail import ReceivedEmail
+from tests.acceptance.isolated_stack import IsolatedStack
+
+DAGS = Path(__file__).parent / "dags"
+RUNS = {"killed": "fails_killed", "raising": "fails_raising", "late": "fails_late", "by_hand": "fails_by_hand",
+        "stuck": "fails_stuck"}  # fmt: skip
+LATE = "ends_after_its_deadline"
+KINDS = (*RUNS, "unimportable")
+BROKEN = "fails_to_import.py"
+OPERATORS = "operators@localhost.localdomain"
+BROKEN_TEXT = '"""Cannot be imported as a DAG of Airflow\'s."""\n\nimport backline.no_such_module\n'
+FIXED_TEXT = '''"""Can be imported again."""
+
+from backline.airflow.jobs import job_dag
+
+with job_dag("fails_no_more", doc="Imports."):
+    pass
+'''
+
+
+@dataclass
+class Failures:
+    """What was made to fail, and what came of it."""
+
+    copy: IsolatedStack
+    world: DemoContext
+    dsn: str
+    failed_at: dict[str, float] = field(default_factory=dict)
+    recorded_after: dict[str, float] = field(default_factory=dict)
+    """Seconds from the failure to its dead letter."""
+
+    def name(self, kind: str) -> str:
+        """What the dead letter is about."""
+        return RUNS.get(kind, BROKEN)
+
+    def run_id(self, kind: str) -> str:
+        return self.world.run_id(kind)
+
+    def letters(self, kind: str) -> list[dict[str, Any]]:
+        """Dead letters of that failure, as the command shows them."""
+        done = self.copy.run("dead-letters", "list", "--state", "all", "--name", self.name(kind), "--json")
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    def mails(self, kind: str) -> list[ReceivedEmail]:
+        """Alert emails about that failure."""
+        arrived = self.world.mail.list_emails(OPERATORS, self.world.since)
+        return [self.world.mail.get_email(mail.id) for mail in arrived if self.name(kind) in mail.subject]
+
+    def count(self) -> dict[str, int]:
+        """How many letters there are of each kind."""
+        with DeadLetterStore.open(self.dsn) as table:
+            rows = list(table.iterate(Filter()))
+        return {kind: sum(row["name"] == self.name(kind) for row in rows) for kind in KINDS}
+
+
+def trigger_all_failures(copy: IsolatedStack, world: DemoContext) -> Failures:
+    """Make all of them fail, and wait until each has its dead letter."""
+    made = Failures(copy, world, copy.exports()["BACKLINE_DATABASE_URL"])
+    shutil.copy(DAGS / "failing.py", copy.own_dags / "failing.py")
+
+    def known() -> bool:
+        return {LATE, *RUNS.values()} <= {dag["dag_id"] for dag in world.airflow.dags()}
+
+    wait_until(known, "the failing DAGs to be parsed")
+    for kind, dag_id in RUNS.items():
+        world.airflow.trigger(dag_id, {"mark": f"{kind} {world.tag}"}, made.run_id(kind))
+    world.airflow.trigger(LATE, {}, made.run_id("deadline"))
+    (copy.own_dags / BROKEN).write_text(BROKEN_TEXT)
+    made.failed_at["unimportable"] = time.time()
+    by_hand = RUNS["by_hand"], made.run_id("by_hand")
+    wait_until(lambda: world.airflow.task(*by_hand, "waiting")["state"] == "running", "the run to be marked failed")
+    world.airflow.set_run_state(*by_hand, "failed")
+
+    def all_told() -> bool:
+        for kind, dag_id in RUNS.items():
+            if kind not in made.failed_at and world.airflow.run(dag_id, made.run_id(kind))["state"] == "failed":
+                made.failed_at[kind] = time.time()
+        for kind, letters in made.count().items():
+            if letters and kind not in made.recorded_after:
+                made.recorded_after[kind] = time.time() - made.failed_at.get(kind, time.time())
+        return set(made.recorded_after) == set(KINDS)
+
+    wait_until(all_told, "a dead letter of each failure")
+    return made

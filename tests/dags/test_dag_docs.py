@@ -1,0 +1,74 @@
+"""docs/dags.md says what the DAGs are."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
+
+from backline.airflow.dag_docs import (
+    DAGS_FOLDER,
+    MANUAL_TRIGGER,
+    OUTPUT_FILE,
+    describe_schedule,
+    format_duration,
+    render_page,
+)
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return DagBag(DAGS_FOLDER)
+
+
+def test_the_page_is_fresh(bag: DagBag) -> None:
+    assert OUTPUT_FILE.read_text(encoding="utf-8") == render_page(bag.dags.values()), (
+        "run: python -m backline.airflow.dag_docs"
+    )
+
+
+def test_each_dag_stands_there_with_its_tasks_and_params(bag: DagBag) -> None:
+    text = render_page(bag.dags.values())
+    for dag in bag.dags.values():
+        entry = text.partition(f"\n### {dag.dag_id}\n")[2].partition("\n### ")[0]
+        assert f"| [`{dag.dag_id}`](#{dag.dag_id}) | {dag.description} |" in text
+        for task in dag.tasks:
+            assert (
+                f"| `{task.task_id}` | {task.pool} | {task.queue} | {task.priority_weight} | {task.retries} |" in entry
+            )
+        assert [name for name in dag.params if f"| `{name}` |" not in entry] == []
+
+
+def test_a_heading_of_a_dags_own_is_none_of_the_pages(bag: DagBag) -> None:
+    headings = [line for line in render_page(bag.dags.values()).splitlines() if line.startswith("### ")]
+    assert sorted(headings) == [f"### {dag_id}" for dag_id in sorted(bag.dags)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (None, MANUAL_TRIGGER),
+        ("*/5 * * * *", "`*/5 * * * *` (UTC)"),
+        (timedelta(minutes=90), "every 1 h 30 min"),
+        (CronTriggerTimetable("0 2 * * *", timezone="Europe/Berlin"), "`0 2 * * *` (Europe/Berlin)"),
+        ([Asset("a"), Asset("b")], "asset `a`, `b`"),
+        (Asset("a") | (Asset("b") & Asset("c")), "asset `a`, `b`, `c`"),
+        (
+            AssetOrTimeSchedule(assets=Asset("a"), timetable=CronTriggerTimetable("1 * * * *", timezone="UTC")),
+            "asset `a`, or `1 * * * *` (UTC)",
+        ),
+    ],
+)
+def test_triggers_in_words(schedule: object, words: str) -> None:
+    assert describe_schedule(DAG("any", schedule=schedule).schedule) == words  # type: ignore[arg-type]
+
+
+def test_a_schedule_without_words_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no words for a schedule of type object"):
+        describe_schedule(object())
+
+
+def test_durations() -> None:
+    assert [format_duration(timedelta(seconds=seconds)) for seconds in (0, 59, 540, 3661)] == ["0 s", "59 s", "9 min", "1 h 1 min 1 s"]  # fmt: skip

@@ -1,0 +1,49 @@
+"""Processes an order and dies at a point of it: `killed.py DSN URL ORDER POINT`; SIGKILL, as the kernel would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from backline.channels.http.gateway import HttpGateway
+from backline.db.session import session
+from backline.orders.saga import run_saga
+from backline.orders.settings import OrderSettings
+from backline.payments.provider import ChargeRequest, ChargeResult
+from backline.payments.stripe_client import StripeProvider
+from tests.integration.payments.support import API_KEY, TIMEOUT
+
+PROVIDER_ANSWERED = "charged"
+"""The point between the provider's answer and the commit of it."""
+END = "end"
+
+
+class KilledProvider(StripeProvider):
+    """Dies once the provider has charged, or given back."""
+
+    def charge(self, request: ChargeRequest) -> ChargeResult:
+        charged = super().charge(request)
+        kill_at_point(PROVIDER_ANSWERED)
+        return charged
+
+    def refund(self, reference: str, amount_minor: int, key: str) -> str:
+        refund = super().refund(reference, amount_minor, key)
+        kill_at_point(PROVIDER_ANSWERED)
+        return refund
+
+
+def kill_at_point(point: str) -> None:
+    if point == sys.argv[4]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(dsn: str, url: str, order_id: int) -> None:
+    provider = KilledProvider(HttpGateway("stripe_api", url, password=API_KEY), TIMEOUT)
+    with session(dsn, name="killed") as database:
+        run_saga(database, provider, order_id, OrderSettings(), kill_at_point)
+        kill_at_point(END)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

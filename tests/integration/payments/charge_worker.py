@@ -1,0 +1,16 @@
+"""Charges one order in a process of its own: `charging_process.py DSN URL ORDER`. It is there to be killed."""
+
+from __future__ import annotations
+
+import sys
+
+from backline.channels.http.gateway import HttpGateway
+from backline.db.session import session
+from backline.payments.charges import charge
+from backline.payments.stripe_client import StripeProvider
+
+if __name__ == "__main__":
+    dsn, url, order = sys.argv[1:]
+    with session(dsn, name="doomed") as connection:
+        provider = StripeProvider(HttpGateway("stripe_api", url, password="sk_test_sandbox"), 60.0)
+        sys.stdout.write(charge(connection, provider, int(order)).state + "\n")

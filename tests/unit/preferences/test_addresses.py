@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from backline.errors import InvalidInput
+from backline.preferences.addresses import address_key, validate_address
+
+SAME = [
+    ("email", "Ann@Example.com", "ann@example.com"),
+    ("email", "Ann Lee <Ann@Example.com>", "ann@example.com"),
+    ("email", '"Lee, Ann" <ann+news@example.com> ', "ann+news@example.com"),
+    ("email", "ann@münchen.example", "ann@xn--mnchen-3ya.example"),
+    ("sms", "+49 (170) 123-4567", "+491701234567"),
+    ("push", " fCm:Token ", "fCm:Token"),
+]
+
+
+@pytest.mark.parametrize(("channel", "written", "key"), SAME)
+def test_however_it_is_written_it_is_the_same(channel: str, written: str, key: str) -> None:
+    assert address_key(channel, written) == key
+    assert validate_address(channel, written) == key
+
+
+@pytest.mark.parametrize(
+    ("channel", "address", "field"),
+    [
+        ("pigeon", "ann@example.com", "channel"),
+        ("email", "ann", "address"),
+        ("email", "", "address"),
+        ("sms", "0170 1234567", "address"),
+        ("sms", "ann@example.com", "address"),
+        ("push", " ", "address"),
+        ("push", "a\nb", "address"),
+    ],
+)
+def test_what_is_no_address_is_named(channel: str, address: str, field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        validate_address(channel, address)
+    assert caught.value.field == field
