@@ -155,7 +155,7 @@ class Outbox:
         """A made-up message type, known to the database only."""
         rules = [
             *fields,
-            *({"name": s, "required": True, "kinds": ["string", "object"], "secret": True} for s in secret),
+            *({"name": s, "required": True, "json_types": ["string", "object"], "secret": True} for s in secret),
         ]
         routes = [{"channel": c, "lane": f"{c}.normal", "priority": 5, "max_attempts": 3} for c in channels]
         self.connection.execute(

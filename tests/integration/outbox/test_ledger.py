@@ -154,7 +154,7 @@ def test_partitions_are_made_ahead_and_dropped_behind(outbox: Outbox) -> None:
     assert outbox.run_statement("attempt_partitions_create", days=3) == [{"made": 3}]
     assert partitions(outbox) == {f"attempt_{TODAY + timedelta(days=n):%Y%m%d}" for n in range(3)}
     assert outbox.run_statement("attempt_partitions_create", days=4) == [{"made": 1}]
-    outbox.sql("SELECT backline.attempt_partitions_ensure(%s, 2)", TODAY - timedelta(days=31))
+    outbox.sql("SELECT backline.attempt_partitions_create(%s, 2)", TODAY - timedelta(days=31))
     assert outbox.run_statement("attempt_partitions_drop", days=30) == [{"dropped": 1}]
     assert f"attempt_{TODAY - timedelta(days=30):%Y%m%d}" in partitions(outbox)
 
@@ -196,7 +196,7 @@ def test_one_round_of_housekeeping(outbox: Outbox) -> None:
     assert days_closed >= 39
     assert report == {
         "rescued": 1, "promoted": 1, "expired": 1, "messages_pruned": 1, "keys_pruned": 1,
-        "events_pruned": 0, "recipient_days_pruned": 0,
-        "partitions_made": PARTITION_DAYS_AHEAD - 1, "partitions_dropped": 0,
+        "events_pruned": 0, "daily_send_counts_pruned": 0,
+        "partitions_created": PARTITION_DAYS_AHEAD - 1, "partitions_dropped": 0,
     }  # fmt: skip
     assert all(row["missing"] == 0 for row in conservation(outbox).values())

@@ -180,14 +180,14 @@ def test_quiet_hours_put_a_message_off_to_their_end_at_no_cost(
 ) -> None:
     quiet_now(outbox, "ann@example.com", "Asia/Kathmandu")
     message = outbox.enqueue()
-    assert drain(outbox, mail, pool).outcomes == {"put off": 1}
+    assert drain(outbox, mail, pool).outcomes == {"deferred": 1}
     row = outbox.message(message)
     wait = row["due_at"] - datetime.now(UTC)
     assert timedelta(minutes=118) < wait <= timedelta(hours=2)
     assert (row["state"], row["attempt"], row["rescues"], row["lease_token"]) == ("scheduled", 0, 0, None)
     assert row["due_at"].astimezone(ZoneInfo("Asia/Kathmandu")).second == 0
     assert "it was put off (quiet hours of the recipient, " in explanation(outbox, message)
-    assert timeline(outbox, message)[1][0] == "put off"
+    assert timeline(outbox, message)[1][0] == "postponed"
     outbox.sql("DELETE FROM backline.recipient_preference")  # or they end
     outbox.make_due(message)
     assert drain(outbox, mail, pool).outcomes == {"sent": 1}
@@ -411,7 +411,7 @@ def test_old_events_and_days_are_forgotten(outbox: Outbox) -> None:
         "INSERT INTO backline.daily_send_count VALUES ('email', 'a@b.c', current_date - 4, 1, '{1}'), ('email', 'a@b.c', current_date, 1, '{1}')"
     )
     report = run_maintenance(outbox.dsn)
-    assert (report["events_pruned"], report["recipient_days_pruned"]) == (1, 1)
+    assert (report["events_pruned"], report["daily_send_counts_pruned"]) == (1, 1)
     assert outbox.value("SELECT count(*) FROM backline.daily_send_count") == 1
 
 

@@ -349,7 +349,7 @@ def test_a_dead_message_that_came_too_late_or_had_secrets_is_not_revived(outbox:
 
 
 def secret_message(outbox: Outbox, **options: Any) -> LeasedMessage:
-    outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "kinds": ["string"]}])
+    outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "json_types": ["string"]}])
     sealed = Encryptor([Fernet.generate_key().decode()]).encrypt("123456")
     return lease_one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": sealed}), **options)
 
