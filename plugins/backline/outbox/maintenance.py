@@ -42,11 +42,13 @@ async def _run(dsn: str, config: Settings) -> dict[str, int]:
             "days_closed": await _close_days(database),
             "messages_pruned": await _prune_messages(database, oldest),
             "keys_pruned": await _prune_in_batches(database, "idempotency_prune"),
-            "events_pruned": await _prune_in_batches(database, "delivery_event_prune", retention_days=outbox.retention_days),
+            "events_pruned": await _prune_in_batches(
+                database, "delivery_event_prune", retention_days=outbox.retention_days
+            ),
             "daily_send_counts_pruned": await _prune_in_batches(database, "daily_send_count_prune"),
-            "partitions_created": (
-                await _fetch_one(database, "attempt_partitions_create", days=PARTITION_DAYS_AHEAD)
-            )["created"],
+            "partitions_created": (await _fetch_one(database, "attempt_partitions_create", days=PARTITION_DAYS_AHEAD))[
+                "created"
+            ],
             "partitions_dropped": (
                 await _fetch_one(database, "attempt_partitions_drop", retention_days=outbox.retention_days)
             )["dropped"],

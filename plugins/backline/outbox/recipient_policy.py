@@ -100,7 +100,9 @@ class PreferenceFilter:
         recipients = [{"address": key, "topic": topic} for key, topic in zip(keys, topics, strict=True)]
         # As one JSON text: psycopg's arrays of text are quoted element by element in Python.
         asked = to_json(recipients).decode()
-        known = await self._query("recipient_preferences", channel=self._channel, recipients=asked, include_unknown=paced)
+        known = await self._query(
+            "recipient_preferences", channel=self._channel, recipients=asked, include_unknown=paced
+        )
         if not known:
             return FilterResult(messages)
         suppressed: dict[int, str] = {}

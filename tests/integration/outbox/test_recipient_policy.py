@@ -196,7 +196,7 @@ def test_quiet_hours_put_a_message_off_to_their_end_at_no_cost(
 
 
 def test_urgent_lanes_and_types_with_secrets_do_not_wait(outbox: Outbox, configure: Any) -> None:
-    configure(quiet_hours={"email": ALL_DAY}, per_day={"email": 1})
+    configure(quiet_hours={"email": ALL_DAY}, daily_limit={"email": 1})
     quiet_now(outbox, "ann@example.com")
     outbox.enqueue()
     assert len(filter_batch(outbox, URGENT).admitted) == 1
@@ -227,7 +227,7 @@ REPORT = registry.get("report_ready").sample()
 
 
 def test_a_limit_lets_so_many_a_day_through_and_the_rest_tomorrow(outbox: Outbox, configure: Any) -> None:
-    configure(per_day={"email": 2})
+    configure(daily_limit={"email": 2})
     outbox.sql("SELECT backline.set_preference('email', 'bob@example.com', 'Europe/Berlin', per_day => 1)")
     outbox.sql("SELECT backline.set_preference('email', 'cid@example.com', per_day => 0)")
     ids = [outbox.enqueue(f"{name}@example.com") for name in ("ann", "ann", "bob", "ann", "bob", "cid", "cid", "cid")]
@@ -242,7 +242,7 @@ def test_a_limit_lets_so_many_a_day_through_and_the_rest_tomorrow(outbox: Outbox
 
 
 def test_a_message_counts_once_however_often_it_is_claimed(outbox: Outbox, configure: Any) -> None:
-    configure(per_day={"email": 2})
+    configure(daily_limit={"email": 2})
     ids = [outbox.enqueue() for _ in range(2)]
     for _ in range(3):
         messages = filter_batch(outbox).admitted
@@ -256,7 +256,7 @@ def test_a_message_counts_once_however_often_it_is_claimed(outbox: Outbox, confi
 def test_two_dispatchers_share_a_limit_exactly(outbox: Outbox, configure: Any) -> None:
     import asyncio
 
-    configure(per_day={"email": 7})
+    configure(daily_limit={"email": 7})
     for _ in range(30):
         outbox.enqueue()
     batches = [outbox.claim(10) for _ in range(3)]

@@ -227,9 +227,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("found", "attempts", "acts", "sentence"), CASES.values(), ids=CASES)
-def test_why(found: MessageRow, tries: list[Attempt], acts: list[AuditEntry], sentence: str) -> None:
-    assert explain(found, tries, acts) == sentence
+@pytest.mark.parametrize(("found", "attempts", "audit_entries", "sentence"), CASES.values(), ids=CASES)
+def test_explanation(
+    found: MessageRow, attempts: list[Attempt], audit_entries: list[AuditEntry], sentence: str
+) -> None:
+    assert explain(found, attempts, audit_entries) == sentence
 
 
 def test_every_failure_class_has_its_words() -> None:
