@@ -207,7 +207,7 @@ def test_the_environment_gives_lists_and_whole_sections_as_json(monkeypatch: pyt
     monkeypatch.setenv("BACKLINE__ALERTS__RECIPIENTS", '["ann@shop.example", "bob@shop.example"]')
     monkeypatch.setenv("BACKLINE__EMAIL", '{"connections": 3, "timeout_seconds": 9}')
     monkeypatch.setenv("BACKLINE__EMAIL__CONNECTIONS", "4")
-    monkeypatch.setenv("backline__lanes__email.bulk__batch", "77")
+    monkeypatch.setenv("backline__lanes__email.bulk__batch_size", "77")
     loaded = load(SHIPPED)
     assert loaded.alerts.recipients == ("ann@shop.example", "bob@shop.example")
     assert (
