@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backline.audit_trail import Actor
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, Misconfigured, PermanentError, ResourceExhausted
 from backline.invoices.issuing import issue
