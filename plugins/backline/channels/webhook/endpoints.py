@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, InvalidInput, Misconfigured
+from backline.outbox.submission import NewMessage, enqueue_statement
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +98,16 @@ class EndpointStore:
 
     async def _disable(self, target: DeliveryEndpoint, why: str, after: float | None) -> None:
         why = why[:MAX_REASON_LENGTH]
-        await self._execute(
-            target, "endpoint_disable", id=target.id, why=why, after=after, recipients=self._recipients,
-            notice=json.dumps(disabled_notification(target, why)),
-        )  # fmt: skip
+        self._cache.pop(target.id, None)
+        values = {"id": target.id, "reason": why, "min_failing_seconds": after}
+        payload = disabled_notification(target, why)
+        notices = [NewMessage("urgent_email", recipient, payload) for recipient in self._recipients]
+        try:
+            async with self._database.transaction() as run:
+                if await run(statement("webhooks", "endpoint_disable"), values) and notices:
+                    await run(*enqueue_statement(notices))
+        except BacklineError as exc:
+            log.warning("webhook endpoint %s: endpoint_disable failed: %s", target.id, exc)
 
     async def _execute(self, target: DeliveryEndpoint, name: str, **params: Any) -> None:
         self._cache.pop(target.id, None)
