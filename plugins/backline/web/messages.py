@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.audit_trail import record
-from backline.outbox import actions, queries, submission
+from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
 from backline.web.bodies import BATCH_LIMIT, Body, OptionalBody, parse_body, parse_messages, request_body
@@ -57,7 +57,7 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
             raise
         raise exc.problems[0][1] from None
     urls = [
-        api_url(request, f"{'groups' if one.grouped else 'messages'}/{message_id}")
+        api_url(request, f"{'groups' if one.is_group else 'messages'}/{message_id}")
         for one, message_id in zip(checked, ids, strict=True)
     ]
     return _accepted_response(request, ids, urls)
@@ -129,7 +129,7 @@ def group(request: Request, database: Database, id: Id) -> dict[str, Any]:  # no
 def cancel(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
     """At once if it is not leased, else the dispatcher that leases it is asked to; 409 if it is final otherwise."""
     with database.transaction() as connection:
-        actions.cancel(connection, id, actor(request))
+        submission.cancel(connection, id, actor(request))
     return message(request, database, id)
 
 
@@ -139,7 +139,7 @@ def cancel(request: Request, database: Database, id: Id) -> dict[str, Any]:  # n
 def retry(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
     """Under its own id, with all its type's attempts; 409 if it is not dead, has expired or had secret fields."""
     with database.transaction() as connection:
-        actions.retry(connection, id, actor(request))
+        submission.retry(connection, id, actor(request))
     return message(request, database, id)
 
 
@@ -157,10 +157,10 @@ def replay(
 ) -> Response:
     """As a new message whose `replay_of` is this one; 409 if this one is not final."""
     given = parse_body(schemas.Replay, body)
-    edits = actions.Edits(given.to, given.payload)
+    edits = submission.Edits(given.to, given.payload)
     key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
     with database.transaction() as connection:
-        new, grouped = actions.replay(connection, id, edits, key, actor(request), encryptor(request))
+        new, grouped = submission.replay(connection, id, edits, key, actor(request), encryptor(request))
     return _accepted_response(request, [new], [api_url(request, f"{'groups' if grouped else 'messages'}/{new}")])
 
 

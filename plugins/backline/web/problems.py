@@ -16,8 +16,7 @@ from starlette.routing import Route
 
 from backline.delivery_events.events import InvalidSignature
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
-from backline.outbox.actions import MessageNotFound
-from backline.outbox.submission import BatchValidationError
+from backline.outbox.submission import BatchValidationError, MessageNotFound
 from backline.preferences.repository import SuppressionNotFound
 from backline.validation_errors import Location, field_path, field_problems
 from backline.web.urls import route_path

@@ -200,13 +200,7 @@ def delete(connection: Connection, actor: Actor, endpoint_id: str) -> int:
 
 def _disable_silently(connection: Connection, endpoint_id: str, why: str) -> int | None:
     """Disable an endpoint without a notification; the number of suppressed messages, or None if it was disabled already."""
-    values: dict[str, Any] = {
-        "id": endpoint_id,
-        "reason": why,
-        "min_failing_seconds": None,
-        "recipients": [],
-        "notification": None,
-    }
+    values = {"id": endpoint_id, "reason": why, "min_failing_seconds": None}
     row = connection.execute(statement("webhooks", "endpoint_disable"), values).fetchone()
     return None if row is None else int(row["suppressed_count"])
 

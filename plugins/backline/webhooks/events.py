@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from backline.audit_trail import Actor, record
-from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.errors import InvalidInput
+from backline.outbox.submission import NewMessage, enqueue, enqueue_many
 from backline.webhooks.endpoints import Connection, Endpoint, InvalidEndpointState, get_endpoint
 
 TEST_EVENT = "backline.test"
@@ -25,7 +24,7 @@ def send_test(connection: Connection, actor: Actor, endpoint_id: str) -> int:
         "event_type": TEST_EVENT,
         "data": {"endpoint": endpoint_id, "text": "A test event: the endpoint works if you can read this."},
     }
-    message_id = _enqueue(connection, endpoint_id, payload, actor.request_id)
+    message_id = enqueue(connection, "webhook", endpoint_id, payload, request_id=actor.request_id)
     record(connection, actor, "webhook.test", f"webhook/{endpoint_id}", after={"message": message_id})
     return message_id
 
@@ -37,7 +36,8 @@ def replay_one(connection: Connection, actor: Actor, endpoint_id: str, message_i
     found = connection.execute(statement("webhooks", "endpoint_message_get"), values).fetchone()
     if found is None:
         raise InvalidInput("message", f"{message_id} is not an event for endpoint {endpoint_id}; give the id of one")
-    new = _enqueue(connection, endpoint_id, found["payload"], actor.request_id, replay_of=message_id)
+    message = NewMessage("webhook", endpoint_id, found["payload"], request_id=actor.request_id, replay_of=message_id)
+    [new] = enqueue_many(connection, [message])
     _record_replay(connection, actor, endpoint_id, {"message": message_id, "new": new})
     return new
 
@@ -66,22 +66,6 @@ def _require_active(connection: Connection, endpoint_id: str) -> Endpoint:
     if endpoint.state != "active":
         raise InvalidEndpointState(f"endpoint {endpoint_id} is disabled: {endpoint.disabled_reason}; enable it first")
     return endpoint
-
-
-def _enqueue(
-    connection: Connection,
-    endpoint_id: str,
-    payload: Mapping[str, Any],
-    request_id: str | None,
-    replay_of: int | None = None,
-) -> int:
-    params = {
-        "type": "webhook", "recipient": endpoint_id, "payload": json.dumps(payload), "lane": None, "priority": None,
-        "idempotency_key": None, "request_id": request_id, "replay_of": replay_of,
-    }  # fmt: skip
-    with translate_errors():
-        [row] = connection.execute(statement("messages", "message_replay"), params).fetchall()
-    return int(row["id"])
 
 
 def _record_replay(connection: Connection, actor: Actor, endpoint_id: str, after: Mapping[str, Any]) -> None:

@@ -291,7 +291,7 @@ def test_an_act_that_fails_leaves_no_trail(api: Api, monkeypatch: pytest.MonkeyP
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("backline.outbox.actions.record", fail)
+    monkeypatch.setattr("backline.outbox.submission.record", fail)
     assert api.post(f"messages/{message_id}/cancel").status_code == 500
     assert rows(api)[0]["state"] == "pending"
 
