@@ -29,6 +29,7 @@ def main() -> int:
         demo,
         failures,
         inspect,
+        jobs,
         preview,
         seed,
         send,
