@@ -16,6 +16,7 @@ import typer
 
 from backline.cli.app import PASS_THROUGH, app
 from backline.cli.console import err, out, stack
+from backline.cli.wording import check_wording
 from backline.settings import ROOT
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos")
@@ -35,11 +36,12 @@ def test(context: typer.Context) -> None:
 
 @app.command()
 def check() -> None:
-    """What CI runs: format, lint, types, lock files, launcher, tests."""
+    """What CI runs: format, lint, types, words, lock files, launcher, tests."""
     steps: dict[str, Callable[[], int]] = {
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
+        "words": check_wording,
         "lock files": _check_locks,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
         "tests": _run_test_suite,
