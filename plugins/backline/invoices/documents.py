@@ -93,7 +93,9 @@ def load_document(connection: Session, invoice_id: int) -> Document:
         row["net_minor"],
         row["tax_minor"],
     ):
-        raise InvalidInput("invoice_id", f"invoice {number}: its totals are not the sums of its lines; correct its rows")
+        raise InvalidInput(
+            "invoice_id", f"invoice {number}: its totals are not the sums of its lines; correct its rows"
+        )
     series, credited = row.pop("credits_series"), row.pop("credits_number")
     return Document(
         **row, number=number, credits_number=format_number(series, credited) if series else None, lines=lines

@@ -1,181 +1,104 @@
-"""Making the papers of orders: issued, written as files, and the receipt sent with the first of them."""
+"""Issues invoices and credit notes, writes their PDF files, and sends each first invoice with the receipt."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import logging
-import os
-import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
-from backline.audit_trail import Actor
 from backline.db.session import Session
 from backline.db.statements import statement
-from backline.errors import BacklineError, Misconfigured, PermanentError, ResourceExhausted
+from backline.files import write_file
+from backline.invoices.documents import Document, load_document, render_document_pdf
 from backline.invoices.issuing import issue
-from backline.invoices.layout import labels, render_document_pdf
-from backline.invoices.papers import Document, load_document
+from backline.invoices.notifications import send_receipt
 from backline.invoices.settings import InvoiceSettings
-from backline.outbox.actions import replace_payload
-from backline.settings import settings
+from backline.jobs.batch import BatchResult
+from backline.jobs.job import Job
+from backline.settings import resolve_folder, settings
 
 log = logging.getLogger(__name__)
 
-ACTOR = Actor("generate_invoice")
 MAX_LISTED = 20
-"""Papers and failures that a report lists; the others are counted."""
+"""Documents that the result lists; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueOrder:
+    """An order that lacks a document or its file."""
+
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedDocument:
-    """One paper that was made."""
+    """A document whose file was written."""
 
     number: str
     order_id: int
     file: str
     is_identical: bool | None
-    """Made again: whether it has the bytes of the first time. None the first time."""
+    """Whether the file equals the first one, byte for byte; None for the first."""
     receipt_id: int | None
-    """The message that it went out with, if it did now."""
+    """The message that was sent with it, if any."""
 
 
-@dataclass(slots=True)
-class GenerationReport:
-    """What a run did."""
+def generate_invoice(job: Job[InvoiceSettings]) -> dict[str, object]:
+    """Generate the documents of the order `order_id`, or of all recent orders that lack some."""
+    documents: list[GeneratedDocument] = []
 
-    orders: int = 0
-    documents: int = 0
-    receipts: int = 0
-    generated: list[GeneratedDocument] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
-    """Why, by order."""
+    def generate(order_id: int) -> None:
+        documents.extend(generate_for_order(job.database, order_id, job.settings, job.now))
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the run's result."""
-        return {
-            **asdict(self),
-            "made": [asdict(one) for one in self.generated[:MAX_LISTED]],
-            "failed": {str(order): why for order, why in list(self.failed.items())[:MAX_LISTED]},
-            "failures": len(self.failed),
-        }
+    if (order_id := job.params.optional("order_id", int)) is not None:
+        generate(order_id)
+        job.dead_letters.resolve_item(str(order_id))
+        orders = BatchResult(done=1)
+    else:
+        due = job.scan(statement("invoices", "orders_due"), DueOrder, {"lookback_days": job.settings.lookback_days})
+        # Each order takes several transactions: no file is generated while the invoice series is locked.
+        orders = job.run_each(
+            due, lambda order: generate(order.id), limit=job.settings.batch_limit, transactional=False
+        )
+    return {
+        "orders": orders,
+        "documents": len(documents),
+        "receipts": sum(document.receipt_id is not None for document in documents),
+        "generated": documents[:MAX_LISTED],
+    }
 
 
 def generate_for_order(
-    connection: Session, order_id: int, config: InvoiceSettings, folder: Path
+    database: Session, order_id: int, config: InvoiceSettings, now: datetime
 ) -> list[GeneratedDocument]:
-    """Issue what the order calls for, and make the files of all its papers.
+    """Issue the documents that an order lacks, and write the files of all its documents.
 
-    InvalidInput if there is no such order or it is not paid; Misconfigured or ResourceExhausted if a file cannot be
-    written: what was issued is issued, and its file comes with the next run.
+    InvalidInput if the order does not exist or is not paid; Misconfigured or ResourceExhausted if a file cannot be
+    written. What was issued stays issued, and its file comes with the next run.
     """
-    zone = settings().templates.time_zone
-    ids = issue(connection, order_id, config, zone, datetime.now(UTC))
-    return [generate_file(connection, load_document(connection, number), config, folder) for number in ids]
+    ids = issue(database, order_id, config, settings().templates.time_zone, now)
+    return [_generate_file(database, load_document(database, number), config, now) for number in ids]
 
 
-def generate_due(
-    connection: Session,
-    config: InvoiceSettings,
-    folder: Path,
-    progress: Callable[[float, str], object] = lambda _percent, _doing: None,
-) -> GenerationReport:
-    """Do the same for the orders that lack something, `batch_limit` at most; one that fails harms no other."""
-    report = GenerationReport()
-    values = {"lookback_days": config.lookback_days, "batch_limit": config.batch_limit}
-    due = [row["order_id"] for row in connection.execute(statement("invoices", "orders_due"), values)]
-    for place, order_id in enumerate(due):
-        progress(100 * place / len(due), f"order {order_id}")
-        report.orders += 1
-        try:
-            made = generate_for_order(connection, order_id, config, folder)
-        except PermanentError as exc:
-            log.warning("order %s has no invoice: %s", order_id, exc)
-            report.failed[order_id] = str(exc)
-            continue
-        report.generated += made
-        report.documents += len(made)
-        report.receipts += sum(one.receipt_id is not None for one in made)
-    return report
-
-
-def generate_file(connection: Session, document: Document, config: InvoiceSettings, folder: Path) -> GeneratedDocument:
-    """Write a paper's file; the first time, its checksum and the receipt are stored together."""
-    content = render_document_pdf(document)
-    digest = hashlib.sha256(content).digest()
-    file = write_file(folder, document.number, content)
-    receipt: int | None = None
-    with connection.transaction():
-        values = {"invoice_id": document.id, "sha256": digest}
-        first = connection.execute(statement("invoices", "document_set_checksum"), values).fetchone()
-        if first is not None and not document.is_credit_note:
-            receipt = _enqueue_receipt(connection, document, content, config)
-    if first is not None:
-        return GeneratedDocument(document.number, document.order_id, str(file), None, receipt)
-    known = document.pdf_sha256 or load_document(connection, document.id).pdf_sha256  # another run made it meanwhile
-    if known != digest:
-        log.warning("%s: the file differs from the first one; fonts or libraries are others now", document.number)
-    return GeneratedDocument(document.number, document.order_id, str(file), known == digest, None)
-
-
-def write_file(folder: Path, number: str, content: bytes) -> Path:
-    """Put a file in its place, whole or not at all; Misconfigured names a folder that cannot be written."""
-    path = folder / f"{number}.pdf"
-    draft = folder / f".{number}.{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        draft.replace(path)
-    except PermissionError as exc:
-        raise Misconfigured(
-            f"{folder}: {exc.strerror}; make it writable, or set invoices.folder to a folder that is"
-        ) from exc
-    except OSError as exc:
-        raise ResourceExhausted(f"{path}: {exc.strerror or exc}") from exc
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
-
-
-def _enqueue_receipt(connection: Session, paper: Document, content: bytes, config: InvoiceSettings) -> int | None:
-    payload = {
-        "name": paper.buyer_name,
-        "what": f"{labels(paper.language)['order']} {paper.order_number}",
-        "paid_at": paper.paid_at.isoformat(),
-        "amount": paper.total_minor,
-        "currency": paper.currency,
-        "receipt": paper.number,
-        # In the message itself: whoever sends it may run on another machine.
-        "invoice": {"filename": f"{paper.number}.pdf", "content_base64": base64.b64encode(content).decode()},
-        "zone": paper.buyer_zone,
-        "language": paper.language,
-    }
-    found = connection.execute(statement("invoices", "receipt_find"), {"order_id": paper.order_id}).fetchone()
-    if found is not None and config.receipt_max_age_hours and replace_payload(connection, found["id"], payload, ACTOR):
-        return int(found["id"])
-    # It has left without, or whoever booked the payment sent none.
-    values = {
-        "recipient": paper.buyer_email,
-        "payload": json.dumps(payload),
-        "key": f"payment_receipt/{paper.order_id}/invoice",
-        "paid_at": paper.paid_at,
-        "max_age_hours": config.receipt_max_age_hours,
-    }
-    row = connection.execute(statement("invoices", "enqueue_receipt"), values).fetchone()
-    return None if row is None else int(row["id"])
-
-
-def raise_if_failed(report: GenerationReport) -> None:
-    """Raise for a sweep of which orders failed, so that the run fails and its dead letter says why."""
-    if report.failed:
-        order_id, why = next(iter(report.failed.items()))
-        raise BacklineError(f"{len(report.failed)} orders have no invoice; the first is {order_id}: {why}")
+def _generate_file(database: Session, document: Document, config: InvoiceSettings, now: datetime) -> GeneratedDocument:
+    """Write a document's file; the first time, store its checksum and send the receipt in one transaction."""
+    pdf = render_document_pdf(document)
+    path = resolve_folder(config.folder) / f"{document.number}.pdf"
+    write_file(path, pdf, setting="invoices.folder")
+    values = {"invoice_id": document.id, "sha256": hashlib.sha256(pdf).digest()}
+    is_identical: bool | None = None
+    receipt_id: int | None = None
+    with database.transaction():
+        is_first = database.execute(statement("invoices", "document_set_checksum"), values).fetchone() is not None
+        if is_first and not document.is_credit_note:
+            receipt_id = send_receipt(database, document, pdf, config.receipt_max_age_hours, now)
+    if not is_first:
+        # A concurrent run may have stored the checksum after this document was loaded.
+        stored = document.pdf_sha256 or load_document(database, document.id).pdf_sha256
+        is_identical = stored == values["sha256"]
+        if not is_identical:
+            log.warning(
+                "%s: the file differs from the first one: its rows, fonts or libraries changed", document.number
+            )
+    return GeneratedDocument(document.number, document.order_id, str(path), is_identical, receipt_id)

@@ -66,5 +66,7 @@ def document_values(config: InvoiceSettings, zone: str, country: str) -> dict[st
 
 def _issued_id(row: Mapping[str, Any] | None) -> int:
     if row is None:  # order and customer are locked, so only a custom statement can return none
-        raise InvalidInput("order_id", "the statement that issues a document returned no row; see include/sql/invoices.sql")
+        raise InvalidInput(
+            "order_id", "the statement that issues a document returned no row; see include/sql/invoices.sql"
+        )
     return int(row["id"])

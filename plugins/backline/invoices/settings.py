@@ -1,4 +1,4 @@
-"""The settings of invoices: section [invoices] of backline.toml, where each is explained."""
+"""Settings of invoices: section [invoices] of backline.toml, which explains each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Series = Annotated[str, Field(pattern=r"^[A-Z0-9-]*(\{year\})?[A-Z0-9-]*$", min_
 
 
 class InvoiceSettings(BaseModel):
-    """Who sells, and how invoices are numbered, laid out and kept."""
+    """The seller, and how invoices are numbered, laid out and stored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
