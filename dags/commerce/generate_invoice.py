@@ -16,9 +16,8 @@ from airflow.sdk import Param
 
 from backline.airflow.jobs import Requires, job_dag, job_task
 from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
-from backline.settings import settings
 
-TRIGGER = SqlTrigger("invoices", "order_needs_documents", settings().invoices.poll_interval_seconds)
+TRIGGER = SqlTrigger("invoices", "order_needs_documents", 2.0)
 ORDER = Param(
     None, type=["null", "integer"], minimum=1, title="Order", description="Its id; empty: all that lack documents."
 )

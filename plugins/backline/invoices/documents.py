@@ -18,6 +18,7 @@ from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.rendering.pdf import create_pdf_environment, render_pdf
+from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 
 CURRENT_LAYOUT = 1
@@ -130,7 +131,7 @@ def render_document_pdf(document: Document) -> bytes:
 def labels(language: str) -> dict[str, str]:
     """A document's labels in a language, else in that language without its country, else in `templates.language`."""
     known = _all_labels()
-    for tag in (language, language.partition("-")[0], settings().templates.language):
+    for tag in (language, language.partition("-")[0], settings().section(TemplateSettings).language):
         if tag in known:
             return known[tag]
     return known["en"]

@@ -16,6 +16,7 @@ from backline.invoices.notifications import send_receipt
 from backline.invoices.settings import InvoiceSettings
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
+from backline.rendering.settings import TemplateSettings
 from backline.settings import resolve_folder, settings
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def generate_for_order(
     InvalidInput if the order does not exist or is not paid; Misconfigured or ResourceExhausted if a file cannot be
     written. What was issued stays issued, and its file comes with the next run.
     """
-    ids = issue(database, order_id, config, settings().templates.time_zone, now)
+    ids = issue(database, order_id, config, settings().section(TemplateSettings).time_zone, now)
     return [_generate_file(database, load_document(database, number), config, now) for number in ids]
 
 
