@@ -18,8 +18,8 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
 from backline import reference_app
+from backline.db.connect import session
 from backline.db.migrate import migrate
-from backline.db.session import session
 from backline.encryption import Encryptor
 from backline.settings import ROOT
 from stack.paths import Paths

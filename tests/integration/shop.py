@@ -10,7 +10,7 @@ from typing import Any, LiteralString
 from psycopg.rows import DictRow
 from psycopg.sql import SQL, Identifier, Placeholder
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 
 CARD_VALID, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_NEEDS_AUTHENTICATION = (

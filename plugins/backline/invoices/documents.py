@@ -14,10 +14,10 @@ from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
-from backline.rendering.pdf import create_pdf_environment, render_pdf
+from backline.rendering.html import create_html_environment, render_pdf
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 
@@ -122,7 +122,7 @@ def render_document_pdf(document: Document) -> bytes:
     template = TEMPLATE_FOLDER / f"layout_{document.layout}.html"
     if not template.exists():
         raise InvalidInput("layout", f"{template} is missing; restore it: documents of that layout need it")
-    html = create_pdf_environment(TEMPLATE_FOLDER).get_template(template.name).render(
+    html = create_html_environment(TEMPLATE_FOLDER).get_template(template.name).render(
         document=document, taxes=tax_lines(document.lines), labels=labels(document.language), locale=document.language
     )  # fmt: skip
     return render_pdf(html, PDF_VARIANT)

@@ -6,7 +6,7 @@ import base64
 from datetime import datetime, timedelta
 
 from backline.audit_trail import Actor
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.invoices.documents import Document, labels
 from backline.outbox.actions import replace_payload

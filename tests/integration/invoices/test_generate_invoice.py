@@ -15,7 +15,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from pypdf import PdfReader
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.errors import InvalidInput, Misconfigured
 from backline.invoices.documents import load_document, render_document_pdf
 from backline.invoices.generate_invoice import GeneratedDocument, generate_for_order, generate_invoice
