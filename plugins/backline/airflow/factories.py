@@ -1,4 +1,4 @@
-"""Puts the library's parts together for a task."""
+"""Builds channels and deliveries for tasks, from settings and Airflow's connections."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def create_channel(name: str, config: Settings) -> Channel[Any]:
-    """The channel of that name, with its far side's settings from Airflow's connections."""
-    # Each in its branch: who sends email does not pay for push.
+    """The channel of that name; its provider's address and credentials come from Airflow's connections."""
+    # Imports stand in the branches: a task that sends email does not load push.
     if name == "email":
         from backline.channels.email.channel import EmailChannel
         from backline.messages import render_email
@@ -48,7 +48,7 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
 
 
 def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
-    """Tries over this channel, by the settings' retry policies."""
+    """Delivery over this channel, with the retry policies of the settings."""
     return SecretDelivery(
         channel, _retry_policies(channel.name, config), _encryptor, SecretResolver(app_dsn), random.random
     )
@@ -57,16 +57,16 @@ def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
 def _create_endpoint_directory(config: Settings) -> EndpointStore:
     from backline.channels.webhook.endpoints import EndpointStore
 
-    wanted = config.webhooks.disable_after_seconds
-    return EndpointStore(app_dsn(), _encryptor, disable_after=wanted, recipients=config.alerts.recipients)
+    disable_after = config.webhooks.disable_after_seconds
+    return EndpointStore(app_dsn(), _encryptor, disable_after=disable_after, recipients=config.alerts.recipients)
 
 
 def _retry_policies(channel: str, config: Settings) -> Mapping[FailureClass, RetrySettings]:
-    """By failure class; a webhook's pauses are the same for each that is tried again."""
+    """Retry policies by failure class; those of webhooks all follow one schedule."""
     if channel != "webhook":
         return config.retry
-    pauses = config.webhooks.retry_delays_seconds
-    policy = ScheduledRetry(schedule=pauses, max_delay_seconds=max(pauses), jitter=config.webhooks.retry_jitter)
+    delays = config.webhooks.retry_delays_seconds
+    policy = ScheduledRetry(schedule=delays, max_delay_seconds=max(delays), jitter=config.webhooks.retry_jitter)
     return dict.fromkeys(config.retry, policy)
 
 

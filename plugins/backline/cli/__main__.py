@@ -1,4 +1,4 @@
-"""Runs the command; every failure is one line that says the fix, never a traceback."""
+"""Runs the command. A failure is one line with the fix, not a traceback."""
 
 from __future__ import annotations
 
@@ -17,29 +17,26 @@ def main() -> int:
     from stack.processes import STACK_ID_VARIABLE
 
     load_dotenv(ROOT)
-    os.environ.pop(
-        STACK_ID_VARIABLE, None
-    )  # what a command starts is not the stack's, even from inside one of its tasks
-    from backline.cli import (  # noqa: F401 - they add their commands
+    # Processes that a command starts do not belong to the stack, even if one of its tasks runs the command.
+    os.environ.pop(STACK_ID_VARIABLE, None)
+    from backline.cli import (  # noqa: F401 - they register their commands
         bench,
         chaos,
         checks,
         database,
         dead_letters,
         demo,
-        failures,
-        inspect,
+        messages,
         preview,
         seed,
-        send,
         stack,
         suppressions,
         trigger,
         webhooks,
     )
-    from backline.cli.app import app
+    from backline.cli.console import app
 
-    # Not standalone: its own error boxes are of several lines.
+    # Standalone mode would print errors as boxes of several lines.
     return int(app(sys.argv[1:] or ["--help"], prog_name="backline", standalone_mode=False) or 0)
 
 
@@ -49,7 +46,7 @@ def _print_error(text: str, code: int = 1) -> int:
 
 
 def run() -> int:
-    """As `main`, with failures as one line on stderr."""
+    """Run the command; a failure is one line on stderr."""
     try:
         return main()
     except BacklineError as exc:
@@ -59,7 +56,7 @@ def run() -> int:
     except (KeyboardInterrupt, Abort):
         return _print_error("interrupted", 130)
     except BrokenPipeError:
-        # The reader, `head` for example, has seen enough.
+        # The reader of the output, such as `head`, has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as exc:

@@ -1,4 +1,4 @@
-"""Commands for those who change Backline: test, check."""
+"""Commands for developers of Backline: test, check."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from types import FrameType
 
 import typer
 
-from backline.cli.app import PASS_THROUGH, app
-from backline.cli.console import err, out, stack
+from backline.cli.console import PASS_THROUGH, app, err, out, stack
 from backline.settings import ROOT
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos")
 """Folders that mypy checks."""
 ACCEPTANCE_TESTS = "tests/acceptance"
-"""Tests of the running product: a stack each for the benches, for commerce and for all others (tests/conftest.py)."""
+"""Tests of the running product, on three stacks: for the benches, for commerce and for all others (tests/conftest.py)."""
 LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
-"""Lists of libraries (.in) with their lock files (.txt)."""
+"""Lists of libraries (.in) with lock files (.txt)."""
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
 
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
-    """Set up, then run the tests; arguments go to pytest."""
+    """Set up, then run the tests; all arguments are passed to pytest."""
     raise typer.Exit(_run_pytest(context.args) if context.args else _run_test_suite())
 
 
 @app.command()
 def check() -> None:
-    """What CI runs: format, lint, types, lock files, launcher, tests."""
+    """Run all checks of CI: format, lint, types, lock files, launcher, tests."""
     steps: dict[str, Callable[[], int]] = {
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
@@ -52,12 +51,12 @@ def check() -> None:
     for name in steps:
         out.print(f"[red]FAILED[/] {name}" if name in failed else f"[green]ok[/]     {name}")
     if failed:
-        err.print(f"backline: failed: {', '.join(failed)}; what to mend is shown above", markup=False)
+        err.print(f"backline: failed: {', '.join(failed)}; see above for what to fix", markup=False)
     raise typer.Exit(1 if failed else 0)
 
 
 def lock_problems(wanted: Path, locked: Path) -> list[str]:
-    """What requirements.in asks for and the lock file lacks, or has unhashed."""
+    """Requirements that the lock file lacks, pins at another version or has without a hash."""
     pinned = locked_versions(locked)
     problems = [
         f"{match[1]} has no hash" for match, block in _requirement_blocks(locked) if "--hash=sha256:" not in block
@@ -75,7 +74,7 @@ def lock_problems(wanted: Path, locked: Path) -> list[str]:
 
 
 def locked_versions(locked: Path) -> dict[str, set[str]]:
-    """The versions that a lock file has of each library; several where they differ by Python."""
+    """Versions of each library in a lock file; several if they differ by Python version."""
     found: dict[str, set[str]] = {}
     for match, _ in _requirement_blocks(locked):
         found.setdefault(_normalize(match[1]), set()).add(match[3] or "")
@@ -97,12 +96,12 @@ def _check_locks() -> int:
     for name in LOCK_FILES:
         for problem in lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt"):
             found += 1
-            err.print(f"{name}.txt: {problem}; make it anew with the command on top of {name}.in", markup=False)
+            err.print(f"{name}.txt: {problem}; regenerate it with the command at the top of {name}.in", markup=False)
     return found
 
 
 def _run_test_suite() -> int:
-    # Three on two cores: the one that breaks a stack mostly waits.
+    # Three processes on two cores: the tests that start a stack mostly wait.
     others = _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ACCEPTANCE_TESTS}"])
     return _run_pytest(["-n", "3", "--no-loadscope-reorder", ACCEPTANCE_TESTS]) or others
 
@@ -114,16 +113,16 @@ def _run_pytest(arguments: Sequence[str]) -> int:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> int:
-    """Run a command to its end. Told to stop meanwhile, stop it first: the tests then take away what they have started."""
-    told: list[int] = []
+    """Run a command to its end. On a signal, stop it first, so that the tests remove what they have started."""
+    received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        told.append(number)
-        if number == signal.SIGTERM and child is not None:  # a SIGINT from the terminal the child has had too
+        received.append(number)
+        if number == signal.SIGTERM and child is not None:  # the terminal sends SIGINT to the child as well
             child.send_signal(signal.SIGINT)
 
-    # Before the child starts: a shell's background job is deaf to SIGINT, and the child would be so too.
+    # Before the child starts: the background job of a shell ignores SIGINT, and the child would inherit that.
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ)) as child:  # noqa: S603
@@ -131,6 +130,6 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if told:
-        sys.exit(128 + told[0])
+    if received:
+        sys.exit(128 + received[0])
     return code

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from backline.settings import settings
 from backline.web import (
+    audit,
     health,
     hooks,
     messages,
@@ -18,7 +19,6 @@ from backline.web import (
     preferences,
     problems,
     schemas,
-    audit,
     unsubscribe,
     webhook_schemas,
     webhooks,
