@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from backline.cli.app import app
-from backline.cli.console import out, print_progress, stack
+from backline.cli.console import app, out, print_progress, stack
 from backline.encryption import Encryptor
 from backline.reference_app import SeedResult, seed
 from backline.reference_app.seeding import DEFAULT_SEED, MAX_SCALE, SEED_STEPS
