@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from backline.airflow.connections import app_dsn, http_gateway, smtp_server
 from backline.channels.base import Channel
+from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
 from backline.encryption import Encryptor
 from backline.errors import FailureClass, Misconfigured
 from backline.outbox.delivery import Delivery
 from backline.outbox.retry import ScheduledRetry
 from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
 from backline.settings import RetrySettings, Settings
+from backline.webhooks.settings import WebhookSettings
 
 if TYPE_CHECKING:
     from backline.channels.webhook.endpoints import EndpointStore
@@ -27,23 +29,28 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
         from backline.channels.email.channel import EmailChannel
         from backline.messages import render_email
 
-        return EmailChannel(config.email, smtp_server(config.email.connection), render_email)
+        email = config.section(EmailSettings)
+        return EmailChannel(email, smtp_server(email.connection), render_email)
     if name == "sms":
         from backline.channels.sms.channel import SmsChannel
         from backline.messages import render_sms
 
-        return SmsChannel(config.sms, http_gateway(config.sms.connection), render_sms)
+        sms = config.section(SmsSettings)
+        return SmsChannel(sms, http_gateway(sms.connection), render_sms)
     if name == "push":
         from backline.channels.push.channel import PushChannel
         from backline.channels.push.devices import SqlDeviceStore
         from backline.messages import render_push
 
-        return PushChannel(config.push, http_gateway(config.push.connection), render_push, SqlDeviceStore(app_dsn))
+        push = config.section(PushSettings)
+        return PushChannel(push, http_gateway(push.connection), render_push, SqlDeviceStore(app_dsn))
     if name == "webhook":
         from backline.channels.webhook.channel import WebhookChannel
         from backline.messages import render_webhook
 
-        return WebhookChannel(config.webhooks, lambda: _create_endpoint_directory(config), render_webhook)
+        return WebhookChannel(
+            config.section(WebhookSettings), lambda: _create_endpoint_directory(config), render_webhook
+        )
     raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be one of: email, sms, push, webhook")
 
 
@@ -57,7 +64,7 @@ def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
 def _create_endpoint_directory(config: Settings) -> EndpointStore:
     from backline.channels.webhook.endpoints import EndpointStore
 
-    disable_after = config.webhooks.disable_after_seconds
+    disable_after = config.section(WebhookSettings).disable_after_seconds
     return EndpointStore(app_dsn(), _encryptor, disable_after=disable_after, recipients=config.alerts.recipients)
 
 
@@ -65,8 +72,9 @@ def _retry_policies(channel: str, config: Settings) -> Mapping[FailureClass, Ret
     """Retry policies by failure class; those of webhooks all follow one schedule."""
     if channel != "webhook":
         return config.retry
-    delays = config.webhooks.retry_delays_seconds
-    policy = ScheduledRetry(schedule=delays, max_delay_seconds=max(delays), jitter=config.webhooks.retry_jitter)
+    webhooks = config.section(WebhookSettings)
+    delays = webhooks.retry_delays_seconds
+    policy = ScheduledRetry(schedule=delays, max_delay_seconds=max(delays), jitter=webhooks.retry_jitter)
     return dict.fromkeys(config.retry, policy)
 
 

@@ -30,9 +30,9 @@ from backline.cli.console import (
     show_table,
 )
 from backline.db.session import Session
-from backline.environment_settings import ENVIRONMENT_PREFIX
 from backline.errors import InvalidInput
 from backline.settings import config_file, load
+from backline.settings.environment import ENVIRONMENT_PREFIX
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
 
@@ -199,7 +199,7 @@ def _webhook_settings() -> WebhookSettings:
     if "BACKLINE_DATABASE_URL" not in os.environ:
         known = {name: value for name, value in installation_variables().items() if name.startswith(ENVIRONMENT_PREFIX)}
         os.environ.update(known)
-    return load(config_file()).webhooks
+    return load(config_file()).section(WebhookSettings)
 
 
 def _actor() -> Actor:
