@@ -224,7 +224,7 @@ def test_workers_may_finish_the_longest_job(services: dict[str, Any]) -> None:
 
 def test_pools_are_made_where_airflow_is_set_up(services: dict[str, Any]) -> None:
     assert services["init"]["command"] == ["python", "-P", "-m", "backline.airflow.bootstrap"]
-    source = (ROOT / "plugins" / "backline" / "airflow" / "prepare.py").read_text(encoding="utf-8")
+    source = (ROOT / "plugins" / "backline" / "airflow" / "bootstrap.py").read_text(encoding="utf-8")
     assert "ensure_pools(settings())" in source
 
 
