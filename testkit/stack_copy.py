@@ -25,9 +25,9 @@ from stack.health import LocalAirflowClient
 from stack.lifecycle import Stack
 from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER
-from testkit.waiting import wait_for
+from testkit.processes import wait_for
 
-COPIED_FOLDERS = ("dags", "include", "plugins", "sandbox")
+COPIED_FOLDERS = ("dags", "include", "plugins", "sandbox", "stack")
 STOP_TIMEOUT_SECONDS = 60.0
 
 

@@ -24,8 +24,8 @@ from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER, Cluster
 from stack.secrets import Secrets
 from testkit.containers import files
+from testkit.processes import wait_for
 from testkit.tools import Program
-from testkit.waiting import wait_for
 
 CORE_SERVICES = ("mail", "api-server", "scheduler", "dag-processor", "triggerer")
 INIT_TIMEOUT_SECONDS = 240.0

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from backline.airflow.rest import AirflowRest
-from demo.mail import MailCatcherClient
 from stack.paths import Paths
 from testkit.containers import files
 from testkit.containers.local_host import LocalHost, running_services
+from testkit.sandbox_clients import MailCatcherClient
 from testkit.tools import Tools
 
 pytestmark = [pytest.mark.celery, pytest.mark.stack, pytest.mark.timeout(540)]

@@ -12,7 +12,7 @@ import typer
 from psycopg.rows import dict_row
 
 from backline.cli.app import app
-from backline.cli.console import err, out, stack
+from backline.cli.console import err, installation_variables, out
 from backline.db.connect import translate_errors
 from backline.outbox import queries
 from backline.outbox.timeline import TimelineEvent, format_time
@@ -27,8 +27,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False,
 ) -> None:
     """Show a message's timeline, and why it was or was not sent."""
-    current = stack()
-    with translate_errors(), psycopg.connect(current.cluster.dsn("backline"), row_factory=dict_row) as connection:
+    known = installation_variables()
+    with translate_errors(), psycopg.connect(known["BACKLINE_DATABASE_URL"], row_factory=dict_row) as connection:
         ids = [message_id]
         if (found := queries.get_message(connection, message_id)) is None:
             ids = [int(row["id"]) for row in queries.get_group(connection, message_id)]
@@ -36,7 +36,7 @@ def inspect(
     if not stories:
         err.print(f"backline: there is no message {message_id}: it never was, or it was pruned", markup=False)
         raise typer.Exit(1)
-    url = f"http://localhost:{current.paths.port}"
+    url = known["BACKLINE_URL"]
     if as_json:
         answers = [_as_dict(story, url) for story in stories]
         typer.echo(json.dumps(answers[0] if found else answers, indent=2, default=_iso))

@@ -12,7 +12,7 @@ import typer
 from psycopg.rows import dict_row
 
 from backline.cli.app import app
-from backline.cli.console import out, stack
+from backline.cli.console import installation_variables, out
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
@@ -75,7 +75,7 @@ def _validate(kind: type[MessageType], content: dict[str, Any]) -> None:
 def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[str, Any]:
     if not kind.secret_fields:
         return content
-    keys = os.environ.get(KEYS_VARIABLE) or stack().secrets.backline_fernet_keys
+    keys = os.environ.get(KEYS_VARIABLE) or installation_variables()[KEYS_VARIABLE]
     return encrypt_secrets(kind, content, Encryptor(key.strip() for key in keys.split(",")).encrypt)
 
 
@@ -88,7 +88,7 @@ def _parse_time(text: str | None) -> object:
 
 def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
     """In one transaction; the rows as they stand then, one a channel."""
-    dsn = os.environ.get("BACKLINE_DATABASE_URL") or stack().cluster.dsn("backline")
+    dsn = os.environ.get("BACKLINE_DATABASE_URL") or installation_variables()["BACKLINE_DATABASE_URL"]
     try:
         with translate_errors(), psycopg.connect(dsn, row_factory=dict_row) as connection:
             made = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}

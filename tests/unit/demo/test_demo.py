@@ -16,12 +16,13 @@ from backline.errors import NetworkFailure, Rejected
 from backline.messages import registry
 from backline.messages.base import EmailMessage, PushMessage, SmsMessage
 from demo import failures, http_api
-from demo.check import Check, CheckFailed, Result, percentile, require, wait_until
+from demo.check import Check, CheckFailed, Result, require, wait_until
 from demo.context import DemoContext
-from demo.mail import ReceivedEmail
 from demo.run import all_checks, run_checks
 from demo.send_runs import email_mismatch, gateway_message_mismatch, sample_payload
 from demo.table import NAME_WIDTH, CheckTable
+from testkit.percentile import percentile
+from testkit.sandbox_clients import ReceivedEmail
 
 
 class FaultRecorder:
