@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from backline.settings import LinkSettings, settings
+from backline.rendering.settings import LinkSettings
+from backline.settings import settings
 from stack.paths import Paths
 from stack.postgres import Cluster
 from stack.secrets import Secrets
@@ -131,8 +132,8 @@ def _webhook_variables(paths: Paths) -> dict[str, str]:
 
 
 def _unsubscribe_url(port: int) -> str:
-    """The configured link; the shipped default gets this copy's port."""
-    link = settings().links.unsubscribe
+    """As it is set; as shipped, with this copy's port, where the page is."""
+    link = settings().section(LinkSettings).unsubscribe
     return link.replace(":8080/", f":{port}/") if link == LinkSettings().unsubscribe else link
 
 

@@ -12,6 +12,7 @@ BacklineError
 │   ├── InvalidInput        validation      a named field is wrong
 │   ├── AuthenticationFailed authentication  our credentials were refused
 │   └── Rejected            rejected        the far side refused this message for good
+├── Skipped                 unknown       a job has nothing to work on; its task is skipped
 └── Misconfigured           unknown       a setting is wrong; names the setting and the fix
     └── NotConfigured       unknown       a connection that is needed is not there
 
@@ -36,6 +37,10 @@ class FailureClass(StrEnum):
     RESOURCE = "resource"
     REJECTED = "rejected"
     UNKNOWN = "unknown"
+
+
+PERMANENT_CLASSES = frozenset({FailureClass.VALIDATION, FailureClass.AUTHENTICATION, FailureClass.REJECTED})
+"""Never retried."""
 
 
 class BacklineError(Exception):
@@ -143,6 +148,10 @@ class Misconfigured(BacklineError):
     """
 
     failure_class = FailureClass.UNKNOWN
+
+
+class Skipped(BacklineError):
+    """There is nothing that the job could do now. The text says why, and what to provide; the task is skipped."""
 
 
 class NotConfigured(Misconfigured):

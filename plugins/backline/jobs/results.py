@@ -33,7 +33,7 @@ class RunRef:
     run_id: str
 
 
-class Reporter:
+class ResultStore:
     """Where one run tells how far it is. `ttl_seconds`: how long what it says is kept after it was said."""
 
     def __init__(self, dsn: str, run: RunRef, ttl_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,7 +65,7 @@ class Reporter:
 
 
 def serialize_result(value: Any) -> str:
-    """A result as JSON; see `Reporter.result`."""
+    """A result as JSON; see `ResultStore.result`."""
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as exc:
