@@ -16,6 +16,7 @@ import typer
 
 from backline.cli.app import PASS_THROUGH, app
 from backline.cli.console import err, local_stack, out
+from backline.cli.wording import check_wording
 from backline.settings import ROOT
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
@@ -40,11 +41,12 @@ def test(context: typer.Context) -> None:
 
 @app.command()
 def check() -> None:
-    """Run all checks of CI: format, lint, types, generated files, lock files, launcher, tests."""
+    """Run all checks of CI: format, lint, types, words, generated files, lock files, launcher, tests."""
     steps: dict[str, Callable[[], int]] = {
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
+        "words": check_wording,
         "generated files": _check_generated_files,
         "lock files": _check_locks,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
