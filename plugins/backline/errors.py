@@ -39,6 +39,10 @@ class FailureClass(StrEnum):
     UNKNOWN = "unknown"
 
 
+PERMANENT_CLASSES = frozenset({FailureClass.VALIDATION, FailureClass.AUTHENTICATION, FailureClass.REJECTED})
+"""Never retried."""
+
+
 class BacklineError(Exception):
     """Something went wrong in Backline.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk.bases.hook import BaseHook
 
 from backline.errors import Misconfigured, NotConfigured
+from backline.payments.settings import PaymentSettings
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -134,7 +135,7 @@ class JobClients:
         from backline.payments.stripe_client import StripeProvider
         from backline.settings import settings
 
-        config = settings().payments
+        config = settings().section(PaymentSettings)
         if name not in (None, "stripe"):
             raise Misconfigured(f"provider {name!r} has no API client; use stripe")
         return StripeProvider(http_gateway(config.connection), config.timeout_seconds)

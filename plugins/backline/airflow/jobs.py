@@ -22,6 +22,7 @@ from backline.airflow.callbacks import record_late_run, record_run_failure, reco
 from backline.airflow.defaults import dag_arguments, task_arguments
 from backline.errors import FailureClass
 from backline.settings import JobSettings, settings
+from backline.settings.base import registered_sections
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -230,7 +231,7 @@ def create_job(context: Context, domain: str) -> Job[Any]:
     return Job(
         name=run.dag_id,
         run_id=run.run_id,
-        settings=getattr(config, domain, None),
+        settings=_domain_settings(domain),
         params=Params(dict(context["params"])),
         now=datetime.now(UTC),
         dsn=dsn,
@@ -239,6 +240,12 @@ def create_job(context: Context, domain: str) -> Job[Any]:
         alert_recipients=config.alerts.recipients,
         conf=conf,
     )
+
+
+def _domain_settings(domain: str) -> object:
+    """The section that is registered under the domain's name, None for a domain without one."""
+    model = registered_sections().get(domain)
+    return None if model is None else settings().section(model)
 
 
 def _task_defaults(name: str, job: JobSettings, requires: Requires) -> dict[str, Any]:

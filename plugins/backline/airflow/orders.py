@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from backline.orders.settings import OrderSettings
+
 
 def process_now(order_id: int) -> dict[str, str]:
     """Move one order as far as it goes; returns what became of it."""
@@ -20,7 +22,7 @@ def process_now(order_id: int) -> dict[str, str]:
         here.progress(STEP_PROGRESS[what], what)
 
     with session(app_dsn(), name="orders") as database:
-        processed = run_saga(database, provider(), order_id, settings().orders, doing).as_dict()
+        processed = run_saga(database, provider(), order_id, settings().section(OrderSettings), doing).as_dict()
     here.result(processed)
     return processed
 
@@ -36,7 +38,9 @@ def process_pending_now() -> dict[str, Any]:
 
     config, here = settings(), reporter()
     with session(app_dsn(), name="orders") as database:
-        found = sweep_orders(database, provider(), config.orders, config.alerts.recipients, here.progress).as_dict()
+        found = sweep_orders(
+            database, provider(), config.section(OrderSettings), config.alerts.recipients, here.progress
+        ).as_dict()
     here.result(found)
     return found
 
@@ -51,6 +55,6 @@ def send_reminders_now() -> dict[str, Any]:
 
     here = reporter()
     with session(app_dsn(), name="reminders") as database:
-        report = send_reminders(database, settings().orders, here.progress).as_dict()
+        report = send_reminders(database, settings().section(OrderSettings), here.progress).as_dict()
     here.result(report)
     return report

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backline.airflow.jobs import Requires, reporter
+from backline.subscriptions.settings import SubscriptionSettings
 
 NEEDS = Requires(tables=("app.subscriptions", "app.users", "app.products", "app.orders", "app.order_lines"))
 
@@ -19,7 +20,7 @@ def find_due() -> list[dict[str, int]]:
     from backline.subscriptions.process_due_subscriptions import BatchResult, due_chunks
 
     with session(app_dsn(), name="subscriptions") as connection:
-        chunks = due_chunks(connection, datetime.now(UTC), settings().subscriptions)
+        chunks = due_chunks(connection, datetime.now(UTC), settings().section(SubscriptionSettings))
     if not chunks:
         reporter().result({"chunks": 0, **BatchResult().as_dict()})
     return chunks
@@ -33,7 +34,9 @@ def renew_chunk_now(first: int, last: int) -> dict[str, Any]:
     from backline.subscriptions.process_due_subscriptions import renew_chunk
 
     with session(app_dsn(), name="subscriptions") as connection:
-        return renew_chunk(connection, first, last, datetime.now(UTC), settings().subscriptions).as_dict()
+        return renew_chunk(
+            connection, first, last, datetime.now(UTC), settings().section(SubscriptionSettings)
+        ).as_dict()
 
 
 def report_renewals(chunks: Sequence[dict[str, int]], reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def report_renewals(chunks: Sequence[dict[str, int]], reports: Iterable[dict[str
     result = {
         "chunks": len(chunks),
         "chunks_failed": len(chunks) - len(ended),
-        "limit_reached": len(chunks) >= settings().subscriptions.max_chunks,
+        "limit_reached": len(chunks) >= settings().section(SubscriptionSettings).max_chunks,
         **tally.as_dict(),
     }
     reporter().result(result)
@@ -71,7 +74,9 @@ def renew_now(subscription_id: int) -> dict[str, Any]:
     from backline.subscriptions.renewal import renew
 
     with session(app_dsn(), name="subscription") as connection:
-        renewal = renew(connection, subscription_id, datetime.now(UTC), settings().subscriptions).as_dict()
+        renewal = renew(
+            connection, subscription_id, datetime.now(UTC), settings().section(SubscriptionSettings)
+        ).as_dict()
     reporter().result(renewal)
     return renewal
 
@@ -84,7 +89,7 @@ def remind_now() -> dict[str, Any]:
     from backline.subscriptions.send_renewal_reminders import send_reminders
 
     with session(app_dsn(), name="reminders") as connection:
-        tally = send_reminders(connection, datetime.now(UTC), settings().subscriptions)
+        tally = send_reminders(connection, datetime.now(UTC), settings().section(SubscriptionSettings))
     reporter().result(tally.as_dict())
     tally.raise_if_failed("reminded of")
     return tally.as_dict()

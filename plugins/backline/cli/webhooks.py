@@ -18,10 +18,10 @@ from backline.cli.app import app
 from backline.cli.console import add_row, current_operator, err, installation_variables, out, shorten, show_table
 from backline.db.session import Session, session
 from backline.encryption import KEYS_VARIABLE, Encryptor
-from backline.environment_settings import ENVIRONMENT_PREFIX
 from backline.errors import InvalidInput
 from backline.messages.fields import parse_timestamp
 from backline.settings import config_file, load
+from backline.settings.environment import ENVIRONMENT_PREFIX
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
 
@@ -205,7 +205,7 @@ def _webhook_settings() -> WebhookSettings:
     if "BACKLINE_DATABASE_URL" not in os.environ:
         known = {name: value for name, value in installation_variables().items() if name.startswith(ENVIRONMENT_PREFIX)}
         os.environ.update(known)
-    return load(config_file()).webhooks
+    return load(config_file()).section(WebhookSettings)
 
 
 def _actor() -> Actor:

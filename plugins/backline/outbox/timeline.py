@@ -8,8 +8,7 @@ from datetime import datetime
 from urllib.parse import quote
 
 from backline.channels.webhook.content import ALL_ENDPOINTS
-from backline.errors import FailureClass
-from backline.settings import PERMANENT_CLASSES
+from backline.errors import PERMANENT_CLASSES, FailureClass
 
 FAILURE_REASONS = {
     FailureClass.TIMEOUT: "the far side did not answer in time",

@@ -31,6 +31,7 @@ from backline.payments.repository import (
     lock_order,
     transaction,
 )
+from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 
 NO_METHOD = Decline("needs_action", "payment_method_missing")
@@ -166,13 +167,17 @@ def record_capture(run: RunStatement, payment: Payment, reference: str) -> Charg
     number = payment.open_attempt if payment.open_attempt is not None else start_attempt(run, payment)
     if not run("payment_capture", payment_id=payment.id, number=number, reference=reference):
         raise Rejected(f"payment {payment.id} came, and its order does not wait for it")
-    run("enqueue_receipt", payment_id=payment.id, delay_seconds=settings().payments.receipt_delay_seconds)
+    run(
+        "enqueue_receipt",
+        payment_id=payment.id,
+        delay_seconds=settings().section(PaymentSettings).receipt_delay_seconds,
+    )
     return ChargeOutcome("paid", payment.id)
 
 
 def record_decline(run: RunStatement, payment: Payment, reference: str | None, decline: Decline) -> ChargeOutcome:
     """The money did not come: tried again as the schedule says, or given up; the customer is told."""
-    config = settings().payments
+    config = settings().section(PaymentSettings)
     if payment.open_attempt is not None:
         run(
             "attempt_finish", payment_id=payment.id, number=payment.open_attempt, outcome="declined", decline_kind=decline.kind,
@@ -200,7 +205,12 @@ def record_action_required(
         decline_code=None,
     )
     run("payment_needs_action", payment_id=payment.id, reference=reference, decline_code=decline.code)
-    run("enqueue_payment_failed", payment_id=payment.id, reason=decline.reason, fix_url=settings().payments.fix_url)
+    run(
+        "enqueue_payment_failed",
+        payment_id=payment.id,
+        reason=decline.reason,
+        fix_url=settings().section(PaymentSettings).fix_url,
+    )
     return ChargeOutcome("needs_action", payment.id, decline)
 
 

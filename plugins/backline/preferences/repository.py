@@ -16,6 +16,7 @@ from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
 from backline.preferences.addresses import validate_address
 from backline.preferences.quiet_hours import find_time_zone
+from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import ALL_TOPICS, Subscription
 from backline.settings import settings
 
@@ -132,7 +133,7 @@ def update_preference(
 
 def check_topic(topic: str) -> str:
     """A topic of the settings, or "*"; InvalidInput lists the known ones."""
-    topics = settings().preferences.topics
+    topics = settings().section(PreferenceSettings).topics
     if topic != ALL_TOPICS and topic not in topics:
         known = ", ".join(sorted(topics))
         raise InvalidInput("topic", f"{topic[:80]!r} is not a topic; use one of: {known} (preferences.topics)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backline.errors import InvalidInput
+from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 
 TEMPLATE_FOLDER = ROOT / "include" / "templates"
@@ -33,7 +34,7 @@ def require_template(channel: str, name: str) -> None:
 
 def sample_context(channel: str, name: str) -> dict[str, Any]:
     """A context to try a template with, for those that belong to no message type: its sample.json."""
-    file = TEMPLATE_FOLDER / channel / settings().templates.language / name / "sample.json"
+    file = TEMPLATE_FOLDER / channel / settings().section(TemplateSettings).language / name / "sample.json"
     loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return loaded
 
@@ -45,7 +46,7 @@ def resolve_language(channel: str, name: str, wanted: str | None) -> str:
     """
     require_template(channel, name)
     has = templates(channel)[name]
-    for language in (wanted, wanted and wanted.split("-")[0], settings().templates.language):
+    for language in (wanted, wanted and wanted.split("-")[0], settings().section(TemplateSettings).language):
         if language in has:
             return language
     raise InvalidInput(

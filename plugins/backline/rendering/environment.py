@@ -15,6 +15,7 @@ from jinja2.utils import missing
 
 from backline.errors import InvalidInput
 from backline.rendering import catalog, formats
+from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
 LINK_SCHEMES = ("http://", "https://", "mailto:")
@@ -89,7 +90,7 @@ def resolve_language_and_locale(channel: str, name: str, language: str | None) -
 
 def template_constants(language: str, locale: str) -> dict[str, str]:
     """What every template can use, and no context can override."""
-    words = settings().templates
+    words = settings().section(TemplateSettings)
     return {
         "product_name": words.product_name,
         "product_url": words.product_url,

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def timestamp(value: datetime, zone: str | None, locale: str) -> str:
     from babel.dates import format_date, format_time
 
     known = _locale(locale)
-    there = value.astimezone(ZoneInfo(str(zone or settings().templates.time_zone)))
+    there = value.astimezone(ZoneInfo(str(zone or settings().section(TemplateSettings).time_zone)))
     clock = format_time(there, "short", tzinfo=there.tzinfo, locale=known).replace(
         NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE
     )

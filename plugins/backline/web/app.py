@@ -26,6 +26,7 @@ from backline.web import (
 from backline.web.auth_middleware import AuthMiddleware
 from backline.web.database import Connections
 from backline.web.roles import LEAST_ROLE, NOBODY
+from backline.web.settings import HttpSettings
 
 ROUTERS = (
     health.router, messages.router, preferences.router, webhooks.router, audit.router, hooks.router,
@@ -42,7 +43,7 @@ REQUEST_BODIES = (
 
 def create_app() -> FastAPI:
     """The app, with its settings read; nothing is connected before the first request needs it."""
-    config = settings().http
+    config = settings().section(HttpSettings)
     app = FastAPI(
         title="Backline",
         version="1",

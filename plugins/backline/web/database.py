@@ -16,7 +16,7 @@ from psycopg_pool import ConnectionPool
 from backline.airflow.connections import app_dsn
 from backline.db.connect import translate_errors
 from backline.encryption import Encryptor
-from backline.settings import HttpSettings
+from backline.web.settings import HttpSettings
 
 
 class Connections:

@@ -13,10 +13,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from backline.airflow.connections import connection_password
 from backline.delivery_events import mailgun, sendgrid, ses, twilio
 from backline.delivery_events.events import DeliveryEvent, record_events
-from backline.settings import HookSettings, settings
+from backline.settings import settings
 from backline.web.database import Connections, connections
 from backline.web.problems import ApiError
 from backline.web.roles import public
+from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX, route_path
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ async def raw_body(request: Request) -> bytes:
 
 def hook_settings() -> HookSettings:
     """Which hooks are open."""
-    return settings().hooks
+    return settings().section(HookSettings)
 
 
 def fetch(url: str) -> bytes:

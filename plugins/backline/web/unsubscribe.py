@@ -14,7 +14,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 
 from backline.preferences.repository import OptOutAction, apply_link_action, opt_out_status
+from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import Subscription, read_token
+from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 from backline.web.database import Connections, connections, encryptor
 from backline.web.hooks import Body
@@ -67,11 +69,13 @@ def _page(
     request: Request, state: str, found: Subscription | None = None, *, status: int = 200, opted_in_again: bool = False
 ) -> Response:
     config = settings()
-    language = _negotiate_language(request.headers.get("accept-language", ""), config.templates.language)
+    language = _negotiate_language(
+        request.headers.get("accept-language", ""), config.section(TemplateSettings).language
+    )
     html = _templates().get_template(f"{language}/unsubscribe.html").render(
-        language=language, state=state, back=opted_in_again, product_name=config.templates.product_name,
-        support_email=config.templates.support_email, address=_mask_address(found.address) if found else "",
-        topic=config.preferences.topics.get(found.topic, found.topic) if found else "",
+        language=language, state=state, back=opted_in_again, product_name=config.section(TemplateSettings).product_name,
+        support_email=config.section(TemplateSettings).support_email, address=_mask_address(found.address) if found else "",
+        topic=config.section(PreferenceSettings).topics.get(found.topic, found.topic) if found else "",
     )  # fmt: skip
     return HTMLResponse(html, status, SECURITY_HEADERS)
 

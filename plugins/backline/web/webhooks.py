@@ -16,6 +16,7 @@ from backline.web.database import Connections, connections, encryptor
 from backline.web.roles import Role, actor, require_role
 from backline.web.urls import api_url
 from backline.webhooks import endpoints, events
+from backline.webhooks.settings import WebhookSettings
 
 router = APIRouter(prefix="/api/v1/webhooks/endpoints", tags=["webhooks"])
 
@@ -37,7 +38,7 @@ def create(request: Request, response: Response, database: Database, body: Body)
     given = parse_body(schemas.NewEndpoint, body)
     with database.transaction() as connection:
         made = endpoints.create(
-            connection, settings().webhooks, encryptor(request), actor(request), url=given.url,
+            connection, settings().section(WebhookSettings), encryptor(request), actor(request), url=given.url,
             event_types=given.event_types, description=given.description, scheme=given.scheme,
         )  # fmt: skip
     response.headers["Location"] = api_url(request, f"webhooks/endpoints/{made.endpoint.id}")
@@ -68,7 +69,7 @@ def update(request: Request, database: Database, id: Id, body: Body) -> dict[str
     given = parse_body(schemas.EndpointUpdate, body)
     with database.transaction() as connection:
         found = endpoints.update(
-            connection, settings().webhooks, actor(request), id,
+            connection, settings().section(WebhookSettings), actor(request), id,
             url=given.url, event_types=given.event_types, description=given.description,
         )  # fmt: skip
     return asdict(found)
@@ -92,7 +93,7 @@ def rotate(request: Request, database: Database, id: Id, body: OptionalBody) -> 
     given = parse_body(schemas.SecretRotation, body)
     with database.transaction() as connection:
         made = endpoints.rotate_secret(
-            connection, settings().webhooks, encryptor(request), actor(request), id,
+            connection, settings().section(WebhookSettings), encryptor(request), actor(request), id,
             scheme=given.scheme, overlap_seconds=given.overlap_seconds,
         )  # fmt: skip
     return _with_secret(made)

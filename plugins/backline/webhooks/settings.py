@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, field_validator
+
+from backline.settings.base import Section, register
 
 
-class WebhookSettings(BaseModel):
+@register("webhooks")
+class WebhookSettings(Section):
     """How events go out to webhook endpoints."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     timeout_seconds: float = Field(15.0, gt=0, le=120)
     concurrency: int = Field(32, ge=1, le=256)

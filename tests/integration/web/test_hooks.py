@@ -13,8 +13,8 @@ from httpx import Response
 
 from backline.delivery_events import twilio
 from backline.outbox import queries
-from backline.settings import HookSettings
 from backline.web import hooks
+from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
 from tests.unit.delivery_events.fake_sns import TOPIC, FakeSns

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from httpx import Response
 
-from backline.settings import HookSettings
 from backline.web import hooks
+from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
 from tests.unit.payments.signing import (

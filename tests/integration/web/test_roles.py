@@ -14,9 +14,10 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
 
-from backline.settings import ROOT, HookSettings
+from backline.settings import ROOT
 from backline.web import hooks, roles
 from backline.web.roles import PUBLIC_PATHS, Role, has_role, is_public
+from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.channel_settings import SmsSettings
 from backline.channels.base import Message
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.http.session import HttpResponse
+from backline.channels.settings import SmsSettings
 from backline.channels.sms import numbers, segments
 from backline.channels.sms.channel import SmsChannel
 from backline.channels.sms.responses import parse_response

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from backline.channel_settings import EmailSettings
 from backline.channels.base import Message
 from backline.channels.email.addresses import parse_address
 from backline.channels.email.content import Attachment, EmailContent
@@ -13,6 +12,7 @@ from backline.channels.email.headers import address_header
 from backline.channels.email.mime import build_message
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import EmailSession, PreparedEmail
+from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput, Misconfigured
 
 _MAX_TIMEOUT_SECONDS = 600.0

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from backline.channel_settings import PushSettings
 from backline.channels.base import Message, Receipt
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.http.session import HttpRequest, HttpResponse, HttpSession, timeout
@@ -18,6 +17,7 @@ from backline.channels.push.content import PushContent
 from backline.channels.push.devices import DeviceStore
 from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
 from backline.channels.push.responses import DeviceUnregistered, parse_response
+from backline.channels.settings import PushSettings
 from backline.errors import BacklineError, InvalidInput, Rejected, RetryableError
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
-from backline.channel_settings import SmsSettings
 from backline.channels.base import Message, Receipt
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.http.session import HttpRequest, HttpSession, timeout
+from backline.channels.settings import SmsSettings
 from backline.channels.sms import numbers, segments
 from backline.channels.sms.responses import parse_response
 from backline.errors import InvalidInput, Misconfigured

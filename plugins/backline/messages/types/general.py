@@ -21,12 +21,13 @@ from backline.messages.fields import (
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage, TemplateName
 from backline.messages.validation_errors import field_error
+from backline.preferences.settings import PreferenceSettings
 from backline.settings import settings
 
 
 def check_topic(name: str) -> str:
     """A topic of the settings; ValueError lists the known ones."""
-    if name not in (known := settings().preferences.topics):
+    if name not in (known := settings().section(PreferenceSettings).topics):
         raise ValueError(f"{name!r} is not a topic; known topics (preferences.topics): {', '.join(sorted(known))}")
     return name
 
