@@ -19,9 +19,8 @@ from backline.airflow_api import AirflowClient
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from demo.check import wait_until
-from demo.gateways import GatewayClient
-from demo.mail import EmailSummary, MailCatcherClient
 from stack.lifecycle import Stack
+from testkit.sandbox_clients import EmailSummary, GatewayClient, MailCatcherClient
 
 Row = dict[str, Any]
 

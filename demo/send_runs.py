@@ -16,7 +16,7 @@ from backline.messages.recipients import serialize
 from backline.messages.secrets import encrypt_secrets
 from demo.check import TIMEOUT_SECONDS, Check, CheckFailed, Result, require, wait_until
 from demo.context import DemoContext
-from demo.mail import ReceivedEmail
+from testkit.sandbox_clients import ReceivedEmail
 
 TASK_ID = "send"
 TYPES_SENT_BY_RUN = ("email", "templated_email", "urgent_email", "welcome", "order_status", "password_reset")

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from demo.mail import MailCatcherClient
 
 from backline.airflow_api import AirflowClient
-from demo.mail import MailCatcherClient
 from stack.paths import Paths
 from testkit.containers import files
 from testkit.containers.local_host import LocalHost, running_services
+from testkit.sandbox_clients import MailCatcherClient
 from testkit.tools import Tools
 
 pytestmark = [pytest.mark.celery, pytest.mark.stack, pytest.mark.timeout(540)]

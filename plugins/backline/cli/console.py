@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pwd
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
@@ -20,9 +22,8 @@ from backline.airflow.runs import AirflowRuns
 from backline.airflow_api import AirflowClient
 from backline.db.session import Session, session
 from backline.encryption import KEYS_VARIABLE, Encryptor
-from backline.errors import InvalidInput
+from backline.errors import InvalidInput, Misconfigured
 from backline.messages.fields import parse_timestamp
-from stack.lifecycle import Stack
 
 PIPE_WIDTH = 240
 INSTALLATION_VARIABLES = ("BACKLINE_DATABASE_URL", "BACKLINE_URL", "BACKLINE_USER", "BACKLINE_PASSWORD")
@@ -68,15 +69,34 @@ def add_group(name: str, summary: str) -> typer.Typer:
 # --- the installation
 
 
-def stack() -> Stack:
-    """The embedded stack that BACKLINE_HOME and BACKLINE_PORT name."""
-    return Stack(print_progress)
+class LocalStack(Protocol):
+    """What the library's commands use of stack.lifecycle.Stack, which it does not import."""
+
+    def variables(self) -> dict[str, str]:
+        """The stack's environment variables."""
+
+    def subprocess_environment(self) -> dict[str, str]:
+        """The environment of this process with the stack's variables."""
+
+    def temporary_setup(self) -> AbstractContextManager[None]:
+        """Set up, and stop afterwards what that started."""
+
+
+def local_stack() -> LocalStack:
+    """The embedded stack of BACKLINE_HOME and BACKLINE_PORT; Misconfigured outside of the project's folder."""
+    if importlib.util.find_spec("stack") is None:
+        names = ", ".join(INSTALLATION_VARIABLES)
+        raise Misconfigured(f"there is no embedded stack here; set {names}, or run ./backline in the project's folder")
+    stack: LocalStack = importlib.import_module("stack.lifecycle").Stack(print_progress)
+    return stack
 
 
 def installation_variables() -> dict[str, str]:
     """The variables of the installation that the commands work on."""
     given = {name: os.environ[name] for name in INSTALLATION_VARIABLES if os.environ.get(name)}
-    return {**stack().variables(), **given}
+    if len(given) == len(INSTALLATION_VARIABLES) and importlib.util.find_spec("stack") is None:
+        return {**os.environ, **given}
+    return {**local_stack().variables(), **given}
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from backline.cli.console import app
 
 @app.command()
 def demo(
-    stop: Annotated[bool, typer.Option("--stop", help="Stop everything when it is done.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop everything at the end.")] = False,
 ) -> None:
-    """Set up, start, do real work through Airflow's REST API, and show what happened."""
-    from demo import run
+    """Set up, start, do real work through Airflow's REST API, and show the results."""
+    from demo.run import run
 
     raise typer.Exit(run(stop))
