@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backline.invoices.layout import CURRENT_LAYOUT, render_pdf
 from backline.invoices.papers import Document, Line
+
 from backline.reconciliation.discrepancies import Discrepancy, DiscrepancyKind
 from backline.reconciliation.report import Findings, write_pdf
 

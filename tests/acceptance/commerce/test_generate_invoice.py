@@ -12,12 +12,12 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 from pypdf import PdfReader
+from tests.integration.invoices.support import place_order
 
 from backline.reference_app import apply_schema
 from demo.context import DemoContext
 from tests.acceptance.isolated_stack import IsolatedStack
 from tests.acceptance.test_types import raw
-from tests.integration.invoices.support import place_order
 
 pytestmark = pytest.mark.stack
 

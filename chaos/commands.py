@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from backline.cli.app import app
-from backline.cli.console import err, print_progress
-from backline.cli.stopping import exit_on_signal
+from backline.cli.console import app, err, print_progress
 from backline.errors import Misconfigured
-from stack.paths import MAX_BASE_PORT, Paths
 
 
 @app.command()
@@ -19,18 +16,20 @@ def chaos(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Which scenarios; all if none is given.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write what was counted to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
     short: Annotated[bool, typer.Option("--short", help="Small sizes and fewer faults.")] = False,
-    times: Annotated[int, typer.Option(min=1, max=100, help="How often each is run in a row, on one stack.")] = 1,
+    times: Annotated[int, typer.Option(min=1, max=100, help="How often each runs in a row, on one stack.")] = 1,
 ) -> None:
-    """Break things under load, and count what came: the last line of each is `chaos NAME: accepted=.. lost=..`."""
+    """Inject faults under load and count the messages; each ends with `chaos NAME: accepted=.. lost=..`."""
     from chaos.harness import PORT_OFFSET, run
+    from stack.paths import MAX_BASE_PORT, Paths
+    from testkit.processes import exit_on_signal
 
     paths = Paths.from_environment()
     if paths.port + PORT_OFFSET > MAX_BASE_PORT:
         raise Misconfigured(f"BACKLINE_PORT={paths.port} is too high: chaos uses the ports from {PORT_OFFSET} above it")
     exit_on_signal()
-    wrong = run(paths.home, paths.port, names or [], json_file, print_progress, typer.echo, short=short, times=times)
-    for text in wrong:
+    problems = run(paths.home, paths.port, names or [], json_file, print_progress, typer.echo, short=short, times=times)
+    for text in problems:
         err.print(f"backline: {text}", markup=False)
-    raise typer.Exit(1 if wrong else 0)
+    raise typer.Exit(1 if problems else 0)

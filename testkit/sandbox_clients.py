@@ -1,4 +1,4 @@
-"""The mail catcher as its user sees it: what arrived, and the fault switches."""
+"""Clients of the sandbox's JSON APIs: received mail and gateway messages, and fault rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUEST_TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class EmailSummary:
-    """One caught message. `at` is in seconds since 1970."""
+    """One caught message. `arrived_at` is in seconds since 1970."""
 
     id: int
     arrived_at: float
@@ -27,7 +27,7 @@ class EmailSummary:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedEmail:
-    """One caught message, opened."""
+    """One caught message with its parts; a missing part is empty."""
 
     recipients: tuple[str, ...]
     subject: str
@@ -35,11 +35,10 @@ class ReceivedEmail:
     html: str
 
 
-class MailCatcherClient:
-    """A client of the catcher's JSON API; every failure is a NetworkFailure."""
+class _SandboxClient:
+    """A client of BACKLINE_MAIL_URL; every failure is a NetworkFailure."""
 
     def __init__(self, url: str) -> None:
-        """`url` is the page's address, BACKLINE_MAIL_URL."""
         self._client = httpx.Client(base_url=url, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False)
 
     def __enter__(self) -> Self:
@@ -50,12 +49,24 @@ class MailCatcherClient:
     ) -> None:
         self._client.close()
 
+    def _request(self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None) -> Any:
+        try:
+            response = self._client.request(method, path, params=query, json=body)
+            response.raise_for_status()
+            return response.json()
+        except (httpx.HTTPError, ValueError) as exc:
+            raise NetworkFailure(f"sandbox at {self._client.base_url}: {exc or type(exc).__name__}") from exc
+
+
+class MailCatcherClient(_SandboxClient):
+    """Reads caught mail and sets the mail server's fault rules."""
+
     def count(self, to: str = "", since: float = 0.0) -> int:
-        """How many arrived for recipients that match `to` (a glob), since a moment (seconds since 1970)."""
+        """How many messages arrived for recipients that match `to` (a glob) since a time (seconds since 1970)."""
         return int(self._request("GET", "/api/count", {"to": to, "since": since})["count"])
 
     def list_emails(self, to: str = "", since: float = 0.0) -> Iterator[EmailSummary]:
-        """They themselves, newest first."""
+        """The messages that `count` counts, newest first."""
         before = 2**53
         while True:
             query = {"to": to, "since": since, "limit": PAGE_SIZE, "before": before}
@@ -67,18 +78,23 @@ class MailCatcherClient:
             before = page[-1]["id"]
 
     def get_email(self, message_id: int) -> ReceivedEmail:
-        """One message with its parts; a part that is not there is empty."""
+        """One message with its parts."""
         found = self._request("GET", f"/api/messages/{message_id}")
         return ReceivedEmail(tuple(found["to"]), found["subject"], found["text"] or "", found["html"] or "")
 
     def set_faults(self, *rules: dict[str, Any]) -> None:
-        """Put these fault rules in the place of all others; none: a mail server that is well."""
+        """Replace all fault rules; none means no faults."""
         self._request("PUT", "/faults", body=list(rules))
 
-    def _request(self, method: str, path: str, query: dict[str, Any] | None = None, body: Any = None) -> Any:
-        try:
-            answer = self._client.request(method, path, params=query, json=body)
-            answer.raise_for_status()
-            return answer.json()
-        except (httpx.HTTPError, ValueError) as exc:
-            raise NetworkFailure(f"mail catcher at {self._client.base_url}: {exc or type(exc).__name__}") from exc
+
+class GatewayClient(_SandboxClient):
+    """Reads what the gateways `sms`, `push` and `stripe` received and sets their fault rules."""
+
+    def received(self, gateway: str, to: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """Messages to recipients that match `to` (a glob) since a time (seconds since 1970), oldest first."""
+        found = self._request("GET", f"/{gateway}/api/messages", {"to": to, "since": since, "limit": 1000})
+        return list(found["messages"])[::-1]
+
+    def set_faults(self, gateway: str, *rules: dict[str, Any]) -> None:
+        """Replace all fault rules of a gateway; none means no faults."""
+        self._request("PUT", f"/{gateway}/faults", body=list(rules))

@@ -7,23 +7,22 @@ from typing import Annotated
 
 import typer
 
-from backline.cli.app import app
-from backline.cli.console import print_progress
-from backline.cli.stopping import exit_on_signal
+from backline.cli.console import app, print_progress
 from backline.errors import Misconfigured
-from stack.paths import MAX_BASE_PORT, Paths
 
 
 @app.command()
 def bench(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Which ones; all if none is given.")
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Which benches; all if none is given.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write everything measured to this file.")] = None,
-    short: Annotated[bool, typer.Option("--short", help="Small sizes: to see that it works, not how fast.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all measurements to this file.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="Small sizes: to test the bench, not to measure.")] = False,
 ) -> None:
-    """Measure Backline beside its peers; the last line of each bench is `bench NAME: key=value ...`."""
+    """Measure Backline and its peers; the last line of each bench is `bench NAME: key=value ...`."""
     from bench.harness import PORT_OFFSET, BenchRun, run
+    from stack.paths import MAX_BASE_PORT, Paths
+    from testkit.processes import exit_on_signal
 
     paths = Paths.from_environment()
     if paths.port + PORT_OFFSET > MAX_BASE_PORT:
