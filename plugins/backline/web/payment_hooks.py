@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request, Response
 
 from backline.airflow.connections import connection_password
-from backline.payments import razorpay_events, stripe_events
-from backline.payments.events import PaymentEvent, insert_event
+from backline.payments.webhook_parsing import PaymentEvent, insert_event, verify_razorpay_event, verify_stripe_event
 from backline.web.database import Connections
 from backline.web.hooks import Body, Database, Hooks, require_enabled
 from backline.web.roles import public
@@ -24,7 +23,7 @@ def receive_stripe(request: Request, database: Database, hooks: Hooks, body: Bod
     """One event a request, of any type."""
     require_enabled(hooks.stripe_connection)
     return _store_payment_event(
-        database, stripe_events.verify_stripe_event(request.headers, body, connection_password(hooks.stripe_connection))
+        database, verify_stripe_event(request.headers, body, connection_password(hooks.stripe_connection))
     )
 
 
@@ -33,9 +32,7 @@ def receive_razorpay(request: Request, database: Database, hooks: Hooks, body: B
     """One event a request, of any type."""
     require_enabled(hooks.razorpay_connection)
     secret = connection_password(hooks.razorpay_connection)
-    return _store_payment_event(
-        database, razorpay_events.verify_razorpay_event(request.headers, body, secret, datetime.now(UTC))
-    )
+    return _store_payment_event(database, verify_razorpay_event(request.headers, body, secret, datetime.now(UTC)))
 
 
 def _store_payment_event(database: Connections, event: PaymentEvent) -> Response:
