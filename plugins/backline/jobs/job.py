@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, LiteralString, Protocol, TypeVar
 from psycopg.rows import class_row
 from pydantic_core import to_jsonable_python
 
-from backline.db.connect import translate_errors
-from backline.db.session import Session, session
+from backline.db.connect import Session, session, translate_errors
 from backline.errors import InvalidInput
 from backline.jobs import batch
 from backline.jobs.batch import BatchResult, item_key

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.orders.repository import Order, OrderLine

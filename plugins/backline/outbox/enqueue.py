@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from backline.db.connect import translate_errors
-from backline.db.session import Session
+from backline.db.connect import Session, translate_errors
 from backline.db.statements import statement
 
 
-def enqueue(database: Session, type_name: str, to: str, payload: Mapping[str, Any], key: str) -> None:
-    """One message in the caller's transaction, once for its key. InvalidInput names the field that is refused."""
+def enqueue(database: Session, type_name: str, to: str, payload: Mapping[str, Any], key: str) -> int:
+    """One message in the caller's transaction, once for its key; its id. InvalidInput names the field that is refused."""
     values = {"type": type_name, "recipient": to, "payload": json.dumps(payload), "idempotency_key": key}
     nothing = dict.fromkeys(("due_at", "priority", "expires_at", "request_id", "lane"))
     with translate_errors():
-        database.execute(statement("outbox", "enqueue"), {**values, **nothing})
+        [row] = database.execute(statement("outbox", "enqueue"), {**values, **nothing}).fetchall()
+    return int(row["id"])

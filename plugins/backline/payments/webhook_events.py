@@ -12,7 +12,7 @@ from datetime import date, datetime, time
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.errors import InvalidInput, PermanentError, Rejected
 from backline.payments.charges import record_action_required, record_capture, record_decline, start_attempt
 from backline.payments.declines import CANCELLED, classify

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date, datetime
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.outbox.enqueue import enqueue
 from backline.subscriptions.repository import SubscriptionRow
 from backline.subscriptions.settings import SubscriptionSettings

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
-from backline.db.connect import translate_errors
-from backline.db.session import Session
+from backline.db.connect import Session, translate_errors
 from backline.db.statements import statement
 from backline.subscriptions import notifications
 from backline.subscriptions.repository import SubscriptionRow, lock_subscription

@@ -7,7 +7,7 @@ from datetime import date, datetime
 
 from psycopg.rows import class_row
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.subscriptions.rules import Subscription

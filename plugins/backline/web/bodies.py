@@ -7,9 +7,9 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from pydantic import TypeAdapter, ValidationError
 
-from backline.messages.validation_errors import field_path
 from backline.outbox.actions import Edits
 from backline.outbox.submission import MessageRequest
+from backline.validation_errors import field_path
 from backline.web.problems import ApiError, FieldError, describe_error
 from backline.web.schemas import NewMessage, Replay
 

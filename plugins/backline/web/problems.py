@@ -17,10 +17,10 @@ from starlette.routing import Route
 
 from backline.delivery_events.events import InvalidSignature
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
-from backline.messages.validation_errors import field_path
 from backline.outbox.actions import MessageNotFound
 from backline.outbox.submission import BatchValidationError
 from backline.preferences.repository import SuppressionNotFound
+from backline.validation_errors import field_path
 from backline.web.urls import route_path
 from backline.webhooks.endpoints import EndpointNotFound
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from backline.orders.sweep import MAX_CONSECUTIVE_FAILURES, SweepReport, sweep_orders
 
 from backline.errors import UnknownFailure
 from backline.messages import registry
 from backline.orders.saga import SagaOutcome, run_saga
 from backline.orders.settings import OrderSettings
-from backline.orders.sweep import MAX_CONSECUTIVE_FAILURES, SweepReport, sweep_orders
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.orders.support import Shop
 from tests.integration.payments.support import (

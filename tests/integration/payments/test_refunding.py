@@ -8,7 +8,7 @@ from backline.payments.refunds import refund
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.payments.support import CARD_INSUFFICIENT_FUNDS, CARD_NEEDS_AUTHENTICATION, Account, Shop
 
-TO_SETTLE = "a refunded order has all its money back"
+TO_SETTLE = "a refunded order has a payment that was refunded in full"
 """The rule that holds again once the order is settled."""
 PAID, BACK = "charged 2380 eur", "refunded 2380 eur"
 

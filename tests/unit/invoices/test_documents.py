@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.invoices.layout import TEMPLATE_FOLDER, labels
-from backline.invoices.papers import Line, format_number, tax_lines
+from backline.invoices.documents import TEMPLATE_FOLDER, Line, format_number, labels, tax_lines
 from backline.rendering import formats
 
 LINES = st.lists(
@@ -32,32 +31,32 @@ def test_tax_lines_add_up_to_the_lines(lines: list[Line]) -> None:
 
 
 def test_taxes_are_summed_as_rounded() -> None:
-    # 0.5 cents are rounded up on each line: 3 cents, not the 2 of rounding their sum.
+    # 0.5 cents are rounded up on each line: 3 cents, not the 2 of a rounded sum.
     half = Line("x", 1, 10, 500, 10, 1)
     assert tax_lines([half] * 3)[0].tax_minor == 3
 
 
-def test_a_number_as_people_write_it() -> None:
+def test_a_number_as_printed() -> None:
     assert format_number("INV-2026", 42) == "INV-2026-000042"
 
 
-def test_every_language_has_all_words() -> None:
-    found = tomllib.loads((TEMPLATE_FOLDER / "words.toml").read_text())
+def test_every_language_has_all_labels() -> None:
+    found = tomllib.loads((TEMPLATE_FOLDER / "labels.toml").read_text())
     assert set(found) == {"en", "de"}
     assert len({frozenset(one) for one in found.values()}) == 1
 
 
-@pytest.mark.parametrize(("language", "word"), [("de", "Rechnung"), ("de-AT", "Rechnung"), ("pt-BR", "Invoice")])
-def test_words_fall_back_to_the_language_and_then_the_default(language: str, word: str) -> None:
-    assert labels(language)["invoice"] == word
+@pytest.mark.parametrize(("language", "label"), [("de", "Rechnung"), ("de-AT", "Rechnung"), ("pt-BR", "Invoice")])
+def test_labels_fall_back_to_the_language_and_then_the_default(language: str, label: str) -> None:
+    assert labels(language)["invoice"] == label
 
 
 @pytest.mark.parametrize(
-    ("points", "language", "written"),
+    ("points", "language", "formatted"),
     [(1900, "en", "19%"), (1900, "de", "19\xa0%"), (550, "de", "5,5\xa0%"), (0, "en", "0%"), (1, "en", "0.01%")],
 )
-def test_rates(points: int, language: str, written: str) -> None:
-    assert formats.rate(points, language) == written
+def test_rates(points: int, language: str, formatted: str) -> None:
+    assert formats.rate(points, language) == formatted
 
 
 def test_countries() -> None:
