@@ -50,13 +50,13 @@ def _list(provider: str, file: str | None, config: ReconciliationSettings) -> tu
 
     from airflow.sdk.exceptions import AirflowSkipException
 
-    from backline.airflow.payments import provider as api
+    from backline.airflow.connections import JobClients
     from backline.errors import NotConfigured
     from backline.reconciliation.csv_statement import CsvStatement
 
     if provider == "stripe" and file is None:
         try:
-            return api(), datetime.now(UTC)
+            return JobClients().provider(), datetime.now(UTC)
         except NotConfigured as exc:
             raise AirflowSkipException(f"{exc}; or give a file") from None
     path = _list_file(provider, file, config)

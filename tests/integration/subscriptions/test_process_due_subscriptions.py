@@ -1,4 +1,4 @@
-"""Many subscriptions at a time: counted, bounded, each for itself, and safe to kill."""
+"""process_due_subscriptions: in chunks, bounded, isolated, and safe to kill."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
 
 from backline.db.connect import session
 from backline.errors import DatabaseFailure, Rejected
+from backline.jobs.batch import BatchResult
+from backline.jobs.results import RunRef, get_result
 from backline.reference_app import invariant_violations
 from backline.settings import ROOT
-from backline.subscriptions.process_due_subscriptions import MAX_LISTED, BatchResult, due_chunks, renew_chunk
+from backline.subscriptions.process_due_subscriptions import find_chunks, renew_chunk, summarize
 from backline.subscriptions.settings import SubscriptionSettings
+from tests.integration.job_factory import create_job
 from tests.integration.subscriptions.support import CONFIG, NOW, TODAY, Shop
 
-ALL = (1, 2**62)
+ALL = {"first": 1, "last": 2**62}
 TRAP = 4711
 TRAPPED = 20
-"""The row at which the worker is held."""
+"""The row at which the worker blocks."""
 FUNCTION: LiteralString = """
 CREATE SEQUENCE public.trapped;
 CREATE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -38,7 +41,7 @@ BEGIN
     RETURN new;
 END $$
 """
-# The gaps of a renewal, each with what holds the worker there and how many orders are committed by then.
+# The points of a renewal, each with the trigger that blocks the worker there, and the number of orders committed by then.
 GAPS: dict[str, tuple[LiteralString, int]] = {
     "before the stock": (
         "CREATE TRIGGER trap BEFORE UPDATE ON app.products FOR EACH ROW EXECUTE FUNCTION public.trap()", 19,
@@ -61,7 +64,7 @@ GAPS: dict[str, tuple[LiteralString, int]] = {
     "after the message": (
         "CREATE TRIGGER trap AFTER INSERT ON backline.message FOR EACH ROW EXECUTE FUNCTION public.trap()", 19,
     ),
-    # The commit has been asked for: it happens, though nobody is there to hear of it.
+    # The commit was requested: it happens although the process is dead.
     "in the commit": (
         ("CREATE CONSTRAINT TRIGGER trap AFTER INSERT ON app.order_lines DEFERRABLE INITIALLY DEFERRED"
          " FOR EACH ROW EXECUTE FUNCTION public.trap()"), 20,
@@ -71,7 +74,7 @@ GAPS: dict[str, tuple[LiteralString, int]] = {
 
 @contextmanager
 def locked_subscription(shop: Shop) -> Iterator[None]:
-    """The trap closed: whoever steps in waits."""
+    """Hold the lock that the trigger waits for."""
     with psycopg.connect(shop.dsn, autocommit=True) as holder:
         holder.execute("SELECT pg_advisory_lock(%s)", [TRAP])
         yield
@@ -87,27 +90,33 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 def start_worker(shop: Shop) -> subprocess.Popen[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("BACKLINE_", "AIRFLOW"))}
     return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("worker.py"))],
-        env={**kept, "PYTHONPATH": str(ROOT / "plugins"), "DSN": shop.dsn, "NOW": NOW.isoformat()},
+        [sys.executable, str(Path(__file__).with_name("renew_worker.py"))],
+        env={**kept, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "DSN": shop.dsn, "NOW": NOW.isoformat()},
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
-def renew_all(shop: Shop, config: SubscriptionSettings = CONFIG) -> BatchResult:
-    with session(shop.dsn, name="round") as connection:
-        return renew_chunk(connection, *ALL, NOW, config)
+def renew_all(shop: Shop, config: SubscriptionSettings = CONFIG, chunk: dict[str, int] = ALL) -> dict[str, Any]:
+    job = create_job(shop.dsn, config, name="round", now=NOW)
+    result: dict[str, Any] = job.execute(renew_chunk, chunk)
+    return result
+
+
+def chunks_of(shop: Shop, config: SubscriptionSettings = CONFIG) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = create_job(shop.dsn, config, name="round", now=NOW).execute(find_chunks, store=False)
+    return found
 
 
 def counts(shop: Shop) -> tuple[int, int, int]:
-    """Orders, what is set aside, and people who were told."""
+    """Orders, reserved pieces, and notified customers."""
     orders = shop.value("SELECT count(*) FROM app.orders")
     reserved = shop.value("SELECT sum(reserved) FROM app.products")
-    told = shop.value("SELECT count(DISTINCT recipient) FROM backline.message WHERE type = 'order_confirmation'")
-    return int(orders), int(reserved), int(told)
+    notified = shop.value("SELECT count(DISTINCT recipient) FROM backline.message WHERE type = 'order_confirmation'")
+    return int(orders), int(reserved), int(notified)
 
 
-def test_only_what_is_due_is_found_in_chunks(shop: Shop) -> None:
+def test_due_subscriptions_are_found_in_chunks(shop: Shop) -> None:
     due = shop.subscribers(25)
     tomorrow = TODAY.replace(day=2)
     shop.subscription(tomorrow)
@@ -116,19 +125,22 @@ def test_only_what_is_due_is_found_in_chunks(shop: Shop) -> None:
     shop.subscription(retry_on=tomorrow)
     back = shop.subscription(state="paused", paused_at="2025-11-20", resume_on=TODAY)
     config = SubscriptionSettings(chunk_size=10)
-    assert due_chunks(shop.connection, NOW, config) == [
+    assert chunks_of(shop, config) == [
         {"first": due[0], "last": due[9]}, {"first": due[10], "last": due[19]}, {"first": due[20], "last": back},
     ]  # fmt: skip
     bounded = SubscriptionSettings(chunk_size=10, max_chunks=2)
-    assert [chunk["last"] for chunk in due_chunks(shop.connection, NOW, bounded)] == [due[9], due[19]]
+    assert [chunk["last"] for chunk in chunks_of(shop, bounded)] == [due[9], due[19]]
 
 
-def test_nothing_due_is_no_chunk(shop: Shop) -> None:
+def test_a_run_with_nothing_due_stores_a_result(shop: Shop) -> None:
     shop.subscription(TODAY.replace(day=2))
-    assert due_chunks(shop.connection, NOW, CONFIG) == []
+    assert chunks_of(shop) == []
+    stored = get_result(shop.dsn, RunRef("round", "run-1"))
+    assert stored is not None
+    assert stored["result"] == {"chunks": 0}
 
 
-def test_one_failure_harms_only_itself(shop: Shop) -> None:
+def test_a_failure_affects_only_its_subscription(shop: Shop) -> None:
     due = shop.subscribers(60)
     bad = [due[5], due[40]]
     shop.sql(
@@ -138,43 +150,47 @@ def test_one_failure_harms_only_itself(shop: Shop) -> None:
     busy = due[20]
     with session(shop.dsn, name="other") as other, other.transaction():
         other.execute("SELECT FROM app.subscriptions WHERE id = %s FOR UPDATE", [busy])
-        tally = renew_all(shop)
-    assert (tally.total, tally.outcomes, tally.failed) == (60, {"ordered": 57}, 3)
-    assert [(failure["subscription"], failure["class"]) for failure in tally.failures] == [
-        (bad[0], "validation"), (bad[1], "validation"), (busy, "database"),
+        with pytest.raises(DatabaseFailure):  # the locked one may succeed later: Airflow retries the chunk
+            renew_all(shop)
+    stored = get_result(shop.dsn, RunRef("round", "run-1"))
+    assert stored is not None
+    result = stored["result"]
+    assert (result["done"], result["outcomes"], result["failed"]) == (57, {"ordered": 57}, 3)
+    assert [(failure["key"], failure["failure_class"]) for failure in result["failures"]] == [
+        (str(bad[0]), "validation"), (str(bad[1]), "validation"), (str(busy), "database"),
     ]  # fmt: skip
-    assert "recipient: not an email address" in tally.failures[0]["cause"]
-    with pytest.raises(
-        Rejected, match=rf"3 of 60 subscriptions were not renewed, .* {bad[0]} \(validation\): recipient"
-    ):
-        tally.raise_if_failed("renewed")
+    assert "recipient: not an email address" in result["failures"][0]["reason"]
     assert counts(shop) == (57, 114, 57)
+    letters = shop.sql("SELECT item_key, state FROM backline.dead_letter WHERE kind = 'item' ORDER BY id")
+    assert [(letter["item_key"], letter["state"]) for letter in letters] == [(str(one), "open") for one in bad]
 
+    result = renew_all(shop)
+    assert (result["outcomes"], result["failed"], result["skipped"]) == ({"ordered": 1}, 0, 2)
     shop.sql("UPDATE app.users SET email = replace(email, ',', '')")
-    mended = renew_all(shop)
-    assert (mended.total, mended.outcomes, mended.failed) == (3, {"ordered": 3}, 0)
-    mended.raise_if_failed("renewed")
+    result = renew_all(shop)
+    assert (result["outcomes"], result["failed"], result["skipped"]) == ({"ordered": 2}, 0, 0)
     assert counts(shop) == (60, 120, 60)
     assert invariant_violations(shop.dsn) == {}
 
 
-def test_one_that_is_free_again_is_done_at_the_end(shop: Shop) -> None:
+def test_a_subscription_that_is_unlocked_meanwhile_is_renewed_at_the_end(shop: Shop) -> None:
     due = shop.subscribers(30)
-    with session(shop.dsn, name="other") as other, session(shop.dsn, name="round") as connection:
+    job = create_job(shop.dsn, CONFIG, name="round", now=NOW)
+    with session(shop.dsn, name="other") as other:
         other.execute("BEGIN")
         other.execute("SELECT FROM app.subscriptions WHERE id = %s FOR UPDATE", [due[0]])
-        # The first order that is made lets it go.
-        connection.add_notice_handler(lambda _: other.execute("ROLLBACK"))
+        # The first order that is created releases the lock.
+        job.database.add_notice_handler(lambda _: other.execute("ROLLBACK"))
         shop.sql(
             "CREATE FUNCTION public.tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'last'; RETURN new; END $$"
         )
         shop.sql("CREATE TRIGGER tell AFTER INSERT ON app.orders FOR EACH ROW EXECUTE FUNCTION public.tell()")
-        tally = renew_chunk(connection, *ALL, NOW, CONFIG)
-    assert (tally.outcomes, tally.failed) == ({"ordered": 30}, 0)
+        result = job.execute(renew_chunk, ALL)
+    assert (result["outcomes"], result["failed"]) == ({"ordered": 30}, 0)
 
 
 @pytest.mark.parametrize("gap", GAPS)
-def test_killed_in_the_middle_and_run_again_there_is_one_order_each(shop: Shop, gap: str) -> None:
+def test_after_a_kill_and_another_run_each_subscription_has_one_order(shop: Shop, gap: str) -> None:
     trap, committed = GAPS[gap]
     shop.subscribers(40)
     shop.sql(FUNCTION)
@@ -191,24 +207,29 @@ def test_killed_in_the_middle_and_run_again_there_is_one_order_each(shop: Shop, 
     assert invariant_violations(shop.dsn) == {}
 
     again = renew_all(shop)
-    assert (again.outcomes, again.failed) == ({"ordered": 40 - committed}, 0)
+    assert (again["outcomes"], again["failed"]) == ({"ordered": 40 - committed}, 0)
     assert counts(shop) == (40, 80, 40)
     assert shop.value("SELECT count(*) FROM backline.message") == 40
     assert shop.value("SELECT count(*) FROM app.subscriptions WHERE next_on = '2026-04-01'") == 40
     assert invariant_violations(shop.dsn) == {}
 
 
-def test_two_tries_at_once_make_one_order_each(shop: Shop) -> None:
-    """As after a scheduler's crash: the old try lives on while the next begins."""
+def test_overlapping_attempts_create_one_order_each(shop: Shop) -> None:
+    """As after a scheduler's crash: the old attempt still runs while the next one starts."""
     shop.subscribers(200)
+
+    def renew(_: int) -> None:
+        with suppress(DatabaseFailure):  # met the other one's locks
+            renew_all(shop)
+
     with ThreadPoolExecutor(2) as pool:
-        tallies = list(pool.map(lambda _: renew_all(shop), range(2)))
-    assert sum(tally.outcomes["ordered"] for tally in tallies) == 200
+        list(pool.map(renew, range(2)))
+    renew_all(shop)
     assert counts(shop) == (200, 400, 200)
     assert invariant_violations(shop.dsn) == {}
 
 
-def test_a_database_that_goes_away_is_an_error_of_the_chunk(shop: Shop) -> None:
+def test_a_lost_database_connection_fails_the_chunk(shop: Shop) -> None:
     shop.subscribers(40)
     shop.sql(FUNCTION)
     shop.sql("CREATE TRIGGER trap BEFORE INSERT ON app.orders FOR EACH ROW EXECUTE FUNCTION public.trap()")
@@ -219,25 +240,26 @@ def test_a_database_that_goes_away_is_an_error_of_the_chunk(shop: Shop) -> None:
         with pytest.raises(DatabaseFailure):
             running.result()
     assert counts(shop) == (19, 38, 19)
-    assert renew_all(shop).outcomes == {"ordered": 21}
+    assert renew_all(shop)["outcomes"] == {"ordered": 21}
 
 
-def test_tallies_add_up() -> None:
-    one, other = BatchResult(), BatchResult()
-    one.outcomes.update(ordered=3, skipped=1)
-    other.outcomes.update(ordered=2)
-    for number in range(MAX_LISTED):
-        one.add_failure(number, ValueError("wrong"))
-    other.add_failure(99, ValueError("also wrong"))
-    both = BatchResult.sum_of([one.as_dict(), other.as_dict()])
-    assert (both.total, both.failed, len(both.failures)) == (27, 21, MAX_LISTED)
-    assert both.outcomes == {"ordered": 5, "skipped": 1}
-    assert both.as_dict()["failures"][0] == {"subscription": 0, "class": "unknown", "cause": "ValueError: wrong"}
-    assert BatchResult.sum_of([]).as_dict() == {"seen": 0, "failed": 0, "failures": []}
+def test_a_failed_chunk_fails_the_run_after_its_result_is_stored(shop: Shop) -> None:
+    shop.subscribers(4)
+    config = SubscriptionSettings(chunk_size=2)
+    chunks = chunks_of(shop, config)
+    results = [renew_all(shop, config, chunks[0])]
+    job = create_job(shop.dsn, config, name="round")
+    with pytest.raises(Rejected, match="1 of 2 chunks failed"):
+        job.execute(summarize, {"chunks": chunks, "results": results})
+    stored = get_result(shop.dsn, RunRef("round", "run-1"))
+    assert stored is not None
+    result = stored["result"]
+    assert (result["chunks"], result["chunks_failed"]) == (2, 1)
+    assert result["subscriptions"]["outcomes"] == {"ordered": 2}
 
 
 def assert_within_bounds(shop: Shop, count: int, seconds: float, mebibytes: int) -> None:
-    """So many are renewed, as many chunks at a time as the job has, in that time and with that much more memory."""
+    """Renew so many, with as many parallel chunks as the job has, in that time and with that much more memory."""
     shop.subscribers(count, products=100)
     bad = [row["id"] for row in shop.sql("SELECT id FROM app.subscriptions WHERE mod(id, 1000) = 7")]
     shop.sql(
@@ -246,23 +268,22 @@ def assert_within_bounds(shop: Shop, count: int, seconds: float, mebibytes: int)
     )  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
-    chunks = due_chunks(shop.connection, NOW, CONFIG)
+    chunks = chunks_of(shop)
     longest = 0.0
 
-    def one(chunk: dict[str, int]) -> BatchResult:
+    def renew(chunk: dict[str, int]) -> dict[str, Any]:
         nonlocal longest
         began = time.monotonic()
-        with session(shop.dsn, name="chunk") as connection:
-            tally = renew_chunk(connection, chunk["first"], chunk["last"], NOW, CONFIG)
+        result = renew_all(shop, chunk=chunk)
         longest = max(longest, time.monotonic() - began)
-        return tally
+        return result
 
     with ThreadPoolExecutor(CONFIG.max_parallel_chunks) as pool:
-        tally = BatchResult.sum_of(found.as_dict() for found in pool.map(one, chunks))
+        total = BatchResult.from_results(pool.map(renew, chunks))
     took = time.monotonic() - started
     print(f"{count} renewed in {took:.1f} s, {count / took:.0f} a second, the longest chunk {longest:.1f} s")  # noqa: T201
     assert len(chunks) == -(-count // CONFIG.chunk_size)
-    assert (tally.total, tally.outcomes["ordered"], tally.failed) == (count, count - len(bad), len(bad))
+    assert (total.done, total.outcomes, total.failed) == (count - len(bad), {"ordered": count - len(bad)}, len(bad))
     assert counts(shop) == (count - len(bad), 2 * (count - len(bad)), count - len(bad))
     assert invariant_violations(shop.dsn) == {}
     assert took < seconds

@@ -1,4 +1,4 @@
-"""Killed between any two steps and run again: money, stock and orders agree, and everything has happened once."""
+"""process_order killed between any two steps and run again: money, stock and orders agree, and each step happened once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kill_at(point: str, database: str, account: Account, order: int) -> None:
         [sys.executable, process_order_worker.__file__, database, account.url, str(order), point],
         check=False, env={**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}, timeout=60,
     )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, f"it has ended without coming to {point!r}"
+    assert done.returncode == -signal.SIGKILL, f"it ended before it reached {point!r}"
 
 
 def process_again(shop: Shop, provider: StripeProvider, order: int) -> SagaResult:
@@ -38,7 +38,7 @@ def captured_payments(shop: Shop, order: int) -> int:
 
 
 @pytest.mark.parametrize("point", FORWARD)
-def test_on_the_way_to_confirmed(
+def test_killed_before_the_order_is_confirmed(
     point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
@@ -53,7 +53,7 @@ def test_on_the_way_to_confirmed(
 
 
 @pytest.mark.parametrize("point", ["pay", "refund", "cancel", process_order_worker.END])
-def test_on_the_way_back_before_any_money(
+def test_killed_while_an_unpaid_order_is_compensated(
     point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
@@ -69,18 +69,18 @@ def test_on_the_way_back_before_any_money(
 @pytest.mark.parametrize(
     "point", ["confirm", "refund", process_order_worker.PROVIDER_ANSWERED, "cancel", process_order_worker.END]
 )
-def test_on_the_way_back_with_the_money(
+def test_killed_while_a_paid_order_is_compensated(
     point: str, shop: Shop, database: str, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 3))
 
-    def retire(doing: str) -> None:
-        if doing == "confirm":
+    def stop(step: str) -> None:
+        if step == "confirm":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_saga(shop.database, provider, order, OrderSettings(), retire)
+        run_saga(shop.database, provider, order, OrderSettings(), stop)
     assert (shop.state(order), account.captured_minor()) == ("paid", 4060)
     shop.database.execute("UPDATE app.products SET retired_at = now()")
     kill_at(point, database, account, order)
@@ -92,7 +92,7 @@ def test_on_the_way_back_with_the_money(
     assert [message["payload"]["status"] for message in shop.messages()] == ["refunded"]
 
 
-def test_every_point_of_the_saga_is_killed_at() -> None:
+def test_every_step_has_a_kill_test() -> None:
     from backline.orders.saga import STEP_PROGRESS
 
     assert set(STEP_PROGRESS) <= {*FORWARD, "cancel", "refund"}

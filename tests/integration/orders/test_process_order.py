@@ -1,4 +1,4 @@
-"""process_order: each way that an order can take, and two of them at once."""
+"""process_order: each outcome of an order, and overlapping runs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def process(shop: Shop, provider: StripeProvider, order: int) -> SagaResult:
     return run_saga(shop.database, provider, order, CONFIG)
 
 
-def test_it_ends_confirmed_and_the_customer_is_told_what_was_bought(
+def test_an_order_is_confirmed_and_the_customer_gets_its_lines(
     shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     cup, pot = shop.product(5), shop.product(1)
     order = shop.order(shop.customer(phone="+4915112345678", language="de"), (cup, 3), (pot, 1), price=333)
-    heard: list[str] = []
-    done = run_saga(shop.database, provider, order, CONFIG, heard.append)
+    steps: list[str] = []
+    done = run_saga(shop.database, provider, order, CONFIG, steps.append)
     assert done == SagaResult("O-0001", "confirmed", SagaOutcome.CONFIRMED)
-    assert heard == ["validate", "reserve", "pay", "confirm"]
-    assert set(heard) <= set(STEP_PROGRESS)
+    assert steps == ["validate", "reserve", "pay", "confirm"]
+    assert set(steps) <= set(STEP_PROGRESS)
     assert (shop.reserved(cup), shop.reserved(pot)) == (3, 1)
     email, text = shop.messages("order_confirmation")
     assert {email["channel"]: email["recipient"], text["channel"]: text["recipient"]} == {
@@ -65,7 +65,7 @@ def test_a_second_run_has_nothing_to_do(shop: Shop, provider: StripeProvider, ac
     assert (len(shop.messages("payment_receipt")), len(shop.messages())) == (1, 1)
 
 
-def test_what_is_not_in_stock_is_not_charged(shop: Shop, provider: StripeProvider, account: Account) -> None:
+def test_an_order_that_is_out_of_stock_is_not_charged(shop: Shop, provider: StripeProvider, account: Account) -> None:
     cup, pot = shop.product(5), shop.product(1)
     order = shop.order(shop.customer(), (cup, 3), (pot, 2))
     assert process(shop, provider, order) == SagaResult(
@@ -78,7 +78,7 @@ def test_what_is_not_in_stock_is_not_charged(shop: Shop, provider: StripeProvide
     assert shop.invariant_violations() == {}
 
 
-def test_two_lines_of_one_product_are_one_want(shop: Shop, provider: StripeProvider) -> None:
+def test_the_quantities_of_two_lines_of_one_product_add_up(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product(5)
     order = shop.order(shop.customer(), (cup, 3), (cup, 3))
     assert process(shop, provider, order).outcome is SagaOutcome.CANCELLED
@@ -93,7 +93,7 @@ def test_two_lines_of_one_product_are_one_want(shop: Shop, provider: StripeProvi
         ("UPDATE app.users SET email = 'no.such@address'", "it could not be confirmed: to"),
     ],
 )
-def test_what_cannot_be_served_is_cancelled_before_anything_is_set_aside(
+def test_an_order_that_cannot_be_delivered_is_cancelled_before_stock_is_reserved(
     spoil: str, why: str, shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
@@ -112,7 +112,7 @@ def test_nothing_is_sent_to_a_closed_account(shop: Shop, provider: StripeProvide
     assert shop.messages() == []
 
 
-def test_a_hard_decline_gives_the_stock_back(shop: Shop, provider: StripeProvider) -> None:
+def test_a_hard_decline_releases_the_stock(shop: Shop, provider: StripeProvider) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 2), card=CARD_STOLEN)
     assert process(shop, provider, order) == SagaResult(
@@ -125,11 +125,11 @@ def test_a_hard_decline_gives_the_stock_back(shop: Shop, provider: StripeProvide
 @pytest.mark.parametrize(
     ("card", "why"),
     [
-        (CARD_INSUFFICIENT_FUNDS, "the payment was declined and is tried again"),
+        (CARD_INSUFFICIENT_FUNDS, "the payment was declined and will be attempted again"),
         (CARD_NEEDS_AUTHENTICATION, "the customer must confirm the payment"),
     ],
 )
-def test_what_may_still_be_paid_keeps_its_stock(
+def test_stock_stays_reserved_while_the_order_may_be_paid(
     card: str, why: str, shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
@@ -140,7 +140,7 @@ def test_what_may_still_be_paid_keeps_its_stock(
     assert shop.invariant_violations() == {}
 
 
-def test_what_is_not_paid_in_time_is_cancelled_and_cannot_be_paid_any_more(
+def test_an_order_that_is_not_paid_in_time_is_cancelled_and_its_payment_is_closed(
     shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product()
@@ -156,7 +156,9 @@ def test_what_is_not_paid_in_time_is_cancelled_and_cannot_be_paid_any_more(
     assert shop.invariant_violations() == {}
 
 
-def test_what_was_paid_at_the_last_moment_is_confirmed(shop: Shop, provider: StripeProvider, account: Account) -> None:
+def test_an_order_that_was_paid_just_in_time_is_confirmed(
+    shop: Shop, provider: StripeProvider, account: Account
+) -> None:
     order = shop.order(shop.customer(), (shop.product(), 2), card=CARD_NEEDS_AUTHENTICATION)
     process(shop, provider, order)
     shop.backdate(order, 73)
@@ -165,7 +167,7 @@ def test_what_was_paid_at_the_last_moment_is_confirmed(shop: Shop, provider: Str
     assert shop.invariant_violations() == {}
 
 
-def test_a_provider_that_is_away_changes_nothing(shop: Shop, provider: StripeProvider, account: Account) -> None:
+def test_an_unavailable_provider_changes_nothing(shop: Shop, provider: StripeProvider, account: Account) -> None:
     cup = shop.product()
     order = shop.order(shop.customer(), (cup, 2))
     account.set_faults(PROVIDER_UNAVAILABLE)
@@ -177,7 +179,7 @@ def test_a_provider_that_is_away_changes_nothing(shop: Shop, provider: StripePro
     assert shop.invariant_violations() == {}
 
 
-def test_money_that_may_have_come_is_looked_for_before_an_order_is_cancelled(
+def test_an_attempt_without_a_result_is_settled_before_an_order_is_cancelled(
     shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     order = shop.order(shop.customer(), (shop.product(), 2))
@@ -191,13 +193,13 @@ def test_money_that_may_have_come_is_looked_for_before_an_order_is_cancelled(
     assert shop.invariant_violations() == {}
 
 
-def test_a_refund_under_way_keeps_an_order_from_being_confirmed(
+def test_an_order_with_a_pending_refund_is_not_confirmed(
     shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
 
-    def refund_before_it_is_confirmed(doing: str) -> None:
-        if doing == "confirm":
+    def refund_before_it_is_confirmed(step: str) -> None:
+        if step == "confirm":
             refund(shop.database, provider, order, "asked by the customer")
 
     done = run_saga(shop.database, provider, order, CONFIG, refund_before_it_is_confirmed)
@@ -206,7 +208,7 @@ def test_a_refund_under_way_keeps_an_order_from_being_confirmed(
     assert shop.invariant_violations() == {}
 
 
-def test_two_at_once_take_and_confirm_once(
+def test_overlapping_runs_charge_and_confirm_once(
     shop: Shop, database: str, provider: StripeProvider, account: Account
 ) -> None:
     cup = shop.product(20)
@@ -224,7 +226,7 @@ def test_two_at_once_take_and_confirm_once(
     assert shop.invariant_violations() == {}
 
 
-def test_of_many_that_want_the_last_pieces_no_more_get_them(
+def test_overlapping_orders_share_the_last_pieces(
     shop: Shop, database: str, provider: StripeProvider, account: Account
 ) -> None:
     cup, pot = shop.product(7), shop.product(7)
@@ -252,6 +254,6 @@ def test_the_lines_of_a_long_order_are_summed_up(shop: Shop, provider: StripePro
     assert sum(line["quantity"] * line["unit_price"] for line in lines) + 490 == told["payload"]["total"]
 
 
-def test_an_order_that_is_not_there_is_named(shop: Shop, provider: StripeProvider) -> None:
+def test_an_unknown_order_is_an_error(shop: Shop, provider: StripeProvider) -> None:
     with pytest.raises(InvalidInput, match="order_id: there is no order 4711"):
         process(shop, provider, 4711)
