@@ -99,7 +99,7 @@ def fill_table(dsn: str, case: TableState) -> None:
     """Put a case's rows in and leave the table as autovacuum would have, off the clock."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
-            "SELECT backline.attempt_partitions_ensure(current_date - %s, %s)", [HISTORY_DAYS + 1, HISTORY_DAYS + 4]
+            "SELECT backline.attempt_partitions_create(current_date - %s, %s)", [HISTORY_DAYS + 1, HISTORY_DAYS + 4]
         )
     if case.finished:
         _fill_finished(dsn, case.finished)

@@ -167,7 +167,7 @@ SELECT w.key FROM (
     SELECT alert_group AS key, min(failed_at) AS since FROM backline.dead_letter
     WHERE alerted_at IS NULL AND state = 'open' GROUP BY alert_group
     UNION ALL
-    SELECT 'late ' || dag_id, min(noted_at) FROM backline.late_run WHERE alerted_at IS NULL GROUP BY dag_id) AS w
+    SELECT 'late ' || dag_id, min(detected_at) FROM backline.late_run WHERE alerted_at IS NULL GROUP BY dag_id) AS w
 LEFT JOIN backline.alert_group AS g USING (key)
 WHERE coalesce(g.next_at <= clock_timestamp(), true)
 ORDER BY w.since LIMIT %(batch_limit)s::integer;
@@ -178,7 +178,7 @@ INSERT INTO backline.alert_group (key) VALUES (%(key)s::text) ON CONFLICT DO NOT
 
 -- name: alert_group_claim
 -- Locks a group that may send now, until the end of the transaction; no row if another is at it, or has been.
-SELECT mails, emailed_at FROM backline.alert_group
+SELECT email_count, emailed_at FROM backline.alert_group
 WHERE key = %(key)s::text AND next_at <= clock_timestamp() FOR UPDATE SKIP LOCKED;
 
 -- name: alert_failures_claim
@@ -196,15 +196,15 @@ FROM told AS t ORDER BY t.failed_at DESC LIMIT %(batch_limit)s::integer;
 WITH told AS (
     UPDATE backline.late_run SET alerted_at = clock_timestamp()
     WHERE 'late ' || dag_id = %(key)s::text AND alerted_at IS NULL
-    RETURNING dag_id, run_id, deadline_seconds, log_url, noted_at
+    RETURNING dag_id, run_id, deadline_seconds, log_url, detected_at
 )
-SELECT t.*, count(*) OVER () AS failures, min(noted_at) OVER () AS first_at, max(noted_at) OVER () AS last_at
-FROM told AS t ORDER BY t.noted_at DESC LIMIT %(batch_limit)s::integer;
+SELECT t.*, count(*) OVER () AS failures, min(detected_at) OVER () AS first_at, max(detected_at) OVER () AS last_at
+FROM told AS t ORDER BY t.detected_at DESC LIMIT %(batch_limit)s::integer;
 
 -- name: alert_group_sent
 -- Ends a group's turn: the next mail not before its window is over.
 UPDATE backline.alert_group
-SET mails = mails + 1, emailed_at = clock_timestamp(),
+SET email_count = email_count + 1, emailed_at = clock_timestamp(),
     next_at = clock_timestamp() + %(window_seconds)s::float8 * interval '1 second'
 WHERE key = %(key)s::text;
 

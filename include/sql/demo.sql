@@ -25,7 +25,7 @@ SELECT d.id, d.dag_run, count(m.id)::integer AS held_count
 FROM backline.dispatcher AS d
 LEFT JOIN backline.message AS m ON m.dispatcher = d.id AND m.state = 'leased'
 WHERE d.lane = %(lane)s::text AND d.dag_run IS NOT NULL
-GROUP BY d.id, d.dag_run ORDER BY held DESC;
+GROUP BY d.id, d.dag_run ORDER BY held_count DESC;
 
 -- name: message_stored_text
 -- All that the outbox keeps of one message and its attempts, as text.

@@ -35,7 +35,7 @@ WITH taken AS MATERIALIZED (
         o.shipping_minor, 0
     FROM issued AS i JOIN app.orders AS o ON o.id = i.order_id WHERE o.shipping_minor > 0
 ), paper AS (
-    INSERT INTO app.invoice_documents (invoice_id, seller, page, zone, layout)
+    INSERT INTO app.invoice_documents (invoice_id, seller, page_size, zone, layout)
     SELECT id, %(seller)s::jsonb, %(page_size)s::text, %(zone)s::text, %(layout)s::smallint FROM issued
 )
 SELECT id FROM issued;
@@ -56,14 +56,14 @@ WITH taken AS MATERIALIZED (
     SELECT c.id, l.number, l.description, l.quantity, l.unit_price_minor, l.tax_rate
     FROM issued AS c JOIN app.invoice_lines AS l ON l.invoice_id = c.credits_id
 ), paper AS (
-    INSERT INTO app.invoice_documents (invoice_id, seller, page, zone, layout)
+    INSERT INTO app.invoice_documents (invoice_id, seller, page_size, zone, layout)
     SELECT id, %(seller)s::jsonb, %(page_size)s::text, %(zone)s::text, %(layout)s::smallint FROM issued
 )
 SELECT id FROM issued;
 
 -- name: document_ensure
 -- What the paper of an invoice says besides, for one that was issued elsewhere; changes nothing where it is known.
-INSERT INTO app.invoice_documents (invoice_id, seller, page, zone, layout)
+INSERT INTO app.invoice_documents (invoice_id, seller, page_size, zone, layout)
 VALUES (%(invoice_id)s::bigint, %(seller)s::jsonb, %(page_size)s::text, %(zone)s::text, %(layout)s::smallint)
 ON CONFLICT (invoice_id) DO NOTHING;
 
@@ -72,7 +72,7 @@ ON CONFLICT (invoice_id) DO NOTHING;
 SELECT i.id, i.kind = 'credit_note' AS is_credit_note, i.series, i.number, i.currency, i.net_minor, i.tax_minor,
     i.total_minor, i.language, i.buyer_name, i.buyer_email, i.buyer_country, i.issued_at, o.id AS order_id,
     o.number AS order_number, o.paid_at, o.refunded_at, u.zone AS buyer_zone, c.series AS credits_series,
-    c.number AS credits_number, c.issued_at AS credits_issued_at, p.seller, p.page, p.zone, p.layout, p.pdf_sha256
+    c.number AS credits_number, c.issued_at AS credits_issued_at, p.seller, p.page_size, p.zone, p.layout, p.pdf_sha256
 FROM app.invoices AS i
 JOIN app.invoice_documents AS p ON p.invoice_id = i.id
 JOIN app.orders AS o ON o.id = i.order_id
@@ -87,7 +87,7 @@ FROM app.invoice_lines AS l WHERE l.invoice_id = %(invoice_id)s::bigint ORDER BY
 
 -- name: document_set_checksum
 -- Notes the checksum of the file that was first made; a row for who was first.
-UPDATE app.invoice_documents AS p SET pdf_sha256 = %(sha256)s::bytea, made_at = clock_timestamp()
+UPDATE app.invoice_documents AS p SET pdf_sha256 = %(sha256)s::bytea, generated_at = clock_timestamp()
 WHERE p.invoice_id = %(invoice_id)s::bigint AND p.pdf_sha256 IS NULL
 RETURNING p.invoice_id;
 

@@ -268,13 +268,13 @@ WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interva
 SELECT l.lane,
     (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
-        LIMIT l.most) AS waiting)
+        LIMIT l.count_limit) AS waiting)
     + (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues > 0
-        LIMIT l.most) AS waiting) AS pending,
+        LIMIT l.count_limit) AS waiting) AS pending,
     head.id AS head_message_id, coalesce(extract(epoch FROM clock_timestamp() - head.due_at), 0)::float8 AS head_age_seconds,
-    d.live, d.handing_over
-FROM unnest(%(lanes)s::text[], %(count_limits)s::integer[]) AS l (lane, most)
+    d.live_dispatchers, d.handing_over
+FROM unnest(%(lanes)s::text[], %(count_limits)s::integer[]) AS l (lane, count_limit)
 LEFT JOIN LATERAL (
     SELECT m.id, m.due_at FROM backline.message AS m
     WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
@@ -416,7 +416,7 @@ RETURNING 1 AS pruned;
 
 -- name: attempt_partitions_create
 -- Makes the attempt partitions of the coming days.
-SELECT backline.attempt_partitions_ensure((clock_timestamp() AT TIME ZONE 'UTC')::date, %(days)s::integer) AS made;
+SELECT backline.attempt_partitions_create((clock_timestamp() AT TIME ZONE 'UTC')::date, %(days)s::integer) AS created;
 
 -- name: attempt_partitions_drop
 -- Drops the attempt partitions that are older than the history.

@@ -127,22 +127,22 @@ ORDER BY t.payment_id LIMIT %(batch_limit)s::integer;
 
 -- name: approval_request
 -- Notes that people are asked about a try; no row if they are being asked, or have answered.
-INSERT INTO backline.payment_approval AS a (payment_id, number, expires_at)
+INSERT INTO backline.payment_approval AS a (payment_id, attempt_number, expires_at)
 VALUES (%(payment_id)s::bigint, %(number)s::smallint, clock_timestamp() + %(hours)s::float8 * interval '1 hour')
-ON CONFLICT (payment_id, number) DO UPDATE SET asked_at = clock_timestamp(), expires_at = excluded.expires_at
+ON CONFLICT (payment_id, attempt_number) DO UPDATE SET requested_at = clock_timestamp(), expires_at = excluded.expires_at
     WHERE a.approved IS NULL AND a.expires_at < clock_timestamp()
-RETURNING number;
+RETURNING attempt_number;
 
 -- name: approval_record
 -- What was answered, and by whom.
-UPDATE backline.payment_approval SET approved = %(approved)s::boolean, answered_by = %(answered_by)s::text,
-    answered_at = clock_timestamp()
-WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND approved IS NULL;
+UPDATE backline.payment_approval SET approved = %(approved)s::boolean, decided_by = %(decided_by)s::text,
+    decided_at = clock_timestamp()
+WHERE payment_id = %(payment_id)s::bigint AND attempt_number = %(number)s::smallint AND approved IS NULL;
 
 -- name: approval_get
 -- What was answered about a try.
 SELECT approved FROM backline.payment_approval
-WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND approved IS NOT NULL;
+WHERE payment_id = %(payment_id)s::bigint AND attempt_number = %(number)s::smallint AND approved IS NOT NULL;
 
 -- name: refund_start
 -- A refund of all that is left of a captured payment, written down before it is asked for; the one that is under way, if any.

@@ -21,15 +21,15 @@ ORDER BY u.place;
 -- name: daily_send_count_claim_many
 -- Counts messages towards the days of their recipients, rows locked in order; returns for each day the messages that
 -- are within its limit, those counted before included.
-INSERT INTO backline.daily_send_count AS d (channel, address, day, per_day, messages)
-SELECT %(channel)s::text, w.address, w.day, w.per_day, w.messages[1:w.per_day]
-FROM json_to_recordset(%(requests)s::json) AS w (address text, day date, per_day smallint, messages bigint[])
+INSERT INTO backline.daily_send_count AS d (channel, address, day, per_day, message_ids)
+SELECT %(channel)s::text, w.address, w.day, w.per_day, w.message_ids[1:w.per_day]
+FROM json_to_recordset(%(requests)s::json) AS w (address text, day date, per_day smallint, message_ids bigint[])
 ORDER BY w.address, w.day
 ON CONFLICT (channel, address, day) DO UPDATE
-SET per_day = excluded.per_day, messages = d.messages || ARRAY(
-    SELECT m FROM unnest(excluded.messages) AS m WHERE m <> ALL (d.messages)
-    LIMIT greatest(0, excluded.per_day - cardinality(d.messages)))
-RETURNING d.messages;
+SET per_day = excluded.per_day, message_ids = d.message_ids || ARRAY(
+    SELECT m FROM unnest(excluded.message_ids) AS m WHERE m <> ALL (d.message_ids)
+    LIMIT greatest(0, excluded.per_day - cardinality(d.message_ids)))
+RETURNING d.message_ids;
 
 -- name: message_suppress_many
 -- Ends claimed messages that are not to be sent, saying why; fenced. Costs no attempt. Secrets are erased. One that was
@@ -57,7 +57,7 @@ WITH moved AS (
     RETURNING m.id, m.channel, m.state, u.until, u.reason
 ), told AS (
     INSERT INTO backline.delivery_event (message_id, channel, event, source, detail, at, until)
-    SELECT id, channel, 'put_off', 'preferences', reason, clock_timestamp(), until FROM moved WHERE state = 'scheduled'
+    SELECT id, channel, 'postponed', 'preferences', reason, clock_timestamp(), until FROM moved WHERE state = 'scheduled'
 )
 SELECT id FROM moved;
 

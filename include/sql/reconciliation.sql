@@ -76,7 +76,7 @@ SELECT max(r.until) AS until FROM backline.reconciliation AS r WHERE r.provider 
 
 -- name: run_insert
 -- What one reconciliation covered and found.
-INSERT INTO backline.reconciliation (provider, since, until, theirs, ours, found, fixed, remaining, report)
+INSERT INTO backline.reconciliation (provider, since, until, provider_count, local_count, discrepancies, fixed, remaining, report)
 VALUES (%(provider)s::text, %(since)s::timestamptz, %(until)s::timestamptz, %(provider_count)s::bigint, %(local_count)s::bigint,
     %(found)s::jsonb, %(fixed)s::integer, %(remaining)s::integer, %(report)s::text);
 
@@ -87,11 +87,11 @@ SELECT backline.enqueue('urgent_email', %(recipient)s::text, %(payload)s::jsonb,
 
 -- name: discrepancy_upsert
 -- Differences that were left; returns for each whether it is new.
-INSERT INTO backline.reconciliation_discrepancy AS d (provider, kind, reference, said)
-SELECT DISTINCT %(provider)s::text, kind, reference, said
-FROM unnest(%(kinds)s::text[], %(references)s::text[], %(summaries)s::text[]) AS u (kind, reference, said)
+INSERT INTO backline.reconciliation_discrepancy AS d (provider, kind, reference, summary)
+SELECT DISTINCT %(provider)s::text, kind, reference, summary
+FROM unnest(%(kinds)s::text[], %(references)s::text[], %(summaries)s::text[]) AS u (kind, reference, summary)
 ORDER BY 3, 2, 4
-ON CONFLICT (provider, reference, kind, said) DO UPDATE SET last_seen_at = clock_timestamp()
+ON CONFLICT (provider, reference, kind, summary) DO UPDATE SET last_seen_at = clock_timestamp()
 RETURNING xmax = 0 AS is_new;
 
 -- name: discrepancy_prune

@@ -64,7 +64,7 @@ DELETE FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text RETURNING e
 
 -- name: secret_insert
 -- A new secret of an endpoint.
-INSERT INTO backline.webhook_secret (endpoint_id, scheme, sealed, public_key)
+INSERT INTO backline.webhook_secret (endpoint_id, scheme, ciphertext, public_key)
 VALUES (%(id)s::text, %(scheme)s::text, %(ciphertext)s::text, %(public_key)s::text);
 
 -- name: secret_expire
@@ -90,7 +90,7 @@ SELECT e.id, e.url, e.state, e.disabled_reason,
     extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds,
     coalesce((SELECT array_agg(s.scheme ORDER BY s.id DESC) FROM backline.webhook_secret AS s
         WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS schemes,
-    coalesce((SELECT array_agg(s.sealed ORDER BY s.id DESC) FROM backline.webhook_secret AS s
+    coalesce((SELECT array_agg(s.ciphertext ORDER BY s.id DESC) FROM backline.webhook_secret AS s
         WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS ciphertexts
 FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
 

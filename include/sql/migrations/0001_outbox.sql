@@ -4,7 +4,7 @@
 CREATE TYPE backline.field_rule AS (
     name       text,
     required   boolean,
-    kinds      text[],    -- JSON types: string, number, integer, boolean, object, array, null
+    json_types text[],    -- JSON types: string, number, integer, boolean, object, array, null
     min_length integer,   -- of a string in characters, of an array in items, of an object in keys
     max_length integer,
     choices    jsonb,     -- array of the values allowed, or null
@@ -81,7 +81,7 @@ CREATE TABLE backline.message (
     error            text,
     provider_id      text,
     -- One short constraint: the server reads a constraint's text anew for each statement that inserts.
-    CONSTRAINT message_ends CHECK (
+    CONSTRAINT message_state_columns CHECK (
         (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL))
 );
 
@@ -167,7 +167,7 @@ ALTER TABLE backline.message SET (
 
 -- Days of attempts from `from_day` for `days` days; a day that rows already stand for in the default
 -- partition is left there.
-CREATE FUNCTION backline.attempt_partitions_ensure(from_day date, days integer) RETURNS integer
+CREATE FUNCTION backline.attempt_partitions_create(from_day date, days integer) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
     day   date;

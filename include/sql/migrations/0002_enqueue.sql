@@ -33,9 +33,9 @@ BEGIN
             WHEN 'object' THEN jsonb_array_length(jsonb_path_query_array(value, '$.*'))  -- a subquery would be a query of its own
             WHEN 'array' THEN jsonb_array_length(value)
         END;
-        CONTINUE WHEN kind = rule.kinds[1] AND size BETWEEN rule.min_length AND rule.max_length AND rule.choices IS NULL
+        CONTINUE WHEN kind = rule.json_types[1] AND size BETWEEN rule.min_length AND rule.max_length AND rule.choices IS NULL
                   AND NOT rule.secret;
-        IF kind = 'null' AND 'null' = ANY (rule.kinds) THEN
+        IF kind = 'null' AND 'null' = ANY (rule.json_types) THEN
             CONTINUE;
         ELSIF rule.secret THEN
             IF NOT (kind = 'string' AND value #>> '{}' LIKE 'gAAAA%') AND NOT (kind = 'object' AND value ? '$ref') THEN
@@ -43,9 +43,9 @@ BEGIN
             END IF;
             CONTINUE;
         END IF;
-        IF NOT (kind = ANY (rule.kinds)
-                OR kind = 'number' AND 'integer' = ANY (rule.kinds) AND (value)::numeric = trunc((value)::numeric)) THEN
-            RETURN rule.name || ': must be ' || array_to_string(rule.kinds, ' or ') || ', not ' || kind;
+        IF NOT (kind = ANY (rule.json_types)
+                OR kind = 'number' AND 'integer' = ANY (rule.json_types) AND (value)::numeric = trunc((value)::numeric)) THEN
+            RETURN rule.name || ': must be ' || array_to_string(rule.json_types, ' or ') || ', not ' || kind;
         END IF;
         IF rule.choices IS NOT NULL AND NOT rule.choices @> value THEN
             RETURN rule.name || ': must be one of ' || rule.choices::text;
@@ -68,21 +68,21 @@ END $$;
 CREATE FUNCTION backline.field_is_valid(rule backline.field_rule, value jsonb)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE jsonb_typeof(value)
-    WHEN 'string' THEN CASE WHEN rule.secret THEN value #>> '{}' LIKE 'gAAAA%' ELSE 'string' = ANY (rule.kinds)
+    WHEN 'string' THEN CASE WHEN rule.secret THEN value #>> '{}' LIKE 'gAAAA%' ELSE 'string' = ANY (rule.json_types)
         AND (char_length(value #>> '{}') < rule.min_length OR char_length(value #>> '{}') > rule.max_length
              OR NOT rule.choices @> value) IS NOT TRUE END
-    WHEN 'object' THEN CASE WHEN rule.secret THEN value ? '$ref' ELSE 'object' = ANY (rule.kinds)
+    WHEN 'object' THEN CASE WHEN rule.secret THEN value ? '$ref' ELSE 'object' = ANY (rule.json_types)
         AND (rule.min_length > 0 AND jsonb_array_length(jsonb_path_query_array(value, '$.*')) < rule.min_length
              OR jsonb_array_length(jsonb_path_query_array(value, '$.*')) > rule.max_length
              OR NOT rule.choices @> value) IS NOT TRUE END
-    WHEN 'array' THEN rule.secret IS NOT TRUE AND 'array' = ANY (rule.kinds)
+    WHEN 'array' THEN rule.secret IS NOT TRUE AND 'array' = ANY (rule.json_types)
         AND (jsonb_array_length(value) < rule.min_length OR jsonb_array_length(value) > rule.max_length
              OR NOT rule.choices @> value) IS NOT TRUE
     WHEN 'number' THEN rule.secret IS NOT TRUE
-        AND ('number' = ANY (rule.kinds) OR 'integer' = ANY (rule.kinds) AND value::numeric = trunc(value::numeric))
+        AND ('number' = ANY (rule.json_types) OR 'integer' = ANY (rule.json_types) AND value::numeric = trunc(value::numeric))
         AND (value::numeric < rule.minimum OR value::numeric > rule.maximum OR NOT rule.choices @> value) IS NOT TRUE
-    WHEN 'boolean' THEN rule.secret IS NOT TRUE AND 'boolean' = ANY (rule.kinds) AND (rule.choices @> value) IS NOT FALSE
-    WHEN 'null' THEN 'null' = ANY (rule.kinds)
+    WHEN 'boolean' THEN rule.secret IS NOT TRUE AND 'boolean' = ANY (rule.json_types) AND (rule.choices @> value) IS NOT FALSE
+    WHEN 'null' THEN 'null' = ANY (rule.json_types)
     ELSE rule.required IS NOT TRUE
     END;
 

@@ -51,9 +51,9 @@ CREATE INDEX dead_letter_seen ON backline.dead_letter (last_seen_at);
 CREATE INDEX dead_letter_unalerted ON backline.dead_letter (alert_group) WHERE alerted_at IS NULL AND state = 'open';
 
 -- Whether what is told is a later failure than the letter's: its task ran again (it was cleared), or its run ended anew.
-CREATE FUNCTION backline.is_new_failure(letter backline.dead_letter, attempts integer, failed_at timestamptz)
+CREATE FUNCTION backline.is_new_failure(dead_letter backline.dead_letter, attempts integer, failed_at timestamptz)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT attempts > letter.attempts OR letter.task_id = '' AND failed_at > letter.failed_at
+    SELECT attempts > dead_letter.attempts OR dead_letter.task_id = '' AND failed_at > dead_letter.failed_at
 $$;
 
 -- How far the reconciler has read.
@@ -67,7 +67,7 @@ CREATE TABLE backline.alert_group (
     key       text PRIMARY KEY,
     next_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     emailed_at timestamptz,
-    mails     integer NOT NULL DEFAULT 0
+    email_count integer NOT NULL DEFAULT 0
 );
 
 -- Runs that have not ended by their deadline.
@@ -76,7 +76,7 @@ CREATE TABLE backline.late_run (
     run_id           text NOT NULL,
     deadline_seconds real NOT NULL,
     log_url          text,
-    noted_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    detected_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     alerted_at       timestamptz,
     PRIMARY KEY (dag_id, run_id)
 );
@@ -96,9 +96,9 @@ BEGIN
     ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
-CREATE TRIGGER messages_died AFTER UPDATE OF finalized_at ON backline.message
+CREATE TRIGGER record_dead_messages_on_update AFTER UPDATE OF finalized_at ON backline.message
     FOR EACH STATEMENT EXECUTE FUNCTION backline.record_dead_messages();
-CREATE TRIGGER message_born_dead AFTER INSERT ON backline.message
+CREATE TRIGGER record_dead_messages_on_insert AFTER INSERT ON backline.message
     FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION backline.record_dead_messages();
 
 -- A dead message that is tried again has been dealt with. Only a retry sets max_attempts.
@@ -111,7 +111,7 @@ BEGIN
     WHERE d.kind = 'message' AND d.state = 'open' AND m.id = d.message_id AND m.state <> 'dead';
     RETURN NULL;
 END $$;
-CREATE TRIGGER messages_revived AFTER UPDATE OF max_attempts ON backline.message
+CREATE TRIGGER close_revived_dead_letters AFTER UPDATE OF max_attempts ON backline.message
     FOR EACH STATEMENT EXECUTE FUNCTION backline.close_revived_dead_letters();
 
 -- Messages that died before this migration.

@@ -23,7 +23,7 @@ CREATE TABLE backline.webhook_secret (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     endpoint_id text NOT NULL REFERENCES backline.webhook_endpoint ON DELETE CASCADE,
     scheme      text NOT NULL CHECK (scheme IN ('v1', 'v1a')),
-    sealed      text NOT NULL,       -- Fernet text
+    ciphertext  text NOT NULL,       -- Fernet text
     public_key  text,                -- of v1a: what the receiver checks with
     created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at  timestamptz          -- null: signs until it is replaced; after a rotation both sign for a while
@@ -85,6 +85,6 @@ BEGIN
     RETURN NEW;
 END $$;
 -- Those that a fan-out makes are in a group, and complete.
-CREATE TRIGGER webhook_accepted BEFORE INSERT ON backline.message
+CREATE TRIGGER webhook_fan_out BEFORE INSERT ON backline.message
     FOR EACH ROW WHEN (NEW.channel = 'webhook' AND NEW.group_id IS NULL)
     EXECUTE FUNCTION backline.webhook_fan_out();

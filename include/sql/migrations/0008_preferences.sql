@@ -58,7 +58,7 @@ CREATE TABLE backline.daily_send_count (
     address  text COLLATE "C" NOT NULL,
     day      date NOT NULL,
     per_day  smallint NOT NULL,
-    messages bigint[] NOT NULL,
+    message_ids bigint[] NOT NULL,
     PRIMARY KEY (channel, address, day)
 );
 CREATE INDEX daily_send_count_prune ON backline.daily_send_count (day);
@@ -68,7 +68,7 @@ CREATE TABLE backline.delivery_event (
     message_id  bigint,                              -- null: known by provider_id, or not one of ours
     channel     text NOT NULL,
     event       text NOT NULL CHECK (event IN (
-        'put_off',       -- by us: quiet hours, or the day's limit
+        'postponed',     -- by us: quiet hours, or the day's limit
         'delivered', 'deferred', 'rejected', 'bounced', 'complained',
         'unsubscribed', 'resubscribed')),
     hard        boolean NOT NULL DEFAULT false,      -- of a bounce: for good
@@ -78,7 +78,7 @@ CREATE TABLE backline.delivery_event (
     recipient   text,
     detail      text,
     at          timestamptz NOT NULL,
-    until       timestamptz,                         -- of put_off: until when
+    until       timestamptz,                         -- of postponed: until when
     received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (source, source_id)
 );

@@ -5,9 +5,9 @@ CREATE TABLE backline.reconciliation (
     provider    text NOT NULL,
     since       timestamptz NOT NULL,
     until       timestamptz NOT NULL CHECK (until > since),   -- the next one begins some overlap before it
-    theirs      bigint NOT NULL,                              -- payments that the provider's list had
-    ours        bigint NOT NULL,
-    found       jsonb NOT NULL,                               -- differences by kind
+    provider_count bigint NOT NULL,                              -- payments that the provider's list had
+    local_count bigint NOT NULL,
+    discrepancies jsonb NOT NULL,                               -- differences by kind
     fixed       integer NOT NULL,
     remaining   integer NOT NULL,
     report      text NOT NULL,
@@ -20,8 +20,8 @@ CREATE TABLE backline.reconciliation_discrepancy (
     provider      text NOT NULL,
     kind          text NOT NULL,
     reference     text NOT NULL,                              -- the provider's id of the payment
-    said          text NOT NULL,                              -- what each side says
+    summary       text NOT NULL,                              -- what each side says
     first_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     last_seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (provider, reference, kind, said)
+    PRIMARY KEY (provider, reference, kind, summary)
 );

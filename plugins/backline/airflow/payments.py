@@ -77,7 +77,7 @@ def plan_now(auto_decision: str) -> Planned:
                     due.payment_id,
                     due.number,
                     approved=auto_decision == "approve",
-                    answered_by="auto_decision",
+                    decided_by="auto_decision",
                 )
             found.due += found.to_approve if auto_decision == "approve" else []
             found.to_approve = []
@@ -121,7 +121,7 @@ def decided_now(request: Mapping[str, Any], answered: Mapping[str, Any]) -> dict
             request["payment_id"],
             request["number"],
             approved=approved,
-            answered_by=str(user.get("name") or "unknown"),
+            decided_by=str(user.get("name") or "unknown"),
         )
         if not approved:
             return {"given up": 1}

@@ -59,7 +59,7 @@ def document_values(config: InvoiceSettings, zone: str, country: str) -> dict[st
         "email": config.seller_email,
     }
     page = config.page_size if config.page_size != "auto" else "Letter" if country in US_LETTER_COUNTRIES else "A4"
-    return {"seller": json.dumps(seller), "page": page, "zone": zone, "layout": CURRENT_LAYOUT}
+    return {"seller": json.dumps(seller), "page_size": page, "zone": zone, "layout": CURRENT_LAYOUT}
 
 
 def _issued_id(row: Mapping[str, Any] | None) -> int:

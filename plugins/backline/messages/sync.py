@@ -39,7 +39,7 @@ def type_row(kind: type[MessageType], config: Settings) -> dict[str, Any]:
         {
             "name": name,
             "required": rule["required"],
-            "kinds": rule["type"],
+            "json_types": rule["type"],
             "min_length": rule.get("min_length", 0),
             "max_length": rule.get("max_length"),
             "choices": rule.get("enum"),

@@ -241,7 +241,7 @@ class Dispatcher(Generic[P]):
         if screened.suppressed:
             self._report.outcomes["suppressed"] += screened.suppressed
         if screened.deferred:
-            self._report.outcomes["put off"] += screened.deferred
+            self._report.outcomes["deferred"] += screened.deferred
         return screened.admitted
 
     async def _send_rescued_singly(self) -> bool:

@@ -42,11 +42,13 @@ async def _run(dsn: str, config: Settings) -> dict[str, int]:
             "days_closed": await _close_days(database),
             "messages_pruned": await _prune_messages(database, oldest),
             "keys_pruned": await _prune_in_batches(database, "idempotency_prune"),
-            "events_pruned": await _prune_in_batches(database, "delivery_event_prune", days=outbox.retention_days),
-            "recipient_days_pruned": await _prune_in_batches(database, "daily_send_count_prune"),
-            "partitions_made": (
-                await _fetch_one(database, "attempt_partitions_create", retention_days=PARTITION_DAYS_AHEAD)
-            )["made"],
+            "events_pruned": await _prune_in_batches(
+                database, "delivery_event_prune", retention_days=outbox.retention_days
+            ),
+            "daily_send_counts_pruned": await _prune_in_batches(database, "daily_send_count_prune"),
+            "partitions_created": (await _fetch_one(database, "attempt_partitions_create", days=PARTITION_DAYS_AHEAD))[
+                "created"
+            ],
             "partitions_dropped": (
                 await _fetch_one(database, "attempt_partitions_drop", retention_days=outbox.retention_days)
             )["dropped"],
@@ -78,7 +80,7 @@ async def _prune_messages(database: Database, before: date) -> int:
 async def _prune_in_batches(database: Database, name: str, **params: Any) -> int:
     total = 0
     for _ in range(MAX_BATCHES):
-        rows = await _fetch_throttled(database, name, most=BATCH_LIMIT, **params)
+        rows = await _fetch_throttled(database, name, batch_limit=BATCH_LIMIT, **params)
         total += len(rows)
         if len(rows) < BATCH_LIMIT:
             break

@@ -102,7 +102,9 @@ class PreferenceFilter:
         recipients = [{"address": key, "topic": topic} for key, topic in zip(keys, topics, strict=True)]
         # As one JSON text: psycopg's arrays of text are quoted element by element in Python.
         asked = to_json(recipients).decode()
-        known = await self._query("recipient_preferences", channel=self._channel, recipients=asked, every=paced)
+        known = await self._query(
+            "recipient_preferences", channel=self._channel, recipients=asked, include_unknown=paced
+        )
         if not known:
             return FilterResult(messages)
         suppressed: dict[int, str] = {}
@@ -154,13 +156,13 @@ class PreferenceFilter:
         for place, pace in counted.items():
             day = now.astimezone(pace.zone).date().isoformat()
             wanted = days.setdefault(
-                (keys[place], day), {"address": keys[place], "day": day, "per_day": pace.per_day, "messages": []}
+                (keys[place], day), {"address": keys[place], "day": day, "per_day": pace.per_day, "message_ids": []}
             )
-            wanted["messages"].append(messages[place].id)
+            wanted["message_ids"].append(messages[place].id)
         rows = await self._query(
-            "daily_send_count_claim_many", channel=self._channel, wanted=to_json(list(days.values())).decode()
+            "daily_send_count_claim_many", channel=self._channel, requests=to_json(list(days.values())).decode()
         )
-        within = {message_id for row in rows for message_id in row["messages"]}
+        within = {message_id for row in rows for message_id in row["message_ids"]}
         return {place: pace.next_day_start(now) for place, pace in counted.items() if messages[place].id not in within}
 
     async def _save_decisions(

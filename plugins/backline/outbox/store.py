@@ -231,11 +231,11 @@ class Store:
         rows = await self._rows(
             "rate_reserve_many",
             keys=list(wanted),
-            wanted=[count for count, _, _ in wanted.values()],
+            token_counts=[count for count, _, _ in wanted.values()],
             intervals=[interval for _, interval, _ in wanted.values()],
             bursts=[burst for _, _, burst in wanted.values()],
         )
-        return {row["key"]: row["initial_delay_seconds"] for row in rows}
+        return {row["key"]: row["seconds_to_first_token"] for row in rows}
 
     async def renew(self, messages: Sequence[LeasedMessage], lease_seconds: float) -> int:
         """Lengthen leases, on the messages themselves too; returns how many were still ours."""
@@ -307,7 +307,7 @@ class Store:
     async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[DictRow]:
         """What waits in each lane, counted up to the number given for it, and who serves it."""
         return await self._rows(
-            "lane_status", lanes=list(lanes), most=list(lanes.values()), heartbeat_timeout=heartbeat_timeout
+            "lane_status", lanes=list(lanes), count_limits=list(lanes.values()), heartbeat_timeout=heartbeat_timeout
         )
 
     # --- dispatchers ------------------------------------------------------------------------------

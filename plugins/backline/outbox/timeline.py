@@ -246,8 +246,8 @@ def _source_and_detail(one: DeliveryEventRow) -> str:
 
 
 def _delivery_event(one: DeliveryEventRow) -> TimelineEvent:
-    if one.event == "put_off":
-        return TimelineEvent(one.at, "put off", f"put off until {format_time(one.until)}: {one.detail}")
+    if one.event == "postponed":
+        return TimelineEvent(one.at, "postponed", f"postponed until {format_time(one.until)}: {one.detail}")
     whom = f" ({one.recipient})" if one.recipient else ""
     return TimelineEvent(one.at, one.event, f"{_event_text(one)}{whom}{_source_and_detail(one)}")
 

@@ -76,11 +76,11 @@ def plan_retries(database: psycopg.Connection[Any], provider: str, config: Payme
 
 
 def record_approval(
-    database: psycopg.Connection[Any], payment_id: int, number: int, *, approved: bool, answered_by: str
+    database: psycopg.Connection[Any], payment_id: int, number: int, *, approved: bool, decided_by: str
 ) -> None:
     """Write down whether a person allows a try; the first answer holds. One that is not allowed is never made: the payment is given up."""
     with transaction(database) as run:
-        run("approval_record", payment_id=payment_id, number=number, approved=approved, answered_by=answered_by[:200])
+        run("approval_record", payment_id=payment_id, number=number, approved=approved, decided_by=decided_by[:200])
         [row] = run("approval_get", payment_id=payment_id, number=number)
         if not row["approved"]:
             run("payment_abandon", payment_id=payment_id, attempts=number - 1)

@@ -59,7 +59,7 @@ def test_what_is_due_is_tried_and_people_are_asked_about_large_ones(
         assert paid.shop.state(large) == ("paid", "captured")
         assert paid.charges(large) == ["charged 142800 eur"]
         row = paid.shop.fetch_one(
-            "SELECT a.approved, a.answered_by FROM backline.payment_approval AS a JOIN app.payments AS p ON p.id = a.payment_id"
+            "SELECT a.approved, a.decided_by FROM backline.payment_approval AS a JOIN app.payments AS p ON p.id = a.payment_id"
             " WHERE p.order_id = %s", large,
         )  # fmt: skip
-        assert row == {"approved": True, "answered_by": "admin"}
+        assert row == {"approved": True, "decided_by": "admin"}

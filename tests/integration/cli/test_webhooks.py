@@ -60,8 +60,8 @@ def test_an_endpoint_from_its_making_to_its_end(hooks: Hooks, database: str) -> 
     code, said = hooks("add", URL, "--event", "order.*", "--description", "The shop's ERP")
     assert code == 0
     (secret,) = [line for line in said.splitlines() if line.startswith("whsec_")]
-    (row,) = rows(database, "SELECT sealed FROM backline.webhook_secret")
-    assert Encryptor([KEY]).decrypt("secret", row["sealed"]) == secret
+    (row,) = rows(database, "SELECT ciphertext FROM backline.webhook_secret")
+    assert Encryptor([KEY]).decrypt("secret", row["ciphertext"]) == secret
     assert secret not in hooks("list")[1] + hooks("show", "ep_1")[1]
     (listed,) = run_json(hooks, "list")
     assert listed == run_json(hooks, "show", "ep_1")
@@ -80,8 +80,8 @@ def test_an_endpoint_from_its_making_to_its_end(hooks: Hooks, database: str) -> 
     assert len(run_json(hooks, "replay", "ep_1", "--since", "2020-01-01T00:00:00Z")["messages"]) == 1
     assert run_json(hooks, "delete", "ep_1", "--yes") == {"id": "ep_1", "ended": 1}
     assert "No endpoints yet" in hooks("list")[1]
-    acts = rows(database, "SELECT act, actor FROM backline.audit_trail ORDER BY id")
-    assert [act["act"].removeprefix("webhook.") for act in acts] == [
+    acts = rows(database, "SELECT action, actor FROM backline.audit_trail ORDER BY id")
+    assert [act["action"].removeprefix("webhook.") for act in acts] == [
         "create", "update", "rotate", "disable", "enable", "replay", "delete",
     ]  # fmt: skip
     assert all(act["actor"].endswith("(command)") for act in acts)

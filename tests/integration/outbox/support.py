@@ -155,7 +155,7 @@ class Outbox:
         """A made-up message type, known to the database only."""
         rules = [
             *fields,
-            *({"name": s, "required": True, "kinds": ["string", "object"], "secret": True} for s in secret),
+            *({"name": s, "required": True, "json_types": ["string", "object"], "secret": True} for s in secret),
         ]
         routes = [{"channel": c, "lane": f"{c}.normal", "priority": 5, "max_attempts": 3} for c in channels]
         self.connection.execute(
@@ -183,8 +183,8 @@ def new_token() -> uuid.UUID:
 def claim_from_head(limit: int) -> dict[str, Any]:
     """Parameters of message_claim for a lane's first messages."""
     return {
-        "lane": "email.normal", "most": limit, "token": new_token(), "dispatcher": None, "lease_seconds": 60.0,
-        "rank": -32768, "due_at": "-infinity", "id": 0,
+        "lane": "email.normal", "batch_limit": limit, "token": new_token(), "dispatcher": None, "lease_seconds": 60.0,
+        "after_rank": -32768, "due_at": "-infinity", "id": 0,
     }  # fmt: skip
 
 

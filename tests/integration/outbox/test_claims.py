@@ -84,7 +84,7 @@ def test_a_claim_never_reads_the_whole_table_whatever_its_plan_was_made_on(
     for _ in range(12):  # a statement is prepared at its 6th, its plan kept from its 11th
         assert outbox.claim() == []
     fill(outbox, "pending", 20_000)
-    monkeypatch.setattr(connect, "PLAN_SECONDS", 0.0)
+    monkeypatch.setattr(connect, "PLAN_MAX_AGE_SECONDS", 0.0)
     read = rows_read(outbox)
     assert len(outbox.claim(500)) == 500
     assert rows_read(outbox) == read
@@ -125,8 +125,8 @@ def resuming_store(outbox: Outbox) -> Store:
 def test_under_a_snapshot_a_claim_from_the_mark_walks_over_nothing_that_was_claimed(
     outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LOOK_BACK_SECONDS", 60.0)
-    monkeypatch.setattr(store, "LOOK_BACK_SHARE", 1e-6)
+    monkeypatch.setattr(store, "RESCAN_INTERVAL_SECONDS", 60.0)
+    monkeypatch.setattr(store, "RESCAN_TIME_SHARE", 1e-6)
     ids = outbox.enqueue_many(3_000)
     with psycopg.connect(outbox.dsn) as holder:
         holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
@@ -144,8 +144,8 @@ def test_under_a_snapshot_a_claim_from_the_mark_walks_over_nothing_that_was_clai
 def test_claims_go_on_from_the_mark_in_order(
     outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LOOK_BACK_SECONDS", 60.0)
-    monkeypatch.setattr(store, "LOOK_BACK_SHARE", 1e-6)
+    monkeypatch.setattr(store, "RESCAN_INTERVAL_SECONDS", 60.0)
+    monkeypatch.setattr(store, "RESCAN_TIME_SHARE", 1e-6)
     ids = outbox.enqueue_many(6)
     assert claim_ids(outbox, resuming_store, 2) == ids[:2]
     low, high = outbox.enqueue(priority=2), outbox.enqueue(priority=9)
@@ -163,8 +163,8 @@ def test_claims_go_on_from_the_mark_in_order(
 def test_what_comes_before_the_mark_is_soon_taken_first(
     outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch, seconds: float, share: float
 ) -> None:
-    monkeypatch.setattr(store, "LOOK_BACK_SECONDS", seconds)
-    monkeypatch.setattr(store, "LOOK_BACK_SHARE", share)
+    monkeypatch.setattr(store, "RESCAN_INTERVAL_SECONDS", seconds)
+    monkeypatch.setattr(store, "RESCAN_TIME_SHARE", share)
     outbox.enqueue_many(3)
     given_back = outbox.run(resuming_store.claim("email.normal", 2, None, 60.0))
     outbox.run(resuming_store.return_unsent(given_back))

@@ -356,7 +356,7 @@ def test_a_claim_that_was_lost_repeats_no_more_than_was_unconfirmed(
     """As when PostgreSQL crashes before a claim is on disk: the rows are pending again, the dispatcher has them too."""
     mail.fail(action="slow", seconds=1.0)
     outbox.enqueue_many(300)
-    served = RunningDispatcher(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"batch": 300}))
+    served = RunningDispatcher(outbox, mail, pool, once=True, lane=LANE.model_copy(update={"batch_size": 300}))
     wait_for(lambda: outbox.state_counts() == {"leased": 300})
     outbox.sql(
         "UPDATE backline.message SET state = 'pending', lease_token = NULL, leased_until = NULL, dispatcher = NULL"
@@ -413,7 +413,7 @@ def alive(outbox: Outbox) -> list[bool]:
 
 
 def test_a_stream_survives_the_hand_over(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
-    lane = LANE.model_copy(update={"dispatchers": 1, "idle_timeout_seconds": 2.0})
+    lane = LANE.model_copy(update={"max_dispatchers": 1, "idle_timeout_seconds": 2.0})
     enough = threading.Event()
 
     def produce() -> int:
@@ -445,7 +445,7 @@ def test_a_stream_survives_the_hand_over(outbox: Outbox, mail: Catcher, pool: Th
 def test_a_long_backlog_is_handed_over_too(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     mail.fail(action="slow", seconds=0.1)
     outbox.enqueue_many(2000)
-    lane = LANE.model_copy(update={"dispatchers": 1})
+    lane = LANE.model_copy(update={"max_dispatchers": 1})
     first = RunningDispatcher(outbox, mail, pool, lane=lane, outbox_settings=SHORT)
     wait_for(lambda: alive(outbox) == [True])
     second = RunningDispatcher(outbox, mail, pool, lane=lane)

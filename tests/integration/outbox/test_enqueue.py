@@ -411,7 +411,7 @@ def test_under_an_old_snapshot_the_loser_is_told_to_run_again(outbox: Outbox, ap
 @pytest.fixture
 def alert(outbox: Outbox) -> str:
     outbox.add_type(
-        "alert", channels=("email", "sms"), fields=[{"name": "text", "required": True, "kinds": ["string"]}]
+        "alert", channels=("email", "sms"), fields=[{"name": "text", "required": True, "json_types": ["string"]}]
     )
     return "alert"
 
@@ -462,10 +462,10 @@ def test_recipients_of_several_channels_are_checked(outbox: Outbox, alert: str, 
 )
 def test_rules_of_fields(outbox: Outbox, value: dict[str, Any], problem: str) -> None:
     outbox.add_type("ruled", fields=[
-        {"name": "count", "required": False, "kinds": ["integer"], "minimum": 1, "maximum": 10},
-        {"name": "kind", "required": False, "kinds": ["string"], "choices": ["a", "b"]},
-        {"name": "tags", "required": False, "kinds": ["array"], "min_length": 1, "max_length": 2},
-        {"name": "map", "required": False, "kinds": ["object"], "max_length": 1},
+        {"name": "count", "required": False, "json_types": ["integer"], "minimum": 1, "maximum": 10},
+        {"name": "kind", "required": False, "json_types": ["string"], "choices": ["a", "b"]},
+        {"name": "tags", "required": False, "json_types": ["array"], "min_length": 1, "max_length": 2},
+        {"name": "map", "required": False, "json_types": ["object"], "max_length": 1},
     ])  # fmt: skip
     enqueue(outbox.connection, type="ruled", payload={"count": 10, "kind": "b", "tags": [1], "map": {"a": 1}})
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=problem):

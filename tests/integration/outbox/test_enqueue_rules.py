@@ -25,22 +25,22 @@ def examples(kind: type[MessageType]) -> str | dict[str, str]:
 
 
 RULES: list[dict[str, Any]] = [
-    {"name": "must", "required": True, "kinds": ["string"], "min_length": 0, "max_length": 5, "secret": False},
-    {"name": "level", "required": False, "kinds": ["string", "null"], "choices": ["low", "high"]},
-    {"name": "mixed", "required": False, "kinds": ["boolean", "integer"], "choices": [True, 1, 2.0]},
-    {"name": "count", "required": False, "kinds": ["integer"], "minimum": -1, "maximum": 10, "secret": False},
-    {"name": "share", "required": False, "kinds": ["number", "null"], "minimum": 0.5, "secret": False},
-    {"name": "flag", "required": False, "kinds": ["boolean"], "secret": False},
-    {"name": "tags", "required": False, "kinds": ["array"], "min_length": 1, "max_length": 2, "secret": False},
-    {"name": "pairs", "required": False, "kinds": ["object", "null"], "min_length": 1, "max_length": 2, "secret": False},
-    {"name": "either", "required": False, "kinds": ["string", "array", "object", "null"], "min_length": 2, "max_length": 3},
-    {"name": "free", "kinds": ["string", "number", "integer", "boolean", "object", "array", "null"]},
-    {"name": "few", "required": False, "kinds": ["object"], "max_length": 1},
-    {"name": "code", "required": False, "kinds": ["string", "object", "null"], "secret": True},
+    {"name": "must", "required": True, "json_types": ["string"], "min_length": 0, "max_length": 5, "secret": False},
+    {"name": "level", "required": False, "json_types": ["string", "null"], "choices": ["low", "high"]},
+    {"name": "mixed", "required": False, "json_types": ["boolean", "integer"], "choices": [True, 1, 2.0]},
+    {"name": "count", "required": False, "json_types": ["integer"], "minimum": -1, "maximum": 10, "secret": False},
+    {"name": "share", "required": False, "json_types": ["number", "null"], "minimum": 0.5, "secret": False},
+    {"name": "flag", "required": False, "json_types": ["boolean"], "secret": False},
+    {"name": "tags", "required": False, "json_types": ["array"], "min_length": 1, "max_length": 2, "secret": False},
+    {"name": "pairs", "required": False, "json_types": ["object", "null"], "min_length": 1, "max_length": 2, "secret": False},
+    {"name": "either", "required": False, "json_types": ["string", "array", "object", "null"], "min_length": 2, "max_length": 3},
+    {"name": "free", "json_types": ["string", "number", "integer", "boolean", "object", "array", "null"]},
+    {"name": "few", "required": False, "json_types": ["object"], "max_length": 1},
+    {"name": "code", "required": False, "json_types": ["string", "object", "null"], "secret": True},
 ]  # fmt: skip
 SYNTHETIC = {
     "every": RULES,
-    "sealed": [{"name": "code", "required": True, "kinds": ["string", "object"], "secret": True}],
+    "sealed": [{"name": "code", "required": True, "json_types": ["string", "object"], "secret": True}],
 }
 FIELDS = {kind.type_name: list(kind.model_fields) for kind in all_types()} | {
     name: [rule["name"] for rule in rules] for name, rules in SYNTHETIC.items()

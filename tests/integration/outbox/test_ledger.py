@@ -86,7 +86,7 @@ def test_what_is_gone_from_a_frozen_day_is_missed(outbox: Outbox) -> None:
 
 
 def prune(outbox: Outbox, before: date, after: int, most: int) -> tuple[int | None, bool, int]:
-    [row] = outbox.run_statement("message_prune", before=before, after=after, most=most)
+    [row] = outbox.run_statement("message_prune", before_day=before, after_id=after, batch_limit=most)
     return row["last"], row["old"], row["pruned"]
 
 
@@ -119,7 +119,7 @@ def test_history_is_pruned_counted_and_still_adds_up(outbox: Outbox) -> None:
 def test_pruning_goes_on_behind_more_rows_to_keep_than_a_batch_holds(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "BATCH", 3)
+    monkeypatch.setattr(maintenance, "BATCH_LIMIT", 3)
     kept, gone, young = outbox.enqueue_many(7), outbox.enqueue_many(5), outbox.enqueue()
     for message in outbox.claim():
         if message.id in gone:
@@ -134,7 +134,7 @@ def test_keys_over_their_time_are_forgotten(outbox: Outbox) -> None:
     outbox.enqueue(idempotency_key="old")
     outbox.enqueue(idempotency_key="young")
     outbox.sql("UPDATE backline.idempotency SET expires_at = clock_timestamp() - interval '1 s' WHERE key = 'old'")
-    assert len(outbox.run_statement("idempotency_prune", most=10)) == 1
+    assert len(outbox.run_statement("idempotency_prune", batch_limit=10)) == 1
     assert [row["key"] for row in outbox.sql("SELECT key FROM backline.idempotency")] == ["young"]
 
 
@@ -151,11 +151,11 @@ def no_partitions(outbox: Outbox) -> None:
 
 @pytest.mark.usefixtures("no_partitions")
 def test_partitions_are_made_ahead_and_dropped_behind(outbox: Outbox) -> None:
-    assert outbox.run_statement("attempt_partitions_create", days=3) == [{"made": 3}]
+    assert outbox.run_statement("attempt_partitions_create", days=3) == [{"created": 3}]
     assert partitions(outbox) == {f"attempt_{TODAY + timedelta(days=n):%Y%m%d}" for n in range(3)}
-    assert outbox.run_statement("attempt_partitions_create", days=4) == [{"made": 1}]
-    outbox.sql("SELECT backline.attempt_partitions_ensure(%s, 2)", TODAY - timedelta(days=31))
-    assert outbox.run_statement("attempt_partitions_drop", days=30) == [{"dropped": 1}]
+    assert outbox.run_statement("attempt_partitions_create", days=4) == [{"created": 1}]
+    outbox.sql("SELECT backline.attempt_partitions_create(%s, 2)", TODAY - timedelta(days=31))
+    assert outbox.run_statement("attempt_partitions_drop", retention_days=30) == [{"dropped": 1}]
     assert f"attempt_{TODAY - timedelta(days=30):%Y%m%d}" in partitions(outbox)
 
 
@@ -165,12 +165,12 @@ def test_attempts_go_to_their_day_or_the_default_and_are_dropped_with_it(outbox:
     one, other = outbox.claim()
     outbox.complete(finished_outcome(one))
     assert outbox.run_statement("attempt_partitions_create", days=2) == [
-        {"made": 1}
+        {"created": 1}
     ]  # today's rows stand in the default already
     outbox.complete(finished_outcome(other))
     assert outbox.value("SELECT count(*) FROM backline.attempt_default") == 2
     outbox.sql("UPDATE backline.attempt SET started_at = started_at - interval '40 d'")
-    outbox.run_statement("attempt_partitions_drop", days=30)
+    outbox.run_statement("attempt_partitions_drop", retention_days=30)
     assert outbox.value("SELECT count(*) FROM backline.attempt") == 0
 
 
@@ -196,7 +196,7 @@ def test_one_round_of_housekeeping(outbox: Outbox) -> None:
     assert days_closed >= 39
     assert report == {
         "rescued": 1, "promoted": 1, "expired": 1, "messages_pruned": 1, "keys_pruned": 1,
-        "events_pruned": 0, "recipient_days_pruned": 0,
-        "partitions_made": PARTITION_DAYS_AHEAD - 1, "partitions_dropped": 0,
+        "events_pruned": 0, "daily_send_counts_pruned": 0,
+        "partitions_created": PARTITION_DAYS_AHEAD - 1, "partitions_dropped": 0,
     }  # fmt: skip
     assert all(row["missing"] == 0 for row in conservation(outbox).values())

@@ -180,14 +180,14 @@ def test_quiet_hours_put_a_message_off_to_their_end_at_no_cost(
 ) -> None:
     quiet_now(outbox, "ann@example.com", "Asia/Kathmandu")
     message = outbox.enqueue()
-    assert drain(outbox, mail, pool).outcomes == {"put off": 1}
+    assert drain(outbox, mail, pool).outcomes == {"deferred": 1}
     row = outbox.message(message)
     wait = row["due_at"] - datetime.now(UTC)
     assert timedelta(minutes=118) < wait <= timedelta(hours=2)
     assert (row["state"], row["attempt"], row["rescues"], row["lease_token"]) == ("scheduled", 0, 0, None)
     assert row["due_at"].astimezone(ZoneInfo("Asia/Kathmandu")).second == 0
     assert "it was put off (quiet hours of the recipient, " in explanation(outbox, message)
-    assert timeline(outbox, message)[1][0] == "put off"
+    assert timeline(outbox, message)[1][0] == "postponed"
     outbox.sql("DELETE FROM backline.recipient_preference")  # or they end
     outbox.make_due(message)
     assert drain(outbox, mail, pool).outcomes == {"sent": 1}
@@ -196,7 +196,7 @@ def test_quiet_hours_put_a_message_off_to_their_end_at_no_cost(
 
 
 def test_urgent_lanes_and_types_with_secrets_do_not_wait(outbox: Outbox, configure: Any) -> None:
-    configure(quiet_hours={"email": ALL_DAY}, per_day={"email": 1})
+    configure(quiet_hours={"email": ALL_DAY}, daily_limit={"email": 1})
     quiet_now(outbox, "ann@example.com")
     outbox.enqueue()
     assert len(filter_batch(outbox, URGENT).admitted) == 1
@@ -227,7 +227,7 @@ REPORT = registry.get("report_ready").sample()
 
 
 def test_a_limit_lets_so_many_a_day_through_and_the_rest_tomorrow(outbox: Outbox, configure: Any) -> None:
-    configure(per_day={"email": 2})
+    configure(daily_limit={"email": 2})
     outbox.sql("SELECT backline.set_preference('email', 'bob@example.com', 'Europe/Berlin', per_day => 1)")
     outbox.sql("SELECT backline.set_preference('email', 'cid@example.com', per_day => 0)")
     ids = [outbox.enqueue(f"{name}@example.com") for name in ("ann", "ann", "bob", "ann", "bob", "cid", "cid", "cid")]
@@ -242,7 +242,7 @@ def test_a_limit_lets_so_many_a_day_through_and_the_rest_tomorrow(outbox: Outbox
 
 
 def test_a_message_counts_once_however_often_it_is_claimed(outbox: Outbox, configure: Any) -> None:
-    configure(per_day={"email": 2})
+    configure(daily_limit={"email": 2})
     ids = [outbox.enqueue() for _ in range(2)]
     for _ in range(3):
         messages = filter_batch(outbox).admitted
@@ -256,7 +256,7 @@ def test_a_message_counts_once_however_often_it_is_claimed(outbox: Outbox, confi
 def test_two_dispatchers_share_a_limit_exactly(outbox: Outbox, configure: Any) -> None:
     import asyncio
 
-    configure(per_day={"email": 7})
+    configure(daily_limit={"email": 7})
     for _ in range(30):
         outbox.enqueue()
     batches = [outbox.claim(10) for _ in range(3)]
@@ -411,7 +411,7 @@ def test_old_events_and_days_are_forgotten(outbox: Outbox) -> None:
         "INSERT INTO backline.daily_send_count VALUES ('email', 'a@b.c', current_date - 4, 1, '{1}'), ('email', 'a@b.c', current_date, 1, '{1}')"
     )
     report = run_maintenance(outbox.dsn)
-    assert (report["events_pruned"], report["recipient_days_pruned"]) == (1, 1)
+    assert (report["events_pruned"], report["daily_send_counts_pruned"]) == (1, 1)
     assert outbox.value("SELECT count(*) FROM backline.daily_send_count") == 1
 
 

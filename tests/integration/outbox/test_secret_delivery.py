@@ -107,7 +107,7 @@ def test_a_reference_becomes_the_link(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, in_the_app: str
 ) -> None:
     if in_the_app != "sealed":  # as in an app that keeps it readable
-        app.execute("ALTER TABLE app.tokens DROP CONSTRAINT IF EXISTS tokens_token_sealed_check")
+        app.execute("ALTER TABLE app.tokens DROP CONSTRAINT IF EXISTS tokens_token_encrypted_check")
     token = add_token(app, SEALER.encrypt(TOKEN) if in_the_app == "sealed" else TOKEN)
     made = reset(outbox, {"$ref": "password_reset_token", "id": token})
     drain(outbox, mail, lookup)

@@ -349,7 +349,7 @@ def test_a_dead_message_that_came_too_late_or_had_secrets_is_not_revived(outbox:
 
 
 def secret_message(outbox: Outbox, **options: Any) -> LeasedMessage:
-    outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "kinds": ["string"]}])
+    outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "json_types": ["string"]}])
     sealed = Encryptor([Fernet.generate_key().decode()]).encrypt("123456")
     return lease_one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": sealed}), **options)
 
@@ -445,11 +445,11 @@ def test_lane_status_shows_backlog_head_and_dispatchers(outbox: Outbox) -> None:
             outbox.store.lane_status(dict.fromkeys(["email.normal", "email.urgent", "email.bulk"], 100), 10.0)
         )
     }
-    assert rows["email.normal"].pop("head_seconds") >= 0
-    assert rows["email.normal"] == {"pending": 2, "head": high, "live": 1, "handing_over": 1}
+    assert rows["email.normal"].pop("head_age_seconds") >= 0
+    assert rows["email.normal"] == {"pending": 2, "head_message_id": high, "live_dispatchers": 1, "handing_over": 1}
     assert rows["email.urgent"]["pending"] == 1
-    assert rows["email.bulk"]["pending"] == rows["email.bulk"]["live"] == 0
+    assert rows["email.bulk"]["pending"] == rows["email.bulk"]["live_dispatchers"] == 0
     [capped] = outbox.run(outbox.store.lane_status({"email.normal": 1}, 10.0))
-    assert (capped["pending"], capped["head"]) == (1, high)
+    assert (capped["pending"], capped["head_message_id"]) == (1, high)
     assert alive
     assert low

@@ -38,8 +38,8 @@ def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid_order: int, tm
     assert (sent["id"], sent["state"], sent["waits"]) == (waiting["id"], "pending", False)
     assert made.receipt_id == sent["id"]
     assert sent["payload"]["invoice"]["filename"] == f"{made.number}.pdf"
-    [told] = shop.execute("SELECT actor, act FROM backline.audit_trail")
-    assert told == {"actor": "generate_invoice", "act": "message.replace_payload"}
+    [told] = shop.execute("SELECT actor, action FROM backline.audit_trail")
+    assert told == {"actor": "generate_invoice", "action": "message.replace_payload"}
 
 
 def test_one_that_has_left_is_followed_by_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:

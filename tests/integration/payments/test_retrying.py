@@ -123,7 +123,7 @@ def test_people_are_asked_about_a_large_one_once(shop: Shop, account: Account, p
     second = plan_retries(shop.database, "stripe", CONFIG)
     assert (second.due, second.to_approve, second.awaiting_approval) == ([], [], 1)
     assert account.charges() == []
-    record_approval(shop.database, payment, 2, approved=True, answered_by="ann")
+    record_approval(shop.database, payment, 2, approved=True, decided_by="ann")
     assert due_attempts(shop) == [(order, 2)]  # also if the run that asked has died
     retry_due(shop.database, provider, [(order, 2)])
     assert shop.state(order) == ("paid", "captured")
@@ -132,15 +132,15 @@ def test_people_are_asked_about_a_large_one_once(shop: Shop, account: Account, p
 def test_what_people_reject_is_given_up(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order, payment = declined_large_order(shop, provider)
     plan_retries(shop.database, "stripe", CONFIG)
-    record_approval(shop.database, payment, 2, approved=False, answered_by="ann")
-    record_approval(shop.database, payment, 2, approved=True, answered_by="bob")  # too late: the first one holds
+    record_approval(shop.database, payment, 2, approved=False, decided_by="ann")
+    record_approval(shop.database, payment, 2, approved=True, decided_by="bob")  # too late: the first one holds
     assert shop.state(order) == ("reserved", "abandoned")
     assert plan_retries(shop.database, "stripe", CONFIG).to_approve == []
     assert retry_due(shop.database, provider, [(order, 2)]).as_dict() == {"nothing to do": 1, "problems": []}
     assert account.charges() == []
-    assert shop.fetch_one("SELECT approved, answered_by FROM backline.payment_approval") == {
+    assert shop.fetch_one("SELECT approved, decided_by FROM backline.payment_approval") == {
         "approved": False,
-        "answered_by": "ann",
+        "decided_by": "ann",
     }
 
 
@@ -148,7 +148,7 @@ def test_what_nobody_answered_is_asked_again(shop: Shop, provider: StripeProvide
     _, payment = declined_large_order(shop, provider)
     plan_retries(shop.database, "stripe", CONFIG)
     shop.execute(
-        "UPDATE backline.payment_approval SET asked_at = asked_at - interval '2 days', expires_at = expires_at - interval '2 days'"
+        "UPDATE backline.payment_approval SET requested_at = requested_at - interval '2 days', expires_at = expires_at - interval '2 days'"
     )
     again = plan_retries(shop.database, "stripe", CONFIG)
     assert [one.payment_id for one in again.to_approve] == [payment]

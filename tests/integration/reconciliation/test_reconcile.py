@@ -133,7 +133,7 @@ def test_every_kind_is_found_and_nothing_of_it_is_touched(
     for said in ("8 differences are left to people", "pi_again", "missing there"):
         assert said in text
     [row] = books.execute("SELECT * FROM backline.reconciliation").fetchall()
-    assert (row["fixed"], row["remaining"], row["found"]["amount"]) == (0, 8, 2)
+    assert (row["fixed"], row["remaining"], row["discrepancies"]["amount"]) == (0, 8, 2)
     json.dumps(report.as_dict())
 
 

@@ -133,7 +133,7 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
     "a used token that keeps its secret": (
         "UPDATE app.tokens SET token_encrypted = 'gAAAA...' WHERE used_at IS NOT NULL", "tokens_once",
     ),
-    "a token in the clear": ("UPDATE app.tokens SET token_encrypted = 'secret' WHERE used_at IS NULL", "tokens_token_sealed_check"),
+    "a token in the clear": ("UPDATE app.tokens SET token_encrypted = 'secret' WHERE used_at IS NULL", "tokens_token_encrypted_check"),
     "texts without a phone": ("UPDATE app.users SET channels = '{sms}', phone = NULL", "users_channels"),
     "a phone number that is not E.164": ("UPDATE app.users SET phone = '0176 123'", "users_phone_check"),
     "an active person who was not verified": ("UPDATE app.users SET verified_at = NULL WHERE state = 'active'", "users_state"),

@@ -246,7 +246,7 @@ def test_cancel(api: Api) -> None:
     assert answer.json()["why"].startswith("Not sent: op-1 cancelled it at ")
     assert api.post(f"messages/{message_id}/cancel").json()["state"] == "cancelled"
     acts = api.get("audit-trail", "admin", params={"object": f"message/{message_id}"}).json()["acts"]
-    assert [(act["actor"], act["act"]) for act in acts] == [("op-1", "message.cancel"), ("op-1", "message.send")]
+    assert [(act["actor"], act["action"]) for act in acts] == [("op-1", "message.cancel"), ("op-1", "message.send")]
     assert (acts[0]["before"], acts[0]["after"]) == ({"state": "pending"}, {"state": "cancelled"})
     finish(api, message_id, "sent")
     answer = api.post(f"messages/{message_id}/cancel")

@@ -23,7 +23,10 @@ def test_an_address_is_suppressed_listed_and_let_go(api: Api) -> None:
     assert (removed.status_code, removed.json()["address"]) == (200, "ann@example.com")
     assert api.post(f"suppressions/{row['id']}/remove").status_code == 404
     acts = api.get("audit-trail", "admin").json()["acts"]
-    assert [(act["act"], act["actor"]) for act in acts] == [("suppression.remove", "op-1"), ("suppression.add", "op-1")]
+    assert [(act["action"], act["actor"]) for act in acts] == [
+        ("suppression.remove", "op-1"),
+        ("suppression.add", "op-1"),
+    ]
     assert acts[0]["before"]["detail"] == "asked by phone"
 
 

@@ -68,7 +68,7 @@ def test_an_endpoint_from_its_making_to_its_end(api: Api) -> None:
     assert api.call("DELETE", f"{PATH}/ep_1", "admin").json() == {"id": "ep_1", "ended": 0}
     assert api.get(f"{PATH}/ep_1").status_code == 404
     acts = api.get("audit-trail", "admin").json()["acts"]
-    assert [act["act"] for act in acts if act["act"].startswith("webhook.")] == [
+    assert [act["action"] for act in acts if act["action"].startswith("webhook.")] == [
         "webhook.delete", "webhook.enable", "webhook.disable", "webhook.rotate", "webhook.update", "webhook.create",
     ]  # fmt: skip
     assert "whsec_" not in str(acts)

@@ -145,16 +145,16 @@ def test_an_order_that_is_rolled_back_fires_nothing(webhook_outbox: WebhookOutbo
 
 def test_an_endpoint_has_a_secret_that_is_told_once_and_kept_sealed(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint("https://shop.example/hook?token=in-the-url")
-    (row,) = webhook_outbox.outbox.sql("SELECT sealed FROM backline.webhook_secret")
+    (row,) = webhook_outbox.outbox.sql("SELECT ciphertext FROM backline.webhook_secret")
     assert made.secret.startswith("whsec_")
-    assert made.secret not in row["sealed"]
-    assert ENCRYPTOR.decrypt("secret", row["sealed"]) == made.secret
+    assert made.secret not in row["ciphertext"]
+    assert ENCRYPTOR.decrypt("secret", row["ciphertext"]) == made.secret
     assert made.secret not in repr(made)
     (found,) = endpoints.list_endpoints(webhook_outbox.connection)
     assert found == endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id) == made.endpoint
     assert made.secret not in repr(found)
     (act,) = search(webhook_outbox.connection, Filters(), None, 10)
-    assert (act["actor"], act["act"], act["object"]) == ("ann", "webhook.create", f"webhook/{made.endpoint.id}")
+    assert (act["actor"], act["action"], act["target"]) == ("ann", "webhook.create", f"webhook/{made.endpoint.id}")
     assert made.secret not in str(act)
     assert "in-the-url" not in str(act)
 
@@ -162,8 +162,8 @@ def test_an_endpoint_has_a_secret_that_is_told_once_and_kept_sealed(webhook_outb
 def test_of_v1a_the_public_key_is_shown_for_good(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint(scheme="v1a")
     (secret,) = endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id).secrets
-    (row,) = webhook_outbox.outbox.sql("SELECT sealed FROM backline.webhook_secret")
-    assert (secret.scheme, secret.public_key) == ("v1a", public_key(ENCRYPTOR.decrypt("secret", row["sealed"])))
+    (row,) = webhook_outbox.outbox.sql("SELECT ciphertext FROM backline.webhook_secret")
+    assert (secret.scheme, secret.public_key) == ("v1a", public_key(ENCRYPTOR.decrypt("secret", row["ciphertext"])))
     assert made.secret is None
 
 

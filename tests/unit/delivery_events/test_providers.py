@@ -203,7 +203,7 @@ def test_a_subscription_is_confirmed_at_amazons_host_only() -> None:
     assert ses.parse_request(FAKE_SNS.confirmation(url), [TOPIC], kept, NOW) == ([], url)
     with pytest.raises(InvalidSignature, match="SubscribeURL"):
         ses.parse_request(FAKE_SNS.confirmation("https://evil.example/"), [TOPIC], kept, NOW)
-    with pytest.raises(InvalidSignature, match=r"hooks\.ses_topics"):
+    with pytest.raises(InvalidSignature, match=r"hooks\.ses_topic_arns"):
         ses.parse_request(FAKE_SNS.confirmation(url), ["arn:aws:sns:eu-west-1:1:other"], kept, NOW)
 
 

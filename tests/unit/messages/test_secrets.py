@@ -27,9 +27,9 @@ def encrypt(value: str) -> str:
 
 
 @pytest.mark.parametrize("kind", SECRET_TYPES, ids=lambda kind: kind.type_name)
-def test_every_secret_has_a_stand_in_and_a_reference_in_its_example(kind: type[Any]) -> None:
+def test_every_secret_has_a_fake_and_a_reference_in_its_example(kind: type[Any]) -> None:
     for name in kind.secret_fields:
-        assert kind.sample()[name] == kind.stand_in(name)
+        assert kind.sample()[name] == kind.fake_secret(name)
         assert parse_reference(kind, name, kind.example[name]).statement in kind.secret_references[name]
 
 

@@ -11,7 +11,7 @@ from backline.settings import ROOT, RetrySettings, Settings, load
 policies = st.builds(
     RetrySettings,
     initial_delay_seconds=st.floats(0.1, 3600),
-    factor=st.floats(1, 10),
+    multiplier=st.floats(1, 10),
     max_delay_seconds=st.floats(0.1, 86_400),
     jitter=st.floats(0, 0.99),
 )

@@ -227,9 +227,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("found", "attempts", "acts", "sentence"), CASES.values(), ids=CASES)
-def test_why(found: MessageRow, tries: list[Attempt], acts: list[AuditEntry], sentence: str) -> None:
-    assert explain(found, tries, acts) == sentence
+@pytest.mark.parametrize(("found", "attempts", "audit_entries", "sentence"), CASES.values(), ids=CASES)
+def test_explanation(
+    found: MessageRow, attempts: list[Attempt], audit_entries: list[AuditEntry], sentence: str
+) -> None:
+    assert explain(found, attempts, audit_entries) == sentence
 
 
 def test_every_failure_class_has_its_words() -> None:
@@ -319,14 +321,14 @@ def test_what_was_told_afterwards_ends_the_sentence(later: list[DeliveryEventRow
 def test_what_befell_it_stands_in_the_timeline() -> None:
     until = START + timedelta(hours=9)
     later = [
-        a_delivery_event("put_off", 1, source="preferences", detail="quiet hours of the recipient", until=until),
+        a_delivery_event("postponed", 1, source="preferences", detail="quiet hours of the recipient", until=until),
         a_delivery_event("deferred", 40_000, source="mailgun", detail="421 try later"),
         a_delivery_event("bounced", 50_000, source="mailgun", recipient="ann@example.com", hard=True),
     ]
     found = message_row(state="sent", attempt=1, finalized_at=until)
     assert [(event.event, event.text) for event in timeline(found, [], [], later)][1:] == [
         ("forgotten", "1 try no longer kept in the history"),
-        ("put off", "put off until 2026-11-23 03:00:00 UTC: quiet hours of the recipient"),
+        ("postponed", "postponed until 2026-11-23 03:00:00 UTC: quiet hours of the recipient"),
         ("sent", "sent"),
         ("deferred", "its delivery was delayed (mailgun told: 421 try later)"),
         ("bounced", "it bounced for good (ann@example.com) (mailgun told)"),

@@ -118,7 +118,7 @@ def test_a_templated_email_of_a_topic_has_the_link_for_its_template() -> None:
     kind = registry.get("templated_email")
     payload = {**kind.sample(), "topic": "newsletter"}
     parsed = kind.parse(payload)
-    context = parsed.with_way_out("https://shop.example/x").template_and_context()[1]  # type: ignore[attr-defined]
+    context = parsed.with_unsubscribe_url("https://shop.example/x").template_and_context()[1]  # type: ignore[attr-defined]
     assert context["unsubscribe_url"] == "https://shop.example/x"
     assert kind.topic_of(payload) == "newsletter"
     assert "List-Unsubscribe" in rendered("templated_email", payload).headers

@@ -89,7 +89,7 @@ class EndpointStore:
 
     def _to_endpoint(self, row: DictRow) -> DeliveryEndpoint:
         try:
-            secrets = tuple(self._encryptor().decrypt("secret", sealed) for sealed in row["sealed"])
+            secrets = tuple(self._encryptor().decrypt("secret", ciphertext) for ciphertext in row["ciphertexts"])
         except InvalidInput as exc:
             # Not the message's fault: it is tried again, and goes out once somebody has mended the keys.
             raise Misconfigured(f"the secret of webhook endpoint {row['id']}: {exc.problem}") from None
