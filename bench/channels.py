@@ -23,8 +23,8 @@ from bench import outbox
 from bench.gateway_sink import GatewaySink
 from bench.harness import BenchRun
 from bench.report import BenchResult, median, rounded
+from testkit.processes import wait_for
 from testkit.stack_copy import StackCopy, query
-from testkit.waiting import wait_for
 
 ROUNDS = 3
 TIMEOUT_SECONDS = 120.0

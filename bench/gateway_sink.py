@@ -7,8 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from backline.errors import UnknownFailure
-from testkit.processes import LOOPBACK
-from testkit.waiting import wait_for
+from testkit.processes import LOOPBACK, wait_for
 
 _NGINX_CONFIG = """
 daemon off;

@@ -88,10 +88,10 @@ _COUNT_ROWS: LiteralString = (
 )
 _TABLE_SIZE: LiteralString = "SELECT pg_size_pretty(pg_total_relation_size('backline.message')), min(pg_column_size(payload)) FROM (SELECT payload FROM backline.message LIMIT 100) AS sampled"
 EXPLAINED_STATEMENTS: Mapping[str, Mapping[str, Any]] = {
-    "message_promote": {"most": 1000},
-    "message_claim": {"lane": LANE, "most": BATCH_SIZE, "dispatcher": None, "token": "00000000-0000-4000-8000-000000000000",
-                      "lease_seconds": LEASE_SECONDS, "rank": -32768, "due_at": "-infinity", "id": 0},
-    "lane_status": {"lanes": [LANE, "email.urgent", "email.bulk"], "heartbeat_timeout": 10.0, "most": [2001, 1, 1]},
+    "message_promote": {"batch_limit": 1000},
+    "message_claim": {"lane": LANE, "batch_limit": BATCH_SIZE, "dispatcher": None, "token": "00000000-0000-4000-8000-000000000000",
+                      "lease_seconds": LEASE_SECONDS, "after_rank": -32768, "due_at": "-infinity", "id": 0},
+    "lane_status": {"lanes": [LANE, "email.urgent", "email.bulk"], "heartbeat_timeout": 10.0, "count_limits": [2001, 1, 1]},
 }  # fmt: skip
 
 

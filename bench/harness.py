@@ -28,11 +28,9 @@ from bench.gateway_sink import GatewaySink, nginx_config
 from bench.peers.emails import TEMPLATE_FOLDER_VARIABLE, build_fast, recipient, template_context
 from bench.report import BenchResult, write_report
 from testkit import processes
-from testkit.folders import exclusive_folder
-from testkit.processes import LOOPBACK, free_port
+from testkit.processes import LOOPBACK, exclusive_folder, free_port, wait_for
 from testkit.stack_copy import StackCopy
 from testkit.tools import Tools
-from testkit.waiting import wait_for
 
 T = TypeVar("T")
 

@@ -21,10 +21,11 @@ from backline.db.statements import statement
 from bench import outbox
 from bench.harness import BenchRun
 from bench.peers.emails import recipient
-from bench.report import BenchResult, percentile, rounded
+from bench.report import BenchResult, rounded
 from bench.smtp_receiver import read_arrivals
+from testkit.percentile import percentile
+from testkit.processes import wait_for
 from testkit.stack_copy import StackCopy, query
-from testkit.waiting import wait_for
 
 ROUNDS = 3
 MESSAGES_PER_SECOND = 20.0

@@ -12,8 +12,8 @@ from backline.db.statements import statement
 from backline.errors import UnknownFailure
 from bench.harness import TEMPLATE_NAME
 from bench.peers.emails import recipient, template_context
+from testkit.processes import wait_for
 from testkit.stack_copy import query
-from testkit.waiting import wait_for
 
 LANE = "email.normal"
 

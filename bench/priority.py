@@ -14,7 +14,8 @@ from backline.errors import UnknownFailure
 from bench import outbox
 from bench.harness import BenchRun
 from bench.peers.emails import recipient
-from bench.report import BenchResult, percentile, rounded
+from bench.report import BenchResult, rounded
+from testkit.percentile import percentile
 from testkit.stack_copy import query
 
 ROUNDS = 3

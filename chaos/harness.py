@@ -17,7 +17,7 @@ from chaos.scenarios import SCENARIOS
 from chaos.stack_environment import StackEnvironment, scenario_stack
 from chaos.verdict import Verdict, compute_verdict
 from testkit.containers.local_host import LocalHost
-from testkit.folders import exclusive_folder
+from testkit.processes import exclusive_folder
 from testkit.stack_copy import StackCopy
 from testkit.tools import Tools
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,9 +63,3 @@ def wait_until(poll: Callable[[], T | None], description: str, seconds: float = 
         if time.monotonic() > deadline:
             raise CheckFailed(f"{description}: not within {seconds:.0f} s")
         time.sleep(POLL_INTERVAL_SECONDS)
-
-
-def percentile(values: Sequence[float], fraction: float) -> float:
-    """The value that `share` of all are not above (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(fraction * len(ordered) - 1e-9) - 1)]

@@ -15,13 +15,12 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from backline.airflow.rest import AirflowRest
+from backline.airflow_api import AirflowClient
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from demo.check import wait_until
-from demo.gateways import GatewayClient
-from demo.mail import EmailSummary, MailCatcherClient
 from stack.lifecycle import Stack
+from testkit.sandbox_clients import EmailSummary, GatewayClient, MailCatcherClient
 
 Row = dict[str, Any]
 
@@ -40,7 +39,7 @@ class DemoContext:
         self.report_progress = report_progress
         self.started_at = datetime.now(UTC)
         self.tag = f"d{time.time_ns() // 1_000_000:x}"
-        self.airflow = AirflowRest(exports["BACKLINE_URL"], exports["BACKLINE_USER"], exports["BACKLINE_PASSWORD"])
+        self.airflow = AirflowClient(exports["BACKLINE_URL"], exports["BACKLINE_USER"], exports["BACKLINE_PASSWORD"])
         self.mail = MailCatcherClient(exports["BACKLINE_MAIL_URL"])
         self.gateways = GatewayClient(exports["BACKLINE_MAIL_URL"])
         self.sent: dict[int, str] = {}

@@ -9,8 +9,9 @@ from rich.status import Status
 from rich.text import Text
 
 from backline.errors import BacklineError
-from demo.check import Check, CheckFailed, Result, percentile
+from demo.check import Check, CheckFailed, Result
 from demo.context import DemoContext
+from testkit.percentile import percentile
 
 NAME_WIDTH, EXPECTED_WIDTH, ACTUAL_WIDTH, LATENCY_WIDTH = 38, 20, 26, 13
 """Widths of columns, in characters: a line has at most 120."""

@@ -12,7 +12,7 @@ from typing import Any
 from backline.dead_letters.store import DeadLetterStore, Filter
 from demo.check import wait_until
 from demo.context import DemoContext
-from demo.mail import ReceivedEmail
+from testkit.sandbox_clients import ReceivedEmail
 from tests.acceptance.isolated_stack import IsolatedStack
 
 DAGS = Path(__file__).parent / "dags"

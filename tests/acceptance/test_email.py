@@ -10,7 +10,7 @@ from email.policy import default
 import pytest
 
 from demo.context import DemoContext
-from demo.mail import EmailSummary
+from testkit.sandbox_clients import EmailSummary
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack

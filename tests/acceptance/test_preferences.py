@@ -79,7 +79,7 @@ def test_suppressions(stack: IsolatedStack, world: DemoContext) -> None:
     assert world.airflow.task("send_email", run_id, "send")["state"] == "skipped"
     assert world.emails_at(world.domain("suppressed")) == []
 
-    assert "can be written to again" in stack.run("suppressions", "remove", "--address", address).stdout
+    assert "is no longer suppressed" in stack.run("suppressions", "remove", "--address", address).stdout
     assert "is not suppressed" in stack.run("suppressions", "remove", "--address", address, check=False).stderr
     world.enqueue("welcome", address, {"name": "Ann"})
     assert len(world.wait_for_emails(world.domain("suppressed"), 1)) == 1

@@ -12,7 +12,7 @@ from backline.messages import registry
 from backline.messages.recipients import serialize
 from backline.messages.secrets import encrypt_secrets
 from demo.check import wait_until
-from demo.mail import ReceivedEmail
+from testkit.sandbox_clients import ReceivedEmail
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack

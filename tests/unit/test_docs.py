@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import pkgutil
 import re
 import shlex
 from functools import cache
@@ -13,8 +11,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from backline import cli
-from backline.cli.app import app
+from backline.cli.__main__ import load_commands
+from backline.cli.console import app
 from backline.settings import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,8 +30,7 @@ def commands(text: str) -> list[list[str]]:
     return [arguments for arguments in found if arguments]
 
 
-for module in pkgutil.iter_modules(cli.__path__, "backline.cli."):
-    importlib.import_module(module.name)  # they add their commands
+load_commands()
 SHOWN = [
     (page.name, line)
     for page in PAGES

@@ -5,15 +5,17 @@ The context comes out escaped in HTML and as it is in text.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
+from jinja2 import Template, TemplateNotFound
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from backline.errors import Misconfigured
 from backline.rendering import catalog, flattening
 from backline.rendering.environment import (
     RENDER_ERRORS,
@@ -71,10 +73,26 @@ def _template(name: str, language: str | None) -> EmailTemplate:
 
 
 def compile_template(source: ImmutableSandboxedEnvironment, name: str, language: str, locale: str) -> EmailTemplate:
-    """A template in a language that has it; amounts and dates are written as in `locale`."""
-    fixed = template_constants(language, locale)
+    """Compile a template in a language that has it; amounts and dates are formatted for `locale`.
+
+    The tables of the template's `labels.toml`, if it has one, are available in it as `labels`.
+    """
+    constants: dict[str, object] = {**template_constants(language, locale)}
+    if labels := _load_labels(source, f"{language}/{name}/labels.toml"):
+        constants["labels"] = labels
 
     def load(file: str) -> Template:
-        return flattening.load_flattened(source, f"{language}/{name}/{file}", fixed)
+        return flattening.load_flattened(source, f"{language}/{name}/{file}", constants)
 
     return EmailTemplate(name, language, load("subject.txt"), load("body.txt"), load("body.html"), dict(source.globals))
+
+
+def _load_labels(source: ImmutableSandboxedEnvironment, path: str) -> dict[str, Any]:
+    assert source.loader is not None  # noqa: S101 - every environment here has one
+    try:
+        text, _, _ = source.loader.get_source(source, path)
+        return tomllib.loads(text)
+    except TemplateNotFound:
+        return {}
+    except tomllib.TOMLDecodeError as exc:
+        raise Misconfigured(f"template file {path}: not valid TOML: {exc}") from None

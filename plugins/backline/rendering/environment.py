@@ -77,7 +77,7 @@ def create_environment(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"link": _safe_link, "money": formats.money, "day": formats.day, "moment": formats.timestamp}
+    made.filters |= {"link": _safe_link, "money": formats.money, "day": formats.day, "timestamp": formats.timestamp}
     return made
 
 

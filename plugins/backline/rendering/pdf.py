@@ -22,7 +22,7 @@ def create_pdf_environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("money", "moment", "day", "rate", "country")
+    names = ("money", "timestamp", "day", "rate", "country")
     made.filters |= {name: getattr(formats, name) for name in names}
     return made
 

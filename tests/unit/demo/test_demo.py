@@ -16,11 +16,13 @@ from backline.errors import NetworkFailure, Rejected
 from backline.messages import registry
 from backline.messages.base import EmailMessage, PushMessage, SmsMessage
 from demo import failures, http_api
-from demo.check import Check, CheckFailed, Result, percentile, require, wait_until
-from demo.mail import ReceivedEmail
+from demo.check import Check, CheckFailed, Result, require, wait_until
+from demo.context import DemoContext
 from demo.run import all_checks, run_checks
 from demo.send_runs import email_mismatch, gateway_message_mismatch, sample_payload
 from demo.table import NAME_WIDTH, CheckTable
+from testkit.percentile import percentile
+from testkit.sandbox_clients import ReceivedEmail
 
 
 class FaultRecorder:
@@ -34,11 +36,11 @@ class FaultRecorder:
 
 
 def run_demo(*checks: Check) -> tuple[int, str, FaultRecorder]:
-    switches, output = FaultRecorder(), io.StringIO()
-    paths = SimpleNamespace(logs=Path("/state/logs"))
-    world = cast("DemoContext", SimpleNamespace(mail=switches, stack=SimpleNamespace(paths=paths)))
-    passed = run_checks(world, checks, CheckTable(Console(file=output, soft_wrap=True)))
-    return passed, output.getvalue(), switches
+    faults, output = FaultRecorder(), io.StringIO()
+    paths = SimpleNamespace(log_folder=Path("/state/logs"))
+    context = cast("DemoContext", SimpleNamespace(mail=faults, stack=SimpleNamespace(paths=paths)))
+    passed = run_checks(context, checks, CheckTable(Console(file=output, soft_wrap=True)))
+    return passed, output.getvalue(), faults
 
 
 def passing_check(_: Any) -> Result:
@@ -96,9 +98,9 @@ def test_what_cannot_be_prepared_fails_in_its_own_line() -> None:
 def test_an_interruption_leaves_the_mail_server_well() -> None:
     seen: list[FaultRecorder] = []
 
-    def interrupted(world: Any) -> Result:
-        world.mail.set_faults({"stage": "rcpt"})
-        seen.append(world.mail)
+    def interrupted(context: Any) -> Result:
+        context.mail.set_faults({"stage": "rcpt"})
+        seen.append(context.mail)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -166,14 +168,14 @@ class FakeHttp:
 
 
 def check_rejected_batch(answer: Rejected | None, left: int = 0) -> Result:
-    world = SimpleNamespace(
+    context = SimpleNamespace(
         airflow=FakeHttp(answer),
         domain=lambda name: f"{name}.example.com",
         query=lambda *_, **__: [{"id": 1}] * left,
-        started=None,
+        started_at=None,
     )
     [check] = [check for check in http_api.checks() if "wrong" in check.name]
-    return check.run(cast("DemoContext", world))
+    return check.run(cast("DemoContext", context))
 
 
 def validation_error(*errors: tuple[int, str], code: str = "422") -> Rejected:
@@ -205,9 +207,9 @@ class FailedRunContext:
     """A world after a run has failed: its dead letters, when their group had its last mail, and the mails of now."""
 
     def __init__(self, letters: int, *, alerted: bool, mailed_minutes: float, mails: int) -> None:
-        self.started = datetime.now(UTC)
-        self.since = self.started.timestamp()
-        seen = self.started + timedelta(minutes=1)
+        self.started_at = datetime.now(UTC)
+        self.since = self.started_at.timestamp()
+        seen = self.started_at + timedelta(minutes=1)
         letter = {
             "recorded_after_seconds": 2.0,
             "first_seen_at": seen,
@@ -216,7 +218,7 @@ class FailedRunContext:
         }
         self.rows = [letter] * letters
         subjects = ["[Backline] other", *["[Backline] send_email.send failed (validation)"] * mails]
-        self.mail = SimpleNamespace(arrivals=lambda *_: [SimpleNamespace(subject=subject) for subject in subjects])
+        self.mail = SimpleNamespace(list_emails=lambda *_: [SimpleNamespace(subject=subject) for subject in subjects])
 
     def run_id(self, name: str) -> str:
         return name
@@ -227,8 +229,8 @@ class FailedRunContext:
 
 def check_alert(letters: int = 1, *, alerted: bool = True, mailed_minutes: float = 0.1, mails: int = 1) -> Result:
     [check] = [check for check in failures.checks() if "failed run" in check.name]
-    world = FailedRunContext(letters, alerted=alerted, mailed_minutes=mailed_minutes, mails=mails)
-    return check.run(cast("DemoContext", world))
+    context = FailedRunContext(letters, alerted=alerted, mailed_minutes=mailed_minutes, mails=mails)
+    return check.run(cast("DemoContext", context))
 
 
 def test_a_failed_run_is_one_letter_and_one_mail_a_window() -> None:

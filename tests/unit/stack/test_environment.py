@@ -12,9 +12,10 @@ import pytest
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.oauth import ServiceAccount
 from backline.channels.webhook.ssrf_guard import AddressGuard
+from backline.environment import load_dotenv
 from backline.errors import Misconfigured
 from backline.settings import ROOT, settings
-from stack.environment import build_environment, load_dotenv, to_shell_exports
+from stack.environment import build_environment, to_shell_exports
 from stack.paths import MAX_BASE_PORT, Paths
 from stack.postgres import Cluster
 from stack.secrets import Secrets
