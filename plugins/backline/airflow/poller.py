@@ -34,7 +34,9 @@ def watch_schedule(watch: str, cron: str) -> AssetOrTimeSchedule:
     """A schedule: run when the watch fires, and by `cron` (UTC) in case the triggerer is down or an event was lost."""
     known = (FAILURE_WATCH, *map(lane_watch, settings().lanes), *settings().watches)
     if watch not in known:
-        raise Misconfigured(f"watch {watch!r} is unknown; add [watches.{watch}] to backline.toml, or use one of: {known}")
+        raise Misconfigured(
+            f"watch {watch!r} is unknown; add [watches.{watch}] to backline.toml, or use one of: {known}"
+        )
     watcher = AssetWatcher(name=watch, trigger=PollTrigger(watch))
     asset = Asset(name=watch, uri=f"backline://watch/{watch}", watchers=[watcher])
     return AssetOrTimeSchedule(assets=asset, timetable=CronTriggerTimetable(cron, timezone="UTC"))

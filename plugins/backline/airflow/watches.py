@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, LiteralString, Protocol
 
@@ -19,8 +19,8 @@ from psycopg.rows import DictRow
 from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
 from backline.airflow.job_events import JobEventPublisher
 from backline.airflow.poller import FAILURE_WATCH, lane_watch
-from backline.airflow.rest import AirflowRest
 from backline.airflow.runs import failure_fingerprint
+from backline.airflow_api import AirflowClient
 from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.dead_letters.reconcile_dead_letters import CURSOR
@@ -93,7 +93,9 @@ async def _poll_one(watch: Watch, used: Mapping[str, int], fired: asyncio.Queue[
             except Exception as exc:  # noqa: BLE001 - a trigger that raises is restarted every second, without end
                 if (error := f"{type(exc).__name__}: {exc}") != last_error:
                     last_error = error
-                    log.warning("watch %s: %s; retrying every %.0f s or less", min(watch.names), error, MAX_RETRY_DELAY_SECONDS)
+                    log.warning(
+                        "watch %s: %s; retrying every %.0f s or less", min(watch.names), error, MAX_RETRY_DELAY_SECONDS
+                    )
                 pause = max(pause, retry_delay)
                 retry_delay = min(retry_delay * 2, MAX_RETRY_DELAY_SECONDS)
         await asyncio.sleep(pause)
@@ -164,7 +166,8 @@ class SqlWatch:
         """Run the statement."""
         domain, _, name = self._statement.partition(".")
         rows = await self._database.fetch_quickly(statement(domain, name))
-        return self.names if self._cooldown.fires(any(row and next(iter(row.values())) for row in rows[:1])) else frozenset()
+        is_due = any(next(iter(row.values())) for row in rows[:1])
+        return self.names if is_due and self._cooldown.start() else frozenset()
 
     async def close(self) -> None:
         """The connection is shared."""
@@ -179,7 +182,7 @@ class FailureWatch:
         self.interval_seconds = config.section(DeadLetterSettings).poll_interval_seconds
         self._database, self._sends_alerts = database, bool(config.alerts.recipients)
         self._cooldown = Cooldown(FAILURE_COOLDOWN_SECONDS)
-        self._rest: AirflowRest | None = None
+        self._rest: AirflowClient | None = None
         self._events: JobEventPublisher | None = None
         self._fingerprint: tuple[object, ...] | None = None
         self._changed_at = datetime.now(UTC)
@@ -195,7 +198,7 @@ class FailureWatch:
         alerts = self._sends_alerts and await self._database.fetch_quickly(
             statement("dead_letters", "alert_due"), {"batch_limit": 1}
         )
-        return self.names if self._cooldown.fires(bool(unread or alerts)) else frozenset()
+        return self.names if (unread or alerts) and self._cooldown.start() else frozenset()
 
     async def _has_unread_failures(self) -> bool:
         if self._rest is None or self._events is None:
@@ -222,15 +225,15 @@ class FailureWatch:
 
 
 class Cooldown:
-    """Lets an event through, then none for some seconds."""
+    """Seconds after an event in which a watch does not fire again."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._quiet_until = seconds, 0.0
 
-    def fires(self, is_due: bool) -> bool:
-        """Whether to fire now."""
+    def start(self) -> bool:
+        """Whether it is over; if so, the next one starts."""
         now = time.monotonic()
-        if not is_due or now < self._quiet_until:
+        if now < self._quiet_until:
             return False
         self._quiet_until = now + self._seconds
         return True
