@@ -7,12 +7,12 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from backline.payments.webhook_parsing import PaymentEvent, insert_event
 
 from backline.errors import RetryableError
 from backline.payments.charges import charge
 from backline.payments.stripe_client import StripeProvider
 from backline.payments.webhook_events import ingest
+from backline.payments.webhook_parsing import PaymentEvent, insert_event
 from backline.subscriptions.renewal import RenewalOutcome, renew
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.payments.support import CARD_NEEDS_AUTHENTICATION, Account, Shop

@@ -8,12 +8,12 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backline.payments.webhook_parsing import PaymentEvent, insert_event
 from psycopg.conninfo import conninfo_to_dict
 from tests.integration.payments.test_retrying import make_due
 
 from backline.jobs.results import RunRef, get_result
 from backline.payments.charges import charge
+from backline.payments.webhook_parsing import PaymentEvent, insert_event
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
 from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_VALID, Account, Shop
