@@ -89,7 +89,7 @@ def _check_reconcile(world: DemoContext) -> Result:
     # Both at once, so that the next check need not wait.
     world.airflow.trigger(PURGE_DAG, {"dry_run": True}, world.run_id("purge"))
     world.airflow.trigger(RECONCILE_DAG, {}, run_id)
-    report = run_result(world, RECONCILE_DAG, run_id, "reconcile")
+    report = run_result(world, RECONCILE_DAG, run_id, RECONCILE_DAG)
     require(report["failed_tasks"], "it has seen no failed task, and there is one")
     again = _dead_letters(world, run_id=world.run_id(FAILED_RUN))
     require(len(again) == len(before) == 1, f"the failed run has {len(again)} dead letters, had {len(before)}")
@@ -97,10 +97,10 @@ def _check_reconcile(world: DemoContext) -> Result:
 
 
 def _check_purge(world: DemoContext) -> Result:
-    report = run_result(world, PURGE_DAG, world.run_id("purge"), "purge")
+    report = run_result(world, PURGE_DAG, world.run_id("purge"), PURGE_DAG)
     require(report["dry_run"] and not report["files"], f"a dry run has written {report['files']}")
     there = int(world.query("dead_letters", "letter_count")[0]["letters"])
-    counted = report["letters"] + report["left"]
+    counted = report["letters"] + report["remaining"]
     require(there >= counted, f"there were {counted} dead letters before it, and are {there}")
     return Result("nothing is deleted", f"{report['letters']} of {counted} would go")
 
