@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backline.cli.app import app
-from backline.cli.console import err, print_progress
+from backline.cli.console import app, err, print_progress
 from backline.errors import Misconfigured
 
 

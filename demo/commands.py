@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from backline.cli.app import app
+from backline.cli.console import app
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from backline.airflow.rest import AirflowRest
+from backline.airflow_api import AirflowClient
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from demo.check import wait_until
@@ -40,7 +40,7 @@ class DemoContext:
         self.report_progress = report_progress
         self.started_at = datetime.now(UTC)
         self.tag = f"d{time.time_ns() // 1_000_000:x}"
-        self.airflow = AirflowRest(
+        self.airflow = AirflowClient(
             variables["BACKLINE_URL"], variables["BACKLINE_USER"], variables["BACKLINE_PASSWORD"]
         )
         self.mail = MailCatcherClient(variables["BACKLINE_MAIL_URL"])

@@ -13,8 +13,7 @@ import typer
 from psycopg.rows import dict_row
 from rich.table import Table
 
-from backline.cli.app import PASS_THROUGH, app
-from backline.cli.console import err, out, print_progress
+from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.encryption import Encryptor

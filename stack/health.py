@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from backline.airflow.status_client import AirflowStatusClient
+from backline.airflow_api import AirflowClient
 from backline.db.migrate import pending
 from backline.errors import BacklineError
 from stack.environment import LOOPBACK
@@ -30,11 +30,11 @@ class Check:
     detail: str
 
 
-class LocalAirflowClient(AirflowStatusClient):
+class LocalAirflowClient(AirflowClient):
     """The API of this copy of the stack."""
 
     def __init__(self, paths: Paths, secrets: Secrets) -> None:
-        super().__init__(f"http://{LOOPBACK}:{paths.port}", "admin", secrets.admin_password)
+        super().__init__(f"http://{LOOPBACK}:{paths.port}", "admin", secrets.admin_password, timeout=10, retries=0)
 
 
 def run_checks(paths: Paths, secrets: Secrets, cluster: Cluster, states: dict[str, ServiceState]) -> list[Check]:

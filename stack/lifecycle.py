@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 from backline.db.migrate import migrate
-from backline.errors import BacklineError, Misconfigured, NetworkFailure, UnknownFailure
+from backline.errors import BacklineError, Misconfigured, UnknownFailure
 from backline.settings import settings
 from stack import health
 from stack.environment import build_environment
@@ -194,7 +194,7 @@ class Stack:
         return ""
 
     def _prepare_airflow(self, database: str) -> None:
-        for module in (("airflow", "db", "migrate"), ("backline.airflow.pools",)):
+        for module in (("airflow", "db", "migrate"), ("backline.airflow.defaults",)):
             self._run_module(*module, environment=self.subprocess_environment(database))
 
     def _run_module(self, *arguments: str, environment: Mapping[str, str]) -> None:
@@ -281,7 +281,7 @@ class Stack:
         """Describe the DAG files that are not ready; empty if all are."""
         try:
             missing = health.unparsed_dag_files(api, self.paths.root / "dags", since)
-        except NetworkFailure as exc:  # the first response can be slow while everything starts
+        except BacklineError as exc:  # the first response can be slow while everything starts
             return f"cannot list the parsed DAG files: {exc}"
         return f"no DAG from: {', '.join(sorted(missing))}" if missing else ""
 

@@ -5,7 +5,7 @@ nothing at all. This job reads Airflow's REST API since its last look, writes on
 failed run and import error that has none, and closes the letters of files that import again. Then it sends the alert
 emails that are due: one a group of failures, however many they are.
 
-- **Runs** within seconds of a failure (a watcher in the triggerer looks for them), and every 5 minutes in any case.
+- **Runs** within seconds of a failure (a watcher in the triggerer looks for them), and every 15 minutes in any case.
 - **Safe to repeat**: each failure is one row, whoever writes it; each is told of once.
 - **Settings**: `[alerts]` and `[dead_letters]` in `include/config/backline.toml`.
 - **Deal with them**: `./backline dead-letters list`; docs/jobs.md.
@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from airflow.sdk import task
 
-from backline.airflow.dead_letters import failure_schedule, run_reconcile, run_send_alerts
+from backline.airflow.dead_letters import run_reconcile, run_send_alerts
 from backline.airflow.jobs import Requires, job_dag
+from backline.airflow.poller import FAILURE_WATCH, watch_schedule
 
 with job_dag(
     "reconcile_dead_letters",
     doc=__doc__,
-    schedule=failure_schedule("*/5 * * * *"),
+    schedule=watch_schedule(FAILURE_WATCH, cron="1-59/15 * * * *"),
     requires=Requires(connections=("backline_airflow",)),
     max_active_runs=1,
     pool="monitoring",

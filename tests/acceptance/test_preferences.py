@@ -79,7 +79,7 @@ def test_suppressions(stack: IsolatedStack, context: DemoContext) -> None:
     assert context.airflow.task("send_email", run_id, "send")["state"] == "skipped"
     assert context.emails_at(context.domain("suppressed")) == []
 
-    assert "can be written to again" in stack.run("suppressions", "remove", "--address", address).stdout
+    assert "is no longer suppressed" in stack.run("suppressions", "remove", "--address", address).stdout
     assert "is not suppressed" in stack.run("suppressions", "remove", "--address", address, check=False).stderr
     context.enqueue("welcome", address, {"name": "Ann"})
     assert len(context.wait_for_emails(context.domain("suppressed"), 1)) == 1

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from backline.airflow.rest import FINAL_STATES
+from backline.airflow_api import FINAL_STATES
 from backline.errors import Rejected
 from demo.check import wait_until
 from demo.context import DemoContext

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from backline.cli.__main__ import load_commands
-from backline.cli.app import app
+from backline.cli.console import app
 from backline.settings import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -99,7 +99,7 @@ def test_the_command_starts_without_the_folders_beside_the_library() -> None:
     """As in the image: only the library is on the path, and its own commands are offered."""
     code = (
         "from backline.cli.__main__ import load_commands; load_commands()\n"
-        "from backline.cli.app import app\n"
+        "from backline.cli.console import app\n"
         "import typer; print(*sorted(typer.main.get_command(app).commands))"
     )
     done = subprocess.run(

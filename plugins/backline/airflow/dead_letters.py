@@ -6,21 +6,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
-
-from backline.airflow.failure_trigger import FailureTrigger
 from backline.channels.settings import EmailSettings
 from backline.dead_letters.settings import DeadLetterSettings
-
-
-def failure_schedule(cron: str) -> AssetOrTimeSchedule:
-    """A schedule: when the failure bell rings, and by cron in case the triggerer is down."""
-    bell = Asset(
-        name="failure bell",
-        uri="backline://bell/failures",
-        watchers=[AssetWatcher(name="failure bell", trigger=FailureTrigger())],
-    )
-    return AssetOrTimeSchedule(assets=bell, timetable=CronTriggerTimetable(cron, timezone="UTC"))
 
 
 def run_reconcile() -> dict[str, int]:

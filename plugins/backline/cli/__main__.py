@@ -36,7 +36,7 @@ def main() -> int:
     # Processes that a command starts do not belong to the stack, even if one of its tasks runs the command.
     os.environ.pop(STACK_ID_VARIABLE, None)
     load_commands()
-    from backline.cli.app import app
+    from backline.cli.console import app
 
     # Not standalone: typer's own error boxes have several lines.
     return int(app(sys.argv[1:] or ["--help"], prog_name="backline", standalone_mode=False) or 0)

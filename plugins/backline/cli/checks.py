@@ -14,8 +14,7 @@ from types import FrameType
 
 import typer
 
-from backline.cli.app import PASS_THROUGH, app
-from backline.cli.console import err, local_stack, out
+from backline.cli.console import PASS_THROUGH, app, err, local_stack, out
 from backline.cli.wording import check_wording
 from backline.settings import ROOT
 

@@ -1,4 +1,4 @@
-"""Retention: dead letters past their time or over the cap go into an archive file, and only then out of the table."""
+"""Retention of dead letters: the expired and those over the limit are archived in a file, then deleted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backline.dead_letters.store import DeadLetterStore
 from backline.errors import Misconfigured, ResourceExhausted
 
 BATCH_LIMIT = 20_000
-"""Letters of one round, which is one transaction and one file; a job runs rounds until nothing is left, or `ROUNDS`."""
+"""Dead letters per transaction and archive file; a run processes up to `MAX_BATCHES` of them."""
 MAX_BATCHES = 10
 
 
@@ -32,45 +32,41 @@ class PurgeReport:
     messages: int = 0
     files: tuple[str, ...] = ()
     remaining: int = 0
-    """Letters that stay."""
+    """Dead letters that stay."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For XCom and people."""
+        """As JSON."""
         return {**asdict(self), "files": list(self.files)}
 
 
 def purge_dead_letters(
-    letters: DeadLetterStore, config: DeadLetterSettings, folder: Path, *, dry_run: bool
+    store: DeadLetterStore, config: DeadLetterSettings, folder: Path, *, dry_run: bool
 ) -> PurgeReport:
-    """Archive and delete what is too old or too much.
+    """Archive and delete dead letters past their retention or over the limit.
 
-    ResourceExhausted if an archive does not read back as it was written; nothing is deleted then.
+    ResourceExhausted if an archive does not read back as written; nothing is deleted then.
     """
     report = PurgeReport(dry_run)
     for _ in range(1 if dry_run else MAX_BATCHES):
-        with letters.connection.transaction():
-            values = {
-                "retention_seconds": config.retention_hours * 3600,
-                "max_count": config.max_count,
-                "batch_limit": BATCH_LIMIT,
-            }
-            rows = letters.connection.execute(statement("dead_letters", "purge_candidates"), values).fetchall()
+        with store.connection.transaction():
+            values = {"retention_seconds": config.retention_hours * 3600, "max_count": config.max_count, "batch_limit": BATCH_LIMIT}  # fmt: skip
+            rows = store.connection.execute(statement("dead_letters", "purge_candidates"), values).fetchall()
             report.letters += len(rows)
             if dry_run or not rows:
                 break
             report.files += (str(write_archive(folder, rows)),)
             ids = {"ids": [row["id"] for row in rows]}
-            [gone] = letters.connection.execute(statement("dead_letters", "letter_delete"), ids).fetchall()
-            report.messages += gone["messages"]
+            [deleted] = store.connection.execute(statement("dead_letters", "letter_delete"), ids).fetchall()
+            report.messages += deleted["messages"]
         if len(rows) < BATCH_LIMIT:
             break
-    [count] = letters.connection.execute(statement("dead_letters", "letter_count")).fetchall()
+    [count] = store.connection.execute(statement("dead_letters", "letter_count")).fetchall()
     report.remaining = count["letters"] - (report.letters if dry_run else 0)
     return report
 
 
 def write_archive(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write one JSON object a row to a new .jsonl.gz, beside it a manifest with count and SHA-256, and read it back."""
+    """Write one JSON object per row to a new .jsonl.gz with a manifest (count, SHA-256) beside it, and read it back."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
     path = folder / f"dead_letters_{stamp}_{rows[0]['id']}.jsonl.gz"
     draft = path.with_name(f".{path.name}")
@@ -94,7 +90,7 @@ def write_archive(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         raise Misconfigured(
             f"{folder}: {exc.strerror}; make it writable, or set dead_letters.archive_folder to a folder that is"
         ) from exc
-    except (OSError, EOFError, zlib.error) as exc:  # the two last: it does not read back
+    except (OSError, EOFError, zlib.error) as exc:  # the last two: it does not read back
         raise ResourceExhausted(f"archive {path}: {exc}; nothing was deleted") from exc
     finally:
         draft.unlink(missing_ok=True)
@@ -108,4 +104,4 @@ def _verify(path: Path, count: int, digest: str) -> None:
             found.update(line)
             lines += 1
     if (lines, found.hexdigest()) != (count, digest):
-        raise ResourceExhausted(f"archive {path} does not read back as it was written; nothing was deleted")
+        raise ResourceExhausted(f"archive {path} does not read back as written; nothing was deleted")

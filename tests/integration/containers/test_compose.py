@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from cryptography.fernet import Fernet
 
-from backline.airflow.pools import configured_pools, lane_pool
+from backline.airflow.defaults import configured_pools, lane_pool
 from backline.settings import ROOT, LaneSettings, load
 from stack.environment import build_environment
 from stack.paths import Paths

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backline.airflow.pools import configured_pools
+from backline.airflow.defaults import configured_pools
 from backline.settings import config_file, load
 
 
