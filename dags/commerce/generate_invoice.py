@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from airflow.sdk import Param, task
 
-from backline.airflow.invoices import make_now, on_orders_paid
+from backline.airflow.invoices import make_now
 from backline.airflow.jobs import Requires, job_dag
+from backline.airflow.poller import watch_schedule
 
 ORDER = Param(
     None, type=["null", "integer"], minimum=1, title="Order", description="Its id; empty: all that lack papers."
@@ -23,7 +24,7 @@ ORDER = Param(
 with job_dag(
     "generate_invoice",
     doc=__doc__,
-    schedule=on_orders_paid("6-59/15 * * * *"),
+    schedule=watch_schedule("orders_paid", cron="5-59/15 * * * *"),
     params={"order_id": ORDER},
     requires=Requires(tables=("app.orders", "app.invoices", "app.invoice_documents")),
     pool="payments",

@@ -5,7 +5,7 @@ nothing at all. This job reads Airflow's REST API from where its last run ended.
 failed task, failed run and import error that has none, and resolves those of files that import again. Then it sends the
 alert emails that are due: one per group of failures, however many they are.
 
-- **Runs** within seconds of a failure, started by a watcher in the triggerer, and every 5 minutes in any case.
+- **Runs** within seconds of a failure, started by a watcher in the triggerer, and every 15 minutes in any case.
 - **Safe to repeat**: each failure is one row, whoever writes it, and is reported in one email.
 - **Settings**: `[alerts]` and `[dead_letters]` in `include/config/backline.toml`.
 - **What to do with dead letters**: `./backline dead-letters list`; docs/jobs.md.
@@ -13,13 +13,13 @@ alert emails that are due: one per group of failures, however many they are.
 
 from __future__ import annotations
 
-from backline.airflow.dead_letters import failure_schedule
 from backline.airflow.jobs import Requires, job_dag, job_task
+from backline.airflow.poller import FAILURE_WATCH, watch_schedule
 
 with job_dag(
     "reconcile_dead_letters",
     doc=__doc__,
-    schedule=failure_schedule("*/5 * * * *"),
+    schedule=watch_schedule(FAILURE_WATCH, cron="1-59/15 * * * *"),
     requires=Requires(connections=("backline_airflow",)),
     max_active_runs=1,
     pool="monitoring",

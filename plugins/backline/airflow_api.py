@@ -115,6 +115,10 @@ class AirflowClient:
     ) -> None:
         self._http.close()
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
     # --- DAGs and runs ------------------------------------------------------------------------------
 
     def health(self) -> Health:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,6 @@ from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipExceptio
 from airflow.serialization.serialized_objects import DagSerialization
 
 from backline.airflow.defaults import configured_pools
-from backline.airflow.lane_trigger import LaneTrigger
 from backline.messages import registry
 from backline.settings import ROOT, load
 
@@ -122,47 +120,6 @@ def test_urgent_lanes_have_a_higher_priority_than_bulk(bag: DagBag) -> None:
     ]
     assert weights == sorted(weights, reverse=True)
     assert len(set(weights)) == 3
-
-
-def walk(value: Any) -> Iterator[Any]:
-    """Every trigger in a serialized DAG."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key == "trigger":
-                yield inner
-            yield from walk(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from walk(inner)
-
-
-def triggers(dag: DAG) -> list[str]:
-    return [json.dumps(trigger, sort_keys=True, default=str) for trigger in walk(DagSerialization.to_dict(dag))]
-
-
-def test_each_lane_has_its_own_trigger(bag: DagBag) -> None:
-    found = [triggers(bag.dags[dag_id]) for dag_id in DISPATCH]
-    assert all(len(each) == 1 for each in found)
-    assert len({each[0] for each in found}) == len(DISPATCH)
-    for each, lane in zip(found, DISPATCH.values(), strict=True):
-        assert lane in each[0]
-
-
-def test_a_lane_trigger_is_restored_from_its_serialized_form() -> None:
-    from airflow.sdk._shared.module_loading import import_string
-
-    path, arguments = LaneTrigger("email.bulk").serialize()
-    assert json.loads(json.dumps(arguments)) == arguments
-    made = import_string(path)(**arguments)
-    assert isinstance(made, LaneTrigger)
-    assert made.serialize() == (path, arguments)
-    assert made.lane == "email.bulk"
-
-
-def test_lane_triggers_share_one_stream() -> None:
-    keys = {LaneTrigger(lane).shared_stream_key() for lane in SETTINGS.lanes}
-    assert len(keys) == 1
-    assert None not in keys
 
 
 @pytest.mark.parametrize("dag_id", ["dispatch_email", "send_welcome", "send_password_reset"])

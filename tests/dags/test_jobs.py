@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, task
-from airflow.serialization.serialized_objects import DagSerialization
 
 from backline.airflow.callbacks import record_run_failure, record_task_failure
 from backline.airflow.defaults import configured_pools
-from backline.airflow.failure_trigger import FailureTrigger
 from backline.airflow.jobs import JobRetryPolicy, PreExecute, job_dag
 from backline.errors import InvalidInput, Misconfigured, NetworkFailure, RateLimited
 from backline.settings import ROOT, load, settings
@@ -155,13 +152,3 @@ def test_mapped_tasks_have_the_same_defaults(configured: Path) -> None:
     [mapped] = dag.tasks
     assert pre_execute_of(mapped).job.memory_limit_mib == 64
     assert isinstance(mapped.partial_kwargs["retry_policy"], JobRetryPolicy)
-
-
-def test_the_reconciler_starts_by_trigger_and_by_cron(jobs: dict[str, DAG]) -> None:
-    from airflow.sdk._shared.module_loading import import_string
-
-    path, arguments = FailureTrigger().serialize()
-    assert import_string(path)(**arguments).serialize() == (path, arguments)
-    stored = json.dumps(DagSerialization.to_dict(jobs["reconcile_dead_letters"]), default=str)
-    assert path in stored
-    assert "*/5 * * * *" in stored

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, BaseOperator, CronTriggerTimetable
+from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from backline.airflow.defaults import dag_arguments, lane_pool, task_arguments
-from backline.airflow.lane_trigger import LaneTrigger
+from backline.airflow.poller import lane_watch, watch_schedule
 from backline.errors import NotConfigured
 from backline.settings import Settings
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 DISPATCH_EXECUTION_TIMEOUT = timedelta(minutes=15)
 """A dispatcher ends long before: a timeout could interrupt it between the provider's OK and the commit."""
-FALLBACK_CRON_MINUTES = 5
+CRON_MINUTES = 15
+CRON_STAGGER_MINUTES = 2
 
 
 class DispatchOperator(BaseOperator):
@@ -77,24 +78,16 @@ def dispatch_dag_id(lane: str) -> str:
 
 
 def dispatch_dag(lane_name: str, config: Settings) -> DAG:
-    """The DAG of a lane: started by the lane's trigger, and by a cron in case the triggerer is down."""
+    """The DAG of a lane: started by the lane's watch, and by a cron in case the triggerer is down."""
     lane = config.lane(lane_name)
-    minute = sorted(config.lanes).index(lane_name) % FALLBACK_CRON_MINUTES
-    wakeup = Asset(
-        name=f"lane {lane_name}",
-        uri=f"backline://lane/{lane_name}",
-        watchers=[AssetWatcher(name=f"lane {lane_name}", trigger=LaneTrigger(lane=lane_name))],
-    )
+    minute = sorted(config.lanes).index(lane_name) * CRON_STAGGER_MINUTES % CRON_MINUTES
     dag = DAG(
         dispatch_dag_id(lane_name),
         description=f"Sends the messages of the lane {lane_name}",
         doc_md=_DOC.format(
             lane=lane_name, channel=lane.channel, lanes=lane.max_dispatchers, idle=lane.idle_timeout_seconds
         ),
-        schedule=AssetOrTimeSchedule(
-            assets=wakeup,
-            timetable=CronTriggerTimetable(f"{minute}-59/{FALLBACK_CRON_MINUTES} * * * *", timezone="UTC"),
-        ),
+        schedule=watch_schedule(lane_watch(lane_name), cron=f"{minute}-59/{CRON_MINUTES} * * * *"),
         # One more than dispatchers, so that a successor starts before its predecessor has ended.
         **dag_arguments("dispatch", lane.channel, max_active_runs=lane.max_dispatchers + 1),
     )
@@ -120,7 +113,7 @@ _DOC = """\
 Messages are rows of `backline.message`. This DAG runs the dispatchers that claim and send those of one lane (channel
 {channel}): one, or up to {lanes} in parallel if the backlog is large.
 
-- **Started by** the lane's trigger, within a fraction of a second of the first message, and every 5 minutes in case the
+- **Started by** the lane's watch, within a fraction of a second of the first message, and every 15 minutes in case the
   triggerer is down. A run that finds no message ends at once.
 - **Stays warm** for {idle:.0f} s after its last message, so that the next one is sent within milliseconds. It ends after
   8 minutes at most, and the next run takes over.

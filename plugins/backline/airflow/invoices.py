@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import AssetOrTimeSchedule
-
-from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
 from backline.invoices.settings import InvoiceSettings
 from backline.settings import resolve_folder, settings
-
-
-def on_orders_paid(cron: str) -> AssetOrTimeSchedule:
-    """A schedule: when an order has become paid or refunded, whoever booked it."""
-    bell = SqlTrigger("invoices", "order_needs_documents", settings().section(InvoiceSettings).poll_interval_seconds)
-    return sql_schedule("orders paid", "backline://bell/orders-paid", bell, cron)
 
 
 def make_now(order_id: int | None) -> dict[str, Any]:

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from airflow.sdk import task_group
 
 from backline.airflow.jobs import reporter
-from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
 from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 
 if TYPE_CHECKING:
-    from airflow.sdk import AssetOrTimeSchedule
     from airflow.sdk.definitions.xcom_arg import XComArg
 
     from backline.payments.provider import Provider
@@ -23,12 +21,6 @@ APPROVE, REJECT = "Approve", "Reject"
 CONNECTION = settings().section(PaymentSettings).connection
 Planned: TypeAlias = dict[str, Any]
 """What `plan_now` hands on."""
-
-
-def on_payment_events(cron: str) -> AssetOrTimeSchedule:
-    """A schedule: when a provider has told something that nobody has looked at yet."""
-    bell = SqlTrigger("payments", "event_is_waiting", settings().section(PaymentSettings).poll_interval_seconds)
-    return sql_schedule("payment events", "backline://bell/payment-events", bell, cron)
 
 
 def provider() -> Provider:

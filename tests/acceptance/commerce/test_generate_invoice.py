@@ -22,8 +22,8 @@ from tests.integration.invoices.support import place_order
 pytestmark = pytest.mark.stack
 
 
-def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, world: DemoContext) -> None:
-    dsn, address = stack.exports()["BACKLINE_DATABASE_URL"], world.recipients("invoice")["email"]
+def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, context: DemoContext) -> None:
+    dsn, address = stack.exports()["BACKLINE_DATABASE_URL"], context.recipients("invoice")["email"]
     apply_schema(dsn)
     with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
         user = connection.execute(
@@ -33,17 +33,17 @@ def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, 
             "INSERT INTO app.products (sku, name) SELECT 'CUPS', 'Cups' WHERE NOT EXISTS (SELECT FROM app.products WHERE id = 1)"
         )
         assert user is not None
-        order = place_order(connection, f"A-{world.tag}", [("Espresso cups", 2, 2450, 1900)], user_id=user["id"])
+        order = place_order(connection, f"A-{context.tag}", [("Espresso cups", 2, 2450, 1900)], user_id=user["id"])
 
     def run() -> dict[str, object]:
         conf = json.dumps({"order_id": order})
         done = json.loads(stack.run("trigger", "generate_invoice", "--conf", conf, "--wait", "--json").stdout)
-        [made] = world.airflow.xcom("generate_invoice", done["run_id"], "make")["made"]
+        [made] = context.airflow.xcom("generate_invoice", done["run_id"], "make")["made"]
         found: dict[str, object] = made
         return found
 
     # Nobody starts it: that the order is paid does.
-    [mail] = world.wait_for_emails(address.partition("@")[2], 1)
+    [mail] = context.wait_for_emails(address.partition("@")[2], 1)
     letter = message_from_string(raw(stack, mail.id), policy=default)
     [attached] = letter.iter_attachments()
     content = attached.get_content()
@@ -54,4 +54,4 @@ def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, 
     # 49.00 net, 9.31 tax, 4.90 shipping.
     assert str(again["number"]) in text
     assert "€63.21" in text
-    assert len(world.emails_at(address.partition("@")[2])) == 1
+    assert len(context.emails_at(address.partition("@")[2])) == 1

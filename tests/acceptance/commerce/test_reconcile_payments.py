@@ -18,10 +18,10 @@ from tests.integration.reconciliation.support import insert_payment, statement_l
 pytestmark = pytest.mark.stack
 
 
-def test_a_list_is_reconciled(stack: IsolatedStack, world: DemoContext) -> None:
+def test_a_list_is_reconciled(stack: IsolatedStack, context: DemoContext) -> None:
     dsn = stack.exports()["BACKLINE_DATABASE_URL"]
     apply_schema(dsn)
-    waiting, lost, unknown = (f"pi_{name}_{world.tag}" for name in ("waiting", "lost", "unknown"))
+    waiting, lost, unknown = (f"pi_{name}_{context.tag}" for name in ("waiting", "lost", "unknown"))
     with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as connection:
         connection.execute(
             "INSERT INTO app.users (email, name, country) SELECT 'ann@example.com', 'Ann', 'DE' WHERE NOT EXISTS (SELECT FROM app.users WHERE id = 1)"
@@ -33,10 +33,10 @@ def test_a_list_is_reconciled(stack: IsolatedStack, world: DemoContext) -> None:
         insert_payment(connection, lost)
         folder = Path(stack.home) / "archive" / "provider_lists"
         folder.mkdir(parents=True, exist_ok=True)
-        write_statement(folder / f"stripe_{world.tag}.csv", statement_line(waiting), statement_line(unknown))
-        conf = json.dumps({"file": f"stripe_{world.tag}.csv", "days": 0.25})
+        write_statement(folder / f"stripe_{context.tag}.csv", statement_line(waiting), statement_line(unknown))
+        conf = json.dumps({"file": f"stripe_{context.tag}.csv", "days": 0.25})
         done = json.loads(stack.run("trigger", "reconcile_payments", "--conf", conf, "--wait", "--json").stdout)
-        report = world.airflow.xcom("reconcile_payments", done["run_id"], "reconcile")
+        report = context.airflow.xcom("reconcile_payments", done["run_id"], "reconcile")
         state = connection.execute("SELECT state FROM app.payments WHERE id = %s", [made["payment"]]).fetchone()
     assert state == {"state": "captured"}
     with Path(report["csv"]).open(newline="") as file:
