@@ -84,9 +84,9 @@ class _ShopScenario:
         self._write_statement(world.stack.paths.home / "archive" / "provider_lists" / file, order, known, unknown)
         run_id = world.run_id("books")
         world.airflow.trigger(RECONCILIATION_DAG, {"file": file, "days": 0.25}, run_id)
-        report = run_result(world, RECONCILIATION_DAG, run_id, "reconcile")
+        report = run_result(world, RECONCILIATION_DAG, run_id, "reconcile_payments")
         with Path(report["csv"]).open(encoding="utf-8", newline="") as opened:
-            found = {(line["reference"], line["kind"], line["mended"]) for line in csv.DictReader(opened)}
+            found = {(line["reference"], line["kind"], line["fixed"]) for line in csv.DictReader(opened)}
         wanted = {(known, "status", "yes"), (unknown, "missing_here", "no")}
         require(wanted <= found, f"the report lacks {sorted(wanted - found)}", hint=report["csv"])
         require(Path(report["pdf"]).exists(), f"there is no {report['pdf']}")
