@@ -79,10 +79,10 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
     assert kept["result"] == charged
     assert answer["retry_failed_payments"]["tasks"]["retry"]["returned"]["paid"] == 2
     assert answer["ingest_payment_webhook"]["tasks"]["ingest"]["returned"] == {"applied": 1, "problems": []}
-    invoiced = answer["generate_invoice"]["tasks"]["make"]["returned"]
-    assert (invoiced["papers"], invoiced["receipts"], invoiced["failed"]) == (4, 4, {})
-    reconciled = answer["reconcile_payments"]["tasks"]["reconcile"]["returned"]
-    assert (reconciled["theirs"], reconciled["remaining"]) == (
+    invoiced = answer["generate_invoice"]["tasks"]["generate_invoice"]["returned"]
+    assert (invoiced["documents"], invoiced["receipts"], invoiced["orders"]["failed"]) == (4, 4, 0)
+    reconciled = answer["reconcile_payments"]["tasks"]["reconcile_payments"]["returned"]
+    assert (reconciled["provider_count"], reconciled["remaining"]) == (
         4,
         0,
     )  # what is younger than a quarter of an hour may be under way

@@ -1,4 +1,4 @@
-"""A provider's list as operators have it: what can be read, and what is wrong with what cannot."""
+"""A provider's statement as exported: what can be read, and the errors for what cannot."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(tmp_path: Path, text: str) -> list[ProviderPayment]:
     return list(CsvStatement(path).list_payments(SINCE, UNTIL))
 
 
-def test_an_export_of_a_dashboard(tmp_path: Path) -> None:
+def test_an_export_of_the_dashboard_is_read(tmp_path: Path) -> None:
     found = read(
         tmp_path,
         "\ufeffid,Created date (UTC),Amount,Amount Refunded,Currency,Status,order_id (metadata)\r\n"
@@ -50,31 +50,31 @@ def test_only_the_window_is_listed(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         (",1,EUR,succeeded,2026-03-01", "column 'id': is empty"),
-        ("pi_1,1.5,EUR,succeeded,2026-03-01", "'1.5' is not a whole number of the smallest units of EUR"),
+        ("pi_1,1.5,EUR,succeeded,2026-03-01", "'1.5' is not a whole number of minor units of EUR"),
         ("pi_1,-1,EUR,succeeded,2026-03-01", "'-1' is not a whole number"),
-        ("pi_1,NaN,EUR,succeeded,2026-03-01", "'NaN' is no amount"),
-        ("pi_1,Infinity,EUR,succeeded,2026-03-01", "'Infinity' is no amount"),
-        ("pi_1,,EUR,succeeded,2026-03-01", "column 'amount_minor': '' is no amount"),
-        ("pi_1,1,EURO,succeeded,2026-03-01", "'EURO' is no code of ISO 4217"),
+        ("pi_1,NaN,EUR,succeeded,2026-03-01", "'NaN' is not an amount"),
+        ("pi_1,Infinity,EUR,succeeded,2026-03-01", "'Infinity' is not an amount"),
+        ("pi_1,,EUR,succeeded,2026-03-01", "column 'amount_minor': '' is not an amount"),
+        ("pi_1,1,EURO,succeeded,2026-03-01", "'EURO' is not an ISO 4217 code"),
         ("pi_1,1,EUR,won,2026-03-01", "column 'status': 'won' is none of: captured"),
-        ("pi_1,1,EUR,succeeded,yesterday", "column 'created_at': 'yesterday' is no time"),
-        ("pi_1", "column 'created_at': '' is no time"),
+        ("pi_1,1,EUR,succeeded,yesterday", "column 'created_at': 'yesterday' is not a time"),
+        ("pi_1", "column 'created_at': '' is not a time"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_line(line: str, problem: str, tmp_path: Path) -> None:
+def test_an_invalid_value_is_named_with_its_line(line: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(tmp_path, f"{HEAD}\npi_0,1,EUR,succeeded,2026-03-01\n{line}\n")
     assert str(caught.value).startswith("file: list.csv, line 3, ")
     assert problem in str(caught.value)
 
 
-def test_a_column_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"list\.csv has no column 'currency'"):
         read(tmp_path, "id,amount,status,created\n")
 
 
-def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"none\.csv is not there"):
+def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"none\.csv does not exist"):
         list(CsvStatement(tmp_path / "none.csv").list_payments(SINCE, UNTIL))
     (tmp_path / "list.csv").write_bytes(b"id,amount\n\xff\xfe")
     with pytest.raises(InvalidInput, match="is not CSV in UTF-8"):
