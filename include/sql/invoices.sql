@@ -102,15 +102,11 @@ SELECT EXISTS (
 ) AS is_new;
 
 -- name: receipt_find
--- The message that is the order's receipt, if the payment was booked with one.
-SELECT i.message_id AS id FROM backline.idempotency AS i
-WHERE i.type = 'payment_receipt' AND i.key = 'payment_receipt/' || %(order_id)s::bigint;
-
--- name: enqueue_receipt
--- The receipt with the invoice, once an order, if the payment is not older than that. Returns the message's id, or no row.
-SELECT backline.enqueue('payment_receipt', %(recipient)s::text, %(payload)s::jsonb,
-    idempotency_key => %(key)s::text) AS id
-WHERE %(paid_at)s::timestamptz > clock_timestamp() - %(max_age_hours)s::float8 * interval '1 hour';
+-- The message that is the order's receipt, if the payment was recorded with one, and whether the payment is not older than
+-- `max_age_hours`.
+SELECT (SELECT i.message_id FROM backline.idempotency AS i
+        WHERE i.type = 'payment_receipt' AND i.key = 'payment_receipt/' || %(order_id)s::bigint) AS id,
+    %(paid_at)s::timestamptz > clock_timestamp() - %(max_age_hours)s::float8 * interval '1 hour' AS is_recent;
 
 -- name: orders_due
 -- Orders of the last days that lack an invoice, a credit note or a file, the earliest first.

@@ -80,11 +80,6 @@ INSERT INTO backline.reconciliation (provider, since, until, provider_count, loc
 VALUES (%(provider)s::text, %(since)s::timestamptz, %(until)s::timestamptz, %(provider_count)s::bigint, %(local_count)s::bigint,
     %(found)s::jsonb, %(fixed)s::integer, %(remaining)s::integer, %(report)s::text);
 
--- name: enqueue_alert
--- Tells one operator of differences; the same differences are told once.
-SELECT backline.enqueue('urgent_email', %(recipient)s::text, %(payload)s::jsonb,
-    idempotency_key => %(key)s::text) AS id;
-
 -- name: discrepancy_upsert
 -- Differences that were left; returns for each whether it is new.
 INSERT INTO backline.reconciliation_discrepancy AS d (provider, kind, reference, summary)

@@ -37,7 +37,7 @@ def run_reconcile() -> dict[str, int]:
 def run_send_alerts() -> dict[str, int]:
     """Send the alert emails that are due; returns counts."""
     from backline.airflow.connections import app_dsn, base_url
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.dead_letters.alerts import Alert, send_due_alerts
     from backline.settings import settings
 

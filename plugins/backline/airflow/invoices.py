@@ -21,7 +21,7 @@ def make_now(order_id: int | None) -> dict[str, Any]:
     """Make the papers of one order, or of all that lack some; returns the report, which is the run's result too."""
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.invoices.generate import GenerationReport, generate_due, generate_for_order, raise_if_failed
 
     config, tell = settings().section(InvoiceSettings), reporter()

@@ -12,7 +12,7 @@ def process_now(order_id: int) -> dict[str, str]:
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.airflow.payments import provider
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.orders.saga import STEP_PROGRESS, run_saga
     from backline.settings import settings
 
@@ -32,7 +32,7 @@ def process_pending_now() -> dict[str, Any]:
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.airflow.payments import provider
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.orders.sweep import sweep_orders
     from backline.settings import settings
 
@@ -49,7 +49,7 @@ def send_reminders_now() -> dict[str, Any]:
     """Send the order reminders that are due; returns the report."""
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.orders.send_order_reminders import send_reminders
     from backline.settings import settings
 

@@ -43,7 +43,7 @@ def provider() -> Provider:
 def charge_now(order_id: int) -> dict[str, Any]:
     """Charge an order; returns how its payment stands."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.charges import charge
 
     with session(app_dsn(), name="payments") as database:
@@ -62,7 +62,7 @@ def charge_now(order_id: int) -> dict[str, Any]:
 def plan_now(auto_decision: str) -> Planned:
     """Settle tries that were left without an end, and find what is due: to try, and to ask about."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.dunning import approval_request, plan_retries, record_approval, settle_orphaned_attempts
 
     config = settings().section(PaymentSettings)
@@ -97,7 +97,7 @@ def questions_of(planned: Planned) -> list[dict[str, object]]:
 def retry_now(planned: Planned) -> dict[str, Any]:
     """Make the tries that are due; returns counts."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.dunning import retry_due
 
     with session(app_dsn(), name="payments") as database:
@@ -110,7 +110,7 @@ def retry_now(planned: Planned) -> dict[str, Any]:
 def decided_now(request: Mapping[str, Any], answered: Mapping[str, Any]) -> dict[str, Any]:
     """Do as a person has answered: try, or give the payment up."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.dunning import record_approval, retry_due
 
     user = answered.get("responded_by_user") or {}
@@ -161,7 +161,7 @@ def asking(requests: XComArg) -> None:
 def ingest_now() -> dict[str, object]:
     """Process the events that wait; Rejected names those that came to nothing, once."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.errors import Rejected
     from backline.payments.webhook_events import ingest
 

@@ -15,7 +15,7 @@ NEEDS = Requires(tables=("app.subscriptions", "app.users", "app.products", "app.
 def find_due() -> list[dict[str, int]]:
     """What is due now, in chunks: ranges of ids. With none, the run's result is that."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.settings import settings
     from backline.subscriptions.process_due_subscriptions import BatchResult, due_chunks
 
@@ -29,7 +29,7 @@ def find_due() -> list[dict[str, int]]:
 def renew_chunk_now(first: int, last: int) -> dict[str, Any]:
     """Renew what is due of one chunk; returns the tally."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.settings import settings
     from backline.subscriptions.process_due_subscriptions import renew_chunk
 
@@ -69,7 +69,7 @@ def report_renewals(chunks: Sequence[dict[str, int]], reports: Iterable[dict[str
 def renew_now(subscription_id: int) -> dict[str, Any]:
     """Renew one subscription if it is due; keeps what became of it as the run's result."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.settings import settings
     from backline.subscriptions.renewal import renew
 
@@ -84,7 +84,7 @@ def renew_now(subscription_id: int) -> dict[str, Any]:
 def remind_now() -> dict[str, Any]:
     """Remind of tomorrow's renewals; keeps the tally as the run's result, and raises as `report_renewals` does."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.settings import settings
     from backline.subscriptions.send_renewal_reminders import send_reminders
 

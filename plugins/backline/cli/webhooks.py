@@ -16,7 +16,7 @@ from rich.table import Table
 from backline.audit_trail import Actor
 from backline.cli.app import app
 from backline.cli.console import add_row, current_operator, err, installation_variables, out, shorten, show_table
-from backline.db.session import Session, session
+from backline.db.connect import Session, session
 from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import InvalidInput
 from backline.messages.fields import parse_timestamp
@@ -124,7 +124,7 @@ def disable(
     with _transaction() as connection:
         ended = endpoints.disable(connection, _actor(), endpoint, reason)
     _print_result(
-        {"id": endpoint, "ended": ended}, f"{endpoint} is disabled; {ended} messages that waited for it ended", as_json
+        {"id": endpoint, "suppressed_count": ended}, f"{endpoint} is disabled; {ended} messages that waited for it ended", as_json
     )
 
 
@@ -153,7 +153,7 @@ def delete(
     with _transaction() as connection:
         ended = endpoints.delete(connection, _actor(), endpoint)
     _print_result(
-        {"id": endpoint, "ended": ended}, f"{endpoint} is deleted; {ended} messages that waited for it ended", as_json
+        {"id": endpoint, "suppressed_count": ended}, f"{endpoint} is deleted; {ended} messages that waited for it ended", as_json
     )
 
 

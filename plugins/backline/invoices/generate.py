@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import logging
 import os
 import uuid
@@ -14,21 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backline.audit_trail import Actor
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, Misconfigured, PermanentError, ResourceExhausted
 from backline.invoices.issuing import issue
-from backline.invoices.layout import labels, render_document_pdf
+from backline.invoices.layout import render_document_pdf
+from backline.invoices.notifications import enqueue_receipt
 from backline.invoices.papers import Document, load_document
 from backline.invoices.settings import InvoiceSettings
-from backline.outbox.actions import replace_payload
 from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
 log = logging.getLogger(__name__)
 
-ACTOR = Actor("generate_invoice")
 MAX_LISTED = 20
 """Papers and failures that a report lists; the others are counted."""
 
@@ -115,7 +111,7 @@ def generate_file(connection: Session, document: Document, config: InvoiceSettin
         values = {"invoice_id": document.id, "sha256": digest}
         first = connection.execute(statement("invoices", "document_set_checksum"), values).fetchone()
         if first is not None and not document.is_credit_note:
-            receipt = _enqueue_receipt(connection, document, content, config)
+            receipt = enqueue_receipt(connection, document, content, config)
     if first is not None:
         return GeneratedDocument(document.number, document.order_id, str(file), None, receipt)
     known = document.pdf_sha256 or load_document(connection, document.id).pdf_sha256  # another run made it meanwhile
@@ -145,34 +141,6 @@ def write_file(folder: Path, number: str, content: bytes) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return path
-
-
-def _enqueue_receipt(connection: Session, paper: Document, content: bytes, config: InvoiceSettings) -> int | None:
-    payload = {
-        "name": paper.buyer_name,
-        "what": f"{labels(paper.language)['order']} {paper.order_number}",
-        "paid_at": paper.paid_at.isoformat(),
-        "amount": paper.total_minor,
-        "currency": paper.currency,
-        "receipt": paper.number,
-        # In the message itself: whoever sends it may run on another machine.
-        "invoice": {"filename": f"{paper.number}.pdf", "content_base64": base64.b64encode(content).decode()},
-        "zone": paper.buyer_zone,
-        "language": paper.language,
-    }
-    found = connection.execute(statement("invoices", "receipt_find"), {"order_id": paper.order_id}).fetchone()
-    if found is not None and config.receipt_max_age_hours and replace_payload(connection, found["id"], payload, ACTOR):
-        return int(found["id"])
-    # It has left without, or whoever booked the payment sent none.
-    values = {
-        "recipient": paper.buyer_email,
-        "payload": json.dumps(payload),
-        "key": f"payment_receipt/{paper.order_id}/invoice",
-        "paid_at": paper.paid_at,
-        "max_age_hours": config.receipt_max_age_hours,
-    }
-    row = connection.execute(statement("invoices", "enqueue_receipt"), values).fetchone()
-    return None if row is None else int(row["id"])
 
 
 def raise_if_failed(report: GenerationReport) -> None:

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.errors import DatabaseFailure, InvalidInput, Misconfigured, PermanentError, Rejected
 from backline.payments import razorpay_events, stripe_events
 from backline.payments.charges import record_action_required, record_capture, record_decline, start_attempt

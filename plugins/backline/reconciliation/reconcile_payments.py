@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.payments.provider import PaymentSource, ProviderPayment
 from backline.reconciliation.auto_fix import apply_fix
 from backline.reconciliation.discrepancies import Discrepancy, missing_at_provider, page_discrepancies
-from backline.reconciliation.report import KIND_LABELS, DiscrepancyFile, Findings, write_pdf
+from backline.reconciliation.notifications import enqueue_alerts
+from backline.reconciliation.report import DiscrepancyFile, Findings, write_pdf
 from backline.reconciliation.settings import ReconciliationSettings
 from backline.settings import resolve_folder
 
@@ -26,8 +26,6 @@ PAGE_SIZE = 5_000
 MAX_TRACKED = 10_000
 """Differences of a run of which it is known whether they are new; a run with more has something else wrong with it."""
 RETENTION_DAYS = 90.0
-MAX_ALERT_EXAMPLES = 5
-"""Differences that an alert names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,28 +204,5 @@ def _finish(
         connection.execute(statement("reconciliation", "discrepancy_prune"), forget)
         if findings.remaining <= config.alert_threshold or not any(fresh):
             return 0
-        payload = json.dumps({"context": _alert_context(findings, left, sum(fresh), path)})
-        for recipient in alert_to:
-            key = hashlib.sha256(f"{findings.provider}/{path.name}/{recipient}".encode()).hexdigest()
-            alert = {"recipient": recipient, "payload": payload, "key": f"reconciliation/{key}"}
-            connection.execute(statement("reconciliation", "enqueue_alert"), alert)
+        enqueue_alerts(connection, findings, left, sum(fresh), path, alert_to)
     return len(alert_to)
-
-
-def _alert_context(findings: Findings, left: Sequence[Discrepancy], fresh: int, path: Path) -> dict[str, Any]:
-    count = findings.remaining
-    counts = {
-        KIND_LABELS[kind]: findings.found_by_kind[kind] - findings.fixed_by_kind[kind]
-        for kind in findings.found_by_kind
-    }
-    examples = {f"{KIND_LABELS[one.kind]} {one.reference}": one.summary for one in left[:MAX_ALERT_EXAMPLES]}
-    return {
-        "title": f"Payments differ from {findings.provider}'s list",
-        "summary": (
-            f"{count} {'difference is' if count == 1 else 'differences are'} left to people, {fresh} of them new; "
-            f"{findings.fixed} mended. Window: {findings.since:%Y-%m-%d %H:%M} to {findings.until:%Y-%m-%d %H:%M} UTC."
-        ),
-        "severity": "warning",
-        "details": {**{name: str(number) for name, number in counts.items() if number}, **examples},
-        "action": f"Read {path.with_suffix('.pdf').name}, or every difference in {path.name}, in the folder {path.parent}.",
-    }

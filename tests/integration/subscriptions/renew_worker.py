@@ -6,7 +6,7 @@ import json
 import os
 from datetime import datetime
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.settings import settings
 from backline.subscriptions.process_due_subscriptions import renew_chunk
 from backline.subscriptions.settings import SubscriptionSettings
