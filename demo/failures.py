@@ -100,7 +100,7 @@ def _check_purge(context: DemoContext) -> Result:
     report = run_result(context, PURGE_DAG, context.run_id("purge"), "purge")
     require(report["dry_run"] and not report["files"], f"a dry run wrote {report['files']}")
     present = int(context.query("dead_letters", "letter_count")[0]["letters"])
-    before = report["letters"] + report["left"]
+    before = report["letters"] + report["remaining"]
     require(present >= before, f"there were {before} dead letters before it, and now {present}")
     return Result("nothing deleted", f"{report['letters']} of {before} expired")
 

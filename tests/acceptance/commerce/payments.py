@@ -31,7 +31,9 @@ class PaymentStack:
     exports: dict[str, str]
 
     def order(self, method: str | None = "pm_card_visa", *, price: int = 1000, name: str = "pay") -> int:
-        return self.shop.order(method, price=price, user=self.shop.user(f"u{next(_NUMBERS)}@{self.context.domain(name)}"))
+        return self.shop.order(
+            method, price=price, user=self.shop.user(f"u{next(_NUMBERS)}@{self.context.domain(name)}")
+        )
 
     def charges(self, order: int) -> list[str]:
         """What the provider has charged for an order."""
