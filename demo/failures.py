@@ -89,7 +89,7 @@ def _check_reconcile(context: DemoContext) -> Result:
     # Both start now, so that the next check does not wait.
     context.airflow.trigger(PURGE_DAG, {"dry_run": True}, context.run_id("purge"))
     context.airflow.trigger(RECONCILE_DAG, {}, run_id)
-    report = run_result(context, RECONCILE_DAG, run_id, "reconcile")
+    report = run_result(context, RECONCILE_DAG, run_id, RECONCILE_DAG)
     require(report["failed_tasks"], "it found no failed task, but there is one")
     again = _dead_letters(context, run_id=context.run_id(FAILED_RUN))
     require(len(again) == len(before) == 1, f"the failed run has {len(again)} dead letters, had {len(before)}")
@@ -97,7 +97,7 @@ def _check_reconcile(context: DemoContext) -> Result:
 
 
 def _check_purge(context: DemoContext) -> Result:
-    report = run_result(context, PURGE_DAG, context.run_id("purge"), "purge")
+    report = run_result(context, PURGE_DAG, context.run_id("purge"), PURGE_DAG)
     require(report["dry_run"] and not report["files"], f"a dry run wrote {report['files']}")
     present = int(context.query("dead_letters", "letter_count")[0]["letters"])
     before = report["letters"] + report["remaining"]

@@ -26,7 +26,7 @@ SET class = CASE WHEN excluded.certainty >= d.certainty OR excluded.attempts > d
 RETURNING id;
 
 -- name: item_record
--- One row for each item of a job that failed permanently, however often; opens again if it had been closed.
+-- Records an item of a job that failed permanently: one row per item, however often it fails, reopened if it was closed.
 INSERT INTO backline.dead_letter AS d
     (kind, name, item_key, item_fingerprint, run_id, class, cause, attempts, conf, failed_at)
 VALUES ('item', %(job)s::text, left(%(item_key)s::text, 255), %(item_fingerprint)s::text, %(run_id)s::text, %(class)s::text,
@@ -39,12 +39,12 @@ SET item_fingerprint = excluded.item_fingerprint, run_id = excluded.run_id, clas
 RETURNING id;
 
 -- name: item_list_open
--- The items of a job that have an open dead letter, with the fingerprint of the data that failed.
+-- Items of a job that have an open dead letter, with the fingerprint of the data that failed.
 SELECT d.item_key, d.item_fingerprint FROM backline.dead_letter AS d
 WHERE d.kind = 'item' AND d.name = %(job)s::text AND d.state = 'open';
 
 -- name: item_resolve
--- Closes the dead letter of an item that has succeeded since.
+-- Closes the dead letter of an item that has since succeeded.
 UPDATE backline.dead_letter
 SET state = 'resolved', closed_at = clock_timestamp(), closed_by = 'backline', reason = 'the item succeeded in a later run'
 WHERE kind = 'item' AND name = %(job)s::text AND item_key = left(%(item_key)s::text, 255) AND state = 'open'
@@ -101,8 +101,8 @@ ON CONFLICT (name) DO UPDATE SET at = greatest(c.at, excluded.at);
 
 -- name: letter_list
 -- Dead letters by filter, newest first, before the id `before_id` if given; a null filter matches all.
-SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.class, d.cause, d.attempts, d.conf,
-    d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
+SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.item_key, d.class, d.cause, d.attempts,
+    d.conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref
 FROM backline.dead_letter AS d
 WHERE (%(state)s::text IS NULL OR d.state = %(state)s::text)
@@ -115,8 +115,8 @@ ORDER BY d.id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: letter_get
 -- One dead letter; for a message also its present recipient, payload and state.
-SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.bundle, d.class, d.cause, d.attempts, d.conf,
-    d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
+SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.item_key, d.bundle, d.class, d.cause,
+    d.attempts, d.conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref, m.state::text AS message_state, m.channel, m.lane, m.recipient, m.payload, m.priority, m.request_id
 FROM backline.dead_letter AS d LEFT JOIN backline.message AS m ON m.id = d.message_id
 WHERE d.id = %(id)s::bigint;
@@ -186,7 +186,7 @@ WHERE key = %(key)s::text AND next_at <= clock_timestamp() FOR UPDATE SKIP LOCKE
 WITH claimed AS (
     UPDATE backline.dead_letter SET alerted_at = clock_timestamp()
     WHERE alert_group = %(key)s::text AND alerted_at IS NULL AND state = 'open'
-    RETURNING id, kind, name, task_id, run_id, message_id, class, cause, attempts, log_url, failed_at
+    RETURNING id, kind, name, task_id, run_id, item_key, message_id, class, cause, attempts, log_url, failed_at
 )
 SELECT c.*, count(*) OVER () AS failures, min(failed_at) OVER () AS first_at, max(failed_at) OVER () AS last_at
 FROM claimed AS c ORDER BY c.failed_at DESC LIMIT %(batch_limit)s::integer;

@@ -38,7 +38,7 @@ def test_old_letters_are_archived_and_deleted(stack: IsolatedStack, context: Dem
 
     def run(conf: str) -> dict[str, object]:
         done = json.loads(stack.run("trigger", "purge_dead_letters", "--conf", conf, "--wait", "--json").stdout)
-        report: dict[str, object] = context.airflow.xcom("purge_dead_letters", done["run_id"], "purge")
+        report: dict[str, object] = context.airflow.xcom("purge_dead_letters", done["run_id"], "purge_dead_letters")
         return report
 
     dry = run('{"dry_run": true}')

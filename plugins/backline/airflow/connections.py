@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow.sdk.bases.hook import BaseHook
 
-from backline.errors import Misconfigured, NotConfigured
+from backline.channels.settings import EmailSettings
+from backline.errors import Misconfigured, NetworkFailure, NotConfigured
 from backline.payments.settings import PaymentSettings
 
 if TYPE_CHECKING:
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from backline.airflow_api import AirflowClient
     from backline.channels.email.server import SmtpServer
     from backline.channels.http.gateway import HttpGateway
+    from backline.dead_letters.alerts import Alert, AlertSender
+    from backline.dead_letters.runs import RunsClient
     from backline.payments.provider import Provider
 
 APP_DATABASE = "backline_db"
@@ -127,8 +134,42 @@ def http_gateway(connection_id: str) -> HttpGateway:
     )
 
 
+def _send_alert(email: EmailSettings, alert: Alert) -> None:
+    """Send an alert through Airflow's SMTP connection; NetworkFailure if that fails."""
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+    from airflow.sdk.exceptions import AirflowException
+
+    notifier = SmtpNotifier(
+        to=list(alert.to), from_email=email.from_address, subject=alert.subject, html_content=alert.html,
+        smtp_conn_id=email.connection,
+        # The hook sets no Message-ID, by which receivers recognize a repeated email.
+        custom_headers={"Message-ID": f"<{uuid.uuid4()}@{email.message_id_domain}>", "Auto-Submitted": "auto-generated"},
+    )  # fmt: skip
+    try:
+        # Calling the notifier itself would render the text, which contains error messages, as a template.
+        notifier.notify({})
+    except (OSError, AirflowException) as exc:
+        raise NetworkFailure(f"alert email: {exc or type(exc).__name__}") from exc
+
+
 class JobClients:
-    """What a job reaches by Airflow's connections: `backline.jobs.job.Clients`."""
+    """What a job reaches through Airflow's connections: `backline.jobs.job.Clients`."""
+
+    @contextmanager
+    def airflow_runs(self) -> Iterator[RunsClient]:
+        """The runs and DAG files of this Airflow, over its REST API."""
+        from backline.airflow.runs import AirflowRuns
+
+        with airflow_rest() as api:
+            yield AirflowRuns(api, base_url())
+
+    def alert_sender(self) -> AlertSender:
+        """Sends alerts by Airflow's SMTP connection to the configured recipients."""
+        from backline.dead_letters.alerts import AlertSender
+        from backline.settings import settings
+
+        config = settings()
+        return AlertSender(config.alerts, base_url(), partial(_send_alert, config.section(EmailSettings)))
 
     def provider(self, name: str | None = None) -> Provider:
         """The payment provider; NotConfigured without its connection, Misconfigured for one that has no API client."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 from rich.table import Table
@@ -129,17 +128,24 @@ def replay(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run again: a job as a new run, a message under its own id (edited: as a new one), a DAG file by parsing it."""
+    """Run again: a job or its item by a new run, a message under its own id (edited: a new one), a DAG file by parsing it."""
     conf = None if edited is None else parse_json_object("--edited", edited)
     if conf is not None and (everything or len(ids or []) != 1):
         raise InvalidInput("--edited", "is for one dead letter; give its id")
     with _open_store() as store, airflow_runs() as runs:
-
-        def act(letter_id: int) -> actions.ReplayResult:
-            return actions.replay(store, runs, letter_id, by=current_operator(), edited=conf, reason=reason)
-
-        wanted = _filter("open", kind, name, failure_class, hours) if everything else None
-        _apply(store, act, "replayed", ids, wanted, yes, as_json)
+        operator = current_operator()
+        if _is_bulk(ids, everything):
+            wanted = _filter("open", kind, name, failure_class, hours)
+            report = actions.replay_bulk(store, runs, wanted, by=operator, reason=reason, dry_run=not yes)
+            _print_report(report, "replayed", as_json)
+        results = []
+        for letter_id in ids or []:
+            done = actions.replay(store, runs, letter_id, by=operator, edited=conf, reason=reason)
+            results.append({"id": letter_id, "replayed": True, "as": done.reference})
+            if not as_json:
+                out.print(f"{letter_id} replayed as {done.reference}", markup=False)
+    if as_json:
+        typer.echo(json.dumps(results))
 
 
 @group.command()
@@ -156,12 +162,17 @@ def discard(
 ) -> None:
     """Close dead letters without a replay."""
     with _open_store() as store:
-
-        def act(letter_id: int) -> None:
-            actions.discard(store, letter_id, by=current_operator(), reason=reason)
-
-        wanted = _filter("open", kind, name, failure_class, hours) if everything else None
-        _apply(store, act, "discarded", ids, wanted, yes, as_json)
+        operator = current_operator()
+        if _is_bulk(ids, everything):
+            wanted = _filter("open", kind, name, failure_class, hours)
+            report = actions.discard_bulk(store, wanted, by=operator, reason=reason, dry_run=not yes)
+            _print_report(report, "discarded", as_json)
+        for letter_id in ids or []:
+            actions.discard(store, letter_id, by=operator, reason=reason)
+            if not as_json:
+                out.print(f"{letter_id} discarded", markup=False)
+    if as_json:
+        typer.echo(json.dumps([{"id": letter_id, "discarded": True, "as": None} for letter_id in ids or []]))
 
 
 @group.command()
@@ -189,44 +200,24 @@ def export(
             raise InvalidInput("--output", f"{file}: {exc.strerror}; give a file that you can write") from exc
 
 
-def _apply(
-    store: DeadLetterStore,
-    act: Callable[[int], object],
-    done: str,
-    ids: list[int] | None,
-    wanted: Filter | None,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    """Apply an action to the dead letters with these ids, or to all that match a filter."""
-    if (wanted is not None) == bool(ids):
+def _is_bulk(ids: list[int] | None, everything: bool) -> bool:
+    if everything == bool(ids):
         raise InvalidInput("ID", "give one or more ids, or --all with filters, not both")
-    if wanted is not None:
-        report = actions.run_bulk(store, wanted, act, dry_run=not yes)
-        _print_report(report, done, as_json)
-        raise typer.Exit(1 if report.failed else 0)
-    results: list[dict[str, Any]] = []
-    for letter_id in ids or []:
-        result = act(letter_id)
-        reference = result.reference if isinstance(result, actions.ReplayResult) else None
-        results.append({"id": letter_id, done: True, "as": reference})
-        if not as_json:
-            out.print(f"{letter_id} {done}" + (f" as {reference}" if reference else ""), markup=False)
-    if as_json:
-        typer.echo(json.dumps(results))
+    return everything
 
 
-def _print_report(report: actions.BulkReport, done: str, as_json: bool) -> None:
+def _print_report(report: actions.BulkReport, done: str, as_json: bool) -> NoReturn:
+    """Print what a bulk action did, and exit with 1 if something failed."""
+    listed = ", ".join(map(str, report.done[:20])) + (", ..." if len(report.done) > 20 else "")
     if as_json:
         typer.echo(json.dumps({"dry_run": report.dry_run, done: report.done, "failed": report.failed}))
-        return
-    if report.dry_run:
-        listed = ", ".join(map(str, report.done[:20])) + (", ..." if len(report.done) > 20 else "")
+    elif report.dry_run:
         out.print(f"{len(report.done)} would be {done}: {listed or 'none'}. Add --yes to do it", markup=False)
-        return
-    out.print(f"{len(report.done)} {done}, {len(report.failed)} not", markup=False)
-    for letter_id, problem in report.failed.items():
-        out.print(f"{letter_id}: {problem}", markup=False)
+    else:
+        out.print(f"{len(report.done)} {done}, {len(report.failed)} not", markup=False)
+        for letter_id, problem in report.failed.items():
+            out.print(f"{letter_id}: {problem}", markup=False)
+    raise typer.Exit(1 if report.failed else 0)
 
 
 def _open_store() -> AbstractContextManager[DeadLetterStore]:
@@ -245,5 +236,7 @@ def _describe(row: Row) -> str:
         return f"message {row['name']} {row['message_id']}"
     if row["kind"] == "import":
         return f"file {row['name']}"
+    if row["kind"] == "item":
+        return f"item {row['name']} {row['item_key']}"
     task = f".{row['task_id']}" if row["task_id"] else ""
     return f"job {row['name']}{task}" + (f"[{row['map_index']}]" if row["map_index"] != -1 else "")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backline.airflow_api import check_conf
@@ -44,9 +44,15 @@ class _Replay:
     store: DeadLetterStore
     runs: RunsClient
     letter: Row
+    also: Sequence[int]
     by: str
     edited: Mapping[str, Any] | None
     reason: str | None
+
+    def close(self, reference: str, letter_id: int | None = None) -> None:
+        """Close the dead letter, or another one, as replayed."""
+        closed = self.letter["id"] if letter_id is None else letter_id
+        self.store.close(closed, "replayed", by=self.by, reason=self.reason, replay_ref=reference)
 
 
 def replay(
@@ -57,18 +63,23 @@ def replay(
     by: str,
     edited: Mapping[str, Any] | None = None,
     reason: str | None = None,
+    also: Sequence[int] = (),
 ) -> ReplayResult:
     """Run again what a dead letter is about, and close the dead letter.
 
-    A job starts as a new run with the same conf, or with `edited` as its conf. A message is retried under its own id,
-    so that the receiver can recognize it, or is sent as a new one with `edited` as its payload. A DAG file is parsed
-    again. InvalidInput if the dead letter is not open or `edited` is not valid; nothing has changed then.
+    A job starts as a new run with the same conf, or with `edited` as its conf. For an item of a job, a new run starts in
+    the same way, and takes the item again; `also` are dead letters of further items of that job for the same run. A
+    message is retried under its own id, so that the receiver can recognize it, or is sent as a new one with `edited` as
+    its payload. A DAG file is parsed again. InvalidInput if the dead letter is not open or `edited` is not valid; nothing
+    has changed then.
     """
     with store.connection.transaction():
         _require_open(store, letter_id)
-        request = _Replay(store, runs, store.get(letter_id), by, edited, reason)
+        request = _Replay(store, runs, store.get(letter_id), also, by, edited, reason)
         if request.letter["kind"] == "job":
             reference = _replay_job(request)
+        elif request.letter["kind"] == "item":
+            reference = _replay_items(request)
         elif request.letter["kind"] == "message":
             reference = _retry_message(request) if edited is None else _send_edited_message(request, edited)
         else:
@@ -77,7 +88,10 @@ def replay(
 
 
 def discard(store: DeadLetterStore, letter_id: int, *, by: str, reason: str) -> None:
-    """Close a dead letter without a replay. InvalidInput if it is not open or no reason is given."""
+    """Close a dead letter without a replay; an item of a job is attempted again by the job's next run.
+
+    InvalidInput if it is not open or no reason is given.
+    """
     if not reason.strip() or len(reason) > MAX_REASON_LENGTH:
         raise InvalidInput("reason", f"give the reason for discarding it, in 1 to {MAX_REASON_LENGTH} characters")
     with store.connection.transaction():
@@ -85,34 +99,72 @@ def discard(store: DeadLetterStore, letter_id: int, *, by: str, reason: str) -> 
         store.close(letter_id, "discarded", by=by, reason=reason.strip(), replay_ref=None)
 
 
-def run_bulk(
-    store: DeadLetterStore, wanted: Filter, action: Callable[[int], object], *, dry_run: bool, limit: int = BULK_LIMIT
+def replay_bulk(
+    store: DeadLetterStore,
+    runs: RunsClient,
+    wanted: Filter,
+    *,
+    by: str,
+    reason: str | None = None,
+    dry_run: bool,
+    limit: int = BULK_LIMIT,
 ) -> BulkReport:
-    """Apply `action` to every open dead letter that matches, oldest first; a failure affects only its own dead letter.
+    """Replay every open dead letter that matches, oldest first; a dry run only lists them.
 
-    A dry run only lists them.
+    All that one new run takes up are replayed together: the tasks of a run, and the items of a job with the same conf.
     """
+
+    def replay_together(ids: Sequence[int]) -> None:
+        replay(store, runs, ids[0], by=by, reason=reason, also=ids[1:])
+
+    return _run_bulk(store, wanted, replay_together, _replayed_together, dry_run=dry_run, limit=limit)
+
+
+def discard_bulk(
+    store: DeadLetterStore, wanted: Filter, *, by: str, reason: str, dry_run: bool, limit: int = BULK_LIMIT
+) -> BulkReport:
+    """Discard every open dead letter that matches, oldest first; a dry run only lists them."""
+
+    def discard_one(ids: Sequence[int]) -> None:
+        discard(store, ids[0], by=by, reason=reason)
+
+    return _run_bulk(store, wanted, discard_one, lambda row: row["id"], dry_run=dry_run, limit=limit)
+
+
+def _run_bulk(
+    store: DeadLetterStore,
+    wanted: Filter,
+    action: Callable[[Sequence[int]], None],
+    group_key: Callable[[Row], Hashable],
+    *,
+    dry_run: bool,
+    limit: int,
+) -> BulkReport:
+    """Apply `action` to the dead letters of each group; a failure affects only its own group."""
     if wanted.state not in (None, "open"):
         raise InvalidInput("state", f"only open dead letters can be replayed or discarded, not {wanted.state} ones")
-    found = list(store.iterate(Filter("open", wanted.kind, wanted.name, wanted.failure_class, wanted.since), limit))
-    found.reverse()
-    report = BulkReport(dry_run, matched=len(found))
-    if dry_run:
-        report.done = [row["id"] for row in found]
-        return report
-    replayed_runs: set[tuple[str, str | None]] = set()
-    for row in found:
-        run = (row["name"], row["run_id"])
+    groups: dict[Hashable, list[int]] = {}
+    for row in reversed(list(store.iterate(replace(wanted, state="open"), limit))):
+        groups.setdefault(group_key(row), []).append(row["id"])
+    report = BulkReport(dry_run, matched=sum(map(len, groups.values())))
+    for ids in groups.values():
         try:
-            # One replay of a run closes the dead letters of all its tasks.
-            if row["kind"] != "job" or run not in replayed_runs:
-                result = action(row["id"])
-                if row["kind"] == "job" and isinstance(result, ReplayResult):
-                    replayed_runs.add(run)
-            report.done.append(row["id"])
+            if not dry_run:
+                action(ids)
         except BacklineError as exc:
-            report.failed[row["id"]] = str(exc)
+            report.failed |= dict.fromkeys(ids, str(exc))
+        else:
+            report.done += ids
+    report.done.sort()
     return report
+
+
+def _replayed_together(row: Row) -> Hashable:
+    if row["kind"] == "job":
+        return "job", row["name"], row["run_id"]
+    if row["kind"] == "item":
+        return "item", row["name"], json.dumps(row["conf"], sort_keys=True)
+    return int(row["id"])
 
 
 def _require_open(store: DeadLetterStore, letter_id: int) -> None:
@@ -122,18 +174,39 @@ def _require_open(store: DeadLetterStore, letter_id: int) -> None:
 
 
 def _replay_job(request: _Replay) -> str:
+    reference = _start_run(request)
+    name, run_id = request.letter["name"], request.letter["run_id"]
+    request.store.close_run(name, run_id, by=request.by, reason=request.reason, replay_ref=reference)
+    return reference
+
+
+def _replay_items(request: _Replay) -> str:
+    # Closed first: the run must not find them open.
+    reference = f"run {request.letter['name']}/{_replay_run_id(request.letter)}"
+    request.close(reference)
+    for letter_id in request.also:
+        if request.store.lock(letter_id) == "open":
+            request.close(reference, letter_id)
+    return _start_run(request)
+
+
+def _start_run(request: _Replay) -> str:
+    """Start a run of the dead letter's job; returns its reference."""
     letter, dag_id = request.letter, request.letter["name"]
     if request.edited is not None:
         check_conf(dag_id, request.runs.dag_params(dag_id), request.edited, "edited")
-    # The id is the same for two simultaneous replays, so that they start one run.
-    new_run = f"replay-{letter['id']}-{letter['attempts']}-{letter['failed_at']:%Y%m%dT%H%M%S}"
-    note = f"Replay of dead letter {letter['id']}: {dag_id}/{letter['run_id']}, by {request.by}"
+    more = f" and {len(request.also)} more" if letter["kind"] == "item" and request.also else ""
+    item = f", item {letter['item_key']}" if letter["kind"] == "item" else ""
+    note = f"Replay of dead letter {letter['id']}{more}: {dag_id}/{letter['run_id']}{item}, by {request.by}"
     note += f" ({request.reason})" if request.reason else ""
     conf = letter["conf"] or {} if request.edited is None else request.edited
-    request.runs.start_run(dag_id, new_run, conf, note)
-    reference = f"run {dag_id}/{new_run}"
-    request.store.close_run(dag_id, letter["run_id"], by=request.by, reason=request.reason, replay_ref=reference)
-    return reference
+    request.runs.start_run(dag_id, _replay_run_id(letter), conf, note)
+    return f"run {dag_id}/{_replay_run_id(letter)}"
+
+
+def _replay_run_id(letter: Row) -> str:
+    """The same id for two simultaneous replays of one failure, so that they start one run."""
+    return f"replay-{letter['id']}-{letter['attempts']}-{letter['failed_at']:%Y%m%dT%H%M%S}"
 
 
 def _retry_message(request: _Replay) -> str:
@@ -162,7 +235,7 @@ def _send_edited_message(request: _Replay, edited: Mapping[str, Any]) -> str:
     }  # fmt: skip
     [row] = request.store.connection.execute(statement("dead_letters", "message_replay"), values).fetchall()
     reference = f"{'group' if several else 'message'} {row['id']}"
-    request.store.close(letter["id"], "replayed", by=request.by, reason=request.reason, replay_ref=reference)
+    request.close(reference)
     return reference
 
 
@@ -171,7 +244,7 @@ def _reparse_file(request: _Replay) -> str:
         raise InvalidInput("edited", "is not for a DAG file: edit the file, then replay without it")
     request.runs.reparse(request.letter["bundle"], request.letter["name"])
     reference = f"file {request.letter['name']}"
-    request.store.close(request.letter["id"], "replayed", by=request.by, reason=request.reason, replay_ref=reference)
+    request.close(reference)
     return reference
 
 

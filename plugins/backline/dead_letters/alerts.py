@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
@@ -18,6 +18,10 @@ from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError
 from backline.settings import ROOT, AlertSettings
+
+if TYPE_CHECKING:
+    from backline.dead_letters.settings import DeadLetterSettings
+    from backline.jobs.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +51,25 @@ class AlertReport:
     failures: int = 0
     deferred: int = 0
 
-    def as_dict(self) -> dict[str, int]:
-        """As JSON."""
-        return asdict(self)
+
+@dataclass(frozen=True, slots=True)
+class AlertSender:
+    """How alerts are sent, and to whom."""
+
+    config: AlertSettings
+    url: str
+    """Airflow's base URL, for links."""
+    send: Callable[[Alert], None]
+    """Raises a BacklineError if the email could not be sent."""
 
 
-def send_due_alerts(connection: Session, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> AlertReport:
-    """Send the alerts that are due; `url` is Airflow's base URL, for the links.
+def send_due_alerts(job: Job[DeadLetterSettings]) -> AlertReport:
+    """Send the alerts that are due.
 
-    An email that `send` could not send (a BacklineError) is deferred and does not count as a failure: alerts about
-    alerts would never end.
+    An email that could not be sent is deferred and does not count as a failure: alerts about alerts would never end.
     """
-    report = AlertReport()
-    if not config.recipients:
+    report, connection, sender = AlertReport(), job.database, job.clients.alert_sender()
+    if not sender.config.recipients:
         return report
     for row in _fetch(connection, "alert_due", batch_limit=GROUP_LIMIT):
         key = str(row["key"])
@@ -67,7 +77,7 @@ def send_due_alerts(connection: Session, config: AlertSettings, url: str, send: 
         _fetch(connection, "alert_group_ensure", key=key)
         try:
             with connection.transaction():
-                failures = _send_group(connection, key, config, url, send)
+                failures = _send_group(connection, key, sender)
         except BacklineError as exc:
             log.warning("alert %r could not be sent, retry in %.0f s: %s", key, RETRY_DELAY_SECONDS, exc)
             _fetch(connection, "alert_group_defer", key=key, delay_seconds=RETRY_DELAY_SECONDS)
@@ -78,7 +88,7 @@ def send_due_alerts(connection: Session, config: AlertSettings, url: str, send: 
     return report
 
 
-def _send_group(connection: Session, key: str, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> int:
+def _send_group(connection: Session, key: str, sender: AlertSender) -> int:
     """Send one group's email; returns how many failures it reports."""
     if not (claimed := _fetch(connection, "alert_group_claim", key=key)):
         return 0
@@ -86,23 +96,21 @@ def _send_group(connection: Session, key: str, config: AlertSettings, url: str, 
     rows = _fetch(connection, claim, key=key, batch_limit=MAX_LISTED_FAILURES)
     if not rows:
         return 0
-    send(compose_alert(key, rows, claimed[0], config, url))
-    _fetch(connection, "alert_group_sent", key=key, window_seconds=config.window_seconds)
+    sender.send(compose_alert(key, rows, claimed[0], sender))
+    _fetch(connection, "alert_group_sent", key=key, window_seconds=sender.config.window_seconds)
     return int(rows[0]["failures"])
 
 
-def compose_alert(
-    key: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], config: AlertSettings, url: str
-) -> Alert:
+def compose_alert(key: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], sender: AlertSender) -> Alert:
     """The email about one group; `rows` are its latest failures, each with the counts of the whole group."""
     latest, count, is_late = rows[0], int(rows[0]["failures"]), key.startswith(LATE_KEY_PREFIX)
     what = _describe(latest, is_late=is_late)
     subject = f"[Backline] {what}" + (f", {count} times" if count > 1 else "")
     html = _template().render(
         what=what, count=count, rows=rows, latest=latest, late=is_late, emailed_at=group["emailed_at"],
-        window_minutes=round(config.window_seconds / 60), url=url.rstrip("/"), more=count - len(rows),
+        window_minutes=round(sender.config.window_seconds / 60), url=sender.url.rstrip("/"), more=count - len(rows),
     )  # fmt: skip
-    return Alert(config.recipients, " ".join(subject.split())[:200], html)
+    return Alert(sender.config.recipients, " ".join(subject.split())[:200], html)
 
 
 def _describe(failure: Mapping[str, Any], *, is_late: bool) -> str:
@@ -112,6 +120,8 @@ def _describe(failure: Mapping[str, Any], *, is_late: bool) -> str:
         return f"message {failure['name']} is dead ({failure['class']})"
     if failure["kind"] == "import":
         return f"{failure['name']} cannot be imported"
+    if failure["kind"] == "item":
+        return f"an item of {failure['name']} failed ({failure['class']})"
     task = f".{failure['task_id']}" if failure["task_id"] else ""
     return f"{failure['name']}{task} failed ({failure['class']})"
 

@@ -13,7 +13,7 @@ from backline.errors import InvalidInput
 
 FORMATS = ("jsonl", "csv")
 COLUMNS = (
-    "id", "kind", "name", "message_id", "run_id", "task_id", "map_index", "class", "cause", "attempts", "conf", "log_url",
+    "id", "kind", "name", "message_id", "run_id", "task_id", "map_index", "item_key", "class", "cause", "attempts", "conf", "log_url",
     "failed_at", "first_seen_at", "last_seen_at", "alerted_at", "state", "reason", "closed_by", "closed_at", "replay_ref",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

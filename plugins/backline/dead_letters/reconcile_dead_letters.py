@@ -6,14 +6,16 @@ Safe to run twice and at the same time: each failure is one row, whoever writes 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from backline.dead_letters.failures import FROM_LOG, INFERRED, NOT_MAPPED, REPORTED, WHOLE_RUN, Failure, classify_log
 from backline.dead_letters.runs import FailedRun, FailedTask, RunsClient
+from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
 from backline.errors import FailureClass
+from backline.jobs.job import Job
 
 CURSOR = "reconcile"
 OVERLAP = timedelta(minutes=10)
@@ -38,30 +40,27 @@ class ReconcileReport:
     import_errors: int = 0
     resolved: int = 0
 
-    def as_dict(self) -> dict[str, int]:
-        """As JSON."""
-        return asdict(self)
 
-
-def reconcile_dead_letters(store: DeadLetterStore, runs: RunsClient, now: datetime) -> ReconcileReport:
+def reconcile_dead_letters(job: Job[DeadLetterSettings]) -> ReconcileReport:
     """Record every failure since the last run that has no dead letter; resolve those of files that import again."""
-    report = ReconcileReport()
+    store, report = DeadLetterStore(job.database), ReconcileReport()
     cursor = store.get_cursor(CURSOR)
-    since = cursor - OVERLAP if cursor else now - INITIAL_LOOKBACK
-    tasks = list(runs.failed_tasks(since))
-    failed = list(runs.failed_runs(since))
-    report.failed_tasks, report.failed_runs = len(tasks), len(failed)
-    report.recorded = store.record_messages() + _record_tasks(store, runs, tasks)
-    with_task = {(task.dag_id, task.run_id) for task in tasks}
-    for run in failed:
-        if (run.dag_id, run.run_id) not in with_task:
-            report.recorded += record_failed_run(store, runs, run, None)
-    errors = list(runs.import_errors())
+    since = cursor - OVERLAP if cursor else job.now - INITIAL_LOOKBACK
+    with job.clients.airflow_runs() as runs:
+        tasks = list(runs.failed_tasks(since))
+        failed = list(runs.failed_runs(since))
+        report.failed_tasks, report.failed_runs = len(tasks), len(failed)
+        report.recorded = store.record_messages() + _record_tasks(store, runs, tasks)
+        with_task = {(task.dag_id, task.run_id) for task in tasks}
+        for run in failed:
+            if (run.dag_id, run.run_id) not in with_task:
+                report.recorded += record_failed_run(store, runs, run, None)
+        errors = list(runs.import_errors())
     report.import_errors = len(errors)
     for error in errors:
         store.record_import(error)
     report.resolved = store.resolve_imports(errors)
-    store.set_cursor(CURSOR, now)
+    store.set_cursor(CURSOR, job.now)
     return report
 
 

@@ -19,7 +19,7 @@ PAGE_SIZE = 500
 Row = dict[str, Any]
 State = Literal["open", "replayed", "discarded", "resolved"]
 STATES = ("open", "replayed", "discarded", "resolved")
-KINDS = ("message", "job", "import")
+KINDS = ("message", "job", "item", "import")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from backline.dead_letters.actions import BulkReport, discard, replay, run_bulk
+from backline.dead_letters.actions import BulkReport, discard, discard_bulk, replay, replay_bulk
 from backline.dead_letters.store import DeadLetterStore, Filter
 from backline.errors import InvalidInput, NetworkFailure
 from tests.integration.dead_letters.support import (
@@ -138,22 +138,20 @@ def test_a_bulk_action_can_be_a_dry_run(store: DeadLetterStore, airflow: FakeAir
     also = record_failure(store, run_id="r0", task_id="second")
     other = record_failure(store, dag_id="else")
 
-    def act(letter_id: int) -> object:
-        return replay(store, airflow, letter_id, by="ann")
-
-    shown = run_bulk(store, Filter(name="job"), act, dry_run=True)
+    shown = replay_bulk(store, airflow, Filter(name="job"), by="ann", dry_run=True)
     assert (shown.dry_run, shown.matched, shown.done, airflow.started) == (True, 4, [*jobs, also], {})
-    done = run_bulk(store, Filter(name="job"), act, dry_run=False)
+    done = replay_bulk(store, airflow, Filter(name="job"), by="ann", dry_run=False)
     assert done == BulkReport(False, 4, [*jobs, also], {})
     assert len(airflow.started) == 3, "one run for the two dead letters of r0"
     assert store.get(other)["state"] == "open"
     with pytest.raises(InvalidInput, match="only open dead letters"):
-        run_bulk(store, Filter(state="discarded"), act, dry_run=True)
+        replay_bulk(store, airflow, Filter(state="discarded"), by="ann", dry_run=True)
+    assert discard_bulk(store, Filter(), by="ann", reason="was a test", dry_run=False).done == [other]
 
 
 def test_a_failure_in_bulk_affects_only_its_own_dead_letter(store: DeadLetterStore, airflow: FakeAirflow) -> None:
     bad = record_failure(store, conf={"days": "many"})
     good = record_failure(store, run_id="r2")
-    done = run_bulk(store, Filter(), lambda one: replay(store, airflow, one, by="ann"), dry_run=False)
+    done = replay_bulk(store, airflow, Filter(), by="ann", dry_run=False)
     assert done.done == [good]
     assert list(done.failed) == [bad]

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from backline.dead_letters.alerts import Alert, send_due_alerts
+from backline.dead_letters.alerts import Alert, AlertReport, AlertSender, send_due_alerts
+from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
 from backline.errors import FailureClass, NetworkFailure
 from backline.jobs.limits import insert_late_run
@@ -19,21 +20,27 @@ from tests.integration.dead_letters.support import (
     record_failure,
     seconds_after_now,
 )
+from tests.integration.job_factory import create_job
 from tests.integration.outbox.support import Outbox
 
 CONFIG = AlertSettings(recipients=("ops@example.com",), window_seconds=1800)
 Send = Callable[[], list[Alert]]
 
 
+def run_job(database: str, send: Callable[[Alert], None], config: AlertSettings = CONFIG) -> AlertReport:
+    """One run of the task that sends alerts."""
+    sender = AlertSender(config, "http://airflow.test/", send)
+    return AlertReport(**create_job(database, DeadLetterSettings(), alerts=sender).execute(send_due_alerts))
+
+
 @pytest.fixture
-def send(store: DeadLetterStore) -> Send:
-    def one_round() -> list[Alert]:
+def send(database: str) -> Send:
+    def one_run() -> list[Alert]:
         sent: list[Alert] = []
-        report = send_due_alerts(store.connection, CONFIG, "http://airflow.test/", sent.append)
-        assert report.emails == len(sent)
+        assert run_job(database, sent.append).emails == len(sent)
         return sent
 
-    return one_round
+    return one_run
 
 
 def let_windows_pass(store: DeadLetterStore) -> None:
@@ -110,26 +117,24 @@ def test_simultaneous_senders_send_one_email(database: str, store: DeadLetterSto
         inside.set()
         assert go_on.wait(10)
 
-    def one_round() -> None:
-        with DeadLetterStore.open(database) as mine:
-            send_due_alerts(mine.connection, CONFIG, "http://x", slow)
-
-    first = threading.Thread(target=one_round)
+    first = threading.Thread(target=run_job, args=(database, slow))
     first.start()
     assert inside.wait(10)
-    assert send_due_alerts(store.connection, CONFIG, "http://x", sent.append).emails == 0
+    assert run_job(database, sent.append).emails == 0
     go_on.set()
     first.join()
     assert len(sent) == 1
 
 
-def test_an_email_that_cannot_be_sent_is_sent_later_and_is_no_failure(store: DeadLetterStore, send: Send) -> None:
+def test_an_email_that_cannot_be_sent_is_sent_later_and_is_no_failure(
+    database: str, store: DeadLetterStore, send: Send
+) -> None:
     record_failure(store)
 
     def refuse(_: Alert) -> None:
         raise NetworkFailure("the mail server is not available")
 
-    report = send_due_alerts(store.connection, CONFIG, "http://x", refuse)
+    report = run_job(database, refuse)
     assert (report.emails, report.deferred) == (0, 1)
     assert len(all_dead_letters(store)) == 1
     assert send() == [], "deferred"
@@ -137,8 +142,8 @@ def test_an_email_that_cannot_be_sent_is_sent_later_and_is_no_failure(store: Dea
     assert len(send()) == 1
 
 
-def test_without_recipients_nothing_is_sent(store: DeadLetterStore) -> None:
+def test_without_recipients_nothing_is_sent(database: str, store: DeadLetterStore) -> None:
     record_failure(store)
     sent: list[Alert] = []
-    assert send_due_alerts(store.connection, AlertSettings(recipients=()), "http://x", sent.append).emails == 0
+    assert run_job(database, sent.append, AlertSettings(recipients=())).emails == 0
     assert sent == []
