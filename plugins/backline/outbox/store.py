@@ -284,6 +284,10 @@ class Store:
         """The tries of one message, first to last."""
         return await self._rows("message_attempts", id=message_id)
 
+    async def has_work(self) -> bool:
+        """Whether any message is pending, due, expired or leased, or a dispatcher is registered: one cheap statement."""
+        return bool((await self._rows("outbox_has_work"))[0]["has_work"])
+
     async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[DictRow]:
         """What waits in each lane, counted up to the number given for it, and who serves it."""
         return await self._rows(

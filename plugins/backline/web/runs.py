@@ -13,7 +13,7 @@ from airflow.utils.session import create_session
 from fastapi import APIRouter, Path, Request
 from sqlalchemy import select
 
-from backline.airflow.rest import FINAL_STATES
+from backline.airflow_api import FINAL_STATES
 from backline.jobs.results import RunRef, fetch_result
 from backline.settings import settings
 from backline.web import schemas

@@ -54,8 +54,8 @@ def error_of(webhook_outbox: WebhookOutbox, message_id: int) -> str:
     ],
 )
 def test_an_endpoint_gets_the_events_it_subscribes_to(
-    webhook_outbox: WebhookOutbox, filters: list[str], event_type: str, gets: bool
-) -> None:  # noqa: FBT001
+    webhook_outbox: WebhookOutbox, filters: list[str], event_type: str, *, gets: bool
+) -> None:
     made = webhook_outbox.endpoint("http://127.0.0.1:9/", *filters)
     assert recipients(webhook_outbox, webhook_outbox.event(event_type)) == ([made.endpoint.id] if gets else [])
 
