@@ -1,4 +1,4 @@
-"""What every channel must do, over the sandbox: a channel joins by an entry in SUBJECTS."""
+"""What every channel must do, over the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole channel: a message in, a mail at the server."""
+"""The whole channel, from a message to the mail at the server."""
 
 from __future__ import annotations
 

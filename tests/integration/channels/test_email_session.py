@@ -1,4 +1,4 @@
-"""The SMTP session against real servers: what they got, and what each fault becomes."""
+"""The SMTP session against real servers: what they receive, and the error of each fault."""
 
 from __future__ import annotations
 

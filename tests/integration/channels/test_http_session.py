@@ -1,4 +1,4 @@
-"""Kept HTTP connections, against servers that do what they should not."""
+"""Persistent HTTP connections, against faulty servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
 
 @asynccontextmanager
 async def raw(answer: bytes) -> AsyncIterator[str]:
-    """A server that reads a request, says this, and hangs up."""
+    """A server that reads a request, sends this, and closes the connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -155,7 +155,7 @@ async def test_a_timeout_leaves_the_outcome_unknown() -> None:
 
 
 class UnresolvableResolver(AbstractResolver):
-    """Knows no host."""
+    """Resolves no host."""
 
     async def resolve(self, host: str, *_: object, **__: object) -> list[ResolveResult]:  # type: ignore[override]
         raise OSError(None, f"Name or service not known: {host}")

@@ -1,4 +1,4 @@
-"""The push channel beyond what all channels share: access tokens, people's devices, devices that are gone."""
+"""The push channel's own behaviour: access tokens, users' devices, unregistered devices."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_more_than_four_kilobytes_are_refused_here(sandbox: Sandbox) -> None:
 
 @asynccontextmanager
 async def provider(*grants: tuple[int, object]) -> AsyncIterator[tuple[str, list[dict[str, str]], list[str]]]:
-    """A provider that answers token requests as told, the last answer for ever; its URL, the requests, the bearers."""
+    """A provider with scripted responses to token requests, the last one repeated; its URL, the requests, the bearers."""
     asked: list[dict[str, str]] = []
     bearers: list[str] = []
     answers = list(grants)

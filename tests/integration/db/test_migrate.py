@@ -18,7 +18,7 @@ NAMES = [path.stem for path in sorted(MIGRATIONS_FOLDER.glob("*.sql"))]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the migrations to spoil."""
+    """A copy of the migrations to change."""
     return Path(shutil.copytree(MIGRATIONS_FOLDER, tmp_path / "migrations"))
 
 

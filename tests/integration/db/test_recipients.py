@@ -1,4 +1,4 @@
-"""What SQL says of a recipient, and that it is never stricter than the models."""
+"""SQL's check of a recipient, which is never stricter than the models."""
 
 from __future__ import annotations
 

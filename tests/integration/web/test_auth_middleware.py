@@ -1,4 +1,4 @@
-"""What stands before the routes: request ids, problems, proof of origin, sizes."""
+"""The middleware before the routes: request ids, problems, cross-site protection, size limits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PROBLEM_KEYS = {"type", "title", "status", "detail", "instance", "request_id"}
 
 
 def chunks(body: bytes) -> Iterator[bytes]:
-    """A body whose length is not told beforehand."""
+    """A body without a declared length."""
     for start in range(0, len(body), 1000):
         yield body[start : start + 1000]
 
 
-# What is asked, how, and the answer's code and type.
+# The request, and the status and type of its problem.
 REFUSALS = {
     "nobody": ("GET", "messages", None, {}, 401, "unauthenticated"),
     "too low a role": ("POST", "messages", "viewer", {"json": email()}, 403, "forbidden"),
@@ -130,7 +130,7 @@ def test_a_request_id_is_bound_to_the_logs(api: Api) -> None:
     assert seen == ["r-17"]
 
 
-# Headers of a browser whose user is logged in, and whether its act is taken.
+# Headers of a browser whose user is logged in, and whether its change is accepted.
 ORIGINS = {
     "our page": ({"Sec-Fetch-Site": "same-origin"}, True),
     "another site": ({"Sec-Fetch-Site": "cross-site", "Origin": "http://testserver"}, False),

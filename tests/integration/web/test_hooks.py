@@ -1,4 +1,4 @@
-"""What providers tell, from their signed request to the message's timeline and the suppression list."""
+"""Providers' delivery events, from the signed request to the message's timeline and the suppression list."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPEN = HookSettings(
 
 @pytest.fixture
 def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSns]:
-    """All hooks open; Amazon is the test's own."""
+    """All hooks enabled; Amazon is a fake."""
     monkeypatch.setenv("AIRFLOW_CONN_MAILGUN_HOOKS", json.dumps({"conn_type": "http", "password": "signing-key"}))
     monkeypatch.setenv("AIRFLOW_CONN_SMS_GATEWAY", json.dumps({"conn_type": "http", "password": "auth-token"}))
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://mail.shop.example/")
@@ -115,7 +115,7 @@ def test_a_repeated_event_is_stored_once(api: Api, message: tuple[int, str]) -> 
     for _ in range(2):
         assert hook(api, "sendgrid", body, headers).status_code == 204
     assert len(api.sql("SELECT 1 AS one FROM backline.delivery_event")) == 1
-    api.sql("DELETE FROM backline.suppression")  # a person let the address be written to again
+    api.sql("DELETE FROM backline.suppression")  # an operator removed it
     hook(api, "sendgrid", body, headers)
     assert suppressed(api) == []
 

@@ -25,7 +25,7 @@ def rows(api: Api) -> list[dict[str, Any]]:
 
 
 def finish(api: Api, message_id: int, state: str, error_class: str | None = None) -> None:
-    """End a message as a dispatcher would have, with its try."""
+    """Finalize a message as a dispatcher does, with its attempt."""
     api.sql(
         "UPDATE backline.message SET state = %s, finalized_at = clock_timestamp(), attempt = 1, error_class = %s,"
         " payload = payload - (SELECT secret_fields FROM backline.message_type WHERE name = type) WHERE id = %s",
@@ -39,7 +39,7 @@ def finish(api: Api, message_id: int, state: str, error_class: str | None = None
 
 
 def change_type(api: Api, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """The type `welcome`, with other class variables, known to the database as well."""
+    """The type `welcome` with other class variables, in the database too."""
     kind = registry.get("welcome")
     for name, value in changes.items():
         monkeypatch.setattr(kind, name, value)
@@ -80,7 +80,7 @@ def test_a_batch_of_different_types_is_accepted_in_order(api: Api) -> None:
     assert len(listed["messages"]) == 500
 
 
-# Bodies that are refused: index and field of the wrong one, and a word of what is said.
+# Bodies that are refused: index and field of the wrong message, and a part of the text.
 BAD = {
     "a type that is not known": ([email(), {**email(), "type": "telegram"}], 1, "type", "known types"),
     "a recipient that is none": ([email(), email(), email("ann")], 2, "to", "@-sign"),

@@ -1,4 +1,4 @@
-"""What payment providers post: proven by their signature, kept once, before it is answered."""
+"""Payment providers' events: authenticated by signature, and stored once before the response."""
 
 from __future__ import annotations
 

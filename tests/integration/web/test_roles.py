@@ -1,4 +1,4 @@
-"""Every route of the app, asked by nobody and by each role, against this table of least roles."""
+"""Every route of the app, requested without a login and by each role, against this table of least roles."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_an_invalid_token_is_refused(api: Api, token: str) -> None:
     [("Public", ""), ("Viewer", "viewer"), ("User", "viewer op"), ("Op", "viewer op"), ("Admin", "viewer op admin")],
 )
 def test_the_roles_of_fab_map_to_ours(monkeypatch: pytest.MonkeyPatch, named: str, granted: str) -> None:
-    """As FAB ships them: its auth manager judges by these lists of permissions."""
+    """With the permissions that FAB ships for its roles."""
     shipped = {role["role"]: role["perms"] for role in FabAirflowSecurityManagerOverride.ROLE_CONFIGS}
     manager = FabAuthManager()
     monkeypatch.setattr(roles, "get_auth_manager", lambda: manager)

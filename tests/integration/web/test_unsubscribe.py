@@ -1,4 +1,4 @@
-"""The link in a mail, opened by its recipient, by a mail program's button and by those that scan links."""
+"""The link in an email, opened by its recipient, by a mail program's button and by link scanners."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ URL = "https://shop.example/hooks"
 
 @pytest.fixture(autouse=True)
 def as_shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Not as the embedded stack has it, which reaches its own sandbox."""
+    """Without the embedded stack's settings, which allow its own sandbox."""
     for name in ("REQUIRE_HTTPS", "ALLOWED_ADDRESSES"):
         monkeypatch.delenv(f"BACKLINE__WEBHOOKS__{name}", raising=False)
     settings.cache_clear()

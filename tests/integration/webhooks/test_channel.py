@@ -1,4 +1,4 @@
-"""The webhook channel: a real database, real HTTP on loopback, signatures checked as a receiver does."""
+"""The webhook channel on a real database, with HTTP on loopback and signatures verified as receivers do."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def endpoint_store(webhook_outbox: WebhookOutbox, **options: Any) -> EndpointSto
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Endpoints are looked up at each delivery."""
+    """Endpoints are loaded for each delivery."""
     monkeypatch.setattr(module, "CACHE_TTL_SECONDS", 0.0)
 
 
 class StaticResolver(AbstractResolver):
-    """A resolver that gives one address after the other for any name, the last one for ever."""
+    """A resolver that returns one address after the other for any name, then repeats the last one."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
@@ -267,7 +267,7 @@ async def test_a_name_that_resolves_to_a_private_address_is_refused(
 async def test_a_name_that_changes_to_a_private_address_is_refused(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
-    """Rebinding: what is judged is the address that is connected to, each time that one is."""
+    """DNS rebinding: the address is checked whenever a connection is made."""
     webhook_outbox.endpoint(f"http://shop.example:{receiver.port}/hook")
     names = StaticResolver("127.0.0.1", "127.0.0.2")
     guard = AddressGuard(["127.0.0.1"])
@@ -356,7 +356,7 @@ async def test_one_success_resets_the_failing_time(webhook_outbox: WebhookOutbox
 async def test_an_endpoint_that_has_recovered_is_not_disabled(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
-    """By what was looked up it has failed for days; by the table it has not."""
+    """By the cached endpoint it has been failing for days; by the table it has not."""
     made = webhook_outbox.endpoint(receiver.url)
     webhook_outbox.outbox.sql(
         "UPDATE backline.webhook_endpoint SET failing_since = clock_timestamp() - interval '6 days'"
@@ -409,7 +409,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_not_the_endpoints_failure(
 
 
 async def dispatch(webhook_outbox: WebhookOutbox, over: WebhookChannel) -> dict[str, object]:
-    """Drain the lane once, as a run by hand does."""
+    """Drain the lane once, as a manual run does."""
     config = load(config_file())
     delivery = Delivery(
         over, _retry_policies("webhook", config), lambda _type, payload: payload, random.Random(1).random

@@ -1,4 +1,4 @@
-"""Endpoints in the database: who gets which event, what people do to them, and what is given again."""
+"""Endpoints in the database: subscriptions, actions of operators, and replays."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_the_notification_is_a_valid_email() -> None:
 
 
 def finish_delivery(webhook_outbox: WebhookOutbox, event: int, endpoint_id: str, state: str) -> None:
-    """As if it had been tried."""
+    """Finalize the message as a delivery does."""
     webhook_outbox.outbox.sql(
         "UPDATE backline.message SET state = %s::backline.message_state, finalized_at = clock_timestamp()"
         " WHERE group_id = %s AND recipient = %s", state, event, endpoint_id,

@@ -1,4 +1,4 @@
-"""`job.succeeded` and `job.failed`: which runs fire, and that each end fires once. Airflow's API is the far side here."""
+"""`job.succeeded` and `job.failed`: which runs send events, and that each finished run sends one. Airflow's API is faked."""
 
 from __future__ import annotations
 

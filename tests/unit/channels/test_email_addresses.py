@@ -1,4 +1,4 @@
-"""Addresses as people write them."""
+"""Parsing of email addresses."""
 
 from __future__ import annotations
 

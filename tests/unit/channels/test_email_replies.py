@@ -1,4 +1,4 @@
-"""What an SMTP reply means."""
+"""The error class of each SMTP reply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an HTTP answer means."""
+"""The error class of each HTTP response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text messages: numbers, segments, and what a gateway's answers mean."""
+"""Text messages: numbers, segments, and a gateway's responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our signatures, checked as a receiver checks them: v1 by the package of Standard Webhooks, v1a by the public key."""
+"""Our signatures, verified as receivers do: v1 with the package of Standard Webhooks, v1a with the public key."""
 
 from __future__ import annotations
 

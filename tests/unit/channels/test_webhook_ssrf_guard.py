@@ -1,4 +1,4 @@
-"""Which addresses webhooks may be sent to."""
+"""The addresses that webhooks may connect to."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def texts(node: ast.AST) -> list[str | None]:
 
 
 def calls() -> Iterator[tuple[str, str]]:
-    """Domain and name of the statements that are asked for by name."""
+    """Domain and name of the statements that are used by name."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
@@ -100,7 +100,7 @@ def test_a_malformed_statement_is_named(folder: Path, text: str) -> None:
 
 @pytest.fixture
 def custom_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of the team's own beside ours, which has two statements."""
+    """A custom folder beside ours, which has two statements."""
     (folder / "shop.sql").write_text("-- name: one\n-- It.\nSELECT 1;\n\n-- name: two\n-- It.\nSELECT 2;\n")
     own = folder / "own"
     own.mkdir()
@@ -146,7 +146,7 @@ def test_an_unknown_statement_is_named() -> None:
 
 
 def test_parameters_are_typed_and_no_statement_is_built_by_format() -> None:
-    """A parameter without a cast would depend on the driver's guess at its type."""
+    """Without a cast a parameter's type would depend on the driver's guess."""
     bare = [
         f"{domain}.{name}: {match[0]}"
         for domain in DOMAINS

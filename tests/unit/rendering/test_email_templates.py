@@ -1,4 +1,4 @@
-"""Every template that ships, and what holds for any template."""
+"""Every shipped email template, and rules for any template."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shipped(name: str, language: str) -> EmailTemplate:
 
 
 def required(name: str) -> list[str]:
-    """The variables of a sample without which the template does not render."""
+    """The variables that the template requires."""
     needed = []
     for variable in (context := sample_context(name, "en")):
         try:

@@ -1,4 +1,4 @@
-"""A flat template says what Jinja's own inheritance says."""
+"""A flattened template renders as with Jinja's own inheritance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Amounts, days and times, against what people of each language write."""
+"""Amounts, dates and times in each language's format."""
 
 from __future__ import annotations
 

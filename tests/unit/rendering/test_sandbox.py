@@ -1,4 +1,4 @@
-"""What a template must not do, even one of ours."""
+"""The limits of the template sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every template for text messages that ships."""
+"""Every shipped SMS template."""
 
 from __future__ import annotations
 

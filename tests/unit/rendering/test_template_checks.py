@@ -1,4 +1,4 @@
-"""The checks of shipped templates find what they look for: each template here has one fault."""
+"""The checks of shipped templates find each fault."""
 
 from __future__ import annotations
 
