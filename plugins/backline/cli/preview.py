@@ -15,7 +15,6 @@ import typer
 from backline.channels.content import EmailContent
 from backline.channels.email import headers, mime
 from backline.channels.email.addresses import parse_address
-from backline.channels.email.plain_text import html_to_text
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
 from backline.cli.console import AsJson, app, err, out
@@ -65,7 +64,7 @@ def preview(
         _print_short(message, text_only=text, as_json=as_json)
         return
     content = _render(message, filled)
-    body = mime.normalize_newlines(content.text if content.text is not None else html_to_text(content.html or ""))
+    body = mime.normalize_newlines(content.text if content.text is not None else mime.html_to_text(content.html or ""))
     sizes = _measure(content, body)
     if html is not None:
         _write_html(html, content)
