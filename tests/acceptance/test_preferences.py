@@ -98,7 +98,7 @@ def test_quiet_hours(stack: IsolatedStack, world: DemoContext) -> None:
         ).raise_for_status()
     message = world.enqueue("welcome", recipient, {"name": "Ann"})
     wait_for_state(world, message, "scheduled")
-    assert "it was put off (quiet hours of the recipient" in why(stack, message)
+    assert "it was postponed (quiet hours of the recipient" in why(stack, message)
     urgent = world.enqueue("urgent_email", recipient, registry.get("urgent_email").sample())
     wait_for_state(world, urgent, "sent")
     assert len(world.emails_at(world.domain("quiet"))) == 1

@@ -11,9 +11,7 @@ from backline.airflow.connections import app_dsn, http_gateway, smtp_server
 from backline.channels.base import Channel
 from backline.encryption import Encryptor
 from backline.errors import FailureClass, Misconfigured
-from backline.outbox.delivery import Delivery
-from backline.outbox.retry import ScheduledRetry
-from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
+from backline.outbox.delivery import Delivery, ScheduledRetry, SecretDelivery, SecretResolver
 from backline.settings import RetrySettings, Settings
 
 if TYPE_CHECKING:

@@ -53,7 +53,9 @@ class MessageType(BaseModel):
     max_attempts: ClassVar[int | None] = None
     """Tries at most, the first one included; None means the lane's."""
     example: ClassVar[Mapping[str, Any]] = {}
-    """A payload to show: by reference where a field is secret. `sample` is the same to try."""
+    """A payload to show, with references for secret fields; `sample` has made-up values instead."""
+    version: ClassVar[int] = 1
+    """The version of the payload's fields. Raise it with each incompatible change, and let `upgrade` convert older payloads."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -89,6 +91,14 @@ class MessageType(BaseModel):
             return cls.model_validate_json(text)
         except ValidationError as exc:
             raise to_invalid_input(cls.type_name, tuple(cls.model_fields), exc, cls.secret_fields) from None
+
+    @classmethod
+    def upgrade(cls, payload: Mapping[str, Any], from_version: int) -> Mapping[str, Any]:  # noqa: ARG003
+        """Convert a stored payload of an older version; secret fields hold Fernet text or references.
+
+        Messages that were enqueued before a change are upgraded when they are sent or replayed.
+        """
+        return payload
 
     @classmethod
     def sample(cls) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which lanes need a dispatcher: a pure decision over what the outbox shows."""
+"""Which lanes need a dispatcher now: a pure decision over the lanes' status."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import NamedTuple
 from backline.settings import LaneSettings
 
 
+MAX_COOLDOWN_SECONDS = 60.0
+
+
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
-    """One lane as `lane_status` shows it."""
+    """One lane's row of the statement `lane_status`."""
 
     lane: str
     pending: int
-    """What waits, or the number that it was counted up to."""
+    """Waiting messages, counted up to a limit."""
     head_message_id: int | None
-    """The message that a dispatcher would take first."""
+    """The message that a dispatcher would claim first."""
     head_age_seconds: float
-    """How long ago that message came due."""
+    """How long that message has been due."""
     live_dispatchers: int
     handing_over: int
 
 
-def desired_dispatchers(view: LaneStatus, lane: LaneSettings) -> int:
+def desired_dispatchers(status: LaneStatus, lane: LaneSettings) -> int:
     """How many dispatchers the lane should have: by its backlog, and a successor for one that hands over."""
-    wanted = math.ceil(view.pending / lane.backlog_per_dispatcher)
-    if view.handing_over:
-        wanted = max(wanted, 1)
-    return min(wanted, lane.max_dispatchers)
+    desired = math.ceil(status.pending / lane.backlog_per_dispatcher)
+    if status.handing_over:
+        desired = max(desired, 1)
+    return min(desired, lane.max_dispatchers)
 
 
 def backlog_count_limit(lane: LaneSettings, live: int) -> int:
-    """How many waiting messages have to be counted to know whether a lane with so many live dispatchers lacks one."""
+    """How many waiting messages must be counted to know whether a lane with so many live dispatchers needs another."""
     return live * lane.backlog_per_dispatcher + 1 if live < lane.max_dispatchers else 1
 
 
-MAX_COOLDOWN_SECONDS = 60.0
-
-
 class _Wakeup(NamedTuple):
-    """The last ring for a lane."""
+    """The last wake-up of a lane."""
 
     at: float
     live_dispatchers: int
@@ -50,10 +50,10 @@ class _Wakeup(NamedTuple):
 
 
 class WakeupPolicy:
-    """Decides when to ring. After a ring a lane is left alone until a dispatcher appears or the silence is over.
+    """Decides which lanes to wake. A woken lane is not woken again until a dispatcher appears or its cooldown is over.
 
-    Each silence that nobody broke doubles the next one, to a minute at most: a lane that cannot be served would else be
-    rung for in vain every few seconds, and each ring is a run of its DAG.
+    Each cooldown that ends without a dispatcher doubles the next one, up to a minute: each wake-up is a DAG run, so a lane that
+    cannot be served must not be woken every few seconds.
     """
 
     def __init__(self, lanes: Mapping[str, LaneSettings], cooldown_seconds: float) -> None:
@@ -62,40 +62,37 @@ class WakeupPolicy:
         self._last_wakeups: dict[str, _Wakeup] = {}
         self._heads: dict[str, tuple[int | None, float]] = {}
 
-    def lanes_to_wake(self, views: Iterable[LaneStatus], now: float) -> dict[str, LaneStatus]:
-        """The lanes to ring at `now` (seconds, monotonic)."""
-        ringing = {}
-        for view in views:
-            lane = self._lanes[view.lane]
-            short = view.live_dispatchers < desired_dispatchers(view, lane)
-            # Whatever its dispatchers say: nobody takes the message at its head.
-            stuck = self._seconds_at_head(view, now) > lane.max_age_seconds
+    def lanes_to_wake(self, statuses: Iterable[LaneStatus], now: float) -> dict[str, LaneStatus]:
+        """The lanes to wake at `now` (seconds, monotonic)."""
+        woken = {}
+        for status in statuses:
+            lane = self._lanes[status.lane]
+            short = status.live_dispatchers < desired_dispatchers(status, lane)
+            # No dispatcher takes the message at the head, however many are alive.
+            stuck = self._seconds_at_head(status, now) > lane.max_age_seconds
             if not short and not stuck:
-                self._last_wakeups.pop(view.lane, None)
+                self._last_wakeups.pop(status.lane, None)
                 continue
-            if rung := self._next_wakeup(self._last_wakeups.get(view.lane), view, now, short=short):
-                self._last_wakeups[view.lane] = rung
-                ringing[view.lane] = view
-        return ringing
+            if wakeup := self._next_wakeup(self._last_wakeups.get(status.lane), status, now, short=short):
+                self._last_wakeups[status.lane] = wakeup
+                woken[status.lane] = status
+        return woken
 
-    def _next_wakeup(self, last: _Wakeup | None, view: LaneStatus, now: float, *, short: bool) -> _Wakeup | None:
-        """The ring at `now`, or None while the last one's silence holds."""
-        if last is None or (short and view.live_dispatchers > last.live_dispatchers):
-            return _Wakeup(now, view.live_dispatchers, self._cooldown_seconds)
+    def _next_wakeup(self, last: _Wakeup | None, status: LaneStatus, now: float, *, short: bool) -> _Wakeup | None:
+        """The wake-up at `now`, or None during the last one's cooldown."""
+        live, cooldown = status.live_dispatchers, self._cooldown_seconds
+        if last is None or (short and live > last.live_dispatchers):
+            return _Wakeup(now, live, cooldown)
         waited = now - last.at
-        if view.live_dispatchers < last.live_dispatchers:
-            return (
-                _Wakeup(now, view.live_dispatchers, self._cooldown_seconds)
-                if waited >= self._cooldown_seconds
-                else None
-            )
+        if live < last.live_dispatchers:
+            return _Wakeup(now, live, cooldown) if waited >= cooldown else None
         longer = min(last.cooldown * 2, MAX_COOLDOWN_SECONDS)
-        return _Wakeup(now, view.live_dispatchers, longer) if waited >= last.cooldown else None
+        return _Wakeup(now, live, longer) if waited >= last.cooldown else None
 
-    def _seconds_at_head(self, view: LaneStatus, now: float) -> float:
+    def _seconds_at_head(self, status: LaneStatus, now: float) -> float:
         """Seconds that the same message has been at the lane's head."""
-        head, since = self._heads.get(view.lane, (None, now))
-        if head != view.head_message_id:
+        head, since = self._heads.get(status.lane, (None, now))
+        if head != status.head_message_id:
             since = now
-        self._heads[view.lane] = (view.head_message_id, since)
-        return now - since if view.head_message_id is not None else 0.0
+        self._heads[status.lane] = (status.head_message_id, since)
+        return now - since if status.head_message_id is not None else 0.0

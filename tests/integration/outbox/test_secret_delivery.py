@@ -24,7 +24,7 @@ from backline.encryption import Encryptor
 from backline.messages import render_email
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
-from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
+from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.reference_app.schema import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, EmailSettings, LaneSettings, OutboxSettings
 from tests.integration.identity import add_token
