@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import DictRow
 
 from backline.audit_trail import Actor
+from backline.channels.settings import PushSettings, SmsSettings
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import UnknownFailure
@@ -86,19 +87,19 @@ def _channel_cases(stack: StackCopy, connection: psycopg.Connection[DictRow], si
         ChannelCase(
             "sms", "sms", [f"+491511{number:07}" for number in range(1000)], {"body": text},
             "/sms/2010-04-01/Accounts/ACbench/Messages.json", "application/x-www-form-urlencoded",
-            f"To=%2B4915110000001&From=Backline&Body={text.replace(' ', '+')}", config.sms.connections,
+            f"To=%2B4915110000001&From=Backline&Body={text.replace(' ', '+')}", config.section(SmsSettings).connections,
         ),
         ChannelCase(
             "push", "push", [f"device-{number:04}" for number in range(1000)], {"title": "Order 1042", "body": text},
             "/push/v1/projects/bench/messages:send", "application/json",
             json.dumps({"message": {"notification": {"title": "Order 1042", "body": text}, "token": "device-0001"}}),
-            config.push.connections,
+            config.section(PushSettings).connections,
         ),
         ChannelCase(
             "webhook", "webhook", [_create_endpoint(stack, connection, sink)], {"event_type": "order.paid", "data": event},
             "/webhooks/in", "application/json",
             json.dumps({"type": "order.paid", "timestamp": "2026-01-02T03:04:05.000Z", "data": event}),
-            config.webhooks.concurrency,
+            config.section(WebhookSettings).concurrency,
         ),
     ]  # fmt: skip
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from backline.errors import Misconfigured
-from backline.settings import LinkSettings, settings
+from backline.rendering.settings import LinkSettings
+from backline.settings import settings
 from stack.paths import Paths
 from stack.postgres import Cluster
 from stack.secrets import Secrets
@@ -149,7 +150,7 @@ def _webhook_variables(paths: Paths) -> dict[str, str]:
 
 def _unsubscribe_url(port: int) -> str:
     """As it is set; as shipped, with this copy's port, where the page is."""
-    link = settings().links.unsubscribe
+    link = settings().section(LinkSettings).unsubscribe
     return link.replace(":8080/", f":{port}/") if link == LinkSettings().unsubscribe else link
 
 

@@ -18,6 +18,7 @@ from airflow.sdk import task
 from backline.airflow.jobs import job_dag
 from backline.airflow.subscriptions import NEEDS, find_due, renew_chunk_now, report_renewals
 from backline.settings import settings
+from backline.subscriptions.settings import SubscriptionSettings
 
 with job_dag(
     "process_due_subscriptions",
@@ -37,7 +38,7 @@ with job_dag(
 
     # A mapped task does not take its page from its docstring.
     @task(
-        max_active_tis_per_dagrun=settings().subscriptions.max_parallel_chunks,
+        max_active_tis_per_dagrun=settings().section(SubscriptionSettings).max_parallel_chunks,
         doc_md="Renews what is due of one chunk.",
     )
     def renew(chunk: dict[str, int]) -> dict[str, object]:

@@ -25,6 +25,31 @@ SET class = CASE WHEN excluded.certainty >= d.certainty OR excluded.attempts > d
     closed_at = CASE WHEN backline.is_new_failure(d, excluded.attempts, excluded.failed_at) THEN NULL ELSE d.closed_at END
 RETURNING id;
 
+-- name: item_record
+-- One row for each item of a job that failed permanently, however often; opens again if it had been closed.
+INSERT INTO backline.dead_letter AS d
+    (kind, name, item_key, item_fingerprint, run_id, class, cause, attempts, conf, failed_at)
+VALUES ('item', %(job)s::text, left(%(item_key)s::text, 255), %(item_fingerprint)s::text, %(run_id)s::text, %(class)s::text,
+    left(%(cause)s::text, 4096), 1, %(conf)s::jsonb, clock_timestamp())
+ON CONFLICT (name, item_key) WHERE kind = 'item' DO UPDATE
+SET item_fingerprint = excluded.item_fingerprint, run_id = excluded.run_id, class = excluded.class, cause = excluded.cause,
+    attempts = d.attempts + 1, conf = excluded.conf, failed_at = excluded.failed_at, last_seen_at = clock_timestamp(),
+    alerted_at = CASE WHEN d.state = 'open' THEN d.alerted_at END,
+    state = 'open', reason = NULL, closed_by = NULL, closed_at = NULL, replay_ref = NULL
+RETURNING id;
+
+-- name: item_list_open
+-- The items of a job that have an open dead letter, with the fingerprint of the data that failed.
+SELECT d.item_key, d.item_fingerprint FROM backline.dead_letter AS d
+WHERE d.kind = 'item' AND d.name = %(job)s::text AND d.state = 'open';
+
+-- name: item_resolve
+-- Closes the dead letter of an item that has succeeded since.
+UPDATE backline.dead_letter
+SET state = 'resolved', closed_at = clock_timestamp(), closed_by = 'backline', reason = 'the item succeeded in a later run'
+WHERE kind = 'item' AND name = %(job)s::text AND item_key = left(%(item_key)s::text, 255) AND state = 'open'
+RETURNING id;
+
 -- name: message_record_missing
 -- Dead messages that have no letter, because a clock was set back or a hand was at it; returns the letters' ids.
 INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, attempts, failed_at)

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from backline.channels.settings import EmailSettings
 from backline.errors import FailureClass, Misconfigured
+from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Settings, config_file, load
+from backline.settings.base import registered_sections
+from backline.webhooks.settings import WebhookSettings
 
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
-SECTIONS = (
-    "email", "sms", "push", "templates", "links", "database", "outbox", "doorbell", "http", "preferences", "hooks",
-    "webhooks", "payments", "invoices", "reconciliation", "orders", "matching", "subscriptions", "direct_pools", "alerts",
-    "dead_letters", "jobs", "job_pools",
-)  # fmt: skip
+CORE_SECTIONS = ("database", "outbox", "lane_trigger", "direct_pools", "alerts", "jobs", "job_pools")
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +38,15 @@ def parsed() -> dict[str, Any]:
     return tomllib.loads(SHIPPED.read_text())
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_shipped_value_is_the_codes_default(section: str) -> None:
-    assert getattr(load(SHIPPED), section) == getattr(Settings(lanes={}), section)
+@pytest.mark.parametrize("name", CORE_SECTIONS)
+def test_every_shipped_value_of_the_core_is_the_codes_default(name: str) -> None:
+    assert getattr(load(SHIPPED), name) == getattr(Settings(lanes={}), name)
+
+
+@pytest.mark.parametrize("name", registered_sections())
+def test_every_shipped_value_is_the_codes_default(name: str) -> None:
+    model = registered_sections()[name]
+    assert load(SHIPPED).section(model) == model()
 
 
 def test_every_shipped_retry_policy_is_the_codes_default() -> None:
@@ -48,11 +55,13 @@ def test_every_shipped_retry_policy_is_the_codes_default() -> None:
 
 def test_every_setting_is_in_the_shipped_file() -> None:
     shipped = parsed()
-    assert set(shipped) == set(Settings.model_fields)
-    for section in set(SECTIONS) - {"direct_pools", "jobs", "job_pools"}:
-        model = Settings.model_fields[section].annotation
-        assert model is not None
-        assert set(shipped[section]) == set(model.model_fields)
+    assert set(shipped) == {*Settings.model_fields, *registered_sections()}
+    for name, model in registered_sections().items():
+        assert set(shipped[name]) == set(model.model_fields)
+    for name in ("database", "outbox", "lane_trigger", "alerts"):
+        core = Settings.model_fields[name].annotation
+        assert core is not None
+        assert set(shipped[name]) == set(core.model_fields)
     assert set(shipped["jobs"]) == set(JobDefaults.model_fields)
     for policy in shipped["retry"].values():
         assert set(policy) == set(RetrySettings.model_fields)
@@ -97,8 +106,8 @@ def test_a_line_that_is_left_out_has_its_default(tmp_path: Path) -> None:
     ):
         path = spoiled(tmp_path, line, "")
         loaded = load(path)
-        assert (loaded.email, loaded.outbox, loaded.retry) == (
-            load(SHIPPED).email, load(SHIPPED).outbox, load(SHIPPED).retry,
+        assert (loaded.section(EmailSettings), loaded.outbox, loaded.retry) == (
+            load(SHIPPED).section(EmailSettings), load(SHIPPED).outbox, load(SHIPPED).retry,
         ), line  # fmt: skip
 
 
@@ -109,7 +118,7 @@ def test_a_line_that_is_left_out_has_its_default(tmp_path: Path) -> None:
         ("[lane_trigger]", "[dorbell]", "dorbell"),
         ("max_rescues = 5", "max_rescue = 5", "outbox.max_rescue"),
         ("idle_timeout_seconds = 300.0", "idle = 300.0", "lanes.email.urgent.idle"),
-        ("factor = 2.0", "faktor = 2.0", "retry.timeout.faktor"),
+        ("multiplier = 2.0", "multiplyer = 2.0", "retry.timeout.multiplyer"),
         ("[retry.timeout]", "[retry.time_out]", "retry.time_out"),
     ],
 )
@@ -146,7 +155,7 @@ def test_a_wrong_value_is_named_with_its_file(tmp_path: Path, old: str, new: str
 
 
 def test_a_policy_for_a_permanent_class_is_refused(tmp_path: Path) -> None:
-    path = spoiled(tmp_path, "[retry.timeout]", "[retry.rejected]\nfirst_seconds = 1.0\n\n[retry.timeout]")
+    path = spoiled(tmp_path, "[retry.timeout]", "[retry.rejected]\ninitial_delay_seconds = 1.0\n\n[retry.timeout]")
     with pytest.raises(Misconfigured, match=r"retry\.rejected: this class is permanent"):
         load(path)
 
@@ -186,10 +195,10 @@ def test_backline_config_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKLINE__EMAIL__FROM_ADDRESS", "Shop <hello@shop.example>")
-    monkeypatch.setenv("BACKLINE__RETRY__NETWORK__FIRST_SECONDS", "7")
+    monkeypatch.setenv("BACKLINE__RETRY__NETWORK__INITIAL_DELAY_SECONDS", "7")
     loaded = load(SHIPPED)
-    assert loaded.email.from_address == "Shop <hello@shop.example>"
-    assert loaded.email.connections == 8
+    assert loaded.section(EmailSettings).from_address == "Shop <hello@shop.example>"
+    assert loaded.section(EmailSettings).connections == 8
     assert loaded.retry[FailureClass.NETWORK] == RetrySettings(initial_delay_seconds=7)
     assert loaded.retry[FailureClass.RESOURCE].initial_delay_seconds == 300
 
@@ -198,16 +207,20 @@ def test_the_environment_gives_lists_and_whole_sections_as_json(monkeypatch: pyt
     monkeypatch.setenv("BACKLINE__ALERTS__RECIPIENTS", '["ann@shop.example", "bob@shop.example"]')
     monkeypatch.setenv("BACKLINE__EMAIL", '{"connections": 3, "timeout_seconds": 9}')
     monkeypatch.setenv("BACKLINE__EMAIL__CONNECTIONS", "4")
-    monkeypatch.setenv("backline__lanes__email.bulk__batch", "77")
+    monkeypatch.setenv("backline__lanes__email.bulk__batch_size", "77")
     loaded = load(SHIPPED)
     assert loaded.alerts.recipients == ("ann@shop.example", "bob@shop.example")
-    assert (loaded.email.connections, loaded.email.timeout_seconds, loaded.email.messages_per_connection) == (4, 9, 2)
+    assert (
+        loaded.section(EmailSettings).connections,
+        loaded.section(EmailSettings).timeout_seconds,
+        loaded.section(EmailSettings).messages_per_connection,
+    ) == (4, 9, 2)
     assert (loaded.lane("email.bulk").batch_size, loaded.lane("email.bulk").priority) == (77, 2)
 
 
 def test_text_that_only_looks_like_json_stays_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKLINE__TEMPLATES__PRODUCT_NAME", "[Shop]")
-    assert load(SHIPPED).templates.product_name == "[Shop]"
+    assert load(SHIPPED).section(TemplateSettings).product_name == "[Shop]"
 
 
 @pytest.mark.parametrize(
@@ -284,12 +297,21 @@ def test_an_unknown_key_of_a_job_is_named(tmp_path: Path) -> None:
 
 def test_an_address_to_allow_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8", "localhost"]')
-    with pytest.raises(Misconfigured, match=r"webhooks\.allowed_addresses: .*'localhost' is no address.*write \"10\.0"):
+    with pytest.raises(
+        Misconfigured, match=r"webhooks\.allowed_addresses: .*'localhost' is not an address.*write \"10\.0"
+    ):
         load(SHIPPED)
     monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8", "127.0.0.1:8080"]')
-    assert load(SHIPPED).webhooks.allowed_addresses == ("10.0.0.0/8", "127.0.0.1:8080")
+    assert load(SHIPPED).section(WebhookSettings).allowed_addresses == ("10.0.0.0/8", "127.0.0.1:8080")
 
 
 def test_webhooks_are_tried_eight_times_over_a_day() -> None:
-    assert load(SHIPPED).webhooks.retry_delays_seconds == (5, 300, 1800, 7200, 18000, 36000, 36000)
+    assert load(SHIPPED).section(WebhookSettings).retry_delays_seconds == (5, 300, 1800, 7200, 18000, 36000, 36000)
     assert load(SHIPPED).lane("webhook.normal").max_attempts == 8
+
+
+def test_the_core_imports_no_domain() -> None:
+    core = ("backline.settings", "backline.errors", "backline.validation_errors")
+    for path in sorted((ROOT / "plugins" / "backline" / "settings").glob("*.py")):
+        imported = re.findall(r"^\s*(?:from|import) (backline[\w.]*)", path.read_text(), re.MULTILINE)
+        assert {name for name in imported if not name.startswith(core)} == set(), path

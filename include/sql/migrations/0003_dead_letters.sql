@@ -2,12 +2,14 @@
 
 CREATE TABLE backline.dead_letter (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    kind          text NOT NULL CHECK (kind IN ('message', 'job', 'import')),
+    kind          text NOT NULL CHECK (kind IN ('message', 'job', 'item', 'import')),
     name          text NOT NULL,                     -- the message's type, the DAG, or the DAG file that does not import
     message_id    bigint,
     run_id        text,
     task_id       text,                              -- empty: the run as a whole
     map_index     integer,
+    item_key      text CHECK (char_length(item_key) <= 255),  -- of one item of a job
+    item_fingerprint text,                           -- a digest of the item's data when it failed; empty: none
     bundle        text,                              -- of a DAG file
     error_hash    text,                              -- of an import error's text
     class         text NOT NULL,
@@ -36,10 +38,12 @@ CREATE TABLE backline.dead_letter (
     CONSTRAINT dead_letter_about CHECK (CASE kind
         WHEN 'message' THEN message_id IS NOT NULL
         WHEN 'job' THEN (run_id, task_id, map_index) IS NOT NULL
+        WHEN 'item' THEN (run_id, item_key, item_fingerprint) IS NOT NULL
         ELSE error_hash IS NOT NULL END)
 );
 COMMENT ON COLUMN backline.dead_letter.conf IS 'Holds no secret: a conf never does.';
 CREATE UNIQUE INDEX dead_letter_job ON backline.dead_letter (name, run_id, task_id, map_index) WHERE kind = 'job';
+CREATE UNIQUE INDEX dead_letter_item ON backline.dead_letter (name, item_key) WHERE kind = 'item';
 CREATE UNIQUE INDEX dead_letter_import ON backline.dead_letter (name, error_hash) WHERE kind = 'import';
 CREATE UNIQUE INDEX dead_letter_message ON backline.dead_letter (message_id, failed_at) WHERE kind = 'message';
 CREATE INDEX dead_letter_message_open ON backline.dead_letter (message_id) WHERE kind = 'message' AND state = 'open';

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from airflow.sdk.bases.hook import BaseHook
 
 from backline.errors import Misconfigured, NotConfigured
+from backline.payments.settings import PaymentSettings
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from backline.airflow.rest import AirflowRest
     from backline.channels.email.server import SmtpServer
     from backline.channels.http.gateway import HttpGateway
+    from backline.payments.provider import Provider
 
 APP_DATABASE = "backline_db"
 """The connection to the app's database, where the outbox lives."""
@@ -123,3 +125,21 @@ def http_gateway(connection_id: str) -> HttpGateway:
         password=connection.password,
         extra=connection.extra_dejson,
     )
+
+
+class JobClients:
+    """What a job reaches by Airflow's connections: `backline.jobs.job.Clients`."""
+
+    def provider(self, name: str | None = None) -> Provider:
+        """The payment provider; NotConfigured without its connection, Misconfigured for one that has no API client."""
+        from backline.payments.stripe_client import StripeProvider
+        from backline.settings import settings
+
+        config = settings().section(PaymentSettings)
+        if name not in (None, "stripe"):
+            raise Misconfigured(f"provider {name!r} has no API client; use stripe")
+        return StripeProvider(http_gateway(config.connection), config.timeout_seconds)
+
+    def connection(self, name: str) -> HttpGateway:
+        """The HTTP gateway of a connection."""
+        return http_gateway(name)

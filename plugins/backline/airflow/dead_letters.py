@@ -9,6 +9,8 @@ from typing import Any
 from airflow.sdk import Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
 
 from backline.airflow.failure_trigger import FailureTrigger
+from backline.channels.settings import EmailSettings
+from backline.dead_letters.settings import DeadLetterSettings
 
 
 def failure_schedule(cron: str) -> AssetOrTimeSchedule:
@@ -35,14 +37,19 @@ def run_reconcile() -> dict[str, int]:
 def run_send_alerts() -> dict[str, int]:
     """Send the alert emails that are due; returns counts."""
     from backline.airflow.connections import app_dsn, base_url
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.dead_letters.alerts import Alert, send_due_alerts
     from backline.settings import settings
 
     config = settings()
 
     def send(alert: Alert) -> None:
-        _send_email(alert, config.email.connection, config.email.from_address, config.email.message_id_domain)
+        _send_email(
+            alert,
+            config.section(EmailSettings).connection,
+            config.section(EmailSettings).from_address,
+            config.section(EmailSettings).message_id_domain,
+        )
 
     with session(app_dsn(), name="alerts") as connection:
         return send_due_alerts(connection, config.alerts, base_url(), send).as_dict()
@@ -55,7 +62,7 @@ def run_purge(*, dry_run: bool) -> dict[str, Any]:
     from backline.dead_letters.store import DeadLetterStore
     from backline.settings import resolve_folder, settings
 
-    config = settings().dead_letters
+    config = settings().section(DeadLetterSettings)
     with DeadLetterStore.open(app_dsn()) as letters:
         return purge_dead_letters(letters, config, resolve_folder(config.archive_folder), dry_run=dry_run).as_dict()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from backline.dead_letters.settings import DeadLetterSettings
 from backline.errors import BacklineError
 from backline.settings import Settings, settings
 
@@ -91,6 +92,6 @@ async def _poll(config: Settings) -> AsyncIterator[bool]:
                 if due:
                     quiet_until = time.monotonic() + COOLDOWN_SECONDS
                 yield due
-                await asyncio.sleep(config.dead_letters.poll_interval_seconds)
+                await asyncio.sleep(config.section(DeadLetterSettings).poll_interval_seconds)
     finally:
         await database.close()

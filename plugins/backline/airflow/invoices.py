@@ -7,12 +7,13 @@ from typing import Any
 from airflow.sdk import AssetOrTimeSchedule
 
 from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
+from backline.invoices.settings import InvoiceSettings
 from backline.settings import resolve_folder, settings
 
 
 def on_orders_paid(cron: str) -> AssetOrTimeSchedule:
     """A schedule: when an order has become paid or refunded, whoever booked it."""
-    bell = SqlTrigger("invoices", "order_needs_documents", settings().invoices.poll_interval_seconds)
+    bell = SqlTrigger("invoices", "order_needs_documents", settings().section(InvoiceSettings).poll_interval_seconds)
     return sql_schedule("orders paid", "backline://bell/orders-paid", bell, cron)
 
 
@@ -20,10 +21,10 @@ def make_now(order_id: int | None) -> dict[str, Any]:
     """Make the papers of one order, or of all that lack some; returns the report, which is the run's result too."""
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.invoices.generate import GenerationReport, generate_due, generate_for_order, raise_if_failed
 
-    config, tell = settings().invoices, reporter()
+    config, tell = settings().section(InvoiceSettings), reporter()
     with session(app_dsn(), name="invoices") as connection:
         if order_id is None:
             report = generate_due(connection, config, resolve_folder(config.folder), tell.progress)

@@ -7,12 +7,12 @@ configured, dead letters, deadline: all from `job_dag`, so that no DAG file repe
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.sdk import DAG, get_current_context
+from airflow.sdk import DAG, BaseOperator, get_current_context
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
@@ -22,12 +22,15 @@ from backline.airflow.callbacks import record_late_run, record_run_failure, reco
 from backline.airflow.defaults import dag_arguments, task_arguments
 from backline.errors import FailureClass
 from backline.settings import JobSettings, settings
+from backline.settings.base import registered_sections
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator
     from airflow.sdk.definitions.context import Context
+    from airflow.sdk.definitions.mappedoperator import MappedOperator
+    from airflow.sdk.definitions.xcom_arg import XComArg
 
-    from backline.jobs.results import Reporter
+    from backline.jobs.job import Job
+    from backline.jobs.results import ResultStore
 
 TIMEOUT_COUNT_KEY = "backline_timeouts"
 """Key of the task's state store: how many tries of this task have timed out."""
@@ -94,6 +97,7 @@ class PreExecute:
     def __call__(self, context: Context) -> None:
         """AirflowSkipException when something is not configured; TaskDeferred when there is no token."""
         task, ti = cast("BaseOperator", context["task"]), context["ti"]
+        _reject_unknown_params(context)
         _skip_unless_configured(self.requires)
         # Defined for every task, because a deferred one is resumed by a method's name, with the trigger's event.
         setattr(task, RESUME_METHOD, lambda resumed, **_: task.execute(resumed))
@@ -151,13 +155,97 @@ def job_dag(
     )
 
 
-def reporter() -> Reporter:
-    """Inside a task of a job: where it tells its progress and keeps its result."""
+def job_task(
+    function: str,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    expand: XComArg | None = None,
+    task_id: str | None = None,
+    stores_result: bool = True,
+    **arguments: Any,
+) -> JobOperator | MappedOperator:
+    """A task of the job whose DAG is being built: calls `function` with the run's `Job`.
+
+    `function` is "backline.orders.send_order_reminders" (the function of the module's name) or
+    "backline.payments.retry_failed_payments:plan"; it is imported when the task runs, not when the DAG file is parsed. What it
+    returns is the task's XCom and, with `stores_result`, the run's result (of several tasks the last one's; never of a mapped
+    one's). `inputs`: further keyword arguments, such as another task's `.output`; `expand`: one mapped task for each mapping
+    of keyword arguments in that output. `arguments` go to the operator (`trigger_rule=`, `max_active_tis_per_dagrun=`).
+    """
+    module, _, name = function.partition(":")
+    settled = {
+        "task_id": task_id or name or module.rpartition(".")[2],
+        "doc_md": f"Calls `{module}.{name or module.rpartition('.')[2]}`.",
+        **arguments,
+    }
+    if expand is not None:
+        return JobOperator.partial(function=function, stores_result=False, **settled).expand(inputs=expand)
+    return JobOperator(function=function, inputs=dict(inputs or {}), stores_result=stores_result, **settled)
+
+
+class JobOperator(BaseOperator):
+    """Runs one function of the library as a task of a job; see `job_task`."""
+
+    template_fields = ("inputs",)
+
+    def __init__(
+        self, *, function: str, inputs: Mapping[str, Any] | None = None, stores_result: bool = True, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.function, self.inputs, self.stores_result = function, inputs, stores_result
+
+    def execute(self, context: Context) -> Any:
+        """Build the `Job`, call the function, store the result. AirflowSkipException for what raises `Skipped`."""
+        from importlib import import_module
+
+        from backline.errors import Skipped
+
+        module, _, name = self.function.partition(":")
+        function = getattr(import_module(module), name or module.rpartition(".")[2])
+        inputs = {key: value if isinstance(value, str | Mapping) or not isinstance(value, Iterable) else list(value)
+                  for key, value in (self.inputs or {}).items()}  # fmt: skip
+        try:
+            return create_job(context, module.split(".")[1]).execute(function, inputs, store=self.stores_result)
+        except Skipped as exc:
+            raise AirflowSkipException(str(exc)) from None
+
+
+def reporter() -> ResultStore:
+    """Inside a task that is not a `job_task`: where the run's progress and result are stored."""
     from backline.airflow.connections import app_dsn
-    from backline.jobs.results import Reporter, RunRef
+    from backline.jobs.results import ResultStore, RunRef
 
     run = get_current_context()["dag_run"]
-    return Reporter(app_dsn(), RunRef(run.dag_id, run.run_id), _registered_jobs[run.dag_id].result_ttl_seconds)
+    return ResultStore(app_dsn(), RunRef(run.dag_id, run.run_id), _registered_jobs[run.dag_id].result_ttl_seconds)
+
+
+def create_job(context: Context, domain: str) -> Job[Any]:
+    """The `Job` of a running task; its settings are the section of that domain."""
+    from backline.airflow.connections import JobClients, app_dsn
+    from backline.jobs.job import Job, Params
+    from backline.jobs.results import ResultStore, RunRef
+
+    run, config = context["dag_run"], settings()
+    dsn = app_dsn()
+    conf = dict(run.conf or {})
+    return Job(
+        name=run.dag_id,
+        run_id=run.run_id,
+        settings=_domain_settings(domain),
+        params=Params(dict(context["params"])),
+        now=datetime.now(UTC),
+        dsn=dsn,
+        results=ResultStore(dsn, RunRef(run.dag_id, run.run_id), _registered_jobs[run.dag_id].result_ttl_seconds),
+        clients=JobClients(),
+        alert_recipients=config.alerts.recipients,
+        conf=conf,
+    )
+
+
+def _domain_settings(domain: str) -> object:
+    """The section that is registered under the domain's name, None for a domain without one."""
+    model = registered_sections().get(domain)
+    return None if model is None else settings().section(model)
 
 
 def _task_defaults(name: str, job: JobSettings, requires: Requires) -> dict[str, Any]:
@@ -186,6 +274,13 @@ def _deadline(job: JobSettings) -> DeadlineAlert | None:
         interval=timedelta(seconds=job.deadline_seconds),
         callback=SyncCallback(record_late_run, kwargs={"deadline_seconds": job.deadline_seconds}),
     )
+
+
+def _reject_unknown_params(context: Context) -> None:
+    """InvalidInput for a key of the run's conf that the DAG does not declare: Airflow itself accepts any."""
+    from backline.jobs.job import Params
+
+    Params(context["dag_run"].conf or {}, context["dag"].params)
 
 
 def _skip_unless_configured(requires: Requires) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from backline.orders.settings import OrderSettings
+
 
 def process_now(order_id: int) -> dict[str, str]:
     """Move one order as far as it goes; returns what became of it."""
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.airflow.payments import provider
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.orders.saga import STEP_PROGRESS, run_saga
     from backline.settings import settings
 
@@ -20,7 +22,7 @@ def process_now(order_id: int) -> dict[str, str]:
         here.progress(STEP_PROGRESS[what], what)
 
     with session(app_dsn(), name="orders") as database:
-        processed = run_saga(database, provider(), order_id, settings().orders, doing).as_dict()
+        processed = run_saga(database, provider(), order_id, settings().section(OrderSettings), doing).as_dict()
     here.result(processed)
     return processed
 
@@ -30,13 +32,15 @@ def process_pending_now() -> dict[str, Any]:
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
     from backline.airflow.payments import provider
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.orders.sweep import sweep_orders
     from backline.settings import settings
 
     config, here = settings(), reporter()
     with session(app_dsn(), name="orders") as database:
-        found = sweep_orders(database, provider(), config.orders, config.alerts.recipients, here.progress).as_dict()
+        found = sweep_orders(
+            database, provider(), config.section(OrderSettings), config.alerts.recipients, here.progress
+        ).as_dict()
     here.result(found)
     return found
 
@@ -45,12 +49,12 @@ def send_reminders_now() -> dict[str, Any]:
     """Send the order reminders that are due; returns the report."""
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.orders.send_order_reminders import send_reminders
     from backline.settings import settings
 
     here = reporter()
     with session(app_dsn(), name="reminders") as database:
-        report = send_reminders(database, settings().orders, here.progress).as_dict()
+        report = send_reminders(database, settings().section(OrderSettings), here.progress).as_dict()
     here.result(report)
     return report

@@ -10,6 +10,7 @@ from airflow.sdk import task_group
 
 from backline.airflow.jobs import reporter
 from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
+from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from backline.payments.provider import Provider
 
 APPROVE, REJECT = "Approve", "Reject"
-CONNECTION = settings().payments.connection
+CONNECTION = settings().section(PaymentSettings).connection
 Planned: TypeAlias = dict[str, Any]
 """What `plan_now` hands on."""
 
 
 def on_payment_events(cron: str) -> AssetOrTimeSchedule:
     """A schedule: when a provider has told something that nobody has looked at yet."""
-    bell = SqlTrigger("payments", "event_is_waiting", settings().payments.poll_interval_seconds)
+    bell = SqlTrigger("payments", "event_is_waiting", settings().section(PaymentSettings).poll_interval_seconds)
     return sql_schedule("payment events", "backline://bell/payment-events", bell, cron)
 
 
@@ -35,14 +36,14 @@ def provider() -> Provider:
     from backline.airflow.connections import http_gateway
     from backline.payments.stripe_client import StripeProvider
 
-    config = settings().payments
+    config = settings().section(PaymentSettings)
     return StripeProvider(http_gateway(config.connection), config.timeout_seconds)
 
 
 def charge_now(order_id: int) -> dict[str, Any]:
     """Charge an order; returns how its payment stands."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.charges import charge
 
     with session(app_dsn(), name="payments") as database:
@@ -61,10 +62,10 @@ def charge_now(order_id: int) -> dict[str, Any]:
 def plan_now(auto_decision: str) -> Planned:
     """Settle tries that were left without an end, and find what is due: to try, and to ask about."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.dunning import approval_request, plan_retries, record_approval, settle_orphaned_attempts
 
-    config = settings().payments
+    config = settings().section(PaymentSettings)
     asked_of = provider()
     with session(app_dsn(), name="payments") as database:
         recovered = settle_orphaned_attempts(database, asked_of, config.batch_limit)
@@ -96,7 +97,7 @@ def questions_of(planned: Planned) -> list[dict[str, object]]:
 def retry_now(planned: Planned) -> dict[str, Any]:
     """Make the tries that are due; returns counts."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.dunning import retry_due
 
     with session(app_dsn(), name="payments") as database:
@@ -109,7 +110,7 @@ def retry_now(planned: Planned) -> dict[str, Any]:
 def decided_now(request: Mapping[str, Any], answered: Mapping[str, Any]) -> dict[str, Any]:
     """Do as a person has answered: try, or give the payment up."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.payments.dunning import record_approval, retry_due
 
     user = answered.get("responded_by_user") or {}
@@ -144,7 +145,7 @@ def asking(requests: XComArg) -> None:
                 "{{ it.number }}.\n\nIf it is rejected the payment is given up."
             ),
             options=[APPROVE, REJECT],
-            response_timeout=timedelta(hours=settings().payments.approval_timeout_hours),
+            response_timeout=timedelta(hours=settings().section(PaymentSettings).approval_timeout_hours),
             retries=0,
         )
 
@@ -160,12 +161,12 @@ def asking(requests: XComArg) -> None:
 def ingest_now() -> dict[str, object]:
     """Process the events that wait; Rejected names those that came to nothing, once."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.errors import Rejected
     from backline.payments.webhook_events import ingest
 
     with session(app_dsn(), name="payments") as database:
-        report = ingest(database, settings().payments.event_max_wait_hours)
+        report = ingest(database, settings().section(PaymentSettings).event_max_wait_hours)
     reporter().result(report.as_dict())
     if report.problems:
         raise Rejected(_told(report.problems))

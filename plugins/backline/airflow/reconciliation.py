@@ -25,11 +25,11 @@ def reconcile_now(provider: str, file: str | None, days: float | None, *, dry_ru
 
     from backline.airflow.connections import app_dsn
     from backline.airflow.jobs import reporter
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.reconciliation.reconcile_payments import covered_until, reconcile, window_start
     from backline.settings import settings
 
-    config, tell = settings().reconciliation, reporter()
+    config, tell = settings().section(ReconciliationSettings), reporter()
     listed, until = _list(provider, file, config)
     with session(app_dsn(), name="reconciliation") as connection:
         covered = covered_until(connection, provider)

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+from backline.channels.content import EmailContent
 from backline.channels.email import headers, mime
 from backline.channels.email.addresses import parse_address
-from backline.channels.email.content import EmailContent
 from backline.channels.email.plain_text import html_to_text
+from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
 from backline.cli.app import app
 from backline.cli.console import err, out
@@ -106,12 +107,12 @@ def _render(message: EmailMessage, payload: dict[str, Any]) -> EmailContent:
 
 
 def _measure(content: EmailContent, body: str) -> PartSizes:
-    sender = parse_address(settings().email.from_address, "email.from_address")
+    sender = parse_address(settings().section(EmailSettings).from_address, "email.from_address")
     data = mime.build_message(
         content,
         sender=headers.address_header("From", (sender,)),
         to=parse_address("ann@example.com", "to"),
-        message_id=f"<preview@{settings().email.message_id_domain}>",
+        message_id=f"<preview@{settings().section(EmailSettings).message_id_domain}>",
         date=int(time.time()),
     )
     return PartSizes(len(body.encode()), len((content.html or "").encode()), len(data))

@@ -147,7 +147,7 @@ def airflow(context: typer.Context) -> None:
     metadata = MANUAL_RUN_DATABASE if context.args[:2] == ["dags", "test"] else "airflow"
     os.execve(
         sys.executable, [sys.executable, "-P", "-m", "airflow", *context.args], current.subprocess_environment(metadata)
-    )  # noqa: S606
+    )
 
 
 def _lane_status(current: Stack) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from backline.audit_trail import Actor
 from backline.cli.app import app
 from backline.cli.console import add_row, current_operator, installation_variables, out, shorten, show_table
-from backline.db.session import Session, session
+from backline.db.connect import Session, session
 from backline.errors import InvalidInput
 from backline.messages.fields import parse_timestamp
 from backline.preferences import repository

@@ -16,12 +16,12 @@ from rich.table import Table
 from backline.audit_trail import Actor
 from backline.cli.app import app
 from backline.cli.console import add_row, current_operator, err, installation_variables, out, shorten, show_table
-from backline.db.session import Session, session
+from backline.db.connect import Session, session
 from backline.encryption import KEYS_VARIABLE, Encryptor
-from backline.environment_settings import ENVIRONMENT_PREFIX
 from backline.errors import InvalidInput
 from backline.messages.fields import parse_timestamp
 from backline.settings import config_file, load
+from backline.settings.environment import ENVIRONMENT_PREFIX
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
 
@@ -124,7 +124,9 @@ def disable(
     with _transaction() as connection:
         ended = endpoints.disable(connection, _actor(), endpoint, reason)
     _print_result(
-        {"id": endpoint, "ended": ended}, f"{endpoint} is disabled; {ended} messages that waited for it ended", as_json
+        {"id": endpoint, "suppressed_count": ended},
+        f"{endpoint} is disabled; {ended} messages that waited for it ended",
+        as_json,
     )
 
 
@@ -153,7 +155,9 @@ def delete(
     with _transaction() as connection:
         ended = endpoints.delete(connection, _actor(), endpoint)
     _print_result(
-        {"id": endpoint, "ended": ended}, f"{endpoint} is deleted; {ended} messages that waited for it ended", as_json
+        {"id": endpoint, "suppressed_count": ended},
+        f"{endpoint} is deleted; {ended} messages that waited for it ended",
+        as_json,
     )
 
 
@@ -205,7 +209,7 @@ def _webhook_settings() -> WebhookSettings:
     if "BACKLINE_DATABASE_URL" not in os.environ:
         known = {name: value for name, value in installation_variables().items() if name.startswith(ENVIRONMENT_PREFIX)}
         os.environ.update(known)
-    return load(config_file()).webhooks
+    return load(config_file()).section(WebhookSettings)
 
 
 def _actor() -> Actor:

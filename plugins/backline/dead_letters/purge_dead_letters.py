@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from backline.db.statements import statement
+from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
 from backline.errors import Misconfigured, ResourceExhausted
-from backline.settings import DeadLetterSettings
 
 BATCH_LIMIT = 20_000
 """Letters of one round, which is one transaction and one file; a job runs rounds until nothing is left, or `ROUNDS`."""

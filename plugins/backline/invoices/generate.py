@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, Misconfigured, PermanentError, ResourceExhausted
 from backline.invoices.issuing import issue
@@ -20,6 +20,7 @@ from backline.invoices.layout import render_document_pdf
 from backline.invoices.notifications import enqueue_receipt
 from backline.invoices.papers import Document, load_document
 from backline.invoices.settings import InvoiceSettings
+from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def generate_for_order(
     InvalidInput if there is no such order or it is not paid; Misconfigured or ResourceExhausted if a file cannot be
     written: what was issued is issued, and its file comes with the next run.
     """
-    zone = settings().templates.time_zone
+    zone = settings().section(TemplateSettings).time_zone
     ids = issue(connection, order_id, config, zone, datetime.now(UTC))
     return [generate_file(connection, load_document(connection, number), config, folder) for number in ids]
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.invoices.layout import CURRENT_LAYOUT, labels

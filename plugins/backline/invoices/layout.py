@@ -11,7 +11,8 @@ from functools import cache
 
 from backline.errors import InvalidInput
 from backline.invoices.papers import Document, tax_lines
-from backline.rendering.pdf import create_pdf_environment, render_pdf
+from backline.rendering.html import create_html_environment, render_pdf
+from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 
 CURRENT_LAYOUT = 1
@@ -32,7 +33,7 @@ def render_html(document: Document) -> str:
         raise InvalidInput(
             "layout", f"{TEMPLATE_FOLDER / name} is not there; restore it: papers of that layout need it"
         )
-    template = create_pdf_environment(TEMPLATE_FOLDER).get_template(name)
+    template = create_html_environment(TEMPLATE_FOLDER).get_template(name)
     return template.render(
         paper=document, taxes=tax_lines(document.lines), words=labels(document.language), locale=document.language
     )
@@ -41,7 +42,7 @@ def render_html(document: Document) -> str:
 def labels(language: str) -> dict[str, str]:
     """The words of a paper in that language, else in the language without its country, else in `templates.language`."""
     known = _all_labels()
-    for tag in (language, language.partition("-")[0], settings().templates.language):
+    for tag in (language, language.partition("-")[0], settings().section(TemplateSettings).language):
         if tag in known:
             return known[tag]
     return known["en"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from backline.audit_trail import Actor
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.invoices.layout import labels
 from backline.invoices.papers import Document

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from backline.settings.base import Section, register
 
 Series = Annotated[str, Field(pattern=r"^[A-Z0-9-]*(\{year\})?[A-Z0-9-]*$", min_length=1, max_length=40)]
 
 
-class InvoiceSettings(BaseModel):
+@register("invoices")
+class InvoiceSettings(Section):
     """Who sells, and how invoices are numbered, laid out and kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     seller_name: str = Field("Backline", min_length=1, max_length=200)
     seller_address: tuple[str, ...] = Field(("1 High Street", "10115 Berlin", "Germany"), min_length=1, max_length=8)

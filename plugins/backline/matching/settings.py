@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from backline.settings.base import Section, register
 
 
-class Weights(BaseModel):
+class Weights(Section):
     """What each part of a score counts, in per cent."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     price: int = Field(40, ge=0, le=100)
     lead_time: int = Field(25, ge=0, le=100)
@@ -25,10 +25,9 @@ class Weights(BaseModel):
         return self
 
 
-class MatchingSettings(BaseModel):
+@register("matching")
+class MatchingSettings(Section):
     """How purchase orders find their offers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     weights: Weights = Field(default_factory=Weights)
     batch_limit: int = Field(10_000, ge=1, le=100_000)

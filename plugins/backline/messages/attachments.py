@@ -12,11 +12,12 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backline.channels.email.content import Attachment
+from backline.channels.content import Attachment
+from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput
 from backline.messages.fields import Line
-from backline.messages.validation_errors import field_error
 from backline.settings import ROOT, settings
+from backline.validation_errors import field_error
 
 MIB = 1024 * 1024
 MAX_ATTACHMENTS = 20
@@ -94,7 +95,7 @@ class AttachmentField(BaseModel):
 
 def check_total_size(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, ...]:
     """All attachments of a message together, against `email.attachment_max_mib`."""
-    limit = settings().email.attachment_max_mib
+    limit = settings().section(EmailSettings).attachment_max_mib
     if (total := sum(field.size for field in fields)) > limit * MIB:
         raise ValueError(f"weigh {total / MIB:.1f} MiB together; at most {limit:g} (email.attachment_max_mib)")
     return fields
@@ -117,7 +118,7 @@ Attachments = Annotated[
 
 def read_attachments(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
     """The files with their content; InvalidInput names the one that cannot be sent."""
-    limit = settings().email.attachment_max_mib * MIB
+    limit = settings().section(EmailSettings).attachment_max_mib * MIB
     read_files: list[Attachment] = []
     for number, field in enumerate(fields):
         read_files.append(_load(field, f"attachments[{number}]"))
@@ -130,7 +131,7 @@ def read_attachments(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...
 
 def read_attachment(field: AttachmentField, name: str) -> Attachment:
     """One file with its content; InvalidInput if it cannot be sent. `name` is the payload field that it stands in."""
-    limit = settings().email.attachment_max_mib
+    limit = settings().section(EmailSettings).attachment_max_mib
     file = _load(field, name)
     if len(file.content) > limit * MIB:
         raise InvalidInput(name, f"weighs more than {limit:g} MiB (email.attachment_max_mib)")
@@ -147,7 +148,7 @@ def _media_types() -> mimetypes.MimeTypes:
 
 
 def _load(field: AttachmentField, name: str) -> Attachment:
-    limit = int(settings().email.attachment_max_mib * MIB)
+    limit = int(settings().section(EmailSettings).attachment_max_mib * MIB)
     try:
         content = _decode(field) if field.path is None else _read(_resolve_path(field.path), size=limit + 1)
         _check_content(field, content)
@@ -158,14 +159,14 @@ def _load(field: AttachmentField, name: str) -> Attachment:
 
 
 def _resolve_path(path: str) -> Path:
-    folder = (ROOT / settings().email.attachment_folder).resolve()
+    folder = (ROOT / settings().section(EmailSettings).attachment_folder).resolve()
     windows = PureWindowsPath(path)
     # resolve() follows links, so a link that leads out of the folder is seen as what it points to.
     target = (folder / path).resolve()
     if ".." in windows.parts or windows.anchor or not target.is_relative_to(folder) or target == folder:
         raise field_error(
             "path",
-            f"must be a relative path of a file inside {settings().email.attachment_folder} "
+            f"must be a relative path of a file inside {settings().section(EmailSettings).attachment_folder} "
             "(email.attachment_folder), without '..' and not through a link that leads out of it",
         )
     return target
@@ -176,14 +177,14 @@ def _read(file: Path, *, size: int) -> bytes:
         with file.open("rb") as opened:
             return opened.read(size)
     except FileNotFoundError:
-        folder = settings().email.attachment_folder
+        folder = settings().section(EmailSettings).attachment_folder
         raise field_error("path", f"no such file in {folder}; put it there or mend the path") from None
     except OSError as exc:
         raise field_error("path", f"cannot be read: {exc.strerror or exc}") from None
 
 
 def _decode(field: AttachmentField) -> bytes:
-    limit = settings().email.attachment_max_mib
+    limit = settings().section(EmailSettings).attachment_max_mib
     text = (field.content_base64 or "").replace("\r", "").replace("\n", "")
     if len(text) * 3 // 4 > (limit * MIB) + 2:
         raise field_error("content_base64", f"is over {limit:g} MiB (email.attachment_max_mib)")
@@ -194,7 +195,7 @@ def _decode(field: AttachmentField) -> bytes:
 
 
 def _check_type(field: AttachmentField) -> None:
-    allowed = settings().email.attachment_types
+    allowed = settings().section(EmailSettings).attachment_types
     if field.media_type not in allowed:
         named = "content_type" if field.content_type else "path" if field.path and not field.filename else "filename"
         raise field_error(

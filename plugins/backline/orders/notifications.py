@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.outbox.submission import enqueue

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, UnknownFailure
 from backline.orders import notifications

@@ -9,8 +9,7 @@ from typing import Any
 
 import psycopg
 
-from backline.db.connect import translate_error
-from backline.db.session import Session
+from backline.db.connect import Session, translate_error
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.orders import notifications

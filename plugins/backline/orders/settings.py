@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
+
+from backline.settings.base import Section, register
 
 StuckState = Literal["pending", "reserved", "paid", "confirmed", "shipped"]
 STUCK_HOURS: dict[StuckState, PositiveFloat] = {
@@ -16,10 +18,9 @@ STUCK_HOURS: dict[StuckState, PositiveFloat] = {
 }
 
 
-class OrderSettings(BaseModel):
+@register("orders")
+class OrderSettings(Section):
     """How orders are moved along and reminded of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     order_url: str = "http://localhost:8080/orders/{order}"
     grace_seconds: float = Field(300.0, ge=0)

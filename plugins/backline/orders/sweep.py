@@ -10,8 +10,7 @@ from typing import Any
 
 import psycopg
 
-from backline.db.connect import translate_error
-from backline.db.session import Session
+from backline.db.connect import Session, translate_error
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, Misconfigured, RetryableError
 from backline.orders.saga import run_saga

@@ -32,7 +32,9 @@ from backline.preferences.quiet_hours import (
     quiet_period_end,
 )
 from backline.preferences.repository import SUPPRESSION_REASONS
+from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import ALL_TOPICS
+from backline.rendering.settings import TemplateSettings
 from backline.settings import LaneSettings, settings
 
 log = logging.getLogger(__name__)
@@ -121,10 +123,10 @@ class PreferenceFilter:
         self._database = database
         self._channel = lane.channel
         self._can_defer = lane.priority < URGENT_PRIORITY
-        hours = config.preferences.quiet_hours.get(lane.channel)
+        hours = config.section(PreferenceSettings).quiet_hours.get(lane.channel)
         self._quiet_hours = parse_quiet_hours(hours) if hours else None
-        self._per_day = config.preferences.daily_limit.get(lane.channel, 0)
-        self._zone = config.templates.time_zone
+        self._per_day = config.section(PreferenceSettings).daily_limit.get(lane.channel, 0)
+        self._zone = config.section(TemplateSettings).time_zone
 
     async def apply(self, messages: list[LeasedMessage]) -> FilterResult:
         """The messages that may be sent now; the others are stored as suppressed or deferred and no longer leased."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-from backline.channels.webhook.content import ALL_ENDPOINTS
-from backline.errors import FailureClass
-from backline.settings import PERMANENT_CLASSES
+from backline.channels.content import ALL_ENDPOINTS
+from backline.errors import PERMANENT_CLASSES, FailureClass
 
 FAILURE_REASONS = {
     FailureClass.TIMEOUT: "the provider did not answer in time",

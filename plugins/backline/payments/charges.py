@@ -32,6 +32,7 @@ from backline.payments.repository import (
     lock_order,
     transaction,
 )
+from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 
 NO_METHOD = Decline("needs_action", "payment_method_missing")
@@ -167,13 +168,13 @@ def record_capture(run: RunStatement, payment: Payment, reference: str) -> Charg
     number = payment.open_attempt if payment.open_attempt is not None else start_attempt(run, payment)
     if not run("payment_capture", payment_id=payment.id, number=number, reference=reference):
         raise Rejected(f"payment {payment.id} came, and its order does not wait for it")
-    enqueue_receipt(run, payment.id, settings().payments.receipt_delay_seconds)
+    enqueue_receipt(run, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
     return ChargeOutcome("paid", payment.id)
 
 
 def record_decline(run: RunStatement, payment: Payment, reference: str | None, decline: Decline) -> ChargeOutcome:
     """The money did not come: tried again as the schedule says, or given up; the customer is told."""
-    config = settings().payments
+    config = settings().section(PaymentSettings)
     if payment.open_attempt is not None:
         run(
             "attempt_finish", payment_id=payment.id, number=payment.open_attempt, outcome="declined", decline_kind=decline.kind,
@@ -201,7 +202,7 @@ def record_action_required(
         decline_code=None,
     )
     run("payment_needs_action", payment_id=payment.id, reference=reference, decline_code=decline.code)
-    enqueue_payment_failed(run, payment.id, decline.reason, settings().payments.fix_url)
+    enqueue_payment_failed(run, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
     return ChargeOutcome("needs_action", payment.id, decline)
 
 

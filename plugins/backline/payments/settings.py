@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, field_validator
+
+from backline.settings.base import Section, register
 
 DEFAULT_CURRENCY_KEY = "*"
 """In `approval_above`: every currency that is not named."""
 CurrencyCode = Annotated[str, Field(pattern=r"^([A-Z]{3}|\*)$")]
 
 
-class PaymentSettings(BaseModel):
+@register("payments")
+class PaymentSettings(Section):
     """How orders are paid."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     connection: str = "stripe_api"
     timeout_seconds: float = Field(30.0, gt=0, le=80)

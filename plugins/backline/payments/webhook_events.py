@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import psycopg
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.errors import DatabaseFailure, InvalidInput, Misconfigured, PermanentError, Rejected
 from backline.payments import razorpay_events, stripe_events
 from backline.payments.charges import record_action_required, record_capture, record_decline, start_attempt
@@ -24,6 +24,7 @@ from backline.payments.events import ParsedEvent
 from backline.payments.repository import Order, Payment, RunStatement, lock_order, transaction
 from backline.settings import settings
 from backline.subscriptions.renewal import RenewalOutcome, renew
+from backline.subscriptions.settings import SubscriptionSettings
 
 BATCH_LIMIT = 1_000
 """Events of one run at most."""
@@ -182,7 +183,9 @@ def _create_cycle_order(database: Session, subscription: Mapping[str, Any]) -> i
     zone = ZoneInfo(subscription["zone"])
     # The day on which it is looked at: its own, or, where it had been put off, the day until which it was.
     begins = datetime.combine(subscription["retry_on"] or cycle_on, time(), zone)
-    renewal = renew(database, subscription["id"], max(begins, datetime.now(UTC)), settings().subscriptions)
+    renewal = renew(
+        database, subscription["id"], max(begins, datetime.now(UTC)), settings().section(SubscriptionSettings)
+    )
     if renewal.outcome is RenewalOutcome.DEFERRED:
         raise NotReady(f"{name} is paid, and there is not enough stock for its order")
     if renewal.outcome is not RenewalOutcome.ORDERED or renewal.order_id is None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from backline.encryption import Encryptor
 from backline.errors import InvalidInput
+from backline.rendering.settings import LinkSettings
 from backline.settings import settings
 
 ALL_TOPICS = "*"
@@ -58,7 +59,7 @@ def unsubscribe_link(subscription: Subscription) -> str:
 
 def link_for_token(token: str) -> str:
     """A token's link."""
-    return settings().links.unsubscribe.replace("{token}", token)
+    return settings().section(LinkSettings).unsubscribe.replace("{token}", token)
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.reconciliation.discrepancies import Discrepancy
 

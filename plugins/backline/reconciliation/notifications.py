@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.outbox.submission import enqueue
 from backline.reconciliation.discrepancies import Discrepancy
 from backline.reconciliation.report import KIND_LABELS, Findings

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.payments.provider import PaymentSource, ProviderPayment
 from backline.reconciliation.auto_fix import apply_fix

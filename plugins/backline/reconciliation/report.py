@@ -18,7 +18,7 @@ from typing import IO, Self
 
 from backline.errors import Misconfigured
 from backline.reconciliation.discrepancies import Discrepancy, DiscrepancyKind
-from backline.rendering.pdf import create_pdf_environment, render_pdf
+from backline.rendering.html import create_html_environment, render_pdf
 from backline.settings import ROOT
 
 TEMPLATE_FOLDER = ROOT / "include" / "templates" / "reconciliation"
@@ -124,7 +124,7 @@ def write_pdf(findings: Findings, path: Path) -> None:
 def render_html(findings: Findings, path: Path) -> str:
     """The HTML that the PDF is made of."""
     return (
-        create_pdf_environment(TEMPLATE_FOLDER)
+        create_html_environment(TEMPLATE_FOLDER)
         .get_template("report.html")
         .render(
             findings=findings,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from backline.settings.base import Section, register
 
 
-class ReconciliationSettings(BaseModel):
+@register("reconciliation")
+class ReconciliationSettings(Section):
     """Which windows are reconciled, what is mended, and when operators are told."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     statement_folder: str = "archive/provider_lists"
     report_folder: str = "archive/reconciliation"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.outbox.submission import enqueue
 from backline.subscriptions.repository import Row
 from backline.subscriptions.settings import SubscriptionSettings

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from backline.db.connect import translate_errors
-from backline.db.session import Session
+from backline.db.connect import Session, translate_errors
 from backline.db.statements import statement
 from backline.dead_letters.failures import classify, format_cause
 from backline.errors import Rejected, RetryableError

@@ -7,8 +7,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from backline.db.connect import translate_errors
-from backline.db.session import Session
+from backline.db.connect import Session, translate_errors
 from backline.db.statements import statement
 from backline.subscriptions import notifications
 from backline.subscriptions.repository import Row, lock_subscription, to_subscription

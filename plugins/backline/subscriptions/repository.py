@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.subscriptions.rules import Subscription

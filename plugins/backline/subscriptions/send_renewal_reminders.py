@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from backline.db.connect import translate_errors
-from backline.db.session import Session
+from backline.db.connect import Session, translate_errors
 from backline.db.statements import statement
 from backline.subscriptions import notifications
 from backline.subscriptions.process_due_subscriptions import BatchResult, run_each

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from backline.settings.base import Section, register
 
 
-class SubscriptionSettings(BaseModel):
+@register("subscriptions")
+class SubscriptionSettings(Section):
     """How subscriptions are renewed, and where their messages lead."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     chunk_size: int = Field(1000, ge=1, le=10_000)
     max_chunks: int = Field(200, ge=1, le=1000)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, field_validator
+
+from backline.settings.base import Section, register
 
 
-class WebhookSettings(BaseModel):
+@register("webhooks")
+class WebhookSettings(Section):
     """How events go out to webhook endpoints."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     timeout_seconds: float = Field(15.0, gt=0, le=120)
     concurrency: int = Field(32, ge=1, le=256)
@@ -25,7 +26,7 @@ class WebhookSettings(BaseModel):
     @classmethod
     def _check_addresses(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
         if allowed:
-            # Late: few need it, and every process reads the settings.
+            # Imported here because every process reads the settings, and few use this one.
             from backline.channels.webhook.ssrf_guard import parse_allowed_address
 
             for entry in allowed:

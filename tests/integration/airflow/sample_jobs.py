@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from airflow.sdk import task
+from airflow.sdk import Param, task
 
-from backline.airflow.jobs import Requires, job_dag, reporter
+from backline.airflow.jobs import Requires, job_dag, job_task
 
 with job_dag("needs_connection", doc="Needs one.", requires=Requires(connections=("payment_provider",))):
 
@@ -35,7 +35,7 @@ with job_dag("permanent", doc="Fails for good.", retries=3):
 
     refused()
 
-with job_dag("transient", doc="Fails once.", retries=3, backoff=0.02):
+with job_dag("transient", doc="Fails once.", retries=3, backoff_multiplier=0.02):
 
     @task
     def busy(ti: object = None) -> int:
@@ -49,7 +49,7 @@ with job_dag("transient", doc="Fails once.", retries=3, backoff=0.02):
 
     busy()
 
-with job_dag("too_long", doc="Takes too long at first.", retries=2, soft_limit_seconds=1.0, backoff=0.02):
+with job_dag("too_long", doc="Takes too long at first.", retries=2, soft_limit_seconds=1.0, backoff_multiplier=0.02):
 
     @task
     def slow() -> str:
@@ -72,13 +72,21 @@ with job_dag("paced", doc="Has a rate.", rate_per_minute=40):
 
     one(1) >> one(2)
 
-with job_dag("tells", doc="Tells its progress.", result_ttl_seconds=60):
+with job_dag(
+    "mapped",
+    doc="Finds chunks, processes each in a mapped task, and adds up.",
+    params={"chunks": Param(2, type="integer")},
+    result_ttl_seconds=60,
+):
+    found = job_task("tests.integration.airflow.sample_functions:find_chunks", stores_result=False)
+    processed = job_task("tests.integration.airflow.sample_functions:process_chunk", expand=found.output)
+    job_task(
+        "tests.integration.airflow.sample_functions:add_up",
+        inputs={"chunks": found.output, "results": processed.output},
+    )
 
-    @task
-    def tell() -> None:
-        """Half, then a result."""
-        here = reporter()
-        here.progress(50, "half")
-        here.result({"rows": 7})
+with job_dag("nothing_to_do", doc="Has nothing to work on."):
+    job_task("tests.integration.airflow.sample_functions:skip")
 
-    tell()
+with job_dag("strict", doc="Takes no parameter."):
+    job_task("tests.integration.airflow.sample_functions:skip")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -21,8 +20,7 @@ from tests.integration.airflow import run_dags
 from tests.integration.conftest import create, drop
 
 HERE = Path(__file__).parent
-GUIDE = ROOT / "docs" / "jobs.md"
-JOBS = ("needs_connection", "needs_table", "permanent", "transient", "too_long", "paced", "tells")
+JOBS = ("needs_connection", "needs_table", "permanent", "transient", "too_long", "paced", "mapped", "nothing_to_do")
 OPERATIONS = ("purge_dead_letters", "reconcile_dead_letters")
 
 
@@ -34,7 +32,7 @@ def app_database(server: str, template: str) -> Iterator[str]:
     dsn = make_conninfo(server, dbname="backline_job_runs")
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO backline.dead_letter (kind, name, run_id, task_id, map_index, class, cause, tries, failed_at)"
+            "INSERT INTO backline.dead_letter (kind, name, run_id, task_id, map_index, class, cause, attempts, failed_at)"
             " SELECT 'job', 'x', 'r' || n, 't', -1, 'network', 'no route', 1, now() FROM generate_series(1, 3) AS n"
         )
     yield dsn
@@ -47,11 +45,10 @@ def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     home = tmp_path_factory.mktemp("airflow")
     folder = home / "dags"
     folder.mkdir()
-    (folder / "example.py").write_text(example())
-    shutil.copy(HERE / "dags.py", folder / "jobs.py")
+    shutil.copy(HERE / "sample_jobs.py", folder / "jobs.py")
     for name in OPERATIONS:
         shutil.copy(ROOT / "dags" / "operations" / f"{name}.py", folder)
-    wanted = {"count_failures": {"hours": 48}, **{job: {} for job in (*JOBS, *OPERATIONS)}}
+    wanted = {**{job: {} for job in (*JOBS, *OPERATIONS)}, "mapped": {"chunks": 3}, "strict": {"undeclared": 1}}
     known = conninfo_to_dict(app_database)
     connection = {
         "conn_type": "postgres", "host": known["host"], "login": known["user"], "password": known.get("password"),
@@ -67,22 +64,6 @@ def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return answer
 
 
-def example() -> str:
-    """The job that docs/jobs.md shows."""
-    [found] = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
-def test_the_example_of_the_guide_is_a_job_in_30_lines_or_so(ran: dict[str, Any], app_database: str) -> None:
-    run = ran["count_failures"]
-    assert (run["state"], run["tasks"]["count"]["returned"]) == ("success", {"network": 3})
-    kept = get_result(app_database, RunRef("count_failures", run["run_id"]))
-    assert kept is not None
-    assert kept["result"] == {"network": 3}
-    body = [line for line in example().splitlines() if line.strip() and not line.startswith(("from", "import"))]
-    assert len(body) <= 30
-
-
 @pytest.mark.parametrize(
     ("job", "task", "reason"),
     [
@@ -92,6 +73,7 @@ def test_the_example_of_the_guide_is_a_job_in_30_lines_or_so(ran: dict[str, Any]
             "connection 'payment_provider' is not configured: set AIRFLOW_CONN_PAYMENT_PROVIDER",
         ),
         ("needs_table", "read", "the app's database has no shop.no_such_table"),
+        ("nothing_to_do", "skip", "no statement: put one into the folder"),
         ("reconcile_dead_letters", "reconcile", "connection 'backline_airflow' is not configured"),
     ],
 )
@@ -126,10 +108,26 @@ def test_a_task_over_its_rate_waits_for_its_token(ran: dict[str, Any]) -> None:
     assert tasks["one__1"]["returned"] - tasks["one"]["returned"] > 1.0
 
 
-def test_progress_and_result_are_kept(ran: dict[str, Any], app_database: str) -> None:
-    kept = get_result(app_database, RunRef("tells", ran["tells"]["run_id"]))
-    assert kept is not None
-    assert (kept["percent"], kept["doing"], kept["result"]) == (100, "half", {"rows": 7})
+def test_mapped_tasks_and_the_result_of_the_run(ran: dict[str, Any], app_database: str) -> None:
+    assert (ran["mapped"]["state"], ran["mapped"]["tasks"]["add_up"]["returned"]) == (
+        "success", {"chunks": 3, "done": 5, "failed": 1},
+    )  # fmt: skip
+    stored = get_result(app_database, RunRef("mapped", ran["mapped"]["run_id"]))
+    assert stored is not None
+    assert (stored["percent"], stored["result"]) == (100, {"chunks": 3, "done": 5, "failed": 1})
+    with psycopg.connect(app_database, row_factory=dict_row) as connection:
+        [letter] = connection.execute("SELECT * FROM backline.dead_letter WHERE name = 'mapped'").fetchall()
+    assert (letter["kind"], letter["item_key"], letter["cause"], letter["conf"]) == (
+        "item",
+        "3",
+        "3 is broken",
+        {"chunks": 3},
+    )
+
+
+def test_an_undeclared_parameter_fails_the_run_at_once(ran: dict[str, Any], app_database: str) -> None:
+    assert (ran["strict"]["state"], ran["strict"]["tasks"]["skip"]["attempts"]) == ("failed", 1)
+    assert "conf.undeclared: is not a parameter of this job; use one of: none" in ran["output"]
 
 
 def test_the_operations_end(ran: dict[str, Any]) -> None:

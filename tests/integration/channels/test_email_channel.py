@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from backline.channel_settings import EmailSettings
 from backline.channels.base import Channel, Message
+from backline.channels.content import Attachment, EmailContent
 from backline.channels.email.channel import EmailChannel
-from backline.channels.email.content import Attachment, EmailContent
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import PreparedEmail
+from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.servers import Mailbox
 

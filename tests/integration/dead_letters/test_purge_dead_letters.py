@@ -12,9 +12,9 @@ import pytest
 
 from backline.dead_letters import purge_dead_letters as module
 from backline.dead_letters.purge_dead_letters import purge_dead_letters
+from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
 from backline.errors import ResourceExhausted
-from backline.settings import DeadLetterSettings
 from tests.integration.dead_letters.support import all_dead_letters, make_dead_message, record_failure
 from tests.integration.outbox.support import Outbox, finished_outcome
 

@@ -13,7 +13,7 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.jobs.limits import missing_tables, reserve_rate_token
-from backline.jobs.results import MAX_RESULT_BYTES, Reporter, RunRef, get_result, prune_results
+from backline.jobs.results import MAX_RESULT_BYTES, ResultStore, RunRef, get_result, prune_results
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 from backline.settings import ROOT
 
@@ -26,11 +26,11 @@ def now() -> list[float]:
 
 
 @pytest.fixture
-def reporter(database: str, now: list[float]) -> Reporter:
-    return Reporter(database, RUN, 3600, lambda: now[0])
+def reporter(database: str, now: list[float]) -> ResultStore:
+    return ResultStore(database, RUN, 3600, lambda: now[0])
 
 
-def test_progress_is_seen_while_the_job_runs(database: str, reporter: Reporter) -> None:
+def test_progress_is_seen_while_the_job_runs(database: str, reporter: ResultStore) -> None:
     assert get_result(database, RUN) is None
     assert reporter.progress(10, "reading")
     seen = get_result(database, RUN)
@@ -39,7 +39,7 @@ def test_progress_is_seen_while_the_job_runs(database: str, reporter: Reporter) 
 
 
 def test_progress_is_written_once_a_second_at_most_and_the_end_always(
-    database: str, reporter: Reporter, now: list[float]
+    database: str, reporter: ResultStore, now: list[float]
 ) -> None:
     written = 0
     for step in range(1000):
@@ -52,7 +52,7 @@ def test_progress_is_written_once_a_second_at_most_and_the_end_always(
     assert (seen["percent"], seen["doing"]) == (100, "done")
 
 
-def test_a_result_is_kept_and_then_forgotten(database: str, reporter: Reporter) -> None:
+def test_a_result_is_kept_and_then_forgotten(database: str, reporter: ResultStore) -> None:
     reporter.progress(50, "half")
     reporter.result({"rows": 7})
     seen = get_result(database, RUN)
@@ -75,14 +75,14 @@ def test_a_result_is_kept_and_then_forgotten(database: str, reporter: Reporter) 
         (float("nan"), "result"),
     ],
 )
-def test_what_is_no_result_is_refused(database: str, reporter: Reporter, value: Any, field: str) -> None:
+def test_what_is_no_result_is_refused(database: str, reporter: ResultStore, value: Any, field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         reporter.result(value)
     assert refused.value.field == field
     assert get_result(database, RUN) is None
 
 
-def test_progress_out_of_range_is_refused(reporter: Reporter) -> None:
+def test_progress_out_of_range_is_refused(reporter: ResultStore) -> None:
     with pytest.raises(InvalidInput, match="percent: 101 is not from 0 to 100"):
         reporter.progress(101)
 
@@ -101,8 +101,8 @@ def test_tables_that_are_not_there_are_named(database: str) -> None:
 
 STUCK = """
 import sys, time, ctypes
-from backline.jobs.watchdog import watch
-kept = watch(float(sys.argv[1]), int(sys.argv[2]))
+from backline.jobs.watchdog import start_watchdog
+kept = start_watchdog(float(sys.argv[1]), int(sys.argv[2]))
 print("watched", flush=True)
 if sys.argv[3] == "stuck":
     ctypes.PyDLL(None).sleep(60)  # in C, with the interpreter's lock held
@@ -148,7 +148,7 @@ def test_a_task_that_ends_in_time_ends_its_watchdog(started: list[subprocess.Pop
     assert (code, said) == (0, "")
 
 
-def test_results_are_json(reporter: Reporter, database: str) -> None:
+def test_results_are_json(reporter: ResultStore, database: str) -> None:
     reporter.result([1, {"a": None}])
     seen = get_result(database, RUN)
     assert seen is not None

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from backline.channels.http.gateway import HttpGateway
-from backline.db.session import session
+from backline.db.connect import session
 from backline.orders.saga import run_saga
 from backline.orders.settings import OrderSettings
 from backline.payments.provider import ChargeRequest, ChargeResult

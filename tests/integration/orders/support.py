@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from tests.integration.payments.support import CARD_VALID
 

@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.messages import registry
 from backline.orders.saga import run_saga
 from backline.orders.send_order_reminders import send_reminders

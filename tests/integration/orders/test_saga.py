@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
 from backline.orders.saga import STEP_PROGRESS, SagaOutcome, SagaResult, run_saga

@@ -24,13 +24,14 @@ from backline.channels.base import Message
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import PreparedEmail
+from backline.channels.settings import EmailSettings
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery
 from backline.outbox.dispatcher import Dispatcher, DispatchReport
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
 from backline.outbox.maintenance import stop_dispatchers
 from backline.outbox.store import LeasedMessage, Store
-from backline.settings import DEFAULT_RETRY_POLICIES, ROOT, EmailSettings, LaneSettings, OutboxSettings
+from backline.settings import DEFAULT_RETRY_POLICIES, ROOT, LaneSettings, OutboxSettings
 from tests.integration.outbox.support import PAYLOAD, Outbox
 
 NAME = "email.normal"

@@ -20,13 +20,14 @@ from psycopg.rows import dict_row
 
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
+from backline.channels.settings import EmailSettings
 from backline.encryption import Encryptor
 from backline.messages import render_email
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
 from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.reference_app.schema import apply_schema
-from backline.settings import DEFAULT_RETRY_POLICIES, EmailSettings, LaneSettings, OutboxSettings
+from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.identity import add_token
 from tests.integration.outbox.support import Outbox
 from tests.integration.outbox.test_dispatcher import Catcher

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from backline.channel_settings import EmailSettings, SmsSettings
 from backline.channels.base import Channel
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
 from backline.channels.http.gateway import HttpGateway
+from backline.channels.settings import EmailSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.encryption import Encryptor
 from backline.messages import registry, render_email, render_sms

@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 
 import pytest
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.messages import registry
 from backline.subscriptions.process_due_subscriptions import BatchResult
 from backline.subscriptions.renewal import RenewalOutcome

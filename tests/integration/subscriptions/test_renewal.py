@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.errors import DatabaseFailure, InvalidInput
 from backline.messages import registry
 from backline.reference_app import invariant_violations

@@ -16,7 +16,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.errors import DatabaseFailure, Rejected
 from backline.reference_app import invariant_violations
 from backline.settings import ROOT

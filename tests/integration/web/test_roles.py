@@ -14,9 +14,10 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route
 
-from backline.settings import ROOT, HookSettings
+from backline.settings import ROOT
 from backline.web import hooks, roles
 from backline.web.roles import PUBLIC_PATHS, Role, has_role, is_public
+from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
 
@@ -31,6 +32,8 @@ LEAST = {
     ("POST", "/api/v1/messages/{id}/cancel"): "op",
     ("POST", "/api/v1/messages/{id}/retry"): "op",
     ("POST", "/api/v1/messages/{id}/replay"): "op",
+    ("GET", "/api/v1/runs/{id}/result"): "viewer",
+    ("GET", "/api/v1/runs/{id}/progress"): "viewer",
     ("GET", "/api/v1/webhooks/endpoints"): "viewer",
     ("POST", "/api/v1/webhooks/endpoints"): "admin",
     ("GET", "/api/v1/webhooks/endpoints/{id}"): "viewer",

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from backline.channels.base import Message
-from backline.channels.email.content import EmailContent
+from backline.channels.content import EmailContent
 from backline.channels.sms import segments
 from backline.errors import InvalidInput
 from backline.messages import registry, render_email, render_push, render_sms, render_webhook
+from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
 
@@ -46,7 +47,7 @@ def test_an_email_is_sent_as_it_is() -> None:
 
 def test_welcome_greets_by_name_and_leads_to_the_login() -> None:
     content = render_email(message("welcome", {"name": "Ann", "login_url": "https://shop.example/login?a=1&b=2"}))
-    assert content.subject == f"Welcome to {settings().templates.product_name}, Ann"
+    assert content.subject == f"Welcome to {settings().section(TemplateSettings).product_name}, Ann"
     assert content.text is not None
     assert content.html is not None
     assert "Hi Ann," in content.text
@@ -56,7 +57,7 @@ def test_welcome_greets_by_name_and_leads_to_the_login() -> None:
 
 def test_welcome_without_a_login_leads_to_the_product() -> None:
     content = render_email(message("welcome", {"name": "Ann"}))
-    assert f"Sign in here:\n{settings().templates.product_url}\n" in str(content.text)
+    assert f"Sign in here:\n{settings().section(TemplateSettings).product_url}\n" in str(content.text)
 
 
 def test_a_value_with_html_is_escaped_in_html_and_raw_in_text() -> None:

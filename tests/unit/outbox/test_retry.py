@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.errors import FailureClass
+from backline.errors import PERMANENT_CLASSES, FailureClass
 from backline.outbox.delivery import ScheduledRetry, retry_delay
-from backline.settings import PERMANENT_CLASSES, ROOT, RetrySettings, Settings, load
+from backline.settings import ROOT, RetrySettings, Settings, load
 
 policies = st.builds(
     RetrySettings,

@@ -16,6 +16,7 @@ from backline.messages import MessageType, registry
 from backline.messages.templated import TemplatedMessage
 from backline.rendering import catalog
 from backline.rendering.email import EmailTemplate, compile_template, create_email_environment
+from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
 MARKUP = "<i>&\"'"
@@ -85,7 +86,7 @@ def _check_text(subject: str, text: str, html: str) -> Iterator[str]:
     if "jinja" in html or ">None<" in html:
         yield "the HTML part holds jinja's marks, or None"
     # The newsletter's footer is of its own.
-    wanted = (settings().templates.product_name, settings().templates.support_email)
+    wanted = (settings().section(TemplateSettings).product_name, settings().section(TemplateSettings).support_email)
     yield from (f"{said} is missing" for said in wanted if said not in text or said not in html)
 
 
@@ -172,7 +173,7 @@ def _replaced(value: Any, path: tuple[Any, ...]) -> Any:
 def untranslated(template: EmailTemplate, english: EmailTemplate) -> list[str]:
     """Lines that say the same in this language as in English, with words that are not the payload's."""
     values = sample_context(template.name, template.language)
-    constants = settings().templates
+    constants = settings().section(TemplateSettings)
     given = {constants.product_url, constants.product_name, constants.support_email}
     given |= {line for leaf in _leaves(values) for line in str(leaf).splitlines()}
     said = sorted(given, key=len, reverse=True)  # as one may be part of another

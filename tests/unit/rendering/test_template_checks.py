@@ -56,10 +56,10 @@ def test_the_copy_itself_is_well(folder: Path) -> None:
         ),
         ("body.html", "{{ name }}", "{{ nmae }}", "context.nmae: is required"),
         ("subject.txt", "{{ order }}", "{{ ordr }}", "context.ordr: is required"),
-        ("words.txt", '    "cancelled": "Storniert",\n', "", "status=cancelled: InvalidInput: context.cancelled"),
+        ("labels.toml", 'cancelled = "Storniert"\n', "", "status=cancelled: InvalidInput: context.cancelled"),
         ("body.html", "{{ name }}", "{{ name | safe }}", "name comes out unescaped"),
         ("body.html", "{{ quote(note) }}", "{{ note | safe }}", "note comes out unescaped"),
-        ("body.html", "{% block preheader %}{{ explanation[status] }}", "{% block preheader %}", "no preheader"),
+        ("body.html", "{% block preheader %}{{ labels.explanation[status] }}", "{% block preheader %}", "no preheader"),
         ("body.html", "<h1>", '<img src="https://shop.example/x.png"><h1>', "an image without alt"),
         ("body.html", "<h1>", "<b><h1>", "tags do not match"),
         (
@@ -89,7 +89,7 @@ def test_a_missing_text_part_is_found(folder: Path) -> None:
     [
         ("body.txt", "Meine Bestellung ansehen", "View my order"),
         ("body.html", "Meine Bestellung ansehen", "View my order"),
-        ("words.txt", "wir arbeiten gerade an Ihrer Bestellung.", "your order is being made right now."),
+        ("labels.toml", "wir arbeiten gerade an Ihrer Bestellung.", "your order is being made right now."),
     ],
 )
 def test_what_is_not_translated_is_found(folder: Path, file: str, german: str, english: str) -> None:

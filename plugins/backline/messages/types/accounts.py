@@ -10,6 +10,7 @@ from pydantic import Field
 from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, Timestamp, TimeZone, Token, WebUrl
 from backline.messages.registry import register
 from backline.messages.templated import DatedMessage, TemplatedMessage
+from backline.rendering.settings import LinkSettings
 from backline.settings import settings
 
 
@@ -32,7 +33,7 @@ class TokenMessage(DatedMessage):
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """The link instead of the token."""
         name, context = super().template_and_context()
-        address: str = getattr(settings().links, self.link_name)
+        address: str = getattr(settings().section(LinkSettings), self.link_name)
         context["link"] = address.replace("{token}", quote(context.pop("token"), safe=""))
         return name, context
 

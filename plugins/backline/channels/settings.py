@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from backline.settings.base import Section, register
 
 _OFFICE_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument"
 ATTACHMENT_TYPES = frozenset(
@@ -13,13 +15,7 @@ ATTACHMENT_TYPES = frozenset(
 )
 
 
-class Section(BaseModel):
-    """A table of backline.toml: immutable, and an unknown key is an error."""
-
-    # Deferred, because every process pays for this module: only what is validated by itself is built by itself.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
+@register("email")
 class EmailSettings(Section):
     """How email goes out."""
 
@@ -34,6 +30,7 @@ class EmailSettings(Section):
     attachment_types: frozenset[str] = ATTACHMENT_TYPES
 
 
+@register("sms")
 class SmsSettings(Section):
     """How text messages go out."""
 
@@ -45,6 +42,7 @@ class SmsSettings(Section):
     status_callback: str = ""
 
 
+@register("push")
 class PushSettings(Section):
     """How push notifications go out."""
 

@@ -1,0 +1,65 @@
+"""Reads `include/config/backline.toml` and the environment's `BACKLINE__SECTION__KEY`, and checks both once."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from backline.errors import PERMANENT_CLASSES, Misconfigured
+from backline.settings.base import format_errors, registered_sections
+from backline.settings.core import Settings
+from backline.settings.environment import ENVIRONMENT_PREFIX, deep_merge, read_environment
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The project's root: the folder with `dags/`, `plugins/` and `include/`."""
+
+
+def resolve_folder(setting: str) -> Path:
+    """A folder that a setting names: under BACKLINE_HOME, or under the project's root; an absolute one as it is."""
+    return Path(os.environ.get("BACKLINE_HOME") or ROOT) / setting
+
+
+def config_file() -> Path:
+    """Where the settings are: BACKLINE_CONFIG, else `include/config/backline.toml`."""
+    return Path(os.environ.get("BACKLINE_CONFIG") or ROOT / "include" / "config" / "backline.toml")
+
+
+def load(path: Path) -> Settings:
+    """Read and check one settings file; Misconfigured names file, key and fix."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Misconfigured(
+            f"{path}: no such file; set BACKLINE_CONFIG or restore include/config/backline.toml"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise Misconfigured(f"{path}: not valid TOML: {exc}") from exc
+    _check_environment()
+    try:
+        loaded = Settings.build(deep_merge(values, read_environment()))
+    except ValidationError as exc:
+        raise Misconfigured(f"{path}: {format_errors(exc)}") from None
+    except Misconfigured as exc:
+        raise Misconfigured(f"{path}: {exc}") from None
+    if wrong := sorted(set(loaded.retry) & PERMANENT_CLASSES):
+        raise Misconfigured(f"{path}: retry.{wrong[0]}: this class is permanent and never retried; remove the section")
+    return loaded
+
+
+def _check_environment() -> None:
+    known = sorted({*Settings.model_fields, *registered_sections()})
+    for name in os.environ:
+        section = name.upper().removeprefix(ENVIRONMENT_PREFIX).partition("__")[0].lower()
+        if name.upper().startswith(ENVIRONMENT_PREFIX) and section not in known:
+            raise Misconfigured(f"environment: {name}: unknown section {section!r}; use one of: {', '.join(known)}")
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return load(config_file())

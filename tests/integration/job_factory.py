@@ -1,0 +1,54 @@
+"""Builds the `Job` that a function receives in a test: a real database, no Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from backline.channels.http.gateway import HttpGateway
+from backline.errors import NotConfigured
+from backline.jobs.job import Job, Params
+from backline.jobs.results import ResultStore, RunRef
+from backline.payments.provider import Provider
+
+S = TypeVar("S")
+OPERATOR = "operator@example.com"
+
+
+@dataclass(frozen=True, slots=True)
+class TestClients:
+    """The clients that a test provides."""
+
+    payment_provider: Provider | None = None
+    gateways: Mapping[str, HttpGateway] | None = None
+
+    def provider(self, name: str | None) -> Provider:
+        if self.payment_provider is None:
+            raise NotConfigured(f"this test has no payment provider {name or ''}")
+        return self.payment_provider
+
+    def connection(self, name: str) -> HttpGateway:
+        if name not in (self.gateways or {}):
+            raise NotConfigured(f"this test has no connection {name}")
+        return (self.gateways or {})[name]
+
+
+def create_job(
+    dsn: str,
+    settings: S,
+    *,
+    name: str = "test_job",
+    run_id: str = "run-1",
+    params: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+    provider: Provider | None = None,
+    gateways: Mapping[str, HttpGateway] | None = None,
+) -> Job[S]:
+    """A job on that database. Run a function with `job.execute(function)`, which stores the result and raises as a run does."""
+    return Job(
+        name=name, run_id=run_id, settings=settings, params=Params(params or {}), now=now or datetime.now(UTC), dsn=dsn,
+        results=ResultStore(dsn, RunRef(name, run_id), 3600), clients=TestClients(provider, gateways),
+        alert_recipients=(OPERATOR,), conf=params or {},
+    )  # fmt: skip
