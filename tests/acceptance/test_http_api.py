@@ -66,7 +66,7 @@ def test_a_message_over_http_arrives_and_tells_its_story(
     wait_until(lambda: story()["state"] == "sent", "the message to be sent")
     found = story()
     assert found["why"].startswith("Sent at ")
-    assert "taken in from op by request signup-1" in found["timeline"][0]["text"]
+    assert "accepted from op by request signup-1" in found["timeline"][0]["text"]
     (attempt,) = [event["attempt"] for event in found["timeline"] if event["attempt"]]
     assert attempt["code"].startswith("250")
     assert attempt["log"].startswith("/dags/dispatch_email/runs/")

@@ -98,7 +98,7 @@ def test_quiet_hours(stack: IsolatedStack, context: DemoContext) -> None:
         ).raise_for_status()
     message = context.enqueue("welcome", recipient, {"name": "Ann"})
     wait_for_state(context, message, "scheduled")
-    assert "it was put off (quiet hours of the recipient" in why(stack, message)
+    assert "it was postponed (quiet hours of the recipient" in why(stack, message)
     urgent = context.enqueue("urgent_email", recipient, registry.get("urgent_email").sample())
     wait_for_state(context, urgent, "sent")
     assert len(context.emails_at(context.domain("quiet"))) == 1

@@ -12,9 +12,7 @@ from backline.channels.base import Channel
 from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
 from backline.encryption import Encryptor
 from backline.errors import FailureClass, Misconfigured
-from backline.outbox.delivery import Delivery
-from backline.outbox.retry import ScheduledRetry
-from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
+from backline.outbox.delivery import Delivery, ScheduledRetry, SecretDelivery, SecretResolver
 from backline.settings import RetrySettings, Settings
 from backline.webhooks.settings import WebhookSettings
 
