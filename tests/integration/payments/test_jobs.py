@@ -10,13 +10,13 @@ from pathlib import Path
 
 from backline.payments.events import PaymentEvent, insert_event
 from psycopg.conninfo import conninfo_to_dict
+from tests.integration.payments.test_retrying import make_due
 
 from backline.jobs.results import RunRef, get_result
 from backline.payments.charges import charge
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
 from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_VALID, Account, Shop
-from tests.integration.payments.test_retrying import make_due
 from tests.unit.payments.signing import intent_event
 
 

@@ -1,4 +1,4 @@
-"""The receipt of a payment waits for its invoice, and leaves once, with it or without."""
+"""The receipt of a payment waits for its invoice, and is sent once, with or without it."""
 
 from __future__ import annotations
 
