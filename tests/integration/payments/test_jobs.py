@@ -8,9 +8,9 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backline.payments.events import PaymentEvent, insert_event
+from backline.payments.webhook_parsing import PaymentEvent, insert_event
 from psycopg.conninfo import conninfo_to_dict
-from tests.integration.payments.test_retrying import make_due
+from tests.integration.payments.test_retry_failed_payments import make_due
 
 from backline.jobs.results import RunRef, get_result
 from backline.payments.charges import charge
@@ -20,7 +20,7 @@ from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS,
 from tests.unit.payments.signing import intent_event
 
 
-def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp_path: Path) -> None:
+def test_each_job_runs_in_airflow(shop: Shop, account: Account, database: str, tmp_path: Path) -> None:
     fresh, small, large, stolen, told = (
         shop.order(), shop.order(CARD_INSUFFICIENT_FUNDS), shop.order(CARD_INSUFFICIENT_FUNDS, price=60_000), shop.order(CARD_STOLEN), shop.order(),
     )  # fmt: skip
@@ -70,15 +70,17 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
         "paid",
     ]
     assert len(account.charges()) == 3
-    charged = answer["process_payment"]["tasks"]["charge"]["returned"]
+    charged = answer["process_payment"]["tasks"]["process_payment"]["returned"]
     assert charged == {
         "order_id": fresh, "payment_id": shop.payment(fresh)["id"], "state": "paid", "decline": None, "next_attempt_at": None,
     }  # fmt: skip
-    kept = get_result(database, RunRef("process_payment", answer["process_payment"]["run_id"]))
-    assert kept is not None
-    assert kept["result"] == charged
-    assert answer["retry_failed_payments"]["tasks"]["retry"]["returned"]["paid"] == 2
-    assert answer["ingest_payment_webhook"]["tasks"]["ingest"]["returned"] == {"applied": 1, "problems": []}
+    stored = get_result(database, RunRef("process_payment", answer["process_payment"]["run_id"]))
+    assert stored is not None
+    assert stored["result"] == charged
+    retried = answer["retry_failed_payments"]["tasks"]["retry_failed_payments"]["returned"]
+    assert retried["retried"]["outcomes"] == {"paid": 2}
+    ingested = answer["ingest_payment_webhook"]["tasks"]["ingest_payment_webhook"]["returned"]
+    assert (ingested["outcomes"], ingested["failed"]) == ({"applied": 1}, 0)
     invoiced = answer["generate_invoice"]["tasks"]["make"]["returned"]
     assert (invoiced["papers"], invoiced["receipts"], invoiced["failed"]) == (4, 4, {})
     reconciled = answer["reconcile_payments"]["tasks"]["reconcile"]["returned"]
