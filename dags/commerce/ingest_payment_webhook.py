@@ -5,7 +5,7 @@ before the request is answered; this job applies them in the order in which they
 
 - **A captured payment** marks its order paid; `subscription.charged` creates the subscription's order.
 - **Late and out of order** events never move a payment back. Events of other types are only stored.
-- **Not ready**: an event that needs stock, or a row that does not exist yet, is attempted every 5 minutes for a day.
+- **Not ready**: an event that needs stock, or a row that does not exist yet, is attempted every 15 minutes for a day.
 - **Failed**: an event that can never be applied becomes a dead letter; the others go on. Discard the letter when the
   payment is settled by hand, or replay it.
 - **Runs** within seconds of an event, 1,000 events at a time.
@@ -14,17 +14,12 @@ before the request is answered; this job applies them in the order in which they
 from __future__ import annotations
 
 from backline.airflow.jobs import Requires, job_dag, job_task
-from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
-from backline.payments.settings import PaymentSettings
-from backline.settings import settings
-
-INTERVAL = settings().section(PaymentSettings).poll_interval_seconds
-TRIGGER = SqlTrigger("payments", "event_is_waiting", INTERVAL)
+from backline.airflow.poller import watch_schedule
 
 with job_dag(
     "ingest_payment_webhook",
     doc=__doc__,
-    schedule=sql_schedule("payment events", "backline://trigger/payment-events", TRIGGER, "*/5 * * * *"),
+    schedule=watch_schedule("payment_events", cron="3-59/15 * * * *"),
     requires=Requires(tables=("app.orders", "app.payments", "app.payment_events", "app.subscriptions")),
     max_active_runs=1,
     pool="payments",

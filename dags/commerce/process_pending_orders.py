@@ -23,7 +23,7 @@ CONNECTION = settings().section(PaymentSettings).connection
 with job_dag(
     "process_pending_orders",
     doc=__doc__,
-    schedule="*/15 * * * *",
+    schedule="7-59/15 * * * *",
     requires=Requires(connections=(CONNECTION,), tables=("app.orders", "app.products", "app.payments")),
     max_active_runs=1,
     pool="orders",

@@ -263,8 +263,24 @@ UPDATE backline.dispatcher SET stop_requested = true RETURNING id;
 SELECT count(*)::integer AS alive FROM backline.dispatcher
 WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
 
+-- name: outbox_has_work
+-- For the poller, several times a second: whether any message is pending, due, expired or leased, or a dispatcher is registered.
+-- Each part reads the first entry of a partial index. Not EXISTS, which drops the ORDER BY: statistics could then make the
+-- planner read the table.
+SELECT EXISTS (SELECT FROM backline.dispatcher)
+    OR (SELECT true FROM backline.message WHERE state = 'pending' AND rescues = 0
+        ORDER BY lane, -priority, due_at, id LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'pending' AND rescues > 0
+        ORDER BY lane, priority DESC, due_at, id LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'scheduled' AND due_at <= statement_timestamp()
+        ORDER BY due_at LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'leased' ORDER BY dispatcher LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL
+            AND expires_at <= statement_timestamp()
+        ORDER BY expires_at LIMIT 1) IS NOT NULL AS has_work;
+
 -- name: lane_status
--- For the doorbell: what waits in each lane (counted up to `count_limits` of that lane), the message at its head, and who serves it.
+-- For the poller: what waits in each lane (counted up to `count_limits` of that lane), the message at its head, and who serves it.
 SELECT l.lane,
     (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
@@ -422,11 +438,11 @@ SELECT backline.attempt_partitions_create((clock_timestamp() AT TIME ZONE 'UTC')
 -- Drops the attempt partitions that are older than the history.
 SELECT backline.attempt_partitions_drop((clock_timestamp() AT TIME ZONE 'UTC')::date - %(retention_days)s::integer) AS dropped;
 
--- name: enqueue
--- One message; see backline.enqueue.
-SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, %(due_at)s::timestamptz,
-    %(priority)s::integer, %(idempotency_key)s::text, %(expires_at)s::timestamptz, %(request_id)s::text,
-    %(lane)s::text) AS id;
+-- name: message_enqueue_many
+-- Enqueues messages of one type with equal options; returns their ids in the order given. See backline.enqueue_many.
+SELECT backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::text[]::jsonb[], %(due_at)s::timestamptz,
+    %(priority)s::integer, %(expires_at)s::timestamptz, %(request_id)s::text, %(lane)s::text,
+    %(idempotency_keys)s::text[], %(replay_of)s::bigint) AS ids;
 
 -- name: message_type_sync
 -- Makes one message type known to backline.enqueue.

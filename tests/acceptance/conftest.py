@@ -38,9 +38,9 @@ def basics() -> Iterator[IsolatedStack]:
 
 
 @pytest.fixture
-def world(stack: IsolatedStack) -> Iterator[DemoContext]:
+def context(stack: IsolatedStack) -> Iterator[DemoContext]:
     """The running stack, with a mail server that is well."""
-    with stack.world() as world:
-        world.mail.set_faults()
-        yield world
-        world.mail.set_faults()
+    with stack.context() as context:
+        context.mail.set_faults()
+        yield context
+        context.mail.set_faults()

@@ -79,7 +79,7 @@ class IsolatedStack:
         lines = self.run("env").stdout.splitlines()
         return dict(shlex.split(line)[1].split("=", 1) for line in lines)
 
-    def world(self) -> DemoContext:
+    def context(self) -> DemoContext:
         """This copy as the demo sees it, under names of its own."""
         return DemoContext(Stack(lambda _: None, Paths(ROOT, self.home, self.port)), lambda _: None)
 

@@ -33,9 +33,9 @@ TASK = {"killed": "killed", "raising": "raising", "late": "", "by_hand": "waitin
 
 @pytest.fixture(scope="module")
 def failures(stack: IsolatedStack) -> Iterator[Failures]:
-    with stack.world() as world:
-        world.mail.set_faults()
-        made = trigger_all_failures(stack, world)
+    with stack.context() as context:
+        context.mail.set_faults()
+        made = trigger_all_failures(stack, context)
         wait_until(lambda: all(made.mails(kind) for kind in KINDS), "an alert of each failure")
         # What the reconciler would tell a second time, or alert about again, it has by the end of this run.
         stack.run("trigger", "reconcile_dead_letters", "--wait")
@@ -52,7 +52,7 @@ def test_it_is_one_dead_letter_within_a_minute(failures: Failures, kind: str) ->
     assert letter["task_id"] == TASK[kind]
     if kind in RUNS:
         assert letter["run_id"] == failures.run_id(kind)
-        assert letter["conf"] == {"mark": f"{kind} {failures.world.tag}"}
+        assert letter["conf"] == {"mark": f"{kind} {failures.context.tag}"}
         assert letter["log_url"].startswith(f"http://localhost:{failures.copy.port}/dags/{RUNS[kind]}/runs/")
 
 
@@ -87,7 +87,7 @@ def test_a_job_is_replayed_as_a_new_run(failures: Failures, kind: str) -> None:
     done = failures.copy.run("dead-letters", "replay", str(letter["id"]), "--edited", edited, "--json")
     reference = json.loads(done.stdout)[0]["as"]
     dag_id, run_id = reference.removeprefix("run ").split("/")
-    run = failures.world.airflow.wait(dag_id, run_id, 60)
+    run = failures.context.airflow.wait(dag_id, run_id, 60)
     assert (run["state"], run["conf"]["mark"]) == ("success", "replayed")
     assert f"Replay of dead letter {letter['id']}" in run["note"]
     [after] = failures.letters(kind)
@@ -107,20 +107,20 @@ def test_a_file_is_read_again_and_its_letter_resolved_once_it_imports(failures: 
 
 def test_a_run_past_its_deadline_is_told_of_once_and_is_no_dead_letter(failures: Failures) -> None:
     def mails() -> list[str]:
-        arrived = failures.world.mail.list_emails(OPERATORS, failures.world.since)
+        arrived = failures.context.mail.list_emails(OPERATORS, failures.context.since)
         return [mail.subject for mail in arrived if LATE in mail.subject]
 
     wait_until(mails, "the mail about the late run")
-    assert failures.world.airflow.wait(LATE, failures.run_id("deadline"), 60)["state"] == "success"
+    assert failures.context.airflow.wait(LATE, failures.run_id("deadline"), 60)["state"] == "success"
     assert mails() == [f"[Backline] {LATE} is late"]
     assert (
-        failures.world.query("dead_letters", "run_letter_list", dag_ids=[LATE], run_ids=[failures.run_id("deadline")])
+        failures.context.query("dead_letters", "run_letter_list", dag_ids=[LATE], run_ids=[failures.run_id("deadline")])
         == []
     )
 
 
-def test_one_is_shown_exported_and_discarded_by_command(stack: IsolatedStack, world: DemoContext) -> None:
-    name = f"by_command_{world.tag}"
+def test_one_is_shown_exported_and_discarded_by_command(stack: IsolatedStack, context: DemoContext) -> None:
+    name = f"by_command_{context.tag}"
     failure = Failure(name, "r1", "work", -1, FailureClass.NETWORK, "no [red]route[/red]", REPORTED, 4, {"days": 1}, None,
                       datetime.now(UTC))  # fmt: skip
     with DeadLetterStore.open(stack.exports()["BACKLINE_DATABASE_URL"]) as letters:

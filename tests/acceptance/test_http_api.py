@@ -46,9 +46,9 @@ def welcome_message(domain: str) -> dict[str, Any]:
 
 
 def test_a_message_over_http_arrives_and_tells_its_story(
-    http: httpx.Client, tokens: dict[str, dict[str, str]], world: DemoContext, stack: IsolatedStack
+    http: httpx.Client, tokens: dict[str, dict[str, str]], context: DemoContext, stack: IsolatedStack
 ) -> None:
-    domain = world.domain("http")
+    domain = context.domain("http")
     assert http.get("/backline/readyz").json() == {"status": "ok"}
     assert http.post(f"{API}/messages", json=welcome_message(domain)).status_code == 401
     assert http.post(f"{API}/messages", json=welcome_message(domain), headers=tokens["viewer"]).status_code == 403
@@ -56,8 +56,8 @@ def test_a_message_over_http_arrives_and_tells_its_story(
         f"{API}/messages", json=welcome_message(domain), headers={**tokens["op"], "X-Request-ID": "signup-1"}
     )
     assert taken.status_code == 202
-    (arrival,) = world.wait_for_emails(domain, 1)
-    assert "Ann by HTTP" in world.mail.get_email(arrival.id).text
+    (arrival,) = context.wait_for_emails(domain, 1)
+    assert "Ann by HTTP" in context.mail.get_email(arrival.id).text
 
     def story() -> dict[str, Any]:
         found: dict[str, Any] = http.get(taken.headers["Location"], headers=tokens["viewer"]).json()
@@ -77,11 +77,11 @@ def test_a_message_over_http_arrives_and_tells_its_story(
     assert "no message 999999999" in stack.run("inspect", "999999999", check=False).stderr
 
 
-def test_a_batch_over_http_arrives(http: httpx.Client, tokens: dict[str, dict[str, str]], world: DemoContext) -> None:
-    domain = world.domain("http-batch")
+def test_a_batch_over_http_arrives(http: httpx.Client, tokens: dict[str, dict[str, str]], context: DemoContext) -> None:
+    domain = context.domain("http-batch")
     batch = [{**welcome_message(domain), "to": f"reader-{number}@{domain}"} for number in range(200)]
-    key = {**tokens["op"], "Idempotency-Key": world.run_id("batch")}
+    key = {**tokens["op"], "Idempotency-Key": context.run_id("batch")}
     first = http.post(f"{API}/messages", json=batch, headers=key)
     assert http.post(f"{API}/messages", json=batch, headers=key).json()["messages"] == first.json()["messages"]
-    arrived = world.wait_for_emails(domain, 200)
+    arrived = context.wait_for_emails(domain, 200)
     assert sorted(arrival.recipients[0] for arrival in arrived) == sorted(one["to"] for one in batch)

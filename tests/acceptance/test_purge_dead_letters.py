@@ -19,8 +19,8 @@ from tests.acceptance.isolated_stack import IsolatedStack
 pytestmark = pytest.mark.stack
 
 
-def test_old_letters_are_archived_and_deleted(stack: IsolatedStack, world: DemoContext) -> None:
-    dsn, name = stack.exports()["BACKLINE_DATABASE_URL"], f"purged_{world.tag}"
+def test_old_letters_are_archived_and_deleted(stack: IsolatedStack, context: DemoContext) -> None:
+    dsn, name = stack.exports()["BACKLINE_DATABASE_URL"], f"purged_{context.tag}"
     with DeadLetterStore.open(dsn) as letters:
         for run_id in ("old", "young"):
             letters.record(Failure(name, run_id, "work", -1, FailureClass.NETWORK, f"cause of {run_id}", REPORTED, 4,
@@ -38,7 +38,7 @@ def test_old_letters_are_archived_and_deleted(stack: IsolatedStack, world: DemoC
 
     def run(conf: str) -> dict[str, object]:
         done = json.loads(stack.run("trigger", "purge_dead_letters", "--conf", conf, "--wait", "--json").stdout)
-        report: dict[str, object] = world.airflow.xcom("purge_dead_letters", done["run_id"], "purge")
+        report: dict[str, object] = context.airflow.xcom("purge_dead_letters", done["run_id"], "purge_dead_letters")
         return report
 
     dry = run('{"dry_run": true}')

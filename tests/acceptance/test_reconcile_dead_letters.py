@@ -15,15 +15,15 @@ from tests.acceptance.isolated_stack import IsolatedStack
 pytestmark = pytest.mark.stack
 
 
-def test_a_letter_that_was_never_written_is_written(stack: IsolatedStack, world: DemoContext) -> None:
+def test_a_letter_that_was_never_written_is_written(stack: IsolatedStack, context: DemoContext) -> None:
     shutil.copy(DAGS / "untold.py", stack.own_dags / "untold.py")
-    wait_until(lambda: "fails_untold" in {dag["dag_id"] for dag in world.airflow.dags()}, "the DAG to be parsed")
-    run_id, conf = world.run_id("untold"), {"mark": "untold"}
-    world.airflow.trigger("fails_untold", conf, run_id)
-    assert world.airflow.wait("fails_untold", run_id, 60)["state"] == "failed"
+    wait_until(lambda: "fails_untold" in {dag["dag_id"] for dag in context.airflow.dags()}, "the DAG to be parsed")
+    run_id, conf = context.run_id("untold"), {"mark": "untold"}
+    context.airflow.trigger("fails_untold", conf, run_id)
+    assert context.airflow.wait("fails_untold", run_id, 60)["state"] == "failed"
 
     def letters() -> list[int]:
-        rows = world.query("dead_letters", "run_letter_list", dag_ids=["fails_untold"], run_ids=[run_id])
+        rows = context.query("dead_letters", "run_letter_list", dag_ids=["fails_untold"], run_ids=[run_id])
         return [row["certainty"] for row in rows]
 
     wait_until(lambda: letters() == [2], "what the callback writes")
@@ -32,7 +32,7 @@ def test_a_letter_that_was_never_written_is_written(stack: IsolatedStack, world:
         for item in json.loads(stack.run("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
         if item["run_id"] == run_id
     ]
-    world.query("dead_letters", "letter_delete", ids=[letter["id"]])  # as if it had never been called
+    context.query("dead_letters", "letter_delete", ids=[letter["id"]])  # as if it had never been called
     done = stack.run("trigger", "reconcile_dead_letters", "--wait", "--json")
     assert json.loads(done.stdout)["state"] == "success"
     # From the log: the exception itself is gone.

@@ -18,19 +18,19 @@ pytestmark = pytest.mark.stack
 
 
 def test_with_no_scheduler_running(basics: IsolatedStack) -> None:
-    with basics.world() as world:
-        _send(basics, world)
+    with basics.context() as context:
+        _send(basics, context)
     running = json.loads(basics.run("status", "--json").stdout)["services"]
     assert {name for name, service in running.items() if service["state"] == "RUNNING"} == {"postgres", "mail"}
 
 
-def test_with_the_stack_up_and_dispatchers_warm(stack: IsolatedStack, world: DemoContext) -> None:
-    domain = world.domain("warm-up")
-    with world.transaction():
-        world.enqueue("email", f"ann@{domain}", {"subject": "Wake up", "text": "Stay warm."})
-    world.wait_for_emails(domain, 1)
-    assert world.query("demo", "dispatcher_busiest", lane="email.normal")
-    _send(stack, world)
+def test_with_the_stack_up_and_dispatchers_warm(stack: IsolatedStack, context: DemoContext) -> None:
+    domain = context.domain("warm-up")
+    with context.transaction():
+        context.enqueue("email", f"ann@{domain}", {"subject": "Wake up", "text": "Stay warm."})
+    context.wait_for_emails(domain, 1)
+    assert context.query("demo", "dispatcher_busiest", lane="email.normal")
+    _send(stack, context)
     # A run that the scheduler sees is one that it may take from the command.
     cluster = Stack(str, Paths(ROOT, stack.home, stack.port)).cluster
     seen = {}
@@ -40,13 +40,13 @@ def test_with_the_stack_up_and_dispatchers_warm(stack: IsolatedStack, world: Dem
     assert seen == {"airflow": (0,), MANUAL_RUN_DATABASE: (1,)}
 
 
-def _send(copy: IsolatedStack, world: DemoContext) -> None:
-    recipient = f"ann@{world.domain('by-hand')}"
+def _send(copy: IsolatedStack, context: DemoContext) -> None:
+    recipient = f"ann@{context.domain('by-hand')}"
     conf = {"to": recipient, "subject": "By hand", "text": "From the command line."}
     copy.run("airflow", "dags", "test", "send_email", "-c", json.dumps(conf))
-    (arrival,) = world.emails_at(world.domain("by-hand"))
-    letter = world.mail.get_email(arrival.id)
+    (arrival,) = context.emails_at(context.domain("by-hand"))
+    letter = context.mail.get_email(arrival.id)
     assert (letter.recipients, letter.subject) == ((recipient,), "By hand")
     assert "From the command line." in letter.text
-    (row,) = world.query("demo", "message_find_by_recipient", pattern=recipient, since=world.started_at)
-    assert world.message_status(row["id"])["state"] == "sent"
+    (row,) = context.query("demo", "message_find_by_recipient", pattern=recipient, since=context.started_at)
+    assert context.message_status(row["id"])["state"] == "sent"

@@ -30,20 +30,20 @@ def token(stack_exports: dict[str, str]) -> int:
 
 
 def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
-    world: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: int
+    context: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: int
 ) -> None:
-    run_id, recipient = world.run_id("reset"), f"ann@{world.domain('reset')}"
+    run_id, recipient = context.run_id("reset"), f"ann@{context.domain('reset')}"
     conf = {"to": recipient, "name": "Ann", "token": {"$ref": "password_reset_token", "id": token}}
-    run = world.airflow.trigger("send_password_reset", conf, run_id)
-    ended = world.airflow.wait("send_password_reset", run_id, 90)
-    log = world.airflow.log("send_password_reset", run_id, "send")
+    run = context.airflow.trigger("send_password_reset", conf, run_id)
+    ended = context.airflow.wait("send_password_reset", run_id, 90)
+    log = context.airflow.log("send_password_reset", run_id, "send")
     assert ended["state"] == "success", log
-    (arrival,) = world.emails_at(world.domain("reset"))
-    letter = world.mail.get_email(arrival.id)
+    (arrival,) = context.emails_at(context.domain("reset"))
+    letter = context.mail.get_email(arrival.id)
     assert LINK in letter.text
     assert LINK in letter.html
 
-    result = world.airflow.xcom("send_password_reset", run_id, "send")
+    result = context.airflow.xcom("send_password_reset", run_id, "send")
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"]) as connection:
         rows = connection.execute(
             "SELECT m.payload, m::text, a.response, a::text FROM backline.message AS m"
@@ -57,37 +57,37 @@ def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
     assert files_with(TOKEN, stack.home / "airflow") == []
 
 
-def test_a_secret_in_the_clear_is_refused_before_it_is_stored(world: DemoContext, stack: IsolatedStack) -> None:
-    conf = {"to": f"ann@{world.domain('clear')}", "name": "Ann", "token": TOKEN}
+def test_a_secret_in_the_clear_is_refused_before_it_is_stored(context: DemoContext, stack: IsolatedStack) -> None:
+    conf = {"to": f"ann@{context.domain('clear')}", "name": "Ann", "token": TOKEN}
     with pytest.raises(Rejected) as refused:
-        world.airflow.trigger("send_password_reset", conf, world.run_id("clear"))
+        context.airflow.trigger("send_password_reset", conf, context.run_id("clear"))
     assert refused.value.code == "400"
     assert "Invalid input for param token" in refused.value.response
     assert files_with(TOKEN, stack.home / "airflow") == []
 
 
-def test_a_reference_to_nothing_fails_the_run_and_is_named(world: DemoContext) -> None:
-    run_id = world.run_id("nothing")
-    conf = {"to": f"ann@{world.domain('nothing')}", "name": "Ann", "token": {"$ref": "password_reset_token", "id": 0}}
-    world.airflow.trigger("send_password_reset", conf, run_id)
-    assert world.airflow.wait("send_password_reset", run_id, 90)["state"] == "failed"
-    log = world.airflow.log("send_password_reset", run_id, "send")
+def test_a_reference_to_nothing_fails_the_run_and_is_named(context: DemoContext) -> None:
+    run_id = context.run_id("nothing")
+    conf = {"to": f"ann@{context.domain('nothing')}", "name": "Ann", "token": {"$ref": "password_reset_token", "id": 0}}
+    context.airflow.trigger("send_password_reset", conf, run_id)
+    assert context.airflow.wait("send_password_reset", run_id, 90)["state"] == "failed"
+    log = context.airflow.log("send_password_reset", run_id, "send")
     assert "validation: token: password_reset_token with id 0 gives nothing" in log.replace("\\", "")
-    assert world.emails_at(world.domain("nothing")) == []
+    assert context.emails_at(context.domain("nothing")) == []
 
 
 def test_the_command_sends_and_the_secret_is_only_in_the_mail(
-    world: DemoContext, stack: IsolatedStack, tmp_path: Path
+    context: DemoContext, stack: IsolatedStack, tmp_path: Path
 ) -> None:
     secret = tmp_path / "token"
     secret.write_text(TOKEN)
     done = stack.run(
-        "send", "password_reset", "--to", f"ann@{world.domain('command')}", "--set", "name=Ann",
+        "send", "password_reset", "--to", f"ann@{context.domain('command')}", "--set", "name=Ann",
         "--set", f"token=@{secret}", "--json",
     )  # fmt: skip
-    (arrival,) = world.wait_for_emails(world.domain("command"), 1)
-    assert LINK in world.mail.get_email(arrival.id).text
-    assert world.message_status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{world.domain('command')}"
+    (arrival,) = context.wait_for_emails(context.domain("command"), 1)
+    assert LINK in context.mail.get_email(arrival.id).text
+    assert context.message_status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{context.domain('command')}"
     assert TOKEN not in done.stdout + done.stderr
 
 

@@ -12,7 +12,7 @@ from backline.messages import registry
 from backline.messages.recipients import serialize
 from backline.messages.secrets import encrypt_secrets
 from demo.check import wait_until
-from demo.mail import ReceivedEmail
+from testkit.sandbox_clients import ReceivedEmail
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
@@ -156,28 +156,28 @@ EXPECTED_TEXTS = {
 def arrived(stack: IsolatedStack) -> dict[str, tuple[ReceivedEmail, str]]:
     """Every type's letter, all enqueued in one transaction: opened, and as the server got it."""
     found = {}
-    with stack.world() as world:
-        world.mail.set_faults()
-        sealer = Encryptor([world.stack.secrets.backline_fernet_keys])
-        with world.transaction():
+    with stack.context() as context:
+        context.mail.set_faults()
+        sealer = Encryptor([context.stack.secrets.backline_fernet_keys])
+        with context.transaction():
             for name, case in CASES.items():
                 kind = registry.get(name)
                 payload = encrypt_secrets(kind, {**kind.sample(), **(case.payload or {})}, sealer.encrypt)
-                to = {channel: world.recipients(name)[channel] for channel in kind.channels}
-                world.enqueue(name, serialize(kind.channels, to), payload)
+                to = {channel: context.recipients(name)[channel] for channel in kind.channels}
+                context.enqueue(name, serialize(kind.channels, to), payload)
             for name, told in EXPECTED_TEXTS.items():
                 if name not in CASES:
                     kind = registry.get(name)
                     payload = encrypt_secrets(kind, {**kind.sample(), **(told.payload or {})}, sealer.encrypt)
-                    world.enqueue(name, world.recipients(name)[told.channel], payload)
-        for arrival in world.wait_for_emails(world.domain("types"), len(CASES)):
+                    context.enqueue(name, context.recipients(name)[told.channel], payload)
+        for arrival in context.wait_for_emails(context.domain("types"), len(CASES)):
             name = arrival.recipients[0].partition("@")[0]
             assert name not in found, f"{name} came twice"
-            found[name] = (world.mail.get_email(arrival.id), raw(stack, arrival.id))
+            found[name] = (context.mail.get_email(arrival.id), raw(stack, arrival.id))
         for name, told in EXPECTED_TEXTS.items():
-            recipient = world.recipients(name)[told.channel]
+            recipient = context.recipients(name)[told.channel]
             beyond_mail[name] = wait_until(
-                lambda told=told, recipient=recipient: world.gateways.received(told.channel, recipient), name
+                lambda told=told, recipient=recipient: context.gateways.received(told.channel, recipient), name
             )
     return found
 

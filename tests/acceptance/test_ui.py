@@ -58,8 +58,8 @@ def test_a_dag_tells_what_it_does(page: Page) -> None:
     expect(dialog).to_contain_text("Stays warm")
 
 
-def test_a_mail_sent_through_the_form_arrives(page: Page, world: DemoContext) -> None:
-    recipient = f"ann@{world.domain('form')}"
+def test_a_mail_sent_through_the_form_arrives(page: Page, context: DemoContext) -> None:
+    recipient = f"ann@{context.domain('form')}"
     page.goto("/dags/send_email")
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
@@ -75,8 +75,8 @@ def test_a_mail_sent_through_the_form_arrives(page: Page, world: DemoContext) ->
     form.locator("#element_text").fill("Typed into Airflow's form.")
     form.get_by_role("button", name="Trigger", exact=True).click()
 
-    (arrival,) = world.wait_for_emails(world.domain("form"), 1)
-    letter = world.mail.get_email(arrival.id)
+    (arrival,) = context.wait_for_emails(context.domain("form"), 1)
+    letter = context.mail.get_email(arrival.id)
     assert letter.recipients == (recipient,)
     assert letter.subject == "Sent by hand"
     assert "Typed into Airflow's form." in letter.text

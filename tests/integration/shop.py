@@ -185,9 +185,9 @@ class Shop:
                 order,
             )
             self.execute(
-                "INSERT INTO app.refunds (payment_id, provider_reference, amount_minor, currency, reason, state, ended_at)"
-                " SELECT id, 're_' || id, amount_minor, currency, 'returned', 'succeeded', clock_timestamp()"
-                " FROM app.payments WHERE order_id = %s AND state = 'captured'", order,
+                "INSERT INTO app.refunds (payment_id, provider_reference, amount_minor, currency, reason, state, created_at,"
+                " ended_at) SELECT id, 're_' || id, amount_minor, currency, 'returned', 'succeeded', captured_at,"
+                " clock_timestamp() FROM app.payments WHERE order_id = %s AND state = 'captured'", order,
             )  # fmt: skip
             self._reserve_stock(order, -1)
             self.execute(

@@ -1,4 +1,4 @@
-"""Commands for those who change Backline: test, check."""
+"""Commands for developers of Backline: test, check."""
 
 from __future__ import annotations
 
@@ -14,32 +14,39 @@ from types import FrameType
 
 import typer
 
-from backline.cli.app import PASS_THROUGH, app
-from backline.cli.console import err, out, stack
+from backline.cli.console import PASS_THROUGH, app, err, local_stack, out
+from backline.cli.wording import check_wording
 from backline.settings import ROOT
 
-MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos")
+MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
 """Folders that mypy checks."""
 ACCEPTANCE_TESTS = "tests/acceptance"
-"""Tests of the running product: a stack each for the benches, for commerce and for all others (tests/conftest.py)."""
+"""Tests of the running product, on stacks that tests share (tests/conftest.py)."""
 LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
-"""Lists of libraries (.in) with their lock files (.txt)."""
+"""Lists of requirements (.in) with their lock files (.txt)."""
+GENERATED_FILES = {
+    "backline.airflow.dag_docs": ("docs/dags.md",),
+    "bench.performance_page": ("docs/performance.md", "docs/img/performance/*.svg"),
+}
+"""Module that writes files from other sources → those files."""
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
 
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
-    """Set up, then run the tests; arguments go to pytest."""
+    """Set up, then run the tests; arguments are passed to pytest."""
     raise typer.Exit(_run_pytest(context.args) if context.args else _run_test_suite())
 
 
 @app.command()
 def check() -> None:
-    """What CI runs: format, lint, types, lock files, launcher, tests."""
+    """Run all checks of CI: format, lint, types, words, generated files, lock files, launcher, tests."""
     steps: dict[str, Callable[[], int]] = {
         "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
         "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
+        "words": check_wording,
+        "generated files": _check_generated_files,
         "lock files": _check_locks,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
         "tests": _run_test_suite,
@@ -52,12 +59,12 @@ def check() -> None:
     for name in steps:
         out.print(f"[red]FAILED[/] {name}" if name in failed else f"[green]ok[/]     {name}")
     if failed:
-        err.print(f"backline: failed: {', '.join(failed)}; what to mend is shown above", markup=False)
+        err.print(f"backline: failed: {', '.join(failed)}; see the output above", markup=False)
     raise typer.Exit(1 if failed else 0)
 
 
 def lock_problems(wanted: Path, locked: Path) -> list[str]:
-    """What requirements.in asks for and the lock file lacks, or has unhashed."""
+    """Requirements that the lock file lacks or has at another version, and those without a hash."""
     pinned = locked_versions(locked)
     problems = [
         f"{match[1]} has no hash" for match, block in _requirement_blocks(locked) if "--hash=sha256:" not in block
@@ -75,7 +82,7 @@ def lock_problems(wanted: Path, locked: Path) -> list[str]:
 
 
 def locked_versions(locked: Path) -> dict[str, set[str]]:
-    """The versions that a lock file has of each library; several where they differ by Python."""
+    """The versions of each library in a lock file; several if they differ by Python version."""
     found: dict[str, set[str]] = {}
     for match, _ in _requirement_blocks(locked):
         found.setdefault(_normalize(match[1]), set()).add(match[3] or "")
@@ -97,40 +104,67 @@ def _check_locks() -> int:
     for name in LOCK_FILES:
         for problem in lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt"):
             found += 1
-            err.print(f"{name}.txt: {problem}; make it anew with the command on top of {name}.in", markup=False)
+            err.print(f"{name}.txt: {problem}; run the command at the top of {name}.in", markup=False)
     return found
 
 
+def _check_generated_files() -> int:
+    """Run each generator, report files that it changes, and restore them."""
+    stale = 0
+    for module, patterns in GENERATED_FILES.items():
+        before = _read_files(patterns)
+        code = _run([sys.executable, "-P", "-m", module], _tool_environment(), quiet=True)
+        after = _read_files(patterns)
+        changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+        for path in changed:
+            if path in before:
+                path.write_bytes(before[path])
+            else:
+                path.unlink()
+            err.print(f"{path.relative_to(ROOT)}: stale; run `python -m {module}`", markup=False)
+        stale += len(changed) + code
+    return stale
+
+
+def _read_files(patterns: Sequence[str]) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for pattern in patterns for path in ROOT.glob(pattern)}
+
+
+def _tool_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}
+
+
 def _run_test_suite() -> int:
-    # Three on two cores: the one that breaks a stack mostly waits.
+    # Three processes on two cores, as the tests that stop and start services mostly wait.
     others = _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ACCEPTANCE_TESTS}"])
     return _run_pytest(["-n", "3", "--no-loadscope-reorder", ACCEPTANCE_TESTS]) or others
 
 
 def _run_pytest(arguments: Sequence[str]) -> int:
-    current = stack()
+    current = local_stack()
     with current.temporary_setup():
         return _run([sys.executable, "-P", "-m", "pytest", *arguments], current.subprocess_environment())
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> int:
-    """Run a command to its end. Told to stop meanwhile, stop it first: the tests then take away what they have started."""
-    told: list[int] = []
+def _run(command: list[str], environment: dict[str, str] | None = None, *, quiet: bool = False) -> int:
+    """Run a command and return its exit code. On SIGINT or SIGTERM, interrupt it, so that tests clean up, then exit."""
+    received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        told.append(number)
-        if number == signal.SIGTERM and child is not None:  # a SIGINT from the terminal the child has had too
+    def interrupt_child(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if number == signal.SIGTERM and child is not None:  # the terminal sends SIGINT to the child too
             child.send_signal(signal.SIGINT)
 
-    # Before the child starts: a shell's background job is deaf to SIGINT, and the child would be so too.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Before the child starts: a shell's background job ignores SIGINT, and the child would inherit that.
+    before = {number: signal.signal(number, interrupt_child) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ)) as child:  # noqa: S603
+        output = subprocess.DEVNULL if quiet else None
+        with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ), stdout=output) as child:  # noqa: S603
             code = child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if told:
-        sys.exit(128 + told[0])
+    if received:
+        sys.exit(128 + received[0])
     return code

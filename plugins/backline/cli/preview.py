@@ -1,4 +1,4 @@
-"""The `preview` command: what a message type looks like, without sending anything."""
+"""The command `preview`: a rendered message, without sending anything."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from backline.channels.email.addresses import parse_address
 from backline.channels.email.plain_text import html_to_text
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
-from backline.cli.app import app
-from backline.cli.console import err, out
+from backline.cli.console import AsJson, app, err, out
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload
 from backline.errors import InvalidInput
 from backline.messages import EmailMessage, MessageType, PushMessage, SmsMessage, registry
@@ -29,12 +28,12 @@ from backline.preferences.unsubscribe import link_for_token
 from backline.settings import settings
 
 GMAIL_CLIP_BYTES = 102 * 1024
-"""Bytes of HTML from which Gmail shows only the beginning."""
+"""Gmail shows only the beginning of an HTML part with more bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartSizes:
-    """Bytes of each part, and of all that is handed to the mail server."""
+    """Bytes of each part, and of the whole message as sent."""
 
     text: int
     html: int
@@ -44,15 +43,17 @@ class PartSizes:
 @app.command()
 def preview(
     type_name: TypeName,
-    language: Annotated[str | None, typer.Option(help="As in de or pt-BR.")] = None,
+    language: Annotated[str | None, typer.Option(help="Such as de or pt-BR.")] = None,
     payload: Payload = None,
     fields: Fields = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the HTML part there.")] = None,
-    text: Annotated[bool, typer.Option("--text", help="Print the text part and nothing else.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the HTML part to this file.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print only the text part.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open the HTML part in a browser.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, machine-readable, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Render a message of a type: its sample, or your payload. Nothing is sent, secrets are made up."""
+    """Render a message of a type: its sample, or your payload. Nothing is sent; secrets are fake."""
     kind = registry.get(type_name)
     filled = _build_payload(kind, payload, fields or [], language)
     message = kind.parse(filled)
@@ -94,9 +95,9 @@ def _build_payload(
         found = kind.sample() | found
     if language is not None:
         if "language" not in kind.model_fields:
-            raise InvalidInput("--language", f"{kind.type_name} has no language: it says what its payload says")
+            raise InvalidInput("--language", f"{kind.type_name} has no language: its text is its payload")
         found["language"] = language
-    # Nothing is opened or looked up for a preview.
+    # Secrets are neither decrypted nor resolved.
     return dict(plaintext(kind, found, kind.fake_secret))
 
 
@@ -153,7 +154,7 @@ def _sms_details(body: str) -> dict[str, Any]:
 
 
 def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> None:
-    """What goes out by SMS or as a push notification."""
+    """Print an SMS or a push notification."""
     if isinstance(message, SmsMessage):
         found = _sms_details(message.sms())
         size = f"Size: {found['segments']} x SMS in {found['encoding']}, {found['characters']} characters"
@@ -184,9 +185,7 @@ def _print(content: EmailContent, body: str, sizes: PartSizes) -> None:
     for name, value in lines:
         out.print(f"{name}: {value}", markup=False)
     if sizes.html > GMAIL_CLIP_BYTES:
-        err.print(
-            f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIP_BYTES)} of the HTML part; make it shorter"
-        )
+        err.print(f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIP_BYTES)} of the HTML part; shorten it")
     out.print(f"\n{body}", markup=False, end="")
 
 

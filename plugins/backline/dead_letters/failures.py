@@ -1,4 +1,4 @@
-"""Why something failed: the class and the cause, from an exception or from what a task's log says."""
+"""Class and cause of a failure, from its exception or from the task's log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHOLE_RUN = ""
 NOT_MAPPED = -1
 MAX_CAUSE_LENGTH = 4096
 REPORTED, FROM_LOG, INFERRED = 2, 1, 0
-"""How certain class and cause are; what is more certain wins."""
+"""How class and cause are known; the higher one replaces the lower."""
 
 _TIMEOUT_EXCEPTION_NAMES = frozenset(
     {"AirflowTaskTimeout", "TaskDeferralTimeout", "AirflowSensorTimeout", "TimeoutError"}
@@ -74,7 +74,7 @@ class ImportFailure:
 
 
 def classify(exception: BaseException) -> FailureClass:
-    """The failure class of an exception of anyone's; what it was raised from counts where it says nothing itself."""
+    """The failure class of any exception; that of the exception which caused it if it has none itself."""
     for error in _exception_chain(exception):
         found = _classify_one(error)
         if found is not FailureClass.UNKNOWN:
@@ -83,7 +83,7 @@ def classify(exception: BaseException) -> FailureClass:
 
 
 def format_cause(exception: BaseException) -> str:
-    """The exception in one line: our own errors speak for themselves, others with their type."""
+    """The exception in one line: the text of Backline's errors, type and text of all others."""
     text = " ".join(str(exception).split())
     name = type(exception).__name__
     if isinstance(exception, BacklineError) and text:
@@ -92,7 +92,7 @@ def format_cause(exception: BaseException) -> str:
 
 
 def classify_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str] | None:
-    """Class and cause from the log of a try, newest evidence first; None when it does not say."""
+    """Class and cause from the log of one try, by its newest evidence; None if there is none."""
     killed: tuple[FailureClass, str] | None = None
     for event in reversed(events):
         text = str(event.get("event", ""))
@@ -101,7 +101,7 @@ def classify_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str
         if MEMORY_LIMIT in text:
             return FailureClass.RESOURCE, text
         if name := event.get("signal_name"):
-            # Who sent it may stand before.
+            # An earlier event may name the limit that led to the signal.
             killed = FailureClass.UNKNOWN, f"the task's process was killed by {name}: out of memory, or by hand"
         elif killed is None and (details := event.get("error_detail")):
             kind, value = str(details[0].get("exc_type", "")), str(details[0].get("exc_value", ""))

@@ -1,4 +1,4 @@
-"""What dead letters need of Airflow; `backline.airflow.runs` gives it over the REST API."""
+"""What dead letters need from Airflow; `backline.airflow.runs` implements it over the REST API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FailedTask:
 
 
 class RunsClient(Protocol):
-    """Airflow as an operator sees it. Every call may raise RetryableError or PermanentError."""
+    """Runs and DAG files of an Airflow. Every call may raise RetryableError or PermanentError."""
 
     def failed_runs(self, since: datetime) -> Iterable[FailedRun]:
         """Failed runs of all DAGs that changed since then."""
@@ -45,16 +45,16 @@ class RunsClient(Protocol):
         """Failed tasks of one run."""
 
     def run(self, dag_id: str, run_id: str) -> FailedRun:
-        """One run; its end is now if it has none."""
+        """One run; a run that has not ended has the present time as its end."""
 
     def task_log(self, task: FailedTask) -> Sequence[Mapping[str, Any]]:
-        """The events of the last try's log; empty when it cannot be had."""
+        """The events of the last try's log; empty if the log cannot be read."""
 
     def marked_by(self, dag_id: str, run_id: str, at: datetime) -> str | None:
-        """Who set the state of the run or of one of its tasks by hand about then; None if nobody did, or we may not know."""
+        """The user who set the run, or one of its tasks, to failed at about that time; None if unknown."""
 
     def log_url(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
-        """Where a person reads the log; of the run if the task id is empty."""
+        """The page with the log; of the run if the task id is empty."""
 
     def import_errors(self) -> Sequence[ImportFailure]:
         """All DAG files that cannot be imported now."""
@@ -63,7 +63,7 @@ class RunsClient(Protocol):
         """The DAG's Params by name."""
 
     def start_run(self, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> None:
-        """Start a run. InvalidInput for the field `conf` if Params refuse it; a run of that id that is there is well."""
+        """Start a run; does nothing if a run of that id exists. InvalidInput for the field `conf` if Params refuse it."""
 
     def reparse(self, bundle: str | None, file: str) -> None:
-        """Ask for a DAG file to be read again."""
+        """Have a DAG file parsed again."""

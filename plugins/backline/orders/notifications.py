@@ -12,7 +12,7 @@ from backline.db.connect import Session
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.orders.repository import Order, OrderLine
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue
 
 log = logging.getLogger(__name__)
 

@@ -275,26 +275,6 @@ class Store:
 
     # --- looking --------------------------------------------------------------------------------
 
-    async def enqueue(
-        self,
-        type_name: str,
-        recipient: str,
-        payload: str,
-        *,
-        due_at: datetime | None = None,
-        priority: int | None = None,
-        idempotency_key: str | None = None,
-        expires_at: datetime | None = None,
-        request_id: str | None = None,
-        lane: str | None = None,
-    ) -> int:
-        """Enqueue one message outside any transaction of the caller's; `payload` is JSON text."""
-        rows = await self._rows(
-            "enqueue", type=type_name, recipient=recipient, payload=payload, due_at=due_at, priority=priority,
-            idempotency_key=idempotency_key, expires_at=expires_at, request_id=request_id, lane=lane,
-        )  # fmt: skip
-        return int(rows[0]["id"])
-
     async def status(self, message_id: int) -> DictRow | None:
         """Where one message stands."""
         rows = await self._rows("message_status", id=message_id)
@@ -303,6 +283,10 @@ class Store:
     async def attempts(self, message_id: int) -> list[DictRow]:
         """The tries of one message, first to last."""
         return await self._rows("message_attempts", id=message_id)
+
+    async def has_work(self) -> bool:
+        """Whether any message is pending, due, expired or leased, or a dispatcher is registered: one cheap statement."""
+        return bool((await self._rows("outbox_has_work"))[0]["has_work"])
 
     async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[DictRow]:
         """What waits in each lane, counted up to the number given for it, and who serves it."""

@@ -21,6 +21,7 @@ import psycopg
 
 from backline.errors import InvalidInput, PermanentError, Rejected
 from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
+from backline.payments.notifications import enqueue_payment_failed, enqueue_receipt
 from backline.payments.provider import ChargeRequest, ChargeResult, Provider
 from backline.payments.repository import (
     Order,
@@ -169,11 +170,7 @@ def record_capture(run: RunStatement, payment: Payment, reference: str) -> Charg
     number = payment.open_attempt if payment.open_attempt is not None else start_attempt(run, payment)
     if not run("payment_capture", payment_id=payment.id, number=number, reference=reference):
         raise Rejected(f"payment {payment.id} was captured, but its order is not reserved")
-    run(
-        "enqueue_receipt",
-        payment_id=payment.id,
-        delay_seconds=settings().section(PaymentSettings).receipt_delay_seconds,
-    )
+    enqueue_receipt(run, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
     return ChargeOutcome("paid", payment.id)
 
 
@@ -187,7 +184,7 @@ def record_decline(run: RunStatement, payment: Payment, reference: str | None, d
         decline_code=decline.code,
         retry_delay_hours=retry_delay_hours(config.dunning_hours, decline, payment.attempts),
     )  # fmt: skip
-    run("enqueue_payment_failed", payment_id=payment.id, reason=decline.reason, fix_url=config.fix_url)
+    enqueue_payment_failed(run, payment.id, decline.reason, config.fix_url)
     return ChargeOutcome("declined", payment.id, decline, rows[0]["next_attempt_at"] if rows else None)
 
 
@@ -197,12 +194,7 @@ def record_action_required(
     """Mark the payment as waiting for the customer, and notify them."""
     _finish_attempt(run, payment, number, "requires_action")
     run("payment_needs_action", payment_id=payment.id, reference=reference, decline_code=decline.code)
-    run(
-        "enqueue_payment_failed",
-        payment_id=payment.id,
-        reason=decline.reason,
-        fix_url=settings().section(PaymentSettings).fix_url,
-    )
+    enqueue_payment_failed(run, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
     return ChargeOutcome("needs_action", payment.id, decline)
 
 

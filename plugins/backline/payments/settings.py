@@ -28,7 +28,6 @@ class PaymentSettings(Section):
     approval_timeout_hours: float = Field(24.0, gt=0, le=720)
     fix_url: str = "https://localhost/orders/{order}/pay"
     receipt_delay_seconds: float = Field(60.0, ge=0, le=3600)
-    poll_interval_seconds: float = Field(2.0, ge=0.25, le=60)
     event_max_wait_hours: float = Field(24.0, gt=0, le=720)
 
     @field_validator("fix_url")

@@ -6,7 +6,7 @@ import json
 from datetime import date, datetime
 
 from backline.db.connect import Session
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue
 from backline.subscriptions.repository import SubscriptionRow
 from backline.subscriptions.settings import SubscriptionSettings
 

@@ -74,7 +74,7 @@ def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         ),
         ("needs_table", "read", "the app's database has no shop.no_such_table"),
         ("nothing_to_do", "skip", "no statement: put one into the folder"),
-        ("reconcile_dead_letters", "reconcile", "connection 'backline_airflow' is not configured"),
+        ("reconcile_dead_letters", "reconcile_dead_letters", "connection 'backline_airflow' is not configured"),
     ],
 )
 def test_a_job_that_is_not_configured_is_skipped_and_says_how(
@@ -132,4 +132,4 @@ def test_an_undeclared_parameter_fails_the_run_at_once(ran: dict[str, Any], app_
 
 def test_the_operations_end(ran: dict[str, Any]) -> None:
     assert ran["purge_dead_letters"]["state"] == "success"
-    assert ran["purge_dead_letters"]["tasks"]["purge"]["returned"]["letters"] == 0
+    assert ran["purge_dead_letters"]["tasks"]["purge_dead_letters"]["returned"]["letters"] == 0

@@ -224,7 +224,10 @@ async def test_half_a_token_is_not_quoted() -> None:
         ({"service_account": "x"}, "is not JSON"),
         ({"service_account": []}, "is missing"),
         ({"service_account": {"project_id": "shop"}}, "client_email is missing"),
-        ({"service_account": {**service_account("https://x.example"), "private_key": "s3cret"}}, "not a PEM private key"),
+        (
+            {"service_account": {**service_account("https://x.example"), "private_key": "s3cret"}},
+            "not a PEM private key",
+        ),
         ({"service_account": service_account("ftp://x.example")}, "token_uri must be"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Every fault in its short form, one after the other on one stack: nothing is lost, the books balance."""
+"""Every chaos scenario in its short form, one after the other on one stack: no message is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.stack
 
 STACK_SCENARIOS = [name for name, scenario in SCENARIOS.items() if not scenario.on_celery]
 LONG_SCENARIOS = {"stack-down", "poison", "triggerer-killed", "api-server-killed", "smtp-down", "clock-off"}
-# So that a death is noticed within seconds; a scenario's own settings stand over these.
+# So that a dead dispatcher is noticed within seconds; these override a scenario's own settings.
 SHORT_TIMEOUTS = {"BACKLINE__OUTBOX__HEARTBEAT_TIMEOUT_SECONDS": "3", "BACKLINE__LANE_TRIGGER__COOLDOWN_SECONDS": "2"}
 
 
@@ -56,9 +56,9 @@ def stack_copy() -> Iterator[StackCopy]:
 )
 def test_nothing_is_lost(name: str, stack_copy: StackCopy) -> None:
     tools = Tools(Paths.from_environment().home / "bench", print)
-    with StackEnvironment(name, stack_copy, print, tools, short=True) as arena:
-        arena.mail.set_faults()
-        verdict = run_scenario(SCENARIOS[name], arena)
+    with StackEnvironment(name, stack_copy, print, tools, short=True) as env:
+        env.mail.set_faults()
+        verdict = run_scenario(SCENARIOS[name], env)
     assert verdict.problems == ()
     assert verdict.lost == 0
     assert verdict.accepted >= 50
