@@ -247,7 +247,8 @@ def test_a_replayed_event_is_processed_and_a_discarded_one_is_not(shop: Shop, no
 def test_a_failed_event_starts_no_further_run(shop: Shop, now: datetime, ingest: Ingest) -> None:
     waiting = statement("payments", "event_is_waiting")
     receive_event(
-        shop, intent_event("evt_1", "payment_intent.succeeded", now, reference="pi_1", amount=TOTAL, key="order-nobody")
+        shop,
+        intent_event("evt_1", "payment_intent.succeeded", now, reference="pi_1", amount=TOTAL, key="order-unknown"),
     )
     assert shop.fetch_one(waiting) == {"is_new": True}
     ingest()
@@ -282,12 +283,13 @@ def test_an_event_waits_for_its_payment(shop: Shop, now: datetime, ingest: Inges
 
 def test_waiting_has_a_limit(shop: Shop, now: datetime, ingest: Ingest) -> None:
     receive_event(
-        shop, intent_event("evt_1", "payment_intent.succeeded", now, reference="pi_1", amount=TOTAL, key="order-nobody")
+        shop,
+        intent_event("evt_1", "payment_intent.succeeded", now, reference="pi_1", amount=TOTAL, key="order-unknown"),
     )
     ingest()
     shop.execute("UPDATE app.payment_events SET received_at = received_at - interval '25 hours'")
     [failure] = ingest()["failures"]
-    assert "no payment has the key order-nobody" in failure["reason"]
+    assert "no payment has the key order-unknown" in failure["reason"]
     assert ingest()["outcomes"] == {}
 
 

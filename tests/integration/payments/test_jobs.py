@@ -21,7 +21,7 @@ from tests.unit.payments.signing import intent_event
 
 
 def test_each_job_runs_in_airflow(shop: Shop, account: Account, database: str, tmp_path: Path) -> None:
-    fresh, small, large, stolen, told = (
+    fresh, small, large, stolen, notified = (
         shop.order(), shop.order(CARD_INSUFFICIENT_FUNDS), shop.order(CARD_INSUFFICIENT_FUNDS, price=60_000), shop.order(CARD_STOLEN), shop.order(),
     )  # fmt: skip
     for order in (small, large, stolen):
@@ -35,7 +35,7 @@ def test_each_job_runs_in_airflow(shop: Shop, account: Account, database: str, t
         now,
         reference="pi_1",
         amount=2380,
-        key=shop.payment(told)["idempotency_key"],
+        key=shop.payment(notified)["idempotency_key"],
     )
     with shop.database.transaction():
         insert_event(shop.database, PaymentEvent("stripe", "evt_1", event["type"], now, event))
@@ -62,7 +62,7 @@ def test_each_job_runs_in_airflow(shop: Shop, account: Account, database: str, t
     )  # fmt: skip
     answer = run_dags.parse_results(done.stdout, done.stderr)
     assert {name: ran["state"] for name, ran in answer.items()} == dict.fromkeys(wanted, "success"), done.stdout[-3000:]
-    assert [shop.state(order)[0] for order in (fresh, small, large, stolen, told)] == [
+    assert [shop.state(order)[0] for order in (fresh, small, large, stolen, notified)] == [
         "paid",
         "paid",
         "paid",
