@@ -27,5 +27,5 @@ def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], problem:
 
 
 def test_weights_that_are_no_whole_are_refused() -> None:
-    with pytest.raises(ValidationError, match="must add up to 100; they make 110"):
+    with pytest.raises(ValidationError, match="must add up to 100; not 110"):
         MatchingSettings(weights={"price": 50})  # type: ignore[arg-type]
