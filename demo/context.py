@@ -18,6 +18,7 @@ from psycopg.rows import DictRow, dict_row
 from backline.airflow.rest import AirflowRest
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
+from backline.outbox import submission
 from demo.check import wait_until
 from demo.gateways import GatewayClient
 from demo.mail import EmailSummary, MailCatcherClient
@@ -96,11 +97,7 @@ class DemoContext:
 
     def enqueue(self, type_name: str, recipient: str, payload: Mapping[str, Any]) -> int:
         """One message in the current transaction, or in its own. The caller notes it in `sent` or `dead`."""
-        nothing = dict.fromkeys(("due_at", "priority", "idempotency_key", "expires_at", "request_id", "lane"))
-        rows = self.query(
-            "outbox", "enqueue", type=type_name, recipient=recipient, payload=json.dumps(payload), **nothing
-        )
-        return int(rows[0]["id"])
+        return submission.enqueue(self._connect(), type_name, recipient, payload)
 
     def enqueue_many(
         self, type_name: str, recipients: Sequence[str], payloads: Iterable[Mapping[str, Any]], lane: str | None = None

@@ -88,26 +88,13 @@ UPDATE app.payments SET state = 'requires_action', provider_reference = coalesce
     failed_at = clock_timestamp(), decline_kind = 'needs_action', decline_code = %(decline_code)s::text, next_attempt_at = NULL
 WHERE id = %(payment_id)s::bigint AND state NOT IN ('captured', 'abandoned');
 
--- name: enqueue_receipt
--- Enqueues the receipt of a captured payment, once an order. It waits so long for the order's invoice, which is put into it.
-SELECT backline.enqueue('payment_receipt', u.email, jsonb_build_object(
-        'name', u.name, 'what', CASE WHEN u.language LIKE 'de%%' THEN 'Bestellung ' ELSE 'Order ' END || o.number,
-        'paid_at', p.captured_at, 'amount', p.amount_minor, 'currency', p.currency, 'zone', u.zone, 'language', u.language),
-    due_at => p.captured_at + %(delay_seconds)s::float8 * interval '1 second',
-    idempotency_key => 'payment_receipt/' || o.id) AS id
+-- name: payment_notice_get
+-- A payment and its customer, for a message about it.
+SELECT p.order_id, p.state::text AS state, p.attempts, p.amount_minor, p.currency, p.captured_at,
+    (p.next_attempt_at AT TIME ZONE u.zone)::date AS retry_on, o.number AS order_number, u.email, u.name, u.language,
+    u.zone, u.state = 'deactivated' AS customer_is_deactivated
 FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users AS u ON u.id = o.user_id
-WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured';
-
--- name: enqueue_payment_failed
--- Enqueues what a customer is told of a try that did not go through, once a try.
-SELECT backline.enqueue('payment_failed', u.email, jsonb_strip_nulls(jsonb_build_object(
-        'name', u.name, 'what', CASE WHEN u.language LIKE 'de%%' THEN 'Bestellung ' ELSE 'Order ' END || o.number,
-        'amount', p.amount_minor, 'currency', p.currency, 'reason', %(reason)s::text,
-        'fix_url', replace(%(fix_url)s::text, '{order}', o.number), 'language', u.language,
-        'retry_on', (p.next_attempt_at AT TIME ZONE u.zone)::date)),
-    idempotency_key => 'payment_failed:' || p.id || ':' || p.attempts || ':' || p.state) AS id
-FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users AS u ON u.id = o.user_id
-WHERE p.id = %(payment_id)s::bigint AND u.state <> 'deactivated';
+WHERE p.id = %(payment_id)s::bigint;
 
 -- name: retry_due
 -- Payments whose next try is due, those that wait longest first.

@@ -47,11 +47,11 @@ def test_unsubscribe(stack: IsolatedStack, world: DemoContext) -> None:
     assert link.startswith(f"{world.url}/backline/unsubscribe/")
     assert link in world.mail.get_email(arrival.id).text
 
-    assert "Leave “Newsletter”?" in httpx.get(link, trust_env=False).text
+    assert "Unsubscribe from “Newsletter”?" in httpx.get(link, trust_env=False).text
     second = world.enqueue("newsletter", reader, newsletter_payload())
     wait_for_state(world, second, "sent")  # a look leaves nothing
     left = httpx.post(link, data={"List-Unsubscribe": "One-Click"}, trust_env=False)
-    assert (left.status_code, "You have left “Newsletter”" in left.text) == (200, True)
+    assert (left.status_code, "You are unsubscribed from “Newsletter”" in left.text) == (200, True)
 
     third = world.enqueue("newsletter", reader, newsletter_payload())
     wait_for_state(world, third, "suppressed")
@@ -59,7 +59,7 @@ def test_unsubscribe(stack: IsolatedStack, world: DemoContext) -> None:
     world.enqueue("welcome", reader, {"name": "Ann"})
     assert len(world.wait_for_emails(domain, 3)) == 3
 
-    assert "Good to have you back" in httpx.post(link, data={"act": "came back"}, trust_env=False).text
+    assert "Good to have you back" in httpx.post(link, data={"action": "opted_in"}, trust_env=False).text
     wait_for_state(world, world.enqueue("newsletter", reader, newsletter_payload()), "sent")
 
 

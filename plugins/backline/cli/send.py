@@ -21,6 +21,7 @@ from backline.errors import DatabaseFailure, InvalidInput
 from backline.messages import MessageType, registry
 from backline.messages.fields import parse_timestamp
 from backline.messages.secrets import encrypt_secrets, is_encrypted, parse_reference
+from backline.outbox.submission import NewMessage, enqueue_many
 
 
 @app.command()
@@ -46,10 +47,11 @@ def send(
     recipient = kind.check_recipient(to)
     content = prompt_secrets(kind, parse_payload(kind, payload, fields or []))
     _validate(kind, content)
-    rows = _enqueue({
-        "type": type_name, "recipient": recipient, "payload": json.dumps(_encrypt_secrets(kind, content)), "due_at": _parse_time(at),
-        "priority": None, "idempotency_key": key, "expires_at": kind.expiry(content, datetime.now(UTC)), "request_id": None, "lane": lane,
-    })  # fmt: skip
+    message = NewMessage(
+        type_name, recipient, _encrypt_secrets(kind, content), key, due_at=_parse_time(at),
+        expires_at=kind.expiry(content, datetime.now(UTC)), lane=lane,
+    )  # fmt: skip
+    rows = _enqueue(message)
     if as_json:
         shown = ("id", "type", "recipient", "state", "lane", "due_at", "expires_at")
         told = [{name: row[name] for name in shown} for row in rows]
@@ -79,20 +81,20 @@ def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[s
     return encrypt_secrets(kind, content, Encryptor(key.strip() for key in keys.split(",")).encrypt)
 
 
-def _parse_time(text: str | None) -> object:
+def _parse_time(text: str | None) -> datetime | None:
     try:
         return None if text is None else parse_timestamp(text)
     except ValueError as exc:
         raise InvalidInput("--at", str(exc)) from None
 
 
-def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
+def _enqueue(message: NewMessage) -> list[dict[str, Any]]:
     """In one transaction; the rows as they stand then, one a channel."""
     dsn = os.environ.get("BACKLINE_DATABASE_URL") or stack().cluster.dsn("backline")
     try:
         with translate_errors(), psycopg.connect(dsn, row_factory=dict_row) as connection:
-            made = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}
-            taken = connection.execute(statement("outbox", "message_list_enqueued"), made).fetchall()
+            [accepted_id] = enqueue_many(connection, [message])
+            taken = connection.execute(statement("outbox", "message_list_enqueued"), {"id": accepted_id}).fetchall()
             return [
                 row
                 for one in taken

@@ -124,7 +124,7 @@ def disable(
     with _transaction() as connection:
         ended = endpoints.disable(connection, _actor(), endpoint, reason)
     _print_result(
-        {"id": endpoint, "ended": ended}, f"{endpoint} is disabled; {ended} messages that waited for it ended", as_json
+        {"id": endpoint, "suppressed_count": ended}, f"{endpoint} is disabled; {ended} messages that waited for it ended", as_json
     )
 
 
@@ -153,7 +153,7 @@ def delete(
     with _transaction() as connection:
         ended = endpoints.delete(connection, _actor(), endpoint)
     _print_result(
-        {"id": endpoint, "ended": ended}, f"{endpoint} is deleted; {ended} messages that waited for it ended", as_json
+        {"id": endpoint, "suppressed_count": ended}, f"{endpoint} is deleted; {ended} messages that waited for it ended", as_json
     )
 
 

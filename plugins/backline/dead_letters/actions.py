@@ -12,6 +12,7 @@ from backline.dead_letters.runs import RunsClient
 from backline.dead_letters.store import DeadLetterStore, Filter, Row
 from backline.errors import BacklineError, InvalidInput
 from backline.messages import registry
+from backline.outbox.submission import NewMessage, enqueue_many
 
 BULK_LIMIT = 10_000
 MAX_REASON_LENGTH = 500
@@ -152,12 +153,12 @@ def _replay_message(
     kind = registry.get(letter["name"])
     kind.parse(edited)
     several = len(kind.channels) > 1
-    values = {
-        "type": letter["name"], "payload": json.dumps(edited), "priority": letter["priority"],
-        "recipient": json.dumps({letter["channel"]: letter["recipient"]}) if several else letter["recipient"],
-        "request_id": letter["request_id"], "lane": None if several else letter["lane"], "replay_of": message_id,
-    }  # fmt: skip
-    [row] = letters.connection.execute(statement("dead_letters", "message_replay"), values).fetchall()
-    reference = f"{'group' if several else 'message'} {row['id']}"
+    message = NewMessage(
+        letter["name"], json.dumps({letter["channel"]: letter["recipient"]}) if several else letter["recipient"], edited,
+        priority=letter["priority"], lane=None if several else letter["lane"], request_id=letter["request_id"],
+        replay_of=message_id,
+    )  # fmt: skip
+    [new_id] = enqueue_many(letters.connection, [message])
+    reference = f"{'group' if several else 'message'} {new_id}"
     letters.close(letter["id"], "replayed", by=by, reason=reason, replay_ref=reference)
     return ReplayResult(letter["id"], reference)

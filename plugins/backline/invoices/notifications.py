@@ -9,13 +9,14 @@ from backline.audit_trail import Actor
 from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.invoices.documents import Document, labels
-from backline.outbox.actions import replace_payload
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue, replace_payload
 
 ACTOR = Actor("generate_invoice")
 
 
-def send_receipt(database: Session, document: Document, pdf: bytes, max_age_hours: float, now: datetime) -> int | None:
+def enqueue_receipt(
+    database: Session, document: Document, pdf: bytes, max_age_hours: float, now: datetime
+) -> int | None:
     """Send an invoice with the receipt, in the caller's transaction; returns the message's id.
 
     A receipt that still waits for the invoice gets it and is sent; otherwise a second receipt brings it. None, and no
@@ -39,4 +40,4 @@ def send_receipt(database: Session, document: Document, pdf: bytes, max_age_hour
     if document.paid_at <= now - timedelta(hours=max_age_hours):
         return None
     key = f"payment_receipt/{document.order_id}/invoice"
-    return enqueue(database, "payment_receipt", document.buyer_email, payload, key)
+    return enqueue(database, "payment_receipt", document.buyer_email, payload, key=key)

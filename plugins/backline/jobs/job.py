@@ -17,7 +17,7 @@ from backline.jobs import batch
 from backline.jobs.batch import BatchResult, item_key
 from backline.jobs.item_dead_letters import ItemDeadLetters
 from backline.jobs.results import ResultStore
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue
 
 if TYPE_CHECKING:
     from backline.channels.http.gateway import HttpGateway
@@ -136,7 +136,7 @@ class Job(Generic[SettingsT_co]):
 
     def enqueue(self, type_name: str, recipient: str, payload: Mapping[str, Any], *, key: str) -> None:
         """Enqueue one message in the current transaction, once for its key. InvalidInput names the refused field."""
-        enqueue(self.database, type_name, recipient, payload, key)
+        enqueue(self.database, type_name, recipient, payload, key=key)
 
     def rows(self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None) -> list[Row]:
         """All rows of a statement, each as an instance of the dataclass `row`."""

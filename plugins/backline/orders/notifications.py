@@ -9,7 +9,7 @@ from typing import Any
 from backline.db.connect import Session
 from backline.errors import InvalidInput
 from backline.messages import registry
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def build_confirmation(order: Row, lines: Sequence[Row], url_template: str) -> t
 def enqueue_confirmation(database: Session, order: Row, lines: Sequence[Row], url_template: str) -> None:
     """Enqueue the confirmation of an order."""
     to, payload = build_confirmation(order, lines, url_template)
-    enqueue(database, "order_confirmation", to, payload, f"order:{order['id']}:confirmation")
+    enqueue(database, "order_confirmation", to, payload, key=f"order:{order['id']}:confirmation")
 
 
 def enqueue_status(database: Session, order: Row, status: str, note: str, url_template: str) -> bool:
@@ -59,7 +59,7 @@ def enqueue_status(database: Session, order: Row, status: str, note: str, url_te
     payload = _payload(order, url_template, status=status, note=note)
     try:
         with database.transaction():
-            enqueue(database, "order_status", order["email"], payload, f"order:{order['id']}:{status}")
+            enqueue(database, "order_status", order["email"], payload, key=f"order:{order['id']}:{status}")
     except InvalidInput as exc:
         log.warning("order %s: the customer cannot be told that it is %s: %s", order["number"], status, exc)
         return False

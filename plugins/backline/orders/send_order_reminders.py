@@ -14,7 +14,7 @@ from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.orders import notifications
 from backline.orders.settings import OrderSettings
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _send_reminder(
             if noted.fetchone() is None:
                 return False
             key = f"order:{order['id']}:{stage.name}"
-            enqueue(database, "order_reminder", order["email"], _payload(config, stage, order), key)
+            enqueue(database, "order_reminder", order["email"], _payload(config, stage, order), key=key)
     except InvalidInput as exc:
         log.warning("order %s: its customer cannot be reminded: %s", order["number"], exc)
         if len(report.rejected) < MAX_LISTED:

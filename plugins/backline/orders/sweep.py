@@ -15,7 +15,7 @@ from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, Misconfigured, RetryableError
 from backline.orders.saga import run_saga
 from backline.orders.settings import OrderSettings
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue
 from backline.payments.provider import Provider
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _enqueue_alert(database: Session, found: dict[str, dict[str, Any]], alert_re
             # The same numbers on the same day are no news.
             enqueue(
                 database, "templated_email", address, {"template": "system_alert", "context": context},
-                f"orders stuck:{today['today']}:{address}:{counts}"[:255],
+                key=f"orders stuck:{today['today']}:{address}:{counts}"[:255],
             )  # fmt: skip
         except InvalidInput as exc:
             # The same key with other orders under the same numbers: it was told of, too.

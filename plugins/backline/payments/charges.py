@@ -21,6 +21,7 @@ import psycopg
 
 from backline.errors import InvalidInput, PermanentError, Rejected
 from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
+from backline.payments.notifications import enqueue_payment_failed, enqueue_receipt
 from backline.payments.provider import ChargeRequest, ChargeResult, Provider
 from backline.payments.repository import (
     Order,
@@ -167,11 +168,7 @@ def record_capture(run: RunStatement, payment: Payment, reference: str) -> Charg
     number = payment.open_attempt if payment.open_attempt is not None else start_attempt(run, payment)
     if not run("payment_capture", payment_id=payment.id, number=number, reference=reference):
         raise Rejected(f"payment {payment.id} came, and its order does not wait for it")
-    run(
-        "enqueue_receipt",
-        payment_id=payment.id,
-        delay_seconds=settings().section(PaymentSettings).receipt_delay_seconds,
-    )
+    enqueue_receipt(run, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
     return ChargeOutcome("paid", payment.id)
 
 
@@ -188,7 +185,7 @@ def record_decline(run: RunStatement, payment: Payment, reference: str | None, d
         "payment_decline", payment_id=payment.id, reference=reference, decline_kind=decline.kind,
         decline_code=decline.code, retry_delay_hours=pause,
     )  # fmt: skip
-    run("enqueue_payment_failed", payment_id=payment.id, reason=decline.reason, fix_url=config.fix_url)
+    enqueue_payment_failed(run, payment.id, decline.reason, config.fix_url)
     return ChargeOutcome("declined", payment.id, decline, rows[0]["next_attempt_at"] if rows else None)
 
 
@@ -205,12 +202,7 @@ def record_action_required(
         decline_code=None,
     )
     run("payment_needs_action", payment_id=payment.id, reference=reference, decline_code=decline.code)
-    run(
-        "enqueue_payment_failed",
-        payment_id=payment.id,
-        reason=decline.reason,
-        fix_url=settings().section(PaymentSettings).fix_url,
-    )
+    enqueue_payment_failed(run, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
     return ChargeOutcome("needs_action", payment.id, decline)
 
 

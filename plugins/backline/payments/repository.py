@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -18,8 +18,18 @@ from backline.errors import InvalidInput
 from backline.payments.declines import CANCELLED, Decline
 from backline.payments.provider import ChargeRequest
 
-RunStatement = Callable[..., list[DictRow]]
-"""Runs a named statement of `payments` with its parameters; returns its rows, if it gives any."""
+
+class RunStatement:
+    """Runs the named statements of `payments` in one transaction."""
+
+    def __init__(self, cursor: psycopg.Cursor[DictRow]) -> None:
+        self._cursor = cursor
+        self.database: psycopg.Connection[Any] = cursor.connection
+
+    def __call__(self, name: LiteralString, **values: Any) -> list[DictRow]:
+        """The rows of a statement, if it returns any."""
+        self._cursor.execute(statement("payments", name), values)
+        return self._cursor.fetchall() if self._cursor.description else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +82,7 @@ def transaction(database: psycopg.Connection[Any]) -> Iterator[RunStatement]:
     if database.info.transaction_status != TransactionStatus.IDLE:
         raise InvalidInput("database", "is in a transaction; commit it first: payments commit what they do")
     with translate_errors(), database.transaction(), database.cursor(row_factory=dict_row) as cursor:
-        yield statement_runner(cursor)
-
-
-def statement_runner(cursor: psycopg.Cursor[DictRow]) -> RunStatement:
-    """What runs named statements on a cursor."""
-
-    def run(name: LiteralString, **values: Any) -> list[DictRow]:
-        cursor.execute(statement("payments", name), values)
-        return cursor.fetchall() if cursor.description else []
-
-    return run
+        yield RunStatement(cursor)
 
 
 def lock_order(run: RunStatement, order_id: int) -> tuple[Order, Payment | None]:

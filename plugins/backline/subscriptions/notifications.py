@@ -6,7 +6,7 @@ import json
 from datetime import date
 
 from backline.db.connect import Session
-from backline.outbox.enqueue import enqueue
+from backline.outbox.submission import enqueue
 from backline.subscriptions.repository import Row
 from backline.subscriptions.settings import SubscriptionSettings
 
@@ -28,7 +28,7 @@ def enqueue_order_confirmation(connection: Session, row: Row, order: Row, config
         "total": order["total_minor"],
         "order_url": config.order_url.replace("{order}", order["number"]),
     }
-    enqueue(connection, "order_confirmation", json.dumps(recipient), payload, f"order-{order['number']}")
+    enqueue(connection, "order_confirmation", json.dumps(recipient), payload, key=f"order-{order['number']}")
 
 
 def enqueue_deferral(
@@ -38,7 +38,7 @@ def enqueue_deferral(
     context = {"name": row["name"], "product": row["product"], "manage_url": config.manage_url}
     payload = {"template": "subscription_deferred", "language": row["language"], "context": context}
     key = f"subscription-{subscription_id}-{cycle_on}-deferred-{row['today']}"
-    enqueue(connection, "templated_email", row["email"], payload, key)
+    enqueue(connection, "templated_email", row["email"], payload, key=key)
 
 
 def enqueue_reminder(
@@ -55,4 +55,4 @@ def enqueue_reminder(
         "manage_url": config.manage_url,
     }
     key = f"subscription-{subscription_id}-{cycle_on}-reminder"
-    enqueue(connection, "subscription_renewal_reminder", row["email"], payload, key)
+    enqueue(connection, "subscription_renewal_reminder", row["email"], payload, key=key)

@@ -11,7 +11,7 @@ import pytest
 from backline.audit_trail import Actor
 from backline.invoices.generate_invoice import generate_for_order
 from backline.invoices.settings import InvoiceSettings
-from backline.outbox.actions import replace_payload
+from backline.outbox.submission import replace_payload
 from backline.payments.charges import charge
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.payments.support import Shop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, InvalidInput, Misconfigured
+from backline.outbox.submission import NewMessage, enqueue_statement
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +99,16 @@ class EndpointStore:
 
     async def _disable(self, endpoint: DeliveryEndpoint, reason: str, min_failing_seconds: float | None) -> None:
         reason = reason[:MAX_REASON_LENGTH]
-        await self._execute(
-            endpoint, "endpoint_disable", id=endpoint.id, reason=reason, min_failing_seconds=min_failing_seconds,
-            recipients=self._recipients, notification=json.dumps(disabled_notification(endpoint, reason)),
-        )  # fmt: skip
+        self._cache.pop(endpoint.id, None)
+        values = {"id": endpoint.id, "reason": reason, "min_failing_seconds": min_failing_seconds}
+        payload = disabled_notification(endpoint, reason)
+        messages = [NewMessage("urgent_email", recipient, payload) for recipient in self._recipients]
+        try:
+            async with self._database.transaction() as run:
+                if await run(statement("webhooks", "endpoint_disable"), values) and messages:
+                    await run(*enqueue_statement(messages))
+        except BacklineError as exc:
+            log.warning("webhook endpoint %s: endpoint_disable failed: %s", endpoint.id, exc)
 
     async def _execute(self, endpoint: DeliveryEndpoint, name: str, **params: Any) -> None:
         self._cache.pop(endpoint.id, None)
