@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backline.cli.wording import DENIED_PHRASES_FILE, check_wording, denied_phrases, load_replacements
+from testkit.wording import DENIED_PHRASES_FILE, check_wording, denied_phrases, load_replacements
 from backline.settings import ROOT
 
 # A list of the tests' own, so that this file does not contain a phrase that is denied.
@@ -85,6 +85,6 @@ def test_the_check_prints_what_it_finds_and_counts_it(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "a.py").write_text("# zorp\n")
-    monkeypatch.setattr("backline.cli.wording.denied_phrases", lambda: denied_phrases(project))
+    monkeypatch.setattr("testkit.wording.denied_phrases", lambda: denied_phrases(project))
     assert check_wording() == 1
     assert capsys.readouterr().err == "a.py:1: zorp: use fix\n"

@@ -66,8 +66,8 @@ def _record_task(context: Context) -> None:
 
 def _record_run(context: Context) -> None:
     from backline.airflow.connections import airflow_rest, app_dsn, base_url
-    from backline.airflow.runs import AirflowRuns
     from backline.dead_letters.reconcile_dead_letters import record_failed_run
+    from backline.dead_letters.runs import AirflowRuns
     from backline.dead_letters.store import DeadLetterStore
 
     with airflow_rest() as api, DeadLetterStore.open(app_dsn()) as store:

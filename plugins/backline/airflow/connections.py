@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backline.channels.email.server import SmtpServer
     from backline.channels.http.gateway import HttpGateway
     from backline.dead_letters.alerts import Alert, AlertSender
-    from backline.dead_letters.runs import RunsClient
+    from backline.dead_letters.runs import AirflowRuns
     from backline.payments.provider import Provider
 
 APP_DATABASE = "backline_db"
@@ -156,9 +156,9 @@ class JobClients:
     """What a job reaches through Airflow's connections: `backline.jobs.job.Clients`."""
 
     @contextmanager
-    def airflow_runs(self) -> Iterator[RunsClient]:
+    def airflow_runs(self) -> Iterator[AirflowRuns]:
         """The runs and DAG files of this Airflow, over its REST API."""
-        from backline.airflow.runs import AirflowRuns
+        from backline.dead_letters.runs import AirflowRuns
 
         with airflow_rest() as api:
             yield AirflowRuns(api, base_url())

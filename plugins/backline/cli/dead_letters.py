@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.table import Table
 
 from backline.cli.console import (
     AsJson,
     add_group,
-    add_row,
     airflow_runs,
     app,
     current_operator,
@@ -23,9 +21,10 @@ from backline.cli.console import (
     installation_variables,
     out,
     parse_json_object,
+    print_fields,
     print_json,
+    print_rows,
     shorten,
-    show_table,
 )
 from backline.dead_letters import actions
 from backline.dead_letters.export import export as export_lines
@@ -54,19 +53,15 @@ def failures(
     """Show failures after the last attempt, grouped by name, task and class, the most frequent first."""
     with _open_store() as store:
         groups = store.failure_groups(datetime.now(UTC) - timedelta(hours=hours), limit)
-    if as_json:
-        print_json(groups)
-        return
-    if not groups:
-        out.print(f"No failures in the last {hours:g} hours.", markup=False)
-        return
-    table = Table("failures", "open", "what", "class", "last", "last cause", box=None)
-    for row in groups:
-        what = f"{row['kind']} {row['name']}" + (f".{row['task_id']}" if row["task_id"] else "")
-        counts = str(row["failures"]), str(row["open"])
-        add_row(table, *counts, what, row["class"], format_local(row["last_at"]), shorten(row["last_cause"]))
-    show_table(table)
-    out.print("One by one: ./backline dead-letters list", style="dim")
+    columns = {
+        "failures": lambda row: row["failures"],
+        "open": lambda row: row["open"],
+        "what": lambda row: f"{row['kind']} {row['name']}" + (f".{row['task_id']}" if row["task_id"] else ""),
+        "class": lambda row: row["class"],
+        "last": lambda row: format_local(row["last_at"]),
+        "last cause": lambda row: shorten(row["last_cause"]),
+    }
+    print_rows(groups, columns, f"No failures in the last {hours:g} hours.", as_json)
 
 
 @group.command("list")
@@ -82,18 +77,16 @@ def list_letters(
     """List dead letters, newest first; open ones if no state is given."""
     with _open_store() as store:
         rows = list(store.iterate(_filter(state, kind, name, failure_class, hours), limit))
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        out.print("No dead letters match.")
-        return
-    table = Table("id", "state", "what", "class", "attempts", "failed", "cause", box=None)
-    for row in rows:
-        add_row(table, str(row["id"]), row["state"], _describe(row), row["class"], str(row["attempts"]),
-            format_local(row["failed_at"]), shorten(row["cause"]),
-        )  # fmt: skip
-    show_table(table)
+    columns = {
+        "id": lambda row: row["id"],
+        "state": lambda row: row["state"],
+        "what": _describe,
+        "class": lambda row: row["class"],
+        "attempts": lambda row: row["attempts"],
+        "failed": lambda row: format_local(row["failed_at"]),
+        "cause": lambda row: shorten(row["cause"]),
+    }
+    print_rows(rows, columns, "No dead letters match.", as_json)
 
 
 @group.command()
@@ -104,11 +97,7 @@ def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJso
     if as_json:
         print_json(row)
         return
-    table = Table(box=None, show_header=False)
-    for key, value in row.items():
-        if value is not None:
-            add_row(table, key.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value))
-    show_table(table)
+    print_fields((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in row.items())
     if row["state"] == "open":
         out.print(f"./backline dead-letters replay {letter_id}", style="dim")
 

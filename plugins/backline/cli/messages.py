@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -21,9 +19,9 @@ from backline.cli.console import (
     out,
     parse_time,
     print_json,
+    transaction,
 )
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
-from backline.db.session import Session
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure
 from backline.messages import MessageType, registry
@@ -66,7 +64,7 @@ def send(
     })  # fmt: skip
     if as_json:
         shown = [{name: row[name] for name in SENT_COLUMNS} for row in rows]
-        typer.echo(json.dumps(shown[0] if len(kind.channels) == 1 else shown, default=datetime.isoformat))
+        print_json(shown[0] if len(kind.channels) == 1 else shown, indent=None)
         return
     for row in rows:
         due = f", due {row['due_at']:%Y-%m-%d %H:%M:%S %Z}" if row["state"] == "scheduled" else ""
@@ -115,7 +113,7 @@ def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[s
 def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Enqueue in one transaction; returns one row per channel."""
     try:
-        with _transaction() as connection:
+        with transaction("send") as connection:
             created = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}
             listed = connection.execute(statement("outbox", "message_list_enqueued"), created).fetchall()
             return [
@@ -125,12 +123,6 @@ def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
             ]
     except DatabaseFailure as exc:
         raise DatabaseFailure(f"{exc}; nothing was sent. ./backline up starts the embedded database") from exc
-
-
-@contextmanager
-def _transaction() -> Iterator[Session]:
-    with database("send") as connection, connection.transaction():
-        yield connection
 
 
 def _as_dict(details: queries.MessageDetails, url: str) -> dict[str, Any]:

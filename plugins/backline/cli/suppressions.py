@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from backline.audit_trail import Actor
 from backline.cli.console import (
     AsJson,
     add_group,
-    add_row,
     current_operator,
     database,
-    out,
+    format_local,
     parse_time,
-    print_json,
     print_result,
+    print_rows,
     shorten,
-    show_table,
+    transaction,
 )
 from backline.errors import InvalidInput
 from backline.preferences import repository
@@ -29,6 +28,7 @@ group = add_group("suppressions", "Addresses that nothing is sent to: list, add,
 CHANNELS = "email, sms, push or webhook."
 Channel = Annotated[str, typer.Option("--channel", help=CHANNELS)]
 PAGE_SIZE = 500
+_minute = partial(format_local, pattern="%Y-%m-%d %H:%M")
 
 
 @group.command("list")
@@ -51,19 +51,17 @@ def list_suppressions(
             rows += page
             if len(page) < PAGE_SIZE:
                 break
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        out.print("No suppressions match.")
-        return
-    table = Table("id", "channel", "address", "reason", "source", "since", "until", "detail", box=None)
-    for row in rows:
-        until = f"{row['until'].astimezone():%Y-%m-%d %H:%M}" if row["until"] else "for good"
-        add_row(table, str(row["id"]), row["channel"], row["address"], row["reason"], row["source"],
-            f"{row['since'].astimezone():%Y-%m-%d %H:%M}", until, shorten(row["detail"] or "", 60),
-        )  # fmt: skip
-    show_table(table)
+    columns = {
+        "id": lambda row: row["id"],
+        "channel": lambda row: row["channel"],
+        "address": lambda row: row["address"],
+        "reason": lambda row: row["reason"],
+        "source": lambda row: row["source"],
+        "since": lambda row: _minute(row["since"]),
+        "until": lambda row: _minute(row["until"], "for good"),
+        "detail": lambda row: shorten(row["detail"] or "", 60),
+    }
+    print_rows(rows, columns, "No suppressions match.", as_json)
 
 
 @group.command()
@@ -78,10 +76,10 @@ def add(
 ) -> None:
     """Suppress an address: nothing is sent to it any more."""
     ends, actor = parse_time("--until", until), Actor(current_operator())
-    with database("suppressions") as connection, connection.transaction():
+    with transaction("suppressions") as connection:
         row = repository.suppress(connection, channel, address, actor, until=ends, detail=detail)
-    until_text = f" until {row['until'].astimezone():%Y-%m-%d %H:%M %Z}" if row["until"] else ""
-    print_result(row, f"{row['channel']} {row['address']} is suppressed{until_text}", as_json)
+    end = format_local(row["until"], pattern=" until %Y-%m-%d %H:%M %Z")
+    print_result(row, f"{row['channel']} {row['address']} is suppressed{end}", as_json)
 
 
 @group.command()
@@ -94,7 +92,7 @@ def remove(
     """Remove a suppression: messages are sent to the address again."""
     if (suppression_id is None) == (address is None):
         raise InvalidInput("ID", "give an id, or --address")
-    with database("suppressions") as connection, connection.transaction():
+    with transaction("suppressions") as connection:
         if suppression_id is None:
             found = repository.list_suppressions(connection, repository.SuppressionFilters(channel, address), None, 1)
             if not found:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from backline.dead_letters.failures import FROM_LOG, INFERRED, NOT_MAPPED, REPORTED, WHOLE_RUN, Failure, classify_log
-from backline.dead_letters.runs import FailedRun, FailedTask, RunsClient
+from backline.dead_letters.runs import AirflowRuns, FailedRun, FailedTask
 from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
 from backline.errors import FailureClass
@@ -64,7 +64,7 @@ def reconcile_dead_letters(job: Job[DeadLetterSettings]) -> ReconcileReport:
     return report
 
 
-def record_failed_run(store: DeadLetterStore, runs: RunsClient, run: FailedRun, reason: str | None) -> int:
+def record_failed_run(store: DeadLetterStore, runs: AirflowRuns, run: FailedRun, reason: str | None) -> int:
     """Record the failed tasks of a failed run, or the run itself if none of its tasks failed; returns how many.
 
     `reason` is Airflow's reason for the failure, if known.
@@ -83,7 +83,7 @@ def record_failed_run(store: DeadLetterStore, runs: RunsClient, run: FailedRun, 
     return int(store.record(failure) is not None)
 
 
-def _record_tasks(store: DeadLetterStore, runs: RunsClient, tasks: Iterable[FailedTask]) -> int:
+def _record_tasks(store: DeadLetterStore, runs: AirflowRuns, tasks: Iterable[FailedTask]) -> int:
     tasks = list(tasks)
     known: dict[tuple[Any, ...], int] = {
         (row["dag_id"], row["run_id"], row["task_id"], row["map_index"]): row["attempts"]
@@ -103,7 +103,7 @@ def _record_tasks(store: DeadLetterStore, runs: RunsClient, tasks: Iterable[Fail
     return recorded
 
 
-def _task_cause(runs: RunsClient, task: FailedTask) -> Cause:
+def _task_cause(runs: AirflowRuns, task: FailedTask) -> Cause:
     if user := runs.marked_by(task.dag_id, task.run_id, task.ended_at):
         return FailureClass.UNKNOWN, f"marked failed by hand, by {user}", FROM_LOG
     if (found := classify_log(runs.task_log(task))) is not None:
@@ -111,7 +111,7 @@ def _task_cause(runs: RunsClient, task: FailedTask) -> Cause:
     return FailureClass.UNKNOWN, "the task ended without an error: its process, or its worker, was killed", INFERRED
 
 
-def _run_cause(runs: RunsClient, run: FailedRun, reason: str | None) -> Cause:
+def _run_cause(runs: AirflowRuns, run: FailedRun, reason: str | None) -> Cause:
     if reason in RUN_FAILURE_REASONS:
         return (*RUN_FAILURE_REASONS[reason], REPORTED)
     if user := runs.marked_by(run.dag_id, run.run_id, run.ended_at):

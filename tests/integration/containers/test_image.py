@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backline.cli.checks import lock_problems, locked_versions
+from testkit.commands import lock_problems, locked_versions
 from backline.settings import ROOT
 from testkit.containers import files
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backline.cli.checks import LOCK_FILES, lock_problems
+from testkit.commands import LOCK_FILES, lock_problems
 from backline.settings import ROOT
 
 

@@ -1,4 +1,4 @@
-"""The command `trigger`."""
+"""The commands `trigger` and `jobs result`: start a job, and read its progress and result."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ import typer
 from backline.airflow_api import check_conf, log_url
 from backline.cli.console import (
     AsJson,
+    add_group,
     airflow_api,
     app,
     installation_variables,
-    out,
     parse_json_object,
     print_progress,
+    print_result,
 )
 from backline.errors import InvalidInput, Rejected
+from backline.jobs.results import RunRef, get_result
+
+group = add_group("jobs", "What jobs leave: results.")
+
+Job = Annotated[str, typer.Argument(help="The job's name, for example purge_dead_letters.")]
 
 
 @app.command()
 def trigger(
-    job: Annotated[str, typer.Argument(help="The job's name, for example purge_dead_letters.")],
+    job: Job,
     conf: Annotated[str, typer.Option("--conf", help="Its parameters, a JSON object.")] = "{}",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; the exit code is 1 if it failed.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Maximum seconds to wait.")] = 3600,
@@ -42,8 +48,21 @@ def trigger(
         if wait:
             print_progress(f"{job} runs: {url}")
             run = api.wait(job, run["dag_run_id"], timeout)
-    if as_json:
-        typer.echo(json.dumps({"job": job, "run_id": run["dag_run_id"], "state": run["state"], "url": url}))
-    else:
-        out.print(f"{run['dag_run_id']}: {run['state']}  {url}", markup=False)
+    shown = {"job": job, "run_id": run["dag_run_id"], "state": run["state"], "url": url}
+    print_result(shown, f"{run['dag_run_id']}: {run['state']}  {url}", as_json)
     raise typer.Exit(1 if run["state"] == "failed" else 0)
+
+
+@group.command()
+def result(
+    job: Job,
+    run: Annotated[str, typer.Argument(help="The run's id, as trigger prints it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a run's result, or its progress while it has none."""
+    found = get_result(installation_variables()["BACKLINE_DATABASE_URL"], RunRef(job, run))
+    if found is None:
+        raise InvalidInput("run", f"{job}/{run} has no result: it has not stored one, or it has expired")
+    progress = f"{found['percent'] or 0:.0f} % {found['doing'] or ''}".strip()
+    text = progress if found["result"] is None else json.dumps(found["result"], indent=2)
+    print_result({"job": found.pop("dag_id"), **found}, text, as_json)
