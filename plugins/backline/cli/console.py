@@ -165,7 +165,7 @@ def print_progress(line: str) -> None:
 
 def print_json(value: object, indent: int | None = 2) -> None:
     """A value as JSON, with times as ISO 8601."""
-    typer.echo(json.dumps(value, indent=indent, default=_to_json))
+    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=_to_json))
 
 
 def _to_json(value: object) -> object:

@@ -11,28 +11,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from backline.cli.console import (
-    AsJson,
-    add_group,
-    airflow_runs,
-    app,
-    current_operator,
-    format_local,
-    installation_variables,
-    out,
-    parse_json_object,
-    print_fields,
-    print_json,
-    print_rows,
-    shorten,
-)
+from backline.cli import console
+from backline.cli.console import AsJson, app, out
 from backline.dead_letters import actions
 from backline.dead_letters.export import export as export_lines
-from backline.dead_letters.export import to_json_row
 from backline.dead_letters.store import KINDS, STATES, DeadLetterStore, Filter, Row
 from backline.errors import InvalidInput
 
-group = add_group("dead-letters", "Failures after the last attempt: list, show, replay, discard, export.")
+group = console.add_group("dead-letters", "Failures after the last attempt: list, show, replay, discard, export.")
 
 State = Annotated[str | None, typer.Option("--state", help=f"{', '.join(STATES)}, or all.")]
 Kind = Annotated[str | None, typer.Option("--kind", help=f"{', '.join(KINDS)}.")]
@@ -58,10 +44,10 @@ def failures(
         "open": lambda row: row["open"],
         "what": lambda row: f"{row['kind']} {row['name']}" + (f".{row['task_id']}" if row["task_id"] else ""),
         "class": lambda row: row["class"],
-        "last": lambda row: format_local(row["last_at"]),
-        "last cause": lambda row: shorten(row["last_cause"]),
+        "last": lambda row: console.format_local(row["last_at"]),
+        "last cause": lambda row: console.shorten(row["last_cause"]),
     }
-    print_rows(groups, columns, f"No failures in the last {hours:g} hours.", as_json)
+    console.print_rows(groups, columns, f"No failures in the last {hours:g} hours.", as_json)
 
 
 @group.command("list")
@@ -83,21 +69,21 @@ def list_letters(
         "what": _describe,
         "class": lambda row: row["class"],
         "attempts": lambda row: row["attempts"],
-        "failed": lambda row: format_local(row["failed_at"]),
-        "cause": lambda row: shorten(row["cause"]),
+        "failed": lambda row: console.format_local(row["failed_at"]),
+        "cause": lambda row: console.shorten(row["cause"]),
     }
-    print_rows(rows, columns, "No dead letters match.", as_json)
+    console.print_rows(rows, columns, "No dead letters match.", as_json)
 
 
 @group.command()
 def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Show everything about one dead letter."""
     with _open_store() as store:
-        row = to_json_row(store.get(letter_id))
+        row = store.get(letter_id)
     if as_json:
-        print_json(row)
+        console.print_json(row)
         return
-    print_fields((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in row.items())
+    console.print_fields((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in row.items())
     if row["state"] == "open":
         out.print(f"./backline dead-letters replay {letter_id}", style="dim")
 
@@ -118,11 +104,11 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run again: a job or its item by a new run, a message under its own id (edited: a new one), a DAG file by parsing it."""
-    conf = None if edited is None else parse_json_object("--edited", edited)
+    conf = None if edited is None else console.parse_json_object("--edited", edited)
     if conf is not None and (everything or len(ids or []) != 1):
         raise InvalidInput("--edited", "is for one dead letter; give its id")
-    with _open_store() as store, airflow_runs() as runs:
-        operator = current_operator()
+    with _open_store() as store, console.airflow_runs() as runs:
+        operator = console.current_operator()
         if _is_bulk(ids, everything):
             wanted = _filter("open", kind, name, failure_class, hours)
             report = actions.replay_bulk(store, runs, wanted, by=operator, reason=reason, dry_run=not yes)
@@ -151,7 +137,7 @@ def discard(
 ) -> None:
     """Close dead letters without a replay."""
     with _open_store() as store:
-        operator = current_operator()
+        operator = console.current_operator()
         if _is_bulk(ids, everything):
             wanted = _filter("open", kind, name, failure_class, hours)
             report = actions.discard_bulk(store, wanted, by=operator, reason=reason, dry_run=not yes)
@@ -210,7 +196,7 @@ def _print_report(report: actions.BulkReport, done: str, as_json: bool) -> NoRet
 
 
 def _open_store() -> AbstractContextManager[DeadLetterStore]:
-    return DeadLetterStore.open(installation_variables()["BACKLINE_DATABASE_URL"])
+    return DeadLetterStore.open(console.installation_variables()["BACKLINE_DATABASE_URL"])
 
 
 def _filter(

@@ -8,20 +8,12 @@ from typing import Annotated
 import typer
 
 from backline.airflow_api import check_conf, log_url
-from backline.cli.console import (
-    AsJson,
-    add_group,
-    airflow_api,
-    app,
-    installation_variables,
-    parse_json_object,
-    print_progress,
-    print_result,
-)
+from backline.cli import console
+from backline.cli.console import AsJson, app
 from backline.errors import InvalidInput, Rejected
 from backline.jobs.results import RunRef, get_result
 
-group = add_group("jobs", "What jobs leave: results.")
+group = console.add_group("jobs", "What jobs leave: results.")
 
 Job = Annotated[str, typer.Argument(help="The job's name, for example purge_dead_letters.")]
 
@@ -35,8 +27,8 @@ def trigger(
     as_json: AsJson = False,
 ) -> None:
     """Start a job now."""
-    parameters = parse_json_object("--conf", conf)
-    with airflow_api() as api:
+    parameters = console.parse_json_object("--conf", conf)
+    with console.airflow_api() as api:
         try:
             check_conf(job, api.dag_params(job), parameters, "conf")
             run = api.trigger(job, parameters)
@@ -44,12 +36,12 @@ def trigger(
             if exc.code == "404":
                 raise InvalidInput("job", f"there is no job {job!r}; ./backline airflow dags list shows them") from exc
             raise
-        url = log_url(installation_variables()["BACKLINE_URL"], job, run["dag_run_id"])
+        url = log_url(console.installation_variables()["BACKLINE_URL"], job, run["dag_run_id"])
         if wait:
-            print_progress(f"{job} runs: {url}")
+            console.print_progress(f"{job} runs: {url}")
             run = api.wait(job, run["dag_run_id"], timeout)
     shown = {"job": job, "run_id": run["dag_run_id"], "state": run["state"], "url": url}
-    print_result(shown, f"{run['dag_run_id']}: {run['state']}  {url}", as_json)
+    console.print_result(shown, f"{run['dag_run_id']}: {run['state']}  {url}", as_json)
     raise typer.Exit(1 if run["state"] == "failed" else 0)
 
 
@@ -60,9 +52,9 @@ def result(
     as_json: AsJson = False,
 ) -> None:
     """Show a run's result, or its progress while it has none."""
-    found = get_result(installation_variables()["BACKLINE_DATABASE_URL"], RunRef(job, run))
+    found = get_result(console.installation_variables()["BACKLINE_DATABASE_URL"], RunRef(job, run))
     if found is None:
         raise InvalidInput("run", f"{job}/{run} has no result: it has not stored one, or it has expired")
     progress = f"{found['percent'] or 0:.0f} % {found['doing'] or ''}".strip()
     text = progress if found["result"] is None else json.dumps(found["result"], indent=2)
-    print_result({"job": found.pop("dag_id"), **found}, text, as_json)
+    console.print_result({"job": found.pop("dag_id"), **found}, text, as_json)

@@ -9,18 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from backline.cli.console import (
-    AsJson,
-    app,
-    database,
-    encryptor,
-    err,
-    installation_variables,
-    out,
-    parse_time,
-    print_json,
-    transaction,
-)
+from backline.cli import console
+from backline.cli.console import AsJson, app, err, out
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure
@@ -59,12 +49,12 @@ def send(
     _validate(kind, content)
     rows = _enqueue({
         "type": type_name, "recipient": recipient, "payload": json.dumps(_encrypt_secrets(kind, content)),
-        "due_at": parse_time("--at", at), "priority": None, "idempotency_key": key,
+        "due_at": console.parse_time("--at", at), "priority": None, "idempotency_key": key,
         "expires_at": kind.expiry(content, datetime.now(UTC)), "request_id": None, "lane": lane,
     })  # fmt: skip
     if as_json:
         shown = [{name: row[name] for name in SENT_COLUMNS} for row in rows]
-        print_json(shown[0] if len(kind.channels) == 1 else shown, indent=None)
+        console.print_json(shown[0] if len(kind.channels) == 1 else shown, indent=None)
         return
     for row in rows:
         due = f", due {row['due_at']:%Y-%m-%d %H:%M:%S %Z}" if row["state"] == "scheduled" else ""
@@ -78,7 +68,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a message's timeline, and why it was or was not sent."""
-    with database("inspect") as connection:
+    with console.database("inspect") as connection:
         found = queries.get_message(connection, message_id)
         ids = [] if found else [int(row["id"]) for row in queries.get_group(connection, message_id)]
         group = [queries.get_message(connection, one) for one in ids]
@@ -86,10 +76,10 @@ def inspect(
     if not messages:
         err.print(f"backline: there is no message {message_id}: it never existed, or it was pruned", markup=False)
         raise typer.Exit(1)
-    url = installation_variables()["BACKLINE_URL"]
+    url = console.installation_variables()["BACKLINE_URL"]
     if as_json:
         details = [_as_dict(message, url) for message in messages]
-        print_json(details[0] if found else details)
+        console.print_json(details[0] if found else details)
         return
     for message in messages:
         _show(message, url)
@@ -107,13 +97,13 @@ def _validate(kind: type[MessageType], content: dict[str, Any]) -> None:
 
 
 def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[str, Any]:
-    return encrypt_secrets(kind, content, encryptor().encrypt) if kind.secret_fields else content
+    return encrypt_secrets(kind, content, console.encryptor().encrypt) if kind.secret_fields else content
 
 
 def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Enqueue in one transaction; returns one row per channel."""
     try:
-        with transaction("send") as connection:
+        with console.transaction("send") as connection:
             created = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}
             listed = connection.execute(statement("outbox", "message_list_enqueued"), created).fetchall()
             return [

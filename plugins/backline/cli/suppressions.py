@@ -8,27 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from backline.audit_trail import Actor
-from backline.cli.console import (
-    AsJson,
-    add_group,
-    current_operator,
-    database,
-    format_local,
-    parse_time,
-    print_result,
-    print_rows,
-    shorten,
-    transaction,
-)
+from backline.cli import console
+from backline.cli.console import AsJson
 from backline.errors import InvalidInput
 from backline.preferences import repository
 
-group = add_group("suppressions", "Addresses that nothing is sent to: list, add, remove.")
+group = console.add_group("suppressions", "Addresses that nothing is sent to: list, add, remove.")
 
 CHANNELS = "email, sms, push or webhook."
 Channel = Annotated[str, typer.Option("--channel", help=CHANNELS)]
 PAGE_SIZE = 500
-_minute = partial(format_local, pattern="%Y-%m-%d %H:%M")
+_minute = partial(console.format_local, pattern="%Y-%m-%d %H:%M")
 
 
 @group.command("list")
@@ -44,7 +34,7 @@ def list_suppressions(
     """List active suppressions, newest first."""
     filters = repository.SuppressionFilters(channel, address, reason)
     rows: list[dict[str, Any]] = []
-    with database("suppressions") as connection:
+    with console.database("suppressions") as connection:
         while len(rows) < limit:
             cursor = rows[-1]["id"] if rows else None
             page = repository.list_suppressions(connection, filters, cursor, min(PAGE_SIZE, limit - len(rows)))
@@ -59,9 +49,9 @@ def list_suppressions(
         "source": lambda row: row["source"],
         "since": lambda row: _minute(row["since"]),
         "until": lambda row: _minute(row["until"], "for good"),
-        "detail": lambda row: shorten(row["detail"] or "", 60),
+        "detail": lambda row: console.shorten(row["detail"] or "", 60),
     }
-    print_rows(rows, columns, "No suppressions match.", as_json)
+    console.print_rows(rows, columns, "No suppressions match.", as_json)
 
 
 @group.command()
@@ -75,11 +65,11 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Suppress an address: nothing is sent to it any more."""
-    ends, actor = parse_time("--until", until), Actor(current_operator())
-    with transaction("suppressions") as connection:
+    ends, actor = console.parse_time("--until", until), Actor(console.current_operator())
+    with console.transaction("suppressions") as connection:
         row = repository.suppress(connection, channel, address, actor, until=ends, detail=detail)
-    end = format_local(row["until"], pattern=" until %Y-%m-%d %H:%M %Z")
-    print_result(row, f"{row['channel']} {row['address']} is suppressed{end}", as_json)
+    end = console.format_local(row["until"], pattern=" until %Y-%m-%d %H:%M %Z")
+    console.print_result(row, f"{row['channel']} {row['address']} is suppressed{end}", as_json)
 
 
 @group.command()
@@ -92,11 +82,11 @@ def remove(
     """Remove a suppression: messages are sent to the address again."""
     if (suppression_id is None) == (address is None):
         raise InvalidInput("ID", "give an id, or --address")
-    with transaction("suppressions") as connection:
+    with console.transaction("suppressions") as connection:
         if suppression_id is None:
             found = repository.list_suppressions(connection, repository.SuppressionFilters(channel, address), None, 1)
             if not found:
                 raise InvalidInput("--address", f"{address} is not suppressed for {channel}")
             suppression_id = int(found[0]["id"])
-        row = repository.remove_suppression(connection, suppression_id, Actor(current_operator()))
-    print_result(row, f"{row['channel']} {row['address']} is no longer suppressed", as_json)
+        row = repository.remove_suppression(connection, suppression_id, Actor(console.current_operator()))
+    console.print_result(row, f"{row['channel']} {row['address']} is no longer suppressed", as_json)

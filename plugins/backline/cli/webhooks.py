@@ -9,31 +9,15 @@ from typing import Annotated
 import typer
 
 from backline.audit_trail import Actor
-from backline.cli.console import (
-    AsJson,
-    add_group,
-    current_operator,
-    database,
-    encryptor,
-    err,
-    format_local,
-    installation_variables,
-    out,
-    parse_time,
-    print_fields,
-    print_json,
-    print_result,
-    print_rows,
-    shorten,
-    transaction,
-)
+from backline.cli import console
+from backline.cli.console import AsJson, err, out
 from backline.errors import InvalidInput
 from backline.settings import config_file, load
 from backline.settings.environment import ENVIRONMENT_PREFIX
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
 
-group = add_group("webhooks", "Webhook endpoints: list, add, rotate, disable, test, replay.")
+group = console.add_group("webhooks", "Webhook endpoints: list, add, rotate, disable, test, replay.")
 
 Id = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The id, such as ep_1; see list.")]
 Events = Annotated[
@@ -45,7 +29,7 @@ Events = Annotated[
 @group.command("list")
 def list_endpoints(as_json: AsJson = False) -> None:
     """List all endpoints, oldest first."""
-    with database("webhooks") as connection:
+    with console.database("webhooks") as connection:
         found = endpoints.list_endpoints(connection)
     columns = {
         "id": lambda one: one.id,
@@ -56,13 +40,13 @@ def list_endpoints(as_json: AsJson = False) -> None:
         "description": lambda one: one.description,
     }
     empty = "No endpoints yet. Add one: ./backline webhooks add https://shop.example/hooks --event 'order.*'"
-    print_rows(found, columns, empty, as_json)
+    console.print_rows(found, columns, empty, as_json)
 
 
 @group.command()
 def show(endpoint: Id, as_json: AsJson = False) -> None:
     """Show one endpoint, with the public keys of its v1a secrets."""
-    with database("webhooks") as connection:
+    with console.database("webhooks") as connection:
         found = endpoints.get_endpoint(connection, endpoint)
     _show(found, as_json)
 
@@ -76,9 +60,9 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add an endpoint and show its secret, which is not shown again."""
-    with transaction("webhooks") as connection:
+    with console.transaction("webhooks") as connection:
         created = endpoints.create(
-            connection, _webhook_settings(), encryptor(), _actor(), url=url,
+            connection, _webhook_settings(), console.encryptor(), _actor(), url=url,
             event_types=event or endpoints.ALL_EVENT_TYPES, description=description, scheme=scheme,
         )  # fmt: skip
     _show_created(created, as_json)
@@ -93,7 +77,7 @@ def update(
     as_json: AsJson = False,
 ) -> None:
     """Change the given options; all others stay."""
-    with transaction("webhooks") as connection:
+    with console.transaction("webhooks") as connection:
         changed = endpoints.update(
             connection, _webhook_settings(), _actor(), endpoint, url=url, event_types=event, description=description
         )
@@ -111,9 +95,15 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Give an endpoint a new secret and show it; it is not shown again."""
-    with transaction("webhooks") as connection:
+    with console.transaction("webhooks") as connection:
         created = endpoints.rotate_secret(
-            connection, _webhook_settings(), encryptor(), _actor(), endpoint, scheme=scheme, overlap_seconds=overlap
+            connection,
+            _webhook_settings(),
+            console.encryptor(),
+            _actor(),
+            endpoint,
+            scheme=scheme,
+            overlap_seconds=overlap,
         )
     _show_created(created, as_json)
 
@@ -125,19 +115,19 @@ def disable(
     as_json: AsJson = False,
 ) -> None:
     """Stop sending to an endpoint; its waiting messages end."""
-    with transaction("webhooks") as connection:
+    with console.transaction("webhooks") as connection:
         ended = endpoints.disable(connection, _actor(), endpoint, reason)
     text = f"{endpoint} is disabled; {ended} messages that waited for it ended"
-    print_result({"id": endpoint, "ended": ended}, text, as_json)
+    console.print_result({"id": endpoint, "ended": ended}, text, as_json)
 
 
 @group.command()
 def enable(endpoint: Id, as_json: AsJson = False) -> None:
     """Send to an endpoint again, from the next event on."""
-    with transaction("webhooks") as connection:
+    with console.transaction("webhooks") as connection:
         found = endpoints.enable(connection, _actor(), endpoint)
     text = f"{endpoint} is active. To send the missed events: ./backline webhooks replay {endpoint} --since TIME"
-    print_result(found, text, as_json)
+    console.print_result(found, text, as_json)
 
 
 @group.command()
@@ -149,19 +139,19 @@ def delete(
     """Delete an endpoint with its secrets; its waiting messages end."""
     if not yes:
         typer.confirm(f"Delete {endpoint} permanently?", abort=True, err=True)
-    with transaction("webhooks") as connection:
+    with console.transaction("webhooks") as connection:
         ended = endpoints.delete(connection, _actor(), endpoint)
     text = f"{endpoint} is deleted; {ended} messages that waited for it ended"
-    print_result({"id": endpoint, "ended": ended}, text, as_json)
+    console.print_result({"id": endpoint, "ended": ended}, text, as_json)
 
 
 @group.command("test")
 def send_test(endpoint: Id, as_json: AsJson = False) -> None:
     """Send a test event to an endpoint."""
-    with transaction("webhooks") as connection:
+    with console.transaction("webhooks") as connection:
         message = events.send_test(connection, _actor(), endpoint)
     text = f"Sent as message {message}. Follow it: ./backline inspect {message}"
-    print_result({"messages": [message]}, text, as_json)
+    console.print_result({"messages": [message]}, text, as_json)
 
 
 @group.command()
@@ -175,37 +165,41 @@ def replay(
     """Send events again: one, or those that the endpoint has missed since a time."""
     if (message is None) == (since is None) or (everything and since is None):
         raise InvalidInput("--since", "give either --message ID, or --since TIME with or without --all")
-    start = parse_time("--since", since)
-    with transaction("webhooks") as connection:
+    start = console.parse_time("--since", since)
+    with console.transaction("webhooks") as connection:
         if start is None:
             ids = [events.replay_one(connection, _actor(), endpoint, message or 0)]
         else:
             ids = events.replay_since(connection, _actor(), endpoint, start, include_delivered=everything)
     more = "; there may be more, so run this again" if len(ids) == events.BATCH_LIMIT else ""
-    print_result({"messages": ids}, f"{len(ids)} events sent again to {endpoint}{more}", as_json)
+    console.print_result({"messages": ids}, f"{len(ids)} events sent again to {endpoint}{more}", as_json)
 
 
 def _webhook_settings() -> WebhookSettings:
     """The installation's settings; the environment of the embedded stack allows its own sandbox as a receiver."""
     if "BACKLINE_DATABASE_URL" not in os.environ:
-        known = {name: value for name, value in installation_variables().items() if name.startswith(ENVIRONMENT_PREFIX)}
+        known = {
+            name: value
+            for name, value in console.installation_variables().items()
+            if name.startswith(ENVIRONMENT_PREFIX)
+        }
         os.environ.update(known)
     return load(config_file()).section(WebhookSettings)
 
 
 def _actor() -> Actor:
-    return Actor(current_operator())
+    return Actor(console.current_operator())
 
 
 def _health(one: endpoints.Endpoint) -> str:
     if one.disabled_reason is not None:
-        return shorten(one.disabled_reason)
-    return f"failing since {format_local(one.failing_since)}" if one.failing_since else "healthy"
+        return console.shorten(one.disabled_reason)
+    return f"failing since {console.format_local(one.failing_since)}" if one.failing_since else "healthy"
 
 
 def _show_created(created: endpoints.EndpointWithSecret, as_json: bool) -> None:
     if as_json:
-        print_json({**asdict(created.endpoint), "secret": created.secret})
+        console.print_json({**asdict(created.endpoint), "secret": created.secret})
         return
     _show(created.endpoint, as_json=False)
     if created.secret is None:
@@ -217,10 +211,10 @@ def _show_created(created: endpoints.EndpointWithSecret, as_json: bool) -> None:
 
 def _show(one: endpoints.Endpoint, as_json: bool) -> None:
     if as_json:
-        print_json(one)
+        console.print_json(one)
         return
     names = ("id", "url", "description", "state", "disabled_reason", "last_error")
-    print_fields(
+    console.print_fields(
         (
             *((name, getattr(one, name)) for name in names),
             ("events", ", ".join(one.event_types)),
@@ -231,6 +225,6 @@ def _show(one: endpoints.Endpoint, as_json: bool) -> None:
 
 
 def _key_and_end(secret: endpoints.Secret) -> str:
-    return (secret.public_key or "a shared secret") + format_local(
+    return (secret.public_key or "a shared secret") + console.format_local(
         secret.expires_at, pattern=", until %Y-%m-%d %H:%M:%S"
     )

@@ -77,15 +77,9 @@ class AirflowRuns:
         """The user who set the run, or one of its tasks, to failed at about that time; None if unknown."""
         try:
             found = self._api.get(
-                "/api/v2/eventLogs",
-                dag_id=dag_id,
-                run_id=run_id,
-                included_events=MANUAL_STATE_EVENTS,
-                order_by="-when",
-                limit=10,
-                after=(at - AUDIT_LOG_TOLERANCE).isoformat(),
-                before=(at + AUDIT_LOG_TOLERANCE).isoformat(),
-            )
+                "/api/v2/eventLogs", dag_id=dag_id, run_id=run_id, included_events=MANUAL_STATE_EVENTS, order_by="-when",
+                limit=10, after=(at - AUDIT_LOG_TOLERANCE).isoformat(), before=(at + AUDIT_LOG_TOLERANCE).isoformat(),
+            )  # fmt: skip
         except BacklineError:
             return None
         # Setting a note is the same event, without a state.
