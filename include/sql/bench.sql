@@ -4,10 +4,6 @@
 -- Enqueues one email.
 SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb) AS id;
 
--- name: email_enqueue_many
--- Enqueues emails in one statement; recipients and payloads in the same order.
-SELECT unnest(backline.enqueue_many('templated_email', %(recipients)s::text[], %(payloads)s::jsonb[],
-    lane => %(lane)s::text)) AS id;
 
 -- name: message_enqueue_many
 -- Enqueues messages of one type in one statement; recipients and payloads in the same order.

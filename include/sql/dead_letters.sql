@@ -141,10 +141,6 @@ SET state = 'replayed', reason = %(reason)s::text, closed_by = %(by)s::text, clo
 WHERE kind = 'job' AND name = %(dag_id)s::text AND run_id = %(run_id)s::text AND state = 'open'
 RETURNING id;
 
--- name: message_replay
--- Enqueues an edited dead message as a new message that refers to it; returns its id, or its group's.
-SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, priority => %(priority)s::integer,
-    request_id => %(request_id)s::text, lane => %(lane)s::text, replay_of => %(replay_of)s::bigint) AS id;
 
 -- name: failure_group_list
 -- Failures since a time, grouped by name, task and class, the most frequent first.

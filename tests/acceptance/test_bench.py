@@ -1,4 +1,4 @@
-"""`./backline bench` in its short form: every letter arrives, and each last line has its keys. No time is judged."""
+"""`./backline bench` in its short form: every email arrives, and each last line has its keys. Times are not checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.acceptance.isolated_stack import IsolatedStack, first_free_port
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
 
-# DESIGN.md section 9: scripts rely on these names. In an order in which the stack starts once.
+# DESIGN.md section 9: scripts rely on these names. The order needs one start of the stack.
 KEYS = {
     "latency": {"p50_ms", "p99_ms", "celery_p50_ms", "cold_p99_ms"},
     "throughput": {"ratio", "ratio_best", "ratio_ceiling", "ratio_procrastinate", "ratio_pgqueuer"},
@@ -34,13 +34,13 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def home() -> IsolatedStack:
-    """The caller's own BACKLINE_HOME, for the programs and the peers that its bench folder keeps; ports of our own."""
+    """The caller's own BACKLINE_HOME, whose bench folder keeps programs and peers, with other ports."""
     return IsolatedStack(Paths.from_environment().home, first_free_port(PORT_OFFSET + 5))
 
 
 @pytest.fixture(scope="module")
 def bench(home: IsolatedStack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All benches, run once: their last lines by name, what --json has, and what is left in the folder."""
+    """All benches, run once: their last lines by name, the JSON file, and the files left in the folder."""
     file = tmp_path_factory.mktemp("bench") / "figures.json"
     done = home.run("bench", *KEYS, "--short", "--json", str(file), seconds=550)
     lines = dict(line.removeprefix("bench ").split(": ", 1) for line in done.stdout.splitlines())
@@ -55,7 +55,7 @@ def bench_folders(home: IsolatedStack) -> list[str]:
 def test_last_line(name: str, bench: dict[str, Any]) -> None:
     figures = {key: float(value) for key, value in (part.split("=") for part in bench["lines"][name].split())}
     assert figures.keys() >= KEYS[name]
-    # A fall may be none at all.
+    # A drop may be zero.
     assert all(value > 0 or (key.endswith("drop_pct") and value == 0) for key, value in figures.items())
 
 
@@ -79,12 +79,12 @@ def test_idle_counts_every_service_of_both(bench: dict[str, Any]) -> None:
     )
 
 
-def test_only_what_was_fetched_is_left(bench: dict[str, Any]) -> None:
+def test_only_downloads_and_logs_are_left(bench: dict[str, Any]) -> None:
     assert bench["left"] == ["logs", "tools", "venv"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_in_mid_run_it_takes_everything_away(home: IsolatedStack, number: signal.Signals, code: int) -> None:
+def test_a_stopped_run_removes_everything(home: IsolatedStack, number: signal.Signals, code: int) -> None:
     command = [str(ROOT / "backline"), "bench", "growth"]
     with subprocess.Popen(command, env=home.environment(), stderr=subprocess.PIPE, text=True) as bench:
         assert bench.stderr is not None

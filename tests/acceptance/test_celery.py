@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from demo.mail import MailCatcherClient
 
 from backline.airflow_api import AirflowClient
 from stack.paths import Paths

@@ -26,7 +26,7 @@ def test_seed_fills_refuses_and_replaces(basics: IsolatedStack) -> None:
 
     refused = basics.run("seed", check=False)
     assert refused.returncode == 1
-    assert "with --replace they are deleted first" in refused.stderr
+    assert "--replace deletes them first" in refused.stderr
     assert "Traceback" not in refused.stderr
 
     shown = basics.run("seed", "--scale", "2", "--replace")

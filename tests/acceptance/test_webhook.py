@@ -135,7 +135,9 @@ def test_a_run_sends_to_one_and_hands_on_to_every(hooks: Hooks) -> None:
 
 def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
     shutil.copy(Path(__file__).parent / "dags" / "fires.py", hooks.copy.own_dags / "fires.py")
-    wait_until(lambda: "fires_failed" in {dag["dag_id"] for dag in hooks.context.airflow.dags()}, "the DAG to be parsed")
+    wait_until(
+        lambda: "fires_failed" in {dag["dag_id"] for dag in hooks.context.airflow.dags()}, "the DAG to be parsed"
+    )
     made = hooks.add("jobs", "job.*")
     # The triggerer knows of jobs by name for a minute: the test's own is new to it.
     runs = {"purge_dead_letters": ("success", {"dry_run": True}), "fires_failed": ("failed", {})}

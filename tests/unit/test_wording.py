@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from testkit.wording import DENIED_PHRASES_FILE, check_wording, denied_phrases, load_replacements
 from backline.settings import ROOT
+from testkit.wording import DENIED_PHRASES_FILE, check_wording, denied_phrases, load_replacements
 
 # A list of the tests' own, so that this file does not contain a phrase that is denied.
 PHRASES = '[use_instead]\n"zorp" = "fix"\n"glim of" = "reported"\n"quux-in" = "fake"\n'

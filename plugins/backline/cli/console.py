@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backline.airflow_api import AirflowClient
-from backline.db.session import Session, session
+from backline.db.connect import Session, session
 from backline.dead_letters.runs import AirflowRuns
 from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import InvalidInput, Misconfigured

@@ -118,7 +118,7 @@ def disable(
     with console.transaction("webhooks") as connection:
         ended = endpoints.disable(connection, _actor(), endpoint, reason)
     text = f"{endpoint} is disabled; {ended} messages that waited for it ended"
-    console.print_result({"id": endpoint, "ended": ended}, text, as_json)
+    console.print_result({"id": endpoint, "suppressed_count": ended}, text, as_json)
 
 
 @group.command()
@@ -142,7 +142,7 @@ def delete(
     with console.transaction("webhooks") as connection:
         ended = endpoints.delete(connection, _actor(), endpoint)
     text = f"{endpoint} is deleted; {ended} messages that waited for it ended"
-    console.print_result({"id": endpoint, "ended": ended}, text, as_json)
+    console.print_result({"id": endpoint, "suppressed_count": ended}, text, as_json)
 
 
 @group.command("test")

@@ -14,7 +14,7 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from demo.context import DemoContext
 from tests.integration.payments.support import Shop
 from tests.unit.payments.signing import as_body, razorpay_headers, stripe_headers
@@ -31,7 +31,9 @@ class PaymentStack:
     exports: dict[str, str]
 
     def order(self, method: str | None = "pm_card_visa", *, price: int = 1000, name: str = "pay") -> int:
-        return self.shop.order(method, price=price, user=self.shop.user(f"u{next(_NUMBERS)}@{self.context.domain(name)}"))
+        return self.shop.order(
+            method, price=price, user=self.shop.user(f"u{next(_NUMBERS)}@{self.context.domain(name)}")
+        )
 
     def charges(self, order: int) -> list[str]:
         """What the provider has charged for an order."""

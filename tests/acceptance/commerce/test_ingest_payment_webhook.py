@@ -23,7 +23,9 @@ def test_stripes_word_pays_the_order(context: DemoContext, stack_exports: dict[s
         )  # fmt: skip
         assert [paid.post_event("stripe", event) for _ in range(2)] == [204, 204]
         assert wait_until(lambda: paid.shop.state(order) == ("paid", "captured"), "the order's payment")
-        rows = paid.shop.execute("SELECT processed_at FROM app.payment_events WHERE event_id = %s", f"evt_{context.tag}")
+        rows = paid.shop.execute(
+            "SELECT processed_at FROM app.payment_events WHERE event_id = %s", f"evt_{context.tag}"
+        )
         assert len(rows) == 1
 
 

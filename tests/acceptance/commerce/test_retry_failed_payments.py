@@ -54,7 +54,9 @@ def test_what_is_due_is_tried_and_people_are_asked_about_large_ones(
         assert paid.charges(large) == []
         number = paid.shop.fetch_one("SELECT number FROM app.orders WHERE id = %s", large)["number"]
         assert number in context.airflow.get(f"{path}/0/hitlDetails")["body"]
-        context.airflow._call("PATCH", f"{path}/0/hitlDetails", body={"chosen_options": ["Approve"], "params_input": {}})
+        context.airflow._call(
+            "PATCH", f"{path}/0/hitlDetails", body={"chosen_options": ["Approve"], "params_input": {}}
+        )
         assert context.airflow.wait(JOB, run_id, 120)["state"] == "success"
         assert paid.shop.state(large) == ("paid", "captured")
         assert paid.charges(large) == ["charged 142800 eur"]
