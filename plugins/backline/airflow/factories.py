@@ -46,17 +46,15 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
         from backline.channels.webhook.channel import WebhookChannel
         from backline.messages import render_webhook
 
-        return WebhookChannel(
-            config.section(WebhookSettings), lambda: _create_endpoint_directory(config), render_webhook
-        )
+        webhooks = config.section(WebhookSettings)
+        return WebhookChannel(webhooks, lambda: _create_endpoint_directory(config), render_webhook)
     raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be one of: email, sms, push, webhook")
 
 
 def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
     """Delivery over this channel, with the retry policies of the settings."""
-    return SecretDelivery(
-        channel, _retry_policies(channel.name, config), _encryptor, SecretResolver(app_dsn), random.random
-    )
+    policies = _retry_policies(channel.name, config)
+    return SecretDelivery(channel, policies, _encryptor, SecretResolver(app_dsn), random.random)
 
 
 def _create_endpoint_directory(config: Settings) -> EndpointStore:
