@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stack
 JOB = "process_due_subscriptions"
 
 
-def test_what_is_due_is_renewed_and_told_of(context: DemoContext) -> None:
+def test_due_subscriptions_are_renewed_and_confirmed(context: DemoContext) -> None:
     reference_app.apply_schema(context.dsn)
     domain, today = context.domain("due"), datetime.now(UTC).date()
     with Shop(context.dsn, f"due-{context.tag}") as shop:

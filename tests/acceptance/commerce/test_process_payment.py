@@ -24,7 +24,7 @@ def test_an_order_is_paid_and_its_receipt_arrives(context: DemoContext, stack_ex
         assert "23.80" in context.mail.get_email(arrival.id).text
 
 
-def test_a_declined_customer_is_told_how_to_mend_it(context: DemoContext, stack_exports: dict[str, str]) -> None:
+def test_a_declined_customer_is_told_how_to_fix_it(context: DemoContext, stack_exports: dict[str, str]) -> None:
     with paid_stack(context, stack_exports) as paid:
         order = paid.order("pm_card_chargeDeclinedExpiredCard", name="declines")
         context.airflow.trigger("process_payment", {"order_id": order}, context.run_id("declined"))
