@@ -50,7 +50,7 @@ class _ShopScenario:
 
     def check_paid(self, context: DemoContext) -> Result:
         """The order is confirmed, and the provider has one charge."""
-        result = run_result(context, ORDER_DAG, context.run_id("order"), "process")
+        result = run_result(context, ORDER_DAG, context.run_id("order"), "process_order")
         require(result["ended"] == "confirmed", f"the order ended {result['ended']}: {result['why']}")
         status = self._order_status(context)
         require((status["state"], status["payment"]) == ("confirmed", "captured"), f"its rows are {status}")
@@ -71,7 +71,7 @@ class _ShopScenario:
     def check_renewed(self, context: DemoContext) -> Result:
         """Two runs at the same time create one order."""
         outcomes = [
-            run_result(context, RENEWAL_DAG, context.run_id(name), "renew")["outcome"]
+            run_result(context, RENEWAL_DAG, context.run_id(name), "process_single_subscription")["outcome"]
             for name in ("renewal", "renewal-again")
         ]
         require(sorted(outcomes) == ["not_due", "ordered"], f"the two runs returned {' and '.join(outcomes)}")
@@ -86,9 +86,9 @@ class _ShopScenario:
         self._write_statement(context.stack.paths.home / "archive" / "provider_lists" / file, order, known, unknown)
         run_id = context.run_id("books")
         context.airflow.trigger(RECONCILIATION_DAG, {"file": file, "days": 0.25}, run_id)
-        report = run_result(context, RECONCILIATION_DAG, run_id, "reconcile")
+        report = run_result(context, RECONCILIATION_DAG, run_id, "reconcile_payments")
         with Path(report["csv"]).open(encoding="utf-8", newline="") as opened:
-            found = {(line["reference"], line["kind"], line["mended"]) for line in csv.DictReader(opened)}
+            found = {(line["reference"], line["kind"], line["fixed"]) for line in csv.DictReader(opened)}
         expected = {(known, "status", "yes"), (unknown, "missing_here", "no")}
         require(expected <= found, f"the report lacks {sorted(expected - found)}", hint=report["csv"])
         require(Path(report["pdf"]).exists(), f"{report['pdf']} does not exist")

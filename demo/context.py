@@ -18,6 +18,7 @@ from psycopg.rows import DictRow, dict_row
 from backline.airflow_api import AirflowClient
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
+from backline.outbox import submission
 from demo.check import wait_until
 from stack.lifecycle import Stack
 from testkit.sandbox_clients import EmailSummary, GatewayClient, MailCatcherClient
@@ -97,12 +98,8 @@ class DemoContext:
             return cursor.fetchall()
 
     def enqueue(self, type_name: str, recipient: str, payload: Mapping[str, Any]) -> int:
-        """Enqueue one message in the current transaction. The caller records it in `sent` or `dead`."""
-        defaults = dict.fromkeys(("due_at", "priority", "idempotency_key", "expires_at", "request_id", "lane"))
-        rows = self.query(
-            "outbox", "enqueue", type=type_name, recipient=recipient, payload=json.dumps(payload), **defaults
-        )
-        return int(rows[0]["id"])
+        """One message in the current transaction, or in its own. The caller notes it in `sent` or `dead`."""
+        return submission.enqueue(self._connect(), type_name, recipient, payload)
 
     def enqueue_many(
         self, type_name: str, recipients: Sequence[str], payloads: Iterable[Mapping[str, Any]], lane: str | None = None

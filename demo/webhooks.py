@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from backline.audit_trail import Actor
-from backline.db.session import session
+from backline.db.connect import session
 from backline.encryption import Encryptor
 from backline.webhooks import endpoints
 from backline.webhooks.settings import WebhookSettings

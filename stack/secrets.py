@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets as random
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from backline.errors import Misconfigured
+from backline.files import write_file
 
 
 def _generate_password() -> str:
@@ -80,7 +80,7 @@ def load_or_create(path: Path) -> Secrets:
     if found.keys() != known:
         lines = ["# Backline's secrets. Keep this file: without it databases and encrypted fields cannot be opened."]
         lines += [f"{item.name.upper()}={getattr(secrets, item.name)}" for item in fields(secrets)]
-        write_private_file(path, "\n".join(lines) + "\n")
+        write_file(path, ("\n".join(lines) + "\n").encode())
     elif path.stat().st_mode & 0o077:
         path.chmod(0o600)
     return secrets
@@ -91,15 +91,4 @@ def write_airflow_passwords(path: Path, secrets: Secrets) -> None:
     users = {"admin": secrets.admin_password, "op": secrets.op_password, "viewer": secrets.viewer_password}
     text = json.dumps(users) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_private_file(path, text)
-
-
-def write_private_file(path: Path, text: str) -> None:
-    """Atomically replace a file by one that only its owner can read."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+        write_file(path, text.encode())

@@ -1,13 +1,13 @@
--- Who did what.
+-- The audit trail: who did what.
 
 -- name: entry_insert
--- Writes down one act, in the transaction of the act itself.
+-- Inserts one entry, in the transaction of its action.
 INSERT INTO backline.audit_trail (actor, action, target, before, after, request_id)
 VALUES (%(actor)s::text, %(action)s::text, %(target)s::text, %(before)s::jsonb, %(after)s::jsonb, %(request_id)s::text);
 
 -- name: entry_list_of_message
--- What was done to one message, first to last. The request that sent it may have sent many: `accepted_id` is the id that it
--- was answered, the message's or its group's.
+-- The actions on one message, oldest first. The request that sent it may have sent many: `accepted_id` is the id that the
+-- request returned, the message's or its group's.
 SELECT at, actor, action FROM backline.audit_trail
 WHERE target = 'message/' || %(id)s::bigint
    OR action = 'message.send' AND request_id = %(request_id)s::text
@@ -15,7 +15,7 @@ WHERE target = 'message/' || %(id)s::bigint
 ORDER BY id;
 
 -- name: entry_search
--- Acts, newest first, below the id `cursor`, that match all filters given.
+-- Entries below the id `cursor` that match all filters given, newest first.
 SELECT id, at, actor, action, target, before, after, request_id FROM backline.audit_trail
 WHERE (%(cursor)s::bigint IS NULL OR id < %(cursor)s::bigint)
   AND (%(actor)s::text IS NULL OR actor = %(actor)s::text)

@@ -146,11 +146,6 @@ RETURNING id;
 UPDATE backline.dead_letter SET closed_by = %(by)s::text, reason = coalesce(%(reason)s::text, reason)
 WHERE id = %(id)s::bigint;
 
--- name: message_replay
--- Enqueues an edited dead message as a new message that refers to it; returns its id, or its group's.
-SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, priority => %(priority)s::integer,
-    request_id => %(request_id)s::text, lane => %(lane)s::text, replay_of => %(replay_of)s::bigint) AS id;
-
 -- name: failure_group_list
 -- Failures since a time, grouped by name, task and class, the most frequent first.
 SELECT kind, name, nullif(task_id, '') AS task_id, class, count(*) AS failures, count(*) FILTER (WHERE state = 'open') AS open,

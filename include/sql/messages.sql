@@ -64,21 +64,9 @@ SELECT coalesce(max(number), 0) AS number FROM backline.migration;
 -- Bounds every later statement of this transaction to `seconds`.
 SELECT set_config('statement_timeout', (%(seconds)s::float8 * 1000)::bigint::text, true);
 
--- name: message_enqueue_many
--- Messages of one type and with the same options, set-based; their ids in the order given. See backline.enqueue_many.
-SELECT backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::text[]::jsonb[], %(due_at)s::timestamptz,
-    %(priority)s::integer, %(expires_at)s::timestamptz, %(request_id)s::text, %(lane)s::text,
-    %(idempotency_keys)s::text[]) AS ids;
-
 -- name: message_lock
 -- One message for an act on it: locked until the transaction ends. Its payload comes without secret fields.
 SELECT m.id, m.type, m.channel, m.lane, m.priority, m.state, m.recipient, m.expires_at,
     m.payload - coalesce(t.secret_fields, '{}') AS payload, coalesce(t.secret_fields, '{}') AS secret_fields
 FROM backline.message AS m LEFT JOIN backline.message_type AS t ON t.name = m.type
 WHERE m.id = %(id)s::bigint FOR UPDATE OF m;
-
--- name: message_replay
--- A new message in the place of one that has ended; see backline.enqueue.
-SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, lane => %(lane)s::text,
-    priority => %(priority)s::integer, idempotency_key => %(idempotency_key)s::text, request_id => %(request_id)s::text,
-    replay_of => %(replay_of)s::bigint) AS id;

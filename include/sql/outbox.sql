@@ -438,11 +438,11 @@ SELECT backline.attempt_partitions_create((clock_timestamp() AT TIME ZONE 'UTC')
 -- Drops the attempt partitions that are older than the history.
 SELECT backline.attempt_partitions_drop((clock_timestamp() AT TIME ZONE 'UTC')::date - %(retention_days)s::integer) AS dropped;
 
--- name: enqueue
--- One message; see backline.enqueue.
-SELECT backline.enqueue(%(type)s::text, %(recipient)s::text, %(payload)s::jsonb, %(due_at)s::timestamptz,
-    %(priority)s::integer, %(idempotency_key)s::text, %(expires_at)s::timestamptz, %(request_id)s::text,
-    %(lane)s::text) AS id;
+-- name: message_enqueue_many
+-- Enqueues messages of one type with equal options; returns their ids in the order given. See backline.enqueue_many.
+SELECT backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::text[]::jsonb[], %(due_at)s::timestamptz,
+    %(priority)s::integer, %(expires_at)s::timestamptz, %(request_id)s::text, %(lane)s::text,
+    %(idempotency_keys)s::text[], %(replay_of)s::bigint) AS ids;
 
 -- name: message_type_sync
 -- Makes one message type known to backline.enqueue.

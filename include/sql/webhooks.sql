@@ -26,9 +26,9 @@ SET url = coalesce(%(url)s::text, e.url), description = coalesce(%(description)s
 WHERE e.id = %(id)s::text;
 
 -- name: endpoint_disable
--- Disables an endpoint, ends what waits for it, and tells each of the recipients by the message given. With
--- `min_failing_seconds`, only if it has failed for so many seconds until now. Returns how many messages it ended, and the ids of the
--- notification_ids; no row if the endpoint was not active. What waits is found by its states, so that their indexes serve.
+-- Disables an endpoint and ends what waits for it. With `min_failing_seconds`, only if it has failed for so many seconds
+-- until now. Returns how many messages it ended; no row if the endpoint was not active. What waits is found by its states,
+-- so that their indexes serve.
 WITH disabled AS (
     UPDATE backline.webhook_endpoint AS e
     SET state = 'disabled', disabled_reason = %(reason)s::text, disabled_at = clock_timestamp()
@@ -46,10 +46,7 @@ WITH disabled AS (
         FOR UPDATE OF w SKIP LOCKED))
     RETURNING m.id
 )
-SELECT (SELECT count(*)::integer FROM ended) AS suppressed_count,
-    ARRAY(SELECT backline.enqueue('urgent_email', told.recipient, %(notification)s::jsonb)
-          FROM unnest(%(recipients)s::text[]) AS told (recipient) WHERE disabled.id IS NOT NULL) AS notification_ids
-FROM disabled;
+SELECT (SELECT count(*)::integer FROM ended) AS suppressed_count FROM disabled;
 
 -- name: endpoint_enable
 -- Makes an endpoint active again, with a clean slate; no row if it was not disabled.

@@ -1,16 +1,16 @@
-"""The audit trail: who did what. An act's row is written in the act's own transaction, so neither stands alone."""
+"""The audit trail: who did what. An entry is written in the transaction of its action, so neither exists alone."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
 from psycopg.rows import DictRow
 
+from backline.db.connect import Session
 from backline.db.statements import statement
 
 
@@ -23,7 +23,7 @@ class Actor:
 
 
 def record(
-    connection: psycopg.Connection[DictRow],
+    connection: Session,
     actor: Actor,
     action: str,
     target: str,
@@ -31,23 +31,21 @@ def record(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write down one act in the caller's transaction.
+    """Write one entry in the caller's transaction.
 
-    `act` as in "message.cancel", `target` as in "message/17". `before` and `after` say what changed; never give them a
-    payload's values, which may be secret.
+    `action` is like "message.cancel", `target` like "message/17". `before` and `after` describe the change; they must not
+    contain values of a payload, which may be secret.
     """
-    connection.execute(
-        statement("audit_trail", "entry_insert"),
-        {
-            "actor": actor.name, "action": action, "target": target, "before": _json(before), "after": _json(after),
-            "request_id": actor.request_id,
-        },
-    )  # fmt: skip
+    values = {
+        "actor": actor.name, "action": action, "target": target, "before": _json(before), "after": _json(after),
+        "request_id": actor.request_id,
+    }  # fmt: skip
+    connection.execute(statement("audit_trail", "entry_insert"), values)
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What acts to look for; None matches all."""
+    """Which entries to find; None matches all."""
 
     actor: str | None = None
     action: str | None = None
@@ -57,15 +55,10 @@ class Filters:
     until: datetime | None = None
 
 
-def search(connection: psycopg.Connection[DictRow], filters: Filters, cursor: int | None, limit: int) -> list[DictRow]:
-    """At most `most` acts, newest first, below the id `cursor`."""
-    return connection.execute(
-        statement("audit_trail", "entry_search"),
-        {
-            "actor": filters.actor, "action": filters.action, "target": filters.target, "request_id": filters.request_id,
-            "since": filters.since, "until": filters.until, "cursor": cursor, "batch_limit": limit,
-        },
-    ).fetchall()  # fmt: skip
+def search(connection: Session, filters: Filters, cursor: int | None, limit: int) -> list[DictRow]:
+    """Up to `limit` entries, newest first, below the id `cursor`."""
+    values = {**asdict(filters), "cursor": cursor, "batch_limit": limit}
+    return connection.execute(statement("audit_trail", "entry_search"), values).fetchall()
 
 
 def _json(value: Mapping[str, Any] | None) -> str | None:

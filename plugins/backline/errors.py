@@ -1,17 +1,17 @@
 """Every error that Backline raises, in one tree.
 
 BacklineError
-├── RetryableError          may go well later; the retry policy of its class decides when
-│   ├── TimeoutFailure      timeout       the far side did not answer in time
+├── RetryableError          may succeed later; the retry policy of its class decides when
+│   ├── TimeoutFailure      timeout       no response in time
 │   ├── NetworkFailure      network       could not connect, or the connection broke
 │   ├── DatabaseFailure     database      a transient SQLSTATE
-│   ├── RateLimited         rate_limited  the far side asked us to slow down
-│   ├── ResourceExhausted   resource      the far side, or this host, is out of something
-│   └── UnknownFailure      unknown       nothing better is known
-├── PermanentError          will never go well as it is; never retried
+│   ├── RateLimited         rate_limited  the receiver asked us to slow down
+│   ├── ResourceExhausted   resource      the receiver, or this host, ran out of a resource
+│   └── UnknownFailure      unknown       the cause is not known
+├── PermanentError          cannot succeed unchanged; never retried
 │   ├── InvalidInput        validation      a named field is wrong
 │   ├── AuthenticationFailed authentication  our credentials were refused
-│   └── Rejected            rejected        the far side refused this message for good
+│   └── Rejected            rejected        the receiver refused this message permanently
 ├── Skipped                 unknown       a job has nothing to work on; its task is skipped
 └── Misconfigured           unknown       a setting is wrong; names the setting and the fix
     └── NotConfigured       unknown       a connection that is needed is not there
@@ -26,7 +26,7 @@ from typing import ClassVar
 
 
 class FailureClass(StrEnum):
-    """Why a try failed, in the words that the outbox stores and people filter by."""
+    """Why an attempt failed: stored in the outbox, and usable as a filter."""
 
     TIMEOUT = "timeout"
     NETWORK = "network"
@@ -44,10 +44,10 @@ PERMANENT_CLASSES = frozenset({FailureClass.VALIDATION, FailureClass.AUTHENTICAT
 
 
 class BacklineError(Exception):
-    """Something went wrong in Backline.
+    """An error in Backline.
 
-    `code` is the far side's own code where it gave one ("451 4.3.0", "503"), `response` what it
-    said, cut to 4 kB by whoever stores it. Neither may hold a secret.
+    `code` is the receiver's own code if it gave one ("451 4.3.0", "503"), `response` the text of its response, which is
+    cut to 4 kB when it is stored. Neither may hold a secret.
     """
 
     failure_class: ClassVar[FailureClass] = FailureClass.UNKNOWN
@@ -59,9 +59,9 @@ class BacklineError(Exception):
 
 
 class RetryableError(BacklineError):
-    """It failed now and may go well later.
+    """It failed now and may succeed later.
 
-    `retry_after` is the far side's own wish, in seconds, or None.
+    `retry_after` is the delay in seconds that the receiver asked for, or None.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class RetryableError(BacklineError):
 
 
 class TimeoutFailure(RetryableError):
-    """The far side did not answer in time."""
+    """The receiver did not respond in time."""
 
     failure_class = FailureClass.TIMEOUT
 
@@ -89,37 +89,37 @@ class NetworkFailure(RetryableError):
 
 
 class DatabaseFailure(RetryableError):
-    """The database was not available, or asked for the transaction to be run again."""
+    """The database was not available, or the transaction has to be run again."""
 
     failure_class = FailureClass.DATABASE
 
 
 class RateLimited(RetryableError):
-    """The far side asked us to slow down."""
+    """The receiver asked us to slow down."""
 
     failure_class = FailureClass.RATE_LIMITED
 
 
 class ResourceExhausted(RetryableError):
-    """The far side, or this host, is out of something."""
+    """The receiver, or this host, ran out of a resource."""
 
     failure_class = FailureClass.RESOURCE
 
 
 class UnknownFailure(RetryableError):
-    """It failed, and nothing better is known."""
+    """It failed for an unknown reason."""
 
     failure_class = FailureClass.UNKNOWN
 
 
 class PermanentError(BacklineError):
-    """It will never go well as it is: it is not retried."""
+    """It cannot succeed unchanged, so it is not retried."""
 
     failure_class = FailureClass.REJECTED
 
 
 class InvalidInput(PermanentError):
-    """A field is wrong. `field` names it, dotted for nested ones; the text says how to mend it."""
+    """A field is wrong. `field` is its name, dotted if nested; the text says how to fix it."""
 
     failure_class = FailureClass.VALIDATION
 
@@ -136,7 +136,7 @@ class AuthenticationFailed(PermanentError):
 
 
 class Rejected(PermanentError):
-    """The far side refused this message for good."""
+    """The receiver refused this message permanently."""
 
     failure_class = FailureClass.REJECTED
 
@@ -144,15 +144,15 @@ class Rejected(PermanentError):
 class Misconfigured(BacklineError):
     """A setting is wrong. The text names the setting and the fix.
 
-    Of class unknown, so that a message that meets it is tried again once somebody has mended the setting.
+    Its class is unknown, so a message that fails with it is attempted again: it succeeds once the setting is fixed.
     """
 
     failure_class = FailureClass.UNKNOWN
 
 
 class Skipped(BacklineError):
-    """There is nothing that the job could do now. The text says why, and what to provide; the task is skipped."""
+    """The job has nothing to do now, so its task is skipped. The text says why, and what to provide."""
 
 
 class NotConfigured(Misconfigured):
-    """A connection that is needed is not there. The text says how to add it."""
+    """A required connection is missing. The text says how to add it."""

@@ -47,11 +47,11 @@ def test_unsubscribe(stack: IsolatedStack, context: DemoContext) -> None:
     assert link.startswith(f"{context.url}/backline/unsubscribe/")
     assert link in context.mail.get_email(arrival.id).text
 
-    assert "Leave “Newsletter”?" in httpx.get(link, trust_env=False).text
+    assert "Unsubscribe from “Newsletter”?" in httpx.get(link, trust_env=False).text
     second = context.enqueue("newsletter", reader, newsletter_payload())
-    wait_for_state(context, second, "sent")  # reading the page does not unsubscribe
+    wait_for_state(context, second, "sent")  # opening the page changes nothing
     left = httpx.post(link, data={"List-Unsubscribe": "One-Click"}, trust_env=False)
-    assert (left.status_code, "You have left “Newsletter”" in left.text) == (200, True)
+    assert (left.status_code, "You are unsubscribed from “Newsletter”" in left.text) == (200, True)
 
     third = context.enqueue("newsletter", reader, newsletter_payload())
     wait_for_state(context, third, "suppressed")
@@ -59,7 +59,7 @@ def test_unsubscribe(stack: IsolatedStack, context: DemoContext) -> None:
     context.enqueue("welcome", reader, {"name": "Ann"})
     assert len(context.wait_for_emails(domain, 3)) == 3
 
-    assert "Good to have you back" in httpx.post(link, data={"act": "came back"}, trust_env=False).text
+    assert "Good to have you back" in httpx.post(link, data={"action": "opted_in"}, trust_env=False).text
     wait_for_state(context, context.enqueue("newsletter", reader, newsletter_payload()), "sent")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from backline.encryption import Encryptor
 from backline.errors import Rejected
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from demo.context import DemoContext
 from tests.acceptance.isolated_stack import IsolatedStack
 from tests.integration.identity import add_token

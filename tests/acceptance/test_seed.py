@@ -26,7 +26,7 @@ def test_seed_fills_rejects_a_second_time_and_replaces(basics: IsolatedStack) ->
 
     second = basics.run("seed", check=False)
     assert second.returncode == 1
-    assert "with --replace they are deleted first" in second.stderr
+    assert "--replace deletes them first" in second.stderr
     assert "Traceback" not in second.stderr
 
     shown = basics.run("seed", "--scale", "2", "--replace")

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from backline.messages import registry
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from demo.check import wait_until
 from demo.context import DemoContext
 from demo.send_runs import run_result

@@ -18,12 +18,14 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
 from backline import reference_app
+from backline.db.connect import session
 from backline.db.migrate import migrate
 from backline.encryption import Encryptor
 from backline.settings import ROOT
 from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER, Cluster
 from stack.secrets import Secrets
+from tests.integration.shop import Shop
 
 TEST_FERNET_KEY = "bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4="
 
@@ -118,6 +120,13 @@ def app(server: str, seeded_template: str) -> Iterator[psycopg.Connection[DictRo
     with psycopg.connect(make_conninfo(server, dbname=seeded_template), row_factory=dict_row) as connection:
         yield connection
         connection.rollback()
+
+
+@pytest.fixture
+def shop(database: str) -> Iterator[Shop]:
+    """A shop in a database of the test's own."""
+    with session(database, name="test") as connection:
+        yield Shop(connection)
 
 
 def create(server: str, name: str, template: str = "template1") -> None:

@@ -83,7 +83,10 @@ CREATE TABLE backline.message (
     -- One short constraint: the server reads a constraint's text anew for each statement that inserts.
     CONSTRAINT message_state_columns CHECK (
         (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL))
-);
+) WITH (  -- Rows are short-lived in each state and finished ones stay: vacuum early, by number and not by share.
+    autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_insert_scale_factor = 0.0, autovacuum_vacuum_insert_threshold = 200000,
+    autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 20000);
 
 -- A claim reads only what is due; finished rows and tomorrow's cost it nothing. The priority is negated so that all columns
 -- ascend: then `(-priority, due_at, id) > (...)` is one range of the index, and a claim can begin where the last one ended.
@@ -158,12 +161,6 @@ CREATE TABLE backline.ledger (
     pruned   bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (day, type)
 );
-
--- Rows are short-lived in each state and finished ones stay: vacuum early, by number and not by share.
-ALTER TABLE backline.message SET (
-    autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 20000,
-    autovacuum_vacuum_insert_scale_factor = 0.0, autovacuum_vacuum_insert_threshold = 200000,
-    autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 20000);
 
 -- Days of attempts from `from_day` for `days` days; a day that rows already stand for in the default
 -- partition is left there.

@@ -109,6 +109,14 @@ CREATE FUNCTION backline.recipient_error(channel text, recipient text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
         WHEN recipient IS NULL OR recipient = '' THEN 'recipient: is missing'
+        WHEN channel = 'sms' THEN CASE
+            WHEN recipient !~ '^\+[1-9][0-9]{6,14}$'
+            THEN 'recipient: not a phone number in E.164; use +4915112345678, without blanks'
+        END
+        WHEN channel = 'push' THEN CASE
+            WHEN recipient ~ '[^!-~]' OR char_length(recipient) NOT BETWEEN 6 AND 4096 OR recipient = 'user:'
+            THEN 'recipient: not a device''s token; use the token that the device got, or user:17 for all devices of a person'
+        END
         WHEN channel <> 'email' THEN NULL
         WHEN char_length(recipient) > 400 THEN 'recipient: longer than 400 characters'
         WHEN recipient !~ '^[^\s@<>(),;:\\"[\]]+@[^\s@<>(),;:\\"[\]]+$'
@@ -249,7 +257,8 @@ CREATE FUNCTION backline.enqueue_many(
     expires_at       timestamptz DEFAULT NULL,
     request_id       text DEFAULT NULL,
     lane             text DEFAULT NULL,
-    idempotency_keys text[] DEFAULT NULL
+    idempotency_keys text[] DEFAULT NULL,
+    replay_of        bigint DEFAULT NULL
 ) RETURNS bigint[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
@@ -269,10 +278,10 @@ BEGIN
     END IF;
     SELECT * INTO kind FROM backline.message_type AS t WHERE t.name = enqueue_many.type;
     -- Keys and several channels are decided row by row; the first row alone checks what all rows share.
-    IF idempotency_keys IS NOT NULL OR kind.name IS NULL OR cardinality(kind.routes) > 1 THEN
+    IF cardinality(recipients) = 1 OR idempotency_keys IS NOT NULL OR kind.name IS NULL OR cardinality(kind.routes) > 1 THEN
         RETURN (SELECT array_agg(backline.enqueue(enqueue_many.type, r.recipient, r.payload, enqueue_many.due_at,
                     enqueue_many.priority, r.key, enqueue_many.expires_at, enqueue_many.request_id,
-                    enqueue_many.lane) ORDER BY r.position)
+                    enqueue_many.lane, enqueue_many.replay_of) ORDER BY r.position)
                 FROM (SELECT * FROM unnest(recipients, payloads,
                         coalesce(idempotency_keys, array_fill(NULL::text, ARRAY[cardinality(recipients)])))
                       WITH ORDINALITY AS u (recipient, payload, key, position)) AS r);
@@ -301,10 +310,11 @@ BEGIN
     END IF;
     WITH new AS (
         INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
-                                      max_attempts, request_id)
+                                      max_attempts, request_id, replay_of)
         SELECT enqueue_many.type, route.channel, route.lane, coalesce(enqueue_many.priority, route.priority),
                CASE WHEN enqueue_many.due_at > now_at THEN 'scheduled' ELSE 'pending' END::backline.message_state, u.recipient, u.payload,
-               coalesce(enqueue_many.due_at, now_at), enqueue_many.expires_at, route.max_attempts, enqueue_many.request_id
+               coalesce(enqueue_many.due_at, now_at), enqueue_many.expires_at, route.max_attempts, enqueue_many.request_id,
+               enqueue_many.replay_of
         FROM unnest(recipients, payloads) AS u (recipient, payload)
         RETURNING id)
     SELECT array_agg(id ORDER BY id) INTO ids FROM new;

@@ -113,9 +113,3 @@ BEGIN
 END $$;
 CREATE TRIGGER close_revived_dead_letters AFTER UPDATE OF max_attempts ON backline.message
     FOR EACH STATEMENT EXECUTE FUNCTION backline.close_revived_dead_letters();
-
--- Messages that died before this migration.
-INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, attempts, failed_at, alerted_at)
-SELECT 'message', type, id, coalesce(error_class, 'unknown'), left(coalesce(error, 'no reason was given'), 4096), attempt,
-    finalized_at, clock_timestamp()
-FROM backline.message WHERE state = 'dead';

@@ -7,6 +7,7 @@ CREATE FUNCTION app.anchor_date(day_of_month date,
     FROM (SELECT date_trunc('month', day_of_month::timestamp)::date AS first) AS month
 $$;
 
+CREATE TYPE app.payment_provider AS ENUM ('stripe', 'razorpay');
 CREATE TYPE app.subscription_state AS ENUM (
     'active',
     'paused',      -- until resume_on, or until its owner says so
@@ -34,6 +35,8 @@ CREATE TABLE app.subscriptions (
     paused_at        timestamptz,
     resume_on        date,
     cancelled_at     timestamptz,
+    provider         app.payment_provider,                          -- the provider that charges each cycle and reports it; null: we do
+    provider_reference text,
     CONSTRAINT subscriptions_state CHECK (
         (state = 'cancelled') = (cancelled_at IS NOT NULL) AND (state = 'cancelled') = (next_on IS NULL)
         AND (state = 'paused') = (paused_at IS NOT NULL) AND (state = 'paused' OR resume_on IS NULL)
@@ -44,7 +47,9 @@ CREATE TABLE app.subscriptions (
         next_on >= started_on AND retry_on > next_on AND reminded_cycle_on <= next_on
         AND paused_at >= created_at AND cancelled_at >= created_at
             AND resume_on > (paused_at AT TIME ZONE 'UTC')::date),
-    CONSTRAINT subscriptions_new_price CHECK (num_nulls(new_price_minor, new_price_from) IN (0, 2))
+    CONSTRAINT subscriptions_new_price CHECK (num_nulls(new_price_minor, new_price_from) IN (0, 2)),
+    CONSTRAINT subscriptions_provider CHECK (num_nulls(provider, provider_reference) IN (0, 2)),
+    CONSTRAINT subscriptions_provider_reference UNIQUE (provider, provider_reference)
 );
 CREATE INDEX subscriptions_due ON app.subscriptions (next_on, id) WHERE state = 'active';
 CREATE INDEX subscriptions_resume ON app.subscriptions (resume_on) WHERE state = 'paused' AND resume_on IS NOT NULL;

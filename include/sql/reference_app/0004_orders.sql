@@ -93,6 +93,8 @@ CREATE INDEX orders_user ON app.orders (user_id, placed_at);
 CREATE INDEX orders_unfinished ON app.orders (state, state_since)
     WHERE state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped');
 CREATE INDEX orders_placed ON app.orders (placed_at);
+CREATE INDEX orders_paid ON app.orders (paid_at) WHERE paid_at IS NOT NULL;
+CREATE INDEX orders_refunded ON app.orders (refunded_at) WHERE refunded_at IS NOT NULL;
 COMMENT ON TABLE app.orders IS 'What was bought. State and times agree, totals are those of the lines, and a line or total that would not is refused at commit.';
 
 CREATE TABLE app.order_lines (

@@ -1,6 +1,5 @@
 -- Money: payments with every try, refunds, and what the providers tell us.
 
-CREATE TYPE app.payment_provider AS ENUM ('stripe', 'razorpay');
 CREATE TYPE app.payment_state AS ENUM (
     'pending',           -- not yet tried, or a try whose end is not known
     'requires_action',   -- the customer must act, at their bank for example
@@ -29,6 +28,7 @@ CREATE TABLE app.payments (
     failed_at          timestamptz,                                 -- when it was last declined
     next_attempt_at        timestamptz,
     abandoned_at       timestamptz,
+    customer_reference text,                                        -- the provider's id of the method's owner
     UNIQUE (id, currency),
     UNIQUE (provider, provider_reference),
     FOREIGN KEY (order_id, currency) REFERENCES app.orders (id, currency),
@@ -48,6 +48,7 @@ CREATE UNIQUE INDEX payments_one_captured ON app.payments (order_id) WHERE state
 CREATE INDEX payments_order ON app.payments (order_id);
 CREATE INDEX payments_due ON app.payments (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX payments_unfinished ON app.payments (created_at) WHERE state IN ('pending', 'requires_action');
+CREATE INDEX payments_created ON app.payments (created_at);
 CREATE INDEX payments_captured ON app.payments (captured_at) WHERE state = 'captured';
 COMMENT ON TABLE app.payments IS 'What is to be paid for an order, and how far it is: an order is paid once, in its own currency.';
 
@@ -98,8 +99,9 @@ CREATE TABLE app.payment_events (
     payment_id   bigint REFERENCES app.payments ON DELETE SET NULL,
     received_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     processed_at timestamptz CHECK (processed_at >= received_at),
+    problem      text CHECK (problem <> ''),                        -- why it waits, or had no effect
     UNIQUE (provider, event_id)
 );
-CREATE INDEX payment_events_waiting ON app.payment_events (occurred_at) WHERE processed_at IS NULL;
+CREATE INDEX payment_events_waiting ON app.payment_events (occurred_at, id) WHERE processed_at IS NULL;
 CREATE INDEX payment_events_payment ON app.payment_events (payment_id);
 COMMENT ON TABLE app.payment_events IS 'What providers'' webhooks told us, each event once, kept before it is answered.';

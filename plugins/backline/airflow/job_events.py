@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from backline.airflow_api import ALL_RUNS_PATH, log_url
 from backline.db.statements import statement
 from backline.dead_letters.failures import NOT_MAPPED, WHOLE_RUN
+from backline.outbox.submission import NewMessage, enqueue_statement
 
 if TYPE_CHECKING:
     from backline.airflow_api import AirflowClient
@@ -75,7 +75,7 @@ class JobEventPublisher:
         found = await asyncio.to_thread(lambda: list(self._ended_runs(since - OVERLAP, now)))
         new = [run for run in found if run.event_id not in self._published_ids]
         for run in new:
-            await self._database.fetch(statement("outbox", "enqueue"), event_message(run, self._url))
+            await self._database.fetch(*enqueue_statement([event_message(run, self._url)]))
         await self._database.fetch(statement("dead_letters", "cursor_set"), {"name": CURSOR, "at": now})
         self._since, self._published_ids = now, frozenset(run.event_id for run in found)
         return len(new)
@@ -104,7 +104,7 @@ class JobEventPublisher:
                 return
 
 
-def event_message(run: EndedRun, url: str) -> dict[str, Any]:
+def event_message(run: EndedRun, url: str) -> NewMessage:
     """The event as the outbox takes it. A conf is not part of it: it is the job's own business."""
     data = {
         "job": run.dag_id,
@@ -118,10 +118,7 @@ def event_message(run: EndedRun, url: str) -> dict[str, Any]:
     payload = {
         "event_type": EVENT_TYPES[run.state], "event_id": run.event_id, "occurred_at": run.ended_at.isoformat(), "data": data,
     }  # fmt: skip
-    return {
-        "type": "webhook", "recipient": "*", "payload": json.dumps(payload), "idempotency_key": run.event_id,
-        "due_at": None, "priority": None, "expires_at": None, "request_id": None, "lane": None,
-    }  # fmt: skip
+    return NewMessage("webhook", "*", payload, run.event_id)
 
 
 def _parse_run(item: Mapping[str, Any]) -> EndedRun:

@@ -15,7 +15,7 @@ PURCHASE_ORDERS = Asset(name="purchase orders", uri="backline://app/purchase_ord
 def match_now(*, most: int | None, dry_run: bool) -> dict[str, Any]:
     """Match open purchase orders; returns the report. `most`: the setting if None."""
     from backline.airflow.connections import app_dsn
-    from backline.db.session import session
+    from backline.db.connect import session
     from backline.matching.match_orders import match_open_orders
     from backline.settings import settings
 

@@ -1,8 +1,8 @@
-"""What the dispatcher asks of a channel.
+"""The contract between the dispatcher and a channel.
 
-A channel turns a message into bytes (`prepare`, pure CPU) and hands them to the far side through
-sessions (`Session.send`, I/O). A session is one kept connection: the dispatcher opens a few and
-gives each up to `Channel.depth` messages at a time. All errors are of `backline.errors`.
+A channel turns a message into bytes (`prepare`, pure CPU) and delivers them through sessions (`Session.send`, I/O). A
+session is one persistent connection. The dispatcher opens `Channel.connections` of them and gives each up to
+`Channel.messages_per_session` messages at a time. All errors are subclasses of `backline.errors.BacklineError`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ P_contra = TypeVar("P_contra", contravariant=True)
 
 
 RESPONSE_LIMIT = 4096
-"""Bytes of the far side's answer that are kept."""
+"""Bytes of a receiver's response that are stored."""
 
 
 def truncate(text: str) -> str:
@@ -27,7 +27,7 @@ def truncate(text: str) -> str:
 
 
 class Message(NamedTuple):
-    """One message as the channel sees it: secrets are already in the clear, and only here."""
+    """One message for a channel. Its secret fields are decrypted here and nowhere else."""
 
     id: int
     type: str
@@ -35,40 +35,40 @@ class Message(NamedTuple):
     payload: Mapping[str, Any]
     created_at: datetime
     attempt: int = 1
-    """Which try this is, from 1: a channel may allow a later try more time."""
+    """The attempt's number, from 1; a channel may give later attempts a longer timeout."""
 
 
 class Receipt(NamedTuple):
-    """The far side's word that it has taken the message."""
+    """The receiver's confirmation that it accepted the message."""
 
     code: str
     response: str
     provider_id: str
     refused_recipients: tuple[tuple[str, str], ...] = ()
-    """Recipients (cc, bcc) that were refused while others were taken: (address, answer)."""
+    """Recipients that were refused while others were accepted, with the response: cc, bcc, devices."""
 
 
 class Session(Protocol[P_contra]):
-    """One kept connection. It connects at its first send, and again after it broke."""
+    """One persistent connection, opened by the first send and reopened after it breaks."""
 
     async def send(self, prepared: P_contra) -> Receipt:
-        """Hand one message over; raises RetryableError or PermanentError."""
+        """Deliver one message; raises RetryableError or PermanentError."""
 
     async def close(self) -> None:
-        """Say goodbye; never raises."""
+        """Close the connection; never raises."""
 
 
 class Channel(Protocol[P]):
-    """One way out. P is what it makes of a message: a built email, an HTTP request."""
+    """One means of delivery. P is what it prepares from a message: a built email, an HTTP request."""
 
     name: str
     connections: int
-    """How many sessions a dispatcher should keep."""
+    """How many sessions a dispatcher keeps."""
     messages_per_session: int
-    """How many messages a session may be given at a time: with 2, one is ready when the one before has gone."""
+    """How many messages a session takes at a time. With 2, the next one is ready when the previous one is sent."""
 
     def prepare(self, message: Message) -> P:
-        """Render and build; raises InvalidInput, naming the field, when it cannot be built."""
+        """Render and build the message; raises InvalidInput, naming the field, if that is impossible."""
 
     def session(self) -> Session[P]:
         """A new session, not yet connected."""

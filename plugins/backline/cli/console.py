@@ -20,7 +20,7 @@ from rich.text import Text
 
 from backline.airflow.runs import AirflowRuns
 from backline.airflow_api import AirflowClient
-from backline.db.session import Session, session
+from backline.db.connect import Session, session
 from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import InvalidInput, Misconfigured
 from backline.messages.fields import parse_timestamp

@@ -23,12 +23,13 @@ from backline.cli.console import (
     print_json,
 )
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure
 from backline.messages import MessageType, registry
 from backline.messages.secrets import encrypt_secrets, is_encrypted, parse_reference
 from backline.outbox import queries
+from backline.outbox.submission import NewMessage, enqueue_many
 from backline.outbox.timeline import TimelineEvent, format_time
 
 MAX_FIELD_LENGTH = 200
@@ -59,11 +60,11 @@ def send(
     recipient = kind.check_recipient(to)
     content = prompt_secrets(kind, parse_payload(kind, payload, fields or []))
     _validate(kind, content)
-    rows = _enqueue({
-        "type": type_name, "recipient": recipient, "payload": json.dumps(_encrypt_secrets(kind, content)),
-        "due_at": parse_time("--at", at), "priority": None, "idempotency_key": key,
-        "expires_at": kind.expiry(content, datetime.now(UTC)), "request_id": None, "lane": lane,
-    })  # fmt: skip
+    message = NewMessage(
+        type_name, recipient, _encrypt_secrets(kind, content), key, due_at=parse_time("--at", at),
+        expires_at=kind.expiry(content, datetime.now(UTC)), lane=lane,
+    )  # fmt: skip
+    rows = _enqueue(message)
     if as_json:
         shown = [{name: row[name] for name in SENT_COLUMNS} for row in rows]
         typer.echo(json.dumps(shown[0] if len(kind.channels) == 1 else shown, default=datetime.isoformat))
@@ -112,12 +113,12 @@ def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[s
     return encrypt_secrets(kind, content, encryptor().encrypt) if kind.secret_fields else content
 
 
-def _enqueue(message: dict[str, Any]) -> list[dict[str, Any]]:
+def _enqueue(message: NewMessage) -> list[dict[str, Any]]:
     """Enqueue in one transaction; returns one row per channel."""
     try:
         with _transaction() as connection:
-            created = connection.execute(statement("outbox", "enqueue"), message).fetchone() or {}
-            listed = connection.execute(statement("outbox", "message_list_enqueued"), created).fetchall()
+            [accepted_id] = enqueue_many(connection, [message])
+            listed = connection.execute(statement("outbox", "message_list_enqueued"), {"id": accepted_id}).fetchall()
             return [
                 row
                 for one in listed

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
+from backline.channels.content import EmailContent
 from backline.channels.email import headers, mime
 from backline.channels.email.addresses import parse_address
-from backline.channels.email.content import EmailContent
 from backline.channels.email.plain_text import html_to_text
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments

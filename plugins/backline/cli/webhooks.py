@@ -29,7 +29,7 @@ from backline.cli.console import (
     shorten,
     show_table,
 )
-from backline.db.session import Session
+from backline.db.connect import Session
 from backline.errors import InvalidInput
 from backline.settings import config_file, load
 from backline.settings.environment import ENVIRONMENT_PREFIX
@@ -131,7 +131,7 @@ def disable(
     with _transaction() as connection:
         ended = endpoints.disable(connection, _actor(), endpoint, reason)
     text = f"{endpoint} is disabled; {ended} messages that waited for it ended"
-    print_result({"id": endpoint, "ended": ended}, text, as_json)
+    print_result({"id": endpoint, "suppressed_count": ended}, text, as_json)
 
 
 @group.command()
@@ -155,7 +155,7 @@ def delete(
     with _transaction() as connection:
         ended = endpoints.delete(connection, _actor(), endpoint)
     text = f"{endpoint} is deleted; {ended} messages that waited for it ended"
-    print_result({"id": endpoint, "ended": ended}, text, as_json)
+    print_result({"id": endpoint, "suppressed_count": ended}, text, as_json)
 
 
 @group.command("test")

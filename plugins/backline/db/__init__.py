@@ -1,1 +1,1 @@
-"""The app's PostgreSQL: named statements, migrations, connections that come back."""
+"""The app's PostgreSQL database: connections, named statements, migrations."""

@@ -1,4 +1,4 @@
-"""Whether every named statement fits a database: its tables and columns, their types, and the role's privileges."""
+"""Checks that every named statement fits a database: tables, columns, types, and the role's privileges."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from backline.db.statements import SQL_FOLDER, custom_folder, read_statements, s
 from backline.errors import InvalidInput
 
 EXCLUDED_DOMAINS = frozenset({"reference_app", "demo", "bench"})
-"""Domains of the reference app's data, of the demo and of the benches: no database but their own needs them."""
+"""Domains of the reference app's data, the demo and the benches, which only their own databases need."""
 _EXPLAIN = SQL("EXPLAIN (GENERIC_PLAN) {statement}")
 
 
 @dataclass(frozen=True, slots=True)
 class StatementCheck:
-    """One statement, where it comes from, and what the database has against it, if anything."""
+    """One statement, its origin, and the database's objection to it, if any."""
 
     domain: str
     name: str
@@ -28,15 +28,15 @@ class StatementCheck:
 
 
 def domains() -> list[str]:
-    """The files of statements that a database in use must fit, ours and those of `database.statements_folder`."""
+    """The statement files that a database in use must fit, ours and those of `database.statements_folder`."""
     folders = [SQL_FOLDER, *filter(None, [custom_folder()])]
     return sorted({path.stem for folder in folders for path in folder.glob("*.sql")} - EXCLUDED_DOMAINS)
 
 
 def check_statements(dsn: str, chosen: Sequence[str] = ()) -> list[StatementCheck]:
-    """Plan every statement of those domains (default: all) on that database, as its role, without running it.
+    """Plan every statement of these domains (default: all) on the database, with the role's privileges.
 
-    InvalidInput for a domain that does not exist.
+    The statements are not run. InvalidInput for a domain that does not exist.
     """
     known = domains()
     if wrong := sorted(set(chosen) - {*known, *EXCLUDED_DOMAINS}):
@@ -44,14 +44,14 @@ def check_statements(dsn: str, chosen: Sequence[str] = ()) -> list[StatementChec
     found = []
     with translate_errors(), psycopg.connect(dsn, autocommit=True) as connection:
         for domain in chosen or known:
-            own = _custom_statements(domain)
+            custom = _custom_statements(domain)
             for name, text in statements(domain).items():
                 problem = None
                 try:
                     connection.execute(_EXPLAIN.format(statement=SQL(to_positional(text))), prepare=False)
                 except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as exc:
                     problem = exc.diag.message_primary or str(exc)
-                found.append(StatementCheck(domain, name, name in own, problem))
+                found.append(StatementCheck(domain, name, name in custom, problem))
     return found
 
 

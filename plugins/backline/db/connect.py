@@ -1,4 +1,4 @@
-"""Connections to the app's database: errors translated at this edge, and one that comes back by itself."""
+"""Connections to the app's database, with the driver's errors translated: a plain one, and one that reconnects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeAlias
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
@@ -19,7 +19,7 @@ from backline.errors import BacklineError, DatabaseFailure, InvalidInput, Miscon
 log = logging.getLogger(__name__)
 
 TRANSIENT_SQLSTATES = frozenset({
-    "40001", "40P01",                      # serialization failure, deadlock: run it again
+    "40001", "40P01",                      # serialization failure, deadlock
     "08000", "08001", "08003", "08004", "08006",  # connection
     "53000", "53100", "53200", "53300",    # out of disk, memory, connections
     "55P03", "57014", "57P01", "57P02", "57P03",  # lock not available, cancelled, shutting down, starting up
@@ -28,13 +28,15 @@ INVALID_PARAMETER_VALUE = "22023"
 UNIQUE_VIOLATION = "23505"
 _ENQUEUE_PREFIX = "backline.enqueue"
 PLAN_MAX_AGE_SECONDS = 5.0
-"""How old the plan of a prepared statement may get. One made while a table was empty reads all of it, and without this
-would do so until autovacuum's next look, a minute or more, however large the table has grown."""
-_DISCARD_PLANS: LiteralString = "DISCARD PLANS"  # cannot be PREPAREd, so it is not among the named statements
+"""How old the plan of a prepared statement may get. A plan made while a table was empty scans all of it; without this
+limit it would be kept until autovacuum's next run, a minute or more, however large the table has grown."""
+_DISCARD_PLANS: LiteralString = "DISCARD PLANS"  # cannot be PREPAREd, so it is not a named statement
+
+Session: TypeAlias = psycopg.Connection[DictRow]
 
 
 def translate_error(exc: psycopg.Error) -> BacklineError:
-    """Our error for a driver's error: what enqueue raised is InvalidInput, a transient state DatabaseFailure."""
+    """Our error for a driver's error: InvalidInput if enqueue raised it, DatabaseFailure for a transient state."""
     state = exc.sqlstate
     text = exc.diag.message_primary or str(exc).strip()
     field = exc.diag.column_name
@@ -47,21 +49,37 @@ def translate_error(exc: psycopg.Error) -> BacklineError:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Raise our errors for the driver's."""
+    """Raise our errors in place of the driver's."""
     try:
         yield
     except psycopg.Error as exc:
         raise translate_error(exc) from exc
 
 
+@contextmanager
+def session(dsn: str, *, name: str, connect_timeout: int = 5) -> Iterator[Session]:
+    """A connection in autocommit for short work, closed at the end; errors are translated, those of the body too."""
+    with (
+        translate_errors(),
+        psycopg.connect(
+            dsn,
+            autocommit=True,
+            row_factory=dict_row,
+            connect_timeout=connect_timeout,
+            application_name=f"backline {name}"[:63],
+        ) as connection,
+    ):
+        yield connection
+
+
 Execute = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
 
 
 class Database:
-    """One asynchronous connection, in autocommit, that is opened at its first use and again after it broke.
+    """One asynchronous connection in autocommit, opened on first use and reopened after it breaks.
 
-    `patience` is how many seconds a statement is tried again while the server is away; every statement given
-    to it must be safe to run twice.
+    While the server is unavailable a statement is retried for `retry_timeout` seconds, so every statement must be safe to
+    run twice.
     """
 
     def __init__(self, dsn: str, *, name: str, retry_timeout: float = 20.0) -> None:
@@ -73,7 +91,7 @@ class Database:
         self._lock = asyncio.Lock()
 
     async def fetch(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
-        """Run one statement and return its rows; DatabaseFailure once patience is over."""
+        """Run one statement and return its rows; DatabaseFailure after `retry_timeout`."""
         async with self._lock:
             deadline = time.monotonic() + self._retry_timeout
             delay = 0.05
@@ -86,13 +104,13 @@ class Database:
                     await self._disconnect()
                     if time.monotonic() + delay > deadline:
                         raise
-                    log.warning("%s: %s; trying again in %.1f s", self._name, exc, delay)
+                    log.warning("%s: %s; retrying in %.1f s", self._name, exc, delay)
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, 2.0)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Execute]:
-        """One transaction, tried once: `async with database.transaction() as run: await run(sql, params)`."""
+        """One transaction, without retry: `async with database.transaction() as run: await run(sql, params)`."""
         async with self._lock:
             try:
                 with translate_errors():
@@ -117,7 +135,7 @@ class Database:
             self._connection = await psycopg.AsyncConnection.connect(
                 self._dsn, autocommit=True, row_factory=dict_row, application_name=f"backline {self._name}"[:63]
             )
-            set_json_loads(from_json, self._connection)  # twice as quick as the standard library's
+            set_json_loads(from_json, self._connection)  # twice as fast as the standard library's
             self._planned_at = time.monotonic()
         elif time.monotonic() - self._planned_at > PLAN_MAX_AGE_SECONDS:
             await self._connection.execute(_DISCARD_PLANS)

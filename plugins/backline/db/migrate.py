@@ -1,4 +1,4 @@
-"""Schema migrations: numbered files of a folder, forward only, recorded with their checksums in the schema they build."""
+"""Schema migrations: numbered files, forward only, recorded with their checksums in the schema that they build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIGRATIONS_FOLDER = SQL_FOLDER / "migrations"
 Connection = psycopg.Connection[Any]
 _FILE_NAME = re.compile(r"^(\d{4})_(\w+)\.sql$")
 
-# A schema's name cannot be a parameter: it is put in as a quoted identifier.
+# A schema's name cannot be a parameter, so it is inserted as a quoted identifier.
 _SCHEMA_EXISTS = "SELECT to_regnamespace(quote_ident(%s)) IS NOT NULL"
 _CREATE_SCHEMA = SQL("CREATE SCHEMA {schema}")
 _CREATE_MIGRATION_TABLE = SQL("""
@@ -70,10 +70,10 @@ def read_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
 
 
 def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
-    """Bring the database's schema up to date and make the message types known to it.
+    """Bring the database's schema up to date and register the message types; returns the names of the migrations applied.
 
-    Runs in one transaction under a lock, so two at once are safe, and a failure leaves nothing behind.
-    Returns the names of the migrations applied. Misconfigured if an applied file has changed or gone.
+    Runs in one transaction under a lock, so concurrent calls are safe and a failure changes nothing. Misconfigured if an
+    applied file was changed or deleted.
     """
     from backline.messages.sync import sync_types
 
@@ -84,29 +84,26 @@ def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
 
 
 def apply_files(connection: Connection, schema: str, folder: Path) -> list[str]:
-    """Apply what one schema lacks of a folder's files, under a lock, in the caller's transaction.
+    """Apply a folder's missing migrations to a schema, under a lock, in the caller's transaction; returns their names.
 
-    The schema is made if it is missing. Returns the names of the files applied. Misconfigured if an applied one has
-    changed or gone, or the server is not one for Backline.
+    The schema is created if necessary. Misconfigured if an applied file was changed or deleted, or if the server does not
+    meet Backline's requirements.
     """
     migrations = read_migrations(folder)
-    named = {"schema": Identifier(schema)}
+    names = {"schema": Identifier(schema)}
     _check_server(connection)
     connection.execute(_LOCK, [schema])
-    if not _query_bool(
-        connection, _SCHEMA_EXISTS, schema
-    ):  # whoever may not make schemas may still fill one made for it
-        connection.execute(_CREATE_SCHEMA.format(**named))
-    connection.execute(_CREATE_MIGRATION_TABLE.format(**named))
-    applied = {number: (name, checksum) for number, name, checksum in connection.execute(_LIST_APPLIED.format(**named))}
+    if not _query_bool(connection, _SCHEMA_EXISTS, schema):  # a role without CREATE can use an existing schema
+        connection.execute(_CREATE_SCHEMA.format(**names))
+    connection.execute(_CREATE_MIGRATION_TABLE.format(**names))
+    applied = {number: (name, checksum) for number, name, checksum in connection.execute(_LIST_APPLIED.format(**names))}
     for number, (name, checksum) in applied.items():
         _check_unchanged(migrations, number, name, checksum, folder)
     fresh = [migration for migration in migrations if migration.number not in applied]
     for migration in fresh:
-        # The file is ours and not built from any input.
         with _translate_errors_in(migration, folder):
             connection.execute(migration.sql, prepare=False)
-        connection.execute(_INSERT_MIGRATION.format(**named), (migration.number, migration.name, migration.checksum))
+        connection.execute(_INSERT_MIGRATION.format(**names), (migration.number, migration.name, migration.checksum))
     return [f"{migration.number:04d}_{migration.name}" for migration in fresh]
 
 

@@ -1,4 +1,4 @@
-"""Named SQL statements: `include/sql/<domain>.sql`, one `-- name:` block each, and those that stand in for them."""
+"""Named SQL statements: `-- name:` blocks of `include/sql/<domain>.sql`, and the custom statements that replace them."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ PARAMETER = re.compile(r"%\((\w+)\)s")
 
 @cache
 def statements(domain: str) -> dict[str, LiteralString]:
-    """All statements of one domain by name, with `%(name)s` parameters; each has a describing comment.
+    """All statements of one domain by name, with `%(name)s` parameters.
 
-    Those of the same file in `database.statements_folder` are added to ours and, where the name is the same, replace them.
+    Statements of the same file in `database.statements_folder` are added, and replace those of the same name.
     """
     found = read_statements(SQL_FOLDER / f"{domain}.sql")
-    if (own := custom_folder()) and (path := own / f"{domain}.sql").exists():
+    if (custom := custom_folder()) and (path := custom / f"{domain}.sql").exists():
         found |= read_statements(path)
     return found
 
 
 def to_positional(text: LiteralString) -> LiteralString:
-    """A statement with `$1`, `$2`, ... for its named parameters, as the server's own PREPARE and EXPLAIN take it."""
+    """A statement with `$1`, `$2`, ... in place of its named parameters, for the server's PREPARE and EXPLAIN."""
     numbers: dict[str, str] = {}
     found = PARAMETER.sub(lambda match: numbers.setdefault(match[1], f"${len(numbers) + 1}"), text)
     return found.replace("%%", "%")
 
 
 def custom_folder() -> Path | None:
-    """The folder `database.statements_folder`, if it is set; Misconfigured if it is not there."""
-    given = settings().database.statements_folder
-    if not given:
+    """The folder `database.statements_folder`, if it is set; Misconfigured if it does not exist."""
+    setting = settings().database.statements_folder
+    if not setting:
         return None
-    folder = ROOT / given
+    folder = ROOT / setting
     if not folder.is_dir():
-        raise Misconfigured(f"database.statements_folder: {folder} is no folder; make it, or leave the setting empty")
+        raise Misconfigured(
+            f"database.statements_folder: {folder} is not a folder; create it, or leave the setting empty"
+        )
     return folder
 
 
@@ -51,15 +53,14 @@ def read_statements(path: Path) -> dict[str, LiteralString]:
     for block in re.split(r"(?=^-- name: )", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
         match = _STATEMENT_BLOCK.match(block)
         if match is None or match[1] in found:
-            raise Misconfigured(
-                f"{path}: {block.splitlines()[0]}: needs a name of its own, a comment on the next line and one statement"
-            )
+            rule = "needs a unique name, a comment on the next line and one statement"
+            raise Misconfigured(f"{path}: {block.splitlines()[0]}: {rule}")
         found[match[1]] = cast("LiteralString", match[3])
     return found
 
 
 def statement(domain: str, name: str) -> LiteralString:
-    """One statement; Misconfigured if the file does not have it."""
+    """One statement; Misconfigured if its file does not contain it."""
     try:
         return statements(domain)[name]
     except KeyError:

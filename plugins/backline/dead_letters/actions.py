@@ -13,6 +13,7 @@ from backline.dead_letters.runs import RunsClient
 from backline.dead_letters.store import DeadLetterStore, Filter, Row
 from backline.errors import BacklineError, InvalidInput
 from backline.messages import registry
+from backline.outbox.submission import NewMessage, enqueue_many
 
 BULK_LIMIT = 10_000
 MAX_REASON_LENGTH = 500
@@ -228,13 +229,13 @@ def _send_edited_message(request: _Replay, edited: Mapping[str, Any]) -> str:
     kind = registry.get(letter["name"])
     kind.parse(edited)
     several = len(kind.channels) > 1
-    values = {
-        "type": letter["name"], "payload": json.dumps(edited), "priority": letter["priority"],
-        "recipient": json.dumps({letter["channel"]: letter["recipient"]}) if several else letter["recipient"],
-        "request_id": letter["request_id"], "lane": None if several else letter["lane"], "replay_of": _message_id(letter),
-    }  # fmt: skip
-    [row] = request.store.connection.execute(statement("dead_letters", "message_replay"), values).fetchall()
-    reference = f"{'group' if several else 'message'} {row['id']}"
+    message = NewMessage(
+        letter["name"], json.dumps({letter["channel"]: letter["recipient"]}) if several else letter["recipient"], edited,
+        priority=letter["priority"], lane=None if several else letter["lane"], request_id=letter["request_id"],
+        replay_of=_message_id(letter),
+    )  # fmt: skip
+    [new_id] = enqueue_many(request.store.connection, [message])
+    reference = f"{'group' if several else 'message'} {new_id}"
     request.close(reference)
     return reference
 

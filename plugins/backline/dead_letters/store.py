@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from backline.db.session import Session, session
+from backline.db.connect import Session, session
 from backline.db.statements import statement
 from backline.dead_letters.failures import Failure, ImportFailure
 from backline.errors import InvalidInput

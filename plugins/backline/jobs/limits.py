@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.db.statements import statement
 
 

@@ -10,9 +10,9 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from backline.db.session import session
+from backline.db.connect import Session, session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 
@@ -31,6 +31,19 @@ class RunRef:
 
     dag_id: str
     run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.dag_id}:{self.run_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `<dag_id>:<run_id>`; a DAG id has no colon, so the first one ends it. InvalidInput for the field `id`."""
+        dag_id, _, run_id = text.partition(":")
+        if not dag_id or not run_id:
+            raise InvalidInput(
+                "id", f"{text[:80]!r} is not a run; write <dag_id>:<run_id>, as in count_orders:manual__1"
+            )
+        return cls(dag_id, run_id)
 
 
 class ResultStore:
@@ -78,10 +91,15 @@ def serialize_result(value: Any) -> str:
 
 
 def get_result(dsn: str, run: RunRef) -> dict[str, Any] | None:
-    """Percent, what it does, result and times of a run; None if there is nothing or it is no longer kept."""
+    """As `fetch_result`, over a connection of its own."""
     with session(dsn, name="result") as connection:
-        values = {"dag_id": run.dag_id, "run_id": run.run_id}
-        return connection.execute(statement("jobs", "result_get"), values).fetchone()
+        return fetch_result(connection, run)
+
+
+def fetch_result(connection: Session, run: RunRef) -> dict[str, Any] | None:
+    """Progress, result and times of a run; None if nothing is stored or it is no longer kept."""
+    values = {"dag_id": run.dag_id, "run_id": run.run_id}
+    return connection.execute(statement("jobs", "result_get"), values).fetchone()
 
 
 def prune_results(dsn: str) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from backline.channels.base import Message
-from backline.channels.email.content import EmailContent
-from backline.channels.push.content import PushContent
-from backline.channels.webhook.content import WebhookContent
+from backline.channels.content import EmailContent, PushContent, WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage, WebhookMessage

@@ -12,12 +12,12 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backline.channels.email.content import Attachment
+from backline.channels.content import Attachment
 from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput
 from backline.messages.fields import Line
-from backline.messages.validation_errors import field_error
 from backline.settings import ROOT, settings
+from backline.validation_errors import field_error
 
 MIB = 1024 * 1024
 MAX_ATTACHMENTS = 20

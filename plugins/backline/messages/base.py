@@ -14,13 +14,11 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from backline.channels.email.content import EmailContent
-from backline.channels.push.content import PushContent
-from backline.channels.webhook.content import WebhookContent
+from backline.channels.content import EmailContent, PushContent, WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import recipients
 from backline.messages.fields import parse_timestamp
-from backline.messages.validation_errors import reject_nul, to_invalid_input
+from backline.validation_errors import UNKNOWN_FIELD, Location, field_problems, reject_nul, to_invalid_input
 
 RESERVED_KEYS = frozenset({"to", "request_id", "expires_at", "priority"})
 """Keys that stand beside the payload in a conf or body, so no payload field may have these names."""
@@ -88,7 +86,14 @@ class MessageType(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as exc:
-            raise to_invalid_input(cls.type_name, tuple(cls.model_fields), exc, cls.secret_fields) from None
+            problems = field_problems(exc, unknown_field=cls._unknown_field, secret=cls.secret_fields)
+            raise to_invalid_input(problems) from None
+
+    @classmethod
+    def _unknown_field(cls, location: Location) -> str:
+        if len(location) > 1:
+            return UNKNOWN_FIELD
+        return f"is not a field of {cls.type_name}; known fields: {', '.join(cls.model_fields)}"
 
     @classmethod
     def sample(cls) -> dict[str, Any]:

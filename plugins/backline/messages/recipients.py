@@ -85,13 +85,13 @@ def _phone(text: str, field: str) -> str:
 
 
 def _device(text: str, field: str) -> str:
-    from backline.channels.push import recipients
+    from backline.channels import recipients
 
     return recipients.parse_push_recipient(text, field)
 
 
 def _endpoint(text: str, field: str) -> str:
-    from backline.channels.webhook import recipients
+    from backline.channels import recipients
 
     return recipients.parse_webhook_recipient(text, field)
 

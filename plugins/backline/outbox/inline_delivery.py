@@ -8,7 +8,6 @@ row for each, and each goes its own way.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +20,7 @@ from backline.errors import DatabaseFailure, FailureClass
 from backline.outbox.delivery import Delivery
 from backline.outbox.recipient_policy import PreferenceFilter
 from backline.outbox.store import LeasedMessage, Store, lease_by_id
+from backline.outbox.submission import NewMessage, enqueue_statement
 from backline.settings import LaneSettings
 
 
@@ -109,17 +109,15 @@ class InlineSender:
     async def _enqueue_and_lease(self, request: SendRequest) -> dict[int, tuple[str, LeasedMessage | None]]:
         """Messages by id: their channel, and the lease if it is ours. In one transaction: no dispatcher sees the rows in between."""
         async with self._database.transaction() as run:
-            [row] = await run(
-                statement("outbox", "enqueue"),
-                {
-                    "type": request.type, "recipient": request.recipient, "payload": json.dumps(request.payload),
-                    "due_at": None, "priority": request.priority, "idempotency_key": request.key,
-                    "expires_at": request.expires_at, "request_id": request.request_id, "lane": None,
-                },
+            message = NewMessage(
+                request.type, request.recipient, request.payload, request.key, expires_at=request.expires_at,
+                priority=request.priority, request_id=request.request_id,
             )  # fmt: skip
-            found = await run(statement("outbox", "message_list_enqueued"), {"id": row["id"]})
+            [row] = await run(*enqueue_statement([message]))
+            [accepted_id] = row["ids"]
+            found = await run(statement("outbox", "message_list_enqueued"), {"id": accepted_id})
             if not found:
-                raise DatabaseFailure(f"message {row['id']} is gone: pruned, or the database was restored")
+                raise DatabaseFailure(f"message {accepted_id} is gone: pruned, or the database was restored")
             return {
                 int(one["id"]): (
                     one["channel"],

@@ -275,26 +275,6 @@ class Store:
 
     # --- looking --------------------------------------------------------------------------------
 
-    async def enqueue(
-        self,
-        type_name: str,
-        recipient: str,
-        payload: str,
-        *,
-        due_at: datetime | None = None,
-        priority: int | None = None,
-        idempotency_key: str | None = None,
-        expires_at: datetime | None = None,
-        request_id: str | None = None,
-        lane: str | None = None,
-    ) -> int:
-        """Enqueue one message outside any transaction of the caller's; `payload` is JSON text."""
-        rows = await self._rows(
-            "enqueue", type=type_name, recipient=recipient, payload=payload, due_at=due_at, priority=priority,
-            idempotency_key=idempotency_key, expires_at=expires_at, request_id=request_id, lane=lane,
-        )  # fmt: skip
-        return int(rows[0]["id"])
-
     async def status(self, message_id: int) -> DictRow | None:
         """Where one message stands."""
         rows = await self._rows("message_status", id=message_id)

@@ -1,41 +1,139 @@
-"""Taking messages in over HTTP: judged by their types' models, secrets sealed, then enqueued set-based, all or none."""
+"""Adds messages to the outbox, and acts on messages that are in it: cancel, retry, replay.
+
+`enqueue` and `enqueue_many` are the way in for all Python code: they run in the caller's transaction, over the same SQL
+function that apps call. `validate_batch` and `enqueue_batch` serve HTTP: each message is checked by its type's model first.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import DictRow
+from psycopg.rows import DictRow, scalar_row
 from pydantic_core import to_json
 
+from backline.audit_trail import Actor, record
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.encryption import Encryptor
-from backline.errors import BacklineError, InvalidInput
+from backline.errors import BacklineError, InvalidInput, PermanentError
 from backline.messages import MessageType, recipients, registry
 from backline.settings import settings
 
 IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
 MAX_IDEMPOTENCY_KEY_LENGTH = 200
-"""Of an idempotency key in characters: the outbox takes 255, and a batch adds each message's position."""
+"""Characters of an HTTP client's key: the outbox takes 255, and a batch appends each message's position."""
 MAX_RECIPIENT_LENGTH = 400
+MAX_REPORTED_ERRORS = 50
+"""Invalid messages of one batch that are reported."""
+FINAL_STATES = frozenset({"sent", "suppressed", "cancelled", "expired", "dead"})
 _ADDR_SPEC = r'[^\s@<>(),;:\\"\[\]]+@[^\s@<>(),;:\\"\[\]]+'
 _EMAIL_PATTERN = re.compile(rf"{_ADDR_SPEC}|[^<>\x00-\x1f\x7f]+ <{_ADDR_SPEC}>")
-MAX_REPORTED_ERRORS = 50
-"""How many wrong messages of one batch are told about."""
+
+# --- enqueueing --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """One message to enqueue."""
+
+    type: str
+    recipient: str
+    """An address; for a type of several channels a JSON object by channel."""
+    payload: Mapping[str, Any] | str
+    """A string is JSON text."""
+    key: str | None = None
+    """Idempotency key: the same key with the same content gives the first message's id."""
+    due_at: datetime | None = None
+    expires_at: datetime | None = None
+    priority: int | None = None
+    lane: str | None = None
+    request_id: str | None = None
+    replay_of: int | None = None
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it becomes a group, with one message per channel."""
+        return len(registry.get(self.type).channels) > 1
+
+
+def enqueue(
+    database: psycopg.Connection[Any],
+    type: str,  # noqa: A002 - the word of the SQL function
+    recipient: str,
+    payload: Mapping[str, Any],
+    *,
+    key: str | None = None,
+    due_at: datetime | None = None,
+    priority: int | None = None,
+    expires_at: datetime | None = None,
+    request_id: str | None = None,
+    lane: str | None = None,
+) -> int:
+    """Enqueue one message in the caller's transaction; returns its id, or its group's id for a type of several channels.
+
+    InvalidInput names the field that is refused.
+    """
+    message = NewMessage(type, recipient, payload, key, due_at, expires_at, priority, lane, request_id)
+    return enqueue_many(database, [message])[0]
+
+
+def enqueue_many(database: psycopg.Connection[Any], messages: Sequence[NewMessage]) -> list[int]:
+    """Enqueue messages in the caller's transaction; returns their ids in the order given.
+
+    Messages of one type with equal options are one SQL call. InvalidInput if any is refused: roll back then.
+    """
+    ids = [0] * len(messages)
+    with database.cursor(row_factory=scalar_row) as cursor:
+        for indexes in _calls(messages):
+            with translate_errors():
+                found = cursor.execute(*enqueue_statement([messages[index] for index in indexes])).fetchone()
+            for index, message_id in zip(indexes, found or (), strict=True):
+                ids[index] = message_id
+    return ids
+
+
+def enqueue_statement(messages: Sequence[NewMessage]) -> tuple[LiteralString, dict[str, Any]]:
+    """The SQL call, with its parameters, that enqueues messages of one type with equal options; its row is `ids`."""
+    first = messages[0]
+    return statement("outbox", "message_enqueue_many"), {
+        "type": first.type, "due_at": first.due_at, "priority": first.priority, "expires_at": first.expires_at,
+        "request_id": first.request_id, "lane": first.lane, "replay_of": first.replay_of,
+        "recipients": [one.recipient for one in messages],
+        "payloads": [one.payload if isinstance(one.payload, str) else _to_json(one.payload) for one in messages],
+        "idempotency_keys": None if first.key is None else [one.key for one in messages],
+    }  # fmt: skip
+
+
+def _calls(messages: Sequence[NewMessage]) -> Iterable[list[int]]:
+    """The positions of the messages of each SQL call."""
+    calls: dict[tuple[Any, ...], list[int]] = {}
+    for index, one in enumerate(messages):
+        options = (one.due_at, one.expires_at, one.priority, one.lane, one.request_id, one.replay_of)
+        calls.setdefault((one.type, one.key is None, *options), []).append(index)
+    return calls.values()
+
+
+def _to_json(payload: Mapping[str, Any]) -> str:
+    # inf_nan_mode as the model accepts them: a text in place of a number that JSON does not have.
+    return to_json(payload, inf_nan_mode="strings").decode()
+
+
+# --- over HTTP ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class MessageRequest:
-    """One message that somebody wants sent, as they gave it."""
+    """One message as an HTTP client gave it."""
 
     type: str
     to: object
-    """An address; for a type of several channels a mapping with one a channel."""
+    """An address; for a type of several channels a mapping by channel."""
     payload: Mapping[str, Any]
     due_at: datetime | None = None
     expires_at: datetime | None = None
@@ -44,76 +142,55 @@ class MessageRequest:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ValidatedMessage:
-    """One message that its type's model has accepted, its secrets sealed."""
-
-    type: str
-    recipient: str
-    payload: str
-    """JSON text."""
-    grouped: bool
-    """Whether it becomes a group, a message a channel."""
-    options: tuple[datetime | None, datetime | None, int | None, str | None, str | None]
-    """due_at, expires_at, priority, lane, request_id."""
-
-
 class BatchValidationError(BacklineError):
-    """Some messages of a batch are wrong, so none was taken: their positions from 0, and what is wrong with each."""
+    """Some messages of a batch are invalid, so none was accepted: their positions from 0, and each one's error."""
 
     def __init__(self, problems: Sequence[tuple[int, InvalidInput]]) -> None:
         super().__init__("; ".join(f"message {index}: {problem}" for index, problem in problems))
         self.problems = problems
 
 
-def validate_batch(requests: Sequence[MessageRequest], encryptor: Encryptor) -> list[ValidatedMessage]:
-    """Judge all by their models and seal what is secret; BadBatch tells which are wrong, up to 50 of them."""
-    checked: list[ValidatedMessage] = []
+def validate_batch(requests: Sequence[MessageRequest], encryptor: Encryptor) -> list[NewMessage]:
+    """Check all by their models and encrypt secret fields; BatchValidationError lists up to 50 invalid messages."""
+    valid: list[NewMessage] = []
     problems: list[tuple[int, InvalidInput]] = []
     now = datetime.now(UTC)
     for index, one in enumerate(requests):
         try:
-            checked.append(_validate(one, encryptor, now))
+            valid.append(_validate(one, encryptor, now))
         except InvalidInput as exc:
             problems.append((index, exc))
             if len(problems) == MAX_REPORTED_ERRORS:
                 break
     if problems:
         raise BatchValidationError(problems)
-    return checked
+    return valid
 
 
 def enqueue_batch(
-    connection: psycopg.Connection[DictRow], messages: Sequence[ValidatedMessage], keys: Sequence[str] | None
+    database: psycopg.Connection[Any], messages: Sequence[NewMessage], keys: Sequence[str] | None
 ) -> list[int]:
-    """Put all into the outbox, in the caller's transaction; their ids (a group's where grouped) in the order given.
+    """As `enqueue_many`, with one idempotency key per message, if given.
 
-    `keys` are idempotency keys, one a message. One call for each type and set of options. BadBatch when the database
-    refuses, for example a key that was used with other content: roll back then.
+    BatchValidationError when the database refuses a message, for example because its key was used with other content.
     """
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for index, one in enumerate(messages):
-        alike.setdefault((one.type, *one.options), []).append(index)
+    if keys is not None:
+        messages = [replace(one, key=key) for one, key in zip(messages, keys, strict=True)]
     ids = [0] * len(messages)
-    for (type_name, due_at, expires_at, priority, lane, request_id), indexes in alike.items():
-        params = {
-            "type": type_name, "due_at": due_at, "expires_at": expires_at, "priority": priority, "lane": lane,
-            "request_id": request_id, "recipients": [messages[index].recipient for index in indexes],
-            "payloads": [messages[index].payload for index in indexes],
-            "idempotency_keys": None if keys is None else [keys[index] for index in indexes],
-        }  # fmt: skip
+    for indexes in _calls(messages):
         try:
-            with translate_errors():
-                [row] = connection.execute(statement("messages", "message_enqueue_many"), params).fetchall()
+            found = enqueue_many(database, [messages[index] for index in indexes])
         except InvalidInput as exc:
-            raise BatchValidationError([(_failed_index(exc, keys, indexes), with_http_field_name(exc))]) from None
-        for index, message_id in zip(indexes, row["ids"], strict=True):
+            # The database names the key, or what all messages of one call share.
+            named = (index for index in indexes if exc.problem.startswith(f"'{messages[index].key}' "))
+            raise BatchValidationError([(next(named, indexes[0]), with_http_field_name(exc))]) from None
+        for index, message_id in zip(indexes, found, strict=True):
             ids[index] = message_id
     return ids
 
 
 def check_idempotency_key(key: str) -> str:
-    """An idempotency key; InvalidInput unless it is 1 to 200 visible ASCII characters."""
+    """An HTTP client's idempotency key; InvalidInput unless it is 1 to 200 visible ASCII characters."""
     if not re.fullmatch(rf"[!-~]{{1,{MAX_IDEMPOTENCY_KEY_LENGTH}}}", key):
         raise InvalidInput(
             IDEMPOTENCY_KEY_HEADER,
@@ -123,56 +200,46 @@ def check_idempotency_key(key: str) -> str:
 
 
 def with_http_field_name(exc: InvalidInput) -> InvalidInput:
-    """What the database refused, with the field's name as HTTP has it."""
+    """The database's error with the field's name as in HTTP."""
     names = {"idempotency_key": IDEMPOTENCY_KEY_HEADER, "recipient": "to"}
     return InvalidInput(names[exc.field], exc.problem) if exc.field in names else exc
 
 
 def to_stored_payload(kind: type[MessageType], payload: Mapping[str, Any], encryptor: Encryptor) -> str:
-    """A payload as the outbox keeps it, as JSON text: judged by the model, its secret fields sealed."""
+    """A payload as the outbox stores it, as JSON text: checked by the model, its secret fields encrypted."""
     try:
         kind.parse(payload)
     except InvalidInput as exc:
         raise InvalidInput(f"payload.{exc.field}" if exc.field != "payload" else exc.field, exc.problem) from None
-    sealed = {
+    encrypted = {
         name: encryptor.encrypt(value) for name in kind.secret_fields if isinstance(value := payload.get(name), str)
     }
-    # As the model has judged it: that a number is none is told by its text.
-    return to_json({**payload, **sealed} if sealed else payload, inf_nan_mode="strings").decode()
-
-
-def _validate(wanted: MessageRequest, sealer: Encryptor, now: datetime) -> ValidatedMessage:
-    kind = registry.get(wanted.type)
-    grouped = len(kind.channels) > 1
-    addresses = recipients.by_channel(kind.type_name, kind.channels, wanted.to)
-    if "email" in addresses:
-        _check_email(addresses["email"], "to.email" if grouped and isinstance(wanted.to, Mapping) else "to")
-    if wanted.lane is not None:
-        _check_lane(kind, wanted.lane)
-    if wanted.due_at is not None and wanted.expires_at is not None and wanted.due_at > wanted.expires_at:
-        raise InvalidInput("due_at", "is after expires_at, so it could never be sent; give an earlier one")
-    expires_at = wanted.expires_at or (now + kind.lifetime if kind.lifetime else None)
-    options = (wanted.due_at, expires_at, wanted.priority, wanted.lane, wanted.request_id)
-    return ValidatedMessage(
-        kind.type_name,
-        recipients.serialize(kind.channels, addresses),
-        to_stored_payload(kind, wanted.payload, sealer),
-        grouped,
-        options,
-    )
-
-
-def _check_email(address: str, field: str) -> None:
-    """As the database takes it, which would refuse it without saying which message it means."""
-    if not is_valid_email_recipient(address):
-        raise InvalidInput(
-            field, f"write it as ann@example.com or Ann <ann@example.com>, in at most {MAX_RECIPIENT_LENGTH} characters"
-        )
+    return _to_json({**payload, **encrypted} if encrypted else payload)
 
 
 def is_valid_email_recipient(recipient: str) -> bool:
-    """Whether `backline.recipient_error` finds no fault in an email's recipient; a test holds the two equal."""
+    """Whether `backline.recipient_error` accepts an email's recipient; a test compares the two."""
     return len(recipient) <= MAX_RECIPIENT_LENGTH and _EMAIL_PATTERN.fullmatch(recipient) is not None
+
+
+def _validate(request: MessageRequest, encryptor: Encryptor, now: datetime) -> NewMessage:
+    kind = registry.get(request.type)
+    addresses = recipients.by_channel(kind.type_name, kind.channels, request.to)
+    # The database would refuse these without the message's position.
+    if "email" in addresses and not is_valid_email_recipient(addresses["email"]):
+        raise InvalidInput(
+            "to.email" if len(kind.channels) > 1 and isinstance(request.to, Mapping) else "to",
+            f"write it as ann@example.com or Ann <ann@example.com>, in at most {MAX_RECIPIENT_LENGTH} characters",
+        )
+    if request.lane is not None:
+        _check_lane(kind, request.lane)
+    if request.due_at is not None and request.expires_at is not None and request.due_at > request.expires_at:
+        raise InvalidInput("due_at", "is after expires_at, so it could never be sent; give an earlier one")
+    return NewMessage(
+        kind.type_name, recipients.serialize(kind.channels, addresses), to_stored_payload(kind, request.payload, encryptor),
+        due_at=request.due_at, expires_at=request.expires_at or (now + kind.lifetime if kind.lifetime else None),
+        priority=request.priority, lane=request.lane, request_id=request.request_id,
+    )  # fmt: skip
 
 
 def _check_lane(kind: type[MessageType], name: str) -> None:
@@ -183,10 +250,124 @@ def _check_lane(kind: type[MessageType], name: str) -> None:
         raise InvalidInput("lane", f"{name[:80]!r} cannot carry {kind.type_name}; {known}")
 
 
-def _failed_index(exc: InvalidInput, keys: Sequence[str] | None, indexes: Sequence[int]) -> int:
-    """Which message the database means: it names a key, or what all of one call share."""
-    if keys is not None:
-        for index in indexes:
-            if exc.problem.startswith(f"'{keys[index]}' "):
-                return index
-    return indexes[0]
+# --- actions on one message: each is recorded in the audit trail ------------------------------------------
+
+
+class MessageNotFound(PermanentError):
+    """There is no message of that id: it never existed, or it was pruned."""
+
+
+class InvalidStateTransition(PermanentError):
+    """The message's state does not allow the action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """How a replay differs from the original message; None keeps the original's value."""
+
+    recipient: str | None = None
+    payload: Mapping[str, Any] | None = None
+
+
+def cancel(database: psycopg.Connection[DictRow], message_id: int, who: Actor) -> None:
+    """Cancel a message in the caller's transaction: at once if it is not leased, else its dispatcher is asked to.
+
+    Cancelling twice is no error. MessageNotFound; InvalidStateTransition if it is in another final state.
+    """
+    before = _lock_message(database, message_id)["state"]
+    if before == "cancelled":
+        return
+    rows = database.execute(statement("outbox", "message_cancel"), {"id": message_id}).fetchall()
+    if not rows:
+        raise InvalidStateTransition(f"message {message_id} is {before} already, so it cannot be cancelled")
+    _record_audit(database, who, "message.cancel", message_id, before, rows[0]["state"])
+
+
+def replace_payload(
+    database: psycopg.Connection[DictRow], message_id: int, payload: Mapping[str, Any], who: Actor
+) -> bool:
+    """Replace the payload of a scheduled message and make it due now, in the caller's transaction.
+
+    False, with nothing changed, if it is no longer scheduled. InvalidInput if the model refuses the payload;
+    MessageNotFound; InvalidStateTransition for a type with secrets: cancel such a message and enqueue another.
+    """
+    row = _lock_message(database, message_id)
+    if row["secret_fields"]:
+        raise InvalidStateTransition(f"message {message_id} has secrets; cancel it and send another")
+    registry.get(row["type"]).parse(payload)
+    values = {"id": message_id, "payload": json.dumps(payload)}
+    if not database.execute(statement("outbox", "message_replace_payload"), values).fetchall():
+        return False
+    _record_audit(database, who, "message.replace_payload", message_id, row["state"], "pending")
+    return True
+
+
+def retry(database: psycopg.Connection[DictRow], message_id: int, who: Actor) -> None:
+    """Retry a dead message under its own id, in the caller's transaction.
+
+    MessageNotFound; InvalidStateTransition if it is not dead, has expired or its secrets are erased.
+    """
+    row = _lock_message(database, message_id)
+    if row["state"] != "dead":
+        raise InvalidStateTransition(f"message {message_id} is {row['state']}; only a dead message can be retried")
+    if row["secret_fields"]:
+        raise InvalidStateTransition(
+            f"the secrets of message {message_id} ({', '.join(row['secret_fields'])}) were erased when it ended; "
+            "replay it with a complete payload"
+        )
+    if not database.execute(statement("outbox", "message_retry"), {"id": message_id}).fetchall():
+        raise InvalidStateTransition(f"message {message_id} expired at {row['expires_at']:%Y-%m-%d %H:%M:%S %Z}")
+    _record_audit(database, who, "message.retry", message_id, "dead", "pending")
+
+
+def replay(
+    database: psycopg.Connection[DictRow],
+    message_id: int,
+    edits: Edits,
+    key: str | None,
+    who: Actor,
+    encryptor: Encryptor,
+) -> tuple[int, bool]:
+    """Send a message in a final state again, as a new message over the same channel, in the caller's transaction.
+
+    Returns the new message's id, or its group's id and True for a type of several channels. InvalidInput if the model
+    refuses the payload, for example because its erased secrets are missing; MessageNotFound; InvalidStateTransition if
+    the message may still be sent.
+    """
+    row = _lock_message(database, message_id)
+    if row["state"] not in FINAL_STATES:
+        raise InvalidStateTransition(f"message {message_id} is {row['state']} and may still be sent; cancel it first")
+    kind = registry.get(row["type"])
+    payload = row["payload"] if edits.payload is None else edits.payload
+    if missing := [name for name in sorted(kind.secret_fields) if name not in payload]:
+        raise InvalidInput(f"payload.{missing[0]}", "was erased when the message ended; give the complete payload")
+    recipient = recipients.check(row["channel"], row["recipient"] if edits.recipient is None else edits.recipient)
+    is_group = len(kind.channels) > 1
+    message = NewMessage(
+        row["type"], json.dumps({row["channel"]: recipient}) if is_group else recipient,
+        to_stored_payload(kind, payload, encryptor), key, priority=row["priority"],
+        lane=None if is_group else row["lane"], request_id=who.request_id, replay_of=message_id,
+    )  # fmt: skip
+    try:
+        [new_id] = enqueue_many(database, [message])
+    except InvalidInput as exc:
+        raise with_http_field_name(exc) from None
+    edited = [name for name, value in (("to", edits.recipient), ("payload", edits.payload)) if value is not None]
+    record(
+        database, who, "message.replay", f"message/{message_id}",
+        before={"state": row["state"]}, after={"new": new_id, "edited": edited},
+    )  # fmt: skip
+    return new_id, is_group
+
+
+def _lock_message(database: psycopg.Connection[DictRow], message_id: int) -> DictRow:
+    row = database.execute(statement("messages", "message_lock"), {"id": message_id}).fetchone()
+    if row is None:
+        raise MessageNotFound(f"there is no message {message_id}: it never existed, or it was pruned")
+    return row
+
+
+def _record_audit(
+    database: psycopg.Connection[DictRow], who: Actor, action: str, message_id: int, before: str, after: str
+) -> None:
+    record(database, who, action, f"message/{message_id}", before={"state": before}, after={"state": after})

@@ -21,7 +21,7 @@ from backline.preferences.unsubscribe import ALL_TOPICS, Subscription
 from backline.settings import settings
 
 Connection = psycopg.Connection[DictRow]
-OptOutAction = Literal["left", "left everything", "came back"]
+OptOutAction = Literal["opted_out", "opted_out_all", "opted_in"]
 SUPPRESSION_REASONS = ("hard_bounce", "complaint", "unsubscribed", "manual")
 
 
@@ -101,7 +101,7 @@ def get_preferences(connection: Connection, channel: str, address: str) -> dict[
     return {
         **one,
         **(wishes or dict.fromkeys(("zone", "quiet_from", "quiet_until", "per_day"))),
-        "left": connection.execute(statement("preferences", "opt_out_list"), one).fetchall(),
+        "opted_out": connection.execute(statement("preferences", "opt_out_list"), one).fetchall(),
         "suppression": held[0] if held else None,
     }
 
@@ -127,7 +127,7 @@ def update_preference(
     if opted_out is not None:
         gone = [check_topic(topic) for topic in opted_out]
         connection.execute(statement("preferences", "opt_out_replace"), {**one, "topics": gone, "source": who.name})
-    after = _audit_values({**asdict(preference), "left": opted_out})
+    after = _audit_values({**asdict(preference), "opted_out": opted_out})
     record(connection, who, "preference.set", f"recipient/{channel}/{one['address']}", after=after)
 
 
@@ -146,10 +146,10 @@ def apply_link_action(connection: Connection, subscription: Subscription, action
     Doing it twice is no error. Whoever comes back undoes both kinds of leaving.
     """
     one = {"channel": subscription.channel, "address": subscription.address}
-    topic = ALL_TOPICS if action == "left everything" else subscription.topic
+    topic = ALL_TOPICS if action == "opted_out_all" else subscription.topic
     if opt_out_status(connection, subscription).get(action):
         return
-    if action == "came back":
+    if action == "opted_in":
         connection.execute(statement("preferences", "opt_in"), {**one, "topic": topic})
     else:
         given = {**one, "topic": topic, "source": "link", "message_id": subscription.message_id}
@@ -158,7 +158,7 @@ def apply_link_action(connection: Connection, subscription: Subscription, action
         statement("delivery_events", "delivery_event_insert"),
         {
             "message_id": subscription.message_id, "channel": subscription.channel, "source": "link",
-            "event": "resubscribed" if action == "came back" else "unsubscribed", "recipient": subscription.address,
+            "event": "resubscribed" if action == "opted_in" else "unsubscribed", "recipient": subscription.address,
             "detail": "everything that can be left" if topic == ALL_TOPICS else f"topic {topic}",
         },
     )  # fmt: skip
@@ -169,7 +169,7 @@ def opt_out_status(connection: Connection, subscription: Subscription) -> Mappin
     one = {"channel": subscription.channel, "address": subscription.address}
     topics = {row["topic"] for row in connection.execute(statement("preferences", "opt_out_list"), one).fetchall()}
     gone = subscription.topic in topics or ALL_TOPICS in topics
-    return {"left": gone, "left everything": ALL_TOPICS in topics, "came back": not gone}
+    return {"opted_out": gone, "opted_out_all": ALL_TOPICS in topics, "opted_in": not gone}
 
 
 def _audit_values(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Templates to text and HTML."""
+"""Renders templates to text, HTML and PDF."""

@@ -1,4 +1,4 @@
-"""Which templates there are: `include/templates/<channel>/<language>/<name>/`."""
+"""Finds templates: `include/templates/<channel>/<language>/<name>/`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @lru_cache(maxsize=8)
 def templates(channel: str, folder: Path = TEMPLATE_FOLDER) -> dict[str, tuple[str, ...]]:
-    """Template name to the languages that have it, both sorted."""
+    """Template names with the languages of each, both sorted."""
     found: dict[str, list[str]] = {}
     for template in sorted((folder / channel).glob("*/*/")):
         if TEMPLATE_NAME.fullmatch(template.name):
@@ -27,28 +27,27 @@ def templates(channel: str, folder: Path = TEMPLATE_FOLDER) -> dict[str, tuple[s
 
 
 def require_template(channel: str, name: str) -> None:
-    """InvalidInput for the field `template`, listing the known ones, when there is none of that name."""
+    """Raise InvalidInput for the field `template`, listing the known ones, if there is none of that name."""
     if name not in (known := templates(channel)):
         raise InvalidInput("template", f"there is no {channel} template {name!r}; known templates: {', '.join(known)}")
 
 
 def sample_context(channel: str, name: str) -> dict[str, Any]:
-    """A context to try a template with, for those that belong to no message type: its sample.json."""
+    """A sample context, from `sample.json`, of a template that belongs to no message type."""
     file = TEMPLATE_FOLDER / channel / settings().section(TemplateSettings).language / name / "sample.json"
     loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return loaded
 
 
 def resolve_language(channel: str, name: str, wanted: str | None) -> str:
-    """The language to render in: the wanted one, else without its region, else the default one.
+    """The language to render in: the wanted one, else the same without its region, else the default language.
 
-    InvalidInput for the field `template` when the template does not exist, or not in any of these.
+    InvalidInput for the field `template` if the template does not exist, or not in one of these languages.
     """
     require_template(channel, name)
-    has = templates(channel)[name]
+    available = templates(channel)[name]
     for language in (wanted, wanted and wanted.split("-")[0], settings().section(TemplateSettings).language):
-        if language in has:
+        if language in available:
             return language
-    raise InvalidInput(
-        "template", f"{name!r} is there in {', '.join(has)}, but not in {wanted or 'the default language'}"
-    )
+    problem = f"{name!r} exists in {', '.join(available)}, but not in {wanted or 'the default language'}"
+    raise InvalidInput("template", problem)

@@ -1,7 +1,4 @@
-"""Email templates: subject, text and HTML from a name, a language and a context.
-
-The context comes out escaped in HTML and as it is in text.
-"""
+"""Renders email templates: subject, text and HTML from a name, a language and a context, which is escaped in HTML."""
 
 from __future__ import annotations
 
@@ -43,13 +40,13 @@ class EmailTemplate:
     text: Template
     html: Template
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What Jinja gives to every template; a context may use the names for its own."""
+    """Jinja's own globals; a context may override them."""
 
     def render(self, context: Mapping[str, Any]) -> tuple[str, str, str]:
-        """Subject (one line), text and HTML; InvalidInput names a variable that is missing or cannot be used."""
+        """Subject (one line), text and HTML; InvalidInput names a variable that is missing or not usable."""
         values = {**self.defaults, **context}
         try:
-            # The HTML keeps its subject: layouts show it as the document's title.
+            # Layouts use the subject as the HTML document's title.
             subject = values["subject"] = " ".join(render_template(self.subject, values).split())
             return subject, render_template(self.text, values), render_template(self.html, values)
         except RENDER_ERRORS as exc:
@@ -57,7 +54,7 @@ class EmailTemplate:
 
 
 def render(name: str, language: str | None, context: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Subject, text and HTML of an email template; InvalidInput names template or variable."""
+    """Subject, text and HTML of an email template; InvalidInput names the template or variable that is wrong."""
     return _template(name, language).render(context)
 
 

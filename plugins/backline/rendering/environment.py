@@ -1,6 +1,6 @@
-"""What templates of every channel share: the sandbox that they run in, their constants, and errors that name the variable.
+"""Shared by the templates of all channels: the sandbox, the constants, and errors that name the variable.
 
-The templates are ours, the context is data: nothing in it is ever run as a template.
+The templates are trusted, their context is not: it is never executed as a template.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _MissingVariableError(UndefinedError):
 
 
 class _Undefined(StrictUndefined):
-    """An undefined variable that says its name when it is used."""
+    """An undefined variable whose use raises an error with its name."""
 
     __slots__ = ()
 
@@ -39,9 +39,9 @@ class _Undefined(StrictUndefined):
         name: str | None = None,
         exc: type[Exception] = UndefinedError,
     ) -> None:
-        # The sandbox passes an exception of its own, for what a template must not touch.
-        said = partial(_missing_variable, name) if exc is UndefinedError else exc
-        super().__init__(hint, obj, name, said)  # type: ignore[arg-type]
+        # The sandbox passes an exception of its own for forbidden access.
+        factory = partial(_missing_variable, name) if exc is UndefinedError else exc
+        super().__init__(hint, obj, name, factory)  # type: ignore[arg-type]
 
 
 def _missing_variable(name: str | None, _hint: str) -> Exception:
@@ -49,25 +49,25 @@ def _missing_variable(name: str | None, _hint: str) -> Exception:
 
 
 def _safe_link(url: object) -> str:
-    """A filter for what goes into href: only the web and mail, never javascript: or data:."""
+    """Filter for values of href: allows http, https and mailto, not javascript: or data:."""
     text = str(url)
     if not text.lower().startswith(LINK_SCHEMES):
-        raise InvalidInput("context", f"{text[:80]!r} cannot be linked to; give an http, https or mailto URL")
+        raise InvalidInput("context", f"{text[:80]!r} is not allowed as a link; give an http, https or mailto URL")
     return text
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """A sandbox in which `order.items` means the data's field, not the method that every dict has."""
+    """A sandbox in which `order.items` is the data's key, not the method of dict."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """As Jinja's, but a key of the data comes first."""
+        """As Jinja's, but a dict's keys come first."""
         if type(obj) is dict and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
 
 
 def create_environment(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
-    """A sandboxed environment for templates that come from this loader; those that end in .html escape what they show."""
+    """A sandboxed environment with this loader; templates that end in .html escape their values."""
     made = _Environment(
         loader=loader,
         autoescape=select_autoescape(enabled_extensions=("html",), default=False),
@@ -82,37 +82,37 @@ def create_environment(loader: BaseLoader) -> ImmutableSandboxedEnvironment:
 
 
 def resolve_language_and_locale(channel: str, name: str, language: str | None) -> tuple[str, str]:
-    """The language that a template is there in, and the locale of amounts and dates; InvalidInput if there is no such template."""
+    """The language to render a template in, and the locale of amounts and dates; InvalidInput for an unknown template."""
     found = catalog.resolve_language(channel, name, language)
-    # Amounts and dates as in the region that was asked for, if the words are of its language.
+    # Amounts and dates follow the requested region if the template is in its language.
     return found, language if language and language.split("-")[0] == found.split("-")[0] else found
 
 
 def template_constants(language: str, locale: str) -> dict[str, str]:
-    """What every template can use, and no context can override."""
-    words = settings().section(TemplateSettings)
+    """Constants that every template can use and no context can override."""
+    config = settings().section(TemplateSettings)
     return {
-        "product_name": words.product_name,
-        "product_url": words.product_url,
-        "support_email": words.support_email,
+        "product_name": config.product_name,
+        "product_url": config.product_url,
+        "support_email": config.support_email,
         "language": language,
         "locale": locale,
     }
 
 
 RENDER_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
-"""What rendering may raise besides InvalidInput. Only data can bring it about: the sample of every template renders."""
+"""Errors of rendering besides InvalidInput. Only data can cause them: every template renders with its sample."""
 
 
 def to_invalid_input(exc: Exception, name: str, language: str) -> InvalidInput:
-    """One of ERRORS as InvalidInput, which names a variable that is missing or cannot be used."""
+    """One of RENDER_ERRORS as InvalidInput, which names a variable that is missing or not usable."""
     if isinstance(exc, _MissingVariableError):
         return InvalidInput(f"context.{exc.variable}", f"is required by template {name!r} ({language}); add it")
     return InvalidInput("context", f"template {name!r} ({language}) cannot use it: {exc}")
 
 
 def render_template(template: Template, values: dict[str, Any]) -> str:
-    """What the template says of these values; Jinja's errors pass through."""
-    # What Template.render does, but for the copy of all globals that it makes each time: a third of its time.
+    """Render the template with these values; Jinja's errors are not translated."""
+    # As Template.render, but without its copy of all globals, which takes a third of the time.
     context = template.environment.context_class(template.environment, values, template.name, template.blocks)
     return "".join(template.root_render_func(context))

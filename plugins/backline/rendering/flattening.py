@@ -1,9 +1,8 @@
-"""A template and its layouts made one before they are compiled.
+"""Merges a template with its layouts and constants before it is compiled.
 
-Jinja walks the chain of `extends` and looks up every setting again for each message. None of that
-changes between messages, so it is done once here: blocks are put in their places, settings become
-constants, and Jinja's compiler then writes neighbouring constants as one piece. Rendering takes
-about a third of the time.
+Jinja resolves the chain of `extends` and looks up every constant again for each message. Here this is done once: blocks are
+inlined and constants inserted, and Jinja's compiler then joins adjacent constants. Rendering takes about a third of the
+time.
 """
 
 from __future__ import annotations
@@ -18,20 +17,19 @@ from backline.errors import Misconfigured
 
 N = TypeVar("N", bound=nodes.Node)
 
-# What a child template may say outside its blocks, and what makes a block need a scope of its own.
+# Allowed outside the blocks of a child template; a block that contains one needs a scope of its own.
 _DEFINITIONS = (nodes.Import, nodes.FromImport, nodes.Assign, nodes.AssignBlock, nodes.Macro)
 
 
 def load_flattened(environment: Environment, name: str, constants: Mapping[str, object]) -> Template:
-    """Load a template, its layouts and the constants as one.
+    """Load a template merged with its layouts and the constants, which a context cannot override.
 
-    A context cannot override a constant. Misconfigured if the template uses `super()` or `self`,
-    which a flat template does not have.
+    Misconfigured if the template uses `super()` or `self`, which a merged template does not have.
     """
     chain = [_parse_template(environment, name)]
     while (extends := chain[-1].find(nodes.Extends)) is not None:
         if not isinstance(extends.template, nodes.Const):
-            raise Misconfigured(f"template {name}: extends needs a name in quotes")
+            raise Misconfigured(f"template {name}: extends needs a quoted name")
         chain.append(_parse_template(environment, extends.template.value))
     for used in (use for tree in chain for use in tree.find_all(nodes.Name) if use.name in {"super", "self"}):
         raise Misconfigured(f"template {name}, line {used.lineno}: {used.name} is not available in these templates")
@@ -57,7 +55,7 @@ def _parse_template(environment: Environment, name: str) -> nodes.Template:
 
 
 class _BlockInliner(NodeTransformer):
-    """Each block gives way to the body that the most special template gives it."""
+    """Replaces each block by its body in the most derived template."""
 
     def __init__(self, blocks: Mapping[str, nodes.Block]) -> None:
         self._blocks = blocks
@@ -65,15 +63,15 @@ class _BlockInliner(NodeTransformer):
     def visit_Block(self, node: nodes.Block) -> nodes.Node | list[nodes.Node]:  # noqa: N802, the visitor's naming
         body: list[nodes.Node] = []
         for child in self._blocks[node.name].body:
-            placed = self.visit(child)
-            body += placed if isinstance(placed, list) else [placed]
+            inlined = self.visit(child)
+            body += inlined if isinstance(inlined, list) else [inlined]
         if any(isinstance(child, _DEFINITIONS) for child in body):
             return nodes.Scope(body, lineno=node.lineno)
         return body
 
 
 class _ConstantFolder(NodeTransformer):
-    """Each name of a constant gives way to its value."""
+    """Replaces each name of a constant by its value."""
 
     def __init__(self, constants: Mapping[str, object]) -> None:
         self._constants = constants
@@ -85,7 +83,7 @@ class _ConstantFolder(NodeTransformer):
 
 
 class _OutputMerger(NodeTransformer):
-    """Neighbouring outputs become one, so that their constants are written as one."""
+    """Joins adjacent outputs, so that their constants are joined too."""
 
     def generic_visit(self, node: N, *args: object, **kwargs: object) -> N:
         super().generic_visit(node, *args, **kwargs)

@@ -1,7 +1,4 @@
-"""Amounts, days and times as people of a language write them (CLDR, by babel): filters for templates.
-
-babel is imported when the first of them is used: who formats nothing does not pay for it.
-"""
+"""Template filters: amounts, dates and times in the format of a locale (CLDR, by babel, imported on first use)."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
     from babel import Locale
 
 NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE = "\u202f", "\u00a0"
-"""Both do not break; the narrow one is a box in mail programs whose font lacks it."""
+"""The narrow one is replaced by the other, because some fonts of mail programs lack it."""
 
 # fmt: off
 MINOR_UNIT_DIGITS = {
@@ -28,11 +25,11 @@ MINOR_UNIT_DIGITS = {
     **dict.fromkeys(("CLF", "UYW"), 4),
 }
 # fmt: on
-"""Currencies whose smallest unit is not a hundredth (ISO 4217, list one). CLDR's digits are customs of display."""
+"""Currencies whose minor unit is not a hundredth (ISO 4217, list one). CLDR's digits are only for display."""
 
 
 def money(amount: int, currency: str, locale: str) -> str:
-    """An amount, given in the currency's smallest unit: 1250 in EUR is, for "de", 12,50 €."""
+    """An amount, given in the currency's minor unit: 1250 in EUR is, for "de", 12,50 €."""
     from babel.numbers import format_currency, get_currency_precision
 
     digits = MINOR_UNIT_DIGITS.get(str(currency), 2)
@@ -47,7 +44,7 @@ def money(amount: int, currency: str, locale: str) -> str:
 
 
 def rate(basis_points: int, locale: str) -> str:
-    """A rate of tax or discount, given in hundredths of a percent: 1950 is, for "de", 19,5 %."""
+    """A tax or discount rate, given in hundredths of a percent: 1950 is, for "de", 19,5 %."""
     from babel.numbers import format_percent
 
     written: str = format_percent(
@@ -57,46 +54,45 @@ def rate(basis_points: int, locale: str) -> str:
 
 
 def country(code: str, locale: str) -> str:
-    """A country's name (ISO 3166-1 alpha-2): DE is, for "en", Germany. A code without one is shown as it is."""
+    """The name of a country code (ISO 3166-1 alpha-2): DE is, for "en", Germany. An unknown code is returned unchanged."""
     return str(_locale(locale).territories.get(str(code), str(code)))
 
 
 def day(value: date, locale: str) -> str:
-    """A day of the calendar: 22. November 2026."""
+    """A date: 22. November 2026."""
     from babel.dates import format_date
 
     return format_date(value, "long", locale=_locale(locale))
 
 
 def timestamp(value: datetime, zone: str | None, locale: str) -> str:
-    """A point in time as the clocks of a zone show it, the zone named: 22. November 2026, 19:30 MEZ.
+    """A point in time in the local time of a zone, with the zone's name: 22. November 2026, 19:30 MEZ.
 
-    `zone` is an IANA name; None stands for the setting `templates.time_zone`.
+    `zone` is an IANA name; None: the setting `templates.time_zone`.
     """
     from babel.dates import format_date, format_time
 
-    known = _locale(locale)
-    there = value.astimezone(ZoneInfo(str(zone or settings().section(TemplateSettings).time_zone)))
-    clock = format_time(there, "short", tzinfo=there.tzinfo, locale=known).replace(
-        NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE
-    )
-    return f"{format_date(there, 'long', locale=known)}, {clock} {_zone_name(there, known)}"
+    babel_locale = _locale(locale)
+    local = value.astimezone(ZoneInfo(str(zone or settings().section(TemplateSettings).time_zone)))
+    clock = format_time(local, "short", tzinfo=local.tzinfo, locale=babel_locale)
+    clock = clock.replace(NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE)
+    return f"{format_date(local, 'long', locale=babel_locale)}, {clock} {_zone_name(local, babel_locale)}"
 
 
-def _zone_name(there: datetime, locale: Locale) -> str:
+def _zone_name(local: datetime, locale: Locale) -> str:
     from babel.dates import get_timezone_name
 
-    name = get_timezone_name(there, "short", locale=locale)
+    name = get_timezone_name(local, "short", locale=locale)
     if name[0] not in "+-":
         return name
-    # No customary abbreviation in this language: "+0530" says little to most people.
+    # This language has no abbreviation for the zone: "+0530" is written as "UTC+5:30".
     minutes = name[3:].replace("00", "")
     return f"UTC{name[0]}{int(name[1:3])}{':' * bool(minutes)}{minutes}"
 
 
 @lru_cache(maxsize=64)
 def _locale(tag: str) -> Locale:
-    """The tag's locale, else that of its language alone."""
+    """The tag's locale, or else that of its language."""
     from babel import Locale, UnknownLocaleError
 
     try:

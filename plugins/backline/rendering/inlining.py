@@ -1,8 +1,7 @@
-"""CSS written into a template's tags once, when the template is loaded, not for every message.
+"""Inlines CSS into a template's tags once, when the template is loaded, instead of for every message.
 
-Mail clients drop style sheets (Outlook, and Gmail in part), so rules must stand in each tag's `style`.
-An HTML parser must not see Jinja's own tags: they are replaced by markers that HTML leaves alone,
-and put back afterwards.
+Some mail clients ignore style sheets (Outlook, and Gmail in part), so rules have to be in each tag's `style`. Jinja's own
+tags are replaced by markers that the HTML parser does not change, and restored afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from jinja2 import BaseLoader, Environment, FileSystemLoader
 
 from backline.errors import Misconfigured
 
-# In the order of the alternatives: a comment or a tag of HTML (so that what Jinja writes inside is known), then Jinja's own.
 _TOKEN = re.compile(
     r"(?P<jinja_comment>\{#.*?#\})|(?P<expression>\{\{.*?\}\})|(?P<statement>\{%.*?%\})"
     r"|(?P<comment_open><!--)|(?P<comment_close>-->)|(?P<tag_open><[A-Za-z/!])|(?P<tag_close>>)",
@@ -28,9 +26,9 @@ _PART = re.compile(rf"<([A-Za-z][A-Za-z0-9]*)|{_PLACEHOLDER.pattern}")
 
 
 def inline_css(source: str, css: str, name: str) -> str:
-    """The template's source with the rules of `css` in its tags; Misconfigured if an HTML parser would move them.
+    """The template's source with the rules of `css` in its tags; Misconfigured if an HTML parser would move Jinja tags.
 
-    A source that begins a document (`<html`) is taken as one, anything else as a fragment.
+    A source that contains `<html` is parsed as a document, any other as a fragment.
     """
     marked, tags = _replace_jinja_tags(source)
     if "<html" in source:
@@ -44,15 +42,15 @@ def inline_css(source: str, css: str, name: str) -> str:
     if before != after:
         first = next(part for part, other in zip_longest(before, after) if part != other)
         raise Misconfigured(
-            f"template {name}: an HTML parser would move or drop something at "
-            f"{tags[first] if isinstance(first, int) else f'<{first}>'} or soon after it; inside a table keep text and "
-            "Jinja tags in cells or between rows, and write <tbody> yourself"
+            f"template {name}: an HTML parser would move or remove content at or shortly after "
+            f"{tags[first] if isinstance(first, int) else f'<{first}>'}; inside a table put text and Jinja tags into cells "
+            "or between rows, and write <tbody> yourself"
         )
     return _PLACEHOLDER.sub(lambda match: tags[int(match[1] or match[2])], inlined)
 
 
 def _tag_sequence(html: str) -> list[int | str]:
-    """The Jinja tags, by number, among the HTML tags that are opened: what a parser must leave in its order."""
+    """The numbers of the Jinja tags among the names of the HTML start tags: a parser must not change their order."""
     return [match[1].lower() if match[1] else int(match[2] or match[3]) for match in _PART.finditer(html)]
 
 
@@ -68,7 +66,7 @@ def _replace_jinja_tags(source: str) -> tuple[str, list[str]]:
         if kind in {"expression", "statement"}:
             tags.append(text)
             plain = f"jinja{len(tags) - 1}mark"
-            # A comment may stand between table rows or before the doctype, where bare text may not.
+            # A comment is allowed between table rows or before the doctype; plain text is not.
             return plain if inside or kind == "expression" else f"<!--{plain}-->"
         if not inside and kind in {"comment_open", "tag_open"}:
             inside = "comment" if kind == "comment_open" else "tag"
@@ -80,17 +78,17 @@ def _replace_jinja_tags(source: str) -> tuple[str, list[str]]:
 
 
 class InliningLoader(BaseLoader):
-    """Loads templates from a folder; those that end in .html with `style.css` of that folder inlined."""
+    """Loads templates from a folder; inlines its `style.css` into those that end in .html."""
 
     def __init__(self, folder: Path) -> None:
         self._files = FileSystemLoader(folder)
         self._css = (folder / "style.css").read_text(encoding="utf-8")
 
     def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, Callable[[], bool] | None]:
-        """As Jinja asks for it."""
+        """As `BaseLoader.get_source`."""
         source, filename, fresh = self._files.get_source(environment, template)
         return (inline_css(source, self._css, template) if template.endswith(".html") else source), filename, fresh
 
     def list_templates(self) -> list[str]:
-        """As Jinja asks for it."""
+        """As `BaseLoader.list_templates`."""
         return self._files.list_templates()

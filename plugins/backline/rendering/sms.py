@@ -1,4 +1,4 @@
-"""Templates for text messages: one text from a name, a language and a context."""
+"""Renders SMS templates: one text from a name, a language and a context."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from backline.rendering.environment import (
 
 
 def render(name: str, language: str | None, context: Mapping[str, Any]) -> str:
-    """The text; InvalidInput names template or variable.
+    """The text; InvalidInput names the template or variable that is wrong.
 
-    Lines are kept, blanks around them not. What amounts and dates bring along, no-break spaces above all, becomes plain
-    if that spares the dearer alphabet.
+    White space around lines is removed. Special characters, such as the no-break spaces of amounts and dates, are replaced
+    if the text then fits the GSM 7-bit alphabet, which needs fewer segments.
     """
     template, found = _template(name, language)
     try:
-        said = render_template(template, {**template.environment.globals, **context})
+        text = render_template(template, {**template.environment.globals, **context})
     except RENDER_ERRORS as exc:
         raise to_invalid_input(exc, name, found) from exc
-    lines = [line.strip() for line in said.strip().splitlines()]
+    lines = [line.strip() for line in text.strip().splitlines()]
     return segments.replace_lookalikes("\n".join(lines))
 
 

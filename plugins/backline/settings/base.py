@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from backline.validation_errors import field_path, field_problems
 
 LIBRARY = Path(__file__).resolve().parents[1]
+_UNKNOWN_SETTING = "unknown setting; remove it or check its spelling (all settings: include/config/backline.toml)"
 _registered: dict[str, type[Section]] = {}
 
 
@@ -47,9 +50,10 @@ def section_name(model: type[Section]) -> str:
     return next(name for name, registered in registered_sections().items() if registered is model)
 
 
-def format_error(error: Any, section: str = "") -> str:
-    """One of pydantic's errors, with the setting's full name and what is wrong with it."""
-    key = ".".join(str(part) for part in (section, *error["loc"]) if part not in ("", "overrides"))
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown setting; remove it or check its spelling (all settings: include/config/backline.toml)"
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}"
+def format_errors(errors: ValidationError, section: str = "") -> str:
+    """pydantic's errors in one line: each setting's full name and what is wrong with it."""
+    problems = field_problems(errors, unknown_field=lambda _: _UNKNOWN_SETTING)
+    names = [
+        field_path([p for p in (section, *problem.location) if p not in ("", "overrides")]) for problem in problems
+    ]
+    return "; ".join(f"{name}: {problem.text}" for name, problem in zip(names, problems, strict=True))

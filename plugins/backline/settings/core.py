@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, ValidationError, field_validator, model_validator
 
 from backline.errors import FailureClass, Misconfigured
-from backline.settings.base import Section, SectionT, format_error, registered_sections, section_name
+from backline.settings.base import Section, SectionT, format_errors, registered_sections, section_name
 
 ChannelName = Literal["email", "sms", "push", "webhook"]
 
@@ -190,7 +190,7 @@ class Settings(Section):
             try:
                 built._sections[name] = model.model_validate(values.get(name, {}))
             except ValidationError as exc:
-                raise Misconfigured("; ".join(format_error(error, name) for error in exc.errors())) from None
+                raise Misconfigured(format_errors(exc, name)) from None
         return built
 
     def section(self, model: type[SectionT]) -> SectionT:
@@ -221,7 +221,7 @@ class Settings(Section):
         try:
             job = JobSettings(**values)
         except ValidationError as exc:
-            raise Misconfigured(f"job {name!r}: " + "; ".join(format_error(error) for error in exc.errors())) from None
+            raise Misconfigured(f"job {name!r}: {format_errors(exc)}") from None
         if job.pool not in self.job_pools:
             raise Misconfigured(
                 f"job {name!r}: pool: {job.pool!r} is not in [job_pools]; add it there or use one of: "

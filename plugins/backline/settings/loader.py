@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from backline.errors import PERMANENT_CLASSES, Misconfigured
-from backline.settings.base import format_error, registered_sections
+from backline.settings.base import format_errors, registered_sections
 from backline.settings.core import Settings
 from backline.settings.environment import ENVIRONMENT_PREFIX, deep_merge, read_environment
 
@@ -43,7 +43,7 @@ def load(path: Path) -> Settings:
     try:
         loaded = Settings.build(deep_merge(values, read_environment()))
     except ValidationError as exc:
-        raise Misconfigured(f"{path}: " + "; ".join(format_error(error) for error in exc.errors())) from None
+        raise Misconfigured(f"{path}: {format_errors(exc)}") from None
     except Misconfigured as exc:
         raise Misconfigured(f"{path}: {exc}") from None
     if wrong := sorted(set(loaded.retry) & PERMANENT_CLASSES):

@@ -1,1 +1,1 @@
-"""Backline's HTTP side inside Airflow's api-server, under /backline. Only that process imports it: FastAPI is not light."""
+"""Backline's HTTP API, mounted under /backline in Airflow's api-server. Only that process imports it: FastAPI is slow to import."""

@@ -7,48 +7,32 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from backline.settings import settings
-from backline.web import (
-    audit,
-    health,
-    hooks,
-    messages,
-    payment_hooks,
-    preferences,
-    problems,
-    schemas,
-    unsubscribe,
-    webhook_schemas,
-    webhooks,
-)
+from backline.web import audit, health, hooks, messages, preferences, problems, runs, unsubscribe, webhooks
 from backline.web.auth_middleware import AuthMiddleware
 from backline.web.database import Connections
 from backline.web.roles import LEAST_ROLE, NOBODY
+from backline.web.schemas import RequestBody
 from backline.web.settings import HttpSettings
 
 ROUTERS = (
-    health.router, messages.router, preferences.router, webhooks.router, audit.router, hooks.router,
-    payment_hooks.router, unsubscribe.router,
+    health.router, messages.router, runs.router, preferences.router, webhooks.router, audit.router, hooks.router,
+    unsubscribe.router,
 )  # fmt: skip
-"""All routes. One without login has its prefix in `roles.PUBLIC`; every other one names its `roles.least` role."""
-
-REQUEST_BODIES = (
-    schemas.NewMessage, schemas.Replay, schemas.NewSuppression, schemas.PreferenceUpdate, webhook_schemas.NewEndpoint,
-    webhook_schemas.EndpointUpdate, webhook_schemas.SecretRotation, webhook_schemas.DisableRequest, webhook_schemas.WebhookReplay,
-)  # fmt: skip
-"""Bodies that we read ourselves."""
+"""All routes. One without a login is below one of `roles.PUBLIC_PATHS`; every other one has `roles.require_role`."""
 
 
 def create_app() -> FastAPI:
-    """The app, with its settings read; nothing is connected before the first request needs it."""
+    """Create the app. It reads the settings; connections are opened by the first request that needs one."""
     config = settings().section(HttpSettings)
     app = FastAPI(
         title="Backline",
         version="1",
         description="Messages and jobs of Backline. Log in as for Airflow's own API.",
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # it loads scripts from other hosts, and so does redoc
         redoc_url=None,
         openapi_url="/openapi.json",
         lifespan=_lifespan,
@@ -70,13 +54,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _openapi_document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document: FastAPI's, with problems for every refusal, logins, and the bodies that we read ourselves."""
+    """FastAPI's document, with problems for all errors, logins, and the bodies that routes parse themselves."""
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         parts = document.setdefault("components", {})
+        models: list[type[BaseModel]] = [*RequestBody.__subclasses__(), problems.Problem]
         _, extra = models_json_schema(
-            [(model, "validation") for model in (*REQUEST_BODIES, problems.Problem)],
-            ref_template="#/components/schemas/{model}",
+            [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
         )
         parts["schemas"] = {
             name: schema
@@ -91,9 +75,9 @@ def _openapi_document(app: FastAPI) -> dict[str, Any]:
         problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         for operations in document["paths"].values():
             for operation in operations.values():
-                answers = operation["responses"]
-                answers.pop("422", None)
-                answers["default"] = {"description": "A problem (RFC 9457)", "content": problem}
+                responses = operation["responses"]
+                responses.pop("422", None)
+                responses["default"] = {"description": "A problem (RFC 9457)", "content": problem}
                 if operation[LEAST_ROLE] == NOBODY:
                     operation["security"] = []
     return app.openapi_schema or {}

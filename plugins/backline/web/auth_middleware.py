@@ -1,4 +1,4 @@
-"""What stands before every route: request ids, login, proof of origin, size limits, and an answer whatever happens."""
+"""The outermost layer of the API: request ids, login, cross-site protection, size limits, and a problem for every error."""
 
 from __future__ import annotations
 
@@ -23,23 +23,22 @@ from backline.web.urls import route_path
 log = logging.getLogger(__name__)
 
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-"""A well-formed X-Request-ID; another one is replaced, so that none can break a log line."""
+"""A valid X-Request-ID; any other is replaced, so that it cannot break log lines."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_PUBLIC_BODY_BYTES = 2 * 2**20
-"""Bytes of a request without login: more than a provider sends at once."""
+"""Body size limit of requests without a login: more than a provider sends at once."""
 
 
 class AuthMiddleware:
-    """The outermost layer. Refuses everything but the public paths without a login, also what does not exist."""
+    """Refuses every path but the public ones without a login, whether it exists or not."""
 
     def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
-        """`body_at_most` bytes, of a request."""
         self._app = app
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's entry."""
-        if scope["type"] == "websocket":  # none is served, so none is let by unasked
+        """The ASGI entry point."""
+        if scope["type"] == "websocket":  # none is served, and the login below is for HTTP only
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["type"] != "http":
@@ -49,7 +48,7 @@ class AuthMiddleware:
         request.state.request_id = request_id = _request_id(request.headers.get("x-request-id"))
         started = False
 
-        async def answer(message: Message) -> None:
+        async def send_with_request_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
@@ -58,21 +57,21 @@ class AuthMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                most = self._max_body_bytes
+                limit = self._max_body_bytes
                 if is_public(route_path(request)):
-                    most = min(most, MAX_PUBLIC_BODY_BYTES)
+                    limit = min(limit, MAX_PUBLIC_BODY_BYTES)
                 else:
                     await _authenticate(request)
-                _check_length(request.headers.get("content-length", ""), most)
-                await self._app(scope, _limit_body(receive, most), answer)
+                _check_length(request.headers.get("content-length", ""), limit)
+                await self._app(scope, _limit_body(receive, limit), send_with_request_id)
             except HTTPException as exc:
-                refusal = problem_response(request, exc.status_code, str(exc.detail), headers=exc.headers)
-                await refusal(scope, receive, answer)
-            except Exception as exc:  # noqa: BLE001 - the caller gets a problem, whatever it was
-                # An error's own text could quote the request, so only its kind and place are kept.
+                response = problem_response(request, exc.status_code, str(exc.detail), headers=exc.headers)
+                await response(scope, receive, send_with_request_id)
+            except Exception as exc:  # noqa: BLE001 - the caller gets a problem for any error
+                # Only the error's class and place are logged: its text could quote the request.
                 log.error("%s %s: unexpected %s", request.method, request.url.path, describe_exception(exc))  # noqa: TRY400
                 if not started:
-                    await problem_response(request, 500, UNEXPECTED_ERROR_DETAIL)(scope, receive, answer)
+                    await problem_response(request, 500, UNEXPECTED_ERROR_DETAIL)(scope, receive, send_with_request_id)
 
 
 def _check_length(content_length: str, limit: int) -> None:
@@ -81,14 +80,14 @@ def _check_length(content_length: str, limit: int) -> None:
 
 
 def _limit_body(receive: Receive, limit: int) -> Receive:
-    """The body as it comes, counted: its length need not be told beforehand."""
-    taken = 0
+    """Count the bytes of the body while it is read: a request need not declare its length."""
+    received = 0
 
     async def counted() -> Message:
-        nonlocal taken
+        nonlocal received
         message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > limit:
+        received += len(message.get("body", b""))
+        if received > limit:
             raise _too_large(limit)
         return message
 
@@ -96,15 +95,15 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
 
 
 def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"At most {limit / 2**20:g} MiB a request (http.max_body_mib); send the messages in several")
+    return ApiError(413, f"The limit is {limit / 2**20:g} MiB a request (http.max_body_mib); split the messages up")
 
 
-def _request_id(given: str | None) -> str:
-    return given if given is not None and REQUEST_ID_PATTERN.fullmatch(given) else uuid.uuid4().hex
+def _request_id(header: str | None) -> str:
+    return header if header is not None and REQUEST_ID_PATTERN.fullmatch(header) else uuid.uuid4().hex
 
 
 async def _authenticate(request: Request) -> None:
-    """Find out who asks; a browser's login counts for an act only when one of our own pages asks for it."""
+    """Identify the user. A browser's login cookie allows changes only from a page of the same origin."""
     credentials = await bearer_scheme(request)
     try:
         request.state.user = await get_user(request, None, credentials)
@@ -114,18 +113,17 @@ async def _authenticate(request: Request) -> None:
             headers={"WWW-Authenticate": "Bearer"},
         ) from None  # fmt: skip
     if credentials is None and request.method not in SAFE_METHODS and not _same_origin(request):
-        raise ApiError(403, "A browser's login works only from Airflow's own pages; programs send a Bearer token")
+        raise ApiError(403, "A login cookie allows changes only from Airflow's own pages; programs send a Bearer token")
 
 
 def _same_origin(request: Request) -> bool:
-    """Whether a browser says that one of our own pages asks.
+    """Whether the browser reports that a page of the same origin sends the request.
 
-    Fetch Metadata, or the Origin where a browser does not send it (OWASP's CSRF prevention cheat sheet); none of the
-    two is not enough.
+    By Fetch Metadata, or by Origin from older browsers (OWASP's CSRF prevention cheat sheet). False without either.
     """
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
     origin = urlsplit(request.headers.get("origin", ""))
-    ours = {request.headers.get("host", ""), urlsplit(conf.get("api", "base_url", fallback="")).netloc}
-    return origin.scheme in {"http", "https"} and origin.netloc in ours - {""}
+    own_hosts = {request.headers.get("host", ""), urlsplit(conf.get("api", "base_url", fallback="")).netloc}
+    return origin.scheme in {"http", "https"} and origin.netloc in own_hosts - {""}

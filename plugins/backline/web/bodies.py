@@ -1,66 +1,42 @@
-"""Request bodies: read as JSON, with each wrong field told."""
+"""Parses JSON request bodies; the error for an invalid body lists every wrong field."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from backline.messages.validation_errors import field_path
-from backline.outbox.actions import Edits
 from backline.outbox.submission import MessageRequest
-from backline.web.problems import ApiError, FieldError, describe_error
-from backline.web.schemas import NewMessage, Replay
+from backline.validation_errors import field_path, field_problems
+from backline.web.problems import ApiError, FieldError, unknown_field
+from backline.web.schemas import NewMessage
 
 BATCH_LIMIT = 1_000
-"""Messages of one request at most."""
-
-NEW_MESSAGES: dict[str, Any] = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                "oneOf": [
-                    {"$ref": "#/components/schemas/NewMessage"},
-                    {
-                        "type": "array",
-                        "items": {"$ref": "#/components/schemas/NewMessage"},
-                        "minItems": 1,
-                        "maxItems": BATCH_LIMIT,
-                    },
-                ]
-            }
-        }
-    },
-}
-REPLAY: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Replay"}}}}
-
-SUPPRESSION: dict[str, Any] = {
-    "required": True,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/NewSuppression"}}},
-}
-PREFERENCE_UPDATE: dict[str, Any] = {
-    "required": True,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Wish"}}},
-}
-
-_MESSAGE_ADAPTER = TypeAdapter(NewMessage)
+"""Maximum number of messages in one request."""
+MAX_LISTED_ERRORS = 50
 _MESSAGES_ADAPTER = TypeAdapter(list[NewMessage])
-_REPLAY_ADAPTER = TypeAdapter(Replay)
-T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def request_body(model: type[BaseModel], *, required: bool = True, batch: bool = False) -> dict[str, Any]:
+    """The OpenAPI description of a body that a route parses itself: `require_role(role, **request_body(NewMessage))`."""
+    schema: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
+    if batch:
+        schema = {"oneOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": BATCH_LIMIT}]}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 async def json_body(request: Request) -> bytes:
-    """The body's bytes; 415 unless it says that it is JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    """The body's bytes; 415 unless its content type is JSON."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
         raise ApiError(415, "Send the body as JSON, with Content-Type: application/json")
     return await request.body()
 
 
 async def optional_json_body(request: Request) -> bytes:
-    """As `json_body`, and an empty one is an empty object."""
+    """As `json_body`, but an empty body is an empty object."""
     return await json_body(request) if await request.body() else b"{}"
 
 
@@ -69,49 +45,40 @@ OptionalBody = Annotated[bytes, Depends(optional_json_body)]
 
 
 def parse_messages(body: bytes, request_id: str) -> tuple[list[MessageRequest], bool]:
-    """The messages of a body, and whether it is a list; `request_id` is that of those that have none."""
-    several = body.lstrip()[:1] == b"["
-    given = _parse(_MESSAGES_ADAPTER, body, several=True) if several else [_parse(_MESSAGE_ADAPTER, body)]
-    if not 1 <= len(given) <= BATCH_LIMIT:
-        raise ApiError(422, f"Give 1 to {BATCH_LIMIT:,} messages a request, not {len(given):,}")
+    """The messages of a body, and whether it is a list. Messages without a request id get this one."""
+    is_batch = body.lstrip()[:1] == b"["
+    try:
+        messages = _MESSAGES_ADAPTER.validate_json(body) if is_batch else [NewMessage.model_validate_json(body)]
+    except ValidationError as exc:
+        raise _to_api_error(exc, is_batch=is_batch) from None
+    if not 1 <= len(messages) <= BATCH_LIMIT:
+        raise ApiError(422, f"Send 1 to {BATCH_LIMIT:,} messages in a request, not {len(messages):,}")
     return [
         MessageRequest(
             one.type, one.to, one.payload, one.due_at, one.expires_at, one.priority, one.lane,
             one.request_id or request_id,
         )
-        for one in given
-    ], several  # fmt: skip
+        for one in messages
+    ], is_batch  # fmt: skip
 
 
-def parse_replay(body: bytes) -> Edits:
-    """How the message that is sent again differs."""
-    given = _parse(_REPLAY_ADAPTER, body)
-    return Edits(given.to, given.payload)
-
-
-def parse_body(model: type[T], body: bytes) -> T:
-    """A body as the model has it; Refused tells each wrong field."""
-    return _parse(TypeAdapter(model), body)
-
-
-def _parse(adapter: TypeAdapter[T], body: bytes, *, several: bool = False) -> T:
+def parse_body(model: type[Model], body: bytes) -> Model:
+    """Parse a body; ApiError lists each wrong field."""
     try:
-        return adapter.validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as exc:
-        found = exc.errors(include_url=False, include_input=False)
-    if found[0]["type"] == "json_invalid":
-        raise ApiError(400, f"The body is not valid JSON: {found[0]['ctx']['error']}")
+        raise _to_api_error(exc) from None
+
+
+def _to_api_error(exc: ValidationError, *, is_batch: bool = False) -> ApiError:
+    first = exc.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {first['ctx']['error']}")
     errors = []
-    for error in found[:50]:
-        location = error["loc"][1:] if several else error["loc"]
-        index = error["loc"][0] if several and error["loc"] else None
-        errors.append(
-            FieldError(
-                field=field_path(location),
-                detail=describe_error(error),
-                index=index if isinstance(index, int) else None,
-            )
-        )
-    first = errors[0]
-    where = "" if first.index is None else f"nothing was taken; message {first.index}: "
-    raise ApiError(422, f"{where}{first.field}: {first.detail}", errors)
+    for problem in field_problems(exc, unknown_field=unknown_field)[:MAX_LISTED_ERRORS]:
+        index = problem.location[0] if is_batch and problem.location else None
+        location = problem.location[1:] if is_batch else problem.location
+        number = index if isinstance(index, int) else None
+        errors.append(FieldError(field=field_path(location), detail=problem.text, index=number))
+    where = "" if errors[0].index is None else f"no message was accepted; message {errors[0].index}: "
+    return ApiError(422, f"{where}{errors[0].field}: {errors[0].detail}", errors)

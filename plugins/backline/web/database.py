@@ -1,14 +1,14 @@
-"""The api-server's connections to the app's database: few, opened when they are needed, closed when they are not."""
+"""The api-server's connections to the app's database: a small pool that opens connections when they are needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
-from fastapi import Request
+from fastapi import Depends, Request
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.array import ListBinaryDumper
 from psycopg_pool import ConnectionPool
@@ -20,7 +20,7 @@ from backline.web.settings import HttpSettings
 
 
 class Connections:
-    """A bounded pool. Opened at its first use: a database that is away must not keep Airflow from starting."""
+    """A bounded pool, opened on first use: Airflow must start even if the database is unavailable."""
 
     def __init__(self, config: HttpSettings) -> None:
         self._config = config
@@ -29,9 +29,9 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
-        """A connection in a transaction that commits at the end, or rolls back on any error.
+        """A connection in a transaction, committed at the end and rolled back on any error.
 
-        DatabaseFailure if none is free in time or the database is away.
+        DatabaseFailure if no connection is free in time or the database is unavailable.
         """
         with translate_errors(), self._get_pool().connection() as connection:
             yield connection
@@ -65,15 +65,18 @@ def connections(request: Request) -> Connections:
     return found
 
 
+Database = Annotated[Connections, Depends(connections)]
+
+
 def encryptor(request: Request) -> Encryptor:
-    """Seals secret fields; made once. Misconfigured if there are no keys."""
+    """The encryptor of secret fields, created once. Misconfigured if there are no keys."""
     state = request.app.state
-    if not hasattr(state, "sealer"):
-        state.sealer = Encryptor.from_environment()
-    made: Encryptor = state.sealer
-    return made
+    if not hasattr(state, "encryptor"):
+        state.encryptor = Encryptor.from_environment()
+    created: Encryptor = state.encryptor
+    return created
 
 
 def _configure(connection: psycopg.Connection[Any]) -> None:
-    # Arrays in binary: the text form escapes every quote of every payload, ten times the work of all else.
+    # Arrays in binary format: the text format escapes every quote of every payload, which takes ten times as long.
     connection.adapters.register_dumper(list, ListBinaryDumper)

@@ -1,19 +1,18 @@
-"""Is it alive, is it ready: for load balancers, without login, and terse."""
+"""Liveness and readiness for load balancers, without a login."""
 
 from __future__ import annotations
 
 import logging
 import time
 from threading import Lock
-from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from backline.db.migrate import read_migrations
 from backline.db.statements import statement
 from backline.errors import BacklineError
 from backline.web import schemas
-from backline.web.database import Connections, connections
+from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
 from backline.web.roles import public
 
@@ -24,7 +23,7 @@ CACHE_TTL_SECONDS = 1.0
 
 
 class Readiness:
-    """Whether the database can be reached and is migrated. Looked at once a second at most, whoever asks."""
+    """Whether the database is reachable and migrated; checked at most once a second."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -32,7 +31,7 @@ class Readiness:
         self._ready = False
 
     def check(self, database: Connections) -> bool:
-        """The answer of the last second, or a new one."""
+        """The result of the last second, or a new one."""
         with self._lock:
             if time.monotonic() - self._checked_at > CACHE_TTL_SECONDS:
                 self._ready = _is_ready(database)
@@ -43,15 +42,15 @@ class Readiness:
 _readiness = Readiness()
 
 
-@router.get("/livez", response_model=schemas.Status, summary="Is the process alive", **public())
+@router.get("/livez", response_model=schemas.Status, summary="Whether the process is alive", **public())
 async def livez() -> schemas.Status:
-    """Answers as long as the process does; asks nothing else."""
+    """Responds as long as the process is alive; checks nothing else."""
     return schemas.Status()
 
 
-@router.get("/readyz", response_model=schemas.Status, summary="Can it serve", **public())
-def readyz(database: Annotated[Connections, Depends(connections)]) -> schemas.Status:
-    """The database can be reached and is migrated; 503 if not."""
+@router.get("/readyz", response_model=schemas.Status, summary="Whether it can serve requests", **public())
+def readyz(database: Database) -> schemas.Status:
+    """The database is reachable and migrated; 503 if not."""
     if not _readiness.check(database):
         raise ApiError(503, "Not ready")
     return schemas.Status()
@@ -64,7 +63,7 @@ def _is_ready(database: Connections) -> bool:
     except BacklineError as exc:
         log.warning("not ready: %s", exc)
         return False
-    wanted = read_migrations()[-1].number
-    if applied < wanted:
-        log.warning("not ready: the database is at migration %s of %s; run ./backline setup", applied, wanted)
-    return int(applied) >= wanted
+    latest = read_migrations()[-1].number
+    if applied < latest:
+        log.warning("not ready: the database is at migration %s of %s; run ./backline setup", applied, latest)
+    return int(applied) >= latest

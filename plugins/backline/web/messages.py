@@ -1,4 +1,4 @@
-"""Messages over HTTP: send one or many, look at one, a group or a search, cancel, retry, send again."""
+"""Messages over HTTP: send, read, search, cancel, retry, replay."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.audit_trail import record
-from backline.outbox import actions, queries, submission
+from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
-from backline.web.bodies import BATCH_LIMIT, NEW_MESSAGES, REPLAY, Body, OptionalBody, parse_messages, parse_replay
-from backline.web.database import Connections, connections, encryptor
+from backline.web.bodies import BATCH_LIMIT, Body, OptionalBody, parse_body, parse_messages, request_body
+from backline.web.database import Database, encryptor
 from backline.web.problems import ApiError
 from backline.web.roles import Role, actor, require_role
+from backline.web.schemas import Id, Text
 from backline.web.urls import api_url, next_url, ui_url
 
 router = APIRouter(prefix="/api/v1", tags=["messages"])
 
-Id = Annotated[int, Path(ge=1, le=schemas.MAX_ID)]
-Database = Annotated[Connections, Depends(connections)]
-Text = Annotated[str | None, Query(max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        description="The same key with the same content gives the first answer's ids; kept 30 days.",
+        description="Repeating a key with the same content returns the first ids; kept 30 days.",
         json_schema_extra={"minLength": 1, "maxLength": submission.MAX_IDEMPOTENCY_KEY_LENGTH, "pattern": "^[!-~]+$"},
     ),
 ]
@@ -36,15 +34,15 @@ IdempotencyKey = Annotated[
 
 @router.post(
     "/messages", status_code=202, response_model=schemas.Accepted, summary=f"Send one message or up to {BATCH_LIMIT:,}",
-    **require_role(Role.OP, requestBody=NEW_MESSAGES),
+    **require_role(Role.OP, **request_body(schemas.NewMessage, batch=True)),
 )  # fmt: skip
 def send(request: Request, database: Database, body: Body, idempotency_key: IdempotencyKey = None) -> Response:
-    """All or none: each wrong message is told with its index, and nothing is taken."""
-    wanted, several = parse_messages(body, request.state.request_id)
+    """All or none: if a message is invalid, none is accepted, and the errors have the index of each invalid one."""
+    wanted, is_batch = parse_messages(body, request.state.request_id)
     keys = None
     if idempotency_key is not None:
         key = submission.check_idempotency_key(idempotency_key)
-        keys = [f"{key}/{index}" for index in range(len(wanted))] if several else [key]
+        keys = [f"{key}/{index}" for index in range(len(wanted))] if is_batch else [key]
     try:
         checked = submission.validate_batch(wanted, encryptor(request))
         with database.transaction() as connection:
@@ -52,14 +50,14 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
             after = {
                 "count": len(ids), "types": sorted({one.type for one in checked}), "first": min(ids), "last": max(ids)
             }  # fmt: skip
-            target = "messages" if several else f"message/{ids[0]}"
+            target = "messages" if is_batch else f"message/{ids[0]}"
             record(connection, actor(request), "message.send", target, after=after)
     except submission.BatchValidationError as exc:
-        if several:
+        if is_batch:
             raise
         raise exc.problems[0][1] from None
     urls = [
-        api_url(request, f"{'groups' if one.grouped else 'messages'}/{message_id}")
+        api_url(request, f"{'groups' if one.is_group else 'messages'}/{message_id}")
         for one, message_id in zip(checked, ids, strict=True)
     ]
     return _accepted_response(request, ids, urls)
@@ -81,17 +79,17 @@ def search(
     request_id: Text = None,
     since: schemas.Timestamp | None = None,
     until: schemas.Timestamp | None = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[int | None, Query(ge=1, le=schemas.MAX_ID)] = None,
+    limit: schemas.Limit = 50,
+    cursor: schemas.Cursor = None,
 ) -> dict[str, Any]:
-    """By recipient (anywhere in the address, in any case), type, state, lane, request and time of creation.
+    """By recipient (anywhere in the address, case-insensitive), type, state, lane, request and time of creation.
 
-    Looks at 500,000 messages a request, so a part may be short, even empty, and yet have a `next`: follow it.
+    Each request scans at most 500,000 messages, so a page may be short or empty and still have a `next`: follow it.
     """
     filters = queries.MessageFilters(recipient, type, state, lane, request_id, since, until)
-    patience = request.app.state.config.search_seconds
+    timeout = request.app.state.config.search_timeout_seconds
     with database.transaction() as connection:
-        found = queries.search_messages(connection, filters, cursor, limit, patience)
+        found = queries.search_messages(connection, filters, cursor, limit, timeout)
     return {"messages": _summaries(request, found.messages), "next": next_url(request, found.next_cursor)}
 
 
@@ -102,11 +100,11 @@ def search(
     **require_role(Role.VIEWER),
 )
 def message(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
-    """And one sentence why it was or was not sent. Secret fields are hidden."""
+    """Also explains in one sentence why it was or was not sent. Secret fields are hidden."""
     with database.transaction() as connection:
         found = queries.get_message(connection, id)
     if found is None:
-        raise ApiError(404, f"There is no message {id}: it never was, it was pruned, or it is a group's id")
+        raise ApiError(404, f"There is no message {id}: it never existed, was pruned, or it is the id of a group")
     facts = asdict(found.message)
     shown = {name: facts[name] for name in schemas.Message.model_fields if name in facts}
     timeline = [_timeline_event(request, event) for event in found.timeline]
@@ -117,37 +115,38 @@ def message(request: Request, database: Database, id: Id) -> dict[str, Any]:  # 
     "/groups/{id}", response_model=schemas.Group, summary="The messages of a group", **require_role(Role.VIEWER)
 )
 def group(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
-    """One a channel, of a type that goes out over several."""
+    """One per channel, of a message type with several channels."""
     with database.transaction() as connection:
         found = queries.get_group(connection, id)
     if not found:
-        raise ApiError(404, f"There is no group {id}: it never was, or its messages were pruned")
+        raise ApiError(404, f"There is no group {id}: it never existed, or its messages were pruned")
     return {"id": id, "messages": _summaries(request, found)}
 
 
 @router.post(
-    "/messages/{id}/cancel", response_model=schemas.Message, summary="Take a message back", **require_role(Role.OP)
+    "/messages/{id}/cancel", response_model=schemas.Message, summary="Cancel a message", **require_role(Role.OP)
 )
 def cancel(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
-    """At once if nobody holds it, else its holder is asked; 409 if it has ended otherwise."""
+    """At once if it is not leased, else the dispatcher that leases it is asked to; 409 if it is final otherwise."""
     with database.transaction() as connection:
-        actions.cancel(connection, id, actor(request))
+        submission.cancel(connection, id, actor(request))
     return message(request, database, id)
 
 
 @router.post(
-    "/messages/{id}/retry", response_model=schemas.Message, summary="Try a dead message again", **require_role(Role.OP)
+    "/messages/{id}/retry", response_model=schemas.Message, summary="Retry a dead message", **require_role(Role.OP)
 )
 def retry(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
-    """Under its own id, with as many tries as its type has; 409 if it is not dead, has expired or had secrets."""
+    """Under its own id, with all its type's attempts; 409 if it is not dead, has expired or had secret fields."""
     with database.transaction() as connection:
-        actions.retry(connection, id, actor(request))
+        submission.retry(connection, id, actor(request))
     return message(request, database, id)
 
 
 @router.post(
     "/messages/{id}/replay", status_code=202, response_model=schemas.Accepted,
-    summary="Send a message that has ended again, edited or not", **require_role(Role.OP, requestBody=REPLAY),
+    summary="Send a final message again, edited or not",
+    **require_role(Role.OP, **request_body(schemas.Replay, required=False)),
 )  # fmt: skip
 def replay(
     request: Request,
@@ -156,20 +155,21 @@ def replay(
     body: OptionalBody,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """As a new message whose `replay_of` is this one; 409 if this one has not ended."""
-    edits = parse_replay(body)
+    """As a new message whose `replay_of` is this one; 409 if this one is not final."""
+    given = parse_body(schemas.Replay, body)
+    edits = submission.Edits(given.to, given.payload)
     key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
     with database.transaction() as connection:
-        new, grouped = actions.replay(connection, id, edits, key, actor(request), encryptor(request))
+        new, grouped = submission.replay(connection, id, edits, key, actor(request), encryptor(request))
     return _accepted_response(request, [new], [api_url(request, f"{'groups' if grouped else 'messages'}/{new}")])
 
 
 def _accepted_response(request: Request, ids: Sequence[int], urls: Sequence[str]) -> Response:
     request_id = request.state.request_id
-    taken = [{"id": message_id, "url": url} for message_id, url in zip(ids, urls, strict=True)]
-    answer = to_json({"messages": taken, "request_id": request_id})
+    accepted = [{"id": message_id, "url": url} for message_id, url in zip(ids, urls, strict=True)]
+    content = to_json({"messages": accepted, "request_id": request_id})
     location = urls[0] if len(urls) == 1 else api_url(request, "messages", request_id=request_id)
-    return Response(answer, 202, {"Location": location}, "application/json")
+    return Response(content, 202, {"Location": location}, "application/json")
 
 
 def _summaries(request: Request, rows: Sequence[DictRow]) -> list[dict[str, Any]]:
@@ -177,6 +177,7 @@ def _summaries(request: Request, rows: Sequence[DictRow]) -> list[dict[str, Any]
 
 
 def _timeline_event(request: Request, event: TimelineEvent) -> dict[str, Any]:
-    tried = event.attempt
-    attempt = None if tried is None else asdict(tried) | {"log": ui_url(request, tried.log_path())}
+    attempt = None
+    if event.attempt is not None:
+        attempt = asdict(event.attempt) | {"log": ui_url(request, event.attempt.log_path())}
     return {"at": event.at, "event": event.event, "text": event.text, "attempt": attempt}

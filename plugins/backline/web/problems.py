@@ -1,12 +1,11 @@
-"""Every refusal as a problem (RFC 9457, application/problem+json): what is wrong, where, and how to mend it."""
+"""Every error as a problem (RFC 9457, application/problem+json): what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,10 +16,9 @@ from starlette.routing import Route
 
 from backline.delivery_events.events import InvalidSignature
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
-from backline.messages.validation_errors import field_path
-from backline.outbox.actions import MessageNotFound
-from backline.outbox.submission import BatchValidationError
+from backline.outbox.submission import BatchValidationError, MessageNotFound
 from backline.preferences.repository import SuppressionNotFound
+from backline.validation_errors import Location, field_path, field_problems
 from backline.web.urls import route_path
 from backline.webhooks.endpoints import EndpointNotFound
 
@@ -28,30 +26,30 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+UNEXPECTED_ERROR_DETAIL = "An unexpected error; the api-server's log has it under this request_id."
 
 
 class FieldError(BaseModel):
-    """One field that is wrong."""
+    """One wrong field."""
 
-    field: str = Field(description="Where, from the body's root; a query parameter's or header's name.")
-    detail: str = Field(description="What is wrong with it and how to mend it.")
-    index: int | None = Field(None, description="Which message of a batch, from 0.")
+    field: str = Field(description="Its path from the body's root, or the name of a query parameter or header.")
+    detail: str = Field(description="What is wrong with it, and how to fix it.")
+    index: int | None = Field(None, description="The index of the message in a batch, from 0.")
 
 
 class Problem(BaseModel):
-    """A problem as RFC 9457 has it."""
+    """A problem of RFC 9457."""
 
     type: str = Field(description="urn:backline:problem: and a name; docs/api.md lists them.")
     title: str
     status: int
     detail: str
-    instance: str = Field(description="The path that was asked for.")
+    instance: str = Field(description="The path of the request.")
     request_id: str
     errors: list[FieldError] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProblemType:
+class ProblemType(NamedTuple):
     """One kind of problem."""
 
     name: str
@@ -62,23 +60,23 @@ class ProblemType:
 PROBLEM_TYPES = {
     kind.status: kind
     for kind in (
-        ProblemType("malformed", 400, "The request cannot be read"),
-        ProblemType("unauthenticated", 401, "Log in first"),
-        ProblemType("forbidden", 403, "This is not allowed to you"),
-        ProblemType("not-found", 404, "There is no such thing"),
-        ProblemType("wrong-method", 405, "The method is wrong here"),
-        ProblemType("conflict", 409, "Its state does not allow that"),
+        ProblemType("malformed", 400, "The request cannot be parsed"),
+        ProblemType("unauthenticated", 401, "Authentication required"),
+        ProblemType("forbidden", 403, "Forbidden"),
+        ProblemType("not-found", 404, "Not found"),
+        ProblemType("wrong-method", 405, "Method not allowed"),
+        ProblemType("conflict", 409, "The current state does not allow this"),
         ProblemType("too-large", 413, "The request is too large"),
         ProblemType("wrong-media-type", 415, "The body must be JSON"),
-        ProblemType("invalid", 422, "Something in the request is wrong"),
-        ProblemType("unexpected", 500, "Something went wrong here"),
-        ProblemType("unavailable", 503, "Try again in a moment"),
+        ProblemType("invalid", 422, "Invalid request"),
+        ProblemType("unexpected", 500, "Internal error"),
+        ProblemType("unavailable", 503, "Temporarily unavailable"),
     )
 }
 
 
 class ApiError(HTTPException):
-    """A refusal; raise it anywhere below the routes."""
+    """An error response; raise it anywhere below the routes."""
 
     def __init__(
         self,
@@ -89,6 +87,11 @@ class ApiError(HTTPException):
     ) -> None:
         super().__init__(status, detail, headers)
         self.errors = errors
+
+
+def unknown_field(_: Location) -> str:
+    """The text for an unknown field of a request."""
+    return "is not a known field; remove it, or move it into payload if it is a field of the message's type"
 
 
 def problem_response(
@@ -113,79 +116,61 @@ def problem_response(
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Make every refusal and error of the app's routes a problem."""
+    """Turn every error of the app's routes into a problem."""
     app.add_exception_handler(HTTPException, _handle_http_exception)
     app.add_exception_handler(RequestValidationError, _handle_parameter_errors)
     app.add_exception_handler(BacklineError, _handle_backline_error)
 
 
 async def _handle_http_exception(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)  # noqa: S101 - what it is registered for
-    detail = str(exc.detail)
+    assert isinstance(exc, HTTPException)  # noqa: S101 - registered for it
+    detail, headers = str(exc.detail), exc.headers
     if exc.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
-        detail = f"{request.url.path} does not exist; {_openapi_path(request)} lists what does"
-    headers = exc.headers
-    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        openapi = f"{request.scope.get('root_path', '')}/openapi.json"
+        detail = f"{request.url.path} does not exist; {openapi} lists all paths"
+    elif exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers = {"Allow": _allowed_methods(request)}
-        detail = f"{request.method} is not possible here; use {headers['Allow']}"
+        detail = f"{request.method} is not allowed here; use {headers['Allow']}"
     errors = exc.errors if isinstance(exc, ApiError) else None
     return problem_response(request, exc.status_code, detail, errors, headers)
 
 
 async def _handle_parameter_errors(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, RequestValidationError)  # noqa: S101 - what it is registered for
-    errors = [FieldError(field=field_path(error["loc"][1:]), detail=describe_error(error)) for error in exc.errors()]
+    assert isinstance(exc, RequestValidationError)  # noqa: S101 - registered for it
+    problems = field_problems(exc.errors(), unknown_field=unknown_field)
+    errors = [FieldError(field=field_path(problem.location[1:]), detail=problem.text) for problem in problems]
     return problem_response(request, 422, f"{errors[0].field}: {errors[0].detail}", errors)
 
 
 async def _handle_backline_error(request: Request, exc: Exception) -> Response:
     if isinstance(exc, BatchValidationError):
-        errors = [FieldError(field=one.field, detail=one.problem, index=index) for index, one in exc.problems]
-        first = exc.problems[0]
-        return problem_response(request, 422, f"nothing was taken; message {first[0]}: {first[1]}", errors)
+        errors = [FieldError(field=error.field, detail=error.problem, index=index) for index, error in exc.problems]
+        index, first = exc.problems[0]
+        return problem_response(request, 422, f"no message was accepted; message {index}: {first}", errors)
     if isinstance(exc, InvalidInput):
         return problem_response(request, 422, str(exc), [FieldError(field=exc.field, detail=exc.problem)])
-    if isinstance(exc, RetryableError):
-        log.warning("%s %s: %s", request.method, request.url.path, exc)
-        return problem_response(
-            request, 503, "The database is busy or away; the same request may go well in a moment.",
-            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-        )  # fmt: skip
-    if isinstance(exc, InvalidSignature):
-        log.warning("%s %s: %s", request.method, request.url.path, exc)
-        return problem_response(request, 403, "Not signed as it must be; the api-server's log says why.")
     if isinstance(exc, MessageNotFound | SuppressionNotFound | EndpointNotFound):
         return problem_response(request, 404, str(exc))
-    if isinstance(exc, PermanentError):
+    if isinstance(exc, PermanentError) and not isinstance(exc, InvalidSignature):
         return problem_response(request, 409, str(exc))
-    log.error("%s %s: %s", request.method, request.url.path, exc)
+    if isinstance(exc, RetryableError | InvalidSignature):
+        log.warning("%s %s: %s", request.method, request.url.path, exc)
+    else:
+        log.error("%s %s: %s", request.method, request.url.path, exc)
+    if isinstance(exc, RetryableError):
+        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return problem_response(
+            request, 503, "The database is busy or unavailable; repeat the request later.", headers=headers
+        )
+    if isinstance(exc, InvalidSignature):
+        return problem_response(request, 403, "The signature is not valid; the api-server's log has the reason.")
     return problem_response(request, 500, UNEXPECTED_ERROR_DETAIL)
 
 
-def describe_error(error: Any) -> str:
-    """One of pydantic's errors, in words that say the fix."""
-    match error["type"]:
-        case "extra_forbidden":
-            return "is not known here; remove it, or put it into payload if it is a field of the message's type"
-        case "missing":
-            return "is required; add it"
-        case "value_error":
-            return str(error["ctx"]["error"])
-    message: str = error["msg"]
-    return message[0].lower() + message[1:]
-
-
-UNEXPECTED_ERROR_DETAIL = "It was written down in the api-server's log under this request_id."
-
-
 def _allowed_methods(request: Request) -> str:
-    """The methods of all routes of that path: the framework names those of the first."""
+    """The methods of all routes of the path; the framework lists only those of the first one."""
     allowed: set[str] = set()
     for route in request.app.routes:
         if isinstance(route, Route) and route.path_regex.match(route_path(request)):
             allowed |= route.methods or set()
     return ", ".join(sorted(allowed))
-
-
-def _openapi_path(request: Request) -> str:
-    return f"{request.scope.get('root_path', '')}/openapi.json"

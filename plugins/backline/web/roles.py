@@ -1,4 +1,4 @@
-"""Who may do what: Airflow's own users and permissions, as three roles. And the one list of what needs no login."""
+"""Authorization: Airflow's users and permissions as three roles, and the only list of paths without a login."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from fastapi import Depends, Request
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from fastapi import Depends, HTTPException, Request
 
 from backline.audit_trail import Actor
 from backline.web.problems import ApiError
@@ -18,25 +19,25 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
 
 PUBLIC_PATHS = ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
-"""What anybody may ask, below the prefix; one that ends in "/" with all below it.
+"""Paths below the prefix that need no login; one that ends in "/" includes all below it.
 
-A router for providers' hooks or for unsubscribing gets such a prefix, is included in `app.ROUTERS`, and checks its own
-proof (a provider's signature, an opaque token) before it does anything; it says nothing more than it must.
+A route below them checks its own proof (a provider's signature, an opaque token) before it does anything, and returns no
+more than necessary.
 """
 LEAST_ROLE = "x-least-role"
-"""The OpenAPI extension that says who may use a route."""
+"""The OpenAPI extension with the least role that may use a route."""
 NOBODY = "nobody"
 
 
 class Role(StrEnum):
-    """Each may do what those above it may."""
+    """Roles in ascending order: each includes the rights of those before it."""
 
     VIEWER = "viewer"
-    """Who may read DAG runs."""
+    """May read DAG runs."""
     OP = "op"
-    """Who may also start DAG runs: a `send_*` run sends just as the HTTP API does."""
+    """May also start DAG runs: a `send_*` run sends just as the HTTP API does."""
     ADMIN = "admin"
-    """Who may also read Airflow's audit log."""
+    """May also read Airflow's audit log."""
 
 
 def is_public(path: str) -> bool:
@@ -45,37 +46,46 @@ def is_public(path: str) -> bool:
 
 
 def has_role(role: Role, user: BaseUser) -> bool:
-    """Whether Airflow's auth manager grants what the role stands for."""
+    """Whether Airflow's auth manager grants the user the role's rights."""
     manager = get_auth_manager()
     method: ResourceMethod = "GET" if role is Role.VIEWER else "POST"
     if not manager.is_authorized_dag(method=method, access_entity=DagAccessEntity.RUN, user=user):
         return False
     if role is not Role.ADMIN:
         return True
-    if isinstance(user, SimpleAuthManagerUser):  # has no permission that tells its admins from its ops
+    if isinstance(user, SimpleAuthManagerUser):  # no permission distinguishes its admins from its ops
         return (user.role or "").lower() == Role.ADMIN
     return manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.AUDIT_LOG, user=user)
 
 
 def require_role(role: Role, **openapi: Any) -> dict[str, Any]:
-    """Keyword arguments of a route that asks for this role: `@router.get("/lanes", **least(Role.VIEWER))`.
+    """Keyword arguments of a route that requires a role: `@router.get("/lanes", **require_role(Role.VIEWER))`.
 
-    `openapi` goes into the route's part of the OpenAPI document.
+    `openapi` is added to the route's OpenAPI description.
     """
 
     def check(request: Request) -> None:
         user: BaseUser = request.state.user
         if not has_role(role, user):
-            raise ApiError(403, f"{user.get_name()} may not do this; it takes Airflow's permissions of the role {role}")
+            raise ApiError(403, f"{user.get_name()} needs Airflow's permissions of the role {role}")
 
     return {"dependencies": [Depends(check)], "openapi_extra": {LEAST_ROLE: role.value, **openapi}}
 
 
+def require_dag_access(request: Request, dag_id: str) -> None:
+    """403 unless Airflow lets the user read the runs of this DAG."""
+    user: BaseUser = request.state.user
+    try:
+        requires_access_dag("GET", DagAccessEntity.RUN, dag_id)(request, user)
+    except HTTPException:
+        raise ApiError(403, f"{user.get_name()} may not read the runs of DAG {dag_id}") from None
+
+
 def public() -> dict[str, Any]:
-    """Keyword arguments of a route without login; its path must be in PUBLIC."""
+    """Keyword arguments of a route without a login; its path must be in PUBLIC_PATHS."""
     return {"openapi_extra": {LEAST_ROLE: NOBODY}}
 
 
 def actor(request: Request) -> Actor:
-    """Who asks, for the audit trail."""
+    """The user and request id, for the audit trail."""
     return Actor(request.state.user.get_name(), request.state.request_id)

@@ -1,18 +1,20 @@
-"""What the HTTP API takes and gives, for pydantic to read and for the OpenAPI document."""
+"""Request and response bodies of the HTTP API, for validation and for the OpenAPI document."""
 
 from __future__ import annotations
 
 from datetime import datetime, time
 from typing import Annotated, Any, Literal
 
+from fastapi import Path, Query
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
 MAX_ID = 2**62
-"""Far beyond any, and far enough below the database's highest to count on from."""
+"""Larger than any id, and far enough below bigint's maximum for arithmetic."""
+ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
 def _parse_timestamp(value: object) -> object:
-    """Pydantic alone would take a number in quotes for seconds since 1970."""
+    """pydantic alone would accept a quoted number as seconds since 1970."""
     if not isinstance(value, str):
         return value
     try:
@@ -23,24 +25,33 @@ def _parse_timestamp(value: object) -> object:
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_parse_timestamp)]
 State = Literal["scheduled", "pending", "leased", "sent", "suppressed", "cancelled", "expired", "dead"]
-RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Channel = Literal["email", "sms", "push", "webhook"]
+RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
+ShortText = Annotated[str, Field(min_length=1, max_length=400, pattern=ONE_LINE)]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["21:00"])]
 Recipient = Annotated[
-    JsonValue,  # judged with its type's channels in hand
+    JsonValue,  # validated when the channels of its type are known
     WithJsonSchema({
-        "description": "An address; for a type of several channels an object with one a channel.",
+        "description": "An address; for a type with several channels an object with one per channel.",
         "anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}],
         "examples": ["Ann <ann@example.com>"],
     }),
 ]  # fmt: skip
 Payload = Annotated[
-    dict[str, Any],  # not JsonValue: it is JSON already, and looking at each value anew doubles the time
-    Field(description="The type's fields (docs/messages.md); secret ones in the clear, sealed before they are stored.",
+    dict[str, Any],  # not JsonValue: the body is JSON already, and checking each value again takes twice the time
+    Field(description="The type's fields (docs/messages.md); secret ones in plaintext, encrypted before they are stored.",
           examples=[{"name": "Ann"}]),
 ]  # fmt: skip
+# Parameters of routes.
+Id = Annotated[int, Path(ge=1, le=MAX_ID)]
+Text = Annotated[str | None, Query(max_length=400, pattern=ONE_LINE)]
+Limit = Annotated[int, Query(ge=1, le=500)]
+Cursor = Annotated[int | None, Query(ge=1, le=MAX_ID)]
+NextUrl = Annotated[str | None, Field(description="The next page's URL; null at the end.")]
 
 
 class RequestBody(BaseModel):
-    """What callers send."""
+    """Base class of request bodies."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -53,57 +64,52 @@ class NewMessage(RequestBody):
     payload: Payload = Field(default_factory=dict)
     due_at: Timestamp | None = Field(None, description="Not sent before this time.")
     expires_at: Timestamp | None = Field(None, description="Not sent after this time.")
-    priority: int | None = Field(None, ge=1, le=10, description="1 (last) to 10 (first); the lane's if left out.")
+    priority: int | None = Field(None, ge=1, le=10, description="1 (last) to 10 (first); by default the lane's.")
     lane: str | None = Field(None, description="Another lane of the type's channel, such as email.bulk.")
-    request_id: RequestId | None = Field(None, description="This request's X-Request-ID if left out.")
+    request_id: RequestId | None = Field(None, description="By default this request's X-Request-ID.")
 
 
 class Replay(RequestBody):
-    """How a message that is sent again differs from the first one; what is left out stays."""
+    """How a replayed message differs from the original; omitted fields are copied."""
 
     to: str | None = Field(None, description="Another recipient.")
-    payload: Payload | None = Field(None, description="Another payload, whole; secret fields have to be given anew.")
-
-
-Channel = Literal["email", "sms", "push", "webhook"]
-ShortText = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^[^\x00-\x1f\x7f]+$")]
-TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["21:00"])]
+    payload: Payload | None = Field(None, description="Another payload, complete; secret fields must be given again.")
 
 
 class NewSuppression(RequestBody):
-    """An address that is to get nothing any more."""
+    """An address to suppress."""
 
     channel: Channel
     address: ShortText
-    until: Timestamp | None = Field(None, description="For good if left out.")
-    detail: ShortText | None = Field(None, description="Why, for those who look.")
+    until: Timestamp | None = Field(None, description="By default permanently.")
+    detail: ShortText | None = Field(None, description="The reason, for operators.")
 
 
 class PreferenceUpdate(RequestBody):
-    """How one recipient wants to be written to, whole: what is left out is as the settings say."""
+    """The preferences of one recipient, complete: an omitted field is reset to the settings' default."""
 
     channel: Channel
     address: ShortText
-    zone: str | None = Field(None, description="IANA time zone, as in Europe/Berlin.", max_length=60)
-    quiet_from: TimeOfDay | None = Field(None, description="Quiet hours begin; the same as quiet_until: none.")
-    quiet_until: TimeOfDay | None = Field(None, description="Quiet hours end.")
-    per_day: int | None = Field(None, ge=0, le=1000, description="Messages a day at most; 0: no limit.")
+    zone: str | None = Field(None, description="IANA time zone, such as Europe/Berlin.", max_length=60)
+    quiet_from: TimeOfDay | None = Field(None, description="Start of quiet hours; equal to quiet_until: none.")
+    quiet_until: TimeOfDay | None = Field(None, description="End of quiet hours.")
+    per_day: int | None = Field(None, ge=0, le=1000, description="Maximum number of messages a day; 0: no limit.")
     opted_out: list[str] | None = Field(
         None,
         max_length=100,
-        description='Topics that they have left, all of them; "*" is everything. Left out: as it is.',
+        description='All topics that they have opted out of; "*" is everything. Omitted: unchanged.',
     )
 
 
 class Reference(BaseModel):
-    """A message, or a group for a type of several channels, and where to ask for it."""
+    """A message, or a group for a type with several channels, and its URL."""
 
     id: int
     url: str
 
 
 class Accepted(BaseModel):
-    """What was taken in, in the order given."""
+    """The accepted messages, in the order given."""
 
     messages: list[Reference]
     request_id: str
@@ -128,34 +134,34 @@ class MessageSummary(BaseModel):
 
 
 class MessageList(BaseModel):
-    """Part of a list, newest first."""
+    """A page of messages, newest first. It may have fewer than `limit` and still have a `next`."""
 
     messages: list[MessageSummary]
-    next: str | None = Field(description="The next part's URL; null at the end. A part may have fewer than `limit`.")
+    next: NextUrl
 
 
 class Group(BaseModel):
-    """The messages of one enqueue of a type of several channels."""
+    """The messages of one enqueue of a type with several channels."""
 
     id: int
     messages: list[MessageSummary]
 
 
 class Attempt(BaseModel):
-    """One try."""
+    """One attempt to deliver a message."""
 
     number: int
     duration_ms: float
     outcome: str
     error_class: str | None
-    code: str | None = Field(description='The far side\'s own code: "250 2.0.0".')
-    response: str | None = Field(description="What it said, cut to 4 kB; null for types with secrets.")
-    dag_run: str | None = Field(description="The run that made the try: DAG id, slash, run id.")
-    log: str | None = Field(description="Where Airflow's UI shows its log.")
+    code: str | None = Field(description='The receiver\'s own code: "250 2.0.0".')
+    response: str | None = Field(description="The receiver's response, cut to 4 kB; null for types with secrets.")
+    dag_run: str | None = Field(description="The run that made the attempt: DAG id, slash, run id.")
+    log: str | None = Field(description="The page of Airflow's UI with its log.")
 
 
 class TimelineEvent(BaseModel):
-    """One line of a message's timeline."""
+    """One event of a message's timeline."""
 
     at: AwareDatetime | None
     event: str
@@ -164,7 +170,7 @@ class TimelineEvent(BaseModel):
 
 
 class Message(BaseModel):
-    """One message with its story."""
+    """One message with its timeline."""
 
     id: int
     type: str
@@ -173,12 +179,12 @@ class Message(BaseModel):
     priority: int
     state: State
     recipient: str
-    payload: dict[str, JsonValue] = Field(description='Secret fields are "(secret)", and gone once it is final.')
+    payload: dict[str, JsonValue] = Field(description='Secret fields are "(secret)", and erased once it is final.')
     why: str = Field(description="Why it was or was not sent, in one sentence.")
     timeline: list[TimelineEvent]
     due_at: AwareDatetime
     expires_at: AwareDatetime | None
-    attempt: int = Field(description="Tries that ended.")
+    attempt: int = Field(description="The number of finished attempts.")
     max_attempts: int
     request_id: str | None
     group_id: int | None
@@ -190,37 +196,54 @@ class Message(BaseModel):
     provider_id: str | None
 
 
+class Progress(BaseModel):
+    """The progress of a job's run."""
+
+    dag_id: str
+    run_id: str
+    percent: float = Field(description="0 to 100; 0 also if the run has not reported any progress yet.")
+    doing: str = Field(description="What the run is doing, in a few words.")
+    updated_at: AwareDatetime | None = Field(description="Null if the run has not reported any progress yet.")
+    expires_at: AwareDatetime | None = Field(description="When progress and result are deleted.")
+
+
+class RunResult(Progress):
+    """The result of a job's run."""
+
+    result: JsonValue = Field(description="What the job returned.")
+
+
 class Suppression(BaseModel):
-    """An address that gets nothing."""
+    """A suppressed address."""
 
     id: int
     channel: str
     address: str
     reason: Literal["hard_bounce", "complaint", "unsubscribed", "manual"]
-    source: str = Field(description="Who told: a provider, a user.")
+    source: str = Field(description="Who reported it: a provider, a user.")
     detail: str | None
-    message_id: int | None = Field(description="The message by which it came to light.")
+    message_id: int | None = Field(description="The message that caused it.")
     since: AwareDatetime
-    until: AwareDatetime | None = Field(description="Null: for good.")
+    until: AwareDatetime | None = Field(description="Null: permanently.")
 
 
 class SuppressionList(BaseModel):
-    """Part of a list, newest first."""
+    """A page of suppressions, newest first."""
 
     suppressions: list[Suppression]
-    next: str | None = Field(description="The next part's URL; null at the end.")
+    next: NextUrl
 
 
 class OptOut(BaseModel):
-    """A topic that a recipient has left."""
+    """A topic that a recipient has opted out of."""
 
-    topic: str = Field(description='"*" is everything that can be left.')
+    topic: str = Field(description='"*" is every topic.')
     source: str
     since: AwareDatetime
 
 
 class Preferences(BaseModel):
-    """All that is known of one recipient; null is as the settings say."""
+    """The preferences, opt-outs and suppression of one recipient; null is the settings' default."""
 
     channel: str
     address: str
@@ -233,7 +256,7 @@ class Preferences(BaseModel):
 
 
 class AuditEntry(BaseModel):
-    """One row of the audit trail."""
+    """One entry of the audit trail."""
 
     id: int
     at: AwareDatetime
@@ -246,13 +269,13 @@ class AuditEntry(BaseModel):
 
 
 class AuditEntryList(BaseModel):
-    """Part of the audit trail, newest first."""
+    """A page of the audit trail, newest first."""
 
     entries: list[AuditEntry]
-    next: str | None = Field(description="The next part's URL; null at the end.")
+    next: NextUrl
 
 
 class Status(BaseModel):
-    """Whether it is well."""
+    """The state of the process."""
 
     status: Literal["ok"] = "ok"

@@ -1,110 +1,102 @@
-"""Leaving a topic by the link in a mail. The token in it is the only proof: a POST acts without cookie, a GET only asks.
+"""Opting out of a topic by the link in an email. The link's token is the only proof: no cookie or login is needed.
 
-Mail programs and link scanners follow links by GET, so that changes nothing; RFC 8058 section 3.2 has the button of a mail
-program POST `List-Unsubscribe=One-Click`.
+A GET changes nothing, because mail programs and link scanners follow links. A mail program's unsubscribe button posts
+`List-Unsubscribe=One-Click` (RFC 8058 section 3.2).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, get_args
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from backline.preferences.repository import OptOutAction, apply_link_action, opt_out_status
 from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import Subscription, read_token
+from backline.rendering.html import create_html_environment
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
-from backline.web.database import Connections, connections, encryptor
+from backline.web.database import Database, encryptor
 from backline.web.hooks import Body
 from backline.web.roles import public
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 router = APIRouter(prefix="/unsubscribe", tags=["unsubscribe"], default_response_class=HTMLResponse)
 
 PAGE_FOLDER = ROOT / "include" / "templates" / "pages"
-Database = Annotated[Connections, Depends(connections)]
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "no-referrer",  # the address of the page is the token
+    "Referrer-Policy": "no-referrer",  # the page's URL contains the token
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }
 
 
-@router.get("/{token}", response_model=None, summary="Asks whether to leave a topic", **public())
+@router.get("/{token}", response_model=None, summary="Asks whether to opt out of a topic", **public())
 def show_page(request: Request, database: Database, token: str) -> Response:
-    """Changes nothing: a page with the buttons that do."""
-    if (found := read_token(token, encryptor(request))) is None:
-        return _page(request, "broken", status=404)
-    with database.transaction() as connection:
-        stands = opt_out_status(connection, found)
-    return _page(request, _page_state(stands), found)
+    """A page with the buttons to opt out; changes nothing."""
+    return _respond(request, database, token, None)
 
 
-@router.post("/{token}", response_model=None, summary="Leaves a topic, everything, or comes back", **public())
+@router.post("/{token}", response_model=None, summary="Opts out of a topic or of everything, or in again", **public())
 def submit(request: Request, database: Database, token: str, body: Body) -> Response:
-    """By the form's `act`; one click of a mail program leaves the topic, in whatever form it comes."""
-    if (found := read_token(token, encryptor(request))) is None:
-        return _page(request, "broken", status=404)
-    wanted = _parse_action(body)
+    """By the form field `action`; a body without it, such as a mail program's, opts out of the topic."""
+    posted = parse_qs(body.decode("utf-8", "replace")).get("action", [""])[0]
+    action: OptOutAction = next((known for known in get_args(OptOutAction) if known == posted), "opted_out")
+    return _respond(request, database, token, action)
+
+
+def _respond(request: Request, database: Database, token: str, action: OptOutAction | None) -> Response:
+    if (subscription := read_token(token, encryptor(request))) is None:
+        return _page(request, "invalid_link", status=404)
     with database.transaction() as connection:
-        apply_link_action(connection, found, wanted)
-        stands = opt_out_status(connection, found)
-    return _page(request, _page_state(stands), found, opted_in_again=wanted == "came back")
-
-
-def _parse_action(body: bytes) -> OptOutAction:
-    said = parse_qs(body.decode("utf-8", "replace")).get("act", [""])[0]
-    return next((known for known in get_args(OptOutAction) if known == said), "left")
-
-
-def _page_state(stands: Any) -> str:
-    return "left everything" if stands["left everything"] else "left" if stands["left"] else "asked"
+        if action is not None:
+            apply_link_action(connection, subscription, action)
+        status = opt_out_status(connection, subscription)
+    state = "opted_out_all" if status["opted_out_all"] else "opted_out" if status["opted_out"] else "subscribed"
+    return _page(request, state, subscription, opted_in_again=action == "opted_in")
 
 
 def _page(
-    request: Request, state: str, found: Subscription | None = None, *, status: int = 200, opted_in_again: bool = False
+    request: Request,
+    state: str,
+    subscription: Subscription | None = None,
+    *,
+    status: int = 200,
+    opted_in_again: bool = False,
 ) -> Response:
-    config = settings()
-    language = _negotiate_language(
-        request.headers.get("accept-language", ""), config.section(TemplateSettings).language
-    )
+    config, topics = settings().section(TemplateSettings), settings().section(PreferenceSettings).topics
+    language = _negotiate_language(request.headers.get("accept-language", ""), config.language)
     html = _templates().get_template(f"{language}/unsubscribe.html").render(
-        language=language, state=state, back=opted_in_again, product_name=config.section(TemplateSettings).product_name,
-        support_email=config.section(TemplateSettings).support_email, address=_mask_address(found.address) if found else "",
-        topic=config.section(PreferenceSettings).topics.get(found.topic, found.topic) if found else "",
+        language=language, state=state, opted_in_again=opted_in_again, product_name=config.product_name,
+        support_email=config.support_email, address=_mask_address(subscription.address) if subscription else "",
+        topic=topics.get(subscription.topic, subscription.topic) if subscription else "",
     )  # fmt: skip
     return HTMLResponse(html, status, SECURITY_HEADERS)
 
 
 def _mask_address(address: str) -> str:
-    """Enough for its owner to know it by: a mail may have been passed on, its link with it."""
+    """Enough for its owner to recognize it; an email, and with it the link, may have been forwarded."""
     local, at, domain = address.rpartition("@")
     return f"{local[:1]}…@{domain}" if at else f"…{address[-3:]}"
 
 
-def _negotiate_language(accepted: str, otherwise: str) -> str:
-    """The first language that the browser asks for and the page is there in."""
+def _negotiate_language(accept_language: str, default: str) -> str:
+    """The first of the browser's languages in which the page exists."""
     known = [path.parent.name for path in PAGE_FOLDER.glob("*/unsubscribe.html")]
-    for part in accepted.split(","):
+    for part in accept_language.split(","):
         language = part.partition(";")[0].strip().lower()
         for name in (language, language.partition("-")[0]):
             if name in known:
                 return name
-    return otherwise if otherwise in known else "en"
+    return default if default in known else "en"
 
 
 @lru_cache(maxsize=1)
-def _templates() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    return Environment(
-        loader=FileSystemLoader(PAGE_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _templates() -> Environment:
+    return create_html_environment(PAGE_FOLDER)

@@ -1,4 +1,4 @@
-"""The API's own URLs and those of Airflow's pages, as paths: whatever proxy stands before it, they hold."""
+"""URLs of the API and of Airflow's pages, as paths, so that they are valid behind any proxy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ API = "/api/v1"
 
 
 def api_url(request: Request, path: str, **query: str) -> str:
-    """A route of the API below its version: `api_url(request, "messages/17")`."""
-    asked = f"?{urlencode(query)}" if query else ""
-    return f"{request.scope.get('root_path', '')}{API}/{path}{asked}"
+    """The URL of an API path: `api_url(request, "messages/17")`."""
+    suffix = f"?{urlencode(query)}" if query else ""
+    return f"{request.scope.get('root_path', '')}{API}/{path}{suffix}"
 
 
 def next_url(request: Request, cursor: int | None) -> str | None:
-    """This request's URL with another cursor; None without one."""
+    """This request's URL with another cursor, or None without one."""
     if cursor is None:
         return None
     url = request.url.include_query_params(cursor=cursor)
@@ -25,12 +25,12 @@ def next_url(request: Request, cursor: int | None) -> str | None:
 
 
 def ui_url(request: Request, path: str | None) -> str | None:
-    """A page of Airflow's UI; `path` from its root."""
+    """The URL of a page of Airflow's UI; `path` is from its root."""
     root: str = request.scope.get("root_path", "")
     return None if path is None else f"{root.removesuffix(PREFIX)}{path}"
 
 
 def route_path(request: Request) -> str:
-    """What was asked for, below the prefix."""
+    """The request's path below the prefix."""
     path: str = request.scope["path"]
     return path.removeprefix(request.scope.get("root_path", ""))

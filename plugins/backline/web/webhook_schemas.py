@@ -1,4 +1,4 @@
-"""What the routes of webhook endpoints take and give."""
+"""Request and response bodies of the routes of webhook endpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from backline.web.schemas import MAX_ID, Reference, RequestBody, Timestamp
 
 MAX_LISTED_MESSAGES = 1_000
-"""Messages of a replay that its answer lists."""
+"""Maximum number of messages in the response to a replay."""
 Scheme = Literal["v1", "v1a"]
 
 
@@ -18,15 +18,15 @@ class NewEndpoint(RequestBody):
 
     url: str = Field(description="https://, at a public address.", examples=["https://shop.example/hooks"])
     event_types: list[str] = Field(
-        default_factory=lambda: ["*"], description='"order.paid", all of a kind by "order.*", or "*".',
+        default_factory=lambda: ["*"], description='"order.paid", "order.*" for a group of types, or "*" for all.',
         examples=[["order.*", "job.failed"]],
     )  # fmt: skip
-    description: str = Field("", description="One line for people.")
-    scheme: Scheme = Field("v1", description="v1: a secret that both sides have; v1a: a public key for the receiver.")
+    description: str = Field("", description="One line, for operators.")
+    scheme: Scheme = Field("v1", description="v1: a shared secret; v1a: a public key for the receiver.")
 
 
 class EndpointUpdate(RequestBody):
-    """What to change; what is left out stays."""
+    """The fields to change; omitted ones are not changed."""
 
     url: str | None = None
     event_types: list[str] | None = None
@@ -36,33 +36,33 @@ class EndpointUpdate(RequestBody):
 class SecretRotation(RequestBody):
     """How the secret is replaced."""
 
-    scheme: Scheme | None = Field(None, description="The present one's if left out.")
+    scheme: Scheme | None = Field(None, description="By default the current secret's.")
     overlap_seconds: float | None = Field(
-        None, description="How long the old secret still signs; a day if left out, 0 after it has leaked."
+        None, description="How long the old secret also signs; by default a day, 0 after it has leaked."
     )
 
 
 class DisableRequest(RequestBody):
     """Why an endpoint is disabled."""
 
-    reason: str = Field(description="In a few words, for those who find it disabled.")
+    reason: str = Field(description="In a few words, for operators.")
 
 
 class WebhookReplay(RequestBody):
-    """What to send again: one message's event, or what was missed since a time."""
+    """What to send again: one message's event, or the events missed since a time."""
 
-    message: int | None = Field(None, ge=1, le=MAX_ID, description="A message's id: this endpoint's, or the event's.")
-    since: Timestamp | None = Field(None, description="All events from then on that it asks for and has not taken.")
-    include_delivered: bool = Field(False, description="With since: also those that it has taken.")
+    message: int | None = Field(None, ge=1, le=MAX_ID, description="A message id: this endpoint's, or the event's.")
+    since: Timestamp | None = Field(None, description="All events since then that it subscribes to and has missed.")
+    include_delivered: bool = Field(False, description="With since: also the events that were delivered.")
 
 
 class Secret(BaseModel):
-    """A secret that signs, without what is secret of it."""
+    """A secret in use, without its secret part."""
 
     scheme: Scheme
-    public_key: str | None = Field(description="Of v1a: what the receiver checks signatures with.")
+    public_key: str | None = Field(description="Of v1a: the receiver verifies signatures with it.")
     created_at: AwareDatetime
-    expires_at: AwareDatetime | None = Field(description="When it stops to sign; null: it is the present one.")
+    expires_at: AwareDatetime | None = Field(description="When it stops signing; null: it is the current one.")
 
 
 class Endpoint(BaseModel):
@@ -75,7 +75,7 @@ class Endpoint(BaseModel):
     state: Literal["active", "disabled"]
     disabled_reason: str | None
     disabled_at: AwareDatetime | None
-    failing_since: AwareDatetime | None = Field(description="Its first failure since it last took an event.")
+    failing_since: AwareDatetime | None = Field(description="Its first failure since the last delivered event.")
     last_error: str | None
     created_at: AwareDatetime
     secrets: list[Secret]
@@ -85,7 +85,7 @@ class EndpointWithSecret(Endpoint):
     """An endpoint with its new secret."""
 
     secret: str | None = Field(
-        description="Keep it, it is not shown again. Null for v1a: the receiver needs the public key alone."
+        description="It is not shown again. Null for v1a: the receiver needs only the public key."
     )
 
 
@@ -96,14 +96,14 @@ class EndpointList(BaseModel):
 
 
 class DisabledEndpoint(BaseModel):
-    """An endpoint that gets nothing more, and how many messages waited for it."""
+    """A disabled or deleted endpoint, and how many of its waiting messages were suppressed."""
 
     id: str
     suppressed_count: int
 
 
 class EnqueuedEvents(BaseModel):
-    """Messages that were made, oldest event first; of many, the first 1,000 are listed."""
+    """The new messages, oldest event first; at most the first 1,000 are listed."""
 
     count: int
     messages: list[Reference]

@@ -1,1 +1,1 @@
-"""Webhook endpoints: kept by people, over HTTP and by command; and the events that jobs fire."""
+"""Webhook endpoints: managed over HTTP and by command."""

@@ -1,31 +1,30 @@
-"""Events given to an endpoint by hand: a test, and again what it has missed."""
+"""Events sent to an endpoint by hand: a test event, and replays of events that it has missed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from backline.audit_trail import Actor, record
-from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.errors import InvalidInput
+from backline.outbox.submission import NewMessage, enqueue, enqueue_many
 from backline.webhooks.endpoints import Connection, Endpoint, InvalidEndpointState, get_endpoint
 
 TEST_EVENT = "backline.test"
 BATCH_LIMIT = 10_000
-"""Events of one replay at most; asked again, it goes on with what is still missing."""
+"""Maximum number of events in one replay; repeating it continues with those still missing."""
 
 
 def send_test(connection: Connection, actor: Actor, endpoint_id: str) -> int:
-    """Send an event of the type `backline.test` to one active endpoint, whatever it subscribes to; the message's id."""
+    """Send an event of the type `backline.test` to an active endpoint, whatever it subscribes to; the message's id."""
     _require_active(connection, endpoint_id)
     payload = {
         "event_type": TEST_EVENT,
-        "data": {"endpoint": endpoint_id, "text": "A test: all is well if you can read this."},
+        "data": {"endpoint": endpoint_id, "text": "A test event: the endpoint works if you can read this."},
     }
-    message_id = _enqueue(connection, endpoint_id, payload, actor.request_id)
+    message_id = enqueue(connection, "webhook", endpoint_id, payload, request_id=actor.request_id)
     record(connection, actor, "webhook.test", f"webhook/{endpoint_id}", after={"message": message_id})
     return message_id
 
@@ -36,10 +35,9 @@ def replay_one(connection: Connection, actor: Actor, endpoint_id: str, message_i
     values = {"id": endpoint_id, "message_id": message_id}
     found = connection.execute(statement("webhooks", "endpoint_message_get"), values).fetchone()
     if found is None:
-        raise InvalidInput(
-            "message", f"{message_id} is no event for endpoint {endpoint_id}; give the id of one that was"
-        )
-    new = _enqueue(connection, endpoint_id, found["payload"], actor.request_id, replay_of=message_id)
+        raise InvalidInput("message", f"{message_id} is not an event for endpoint {endpoint_id}; give the id of one")
+    message = NewMessage("webhook", endpoint_id, found["payload"], request_id=actor.request_id, replay_of=message_id)
+    [new] = enqueue_many(connection, [message])
     _record_replay(connection, actor, endpoint_id, {"message": message_id, "new": new})
     return new
 
@@ -47,10 +45,10 @@ def replay_one(connection: Connection, actor: Actor, endpoint_id: str, message_i
 def replay_since(
     connection: Connection, actor: Actor, endpoint_id: str, since: datetime, *, include_delivered: bool = False
 ) -> list[int]:
-    """Send an endpoint the events since then that it asks for and has neither taken nor waits for; their messages' ids.
+    """Send an endpoint the events since then that it subscribes to and has missed; returns the ids of the new messages.
 
-    Also those of times when it was disabled, or not there yet. `everything`: also those that it has taken. At most
-    10,000 at a time, oldest first.
+    Events from before it existed and while it was disabled are included; with `include_delivered` also those that were
+    delivered. At most 10,000 at a time, oldest first.
     """
     endpoint = _require_active(connection, endpoint_id)
     values = {
@@ -70,21 +68,5 @@ def _require_active(connection: Connection, endpoint_id: str) -> Endpoint:
     return endpoint
 
 
-def _enqueue(
-    connection: Connection,
-    endpoint_id: str,
-    payload: Mapping[str, Any],
-    request_id: str | None,
-    replay_of: int | None = None,
-) -> int:
-    params = {
-        "type": "webhook", "recipient": endpoint_id, "payload": json.dumps(payload), "lane": None, "priority": None,
-        "idempotency_key": None, "request_id": request_id, "replay_of": replay_of,
-    }  # fmt: skip
-    with translate_errors():
-        [row] = connection.execute(statement("messages", "message_replay"), params).fetchall()
-    return int(row["id"])
-
-
-def _record_replay(connection: Connection, who: Actor, endpoint_id: str, after: Mapping[str, Any]) -> None:
-    record(connection, who, "webhook.replay", f"webhook/{endpoint_id}", after=after)
+def _record_replay(connection: Connection, actor: Actor, endpoint_id: str, after: Mapping[str, Any]) -> None:
+    record(connection, actor, "webhook.replay", f"webhook/{endpoint_id}", after=after)

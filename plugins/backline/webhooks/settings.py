@@ -26,7 +26,7 @@ class WebhookSettings(Section):
     @classmethod
     def _check_addresses(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
         if allowed:
-            # Late: few need it, and every process reads the settings.
+            # Imported here because every process reads the settings, and few use this one.
             from backline.channels.webhook.ssrf_guard import parse_allowed_address
 
             for entry in allowed:

@@ -1,4 +1,4 @@
-"""What people may give an endpoint: its URL, the events it gets, a description."""
+"""Validates an endpoint's URL, event types and description."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def check_url(url: str, settings: WebhookSettings) -> str:
-    """An absolute https URL (http where the settings take it); InvalidInput for the field `url`.
+    """An absolute https URL (http if the settings allow it); InvalidInput for the field `url`.
 
-    An address that stands in it is judged here; a name only when it is connected to, as it can lead elsewhere by then.
+    An IP address in the URL is checked here, a host name when it is connected to: it may resolve differently by then.
     """
     url = url.strip()
     if not 1 <= len(url) <= MAX_URL_LENGTH:
@@ -30,13 +30,12 @@ def check_url(url: str, settings: WebhookSettings) -> str:
     parts, port = _split_url(url)
     schemes = ["https"] if settings.require_https else ["https", "http"]
     if parts.scheme not in schemes or not parts.hostname:
-        raise InvalidInput(
-            "url", f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)} and a host's name"
-        )
+        prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise InvalidInput("url", f"must begin with {prefixes} and a host name")
     if parts.username is not None or parts.password is not None:
-        raise InvalidInput("url", "must not hold a user or password; the signature tells the receiver who sends")
+        raise InvalidInput("url", "must not contain a user or password; the signature identifies the sender")
     if parts.fragment:
-        raise InvalidInput("url", "must not have a part after '#': it is never sent")
+        raise InvalidInput("url", "must not contain '#': the part after it is never sent")
     try:
         ip_address(parts.hostname)
     except ValueError:
@@ -47,25 +46,18 @@ def check_url(url: str, settings: WebhookSettings) -> str:
 
 
 def check_event_types(event_types: Sequence[str]) -> tuple[str, ...]:
-    """Event types to get: "order.paid", "order.*" or "*"; InvalidInput for the field `event_types`."""
-    wanted = tuple(dict.fromkeys(event_types))
-    if not 1 <= len(wanted) <= MAX_EVENT_TYPES:
-        raise InvalidInput("event_types", f'give 1 to {MAX_EVENT_TYPES} event types; ["*"] stands for every one')
-    for one in wanted:
-        try:
-            if one != "*":
-                check_event_type(one.removesuffix(".*"))
-        except ValueError:
-            one_is_wrong = True
-        else:
-            one_is_wrong = len(one) > MAX_EVENT_TYPE_LENGTH
-        if one_is_wrong:
-            raise InvalidInput("event_types", f'{one[:80]!r} must be like "order.paid", "order.*" or "*"')
-    return wanted
+    """Event types to subscribe to: "order.paid", "order.*" or "*"; InvalidInput for the field `event_types`."""
+    unique = tuple(dict.fromkeys(event_types))
+    if not 1 <= len(unique) <= MAX_EVENT_TYPES:
+        raise InvalidInput("event_types", f'give 1 to {MAX_EVENT_TYPES} event types; ["*"] subscribes to all')
+    for event_type in unique:
+        if not _is_event_type(event_type):
+            raise InvalidInput("event_types", f'{event_type[:80]!r} must be like "order.paid", "order.*" or "*"')
+    return unique
 
 
 def check_description(text: str, field: str = "description") -> str:
-    """One line for people, or nothing; InvalidInput for the field."""
+    """One line of text, or an empty one; InvalidInput for the field."""
     if len(text) > MAX_DESCRIPTION_LENGTH:
         raise InvalidInput(field, f"must have at most {MAX_DESCRIPTION_LENGTH} characters")
     try:
@@ -74,12 +66,22 @@ def check_description(text: str, field: str = "description") -> str:
         raise InvalidInput(field, str(exc)) from None
 
 
+def _is_event_type(text: str) -> bool:
+    try:
+        if text != "*":
+            check_event_type(text.removesuffix(".*"))
+    except ValueError:
+        return False
+    return len(text) <= MAX_EVENT_TYPE_LENGTH
+
+
 def _split_url(url: str) -> tuple[SplitResult, int | None]:
+    error = InvalidInput("url", 'is not a valid URL; write it like "https://shop.example/hooks"')
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise InvalidInput("url", 'cannot be read; write it like "https://shop.example/hooks"') from None
+        raise error from None
     if not url.isprintable() or " " in url or port == 0:
-        raise InvalidInput("url", 'cannot be read; write it like "https://shop.example/hooks"')
+        raise error
     return parts, port

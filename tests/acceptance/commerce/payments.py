@@ -14,7 +14,7 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from demo.context import DemoContext
 from tests.integration.payments.support import Shop
 from tests.unit.payments.signing import as_body, razorpay_headers, stripe_headers

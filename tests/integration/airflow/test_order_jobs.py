@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from backline.db.session import session
+from backline.db.connect import session
 from backline.jobs.results import RunRef, get_result
 from backline.orders.saga import run_saga
 from backline.orders.settings import OrderSettings

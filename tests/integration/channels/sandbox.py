@@ -19,17 +19,15 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from backline.channels.base import Channel, Message
+from backline.channels.content import EmailContent, PushContent, WebhookContent
 from backline.channels.email.channel import EmailChannel
-from backline.channels.email.content import EmailContent
 from backline.channels.email.server import SmtpServer
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.channel import PushChannel
-from backline.channels.push.content import PushContent
 from backline.channels.push.devices import DeviceStore
 from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.channels.webhook.channel import WebhookChannel
-from backline.channels.webhook.content import WebhookContent
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import new_secret
 from backline.errors import BacklineError

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from backline.channels.base import Channel, Message
+from backline.channels.content import Attachment, EmailContent
 from backline.channels.email.channel import EmailChannel
-from backline.channels.email.content import Attachment, EmailContent
 from backline.channels.email.server import SmtpServer
 from backline.channels.email.session import PreparedEmail
 from backline.channels.settings import EmailSettings

@@ -16,9 +16,9 @@ from aiohttp import web
 from psycopg.rows import dict_row
 
 from backline.channels.base import Message, Receipt
+from backline.channels.content import PushContent
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.channel import PushChannel
-from backline.channels.push.content import PushContent
 from backline.channels.push.devices import SqlDeviceStore
 from backline.channels.push.oauth import GRANT_TYPE, SCOPE, ServiceAccount
 from backline.errors import (
@@ -110,7 +110,7 @@ async def test_now_or_never_and_nothing_said_at_all(sandbox: Sandbox) -> None:
 
 def test_more_than_four_kilobytes_are_refused_here(sandbox: Sandbox) -> None:
     channel = push_channel(sandbox.url("/push"), PushContent("T", "ä" * 1500, {"x": "ä" * 600}))
-    with pytest.raises(InvalidInput, match="at most 4096") as caught:
+    with pytest.raises(InvalidInput, match="the limit is 4096") as caught:
         channel.prepare(message())
     assert caught.value.field == "data"
 
@@ -224,7 +224,10 @@ async def test_half_a_token_is_not_quoted() -> None:
         ({"service_account": "x"}, "is not JSON"),
         ({"service_account": []}, "is missing"),
         ({"service_account": {"project_id": "shop"}}, "client_email is missing"),
-        ({"service_account": {**service_account("https://x.example"), "private_key": "s3cret"}}, "not a private key"),
+        (
+            {"service_account": {**service_account("https://x.example"), "private_key": "s3cret"}},
+            "not a PEM private key",
+        ),
         ({"service_account": service_account("ftp://x.example")}, "token_uri must be"),
     ],
 )
@@ -271,7 +274,7 @@ async def test_a_person_without_a_device_that_works_is_not_sent_to(sandbox: Sand
         await send(push_channel(sandbox.url("/push")), "user:17")
     set_faults(sandbox, GONE)
     known = InMemoryDeviceStore({"17": ["old-phone", "old-tablet"]})
-    with pytest.raises(Rejected, match="is gone and gets no more"):
+    with pytest.raises(Rejected, match="no longer exists and was removed"):
         await send(push_channel(sandbox.url("/push"), devices=known), "user:17")
     assert known.removed == ["old-phone", "old-tablet"]
 
@@ -305,7 +308,7 @@ async def test_a_404_about_something_else_takes_no_device_out(sandbox: Sandbox) 
 async def test_tables_that_are_away_do_not_change_how_a_message_ends(sandbox: Sandbox) -> None:
     set_faults(sandbox, GONE)
     known = InMemoryDeviceStore(error=DatabaseFailure("database: away"))
-    with pytest.raises(Rejected, match="is gone"):
+    with pytest.raises(Rejected, match="no longer exists"):
         await send(push_channel(sandbox.url("/push"), devices=known), "device-of-ann")
 
 
@@ -330,7 +333,7 @@ async def test_the_apps_own_tables_tell_the_devices_and_forget_them(sandbox: San
         assert removed is not None
         assert "UNREGISTERED" in removed["removed_reason"]
         assert "old-phone" not in await devices.list_tokens(str(row["user_id"]))
-        with pytest.raises(InvalidInput, match="not a person's id") as caught:
+        with pytest.raises(InvalidInput, match="not a user id") as caught:
             await send(channel, "user:seventeen")
         assert caught.value.field == "to"
         await devices.close()

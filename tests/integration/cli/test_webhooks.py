@@ -78,7 +78,7 @@ def test_the_life_of_an_endpoint(hooks: Hooks, database: str) -> None:
     assert (code, printed.strip()) == (1, "backline: endpoint ep_1 is disabled: moving; enable it first")
     assert "replay ep_1 --since TIME" in hooks("enable", "ep_1")[1]
     assert len(run_json(hooks, "replay", "ep_1", "--since", "2020-01-01T00:00:00Z")["messages"]) == 1
-    assert run_json(hooks, "delete", "ep_1", "--yes") == {"id": "ep_1", "ended": 1}
+    assert run_json(hooks, "delete", "ep_1", "--yes") == {"id": "ep_1", "suppressed_count": 1}
     assert "No endpoints yet" in hooks("list")[1]
     acts = rows(database, "SELECT action, actor FROM backline.audit_trail ORDER BY id")
     assert [act["action"].removeprefix("webhook.") for act in acts] == [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from backline.db.session import Session, session
+from backline.db.connect import Session, session
 from backline.db.statements import statement
 from backline.matching.match_orders import MatchReport, match_open_orders
 from backline.matching.settings import MatchingSettings

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backline.db.session import session
+from backline.db.connect import session
 from tests.integration.orders.support import Shop
 from tests.integration.payments.conftest import account, provider, sandbox
 

@@ -26,7 +26,7 @@ from backline.messages import render_email
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
 from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.identity import add_token
 from tests.integration.outbox.support import Outbox

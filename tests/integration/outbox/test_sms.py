@@ -23,7 +23,7 @@ from backline.messages import registry, render_email, render_sms
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
 from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.channels.sandbox import CHANNEL_CASES, Sandbox
 from tests.integration.identity import add_token

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from backline.channels.http.gateway import HttpGateway
-from backline.db.session import session
+from backline.db.connect import session
 from backline.payments.charges import charge
 from backline.payments.stripe_client import StripeProvider
 

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
+from tests.integration.payments.test_retrying import make_due
 
 from backline.jobs.results import RunRef, get_result
 from backline.payments.charges import charge
-from backline.payments.events import PaymentEvent, insert_event
+from backline.payments.webhook_parsing import PaymentEvent, insert_event
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
 from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_VALID, Account, Shop
-from tests.integration.payments.test_retrying import make_due
 from tests.unit.payments.signing import intent_event
 
 
@@ -79,10 +79,10 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
     assert kept["result"] == charged
     assert answer["retry_failed_payments"]["tasks"]["retry"]["returned"]["paid"] == 2
     assert answer["ingest_payment_webhook"]["tasks"]["ingest"]["returned"] == {"applied": 1, "problems": []}
-    invoiced = answer["generate_invoice"]["tasks"]["make"]["returned"]
-    assert (invoiced["papers"], invoiced["receipts"], invoiced["failed"]) == (4, 4, {})
-    reconciled = answer["reconcile_payments"]["tasks"]["reconcile"]["returned"]
-    assert (reconciled["theirs"], reconciled["remaining"]) == (
+    invoiced = answer["generate_invoice"]["tasks"]["generate_invoice"]["returned"]
+    assert (invoiced["documents"], invoiced["receipts"], invoiced["orders"]["failed"]) == (4, 4, 0)
+    reconciled = answer["reconcile_payments"]["tasks"]["reconcile_payments"]["returned"]
+    assert (reconciled["provider_count"], reconciled["remaining"]) == (
         4,
         0,
     )  # what is younger than a quarter of an hour may be under way

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backline.audit_trail import Actor
-from backline.invoices.generate import generate_for_order
+from backline.invoices.generate_invoice import generate_for_order
 from backline.invoices.settings import InvoiceSettings
-from backline.outbox.actions import replace_payload
+from backline.outbox.submission import replace_payload
 from backline.payments.charges import charge
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.payments.support import Shop
@@ -33,7 +34,9 @@ def receipts(shop: Shop) -> list[dict[str, Any]]:
 def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid_order: int, tmp_path: Path) -> None:
     [waiting] = receipts(shop)
     assert (waiting["state"], waiting["waits"], "invoice" in waiting["payload"]) == ("scheduled", True, False)
-    [made] = generate_for_order(shop.database, paid_order, CONFIG, tmp_path)
+    [made] = generate_for_order(
+        shop.database, paid_order, CONFIG.model_copy(update={"folder": str(tmp_path)}), datetime.now(UTC)
+    )
     [sent] = receipts(shop)
     assert (sent["id"], sent["state"], sent["waits"]) == (waiting["id"], "pending", False)
     assert made.receipt_id == sent["id"]
@@ -45,11 +48,13 @@ def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid_order: int, tm
 def test_one_that_has_left_is_followed_by_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
     shop.execute("UPDATE backline.message SET state = 'pending', due_at = now()")
     for _ in range(2):
-        generate_for_order(shop.database, paid_order, CONFIG, tmp_path)
+        generate_for_order(
+            shop.database, paid_order, CONFIG.model_copy(update={"folder": str(tmp_path)}), datetime.now(UTC)
+        )
     assert ["invoice" in row["payload"] for row in receipts(shop)] == [False, True]
 
 
-@pytest.mark.usefixtures("paid")
+@pytest.mark.usefixtures("paid_order")
 def test_a_message_that_waits_no_more_is_left_as_it_is(shop: Shop) -> None:
     [receipt] = receipts(shop)
     shop.execute("UPDATE backline.message SET attempt = 1")  # tried, and waits for its next try

@@ -70,7 +70,7 @@ def test_a_field_that_is_wrong_is_named_with_the_fix(api: Api) -> None:
 def test_a_wrong_method_is_told_all_right_ones(api: Api) -> None:
     answer = api.call("DELETE", "messages", "op")
     assert answer.headers["allow"] == "GET, POST"
-    assert answer.json()["detail"] == "DELETE is not possible here; use GET, POST"
+    assert answer.json()["detail"] == "DELETE is not allowed here; use GET, POST"
 
 
 def test_what_nobody_foresaw_is_a_problem_and_tells_nothing(
@@ -79,7 +79,7 @@ def test_what_nobody_foresaw_is_a_problem_and_tells_nothing(
     def fail(*_: object) -> None:
         raise RuntimeError("token 4711")
 
-    monkeypatch.setattr(messages.queries, "find", fail)
+    monkeypatch.setattr(messages.queries, "get_message", fail)
     with caplog.at_level(logging.ERROR, "backline.web.auth_middleware"):
         answer = api.get("messages/1")
     assert answer.status_code == 500
@@ -93,7 +93,7 @@ def test_a_database_that_is_away_is_told_and_retried_later(make_api: Callable[..
     away = make_api(
         "host=127.0.0.1 port=1 user=nobody dbname=none",
     )
-    away.app.state.connections._config = away.app.state.config.model_copy(update={"wait_seconds": 0.3})
+    away.app.state.connections._config = away.app.state.config.model_copy(update={"pool_timeout_seconds": 0.3})
     assert away.get(f"{PREFIX}/livez", None).json() == {"status": "ok"}
     answer = away.get("messages/1")
     assert answer.status_code == 503
@@ -125,7 +125,7 @@ def test_a_request_id_stands_in_the_logs(api: Api) -> None:
         raise RuntimeError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages.queries, "find", look)
+        patch.setattr(messages.queries, "get_message", look)
         api.get("messages/1", headers={"X-Request-ID": "r-17"})
     assert seen == ["r-17"]
 

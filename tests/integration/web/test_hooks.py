@@ -87,7 +87,7 @@ def test_hooks_are_closed_until_they_are_set_up(api: Api) -> None:
     for name in ("ses", "sendgrid", "mailgun", "twilio"):
         answer = hook(api, name, b"{}")
         assert answer.status_code == 404
-        assert answer.json()["detail"] == "This hook is not open"
+        assert answer.json()["detail"] == "This hook is not enabled"
 
 
 @pytest.mark.usefixtures("open_hooks")
@@ -196,7 +196,7 @@ def test_what_is_not_signed_is_refused_and_told_nothing(
 ) -> None:
     answer = hook(api, *forge(open_hooks))
     assert answer.status_code == 403
-    assert answer.json()["detail"] == "Not signed as it must be; the api-server's log says why."
+    assert answer.json()["detail"] == "The signature is not valid; the api-server's log has the reason."
     assert api.sql("SELECT 1 AS one FROM backline.delivery_event") == []
     assert suppressed(api) == []
 

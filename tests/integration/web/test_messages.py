@@ -90,10 +90,10 @@ BAD = {
     "a payload's field within": ([email(payload={"subject": "s", "text": "t", "cc": ["x"]})], 0, "payload.cc[0]", "too short"),
     "a payload that is none": ([email(payload=["x"])], 0, "payload", "an object"),
     "a NUL": ([email(payload={"subject": "s", "text": "a\0b"})], 0, "payload.text", "NUL"),
-    "a field beside it": ([email(), email(subject="x")], 1, "subject", "put it into payload"),
+    "a field beside it": ([email(), email(subject="x")], 1, "subject", "move it into payload"),
     "a lane that is none": ([email(lane="email.slow")], 0, "lane", "email.bulk"),
     "a priority": ([email(priority=11)], 0, "priority", "less than or equal to 10"),
-    "a priority in quotes": ([email(priority="5")], 0, "priority", "integer"),
+    "a priority in quotes": ([email(priority="5")], 0, "priority", "a whole number, not a string"),
     "a time without zone": ([email(due_at="2030-01-01T00:00:00")], 0, "due_at", "timezone"),
     "a number for a time": ([email(due_at="1700000000")], 0, "due_at", "must be a time with its zone"),
     "a time past": ([email(), email(expires_at=YESTERDAY)], 1, "expires_at", "in the past"),
@@ -245,7 +245,7 @@ def test_cancel(api: Api) -> None:
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     assert answer.json()["why"].startswith("Not sent: op-1 cancelled it at ")
     assert api.post(f"messages/{message_id}/cancel").json()["state"] == "cancelled"
-    acts = api.get("audit-trail", "admin", params={"object": f"message/{message_id}"}).json()["acts"]
+    acts = api.get("audit-trail", "admin", params={"target": f"message/{message_id}"}).json()["entries"]
     assert [(act["actor"], act["action"]) for act in acts] == [("op-1", "message.cancel"), ("op-1", "message.send")]
     assert (acts[0]["before"], acts[0]["after"]) == ({"state": "pending"}, {"state": "cancelled"})
     finish(api, message_id, "sent")
@@ -269,7 +269,7 @@ def test_replay_makes_a_new_one(api: Api) -> None:
     finish(api, message_id, "sent")
     assert api.post(f"messages/{message_id}/replay", {"payload": {"subject": ""}}).status_code == 422
     assert api.post(f"messages/{message_id}/replay", {"subject": "x"}).status_code == 422
-    payload = {"subject": "Mended", "text": "Hi"}
+    payload = {"subject": "Corrected", "text": "Hi"}
     edits = {"to": "ben@example.com", "payload": payload}
     answer = api.post(f"messages/{message_id}/replay", edits, headers={"Idempotency-Key": "again"})
     assert answer.status_code == 202
@@ -281,7 +281,7 @@ def test_replay_makes_a_new_one(api: Api) -> None:
     assert (second["replay_of"], second["lane"], second["recipient"]) == (first["id"], "email.bulk", "ben@example.com")
     assert second["payload"] == payload
     assert f"as message {message_id} sent again" in api.get(answer.headers["location"]).json()["timeline"][0]["text"]
-    acts = api.get("audit-trail", "admin", params={"act": "message.replay"}).json()["acts"]
+    acts = api.get("audit-trail", "admin", params={"action": "message.replay"}).json()["entries"]
     assert acts[-1]["after"] == {"new": second["id"], "edited": ["to", "payload"]}
 
 
@@ -291,7 +291,7 @@ def test_an_act_that_fails_leaves_no_trail(api: Api, monkeypatch: pytest.MonkeyP
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("backline.outbox.actions.record", fail)
+    monkeypatch.setattr("backline.outbox.submission.record", fail)
     assert api.post(f"messages/{message_id}/cancel").status_code == 500
     assert rows(api)[0]["state"] == "pending"
 
@@ -357,7 +357,7 @@ def test_a_time_is_found_among_the_ids(api: Api) -> None:
 def test_the_pool_is_bounded_and_waiting_ends(make_api: Callable[..., Api]) -> None:
     api = make_api()
     connections = api.app.state.connections
-    connections._config = api.app.state.config.model_copy(update={"connections": 1, "wait_seconds": 0.2})
+    connections._config = api.app.state.config.model_copy(update={"max_db_connections": 1, "pool_timeout_seconds": 0.2})
     with connections.transaction():
         answer = api.get("messages")
     assert answer.status_code == 503

@@ -58,7 +58,7 @@ def test_a_hook_is_closed_until_it_is_set_up(api: Api, name: str) -> None:
     api.app.dependency_overrides |= {hooks.hook_settings: HookSettings}  # none is set, as shipped
     answer = post(api, name, *signed(name, datetime.now(UTC)))
     api.app.dependency_overrides.clear()
-    assert (answer.status_code, answer.json()["detail"]) == (404, "This hook is not open")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "This hook is not enabled")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("stripe", "payment_intent.succeeded"), ("razorpay", "payment.captured")])
@@ -85,7 +85,7 @@ def test_what_is_not_signed_is_refused_and_not_kept(open_hooks: Api, name: str) 
     for given in forged:
         answer = post(open_hooks, name, *given)
         assert answer.status_code == 403
-        assert answer.json()["detail"] == "Not signed as it must be; the api-server's log says why."
+        assert answer.json()["detail"] == "The signature is not valid; the api-server's log has the reason."
     assert stored_events(open_hooks) == []
 
 

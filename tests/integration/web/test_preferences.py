@@ -22,7 +22,7 @@ def test_an_address_is_suppressed_listed_and_let_go(api: Api) -> None:
     removed = api.post(f"suppressions/{row['id']}/remove")
     assert (removed.status_code, removed.json()["address"]) == (200, "ann@example.com")
     assert api.post(f"suppressions/{row['id']}/remove").status_code == 404
-    acts = api.get("audit-trail", "admin").json()["acts"]
+    acts = api.get("audit-trail", "admin").json()["entries"]
     assert [(act["action"], act["actor"]) for act in acts] == [
         ("suppression.remove", "op-1"),
         ("suppression.add", "op-1"),
@@ -52,23 +52,23 @@ def test_a_long_list_comes_in_parts(api: Api) -> None:
 def test_wishes_are_kept_whole(api: Api) -> None:
     given = {
         "channel": "email", "address": "Ann@example.com", "zone": "Europe/Berlin", "quiet_from": "21:00",
-        "quiet_until": "08:00", "per_day": 3, "left": ["newsletter"],
+        "quiet_until": "08:00", "per_day": 3, "opted_out": ["newsletter"],
     }  # fmt: skip
     answer = api.post("preferences", given)
     assert answer.status_code == 200
     found = api.get("preferences?channel=email&address=ann@example.com").json()
     assert found == answer.json()
     assert (found["zone"], found["quiet_from"], found["quiet_until"], found["per_day"]) == ("Europe/Berlin", "21:00:00", "08:00:00", 3)  # fmt: skip
-    assert [(one["topic"], one["source"]) for one in found["left"]] == [("newsletter", "op-1")]
-    cleared = api.post("preferences", {"channel": "email", "address": "ann@example.com", "left": ["*"]}).json()
-    assert (cleared["zone"], cleared["per_day"], [one["topic"] for one in cleared["left"]]) == (None, None, ["*"])
+    assert [(one["topic"], one["source"]) for one in found["opted_out"]] == [("newsletter", "op-1")]
+    cleared = api.post("preferences", {"channel": "email", "address": "ann@example.com", "opted_out": ["*"]}).json()
+    assert (cleared["zone"], cleared["per_day"], [one["topic"] for one in cleared["opted_out"]]) == (None, None, ["*"])
     kept = api.post("preferences", {"channel": "email", "address": "ann@example.com", "per_day": 1}).json()
-    assert [one["topic"] for one in kept["left"]] == ["*"]
+    assert [one["topic"] for one in kept["opted_out"]] == ["*"]
 
 
 def test_who_is_not_known_is_as_the_settings_say(api: Api) -> None:
     found = api.get("preferences?channel=email&address=nobody@example.com").json()
-    assert (found["left"], found["suppression"], found["zone"]) == ([], None, None)
+    assert (found["opted_out"], found["suppression"], found["zone"]) == ([], None, None)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_who_is_not_known_is_as_the_settings_say(api: Api) -> None:
         ("preferences", {"channel": "email", "address": "ann@example.com", "quiet_from": "21:00"}, "quiet_until"),
         ("preferences", {"channel": "email", "address": "ann@example.com", "quiet_from": "9pm", "quiet_until": "08:00"}, "quiet_from"),
         ("preferences", {"channel": "email", "address": "ann@example.com", "per_day": -1}, "per_day"),
-        ("preferences", {"channel": "email", "address": "ann@example.com", "left": ["gossip"]}, "topic"),
+        ("preferences", {"channel": "email", "address": "ann@example.com", "opted_out": ["gossip"]}, "topic"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_and_nothing_is_kept(api: Api, path: str, body: dict[str, Any], field: str) -> None:

@@ -32,6 +32,8 @@ LEAST = {
     ("POST", "/api/v1/messages/{id}/cancel"): "op",
     ("POST", "/api/v1/messages/{id}/retry"): "op",
     ("POST", "/api/v1/messages/{id}/replay"): "op",
+    ("GET", "/api/v1/runs/{id}/result"): "viewer",
+    ("GET", "/api/v1/runs/{id}/progress"): "viewer",
     ("GET", "/api/v1/webhooks/endpoints"): "viewer",
     ("POST", "/api/v1/webhooks/endpoints"): "admin",
     ("GET", "/api/v1/webhooks/endpoints/{id}"): "viewer",

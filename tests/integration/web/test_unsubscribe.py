@@ -48,7 +48,7 @@ def heading(answer: Response) -> str:
 def test_a_look_asks_and_changes_nothing(api: Api, message: int) -> None:
     answer = api.get(unsubscribe_path(message), None)
     assert answer.status_code == 200
-    assert heading(answer) == "Leave “Newsletter”?"
+    assert heading(answer) == "Unsubscribe from “Newsletter”?"
     assert "a…@example.com" in answer.text
     assert "ann@example.com" not in answer.text.lower()
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -75,7 +75,7 @@ def test_one_click_leaves_the_topic_without_cookie_or_login(api: Api, message: i
         {"files": {"List-Unsubscribe": (None, "One-Click")}},  # multipart, as RFC 8058 allows
         {"content": b"List-Unsubscribe=One-Click", "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
         {"content": b""},
-        {"data": {"act": "nonsense"}},
+        {"data": {"action": "nonsense"}},
         {"content": b"\xff\x00"},
         {"data": ONE_CLICK, "headers": {"Origin": "https://mail.example", "Sec-Fetch-Site": "cross-site"}},
     ],
@@ -87,17 +87,23 @@ def test_in_whatever_form_it_comes(api: Api, options: dict[str, Any]) -> None:
 
 def test_twice_is_once(api: Api, message: int) -> None:
     for _ in range(3):
-        assert heading(post(api, unsubscribe_path(message), ONE_CLICK)) == "You have left “Newsletter”"
+        assert heading(post(api, unsubscribe_path(message), ONE_CLICK)) == "You are unsubscribed from “Newsletter”"
     assert len(opt_outs(api)) == 1
     assert len(api.sql("SELECT 1 AS one FROM backline.delivery_event")) == 1
-    assert heading(api.get(unsubscribe_path(), None)) == "You have left “Newsletter”"
+    assert heading(api.get(unsubscribe_path(), None)) == "You are unsubscribed from “Newsletter”"
 
 
 def test_everything_can_be_left_and_all_of_it_undone(api: Api, message: int) -> None:
-    assert heading(post(api, unsubscribe_path(message), {"act": "left"})) == "You have left “Newsletter”"
-    assert heading(post(api, unsubscribe_path(message), {"act": "left everything"})) == "You are off all lists"
+    assert (
+        heading(post(api, unsubscribe_path(message), {"action": "opted_out"}))
+        == "You are unsubscribed from “Newsletter”"
+    )
+    assert (
+        heading(post(api, unsubscribe_path(message), {"action": "opted_out_all"}))
+        == "You are unsubscribed from everything"
+    )
     assert [topic for _, topic, _ in opt_outs(api)] == ["*", "newsletter"]
-    assert heading(post(api, unsubscribe_path(message), {"act": "came back"})) == "Good to have you back"
+    assert heading(post(api, unsubscribe_path(message), {"action": "opted_in"})) == "Good to have you back"
     assert opt_outs(api) == []
     assert [row["event"] for row in api.sql("SELECT event FROM backline.delivery_event ORDER BY id")] == [
         "unsubscribed", "unsubscribed", "resubscribed",
@@ -109,8 +115,8 @@ def test_the_page_speaks_the_readers_language(api: Api) -> None:
         return heading(api.get(unsubscribe_path(), None, headers={"Accept-Language": language}))
 
     assert asked("de-AT,de;q=0.9,en;q=0.8") == "„Newsletter“ abbestellen?"
-    assert asked("fr, en;q=0.5") == "Leave “Newsletter”?"
-    assert asked("fr") == asked("") == "Leave “Newsletter”?"
+    assert asked("fr, en;q=0.5") == "Unsubscribe from “Newsletter”?"
+    assert asked("fr") == asked("") == "Unsubscribe from “Newsletter”?"
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
@@ -118,15 +124,17 @@ def test_every_state_of_the_page_has_its_words(api: Api, language: str) -> None:
     headers = {"Accept-Language": language}
     seen = [heading(api.get(unsubscribe_path(), None, headers=headers))]
     seen += [
-        heading(post(api, unsubscribe_path(), {"act": act}, headers=headers))
-        for act in ("left", "left everything", "came back")
+        heading(post(api, unsubscribe_path(), {"action": action}, headers=headers))
+        for action in ("opted_out", "opted_out_all", "opted_in")
     ]
     seen.append(heading(api.get(f"{PREFIX}/unsubscribe/nonsense", None, headers=headers)))
     assert len(set(seen)) == 5
 
 
 def test_a_topic_that_is_no_longer_there_can_still_be_left(api: Api) -> None:
-    assert heading(post(api, unsubscribe_path(topic="old_offers"), ONE_CLICK)) == "You have left “old_offers”"
+    assert (
+        heading(post(api, unsubscribe_path(topic="old_offers"), ONE_CLICK)) == "You are unsubscribed from “old_offers”"
+    )
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -58,16 +58,19 @@ def test_an_endpoint_from_its_making_to_its_end(api: Api) -> None:
     assert turned["secret"].startswith("whsec_")
     assert [secret["expires_at"] is None for secret in turned["secrets"]] == [True, False]
     event(api, "user.new")
-    assert api.post(f"{PATH}/ep_1/disable", {"reason": "they move house"}).json() == {"id": "ep_1", "ended": 1}
+    assert api.post(f"{PATH}/ep_1/disable", {"reason": "they move house"}).json() == {
+        "id": "ep_1",
+        "suppressed_count": 1,
+    }
     disabled = api.get(f"{PATH}/ep_1").json()
     assert (disabled["state"], disabled["disabled_reason"]) == ("disabled", "they move house")
     again = api.post(f"{PATH}/ep_1/disable", {"reason": "again"})
     assert (again.status_code, again.json()["type"]) == (409, "urn:backline:problem:conflict")
     assert api.post(f"{PATH}/ep_1/test").status_code == 409
     assert api.post(f"{PATH}/ep_1/enable").json()["state"] == "active"
-    assert api.call("DELETE", f"{PATH}/ep_1", "admin").json() == {"id": "ep_1", "ended": 0}
+    assert api.call("DELETE", f"{PATH}/ep_1", "admin").json() == {"id": "ep_1", "suppressed_count": 0}
     assert api.get(f"{PATH}/ep_1").status_code == 404
-    acts = api.get("audit-trail", "admin").json()["acts"]
+    acts = api.get("audit-trail", "admin").json()["entries"]
     assert [act["action"] for act in acts if act["action"].startswith("webhook.")] == [
         "webhook.delete", "webhook.enable", "webhook.disable", "webhook.rotate", "webhook.update", "webhook.create",
     ]  # fmt: skip
@@ -110,7 +113,7 @@ def test_replay_of_one_and_since(api: Api) -> None:
     one = api.post(f"{PATH}/ep_1/replay", {"message": missed})
     assert (one.status_code, one.json()["count"]) == (202, 1)
     assert api.post(f"{PATH}/ep_1/replay", {"since": since}).json()["count"] == 0
-    everything = api.post(f"{PATH}/ep_1/replay", {"since": since, "everything": True}).json()
+    everything = api.post(f"{PATH}/ep_1/replay", {"since": since, "include_delivered": True}).json()
     assert everything["count"] == 1
     again = api.get(everything["messages"][0]["url"].partition("/api/v1/")[2]).json()
     assert again["payload"] == api.get(f"messages/{missed}").json()["payload"]
@@ -129,7 +132,7 @@ def test_replay_of_one_and_since(api: Api) -> None:
         ("/ep_1/disable", {"reason": " "}, "reason"),
         ("/ep_1/replay", {}, "message"),
         ("/ep_1/replay", {"message": 1, "since": "2026-01-01T00:00:00Z"}, "message"),
-        ("/ep_1/replay", {"message": 1, "everything": True}, "everything"),
+        ("/ep_1/replay", {"message": 1, "include_delivered": True}, "include_delivered"),
         ("/ep_1/replay", {"since": "yesterday"}, "since"),
         ("/ep_1/replay", {"message": 999}, "message"),
     ],

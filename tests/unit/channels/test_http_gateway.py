@@ -42,8 +42,8 @@ def test_the_host_may_be_a_url(host: str, given: dict[str, Any], url: str) -> No
 @pytest.mark.parametrize(
     ("host", "word"),
     [
-        (None, "names no host"),
-        ("", "names no host"),
+        (None, "has no host"),
+        ("", "has no host"),
         ("ftp://api.example", "http or https"),
         ("https://", "http or https"),
         ("https://me:pw@api.example", "login and password"),

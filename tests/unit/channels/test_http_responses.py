@@ -67,7 +67,7 @@ def test_retry_after_in_seconds_or_as_a_date_by_the_senders_own_clock(
 
 def test_a_redirect_says_where_it_would_lead() -> None:
     error = error_from_response(307, {"Location": "https://elsewhere.example/"}, "", server="https://api.example")
-    assert "leads to 'https://elsewhere.example/'" in str(error)
+    assert "a redirect to 'https://elsewhere.example/'" in str(error)
 
 
 def test_a_long_answer_is_cut_in_the_text_and_in_what_is_kept() -> None:

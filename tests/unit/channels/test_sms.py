@@ -14,8 +14,7 @@ from backline.channels.http.gateway import HttpGateway
 from backline.channels.http.session import HttpResponse
 from backline.channels.settings import SmsSettings
 from backline.channels.sms import numbers, segments
-from backline.channels.sms.channel import SmsChannel
-from backline.channels.sms.responses import parse_response
+from backline.channels.sms.channel import SmsChannel, parse_response
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.sandbox import CREATED
 
@@ -127,9 +126,9 @@ def message() -> Message:
     ("text", "word"),
     [
         (" \n", "is empty"),
-        ("a" * 1601, "1601 characters; at most 1600"),
-        ("a" * 460, "takes 4 segments; at most 3 .sms.max_segments.: make it shorter$"),
-        ("a" * 210 + "😀", "takes 4 segments; .* without '😀'"),
+        ("a" * 1601, "1601 characters; the limit is 1600"),
+        ("a" * 460, "needs 4 segments; the limit is 3 .sms.max_segments.: shorten it$"),
+        ("a" * 210 + "😀", "needs 4 segments; .* without '😀'"),
     ],
 )
 def test_a_text_that_cannot_be_sent_is_told_why(text: str, word: str) -> None:

@@ -124,7 +124,7 @@ def test_a_folder_of_ones_own_may_leave_out_files(custom_folder: Path) -> None:
 
 def test_a_folder_of_ones_own_that_is_not_there_is_named(custom_folder: Path) -> None:
     custom_folder.rmdir()
-    with pytest.raises(Misconfigured, match=r"database\.statements_folder: .*own is no folder; make it"):
+    with pytest.raises(Misconfigured, match=r"database\.statements_folder: .*own is not a folder; create it"):
         statements("shop")
 
 

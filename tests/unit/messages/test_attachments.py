@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backline.channels.base import Message
-from backline.channels.email.content import Attachment
+from backline.channels.content import Attachment
 from backline.errors import InvalidInput
 from backline.messages import registry, render_email
 
@@ -106,7 +106,7 @@ def test_a_folder_is_not_a_file(folder: Path) -> None:
         ({"filename": "x.txt", "content_base64": "a*b"}, "content_base64", "is not base64"),
         ({"filename": "x.txt", "content_base64": "YQ"}, "content_base64", "is not base64"),
         (upload("x\n.txt", b"x"), "filename", "one line"),
-        (upload("x.txt", b"x") | {"pth": "x"}, "pth", "is not known here"),
+        (upload("x.txt", b"x") | {"pth": "x"}, "pth", "is not a known field"),
     ],
 )
 def test_bad_attachments_name_field_and_fix(attachment: dict[str, Any], field: str, says: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from backline.channels.base import Message
-from backline.channels.email.content import EmailContent
+from backline.channels.content import EmailContent
 from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import Misconfigured
 from backline.messages import registry, render_email

@@ -95,7 +95,7 @@ def test_values_come_out_escaped_in_html_and_raw_in_text() -> None:
 )
 def test_a_link_leads_to_the_web_or_to_mail_only(url: str) -> None:
     context = {"heading": "x", "paragraphs": [], "button": {"url": url, "label": "Go"}}
-    with pytest.raises(InvalidInput, match="cannot be linked to; give an http, https or mailto URL"):
+    with pytest.raises(InvalidInput, match="is not allowed as a link; give an http, https or mailto URL"):
         render("notice", None, context)
 
 
@@ -146,7 +146,7 @@ def test_the_language_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {asked: catalog.resolve_language("email", "a", asked) for asked in wanted} == wanted
     assert catalog.resolve_language("email", "b", "pt-BR") == "en"
     assert catalog.resolve_language("email", "a", None) == "en"
-    with pytest.raises(InvalidInput, match="'c' is there in de, but not in fr"):
+    with pytest.raises(InvalidInput, match="'c' exists in de, but not in fr"):
         catalog.resolve_language("email", "c", "fr")
 
 

@@ -50,9 +50,7 @@ def test_an_undefined_variable_is_still_an_error(environment: Environment) -> No
         flattening.load_flattened(environment, "missing.html", {"brand": "A"}).render()
 
 
-@pytest.mark.parametrize(
-    ("name", "says"), [("super.html", "super is not available"), ("dynamic.html", "name in quotes")]
-)
+@pytest.mark.parametrize(("name", "says"), [("super.html", "super is not available"), ("dynamic.html", "quoted name")])
 def test_what_cannot_be_flat_is_refused(environment: Environment, name: str, says: str) -> None:
     with pytest.raises(Misconfigured, match=says):
         flattening.load_flattened(environment, name, {})

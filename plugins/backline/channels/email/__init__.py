@@ -1,4 +1,1 @@
-"""The email channel: built here as MIME, handed to an SMTP server over kept, pipelined connections.
-
-Import from its modules: this package stays empty, as message types need only `content` and every task imports them.
-"""
+"""The email channel: builds MIME messages and submits them to an SMTP server over persistent, pipelined connections."""

@@ -1,4 +1,4 @@
-"""Email addresses: read from what people type, checked, ready for envelope and header."""
+"""Parses and validates email addresses for envelope and header."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from backline.errors import InvalidInput
 
-# Addresses of this shape need no more than a look; everything else goes to email-validator, which takes 50 times as long.
+# Addresses of this form need no further check; all others go to email-validator, which takes 50 times as long.
 _SIMPLE_ADDRESS = re.compile(
     r"(?P<local>[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)@"
     r"(?P<domain>(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63})"
 )
-# Names that RFC 2606 and RFC 6761 keep for tests and development. Receivers on a laptop live there, so they are taken;
-# email-validator, made for sign-up forms, refuses most of them.
+# Names that RFC 2606 and RFC 6761 reserve for tests and development. They are accepted, because local receivers use
+# them; email-validator, written for sign-up forms, refuses most of them.
 _RESERVED_DOMAIN = re.compile(r"localhost|.+\.(?:localhost|test|example|invalid|local)", re.IGNORECASE)
 _CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -25,16 +25,16 @@ class Address(NamedTuple):
     name: str
     """Display name, or empty."""
     addr_spec: str
-    """`local@domain`, the domain in lower case and, if international, as punycode (RFC 5890)."""
+    """`local@domain` (RFC 5322), the domain in lower case and, if international, as punycode (RFC 5890)."""
 
     @property
     def needs_utf8(self) -> bool:
-        """Whether only a server with SMTPUTF8 can take it (RFC 6531): its local part is not ASCII."""
+        """Whether it requires a server with SMTPUTF8 (RFC 6531), because its local part is not ASCII."""
         return not self.addr_spec.isascii()
 
 
 def parse_address(text: str, field: str) -> Address:
-    """Read `a@b.example`, `<a@b.example>` or `Name <a@b.example>`; InvalidInput names the field."""
+    """Parse `a@b.example`, `<a@b.example>` or `Name <a@b.example>`; InvalidInput names the field."""
     try:
         return _parse_address(text)
     except ValueError as exc:
@@ -55,25 +55,25 @@ def _parse_address(text: str) -> Address:
     if len(name) >= 2 and name.startswith('"') and name.endswith('"'):
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
     elif re.search(r"[<>@]", name):
-        raise ValueError("one address only, please; a name that contains '@', '<' or '>' must be in double quotes")
+        raise ValueError("give one address only; a name that contains '@', '<' or '>' must be in double quotes")
     return Address(name, _validate_addr_spec(spec.strip()))
 
 
 def _validate_addr_spec(spec: str) -> str:
     if match := _SIMPLE_ADDRESS.fullmatch(spec):
         local, domain = match["local"], match["domain"]
-        # "--" may be punycode, which wants a proper look.
+        # "--" may be punycode, which email-validator has to check.
         if len(local) <= 64 and len(spec) <= 254 and "--" not in domain:
             return f"{local}@{domain.lower()}"
     if not spec:
         raise ValueError("an address is missing; write one such as user@example.com")
-    # Here, not above: it takes long to import, and every task that sends would pay for it.
+    # Imported here because it is slow to import, and most tasks do not need it.
     from email_validator import EmailNotValidError, validate_email
 
     _, _, domain = spec.rpartition("@")
     development = _RESERVED_DOMAIN.fullmatch(domain) is not None
     try:
-        # The reserved ending is swapped for an ordinary one while the syntax is checked.
+        # The syntax is checked with an ordinary top-level domain in place of the reserved one.
         checked = validate_email(f"{spec}.com" if development else spec, check_deliverability=False, strict=True)
     except EmailNotValidError as exc:
         raise ValueError(f"{spec[:80]!r} is not an email address: {exc}") from None

@@ -1,4 +1,4 @@
-"""The email channel: a message is rendered, built once, and handed to an SMTP server."""
+"""The email channel: renders and builds a message once, and submits it to an SMTP server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from backline.channels.base import Message
+from backline.channels.content import Attachment, EmailContent
 from backline.channels.email.addresses import parse_address
-from backline.channels.email.content import Attachment, EmailContent
 from backline.channels.email.headers import address_header
 from backline.channels.email.mime import build_message
 from backline.channels.email.server import SmtpServer
@@ -16,13 +16,13 @@ from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput, Misconfigured
 
 _MAX_TIMEOUT_SECONDS = 600.0
-"""Seconds: what RFC 5321 section 4.5.3.2.6 lets a server take over its last answer."""
+"""How long RFC 5321 section 4.5.3.2.6 lets a server take over its last reply."""
 _MIN_BYTES_PER_SECOND = 128 * 1024
-"""A line slower than this may time out on a large attachment."""
+"""A slower connection may time out on a large attachment."""
 
 
 class EmailChannel:
-    """Channel of `PreparedEmail`s; `render` turns a message into its content and knows the types."""
+    """Channel of `PreparedEmail`s; `render` turns a message into its content."""
 
     name = "email"
 
@@ -35,16 +35,14 @@ class EmailChannel:
         self._context = server.tls_context()
         try:
             self._sender = parse_address(settings.from_address, "email.from_address")
-            domain = parse_address(f"id@{settings.message_id_domain}", "email.message_id_domain").addr_spec.partition(
-                "@"
-            )[2]
+            id_address = parse_address(f"id@{settings.message_id_domain}", "email.message_id_domain")
         except InvalidInput as exc:
             raise Misconfigured(f"{exc} (in backline.toml)") from None
-        self._message_id_domain = domain
+        self._message_id_domain = id_address.addr_spec.partition("@")[2]
         self._from_header = address_header("From", (self._sender,))
 
     def prepare(self, message: Message) -> PreparedEmail:
-        """Render and build; raises InvalidInput, naming the field, when it cannot be built."""
+        """Render and build the message; raises InvalidInput, naming the field, if that is impossible."""
         content = self._render(message)
         if content.attachments:
             self._check_attachments(content.attachments)
@@ -78,20 +76,20 @@ class EmailChannel:
         return EmailSession(self._server, self._context)
 
     def _message_id(self, message: Message) -> str:
-        """The same at every try, so that the far side can tell a repetition (RFC 5322 section 3.6.4)."""
+        """The same in every attempt, so that receivers can recognize a repetition (RFC 5322 section 3.6.4)."""
         created = round(message.created_at.timestamp() * 1_000_000)
         return f"<backline.{message.id}.{created}@{self._message_id_domain}>"
 
     def _timeout(self, attempt: int, size: int) -> float:
-        """Twice as long at every try."""
-        patience = self._settings.timeout_seconds * 2.0 ** min(attempt - 1, 10)
-        return min(patience, _MAX_TIMEOUT_SECONDS) + size / _MIN_BYTES_PER_SECOND
+        """Doubles with every attempt."""
+        seconds = self._settings.timeout_seconds * 2.0 ** min(attempt - 1, 10)
+        return min(seconds, _MAX_TIMEOUT_SECONDS) + size / _MIN_BYTES_PER_SECOND
 
     def _check_attachments(self, attachments: tuple[Attachment, ...]) -> None:
         limit = self._settings.attachment_max_mib
-        weight = sum(len(attachment.content) for attachment in attachments) / 2**20
-        if weight > limit:
-            problem = f"weigh {weight:.1f} MiB together, at most {limit:g} MiB may be sent (email.attachment_max_mib)"
+        total = sum(len(attachment.content) for attachment in attachments) / 2**20
+        if total > limit:
+            problem = f"have {total:.1f} MiB together; the limit is {limit:g} MiB (email.attachment_max_mib)"
             raise InvalidInput("attachments", problem)
         for index, attachment in enumerate(attachments):
             if attachment.content_type.lower() not in self._settings.attachment_types:

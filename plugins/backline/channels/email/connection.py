@@ -1,4 +1,4 @@
-"""One SMTP connection on asyncio: connecting, TLS, signing in, and exchanging commands for replies."""
+"""One SMTP connection on asyncio: connecting, TLS, authentication, and the exchange of commands and replies."""
 
 from __future__ import annotations
 
@@ -18,86 +18,84 @@ from backline.channels.email.server import SmtpServer
 from backline.errors import NetworkFailure
 
 _MAX_REPLY_BYTES = 64 * 1024
-"""A server that says more than this at once is not an SMTP server."""
+"""A server whose reply is longer is not an SMTP server."""
 _MAX_REPLY_LINES = 1000
 _QUIT_TIMEOUT_SECONDS = 1.0
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}")
 
 
 class ConnectionBroken(Exception):
-    """The connection ended, or was ended, before all replies were in."""
+    """The connection was closed, by either end, before all replies were received."""
 
 
 class Transaction:
-    """One mail transaction (RFC 5321 section 3.3): its time, which runs while it is first in line, and how far it got."""
+    """One mail transaction (RFC 5321 section 3.3): its deadline, which runs while it is first in line, and its progress."""
 
     __slots__ = ("body_sent", "deadline", "on_body_start")
 
-    def __init__(self, deadline: float, on_body: Callable[[], None] | None = None) -> None:
-        """`deadline` by the loop's clock; `on_body_start` is called once the body is on its way, and with it the wire free."""
+    def __init__(self, deadline: float, on_body_start: Callable[[], None] | None = None) -> None:
+        """`deadline` is by the loop's clock. `on_body_start` is called before the body is written: the next may begin."""
         self.deadline = deadline
-        self.on_body_start = on_body
+        self.on_body_start = on_body_start
         self.body_sent = False
-        """Whether the body was sent: the server may have all of it."""
+        """Whether the body was sent, so that the server may have all of it."""
 
 
 class _Exchange:
-    """Commands that were written, and the replies that they wait for."""
+    """Commands that were written, and the replies expected for them."""
 
     __slots__ = ("body", "expected_replies", "replies", "started_at", "transaction", "waiter")
 
     def __init__(
-        self, transaction: Transaction, expected: int, body: bytes, asked: float, waiter: asyncio.Future[list[Reply]]
+        self, transaction: Transaction, expected_replies: int, body: bytes, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.transaction = transaction
-        self.expected_replies = expected
+        self.expected_replies = expected_replies
         self.body = body
-        self.started_at = asked
-        self.waiter = waiter
+        self.started_at = loop.time()
+        self.waiter: asyncio.Future[list[Reply]] = loop.create_future()
         self.replies: list[Reply] = []
 
 
 class SmtpConnection(asyncio.Protocol):
-    """Commands out, replies in, in the same order.
+    """Writes commands and reads their replies, in the same order.
 
-    What is written in one turn of the loop goes out as one segment: in a busy dialogue the next envelope travels
-    with the body before it, as RFC 2920 section 3.1 allows.
+    Everything written in one iteration of the event loop is sent together. Under load the next message's envelope is
+    therefore sent with the body before it, as RFC 2920 section 3.1 allows.
     """
 
     def __init__(self) -> None:
         self.usable = True
-        """False once it ended, was told to, or said something that nobody asked for."""
+        """False once the connection ended, is about to end, or sent an unsolicited reply."""
         self.extensions: dict[str, str] = {}
-        """What EHLO offered: keyword in capitals → parameters."""
+        """What EHLO offered: keyword in upper case → parameters."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._exchanges: deque[_Exchange] = deque()
-        self._greeting = self._add_exchange(
-            Transaction(math.inf), 1
-        )  # the server speaks first, and may before anyone asks
+        self._greeting = self._add_exchange(Transaction(math.inf), 1)  # the server sends the first reply unasked
         self._write_buffer: list[bytes] = []
         self._reply_lines: list[str] = []
         self._read_buffer = b""
         self._close_reason = "the server closed the connection"
         self._timer: asyncio.TimerHandle | None = None
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where to write."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what is waited for."""
+        """Fail all pending exchanges."""
         self._fail_exchanges(ConnectionBroken(f"{self._close_reason} ({exc})" if exc else self._close_reason))
 
     def data_received(self, data: bytes) -> None:
-        """Cut what came into replies."""
+        """Split the received bytes into replies."""
         if b"\0" in data:
-            data = data.replace(b"\0", b"?")  # no database takes it, and no server should say it
+            data = data.replace(b"\0", b"?")  # PostgreSQL cannot store a NUL
         whole, _, self._read_buffer = (self._read_buffer + data if self._read_buffer else data).rpartition(b"\n")
         if len(self._read_buffer) > _MAX_REPLY_BYTES or len(self._reply_lines) > _MAX_REPLY_LINES:
-            return self._abort("its answer never ends")
+            return self._abort("its reply never ends")
         if not whole:
             return None
         for line in whole.decode("utf-8", "replace").split("\n"):
@@ -106,7 +104,7 @@ class SmtpConnection(asyncio.Protocol):
                 continue
             code = int(line[:3]) if line[:3].isdecimal() else 0
             if not 200 <= code < 600:
-                return self._abort("its answer is not SMTP")
+                return self._abort("its reply is not SMTP")
             text = line[4:].rstrip("\r")
             if self._reply_lines:
                 text = "\n".join([*self._reply_lines, text])
@@ -116,7 +114,7 @@ class SmtpConnection(asyncio.Protocol):
 
     def _on_reply(self, reply: Reply) -> None:
         if not self._exchanges:
-            # Nobody asked: mostly 421, "idle for too long".
+            # Unsolicited: usually 421, "idle for too long".
             self.usable = False
             return
         exchange = self._exchanges[0]
@@ -132,7 +130,7 @@ class SmtpConnection(asyncio.Protocol):
             transaction = exchange.transaction
             transaction.body_sent = True
             if transaction.on_body_start is not None:
-                transaction.on_body_start()  # before the body is due to be written, so that the next envelope comes along
+                transaction.on_body_start()  # before the body is written, so that the next envelope is sent with it
             self._write(exchange.body)
             exchange.body = b""
             return
@@ -142,12 +140,12 @@ class SmtpConnection(asyncio.Protocol):
         if self._exchanges and not self.usable:
             self._fail_exchanges(ConnectionBroken(reply.text))
         elif self._exchanges:
-            # Its time begins now: so far the server was busy with the one before.
+            # Its deadline starts now: until now the server was busy with the previous one.
             following = self._exchanges[0]
             following.transaction.deadline += self._loop.time() - following.started_at
 
     def _on_timer(self) -> None:
-        """The one timer: set anew only when it rings, since nearly every message is quicker."""
+        """The one timer: rescheduled only when it fires, because nearly every message is quicker."""
         self._timer = None
         if not self._exchanges:
             return
@@ -162,16 +160,16 @@ class SmtpConnection(asyncio.Protocol):
         self.abort()
 
     def _fail_exchanges(self, exc: Exception) -> None:
-        """Fail the first in line with this, and the others, whose turn had not come, with a broken connection."""
+        """Fail the first exchange with this error and the others, which had not begun, with a broken connection."""
         self.usable = False
         self._write_buffer.clear()
         if self._timer is not None:
             self._timer.cancel()
-        line, self._exchanges = self._exchanges, deque()
-        for exchange in line:
+        pending, self._exchanges = self._exchanges, deque()
+        for exchange in pending:
             if not exchange.waiter.done():
                 exchange.waiter.set_exception(exc)
-                exchange.waiter.exception()  # a cancelled sender does not fetch it
+                exchange.waiter.exception()  # marks it as retrieved: a cancelled sender does not
             exc = ConnectionBroken(self._close_reason)
 
     def _write(self, data: bytes) -> None:
@@ -185,24 +183,24 @@ class SmtpConnection(asyncio.Protocol):
             self._write_buffer.clear()
 
     def _add_exchange(self, transaction: Transaction, replies: int, body: bytes = b"") -> asyncio.Future[list[Reply]]:
-        exchange = _Exchange(transaction, replies, body, self._loop.time(), self._loop.create_future())
+        exchange = _Exchange(transaction, replies, body, self._loop)
         self._exchanges.append(exchange)
         return exchange.waiter
 
-    # What sessions call.
+    # Called by sessions.
 
     async def greeting(self) -> Reply:
-        """What the server said first. Raises ConnectionBroken."""
+        """The server's first reply. Raises ConnectionBroken."""
         return (await self._greeting)[0]
 
     async def exchange(
         self, transaction: Transaction, commands: bytes, replies: int = 1, body: bytes = b""
     ) -> list[Reply]:
-        """Write, and wait for so many replies; fewer if one of them is 421, which ends the dialogue.
+        """Write commands and wait for so many replies; fewer if one of them is 421, which ends the session.
 
-        `body` goes out at once when the last reply is 354 and no earlier one a refusal; its own reply is
-        then the last. Until then nothing else may be asked. Raises ConnectionBroken or TimeoutError, after which, as
-        after a cancellation, the connection is good for nothing but `abort`.
+        `body` is written at once when the last reply is 354 and no earlier one is a refusal; the reply to it then comes
+        last. Until then no other command may be sent. After ConnectionBroken, TimeoutError or a cancellation the
+        connection can only be aborted.
         """
         if not self.usable:
             raise ConnectionBroken(self._close_reason)
@@ -212,7 +210,7 @@ class SmtpConnection(asyncio.Protocol):
         return await waiter
 
     def _schedule_timer(self, deadline: float) -> None:
-        """See to it that the timer rings at the deadline or before."""
+        """Make the timer fire at the deadline or before."""
         if self._timer is not None:
             if self._timer.when() <= deadline:
                 return
@@ -220,21 +218,21 @@ class SmtpConnection(asyncio.Protocol):
         self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def abort(self) -> None:
-        """Drop the connection at once, unsent bytes with it."""
+        """Close the connection at once and discard unsent bytes."""
         self._fail_exchanges(ConnectionBroken(self._close_reason))
         if self._transport is not None:
             self._transport.abort()
 
     async def quit(self) -> None:
-        """Say goodbye, wait a second for the answer, and close; never raises."""
+        """Send QUIT, wait a second for the reply, and close; never raises."""
         with suppress(ConnectionBroken, TimeoutError):
             await self.exchange(Transaction(self._loop.time() + _QUIT_TIMEOUT_SECONDS), b"QUIT\r\n")
         if self._transport is not None:
             self._transport.close()
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Turn to TLS after the server's 220; all that was learnt before is forgotten (RFC 3207 section 4.2)."""
-        # Whatever came with the 220 was sent by anyone.
+        """Start TLS after the server's 220, and discard everything received before (RFC 3207 section 4.2)."""
+        # Bytes that came with the 220 were not protected: anyone could have inserted them.
         self._read_buffer, self._reply_lines, self.extensions, self.usable = b"", [], {}, True
         transport = await self._loop.start_tls(
             cast("asyncio.Transport", self._transport), self, context, server_hostname=host
@@ -244,7 +242,7 @@ class SmtpConnection(asyncio.Protocol):
         self._transport = transport
 
     def local_name(self) -> str:
-        """Who we say we are: this host's full name, or else its address as a literal (RFC 5321 section 4.1.3)."""
+        """The name for EHLO: this host's full name, or else its address as a literal (RFC 5321 section 4.1.3)."""
         name = socket.gethostname()
         if _HOST_NAME.fullmatch(name):
             return name
@@ -253,10 +251,10 @@ class SmtpConnection(asyncio.Protocol):
 
 
 async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: float) -> SmtpConnection:
-    """Connect, greet, protect and sign in, by the deadline (the loop's time); TimeoutError after it.
+    """Connect, start TLS and authenticate before the deadline (the loop's time); TimeoutError after it.
 
-    Every other failure is one of `backline.errors`, naming the server. All but refused credentials is retryable: it
-    is about the connection, and condemns no message.
+    Every other failure is one of `backline.errors`, naming the server. All but refused credentials are retryable: they
+    concern the connection, not the message.
     """
     connection = SmtpConnection()
     opened = False
@@ -266,10 +264,10 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: 
         opened = True
     except ssl.SSLCertVerificationError as exc:
         text = f"{server}: its certificate is not valid for {server.host!r}: {exc.verify_message}"
-        advice = 'mend the host, trust its authority (SSL_CERT_FILE), or set ssl_context = "none" for a test server'
+        advice = 'correct the host, trust its authority (SSL_CERT_FILE), or set ssl_context = "none" for a test server'
         raise NetworkFailure(f"{text}; {advice}") from exc
     except ssl.SSLError as exc:
-        advice = "check that port and protection belong together (465: TLS, 587: STARTTLS)"
+        advice = "check that port and security match (465: TLS, 587: STARTTLS)"
         raise NetworkFailure(f"{server}: no TLS connection ({exc.reason or exc}); {advice}") from exc
     except (socket.gaierror, UnicodeError) as exc:
         # UnicodeError: a name that DNS cannot hold, such as "mail..example".
@@ -277,7 +275,7 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: 
     except TimeoutError:
         raise
     except (OSError, ConnectionBroken) as exc:
-        advice = "check host, port and protection of the connection, and that the server runs"
+        advice = "check the connection's host, port and security, and that the server is running"
         raise NetworkFailure(f"{server}: no SMTP session ({exc}); {advice}") from exc
     finally:
         if not opened:
@@ -286,22 +284,22 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: 
 
 
 async def _set_up(
-    connection: SmtpConnection, beginning: Transaction, server: SmtpServer, context: ssl.SSLContext | None
+    connection: SmtpConnection, transaction: Transaction, server: SmtpServer, context: ssl.SSLContext | None
 ) -> None:
     await asyncio.get_running_loop().create_connection(
         lambda: connection, server.host, server.port, ssl=context if server.security == "tls" else None
     )
     _require_code(await connection.greeting(), 220, Stage.GREETING, server)
-    await _send_ehlo(connection, beginning, server)
+    await _send_ehlo(connection, transaction, server)
     if server.security == "starttls":
         if "STARTTLS" not in connection.extensions or context is None:
-            advice = "set disable_tls in the connection's extra only if plain text is what you want"
-            raise NetworkFailure(f"{server} does not offer STARTTLS, which the connection demands; {advice}")
-        _require_code((await connection.exchange(beginning, b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS, server)
+            advice = "set disable_tls in the connection's extra only if you want plain text"
+            raise NetworkFailure(f"{server} does not offer STARTTLS, which the connection requires; {advice}")
+        _require_code((await connection.exchange(transaction, b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS, server)
         await connection.start_tls(context, server.host)
-        await _send_ehlo(connection, beginning, server)
+        await _send_ehlo(connection, transaction, server)
     if server.username is not None and server.password is not None:
-        await _authenticate(connection, beginning, server, server.username, server.password)
+        await _authenticate(connection, transaction, server, server.username, server.password)
 
 
 def _require_code(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> None:
@@ -309,12 +307,12 @@ def _require_code(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> 
         raise error_from_reply(reply, stage, str(server))
 
 
-async def _send_ehlo(connection: SmtpConnection, beginning: Transaction, server: SmtpServer) -> None:
+async def _send_ehlo(connection: SmtpConnection, transaction: Transaction, server: SmtpServer) -> None:
     name = (server.local_hostname or connection.local_name()).encode()
-    (reply,) = await connection.exchange(beginning, b"EHLO %b\r\n" % name)
+    (reply,) = await connection.exchange(transaction, b"EHLO %b\r\n" % name)
     if 500 <= reply.code < 600:
-        # A server from before RFC 1869 (1995), or one whose extensions a firewall hides.
-        (reply,) = await connection.exchange(beginning, b"HELO %b\r\n" % name)
+        # A server older than RFC 1869 (1995), or one whose extensions a firewall hides.
+        (reply,) = await connection.exchange(transaction, b"HELO %b\r\n" % name)
         _require_code(reply, 250, Stage.EHLO, server)
         return
     _require_code(reply, 250, Stage.EHLO, server)
@@ -324,23 +322,23 @@ async def _send_ehlo(connection: SmtpConnection, beginning: Transaction, server:
 
 
 async def _authenticate(
-    connection: SmtpConnection, beginning: Transaction, server: SmtpServer, username: str, password: str
+    connection: SmtpConnection, transaction: Transaction, server: SmtpServer, username: str, password: str
 ) -> None:
-    """AUTH PLAIN (RFC 4616), or LOGIN where only that is offered. The server's words are kept without the password."""
+    """AUTH PLAIN (RFC 4616), or LOGIN if only that is offered. The password is removed from the server's reply."""
     mechanisms = connection.extensions.get("AUTH", "").split()
     plain = _base64(f"\0{username}\0{password}")
     if "PLAIN" in mechanisms:
-        (reply,) = await connection.exchange(beginning, b"AUTH PLAIN %b\r\n" % plain)
+        (reply,) = await connection.exchange(transaction, b"AUTH PLAIN %b\r\n" % plain)
     elif "LOGIN" in mechanisms:
-        (reply,) = await connection.exchange(beginning, b"AUTH LOGIN\r\n")
+        (reply,) = await connection.exchange(transaction, b"AUTH LOGIN\r\n")
         for answer in (_base64(username), _base64(password)):
             if reply.code != 334:
                 break
-            (reply,) = await connection.exchange(beginning, answer + b"\r\n")
+            (reply,) = await connection.exchange(transaction, answer + b"\r\n")
     else:
         offered = ", ".join(mechanisms) or "none"
-        advice = "signing in needs PLAIN or LOGIN, which many servers offer under TLS only"
-        raise NetworkFailure(f"{server} offers no way to sign in that we know (offered: {offered}); {advice}")
+        advice = "authentication needs PLAIN or LOGIN, which many servers offer only with TLS"
+        raise NetworkFailure(f"{server} offers no supported authentication mechanism (offered: {offered}); {advice}")
     if reply.code != 235:
         text = reply.text
         for secret in (password, plain.decode(), _base64(password).decode()):

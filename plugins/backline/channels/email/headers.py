@@ -1,4 +1,4 @@
-"""Header fields of an email: checked, encoded (RFC 2047, RFC 2231), folded (RFC 5322 section 2.2.3)."""
+"""Email header fields: validated, encoded (RFC 2047, RFC 2231) and folded (RFC 5322 section 2.2.3)."""
 
 from __future__ import annotations
 
@@ -30,21 +30,20 @@ _RESERVED = frozenset(
     from sender to cc bcc reply-to subject date message-id mime-version auto-submitted return-path received
     delivered-to dkim-signature authentication-results arc-seal arc-message-signature arc-authentication-results
     resent-from resent-sender resent-to resent-cc resent-bcc resent-date resent-message-id
-    """.split()  # noqa: SIM905  (thirty quoted strings say less)
+    """.split()  # noqa: SIM905 - thirty quoted strings are harder to read
 )
 
 
 def reject_control_characters(value: str, field: str) -> None:
-    """Raise InvalidInput, naming the field, if the text could break out of its header field."""
+    """Raise InvalidInput, naming the field, for a text that could end its header field."""
     if not value.isprintable() and (match := _CONTROL_CHARACTERS.search(value)):
         code = f"U+{ord(match[0]):04X}"
-        raise InvalidInput(
-            field, f"character {match.start() + 1} is a line break or control character ({code}); remove it"
-        )
+        problem = f"character {match.start() + 1} is a line break or control character ({code}); remove it"
+        raise InvalidInput(field, problem)
 
 
 def unstructured_header(name: str, value: str) -> str:
-    """A field of free text, such as the subject, that reads back exactly as given."""
+    """A header field of free text, such as the subject, which decodes to exactly the given text."""
     if _PLAIN.fullmatch(value) and "=?" not in value:
         line = f"{name}: {value}\r\n"
         if len(line) <= PREFERRED_LINE_LENGTH + 2:
@@ -55,24 +54,24 @@ def unstructured_header(name: str, value: str) -> str:
 
 
 def custom_headers(headers: Mapping[str, str]) -> str:
-    """The fields that a message brings along; InvalidInput for a name or value that must not be there."""
+    """The header fields that a message adds; InvalidInput for a name or value that is not allowed."""
     fields = []
     for name, value in headers.items():
         field = f"headers.{name}"
         reject_control_characters(name, "headers")
         if not _FIELD_NAME.fullmatch(name):
-            raise InvalidInput(field, "a header's name is 1 to 70 ASCII characters without space or ':'")
+            raise InvalidInput(field, "a header name has 1 to 70 ASCII characters, without spaces and ':'")
         if name.lower() in _RESERVED or name.lower().startswith("content-"):
-            raise InvalidInput(field, "this header is set by Backline or by servers on the way; remove it")
+            raise InvalidInput(field, "Backline or a mail server sets this header; remove it")
         reject_control_characters(value, field)
         if not value.isascii():
             fields.append(f"{name}: {_encoded_words(value, len(name) + 2)}\r\n")
             continue
-        # Left as it is, since it may have a syntax of its own (List-Unsubscribe: <https://...>).
+        # Not encoded, because it may have a syntax of its own (List-Unsubscribe: <https://...>).
         folded = _fold(name, value.strip())
         if any(len(line) > MAX_LINE_LENGTH for line in folded.split("\r\n")):
             raise InvalidInput(
-                field, f"a word of it is too long for a line of {MAX_LINE_LENGTH} characters; shorten it"
+                field, f"has a word that does not fit a line of {MAX_LINE_LENGTH} characters; shorten it"
             )
         fields.append(folded)
     return "".join(fields)
@@ -86,7 +85,7 @@ def address_header(name: str, addresses: Iterable[Address]) -> str:
 
 
 def mailbox(address: Address, column: int) -> str:
-    """One address, its display name quoted or encoded as it needs; `column` is where it starts."""
+    """One address, its display name quoted or encoded if necessary; `column` is where it starts."""
     name, spec = address
     if not name:
         return spec
@@ -102,7 +101,7 @@ def mailbox(address: Address, column: int) -> str:
 
 
 def content_disposition(filename: str) -> str:
-    """Content-Disposition of an attachment, the name by RFC 2231 where it is not plain ASCII or is long."""
+    """Content-Disposition of an attachment; a name that is long or not plain ASCII is encoded by RFC 2231."""
     filename = filename.strip()
     if _FILENAME.fullmatch(filename):
         return f'Content-Disposition: attachment;\r\n filename="{filename}"\r\n'
@@ -116,7 +115,7 @@ def content_disposition(filename: str) -> str:
 
 
 def _fold(name: str, value: str) -> str:
-    """Break at single spaces, so that the field unfolds to just what it was and no line is blank."""
+    """Break at single spaces, so that the field unfolds to exactly the given value and no line is blank."""
     lines = []
     first, *words = _SINGLE_SPACE.split(value)
     line = f"{name}: {first}"
@@ -129,7 +128,7 @@ def _fold(name: str, value: str) -> str:
 
 
 def _encoded_words(text: str, column: int) -> str:
-    """Base64 encoded words, none splitting a character, each but the first on a line of its own."""
+    """Base64 encoded words, each but the first on a line of its own; none splits a character."""
     data = text.encode()
     words = []
     start = 0

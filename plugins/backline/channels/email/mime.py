@@ -1,7 +1,7 @@
 """Builds an email's bytes (RFC 5322, RFC 2045-2049).
 
-The standard library's `EmailMessage` builds some 650 messages a second, because it parses what it
-has just written. Here each message is a few strings joined, with the codecs of `binascii`.
+The standard library's `EmailMessage` builds about 650 messages a second, because it parses its own output. Here a message
+is a few joined strings, encoded by `binascii`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from time import gmtime, strftime
 
+from backline.channels.content import Attachment, EmailContent
 from backline.channels.email import headers
 from backline.channels.email.addresses import Address
-from backline.channels.email.content import Attachment, EmailContent
 from backline.channels.email.plain_text import html_to_text
 from backline.errors import InvalidInput
 
-# "=_" can be in no quoted-printable or base64 line (RFC 2045 section 6.7), and a body that has it is never sent
-# unencoded: so no content can forge the end of its part, even by someone who saw an earlier mail of this process.
+# "=_" cannot occur in a quoted-printable or base64 line (RFC 2045 section 6.7), and a body that contains it is never sent
+# unencoded. So no content can forge the end of its part, even if its author saw an earlier mail of this process.
 _BOUNDARY_MARK = b"=_"
 
 
 def _multipart_delimiters(subtype: str) -> tuple[bytes, bytes, bytes]:
-    """What stands before, between and after the parts."""
+    """The text before, between and after the parts."""
     boundary = f"=_{subtype[:3]}_{secrets.token_hex(12)}"
     start = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n--{boundary}\r\n'
     return start.encode(), f"\r\n--{boundary}\r\n".encode(), f"\r\n--{boundary}--\r\n".encode()
@@ -51,11 +51,10 @@ def build_message(
     message_id: str,
     date: int,
 ) -> bytes:
-    """The message, CRLF line ends, not dot-stuffed; InvalidInput names the field that is wrong.
+    """The message with CRLF line ends, not dot-stuffed; InvalidInput names the field that is wrong.
 
-    `sender` is the From field as `headers.mailboxes` makes it, `message_id` has its angle brackets,
-    `date` is in seconds since 1970. The result is 7-bit, save for addresses that need SMTPUTF8.
-    Bcc is in no header.
+    `sender` is the From field as `headers.address_header` builds it, `message_id` includes its angle brackets, `date` is
+    in seconds since 1970. The result is 7-bit, except for addresses that need SMTPUTF8. Bcc is in no header.
     """
     headers.reject_control_characters(content.subject, "subject")
     head = [
@@ -79,7 +78,7 @@ def build_message(
 
 
 def normalize_newlines(text: str) -> str:
-    """The text with line feeds only, and one at its end."""
+    """The text with line feeds as the only line ends, and one at its end."""
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     return text if text.endswith("\n") else text + "\n"
@@ -98,7 +97,7 @@ def _add_body(pieces: list[bytes], content: EmailContent) -> None:
 
 
 def _text_part(text: str, subtype: str, field: str) -> tuple[bytes, bytes]:
-    """Head and body of a text part: as it is when it may be, else quoted-printable, or base64 where that is shorter."""
+    """Header and body of a text part: unencoded if possible, else quoted-printable, or base64 if that is shorter."""
     try:
         data = normalize_newlines(text).replace("\n", "\r\n").encode()
     except UnicodeEncodeError as exc:
@@ -117,7 +116,7 @@ def _part_head(subtype: str, encoding: str) -> bytes:
 
 
 def _lines_fit(data: bytes) -> bool:
-    """Whether no line is longer than may be sent unencoded; leaps from line end to line end."""
+    """Whether every line is short enough to be sent unencoded; jumps from line end to line end."""
     end = 0
     while end < len(data):
         last = data.rfind(b"\n", end, end + _MAX_UNENCODED_LINE_LENGTH)
@@ -130,7 +129,7 @@ def _lines_fit(data: bytes) -> bool:
 def _attachment(attachment: Attachment, field: str) -> tuple[bytes, bytes]:
     kind = attachment.content_type.lower()
     if not _CONTENT_TYPE.fullmatch(kind) or kind.startswith(("multipart/", "message/")):
-        raise InvalidInput(f"{field}.content_type", f"{kind[:80]!r} is not a file type such as application/pdf")
+        raise InvalidInput(f"{field}.content_type", f"{kind[:80]!r} is not a media type such as application/pdf")
     name = attachment.filename
     headers.reject_control_characters(name, f"{field}.filename")
     if not name.strip() or len(name) > 255 or "/" in name or "\\" in name:
@@ -146,7 +145,7 @@ def _base64(data: bytes) -> bytes:
 
 @lru_cache(maxsize=8)
 def _date(seconds: int) -> str:
-    # strftime's own names of days and months follow the process's locale.
-    moment = gmtime(seconds)
-    day, month = _DAYS[moment.tm_wday], _MONTHS[moment.tm_mon - 1]
-    return strftime(f"{day}, %d {month} %Y %H:%M:%S +0000", moment)
+    # strftime's own names of days and months depend on the process's locale.
+    utc = gmtime(seconds)
+    day, month = _DAYS[utc.tm_wday], _MONTHS[utc.tm_mon - 1]
+    return strftime(f"{day}, %d {month} %Y %H:%M:%S +0000", utc)

@@ -1,4 +1,4 @@
-"""A readable text part for an email that was given as HTML only."""
+"""Creates a readable text part for an email that has only an HTML part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LINE = frozenset({"br", "div", "tr", "li", "section", "article", "header", "foo
 
 
 def html_to_text(html: str) -> str:
-    """The words of an HTML document, a link's address behind its text, list items with a dash."""
+    """The text of an HTML document, with link targets after their text and dashes before list items."""
     reader = _TextExtractor()
     reader.feed(html)
     reader.close()
@@ -55,5 +55,5 @@ class _TextExtractor(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._hidden:
-            # Line breaks of the source mean nothing in HTML.
+            # Line breaks in the source have no meaning in HTML.
             self.pieces.append(re.sub(r"\s+", " ", data))

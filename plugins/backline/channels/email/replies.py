@@ -1,19 +1,19 @@
-"""SMTP replies, and what each one means for the message (RFC 5321 section 4.2, RFC 3463, RFC 4954).
+"""SMTP replies, and the error class of each (RFC 5321 section 4.2, RFC 3463, RFC 4954).
 
-First match wins:
+The first match applies:
 
 | reply | class | why |
 |---|---|---|
-| any, before the first MAIL, but AUTH refused | network, or rate_limited | it is about this connection: it condemns no message |
-| 5xx to AUTH; 530, 534, 535, 538, 5.7.8, 5.7.9 | authentication | our credentials, or that there are none |
+| any before the first MAIL, except AUTH refused | network, or rate_limited | it concerns the connection, not the message |
+| 5xx to AUTH; 530, 534, 535, 538, 5.7.8, 5.7.9 | authentication | our credentials are wrong or missing |
 | 5xx | rejected | permanent by definition |
-| 454 | unknown | authentication or TLS is down for now (RFC 4954, RFC 3207); before MAIL: network |
+| 454 | unknown | authentication or TLS is temporarily down (RFC 4954, RFC 3207); before MAIL: network |
 | 4.2.2, 4.3.1 | resource | mailbox or system full |
-| 4.7.x, or a text that speaks of rates or greylisting | rate_limited | policy: come back later |
+| 4.7.x, or a text that mentions rates or greylisting | rate_limited | policy: retry later |
 | 452 | resource | insufficient system storage |
-| 421, 4.3.2, 4.4.x | network | going down, or no route onwards |
+| 421, 4.3.2, 4.4.x | network | shutting down, or no route to the next server |
 | any other 4xx | unknown | |
-| anything else | unknown | a reply that fits no command |
+| anything else | unknown | not a valid reply to the command |
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CREDENTIAL_STATUS = frozenset({"5.7.8", "5.7.9"})
 
 
 class Stage(StrEnum):
-    """What the reply answers."""
+    """The command, or other step of the session, that a reply belongs to."""
 
     GREETING = "the greeting"
     EHLO = "EHLO"
@@ -60,11 +60,11 @@ class Stage(StrEnum):
 
 
 CONNECTION_STAGES = frozenset({Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.RESET})
-"""Stages that no message has a part in."""
+"""Stages that concern the connection, not a message."""
 
 
 class Reply(NamedTuple):
-    """One reply of a server, its lines joined by a line feed, codes cut off."""
+    """One reply of a server: its code, and its lines without the codes, joined by line feeds."""
 
     code: int
     text: str
@@ -85,12 +85,12 @@ class Reply(NamedTuple):
 
 
 def error_from_reply(reply: Reply, stage: Stage, server: str, recipient: str = "") -> BacklineError:
-    """The error that a reply stands for, by the table above."""
+    """The error for a reply, by the table above."""
     kind = _error_class(reply, stage)
     subject = f"{stage.value} for {recipient}" if recipient else stage.value
     text = f"{server} answered {subject} with {truncate(str(reply))!r}"
     if kind is Rejected and (reply.enhanced == "5.3.4" or (reply.code == 552 and stage in {Stage.MAIL, Stage.BODY})):
-        text += ": the message is larger than this server or mailbox takes; make the attachments smaller"
+        text += ": the message is larger than this server or mailbox accepts; make the attachments smaller"
     if issubclass(kind, RetryableError):
         return kind(text, code=reply.status, response=truncate(reply.text), retry_after=_retry_after(reply.text))
     return kind(text, code=reply.status, response=truncate(reply.text))

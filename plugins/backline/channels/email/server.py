@@ -1,4 +1,4 @@
-"""Which SMTP server, how protected, as whom."""
+"""The SMTP server to submit to, read from an Airflow connection."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ _FALSE = frozenset({"", "0", "f", "false", "n", "no", "off"})
 class SmtpServer:
     """An SMTP server to submit to.
 
-    `security`: "tls" from the first byte (RFC 8314), "starttls" required before anything is said
-    (RFC 3207), or "none". `local_hostname` is how we introduce ourselves; None picks this host's
-    full name, or else its address.
+    `security`: "tls" from the first byte (RFC 8314), "starttls" required before authentication and mail (RFC 3207), or
+    "none". `local_hostname` is the name for EHLO; None: this host's full name, or else its address.
     """
 
     host: str
@@ -39,14 +38,14 @@ class SmtpServer:
     def from_connection(
         cls, host: str | None, port: int | None, login: str | None, password: str | None, extra: Mapping[str, object]
     ) -> Self:
-        """Read an Airflow connection as Airflow's own SmtpHook does.
+        """Read an Airflow connection as Airflow's own SmtpHook does; raises Misconfigured.
 
-        TLS is on unless the extra switches it off: `disable_ssl` alone leaves STARTTLS, `disable_tls`
-        alone leaves SMTPS, both leave plain text. With neither, the port decides: 25 and 587 mean
-        STARTTLS, all others SMTPS. Credentials are used when both are there. Raises Misconfigured.
+        TLS is on unless the extra disables it: with `disable_ssl` STARTTLS is used, with `disable_tls` SMTPS, with both
+        plain text. With neither, the port decides: 25 and 587 mean STARTTLS, all others SMTPS. Login and password are
+        used if both are set.
         """
         if not host:
-            raise Misconfigured("the SMTP connection names no host; set its host, for example smtp.example.com")
+            raise Misconfigured("the SMTP connection has no host; set its host, for example smtp.example.com")
         if port is not None and not 0 <= port <= 65535:
             raise Misconfigured(f"the SMTP connection's port must be between 1 and 65535, not {port}")
         if extra.get("auth_type", "basic") != "basic":
@@ -63,18 +62,18 @@ class SmtpServer:
                 security = "tls"
             case _:
                 security = "starttls" if port in (25, 587) else "tls"
-        known = bool(login and password)
+        has_credentials = bool(login and password)
         return cls(
             host=host,
             port=port or _DEFAULT_PORTS[security],
             security=security,
-            username=login if known else None,
-            password=password if known else None,
+            username=login if has_credentials else None,
+            password=password if has_credentials else None,
             verify_tls=context != "none",
         )
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """How to protect the connection, or None for plain text. Costs 20 ms: keep it."""
+        """The TLS context of the connection, or None for plain text. Takes 20 ms: create it once."""
         if self.security == "none":
             return None
         context = ssl.create_default_context()

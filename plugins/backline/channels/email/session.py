@@ -1,4 +1,4 @@
-"""Hands one message after the other to an SMTP server over one kept connection (RFC 5321, RFC 2920)."""
+"""Submits messages to an SMTP server over one persistent connection (RFC 5321, RFC 2920)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from backline.channels.email.server import SmtpServer
 from backline.errors import BacklineError, NetworkFailure, Rejected, TimeoutFailure
 
 Command = tuple[Stage, str, str]
-"""What is asked, for which recipient, in which words."""
+"""Stage, recipient if it concerns one, and the command's text."""
 _MESSAGE_COMMANDS: tuple[Command, ...] = ((Stage.DATA, "", "DATA\r\n"), (Stage.BODY, "", ""))
 
 _QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d\.\d )?ok:? )<?([^\s>]+)>?$", re.IGNORECASE | re.MULTILINE)
 
 
 class PreparedEmail(NamedTuple):
-    """A built email: what is said in the envelope, and the bytes that follow DATA."""
+    """A built email: its envelope, and the bytes that follow DATA."""
 
     message_id: str
-    """With its angle brackets; the same at every try."""
+    """With its angle brackets; the same in every attempt."""
     sender: str
     recipients: tuple[str, ...]
-    """The one whom the message is for, then cc and bcc, each once."""
+    """The message's own recipient, then cc and bcc, without duplicates."""
     body: bytes
     """Dot-stuffed, with the final dot."""
     size: int
-    """Bytes of the message itself."""
+    """Bytes of the message, not dot-stuffed."""
     timeout: float
-    """Seconds for all of one `send`, connecting included."""
+    """Seconds for one `send`, including the time to connect."""
     utf8: bool = False
-    """Whether an address needs a server with SMTPUTF8."""
+    """Whether an address requires a server with SMTPUTF8."""
 
     def __repr__(self) -> str:
         """Without the body, which may hold secrets."""
@@ -45,46 +45,46 @@ class PreparedEmail(NamedTuple):
 
 
 class EmailSession:
-    """One kept connection; it connects at the first send, and again after it broke."""
+    """One persistent connection, opened by the first send and reopened after it breaks."""
 
     def __init__(self, server: SmtpServer, context: ssl.SSLContext | None) -> None:
         self.server = server
         self.connection: SmtpConnection | None = None
         self.needs_reset = False
-        """Whether the server may still hold a half-made transaction."""
+        """Whether the server may still have an unfinished transaction."""
         self.pipeline_lock = asyncio.Lock()
-        """Whose commands are written: held from a message's envelope until its body is on its way."""
+        """Held while a message's commands are written, from its envelope until its body."""
         self._tls_context = context
 
     async def send(self, prepared: PreparedEmail) -> Receipt:
-        """Hand one message over. After an error the server has not taken it, unless the error says so.
+        """Submit one message. After an error the server has not accepted it, unless the error says so.
 
-        May be called for the next message while this one is under way: that one's envelope then travels with this
-        body (RFC 2920 section 3.1). A kept connection that turns out to be closed is replaced at once, as long as the
-        server cannot have the message. If the message's own recipient is refused nobody gets it; refused cc and bcc
-        are named in the receipt. A cancelled send drops its connection.
+        May be called for the next message before this one is finished: its envelope is then sent with this body (RFC 2920
+        section 3.1). A connection that turns out to be closed is replaced at once, unless the server may have the message.
+        If the message's own recipient is refused, it is sent to no one; refused cc and bcc are listed in the receipt. A
+        cancelled send closes its connection.
         """
         await self.pipeline_lock.acquire()
         return await _Delivery(self, prepared).run()
 
     async def close(self) -> None:
-        """Say goodbye; never raises."""
+        """Close the connection; never raises."""
         connection, self.connection = self.connection, None
         if connection is not None:
             await connection.quit()
 
     async def get_connection(self, deadline: float) -> tuple[SmtpConnection, bool]:
-        """The kept connection, or a new one (True) where there is none; the wire must be held."""
+        """The open connection, or a new one (True); the caller holds `pipeline_lock`."""
         if self.connection is not None and self.connection.usable:
             return self.connection, False
-        # Never connected, or closed by the server since: mostly because it was idle for too long.
+        # Never connected, or closed by the server, usually because it was idle for too long.
         self.discard(self.connection)
         self.connection = await connect(self.server, self._tls_context, deadline)
         self.needs_reset = False
         return self.connection, True
 
     def discard(self, connection: SmtpConnection | None) -> None:
-        """End a connection at once; one that took its place stays."""
+        """Abort a connection; a newer one that replaced it stays open."""
         if connection is not None:
             connection.abort()
         if self.connection is connection:
@@ -92,7 +92,7 @@ class EmailSession:
 
 
 class _Delivery:
-    """One message on its way through a session whose wire it holds."""
+    """One message being sent over a session whose `pipeline_lock` it holds."""
 
     __slots__ = ("_connection", "_holds_lock", "_prepared", "_session", "_transaction")
 
@@ -104,11 +104,11 @@ class _Delivery:
         self._transaction = Transaction(asyncio.get_running_loop().time() + prepared.timeout, self._on_body_start)
 
     async def run(self) -> Receipt:
-        """As `EmailSession.send`; in the end the wire is free."""
+        """As `EmailSession.send`; releases the lock at the end."""
         try:
             return await self._send()
         except BacklineError:
-            # An answer: the dialogue is still in step.
+            # The server replied: commands and replies still match.
             raise
         except TimeoutError as exc:
             text = f"{self._session.server} did not answer within {self._prepared.timeout:g} s"
@@ -138,27 +138,23 @@ class _Delivery:
 
     async def _transact(self, connection: SmtpConnection) -> Receipt:
         prepared, transaction = self._prepared, self._transaction
-        steps = self._envelope_commands(connection.extensions)
+        commands = self._envelope_commands(connection.extensions)
         self._session.needs_reset = True
         if "PIPELINING" not in connection.extensions:
-            replies = await self._send_sequentially(connection, steps)
-            refused = self._check_replies(steps, replies)
+            replies = await self._send_sequentially(connection, commands)
         elif len(prepared.recipients) == 1:
-            steps += _MESSAGE_COMMANDS
-            commands = "".join([step[2] for step in steps]).encode()
-            replies = await connection.exchange(transaction, commands, len(steps) - 1, prepared.body)
+            commands += _MESSAGE_COMMANDS
+            replies = await connection.exchange(transaction, _encode(commands), len(commands) - 1, prepared.body)
             if not transaction.body_sent and replies[-1].code == 354:
-                # Refused, but DATA was on its way already: the server waits for a message to nobody (RFC 2920
-                # section 3.1).
+                # The recipient was refused, but DATA was already sent: the server waits for a message without
+                # recipients (RFC 2920 section 3.1).
                 with suppress(ConnectionBroken):
                     await connection.exchange(transaction, b".\r\n")
-            refused = self._check_replies(steps, replies)
         else:
-            # DATA waits until the first recipient is known to be taken: otherwise, were that one refused, the
-            # others would get an empty message.
-            commands = "".join([step[2] for step in steps]).encode()
-            replies = await connection.exchange(transaction, commands, len(steps))
-            refused = self._check_replies(steps, replies)
+            # DATA is sent only after the first recipient was accepted: if it were refused, the others would get an
+            # empty message.
+            replies = await connection.exchange(transaction, _encode(commands), len(commands))
+        refused = self._check_replies(commands, replies)
         if not transaction.body_sent:
             replies = await connection.exchange(transaction, b"DATA\r\n", 1, prepared.body)
             self._check_replies(_MESSAGE_COMMANDS, replies)
@@ -168,7 +164,7 @@ class _Delivery:
         return Receipt(reply.status, truncate(reply.text), provider_id, refused)
 
     def _on_body_start(self) -> None:
-        """The body is about to be written: whatever its answer, it ends the transaction."""
+        """The body is about to be written: whatever the reply to it, it ends the transaction."""
         self._session.needs_reset = False
         if self._connection is not None and "PIPELINING" in self._connection.extensions:
             self._release_lock()
@@ -178,47 +174,51 @@ class _Delivery:
             self._holds_lock = False
             self._session.pipeline_lock.release()
 
-    def _check_replies(self, steps: Sequence[Command], replies: list[Reply]) -> tuple[tuple[str, str], ...]:
-        """The refused cc and bcc; raises when the message itself was refused."""
+    def _check_replies(self, commands: Sequence[Command], replies: list[Reply]) -> tuple[tuple[str, str], ...]:
+        """The refused cc and bcc recipients; raises if the message itself was refused."""
         refused = []
-        wanted = ""
-        for (stage, recipient, _), reply in zip(steps, replies, strict=False):
-            wanted = wanted or recipient
+        first_recipient = ""
+        for (stage, recipient, _), reply in zip(commands, replies, strict=False):
+            first_recipient = first_recipient or recipient
             if reply.code == 354 if stage is Stage.DATA else reply.code < 300:
                 continue
-            if stage is not Stage.RCPT or recipient == wanted or reply.code == 421:
+            if stage is not Stage.RCPT or recipient == first_recipient or reply.code == 421:
                 raise error_from_reply(reply, stage, str(self._session.server), recipient)
             refused.append((recipient, truncate(str(reply))))
         return tuple(refused)
 
-    def _envelope_commands(self, offered: Mapping[str, str]) -> list[Command]:
+    def _envelope_commands(self, extensions: Mapping[str, str]) -> list[Command]:
         prepared, server = self._prepared, self._session.server
-        limit = offered.get("SIZE", "")
+        limit = extensions.get("SIZE", "")
         if limit.isdigit() and 0 < int(limit) < prepared.size:
             text = (
-                f"the message has {prepared.size} bytes, {server} takes at most {limit}; make the attachments smaller"
+                f"the message has {prepared.size} bytes, {server} accepts at most {limit}; make the attachments smaller"
             )
             raise Rejected(text, code="552 5.3.4")
-        if prepared.utf8 and "SMTPUTF8" not in offered:
-            text = f"{server} does not take addresses with international characters before the '@' (RFC 6531)"
+        if prepared.utf8 and "SMTPUTF8" not in extensions:
+            text = f"{server} does not accept addresses with international characters before the '@' (RFC 6531)"
             raise Rejected(text, code="553 5.6.7")
-        size = f" SIZE={prepared.size}" if "SIZE" in offered else ""
+        size = f" SIZE={prepared.size}" if "SIZE" in extensions else ""
         utf8 = " BODY=8BITMIME SMTPUTF8" if prepared.utf8 else ""
-        steps: list[Command] = [(Stage.RESET, "", "RSET\r\n")] if self._session.needs_reset else []
-        steps.append((Stage.MAIL, "", f"MAIL FROM:<{prepared.sender}>{size}{utf8}\r\n"))
-        steps += [(Stage.RCPT, recipient, f"RCPT TO:<{recipient}>\r\n") for recipient in prepared.recipients]
-        return steps
+        commands: list[Command] = [(Stage.RESET, "", "RSET\r\n")] if self._session.needs_reset else []
+        commands.append((Stage.MAIL, "", f"MAIL FROM:<{prepared.sender}>{size}{utf8}\r\n"))
+        commands += [(Stage.RCPT, recipient, f"RCPT TO:<{recipient}>\r\n") for recipient in prepared.recipients]
+        return commands
 
-    async def _send_sequentially(self, connection: SmtpConnection, steps: list[Command]) -> list[Reply]:
-        """Without PIPELINING, up to the first refusal that leaves nobody to send to."""
+    async def _send_sequentially(self, connection: SmtpConnection, commands: list[Command]) -> list[Reply]:
+        """Without PIPELINING, up to the first refusal that leaves no recipient."""
         replies: list[Reply] = []
-        for step in steps:
-            replies += await connection.exchange(self._transaction, step[2].encode())
-            self._check_replies(steps, replies)
+        for command in commands:
+            replies += await connection.exchange(self._transaction, command[2].encode())
+            self._check_replies(commands, replies)
         return replies
 
     def _discard_connection(self) -> str:
-        """Drop the connection; what an error should add about the message's fate."""
+        """Abort the connection; returns what an error should add about the message's outcome."""
         if self._connection is not None:
             self._session.discard(self._connection)
-        return "; outcome unknown: it may have taken the message" if self._transaction.body_sent else ""
+        return "; outcome unknown: it may have accepted the message" if self._transaction.body_sent else ""
+
+
+def _encode(commands: Sequence[Command]) -> bytes:
+    return "".join([command[2] for command in commands]).encode()

@@ -1,1 +1,1 @@
-"""What channels over HTTP share: the gateway of a connection, kept sessions, and what answers mean."""
+"""Shared by channels over HTTP: the gateway of a connection, persistent sessions, and the errors of responses."""

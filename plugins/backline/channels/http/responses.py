@@ -1,25 +1,27 @@
-"""HTTP answers, and what each one means for the message (RFC 9110 section 15, RFC 6585, RFC 8470).
+"""HTTP responses, and the error class of each (RFC 9110 section 15, RFC 6585, RFC 8470).
 
-First match wins:
+The first match applies:
 
 | status | class | why |
 |---|---|---|
-| 2xx | | taken |
-| 3xx | unknown | redirects are not followed: whoever answers could send us anywhere |
-| 429, 503 with Retry-After | rate_limited | asked to come back later |
-| 408, 504 | timeout | somebody gave up waiting |
-| 502, 503 | network | nobody there behind it |
+| 2xx | | accepted |
+| 3xx | unknown | redirects are not followed: they could lead anywhere |
+| 429, 503 with Retry-After | rate_limited | the server asks to retry later |
+| 408, 504 | timeout | the server or a gateway timed out |
+| 502, 503 | network | the server behind a gateway is unreachable |
 | 507 | resource | out of storage |
-| 425, any other 5xx | unknown | its fault, and may pass |
-| 401, 403, 407 | authentication | our credentials, or that there are none |
-| any other 4xx | rejected | our request, which stays as it is |
+| 425, any other 5xx | unknown | a server error, which may be temporary |
+| 401, 403, 407 | authentication | our credentials are wrong or missing |
+| any other 4xx | rejected | our request is wrong, and a retry would repeat it |
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 from backline.channels.base import truncate
 from backline.errors import (
@@ -35,7 +37,7 @@ from backline.errors import (
 )
 
 MAX_DETAIL_CHARACTERS = 300
-"""Of an answer in an error's text; its `response` holds more."""
+"""Characters of a response in an error's text; its `response` holds more."""
 
 _ERROR_CLASSES: dict[int, type[BacklineError]] = {
     401: AuthenticationFailed,
@@ -51,8 +53,8 @@ _ERROR_CLASSES: dict[int, type[BacklineError]] = {
 }
 
 
-def raise_for_status(status: int, headers: Mapping[str, str], body: str, *, server: str = "the far side") -> None:
-    """Raise the error that an answer stands for, by the table above; nothing for 2xx."""
+def raise_for_status(status: int, headers: Mapping[str, str], body: str, *, server: str = "the server") -> None:
+    """Raise the error for a response, by the table above; none for 2xx."""
     if not 200 <= status < 300:
         raise error_from_response(status, headers, body, server=server)
 
@@ -66,28 +68,25 @@ def error_from_response(
     detail: str = "",
     error_class: type[BacklineError] | None = None,
 ) -> BacklineError:
-    """The error of an answer other than 2xx.
+    """The error for a response other than 2xx.
 
-    `said` is what the answer says in words, if it has a form that is known; `kind` its class, if that form tells more
-    than the status.
+    `detail` is the server's error message, if the body has a known format; `error_class` overrides the status's class.
     """
-    named = {name.lower(): value for name, value in headers.items()}
-    wait = retry_after(named)
-    error_class = error_class or error_class_of(status, asked_to_wait=wait is not None)
-    words = detail or " ".join(body.split())[:MAX_DETAIL_CHARACTERS]
-    text = f"{server} answered {status}" + (f": {words}" if words else "")
+    lower = {name.lower(): value for name, value in headers.items()}
+    wait = retry_after(lower)
+    error_class = error_class or error_class_of(status, has_retry_after=wait is not None)
+    message = detail or " ".join(body.split())[:MAX_DETAIL_CHARACTERS]
+    text = f"{server} answered {status}" + (f": {message}" if message else "")
     if 300 <= status < 400:
-        text += (
-            f"; it leads to {named.get('location', 'no place')!r}, and redirects are not followed: give the final URL"
-        )
+        text += f", a redirect to {lower.get('location', 'nowhere')!r}; redirects are not followed: give the final URL"
     if issubclass(error_class, RetryableError):
         return error_class(text, code=str(status), response=truncate(detail or body), retry_after=wait)
     return error_class(text, code=str(status), response=truncate(detail or body))
 
 
-def error_class_of(status: int, *, asked_to_wait: bool = False) -> type[BacklineError]:
-    """The class of a status other than 2xx; `asked_to_wait`: whether the answer has a Retry-After."""
-    if status == 503 and asked_to_wait:
+def error_class_of(status: int, *, has_retry_after: bool = False) -> type[BacklineError]:
+    """The class of a status other than 2xx; `has_retry_after`: whether the response has a Retry-After."""
+    if status == 503 and has_retry_after:
         return RateLimited
     if status in _ERROR_CLASSES:
         return _ERROR_CLASSES[status]
@@ -95,9 +94,9 @@ def error_class_of(status: int, *, asked_to_wait: bool = False) -> type[Backline
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a Retry-After (RFC 9110 section 10.2.3); None when there is none that can be read.
+    """The seconds of a Retry-After (RFC 9110 section 10.2.3); None without a readable one.
 
-    A moment is counted from the answer's own Date, so that no two clocks need agree. `headers` by lower-case names.
+    A date is compared with the response's own Date header, so the clocks need not agree. Header names are in lower case.
     """
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
@@ -106,6 +105,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if until is None:
         return None
     return max(0.0, until - (_parse_http_date(headers.get("date", "")) or time.time()))
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The JSON object of a response's body; empty if it is anything else."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _parse_http_date(text: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Requests over kept HTTP connections, with aiohttp; what goes wrong on the way comes as one of our errors."""
+"""Requests over persistent HTTP connections, with aiohttp; its errors are translated to Backline's."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     import aiohttp
 
 MAX_RESPONSE_BYTES = 64 * 1024
-"""Bytes of an answer that are read: more than any gateway has to say."""
+"""Bytes of a response that are read."""
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_TIMEOUT_SECONDS = 120.0
-UNKNOWN_OUTCOME = "; outcome unknown: it may have taken the message"
+UNKNOWN_OUTCOME = "; outcome unknown: it may have accepted the message"
 
 
 class HttpRequest(NamedTuple):
-    """One request, ready to be written."""
+    """One request, complete with headers and body."""
 
     method: str
     url: str
     headers: Mapping[str, str]
     body: bytes
     timeout: float
-    """Seconds for all of it, connecting included."""
+    """Seconds, including the time to connect."""
 
     def __repr__(self) -> str:
         """Without headers and body, which may hold secrets."""
@@ -33,18 +33,18 @@ class HttpRequest(NamedTuple):
 
 
 class HttpResponse(NamedTuple):
-    """What came back; `body` is cut to ANSWER_LIMIT bytes."""
+    """A response; `body` is cut to MAX_RESPONSE_BYTES bytes."""
 
     status: int
     headers: Mapping[str, str]
-    """Names in any case."""
+    """Names may be in any case."""
     body: str
 
 
 class HttpSession:
-    """A few kept connections; they are made at the first request, and again after they broke.
+    """A few persistent connections, opened by the first request and reopened after they break.
 
-    Redirects are not followed and cookies not kept. `connector` makes the aiohttp connector, for those who choose
+    Redirects are not followed and cookies not kept. `connector` creates the aiohttp connector, for callers that choose
     addresses themselves.
     """
 
@@ -63,9 +63,9 @@ class HttpSession:
         self._client: aiohttp.ClientSession | None = None
 
     async def exchange(self, request: HttpRequest) -> HttpResponse:
-        """The answer, whatever its status; raises TimeoutFailure or NetworkFailure.
+        """The response, whatever its status; raises TimeoutFailure or NetworkFailure.
 
-        The error says so when the far side may have acted on the request all the same: it is not repeated here.
+        The request is not repeated here. The error says if the server may nevertheless have processed it.
         """
         import aiohttp
 
@@ -97,9 +97,9 @@ class HttpSession:
         except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError) as exc:
             raise NetworkFailure(f"{host}: no connection ({exc.os_error.strerror or exc.os_error})") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            # The text of one about an answer would show the whole URL.
-            words = exc.message if isinstance(exc, aiohttp.ClientResponseError) else str(exc)
-            reason = " ".join(words.split()) or type(exc).__name__
+            # str() of an error about a response would contain the whole URL.
+            text = exc.message if isinstance(exc, aiohttp.ClientResponseError) else str(exc)
+            reason = " ".join(text.split()) or type(exc).__name__
             raise NetworkFailure(f"{host}: the connection broke ({reason}){UNKNOWN_OUTCOME}") from exc
 
     async def close(self) -> None:
@@ -124,7 +124,7 @@ class HttpSession:
 
 
 def timeout(seconds: float, attempt: int) -> float:
-    """The timeout of a try, from 1: twice as long at every one, 120 s at most."""
+    """The timeout of an attempt, numbered from 1: doubles with every attempt, up to 120 s."""
     return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), MAX_TIMEOUT_SECONDS))
 
 
@@ -145,6 +145,6 @@ def _decode(content: bytes, charset: str) -> str:
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port alone: a path may hold what is not for everybody."""
+    """Scheme, host and port only: a path may hold a secret."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"

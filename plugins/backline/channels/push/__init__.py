@@ -1,1 +1,1 @@
-"""The push channel: notifications to people's devices, over FCM's HTTP v1 API."""
+"""The push channel: notifications to users' devices, over FCM's HTTP v1 API."""

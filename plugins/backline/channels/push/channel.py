@@ -1,4 +1,7 @@
-"""The push channel: a notification is built once, and posted for each device of its recipient."""
+"""The push channel: builds a notification once, and posts it for each device of its recipient.
+
+Responses are those of FCM ("Method: projects.messages.send" and "ErrorCode").
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,58 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from backline.channels.base import Message, Receipt
+from backline.channels.base import Message, Receipt, truncate
+from backline.channels.content import PushContent
 from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.session import HttpRequest, HttpResponse, HttpSession, timeout
-from backline.channels.push import recipients
-from backline.channels.push.content import PushContent
+from backline.channels.http.responses import error_from_response, json_object
+from backline.channels.http.session import UNKNOWN_OUTCOME, HttpRequest, HttpResponse, HttpSession, timeout
 from backline.channels.push.devices import DeviceStore
 from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
-from backline.channels.push.responses import DeviceUnregistered, parse_response
+from backline.channels.recipients import USER_PREFIX, parse_push_recipient
 from backline.channels.settings import PushSettings
-from backline.errors import BacklineError, InvalidInput, Rejected, RetryableError
+from backline.errors import (
+    AuthenticationFailed,
+    BacklineError,
+    InvalidInput,
+    PermanentError,
+    RateLimited,
+    Rejected,
+    RetryableError,
+    UnknownFailure,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES = 4096
-"""Of notification and data together, as FCM takes them."""
+"""Bytes of notification and data together that FCM accepts."""
 VISIBLE_TOKEN_CHARACTERS = 12
-"""Of a device's token in texts: enough to find it, too few to write to it."""
+"""Characters of a device token in texts: enough to find the device, too few to send to it."""
+_ERROR_CLASSES: dict[str, type[BacklineError]] = {
+    "SENDER_ID_MISMATCH": Rejected,  # 403: the device belongs to another project; our credentials are valid
+    "QUOTA_EXCEEDED": RateLimited,
+    "THIRD_PARTY_AUTH_ERROR": AuthenticationFailed,
+}
+
+
+class DeviceUnregistered(PermanentError):
+    """The device has uninstalled the app, or has a new token."""
 
 
 class PreparedPush(NamedTuple):
     """A notification without its device."""
 
     recipient: str
-    """A device's token, or user:ID."""
+    """A device token, or user:ID."""
     message: Mapping[str, Any]
     timeout: float
 
     def __repr__(self) -> str:
-        """Without what it says."""
+        """Without the notification."""
         return f"PreparedPush({mask_token(self.recipient)})"
 
 
 class PushChannel:
-    """Channel of `PreparedPush`; `render` turns a message into its content and knows the types."""
+    """Channel of `PreparedPush`; `render` turns a message into its content."""
 
     name = "push"
     messages_per_session = 1
@@ -64,18 +85,17 @@ class PushChannel:
         self._tokens = AccessTokenCache(account, settings.timeout_seconds)
 
     def prepare(self, message: Message) -> PreparedPush:
-        """Render and build; raises InvalidInput, naming the field, when it cannot be built."""
-        recipient = recipients.parse_push_recipient(message.recipient, "to")
+        """Render and build the message; raises InvalidInput, naming the field, if that is impossible."""
+        recipient = parse_push_recipient(message.recipient, "to")
         content = self._render(message)
-        said = {"notification": {"title": content.title, "body": content.body}, "data": dict(content.data)}
-        size = len(json.dumps(said, ensure_ascii=False).encode())
+        body = {"notification": {"title": content.title, "body": content.body}, "data": dict(content.data)}
+        size = len(json.dumps(body, ensure_ascii=False).encode())
         if size > MAX_PAYLOAD_BYTES:
-            raise InvalidInput(
-                "data", f"title, body and data take {size} bytes; at most {MAX_PAYLOAD_BYTES} may be sent: shorten them"
-            )
+            problem = f"title, body and data have {size} bytes; the limit is {MAX_PAYLOAD_BYTES}: shorten them"
+            raise InvalidInput("data", problem)
         if not content.data:
-            del said["data"]
-        built = {**said, **_platform_options(content, time.time())}
+            del body["data"]
+        built = {**body, **_platform_options(content, time.time())}
         return PreparedPush(recipient, built, timeout(self._settings.timeout_seconds, message.attempt))
 
     def session(self) -> PushSession:
@@ -84,7 +104,7 @@ class PushChannel:
 
 
 class PushSession:
-    """One kept connection to the provider."""
+    """One persistent connection to the provider."""
 
     def __init__(self, gateway: HttpGateway, url: str, tokens: AccessTokenCache, devices: DeviceStore) -> None:
         self._server = str(gateway)
@@ -94,26 +114,26 @@ class PushSession:
         self._http = HttpSession(verify_tls=gateway.verify_tls, proxy=gateway.proxy)
 
     async def send(self, prepared: PreparedPush) -> Receipt:
-        """Hand it over for each device; sent if one device at least has it, with the others named in the receipt.
+        """Send to each device; succeeds if at least one device accepts it, the others are listed in the receipt.
 
-        Devices that are gone are taken out of the app's tables. When none has it, the error is the first that may pass,
-        else the last; Rejected if the person has no device.
+        Devices that no longer exist are removed from the app's tables. If no device accepts it, the first retryable error
+        is raised, else the last one; Rejected if the user has no device.
         """
-        if not prepared.recipient.startswith(recipients.USER_PREFIX):
+        if not prepared.recipient.startswith(USER_PREFIX):
             return await self._send_to_device(prepared, prepared.recipient)
-        person = prepared.recipient.removeprefix(recipients.USER_PREFIX)
         receipts: list[Receipt] = []
         refused: list[tuple[str, BacklineError]] = []
-        for token in await self._devices.list_tokens(person):
+        for token in await self._devices.list_tokens(prepared.recipient.removeprefix(USER_PREFIX)):
             try:
                 receipts.append(await self._send_to_device(prepared, token))
             except BacklineError as exc:
                 refused.append((mask_token(token), exc))
         if receipts:
             others = tuple((token, str(exc)) for token, exc in refused)
-            return receipts[0]._replace(response=", ".join(one.response for one in receipts), refused_recipients=others)
+            response = ", ".join(receipt.response for receipt in receipts)
+            return receipts[0]._replace(response=response, refused_recipients=others)
         if not refused:
-            raise Rejected(f"{prepared.recipient} has no device that takes push messages")
+            raise Rejected(f"{prepared.recipient} has no device for push messages")
         errors = [exc for _, exc in refused]
         raise next((exc for exc in errors if isinstance(exc, RetryableError)), errors[-1])
 
@@ -128,45 +148,75 @@ class PushSession:
             return parse_response(await self._post(body, prepared.timeout), self._server)
         except DeviceUnregistered as exc:
             await self._remove_device(token)
-            text = f"{exc}; the device {mask_token(token)} is gone and gets no more"
+            text = f"{exc}; the device {mask_token(token)} no longer exists and was removed"
             raise Rejected(text, code=exc.code, response=exc.response) from None
 
     async def _post(self, body: bytes, seconds: float) -> HttpResponse:
-        access = await self._tokens.get(self._http)
-        answer = await self._exchange(access, body, seconds)
-        if answer.status == 401:
-            # It was revoked, or ended early by the provider's clock: once more with a new one.
-            self._tokens.invalidate(access)
-            answer = await self._exchange(await self._tokens.get(self._http), body, seconds)
-        return answer
+        access_token = await self._tokens.get(self._http)
+        response = await self._exchange(access_token, body, seconds)
+        if response.status == 401:
+            # The token was revoked, or expired early by the provider's clock: send once more with a new one.
+            self._tokens.invalidate(access_token)
+            response = await self._exchange(await self._tokens.get(self._http), body, seconds)
+        return response
 
-    async def _exchange(self, access: str, body: bytes, seconds: float) -> HttpResponse:
-        headers = {"Authorization": f"Bearer {access}", "Content-Type": "application/json; charset=utf-8"}
+    async def _exchange(self, access_token: str, body: bytes, seconds: float) -> HttpResponse:
+        headers = {"Authorization": f"Bearer {access_token}", "Content-Type": "application/json; charset=utf-8"}
         return await self._http.exchange(HttpRequest("POST", self._url, headers, body, seconds))
 
     async def _remove_device(self, token: str) -> None:
         try:
-            await self._devices.remove(token, "the push provider says that it is gone (UNREGISTERED)")
+            await self._devices.remove(token, "the push provider reports it as unregistered (UNREGISTERED)")
         except BacklineError as exc:
-            # The message's end must not hang on it: the next message to the device finds it gone again.
-            log.warning("the device %s is gone, and could not be taken out: %s", mask_token(token), exc)
+            # The message's outcome must not depend on this: the next message to the device tries again.
+            log.warning("could not remove the unregistered device %s: %s", mask_token(token), exc)
+
+
+def parse_response(response: HttpResponse, server: str) -> Receipt:
+    """The provider's confirmation; raises DeviceUnregistered, or the error for any other response."""
+    found = json_object(response.body)
+    if 200 <= response.status < 300:
+        name = found.get("name")
+        if not isinstance(name, str):
+            text = f"{server} answered {response.status} without a message name{UNKNOWN_OUTCOME}"
+            raise UnknownFailure(text, code=str(response.status), response=truncate(response.body))
+        return Receipt(str(response.status), name, name)
+    error = found.get("error")
+    error = error if isinstance(error, dict) else {}
+    code = _error_code(error)
+    detail = f"{code}: {error.get('message', 'no reason given')}" if code else ""
+    if response.status == 404 and code == "UNREGISTERED":
+        raise DeviceUnregistered(f"{server} answered 404: {detail}", code="404", response=truncate(detail))
+    raise error_from_response(
+        response.status, response.headers, response.body, server=server, detail=detail,
+        error_class=_ERROR_CLASSES.get(code),
+    )  # fmt: skip
+
+
+def _error_code(error: dict[str, Any]) -> str:
+    """FCM's own error code, or else the general one of Google's APIs."""
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else []:
+        if isinstance(detail, dict) and isinstance(detail.get("errorCode"), str):
+            return str(detail["errorCode"])
+    return str(error.get("status") or "")
 
 
 def mask_token(recipient: str) -> str:
-    """A recipient as texts may hold it: a device's token cut, as who has all of it can write to the device."""
-    if recipient.startswith(recipients.USER_PREFIX) or len(recipient) <= VISIBLE_TOKEN_CHARACTERS:
+    """A recipient for texts: a device token is cut, because whoever has all of it can send to the device."""
+    if recipient.startswith(USER_PREFIX) or len(recipient) <= VISIBLE_TOKEN_CHARACTERS:
         return recipient
     return f"{recipient[:VISIBLE_TOKEN_CHARACTERS]}…"
 
 
 def _platform_options(content: PushContent, now: float) -> dict[str, Any]:
-    """Time to live and collapse key, which each platform has by another name."""
+    """Time to live and collapse key, under each platform's own name."""
     android: dict[str, Any] = {}
     apns: dict[str, str] = {}
     webpush: dict[str, str] = {}
     if content.ttl_seconds is not None:
         android["ttl"] = f"{content.ttl_seconds}s"
-        # A moment to Apple; 0 is its "now or never".
+        # Apple takes a point in time; 0 means now or never.
         apns["apns-expiration"] = str(int(now) + content.ttl_seconds) if content.ttl_seconds else "0"
         webpush["TTL"] = str(content.ttl_seconds)
     if content.collapse_key is not None:

@@ -1,4 +1,4 @@
-"""People's devices in the app's own tables, by named statements of include/sql/identity.sql."""
+"""Users' devices in the app's own tables, accessed by named statements of include/sql/identity.sql."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from backline.errors import InvalidInput, Misconfigured
 
 
 class DeviceStore(Protocol):
-    """Who has which devices."""
+    """Stores the device tokens of users."""
 
     async def list_tokens(self, user_id: str) -> list[str]:
-        """The tokens of a person's devices; raises InvalidInput for the field `to` if there can be no such person."""
+        """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
 
     async def remove(self, token: str, reason: str) -> None:
-        """Take out a device that is gone."""
+        """Remove a device that no longer exists; does nothing if it was removed already."""
 
     async def close(self) -> None:
-        """Never raises."""
+        """Close the connection; never raises."""
 
 
 class SqlDeviceStore:
-    """As the statements `push_tokens` and `push_token_remove` know them, over one connection opened at first use."""
+    """Uses the statements `push_tokens` and `push_token_remove`; raises DatabaseFailure if the database is unavailable."""
 
     def __init__(self, dsn: Callable[[], str]) -> None:
         self._dsn = dsn
         self._database: Database | None = None
 
     async def list_tokens(self, user_id: str) -> list[str]:
-        """As Devices; DatabaseFailure if the database is away."""
+        """As `DeviceStore.list_tokens`."""
         try:
             rows = await self._get_database().fetch(statement("identity", "push_tokens"), {"id": user_id})
         except Misconfigured as exc:
             if isinstance(exc.__cause__, psycopg.DataError):
-                problem = f"{user_id!r} is not a person's id of the kind that the statement push_tokens takes"
-                raise InvalidInput("to", problem) from None
+                raise InvalidInput(
+                    "to", f"{user_id!r} is not a user id that the statement push_tokens accepts"
+                ) from None
             raise
         return [str(row["token"]) for row in rows]
 
     async def remove(self, token: str, reason: str) -> None:
-        """As Devices; DatabaseFailure if the database is away. Doing it twice is no error."""
+        """As `DeviceStore.remove`."""
         await self._get_database().fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
 
     async def close(self) -> None:
-        """Close the connection; the next use opens another."""
+        """Close the connection; the next use reopens it."""
         if self._database is not None:
             await self._database.close()
 

@@ -16,18 +16,18 @@ from backline.channels.http.session import HttpRequest, HttpSession
 from backline.errors import AuthenticationFailed, Misconfigured, UnknownFailure
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
-TOKEN_URL = "https://oauth2.googleapis.com/token"  # noqa: S105 - where one is to be had
+TOKEN_URL = "https://oauth2.googleapis.com/token"  # noqa: S105 - not a token
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 ASSERTION_LIFETIME_SECONDS = 3600
-"""Of an assertion: the longest that Google takes."""
+"""The maximum that Google accepts."""
 EXPIRY_MARGIN_SECONDS = 60.0
-"""A token this near its end is not used any more."""
+"""A token is not used in its last seconds."""
 _REQUIRED_KEYS = ("project_id", "client_email", "private_key")
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """Who we are to the push provider: the file that its console gives for a service account."""
+    """Our identity at the push provider: the key file of a service account."""
 
     project_id: str
     client_email: str
@@ -39,43 +39,38 @@ class ServiceAccount:
     def from_gateway(cls, gateway: HttpGateway) -> Self:
         """Read `service_account` of the connection's extra, an object or its JSON text; raises Misconfigured."""
         where = f"connection {gateway.name!r}: extra.service_account"
-        given = gateway.extra.get("service_account")
-        if isinstance(given, str):
+        key = gateway.extra.get("service_account")
+        if isinstance(key, str):
             try:
-                given = json.loads(given)
+                key = json.loads(key)
             except ValueError:
-                raise Misconfigured(f"{where} is not JSON; put the service account's key file there") from None
-        if not isinstance(given, Mapping):
-            raise Misconfigured(f"{where} is missing; put the service account's key file there, as an object")
-        if missing := [name for name in _REQUIRED_KEYS if not isinstance(given.get(name), str) or not given[name]]:
-            raise Misconfigured(f"{where}.{missing[0]} is missing; take the whole key file of the service account")
-        token_url = str(given.get("token_uri") or TOKEN_URL)
+                raise Misconfigured(f"{where} is not JSON; set it to the service account's key file") from None
+        if not isinstance(key, Mapping):
+            raise Misconfigured(f"{where} is missing; set it to the service account's key file, as an object")
+        if missing := [name for name in _REQUIRED_KEYS if not isinstance(key.get(name), str) or not key[name]]:
+            raise Misconfigured(f"{where}.{missing[0]} is missing; use the whole key file of the service account")
+        token_url = str(key.get("token_uri") or TOKEN_URL)
         if urlsplit(token_url).scheme not in {"http", "https"}:
             raise Misconfigured(f"{where}.token_uri must be an http or https URL")
-        account = cls(
-            given["project_id"],
-            given["client_email"],
-            given["private_key"],
-            str(given.get("private_key_id") or ""),
-            token_url,
-        )
+        key_id = str(key.get("private_key_id") or "")
+        account = cls(key["project_id"], key["client_email"], key["private_key"], key_id, token_url)
         account.check_key(where)
         return account
 
     def check_key(self, where: str) -> None:
-        """Misconfigured if the private key cannot be read."""
+        """Raise Misconfigured if the private key cannot be read."""
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
             load_pem_private_key(self.private_key.encode(), None)
         except (ValueError, TypeError):
-            # Not the error's own text: it might quote the key.
+            # Without the error's own text, which might quote the key.
             raise Misconfigured(
-                f"{where}.private_key is not a private key in PEM; take it as it is in the file"
+                f"{where}.private_key is not a PEM private key; copy it unchanged from the file"
             ) from None
 
     def assertion(self, now: float) -> str:
-        """A signed JWT that asks for a token, good for an hour from `now` (seconds since 1970)."""
+        """A signed JWT that requests a token, valid for an hour from `now` (seconds since 1970)."""
         import jwt
 
         claims = {
@@ -90,7 +85,7 @@ class ServiceAccount:
 
 
 class AccessTokenCache:
-    """The present token of an account, asked for when there is none; shared by all sessions of a channel."""
+    """The current access token of an account, requested when needed; shared by all sessions of a channel."""
 
     def __init__(self, account: ServiceAccount, timeout: float) -> None:
         self._account = account
@@ -100,18 +95,18 @@ class AccessTokenCache:
         self._lock = asyncio.Lock()
 
     async def get(self, http: HttpSession) -> str:
-        """A token that is good for a minute at least; one request at a time asks for a new one.
+        """A token that is valid for at least a minute; only one request at a time fetches a new one.
 
-        AuthenticationFailed if the account is refused; other failures as of any request.
+        AuthenticationFailed if the account is refused; other errors as for any request.
         """
         async with self._lock:
             if time.monotonic() >= self._valid_until:
-                self._token, lives = await self._request_token(http)
-                self._valid_until = time.monotonic() + lives - EXPIRY_MARGIN_SECONDS
+                self._token, lifetime = await self._request_token(http)
+                self._valid_until = time.monotonic() + lifetime - EXPIRY_MARGIN_SECONDS
             return self._token
 
     def invalidate(self, token: str) -> None:
-        """It was refused: the next `get` asks for another, unless somebody has done so already."""
+        """Discard a token that was refused, unless it has already been replaced."""
         if token == self._token:
             self._valid_until = 0.0
 
@@ -129,13 +124,13 @@ class AccessTokenCache:
             found = json.loads(answer.body)
             return str(found["access_token"]), float(found.get("expires_in", ASSERTION_LIFETIME_SECONDS))
         except (ValueError, KeyError, TypeError, AttributeError):
-            # The answer is not quoted: half a token may stand in it.
+            # The response is not quoted, because it may contain part of a token.
             raise UnknownFailure(f"{server} answered {answer.status} without an access token") from None
 
 
 def _error_description(body: str) -> str:
     try:
         found = json.loads(body)
-        return f"{found['error']}: {found.get('error_description', 'no reason given')}"
+        return f"{found['error']}: {found.get('error_description', 'no description')}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return "no reason given"
+        return "no description"

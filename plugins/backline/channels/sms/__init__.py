@@ -1,1 +1,1 @@
-"""The SMS channel: texts counted in segments, handed to a gateway that speaks Twilio's message API."""
+"""The SMS channel: counts a text's segments, and posts it to a gateway that implements Twilio's message API."""

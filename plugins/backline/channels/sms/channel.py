@@ -1,4 +1,7 @@
-"""The SMS channel: a text is rendered, counted, and posted to a gateway that speaks Twilio's message API."""
+"""The SMS channel: renders a text, counts its segments, and posts it to a gateway that implements Twilio's message API.
+
+Responses are those of Twilio ("Messages resource" and "Errors and Warnings dictionary").
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,33 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
-from backline.channels.base import Message, Receipt
+from backline.channels.base import Message, Receipt, truncate
 from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.session import HttpRequest, HttpSession, timeout
+from backline.channels.http.responses import error_from_response, json_object
+from backline.channels.http.session import UNKNOWN_OUTCOME, HttpRequest, HttpResponse, HttpSession, timeout
 from backline.channels.settings import SmsSettings
 from backline.channels.sms import numbers, segments
-from backline.channels.sms.responses import parse_response
-from backline.errors import InvalidInput, Misconfigured
+from backline.errors import BacklineError, InvalidInput, Misconfigured, RateLimited, Rejected, UnknownFailure
 
 MAX_CHARACTERS = 1600
-"""Of one message, as Twilio takes it."""
+"""Characters of one message that Twilio accepts."""
 _MESSAGING_SERVICE = re.compile(r"MG[0-9a-f]{32}")
 _SENDER = re.compile(r"\+[1-9][0-9]{6,14}|[0-9]{3,8}|(?=[A-Za-z0-9 ]{0,10}[A-Za-z])[A-Za-z0-9 ]{1,11}")
 """A number, a short code, or a name."""
+_FAILED_STATUSES = frozenset({"failed", "undelivered", "canceled"})
+"""States of a message that the gateway accepted and gave up immediately."""
+_ERROR_CLASSES: dict[int, type[BacklineError]] = {
+    14107: RateLimited,  # too many messages of this sender
+    20429: RateLimited,  # too many requests
+    21611: RateLimited,  # the sender's queue is full
+    21610: Rejected,  # the recipient has replied STOP
+    21408: Rejected,  # sending to that country is not enabled: 403, although our credentials are valid
+}
+"""By the gateway's own code, where it is more specific than the status."""
 
 
 class SmsChannel:
-    """Channel of `HttpRequest`s; `render` turns a message into its text and knows the types."""
+    """Channel of `HttpRequest`s; `render` turns a message into its text."""
 
     name = "sms"
     messages_per_session = 1
@@ -44,17 +57,13 @@ class SmsChannel:
             self._sender_params["StatusCallback"] = settings.status_callback
 
     def prepare(self, message: Message) -> HttpRequest:
-        """Render and count; raises InvalidInput, naming the field, when it cannot be sent."""
+        """Render and check the text; raises InvalidInput, naming the field, if it cannot be sent."""
         number = numbers.parse_phone_number(message.recipient, "to")
         text = self._render(message)
         self._check_length(text)
-        return HttpRequest(
-            "POST",
-            self._url,
-            self._headers,
-            urlencode({"To": number, **self._sender_params, "Body": text}).encode(),
-            timeout(self._settings.timeout_seconds, message.attempt),
-        )
+        body = urlencode({"To": number, **self._sender_params, "Body": text}).encode()
+        seconds = timeout(self._settings.timeout_seconds, message.attempt)
+        return HttpRequest("POST", self._url, self._headers, body, seconds)
 
     def session(self) -> SmsSession:
         """A new session, not yet connected."""
@@ -64,24 +73,24 @@ class SmsChannel:
         if not text.strip():
             raise InvalidInput("body", "is empty; a text message needs at least one character")
         if len(text) > MAX_CHARACTERS:
-            raise InvalidInput("body", f"has {len(text)} characters; at most {MAX_CHARACTERS} may be sent")
-        counted, limit = segments.count_segments(text), self._settings.max_segments
-        if counted.parts > limit:
-            advice = "make it shorter"
-            if dear := segments.non_gsm_characters(text):
-                advice += f", or write it without {dear[:10]!r}, which more than halve what fits"
-            raise InvalidInput("body", f"takes {counted.parts} segments; at most {limit} (sms.max_segments): {advice}")
+            raise InvalidInput("body", f"has {len(text)} characters; the limit is {MAX_CHARACTERS}")
+        parts, limit = segments.count_segments(text).parts, self._settings.max_segments
+        if parts > limit:
+            advice = "shorten it"
+            if special := segments.non_gsm_characters(text):
+                advice += f", or write it without {special[:10]!r}, which more than halve the room"
+            raise InvalidInput("body", f"needs {parts} segments; the limit is {limit} (sms.max_segments): {advice}")
 
 
 class SmsSession:
-    """One kept connection to the gateway."""
+    """One persistent connection to the gateway."""
 
     def __init__(self, gateway: HttpGateway) -> None:
         self._server = str(gateway)
         self._http = HttpSession(verify_tls=gateway.verify_tls, proxy=gateway.proxy)
 
     async def send(self, prepared: HttpRequest) -> Receipt:
-        """Hand one message over. The gateway knows no idempotency key: what it may have taken is said in the error."""
+        """Send one message. The gateway has no idempotency keys: the error says if it may have accepted the message."""
         return parse_response(await self._http.exchange(prepared), self._server)
 
     async def close(self) -> None:
@@ -89,8 +98,32 @@ class SmsSession:
         await self._http.close()
 
 
+def parse_response(response: HttpResponse, server: str) -> Receipt:
+    """The gateway's confirmation; raises the error for any other response."""
+    found, status_code = json_object(response.body), str(response.status)
+    if not 200 <= response.status < 300:
+        code, message = found.get("code"), found.get("message")
+        raise error_from_response(
+            response.status, response.headers, response.body, server=server,
+            detail=f"{message} (code {code})" if code and message else "",
+            error_class=_ERROR_CLASSES.get(code) if isinstance(code, int) else None,
+        )  # fmt: skip
+    sid, status = found.get("sid"), found.get("status")
+    if not isinstance(sid, str) or not isinstance(status, str):
+        text = f"{server} answered {status_code} without a message sid and status{UNKNOWN_OUTCOME}"
+        raise UnknownFailure(text, code=status_code, response=truncate(response.body))
+    if status in _FAILED_STATUSES or found.get("error_code"):
+        detail = f"{status}: {found.get('error_message') or 'no reason given'} (code {found.get('error_code')})"
+        raise Rejected(
+            f"{server} accepted the message as {sid} and gave it up: {detail}", code=status_code, response=detail
+        )
+    number = found.get("num_segments")
+    count = f"{number} segment{'' if str(number) == '1' else 's'}" if number else "number of segments unknown"
+    return Receipt(status_code, f"{status}, {count}", sid)
+
+
 def _sender_params(text: str) -> dict[str, str]:
-    """Who it is from, as the API wants it: a messaging service has a parameter of its own."""
+    """The API's parameters for the sender; a messaging service has its own."""
     if _MESSAGING_SERVICE.fullmatch(text):
         return {"MessagingServiceSid": text}
     if _SENDER.fullmatch(text):

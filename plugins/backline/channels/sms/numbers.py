@@ -1,4 +1,4 @@
-"""Phone numbers: read from what people type, kept as E.164."""
+"""Parses phone numbers and normalizes them to E.164."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import lru_cache
 from backline.errors import InvalidInput
 
 MAX_INPUT_LENGTH = 40
-"""Characters of a number as people type it, blanks and brackets included."""
-_HINT = "write it with its country, for example +49 1511 2345678"
+"""Characters of a number as typed, including spaces and brackets."""
+_HINT = "write it with its country code, for example +49 1511 2345678"
 
 
 def parse_phone_number(text: str, field: str) -> str:
-    """A number with its country code, in any usual spelling, as E.164 (ITU-T): +4915112345678.
+    """A number with its country code, in any usual notation, as E.164 (ITU-T): +4915112345678.
 
-    InvalidInput names the field. Judged by its country's lengths alone: which ranges are in use changes faster than
-    any list of them, and the gateway knows.
+    InvalidInput names the field. Only the length is checked for its country: which ranges are in use changes too often,
+    and the gateway knows.
     """
     try:
         return _parse_phone_number(text)
@@ -25,7 +25,7 @@ def parse_phone_number(text: str, field: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _parse_phone_number(text: str) -> str:
-    # Here, not above: it takes long to import, and every task would pay for it.
+    # Imported here because it is slow to import, and most tasks do not need it.
     import phonenumbers
 
     stripped = text.strip()
@@ -47,5 +47,5 @@ def _parse_phone_number(text: str) -> str:
         case phonenumbers.ValidationResult.IS_POSSIBLE:
             return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
         case _:
-            problem = "not of the length"
-    raise ValueError(f"{stripped!r} is {problem} for a number of its country; {_HINT}")
+            problem = "of the wrong length"
+    raise ValueError(f"{stripped!r} is {problem} for its country; {_HINT}")

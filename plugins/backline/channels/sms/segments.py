@@ -1,7 +1,7 @@
-"""What a text costs: how many short messages it takes (3GPP TS 23.038, TS 23.040).
+"""Counts the segments (short messages) that a text needs, which decide its price (3GPP TS 23.038, TS 23.040).
 
-A text of the GSM 7-bit alphabet fits 160 characters into one message, or 153 into each of several; characters of its
-extension count twice. Any other character turns the whole text to UCS-2: 70, or 67 UTF-16 units in each of several.
+A text in the GSM 7-bit alphabet has room for 160 characters in one segment, or 153 in each of several; characters of its
+extension table count twice. Any other character makes the whole text UCS-2: 70 UTF-16 units, or 67 in each of several.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _LOOKALIKES = str.maketrans({
 
 
 class Segments(NamedTuple):
-    """A text as it is billed."""
+    """The size of a text as it is billed."""
 
     encoding: str
     """`GSM-7` or `UCS-2`."""
     units: int
     """Septets or UTF-16 units of the whole text."""
     parts: int
-    """Short messages that it takes; 0 for an empty text."""
+    """Number of segments; 0 for an empty text."""
 
 
 def count_segments(text: str) -> Segments:
-    """The segments of a text; no character is cut in two between them."""
+    """The segments of a text; no character is split between two."""
     if _ALPHABET.issuperset(text):
         encoding, sizes = "GSM-7", [2 if char in _EXTENDED else 1 for char in text]
     else:
@@ -53,11 +53,11 @@ def count_segments(text: str) -> Segments:
 
 
 def non_gsm_characters(text: str) -> str:
-    """The characters of a text that GSM 7-bit lacks, each once, in order: what makes it dear."""
+    """The characters of a text that are not in GSM 7-bit, each once, in order."""
     return "".join(dict.fromkeys(char for char in text if char not in _ALPHABET))
 
 
 def replace_lookalikes(text: str) -> str:
-    """The text with no-break spaces, curly quotes and dashes as their GSM 7-bit likes, if that makes it GSM 7-bit."""
-    simple = text.translate(_LOOKALIKES)
-    return simple if _ALPHABET.issuperset(simple) else text
+    """Replace no-break spaces, curly quotes and dashes by similar GSM 7-bit characters if the text is GSM 7-bit then."""
+    replaced = text.translate(_LOOKALIKES)
+    return replaced if _ALPHABET.issuperset(replaced) else text

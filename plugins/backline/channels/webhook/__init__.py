@@ -1,1 +1,1 @@
-"""Webhooks: events handed to other people's HTTP endpoints, signed by Standard Webhooks (standardwebhooks.com)."""
+"""The webhook channel: events delivered to HTTP endpoints, signed by Standard Webhooks (standardwebhooks.com)."""

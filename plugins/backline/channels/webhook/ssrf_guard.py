@@ -1,7 +1,7 @@
-"""Which addresses a webhook may connect to: public ones, and those that the settings allow.
+"""Decides which addresses a webhook may connect to: public ones, and those that the settings allow.
 
-A URL is other people's input, so it could name this host, its network or a cloud's metadata service. The URL itself
-proves nothing, as a name can lead elsewhere a moment later: what is judged is the address that is connected to.
+A URL is untrusted input: it could point to this host, its network or a cloud's metadata service (server-side request
+forgery). A host name can resolve to another address later, so the address is checked when the connection is made.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
-"""All that IANA gives out (RFC 4291 section 2.4): loopback, local, mapped and multicast addresses are outside of it."""
+"""All public addresses (RFC 4291 section 2.4): loopback, local, mapped and multicast addresses are outside it."""
 _NAT64 = IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC: tuple[Network, ...] = (
-    IPv4Network("168.63.129.16/32"),  # Azure's own services, at an address that looks public
-    IPv4Network("192.0.0.0/24"),  # protocols' own, Oracle's metadata among them (RFC 6890)
+    IPv4Network("168.63.129.16/32"),  # Azure's internal services
+    IPv4Network("192.0.0.0/24"),  # protocol assignments, Oracle's metadata service among them (RFC 6890)
     IPv4Network("192.88.99.0/24"),  # relays of 6to4 (RFC 7526)
-    IPv6Network("2001::/23"),  # protocols' own: Teredo, ORCHID (RFC 2928)
+    IPv6Network("2001::/23"),  # protocol assignments: Teredo, ORCHID (RFC 2928)
     IPv6Network("3fff::/20"),  # documentation (RFC 9637)
 )
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
@@ -29,32 +29,32 @@ _ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 
 
 class AddressNotAllowed(InvalidInput):
-    """An address that webhooks may not be sent to."""
+    """An address that webhooks may not connect to."""
 
     def __init__(self, host: str, address: str) -> None:
-        what = address if host == address else f"{host} leads to {address}, which"
+        what = address if host == address else f"{host} resolves to {address}, which"
         super().__init__("url", f"{what} is not a public address; if it is yours, add it to webhooks.allowed_addresses")
 
 
 class AddressGuard:
-    """Judges addresses; `allowed` are entries as `parse_allowed_address` reads them."""
+    """Checks addresses; `allowed` are entries in the format of `parse_allowed_address`."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._allowed = [parse_allowed_address(entry) for entry in allowed]
 
     def allows(self, address: str, port: int) -> bool:
-        """Whether this address and port may be connected to; what is no address may not."""
+        """Whether connections to this address and port are allowed; False for anything that is not an IP address."""
         try:
-            found = ip_address(address)
+            parsed = ip_address(address)
         except ValueError:
             return False
-        if is_public(found):
+        if is_public(parsed):
             return True
-        return any(found in network and wanted in (None, port) for network, wanted in self._allowed)
+        return any(parsed in network and only_port in (None, port) for network, only_port in self._allowed)
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address, and every IPv4 address that an IPv6 one carries, belongs to the public internet."""
+    """Whether an address, and every IPv4 address embedded in an IPv6 one, belongs to the public internet."""
     if (not address.is_global or address.is_multicast or address.is_reserved) and address not in _NAT64:
         return False
     if any(address in network for network in _NOT_PUBLIC):
@@ -65,27 +65,26 @@ def is_public(address: Address) -> bool:
 
 
 def parse_allowed_address(entry: str) -> tuple[Network, int | None]:
-    """A network or an address, and a port or None for every one; ValueError says how an entry is written."""
-    text, port, closed = entry.strip(), "", True
+    """A network or address, and a port or None for all; ValueError explains the format of an entry."""
+    text, port, valid = entry.strip(), "", True
     if text.startswith("["):
         text, bracket, rest = text[1:].partition("]")
-        closed, port = bool(bracket) and (not rest or (rest[0] == ":" and len(rest) > 1)), rest[1:]
+        valid, port = bool(bracket) and (not rest or (rest[0] == ":" and len(rest) > 1)), rest[1:]
     elif text.count(":") == 1:
         text, _, port = text.partition(":")
-        closed = bool(port)
+        valid = bool(port)
     try:
         network, number = ip_network(text), int(port) if port else None
     except ValueError:
-        closed = False
-    if not closed or (number is not None and not 0 < number < 65536):
-        raise ValueError(
-            f'{entry!r} is no address or network, with or without a port: write "10.0.0.0/8", "10.1.2.3:8443" or "[fd00::5]:8443"'
-        )
+        valid = False
+    if not valid or (number is not None and not 0 < number < 65536):
+        examples = '"10.0.0.0/8", "10.1.2.3:8443" or "[fd00::5]:8443"'
+        raise ValueError(f"{entry!r} is not an address or network with an optional port: write {examples}")
     return network, number
 
 
 def _embedded_ipv4(address: IPv6Address) -> Iterator[IPv4Address]:
-    """IPv4 addresses inside an IPv6 one, to which a gateway or tunnel would lead."""
+    """IPv4 addresses embedded in an IPv6 one, to which a gateway or tunnel would connect."""
     if address in _NAT64:  # RFC 6052
         yield IPv4Address(int(address) & 0xFFFFFFFF)
     if address.sixtofour is not None:  # RFC 3056

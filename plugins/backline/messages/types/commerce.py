@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from backline.channels.email.content import EmailContent
+from backline.channels.content import EmailContent
 from backline.messages.attachments import PdfAttachment, read_attachment
 from backline.messages.fields import (
     Currency,
@@ -22,7 +22,7 @@ from backline.messages.fields import (
 )
 from backline.messages.registry import register
 from backline.messages.templated import DatedMessage, PersonalMessage, TemplatedSms
-from backline.messages.validation_errors import field_error
+from backline.validation_errors import field_error
 
 DocumentNumber = Annotated[Line, Field(max_length=60)]
 ORDER = Field(title="Order", description="Its number, as the customer knows it.", examples=["1042"])

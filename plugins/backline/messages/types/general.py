@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from backline.channels.email.content import EmailContent
+from backline.channels.content import EmailContent
 from backline.messages.attachments import Attachments, read_attachments
 from backline.messages.base import EmailMessage
 from backline.messages.fields import (
@@ -20,9 +20,9 @@ from backline.messages.fields import (
 )
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage, TemplateName
-from backline.messages.validation_errors import field_error
 from backline.preferences.settings import PreferenceSettings
 from backline.settings import settings
+from backline.validation_errors import field_error
 
 
 def check_topic(name: str) -> str:

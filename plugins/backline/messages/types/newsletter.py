@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, WebUrl
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage
-from backline.messages.validation_errors import field_error
+from backline.validation_errors import field_error
 
 HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
 """One that fits into a line of a header: ASCII, and not too long (RFC 5322 section 2.1.1)."""

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from backline.channels.email.content import EmailContent
+from backline.channels.content import EmailContent
 from backline.messages.attachments import AttachmentField, read_attachment
 from backline.messages.fields import Day, Name, Paragraph, Timestamp, WebUrl
 from backline.messages.registry import register
 from backline.messages.templated import DatedMessage
-from backline.messages.validation_errors import field_error
+from backline.validation_errors import field_error
 
 REPORT = Field(title="Report", description="Its title.", examples=["Sales in February 2026"])
 
