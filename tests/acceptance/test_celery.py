@@ -17,7 +17,7 @@ from testkit.containers.local_host import LocalHost, running_services
 from testkit.sandbox_clients import MailCatcherClient
 from testkit.tools import Tools
 
-pytestmark = [pytest.mark.celery, pytest.mark.stack, pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.extended, pytest.mark.stack, pytest.mark.timeout(540)]
 
 
 @pytest.fixture(scope="module")
