@@ -51,7 +51,7 @@ class _ShopScenario:
     def check_paid(self, context: DemoContext) -> Result:
         """The order is confirmed, and the provider has one charge."""
         result = run_result(context, ORDER_DAG, context.run_id("order"), "process_order")
-        require(result["ended"] == "confirmed", f"the order ended {result['ended']}: {result['why']}")
+        require(result["outcome"] == "confirmed", f"the outcome is {result['outcome']}: {result['reason']}")
         status = self._order_status(context)
         require((status["state"], status["payment"]) == ("confirmed", "captured"), f"its rows are {status}")
         expected = f"Order {self._order_number(context, '1')}"
