@@ -51,7 +51,7 @@ class _ShopScenario:
     def check_paid(self, context: DemoContext) -> Result:
         """The order is confirmed, and the provider has one charge."""
         result = run_result(context, ORDER_DAG, context.run_id("order"), "process_order")
-        require(result["ended"] == "confirmed", f"the order ended {result['ended']}: {result['why']}")
+        require(result["outcome"] == "confirmed", f"the outcome is {result['outcome']}: {result['reason']}")
         status = self._order_status(context)
         require((status["state"], status["payment"]) == ("confirmed", "captured"), f"its rows are {status}")
         expected = f"Order {self._order_number(context, '1')}"
@@ -66,7 +66,7 @@ class _ShopScenario:
         wait_until(file.exists, f"the file {file}")
         subjects = wait_until(lambda: self._invoice_subjects(context, number), "the email with the invoice")
         require(len(subjects) == 1, f"{len(subjects)} emails have the invoice instead of 1")
-        return Result("1 mail, 1 PDF", f"1 mail, {number}")
+        return Result("1 email, 1 PDF", f"1 email, {number}")
 
     def check_renewed(self, context: DemoContext) -> Result:
         """Two runs at the same time create one order."""

@@ -1,4 +1,4 @@
-"""`ingest_payment_webhook`: what providers post to the hooks becomes paid orders, within seconds and once."""
+"""`ingest_payment_webhook`: events that are posted to the hooks mark orders paid, within seconds and once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.payments.signing import intent_event, razorpay_event
 pytestmark = pytest.mark.stack
 
 
-def test_stripes_word_pays_the_order(context: DemoContext, stack_exports: dict[str, str]) -> None:
+def test_a_stripe_event_pays_the_order(context: DemoContext, stack_exports: dict[str, str]) -> None:
     with paid_stack(context, stack_exports) as paid:
         order = paid.order()
         event = intent_event(
@@ -29,7 +29,7 @@ def test_stripes_word_pays_the_order(context: DemoContext, stack_exports: dict[s
         assert len(rows) == 1
 
 
-def test_a_charged_subscription_makes_its_order(context: DemoContext, stack_exports: dict[str, str]) -> None:
+def test_a_charged_subscription_gets_its_order(context: DemoContext, stack_exports: dict[str, str]) -> None:
     with paid_stack(context, stack_exports) as paid:
         user, product = paid.shop.user(f"sub@{context.domain('subs')}"), paid.shop.product()
         subscription = paid.shop.fetch_one(

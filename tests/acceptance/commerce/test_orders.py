@@ -1,4 +1,4 @@
-"""The jobs about orders: processed, moved along, reminded of, and matched with suppliers."""
+"""The jobs about orders: processing, the sweep of unfinished ones, reminders, and matching with suppliers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def age(paid: PaymentStack, order_id: int, hours: int) -> None:
     )  # fmt: skip
 
 
-def test_orders_are_processed_moved_along_and_reminded_of(context: DemoContext, stack_exports: dict[str, str]) -> None:
+def test_orders_are_processed_resumed_and_reminded_of(context: DemoContext, stack_exports: dict[str, str]) -> None:
     with paid_stack(context, stack_exports) as paid:
         good, refused, waiting, stopped = (
             order(paid, name, method)
@@ -51,26 +51,26 @@ def test_orders_are_processed_moved_along_and_reminded_of(context: DemoContext, 
                 ("stopped", CARD_VALID),
             )
         )
-        for name, order_id, state, ended in (
+        for name, order_id, state, outcome in (
             ("good", good, "confirmed", "confirmed"),
-            ("again", good, "confirmed", "nothing to do"),
+            ("again", good, "confirmed", "nothing_to_do"),
             ("refused", refused, "cancelled", "cancelled"),
             ("waiting", waiting, "reserved", "waiting"),
         ):
-            result = ran(context, "process_order", "process", name, {"order_id": order_id})
-            assert (result["state"], result["ended"]) == (state, ended)
+            result = ran(context, "process_order", "process_order", name, {"order_id": order_id})
+            assert (result["state"], result["outcome"]) == (state, outcome)
         assert paid.charges(good) == ["charged 2380 eur"]
         assert paid.charges(refused) == []
 
         age(paid, stopped, 1)
-        report = ran(context, "process_pending_orders", "process", "pending", {})
-        assert report["ended"]["confirmed"] >= 1
+        result = ran(context, "process_pending_orders", "process_pending_orders", "pending", {})
+        assert result["orders"]["outcomes"]["confirmed"] >= 1
         assert paid.shop.state(stopped) == ("confirmed", "captured")
         assert paid.shop.state(waiting) == ("reserved", "requires_action")
 
         age(paid, waiting, 25)
         for name in ("remind", "remind-again"):
-            ran(context, "send_order_reminders", "remind", name, {})
+            ran(context, "send_order_reminders", "send_order_reminders", name, {})
         # Confirmation and receipt; declined and cancelled; what to do and its reminder; confirmation and receipt.
         for name in ("good", "refused", "waiting", "stopped"):
             assert len(received_subjects(context, name, 8)) == 2
@@ -107,11 +107,11 @@ def test_purchase_orders_are_matched_and_each_choice_is_explained(
             " JOIN app.offers AS o ON o.id = a.offer_id JOIN app.suppliers AS s ON s.id = o.supplier_id"
             " WHERE a.purchase_order_id = ANY (%s) ORDER BY 1"
         )
-        dry = ran(context, "match_orders", "match", "dry", {"dry_run": True})
+        dry = ran(context, "match_orders", "match_orders", "dry", {"dry_run": True})
         assert dry["allocated"] >= 2
         assert paid.shop.execute(find, made) == []
-        report = ran(context, "match_orders", "match", "match", {})
-        assert report["unserved"] >= 1
+        report = ran(context, "match_orders", "match_orders", "match", {})
+        assert report["unmatched"] >= 1
         found = paid.shop.execute(find, made)
         # Each takes the better one that still has room; 60 are more than either offers.
         assert {row["id"] for row in found} == set(made[:2])

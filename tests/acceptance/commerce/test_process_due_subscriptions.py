@@ -1,4 +1,4 @@
-"""`process_due_subscriptions`: each that is due has its order, and its customer the confirmation."""
+"""`process_due_subscriptions`: each due subscription gets its order, and its customer the confirmation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stack
 JOB = "process_due_subscriptions"
 
 
-def test_what_is_due_is_renewed_and_told_of(context: DemoContext) -> None:
+def test_due_subscriptions_are_renewed_with_a_confirmation(context: DemoContext) -> None:
     reference_app.apply_schema(context.dsn)
     domain, today = context.domain("due"), datetime.now(UTC).date()
     with Shop(context.dsn, f"due-{context.tag}") as shop:
@@ -33,8 +33,9 @@ def test_what_is_due_is_renewed_and_told_of(context: DemoContext) -> None:
         assert shop.orders(left_out) == shop.orders(empty) == []
         assert shop.row(left_out)["next_on"] > today
         assert (shop.row(empty)["next_on"], shop.row(empty)["retry_on"] is not None) == (today, True)
-        result = context.airflow.xcom(JOB, run_id, "report")
-        assert [name for name, count in (("ordered", 2), ("skipped", 1), ("deferred", 1)) if result[name] < count] == []
+        result = context.airflow.xcom(JOB, run_id, "summarize")["subscriptions"]
+        expected = (("ordered", 2), ("skipped", 1), ("deferred", 1))
+        assert [name for name, count in expected if result["outcomes"][name] < count] == []
         assert result["failed"] == 0
         numbers = {
             f"{name}@{domain}": shop.orders(made)[0]["number"] for name, made in zip(("one", "other"), due, strict=True)
@@ -46,8 +47,8 @@ def test_what_is_due_is_renewed_and_told_of(context: DemoContext) -> None:
         assert [len(shop.orders(subscription)) for subscription in due] == [1, 1]
 
     letters = [context.mail.get_email(arrival.id) for arrival in context.wait_for_emails(domain, 3)]
-    told = {letter.recipients[0]: letter for letter in letters}
-    assert set(told) == {*numbers, f"late@{domain}"}
+    emails = {letter.recipients[0]: letter for letter in letters}
+    assert set(emails) == {*numbers, f"late@{domain}"}
     for recipient, number in numbers.items():
-        assert number in told[recipient].text
-    assert told[f"late@{domain}"].subject == "Coffee beans, 1 kg is out of stock for the moment"
+        assert number in emails[recipient].text
+    assert emails[f"late@{domain}"].subject == "Coffee beans, 1 kg is out of stock for the moment"

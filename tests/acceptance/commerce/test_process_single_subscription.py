@@ -1,4 +1,4 @@
-"""`process_single_subscription`: twice makes one order; one that is not there is a failure that says so."""
+"""`process_single_subscription`: two runs create one order; an unknown subscription is an error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stack
 JOB = "process_single_subscription"
 
 
-def test_one_is_renewed_once(context: DemoContext) -> None:
+def test_a_subscription_is_renewed_once(context: DemoContext) -> None:
     reference_app.apply_schema(context.dsn)
     domain, today = context.domain("single"), datetime.now(UTC).date()
     with Shop(context.dsn, f"single-{context.tag}") as shop:
@@ -24,7 +24,7 @@ def test_one_is_renewed_once(context: DemoContext) -> None:
             run_id = context.run_id(f"single-{name}")
             context.airflow.trigger(JOB, {"subscription_id": one}, run_id)
             assert context.airflow.wait(JOB, run_id, 90)["state"] == "success"
-            outcomes.append(context.airflow.xcom(JOB, run_id, "renew")["outcome"])
+            outcomes.append(context.airflow.xcom(JOB, run_id, JOB)["outcome"])
         assert outcomes == ["ordered", "not_due"]
         [order] = shop.orders(one)
         assert (order["state"], shop.product_of(one)["reserved"]) == ("reserved", 2)
@@ -36,4 +36,4 @@ def test_one_is_renewed_once(context: DemoContext) -> None:
     run_id = context.run_id("single-none")
     context.airflow.trigger(JOB, {"subscription_id": 2**40}, run_id)
     assert context.airflow.wait(JOB, run_id, 90)["state"] == "failed"
-    assert f"there is no subscription {2**40}" in context.airflow.log(JOB, run_id, "renew")
+    assert f"there is no subscription {2**40}" in context.airflow.log(JOB, run_id, JOB)

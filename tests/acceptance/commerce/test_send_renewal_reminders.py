@@ -1,4 +1,4 @@
-"""`send_renewal_reminders`: who renews tomorrow reads of it once."""
+"""`send_renewal_reminders`: one reminder of a renewal that is due tomorrow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.stack
 JOB = "send_renewal_reminders"
 
 
-def test_tomorrows_renewal_is_announced_once(context: DemoContext) -> None:
+def test_an_owner_is_reminded_once(context: DemoContext) -> None:
     reference_app.apply_schema(context.dsn)
     domain, today = context.domain("reminders"), datetime.now(UTC).date()
     with Shop(context.dsn, f"reminders-{context.tag}") as shop:

@@ -72,9 +72,9 @@ def test_an_order_that_is_out_of_stock_is_not_charged(shop: Shop, provider: Stri
         "O-0001", "cancelled", SagaOutcome.CANCELLED, "not in stock: CUP-2"
     )
     assert (shop.reserved(cup), shop.reserved(pot), account.intents()) == (0, 0, [])
-    [told] = shop.messages()
-    assert (told["type"], told["payload"]["status"]) == ("order_status", "cancelled")
-    assert told["payload"]["note"] == "Reason: not in stock: CUP-2."
+    [message] = shop.messages()
+    assert (message["type"], message["payload"]["status"]) == ("order_status", "cancelled")
+    assert message["payload"]["note"] == "Reason: not in stock: CUP-2."
     assert shop.invariant_violations() == {}
 
 
@@ -248,10 +248,10 @@ def test_the_lines_of_a_long_order_are_summed_up(shop: Shop, provider: StripePro
     cup = shop.product(1000)
     order = shop.order(shop.customer(), *[(cup, 1)] * 130)
     assert process(shop, provider, order).outcome is SagaOutcome.CONFIRMED
-    [told] = shop.messages()
-    lines = told["payload"]["lines"]
+    [message] = shop.messages()
+    lines = message["payload"]["lines"]
     assert (len(lines), lines[-1]["description"]) == (100, "31 further items")
-    assert sum(line["quantity"] * line["unit_price"] for line in lines) + 490 == told["payload"]["total"]
+    assert sum(line["quantity"] * line["unit_price"] for line in lines) + 490 == message["payload"]["total"]
 
 
 def test_an_unknown_order_is_an_error(shop: Shop, provider: StripeProvider) -> None:

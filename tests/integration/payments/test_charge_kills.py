@@ -1,4 +1,4 @@
-"""A process that is killed between the charge and the commit: nobody pays twice, and what was paid is found."""
+"""A process killed between the charge and the commit: nothing is charged twice, and the charge is found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backline.payments.stripe_client import StripeProvider
 from backline.settings import ROOT
 from tests.integration.payments.support import Account, Shop
 
-PROGRAM = Path(__file__).with_name("charging_process.py")
+PROGRAM = Path(__file__).with_name("charge_worker.py")
 CHARGED = ["charged 2380 eur"]
 
 
@@ -56,24 +56,24 @@ def assert_paid_once(shop: Shop, account: Account, provider: StripeProvider, ord
     assert shop.invariant_violations() == set()
 
 
-@pytest.mark.parametrize("keys", ["kept", "forgotten"])
-def test_killed_before_the_answer_came(keys: str, shop: Shop, account: Account, provider: StripeProvider) -> None:
-    """The provider has charged, and the process does not know it."""
+@pytest.mark.parametrize("keys", ["kept", "expired"])
+def test_killed_before_the_answer(keys: str, shop: Shop, account: Account, provider: StripeProvider) -> None:
+    """The provider has charged, but the process has no answer yet."""
     order = shop.order()
     account.set_faults({"recipient": "confirm", "action": "slow", "seconds": 60.0, "after": True, "times": 1})
     process = start_charge(shop, account, order)
     wait_for(account.charges, "the provider was never asked")
     kill(process)
-    if keys == "forgotten":
+    if keys == "expired":
         account.expire_idempotency_keys()
     assert_paid_once(shop, account, provider, order)
 
 
-@pytest.mark.parametrize("keys", ["kept", "forgotten"])
+@pytest.mark.parametrize("keys", ["kept", "expired"])
 def test_killed_between_the_answer_and_the_commit(
     keys: str, shop: Shop, account: Account, provider: StripeProvider, database: str
 ) -> None:
-    """The process knows that it has charged, and stands before the transaction that would say so."""
+    """The process has the answer, but has not committed it."""
     order = shop.order()
     account.set_faults({"recipient": "confirm", "action": "slow", "seconds": 3.0, "after": True, "times": 1})
     process = start_charge(shop, account, order)
@@ -84,11 +84,11 @@ def test_killed_between_the_answer_and_the_commit(
             "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'backline doomed'"
             " AND wait_event_type = 'Lock'"
         )
-        wait_for(lambda: shop.execute(blocked), "it never came to its commit")
+        wait_for(lambda: shop.execute(blocked), "it never reached its commit")
         kill(process)
         other.rollback()
     gone = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'backline doomed'"
     wait_for(lambda: not shop.execute(gone), "its connection is still there")
-    if keys == "forgotten":
+    if keys == "expired":
         account.expire_idempotency_keys()
     assert_paid_once(shop, account, provider, order)

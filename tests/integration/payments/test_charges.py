@@ -34,9 +34,7 @@ from tests.integration.payments.support import (
 TOTAL = 2380
 
 
-def test_an_order_is_paid_once_and_its_customer_told_once(
-    shop: Shop, account: Account, provider: StripeProvider
-) -> None:
+def test_an_order_is_charged_once_with_one_receipt(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order()
     first = charge(shop.database, provider, order)
     assert first == ChargeOutcome("paid", shop.payment(order)["id"])
@@ -62,7 +60,7 @@ def test_an_order_is_paid_once_and_its_customer_told_once(
         (None, "needs_action", Decline("needs_action", "payment_method_missing"), "requires_action", "other"),
     ],
 )  # fmt: skip
-def test_a_decline_is_told_and_not_repeated(
+def test_a_decline_is_reported_once_and_not_repeated(
     method: str | None,
     state: str,
     decline: Decline,
@@ -89,7 +87,9 @@ def test_a_decline_is_told_and_not_repeated(
     assert shop.invariant_violations() == set()
 
 
-def test_a_customer_who_has_acted_is_found_to_have_paid(shop: Shop, account: Account, provider: StripeProvider) -> None:
+def test_a_payment_is_captured_once_the_customer_has_acted(
+    shop: Shop, account: Account, provider: StripeProvider
+) -> None:
     order = shop.order(CARD_NEEDS_AUTHENTICATION)
     charge(shop.database, provider, order)
     [intent] = account.intents()
@@ -105,7 +105,7 @@ def test_a_customer_who_has_acted_is_found_to_have_paid(shop: Shop, account: Acc
     assert shop.invariant_violations() == set()
 
 
-def test_a_new_order_is_paid_as_the_last_one_was(shop: Shop, account: Account, provider: StripeProvider) -> None:
+def test_a_new_order_uses_the_method_of_the_last_one(shop: Shop, account: Account, provider: StripeProvider) -> None:
     user = shop.user()
     charge(shop.database, provider, shop.order("pm_mine", user=user))
     other = shop.order(None, user=user)
@@ -114,7 +114,7 @@ def test_a_new_order_is_paid_as_the_last_one_was(shop: Shop, account: Account, p
     assert len(account.charges()) == 2
 
 
-def test_what_is_not_reserved_is_not_charged(shop: Shop, account: Account, provider: StripeProvider) -> None:
+def test_an_unreserved_order_is_not_charged(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order(state="pending")
     with pytest.raises(InvalidInput, match="is pending; only a reserved one"):
         charge(shop.database, provider, order)
@@ -131,7 +131,7 @@ def test_a_callers_transaction_is_refused(shop: Shop, provider: StripeProvider) 
 
 @pytest.mark.parametrize("lost", ["create", "confirm"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_an_answer_that_is_lost_charges_no_second_time(
+def test_a_lost_answer_leads_to_no_second_charge(
     lost: str,
     when: str,
     shop: Shop,
@@ -150,7 +150,7 @@ def test_an_answer_that_is_lost_charges_no_second_time(
 
 
 @pytest.mark.parametrize("lost", ["create", "confirm"])
-def test_a_charge_is_found_by_its_metadata_when_keys_are_forgotten(
+def test_a_charge_is_found_by_its_metadata_when_keys_have_expired(
     lost: str, shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
@@ -171,7 +171,7 @@ def test_a_charge_is_found_by_its_metadata_when_keys_are_forgotten(
         ({"status": 500, "body": {"error": {"type": "api_error"}}}, RetryableError),
     ],
 )
-def test_a_provider_in_trouble_is_asked_again(
+def test_a_failing_provider_is_retried(
     rule: dict[str, Any], error: type[BacklineError], shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
@@ -182,7 +182,7 @@ def test_a_provider_in_trouble_is_asked_again(
     assert shop.attempt_outcomes(order) == ["captured"]
 
 
-def test_a_provider_that_hangs_is_given_up_in_time(shop: Shop, account: Account) -> None:
+def test_a_hanging_provider_times_out(shop: Shop, account: Account) -> None:
     order = shop.order()
     account.set_faults({"recipient": "confirm", "action": "slow", "seconds": 30.0, "after": True, "times": 1})
     with pytest.raises(RetryableError):
@@ -191,7 +191,7 @@ def test_a_provider_that_hangs_is_given_up_in_time(shop: Shop, account: Account)
     assert len(account.charges()) == 1
 
 
-def test_a_key_that_is_refused_is_not_shown(shop: Shop, account: Account) -> None:
+def test_a_refused_key_is_not_shown(shop: Shop, account: Account) -> None:
     order = shop.order()
     with pytest.raises(AuthenticationFailed) as caught:
         charge(shop.database, account.provider("sk_test_very_secret"), order)
@@ -201,18 +201,18 @@ def test_a_key_that_is_refused_is_not_shown(shop: Shop, account: Account) -> Non
     assert shop.attempt_outcomes(order) == ["error", "captured"]
 
 
-def test_a_connection_without_a_key_says_so() -> None:
+def test_a_connection_without_a_key_is_an_error() -> None:
     with pytest.raises(Misconfigured, match="needs a password"):
         StripeProvider(HttpGateway("stripe_api", "http://localhost:1"), 1.0)
 
 
-def test_another_account_is_not_charged_for_a_try_whose_end_is_not_known(
+def test_another_account_is_not_charged_for_an_open_attempt(
     shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
     shop.execute("UPDATE app.payments SET provider_reference = 'pi_elsewhere' WHERE order_id = %s", order)
     shop.execute(
-        "WITH p AS (UPDATE app.payments SET tries = 1 WHERE order_id = %s RETURNING id) INSERT INTO app.payment_attempts (payment_id, number)"
+        "WITH p AS (UPDATE app.payments SET attempts = 1 WHERE order_id = %s RETURNING id) INSERT INTO app.payment_attempts (payment_id, number)"
         " SELECT id, 1 FROM p", order,
     )  # fmt: skip
     with pytest.raises(Misconfigured, match="another account"):
@@ -221,7 +221,7 @@ def test_another_account_is_not_charged_for_a_try_whose_end_is_not_known(
     assert shop.attempt_outcomes(order) == [None]
 
 
-def test_many_at_once_charge_once(shop: Shop, account: Account, provider: StripeProvider, database: str) -> None:
+def test_overlapping_calls_charge_once(shop: Shop, account: Account, provider: StripeProvider, database: str) -> None:
     order = shop.order()
     found: list[Any] = []
 
@@ -243,9 +243,7 @@ def test_many_at_once_charge_once(shop: Shop, account: Account, provider: Stripe
     assert shop.invariant_violations() == set()
 
 
-def test_money_that_comes_for_a_cancelled_order_goes_back(
-    shop: Shop, account: Account, provider: StripeProvider
-) -> None:
+def test_a_charge_for_a_cancelled_order_is_refunded(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order()
     account.set_faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
     with pytest.raises(RetryableError):
@@ -259,7 +257,7 @@ def test_money_that_comes_for_a_cancelled_order_goes_back(
     assert shop.invariant_violations() == set()
 
 
-def test_a_customer_who_has_given_a_card_is_charged(shop: Shop, account: Account, provider: StripeProvider) -> None:
+def test_a_customer_who_adds_a_card_is_charged(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order(None)
     assert charge(shop.database, provider, order).decline == Decline("needs_action", "payment_method_missing")
     shop.change_method(order, CARD_VALID)
@@ -270,7 +268,7 @@ def test_a_customer_who_has_given_a_card_is_charged(shop: Shop, account: Account
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_card_that_is_changed_while_an_answer_is_lost_pays_at_most_once(
+def test_a_card_changed_after_a_lost_answer_is_charged_at_most_once(
     when: str, shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()

@@ -9,25 +9,25 @@ from backline.payments.stripe_client import StripeProvider
 from tests.integration.payments.support import CARD_INSUFFICIENT_FUNDS, CARD_NEEDS_AUTHENTICATION, Account, Shop
 
 TO_SETTLE = "a refunded order has a payment that was refunded in full"
-"""The rule that holds again once the order is settled."""
+"""The rule that is satisfied again once the order's state has changed."""
 PAID, BACK = "charged 2380 eur", "refunded 2380 eur"
 
 
-def test_all_the_money_goes_back_once(shop: Shop, account: Account, provider: StripeProvider) -> None:
+def test_an_order_is_refunded_in_full_once(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order()
     charge(shop.database, provider, order)
     for _ in range(2):
         refund(shop.database, provider, order, "out of stock")
     assert account.charges() == [PAID, BACK]
-    assert shop.state(order) == ("paid", "captured")  # its stock is settled with it, by orders
+    assert shop.state(order) == ("paid", "captured")  # the order's state changes with its stock
     assert shop.payment(order)["refunded_minor"] == 2380
     [row] = shop.execute("SELECT reason, state, amount_minor FROM app.refunds")
     assert row == {"reason": "out of stock", "state": "succeeded", "amount_minor": 2380}
     assert shop.invariant_violations() == {TO_SETTLE}
 
 
-@pytest.mark.parametrize("keys", ["kept", "forgotten"])
-def test_a_refund_whose_answer_was_lost_is_not_made_again(
+@pytest.mark.parametrize("keys", ["kept", "expired"])
+def test_a_lost_answer_leads_to_no_second_refund(
     keys: str, shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
@@ -36,7 +36,7 @@ def test_a_refund_whose_answer_was_lost_is_not_made_again(
     with pytest.raises(RetryableError):
         refund(shop.database, provider, order, "returned")
     assert shop.state(order) == ("paid", "captured")
-    if keys == "forgotten":
+    if keys == "expired":
         account.expire_idempotency_keys()
     refund(shop.database, provider, order, "returned")
     assert account.charges() == [PAID, BACK]
@@ -45,9 +45,7 @@ def test_a_refund_whose_answer_was_lost_is_not_made_again(
     assert shop.invariant_violations() == {TO_SETTLE}
 
 
-def test_what_was_charged_and_never_written_down_goes_back(
-    shop: Shop, account: Account, provider: StripeProvider
-) -> None:
+def test_an_unrecorded_charge_is_refunded(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order()
     account.set_faults({"recipient": "confirm", "action": "drop", "after": True, "times": 1})
     with pytest.raises(RetryableError):
@@ -61,7 +59,7 @@ def test_what_was_charged_and_never_written_down_goes_back(
 
 
 @pytest.mark.parametrize("method", [CARD_INSUFFICIENT_FUNDS, CARD_NEEDS_AUTHENTICATION])
-def test_no_money_comes_after_a_payment_was_taken_back(
+def test_a_cancelled_payment_is_closed_at_the_provider(
     method: str, shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order(method)
@@ -72,12 +70,12 @@ def test_no_money_comes_after_a_payment_was_taken_back(
     assert shop.invariant_violations() == set()
 
 
-def test_an_order_whose_payment_was_taken_back_can_be_paid_anew(
+def test_an_order_whose_payment_was_cancelled_can_be_paid_again(
     shop: Shop, account: Account, provider: StripeProvider
 ) -> None:
     order = shop.order()
     refund(shop.database, provider, order, "another step failed")
-    assert account.intents() == []  # the provider was never told of it
+    assert account.intents() == []  # the provider does not know it
     assert charge(shop.database, provider, order).state == "paid"
     rows = shop.execute("SELECT state, idempotency_key FROM app.payments WHERE order_id = %s ORDER BY id", order)
     number = shop.fetch_one("SELECT number FROM app.orders WHERE id = %s", order)["number"]
@@ -87,7 +85,7 @@ def test_an_order_whose_payment_was_taken_back_can_be_paid_anew(
     assert account.charges() == [PAID]
 
 
-def test_nothing_was_paid_nothing_goes_back(shop: Shop, account: Account, provider: StripeProvider) -> None:
+def test_an_unpaid_order_is_not_refunded(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order(None)
     refund(shop.database, provider, order, "cancelled")
     assert account.intents() == []
@@ -95,7 +93,7 @@ def test_nothing_was_paid_nothing_goes_back(shop: Shop, account: Account, provid
         refund(shop.database, provider, 999_999, "cancelled")
 
 
-def test_a_refund_that_the_provider_refuses_is_told(shop: Shop, account: Account, provider: StripeProvider) -> None:
+def test_a_refused_refund_is_an_error(shop: Shop, account: Account, provider: StripeProvider) -> None:
     order = shop.order()
     charge(shop.database, provider, order)
     body = {"error": {"type": "invalid_request_error", "code": "charge_disputed", "message": "The charge is disputed."}}

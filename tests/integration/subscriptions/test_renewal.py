@@ -51,11 +51,11 @@ def test_a_due_subscription_gets_its_order(shop: Shop) -> None:
     assert (product["stock"], product["reserved"]) == (100, 2)
     assert shop.row(one)["next_on"] == date(2026, 4, 1)
 
-    said = shop.messages("order_confirmation")
-    assert {message["channel"]: message["recipient"] for message in said} == {
+    messages = shop.messages("order_confirmation")
+    assert {message["channel"]: message["recipient"] for message in messages} == {
         "email": "shop-1@shop.example.com", "sms": "+491511234567",
     }  # fmt: skip
-    [payload] = [message["payload"] for message in said if message["channel"] == "email"]
+    [payload] = [message["payload"] for message in messages if message["channel"] == "email"]
     registry.get("order_confirmation").parse(payload)
     assert (payload["order"], payload["total"], payload["tax"], payload["language"]) == (done.order, 2380, 380, "de")
     assert payload["order_url"] == f"http://localhost:8080/orders/{done.order}"
@@ -137,12 +137,12 @@ def test_an_out_of_stock_cycle_is_deferred_with_one_message(shop: Shop) -> None:
         one, RenewalOutcome.DEFERRED, TODAY, TODAY, TODAY + DAY, reason="Coffee beans, 1 kg is out of stock"
     )
     assert shop.renew(one).outcome is RenewalOutcome.NOT_DUE, "not before its day"
-    shop.sql("UPDATE app.users SET name = 'Ann Other'")  # what she was told need not fit any more
+    shop.sql("UPDATE app.users SET name = 'Ann Other'")  # the content of the earlier message need not match
     assert shop.renew(one, NOW + DAY).retry_on == TODAY + 2 * DAY
-    [told] = shop.messages("templated_email")
-    assert told["recipient"].endswith("@shop.example.com")
-    assert told["payload"]["context"]["product"] == "Coffee beans, 1 kg"
-    registry.get("templated_email").parse(told["payload"]).rendered()  # type: ignore[attr-defined]
+    [message] = shop.messages("templated_email")
+    assert message["recipient"].endswith("@shop.example.com")
+    assert message["payload"]["context"]["product"] == "Coffee beans, 1 kg"
+    registry.get("templated_email").parse(message["payload"]).rendered()  # type: ignore[attr-defined]
     assert shop.orders(one) == []
     assert shop.product_of(one)["reserved"] == 0
 

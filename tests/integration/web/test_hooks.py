@@ -102,8 +102,8 @@ def test_a_hard_bounce_is_stored_suppresses_and_is_in_the_timeline(api: Api, mes
     assert api.sql("SELECT message_id FROM backline.suppression")[0]["message_id"] == message_id
     found = queries.get_message(api.connection, message_id)
     assert found is not None
-    assert "; it bounced for good at " in found.explanation
-    assert found.explanation.endswith("(sendgrid told: 5.1.1 550 unknown).")
+    assert "; it bounced permanently at " in found.explanation
+    assert found.explanation.endswith("(reported by sendgrid: 5.1.1 550 unknown).")
     assert {"delivered", "bounced"} <= {event.event for event in found.timeline}
     shown = api.get(f"messages/{message_id}").json()
     assert {event["event"] for event in shown["timeline"]} >= {"accepted", "sent", "bounced", "delivered"}
@@ -132,7 +132,7 @@ def test_an_event_of_amazon_ses_is_stored(api: Api, open_hooks: FakeSns, message
     assert suppressed(api) == [("email", ANN, "complaint", "ses")]
     found = queries.get_message(api.connection, message[0])
     assert found is not None
-    assert "the recipient called it spam" in found.explanation
+    assert "the recipient reported it as spam" in found.explanation
 
 
 def test_amazons_subscription_is_confirmed(api: Api, open_hooks: FakeSns) -> None:

@@ -212,7 +212,7 @@ def test_a_type_of_several_channels_becomes_a_group(api: Api, monkeypatch: pytes
     assert answer.headers["location"] == taken["url"] == f"/backline/api/v1/groups/{taken['id']}"
     group = api.get(taken["url"]).json()
     assert [(one["channel"], one["recipient"]) for one in group["messages"]] == list(to.items())
-    assert "taken in from op-1" in api.get(group["messages"][1]["url"]).json()["timeline"][0]["text"]
+    assert "accepted from op-1" in api.get(group["messages"][1]["url"]).json()["timeline"][0]["text"]
     for wrong, field in (
         ("ann", "to"),
         ({"fax": "1"}, "to.fax"),
@@ -233,7 +233,7 @@ def test_one_message_with_its_timeline(api: Api) -> None:
     found = api.get(f"messages/{message_id}").json()
     assert found["state"] == "sent"
     assert found["why"].startswith("Sent at ")
-    assert [event["event"] for event in found["timeline"]] == ["accepted", "sent", "try"]
+    assert [event["event"] for event in found["timeline"]] == ["accepted", "sent", "attempt"]
     attempt = found["timeline"][2]["attempt"]
     assert (attempt["number"], attempt["duration_ms"], attempt["response"]) == (1, 7.5, "250 Ok")
     assert attempt["log"] == "/dags/dispatch_email/runs/run%201/tasks/dispatch"
@@ -260,7 +260,7 @@ def test_retry_of_a_dead_message(api: Api) -> None:
     finish(api, message_id, "dead", "network")
     answer = api.post(f"messages/{message_id}/retry")
     assert (answer.status_code, answer.json()["state"], answer.json()["max_attempts"]) == (200, "pending", 7)
-    assert "revived by op-1" in [event["text"] for event in answer.json()["timeline"]]
+    assert "retried by op-1" in [event["text"] for event in answer.json()["timeline"]]
 
 
 def test_replay_creates_a_new_message(api: Api) -> None:

@@ -72,7 +72,7 @@ def test_an_event_becomes_a_message_for_each_endpoint(webhook_outbox: WebhookOut
     row = webhook_outbox.outbox.message(event)
     assert (row["state"], row["provider_id"]) == ("sent", "2 endpoints")
     assert error_of(webhook_outbox, event) == (
-        f"Handed on at {row['finalized_at']:%Y-%m-%d %H:%M:%S %Z} to 2 endpoints: group {event} has a message for each."
+        f"Fanned out at {row['finalized_at']:%Y-%m-%d %H:%M:%S %Z} to 2 endpoints: group {event} has a message for each."
     )
     payloads = [one["payload"] for one in webhook_outbox.rows(event)]
     assert payloads[0] == payloads[1]

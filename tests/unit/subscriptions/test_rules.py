@@ -44,12 +44,12 @@ CASES: dict[str, tuple[Subscription, str, Plan]] = {
     "months late: one order, not several": (MONTHLY, "2026-05-07", Plan(Action.ORDER, TODAY, day("2026-05-31"), 1000)),
     "skipped": (replace(MONTHLY, skip_next=True), "2026-01-31", Plan(Action.SKIP, TODAY, day("2026-02-28"))),
     "to be skipped later": (replace(MONTHLY, skip_next=True), "2026-01-30", Plan(Action.NOT_DUE, TODAY)),
-    "put off until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(Action.NOT_DUE, TODAY)),
-    "put off until today": (
+    "deferred until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(Action.NOT_DUE, TODAY)),
+    "deferred until today": (
         replace(MONTHLY, retry_on=day("2026-02-01")), "2026-02-01", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
     ),
     "cancelled": (replace(MONTHLY, state="cancelled", next_on=None), "2026-01-31", Plan(Action.INACTIVE)),
-    "paused until somebody says so": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(Action.INACTIVE)),
+    "paused without an end": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(Action.INACTIVE)),
     "paused until tomorrow": (PAUSED, "2026-01-14", Plan(Action.INACTIVE)),
     "resumed, its next day still to come": (PAUSED, "2026-01-15", Plan(Action.RESUME, TODAY, TODAY)),
     "resumed on its day": (
