@@ -37,11 +37,11 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
         return SmsChannel(sms, http_gateway(sms.connection), render_sms)
     if name == "push":
         from backline.channels.push.channel import PushChannel
-        from backline.channels.push.devices import SqlDeviceStore
+        from backline.channels.push.devices import DeviceStore
         from backline.messages import render_push
 
         push = config.section(PushSettings)
-        return PushChannel(push, http_gateway(push.connection), render_push, SqlDeviceStore(app_dsn))
+        return PushChannel(push, http_gateway(push.connection), render_push, DeviceStore(app_dsn))
     if name == "webhook":
         from backline.channels.webhook.channel import WebhookChannel
         from backline.messages import render_webhook

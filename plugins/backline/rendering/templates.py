@@ -12,7 +12,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, select_autoescape
+from jinja2 import (
+    BaseLoader,
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    TemplateError,
+    TemplateNotFound,
+    select_autoescape,
+)
 from jinja2.exceptions import UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import missing
@@ -20,7 +28,6 @@ from jinja2.utils import missing
 from backline.channels.sms import segments
 from backline.errors import InvalidInput, Misconfigured
 from backline.rendering import catalog, flattening, formats
-from backline.rendering.inlining import InliningLoader
 from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
@@ -135,8 +142,13 @@ def _to_invalid_input(exc: Exception, name: str, language: str) -> InvalidInput:
 
 def create_environment(folder: Path) -> ImmutableSandboxedEnvironment:
     """A sandboxed environment over a folder of templates. Those that end in .html escape values, and inline its style.css."""
+    loader: BaseLoader = FileSystemLoader(folder)
+    if (folder / "style.css").exists():
+        from backline.rendering.inlining import InliningLoader  # slow to import, and not needed for SMS
+
+        loader = InliningLoader(folder)
     environment = _Environment(
-        loader=InliningLoader(folder) if (folder / "style.css").exists() else FileSystemLoader(folder),
+        loader=loader,
         autoescape=select_autoescape(enabled_extensions=("html",), default=False),
         undefined=_Undefined,
         auto_reload=False,

@@ -88,13 +88,11 @@ def _mask_address(address: str) -> str:
 
 def _negotiate_language(accept_language: str, default: str) -> str:
     """The first of the browser's languages in which the page exists."""
+    from babel import negotiate_locale
+
     known = [path.parent.name for path in PAGE_FOLDER.glob("*/unsubscribe.html")]
-    for part in accept_language.split(","):
-        language = part.partition(";")[0].strip().lower()
-        for name in (language, language.partition("-")[0]):
-            if name in known:
-                return name
-    return default if default in known else "en"
+    wanted = [part.partition(";")[0].strip() for part in accept_language.split(",")]
+    return negotiate_locale([*wanted, default], known, sep="-") or "en"
 
 
 @lru_cache(maxsize=1)

@@ -101,7 +101,7 @@ def service_account(token_url: str) -> dict[str, str]:
 
 
 @dataclass
-class InMemoryDeviceStore:
+class InMemoryDeviceStore(DeviceStore):
     """Devices in memory: in place of the app's tables."""
 
     devices: dict[str, list[str]] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from backline.channels.base import Message, Receipt
 from backline.channels.content import PushContent
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.channel import PushChannel
-from backline.channels.push.devices import SqlDeviceStore
+from backline.channels.push.devices import DeviceStore
 from backline.channels.push.oauth import GRANT_TYPE, SCOPE, ServiceAccount
 from backline.errors import (
     AuthenticationFailed,
@@ -324,7 +324,7 @@ async def test_devices_are_listed_and_removed_in_the_apps_own_tables(sandbox: Sa
             "INSERT INTO app.push_tokens (user_id, platform, token) VALUES (%s, 'ios', 'old-phone')", [row["user_id"]]
         )
         set_faults(sandbox, {**GONE, "recipient": "old-*"})
-        devices = SqlDeviceStore(lambda: seeded_database)
+        devices = DeviceStore(lambda: seeded_database)
         channel = push_channel(sandbox.url("/push"), devices=devices)
         [receipt] = await send(channel, f"user:{row['user_id']}")
         assert len(arrived(sandbox)) == row["devices"]
