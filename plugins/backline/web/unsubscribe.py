@@ -21,7 +21,7 @@ from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 from backline.web.database import Database, encryptor
 from backline.web.hooks import Body
-from backline.web.roles import public
+from backline.web.roles import public_route
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,13 +37,13 @@ SECURITY_HEADERS = {
 }
 
 
-@router.get("/{token}", response_model=None, summary="Asks whether to opt out of a topic", **public())
+@router.get("/{token}", **public_route("Asks whether to opt out of a topic"))
 def show_page(request: Request, database: Database, token: str) -> Response:
     """A page with the buttons to opt out; changes nothing."""
     return _respond(request, database, token, None)
 
 
-@router.post("/{token}", response_model=None, summary="Opts out of a topic or of everything, or in again", **public())
+@router.post("/{token}", **public_route("Opts out of a topic or of everything, or in again"))
 def submit(request: Request, database: Database, token: str, body: Body) -> Response:
     """By the form field `action`; a body without it, such as a mail program's, opts out of the topic."""
     posted = parse_qs(body.decode("utf-8", "replace")).get("action", [""])[0]
