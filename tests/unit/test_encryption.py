@@ -36,7 +36,7 @@ def test_after_rotation_old_ones_open_and_the_newest_key_seals() -> None:
     ids=["another key", "clear", "empty", "cut", "reference", "number"],
 )
 def test_what_no_key_opens_names_the_field_and_keeps_the_value_to_itself(sealed: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^code: none of the keys in BACKLINE_FERNET_KEYS opens it") as caught:
+    with pytest.raises(InvalidInput, match=r"^code: none of the keys in BACKLINE_FERNET_KEYS decrypts it") as caught:
         Encryptor([NEW]).decrypt("code", sealed)
     assert caught.value.field == "code"
     assert "123456" not in str(caught.value)

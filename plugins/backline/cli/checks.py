@@ -16,6 +16,7 @@ import typer
 
 from backline.cli.app import PASS_THROUGH, app
 from backline.cli.console import err, out, stack
+from backline.messages import schema_snapshot
 from backline.settings import ROOT
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos")
@@ -42,6 +43,7 @@ def check() -> None:
         "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
         "lock files": _check_locks,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
+        "message types": lambda: schema_snapshot.main(()),
         "tests": _run_test_suite,
     }
     failed = []

@@ -23,9 +23,9 @@ from backline.channels.email.server import SmtpServer
 from backline.channels.settings import EmailSettings
 from backline.encryption import Encryptor
 from backline.messages import render_email
+from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
-from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.reference_app.schema import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.identity import add_token
@@ -228,7 +228,7 @@ def test_sealed_with_another_key_is_dead_and_named(outbox: Outbox, mail: Catcher
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error_class"]) == ("dead", "validation")
-    assert row["error"].startswith("token: none of the keys in BACKLINE_FERNET_KEYS opens it")
+    assert row["error"].startswith("token: none of the keys in BACKLINE_FERNET_KEYS decrypts it")
 
 
 def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:

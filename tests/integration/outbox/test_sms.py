@@ -20,9 +20,9 @@ from backline.channels.settings import EmailSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.encryption import Encryptor
 from backline.messages import registry, render_email, render_sms
+from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
-from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.reference_app.schema import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.channels.sandbox import CHANNEL_CASES, Sandbox
