@@ -15,6 +15,7 @@ from types import FrameType
 import typer
 
 from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
+from backline.messages import schema_snapshot
 from backline.settings import ROOT
 from stack.lifecycle import Stack
 from testkit.wording import check_wording
@@ -50,6 +51,7 @@ def check() -> None:
         "generated files": _check_generated_files,
         "lock files": _check_locks,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
+        "message types": lambda: schema_snapshot.main(()),
         "tests": _run_test_suite,
     }
     failed = []
