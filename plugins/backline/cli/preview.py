@@ -13,7 +13,6 @@ import typer
 from backline.channels.content import EmailContent
 from backline.channels.email import headers, mime
 from backline.channels.email.addresses import parse_address
-from backline.channels.email.plain_text import html_to_text
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
 from backline.cli.console import AsJson, app, err, out, print_json
@@ -114,7 +113,7 @@ def _write_html(file: Path, content: EmailContent) -> None:
 
 def _details(message: EmailMessage, content: EmailContent) -> dict[str, Any]:
     """Headers, parts and sizes of an email."""
-    body = mime.normalize_newlines(content.text if content.text is not None else html_to_text(content.html or ""))
+    body = mime.normalize_newlines(content.text if content.text is not None else mime.html_to_text(content.html or ""))
     config = settings().section(EmailSettings)
     data = mime.build_message(
         content,
