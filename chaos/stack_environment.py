@@ -10,7 +10,7 @@ from types import TracebackType
 
 import psutil
 
-from backline.outbox.shutdown import stop_dispatchers
+from backline.outbox.maintenance import stop_dispatchers
 from chaos.environment import FAST_RETRY_SETTINGS, LANE, ChaosEnvironment
 from chaos.scenario import Scenario
 from demo.context import DemoContext

@@ -66,7 +66,7 @@ class _ShopScenario:
         wait_until(file.exists, f"the file {file}")
         subjects = wait_until(lambda: self._invoice_subjects(context, number), "the email with the invoice")
         require(len(subjects) == 1, f"{len(subjects)} emails have the invoice instead of 1")
-        return Result("1 mail, 1 PDF", f"1 mail, {number}")
+        return Result("1 email, 1 PDF", f"1 email, {number}")
 
     def check_renewed(self, context: DemoContext) -> Result:
         """Two runs at the same time create one order."""

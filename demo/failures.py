@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from backline.airflow.runs import AirflowRuns
 from backline.dead_letters.actions import replay
+from backline.dead_letters.runs import AirflowRuns
 from backline.dead_letters.store import DeadLetterStore
 from backline.settings import settings
 from demo.check import Check, Result, require, wait_until

@@ -319,7 +319,7 @@ class Stack:
         self.supervisor.stop("postgres")
 
     def _stop_dispatchers(self) -> None:
-        from backline.outbox.shutdown import stop_dispatchers
+        from backline.outbox.maintenance import stop_dispatchers
 
         try:
             stop_dispatchers(self.cluster.dsn("backline"), timeout=DISPATCHER_STOP_TIMEOUT_SECONDS)

@@ -19,7 +19,7 @@ from psycopg.rows import DictRow, dict_row
 
 from backline.db.connect import translate_errors
 from backline.errors import UnknownFailure
-from backline.outbox.shutdown import stop_dispatchers
+from backline.outbox.maintenance import stop_dispatchers
 from backline.settings import ROOT
 from stack.health import LocalAirflowClient
 from stack.lifecycle import Stack

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backline.errors import UnknownFailure
-from backline.outbox.shutdown import stop_dispatchers
+from backline.outbox.maintenance import stop_dispatchers
 from chaos.celery_environment import CeleryEnvironment
 from chaos.scenario import Scenario, Tolerances
 

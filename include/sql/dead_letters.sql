@@ -141,10 +141,6 @@ SET state = 'replayed', reason = %(reason)s::text, closed_by = %(by)s::text, clo
 WHERE kind = 'job' AND name = %(dag_id)s::text AND run_id = %(run_id)s::text AND state = 'open'
 RETURNING id;
 
--- name: letter_set_closed_by
--- Sets who closed a dead letter that was closed together with its message.
-UPDATE backline.dead_letter SET closed_by = %(by)s::text, reason = coalesce(%(reason)s::text, reason)
-WHERE id = %(id)s::bigint;
 
 -- name: failure_group_list
 -- Failures since a time, grouped by name, task and class, the most frequent first.

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Self, TypedDict, cast
 from urllib.parse import quote
 
@@ -91,8 +90,8 @@ class DagImportError(TypedDict):
 class AirflowClient:
     """Airflow's REST API as one user. A context manager; not for use by several threads at once.
 
-    The token is renewed when it has expired. A request that Airflow did not process is repeated: one that could not
-    connect or was rate-limited, and any but a POST whose connection broke or that got 502, 503 or 504.
+    An expired token is renewed. A request is repeated if it could not connect or was rate-limited, and, unless it is a
+    POST, if its connection broke or it got 502, 503 or 504.
 
     Every call may raise AuthenticationFailed (401, 403), Rejected (other 4xx, or a response over `MAX_RESPONSE_BYTES`;
     `code` is the status, `response` the text), RateLimited (429), NetworkFailure, TimeoutFailure, or UnknownFailure
@@ -110,10 +109,8 @@ class AirflowClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -201,9 +198,7 @@ class AirflowClient:
                 return None
             raise
 
-    def log_events(
-        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
-    ) -> list[Json]:
+    def log_events(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[Json]:
         """The events of one try's log, oldest first; each has its text as `event`."""
         path = f"{task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         content = self.get(path, full_content=True, map_index=map_index)["content"]
@@ -246,20 +241,17 @@ class AirflowClient:
     def _request(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Any = None, login: bool = True
     ) -> tuple[int, Any]:
-        if login and self._token is None:
-            self._log_in()
-        try:
-            return self._send_with_retries(method, path, params, body)
-        except AuthenticationFailed as exc:
-            if not login or exc.code != "401":
-                raise
-        self._log_in()
+        if login and self._token is not None:
+            try:
+                return self._send_with_retries(method, path, params, body)
+            except AuthenticationFailed as exc:
+                if exc.code != "401":
+                    raise
+                self._token = None  # expired
+        if login:
+            _, answer = self._send_with_retries("POST", "/auth/token", None, self._credentials)
+            self._token = str(answer["access_token"])
         return self._send_with_retries(method, path, params, body)
-
-    def _log_in(self) -> None:
-        self._token = None
-        _, answer = self._send_with_retries("POST", "/auth/token", None, self._credentials)
-        self._token = str(answer["access_token"])
 
     def _send_with_retries(
         self, method: str, path: str, params: Mapping[str, Any] | None, body: Any
@@ -333,14 +325,12 @@ def _status_error(response: httpx.Response, path: str, text: str) -> BacklineErr
     except (ValueError, KeyError, TypeError):
         detail = text[:200]
     status = response.status_code
-    message = f"Airflow refused {path}: {status} {detail}"
-    code, kept = str(status), text[:MAX_ERROR_LENGTH]
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        return AuthenticationFailed(message, code=code, response=kept)
+    message, code, kept = f"Airflow refused {path}: {status} {detail}", str(status), text[:MAX_ERROR_LENGTH]
     if status == httpx.codes.TOO_MANY_REQUESTS:
         seconds = response.headers.get("retry-after", "")
-        return RateLimited(
-            message, code=code, response=kept, retry_after=float(seconds) if seconds.isdecimal() else None
-        )
+        retry_after = float(seconds) if seconds.isdecimal() else None
+        return RateLimited(message, code=code, response=kept, retry_after=retry_after)
+    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        return AuthenticationFailed(message, code=code, response=kept)
     kind = UnknownFailure if response.is_server_error else Rejected
     return kind(message, code=code, response=kept)

@@ -1,4 +1,4 @@
-"""`dispatch_<lane>`: what an app enqueues by SQL arrives, rung for by the doorbell; each case's id is the DAG."""
+"""`dispatch_<lane>`: the lane trigger starts it, and messages enqueued by SQL arrive; each case's id is the DAG."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READERS = 20
 
 
 def enqueue(dsn: str, lane: str, kind: str, payload: dict[str, Any], domain: str) -> list[int]:
-    """Some messages in one transaction of an app's own."""
+    """Enqueue messages in one transaction of an app."""
     with psycopg.connect(dsn) as connection:
         enqueued = [
             connection.execute(
@@ -56,7 +56,7 @@ def test_dispatch(dag: str, context: DemoContext, stack_exports: dict[str, str])
     assert {run.partition("/")[0] for run in runs} == {dag}
 
 
-def test_a_run_by_hand_drains_the_lane_without_a_scheduler(basics: IsolatedStack) -> None:
+def test_a_manual_run_drains_the_lane_without_a_scheduler(basics: IsolatedStack) -> None:
     basics.run("setup")
     with basics.context() as context:
         domain = context.domain("by-hand")
@@ -68,7 +68,7 @@ def test_a_run_by_hand_drains_the_lane_without_a_scheduler(basics: IsolatedStack
     assert sorted(recipient for arrival in arrived for recipient in arrival.recipients) == expected(domain)
 
 
-def test_wrong_input_takes_its_transaction_down(context: DemoContext) -> None:
+def test_invalid_input_aborts_its_transaction(context: DemoContext) -> None:
     domain = context.domain("aborted")
 
     def order() -> None:

@@ -1,4 +1,4 @@
-"""`send_email`, and the type `email` by SQL: all that an email can hold arrives."""
+"""`send_email`, and the type `email` by SQL: every part of an email arrives."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_email(context: DemoContext, stack: IsolatedStack) -> None:
     }  # fmt: skip
 
 
-def test_email_by_sql_leaves_with_its_transaction(context: DemoContext) -> None:
+def test_email_by_sql_is_sent_only_if_its_transaction_commits(context: DemoContext) -> None:
     domain = context.domain("sql")
     with context.transaction(roll_back=True):
         context.enqueue("email", f"undone@{domain}", {"subject": "Undone", "text": "Never sent."})
@@ -71,7 +71,7 @@ def test_email_by_sql_leaves_with_its_transaction(context: DemoContext) -> None:
 
 
 def _mail(stack: IsolatedStack, arrival: EmailSummary) -> EmailMessage:
-    """The caught file itself, out of the Maildir."""
+    """The caught file in the Maildir."""
     (path,) = (stack.home / "mail" / "new").glob(f"{arrival.id // 1_000_000}.M{arrival.id % 1_000_000:06}P*")
     return message_from_bytes(path.read_bytes(), policy=default)
 

@@ -1,4 +1,4 @@
-"""Preferences on the running stack: leaving by the link of a mail that arrived, suppression by command, quiet hours."""
+"""Preferences on the running stack: unsubscribing by an email's link, suppression by command, quiet hours."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.stack
 
 
 def newsletter_payload() -> dict[str, object]:
-    """A newsletter without a page of the app's own, so that it has ours."""
+    """A newsletter without the app's own unsubscribe page, so that it links to Backline's."""
     return {name: value for name, value in registry.get("newsletter").sample().items() if name != "unsubscribe_url"}
 
 
 def unsubscribe_link(stack: IsolatedStack, arrival: int) -> str:
-    """The link in the header of a mail as the server got it."""
+    """The link in the header of a raw email."""
     (path,) = (stack.home / "mail" / "new").glob(f"{arrival // 1_000_000}.M{arrival % 1_000_000:06}P*")
     header = str(message_from_bytes(path.read_bytes(), policy=default)["List-Unsubscribe"])
     return "".join(header.split()).removeprefix("<").removesuffix(">")
@@ -88,17 +88,17 @@ def test_suppressions(stack: IsolatedStack, context: DemoContext) -> None:
 def test_quiet_hours(stack: IsolatedStack, context: DemoContext) -> None:
     recipient = f"ann@{context.domain('quiet')}"
     begin, end = ((datetime.now(UTC) + timedelta(hours=hours)).strftime("%H:%M") for hours in (-1, 2))
-    wishes = {"channel": "email", "address": recipient, "zone": "UTC", "quiet_from": begin, "quiet_until": end}
+    preferences = {"channel": "email", "address": recipient, "zone": "UTC", "quiet_from": begin, "quiet_until": end}
     exports = stack.exports()
     login = {"username": exports["BACKLINE_USER"], "password": exports["BACKLINE_PASSWORD"]}
     with httpx.Client(base_url=context.url, trust_env=False) as http:
         token = http.post("/auth/token", json=login).json()["access_token"]
         http.post(
-            "/backline/api/v1/preferences", json=wishes, headers={"Authorization": f"Bearer {token}"}
+            "/backline/api/v1/preferences", json=preferences, headers={"Authorization": f"Bearer {token}"}
         ).raise_for_status()
     message = context.enqueue("welcome", recipient, {"name": "Ann"})
     wait_for_state(context, message, "scheduled")
-    assert "it was put off (quiet hours of the recipient" in why(stack, message)
+    assert "it was postponed (quiet hours of the recipient" in why(stack, message)
     urgent = context.enqueue("urgent_email", recipient, registry.get("urgent_email").sample())
     wait_for_state(context, urgent, "sent")
     assert len(context.emails_at(context.domain("quiet"))) == 1

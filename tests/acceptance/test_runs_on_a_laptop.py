@@ -1,4 +1,4 @@
-"""`./backline airflow dags test send_email`: one mail, with and without the rest of the stack."""
+"""`./backline airflow dags test send_email`: one email, with and without the rest of the stack."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_with_the_stack_up_and_dispatchers_warm(stack: IsolatedStack, context: D
     context.wait_for_emails(domain, 1)
     assert context.query("demo", "dispatcher_busiest", lane="email.normal")
     _send(stack, context)
-    # A run that the scheduler sees is one that it may take from the command.
+    # If the scheduler saw the run, it could pick it up.
     cluster = Stack(str, Paths(ROOT, stack.home, stack.port)).cluster
-    seen = {}
+    counts = {}
     for database in ("airflow", MANUAL_RUN_DATABASE):
         with psycopg.connect(cluster.dsn("airflow", database)) as connection:
-            seen[database] = connection.execute("SELECT count(*) FROM dag_run WHERE triggered_by = 'TEST'").fetchone()
-    assert seen == {"airflow": (0,), MANUAL_RUN_DATABASE: (1,)}
+            counts[database] = connection.execute("SELECT count(*) FROM dag_run WHERE triggered_by = 'TEST'").fetchone()
+    assert counts == {"airflow": (0,), MANUAL_RUN_DATABASE: (1,)}
 
 
 def _send(copy: IsolatedStack, context: DemoContext) -> None:
@@ -45,8 +45,8 @@ def _send(copy: IsolatedStack, context: DemoContext) -> None:
     conf = {"to": recipient, "subject": "By hand", "text": "From the command line."}
     copy.run("airflow", "dags", "test", "send_email", "-c", json.dumps(conf))
     (arrival,) = context.emails_at(context.domain("by-hand"))
-    letter = context.mail.get_email(arrival.id)
-    assert (letter.recipients, letter.subject) == ((recipient,), "By hand")
-    assert "From the command line." in letter.text
+    email = context.mail.get_email(arrival.id)
+    assert (email.recipients, email.subject) == ((recipient,), "By hand")
+    assert "From the command line." in email.text
     (row,) = context.query("demo", "message_find_by_recipient", pattern=recipient, since=context.started_at)
     assert context.message_status(row["id"])["state"] == "sent"

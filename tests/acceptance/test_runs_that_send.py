@@ -1,4 +1,4 @@
-"""What a `send_*` run promises: once, whatever is repeated; retried by its class; wrong input by its name."""
+"""Guarantees of a `send_*` run: sent once despite repetition, retried by error class, invalid input named."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ pytestmark = pytest.mark.stack
 CONTENT = {"subject": "Once", "text": "Only once."}
 
 
-def test_a_run_id_that_was_used_is_refused(context: DemoContext) -> None:
+def test_a_used_run_id_is_rejected(context: DemoContext) -> None:
     conf = {"to": f"ann@{context.domain('twice')}", **CONTENT}
     context.airflow.trigger("send_email", conf, context.run_id("twice"))
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(Rejected) as rejected:
         context.airflow.trigger("send_email", conf, context.run_id("twice"))
-    assert refused.value.code == "409"
+    assert rejected.value.code == "409"
     assert context.airflow.wait("send_email", context.run_id("twice"), 90)["state"] == "success"
     assert len(context.emails_at(context.domain("twice"))) == 1
 
@@ -37,7 +37,7 @@ def test_clearing_a_finished_run_sends_nothing_more(context: DemoContext) -> Non
         task = context.airflow.task("send_email", run_id, "send")
         return task["try_number"] == 2 and task["state"] in FINAL_STATES
 
-    wait_until(ended_again, "the second try")
+    wait_until(ended_again, "the second attempt")
     assert context.airflow.wait("send_email", run_id, 90)["state"] == "success"
     assert context.airflow.xcom("send_email", run_id, "send") == before
     assert len(context.emails_at(context.domain("cleared"))) == 1
@@ -69,7 +69,7 @@ def test_a_permanent_fault_fails_the_run_at_once(context: DemoContext) -> None:
     assert context.emails_at(context.domain("gone")) == []
 
 
-def test_what_a_run_returns_holds_nothing_of_its_content(context: DemoContext) -> None:
+def test_a_runs_result_has_no_content(context: DemoContext) -> None:
     run_id, text = context.run_id("private"), "The number is 4711."
     conf = {"to": f"ann@{context.domain('private')}", "subject": "Private", "text": text}
     context.airflow.trigger("send_email", conf, run_id)
@@ -89,13 +89,13 @@ def test_what_a_run_returns_holds_nothing_of_its_content(context: DemoContext) -
         ({"to": "ann@{domain}", "subject": "A number", "text": 7}, "text"),
     ],
 )
-def test_conf_against_params_is_refused(conf: dict[str, object], field: str, context: DemoContext) -> None:
-    domain = context.domain("refused")
+def test_conf_that_breaks_the_params_is_rejected(conf: dict[str, object], field: str, context: DemoContext) -> None:
+    domain = context.domain("rejected")
     filled = {key: value.format(domain=domain) if isinstance(value, str) else value for key, value in conf.items()}
-    with pytest.raises(Rejected) as refused:
-        context.airflow.trigger("send_email", filled, context.run_id("refused"))
-    assert refused.value.code == "400"
-    assert f"param {field}" in refused.value.response
+    with pytest.raises(Rejected) as rejected:
+        context.airflow.trigger("send_email", filled, context.run_id("rejected"))
+    assert rejected.value.code == "400"
+    assert f"param {field}" in rejected.value.response
     assert context.mail.count(f"*@{domain}", context.since) == 0
 
 
@@ -108,7 +108,7 @@ def test_conf_against_params_is_refused(conf: dict[str, object], field: str, con
         ("path", "email", {"attachments": [{"path": "../../etc/passwd"}]}, "attachments[0].path: "),
     ],
 )
-def test_conf_against_the_model_fails_and_names_the_field(
+def test_conf_that_breaks_the_model_fails_the_run_and_names_the_field(
     case: str, kind: str, wrong: dict[str, object], named: str, context: DemoContext
 ) -> None:
     dag, run_id, domain = f"send_{kind}", context.run_id(case), context.domain("wrong")

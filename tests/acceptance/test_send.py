@@ -1,4 +1,4 @@
-"""`send_<type>` for each type that is made from a template; each case's id is the type."""
+"""`send_<type>` for types rendered from a template; each case's id is the type."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_send(kind: str, context: DemoContext) -> None:
     payload, subject, value = NAMED[kind]
     _run(context, kind, payload)
     (arrival,) = context.emails_at(context.domain(kind))
-    letter = context.mail.get_email(arrival.id)
-    assert letter.recipients == (f"ann@{context.domain(kind)}",)
-    assert letter.subject == subject
-    assert value in letter.text
-    assert value in letter.html
-    assert "<html" in letter.html.lower()
-    assert "style=" in letter.html  # inlined: mail programs drop style sheets
+    email = context.mail.get_email(arrival.id)
+    assert email.recipients == (f"ann@{context.domain(kind)}",)
+    assert email.subject == subject
+    assert value in email.text
+    assert value in email.html
+    assert "<html" in email.html.lower()
+    assert "style=" in email.html  # inlined: mail programs drop style sheets
 
 
 def _run(context: DemoContext, kind: str, payload: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Text and push messages by runs, groups by HTTP, and devices that are gone, on the real stack."""
+"""SMS and push messages by runs, groups by HTTP, and unregistered devices, on the real stack."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_a_run_sends_an_order_by_email_and_sms(context: DemoContext) -> None:
     assert [mail.recipients for mail in context.emails_at(context.domain("types")) if to["email"] in mail.recipients]
 
 
-def test_a_number_that_is_none_fails_the_run_by_name(context: DemoContext) -> None:
+def test_an_invalid_number_fails_the_run_with_the_reason(context: DemoContext) -> None:
     context.airflow.trigger("send_sms", {"to": "0151 12345678", "body": "Hi"}, context.run_id("bad"))
     assert context.airflow.wait("send_sms", context.run_id("bad"), 90)["state"] == "failed"
     log = context.airflow.log("send_sms", context.run_id("bad"), "send")
     assert "lacks its country code" in log
 
 
-def test_a_gateway_that_is_busy_is_asked_again(context: DemoContext) -> None:
+def test_a_busy_gateway_is_retried(context: DemoContext) -> None:
     recipient = context.recipients("busy")["sms"]
     context.gateways.set_faults("sms", {"status": 429, "retry_after": 1, "recipient": recipient, "times": 1})
     made = context.enqueue("sms", recipient, {"body": "Hello"})
@@ -59,7 +59,9 @@ def test_a_gateway_that_is_busy_is_asked_again(context: DemoContext) -> None:
     context.gateways.set_faults("sms")
 
 
-def test_a_device_that_is_gone_leaves_the_apps_table(context: DemoContext, stack_exports: dict[str, str]) -> None:
+def test_an_unregistered_device_is_removed_from_the_apps_table(
+    context: DemoContext, stack_exports: dict[str, str]
+) -> None:
     old, new = (context.recipients(name)["push"] for name in ("old", "new"))
     apply_schema(stack_exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:

@@ -1,4 +1,4 @@
-"""Webhooks on the real stack: an app's event reaches its endpoint signed, is tried again, and jobs fire their own."""
+"""Webhooks on the real stack: an app's event reaches its endpoint signed, is retried, and jobs fire events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OPERATORS = "operators@localhost.localdomain"
 
 @dataclass
 class Hooks:
-    """The sandbox's endpoint, and the commands to deal with ours."""
+    """The sandbox's endpoint, and the commands that manage endpoints."""
 
     copy: IsolatedStack
     context: DemoContext
@@ -42,14 +42,14 @@ class Hooks:
         return made
 
     def got(self, name: str, count: int) -> list[dict[str, Any]]:
-        """The first requests to that name, once there are so many."""
+        """Wait for `count` requests to that name and return all."""
 
-        def enough() -> list[dict[str, Any]] | None:
-            answer = self.web.get("/webhooks/api/requests", params={"name": name, "limit": 1000})
-            found: list[dict[str, Any]] = answer.raise_for_status().json()["requests"]
+        def find() -> list[dict[str, Any]] | None:
+            response = self.web.get("/webhooks/api/requests", params={"name": name, "limit": 1000})
+            found: list[dict[str, Any]] = response.raise_for_status().json()["requests"]
             return found if len(found) >= count else None
 
-        return wait_until(enough, f"{count} requests to {name}")
+        return wait_until(find, f"{count} requests to {name}")
 
     def fail(self, **rule: Any) -> None:
         self.web.put("/webhooks/faults", json=[rule]).raise_for_status()
@@ -82,11 +82,11 @@ def test_an_apps_event_arrives_signed(hooks: Hooks) -> None:
     wait_until(lambda: hooks.context.message_status(row["id"])["state"] == "sent", "the message to be sent")
     (attempt,) = hooks.context.query("outbox", "message_attempts", id=row["id"])
     assert attempt["dag_run"].startswith("dispatch_webhook/")
-    assert (attempt["code"], attempt["response"]) == ("200", "taken")
+    assert (attempt["code"], attempt["response"]) == ("200", "accepted")
     assert hooks.got("*", 1) == [got]
 
 
-def test_an_endpoint_that_fails_gets_the_same_event_again(hooks: Hooks) -> None:
+def test_a_failing_endpoint_gets_the_same_event_again(hooks: Hooks) -> None:
     hooks.add("flaky", "order.paid")
     hooks.fail(name="flaky", status=503, times=1)
     hooks.context.enqueue("webhook", "*", EVENT)
@@ -97,19 +97,19 @@ def test_an_endpoint_that_fails_gets_the_same_event_again(hooks: Hooks) -> None:
     assert second["at"] - first["at"] > 3.5
 
 
-def test_gone_disables_and_tells_the_operators(hooks: Hooks) -> None:
+def test_gone_disables_the_endpoint_and_notifies_the_operators(hooks: Hooks) -> None:
     made = hooks.add("gone", "order.*")
     hooks.fail(name="gone", status=410)
     hooks.context.enqueue("webhook", "*", EVENT)
 
-    def told() -> list[Any]:
+    def notices() -> list[Any]:
         arrived = hooks.context.mail.list_emails(OPERATORS, hooks.context.since)
         return [mail for mail in arrived if mail.subject == f"[warning] Webhook endpoint {made['id']} was disabled"]
 
-    (mail,) = wait_until(told, "the notice")
-    letter = hooks.context.mail.get_email(mail.id)
-    assert "410 Gone" in letter.text
-    assert f"./backline webhooks enable {made['id']}" in letter.text
+    (mail,) = wait_until(notices, "the notice")
+    email = hooks.context.mail.get_email(mail.id)
+    assert "410 Gone" in email.text
+    assert f"./backline webhooks enable {made['id']}" in email.text
     assert hooks.command("show", made["id"])["state"] == "disabled"
     hooks.fail(name="gone", status=200)
     hooks.command("enable", made["id"])
@@ -119,7 +119,7 @@ def test_gone_disables_and_tells_the_operators(hooks: Hooks) -> None:
     assert found[0]["headers"]["webhook-id"] in {one["headers"]["webhook-id"] for one in found[1:]}
 
 
-def test_a_run_sends_to_one_and_hands_on_to_every(hooks: Hooks) -> None:
+def test_a_run_sends_to_one_endpoint_or_to_all(hooks: Hooks) -> None:
     made = hooks.add("by-run", "nothing.else")
     run_id = hooks.context.run_id("send-webhook")
     hooks.context.airflow.trigger("send_webhook", {"to": made["id"], **EVENT}, run_id)
@@ -133,13 +133,13 @@ def test_a_run_sends_to_one_and_hands_on_to_every(hooks: Hooks) -> None:
     hooks.got("by-run-too", 1)
 
 
-def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
+def test_jobs_fire_events_when_they_end(hooks: Hooks) -> None:
     shutil.copy(Path(__file__).parent / "dags" / "fires.py", hooks.copy.own_dags / "fires.py")
     wait_until(
         lambda: "fires_failed" in {dag["dag_id"] for dag in hooks.context.airflow.dags()}, "the DAG to be parsed"
     )
     made = hooks.add("jobs", "job.*")
-    # The triggerer knows of jobs by name for a minute: the test's own is new to it.
+    # The triggerer caches job names for a minute; the test's own is new.
     runs = {"purge_dead_letters": ("success", {"dry_run": True}), "fires_failed": ("failed", {})}
     for job, (_, conf) in runs.items():
         hooks.context.airflow.trigger(job, conf, hooks.context.run_id("fires"))
@@ -161,7 +161,7 @@ def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
     Webhook(made["secret"]).verify(got["body"], got["headers"])
 
 
-def test_other_ports_of_this_host_are_out_of_reach(hooks: Hooks, stack_exports: dict[str, str]) -> None:
+def test_other_ports_of_this_host_are_blocked(hooks: Hooks, stack_exports: dict[str, str]) -> None:
     done = hooks.copy.run(
         "webhooks", "add", stack_exports["BACKLINE_URL"].replace("localhost", "127.0.0.1"), check=False
     )
@@ -170,5 +170,5 @@ def test_other_ports_of_this_host_are_out_of_reach(hooks: Hooks, stack_exports: 
     named = hooks.command("add", stack_exports["BACKLINE_URL"] + "/backline/livez")
     assert "localhost" in named["url"]
     message = hooks.command("test", named["id"])["messages"][0]
-    wait_until(lambda: hooks.context.message_status(message)["state"] == "dead", "the message to be refused")
+    wait_until(lambda: hooks.context.message_status(message)["state"] == "dead", "the message to be rejected")
     assert "which is not a public address" in hooks.context.message_status(message)["error"]

@@ -13,8 +13,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from backline.airflow.connections import JobClients
-from backline.airflow.runs import AirflowRuns
 from backline.dead_letters.alerts import Alert
+from backline.dead_letters.runs import AirflowRuns
 from backline.errors import Misconfigured, NetworkFailure
 
 ALERT = Alert(("ops@example.com",), "[Backline] job failed", "<p>{{ not a template }}</p>")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from backline.channels.http.gateway import HttpGateway
 from backline.dead_letters.alerts import AlertSender
-from backline.dead_letters.runs import RunsClient
+from backline.dead_letters.runs import AirflowRuns
 from backline.errors import NotConfigured
 from backline.jobs.job import Job, Params
 from backline.jobs.results import ResultStore, RunRef
@@ -26,7 +26,7 @@ class TestClients:
 
     payment_provider: Provider | None = None
     gateways: Mapping[str, HttpGateway] | None = None
-    runs: RunsClient | None = None
+    runs: AirflowRuns | None = None
     alerts: AlertSender | None = None
 
     def provider(self, name: str | None) -> Provider:
@@ -39,7 +39,7 @@ class TestClients:
             raise NotConfigured(f"this test has no connection {name}")
         return (self.gateways or {})[name]
 
-    def airflow_runs(self) -> AbstractContextManager[RunsClient]:
+    def airflow_runs(self) -> AbstractContextManager[AirflowRuns]:
         if self.runs is None:
             raise NotConfigured("this test has no runs of Airflow")
         return nullcontext(self.runs)
@@ -60,7 +60,7 @@ def create_job(
     now: datetime | None = None,
     provider: Provider | None = None,
     gateways: Mapping[str, HttpGateway] | None = None,
-    runs: RunsClient | None = None,
+    runs: AirflowRuns | None = None,
     alerts: AlertSender | None = None,
 ) -> Job[S]:
     """A job on that database. Run a function with `job.execute(function)`, which stores the result and raises as a run does."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from backline.cli.wording import DENIED_PHRASES_FILE, check_wording, denied_phrases, load_replacements
 from backline.settings import ROOT
+from testkit.wording import DENIED_PHRASES_FILE, check_wording, denied_phrases, load_replacements
 
 # A list of the tests' own, so that this file does not contain a phrase that is denied.
 PHRASES = '[use_instead]\n"zorp" = "fix"\n"glim of" = "reported"\n"quux-in" = "fake"\n'
@@ -85,6 +85,6 @@ def test_the_check_prints_what_it_finds_and_counts_it(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "a.py").write_text("# zorp\n")
-    monkeypatch.setattr("backline.cli.wording.denied_phrases", lambda: denied_phrases(project))
+    monkeypatch.setattr("testkit.wording.denied_phrases", lambda: denied_phrases(project))
     assert check_wording() == 1
     assert capsys.readouterr().err == "a.py:1: zorp: use fix\n"

@@ -6,7 +6,7 @@ If the app's database or Airflow's API is not available nothing is lost: `reconc
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +18,12 @@ log = logging.getLogger(__name__)
 
 def record_task_failure(context: Context) -> None:
     """`on_failure_callback` of a task: it has failed for good."""
-    try:
-        _record_task(context)
-    except Exception as exc:  # noqa: BLE001 - only the task's own failure counts
-        log.warning("dead letter not written, the reconciler will write it: %s", exc)
+    _record(_record_task, context)
 
 
 def record_run_failure(context: Context) -> None:
     """`on_failure_callback` of a DAG: the run has failed, with or without a failed task."""
-    try:
-        _record_run(context)
-    except Exception as exc:  # noqa: BLE001 - as above
-        log.warning("dead letter not written, the reconciler will write it: %s", exc)
+    _record(_record_run, context)
 
 
 def record_late_run(deadline_seconds: float, context: Mapping[str, Any]) -> None:
@@ -40,6 +34,13 @@ def record_late_run(deadline_seconds: float, context: Mapping[str, Any]) -> None
 
     dag_id, run_id = context["dag_run"]["dag_id"], context["dag_run"]["dag_run_id"]
     insert_late_run(app_dsn(), dag_id, run_id, deadline_seconds, log_url(base_url(), dag_id, run_id))
+
+
+def _record(record: Callable[[Context], None], context: Context) -> None:
+    try:
+        record(context)
+    except Exception as exc:  # noqa: BLE001 - the failure of the task or run is what counts
+        log.warning("dead letter not written, the reconciler will write it: %s", exc)
 
 
 def _record_task(context: Context) -> None:
@@ -66,8 +67,8 @@ def _record_task(context: Context) -> None:
 
 def _record_run(context: Context) -> None:
     from backline.airflow.connections import airflow_rest, app_dsn, base_url
-    from backline.airflow.runs import AirflowRuns
     from backline.dead_letters.reconcile_dead_letters import record_failed_run
+    from backline.dead_letters.runs import AirflowRuns
     from backline.dead_letters.store import DeadLetterStore
 
     with airflow_rest() as api, DeadLetterStore.open(app_dsn()) as store:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from backline.channels.email.server import SmtpServer
     from backline.channels.http.gateway import HttpGateway
     from backline.dead_letters.alerts import Alert, AlertSender
-    from backline.dead_letters.runs import RunsClient
+    from backline.dead_letters.runs import AirflowRuns
     from backline.payments.provider import Provider
 
 APP_DATABASE = "backline_db"
@@ -49,13 +49,10 @@ def connection_dsn(connection: Connection) -> str:
             f"Airflow connection {connection.conn_id!r} is of type {connection.conn_type!r}; make it a Postgres connection"
         )
     return make_conninfo(
-        host=connection.host or None,
-        port=connection.port or None,
-        user=connection.login or None,
-        password=connection.password or None,
-        dbname=connection.schema or None,
+        host=connection.host or None, port=connection.port or None, user=connection.login or None,
+        password=connection.password or None, dbname=connection.schema or None,
         **{key: str(value) for key, value in connection.extra_dejson.items()},
-    )
+    )  # fmt: skip
 
 
 def connection_password(connection_id: str) -> str:
@@ -124,14 +121,9 @@ def http_gateway(connection_id: str) -> HttpGateway:
             "Airflow under Admin, Connections (its fields: docs/messages.md)"
         ) from None
     return HttpGateway.from_connection(
-        connection_id,
-        host=connection.host,
-        schema=connection.schema,
-        port=connection.port,
-        login=connection.login,
-        password=connection.password,
-        extra=connection.extra_dejson,
-    )
+        connection_id, host=connection.host, schema=connection.schema, port=connection.port, login=connection.login,
+        password=connection.password, extra=connection.extra_dejson,
+    )  # fmt: skip
 
 
 def _send_alert(email: EmailSettings, alert: Alert) -> None:
@@ -156,9 +148,9 @@ class JobClients:
     """What a job reaches through Airflow's connections: `backline.jobs.job.Clients`."""
 
     @contextmanager
-    def airflow_runs(self) -> Iterator[RunsClient]:
+    def airflow_runs(self) -> Iterator[AirflowRuns]:
         """The runs and DAG files of this Airflow, over its REST API."""
-        from backline.airflow.runs import AirflowRuns
+        from backline.dead_letters.runs import AirflowRuns
 
         with airflow_rest() as api:
             yield AirflowRuns(api, base_url())

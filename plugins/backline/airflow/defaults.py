@@ -16,25 +16,17 @@ EXECUTION_TIMEOUT = timedelta(minutes=9)
 def dag_arguments(*tags: str, **overrides: Any) -> dict[str, Any]:
     """Keyword arguments for `DAG(...)`; `overrides` replace the defaults."""
     return {
-        "start_date": START_DATE,
-        "catchup": False,
-        "tags": {"backline", *tags},
-        "render_template_as_native_obj": False,
+        "start_date": START_DATE, "catchup": False, "tags": {"backline", *tags}, "render_template_as_native_obj": False,
         **overrides,
-    }
+    }  # fmt: skip
 
 
 def task_arguments(*, pool: str, queue: str, priority: int, **overrides: Any) -> dict[str, Any]:
     """Keyword arguments for an operator; `overrides` replace the defaults. Priorities are absolute within a pool."""
     return {
-        "owner": OWNER,
-        "pool": pool,
-        "queue": queue,
-        "priority_weight": priority,
-        "weight_rule": "absolute",
-        "execution_timeout": EXECUTION_TIMEOUT,
-        **overrides,
-    }
+        "owner": OWNER, "pool": pool, "queue": queue, "priority_weight": priority, "weight_rule": "absolute",
+        "execution_timeout": EXECUTION_TIMEOUT, **overrides,
+    }  # fmt: skip
 
 
 def lane_pool(lane: str) -> str:

@@ -51,15 +51,9 @@ class DispatchOperator(BaseOperator):
             raise AirflowSkipException(f"the lane {self.lane} cannot send: {exc}") from None
         run = context["dag_run"]
         self._dispatcher = Dispatcher(
-            self.lane,
-            lane,
-            config.outbox,
-            app_dsn(),
-            channel,
-            create_delivery(channel, config),
-            once=run.run_type == "manual",
-            dag_run=f"{run.dag_id}/{run.run_id}",
-        )
+            self.lane, lane, config.outbox, app_dsn(), channel, create_delivery(channel, config),
+            once=run.run_type == "manual", dag_run=f"{run.dag_id}/{run.run_id}",
+        )  # fmt: skip
         with nonblocking_logging():
             report = uvloop.run(self._dispatcher.run()).as_dict()
         self.log.info("dispatcher ended: %s", report)
@@ -97,13 +91,10 @@ def dispatch_dag(lane_name: str, config: Settings) -> DAG:
             lane=lane_name,
             doc_md="Claims, sends and completes messages in batches until the lane is idle.",
             **task_arguments(
-                pool=lane_pool(lane_name),
-                queue=lane.queue,
-                priority=lane.priority,
-                retries=0,
+                pool=lane_pool(lane_name), queue=lane.queue, priority=lane.priority, retries=0,
                 execution_timeout=DISPATCH_EXECUTION_TIMEOUT,
             ),
-        )
+        )  # fmt: skip
     return dag
 
 

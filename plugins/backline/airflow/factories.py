@@ -12,9 +12,7 @@ from backline.channels.base import Channel
 from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
 from backline.encryption import Encryptor
 from backline.errors import FailureClass, Misconfigured
-from backline.outbox.delivery import Delivery
-from backline.outbox.retry import ScheduledRetry
-from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
+from backline.outbox.delivery import Delivery, ScheduledRetry, SecretDelivery, SecretResolver
 from backline.settings import RetrySettings, Settings
 from backline.webhooks.settings import WebhookSettings
 
@@ -48,17 +46,15 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
         from backline.channels.webhook.channel import WebhookChannel
         from backline.messages import render_webhook
 
-        return WebhookChannel(
-            config.section(WebhookSettings), lambda: _create_endpoint_directory(config), render_webhook
-        )
+        webhooks = config.section(WebhookSettings)
+        return WebhookChannel(webhooks, lambda: _create_endpoint_directory(config), render_webhook)
     raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be one of: email, sms, push, webhook")
 
 
 def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
     """Delivery over this channel, with the retry policies of the settings."""
-    return SecretDelivery(
-        channel, _retry_policies(channel.name, config), _encryptor, SecretResolver(app_dsn), random.random
-    )
+    policies = _retry_policies(channel.name, config)
+    return SecretDelivery(channel, policies, _encryptor, SecretResolver(app_dsn), random.random)
 
 
 def _create_endpoint_directory(config: Settings) -> EndpointStore:

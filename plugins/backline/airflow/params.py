@@ -50,20 +50,13 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
         "to": _recipient_param(kind),
         **{name: _param(kind, name, fields[name], schema, required=name in required) for name in form_order(schema)},
         "request_id": Param(
-            None,
-            type=["null", "string"],
-            title="Request id",
+            None, type=["null", "string"], title="Request id", maxLength=MAX_REQUEST_ID_LENGTH,
             description="The request that this message comes from; every log line contains it.",
-            maxLength=MAX_REQUEST_ID_LENGTH,
         ),
         "expires_at": Param(
-            None,
-            type=["null", "string"],
-            format="date-time",
-            title="Expires at",
-            description="Not sent after this time.",
+            None, type=["null", "string"], format="date-time", title="Expires at", description="Not sent after this time.",
         ),
-    }
+    }  # fmt: skip
 
 
 def _recipient_param(kind: type[MessageType]) -> Param:
@@ -71,12 +64,9 @@ def _recipient_param(kind: type[MessageType]) -> Param:
 
     if len(kind.channels) == 1:
         return Param(
-            type="string",
-            title="To",
-            description=_RECIPIENT_HELP.get(kind.channels[0], "The recipient"),
-            minLength=1 if kind.channels == ("webhook",) else 3,
-            maxLength=RECIPIENT_MAX_LENGTH,
-        )
+            type="string", title="To", description=_RECIPIENT_HELP.get(kind.channels[0], "The recipient"),
+            minLength=1 if kind.channels == ("webhook",) else 3, maxLength=RECIPIENT_MAX_LENGTH,
+        )  # fmt: skip
     example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in kind.channels})
     text = f"An address, or an object with one for each channel; a channel that is left out gets nothing: {example}"
     return Param(type=["string", "object"], title="To", description=text, minLength=3, maxLength=RECIPIENT_MAX_LENGTH)
@@ -108,10 +98,8 @@ def _param(
 
 def _secret_schema(kind: type[MessageType], name: str) -> dict[str, Any]:
     # Every viewer of the DAG can read a conf, so a plaintext secret is refused before it is stored.
-    return {
-        "type": ["string", "object"] if kind.secret_references.get(name) else ["string"],
-        "pattern": f"^{FERNET_PREFIX}",
-    }
+    types = ["string", "object"] if kind.secret_references.get(name) else ["string"]
+    return {"type": types, "pattern": f"^{FERNET_PREFIX}"}
 
 
 def _secret_help(kind: type[MessageType], name: str) -> str:

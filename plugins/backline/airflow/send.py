@@ -82,14 +82,10 @@ class SendOperator(BaseOperator):
                 routes[name] = Route(channel, create_delivery(channel, config), config.lane(kind.lane_for(name)))
             sender = InlineSender(app_dsn(), routes)
             request = SendRequest(
-                type=self.message_type,
-                recipient=recipient,
-                payload=payload,
-                key=f"{run.dag_id}/{run.run_id}",
-                request_id=options.request_id,
+                type=self.message_type, recipient=recipient, payload=payload, key=f"{run.dag_id}/{run.run_id}",
+                request_id=options.request_id, priority=options.priority,
                 expires_at=options.expires_at or kind.expiry(payload, datetime.now(UTC)),
-                priority=options.priority,
-            )
+            )  # fmt: skip
             results = asyncio.run(sender.send(request, dag_run=f"{run.dag_id}/{run.run_id}"))
         except (PermanentError, Misconfigured) as exc:
             raise AirflowFailException(str(exc)) from None
@@ -113,18 +109,12 @@ class SendOperator(BaseOperator):
             raise AirflowFailException("; ".join(unsent))
         if len(unsent) == len(results):
             raise AirflowSkipException("; ".join(unsent))
-        answers: list[dict[str, object]] = [
-            {
-                "message_id": result.message_id,
-                "state": result.state,
-                "attempt": result.attempt,
-                "provider_id": result.provider_id,
-            }
-            for result in results
-        ]
-        if not several:
-            return answers[0]
-        return {"messages": [{"channel": one.channel, **answer} for one, answer in zip(results, answers, strict=True)]}
+        shown = ("channel", "message_id", "state", "attempt", "provider_id")
+        answers: list[dict[str, object]] = [{name: getattr(result, name) for name in shown} for result in results]
+        if several:
+            return {"messages": answers}
+        del answers[0]["channel"]
+        return answers[0]
 
 
 def _message(result: SendResult, *, several: bool) -> str:

@@ -19,11 +19,11 @@ from psycopg.rows import DictRow
 from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
 from backline.airflow.job_events import JobEventPublisher
 from backline.airflow.poller import FAILURE_WATCH, lane_watch
-from backline.airflow.runs import failure_fingerprint
 from backline.airflow_api import AirflowClient
 from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.dead_letters.reconcile_dead_letters import CURSOR
+from backline.dead_letters.runs import failure_fingerprint
 from backline.dead_letters.settings import DeadLetterSettings
 from backline.errors import BacklineError, TimeoutFailure
 from backline.outbox.store import Store

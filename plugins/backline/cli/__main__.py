@@ -12,7 +12,7 @@ from typer import Abort, TyperException
 
 from backline.errors import BacklineError
 
-PROJECT_PACKAGES = ("stack", "demo", "bench", "chaos")
+PROJECT_PACKAGES = ("stack", "demo", "bench", "chaos", "testkit")
 """Top-level folders of the project whose module `commands` adds commands; the image has none of them."""
 
 

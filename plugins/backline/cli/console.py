@@ -1,4 +1,4 @@
-"""The command's app, its output (progress and errors on stderr, results on stdout), and the installation it works on."""
+"""The command's app, its options and output, and the installation it works on."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ import importlib.util
 import json
 import os
 import pwd
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from datetime import datetime
-from typing import Annotated, Any, Protocol
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from backline.airflow.runs import AirflowRuns
 from backline.airflow_api import AirflowClient
 from backline.db.connect import Session, session
+from backline.dead_letters.runs import AirflowRuns
 from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import InvalidInput, Misconfigured
 from backline.messages.fields import parse_timestamp
 
+T = TypeVar("T")
 PIPE_WIDTH = 240
 INSTALLATION_VARIABLES = ("BACKLINE_DATABASE_URL", "BACKLINE_URL", "BACKLINE_USER", "BACKLINE_PASSWORD")
-"""With these in the environment, the commands work on that installation instead of the embedded one."""
+"""With these in the environment, the commands work on that installation instead of the embedded stack."""
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """For commands that pass all their arguments on."""
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
@@ -69,40 +72,29 @@ def add_group(name: str, summary: str) -> typer.Typer:
 # --- the installation
 
 
-class LocalStack(Protocol):
-    """What the library's commands use of stack.lifecycle.Stack, which it does not import."""
-
-    def variables(self) -> dict[str, str]:
-        """The stack's environment variables."""
-
-    def subprocess_environment(self) -> dict[str, str]:
-        """The environment of this process with the stack's variables."""
-
-    def temporary_setup(self) -> AbstractContextManager[None]:
-        """Set up, and stop afterwards what that started."""
-
-
-def local_stack() -> LocalStack:
-    """The embedded stack of BACKLINE_HOME and BACKLINE_PORT; Misconfigured outside of the project's folder."""
-    if importlib.util.find_spec("stack") is None:
+def installation_variables() -> dict[str, str]:
+    """The variables of the installation that the commands work on; Misconfigured if there is none."""
+    given = {name: os.environ[name] for name in INSTALLATION_VARIABLES if os.environ.get(name)}
+    if importlib.util.find_spec("stack") is not None:
+        stack = importlib.import_module("stack.lifecycle").Stack(print_progress)
+        return {**stack.variables(), **given}
+    if len(given) < len(INSTALLATION_VARIABLES):
         names = ", ".join(INSTALLATION_VARIABLES)
         raise Misconfigured(f"there is no embedded stack here; set {names}, or run ./backline in the project's folder")
-    stack: LocalStack = importlib.import_module("stack.lifecycle").Stack(print_progress)
-    return stack
-
-
-def installation_variables() -> dict[str, str]:
-    """The variables of the installation that the commands work on."""
-    given = {name: os.environ[name] for name in INSTALLATION_VARIABLES if os.environ.get(name)}
-    if len(given) == len(INSTALLATION_VARIABLES) and importlib.util.find_spec("stack") is None:
-        return {**os.environ, **given}
-    return {**local_stack().variables(), **given}
+    return {**os.environ, **given}
 
 
 @contextmanager
 def database(name: str) -> Iterator[Session]:
-    """A connection to the app's database; `name` tells what for."""
+    """A connection to the app's database, named after its purpose."""
     with session(installation_variables()["BACKLINE_DATABASE_URL"], name=name) as connection:
+        yield connection
+
+
+@contextmanager
+def transaction(name: str) -> Iterator[Session]:
+    """A connection to the app's database, in one transaction."""
+    with database(name) as connection, connection.transaction():
         yield connection
 
 
@@ -124,10 +116,16 @@ def airflow_api() -> Iterator[AirflowClient]:
 def airflow_runs() -> Iterator[AirflowRuns]:
     """Airflow's runs, for the replay of dead letters."""
     known = installation_variables()
-    # Parsing a DAG file again may need Airflow's own settings.
+    # DAG bundles are read from Airflow's own settings.
     os.environ.update({name: value for name, value in known.items() if name.startswith("AIRFLOW")})
     with airflow_api() as api:
-        yield AirflowRuns(api, known["BACKLINE_URL"])
+        yield AirflowRuns(api, known["BACKLINE_URL"], _bundle_folder)
+
+
+def _bundle_folder(bundle: str | None) -> Path:
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+
+    return Path(DagBundlesManager().get_bundle(bundle or "dags-folder").path)  # type: ignore[no-untyped-call]
 
 
 def current_operator() -> str:
@@ -165,11 +163,15 @@ def print_progress(line: str) -> None:
     err.print(f"backline: {line}", style="dim", markup=False)
 
 
-def print_json(value: object) -> None:
-    """A value as JSON; times as ISO 8601."""
-    typer.echo(
-        json.dumps(value, indent=2, default=lambda one: one.isoformat() if isinstance(one, datetime) else str(one))
-    )
+def print_json(value: object, indent: int | None = 2) -> None:
+    """A value as JSON, with times as ISO 8601."""
+    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=_to_json))
+
+
+def _to_json(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def print_result(result: object, text: str, as_json: bool) -> None:
@@ -178,6 +180,28 @@ def print_result(result: object, text: str, as_json: bool) -> None:
         print_json(result)
     else:
         out.print(text, markup=False)
+
+
+def print_rows(rows: Sequence[T], columns: Mapping[str, Callable[[T], object]], empty: str, as_json: bool) -> None:
+    """Rows as JSON, or as a table with these columns; `empty` is printed if there is none."""
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        out.print(empty, markup=False)
+    else:
+        table = Table(*columns, box=None)
+        for row in rows:
+            add_row(table, *(str(cell(row)) for cell in columns.values()))
+        show_table(table)
+
+
+def print_fields(fields: Iterable[tuple[str, object]]) -> None:
+    """A table of names and values, without empty ones."""
+    table = Table(box=None, show_header=False)
+    for name, value in fields:
+        if value not in (None, ""):
+            add_row(table, name.replace("_", " "), str(value))
+    show_table(table)
 
 
 def add_row(table: Table, *cells: str) -> None:
@@ -190,9 +214,9 @@ def show_table(table: Table) -> None:
     (out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)).print(table)
 
 
-def format_local(time: datetime | None, fallback: str = "") -> str:
-    """A time in the local time zone, to the second."""
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else fallback
+def format_local(time: datetime | None, fallback: str = "", *, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """A time in the local time zone."""
+    return time.astimezone().strftime(pattern) if time else fallback
 
 
 def shorten(text: str, max_length: int = 90) -> str:

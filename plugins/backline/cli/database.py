@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from backline.cli.console import AsJson, app, out
+from backline.cli.console import AsJson, app, out, print_json, print_result
 from backline.db import check
 from backline.db.migrate import migrate
 from backline.errors import Misconfigured
@@ -29,10 +27,8 @@ DatabaseOption = Annotated[
 def migrate_command(database: DatabaseOption = "", as_json: AsJson = False) -> None:
     """Migrate the schema backline of your own database; `setup` migrates the embedded stack's."""
     applied = migrate(_require_database(database))
-    if as_json:
-        typer.echo(json.dumps({"applied": applied}))
-        return
-    out.print(f"Applied {', '.join(applied)}." if applied else "Up to date.", markup=False)
+    text = f"Applied {', '.join(applied)}." if applied else "Up to date."
+    print_result({"applied": applied}, text, as_json)
 
 
 @app.command("statements")
@@ -47,7 +43,7 @@ def statements_command(
     found = check.check_statements(_require_database(database), domains or ())
     problems = [one for one in found if one.problem]
     if as_json:
-        typer.echo(json.dumps({"fits": not problems, "statements": [asdict(one) for one in found]}, indent=2))
+        print_json({"fits": not problems, "statements": found})
     else:
         table = Table("statement", "from", "", box=None)
         for one in problems:

@@ -10,30 +10,15 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.table import Table
 
-from backline.cli.console import (
-    AsJson,
-    add_group,
-    add_row,
-    airflow_runs,
-    app,
-    current_operator,
-    format_local,
-    installation_variables,
-    out,
-    parse_json_object,
-    print_json,
-    shorten,
-    show_table,
-)
+from backline.cli import console
+from backline.cli.console import AsJson, app, out
 from backline.dead_letters import actions
 from backline.dead_letters.export import export as export_lines
-from backline.dead_letters.export import to_json_row
 from backline.dead_letters.store import KINDS, STATES, DeadLetterStore, Filter, Row
 from backline.errors import InvalidInput
 
-group = add_group("dead-letters", "Failures after the last attempt: list, show, replay, discard, export.")
+group = console.add_group("dead-letters", "Failures after the last attempt: list, show, replay, discard, export.")
 
 State = Annotated[str | None, typer.Option("--state", help=f"{', '.join(STATES)}, or all.")]
 Kind = Annotated[str | None, typer.Option("--kind", help=f"{', '.join(KINDS)}.")]
@@ -54,19 +39,15 @@ def failures(
     """Show failures after the last attempt, grouped by name, task and class, the most frequent first."""
     with _open_store() as store:
         groups = store.failure_groups(datetime.now(UTC) - timedelta(hours=hours), limit)
-    if as_json:
-        print_json(groups)
-        return
-    if not groups:
-        out.print(f"No failures in the last {hours:g} hours.", markup=False)
-        return
-    table = Table("failures", "open", "what", "class", "last", "last cause", box=None)
-    for row in groups:
-        what = f"{row['kind']} {row['name']}" + (f".{row['task_id']}" if row["task_id"] else "")
-        counts = str(row["failures"]), str(row["open"])
-        add_row(table, *counts, what, row["class"], format_local(row["last_at"]), shorten(row["last_cause"]))
-    show_table(table)
-    out.print("One by one: ./backline dead-letters list", style="dim")
+    columns = {
+        "failures": lambda row: row["failures"],
+        "open": lambda row: row["open"],
+        "what": lambda row: f"{row['kind']} {row['name']}" + (f".{row['task_id']}" if row["task_id"] else ""),
+        "class": lambda row: row["class"],
+        "last": lambda row: console.format_local(row["last_at"]),
+        "last cause": lambda row: console.shorten(row["last_cause"]),
+    }
+    console.print_rows(groups, columns, f"No failures in the last {hours:g} hours.", as_json)
 
 
 @group.command("list")
@@ -82,33 +63,27 @@ def list_letters(
     """List dead letters, newest first; open ones if no state is given."""
     with _open_store() as store:
         rows = list(store.iterate(_filter(state, kind, name, failure_class, hours), limit))
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        out.print("No dead letters match.")
-        return
-    table = Table("id", "state", "what", "class", "attempts", "failed", "cause", box=None)
-    for row in rows:
-        add_row(table, str(row["id"]), row["state"], _describe(row), row["class"], str(row["attempts"]),
-            format_local(row["failed_at"]), shorten(row["cause"]),
-        )  # fmt: skip
-    show_table(table)
+    columns = {
+        "id": lambda row: row["id"],
+        "state": lambda row: row["state"],
+        "what": _describe,
+        "class": lambda row: row["class"],
+        "attempts": lambda row: row["attempts"],
+        "failed": lambda row: console.format_local(row["failed_at"]),
+        "cause": lambda row: console.shorten(row["cause"]),
+    }
+    console.print_rows(rows, columns, "No dead letters match.", as_json)
 
 
 @group.command()
 def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
     """Show everything about one dead letter."""
     with _open_store() as store:
-        row = to_json_row(store.get(letter_id))
+        row = store.get(letter_id)
     if as_json:
-        print_json(row)
+        console.print_json(row)
         return
-    table = Table(box=None, show_header=False)
-    for key, value in row.items():
-        if value is not None:
-            add_row(table, key.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value))
-    show_table(table)
+    console.print_fields((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in row.items())
     if row["state"] == "open":
         out.print(f"./backline dead-letters replay {letter_id}", style="dim")
 
@@ -129,11 +104,11 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run again: a job or its item by a new run, a message under its own id (edited: a new one), a DAG file by parsing it."""
-    conf = None if edited is None else parse_json_object("--edited", edited)
+    conf = None if edited is None else console.parse_json_object("--edited", edited)
     if conf is not None and (everything or len(ids or []) != 1):
         raise InvalidInput("--edited", "is for one dead letter; give its id")
-    with _open_store() as store, airflow_runs() as runs:
-        operator = current_operator()
+    with _open_store() as store, console.airflow_runs() as runs:
+        operator = console.current_operator()
         if _is_bulk(ids, everything):
             wanted = _filter("open", kind, name, failure_class, hours)
             report = actions.replay_bulk(store, runs, wanted, by=operator, reason=reason, dry_run=not yes)
@@ -162,7 +137,7 @@ def discard(
 ) -> None:
     """Close dead letters without a replay."""
     with _open_store() as store:
-        operator = current_operator()
+        operator = console.current_operator()
         if _is_bulk(ids, everything):
             wanted = _filter("open", kind, name, failure_class, hours)
             report = actions.discard_bulk(store, wanted, by=operator, reason=reason, dry_run=not yes)
@@ -221,7 +196,7 @@ def _print_report(report: actions.BulkReport, done: str, as_json: bool) -> NoRet
 
 
 def _open_store() -> AbstractContextManager[DeadLetterStore]:
-    return DeadLetterStore.open(installation_variables()["BACKLINE_DATABASE_URL"])
+    return DeadLetterStore.open(console.installation_variables()["BACKLINE_DATABASE_URL"])
 
 
 def _filter(

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from backline.cli.console import (
-    AsJson,
-    app,
-    database,
-    encryptor,
-    err,
-    installation_variables,
-    out,
-    parse_time,
-    print_json,
-)
+from backline.cli import console
+from backline.cli.console import AsJson, app, err, out
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
-from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure
 from backline.messages import MessageType, registry
@@ -61,13 +49,13 @@ def send(
     content = prompt_secrets(kind, parse_payload(kind, payload, fields or []))
     _validate(kind, content)
     message = NewMessage(
-        type_name, recipient, _encrypt_secrets(kind, content), key, due_at=parse_time("--at", at),
+        type_name, recipient, _encrypt_secrets(kind, content), key, due_at=console.parse_time("--at", at),
         expires_at=kind.expiry(content, datetime.now(UTC)), lane=lane,
     )  # fmt: skip
     rows = _enqueue(message)
     if as_json:
         shown = [{name: row[name] for name in SENT_COLUMNS} for row in rows]
-        typer.echo(json.dumps(shown[0] if len(kind.channels) == 1 else shown, default=datetime.isoformat))
+        console.print_json(shown[0] if len(kind.channels) == 1 else shown, indent=None)
         return
     for row in rows:
         due = f", due {row['due_at']:%Y-%m-%d %H:%M:%S %Z}" if row["state"] == "scheduled" else ""
@@ -81,7 +69,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a message's timeline, and why it was or was not sent."""
-    with database("inspect") as connection:
+    with console.database("inspect") as connection:
         found = queries.get_message(connection, message_id)
         ids = [] if found else [int(row["id"]) for row in queries.get_group(connection, message_id)]
         group = [queries.get_message(connection, one) for one in ids]
@@ -89,10 +77,10 @@ def inspect(
     if not messages:
         err.print(f"backline: there is no message {message_id}: it never existed, or it was pruned", markup=False)
         raise typer.Exit(1)
-    url = installation_variables()["BACKLINE_URL"]
+    url = console.installation_variables()["BACKLINE_URL"]
     if as_json:
         details = [_as_dict(message, url) for message in messages]
-        print_json(details[0] if found else details)
+        console.print_json(details[0] if found else details)
         return
     for message in messages:
         _show(message, url)
@@ -110,13 +98,13 @@ def _validate(kind: type[MessageType], content: dict[str, Any]) -> None:
 
 
 def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[str, Any]:
-    return encrypt_secrets(kind, content, encryptor().encrypt) if kind.secret_fields else content
+    return encrypt_secrets(kind, content, console.encryptor().encrypt) if kind.secret_fields else content
 
 
 def _enqueue(message: NewMessage) -> list[dict[str, Any]]:
     """Enqueue in one transaction; returns one row per channel."""
     try:
-        with _transaction() as connection:
+        with console.transaction("send") as connection:
             [accepted_id] = enqueue_many(connection, [message])
             listed = connection.execute(statement("outbox", "message_list_enqueued"), {"id": accepted_id}).fetchall()
             return [
@@ -126,12 +114,6 @@ def _enqueue(message: NewMessage) -> list[dict[str, Any]]:
             ]
     except DatabaseFailure as exc:
         raise DatabaseFailure(f"{exc}; nothing was sent. ./backline up starts the embedded database") from exc
-
-
-@contextmanager
-def _transaction() -> Iterator[Session]:
-    with database("send") as connection, connection.transaction():
-        yield connection
 
 
 def _as_dict(details: queries.MessageDetails, url: str) -> dict[str, Any]:

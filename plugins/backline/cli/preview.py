@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 import webbrowser
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +16,7 @@ from backline.channels.email.addresses import parse_address
 from backline.channels.email.plain_text import html_to_text
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
-from backline.cli.console import AsJson, app, err, out
+from backline.cli.console import AsJson, app, err, out, print_json
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload
 from backline.errors import InvalidInput
 from backline.messages import EmailMessage, MessageType, PushMessage, SmsMessage, registry
@@ -29,15 +27,6 @@ from backline.settings import settings
 
 GMAIL_CLIP_BYTES = 102 * 1024
 """Gmail shows only the beginning of an HTML part with more bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartSizes:
-    """Bytes of each part, and of the whole message as sent."""
-
-    text: int
-    html: int
-    message: int
 
 
 @app.command()
@@ -65,23 +54,21 @@ def preview(
         _print_short(message, text_only=text, as_json=as_json)
         return
     content = _render(message, filled)
-    body = mime.normalize_newlines(content.text if content.text is not None else html_to_text(content.html or ""))
-    sizes = _measure(content, body)
+    details = _details(message, content)
     if html is not None:
         _write_html(html, content)
     if show:
-        with tempfile.NamedTemporaryFile(
-            "w", suffix=".html", prefix=f"{type_name}-", delete=False, encoding="utf-8"
-        ) as file:
+        prefix = f"{type_name}-"
+        with tempfile.NamedTemporaryFile("w", suffix=".html", prefix=prefix, delete=False, encoding="utf-8") as file:
             file.write(_require_html(content))
         err.print(f"backline: {file.name}", markup=False)
         webbrowser.open(Path(file.name).as_uri())
     if as_json:
-        typer.echo(json.dumps(_as_dict(message, content, body, sizes), ensure_ascii=False, indent=2))
+        print_json(details)
     elif text:
-        typer.echo(body, nl=False)
+        typer.echo(details["text"], nl=False)
     else:
-        _print(content, body, sizes)
+        _print(details)
         if isinstance(message, SmsMessage):
             out.print("\nBy SMS:", markup=False)
             _print_short(message, text_only=False, as_json=False)
@@ -107,18 +94,6 @@ def _render(message: EmailMessage, payload: dict[str, Any]) -> EmailContent:
     return with_unsubscribe(message, lambda: link_for_token("preview"))
 
 
-def _measure(content: EmailContent, body: str) -> PartSizes:
-    sender = parse_address(settings().section(EmailSettings).from_address, "email.from_address")
-    data = mime.build_message(
-        content,
-        sender=headers.address_header("From", (sender,)),
-        to=parse_address("ann@example.com", "to"),
-        message_id=f"<preview@{settings().section(EmailSettings).message_id_domain}>",
-        date=int(time.time()),
-    )
-    return PartSizes(len(body.encode()), len((content.html or "").encode()), len(data))
-
-
 def _require_html(content: EmailContent) -> str:
     if content.html is None:
         raise InvalidInput("--html", "this message has no HTML part")
@@ -132,7 +107,17 @@ def _write_html(file: Path, content: EmailContent) -> None:
         raise InvalidInput("--html", f"cannot write {str(file)!r}: {exc.strerror or exc}") from None
 
 
-def _as_dict(message: EmailMessage, content: EmailContent, body: str, sizes: PartSizes) -> dict[str, Any]:
+def _details(message: EmailMessage, content: EmailContent) -> dict[str, Any]:
+    """Headers, parts and sizes of an email."""
+    body = mime.normalize_newlines(content.text if content.text is not None else html_to_text(content.html or ""))
+    config = settings().section(EmailSettings)
+    data = mime.build_message(
+        content,
+        sender=headers.address_header("From", (parse_address(config.from_address, "email.from_address"),)),
+        to=parse_address("ann@example.com", "to"),
+        message_id=f"<preview@{config.message_id_domain}>",
+        date=int(time.time()),
+    )
     return {
         "type": message.type_name,
         "subject": content.subject,
@@ -143,7 +128,7 @@ def _as_dict(message: EmailMessage, content: EmailContent, body: str, sizes: Par
             {"filename": file.filename, "content_type": file.content_type, "bytes": len(file.content)}
             for file in content.attachments
         ],
-        "bytes": {"text": sizes.text, "html": sizes.html, "message": sizes.message},
+        "bytes": {"text": len(body.encode()), "html": len((content.html or "").encode()), "message": len(data)},
         **({"sms": _sms_details(message.sms())} if isinstance(message, SmsMessage) else {}),
     }
 
@@ -165,28 +150,23 @@ def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> Non
     else:
         raise InvalidInput("type", f"{message.type_name} is not rendered, so there is nothing to show")
     if as_json:
-        typer.echo(json.dumps({"type": message.type_name, **found}, ensure_ascii=False, indent=2))
+        print_json({"type": message.type_name, **found})
     elif text_only:
         typer.echo(found["text"])
     else:
         out.print(f"{size}\n\n{found['text']}", markup=False)
 
 
-def _print(content: EmailContent, body: str, sizes: PartSizes) -> None:
-    lines = [("Subject", content.subject), *content.headers.items()]
-    lines += [
-        ("Attached", f"{file.filename} ({file.content_type}, {_kilobytes(len(file.content))})")
-        for file in content.attachments
-    ]
-    lines.append((
-        "Size",
-        f"text {_kilobytes(sizes.text)}, HTML {_kilobytes(sizes.html)}, whole message {_kilobytes(sizes.message)}",
-    ))  # fmt: skip
-    for name, value in lines:
+def _print(details: dict[str, Any]) -> None:
+    size = {part: _kilobytes(count) for part, count in details["bytes"].items()}
+    for name, value in {"Subject": details["subject"], **details["headers"]}.items():
         out.print(f"{name}: {value}", markup=False)
-    if sizes.html > GMAIL_CLIP_BYTES:
+    for file in details["attachments"]:
+        out.print(f"Attached: {file['filename']} ({file['content_type']}, {_kilobytes(file['bytes'])})", markup=False)
+    out.print(f"Size: text {size['text']}, HTML {size['html']}, whole message {size['message']}", markup=False)
+    if details["bytes"]["html"] > GMAIL_CLIP_BYTES:
         err.print(f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIP_BYTES)} of the HTML part; shorten it")
-    out.print(f"\n{body}", markup=False, end="")
+    out.print(f"\n{details['text']}", markup=False, end="")
 
 
 def _kilobytes(size: int) -> str:

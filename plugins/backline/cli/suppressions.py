@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from backline.audit_trail import Actor
-from backline.cli.console import (
-    AsJson,
-    add_group,
-    add_row,
-    current_operator,
-    database,
-    out,
-    parse_time,
-    print_json,
-    print_result,
-    shorten,
-    show_table,
-)
+from backline.cli import console
+from backline.cli.console import AsJson
 from backline.errors import InvalidInput
 from backline.preferences import repository
 
-group = add_group("suppressions", "Addresses that nothing is sent to: list, add, remove.")
+group = console.add_group("suppressions", "Addresses that nothing is sent to: list, add, remove.")
 
 CHANNELS = "email, sms, push or webhook."
 Channel = Annotated[str, typer.Option("--channel", help=CHANNELS)]
 PAGE_SIZE = 500
+_minute = partial(console.format_local, pattern="%Y-%m-%d %H:%M")
 
 
 @group.command("list")
@@ -44,26 +34,24 @@ def list_suppressions(
     """List active suppressions, newest first."""
     filters = repository.SuppressionFilters(channel, address, reason)
     rows: list[dict[str, Any]] = []
-    with database("suppressions") as connection:
+    with console.database("suppressions") as connection:
         while len(rows) < limit:
             cursor = rows[-1]["id"] if rows else None
             page = repository.list_suppressions(connection, filters, cursor, min(PAGE_SIZE, limit - len(rows)))
             rows += page
             if len(page) < PAGE_SIZE:
                 break
-    if as_json:
-        print_json(rows)
-        return
-    if not rows:
-        out.print("No suppressions match.")
-        return
-    table = Table("id", "channel", "address", "reason", "source", "since", "until", "detail", box=None)
-    for row in rows:
-        until = f"{row['until'].astimezone():%Y-%m-%d %H:%M}" if row["until"] else "for good"
-        add_row(table, str(row["id"]), row["channel"], row["address"], row["reason"], row["source"],
-            f"{row['since'].astimezone():%Y-%m-%d %H:%M}", until, shorten(row["detail"] or "", 60),
-        )  # fmt: skip
-    show_table(table)
+    columns = {
+        "id": lambda row: row["id"],
+        "channel": lambda row: row["channel"],
+        "address": lambda row: row["address"],
+        "reason": lambda row: row["reason"],
+        "source": lambda row: row["source"],
+        "since": lambda row: _minute(row["since"]),
+        "until": lambda row: _minute(row["until"], "for good"),
+        "detail": lambda row: console.shorten(row["detail"] or "", 60),
+    }
+    console.print_rows(rows, columns, "No suppressions match.", as_json)
 
 
 @group.command()
@@ -77,11 +65,11 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Suppress an address: nothing is sent to it any more."""
-    ends, actor = parse_time("--until", until), Actor(current_operator())
-    with database("suppressions") as connection, connection.transaction():
+    ends, actor = console.parse_time("--until", until), Actor(console.current_operator())
+    with console.transaction("suppressions") as connection:
         row = repository.suppress(connection, channel, address, actor, until=ends, detail=detail)
-    until_text = f" until {row['until'].astimezone():%Y-%m-%d %H:%M %Z}" if row["until"] else ""
-    print_result(row, f"{row['channel']} {row['address']} is suppressed{until_text}", as_json)
+    end = console.format_local(row["until"], pattern=" until %Y-%m-%d %H:%M %Z")
+    console.print_result(row, f"{row['channel']} {row['address']} is suppressed{end}", as_json)
 
 
 @group.command()
@@ -94,11 +82,11 @@ def remove(
     """Remove a suppression: messages are sent to the address again."""
     if (suppression_id is None) == (address is None):
         raise InvalidInput("ID", "give an id, or --address")
-    with database("suppressions") as connection, connection.transaction():
+    with console.transaction("suppressions") as connection:
         if suppression_id is None:
             found = repository.list_suppressions(connection, repository.SuppressionFilters(channel, address), None, 1)
             if not found:
                 raise InvalidInput("--address", f"{address} is not suppressed for {channel}")
             suppression_id = int(found[0]["id"])
-        row = repository.remove_suppression(connection, suppression_id, Actor(current_operator()))
-    print_result(row, f"{row['channel']} {row['address']} is no longer suppressed", as_json)
+        row = repository.remove_suppression(connection, suppression_id, Actor(console.current_operator()))
+    console.print_result(row, f"{row['channel']} {row['address']} is no longer suppressed", as_json)

@@ -31,7 +31,6 @@ MAX_LISTED_FAILURES = 10
 """Failures that an email lists; the others are counted."""
 RETRY_DELAY_SECONDS = 60.0
 LATE_KEY_PREFIX = "late "
-TEMPLATE_FOLDER = ROOT / "include" / "templates" / "alerts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +133,7 @@ def _fetch(connection: Session, name: str, **values: Any) -> list[dict[str, Any]
 @lru_cache(maxsize=1)
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATE_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader(ROOT / "include" / "templates" / "alerts"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     return environment.get_template("failure.html")

@@ -23,23 +23,18 @@ MAX_CAUSE_LENGTH = 4096
 REPORTED, FROM_LOG, INFERRED = 2, 1, 0
 """How class and cause are known; the higher one replaces the lower."""
 
-_TIMEOUT_EXCEPTION_NAMES = frozenset(
-    {"AirflowTaskTimeout", "TaskDeferralTimeout", "AirflowSensorTimeout", "TimeoutError"}
-)
-_CLASS_BY_EXCEPTION_NAME = {
-    **{
-        kind.__name__: kind.failure_class
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, BacklineError)
-    },
-    **dict.fromkeys(_TIMEOUT_EXCEPTION_NAMES, FailureClass.TIMEOUT),
-    "MemoryError": FailureClass.RESOURCE,
-    "ValidationError": FailureClass.VALIDATION,
-    "ParamValidationError": FailureClass.VALIDATION,
-    **dict.fromkeys(
-        ("ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "BrokenPipeError", "gaierror",
-         "ConnectError", "ReadError", "RemoteProtocolError"), FailureClass.NETWORK),
+_EXCEPTION_NAMES = {
+    FailureClass.TIMEOUT: ("AirflowTaskTimeout", "TaskDeferralTimeout", "AirflowSensorTimeout", "TimeoutError"),
+    FailureClass.RESOURCE: ("MemoryError",),
+    FailureClass.VALIDATION: ("ValidationError", "ParamValidationError"),
+    FailureClass.NETWORK: ("ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "BrokenPipeError",
+                           "gaierror", "ConnectError", "ReadError", "RemoteProtocolError"),
 }  # fmt: skip
+_CLASS_BY_EXCEPTION_NAME = {
+    kind.__name__: kind.failure_class
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, BacklineError)
+} | {name: failure_class for failure_class, names in _EXCEPTION_NAMES.items() for name in names}
 _RESOURCE_ERRNOS = frozenset({errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EDQUOT})
 _CLASS_BY_HTTP_STATUS = {401: FailureClass.AUTHENTICATION, 403: FailureClass.AUTHENTICATION, 408: FailureClass.TIMEOUT,
          425: FailureClass.RATE_LIMITED, 429: FailureClass.RATE_LIMITED, 504: FailureClass.TIMEOUT}  # fmt: skip
@@ -69,7 +64,6 @@ class ImportFailure:
     bundle: str | None
     file: str
     traceback: str
-    """The traceback."""
     failed_at: datetime
 
 

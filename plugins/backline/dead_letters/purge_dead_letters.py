@@ -52,11 +52,8 @@ def purge_dead_letters(job: Job[DeadLetterSettings]) -> PurgeReport:
     ResourceExhausted if an archive does not read back as written; its dead letters are not deleted then.
     """
     report = PurgeReport(job.dry_run)
-    limits = {
-        "retention_seconds": job.settings.retention_hours * 3600,
-        "max_count": job.settings.max_count,
-        "batch_limit": BATCH_LIMIT,
-    }
+    retention_seconds, max_count = job.settings.retention_hours * 3600, job.settings.max_count
+    limits = {"retention_seconds": retention_seconds, "max_count": max_count, "batch_limit": BATCH_LIMIT}
     for _ in range(1 if job.dry_run else MAX_BATCHES):
         with job.transaction():
             rows = job.rows(statement("dead_letters", "purge_candidates"), Candidate, limits)

@@ -5,13 +5,13 @@ Safe to run twice and at the same time: each failure is one row, whoever writes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from backline.dead_letters.failures import FROM_LOG, INFERRED, NOT_MAPPED, REPORTED, WHOLE_RUN, Failure, classify_log
-from backline.dead_letters.runs import FailedRun, FailedTask, RunsClient
+from backline.dead_letters.runs import AirflowRuns, FailedRun, FailedTask
 from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
 from backline.errors import FailureClass
@@ -26,6 +26,8 @@ RUN_FAILURE_REASONS = {
     "all_tasks_deadlocked": (FailureClass.UNKNOWN, "no task of the run could be started any more"),
 }
 """Class and cause by Airflow's reason for the failure of a whole run."""
+NO_TASK_FAILED = "the run failed although none of its tasks did: it took too long, or a person ended it"
+KILLED = "the task ended without an error: its process, or its worker, was killed"
 Cause = tuple[FailureClass, str, int]
 """Class, cause and how they are known."""
 
@@ -64,7 +66,7 @@ def reconcile_dead_letters(job: Job[DeadLetterSettings]) -> ReconcileReport:
     return report
 
 
-def record_failed_run(store: DeadLetterStore, runs: RunsClient, run: FailedRun, reason: str | None) -> int:
+def record_failed_run(store: DeadLetterStore, runs: AirflowRuns, run: FailedRun, reason: str | None) -> int:
     """Record the failed tasks of a failed run, or the run itself if none of its tasks failed; returns how many.
 
     `reason` is Airflow's reason for the failure, if known.
@@ -75,16 +77,14 @@ def record_failed_run(store: DeadLetterStore, runs: RunsClient, run: FailedRun, 
     known = store.for_runs([(run.dag_id, run.run_id)])
     if reason is None and any(row["failed_at"] >= run.ended_at for row in known):
         return 0
-    failure_class, cause, certainty = _run_cause(runs, run, reason)
-    failure = Failure(
-        run.dag_id, run.run_id, WHOLE_RUN, NOT_MAPPED, failure_class, cause, certainty, 1, run.conf,
-        runs.log_url(run.dag_id, run.run_id, WHOLE_RUN, NOT_MAPPED), run.ended_at,
-    )  # fmt: skip
-    return int(store.record(failure) is not None)
+    if reason in RUN_FAILURE_REASONS:
+        cause: Cause = (*RUN_FAILURE_REASONS[reason], REPORTED)
+    else:
+        cause = _manual_cause(runs, run) or (FailureClass.UNKNOWN, NO_TASK_FAILED, INFERRED)
+    return _record(store, runs, run, (WHOLE_RUN, NOT_MAPPED), 1, cause)
 
 
-def _record_tasks(store: DeadLetterStore, runs: RunsClient, tasks: Iterable[FailedTask]) -> int:
-    tasks = list(tasks)
+def _record_tasks(store: DeadLetterStore, runs: AirflowRuns, tasks: Sequence[FailedTask]) -> int:
     known: dict[tuple[Any, ...], int] = {
         (row["dag_id"], row["run_id"], row["task_id"], row["map_index"]): row["attempts"]
         for row in store.for_runs(sorted({(task.dag_id, task.run_id) for task in tasks}))
@@ -93,28 +93,25 @@ def _record_tasks(store: DeadLetterStore, runs: RunsClient, tasks: Iterable[Fail
     for task in tasks:
         if known.get((task.dag_id, task.run_id, task.task_id, task.map_index), -1) >= task.try_number:
             continue
-        failure_class, cause, certainty = _task_cause(runs, task)
-        failure = Failure(
-            task.dag_id, task.run_id, task.task_id, task.map_index, failure_class, cause, certainty, task.try_number,
-            runs.run(task.dag_id, task.run_id).conf,
-            runs.log_url(task.dag_id, task.run_id, task.task_id, task.map_index), task.ended_at,
-        )  # fmt: skip
-        recorded += store.record(failure) is not None
+        if (cause := _manual_cause(runs, task)) is None:
+            found = classify_log(runs.task_log(task))
+            cause = (*found, FROM_LOG) if found else (FailureClass.UNKNOWN, KILLED, INFERRED)
+        run = replace(runs.run(task.dag_id, task.run_id), ended_at=task.ended_at)
+        recorded += _record(store, runs, run, (task.task_id, task.map_index), task.try_number, cause)
     return recorded
 
 
-def _task_cause(runs: RunsClient, task: FailedTask) -> Cause:
-    if user := runs.marked_by(task.dag_id, task.run_id, task.ended_at):
-        return FailureClass.UNKNOWN, f"marked failed by hand, by {user}", FROM_LOG
-    if (found := classify_log(runs.task_log(task))) is not None:
-        return (*found, FROM_LOG)
-    return FailureClass.UNKNOWN, "the task ended without an error: its process, or its worker, was killed", INFERRED
+def _manual_cause(runs: AirflowRuns, failed: FailedRun | FailedTask) -> Cause | None:
+    user = runs.marked_by(failed.dag_id, failed.run_id, failed.ended_at)
+    return (FailureClass.UNKNOWN, f"marked failed by hand, by {user}", FROM_LOG) if user else None
 
 
-def _run_cause(runs: RunsClient, run: FailedRun, reason: str | None) -> Cause:
-    if reason in RUN_FAILURE_REASONS:
-        return (*RUN_FAILURE_REASONS[reason], REPORTED)
-    if user := runs.marked_by(run.dag_id, run.run_id, run.ended_at):
-        return FailureClass.UNKNOWN, f"marked failed by hand, by {user}", FROM_LOG
-    cause = "the run failed although none of its tasks did: it took too long, or a person ended it"
-    return FailureClass.UNKNOWN, cause, INFERRED
+def _record(
+    store: DeadLetterStore, runs: AirflowRuns, run: FailedRun, task: tuple[str, int], attempts: int, cause: Cause
+) -> int:
+    (task_id, map_index), (failure_class, text, certainty) = task, cause
+    log_url = runs.log_url(run.dag_id, run.run_id, task_id, map_index)
+    failure = Failure(
+        run.dag_id, run.run_id, task_id, map_index, failure_class, text, certainty, attempts, run.conf, log_url, run.ended_at
+    )  # fmt: skip
+    return int(store.record(failure) is not None)

@@ -65,13 +65,11 @@ class DeadLetterStore:
 
     def record_import(self, failure: ImportFailure) -> int:
         """Record a DAG file that cannot be imported; returns the dead letter's id."""
+        cause = "\n".join(failure.traceback.strip().splitlines()[-20:])
         values = {
-            "file": failure.file,
-            "bundle": failure.bundle,
-            "error_hash": import_hash(failure),
-            "cause": "\n".join(failure.traceback.strip().splitlines()[-20:]),
+            "file": failure.file, "bundle": failure.bundle, "error_hash": import_hash(failure), "cause": cause,
             "failed_at": failure.failed_at,
-        }
+        }  # fmt: skip
         return int(self._fetch("import_record", values)[0]["id"])
 
     def resolve_imports(self, present: Sequence[ImportFailure]) -> int:

@@ -90,10 +90,8 @@ def load_document(connection: Session, invoice_id: int) -> Document:
         raise InvalidInput("invoice_id", f"there is no invoice {invoice_id}")
     lines = tuple(Line(**line) for line in connection.execute(statement("invoices", "document_lines"), values))
     number = format_number(row.pop("series"), row.pop("number"))
-    if (sum(line.net_minor for line in lines), sum(line.tax_minor for line in lines)) != (
-        row["net_minor"],
-        row["tax_minor"],
-    ):
+    sums = sum(line.net_minor for line in lines), sum(line.tax_minor for line in lines)
+    if sums != (row["net_minor"], row["tax_minor"]):
         raise InvalidInput(
             "invoice_id", f"invoice {number}: its totals are not the sums of its lines; correct its rows"
         )

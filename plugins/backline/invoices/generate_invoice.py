@@ -12,7 +12,7 @@ from backline.db.statements import statement
 from backline.files import write_file
 from backline.invoices.documents import Document, load_document, render_document_pdf
 from backline.invoices.issuing import issue
-from backline.invoices.notifications import send_receipt
+from backline.invoices.notifications import enqueue_receipt
 from backline.invoices.settings import InvoiceSettings
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
@@ -93,7 +93,7 @@ def _generate_file(database: Session, document: Document, config: InvoiceSetting
     with database.transaction():
         is_first = database.execute(statement("invoices", "document_set_checksum"), values).fetchone() is not None
         if is_first and not document.is_credit_note:
-            receipt_id = send_receipt(database, document, pdf, config.receipt_max_age_hours, now)
+            receipt_id = enqueue_receipt(database, document, pdf, config.receipt_max_age_hours, now)
     if not is_first:
         # A concurrent run may have stored the checksum after this document was loaded.
         stored = document.pdf_sha256 or load_document(database, document.id).pdf_sha256

@@ -14,7 +14,9 @@ from backline.outbox.submission import enqueue, replace_payload
 ACTOR = Actor("generate_invoice")
 
 
-def send_receipt(database: Session, document: Document, pdf: bytes, max_age_hours: float, now: datetime) -> int | None:
+def enqueue_receipt(
+    database: Session, document: Document, pdf: bytes, max_age_hours: float, now: datetime
+) -> int | None:
     """Send an invoice with the receipt, in the caller's transaction; returns the message's id.
 
     A receipt that still waits for the invoice gets it and is sent; otherwise a second receipt brings it. None, and no

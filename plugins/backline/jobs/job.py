@@ -22,7 +22,7 @@ from backline.outbox import submission
 if TYPE_CHECKING:
     from backline.channels.http.gateway import HttpGateway
     from backline.dead_letters.alerts import AlertSender
-    from backline.dead_letters.runs import RunsClient
+    from backline.dead_letters.runs import AirflowRuns
     from backline.payments.provider import Provider
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Clients(Protocol):
     def connection(self, name: str) -> HttpGateway:
         """The HTTP gateway of a connection; NotConfigured if there is none of that name."""
 
-    def airflow_runs(self) -> AbstractContextManager[RunsClient]:
+    def airflow_runs(self) -> AbstractContextManager[AirflowRuns]:
         """The runs and DAG files of this Airflow."""
 
     def alert_sender(self) -> AlertSender:

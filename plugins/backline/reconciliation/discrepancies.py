@@ -6,12 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from backline.payments.provider import PaymentState, ProviderPayment
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class DiscrepancyKind(StrEnum):
@@ -37,8 +33,6 @@ LOCAL_STATES: Mapping[str, PaymentState] = {
     "abandoned": PaymentState.FAILED,
 }
 FIXABLE_STATES = ("pending", "requires_action", "failed")
-_LOCAL_COLUMNS = ("payment_id", "order_id", "reference", "amount_minor", "refunded_minor", "currency", "state")
-_INTEGER_COLUMNS = ("payment_id", "order_id", "amount_minor", "refunded_minor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,35 +76,30 @@ class Discrepancy:
 
 def page_discrepancies(
     provider_payments: Sequence[ProviderPayment], matches: Sequence[LocalPayment], grace_cutoff: datetime
-) -> list[Discrepancy]:
+) -> Iterator[Discrepancy]:
     """The discrepancies of one page of the provider's statement and the local payments that match it.
 
     Payments created after `grace_cutoff` may still be in progress and are left out.
     """
-    import pandas as pd
-
-    # Nullable integers: as floats, ids and amounts above 2^53 would change.
-    provider = pd.DataFrame(
-        {
-            "position": range(1, len(provider_payments) + 1),
-            "provider_reference": [payment.reference for payment in provider_payments],
-            "provider_order": pd.array([payment.order_id for payment in provider_payments], dtype="Int64"),
-            "provider_amount": [payment.amount_minor for payment in provider_payments],
-            "provider_refunded": [payment.refunded_minor for payment in provider_payments],
-            "provider_currency": [payment.currency for payment in provider_payments],
-            "provider_state": [payment.state.value for payment in provider_payments],
-            "created_at": [payment.created_at.astimezone(UTC) for payment in provider_payments],
-        }
-    )
-    local = pd.DataFrame({name: [getattr(match, name) for match in matches] for name in ("position", *_LOCAL_COLUMNS)})
-    local = local.astype({"position": "int64", **dict.fromkeys(_INTEGER_COLUMNS, "Int64")})
-    pairs = provider.merge(local, on="position", how="left")
-    pairs = pairs[pairs["created_at"] <= grace_cutoff].drop_duplicates("provider_reference").copy()
-    pairs["is_captured"] = pairs["provider_state"] == PaymentState.CAPTURED.value
-    # Captured ones first: the first that was captured for a local payment without an id is its match.
-    return list(
-        _classify(pairs.sort_values(["is_captured", "created_at", "provider_reference"], ascending=[False, True, True]))
-    )
+    local_by_position = {match.position: match for match in matches}
+    pairs: dict[str, tuple[ProviderPayment, LocalPayment | None]] = {}
+    for position, payment in enumerate(provider_payments, 1):
+        if payment.created_at <= grace_cutoff:
+            pairs.setdefault(payment.reference, (payment, local_by_position.get(position)))
+    matched_without_reference: set[int] = set()
+    # The first payment that was captured for a local one without a reference is its match, any further one is a duplicate.
+    for payment, local in sorted(pairs.values(), key=lambda pair: _matching_order(pair[0])):
+        if local is None:
+            yield _discrepancy(DiscrepancyKind.MISSING_HERE, payment, None, "no such payment", payment.state)
+        elif local.reference == payment.reference or (
+            local.reference is None and local.payment_id not in matched_without_reference
+        ):
+            if local.reference is None:
+                matched_without_reference.add(local.payment_id)
+            yield from _compare(payment, local)
+        elif payment.state is PaymentState.CAPTURED:
+            paid_by = f"paid by {local.reference or 'another'}"
+            yield _discrepancy(DiscrepancyKind.DUPLICATE, payment, local, paid_by, "captured too")
 
 
 def missing_at_provider(payment: LocalPayment) -> Discrepancy:
@@ -128,79 +117,54 @@ def missing_at_provider(payment: LocalPayment) -> Discrepancy:
     )
 
 
-def _classify(pairs: pd.DataFrame) -> Iterator[Discrepancy]:
-    is_known = pairs["payment_id"].notna()
-    has_same_reference = pairs["reference"].isna() | (pairs["reference"] == pairs["provider_reference"])
-    is_second_match = is_known & pairs["reference"].isna() & pairs.duplicated("payment_id")
-    is_additional = is_known & (~has_same_reference | is_second_match)
-    is_match = is_known & ~is_additional
-    is_captured = pairs["is_captured"]
-    currency_differs = is_match & (pairs["currency"] != pairs["provider_currency"])
-    captured_differs = _differs(pairs["amount_minor"], pairs["provider_amount"])
-    refunded_differs = _differs(pairs["refunded_minor"], pairs["provider_refunded"])
-    local_state = pairs["state"].map({local: state.value for local, state in LOCAL_STATES.items()})
-    # Captured and refunded in full before it was recorded here, where it was given up: both sides agree.
-    is_void = (local_state == PaymentState.FAILED.value) & (pairs["provider_refunded"] == pairs["provider_amount"])
-    amount_differs = is_match & ~currency_differs & ~is_void & (captured_differs | (is_captured & refunded_differs))
-    state_differs = is_match & ~is_void & (local_state != pairs["provider_state"])
-    # A payment with a refund must not pay its order.
-    is_safe = (
-        state_differs & is_captured & pairs["state"].isin(FIXABLE_STATES) & ~currency_differs & ~captured_differs
-        & (pairs["provider_refunded"] == 0)
-    )  # fmt: skip
-    masks = {
-        DiscrepancyKind.MISSING_HERE: ~is_known,
-        DiscrepancyKind.DUPLICATE: is_additional & is_captured,
-        DiscrepancyKind.CURRENCY: currency_differs,
-        DiscrepancyKind.AMOUNT: amount_differs,
-        DiscrepancyKind.STATUS: state_differs,
-    }
-    for kind, mask in masks.items():
-        for row, safe in zip(pairs[mask].to_dict("records"), is_safe[mask], strict=True):
-            yield _discrepancy(kind, row, is_safe=bool(safe) and kind is DiscrepancyKind.STATUS)
+def _matching_order(payment: ProviderPayment) -> tuple[bool, datetime, str]:
+    return payment.state is not PaymentState.CAPTURED, payment.created_at, payment.reference
 
 
-def _discrepancy(kind: DiscrepancyKind, row: Mapping[Any, Any], *, is_safe: bool) -> Discrepancy:
-    is_known = not _is_null(row["payment_id"])
-    order = row["order_id"] if is_known else row["provider_order"]
-    local, provider = {
-        DiscrepancyKind.MISSING_HERE: ("no such payment", row["provider_state"]),
-        DiscrepancyKind.DUPLICATE: (
-            f"paid by {'another' if _is_null(row['reference']) else row['reference']}",
-            "captured too",
-        ),
-        DiscrepancyKind.CURRENCY: (row["currency"], row["provider_currency"]),
-        DiscrepancyKind.AMOUNT: (
-            _format_amounts(row["amount_minor"], row["refunded_minor"]),
-            _format_amounts(row["provider_amount"], row["provider_refunded"]),
-        ),
-        DiscrepancyKind.STATUS: (row["state"], row["provider_state"]),
-    }[kind]
+def _compare(payment: ProviderPayment, local: LocalPayment) -> Iterator[Discrepancy]:
+    local_state, is_captured = LOCAL_STATES.get(local.state), payment.state is PaymentState.CAPTURED
+    same_currency, same_amount = local.currency == payment.currency, local.amount_minor == payment.amount_minor
+    if not same_currency:
+        yield _discrepancy(DiscrepancyKind.CURRENCY, payment, local, local.currency, payment.currency)
+    if local_state is PaymentState.FAILED and payment.refunded_minor == payment.amount_minor:
+        return  # captured and refunded in full before it was recorded here, where it was given up: both sides agree
+    if same_currency and not (same_amount and (local.refunded_minor == payment.refunded_minor or not is_captured)):
+        amounts = (_format_amounts(each.amount_minor, each.refunded_minor) for each in (local, payment))
+        yield _discrepancy(DiscrepancyKind.AMOUNT, payment, local, *amounts)
+    if local_state is not payment.state:
+        # A payment with a refund must not pay its order.
+        is_safe = (
+            is_captured
+            and local.state in FIXABLE_STATES
+            and same_currency
+            and same_amount
+            and not payment.refunded_minor
+        )
+        yield _discrepancy(DiscrepancyKind.STATUS, payment, local, local.state, payment.state, is_safe=is_safe)
+
+
+def _discrepancy(
+    kind: DiscrepancyKind,
+    payment: ProviderPayment,
+    local: LocalPayment | None,
+    local_value: str,
+    provider_value: str,
+    *,
+    is_safe: bool = False,
+) -> Discrepancy:
     return Discrepancy(
         kind=kind,
-        reference=str(row["provider_reference"]),
-        payment_id=int(row["payment_id"]) if is_known else None,
-        order_id=None if _is_null(order) else int(order),
-        amount_minor=int(row["provider_amount"]),
-        currency=str(row["provider_currency"]),
-        created_at=row["created_at"].to_pydatetime(),
-        local_value=str(local),
-        provider_value=str(provider),
+        reference=payment.reference,
+        payment_id=local.payment_id if local else None,
+        order_id=local.order_id if local else payment.order_id,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        created_at=payment.created_at.astimezone(UTC),
+        local_value=local_value,
+        provider_value=str(provider_value),
         is_safe_to_fix=is_safe,
     )
 
 
-def _differs(local: pd.Series[Any], provider: pd.Series[Any]) -> pd.Series[bool]:
-    return (local != provider).fillna(value=False).astype(bool)
-
-
-def _format_amounts(amount: Any, refunded: Any) -> str:
-    if _is_null(amount):
-        return ""
-    return f"{int(amount)}" + (f", {int(refunded)} refunded" if refunded else "")
-
-
-def _is_null(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.isna(value))
+def _format_amounts(amount: int, refunded: int) -> str:
+    return f"{amount}, {refunded} refunded" if refunded else str(amount)

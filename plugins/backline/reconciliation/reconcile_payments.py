@@ -132,7 +132,7 @@ def _find_discrepancies(
         )  # fmt: skip
         # A match without an id may get it when it is fixed: then it is not missing at the provider.
         seen.extend(match.payment_id for match in matches if match.reference in (None, references[match.position - 1]))
-        yield page_discrepancies(page, matches, findings.until - grace)
+        yield list(page_discrepancies(page, matches, findings.until - grace))
     yield from _find_missing_at_provider(job, findings, seen, findings.since + grace, findings.until - grace)
 
 
@@ -161,12 +161,26 @@ def _find_missing_at_provider(
 def _fix(
     job: ReconciliationJob, page: Sequence[Discrepancy], findings: Findings, fixes: BatchResult
 ) -> set[Discrepancy]:
-    """Fix the safe discrepancies of a page, as far as the run's limit allows; returns the fixed ones."""
+    """Record the provider's captures of open payments, as far as the run's limit allows; returns what was fixed.
+
+    Payment, attempt and order change in one transaction, if under their locks amount and currency agree, the order is
+    unpaid, and no attempt started within the grace period. Everything else, refunds included, is left to people.
+    """
     fixed: set[Discrepancy] = set()
 
     def fix(discrepancy: Discrepancy) -> str:
-        if not _capture(job, discrepancy, findings.until - timedelta(seconds=job.settings.grace_seconds)):
-            return "not_safe"
+        values = {
+            "payment_id": discrepancy.payment_id, "reference": discrepancy.reference,
+            "amount_minor": discrepancy.amount_minor, "currency": discrepancy.currency,
+            "grace_cutoff": findings.until - timedelta(seconds=job.settings.grace_seconds),
+        }  # fmt: skip
+        with job.transaction():
+            is_locked = job.database.execute(statement("reconciliation", "payment_lock"), values).fetchone()
+            if (
+                not is_locked
+                or not job.database.execute(statement("reconciliation", "payment_capture"), values).fetchone()
+            ):
+                return "not_safe"
         fixed.add(discrepancy)
         return "fixed"
 
@@ -175,25 +189,6 @@ def _fix(
         limit = max(0, job.settings.batch_limit - findings.fixed)
         fixes.add(job.run_each(safe, fix, key=lambda one: one.reference, limit=limit, transactional=False))
     return fixed
-
-
-def _capture(job: ReconciliationJob, discrepancy: Discrepancy, grace_cutoff: datetime) -> bool:
-    """Record a capture of the provider for the payment, its attempt and its order, in one transaction.
-
-    False if a condition does not hold under the locks of order and payment: same amount and currency, the order still
-    unpaid, no attempt started after `grace_cutoff`. Other discrepancies, and refunds, are left to people.
-    """
-    values = {
-        "payment_id": discrepancy.payment_id,
-        "reference": discrepancy.reference,
-        "amount_minor": discrepancy.amount_minor,
-        "currency": discrepancy.currency,
-        "grace_cutoff": grace_cutoff,
-    }
-    with job.transaction():
-        if job.database.execute(statement("reconciliation", "payment_lock"), values).fetchone() is None:
-            return False
-        return job.database.execute(statement("reconciliation", "payment_capture"), values).fetchone() is not None
 
 
 def _finish(job: ReconciliationJob, findings: Findings, remaining: Sequence[Discrepancy], path: Path) -> int:

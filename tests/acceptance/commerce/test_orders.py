@@ -107,11 +107,11 @@ def test_purchase_orders_are_matched_and_each_choice_is_explained(
             " JOIN app.offers AS o ON o.id = a.offer_id JOIN app.suppliers AS s ON s.id = o.supplier_id"
             " WHERE a.purchase_order_id = ANY (%s) ORDER BY 1"
         )
-        dry = ran(context, "match_orders", "match", "dry", {"dry_run": True})
+        dry = ran(context, "match_orders", "match_orders", "dry", {"dry_run": True})
         assert dry["allocated"] >= 2
         assert paid.shop.execute(find, made) == []
-        report = ran(context, "match_orders", "match", "match", {})
-        assert report["unserved"] >= 1
+        report = ran(context, "match_orders", "match_orders", "match", {})
+        assert report["unmatched"] >= 1
         found = paid.shop.execute(find, made)
         # Each takes the better one that still has room; 60 are more than either offers.
         assert {row["id"] for row in found} == set(made[:2])

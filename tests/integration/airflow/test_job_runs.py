@@ -125,7 +125,7 @@ def test_mapped_tasks_and_the_result_of_the_run(ran: dict[str, Any], app_databas
     )
 
 
-def test_an_undeclared_parameter_fails_the_run_at_once(ran: dict[str, Any], app_database: str) -> None:
+def test_an_undeclared_parameter_fails_the_run_at_once(ran: dict[str, Any]) -> None:
     assert (ran["strict"]["state"], ran["strict"]["tasks"]["skip"]["attempts"]) == ("failed", 1)
     assert "conf.undeclared: is not a parameter of this job; use one of: none" in ran["output"]
 

@@ -109,9 +109,9 @@ def test_send_order_reminders(ran: dict[str, Any]) -> None:
 
 
 def test_match_orders(ran: dict[str, Any]) -> None:
-    report = returned(ran, "match_orders", "match")
-    assert (report["orders"], report["allocated"], report["unserved"]) == (2, 1, 1)
-    assert report["why_unserved"][0]["went_to_others"] == 1
+    result = returned(ran, "match_orders", "match_orders")
+    assert (result["orders"], result["allocated"], result["unmatched"]) == (2, 1, 1)
+    assert result["unmatched_reasons"][0]["taken_by_others"] == 1
 
 
 def test_a_night_with_nothing_due_has_a_result(ran: dict[str, Any], app_database: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from backline.cli.checks import lock_problems, locked_versions
 from backline.settings import ROOT
+from testkit.commands import lock_problems, locked_versions
 from testkit.containers import files
 
 IMAGE_REQUIREMENTS_IN = ROOT / "requirements-image.in"

@@ -1,4 +1,4 @@
-"""A fake of `RunsClient` in memory, and functions that create dead letters."""
+"""A fake of `AirflowRuns` in memory, and functions that create dead letters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backline.dead_letters.failures import REPORTED, Failure, ImportFailure
-from backline.dead_letters.runs import FailedRun, FailedTask
+from backline.dead_letters.runs import AirflowRuns, FailedRun, FailedTask
 from backline.dead_letters.store import DeadLetterStore, Row
 from backline.errors import FailureClass, InvalidInput, NetworkFailure
 from tests.integration.outbox.support import Outbox, finished_outcome
@@ -15,7 +15,7 @@ from tests.integration.outbox.support import Outbox, finished_outcome
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-class FakeAirflow:
+class FakeAirflow(AirflowRuns):
     """Runs, tasks and DAG files of an Airflow, set by the test."""
 
     def __init__(self) -> None:

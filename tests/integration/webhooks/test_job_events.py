@@ -1,4 +1,4 @@
-"""`job.succeeded` and `job.failed`: which runs fire, and that each end fires once. Airflow's API is the far side here."""
+"""`job.succeeded` and `job.failed`: which runs send events, and that each finished run sends one. Airflow's API is faked."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def fired(webhook_outbox: WebhookOutbox) -> list[tuple[str, str, str]]:
     ]
 
 
-async def test_nobody_subscribed_costs_one_query(
+async def test_without_subscribers_a_check_is_one_query(
     webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     webhook_outbox.endpoint("http://127.0.0.1:9/", "*")
@@ -107,7 +107,7 @@ async def test_nobody_subscribed_costs_one_query(
     assert fired(webhook_outbox) == []
 
 
-async def test_each_end_of_a_job_fires_once(
+async def test_each_finished_run_sends_one_event(
     webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     far = airflow[0]
@@ -132,7 +132,7 @@ async def test_each_end_of_a_job_fires_once(
     assert row["payload"]["event_id"].startswith("job_")
 
 
-async def test_another_triggerer_goes_on_where_the_last_one_stopped(
+async def test_another_triggerer_continues_where_the_last_one_stopped(
     webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     far, rest = airflow
@@ -151,7 +151,7 @@ async def test_another_triggerer_goes_on_where_the_last_one_stopped(
     ]
 
 
-async def test_who_subscribes_later_is_not_told_of_yesterday(
+async def test_a_later_subscriber_gets_no_earlier_events(
     webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     airflow[0].ended("purge", "success", ago=3600)
@@ -164,7 +164,7 @@ async def test_who_subscribes_later_is_not_told_of_yesterday(
     assert airflow[0].asked == []
 
 
-async def test_many_at_once_all_fire(
+async def test_many_finished_runs_all_send_events(
     webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     webhook_outbox.endpoint("http://127.0.0.1:9/", "job.*")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from backline.cli.checks import LOCK_FILES, lock_problems
 from backline.settings import ROOT
+from testkit.commands import LOCK_FILES, lock_problems
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backline.outbox.dispatcher import MAX_POLL_INTERVAL_SECONDS, MIN_POLL_INTERVAL_SECONDS, poll_interval
-from backline.outbox.rate_limits import domain_of
+from backline.outbox.recipient_policy import domain_of
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))

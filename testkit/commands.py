@@ -14,9 +14,10 @@ from types import FrameType
 
 import typer
 
-from backline.cli.console import PASS_THROUGH, app, err, local_stack, out
-from backline.cli.wording import check_wording
+from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
 from backline.settings import ROOT
+from stack.lifecycle import Stack
+from testkit.wording import check_wording
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
 """Folders that mypy checks."""
@@ -141,7 +142,7 @@ def _run_test_suite() -> int:
 
 
 def _run_pytest(arguments: Sequence[str]) -> int:
-    current = local_stack()
+    current = Stack(print_progress)
     with current.temporary_setup():
         return _run([sys.executable, "-P", "-m", "pytest", *arguments], current.subprocess_environment())
 
@@ -160,7 +161,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None, *, quiet
     before = {number: signal.signal(number, interrupt_child) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         output = subprocess.DEVNULL if quiet else None
-        with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ), stdout=output) as child:  # noqa: S603
+        with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ), stdout=output) as child:
             code = child.wait()
     finally:
         for number, handler in before.items():
