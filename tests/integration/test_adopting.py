@@ -1,4 +1,4 @@
-"""docs/adopting.md followed word by word, on a database whose tables are called otherwise."""
+"""Follows docs/adopting.md step by step, on a database with tables of other names."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ RESET ROLE;
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Language and text of the page's code, in order."""
+    """Language and text of the page's code blocks, in order."""
     return [(match[1], match[2]) for match in BLOCK.finditer(PAGE.read_text(encoding="utf-8"))]
 
 
 @dataclass
 class Reader:
-    """Who follows the page: a database, its roles' addresses, and a shell whose variables last."""
+    """Runs the page's code blocks: as the database's roles, and in a shell that keeps its variables."""
 
     addresses: dict[str, str]
     variables: dict[str, str]
@@ -70,10 +70,10 @@ class Reader:
     rows: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def follow(self, language: str, text: str) -> None:
-        """Do what one block says."""
+        """Run one block."""
         if language == "sql":
-            who, _, query = text.partition("\n")
-            self.rows.append(self.query(who.removeprefix("-- As ").strip(), query))
+            role, _, query = text.partition("\n")
+            self.rows.append(self.query(role.removeprefix("-- As ").strip(), query))
         elif language == "sh":
             self.shell(text.replace(ADDRESS, self.addresses["Backline's role"]))
         elif language == "python" and "django" not in text:
@@ -81,9 +81,9 @@ class Reader:
         elif language == "python":
             ast.parse(text)  # Django is not among the libraries
 
-    def query(self, who: str, query: str) -> list[dict[str, Any]]:
-        """Statements as one of the page's roles; the rows of the last that has any."""
-        with psycopg.connect(self.addresses[who], autocommit=True, row_factory=dict_row) as connection:
+    def query(self, role: str, query: str) -> list[dict[str, Any]]:
+        """Run statements as one of the page's roles; the rows of the last statement that returns any."""
+        with psycopg.connect(self.addresses[role], autocommit=True, row_factory=dict_row) as connection:
             cursor = connection.execute(cast("LiteralString", query))
             found: list[dict[str, Any]] = []
             while True:
@@ -93,7 +93,7 @@ class Reader:
                     return found
 
     def shell(self, text: str) -> None:
-        """One block of the page, in the project's folder; what it exports is there for the next."""
+        """Run a shell block in the project's folder; the next block sees what it exports."""
         done = self.run(["sh", "-eu", "-c", f"{text}\nprintf '%s\\0' ---; env -0"])
         output, _, after = done.partition("---\0")
         self.outputs.append(output)
@@ -109,7 +109,7 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """Somebody with a CRM, who has read nothing yet."""
+    """A CRM's database, before the first block."""
     with psycopg.connect(server, autocommit=True) as connection:
         if connection.execute("SELECT FROM pg_roles WHERE rolname IN ('backline', 'crm_app', 'crm_owner')").fetchone():
             pytest.skip("the server has roles called as those of the page")
@@ -143,7 +143,7 @@ def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
 
 @pytest.fixture
 def adopted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """The page followed up to where Airflow's dispatchers come in, and this process in its environment."""
+    """The page up to the blocks that need Airflow's dispatchers, and this process in its environment."""
     if not reader.outputs:
         for language, text in blocks()[:-2]:
             reader.follow(language, text)
@@ -157,37 +157,37 @@ def adopted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]
     statements.cache_clear()
 
 
-def asked(reader: Reader, name: str, **params: Any) -> list[dict[str, Any]]:
-    """What a statement of the page's file finds, as Backline's role."""
+def fetch(reader: Reader, name: str, **params: Any) -> list[dict[str, Any]]:
+    """The rows of a statement of the page's file, as Backline's role."""
     with psycopg.connect(reader.addresses["Backline's role"], row_factory=dict_row) as connection:
         return connection.execute(statement("identity", name), params).fetchall()
 
 
-def test_the_page_has_code_of_each_kind() -> None:
+def test_the_page_has_code_blocks_of_each_language() -> None:
     assert [language for language, _ in blocks()].count("sh") == 5
     assert {language for language, _ in blocks()} == {"sql", "sh", "python", "ruby", "js"}
 
 
-def test_the_outbox_is_there_and_every_statement_fits(adopted: Reader) -> None:
+def test_the_outbox_is_migrated_and_every_statement_fits(adopted: Reader) -> None:
     migrated, _, _, checked, _ = adopted.outputs
     assert migrated.startswith("Applied 0001_outbox, 0002_enqueue")
     assert checked.splitlines()[0] == "7 of 7 statements fit, 7 of them from your own files"
 
 
 def test_the_statements_find_the_crms_rows(adopted: Reader) -> None:
-    assert asked(adopted, "password_reset_token", id=1) == [{"value": "gAAAA-reset"}]
-    assert asked(adopted, "password_reset_token", id="1") == [{"value": "gAAAA-reset"}]
-    assert [asked(adopted, "password_reset_token", id=number) for number in (2, 3, 4, 5)] == [[]] * 4
-    assert asked(adopted, "email_verification_token", id=4) == [{"value": "gAAAA-verify"}]
-    assert asked(adopted, "mfa_code", id=6) == [{"value": "gAAAA-code"}]
+    assert fetch(adopted, "password_reset_token", id=1) == [{"value": "gAAAA-reset"}]
+    assert fetch(adopted, "password_reset_token", id="1") == [{"value": "gAAAA-reset"}]
+    assert [fetch(adopted, "password_reset_token", id=number) for number in (2, 3, 4, 5)] == [[]] * 4
+    assert fetch(adopted, "email_verification_token", id=4) == [{"value": "gAAAA-verify"}]
+    assert fetch(adopted, "mfa_code", id=6) == [{"value": "gAAAA-code"}]
     head = {"email": "head@example.com", "name": "Head", "language": "de", "zone": "Europe/Berlin"}
-    assert asked(adopted, "user_contact", id=1) == [head]
-    assert asked(adopted, "user_contact", id=2) == []
-    assert asked(adopted, "admin_recipients") == [head]
-    assert {row["token"] for row in asked(adopted, "push_tokens", id="1")} == {"phone", "tablet"}
+    assert fetch(adopted, "user_contact", id=1) == [head]
+    assert fetch(adopted, "user_contact", id=2) == []
+    assert fetch(adopted, "admin_recipients") == [head]
+    assert {row["token"] for row in fetch(adopted, "push_tokens", id="1")} == {"phone", "tablet"}
 
 
-def test_a_device_that_is_gone_is_taken_out(adopted: Reader) -> None:
+def test_an_unregistered_device_is_removed(adopted: Reader) -> None:
     with psycopg.connect(adopted.addresses["Backline's role"]) as connection:
         done = connection.execute(statement("identity", "push_token_remove"), {"token": "tablet", "reason": "gone"})
         assert done.rowcount == 1
@@ -197,7 +197,7 @@ def test_a_device_that_is_gone_is_taken_out(adopted: Reader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("who", "query"),
+    ("role", "query"),
     [
         ("your app", "SELECT * FROM backline.message"),
         ("your app", "INSERT INTO backline.lane VALUES ('mine', 'email', 5)"),
@@ -209,9 +209,9 @@ def test_a_device_that_is_gone_is_taken_out(adopted: Reader) -> None:
         ("Backline's role", "CREATE TABLE crm.mine ()"),
     ],
 )
-def test_no_role_may_do_more_than_the_page_says(who: str, query: str, adopted: Reader) -> None:
+def test_each_role_has_only_the_privileges_of_the_page(role: str, query: str, adopted: Reader) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        adopted.query(who, query)
+        adopted.query(role, query)
 
 
 def test_a_message_is_rolled_back_with_its_row(adopted: Reader) -> None:
@@ -237,7 +237,7 @@ def test_a_missing_privilege_is_named(adopted: Reader) -> None:
 
 
 async def run(variables: dict[str, str], home: Path, *dags: str) -> tuple[dict[str, Any], list[Envelope]]:
-    """What the DAGs did, run as on a laptop in the environment of the page, and the mails that came of it."""
+    """Run DAGs as on a laptop in the environment of the page; their results, and the emails that were sent."""
     mailbox = Mailbox()
     server = await asyncio.get_running_loop().create_server(lambda: SMTP(mailbox, hostname="mail.test"), "127.0.0.1", 0)
     async with server:
@@ -254,7 +254,7 @@ async def run(variables: dict[str, str], home: Path, *dags: str) -> tuple[dict[s
 
 
 @pytest.mark.parametrize("command", ["migrate", "statements"])
-def test_without_an_address_the_command_says_what_to_set(command: str, adopted: Reader) -> None:
+def test_without_a_database_url_the_command_names_the_variable(command: str, adopted: Reader) -> None:
     bare = {name: value for name, value in adopted.variables.items() if not name.startswith("BACKLINE_")}
     done = subprocess.run(["./backline", command], check=False, cwd=ROOT, env=bare, capture_output=True, text=True)
     assert done.returncode == 1
@@ -270,21 +270,21 @@ def test_the_jobs_run_and_deliver_what_the_app_enqueued(
     reset = """{"name": "Head", "token": {"$ref": "password_reset_token", "id": 1}}"""
     adopted.query("the owner of your tables", f"UPDATE crm.reset_links SET sealed = '{sealed}' WHERE link_no = 1")
     adopted.query("your app", f"SELECT backline.enqueue('password_reset', 'head@example.com', '{reset}')")
-    wanted = {f"{name}@example.com" for name in ("pat", "kim", "lou", "head")}
+    recipients = {f"{name}@example.com" for name in ("pat", "kim", "lou", "head")}
     people = adopted.query("your app", "SELECT mail_address FROM crm.people")
-    assert wanted <= {row["mail_address"] for row in people}
+    assert recipients <= {row["mail_address"] for row in people}
     dags = ("dispatch_email_urgent", "dispatch_email", "purge_dead_letters")
     ran, mails = asyncio.run(run(adopted.variables, tmp_path, *dags))
     assert {dag: ran[dag]["state"] for dag in dags} == dict.fromkeys(dags, "success")
     found = {envelope.rcpt_tos[0]: envelope.content for envelope in mails}
-    assert found.keys() == wanted
+    assert found.keys() == recipients
     assert b"the-crms-own-token" in found["head@example.com"]
-    language, look = blocks()[-2]
-    adopted.follow(language, look)
-    assert {row["recipient"]: row["state"] for row in adopted.rows[-1]} == dict.fromkeys(wanted, "sent")
+    language, text = blocks()[-2]
+    adopted.follow(language, text)
+    assert {row["recipient"]: row["state"] for row in adopted.rows[-1]} == dict.fromkeys(recipients, "sent")
 
 
-def test_it_leaves_nothing_behind(adopted: Reader) -> None:
+def test_uninstalling_removes_everything(adopted: Reader) -> None:
     adopted.follow(*blocks()[-1])
     left = "SELECT rolname FROM pg_roles WHERE rolname = 'backline'"
     assert adopted.query("an administrator of the database", left) == []
