@@ -31,9 +31,8 @@ from bench.harness import BenchRun
 from bench.parse import TRIVIAL_DAG
 from bench.report import BenchResult, rounded
 from stack.processes import find_processes
-from testkit.processes import free_port
+from testkit.processes import free_port, wait_for
 from testkit.stack_copy import StackCopy
-from testkit.waiting import wait_for
 
 AIRFLOW_COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 SETTLE_SECONDS = 25.0

@@ -15,9 +15,8 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from backline.airflow.jobs import Requires, job_dag, job_task
-from backline.airflow.sql_trigger import SqlTrigger, sql_schedule
+from backline.airflow.poller import watch_schedule
 
-TRIGGER = SqlTrigger("invoices", "order_needs_documents", 2.0)
 ORDER = Param(
     None, type=["null", "integer"], minimum=1, title="Order", description="Its id; empty: all that lack documents."
 )
@@ -25,7 +24,7 @@ ORDER = Param(
 with job_dag(
     "generate_invoice",
     doc=__doc__,
-    schedule=sql_schedule("orders paid", "backline://trigger/orders-paid", TRIGGER, "6-59/15 * * * *"),
+    schedule=watch_schedule("orders_paid", cron="5-59/15 * * * *"),
     params={"order_id": ORDER},
     requires=Requires(tables=("app.orders", "app.invoices", "app.invoice_documents")),
     pool="payments",

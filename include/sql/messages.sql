@@ -66,7 +66,7 @@ SELECT set_config('statement_timeout', (%(seconds)s::float8 * 1000)::bigint::tex
 
 -- name: message_lock
 -- One message for an act on it: locked until the transaction ends. Its payload comes without secret fields.
-SELECT m.id, m.type, m.channel, m.lane, m.priority, m.state, m.recipient, m.expires_at,
+SELECT m.id, m.type, m.type_version, m.channel, m.lane, m.priority, m.state, m.recipient, m.expires_at,
     m.payload - coalesce(t.secret_fields, '{}') AS payload, coalesce(t.secret_fields, '{}') AS secret_fields
 FROM backline.message AS m LEFT JOIN backline.message_type AS t ON t.name = m.type
 WHERE m.id = %(id)s::bigint FOR UPDATE OF m;

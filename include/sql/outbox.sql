@@ -39,8 +39,8 @@ WHERE m.ctid = ANY (ARRAY(
     ORDER BY -priority, due_at, id
     LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
   AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
-RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_token_reserved, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live,
+RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
+    m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live,
     EXISTS (SELECT FROM backline.suppression) OR EXISTS (SELECT FROM backline.opt_out)
         OR EXISTS (SELECT FROM backline.recipient_preference) AS has_preferences;
 
@@ -54,8 +54,8 @@ WHERE m.ctid = ANY (ARRAY(
     WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text
     ORDER BY priority DESC, due_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED))
-RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_token_reserved, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
+RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
+    m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_lease_one
 -- Leases one message by id for a run that delivers it itself; no row if it is final, not due or held by another.
@@ -65,8 +65,8 @@ SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = NULL,
 WHERE m.id = %(id)s::bigint AND NOT m.cancel_requested
   AND (m.state = 'pending' OR m.state = 'scheduled' AND m.due_at <= clock_timestamp()
        OR m.state = 'leased' AND m.leased_until < clock_timestamp())
-RETURNING m.id, m.type, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts, m.rate_token_reserved, m.lease_token,
-    m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
+RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
+    m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_status
 -- Where one message stands.
@@ -145,13 +145,15 @@ WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
 RETURNING m.id;
 
 -- name: message_defer_many
--- Moves claimed messages that are over their domain's rate to the time of their token, which is now theirs; fenced.
--- One that was taken back meanwhile is cancelled.
+-- Defers claimed messages, fenced by lease token, without using up an attempt: for `reason`, or, if that is null, to the time
+-- of the rate token that is now reserved for them. One with a cancellation request is cancelled.
 UPDATE backline.message AS m
 SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END::backline.message_state,
     finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
     payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
-    rate_token_reserved = true, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
+    rate_token_reserved = m.rate_token_reserved OR %(reason)s::text IS NULL,
+    error_class = CASE WHEN %(reason)s::text IS NULL THEN m.error_class END, error = coalesce(%(reason)s::text, m.error),
+    lease_token = NULL, leased_until = NULL, dispatcher = NULL,
     due_at = clock_timestamp() + u.delay * interval '1 second'
 FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(delays)s::float8[]) AS u (id, token, delay), backline.message_type AS t
 WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
@@ -263,8 +265,24 @@ UPDATE backline.dispatcher SET stop_requested = true RETURNING id;
 SELECT count(*)::integer AS alive FROM backline.dispatcher
 WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
 
+-- name: outbox_has_work
+-- For the poller, several times a second: whether any message is pending, due, expired or leased, or a dispatcher is registered.
+-- Each part reads the first entry of a partial index. Not EXISTS, which drops the ORDER BY: statistics could then make the
+-- planner read the table.
+SELECT EXISTS (SELECT FROM backline.dispatcher)
+    OR (SELECT true FROM backline.message WHERE state = 'pending' AND rescues = 0
+        ORDER BY lane, -priority, due_at, id LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'pending' AND rescues > 0
+        ORDER BY lane, priority DESC, due_at, id LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'scheduled' AND due_at <= statement_timestamp()
+        ORDER BY due_at LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'leased' ORDER BY dispatcher LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL
+            AND expires_at <= statement_timestamp()
+        ORDER BY expires_at LIMIT 1) IS NOT NULL AS has_work;
+
 -- name: lane_status
--- For the doorbell: what waits in each lane (counted up to `count_limits` of that lane), the message at its head, and who serves it.
+-- For the poller: what waits in each lane (counted up to `count_limits` of that lane), the message at its head, and who serves it.
 SELECT l.lane,
     (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
@@ -430,13 +448,13 @@ SELECT backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)
 
 -- name: message_type_sync
 -- Makes one message type known to backline.enqueue.
-INSERT INTO backline.message_type AS t (name, fields, field_names, secret_fields, routes)
-SELECT %(name)s::text,
+INSERT INTO backline.message_type AS t (name, version, fields, field_names, secret_fields, routes)
+SELECT %(name)s::text, %(version)s::smallint,
     coalesce((SELECT array_agg(f) FROM jsonb_populate_recordset(NULL::backline.field_rule, %(fields)s::jsonb) AS f), '{}'),
     %(field_names)s::text[], %(secret_fields)s::text[],
     (SELECT array_agg(r) FROM jsonb_populate_recordset(NULL::backline.route, %(routes)s::jsonb) AS r)
 ON CONFLICT (name) DO UPDATE
-SET fields = excluded.fields, field_names = excluded.field_names, secret_fields = excluded.secret_fields,
+SET version = excluded.version, fields = excluded.fields, field_names = excluded.field_names, secret_fields = excluded.secret_fields,
     routes = excluded.routes;
 
 -- name: lane_sync

@@ -118,7 +118,7 @@ SELECT EXISTS (
 -- Sends events since a time to one endpoint: those that it asks for and has neither taken nor waits for, or, with
 -- `include_delivered`, all that it asks for. Oldest first, at most so many; one message an event, under the event's own id.
 WITH event AS (
-    SELECT DISTINCT ON (m.payload ->> 'event_id') m.id, m.payload, m.lane, m.priority, m.max_attempts
+    SELECT DISTINCT ON (m.payload ->> 'event_id') m.id, m.payload, m.type_version, m.lane, m.priority, m.max_attempts
     FROM backline.message AS m
     WHERE m.channel = 'webhook' AND m.created_at >= %(since)s::timestamptz AND m.recipient IN ('*', %(id)s::text)
       AND (m.recipient = %(id)s::text AND m.group_id IS NULL AND m.replay_of IS NULL
@@ -129,9 +129,9 @@ WITH event AS (
             AND d.state IN ('sent', 'pending', 'scheduled', 'leased')))
     ORDER BY m.payload ->> 'event_id', m.id
 )
-INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, max_attempts, request_id,
-                              replay_of)
-SELECT 'webhook', 'webhook', event.lane, event.priority, 'pending', %(id)s::text, event.payload, clock_timestamp(),
+INSERT INTO backline.message (type, type_version, channel, lane, priority, state, recipient, payload, due_at, max_attempts,
+                              request_id, replay_of)
+SELECT 'webhook', event.type_version, 'webhook', event.lane, event.priority, 'pending', %(id)s::text, event.payload, clock_timestamp(),
     event.max_attempts, %(request_id)s::text, event.id
 FROM event ORDER BY event.id LIMIT %(batch_limit)s::integer
 RETURNING id;

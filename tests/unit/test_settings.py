@@ -297,7 +297,9 @@ def test_an_unknown_key_of_a_job_is_named(tmp_path: Path) -> None:
 
 def test_an_address_to_allow_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8", "localhost"]')
-    with pytest.raises(Misconfigured, match=r"webhooks\.allowed_addresses: .*'localhost' is not an address.*write \"10\.0"):
+    with pytest.raises(
+        Misconfigured, match=r"webhooks\.allowed_addresses: .*'localhost' is not an address.*write \"10\.0"
+    ):
         load(SHIPPED)
     monkeypatch.setenv("BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES", '["10.0.0.0/8", "127.0.0.1:8080"]')
     assert load(SHIPPED).section(WebhookSettings).allowed_addresses == ("10.0.0.0/8", "127.0.0.1:8080")

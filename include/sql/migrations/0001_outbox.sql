@@ -23,6 +23,7 @@ CREATE TYPE backline.route AS (
 
 CREATE TABLE backline.message_type (
     name          text PRIMARY KEY,
+    version       smallint NOT NULL DEFAULT 1,        -- of the payload's fields; a new message gets it
     fields        backline.field_rule[] NOT NULL,
     field_names   text[] NOT NULL,
     secret_fields text[] NOT NULL,
@@ -61,6 +62,7 @@ CREATE TABLE backline.message (
     state            backline.message_state NOT NULL,
     recipient        text NOT NULL,
     payload          jsonb NOT NULL,
+    type_version     smallint NOT NULL DEFAULT 1,       -- the version of its type that the payload is of
     due_at           timestamptz NOT NULL,
     expires_at       timestamptz,
     attempt          smallint NOT NULL DEFAULT 0,       -- attempts that ended

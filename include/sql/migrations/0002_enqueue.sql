@@ -227,9 +227,9 @@ BEGIN
             RAISE EXCEPTION 'backline.enqueue: %: expires_at: is in the past; leave it out or give a later time', type
                 USING ERRCODE = '22023', COLUMN = 'expires_at';
         END IF;
-        INSERT INTO backline.message (id, type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
-                                      max_attempts, request_id, group_id, replay_of)
-        VALUES (new_id, enqueue.type, route.channel, route.lane, coalesce(enqueue.priority, route.priority),
+        INSERT INTO backline.message (id, type, type_version, channel, lane, priority, state, recipient, payload, due_at,
+                                      expires_at, max_attempts, request_id, group_id, replay_of)
+        VALUES (new_id, enqueue.type, kind.version, route.channel, route.lane, coalesce(enqueue.priority, route.priority),
                 CASE WHEN due_at > now_at THEN 'scheduled' ELSE 'pending' END::backline.message_state, address, payload,
                 coalesce(due_at, now_at), enqueue.expires_at, route.max_attempts, enqueue.request_id, gid,
                 enqueue.replay_of);
@@ -309,9 +309,9 @@ BEGIN
             USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
     END IF;
     WITH new AS (
-        INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
-                                      max_attempts, request_id, replay_of)
-        SELECT enqueue_many.type, route.channel, route.lane, coalesce(enqueue_many.priority, route.priority),
+        INSERT INTO backline.message (type, type_version, channel, lane, priority, state, recipient, payload, due_at,
+                                      expires_at, max_attempts, request_id, replay_of)
+        SELECT enqueue_many.type, kind.version, route.channel, route.lane, coalesce(enqueue_many.priority, route.priority),
                CASE WHEN enqueue_many.due_at > now_at THEN 'scheduled' ELSE 'pending' END::backline.message_state, u.recipient, u.payload,
                coalesce(enqueue_many.due_at, now_at), enqueue_many.expires_at, route.max_attempts, enqueue_many.request_id,
                enqueue_many.replay_of

@@ -66,9 +66,9 @@ BEGIN
         END IF;
         RETURN NEW;
     END IF;
-    INSERT INTO backline.message (type, channel, lane, priority, state, recipient, payload, due_at, expires_at,
-                                  max_attempts, request_id, group_id, replay_of)
-    SELECT NEW.type, NEW.channel, NEW.lane, NEW.priority, NEW.state, e.id, NEW.payload, NEW.due_at, NEW.expires_at,
+    INSERT INTO backline.message (type, type_version, channel, lane, priority, state, recipient, payload, due_at,
+                                  expires_at, max_attempts, request_id, group_id, replay_of)
+    SELECT NEW.type, NEW.type_version, NEW.channel, NEW.lane, NEW.priority, NEW.state, e.id, NEW.payload, NEW.due_at, NEW.expires_at,
         NEW.max_attempts, NEW.request_id, NEW.id, NEW.replay_of
     FROM backline.webhook_endpoint AS e
     WHERE e.state = 'active' AND backline.webhook_event_matches(e.event_types, NEW.payload ->> 'event_type')

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backline.airflow.runs import ALL_RUNS_PATH, log_url
+from backline.airflow_api import ALL_RUNS_PATH, log_url
 from backline.db.statements import statement
 from backline.dead_letters.failures import NOT_MAPPED, WHOLE_RUN
 from backline.outbox.submission import NewMessage, enqueue_statement
 
 if TYPE_CHECKING:
-    from backline.airflow.rest import AirflowRest
+    from backline.airflow_api import AirflowClient
     from backline.db.connect import Database
 
 EVENT_TYPES = {"success": "job.succeeded", "failed": "job.failed"}
@@ -54,7 +54,7 @@ class EndedRun:
 class JobEventPublisher:
     """What has been told of, from look to look."""
 
-    def __init__(self, rest: AirflowRest, database: Database, url: str) -> None:
+    def __init__(self, rest: AirflowClient, database: Database, url: str) -> None:
         """`url` is where people open Airflow."""
         self._rest = rest
         self._database = database

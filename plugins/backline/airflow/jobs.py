@@ -64,7 +64,7 @@ class JobRetryPolicy(RetryPolicy):
     ) -> RetryDecision:
         """Fail, or retry after a pause; when no try is left Airflow decides, which is to fail."""
         from backline.dead_letters.failures import classify
-        from backline.outbox.retry import retry_delay
+        from backline.outbox.delivery import retry_delay
 
         failure_class = classify(exception)
         policies = settings().retry

@@ -24,6 +24,5 @@ class InvoiceSettings(Section):
     credit_note_series: Series = "CRN-{year}"
     folder: str = "archive/invoices"
     receipt_max_age_hours: float = Field(72.0, ge=0)
-    poll_interval_seconds: float = Field(2.0, ge=0.25, le=60)
     lookback_days: float = Field(7.0, gt=0, le=366)
     batch_limit: int = Field(200, ge=1, le=10_000)

@@ -51,7 +51,9 @@ class MessageType(BaseModel):
     max_attempts: ClassVar[int | None] = None
     """Tries at most, the first one included; None means the lane's."""
     example: ClassVar[Mapping[str, Any]] = {}
-    """A payload to show: by reference where a field is secret. `sample` is the same to try."""
+    """A payload to show, with references for secret fields; `sample` has made-up values instead."""
+    version: ClassVar[int] = 1
+    """The version of the payload's fields. Raise it with each incompatible change, and let `upgrade` convert older payloads."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -94,6 +96,14 @@ class MessageType(BaseModel):
         if len(location) > 1:
             return UNKNOWN_FIELD
         return f"is not a field of {cls.type_name}; known fields: {', '.join(cls.model_fields)}"
+
+    @classmethod
+    def upgrade(cls, payload: Mapping[str, Any], from_version: int) -> Mapping[str, Any]:  # noqa: ARG003
+        """Convert a stored payload of an older version; secret fields hold Fernet text or references.
+
+        Messages that were enqueued before a change are upgraded when they are sent or replayed.
+        """
+        return payload
 
     @classmethod
     def sample(cls) -> dict[str, Any]:

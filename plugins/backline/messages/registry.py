@@ -53,6 +53,14 @@ def get(name: str) -> type[MessageType]:
         ) from None
 
 
+def version_of(name: str) -> int | None:
+    """The version of a type's payload that this process knows; None for an unknown type."""
+    try:
+        return get(name).version
+    except InvalidInput:
+        return None
+
+
 def all_types() -> tuple[type[MessageType], ...]:
     """Every type, by name."""
     _load(None)

@@ -60,6 +60,7 @@ def type_row(kind: type[MessageType], config: Settings) -> dict[str, Any]:
         })  # fmt: skip
     return {
         "name": kind.type_name,
+        "version": kind.version,
         "fields": json.dumps(fields),
         "field_names": list(rules["fields"]),
         "secret_fields": rules["secret"],

@@ -1,23 +1,83 @@
-"""One try of one message: prepare it, hand it over, and say how it ended."""
+"""One attempt to deliver a message over its channel, and when to try again.
+
+`Delivery` turns every failure into an `Outcome` for the outbox. `SecretDelivery` also decrypts or looks up secret fields for
+the attempt, and removes their values from everything that is stored about it. `retry_delay` is the retry policy.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Generic
+from urllib.parse import quote
+
+import psycopg
+from psycopg.rows import TupleRow
+from pydantic import Field, PositiveFloat
 
 from backline.channels.base import Channel, Message, P, Session
-from backline.errors import BacklineError, FailureClass, RetryableError, UnknownFailure
-from backline.outbox.retry import retry_delay
+from backline.db.connect import translate_error
+from backline.db.statements import statement
+from backline.encryption import Encryptor
+from backline.errors import BacklineError, FailureClass, InvalidInput, RetryableError, UnknownFailure
+from backline.messages import MessageType, registry
+from backline.messages.secrets import Reference, is_encrypted, parse_reference
 from backline.outbox.store import LeasedMessage, Outcome
 from backline.settings import RetrySettings
 
 DecryptPayload = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-"""Turns a type's name and its stored payload into the payload in the clear."""
+"""Takes a type's name and a stored payload; returns the plaintext payload."""
+CONNECT_TIMEOUT_SECONDS = 5
+REDACTED = "[secret]"
+
+
+class ScheduledRetry(RetrySettings):
+    """Delays from a list: the first one follows the first attempt, the last one every attempt beyond the list's end."""
+
+    schedule: tuple[PositiveFloat, ...] = Field(min_length=1)
+
+    def backoff_seconds(self, attempt: int) -> float:
+        """The listed delay."""
+        return self.schedule[min(attempt, len(self.schedule)) - 1]
+
+
+def retry_delay(
+    policies: Mapping[FailureClass, RetrySettings],
+    failure_class: FailureClass,
+    attempt: int,
+    max_attempts: int,
+    retry_after: float | None,
+    random: Callable[[], float],
+) -> float | None:
+    """Seconds until the next attempt, or None when there is none.
+
+    `attempt` is the one that just failed, from 1. A class without a policy is permanent. `retry_after` is the delay that the
+    provider asked for, in seconds: it is limited to the class's maximum, and jitter never shortens it. `random` returns
+    numbers in [0, 1).
+    """
+    policy = policies.get(failure_class)
+    if policy is None or attempt >= max_attempts:
+        return None
+    if retry_after is not None:
+        return min(max(retry_after, 0.0), policy.max_delay_seconds) * (1 + policy.jitter * random())
+    return min(policy.backoff_seconds(attempt) * (1 + policy.jitter * (2 * random() - 1)), policy.max_delay_seconds)
+
+
+def upgraded(message: LeasedMessage) -> LeasedMessage:
+    """The message with its payload upgraded to the type's current version, if it is of an older one."""
+    version = registry.version_of(message.type)
+    if version is None or message.type_version >= version:
+        return message
+    payload = registry.get(message.type).upgrade(message.payload, message.type_version)
+    return replace(message, payload=payload, type_version=version)
 
 
 class Delivery(Generic[P]):
-    """Tries messages over one channel. Knows no database: what it returns is for the outbox to write down."""
+    """Delivers messages over one channel. It has no database: the caller stores the outcomes that it returns."""
 
     def __init__(
         self,
@@ -32,13 +92,14 @@ class Delivery(Generic[P]):
         self._random = random
 
     async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
-        """Try once. Every failure becomes an outcome; only cancellation of the caller passes through."""
+        """Attempt delivery once. Every failure becomes an outcome; only the caller's cancellation is raised."""
         started = time.monotonic()
         if cancelled:
             return _not_attempted(message, "cancelled", started, "cancelled before it was sent")
         if message.send_deadline is not None and started >= message.send_deadline:
             return _not_attempted(message, "expired", started, "expired before it could be sent")
         try:
+            message = upgraded(message)
             prepared = self._channel.prepare(
                 Message(
                     id=message.id,
@@ -50,11 +111,8 @@ class Delivery(Generic[P]):
                 )
             )
             receipt = await session.send(prepared)
-        except BacklineError as exc:
+        except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
             return self._failure_outcome(message, exc, started)
-        except Exception as exc:  # noqa: BLE001 - one message's fault must not take the lane down
-            # A fault of ours. Its text could quote the payload, so only its kind and place are kept.
-            return self._failure_outcome(message, UnknownFailure(f"unexpected {describe_exception(exc)}"), started)
         refused = "; ".join(f"{address} was refused: {answer}" for address, answer in receipt.refused_recipients)
         return Outcome(
             message_id=message.id,
@@ -68,7 +126,10 @@ class Delivery(Generic[P]):
             response=receipt.response,
         )
 
-    def _failure_outcome(self, message: LeasedMessage, exc: BacklineError, started: float) -> Outcome:
+    def _failure_outcome(self, message: LeasedMessage, exc: Exception, started: float) -> Outcome:
+        if not isinstance(exc, BacklineError):
+            # A bug. The exception's text could quote the payload, so only its type and place are stored.
+            exc = UnknownFailure(f"unexpected {describe_exception(exc)}")
         delay = retry_delay(
             self._policies,
             exc.failure_class,
@@ -92,7 +153,7 @@ class Delivery(Generic[P]):
 
 
 def describe_exception(exc: BaseException) -> str:
-    """What and where, without the exception's own text."""
+    """The exception's type and place, without its own text."""
     frame = exc.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
@@ -102,3 +163,139 @@ def describe_exception(exc: BaseException) -> str:
 
 def _not_attempted(message: LeasedMessage, state: str, now: float, why: str) -> Outcome:
     return Outcome(message_id=message.id, token=message.token, state=state, started=now, ended=now, error=why)
+
+
+# --- secrets -----------------------------------------------------------------------------------------
+
+
+class SecretResolver:
+    """Looks references up with the statements of include/sql/identity.sql, over one connection opened at first use."""
+
+    def __init__(self, dsn: Callable[[], str]) -> None:
+        self._dsn = dsn
+        self._connection: psycopg.Connection[TupleRow] | None = None
+        self._lock = threading.Lock()
+
+    def resolve(self, field: str, reference: Reference) -> str:
+        """The secret, in plaintext or as Fernet text.
+
+        InvalidInput for the field if there is none; DatabaseFailure if the database is unavailable; Misconfigured if the
+        statement does not fit the database.
+        """
+        with self._lock:
+            try:
+                row = self._fetch_row(reference)
+            except psycopg.DataError:
+                raise InvalidInput(field, f"{reference} cannot be looked up: its id is of the wrong type") from None
+            except psycopg.Error as exc:
+                raise translate_error(exc) from exc
+        if row is None or row[0] is None:
+            raise InvalidInput(
+                field,
+                f"{reference} gives nothing: there is no such row, or it is used up or has expired; send a new one",
+            )
+        return str(row[0])
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+
+    def _fetch_row(self, reference: Reference) -> TupleRow | None:
+        text = statement("identity", reference.statement)
+        parameters = {"id": str(reference.id)}  # as text: the statement casts it
+        previous = self._connection
+        try:
+            return self._connect().execute(text, parameters).fetchone()
+        except psycopg.OperationalError:
+            if previous is None or not previous.closed:
+                raise
+            # The server had closed the idle connection: retry once with a new one.
+            return self._connect().execute(text, parameters).fetchone()
+
+    def _connect(self) -> psycopg.Connection[TupleRow]:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(
+                self._dsn(),
+                autocommit=True,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                application_name="backline secrets",
+            )
+        return self._connection
+
+
+class SecretDelivery(Delivery[P]):
+    """A `Delivery` that decrypts secret fields for the attempt and redacts them from its outcome."""
+
+    def __init__(
+        self,
+        channel: Channel[P],
+        policies: Mapping[FailureClass, RetrySettings],
+        encryptor: Callable[[], Encryptor],
+        resolver: SecretResolver,
+        random: Callable[[], float],
+    ) -> None:
+        super().__init__(channel, policies, lambda _type, payload: payload, random)
+        self._encryptor = encryptor
+        self._resolver = resolver
+
+    async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
+        """Attempt delivery once. A secret that cannot be obtained is a failed attempt, of class validation."""
+        started = time.monotonic()
+        if cancelled or registry.version_of(message.type) is None:  # the channel refuses an unknown type
+            return await super().attempt(message, session, cancelled=cancelled)
+        kind = registry.get(message.type)
+        try:
+            message = upgraded(message)
+        except Exception as exc:  # noqa: BLE001 - as in Delivery
+            return self._failure_outcome(message, exc, started)
+        if kind.expiry_field or kind.lifetime:
+            message = _with_expiry(message, kind)
+        is_late = message.send_deadline is not None and started >= message.send_deadline
+        if not kind.secret_fields or is_late:
+            return await super().attempt(message, session)
+        try:
+            secrets = await self._decrypt_secrets(kind, message.payload)
+        except Exception as exc:  # noqa: BLE001 - as in Delivery
+            return self._failure_outcome(message, exc, started)
+        outcome = await super().attempt(replace(message, payload={**message.payload, **secrets}), session)
+        return _redact(outcome, secrets.values())
+
+    async def _decrypt_secrets(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
+        secrets: dict[str, str] = {}
+        for name in kind.secret_fields:
+            value = payload.get(name)
+            if isinstance(value, Mapping):
+                # In a thread, so that the lane's other messages go on.
+                found = await asyncio.to_thread(self._resolver.resolve, name, parse_reference(kind, name, value))
+                secrets[name] = self._encryptor().decrypt(name, found) if is_encrypted(found) else found
+            elif value is not None:  # anything that no key decrypts is refused by name
+                secrets[name] = self._encryptor().decrypt(name, value)
+        return secrets
+
+
+def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:
+    """The message with a send deadline no later than its payload's expiry."""
+    try:
+        expiry = kind.expiry(message.payload, message.created_at)
+    except ValueError:  # the model refuses it, by name
+        return message
+    if expiry is None:
+        return message
+    deadline = time.monotonic() + (expiry - datetime.now(UTC)).total_seconds()
+    if message.send_deadline is not None:
+        deadline = min(deadline, message.send_deadline)
+    return replace(message, send_deadline=deadline)
+
+
+def _redact(outcome: Outcome, secrets: Iterable[str]) -> Outcome:
+    """The outcome without any secret in the texts of the provider or of our own checks."""
+    shapes = [shape for secret in secrets for shape in (secret, quote(secret, safe=""))]
+
+    def redacted(text: str | None) -> str | None:
+        for shape in shapes:
+            text = text and text.replace(shape, REDACTED)
+        return text
+
+    return outcome._replace(error=redacted(outcome.error), response=redacted(outcome.response))

@@ -1,9 +1,8 @@
-"""The dispatcher: claims a lane's messages in batches, keeps a few connections busy, stays warm, hands over.
+"""The dispatcher: claims a lane's messages in batches, sends them over a few sessions, and hands over to a successor.
 
-Four kinds of work run side by side in one event loop: the feeder claims, workers send (one session each), the
-committer writes down how tries ended, and the heart says that we live and hears what changed. A message in hand
-stands in `_held` from its claim until its end is committed; at most `max_unconfirmed` are between the provider's
-hands and the commit.
+Four kinds of tasks run in one event loop: the feeder claims, workers send (each over one session), the committer stores the
+outcomes of attempts, and the heartbeat renews leases and learns of cancellations and stop requests. A message is in `_in_hand`
+from its claim until its outcome is committed; at most `max_unconfirmed` messages are sent and not yet committed.
 """
 
 from __future__ import annotations
@@ -18,10 +17,14 @@ from typing import Generic
 
 from backline.channels.base import Channel, P, Session
 from backline.db.connect import Database
-from backline.outbox import circuit_breaker
 from backline.outbox.delivery import Delivery
-from backline.outbox.rate_limits import defer
-from backline.outbox.recipient_policy import PreferenceFilter
+from backline.outbox.recipient_policy import (
+    WEBHOOK_CHANNEL,
+    PreferenceFilter,
+    defer_over_domain_rate,
+    hold_back_failing_endpoints,
+    upgrade_payloads,
+)
 from backline.outbox.store import RESCAN_INTERVAL_SECONDS, LeasedMessage, Outcome, Store
 from backline.settings import LaneSettings, OutboxSettings
 
@@ -32,26 +35,26 @@ RESCUE_INTERVAL_SECONDS = 5.0
 MIN_POLL_INTERVAL_SECONDS = 0.002
 MAX_POLL_INTERVAL_SECONDS = 0.25
 RECENT_WORK_SECONDS = 60.0
-"""A dispatcher with work this recent is handed over; an older one just ends."""
+"""At the end of its lifetime a dispatcher with work this recent hands over; one without just ends."""
 HANDOVER_TIMEOUT_SECONDS = 30.0
-"""How long one that hands over waits for its successor."""
+"""How long it waits for its successor when it hands over."""
 COMMIT_GATHER_SECONDS = 0.005
-"""How long finished tries wait for others to be committed with, while more messages are in hand."""
+"""How long outcomes wait for others, to be committed together, while more messages are queued."""
 FEEDER_TIMEOUT_SECONDS = 60.0
-"""A feeder that has not looked for so long is stuck: better that another dispatcher serves the lane."""
+"""A feeder that has not claimed for so long is stuck: the dispatcher ends, so that another one serves the lane."""
 STOP_POLL_INTERVAL_SECONDS = 0.05
 STOP_GRACE_SECONDS = 2.0
-"""What sends in flight get to finish once it must stop; Airflow kills after 5."""
+"""How long sends in flight may take to finish once it must stop; Airflow kills after 5."""
 
 
 def poll_interval(quiet_seconds: float) -> float:
-    """Seconds between two looks at a lane that has been quiet for so long: quick at first, slower as it ages."""
+    """Seconds between two claims in a lane that has been quiet for so long: short at first, then longer."""
     return min(max(MIN_POLL_INTERVAL_SECONDS, (quiet_seconds - 2.0) * 0.0025), MAX_POLL_INTERVAL_SECONDS)
 
 
 @dataclass(slots=True)
 class DispatchReport:
-    """What a dispatcher did: tries by how they ended, and why the dispatcher ended."""
+    """What a dispatcher did: the number of attempts by outcome, and why the dispatcher ended."""
 
     lane: str
     end_reason: str = "drained"
@@ -64,7 +67,7 @@ class DispatchReport:
 
 
 class Dispatcher(Generic[P]):
-    """Serves one lane until it is quiet, its lifetime is over, or somebody stops it."""
+    """Serves one lane until it is quiet, its lifetime is over, or it is stopped."""
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class Dispatcher(Generic[P]):
         once: bool = False,
         dag_run: str | None = None,
     ) -> None:
-        """`once`: end as soon as the lane is drained, without staying warm."""
+        """`once`: end as soon as the lane is drained, without waiting for more."""
         self._lane_name = lane_name
         self._lane = lane
         self._outbox = outbox
@@ -86,15 +89,14 @@ class Dispatcher(Generic[P]):
         self._delivery = delivery
         self._once = once
         self._dag_run = dag_run
-        lasting = (
-            not once and lane.idle_timeout_seconds > RESCAN_INTERVAL_SECONDS
-        )  # else an empty claim must mean an empty lane
+        # Only if it does not end at the first empty claim, which then would have to mean an empty lane.
+        resume_scans = not once and lane.idle_timeout_seconds > RESCAN_INTERVAL_SECONDS
         claims = Database(dsn, name=f"{lane_name} claim")
-        self._claim_store = Store(claims, resume_scans=lasting)
+        self._claim_store = Store(claims, resume_scans=resume_scans)
         self._preference_filter = PreferenceFilter(claims, lane)
         self._commit_store = Store(Database(dsn, name=f"{lane_name} commit"))
         self._heartbeat_store = Store(
-            Database(dsn, name=f"{lane_name} heart", retry_timeout=outbox.heartbeat_timeout_seconds / 2)
+            Database(dsn, name=f"{lane_name} heartbeat", retry_timeout=outbox.heartbeat_timeout_seconds / 2)
         )
         self._dispatcher_id = 0
         self._queue: asyncio.Queue[LeasedMessage] = asyncio.Queue()
@@ -123,7 +125,7 @@ class Dispatcher(Generic[P]):
             self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def run(self) -> DispatchReport:
-        """Serve the lane; returns what was done. DatabaseFailure if the database stays away."""
+        """Serve the lane; returns what was done. DatabaseFailure if the database stays unavailable."""
         self._loop = asyncio.get_running_loop()
         self._last_fed_at = started = time.monotonic()
         try:
@@ -135,8 +137,8 @@ class Dispatcher(Generic[P]):
             if registered is None:
                 self._report.end_reason = "the lane has all its dispatchers"
             else:
-                self._dispatcher_id, succeeds = registered
-                await self._serve(started, warm=succeeds)
+                self._dispatcher_id, is_successor = registered
+                await self._serve(started, is_successor=is_successor)
         finally:
             for store in (self._claim_store, self._commit_store, self._heartbeat_store):
                 await store.close()
@@ -144,23 +146,23 @@ class Dispatcher(Generic[P]):
         self._report.seconds = time.monotonic() - started
         return self._report
 
-    async def _serve(self, started: float, *, warm: bool) -> None:
-        sides = [asyncio.create_task(self._heartbeat_loop()), asyncio.create_task(self._committer_loop())]
+    async def _serve(self, started: float, *, is_successor: bool) -> None:
+        loops = [asyncio.create_task(self._heartbeat_loop()), asyncio.create_task(self._committer_loop())]
         sessions = [self._channel.session() for _ in range(self._channel.connections)]
         workers = [
             asyncio.create_task(self._worker_loop(session))
             for _ in range(self._channel.messages_per_session)
             for session in sessions
         ]
-        feeder = asyncio.create_task(self._feeder_loop(started, warm=warm))
+        feeder = asyncio.create_task(self._feeder_loop(started, is_successor=is_successor))
         stopped = asyncio.create_task(self._stopping.wait())
-        tasks = [feeder, stopped, *sides, *workers]
+        tasks = [feeder, stopped, *loops, *workers]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done() and not task.cancelled() and (error := task.exception()):
                     raise error
-            # The feeder ends by itself: cancelled in mid-claim it would leave rows leased that nobody knows of.
+            # Not cancelled at once: a feeder cancelled during a claim would leave messages leased that no task knows of.
             deadline = time.monotonic() + STOP_GRACE_SECONDS
             self._committed.set()
             while (self._in_flight or self._finished or not feeder.done()) and time.monotonic() < deadline:
@@ -173,7 +175,7 @@ class Dispatcher(Generic[P]):
             await self._shut_down()
 
     async def _shut_down(self) -> None:
-        """Write down what has ended, give back what has not, and sign off."""
+        """Commit the outcomes, return the other messages, and unregister."""
         await self._commit_outcomes()
         if self._in_hand:
             await self._claim_store.return_unsent(list(self._in_hand.values()))
@@ -181,8 +183,8 @@ class Dispatcher(Generic[P]):
 
     # --- the feeder ---------------------------------------------------------------------------------
 
-    async def _feeder_loop(self, started: float, *, warm: bool) -> None:
-        last_work = started if warm else float("-inf")
+    async def _feeder_loop(self, started: float, *, is_successor: bool) -> None:
+        last_work = started if is_successor else float("-inf")
         while not self._stopping.is_set():
             self._last_fed_at = now = time.monotonic()
             if self._should_hand_over(now - started, now - last_work):
@@ -197,7 +199,7 @@ class Dispatcher(Generic[P]):
             if self._queue.qsize() <= self._lane.batch_size // 2:
                 claimed, wait = await self._claim_batch()
                 now = time.monotonic()
-                if claimed or wait:  # or messages wait for the lane's rate
+                if claimed or wait:  # with `wait`, messages wait for the lane's rate
                     last_work = now
                 if claimed:
                     continue
@@ -211,12 +213,12 @@ class Dispatcher(Generic[P]):
         if age < lifetime:
             return False
         if quiet > RECENT_WORK_SECONDS:
-            return True  # nothing to hand over: it just ends
+            return True  # it ends without a successor
         self._handing_over = True
         return self._has_successor or age > lifetime + HANDOVER_TIMEOUT_SECONDS
 
     async def _claim_batch(self) -> tuple[bool, float]:
-        """Whether anything was due, if only to be put off; else the seconds until the lane's rate allows more."""
+        """Whether any message was due, even if all were deferred; and the seconds until the lane's rate allows more."""
         wait = 0.0
         if self._lane.rate_per_minute:
             messages, wait = await self._claim_store.claim_within_rate(
@@ -226,26 +228,27 @@ class Dispatcher(Generic[P]):
             messages = await self._claim_store.claim(
                 self._lane_name, self._lane.batch_size, self._dispatcher_id, self._lane.lease_seconds
             )
-        admitted = await self._filter_by_preferences(messages)
+        admitted = await self._admit(messages)
         if admitted and self._lane.domain_rates_per_minute:
-            admitted = await defer(self._claim_store, self._lane_name, self._lane, admitted)
-        if self._lane.channel == circuit_breaker.CHANNEL:
-            admitted = await circuit_breaker.hold_back_failing_endpoints(
-                self._claim_store, admitted, self._in_hand.values()
-            )
+            admitted = await defer_over_domain_rate(self._claim_store, self._lane_name, self._lane, admitted)
+        if self._lane.channel == WEBHOOK_CHANNEL:
+            admitted = await hold_back_failing_endpoints(self._claim_store, admitted, self._in_hand.values())
         self._queue_messages(admitted)
         return bool(messages), wait
 
-    async def _filter_by_preferences(self, messages: list[LeasedMessage]) -> list[LeasedMessage]:
-        screened = await self._preference_filter.apply(messages)
-        if screened.suppressed:
-            self._report.outcomes["suppressed"] += screened.suppressed
-        if screened.deferred:
-            self._report.outcomes["deferred"] += screened.deferred
-        return screened.admitted
+    async def _admit(self, messages: list[LeasedMessage]) -> list[LeasedMessage]:
+        """The messages that payload version and preferences allow to be sent now."""
+        upgraded = await upgrade_payloads(self._claim_store, messages)
+        result = await self._preference_filter.apply(upgraded)
+        deferred = len(messages) - len(upgraded) + result.deferred
+        if result.suppressed:
+            self._report.outcomes["suppressed"] += result.suppressed
+        if deferred:
+            self._report.outcomes["deferred"] += deferred
+        return result.admitted
 
     async def _send_rescued_singly(self) -> bool:
-        """One by one, nothing else in hand: if it kills us, it kills nobody else."""
+        """Send rescued messages one by one, with nothing else in hand: one that kills the process harms no other message."""
         self._check_rescued = False
         found = False
         while not self._stopping.is_set():
@@ -259,7 +262,7 @@ class Dispatcher(Generic[P]):
             if not messages:
                 return found
             found = True
-            self._queue_messages(await self._filter_by_preferences(messages))
+            self._queue_messages(await self._admit(messages))
         return found
 
     def _queue_messages(self, messages: list[LeasedMessage]) -> None:
@@ -278,7 +281,7 @@ class Dispatcher(Generic[P]):
                 await self._committed.wait()
             if self._stopping.is_set():
                 return
-            if message.lease_deadline - time.monotonic() < margin:  # its lease is as good as lost: somebody else's turn
+            if message.lease_deadline - time.monotonic() < margin:  # its lease would end during the send
                 del self._in_hand[message.id]
                 await self._claim_store.return_unsent([message])
                 continue
@@ -297,7 +300,7 @@ class Dispatcher(Generic[P]):
         while True:
             await self._outcome_ready.wait()
             if not self._queue.empty():
-                # More is on its way: a few large commits cost less than many small ones.
+                # More outcomes will follow: a few large commits cost less than many small ones.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._batch_ready.wait(), COMMIT_GATHER_SECONDS)
             self._outcome_ready.clear()
@@ -311,7 +314,7 @@ class Dispatcher(Generic[P]):
         states = await self._commit_store.complete(batch, self._dispatcher_id, self._dag_run)
         del self._finished[: len(batch)]
         if len(states) < len(batch):
-            # Somebody took them over, or the claim was lost in a crash of the server: what else is in hand is in doubt.
+            # Another dispatcher took them over, or a server crash undid the claim: the other leases are in doubt too.
             for message in self._in_hand.values():
                 message.lease_deadline = 0.0
         for outcome in batch:
@@ -325,30 +328,30 @@ class Dispatcher(Generic[P]):
         self._committed.set()
 
     async def _wait_for_commit(self, seconds: float) -> None:
-        """Wait until something was written down, so many seconds at most."""
+        """Wait until outcomes were committed, at most so many seconds."""
         self._committed.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._committed.wait(), seconds)
 
-    # --- the heart ----------------------------------------------------------------------------------
+    # --- the heartbeat ------------------------------------------------------------------------------
 
     async def _heartbeat_loop(self) -> None:
         next_rescue = 0.0
         while True:
-            told = await self._heartbeat_store.heartbeat(self._dispatcher_id, handing_over=self._handing_over)
-            if told is None:
-                # Others may hold our messages already: end, and let the fence refuse what we still write.
-                self.stop("taken for dead: its heartbeat came too late")
+            status = await self._heartbeat_store.heartbeat(self._dispatcher_id, handing_over=self._handing_over)
+            if status is None:
+                # Others may have our messages already: end. Their new lease tokens refuse what we still commit.
+                self.stop("declared dead: its heartbeat came too late")
                 return
-            stop_requested, self._has_successor = told
+            stop_requested, self._has_successor = status
             if stop_requested and not self._stopping.is_set():
                 self.stop()
             now = time.monotonic()
             if now - self._last_fed_at > FEEDER_TIMEOUT_SECONDS:
-                self.stop("stuck: nothing claimed or looked for in too long")
+                self.stop(f"stuck: no claim for {FEEDER_TIMEOUT_SECONDS:.0f} seconds")
                 return
             await self._renew_leases(now)
-            if self._lane.channel == circuit_breaker.CHANNEL and not self._queue.empty():
+            if self._lane.channel == WEBHOOK_CHANNEL and not self._queue.empty():
                 await self._hold_back_failing_endpoints()
             await self._heartbeat_store.promote()
             await self._heartbeat_store.expire()
@@ -359,11 +362,11 @@ class Dispatcher(Generic[P]):
             await asyncio.sleep(HEARTBEAT_INTERVAL_SECONDS)
 
     async def _hold_back_failing_endpoints(self) -> None:
-        """Look again at what is in hand and not yet under way: an endpoint may have begun to fail since it was claimed."""
+        """Check the queued messages again: an endpoint may have begun to fail since they were claimed."""
         waiting = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         ids = {message.id for message in waiting}
-        under_way = [message for message in self._in_hand.values() if message.id not in ids]
-        admitted = await circuit_breaker.hold_back_failing_endpoints(self._heartbeat_store, waiting, under_way)
+        in_flight = [message for message in self._in_hand.values() if message.id not in ids]
+        admitted = await hold_back_failing_endpoints(self._heartbeat_store, waiting, in_flight)
         for message in waiting:
             del self._in_hand[message.id]
         self._queue_messages(admitted)

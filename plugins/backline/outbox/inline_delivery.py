@@ -1,8 +1,8 @@
-"""Delivering a message inside the run that enqueued it (`send_<type>`), never twice.
+"""Delivers a message inside the run that enqueues it (`send_<type>`), never twice.
 
-The row is keyed by the run, so every try of the run finds the same row, and takes it under a lease before it sends:
-a message that is final is not sent again, and one that a dispatcher holds is left to it. A type of several channels has a
-row for each, and each goes its own way.
+The run's identity is the message's idempotency key, so each attempt of the run finds the same message and leases it before it
+sends: a message in a final state is not sent again, and one leased by a dispatcher is left to it. A type of several channels
+has one message per channel, each delivered on its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure, FailureClass
 from backline.outbox.delivery import Delivery
-from backline.outbox.recipient_policy import PreferenceFilter
+from backline.outbox.recipient_policy import PreferenceFilter, upgrade_payloads
 from backline.outbox.store import LeasedMessage, Store, lease_by_id
 from backline.outbox.submission import NewMessage, enqueue_statement
 from backline.settings import LaneSettings
@@ -26,7 +26,7 @@ from backline.settings import LaneSettings
 
 @dataclass(frozen=True, slots=True)
 class SendRequest:
-    """What a run wants sent."""
+    """The message that a run sends."""
 
     type: str
     recipient: str
@@ -41,7 +41,7 @@ class SendRequest:
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """Where the message stands after this try. Holds nothing secret: it goes into XCom."""
+    """The message's state after this attempt. Contains no secret: it is stored in XCom."""
 
     message_id: int
     channel: str
@@ -51,7 +51,7 @@ class SendResult:
     error_class: FailureClass | None
     error: str | None
     due_in: float
-    """Seconds until there is something to do again, when the state is not final."""
+    """Seconds until the message is due again, when its state is not final."""
 
     @property
     def final(self) -> bool:
@@ -71,35 +71,36 @@ class InlineSender:
     """Enqueues a message and delivers it at once."""
 
     def __init__(self, dsn: str, routes: Mapping[str, Route]) -> None:
-        """`ways` by channel: those that the request's recipient has."""
+        """`routes` by channel: those that the request's recipient has."""
         self._database = Database(dsn, name="send")
         self._store = Store(self._database)
         self._routes = routes
 
     async def send(self, request: SendRequest, dag_run: str | None) -> list[SendResult]:
-        """One try; a result for each channel. InvalidInput if the request is wrong; DatabaseFailure if the database is away."""
+        """Attempt delivery once; a result for each channel. InvalidInput if the request is invalid; DatabaseFailure."""
         try:
-            taken = await self._enqueue_and_lease(request)
-            ended = await asyncio.gather(
+            found = await self._enqueue_and_lease(request)
+            results = await asyncio.gather(
                 *[
-                    self._deliver(self._routes[channel], held, dag_run)
-                    for channel, held in taken.values()
-                    if held is not None
+                    self._deliver(self._routes[channel], leased, dag_run)
+                    for channel, leased in found.values()
+                    if leased is not None
                 ],
-                return_exceptions=True,  # one way's trouble must not end another in mid-delivery
+                return_exceptions=True,  # a failure in one channel must not interrupt another's delivery
             )
-            if troubles := [one for one in ended if one is not None]:
-                raise troubles[0]
-            return [await self._result(message_id) for message_id in taken]
+            if failures := [one for one in results if one is not None]:
+                raise failures[0]
+            return [await self._result(message_id) for message_id in found]
         finally:
             await self._store.close()
 
-    async def _deliver(self, way: Route, held: LeasedMessage, dag_run: str | None) -> None:
-        for admitted in (await PreferenceFilter(self._database, way.lane).apply([held])).admitted:
-            session = way.channel.session()
-            renewing = asyncio.create_task(self._renew_lease(admitted, way.lane.lease_seconds))
+    async def _deliver(self, route: Route, message: LeasedMessage, dag_run: str | None) -> None:
+        upgraded = await upgrade_payloads(self._store, [message])
+        for admitted in (await PreferenceFilter(self._database, route.lane).apply(upgraded)).admitted:
+            session = route.channel.session()
+            renewing = asyncio.create_task(self._renew_lease(admitted, route.lane.lease_seconds))
             try:
-                outcome = await way.delivery.attempt(admitted, session)
+                outcome = await route.delivery.attempt(admitted, session)
             finally:
                 renewing.cancel()
                 await asyncio.gather(renewing, return_exceptions=True)
@@ -107,7 +108,7 @@ class InlineSender:
             await self._store.complete([outcome], None, dag_run)
 
     async def _enqueue_and_lease(self, request: SendRequest) -> dict[int, tuple[str, LeasedMessage | None]]:
-        """Messages by id: their channel, and the lease if it is ours. In one transaction: no dispatcher sees the rows in between."""
+        """Messages by id: channel, and the lease unless another has it. One transaction, so no dispatcher claims them first."""
         async with self._database.transaction() as run:
             message = NewMessage(
                 request.type, request.recipient, request.payload, request.key, expires_at=request.expires_at,
@@ -126,10 +127,10 @@ class InlineSender:
                 for one in found
             }
 
-    async def _renew_lease(self, held: LeasedMessage, lease_seconds: float) -> None:
+    async def _renew_lease(self, message: LeasedMessage, lease_seconds: float) -> None:
         while True:
             await asyncio.sleep(lease_seconds / 3)
-            await self._store.renew([held], lease_seconds)
+            await self._store.renew([message], lease_seconds)
 
     async def _result(self, message_id: int) -> SendResult:
         row = await self._store.status(message_id)

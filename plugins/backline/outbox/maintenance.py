@@ -1,4 +1,4 @@
-"""The outbox's housekeeping: what must happen even when no lane is busy and Airflow is down."""
+"""Maintenance of the outbox, which also runs while no lane is busy or Airflow is down; and stopping all dispatchers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import psycopg
 from psycopg.rows import DictRow
 
-from backline.db.connect import Database
+from backline.db.connect import Database, translate_errors
 from backline.db.statements import statement
 from backline.outbox.store import Store
 from backline.settings import Settings, settings
@@ -17,16 +18,32 @@ from backline.settings import Settings, settings
 PARTITION_DAYS_AHEAD = 14
 BATCH_LIMIT = 5000
 MAX_BATCHES = 200
-"""Bounds one round; what is left waits for the next.
+"""Bounds one run; the rest waits for the next.
 
-Between two batches it rests for as long as the last one took: measured on two cores, pruning without a rest slowed claims
-by a third, with it by a tenth.
+Between two batches it pauses for as long as the last one took: on two cores, pruning without pauses slowed claims by a third,
+with pauses by a tenth.
 """
+STOP_POLL_INTERVAL_SECONDS = 0.1
 
 
 def run_maintenance(dsn: str) -> dict[str, int]:
-    """Rescue, promote, expire, close the ledger's days, make partitions, prune history. Returns counts."""
+    """Rescue, promote, expire, close the ledger's days, create partitions, prune history. Returns counts."""
     return asyncio.run(_run(dsn, settings()))
+
+
+def stop_dispatchers(dsn: str, timeout: float = 10.0) -> bool:
+    """Ask every dispatcher to return its leases and end; True once none is alive, False after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    alive = {"heartbeat_timeout": settings().outbox.heartbeat_timeout_seconds}
+    with translate_errors(), psycopg.connect(dsn, autocommit=True) as connection:
+        while True:
+            connection.execute(statement("outbox", "dispatcher_stop_all"))
+            row = connection.execute(statement("outbox", "dispatcher_count"), alive).fetchone()
+            if row is None or row[0] == 0:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(STOP_POLL_INTERVAL_SECONDS)
 
 
 async def _run(dsn: str, config: Settings) -> dict[str, int]:
@@ -68,8 +85,9 @@ async def _close_days(database: Database) -> int:
 async def _prune_messages(database: Database, before: date) -> int:
     pruned = after = 0
     for _ in range(MAX_BATCHES):
-        look = {"before_day": before, "after_id": after, "batch_limit": BATCH_LIMIT}
-        [row] = await _fetch_throttled(database, "message_prune", **look)
+        [row] = await _fetch_throttled(
+            database, "message_prune", before_day=before, after_id=after, batch_limit=BATCH_LIMIT
+        )
         pruned += row["pruned"]
         if not row["old"]:
             break

@@ -1,4 +1,4 @@
-"""Reading messages for people: one with its story, a group, a search. Secret fields are named, never shown."""
+"""Queries about messages: one with its timeline, a group, a search. Secret fields are named, never shown."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from backline.outbox.timeline import Attempt, AuditEntry, DeliveryEventRow, Mess
 from backline.settings import settings
 
 REDACTED = "(secret)"
-"""Stands in a payload in the place of a secret field's value."""
+"""Replaces a secret field's value in a payload."""
 SEARCH_ID_SPAN = 500_000
-"""Ids that one search looks at: some tenths of a second, however rare what it looks for."""
+"""Ids that one search scans: some tenths of a second, however rare the matches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,38 +31,39 @@ class MessageDetails:
 
 
 def get_message(connection: psycopg.Connection[DictRow], message_id: int) -> MessageDetails | None:
-    """One message with its story, or None if there is none of that id."""
-    look = {"id": message_id, "heartbeat_timeout": settings().outbox.heartbeat_timeout_seconds}
-    row = connection.execute(statement("messages", "message_get"), look).fetchone()
+    """One message with its timeline, or None if there is none of that id."""
+    parameters: dict[str, Any] = {"id": message_id, "heartbeat_timeout": settings().outbox.heartbeat_timeout_seconds}
+    row = connection.execute(statement("messages", "message_get"), parameters).fetchone()
     if row is None:
         return None
     payload = row.pop("payload") | dict.fromkeys(row.pop("secret_fields_present"), REDACTED)
-    facts = MessageRow(**row)
-    tries = [
+    message = MessageRow(**row)
+    attempts = [
         Attempt(**found)
         for found in connection.execute(statement("outbox", "message_attempts"), {"id": message_id}).fetchall()
     ]
-    asked = {"id": message_id, "accepted_id": facts.group_id or message_id, "request_id": facts.request_id}
-    acts = [
+    parameters = {"id": message_id, "accepted_id": message.group_id or message_id, "request_id": message.request_id}
+    entries = [
         AuditEntry(**found)
-        for found in connection.execute(statement("audit_trail", "entry_list_of_message"), asked).fetchall()
+        for found in connection.execute(statement("audit_trail", "entry_list_of_message"), parameters).fetchall()
     ]
-    ours = {"id": message_id, "provider_id": facts.provider_id, "channel": facts.channel}
-    later = [
+    parameters = {"id": message_id, "provider_id": message.provider_id, "channel": message.channel}
+    events = [
         DeliveryEventRow(**found)
-        for found in connection.execute(statement("delivery_events", "delivery_event_list"), ours).fetchall()
+        for found in connection.execute(statement("delivery_events", "delivery_event_list"), parameters).fetchall()
     ]
-    return MessageDetails(facts, payload, explain(facts, tries, acts, later), timeline(facts, tries, acts, later))
+    history = (message, attempts, entries, events)
+    return MessageDetails(message, payload, explain(*history), timeline(*history))
 
 
 def get_group(connection: psycopg.Connection[DictRow], group_id: int) -> list[DictRow]:
-    """The messages of a group, one a channel; none if there is no such group."""
+    """The messages of a group, one per channel; none if there is no such group."""
     return connection.execute(statement("messages", "message_group"), {"id": group_id}).fetchall()
 
 
 @dataclass(frozen=True, slots=True)
 class MessageFilters:
-    """What messages to look for; None matches all. `recipient` is found anywhere in the address, in any case."""
+    """Which messages to find; None matches all. `recipient` is any part of the address, in any case."""
 
     recipient: str | None = None
     type: str | None = None
@@ -75,11 +76,11 @@ class MessageFilters:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    """Part of a search's answer, newest first."""
+    """One page of a search, newest first."""
 
     messages: Sequence[DictRow]
     next_cursor: int | None
-    """Cursor of the next page; None when there is nothing further."""
+    """Cursor of the next page; None on the last one."""
 
 
 def search_messages(
@@ -90,10 +91,10 @@ def search_messages(
     timeout_seconds: float,
     id_span: int = SEARCH_ID_SPAN,
 ) -> SearchPage:
-    """At most `most` messages below the id `cursor`.
+    """At most `limit` messages below the id `cursor`.
 
-    Looks at `stretch` ids and no more, so a page may have less than `most`, even none, and yet a `next`. DatabaseFailure
-    if a statement takes longer than `patience_seconds`.
+    Scans `id_span` ids at most, so a page may have fewer than `limit` messages, even none, and still a next page.
+    DatabaseFailure if a statement takes longer than `timeout_seconds`.
     """
     with connection.transaction():
         connection.execute(statement("messages", "statement_timeout_set"), {"seconds": timeout_seconds})

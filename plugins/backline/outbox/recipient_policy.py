@@ -1,15 +1,14 @@
-"""What recipients want, heeded before their messages go out: some are not sent at all, some later.
+"""Decides which claimed messages may be sent now: payload versions, preferences, rates by domain, failing endpoints.
 
-One statement a claimed batch, and none while no recipient has any wish and the settings have no quiet hours and no limit for
-the channel. Urgent lanes and types with secrets do not wait: quiet hours and limits are not theirs. Suppression is everyone's,
-and a topic that was left is left whatever the lane.
+Each check takes a claimed batch and returns the messages that may go on; the others it suppresses or defers in the outbox.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +21,8 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.messages import registry
-from backline.outbox.store import LeasedMessage
+from backline.outbox.delivery import upgraded
+from backline.outbox.store import LeasedMessage, Store
 from backline.preferences.addresses import address_key
 from backline.preferences.quiet_hours import (
     QuietHours,
@@ -31,6 +31,7 @@ from backline.preferences.quiet_hours import (
     parse_quiet_hours,
     quiet_period_end,
 )
+from backline.preferences.repository import SUPPRESSION_REASONS
 from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import ALL_TOPICS
 from backline.rendering.settings import TemplateSettings
@@ -40,18 +41,48 @@ log = logging.getLogger(__name__)
 
 URGENT_PRIORITY = 8
 """Lanes of this priority and above are urgent."""
-SUPPRESSION_REASONS = {
-    "hard_bounce": "mail to it bounced for good",
-    "complaint": "its owner called a message spam",
-    "unsubscribed": "its owner told the provider to stop",
-    "manual": "somebody put it there",
-}
-"""Each reason of a suppression, in words."""
+WEBHOOK_CHANNEL = "webhook"
+HOLD_BACK_SECONDS = (15.0, 45.0)
+"""Delay of messages for a failing endpoint, at random between these, so that a few at a time come due."""
+NEWER_VERSION_DELAY_SECONDS = 30.0
+"""Delay of a message whose payload is of a newer version than this process knows."""
+
+# --- payload versions ------------------------------------------------------------------------------------
+
+
+async def upgrade_payloads(store: Store, messages: list[LeasedMessage]) -> list[LeasedMessage]:
+    """The messages with payloads of the versions that this process knows, older ones upgraded.
+
+    A message of a newer version is deferred until a newer dispatcher claims it, or until it expires. An upgrade that fails
+    leaves the message as it is: the attempt repeats it, and the failure is the attempt's.
+    """
+    known, newer = [], []
+    for message in messages:
+        version = registry.version_of(message.type)
+        if version is None or message.type_version == version:
+            known.append(message)
+        elif message.type_version > version:
+            newer.append((message, NEWER_VERSION_DELAY_SECONDS))
+        else:
+            try:
+                known.append(upgraded(message))
+            except Exception:  # noqa: BLE001 - a fault in one message must not stop the lane
+                known.append(message)
+    if newer:
+        types = ", ".join(sorted({f"{message.type} {message.type_version}" for message, _ in newer}))
+        log.warning("%d messages deferred: payload versions are newer than this process knows: %s", len(newer), types)
+        await store.defer(
+            newer, "its payload is of a newer version than the dispatcher knows; it waits for a newer one"
+        )
+    return known
+
+
+# --- preferences -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class FilterResult:
-    """A batch by what may become of it now."""
+    """The messages of a batch that may be sent, and how many were suppressed or deferred."""
 
     admitted: list[LeasedMessage]
     suppressed: int = 0
@@ -60,27 +91,32 @@ class FilterResult:
 
 @dataclass(frozen=True, slots=True)
 class SendWindow:
-    """When one recipient may be written to: their own wishes, else the settings'."""
+    """When one recipient accepts messages: their own preference, or else the settings'."""
 
     zone: ZoneInfo
     quiet_hours: QuietHours | None
     per_day: int
 
     def next_allowed(self, now: datetime) -> tuple[datetime, str] | None:
-        """Until when to wait and why, or None."""
+        """The end of the current quiet hours, and the reason for waiting; None if there is no need to wait."""
         if self.quiet_hours is None or (end := quiet_period_end(now, self.quiet_hours, self.zone)) is None:
             return None
         return end, f"quiet hours of the recipient, {self.quiet_hours} in {self.zone.key}"
 
     def next_day_start(self, now: datetime) -> tuple[datetime, str]:
-        """When the next day's messages may come, for one that is over this day's limit."""
+        """When a message over the daily limit may be sent, and the reason for waiting."""
         begins = next_day_start(now, self.zone)
-        waits = self.next_allowed(begins)
-        return waits[0] if waits else begins, f"the recipient gets at most {self.per_day} messages a day"
+        quiet = self.next_allowed(begins)
+        return quiet[0] if quiet else begins, f"the recipient gets at most {self.per_day} messages a day"
 
 
 class PreferenceFilter:
-    """Screens one lane's batches, over a connection that it shares."""
+    """Applies suppressions, opt-outs, quiet hours and daily limits to the batches of one lane.
+
+    It runs one query per batch, and none while no recipient has a preference and the settings have neither quiet hours nor a
+    daily limit for the channel. Suppressions and opt-outs apply to every message. Quiet hours and limits do not apply to
+    urgent lanes and to types with secrets.
+    """
 
     def __init__(self, database: Database, lane: LaneSettings) -> None:
         config = settings()
@@ -93,54 +129,55 @@ class PreferenceFilter:
         self._zone = config.section(TemplateSettings).time_zone
 
     async def apply(self, messages: list[LeasedMessage]) -> FilterResult:
-        """Those that may go now; the others are written down as suppressed or put off, and are no longer ours."""
-        paced = self._can_defer and (self._quiet_hours is not None or self._per_day > 0)
-        if not messages or not (paced or messages[0].has_preferences):
+        """The messages that may be sent now; the others are stored as suppressed or deferred and no longer leased."""
+        has_defaults = self._can_defer and (self._quiet_hours is not None or self._per_day > 0)
+        if not messages or not (has_defaults or messages[0].has_preferences):
             return FilterResult(messages)
         keys = [address_key(self._channel, message.recipient) for message in messages]
-        topics, patient = self._topics_and_deferrable(messages)
+        topics, deferrable = self._topics_and_deferrable(messages)
         recipients = [{"address": key, "topic": topic} for key, topic in zip(keys, topics, strict=True)]
-        # As one JSON text: psycopg's arrays of text are quoted element by element in Python.
-        asked = to_json(recipients).decode()
         known = await self._query(
-            "recipient_preferences", channel=self._channel, recipients=asked, include_unknown=paced
+            "recipient_preferences",
+            channel=self._channel,
+            recipients=to_json(recipients).decode(),  # psycopg quotes an array of text in Python, element by element
+            include_unknown=has_defaults,
         )
         if not known:
             return FilterResult(messages)
         suppressed: dict[int, str] = {}
-        put_off: dict[int, tuple[datetime, str]] = {}
-        counted: dict[int, SendWindow] = {}
+        deferred: dict[int, tuple[datetime, str]] = {}
+        limited: dict[int, SendWindow] = {}
         now = known[0]["now"]
         for row in known:
-            place = row["position"] - 1
+            index = row["position"] - 1
             if reason := _suppression_reason(row):
-                suppressed[place] = reason
-            elif patient[place]:
-                pace = self._send_window(row, messages[place].payload)
-                if wait := pace.next_allowed(now):
-                    put_off[place] = wait
-                elif pace.per_day:
-                    counted[place] = pace
-        if counted:
-            put_off |= await self._over_daily_limit(messages, keys, counted, now)
-        await self._save_decisions(messages, suppressed, put_off)
-        admitted = [one for place, one in enumerate(messages) if place not in suppressed and place not in put_off]
-        return FilterResult(admitted, len(suppressed), len(put_off))
+                suppressed[index] = reason
+            elif deferrable[index]:
+                window = self._send_window(row, messages[index].payload)
+                if wait := window.next_allowed(now):
+                    deferred[index] = wait
+                elif window.per_day:
+                    limited[index] = window
+        if limited:
+            deferred |= await self._over_daily_limit(messages, keys, limited, now)
+        await self._save_decisions(messages, suppressed, deferred)
+        admitted = [one for index, one in enumerate(messages) if index not in suppressed and index not in deferred]
+        return FilterResult(admitted, len(suppressed), len(deferred))
 
     def _topics_and_deferrable(self, messages: Sequence[LeasedMessage]) -> tuple[list[str | None], list[bool]]:
         """The topic of each message, and whether it can wait."""
         topics: list[str | None] = []
-        patient = []
+        deferrable = []
         for message in messages:
             try:
                 kind = registry.get(message.type)
-            except InvalidInput:  # the channel's to refuse
+            except InvalidInput:  # the channel refuses an unknown type
                 topics.append(None)
-                patient.append(False)
+                deferrable.append(False)
                 continue
             topics.append(kind.topic_of(message.payload))
-            patient.append(self._can_defer and not kind.secret_fields)
-        return topics, patient
+            deferrable.append(self._can_defer and not kind.secret_fields)
+        return topics, deferrable
 
     def _send_window(self, row: DictRow, payload: Mapping[str, Any]) -> SendWindow:
         own = payload.get("zone")
@@ -150,41 +187,40 @@ class PreferenceFilter:
         return SendWindow(zone, hours, self._per_day if row["per_day"] is None else row["per_day"])
 
     async def _over_daily_limit(
-        self, messages: Sequence[LeasedMessage], keys: Sequence[str], counted: Mapping[int, SendWindow], now: datetime
+        self, messages: Sequence[LeasedMessage], keys: Sequence[str], limited: Mapping[int, SendWindow], now: datetime
     ) -> dict[int, tuple[datetime, str]]:
         days: dict[tuple[str, str], dict[str, Any]] = {}
-        for place, pace in counted.items():
-            day = now.astimezone(pace.zone).date().isoformat()
-            wanted = days.setdefault(
-                (keys[place], day), {"address": keys[place], "day": day, "per_day": pace.per_day, "message_ids": []}
-            )
-            wanted["message_ids"].append(messages[place].id)
+        for index, window in limited.items():
+            day = now.astimezone(window.zone).date().isoformat()
+            request = {"address": keys[index], "day": day, "per_day": window.per_day, "message_ids": []}
+            days.setdefault((keys[index], day), request)["message_ids"].append(messages[index].id)
         rows = await self._query(
             "daily_send_count_claim_many", channel=self._channel, requests=to_json(list(days.values())).decode()
         )
         within = {message_id for row in rows for message_id in row["message_ids"]}
-        return {place: pace.next_day_start(now) for place, pace in counted.items() if messages[place].id not in within}
+        return {
+            index: window.next_day_start(now) for index, window in limited.items() if messages[index].id not in within
+        }
 
     async def _save_decisions(
         self,
         messages: Sequence[LeasedMessage],
         suppressed: Mapping[int, str],
-        put_off: Mapping[int, tuple[datetime, str]],
+        deferred: Mapping[int, tuple[datetime, str]],
     ) -> None:
         if suppressed:
-            held = [messages[place] for place in suppressed]
+            chosen = [messages[index] for index in suppressed]
             await self._query(
-                "message_suppress_many", ids=[one.id for one in held], tokens=[one.token for one in held],
+                "message_suppress_many", ids=[one.id for one in chosen], tokens=[one.token for one in chosen],
                 reasons=list(suppressed.values()),
             )  # fmt: skip
-        if put_off:
-            held = [messages[place] for place in put_off]
+        if deferred:
+            chosen = [messages[index] for index in deferred]
             await self._query(
-                "message_defer_many", ids=[one.id for one in held], tokens=[one.token for one in held],
-                untils=[until for until, _ in put_off.values()], reasons=[reason for _, reason in put_off.values()],
+                "message_defer_many", ids=[one.id for one in chosen], tokens=[one.token for one in chosen],
+                untils=[until for until, _ in deferred.values()], reasons=[reason for _, reason in deferred.values()],
             )  # fmt: skip
-        told = Counter([*suppressed.values(), *(reason for _, reason in put_off.values())])
-        for reason, count in told.items():
+        for reason, count in Counter([*suppressed.values(), *(reason for _, reason in deferred.values())]).items():
             log.info("%d messages not sent now: %s", count, reason)
 
     async def _query(self, name: str, **params: Any) -> list[DictRow]:
@@ -192,18 +228,84 @@ class PreferenceFilter:
 
 
 def _suppression_reason(row: DictRow) -> str | None:
-    """Why the recipient is not to be written to, or None."""
+    """Why the recipient must not get the message, or None."""
     if row["suppressed"]:
         since = row["suppressed_since"].astimezone(UTC)
         return (
-            f"the address is suppressed since {since:%Y-%m-%d}: {SUPPRESSION_REASONS[row['suppressed']]}, "
-            f"says {row['suppressed_by']}"
+            f"the address is suppressed since {since:%Y-%m-%d}: {SUPPRESSION_REASONS[row['suppressed']]} "
+            f"(source: {row['suppressed_by']})"
         )
     if row["opted_out_topic"]:
-        what = (
-            "everything that can be left"
-            if row["opted_out_topic"] == ALL_TOPICS
-            else f"the topic {row['opted_out_topic']}"
-        )
-        return f"the recipient left {what} on {row['opted_out_since'].astimezone(UTC):%Y-%m-%d}"
+        topic = row["opted_out_topic"]
+        what = "all topics" if topic == ALL_TOPICS else f"the topic {topic}"
+        return f"the recipient opted out of {what} on {row['opted_out_since'].astimezone(UTC):%Y-%m-%d}"
     return None
+
+
+# --- rates by the recipient's domain --------------------------------------------------------------------
+
+
+def domain_of(recipient: str) -> str:
+    """The domain of an address, in lower case; empty when it has none."""
+    _, at, domain = recipient.rpartition("@")
+    return domain.rstrip("> ").lower() if at else ""
+
+
+async def defer_over_domain_rate(
+    store: Store, lane_name: str, lane: LaneSettings, messages: list[LeasedMessage]
+) -> list[LeasedMessage]:
+    """The messages within their domain's rate; the others are deferred until their domain's token comes.
+
+    A message is deferred once: its token is reserved, so it is sent when it comes due again.
+    """
+    limited: dict[str, list[LeasedMessage]] = defaultdict(list)
+    for message in messages:
+        domain = domain_of(message.recipient)
+        if not message.rate_token_reserved and domain in lane.domain_rates_per_minute:
+            limited[domain].append(message)
+    if not limited:
+        return messages
+    keys = {domain: f"domain:{lane_name}:{domain}" for domain in limited}
+    intervals = {domain: 60.0 / lane.domain_rates_per_minute[domain] for domain in limited}
+    first = await store.reserve_rate_tokens(
+        {keys[domain]: (len(batch), intervals[domain], lane.rate_burst) for domain, batch in limited.items()}
+    )
+    deferred = []
+    for domain, batch in limited.items():
+        for index, message in enumerate(batch):
+            delay = first[keys[domain]] + index * intervals[domain]
+            if delay > 0:
+                deferred.append((message, delay))
+    if deferred:
+        await store.defer(deferred)
+    ids = {message.id for message, _ in deferred}
+    return [message for message in messages if message.id not in ids]
+
+
+# --- failing webhook endpoints ---------------------------------------------------------------------------
+
+
+async def hold_back_failing_endpoints(
+    store: Store, messages: list[LeasedMessage], in_hand: Iterable[LeasedMessage]
+) -> list[LeasedMessage]:
+    """Admit one message at a time for an endpoint that has failed for a while, and defer the others.
+
+    An attempt at an endpoint that hangs occupies one of the lane's deliveries until its timeout, so more of them would delay
+    the other endpoints. `in_hand` are the messages that the dispatcher already has.
+    """
+    if not messages:
+        return messages
+    failing = await store.failing_endpoints({message.recipient for message in messages})
+    if not failing:
+        return messages
+    taken = {message.recipient for message in in_hand}
+    admitted, waiting = [], []
+    for message in messages:
+        if message.recipient in failing and message.recipient in taken:
+            waiting.append((message, random.uniform(*HOLD_BACK_SECONDS)))  # noqa: S311 - no secret
+        else:
+            taken.add(message.recipient)
+            admitted.append(message)
+    if waiting:
+        await store.defer(waiting)
+    return admitted

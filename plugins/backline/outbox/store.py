@@ -1,4 +1,4 @@
-"""What the engine asks of the database, one method a statement of `include/sql/outbox.sql`."""
+"""The engine's access to the outbox: one method for each statement of `include/sql/outbox.sql` that it runs."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from backline.db.statements import statement
 from backline.settings import LaneSettings
 
 RESCAN_INTERVAL_SECONDS = 1.0
-"""The longest that claims go on from their mark without a look at the head of the lane."""
+"""Claims that resume at the last position start at the lane's head again after this time."""
 RESCAN_TIME_SHARE = 0.1
-"""The share of the time that looks at the head may take when no more follows the mark: a cheap one is repeated at once."""
+"""While claims from the last position find less than they ask for, scans from the head take at most this share of the time."""
 
 
 @dataclass(slots=True)
 class LeasedMessage:
-    """A message that is ours until `until` (on this process's monotonic clock)."""
+    """A message that this process holds until `lease_deadline` (on its monotonic clock)."""
 
     id: int
     type: str
     recipient: str
     payload: Mapping[str, Any]
+    type_version: int
+    """The type's version that the payload is of."""
     created_at: datetime
     attempt: int
-    """Tries that ended before this one."""
+    """Attempts that ended before this one."""
     max_attempts: int
     rate_token_reserved: bool
     token: uuid.UUID
     lease_deadline: float
     send_deadline: float | None
-    """When it would come too late (monotonic), or None."""
+    """When the message expires (monotonic), or None."""
     has_preferences: bool
-    """Whether any recipient has wishes that are to be looked up before it is sent."""
+    """Whether any recipient has preferences that must be looked up before it is sent."""
 
 
 class Outcome(NamedTuple):
-    """How one try ended. `state` is final, or `scheduled` for a retry after `delay` seconds."""
+    """How one attempt ended. `state` is final, or `scheduled` for a retry after `delay` seconds."""
 
     message_id: int
     token: uuid.UUID
@@ -61,19 +63,9 @@ class Outcome(NamedTuple):
 
     def as_json(self, now: float) -> dict[str, object]:
         """As `message_complete_many` takes it."""
-        return {
-            "message_id": self.message_id,
-            "token": self.token,
-            "state": self.state,
-            "delay": self.delay,
-            "error_class": self.error_class,
-            "error": self.error,
-            "provider_id": self.provider_id,
-            "code": self.code,
-            "response": self.response,
-            "age": now - self.started,
-            "duration": self.ended - self.started,
-        }
+        values: dict[str, object] = self._asdict()
+        del values["started"], values["ended"]
+        return {**values, "age": now - self.started, "duration": self.ended - self.started}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,7 @@ class _ScanPosition:
     due_at: datetime
     id: int
     filled_limit: bool = False
-    """Whether the last claim took as many as it wanted, so that more may follow."""
+    """Whether the last claim found as many as it asked for, so that more may follow."""
     valid_until: float = 0.0
     valid_until_if_filled: float = 0.0
 
@@ -97,14 +89,14 @@ def _sql(name: str, params: Mapping[str, Any] | None = None) -> tuple[Any, Mappi
 
 
 class Store:
-    """The outbox behind one database connection.
+    """The outbox over one database connection.
 
-    With `marking`, a claim goes on where the lane's last one ended instead of at its head, where the dead index entries
-    of everything claimed before may stand: no one can remove them while a snapshot is held, so each claim would walk
-    over all of them. What has come before the mark meanwhile (a higher priority, a later commit, a message given back)
-    is seen by the next look from the head: when the mark's claims no longer fill up and such looks take no more than a
-    tenth of the time, and after a second in any case. So order is late by a second at most and nothing starves; but an
-    empty claim does not prove that the lane is empty, so one who ends when it is must not mark.
+    With `resume_scans`, a claim starts where the lane's last claim ended. The index entries of claimed messages stay before
+    that position, dead, as long as any transaction holds a snapshot, and a claim from the head would read all of them.
+    Messages that arrive before the position (a higher priority, a later commit, a returned message) are found by the next
+    claim from the head: at the latest after one second, and sooner when claims find less than they ask for. So the order is
+    late by at most a second and no message starves. An empty claim does not prove that the lane is empty: whoever ends when
+    it is must not use `resume_scans`.
     """
 
     def __init__(self, database: Database, *, resume_scans: bool = False) -> None:
@@ -119,46 +111,46 @@ class Store:
         """Close the connection; never raises."""
         await self._database.close()
 
-    # --- moving messages through their states -------------------------------------------------
+    # --- state transitions ------------------------------------------------------------------------
 
     async def promote(self, limit: int = 1000) -> int:
-        """Make messages that came due pending; returns how many."""
+        """Make scheduled messages that are due pending; returns how many."""
         return len(await self._rows("message_promote", batch_limit=limit))
 
     async def expire(self, limit: int = 1000) -> int:
-        """End waiting messages whose time is over; returns how many."""
+        """End waiting messages that have expired; returns how many."""
         return len(await self._rows("message_expire", batch_limit=limit))
 
     async def claim(self, lane: str, limit: int, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
-        """Take up to `most` due messages of a lane, first priority first."""
+        """Lease up to `limit` due messages of a lane, by priority."""
         return await self._claim(self._database.fetch, lane, limit, dispatcher, lease_seconds)
 
     async def _claim(
         self, run: Execute, lane: str, limit: int, dispatcher: int | None, lease_seconds: float
     ) -> list[LeasedMessage]:
         asked = time.monotonic()
-        mark = self._scan_positions.get(lane, _LANE_START)
-        start = mark if asked < (mark.valid_until_if_filled if mark.filled_limit else mark.valid_until) else _LANE_START
+        last = self._scan_positions.get(lane, _LANE_START)
+        start = last if asked < (last.valid_until_if_filled if last.filled_limit else last.valid_until) else _LANE_START
         claim = {
-            "lane": lane, "batch_limit": limit, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds,
-            "after_rank": start.negated_priority, "due_at": start.due_at, "id": start.id,
+            "lane": lane, "batch_limit": limit, "dispatcher": dispatcher, "token": uuid.uuid4(),
+            "lease_seconds": lease_seconds, "after_rank": start.negated_priority, "due_at": start.due_at, "id": start.id,
         }  # fmt: skip
         rows = in_claim_order(await run(*_sql("message_claim", claim)))
         if self._resume_scans:
             if start is _LANE_START:
                 now = time.monotonic()
                 latest = now + RESCAN_INTERVAL_SECONDS
-                mark = replace(
-                    mark, valid_until=min(now + (now - asked) / RESCAN_TIME_SHARE, latest), valid_until_if_filled=latest
+                last = replace(
+                    last, valid_until=min(now + (now - asked) / RESCAN_TIME_SHARE, latest), valid_until_if_filled=latest
                 )
             if rows:
-                last = rows[-1]
-                mark = replace(mark, negated_priority=-last["priority"], due_at=last["due_at"], id=last["id"])
-            self._scan_positions[lane] = replace(mark, filled_limit=len(rows) == limit)
+                row = rows[-1]
+                last = replace(last, negated_priority=-row["priority"], due_at=row["due_at"], id=row["id"])
+            self._scan_positions[lane] = replace(last, filled_limit=len(rows) == limit)
         return to_leased_messages(rows, asked, lease_seconds)
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
-        """Take one message whose dispatcher had died, if there is one."""
+        """Lease one message whose dispatcher died, if there is one."""
         asked = time.monotonic()
         rows = await self._rows(
             "message_claim_rescued", lane=lane, dispatcher=dispatcher, token=uuid.uuid4(), lease_seconds=lease_seconds
@@ -168,11 +160,10 @@ class Store:
     async def claim_within_rate(
         self, name: str, lane: LaneSettings, limit: int, dispatcher: int | None
     ) -> tuple[list[LeasedMessage], float]:
-        """As `claim`, in a lane with a rate: as many as it has tokens.
+        """As `claim`, in a lane with a rate: at most as many messages as the lane has tokens.
 
-        With none left, also how many seconds the messages that wait have to wait (0 when none does).
-
-        The lane's bucket is locked from the count to the spending, so dispatchers share the rate exactly.
+        Without a token, also returns the seconds until the next one (0 when no message waits). The lane's bucket is locked
+        from the count to the spending, so dispatchers share the rate exactly.
         """
         interval = 60.0 / lane.rate_per_minute
         bucket = {"key": f"lane:{name}", "burst": lane.rate_burst, "interval": interval}
@@ -180,8 +171,8 @@ class Store:
             available = (await run(*_sql("rate_lane_tokens", bucket)))[0]
             limit = min(limit, available["tokens"])
             if limit == 0:
-                look = {"lanes": [name], "heartbeat_timeout": 0.0, "count_limits": [1]}
-                waiting = (await run(*_sql("lane_status", look)))[0]["pending"]
+                query = {"lanes": [name], "heartbeat_timeout": 0.0, "count_limits": [1]}
+                waiting = (await run(*_sql("lane_status", query)))[0]["pending"]
                 return [], float(available["wait_seconds"]) if waiting else 0.0
             messages = await self._claim(run, name, limit, dispatcher, lane.lease_seconds)
             await run(*_sql("rate_lane_spend", bucket | {"spent": len(messages)}))
@@ -190,11 +181,11 @@ class Store:
     async def complete(
         self, outcomes: Sequence[Outcome], dispatcher: int | None, dag_run: str | None
     ) -> dict[int, str]:
-        """End tries; returns the state of each message that was still ours. The others were taken over."""
+        """End attempts; returns the state of each message whose lease was still ours."""
         now = time.monotonic()
         rows = await self._rows(
             "message_complete_many",
-            # As one JSON text: psycopg's arrays of text are quoted element by element in Python.
+            # One JSON text: psycopg quotes an array of text in Python, element by element.
             outcomes=to_json([outcome.as_json(now) for outcome in outcomes]).decode(),
             dispatcher=dispatcher,
             dag_run=dag_run,
@@ -202,19 +193,23 @@ class Store:
         return {row["id"]: row["state"] for row in rows}
 
     async def return_unsent(self, messages: Sequence[LeasedMessage]) -> int:
-        """Return messages that were claimed and not tried; returns how many were still ours."""
+        """Return claimed messages that were not attempted; returns how many were still ours."""
         return len(
             await self._rows("message_return_many", ids=[m.id for m in messages], tokens=[m.token for m in messages])
         )
 
-    async def defer(self, messages: Sequence[tuple[LeasedMessage, float]]) -> int:
-        """Put messages off by seconds, at no cost of an attempt; a rate token that they wait for is theirs then."""
+    async def defer(self, messages: Sequence[tuple[LeasedMessage, float]], reason: str | None = None) -> int:
+        """Defer claimed messages by seconds, without using up an attempt; returns how many were still ours.
+
+        Without a reason they wait for a rate token, which is reserved for them.
+        """
         return len(
             await self._rows(
                 "message_defer_many",
                 ids=[m.id for m, _ in messages],
                 tokens=[m.token for m, _ in messages],
                 delays=[delay for _, delay in messages],
+                reason=reason,
             )
         )
 
@@ -224,9 +219,9 @@ class Store:
         return {row["id"] for row in rows}
 
     async def reserve_rate_tokens(self, wanted: Mapping[str, tuple[int, float, int]]) -> dict[str, float]:
-        """Reserve tokens: bucket to (how many, seconds between two, burst).
+        """Reserve tokens: bucket to (count, seconds between two tokens, burst).
 
-        Returns for each bucket the seconds until its first token comes, less than zero for at once.
+        Returns for each bucket the seconds until its first token comes, less than zero if it is available now.
         """
         rows = await self._rows(
             "rate_reserve_many",
@@ -238,7 +233,7 @@ class Store:
         return {row["key"]: row["seconds_to_first_token"] for row in rows}
 
     async def renew(self, messages: Sequence[LeasedMessage], lease_seconds: float) -> int:
-        """Lengthen leases, on the messages themselves too; returns how many were still ours."""
+        """Extend leases, on the messages themselves too; returns how many were still ours."""
         asked = time.monotonic()
         rows = await self._rows(
             "message_renew",
@@ -246,46 +241,37 @@ class Store:
             tokens=[m.token for m in messages],
             lease_seconds=lease_seconds,
         )
-        ours = {row["id"] for row in rows}
+        renewed = {row["id"] for row in rows}
         for message in messages:
-            if message.id in ours:
+            if message.id in renewed:
                 message.lease_deadline = asked + lease_seconds
-        return len(ours)
+        return len(renewed)
 
     async def cancel_requests(self, dispatcher: int) -> set[int]:
-        """Messages in this dispatcher's hands that somebody has taken back."""
+        """Messages leased by this dispatcher whose cancellation was requested."""
         return {row["id"] for row in await self._rows("message_cancel_requests", dispatcher=dispatcher)}
 
     async def rescue(self, max_rescues: int, heartbeat_timeout: float, limit: int = 5000) -> int:
-        """Take messages from dead dispatchers and expired leases; returns how many."""
+        """Take messages back from dead dispatchers and expired leases; returns how many."""
         return len(
             await self._rows(
                 "message_rescue", max_rescues=max_rescues, heartbeat_timeout=heartbeat_timeout, batch_limit=limit
             )
         )
 
-    async def cancel(self, message_id: int) -> str | None:
-        """Take a message back; `cancelled`, `leased` if its holder was asked to, None if it was final already."""
-        rows = await self._rows("message_cancel", id=message_id)
-        return rows[0]["state"] if rows else None
-
-    async def retry(self, message_id: int) -> bool:
-        """Revive a dead message under its own id; False if it is not dead, has expired or had secrets."""
-        return bool(await self._rows("message_retry", id=message_id))
-
-    # --- looking --------------------------------------------------------------------------------
+    # --- queries ----------------------------------------------------------------------------------
 
     async def status(self, message_id: int) -> DictRow | None:
-        """Where one message stands."""
+        """The current state of one message."""
         rows = await self._rows("message_status", id=message_id)
         return rows[0] if rows else None
 
-    async def attempts(self, message_id: int) -> list[DictRow]:
-        """The tries of one message, first to last."""
-        return await self._rows("message_attempts", id=message_id)
+    async def has_work(self) -> bool:
+        """Whether any message is pending, due, expired or leased, or a dispatcher is registered: one cheap statement."""
+        return bool((await self._rows("outbox_has_work"))[0]["has_work"])
 
     async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[DictRow]:
-        """What waits in each lane, counted up to the number given for it, and who serves it."""
+        """The backlog of each lane, counted up to the number given for it, and its dispatchers."""
         return await self._rows(
             "lane_status", lanes=list(lanes), count_limits=list(lanes.values()), heartbeat_timeout=heartbeat_timeout
         )
@@ -293,22 +279,22 @@ class Store:
     # --- dispatchers ------------------------------------------------------------------------------
 
     async def register(self, lane: str, slots: int, dag_run: str | None) -> tuple[int, bool] | None:
-        """Take a free slot of a lane: (dispatcher, whether it succeeds another), or None if all are served."""
+        """Take a free slot of a lane: (dispatcher, whether it succeeds another), or None if all slots are taken."""
         rows = await self._rows("dispatcher_register", lane=lane, slots=slots, dag_run=dag_run)
         return (rows[0]["id"], rows[0]["is_successor"]) if rows else None
 
     async def heartbeat(self, dispatcher: int, *, handing_over: bool) -> tuple[bool, bool] | None:
-        """Say that a dispatcher lives; (stop requested, successor is there), or None if it was taken for dead."""
+        """Record that a dispatcher is alive; (stop requested, has a successor), or None if it was declared dead."""
         rows = await self._rows("dispatcher_heartbeat", dispatcher=dispatcher, handing_over=handing_over)
         return (rows[0]["stop_requested"], rows[0]["has_successor"]) if rows else None
 
     async def unregister(self, dispatcher: int) -> None:
-        """Take a dispatcher's row away."""
+        """Delete a dispatcher's row."""
         await self._rows("dispatcher_unregister", dispatcher=dispatcher)
 
 
 async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> LeasedMessage | None:
-    """Take one message inside a transaction; None if it is final or held by another."""
+    """Lease one message inside a transaction; None if it is final or leased by another process."""
     asked = time.monotonic()
     params = {"id": message_id, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
     rows = await run(*_sql("message_lease_one", params))
@@ -316,18 +302,19 @@ async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> Le
 
 
 def in_claim_order(rows: Sequence[DictRow]) -> list[DictRow]:
-    """Rows of a claim in the lane's order: UPDATE ... RETURNING promises none."""
+    """A claim's rows in the lane's order, which UPDATE ... RETURNING does not promise."""
     return sorted(rows, key=lambda row: (-row["priority"], row["due_at"], row["id"]))
 
 
 def to_leased_messages(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[LeasedMessage]:
-    """Rows of a claim as leases. Times count from before the claim was sent, so ours never end late."""
+    """A claim's rows as messages. Their times count from before the claim was sent, so a lease never ends late here."""
     return [
         LeasedMessage(
             id=row["id"],
             type=row["type"],
             recipient=row["recipient"],
             payload=row["payload"],
+            type_version=row["type_version"],
             created_at=row["created_at"],
             attempt=row["attempt"],
             max_attempts=row["max_attempts"],

@@ -1,131 +1,82 @@
-"""Trying declined payments again, as the dunning schedule says; large ones only when a person allows it."""
+"""Which payments are due for another attempt, and which of these a person must approve first."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import psycopg
+from psycopg.rows import DictRow
 
-from backline.errors import BacklineError, PermanentError, UnknownFailure
-from backline.payments.charges import charge, retry_charge
-from backline.payments.provider import Provider
+from backline.db.statements import statement
+from backline.jobs.job import Job
 from backline.payments.repository import transaction
 from backline.payments.settings import PaymentSettings
-from backline.rendering.formats import money
 
 ORPHANED_AFTER_SECONDS = 900.0
-"""A try that has had no end for so long was left by a process that died: no task of ours works longer."""
-MAX_LISTED = 20
+"""An attempt without a result for so long was left by a process that died: no task works longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class DueAttempt:
-    """A try that is to be made: the payment's `number`-th. Money is in minor units."""
+    """The next attempt of a declined payment. Money is in minor units."""
 
-    payment_id: int
+    id: int
+    """The payment's."""
     order_id: int
-    number: int
     order_number: str
+    number: int
+    """Which attempt, from 1."""
     amount_minor: int
     currency: str
     decline_code: str
+    approved: bool | None
+    """The decision about it, if there is one."""
+    approval_pending: bool
 
 
-@dataclass
-class DunningPlan:
-    """What is to be done: tries to make now, tries to ask about, tries that somebody is being asked about."""
+@dataclass(frozen=True, slots=True)
+class OrphanedAttempt:
+    """An attempt that was started and has no result."""
 
-    due: list[DueAttempt] = field(default_factory=list)
-    to_approve: list[DueAttempt] = field(default_factory=list)
-    awaiting_approval: int = 0
-
-
-@dataclass
-class RetryReport:
-    """What became of the tries, and which went wrong."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, object]:
-        """For the run's result."""
-        return {**self.counts, "problems": self.problems[:MAX_LISTED]}
+    id: int
+    """The payment's."""
+    order_id: int
+    order_number: str
+    number: int
 
 
-def plan_retries(database: psycopg.Connection[Any], provider: str, config: PaymentSettings) -> DunningPlan:
-    """The payments whose time has come; people are asked about a large one once, until their time to answer is over."""
-    found = DunningPlan()
+def due_attempts(job: Job[PaymentSettings], provider: str) -> Iterator[DueAttempt]:
+    """The attempts that are due at a provider, by payment."""
+    return job.scan(statement("payments", "retry_due"), DueAttempt, {"provider": provider})
+
+
+def orphaned_attempts(job: Job[PaymentSettings], provider: str) -> Iterator[OrphanedAttempt]:
+    """The attempts at a provider that were left without a result, by payment."""
+    values = {"provider": provider, "orphaned_after_seconds": ORPHANED_AFTER_SECONDS}
+    return job.scan(statement("payments", "attempts_orphaned"), OrphanedAttempt, values)
+
+
+def is_allowed(attempt: DueAttempt, config: PaymentSettings) -> bool:
+    """Whether an attempt can be made now: its amount needs no approval, or it was approved."""
+    return bool(attempt.approved) or not config.needs_approval(attempt.amount_minor, attempt.currency)
+
+
+def request_approval(database: psycopg.Connection[DictRow], attempt: DueAttempt, config: PaymentSettings) -> bool:
+    """Record that a decision is requested; False if it was requested already and has not expired."""
     with transaction(database) as run:
-        for row in run("retry_due", provider=provider, batch_limit=config.batch_limit):
-            due = DueAttempt(**{name: row[name] for name in DueAttempt.__dataclass_fields__})
-            if not config.needs_approval(due.amount_minor, due.currency):
-                found.due.append(due)
-                continue
-            answers = run("approval_get", payment_id=due.payment_id, number=due.number)
-            asking = {"payment_id": due.payment_id, "number": due.number, "hours": config.approval_timeout_hours}
-            if answers and answers[0]["approved"]:
-                found.due.append(due)  # allowed, and not tried yet: the run that asked has died
-            elif not answers and run("approval_request", **asking):
-                found.to_approve.append(due)
-            else:
-                found.awaiting_approval += 1
-    return found
+        return bool(run(
+            "approval_request", payment_id=attempt.id, number=attempt.number, hours=config.approval_timeout_hours
+        ))  # fmt: skip
 
 
 def record_approval(
-    database: psycopg.Connection[Any], payment_id: int, number: int, *, approved: bool, decided_by: str
-) -> None:
-    """Write down whether a person allows a try; the first answer holds. One that is not allowed is never made: the payment is given up."""
+    database: psycopg.Connection[DictRow], payment_id: int, number: int, *, approved: bool, decided_by: str
+) -> bool:
+    """Record a decision about an attempt and return the one that counts: the first. A rejected attempt's payment is abandoned."""
     with transaction(database) as run:
         run("approval_record", payment_id=payment_id, number=number, approved=approved, decided_by=decided_by[:200])
-        [row] = run("approval_get", payment_id=payment_id, number=number)
-        if not row["approved"]:
+        [decision] = run("approval_get", payment_id=payment_id, number=number)
+        if not decision["approved"]:
             run("payment_abandon", payment_id=payment_id, attempts=number - 1)
-
-
-def retry_due(database: psycopg.Connection[Any], provider: Provider, due: Iterable[tuple[int, int]]) -> RetryReport:
-    """Make tries, given by order and number; each harms only itself. UnknownFailure at the end if one may go well later."""
-    report = RetryReport()
-    may_go_well = 0
-    for order_id, number in due:
-        try:
-            outcome = retry_charge(database, provider, order_id, number)
-        except BacklineError as exc:
-            may_go_well += not isinstance(exc, PermanentError)
-            report.counts["failed"] += 1
-            report.problems.append(f"order {order_id}: {exc}"[:300])
-        else:
-            report.counts["nothing to do" if outcome is None else outcome.state] += 1
-    if may_go_well:
-        raise UnknownFailure(f"{may_go_well} payments could not be tried again: {'; '.join(report.problems[:3])}")
-    return report
-
-
-def settle_orphaned_attempts(database: psycopg.Connection[Any], provider: Provider, limit: int) -> RetryReport:
-    """Find out how tries ended that were left without an end, up to `most` of them."""
-    report = RetryReport()
-    with transaction(database) as run:
-        orders = [
-            row["order_id"]
-            for row in run(
-                "attempts_orphaned",
-                provider=provider.name,
-                orphaned_after_seconds=ORPHANED_AFTER_SECONDS,
-                batch_limit=limit,
-            )
-        ]
-    for order_id in orders:
-        try:
-            report.counts[charge(database, provider, order_id).state] += 1
-        except BacklineError as exc:
-            report.counts["failed"] += 1
-            report.problems.append(f"order {order_id}: {exc}"[:300])
-    return report
-
-
-def approval_request(due: DueAttempt) -> dict[str, Any]:
-    """A try as the run that asks about it hands it on."""
-    return {**asdict(due), "amount": money(due.amount_minor, due.currency, "en")}
+        return bool(decision["approved"])

@@ -22,7 +22,13 @@ from backline.settings import settings
 
 Connection = psycopg.Connection[DictRow]
 OptOutAction = Literal["opted_out", "opted_out_all", "opted_in"]
-SUPPRESSION_REASONS = ("hard_bounce", "complaint", "unsubscribed", "manual")
+SUPPRESSION_REASONS = {
+    "hard_bounce": "mail to it bounced permanently",
+    "complaint": "its owner reported a message as spam",
+    "unsubscribed": "its owner told the provider to stop",
+    "manual": "an operator or the app suppressed it",
+}
+"""Each reason of a suppression, with its text."""
 
 
 class SuppressionNotFound(PermanentError):

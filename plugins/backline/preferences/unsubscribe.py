@@ -13,7 +13,7 @@ from backline.settings import settings
 
 ALL_TOPICS = "*"
 """In the place of a topic: everything that can be left."""
-_TOKEN_PURPOSE = "unsubscribe"
+_TOKEN_PURPOSE = "unsubscribe"  # noqa: S105 - not a password
 _MAX_TOKEN_LENGTH = 4096
 
 

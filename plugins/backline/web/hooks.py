@@ -17,8 +17,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from backline.airflow.connections import connection_password
 from backline.delivery_events import mailgun, sendgrid, ses, twilio
 from backline.delivery_events.events import DeliveryEvent, record_events
-from backline.payments import razorpay_events, stripe_events
-from backline.payments.events import PaymentEvent, insert_event
+from backline.payments.webhook_parsing import PaymentEvent, insert_event, verify_razorpay_event, verify_stripe_event
 from backline.settings import settings
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
@@ -115,7 +114,7 @@ def receive_stripe(request: Request, database: Database, hooks: Hooks, body: Bod
     """One event a request, of any type."""
     _require_enabled(hooks.stripe_connection)
     secret = connection_password(hooks.stripe_connection)
-    return _store_payment_event(database, stripe_events.verify_stripe_event(request.headers, body, secret))
+    return _store_payment_event(database, verify_stripe_event(request.headers, body, secret))
 
 
 @router.post("/razorpay", status_code=204, summary="A payment event of Razorpay", **public())
@@ -123,7 +122,7 @@ def receive_razorpay(request: Request, database: Database, hooks: Hooks, body: B
     """One event a request, of any type."""
     _require_enabled(hooks.razorpay_connection)
     secret = connection_password(hooks.razorpay_connection)
-    event = razorpay_events.verify_razorpay_event(request.headers, body, secret, datetime.now(UTC))
+    event = verify_razorpay_event(request.headers, body, secret, datetime.now(UTC))
     return _store_payment_event(database, event)
 
 

@@ -13,7 +13,7 @@ from airflow.utils.session import create_session
 from fastapi import APIRouter, Path, Request
 from sqlalchemy import select
 
-from backline.airflow.rest import FINAL_STATES
+from backline.airflow_api import FINAL_STATES
 from backline.jobs.results import RunRef, fetch_result
 from backline.settings import settings
 from backline.web import schemas
@@ -59,7 +59,7 @@ def get_progress(request: Request, database: Database, id: RunId) -> dict[str, A
     if state in FINAL_STATES:
         raise ApiError(404, f"Run {run} ended as {state}; its progress is no longer kept. {_retention()}")
     return {
-        "dag_id": run.dag_id, "run_id": run.run_id, "percent": 0, "doing": "", "updated_at": None, "expires_at": None
+        "dag_id": run.dag_id, "run_id": run.run_id, "percent": 0, "doing": None, "updated_at": None, "expires_at": None
     }  # fmt: skip
 
 

@@ -202,7 +202,7 @@ class Progress(BaseModel):
     dag_id: str
     run_id: str
     percent: float = Field(description="0 to 100; 0 also if the run has not reported any progress yet.")
-    doing: str = Field(description="What the run is doing, in a few words.")
+    doing: str | None = Field(description="What the run is doing, in a few words.")
     updated_at: AwareDatetime | None = Field(description="Null if the run has not reported any progress yet.")
     expires_at: AwareDatetime | None = Field(description="When progress and result are deleted.")
 

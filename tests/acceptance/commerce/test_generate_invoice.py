@@ -21,8 +21,8 @@ from tests.integration.shop import Line, Shop
 pytestmark = pytest.mark.stack
 
 
-def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, world: DemoContext) -> None:
-    dsn, address = stack.exports()["BACKLINE_DATABASE_URL"], world.recipients("invoice")["email"]
+def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, context: DemoContext) -> None:
+    dsn, address = stack.exports()["BACKLINE_DATABASE_URL"], context.recipients("invoice")["email"]
     apply_schema(dsn)
     with session(dsn, name="test") as connection:
         shop = Shop(connection)
@@ -33,12 +33,12 @@ def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, 
     def run() -> dict[str, object]:
         conf = json.dumps({"order_id": order})
         done = json.loads(stack.run("trigger", "generate_invoice", "--conf", conf, "--wait", "--json").stdout)
-        [document] = world.airflow.xcom("generate_invoice", done["run_id"], "generate_invoice")["generated"]
+        [document] = context.airflow.xcom("generate_invoice", done["run_id"], "generate_invoice")["generated"]
         found: dict[str, object] = document
         return found
 
     # No run is requested: the paid order starts one.
-    [mail] = world.wait_for_emails(address.partition("@")[2], 1)
+    [mail] = context.wait_for_emails(address.partition("@")[2], 1)
     message = message_from_string(raw(stack, mail.id), policy=default)
     [attached] = message.iter_attachments()
     content = attached.get_content()
@@ -49,4 +49,4 @@ def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, 
     # 49.00 net, 9.31 tax, 4.90 shipping.
     assert str(again["number"]) in text
     assert "€63.21" in text
-    assert len(world.emails_at(address.partition("@")[2])) == 1
+    assert len(context.emails_at(address.partition("@")[2])) == 1

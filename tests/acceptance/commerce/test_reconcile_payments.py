@@ -18,19 +18,19 @@ from tests.integration.shop import Shop
 pytestmark = pytest.mark.stack
 
 
-def test_a_statement_is_reconciled(stack: IsolatedStack, world: DemoContext) -> None:
+def test_a_statement_is_reconciled(stack: IsolatedStack, context: DemoContext) -> None:
     dsn = stack.exports()["BACKLINE_DATABASE_URL"]
     apply_schema(dsn)
-    waiting, lost, unknown = (f"pi_{name}_{world.tag}" for name in ("waiting", "lost", "unknown"))
+    waiting, lost, unknown = (f"pi_{name}_{context.tag}" for name in ("waiting", "lost", "unknown"))
     with session(dsn, name="test") as connection:
         shop = Shop(connection)
         payment = insert_payment(shop, waiting, state="pending")
         insert_payment(shop, lost)
         folder = Path(stack.home) / "archive" / "provider_lists"
-        write_statement(folder / f"stripe_{world.tag}.csv", statement_line(waiting), statement_line(unknown))
-        conf = json.dumps({"file": f"stripe_{world.tag}.csv", "days": 0.25})
+        write_statement(folder / f"stripe_{context.tag}.csv", statement_line(waiting), statement_line(unknown))
+        conf = json.dumps({"file": f"stripe_{context.tag}.csv", "days": 0.25})
         done = json.loads(stack.run("trigger", "reconcile_payments", "--conf", conf, "--wait", "--json").stdout)
-        result = world.airflow.xcom("reconcile_payments", done["run_id"], "reconcile_payments")
+        result = context.airflow.xcom("reconcile_payments", done["run_id"], "reconcile_payments")
         assert shop.payment(payment.order)["state"] == "captured"
     with Path(result["csv"]).open(newline="") as file:
         found = {(line["reference"], line["kind"], line["fixed"]) for line in csv.DictReader(file)}

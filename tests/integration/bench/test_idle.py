@@ -1,4 +1,4 @@
-"""The idle bench's measuring: CPU of children that come and go counts, and memory is shared out by service."""
+"""The idle bench's measurement: the CPU of ended children counts, and memory is attributed to services."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_children_that_have_ended_count(busy_process: psutil.Process) -> None:
     assert found.memory_mib > 50
 
 
-def test_a_process_tells_its_service(busy_process: psutil.Process) -> None:
+def test_a_process_is_attributed_to_its_service(busy_process: psutil.Process) -> None:
     assert service_of(busy_process) == "busy"
 
 

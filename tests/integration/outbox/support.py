@@ -106,6 +106,19 @@ class Outbox:
         [row] = self.sql("SELECT * FROM backline.message WHERE id = %s", message_id)
         return row
 
+    def cancel(self, message_id: int) -> str | None:
+        """Cancel a message; its state then, or None if it was final already."""
+        rows = self.run_statement("message_cancel", id=message_id)
+        return rows[0]["state"] if rows else None
+
+    def retry(self, message_id: int) -> bool:
+        """Revive a dead message; False if that is not possible."""
+        return bool(self.run_statement("message_retry", id=message_id))
+
+    def attempts(self, message_id: int) -> list[DictRow]:
+        """The attempts of one message, first to last."""
+        return self.run_statement("message_attempts", id=message_id)
+
     def state_counts(self) -> dict[str, int]:
         rows = self.sql("SELECT state, count(*) AS count FROM backline.message GROUP BY state")
         return {row["state"]: row["count"] for row in rows}

@@ -29,7 +29,7 @@ from backline.messages import render_email
 from backline.outbox.delivery import Delivery
 from backline.outbox.dispatcher import Dispatcher, DispatchReport
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
-from backline.outbox.shutdown import stop_dispatchers
+from backline.outbox.maintenance import stop_dispatchers
 from backline.outbox.store import LeasedMessage, Store
 from backline.settings import DEFAULT_RETRY_POLICIES, ROOT, LaneSettings, OutboxSettings
 from tests.integration.outbox.support import PAYLOAD, Outbox
@@ -190,7 +190,7 @@ def test_expired_and_cancelled_messages_are_not_sent(outbox: Outbox, mail: Catch
         outbox.enqueue(f"{name}@example.com", expires_at=datetime.now(UTC) + timedelta(hours=1))
         for name in ("cancelled", "expired", "kept")
     )
-    outbox.run(outbox.store.cancel(cancelled))
+    outbox.cancel(cancelled)
     outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s' WHERE id = %s", expired)
     drain(outbox, mail, pool)
     assert mail.recipients() == Counter(["kept@example.com"])
@@ -208,7 +208,7 @@ def test_a_message_is_taken_back_out_of_a_dispatchers_hands(
     ids = outbox.enqueue_many(60)
     served = RunningDispatcher(outbox, mail, pool, once=True)
     wait_for(lambda: outbox.state_counts().get("leased"))
-    assert outbox.run(outbox.store.cancel(ids[-1])) == "leased"
+    assert outbox.cancel(ids[-1]) == "leased"
     served.result()
     assert outbox.message(ids[-1])["state"] == "cancelled"
     assert mail.recipients() == expected(59)
@@ -224,7 +224,7 @@ def test_a_transient_refusal_is_scheduled_with_its_class(
     assert (row["state"], row["attempt"], row["finalized_at"]) == ("scheduled", 1, None)
     assert row["error_class"] in DEFAULT_RETRY_POLICIES
     assert "try later" in row["error"]
-    [attempt] = outbox.run(outbox.store.attempts(made))
+    [attempt] = outbox.attempts(made)
     assert (attempt["outcome"], attempt["error_class"], attempt["code"]) == (
         "scheduled",
         row["error_class"],
@@ -402,7 +402,7 @@ def test_one_that_was_taken_for_dead_ends(outbox: Outbox, mail: Catcher, pool: T
     served = RunningDispatcher(outbox, mail, pool)
     wait_for(lambda: outbox.state_counts() == {"sent": 1})
     outbox.sql("DELETE FROM backline.dispatcher")
-    assert served.result().end_reason.startswith("taken for dead")
+    assert served.result().end_reason.startswith("declared dead")
 
 
 SHORT = OutboxSettings().model_copy(update={"dispatcher_lifetime_seconds": 0.5})
@@ -494,7 +494,7 @@ def test_a_run_sends_its_message_once(outbox: Outbox, mail: Catcher) -> None:
     again = send(outbox, mail, request_id="req-1")
     assert (again.message_id, again.state, again.attempt) == (result.message_id, "sent", 1)
     assert mail.recipients() == Counter(["ann@example.com"])
-    [attempt] = outbox.run(outbox.store.attempts(result.message_id))
+    [attempt] = outbox.attempts(result.message_id)
     assert (attempt["outcome"], attempt["dag_run"], attempt["dispatcher"]) == ("sent", "dag/run", None)
     assert attempt["code"].startswith("250")
     assert attempt["response"]

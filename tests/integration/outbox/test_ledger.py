@@ -95,7 +95,7 @@ def test_history_is_pruned_counted_and_still_adds_up(outbox: Outbox) -> None:
     sent, dead, cancelled, *_ = outbox.claim(4)
     outbox.complete(finished_outcome(sent), failed_outcome(dead, dead=True))
     outbox.run(outbox.store.return_unsent([cancelled]))
-    outbox.run(outbox.store.cancel(cancelled.id))
+    outbox.cancel(cancelled.id)
     age(outbox, OLD, *ids)
     young = outbox.enqueue()
     [message] = [found for found in outbox.claim() if found.id == young]

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from backline.db.connect import Database
-from backline.outbox.rate_limits import defer
+from backline.outbox.recipient_policy import defer_over_domain_rate
 from backline.outbox.store import LeasedMessage, Store
 from backline.settings import LaneSettings
 from tests.integration.outbox.support import Outbox, failed_outcome, finished_outcome
@@ -79,7 +79,7 @@ def test_two_connections_share_a_lanes_rate_exactly(outbox: Outbox) -> None:
 def test_what_is_over_a_domains_rate_is_put_off_once_and_has_paid(outbox: Outbox) -> None:
     outbox.enqueue_many(5)
     free = outbox.enqueue("x@elsewhere.example")
-    first = outbox.run(defer(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
+    first = outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
     assert Counter(message.recipient.partition("@")[2] for message in first) == {
         "example.com": 2,
         "elsewhere.example": 1,
@@ -98,14 +98,14 @@ def test_what_is_over_a_domains_rate_is_put_off_once_and_has_paid(outbox: Outbox
 
     outbox.make_due(*(row["id"] for row in outbox.sql("SELECT id FROM backline.message WHERE state = 'scheduled'")))
     outbox.run(outbox.store.promote())
-    again = outbox.run(defer(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
+    again = outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
     assert len(again) == 3  # all may go: their tokens came
     assert outbox.value("SELECT next_at FROM backline.rate_bucket") == bucket  # and none was charged again
 
 
 def test_a_retry_pays_anew(outbox: Outbox) -> None:
     outbox.enqueue_many(3)
-    outbox.run(defer(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
+    outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
     [late] = outbox.sql("SELECT id FROM backline.message WHERE rate_token_reserved")
     outbox.make_due(late["id"])
     outbox.run(outbox.store.promote())
@@ -116,9 +116,9 @@ def test_a_retry_pays_anew(outbox: Outbox) -> None:
 
 def test_the_next_to_a_domain_come_after_those_who_wait(outbox: Outbox) -> None:
     outbox.enqueue_many(4)
-    outbox.run(defer(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
+    outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
     outbox.enqueue_many(1)
-    assert outbox.run(defer(outbox.store, LANE, BY_DOMAIN, outbox.claim())) == []
+    assert outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim())) == []
     due = outbox.value(
         "SELECT extract(epoch FROM max(due_at) - clock_timestamp())::float8 FROM backline.message WHERE state = 'scheduled'"
     )
@@ -128,7 +128,9 @@ def test_the_next_to_a_domain_come_after_those_who_wait(outbox: Outbox) -> None:
 def test_what_may_go_keeps_its_order(outbox: Outbox) -> None:
     late = outbox.enqueue("a@elsewhere.example", priority=1)
     first = outbox.enqueue("a@example.com", priority=9)
-    assert [message.id for message in outbox.run(defer(outbox.store, LANE, BY_DOMAIN, outbox.claim()))] == [
+    assert [
+        message.id for message in outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
+    ] == [
         first,
         late,
     ]

@@ -115,9 +115,12 @@ def test_a_suppressed_address_gets_nothing_and_the_message_says_why(
     assert (row["state"], row["attempt"], row["error_class"], row["lease_token"]) == ("suppressed", 0, None, None)
     assert outbox.sql("SELECT 1 AS one FROM backline.attempt WHERE message_id = %s", ann) == []
     day = f"{datetime.now(UTC):%Y-%m-%d}"
-    because = f"the address is suppressed since {day}: mail to it bounced for good, says ses"
-    assert explanation(outbox, ann) == f"Not sent: the recipient is not to be written to ({because})."
-    assert timeline(outbox, ann)[-1] == ("suppressed", f"not sent: the recipient is not to be written to ({because})")
+    because = f"the address is suppressed since {day}: mail to it bounced permanently (source: ses)"
+    assert explanation(outbox, ann) == f"Not sent: the recipient is suppressed or has opted out ({because})."
+    assert timeline(outbox, ann)[-1] == (
+        "suppressed",
+        f"not sent: the recipient is suppressed or has opted out ({because})",
+    )
     assert outbox.message(bob)["state"] == "sent"
 
 
@@ -160,8 +163,8 @@ def test_who_left_a_topic_gets_no_more_of_it_and_everything_else(outbox: Outbox,
     receipt = outbox.enqueue()
     assert [message.id for message in filter_batch(outbox).admitted] == ([news, receipt] if sent else [receipt])
     if not sent:
-        what = "everything that can be left" if left == "*" else "the topic newsletter"
-        assert f"the recipient left {what} on {datetime.now(UTC):%Y-%m-%d}" in explanation(outbox, news)
+        what = "all topics" if left == "*" else "the topic newsletter"
+        assert f"the recipient opted out of {what} on {datetime.now(UTC):%Y-%m-%d}" in explanation(outbox, news)
 
 
 def test_who_comes_back_is_written_to_again(outbox: Outbox) -> None:
@@ -186,7 +189,7 @@ def test_quiet_hours_put_a_message_off_to_their_end_at_no_cost(
     assert timedelta(minutes=118) < wait <= timedelta(hours=2)
     assert (row["state"], row["attempt"], row["rescues"], row["lease_token"]) == ("scheduled", 0, 0, None)
     assert row["due_at"].astimezone(ZoneInfo("Asia/Kathmandu")).second == 0
-    assert "it was put off (quiet hours of the recipient, " in explanation(outbox, message)
+    assert "it was postponed (quiet hours of the recipient, " in explanation(outbox, message)
     assert timeline(outbox, message)[1][0] == "postponed"
     outbox.sql("DELETE FROM backline.recipient_preference")  # or they end
     outbox.make_due(message)
@@ -280,7 +283,7 @@ def test_one_that_was_taken_back_meanwhile_is_cancelled(outbox: Outbox) -> None:
     ids = [outbox.enqueue("ann@example.com"), outbox.enqueue("bob@example.com")]
     messages = outbox.claim()
     for message_id in ids:
-        assert outbox.run(outbox.store.cancel(message_id)) == "leased"
+        assert outbox.cancel(message_id) == "leased"
     assert outbox.run(PreferenceFilter(outbox.database, NORMAL).apply(messages)).admitted == []
     assert outbox.state_counts() == {"cancelled": 2}
 
@@ -321,7 +324,7 @@ def test_a_run_obeys_as_well(outbox: Outbox, mail: Catcher) -> None:
     suppress(outbox, "ann@example.com", reason="complaint", source="mailgun")
     result = send(outbox, mail)
     assert (result.state, result.final, result.attempt) == ("suppressed", True, 0)
-    assert "its owner called a message spam, says mailgun" in str(result.error)
+    assert "its owner reported a message as spam (source: mailgun)" in str(result.error)
     quiet_now(outbox, "bob@example.com")
     result = send(outbox, mail, key="dag/other", recipient="bob@example.com")
     assert (result.state, result.final) == ("scheduled", False)

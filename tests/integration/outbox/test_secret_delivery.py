@@ -23,9 +23,9 @@ from backline.channels.email.server import SmtpServer
 from backline.channels.settings import EmailSettings
 from backline.encryption import Encryptor
 from backline.messages import render_email
+from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
-from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
 from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.identity import add_token

@@ -20,9 +20,9 @@ from backline.channels.settings import EmailSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.encryption import Encryptor
 from backline.messages import registry, render_email, render_sms
+from backline.outbox.delivery import SecretDelivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
-from backline.outbox.secret_delivery import SecretDelivery, SecretResolver
 from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.channels.sandbox import CHANNEL_CASES, Sandbox
@@ -106,7 +106,7 @@ def test_a_code_arrives_and_is_left_nowhere_else(
     row = outbox.message(made)
     assert (row["state"], row["payload"], row["lane"]) == ("sent", {}, "sms.urgent")
     assert row["provider_id"] == found["sid"]
-    [attempt] = outbox.run(outbox.store.attempts(made))
+    [attempt] = outbox.attempts(made)
     assert (attempt["code"], attempt["response"]) == ("201", None)
     assert CODE not in json.dumps([row, attempt], default=str)
 

@@ -104,7 +104,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def cancel(self, pick: int) -> None:
         message_id = self.one_of(pick)
         before = self.state(message_id)
-        told = self.outbox.run(self.outbox.store.cancel(message_id))
+        told = self.outbox.cancel(message_id)
         if before in WAITING:
             assert told == "cancelled"
             self.ended(message_id, "cancelled")
@@ -114,14 +114,14 @@ class OutboxMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(pick=some)
     def cancel_in_hand(self, pick: int) -> None:
-        assert self.outbox.run(self.outbox.store.cancel(self.held(pick)[0].id)) == "leased"
+        assert self.outbox.cancel(self.held(pick)[0].id) == "leased"
 
     @precondition(lambda self: "dead" in self.final.values())
     @rule(pick=some)
     def revive(self, pick: int) -> None:
         dead = sorted(message_id for message_id, state in self.final.items() if state == "dead")
         message_id = dead[pick % len(dead)]
-        assert self.outbox.run(self.outbox.store.retry(message_id))
+        assert self.outbox.retry(message_id)
         del self.final[message_id]
 
     # --- dispatchers

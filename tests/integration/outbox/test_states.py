@@ -106,7 +106,7 @@ def test_sent_is_final_and_leaves_an_attempt(outbox: Outbox) -> None:
         None,
     )
     assert row["finalized_at"] is not None
-    [attempt] = outbox.run(outbox.store.attempts(message.id))
+    [attempt] = outbox.attempts(message.id)
     assert (attempt["number"], attempt["outcome"], attempt["code"], attempt["response"], attempt["dag_run"]) == (
         1, "sent", "250 2.0.0", "queued", "dag/run",
     )  # fmt: skip
@@ -126,7 +126,7 @@ def test_a_retry_is_scheduled_and_counts(outbox: Outbox) -> None:
     [again] = outbox.claim()
     assert (again.id, again.attempt) == (message.id, 1)
     outbox.complete(finished_outcome(again))
-    numbers = [(row["number"], row["outcome"]) for row in outbox.run(outbox.store.attempts(message.id))]
+    numbers = [(row["number"], row["outcome"]) for row in outbox.attempts(message.id)]
     assert numbers == [(1, "scheduled"), (2, "sent")]
 
 
@@ -267,9 +267,9 @@ def test_a_message_that_kills_its_dispatchers_dies_alone(outbox: Outbox) -> None
 @pytest.mark.parametrize("due_at", [None, LATER])
 def test_a_waiting_message_is_cancelled_at_once(outbox: Outbox, due_at: datetime | None) -> None:
     made = outbox.enqueue(due_at=due_at)
-    assert outbox.run(outbox.store.cancel(made)) == "cancelled"
+    assert outbox.cancel(made) == "cancelled"
     assert outbox.message(made)["finalized_at"] is not None
-    assert outbox.run(outbox.store.cancel(made)) is None
+    assert outbox.cancel(made) is None
 
 
 def rescue(outbox: Outbox, message: LeasedMessage) -> None:
@@ -290,7 +290,7 @@ def test_a_held_message_is_cancelled_when_its_holder_lets_go(outbox: Outbox, han
     dispatcher = outbox.dispatcher()
     made = outbox.enqueue()
     [message] = outbox.claim(dispatcher=dispatcher)
-    assert outbox.run(outbox.store.cancel(made)) == "leased"
+    assert outbox.cancel(made) == "leased"
     assert outbox.run(outbox.store.cancel_requests(dispatcher)) == {made}
     HANDS[hand](outbox, message)
     assert outbox.message(made)["state"] == "cancelled"
@@ -298,13 +298,13 @@ def test_a_held_message_is_cancelled_when_its_holder_lets_go(outbox: Outbox, han
 
 def test_a_message_that_was_sent_before_it_could_be_cancelled_is_sent(outbox: Outbox) -> None:
     message = lease_one(outbox)
-    outbox.run(outbox.store.cancel(message.id))
+    outbox.cancel(message.id)
     assert outbox.complete(finished_outcome(message)) == {message.id: "sent"}
 
 
 def test_a_cancelled_message_is_not_leased_by_its_run_again(outbox: Outbox) -> None:
     message = lease_one(outbox)
-    outbox.run(outbox.store.cancel(message.id))
+    outbox.cancel(message.id)
     outbox.expire_leases(message.id)
     assert outbox.run_statement("message_lease_one", id=message.id, token=new_token(), lease_seconds=60) == []
 
@@ -326,23 +326,23 @@ def test_waiting_messages_expire(outbox: Outbox) -> None:
 
 def test_a_dead_message_is_revived_under_its_own_id_with_fresh_tries(outbox: Outbox) -> None:
     message = lease_one(outbox)
-    assert not outbox.run(outbox.store.retry(message.id))
+    assert not outbox.retry(message.id)
     outbox.complete(failed_outcome(message, dead=True))
-    assert outbox.run(outbox.store.retry(message.id))
+    assert outbox.retry(message.id)
     [again] = outbox.claim()
     assert (again.id, again.attempt, again.max_attempts) == (message.id, 1, 7)
     outbox.complete(finished_outcome(again))
-    assert not outbox.run(outbox.store.retry(message.id))
+    assert not outbox.retry(message.id)
 
 
 def test_a_dead_message_that_came_too_late_or_had_secrets_is_not_revived(outbox: Outbox) -> None:
     message = lease_one(outbox, expires_at=LATER)
     outbox.complete(failed_outcome(message, dead=True))
     outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s'")
-    assert not outbox.run(outbox.store.retry(message.id))
+    assert not outbox.retry(message.id)
     secret = secret_message(outbox)
     outbox.complete(failed_outcome(secret, dead=True))
-    assert not outbox.run(outbox.store.retry(secret.id))
+    assert not outbox.retry(secret.id)
 
 
 # --- secrets ------------------------------------------------------------------------------------------------------
@@ -362,11 +362,11 @@ def expire(outbox: Outbox, message: LeasedMessage) -> None:
 
 def cancel(outbox: Outbox, message: LeasedMessage) -> None:
     outbox.run(outbox.store.return_unsent([message]))
-    outbox.run(outbox.store.cancel(message.id))
+    outbox.cancel(message.id)
 
 
 def cancel_held(outbox: Outbox, message: LeasedMessage) -> None:
-    outbox.run(outbox.store.cancel(message.id))
+    outbox.cancel(message.id)
     outbox.run(outbox.store.return_unsent([message]))
 
 

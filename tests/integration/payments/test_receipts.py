@@ -1,4 +1,4 @@
-"""The receipt of a payment waits for its invoice, and leaves once, with it or without."""
+"""The receipt of a payment waits for its invoice, and is sent once, with or without it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def receipts(shop: Shop) -> list[dict[str, Any]]:
     return shop.execute(ROWS)
 
 
-def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid_order: int, tmp_path: Path) -> None:
+def test_a_waiting_receipt_gets_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
     [waiting] = receipts(shop)
     assert (waiting["state"], waiting["waits"], "invoice" in waiting["payload"]) == ("scheduled", True, False)
     [made] = generate_for_order(
@@ -41,11 +41,11 @@ def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid_order: int, tm
     assert (sent["id"], sent["state"], sent["waits"]) == (waiting["id"], "pending", False)
     assert made.receipt_id == sent["id"]
     assert sent["payload"]["invoice"]["filename"] == f"{made.number}.pdf"
-    [told] = shop.execute("SELECT actor, action FROM backline.audit_trail")
-    assert told == {"actor": "generate_invoice", "action": "message.replace_payload"}
+    [entry] = shop.execute("SELECT actor, action FROM backline.audit_trail")
+    assert entry == {"actor": "generate_invoice", "action": "message.replace_payload"}
 
 
-def test_one_that_has_left_is_followed_by_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
+def test_a_sent_receipt_is_followed_by_one_with_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
     shop.execute("UPDATE backline.message SET state = 'pending', due_at = now()")
     for _ in range(2):
         generate_for_order(
@@ -55,9 +55,9 @@ def test_one_that_has_left_is_followed_by_the_invoice(shop: Shop, paid_order: in
 
 
 @pytest.mark.usefixtures("paid_order")
-def test_a_message_that_waits_no_more_is_left_as_it_is(shop: Shop) -> None:
+def test_a_receipt_that_was_attempted_does_not_change(shop: Shop) -> None:
     [receipt] = receipts(shop)
-    shop.execute("UPDATE backline.message SET attempt = 1")  # tried, and waits for its next try
+    shop.execute("UPDATE backline.message SET attempt = 1")  # attempted, and scheduled again
     assert replace_payload(shop.database, receipt["id"], receipt["payload"], Actor("test")) is False
     [after] = receipts(shop)
     assert after["state"] == "scheduled"

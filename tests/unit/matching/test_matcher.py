@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backline.matching.matcher import Match, MatchResult, match, rejection_reasons
@@ -98,7 +98,6 @@ def blocking_pairs(market: Market, result: MatchResult, weights: Weights) -> lis
     return found
 
 
-@settings(max_examples=200, deadline=None)
 @given(markets())
 def test_each_order_is_in_the_result_once_and_nothing_is_over_allocated(market: Market) -> None:
     orders, offers = market
@@ -117,13 +116,11 @@ def test_each_order_is_in_the_result_once_and_nothing_is_over_allocated(market: 
     )
 
 
-@settings(max_examples=200, deadline=None)
 @given(markets(), st.sampled_from([EVEN, Weights(price=100, lead_time=0, quality=0, capacity=0), Weights(price=0, lead_time=50, quality=0, capacity=50)]))  # fmt: skip
 def test_no_pair_blocks(market: Market, weights: Weights) -> None:
     assert blocking_pairs(market, match(*market, weights), weights) == []
 
 
-@settings(max_examples=200, deadline=None)
 @given(markets(), st.randoms(use_true_random=False))
 def test_the_order_of_input_is_irrelevant(market: Market, rng: random.Random) -> None:
     orders, offers = market
@@ -132,7 +129,6 @@ def test_the_order_of_input_is_irrelevant(market: Market, rng: random.Random) ->
     assert match(*mixed, EVEN) == result
 
 
-@settings(max_examples=200, deadline=None)
 @given(markets())
 def test_scores_and_ranks_are_those_of_the_plain_functions(market: Market) -> None:
     orders, offers = market

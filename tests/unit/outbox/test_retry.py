@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backline.errors import PERMANENT_CLASSES, FailureClass
-from backline.outbox.retry import ScheduledRetry, retry_delay
+from backline.outbox.delivery import ScheduledRetry, retry_delay
 from backline.settings import ROOT, RetrySettings, Settings, load
 
 policies = st.builds(

@@ -1,4 +1,4 @@
-"""Each state's sentence, and the timeline, from rows as the database gives them."""
+"""Each state's sentence, and the timeline, from rows as the database returns them."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ CASES = {
         message_row(state="sent", attempt=1, finalized_at=END),
         [an_attempt(code="250 2.0.0", response="2.0.0 Ok: queued")],
         [],
-        "Sent at 2026-11-22 18:00:05 UTC by try 1; the far side answered '250 2.0.0 Ok: queued'.",
+        "Sent at 2026-11-22 18:00:05 UTC by attempt 1; the provider answered '250 2.0.0 Ok: queued'.",
     ),
     "sent, of a type with secrets": (
         message_row(state="sent", attempt=2, finalized_at=END),
         [an_attempt(1, "scheduled", error_class="network"), an_attempt(2, code="250")],
         [],
-        "Sent at 2026-11-22 18:00:05 UTC by try 2; the far side answered '250'.",
+        "Sent at 2026-11-22 18:00:05 UTC by attempt 2; the provider answered '250'.",
     ),
-    "sent, its tries pruned": (
+    "sent, its attempts pruned": (
         message_row(state="sent", attempt=1, finalized_at=END),
         [],
         [],
-        "Sent at 2026-11-22 18:00:05 UTC by try 1.",
+        "Sent at 2026-11-22 18:00:05 UTC by attempt 1.",
     ),
     "sent, but not to all": (
         message_row(state="sent", attempt=1, finalized_at=END, error="bob@example.com was refused: 550 no such user"),
         [an_attempt(code="250")],
         [],
         (
-            "Sent at 2026-11-22 18:00:05 UTC by try 1; the far side answered '250', but not to everybody: "
+            "Sent at 2026-11-22 18:00:05 UTC by attempt 1; the provider answered '250', but not to all recipients: "
             "bob@example.com was refused: 550 no such user."
         ),
     ),
@@ -80,7 +80,7 @@ CASES = {
         message_row(state="suppressed", finalized_at=END, error="unsubscribed from newsletter"),
         [],
         [],
-        "Not sent: the recipient is not to be written to (unsubscribed from newsletter).",
+        "Not sent: the recipient is suppressed or has opted out (unsubscribed from newsletter).",
     ),
     "cancelled by a person": (
         message_row(state="cancelled", finalized_at=END),
@@ -94,33 +94,33 @@ CASES = {
         [],
         "Not sent: it was cancelled at 2026-11-22 18:00:05 UTC.",
     ),
-    "expired before any try": (
+    "expired before any attempt": (
         message_row(state="expired", finalized_at=END, expires_at=START + timedelta(seconds=4)),
         [],
         [],
-        "Not sent: its time was over at 2026-11-22 18:00:04 UTC.",
+        "Not sent: it expired at 2026-11-22 18:00:04 UTC.",
     ),
-    "expired between tries": (
+    "expired between attempts": (
         message_row(state="expired", finalized_at=END, expires_at=START + timedelta(seconds=4), attempt=1),
         [an_attempt(1, "scheduled", error_class="network")],
         [],
-        "Not sent: its time was over at 2026-11-22 18:00:04 UTC after 1 try failed.",
+        "Not sent: it expired at 2026-11-22 18:00:04 UTC after 1 attempt failed.",
     ),
     "dead of a permanent cause": (
         message_row(state="dead", attempt=1, finalized_at=END, error_class="rejected", error="550 5.1.1 no such user"),
         [an_attempt(1, "dead", error_class="rejected")],
         [],
         (
-            "Not sent: try 1 failed because the far side refused it for good (550 5.1.1 no such user); trying again would "
+            "Not sent: attempt 1 failed because the provider rejected it permanently (550 5.1.1 no such user); a retry would "
             "not help."
         ),
     ),
-    "dead after its tries": (
+    "dead after its attempts": (
         message_row(state="dead", attempt=6, finalized_at=END, error_class="network", error="could not connect"),
         [an_attempt(6, "dead", error_class="network")],
         [],
         (
-            "Not sent: given up after 6 tries; the last failed because the far side could not be reached, or the "
+            "Not sent: given up after 6 attempts; the last failed because the provider could not be reached, or the "
             "connection broke (could not connect)."
         ),
     ),
@@ -132,13 +132,13 @@ CASES = {
         [],
         "Not sent, given up: its dispatcher died 6 times.",
     ),
-    "dead of its last try, after a rescue": (
+    "dead of its last attempt, after a rescue": (
         message_row(
             state="dead", rescues=1, attempt=1, finalized_at=END, error_class="validation", error="no template"
         ),
         [an_attempt(1, "dead", error_class="validation")],
         [],
-        "Not sent: try 1 failed because its content is wrong (no template); trying again would not help.",
+        "Not sent: attempt 1 failed because its content is invalid (no template); a retry would not help.",
     ),
     "scheduled for later": (
         message_row(state="scheduled", due_at=START + timedelta(days=1)),
@@ -146,23 +146,23 @@ CASES = {
         [],
         "Not sent yet: it is due at 2026-11-23 18:00:00 UTC.",
     ),
-    "scheduled for another try": (
+    "scheduled for another attempt": (
         message_row(state="scheduled", attempt=2, due_at=END, error_class="timeout", error="no answer in 30 s"),
         [an_attempt(2, "scheduled", error_class="timeout")],
         [],
         (
-            "Not sent yet: try 2 of 6 failed because the far side did not answer in time (no answer in 30 s); the next is at "
+            "Not sent yet: attempt 2 of 6 failed because the provider did not answer in time (no answer in 30 s); the next is at "
             "2026-11-22 18:00:05 UTC."
         ),
     ),
-    "scheduled because it was put off": (
+    "scheduled because it was postponed": (
         message_row(
             state="scheduled", due_at=END, error="quiet hours of the recipient, 21:00 to 08:00 in Europe/Berlin"
         ),
         [],
         [],
         (
-            "Not sent yet: it was put off (quiet hours of the recipient, 21:00 to 08:00 in Europe/Berlin); it is due at "
+            "Not sent yet: it was postponed (quiet hours of the recipient, 21:00 to 08:00 in Europe/Berlin); it is due at "
             "2026-11-22 18:00:05 UTC."
         ),
     ),
@@ -170,36 +170,36 @@ CASES = {
         message_row(state="scheduled", rate_token_reserved=True, due_at=END),
         [],
         [],
-        "Not sent yet: its recipient's domain is at its rate limit; its turn is at 2026-11-22 18:00:05 UTC.",
+        "Not sent yet: its recipient's domain is at its rate limit; it is due at 2026-11-22 18:00:05 UTC.",
     ),
     "pending, served": (
         MESSAGE_ROW,
         [],
         [],
-        "Not sent yet: it waits in lane email.normal, which 1 dispatcher serves now.",
+        "Not sent yet: it waits in lane email.normal, which has 1 dispatcher now.",
     ),
     "pending, served by two": (
         message_row(dispatchers=2),
         [],
         [],
-        "Not sent yet: it waits in lane email.normal, which 2 dispatchers serve now.",
+        "Not sent yet: it waits in lane email.normal, which has 2 dispatchers now.",
     ),
     "pending, unserved": (
         message_row(dispatchers=0),
         [],
         [],
         (
-            "Not sent yet: it waits in lane email.normal, which no dispatcher serves now; if Airflow runs, one starts within "
+            "Not sent yet: it waits in lane email.normal, which has no dispatcher now; if Airflow runs, one starts within "
             "seconds."
         ),
     ),
-    "pending after a failed try": (
+    "pending after a failed attempt": (
         message_row(attempt=1, error_class="network", error="connection reset"),
         [an_attempt(1, "scheduled", error_class="network")],
         [],
         (
-            "Not sent yet: try 1 of 6 failed because the far side could not be reached, or the connection broke "
-            "(connection reset), and it waits in lane email.normal, which 1 dispatcher serves now."
+            "Not sent yet: attempt 1 of 6 failed because the provider could not be reached, or the connection broke "
+            "(connection reset), and it waits in lane email.normal, which has 1 dispatcher now."
         ),
     ),
     "pending after a rescue": (
@@ -207,22 +207,22 @@ CASES = {
         [],
         [],
         (
-            "Not sent yet: its dispatcher died once, so it is sent by itself; it waits in lane email.normal, which 1 "
-            "dispatcher serves now."
+            "Not sent yet: its dispatcher died once, so it is sent alone; it waits in lane email.normal, which has 1 "
+            "dispatcher now."
         ),
     ),
     "leased": (message_row(state="leased", leased_until=START + timedelta(minutes=1)), [], [], "Being sent now."),
-    "leased and taken back": (
+    "leased, cancellation requested": (
         message_row(state="leased", leased_until=START + timedelta(minutes=1), cancel_requested=True),
         [],
         [],
-        "Being taken back: whoever holds it has been asked to; if it is on the wire already, it is sent.",
+        "Being cancelled: its dispatcher was asked to drop it; if it is being sent already, it is sent.",
     ),
-    "leased by one that is gone": (
+    "leased by a dead process": (
         message_row(state="leased", leased_until=START),
         [],
         [],
-        "Not sent yet: whoever was sending it has stopped answering; it returns to its lane within seconds.",
+        "Not sent yet: the process that was sending it no longer responds; it returns to its lane within seconds.",
     ),
 }
 
@@ -234,36 +234,36 @@ def test_explanation(
     assert explain(found, attempts, audit_entries) == sentence
 
 
-def test_every_failure_class_has_its_words() -> None:
+def test_every_failure_class_has_a_text() -> None:
     assert set(FAILURE_REASONS) == set(FailureClass)
 
 
-def test_a_timeline_tells_all_in_order() -> None:
+def test_a_timeline_is_in_order() -> None:
     found = message_row(state="sent", attempt=2, finalized_at=END, request_id="r-1", replay_of=9)
-    tries = [
+    attempts = [
         an_attempt(1, "scheduled", error_class="network", code="421", response="421 try\r\nlater"),
         an_attempt(2, code="250", response="250 Ok"),
     ]
-    acts = [
+    audit_entries = [
         AuditEntry(START, "ann", "message.send"),
         AuditEntry(START + timedelta(seconds=1.5), "ben", "message.retry"),
     ]
-    assert [(event.event, event.text) for event in timeline(found, tries, acts)] == [
-        ("accepted", "taken in from ann by request r-1 for lane email.normal, as message 9 sent again"),
-        ("try", ("try 1 of 6: failed, to be tried again, because the far side could not be reached, or the connection broke; "
+    assert [(event.event, event.text) for event in timeline(found, attempts, audit_entries)] == [
+        ("accepted", "accepted from ann by request r-1 for lane email.normal, as a replay of message 9"),
+        ("attempt", ("attempt 1 of 6: failed, to be retried, because the provider could not be reached, or the connection broke; "
                 "answer: 421 try later (12 ms)")),
-        ("retry", "revived by ben"),
-        ("try", "try 2 of 6: sent; answer: 250 Ok (12 ms)"),
+        ("retry", "retried by ben"),
+        ("attempt", "attempt 2 of 6: sent; answer: 250 Ok (12 ms)"),
         ("sent", "sent"),
     ]  # fmt: skip
 
 
-def test_a_timeline_says_what_is_not_kept_and_what_is_to_come() -> None:
+def test_a_timeline_lists_pruned_attempts_and_what_is_due() -> None:
     found = message_row(state="scheduled", attempt=3, rescues=2, due_at=END)
     events = timeline(found, [an_attempt(3, "scheduled", error_class="network")], [])
-    assert [event.event for event in events] == ["accepted", "forgotten", "rescued", "try", "due"]
+    assert [event.event for event in events] == ["accepted", "pruned", "rescued", "attempt", "due"]
     assert [event.at for event in events] == [START, None, None, START + timedelta(seconds=3), END]
-    assert events[1].text == "2 tries no longer kept in the history"
+    assert events[1].text == "2 attempts no longer in the history"
     assert events[2].text == "its dispatcher died 2 times while it held the message"
 
 
@@ -278,7 +278,7 @@ def test_a_timeline_says_what_is_not_kept_and_what_is_to_come() -> None:
         (None, None),
     ],
 )
-def test_a_try_knows_its_log(dag_run: str | None, path: str | None) -> None:
+def test_an_attempt_knows_its_log(dag_run: str | None, path: str | None) -> None:
     assert an_attempt(dag_run=dag_run).log_path() == path
 
 
@@ -286,14 +286,14 @@ DELIVERY_EVENTS = {
     "nothing": ([], ""),
     "delivered": (
         [a_delivery_event("deferred", 30), a_delivery_event("delivered")],
-        "; it was delivered at 2026-11-22 18:01:00 UTC (ses told)",
+        "; it was delivered at 2026-11-22 18:01:00 UTC (reported by ses)",
     ),
     "bounced": (
         [
             a_delivery_event("delivered", 30),
             a_delivery_event("bounced", hard=True, detail="smtp; 550 5.1.1 user unknown"),
         ],
-        "; it bounced for good at 2026-11-22 18:01:00 UTC (ses told: smtp; 550 5.1.1 user unknown)",
+        "; it bounced permanently at 2026-11-22 18:01:00 UTC (reported by ses: smtp; 550 5.1.1 user unknown)",
     ),
     "complained": (
         [
@@ -301,7 +301,7 @@ DELIVERY_EVENTS = {
             a_delivery_event("complained", detail="abuse"),
             a_delivery_event("unsubscribed", 90),
         ],
-        "; the recipient called it spam at 2026-11-22 18:01:00 UTC (ses told: abuse)",
+        "; the recipient reported it as spam at 2026-11-22 18:01:00 UTC (reported by ses: abuse)",
     ),
     "unsubscribed": (
         [a_delivery_event("delivered", 30), a_delivery_event("unsubscribed", source="link", detail="topic newsletter")],
@@ -311,14 +311,14 @@ DELIVERY_EVENTS = {
 
 
 @pytest.mark.parametrize(("later", "clause"), DELIVERY_EVENTS.values(), ids=DELIVERY_EVENTS)
-def test_what_was_told_afterwards_ends_the_sentence(later: list[DeliveryEventRow], clause: str) -> None:
+def test_delivery_events_end_the_sentence(later: list[DeliveryEventRow], clause: str) -> None:
     found = message_row(state="sent", attempt=1, finalized_at=END)
     assert explain(found, [an_attempt(code="250")], [], later) == (
-        f"Sent at 2026-11-22 18:00:05 UTC by try 1; the far side answered '250'{clause}."
+        f"Sent at 2026-11-22 18:00:05 UTC by attempt 1; the provider answered '250'{clause}."
     )
 
 
-def test_what_befell_it_stands_in_the_timeline() -> None:
+def test_delivery_events_are_in_the_timeline() -> None:
     until = START + timedelta(hours=9)
     later = [
         a_delivery_event("postponed", 1, source="preferences", detail="quiet hours of the recipient", until=until),
@@ -327,9 +327,9 @@ def test_what_befell_it_stands_in_the_timeline() -> None:
     ]
     found = message_row(state="sent", attempt=1, finalized_at=until)
     assert [(event.event, event.text) for event in timeline(found, [], [], later)][1:] == [
-        ("forgotten", "1 try no longer kept in the history"),
+        ("pruned", "1 attempt no longer in the history"),
         ("postponed", "postponed until 2026-11-23 03:00:00 UTC: quiet hours of the recipient"),
         ("sent", "sent"),
-        ("deferred", "its delivery was delayed (mailgun told: 421 try later)"),
-        ("bounced", "it bounced for good (ann@example.com) (mailgun told)"),
+        ("deferred", "its delivery was delayed (reported by mailgun: 421 try later)"),
+        ("bounced", "it bounced permanently (ann@example.com) (reported by mailgun)"),
     ]

@@ -1,4 +1,4 @@
-"""What a template must not do, even one of ours."""
+"""The limits of the template sandbox."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_ranges_are_bounded(folder: Path) -> None:
         compiled(folder, "{% for n in range(10 ** 9) %}{% endfor %}").render()
 
 
-def test_a_breach_is_told_as_an_error_about_the_context(folder: Path) -> None:
+def test_a_violation_is_an_error_about_the_context(folder: Path) -> None:
     plain = compiled(folder, "x")
     template = EmailTemplate("odd", "en", plain, compiled(folder, "{{ name.__class__ }}"), plain)
     with pytest.raises(InvalidInput, match="template 'odd' \\(en\\) cannot use it") as caught:
