@@ -22,8 +22,6 @@ from testkit.wording import check_wording
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
 """Folders that mypy checks."""
-ACCEPTANCE_TESTS = "tests/acceptance"
-"""Tests of the running product, on stacks that tests share (tests/conftest.py)."""
 LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
 """Lists of requirements (.in) with their lock files (.txt)."""
 GENERATED_FILES = {
@@ -36,7 +34,7 @@ _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
-    """Set up, then run the tests; arguments are passed to pytest."""
+    """Set up, then run the tests of CI; arguments, such as -m extended, are passed to pytest."""
     raise typer.Exit(_run_pytest(context.args) if context.args else _run_test_suite())
 
 
@@ -139,8 +137,7 @@ def _tool_environment() -> dict[str, str]:
 
 def _run_test_suite() -> int:
     # Three processes on two cores, as the tests that stop and start services mostly wait.
-    others = _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ACCEPTANCE_TESTS}"])
-    return _run_pytest(["-n", "3", "--no-loadscope-reorder", ACCEPTANCE_TESTS]) or others
+    return _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests"])
 
 
 def _run_pytest(arguments: Sequence[str]) -> int:
