@@ -180,7 +180,7 @@ SELECT EXISTS (SELECT 1 FROM app.payment_events WHERE processed_at IS NULL AND p
 
 -- name: event_list_waiting
 -- The events after a position that are not processed yet, in the order in which they occurred.
-SELECT id, provider::text AS provider, event_id, occurred_at FROM app.payment_events
+SELECT id, provider::text AS provider, event_id, type, occurred_at, received_at, body FROM app.payment_events
 WHERE processed_at IS NULL AND (occurred_at, id) > (%(occurred_at)s::timestamptz, %(id)s::bigint)
 ORDER BY occurred_at, id LIMIT %(batch_limit)s::integer;
 
@@ -192,10 +192,8 @@ WHERE d.kind = 'item' AND d.name = %(job)s::text AND d.state = 'discarded'
   AND d.item_key = e.provider::text || ' ' || e.event_id AND e.processed_at IS NULL;
 
 -- name: event_claim
--- An event, locked until the transaction ends; no row if another transaction has it, or if it is processed.
-SELECT id, provider::text AS provider, type, occurred_at, body,
-    extract(epoch FROM clock_timestamp() - received_at)::float8 / 3600 AS waited_hours
-FROM app.payment_events WHERE id = %(id)s::bigint AND processed_at IS NULL FOR UPDATE SKIP LOCKED;
+-- Locks an event until the transaction ends; no row if another transaction has it, or if it is processed.
+SELECT id FROM app.payment_events WHERE id = %(id)s::bigint AND processed_at IS NULL FOR UPDATE SKIP LOCKED;
 
 -- name: event_finish
 -- Marks an event processed; `payment_id` is the payment that it is about, if any.

@@ -34,6 +34,9 @@ def preview(
     language: Annotated[str | None, typer.Option(help="Such as de or pt-BR.")] = None,
     payload: Payload = None,
     fields: Fields = None,
+    version: Annotated[
+        int | None, typer.Option("--payload-version", min=1, help="The payload's type version, if it is an older one.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the HTML part to this file.")
     ] = None,
@@ -44,6 +47,8 @@ def preview(
     """Render a message of a type: its sample, or your payload. Nothing is sent; secrets are fake."""
     kind = registry.get(type_name)
     filled = _build_payload(kind, payload, fields or [], language)
+    if version is not None:
+        filled = dict(kind.to_current(filled, version))
     message = kind.parse(filled)
     if not isinstance(message, EmailMessage):
         if html is not None or show:

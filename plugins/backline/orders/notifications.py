@@ -41,22 +41,12 @@ def build_confirmation(order: Order, lines: Sequence[OrderLine], url_template: s
     if len(shown) > MAX_LINES:
         rest = shown[MAX_LINES - 1 :]
         total = sum(int(line["quantity"]) * int(line["unit_price"]) for line in rest)
-        shown = [
-            *shown[: MAX_LINES - 1],
-            {"description": f"{len(rest)} further items", "quantity": 1, "unit_price": total},
-        ]
+        shown[MAX_LINES - 1 :] = [{"description": f"{len(rest)} further items", "quantity": 1, "unit_price": total}]
     payload = _payload(
-        order,
-        url_template,
-        placed_at=order.placed_at.isoformat(),
-        lines=shown,
-        currency=order.currency,
-        shipping=order.shipping_minor,
-        tax=order.tax_minor,
-        total=order.total_minor,
+        order, url_template, placed_at=order.placed_at.isoformat(), lines=shown, currency=order.currency,
+        shipping=order.shipping_minor, tax=order.tax_minor, total=order.total_minor, zone=order.zone,
         estimated_delivery=order.promised_on and order.promised_on.isoformat(),
-        zone=order.zone,
-    )
+    )  # fmt: skip
     recipient = {"email": order.email, **({"sms": order.phone} if order.wants_sms else {})}
     kind = registry.get("order_confirmation")
     kind.parse(payload)

@@ -129,9 +129,7 @@ class _Saga:
         if outcome.state == "declined":
             raise _StepRejected("the payment was declined")
         if order.state == "reserved":
-            raise UnknownFailure(
-                f"order {order.number}: its payment is captured, but the order is not paid; check its rows"
-            )
+            raise UnknownFailure(f"order {order.number} is not paid, but its payment is captured; check its rows")
 
     def _confirm(self, order: Order) -> None:
         if order.is_refunding:

@@ -105,16 +105,10 @@ def _prepare_attempt(
     if payment.open_attempt is not None:
         return charge_request(order, payment, payment.open_attempt, resumed=True)
     if order.state != "reserved":
-        raise InvalidInput(
-            "order_id",
-            f"order {order.number} is {order.state}; only a reserved one can be paid (process_order reserves it)",
-        )
+        raise InvalidInput("order_id", f"order {order.number} is {order.state}; only a reserved one can be paid")
     if payment.amount_minor != order.total_minor:
-        raise InvalidInput(
-            "order_id",
-            f"order {order.number} costs {order.total_minor} {order.currency} in minor units, but its payment is of "
-            f"{payment.amount_minor}; create a new payment",
-        )
+        difference = f"costs {order.total_minor} {order.currency} in minor units, its payment is {payment.amount_minor}"
+        raise InvalidInput("order_id", f"order {order.number} {difference}; create a new payment")
     is_due = number is not None and number == payment.attempts + 1
     if payment.decline is not None and (payment.state == "abandoned" or (payment.state == "failed" and not is_due)):
         return ChargeOutcome("declined", payment.id, payment.decline, payment.next_attempt_at)
@@ -143,10 +137,9 @@ def start_attempt(run: RunStatement, payment: Payment) -> int:
 def _finish_attempt(
     run: RunStatement, payment: Payment, number: int, outcome: str, decline: Decline | None = None
 ) -> None:
-    run(
-        "attempt_finish", payment_id=payment.id, number=number, outcome=outcome,
-        decline_kind=decline and decline.kind, decline_code=decline and decline.code,
-    )  # fmt: skip
+    kind, code = (decline.kind, decline.code) if decline else (None, None)
+    values = {"number": number, "outcome": outcome, "decline_kind": kind, "decline_code": code}
+    run("attempt_finish", payment_id=payment.id, **values)
 
 
 def _record_result(run: RunStatement, payment: Payment, request: ChargeRequest, result: ChargeResult) -> ChargeOutcome:
@@ -179,10 +172,10 @@ def record_decline(run: RunStatement, payment: Payment, reference: str | None, d
     config = settings().section(PaymentSettings)
     if payment.open_attempt is not None:
         _finish_attempt(run, payment, payment.open_attempt, "declined", decline)
+    delay = retry_delay_hours(config.dunning_hours, decline, payment.attempts)
     rows = run(
         "payment_decline", payment_id=payment.id, reference=reference, decline_kind=decline.kind,
-        decline_code=decline.code,
-        retry_delay_hours=retry_delay_hours(config.dunning_hours, decline, payment.attempts),
+        decline_code=decline.code, retry_delay_hours=delay,
     )  # fmt: skip
     enqueue_payment_failed(run, payment.id, decline.reason, config.fix_url)
     return ChargeOutcome("declined", payment.id, decline, rows[0]["next_attempt_at"] if rows else None)

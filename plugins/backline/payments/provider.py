@@ -10,6 +10,9 @@ from typing import Literal, Protocol
 
 from backline.payments.declines import Decline
 
+PAYMENT_KEY_METADATA = "backline_payment"
+"""The metadata in which a provider stores our key of a payment."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChargeRequest:

@@ -23,9 +23,7 @@ def refund(database: psycopg.Connection[Any], provider: Provider, order_id: int,
         if payment is None:
             return
         if payment.provider != provider.name:
-            raise InvalidInput(
-                "order_id", f"order {order.number} is paid by {payment.provider}, not by {provider.name}"
-            )
+            raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not {provider.name}")
         started = run("refund_start", payment_id=payment.id, reason=reason)
     if payment.state != "captured":
         if payment.state != "abandoned" or payment.open_attempt is not None:

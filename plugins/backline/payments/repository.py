@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -91,7 +91,7 @@ def lock_order(run: RunStatement, order_id: int) -> tuple[Order, Payment | None]
     if not orders:
         raise InvalidInput("order_id", f"there is no order {order_id}")
     payments = run("payment_lock", order_id=order_id)
-    return Order(**orders[0]), _payment_from_row(payments[0]) if payments else None
+    return Order(**orders[0]), Payment(**payments[0]) if payments else None
 
 
 def lock_or_create(run: RunStatement, order_id: int, provider: str) -> tuple[Order, Payment]:
@@ -101,10 +101,8 @@ def lock_or_create(run: RunStatement, order_id: int, provider: str) -> tuple[Ord
     """
     order, payment = lock_order(run, order_id)
     if order.billing_provider not in (None, provider):
-        raise InvalidInput(
-            "order_id",
-            f"order {order.number} belongs to a subscription that {order.billing_provider} charges itself; wait for its event",
-        )
+        reason = f"belongs to a subscription that {order.billing_provider} charges itself; wait for its event"
+        raise InvalidInput("order_id", f"order {order.number} {reason}")
     was_cancelled = payment is not None and payment.state == "abandoned" and payment.decline == CANCELLED
     if payment is None or (was_cancelled and payment.open_attempt is None and order.state == "reserved"):
         run("payment_insert", order_id=order_id, provider=provider)
@@ -119,18 +117,7 @@ def lock_or_create(run: RunStatement, order_id: int, provider: str) -> tuple[Ord
 def charge_request(order: Order, payment: Payment, number: int, *, resumed: bool) -> ChargeRequest:
     """The request for an attempt."""
     return ChargeRequest(
-        idempotency_key=payment.idempotency_key,
-        attempt=number,
-        order_id=order.id,
-        order_number=order.number,
-        amount_minor=payment.amount_minor,
-        currency=payment.currency,
-        method=payment.method_reference,
-        customer=payment.customer_reference,
-        reference=payment.provider_reference,
-        is_resumed=resumed,
-    )
-
-
-def _payment_from_row(row: DictRow) -> Payment:
-    return Payment(**{field.name: row[field.name] for field in fields(Payment)})
+        idempotency_key=payment.idempotency_key, attempt=number, order_id=order.id, order_number=order.number,
+        amount_minor=payment.amount_minor, currency=payment.currency, method=payment.method_reference,
+        customer=payment.customer_reference, reference=payment.provider_reference, is_resumed=resumed,
+    )  # fmt: skip

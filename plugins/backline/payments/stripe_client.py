@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import stripe
 
 from backline.channels.http.gateway import HttpGateway
 from backline.errors import (
@@ -23,13 +25,14 @@ from backline.errors import (
     UnknownFailure,
 )
 from backline.payments.declines import CANCELLED, Decline, classify
-from backline.payments.provider import PAYMENT_STATES, ChargeRequest, ChargeResult, ProviderPayment
+from backline.payments.provider import (
+    PAYMENT_KEY_METADATA,
+    PAYMENT_STATES,
+    ChargeRequest,
+    ChargeResult,
+    ProviderPayment,
+)
 
-if TYPE_CHECKING:
-    import stripe
-
-PAYMENT_KEY_METADATA = "backline_payment"
-"""Our metadata: the payment's key."""
 REFUND_KEY_METADATA = "backline_refund"
 PAGE_SIZE = 100
 
@@ -41,8 +44,6 @@ class StripeProvider:
 
     def __init__(self, gateway: HttpGateway, timeout_seconds: float) -> None:
         """The gateway's password is the API key; Misconfigured without one."""
-        import stripe
-
         if not gateway.password:
             raise Misconfigured(f"connection {gateway.name!r} needs a password: Stripe's secret API key")
         self._connection = gateway.name
@@ -54,11 +55,10 @@ class StripeProvider:
             ),
             max_network_retries=0,  # the job repeats failed attempts, and counts them
         )
+        self._intents = self._client.v1.payment_intents
 
     def charge(self, request: ChargeRequest) -> ChargeResult:
         """Confirm the order's intent, unless it is captured; see `Provider.charge`."""
-        import stripe
-
         with self._translate_errors():
             intent = self._get_or_create_intent(request)
             if intent.status in ("succeeded", "canceled"):
@@ -66,20 +66,18 @@ class StripeProvider:
             if intent.status == "processing":
                 raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
             try:
-                intent = self._client.v1.payment_intents.confirm(
-                    intent.id,
-                    {"payment_method": request.method or "", "off_session": True},
-                    {"idempotency_key": f"{request.idempotency_key}-attempt-{request.attempt}"},
-                )
+                key = f"{request.idempotency_key}-attempt-{request.attempt}"
+                params: Any = {"payment_method": request.method or "", "off_session": True}
+                intent = self._intents.confirm(intent.id, params, {"idempotency_key": key})
             except stripe.CardError as exc:
-                return _declined_result(intent.id, _decline_of(exc))
+                return _declined_result(intent.id, exc.error)
             except stripe.InvalidRequestError as exc:
                 if exc.code != "payment_intent_unexpected_state":
                     raise
-                intent = self._client.v1.payment_intents.retrieve(intent.id)  # captured or cancelled meanwhile
+                intent = self._intents.retrieve(intent.id)  # captured or cancelled meanwhile
             except stripe.IdempotencyError:
                 # This attempt was made with another card. It succeeded or it is over; the next one uses the new card.
-                intent = self._client.v1.payment_intents.retrieve(intent.id)
+                intent = self._intents.retrieve(intent.id)
                 if intent.status != "succeeded":
                     raise
             return _charge_result(intent)
@@ -91,21 +89,17 @@ class StripeProvider:
 
     def cancel(self, request: ChargeRequest) -> ChargeResult:
         """See `Provider.cancel`."""
-        import stripe
-
         with self._translate_errors():
             intent = self._get_or_create_intent(request)
             if intent.status not in ("succeeded", "canceled"):
                 try:
-                    intent = self._client.v1.payment_intents.cancel(
-                        intent.id,
-                        {"cancellation_reason": "abandoned"},
-                        {"idempotency_key": f"{request.idempotency_key}-cancel"},
-                    )
+                    key = f"{request.idempotency_key}-cancel"
+                    params: Any = {"cancellation_reason": "abandoned"}
+                    intent = self._intents.cancel(intent.id, params, {"idempotency_key": key})
                 except stripe.InvalidRequestError as exc:
                     if exc.code != "payment_intent_unexpected_state":
                         raise
-                    intent = self._client.v1.payment_intents.retrieve(intent.id)
+                    intent = self._intents.retrieve(intent.id)
             result = _charge_result(intent)
             if result.state not in ("captured", "cancelled"):
                 raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
@@ -113,8 +107,6 @@ class StripeProvider:
 
     def refund(self, reference: str, amount_minor: int, key: str) -> str:
         """See `Provider.refund`. An earlier refund with this key is found by its metadata, even after the key has expired."""
-        import stripe
-
         with self._translate_errors():
             try:
                 refund = self._client.v1.refunds.create(
@@ -139,7 +131,7 @@ class StripeProvider:
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
         """The intents created in [since, until), newest first."""
         with self._translate_errors():
-            pages = self._client.v1.payment_intents.list(
+            pages = self._intents.list(
                 {
                     "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
                     "limit": PAGE_SIZE,
@@ -151,12 +143,9 @@ class StripeProvider:
 
     def _get_or_create_intent(self, request: ChargeRequest) -> stripe.PaymentIntent:
         """The payment's intent: found by its id or its metadata, else created."""
-        import stripe
-
-        intents = self._client.v1.payment_intents
         if request.reference is not None:
             try:
-                return intents.retrieve(request.reference)
+                return self._intents.retrieve(request.reference)
             except stripe.InvalidRequestError as exc:
                 if exc.code != "resource_missing":
                     raise
@@ -177,7 +166,7 @@ class StripeProvider:
         if request.customer:
             params["customer"] = request.customer
         try:
-            return intents.create(params, {"idempotency_key": request.idempotency_key})  # type: ignore[arg-type]
+            return self._intents.create(params, {"idempotency_key": request.idempotency_key})  # type: ignore[arg-type]
         except stripe.IdempotencyError:  # it was created with another customer id, or before that was known
             found = self._find_intent(request.idempotency_key)
             if found is None or (found.amount, found.currency) != (params["amount"], params["currency"]):
@@ -188,14 +177,12 @@ class StripeProvider:
         """The intent with our key in its metadata. Stripe indexes a new one within a minute."""
         escaped = key.replace("\\", "\\\\").replace('"', '\\"')
         query = f'metadata["{PAYMENT_KEY_METADATA}"]:"{escaped}"'
-        found = self._client.v1.payment_intents.search({"query": query, "limit": 1}).data
+        found = self._intents.search({"query": query, "limit": 1}).data
         return found[0] if found else None
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
         """Raise our errors for Stripe's. Stripe masks the key in its texts; they are cut nevertheless."""
-        import stripe
-
         try:
             yield
         except stripe.APIConnectionError as exc:
@@ -223,10 +210,9 @@ def _charge_result(intent: stripe.PaymentIntent) -> ChargeResult:
             return ChargeResult(intent.id, "cancelled", CANCELLED)
         case "requires_action":
             return ChargeResult(intent.id, "requires_action", Decline("needs_action", "authentication_required"))
-    error = intent.last_payment_error
-    if error is None:
+    if intent.last_payment_error is None:
         return ChargeResult(intent.id, "not_attempted")
-    return _declined_result(intent.id, classify((getattr(error, "decline_code", None), getattr(error, "code", None))))
+    return _declined_result(intent.id, intent.last_payment_error)
 
 
 def _provider_payment(intent: stripe.PaymentIntent) -> ProviderPayment:
@@ -242,13 +228,9 @@ def _provider_payment(intent: stripe.PaymentIntent) -> ProviderPayment:
     )
 
 
-def _declined_result(reference: str, decline: Decline) -> ChargeResult:
+def _declined_result(reference: str, error: Any) -> ChargeResult:
+    decline = classify((getattr(error, "decline_code", None), getattr(error, "code", None)))
     return ChargeResult(reference, "requires_action" if decline.kind == "needs_action" else "declined", decline)
-
-
-def _decline_of(exc: stripe.CardError) -> Decline:
-    error = exc.error
-    return classify((getattr(error, "decline_code", None), exc.code))
 
 
 def _metadata(stripe_object: Any) -> dict[str, str]:

@@ -22,7 +22,7 @@ from backline.db.statements import statement
 from backline.delivery_events.events import MAX_SIGNATURE_AGE, InvalidSignature, require_object
 from backline.errors import InvalidInput
 from backline.payments.declines import Decline, classify
-from backline.payments.stripe_client import PAYMENT_KEY_METADATA
+from backline.payments.provider import PAYMENT_KEY_METADATA
 
 STRIPE = "stripe"
 STRIPE_SIGNATURE_HEADER = "Stripe-Signature"

@@ -18,17 +18,11 @@ def enqueue_order_confirmation(
     """Confirm the order of a cycle: by email, and by text message to owners who want that."""
     recipient = {"email": row.email, **({"sms": row.phone} if row.phone else {})}
     payload = {
-        "name": row.name,
-        "language": row.language,
-        "zone": row.zone,
-        "order": number,
-        "placed_at": placed_at.isoformat(),
+        "name": row.name, "language": row.language, "zone": row.zone, "order": number, "currency": row.currency,
+        "placed_at": placed_at.isoformat(), "tax": tax_minor, "total": total_minor,
         "lines": [{"description": row.product, "quantity": row.quantity, "unit_price": unit_price_minor}],
-        "currency": row.currency,
-        "tax": tax_minor,
-        "total": total_minor,
         "order_url": config.order_url.replace("{order}", number),
-    }
+    }  # fmt: skip
     enqueue(database, "order_confirmation", json.dumps(recipient), payload, key=f"order-{number}")
 
 
@@ -45,13 +39,8 @@ def enqueue_reminder(
 ) -> None:
     """Remind the owner of a cycle and its price, tax included."""
     payload = {
-        "name": row.name,
-        "language": row.language,
-        "product": row.product,
-        "renews_on": cycle_on.isoformat(),
-        "amount": amount_minor,
-        "currency": row.currency,
-        "manage_url": config.manage_url,
-    }
+        "name": row.name, "language": row.language, "product": row.product, "renews_on": cycle_on.isoformat(),
+        "amount": amount_minor, "currency": row.currency, "manage_url": config.manage_url,
+    }  # fmt: skip
     key = f"subscription-{row.id}-{cycle_on}-reminder"
     enqueue(database, "subscription_renewal_reminder", row.email, payload, key=key)

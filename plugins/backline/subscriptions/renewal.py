@@ -112,12 +112,8 @@ def _defer(database: Session, row: SubscriptionRow, cycle_on: date, config: Subs
 
 
 def _advance(
-    database: Session,
-    subscription_id: int,
-    next_on: date | None,
-    *,
-    retry_on: date | None = None,
+    database: Session, subscription_id: int, next_on: date | None, *, retry_on: date | None = None,
     applies_new_price: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     values = {"id": subscription_id, "next_on": next_on, "retry_on": retry_on, "applies_new_price": applies_new_price}
     database.execute(statement("subscriptions", "subscription_advance"), values)
