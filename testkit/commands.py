@@ -15,14 +15,13 @@ from types import FrameType
 import typer
 
 from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
+from backline.messages import schema_snapshot
 from backline.settings import ROOT
 from stack.lifecycle import Stack
 from testkit.wording import check_wording
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
 """Folders that mypy checks."""
-ACCEPTANCE_TESTS = "tests/acceptance"
-"""Tests of the running product, on stacks that tests share (tests/conftest.py)."""
 LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
 """Lists of requirements (.in) with their lock files (.txt)."""
 GENERATED_FILES = {
@@ -35,7 +34,7 @@ _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s
 
 @app.command(context_settings=PASS_THROUGH, add_help_option=False)
 def test(context: typer.Context) -> None:
-    """Set up, then run the tests; arguments are passed to pytest."""
+    """Set up, then run the tests of CI; arguments, such as -m extended, are passed to pytest."""
     raise typer.Exit(_run_pytest(context.args) if context.args else _run_test_suite())
 
 
@@ -50,6 +49,7 @@ def check() -> None:
         "generated files": _check_generated_files,
         "lock files": _check_locks,
         "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
+        "message types": lambda: schema_snapshot.main(()),
         "tests": _run_test_suite,
     }
     failed = []
@@ -137,8 +137,7 @@ def _tool_environment() -> dict[str, str]:
 
 def _run_test_suite() -> int:
     # Three processes on two cores, as the tests that stop and start services mostly wait.
-    others = _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests", f"--ignore={ACCEPTANCE_TESTS}"])
-    return _run_pytest(["-n", "3", "--no-loadscope-reorder", ACCEPTANCE_TESTS]) or others
+    return _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests"])
 
 
 def _run_pytest(arguments: Sequence[str]) -> int:

@@ -217,7 +217,8 @@ RETURNING m.state;
 
 -- name: message_replace_payload
 -- Gives a message that waits for its time, and was not tried yet, another payload, and makes it due; no row if it waits no more.
-UPDATE backline.message AS m SET payload = %(payload)s::jsonb, state = 'pending', due_at = clock_timestamp()
+UPDATE backline.message AS m
+SET payload = %(payload)s::jsonb, type_version = %(type_version)s::smallint, state = 'pending', due_at = clock_timestamp()
 WHERE m.id = %(id)s::bigint AND m.state = 'scheduled' AND m.attempt = 0
 RETURNING m.state;
 

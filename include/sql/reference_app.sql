@@ -610,10 +610,10 @@ WITH spot (country, latitude, longitude) AS (VALUES
             ELSE 'success' END)::app.audit_outcome AS outcome
     FROM usual
     UNION ALL
-    SELECT p.midnight - interval '5 hours' + try * interval '7 seconds', n * 100 + try, p.id, p.email, 'BR',
+    SELECT p.midnight - interval '5 hours' + attempt * interval '7 seconds', n * 100 + attempt, p.id, p.email, 'BR',
         inet '203.0.113.0' + n %% 256,
         'user.login', 'failure'
-    FROM generate_series(1, %(scale)s::bigint) AS n CROSS JOIN generate_series(1, 15) AS try
+    FROM generate_series(1, %(scale)s::bigint) AS n CROSS JOIN generate_series(1, 15) AS attempt
         JOIN person AS p ON p.place = 10 + n
     UNION ALL
     SELECT p.midnight - interval '3 hours' + leg * interval '20 minutes', n * 100 + leg, p.id, p.email,

@@ -1,7 +1,7 @@
-"""Secret payload fields: sealed in the database, open only in the hands of the channel.
+"""Encrypts secret payload fields: ciphertext in the database, plaintext only in the channel.
 
-Fernet (https://github.com/fernet/spec) with rotation: BACKLINE_FERNET_KEYS holds the keys, newest first. The
-newest seals, any opens.
+Fernet (https://github.com/fernet/spec) with key rotation: BACKLINE_FERNET_KEYS holds the keys, newest first. The newest key
+encrypts, any of them decrypts.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ KEYS_VARIABLE = "BACKLINE_FERNET_KEYS"
 
 
 class Encryptor:
-    """Seals and opens secret fields."""
+    """Encrypts and decrypts secret fields."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         try:
             self._fernet = MultiFernet([Fernet(key) for key in keys])
         except ValueError:
             raise Misconfigured(
-                f"{KEYS_VARIABLE}: needs at least one Fernet key (32 bytes, url-safe base64), newest first, comma between"
+                f"{KEYS_VARIABLE}: needs at least one Fernet key (32 bytes, url-safe base64), newest first, separated by commas"
             ) from None
 
     @classmethod
@@ -37,10 +37,11 @@ class Encryptor:
         return self._fernet.encrypt(value.encode()).decode()
 
     def decrypt(self, field: str, ciphertext: str) -> str:
-        """Decrypt one value; InvalidInput for the field when no key opens it."""
+        """Decrypt one value; InvalidInput for the field when no key decrypts it."""
         try:
             return self._fernet.decrypt(ciphertext).decode()
         except (InvalidToken, TypeError, ValueError):
             raise InvalidInput(
-                field, f"none of the keys in {KEYS_VARIABLE} opens it; seal it with one of them, or add the one used"
+                field,
+                f"none of the keys in {KEYS_VARIABLE} decrypts it; encrypt it with one of them, or add the key that was used",
             ) from None

@@ -34,7 +34,7 @@ def test_seed_fills_rejects_a_second_time_and_replaces(basics: IsolatedStack) ->
     assert ["users", "300"] in [line.split()[:2] for line in shown.stdout.splitlines()]
 
     with psycopg.connect(dsn) as connection:
-        connection.execute("COMMENT ON SCHEMA app IS 'of somebody else'")
+        connection.execute("COMMENT ON SCHEMA app IS 'another app'")
     foreign = basics.run("seed", "--replace", check=False)
     assert foreign.returncode == 1
     assert "not Backline's reference app" in foreign.stderr

@@ -36,7 +36,7 @@ def test_after_rotation_old_keys_decrypt_and_the_newest_encrypts() -> None:
     ids=["another key", "plaintext", "empty", "truncated", "reference", "number"],
 )
 def test_a_value_that_no_key_decrypts_is_an_error_with_the_field_and_without_the_value(value: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^code: none of the keys in BACKLINE_FERNET_KEYS opens it") as caught:
+    with pytest.raises(InvalidInput, match=r"^code: none of the keys in BACKLINE_FERNET_KEYS decrypts it") as caught:
         Encryptor([NEW]).decrypt("code", value)
     assert caught.value.field == "code"
     assert "123456" not in str(caught.value)

@@ -13,7 +13,6 @@ import typer
 from backline.channels.content import EmailContent
 from backline.channels.email import headers, mime
 from backline.channels.email.addresses import parse_address
-from backline.channels.email.plain_text import html_to_text
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
 from backline.cli.console import AsJson, app, err, out, print_json
@@ -35,6 +34,9 @@ def preview(
     language: Annotated[str | None, typer.Option(help="Such as de or pt-BR.")] = None,
     payload: Payload = None,
     fields: Fields = None,
+    version: Annotated[
+        int | None, typer.Option("--payload-version", min=1, help="The payload's type version, if it is an older one.")
+    ] = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the HTML part to this file.")
     ] = None,
@@ -45,6 +47,8 @@ def preview(
     """Render a message of a type: its sample, or your payload. Nothing is sent; secrets are fake."""
     kind = registry.get(type_name)
     filled = _build_payload(kind, payload, fields or [], language)
+    if version is not None:
+        filled = dict(kind.to_current(filled, version))
     message = kind.parse(filled)
     if not isinstance(message, EmailMessage):
         if html is not None or show:
@@ -109,7 +113,7 @@ def _write_html(file: Path, content: EmailContent) -> None:
 
 def _details(message: EmailMessage, content: EmailContent) -> dict[str, Any]:
     """Headers, parts and sizes of an email."""
-    body = mime.normalize_newlines(content.text if content.text is not None else html_to_text(content.html or ""))
+    body = mime.normalize_newlines(content.text if content.text is not None else mime.html_to_text(content.html or ""))
     config = settings().section(EmailSettings)
     data = mime.build_message(
         content,

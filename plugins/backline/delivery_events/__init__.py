@@ -1,1 +1,1 @@
-"""What providers tell of deliveries: each one's requests, verified and read, and kept before they are answered."""
+"""Delivery events from providers: each provider's webhook requests, verified, parsed and recorded."""

@@ -1,11 +1,12 @@
-"""One event as all providers tell it, and keeping it."""
+"""Delivery events in one form for all providers; recording them, and what the providers' parsers share."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import psycopg
@@ -18,47 +19,47 @@ from backline.preferences.addresses import address_key
 
 EventType = Literal["delivered", "deferred", "rejected", "bounced", "complained", "unsubscribed"]
 MAX_SIGNATURE_AGE = timedelta(hours=25)
-"""Providers repeat for a day what they could not deliver; what was signed before that is a replay."""
+"""Providers retry their requests for a day; one with an older signature is a replay."""
 MAX_CLOCK_SKEW = timedelta(minutes=15)
 """How far a provider's clock may be ahead of ours."""
 _MESSAGE_ID_PATTERN = re.compile(r"backline\.(\d{1,18})\.(\d{1,18})@")
 
 
 class InvalidSignature(PermanentError):
-    """The request does not bear the provider's signature, or bears an old one."""
+    """The request's signature is missing, wrong or too old."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryEvent:
-    """One thing that a provider tells of one message to one recipient."""
+    """One event of one message to one recipient."""
 
     source_id: str
-    """The provider's own id of the event, the same when it is told again."""
+    """The provider's id of the event, the same when it is sent again."""
     channel: str
     event: EventType
     at: datetime
     recipient: str
     detail: str | None = None
     hard: bool = False
-    """Of a bounce: for good."""
+    """Of a bounce: permanent."""
     suppress: Literal["hard_bounce", "complaint", "unsubscribed"] | None = None
-    """Why the recipient is not to be written to any more, if so."""
+    """The reason to suppress the recipient, if any."""
     message_id: str | None = None
-    """The Message-ID header of the email, as we made it."""
+    """The email's Message-ID header, which Backline generated."""
     provider_id: str | None = None
 
 
 def record_events(connection: psycopg.Connection[DictRow], source: str, events: Sequence[DeliveryEvent]) -> int:
-    """Keep those that are new and act on them, in the caller's transaction; returns how many were new."""
+    """Store new events and apply suppressions and opt-outs, in the caller's transaction; returns how many were new."""
     if not events:
         return 0
-    once = {event.source_id: _row(event) for event in events}
-    given = {"source": source, "events": to_json(list(once.values())).decode()}
-    return len(connection.execute(statement("delivery_events", "delivery_event_insert_many"), given).fetchall())
+    rows = {event.source_id: _row(event) for event in events}
+    values = {"source": source, "events": to_json(list(rows.values())).decode()}
+    return len(connection.execute(statement("delivery_events", "delivery_event_insert_many"), values).fetchall())
 
 
 def check_signature_age(signed: datetime, now: datetime) -> None:
-    """NotSigned for a time of signing that is too long ago, or ahead."""
+    """InvalidSignature if the request was signed too long ago, or in the future."""
     if not -MAX_CLOCK_SKEW <= now - signed <= MAX_SIGNATURE_AGE:
         raise InvalidSignature("signed too long ago, or by a clock that is ahead")
 
@@ -70,17 +71,38 @@ def require_object(value: object, field: str) -> dict[str, Any]:
     return value
 
 
+def parse_json(text: str | bytes, field: str) -> Any:
+    """The value of a JSON text; InvalidInput for the field if it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise InvalidInput(field, "must be JSON") from None
+
+
+def parse_epoch(value: object, field: str) -> datetime:
+    """A time from seconds since 1970; InvalidInput for the field if it is none."""
+    try:
+        return datetime.fromtimestamp(float(value), UTC)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise InvalidInput(field, "must be seconds since 1970") from None
+
+
 def join_text(*parts: object) -> str | None:
-    """What a provider says, in one line; None if it says nothing."""
-    said = " ".join(" ".join(str(part) for part in parts if part not in (None, "")).split())
-    return said.replace("\0", "")[:1000] or None
+    """The parts of a provider's text in one line; None if there is no text."""
+    text = " ".join(" ".join(str(part) for part in parts if part not in (None, "")).split())
+    return text.replace("\0", "")[:1000] or None
+
+
+def bounce(*, hard: bool, **event: Any) -> DeliveryEvent:
+    """A bounce; a hard one suppresses the recipient."""
+    return DeliveryEvent(event="bounced", hard=hard, suppress="hard_bounce" if hard else None, **event)
 
 
 def _row(event: DeliveryEvent) -> dict[str, Any]:
-    ours = _MESSAGE_ID_PATTERN.search(event.message_id or "")
+    found = _MESSAGE_ID_PATTERN.search(event.message_id or "")
     return {
         **asdict(event),
         "recipient": address_key(event.channel, event.recipient),
-        "message_id": int(ours[1]) if ours else None,
-        "created": int(ours[2]) if ours else None,
+        "message_id": int(found[1]) if found else None,
+        "created": int(found[2]) if found else None,
     }

@@ -1,4 +1,4 @@
-"""Amazon SES, which tells by SNS: notifications signed with a certificate of Amazon's.
+"""Amazon SES events over SNS: notifications signed with a certificate of Amazon's.
 
 https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html and
 https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-contents.html
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,15 +22,17 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from backline.delivery_events.events import (
     DeliveryEvent,
     InvalidSignature,
+    bounce,
     check_signature_age,
     join_text,
+    parse_json,
     require_object,
 )
 from backline.errors import InvalidInput
 
 SOURCE = "ses"
 Fetch = Callable[[str], bytes]
-"""Gets what is at an https URL of Amazon's, following no redirect."""
+"""Fetches an https URL of Amazon's without following redirects."""
 _SNS_HOST = re.compile(r"sns\.[a-z]{2}(-[a-z]+)+-\d\.amazonaws\.com(\.cn)?")
 _SIGNED_FIELDS = {
     "Notification": ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
@@ -51,14 +52,14 @@ class CertificateCache:
         self._cache: dict[str, x509.Certificate] = {}
 
     def get(self, url: str, now: datetime) -> x509.Certificate:
-        """The certificate there; NotSigned unless it is on an SNS host of Amazon's and valid now."""
+        """The certificate at a URL; InvalidSignature unless it is on an SNS host of Amazon's and valid now."""
         if not is_sns_url(url) or not urlsplit(url).path.endswith(".pem"):
             raise InvalidSignature("its certificate is not at an SNS host of Amazon's")
         if url not in self._cache:
             try:
                 found = x509.load_pem_x509_certificate(self._fetch(url))
             except ValueError:
-                raise InvalidSignature("what stands at its certificate's URL is none") from None
+                raise InvalidSignature("its certificate's URL returns no certificate") from None
             if len(self._cache) >= self.MAX_CERTIFICATES:
                 self._cache.clear()
             self._cache[url] = found
@@ -69,7 +70,7 @@ class CertificateCache:
 
 
 def is_sns_url(url: str) -> bool:
-    """Whether a URL is https, on an SNS host of Amazon's, and nothing else."""
+    """Whether a URL is https on an SNS host of Amazon's."""
     parts = urlsplit(url)
     return parts.scheme == "https" and _SNS_HOST.fullmatch(parts.netloc) is not None
 
@@ -77,11 +78,11 @@ def is_sns_url(url: str) -> bool:
 def parse_request(
     body: bytes, topics: Sequence[str], certificates: CertificateCache, now: datetime
 ) -> tuple[list[DeliveryEvent], str | None]:
-    """The events of one request, and the URL that confirms a subscription if it asks for that.
+    """The events of one request, and the URL to confirm the subscription if the request asks for it.
 
-    `topics` are the ARNs that may tell. NotSigned; InvalidInput for a body that is not SNS's.
+    `topics` are the accepted topic ARNs. InvalidSignature; InvalidInput for a body that is not SNS's.
     """
-    note = require_object(_json(body, "body"), "body")
+    note = require_object(parse_json(body, "body"), "body")
     _verify(note, topics, certificates, now)
     if note["Type"] == "SubscriptionConfirmation":
         url = note["SubscribeURL"]
@@ -91,20 +92,13 @@ def parse_request(
     if note["Type"] != "Notification":
         return [], None
     try:
-        told = require_object(_json(note["Message"], "Message"), "Message")
-    except InvalidInput:  # SNS says hello in plain words when a topic is set up
+        message = require_object(parse_json(note["Message"], "Message"), "Message")
+    except InvalidInput:  # SNS sends plain text when a topic is set up
         return [], None
     try:
-        return list(_events(told, note["MessageId"])), None
+        return list(_events(message, note["MessageId"])), None
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise InvalidInput("Message", f"is not an event of SES: {type(exc).__name__}") from None
-
-
-def _json(text: str | bytes, field: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        raise InvalidInput(field, "must be JSON") from None
 
 
 def _verify(note: dict[str, Any], topics: Sequence[str], certificates: CertificateCache, now: datetime) -> None:
@@ -128,49 +122,48 @@ def _verify(note: dict[str, Any], topics: Sequence[str], certificates: Certifica
     check_signature_age(_parse_time(note["Timestamp"]), now)
 
 
-def _events(told: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
-    """By the event's own part; one of a kind that says nothing of delivery gives none."""
-    mail = told["mail"]
+def _events(message: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
+    """The events of one SES message; none for one that is not about delivery."""
+    mail = message["mail"]
     header = next((one["value"] for one in mail.get("headers", ()) if one["name"].lower() == "message-id"), None)
-    ours: dict[str, Any] = {"channel": "email", "message_id": header, "provider_id": mail["messageId"]}
-    kind = told.get("eventType") or told.get("notificationType")
+    common: dict[str, Any] = {"channel": "email", "message_id": header, "provider_id": mail["messageId"]}
+    kind = message.get("eventType") or message.get("notificationType")
     if kind == "Delivery":
-        part = told["delivery"]
+        part = message["delivery"]
         for recipient in part["recipients"]:
             yield DeliveryEvent(
                 f"{note_id}/{recipient}", event="delivered", at=_parse_time(part["timestamp"]), recipient=recipient,
-                detail=join_text(part.get("smtpResponse")), **ours,
+                detail=join_text(part.get("smtpResponse")), **common,
             )  # fmt: skip
     elif kind == "Bounce":
-        part = told["bounce"]
-        hard = part["bounceType"] == "Permanent"
+        part = message["bounce"]
         for one in part["bouncedRecipients"]:
-            yield DeliveryEvent(
-                f"{note_id}/{one['emailAddress']}", event="bounced", at=_parse_time(part["timestamp"]), hard=hard,
-                recipient=one["emailAddress"], suppress="hard_bounce" if hard else None,
-                detail=join_text(part.get("bounceSubType"), one.get("diagnosticCode") or one.get("status")), **ours,
+            yield bounce(
+                source_id=f"{note_id}/{one['emailAddress']}", at=_parse_time(part["timestamp"]),
+                hard=part["bounceType"] == "Permanent", recipient=one["emailAddress"],
+                detail=join_text(part.get("bounceSubType"), one.get("diagnosticCode") or one.get("status")), **common,
             )  # fmt: skip
     elif kind == "Complaint":
-        part = told["complaint"]
+        part = message["complaint"]
         if part.get("complaintFeedbackType") == "not-spam":
             return
         for one in part["complainedRecipients"]:
             yield DeliveryEvent(
                 f"{note_id}/{one['emailAddress']}", event="complained", at=_parse_time(part["timestamp"]),
-                recipient=one["emailAddress"], suppress="complaint", detail=join_text(part.get("complaintFeedbackType")), **ours,
+                recipient=one["emailAddress"], suppress="complaint", detail=join_text(part.get("complaintFeedbackType")), **common,
             )  # fmt: skip
     elif kind == "DeliveryDelay":
-        part = told["deliveryDelay"]
+        part = message["deliveryDelay"]
         for one in part["delayedRecipients"]:
             yield DeliveryEvent(
                 f"{note_id}/{one['emailAddress']}", event="deferred", at=_parse_time(part["timestamp"]),
-                recipient=one["emailAddress"], detail=join_text(part.get("delayType"), one.get("diagnosticCode")), **ours,
+                recipient=one["emailAddress"], detail=join_text(part.get("delayType"), one.get("diagnosticCode")), **common,
             )  # fmt: skip
     elif kind == "Reject":
         for recipient in mail.get("destination", ()):
             yield DeliveryEvent(
                 f"{note_id}/{recipient}", event="rejected", at=_parse_time(mail["timestamp"]), recipient=recipient,
-                detail=join_text(told["reject"].get("reason")), **ours,
+                detail=join_text(message["reject"].get("reason")), **common,
             )  # fmt: skip
 
 

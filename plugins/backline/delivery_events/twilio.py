@@ -1,4 +1,4 @@
-"""Twilio's status callbacks of SMS: an HMAC of the URL and the form.
+"""Twilio's status callbacks for SMS, signed by an HMAC of the URL and the form.
 
 https://www.twilio.com/docs/usage/security#validating-requests and
 https://www.twilio.com/docs/messaging/guides/outbound-message-status-in-status-callbacks
@@ -13,22 +13,22 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from backline.delivery_events.events import DeliveryEvent, InvalidSignature, join_text
+from backline.delivery_events.events import DeliveryEvent, InvalidSignature, bounce, join_text
 from backline.errors import InvalidInput
 
 SOURCE = "twilio"
 SIGNATURE_HEADER = "X-Twilio-Signature"
 _PORTS = {"https": 443, "http": 80}
 _HARD_BOUNCE_CODES = frozenset({"30005", "30006", "21211", "21614"})
-"""Errors that say that there is no such number, or that no SMS can reach it."""
+"""Errors for a number that does not exist or cannot receive SMS."""
 _STOP_CODE = "21610"
-"""The recipient answered STOP."""
+"""The error for a recipient who answered STOP."""
 
 
 def parse_request(url: str, signature: str, body: bytes, auth_token: str, now: datetime) -> list[DeliveryEvent]:
-    """The event of one callback, none for a step on the way. NotSigned; InvalidInput for a body that is not Twilio's.
+    """The event of one callback, none for an intermediate status. InvalidSignature; InvalidInput for a body that is not Twilio's.
 
-    `url` is the whole public URL that Twilio was given, query included.
+    `url` is the complete public URL that Twilio calls, query included.
     """
     try:
         form = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), errors="strict"))
@@ -50,21 +50,20 @@ def parse_request(url: str, signature: str, body: bytes, auth_token: str, now: d
     if status in {"undelivered", "failed"}:
         if code == _STOP_CODE:
             return [DeliveryEvent(event="unsubscribed", suppress="unsubscribed", **common)]
-        gone = code in _HARD_BOUNCE_CODES
-        return [DeliveryEvent(event="bounced", hard=gone, suppress="hard_bounce" if gone else None, **common)]
+        return [bounce(hard=code in _HARD_BOUNCE_CODES, **common)]
     return []
 
 
 def _signature_matches(url: str, form: dict[str, str], signature: str, auth_token: str) -> bool:
     text = url + "".join(f"{name}{form[name]}" for name in sorted(form))
-    wanted = base64.b64encode(hmac.new(auth_token.encode(), text.encode(), hashlib.sha1).digest())
-    return hmac.compare_digest(wanted, signature.encode())
+    expected = base64.b64encode(hmac.new(auth_token.encode(), text.encode(), hashlib.sha1).digest())
+    return hmac.compare_digest(expected, signature.encode())
 
 
 def _url_variants(url: str) -> list[str]:
-    """With and without the scheme's own port: Twilio signs either."""
+    """The URL with and without the scheme's default port: Twilio signs either."""
     parts = urlsplit(url)
-    usual = _PORTS.get(parts.scheme)
-    bare = parts.netloc.removesuffix(f":{usual}")
-    spelled = [bare, f"{bare}:{usual}"] if usual and ":" not in bare else [parts.netloc]
-    return [parts._replace(netloc=netloc).geturl() for netloc in spelled]
+    port = _PORTS.get(parts.scheme)
+    bare = parts.netloc.removesuffix(f":{port}")
+    variants = [bare, f"{bare}:{port}"] if port and ":" not in bare else [parts.netloc]
+    return [parts._replace(netloc=netloc).geturl() for netloc in variants]

@@ -1,4 +1,4 @@
-"""Message types: what can be said to a recipient, checked by one pydantic model each."""
+"""Message types: one pydantic model per type, and rendering of a payload for each channel."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ __all__ = [
 
 
 def render_email(message: Message) -> EmailContent:
-    """What a message says as an email: its payload checked and its template rendered.
+    """A message as an email: its payload validated and its template rendered.
 
-    InvalidInput names the field: a wrong payload, a template's missing variable, a missing file.
+    InvalidInput names the field: an invalid payload, a template's missing variable, a missing file.
     """
-    # The registry saw to it that the class is one; issubclass costs 10 µs here, as pydantic models are ABCs.
-    said = cast("EmailMessage", _parse_message(message, "email"))
-    if (topic := said.topic_of(message.payload)) is None:
-        return said.email()
+    # The registry checked the class; issubclass costs 10 µs here, as pydantic models are ABCs.
+    parsed = cast("EmailMessage", _parse_message(message, "email"))
+    if (topic := parsed.topic_of(message.payload)) is None:
+        return parsed.email()
     from backline.messages.unsubscribe import with_unsubscribe
     from backline.preferences.addresses import address_key
     from backline.preferences.unsubscribe import Subscription, unsubscribe_link
 
-    leaves = Subscription("email", address_key("email", message.recipient), topic, message.id)
-    return with_unsubscribe(said, lambda: unsubscribe_link(leaves))
+    subscription = Subscription("email", address_key("email", message.recipient), topic, message.id)
+    return with_unsubscribe(parsed, lambda: unsubscribe_link(subscription))
 
 
 def render_sms(message: Message) -> str:
-    """What a message says as a text message; InvalidInput as for an email."""
+    """A message as the text of an SMS; InvalidInput as for an email."""
     return cast("SmsMessage", _parse_message(message, "sms")).sms()
 
 
 def render_push(message: Message) -> PushContent:
-    """What a message says as a push notification; InvalidInput as for an email."""
+    """A message as a push notification; InvalidInput as for an email."""
     return cast("PushMessage", _parse_message(message, "push")).push()
 
 
 def render_webhook(message: Message) -> WebhookContent:
-    """What a message says as an event; InvalidInput as for an email."""
+    """A message as a webhook event; InvalidInput as for an email."""
     created = round(message.created_at.timestamp() * 1_000_000)
     parsed = cast("WebhookMessage", _parse_message(message, "webhook"))
     return parsed.webhook(f"evt_{message.id}_{created:x}", message.created_at)
@@ -66,5 +66,7 @@ def render_webhook(message: Message) -> WebhookContent:
 def _parse_message(message: Message, channel: str) -> MessageType:
     kind = registry.get(message.type)
     if channel not in kind.channels:
-        raise InvalidInput("type", f"{message.type} does not go by {channel}; its channels: {', '.join(kind.channels)}")
+        raise InvalidInput(
+            "type", f"{message.type} is not sent over {channel}; its channels: {', '.join(kind.channels)}"
+        )
     return kind.parse(message.payload)

@@ -1,4 +1,4 @@
-"""Files that travel with an email: named in the payload, checked there, read when it is rendered."""
+"""Email attachments: named and checked in the payload, read when the email is rendered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXTRA_MEDIA_TYPES = {
     ".ics": "text/calendar",
     ".md": "text/markdown",
 }
-"""File types that the standard library does not know by their ending in every release of Python."""
+"""File extensions that the standard library does not know in every Python release."""
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 MAGIC_BYTES: dict[str, tuple[bytes, ...]] = {
@@ -41,7 +41,7 @@ MAGIC_BYTES: dict[str, tuple[bytes, ...]] = {
     f"{OFFICE}.spreadsheetml.sheet": ZIP_MAGIC,
     f"{OFFICE}.wordprocessingml.document": ZIP_MAGIC,
 }
-"""How files of these types begin: a renamed file is found out."""
+"""The first bytes of files of these types, to detect renamed files."""
 
 
 class AttachmentField(BaseModel):
@@ -52,7 +52,9 @@ class AttachmentField(BaseModel):
     path: Annotated[Line | None, Field(description="Relative to the attachment folder.")] = None
     filename: Annotated[Line | None, Field(description="The name that the recipient sees.")] = None
     content_base64: Annotated[str | None, Field(description="The file itself, base64 (RFC 4648).")] = None
-    content_type: Annotated[Line | None, Field(description="As in application/pdf; else by the name's ending.")] = None
+    content_type: Annotated[
+        Line | None, Field(description="As in application/pdf; by default from the name's extension.")
+    ] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -69,7 +71,7 @@ class AttachmentField(BaseModel):
         if file is None:
             _check_content(self, _decode(self))
         elif file.exists():
-            # A file that is not here may be where the message is sent: it is judged there.
+            # A file that is missing here may exist where the message is sent, and is checked there.
             _check_content(self, _read(file, size=16))
         return self
 
@@ -80,7 +82,7 @@ class AttachmentField(BaseModel):
 
     @property
     def media_type(self) -> str:
-        """The file's type: as given, else by the ending of its name."""
+        """The file's type: as given, or by its name's extension."""
         guessed, encoding = _media_types().guess_type(self.display_name)
         return (self.content_type or (None if encoding else guessed) or "application/octet-stream").lower()
 
@@ -94,10 +96,10 @@ class AttachmentField(BaseModel):
 
 
 def check_total_size(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, ...]:
-    """All attachments of a message together, against `email.attachment_max_mib`."""
+    """Check the total size of a message's attachments against `email.attachment_max_mib`."""
     limit = settings().section(EmailSettings).attachment_max_mib
     if (total := sum(field.size for field in fields)) > limit * MIB:
-        raise ValueError(f"weigh {total / MIB:.1f} MiB together; at most {limit:g} (email.attachment_max_mib)")
+        raise ValueError(f"have {total / MIB:.1f} MiB together; at most {limit:g} (email.attachment_max_mib)")
     return fields
 
 
@@ -117,30 +119,28 @@ Attachments = Annotated[
 
 
 def read_attachments(fields: Sequence[AttachmentField]) -> tuple[Attachment, ...]:
-    """The files with their content; InvalidInput names the one that cannot be sent."""
+    """The files with their content; InvalidInput names a file that cannot be sent."""
     limit = settings().section(EmailSettings).attachment_max_mib * MIB
     read_files: list[Attachment] = []
     for number, field in enumerate(fields):
         read_files.append(_load(field, f"attachments[{number}]"))
         if sum(len(file.content) for file in read_files) > limit:
-            raise InvalidInput(
-                "attachments", f"weigh more than {limit / MIB:g} MiB together (email.attachment_max_mib)"
-            )
+            raise InvalidInput("attachments", f"have more than {limit / MIB:g} MiB together (email.attachment_max_mib)")
     return tuple(read_files)
 
 
 def read_attachment(field: AttachmentField, name: str) -> Attachment:
-    """One file with its content; InvalidInput if it cannot be sent. `name` is the payload field that it stands in."""
+    """One file with its content; InvalidInput if it cannot be sent. `name` is its payload field."""
     limit = settings().section(EmailSettings).attachment_max_mib
     file = _load(field, name)
     if len(file.content) > limit * MIB:
-        raise InvalidInput(name, f"weighs more than {limit:g} MiB (email.attachment_max_mib)")
+        raise InvalidInput(name, f"has more than {limit:g} MiB (email.attachment_max_mib)")
     return file
 
 
 @lru_cache(maxsize=1)
 def _media_types() -> mimetypes.MimeTypes:
-    # The standard library's own table and ours, so that a file's type does not depend on the host's /etc/mime.types.
+    # Not the host's /etc/mime.types, so that a file's type is the same on every host.
     names = mimetypes.MimeTypes()
     for ending, media_type in EXTRA_MEDIA_TYPES.items():
         names.add_type(media_type, ending)
@@ -161,13 +161,13 @@ def _load(field: AttachmentField, name: str) -> Attachment:
 def _resolve_path(path: str) -> Path:
     folder = (ROOT / settings().section(EmailSettings).attachment_folder).resolve()
     windows = PureWindowsPath(path)
-    # resolve() follows links, so a link that leads out of the folder is seen as what it points to.
+    # resolve() follows links, so a link out of the folder is refused.
     target = (folder / path).resolve()
     if ".." in windows.parts or windows.anchor or not target.is_relative_to(folder) or target == folder:
         raise field_error(
             "path",
             f"must be a relative path of a file inside {settings().section(EmailSettings).attachment_folder} "
-            "(email.attachment_folder), without '..' and not through a link that leads out of it",
+            "(email.attachment_folder), without '..' and not through a link out of it",
         )
     return target
 
@@ -178,7 +178,7 @@ def _read(file: Path, *, size: int) -> bytes:
             return opened.read(size)
     except FileNotFoundError:
         folder = settings().section(EmailSettings).attachment_folder
-        raise field_error("path", f"no such file in {folder}; put it there or mend the path") from None
+        raise field_error("path", f"no such file in {folder}; put it there or fix the path") from None
     except OSError as exc:
         raise field_error("path", f"cannot be read: {exc.strerror or exc}") from None
 
@@ -208,4 +208,4 @@ def _check_content(field: AttachmentField, content: bytes) -> None:
     begins = MAGIC_BYTES.get(field.media_type)
     if begins and not content.startswith(begins):
         where = "content_base64" if field.path is None else "path"
-        raise field_error(where, f"does not hold what {field.media_type} files begin with; give the file its true type")
+        raise field_error(where, f"does not begin as {field.media_type} files do; set the file's actual type")

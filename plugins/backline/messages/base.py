@@ -1,8 +1,7 @@
-"""What a message type is: one pydantic model, from which everything else about the type is derived.
+"""The base classes of message types: one pydantic model per type, from which everything else about the type is derived.
 
-A type's class says where it goes (`lanes`), what it carries (its fields), which fields are secret,
-and how it becomes content. The recipient is not part of the payload: it stands beside it, and in a
-DAG run's conf or an HTTP body it is the key `to`.
+A type's class sets its channels and lanes (`lanes`), its payload fields, its secret fields, and how a payload becomes content.
+The recipient is not part of the payload: in a DAG run's conf or an HTTP body it is the key `to` beside it.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ from backline.messages.fields import parse_timestamp
 from backline.validation_errors import UNKNOWN_FIELD, Location, field_problems, reject_nul, to_invalid_input
 
 RESERVED_KEYS = frozenset({"to", "request_id", "expires_at", "priority"})
-"""Keys that stand beside the payload in a conf or body, so no payload field may have these names."""
+"""Keys beside the payload in a conf or body, so no payload field may have these names."""
 
 
 class MessageType(BaseModel):
-    """A kind of message. Subclass it, set the class variables, add the payload's fields, register it."""
+    """A type of message. Subclass it, set the class variables, add the payload's fields, register it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
     type_name: ClassVar[str]
     """The type's name in SQL, HTTP and `send_<type>` (not `name`: payloads have fields of that name)."""
     lanes: ClassVar[Mapping[str, str]]
-    """Channel to lane: `{"email": "email.normal"}`. Several channels make one row each."""
+    """Channel to lane: `{"email": "email.normal"}`. With several channels there is one message per channel."""
     channels: ClassVar[tuple[str, ...]] = ()
-    """The channels that it goes out by: those of `lanes`."""
+    """The channels it is sent over: those of `lanes`."""
     template_name: ClassVar[str | None] = None
-    """The template it is rendered from, or None when it has none, or the payload names it."""
+    """The template it is rendered from; None when it has none, or the payload names it."""
     topic_name: ClassVar[str | None] = None
-    """What its messages are about, of the settings' `preferences.topics`: people can leave it. None: nobody can, or the payload
-    has a field `topic`."""
+    """The topic that recipients can opt out of, from the setting `preferences.topics`. None: they cannot, or the payload has a
+    field `topic`."""
     secret_fields: ClassVar[frozenset[str]] = frozenset()
     """Payload fields that are encrypted at rest and erased once the message is final."""
     secret_references: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Secret field to the statements of include/sql/identity.sql that a `{"$ref": ...}` in it may name."""
     expiry_field: ClassVar[str | None] = None
-    """The payload field that says until when the message is of use; it is not sent after that."""
+    """The payload field with the time at which the message expires."""
     lifetime: ClassVar[timedelta | None] = None
-    """How long after it was taken in it is of use, whatever else it says; None means for ever."""
+    """The message expires this long after it was accepted; None means never."""
     max_attempts: ClassVar[int | None] = None
-    """Tries at most, the first one included; None means the lane's."""
+    """Maximum attempts, the first one included; None means the lane's setting."""
     example: ClassVar[Mapping[str, Any]] = {}
     """A payload to show, with references for secret fields; `sample` has made-up values instead."""
     version: ClassVar[int] = 1
@@ -68,22 +67,22 @@ class MessageType(BaseModel):
             return cls.lanes[channel]
         except KeyError:
             raise InvalidInput(
-                "channel", f"{cls.type_name} does not go by {channel!r}; its channels: {', '.join(cls.lanes)}"
+                "channel", f"{cls.type_name} is not sent over {channel!r}; its channels: {', '.join(cls.lanes)}"
             ) from None
 
     @classmethod
     def parse(cls, payload: Mapping[str, Any]) -> Self:
-        """Check a payload. InvalidInput names the first wrong field and tells of every one.
+        """Validate a payload. InvalidInput names the first invalid field and lists all of them.
 
-        Judged as JSON, so that SQL, HTTP and a DAG run's conf get the same answer: a list is an
-        array, text is never taken for a number.
+        The payload is validated as JSON, so that SQL, HTTP and a DAG run's conf give the same result: a list is an array, and
+        text is never converted to a number.
         """
         if not isinstance(payload, Mapping):
             raise InvalidInput("payload", f"must be an object with the fields {', '.join(cls.model_fields)}")
         try:
             text = to_json(dict(payload), inf_nan_mode="strings")
         except (PydanticSerializationError, ValueError) as exc:
-            raise InvalidInput("payload", f"cannot be written as JSON: {exc}") from None
+            raise InvalidInput("payload", f"cannot be serialized as JSON: {exc}") from None
         reject_nul(payload, text)
         try:
             return cls.model_validate_json(text)
@@ -106,6 +105,11 @@ class MessageType(BaseModel):
         return payload
 
     @classmethod
+    def to_current(cls, payload: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+        """A stored payload of this or an older version, as one of the current version."""
+        return cls.upgrade(payload, version) if version < cls.version else payload
+
+    @classmethod
     def sample(cls) -> dict[str, Any]:
         """The example with a made-up value for each secret: for previews, tests and the demo."""
         return {**cls.example, **{name: cls.fake_secret(name) for name in cls.secret_fields if name in cls.example}}
@@ -120,65 +124,65 @@ class MessageType(BaseModel):
 
     @classmethod
     def expiry(cls, payload: Mapping[str, Any], accepted_at: datetime) -> datetime | None:
-        """Until when a checked payload that was taken in at that time is of use, or None for ever."""
-        said = payload.get(cls.expiry_field) if cls.expiry_field else None
-        ends = [] if said is None else [parse_timestamp(said)]
+        """When a message with this valid payload, accepted at that time, expires; None for never."""
+        own = payload.get(cls.expiry_field) if cls.expiry_field else None
+        expiries = [] if own is None else [parse_timestamp(own)]
         if cls.lifetime is not None:
-            ends.append(accepted_at + cls.lifetime)
-        return min(ends, default=None)
+            expiries.append(accepted_at + cls.lifetime)
+        return min(expiries, default=None)
 
     @classmethod
     def topic_of(cls, payload: Mapping[str, Any]) -> str | None:
-        """The topic of a message, by the type or its payload's `topic`; None if it cannot be left."""
+        """The topic of a message, from the type or its payload's `topic`; None if recipients cannot opt out of it."""
         if cls.topic_name is not None:
             return cls.topic_name
-        said = payload.get("topic")
-        return said if isinstance(said, str) else None
+        topic = payload.get("topic")
+        return topic if isinstance(topic, str) else None
 
     @classmethod
     def check_recipient(cls, to: object) -> str:
-        """The recipient as the outbox takes it, checked by channel; InvalidInput for `to`, or `to.<channel>`."""
+        """The recipient in the outbox's format, validated by channel; InvalidInput for `to` or `to.<channel>`."""
         return recipients.serialize(cls.channels, recipients.by_channel(cls.type_name, cls.channels, to))
 
 
 class EmailMessage(MessageType):
-    """A type that goes out by email."""
+    """A type that is sent by email."""
 
     @property
     def own_unsubscribe_url(self) -> str | None:
-        """Where its topic is left if not by our own link, or None."""
+        """The app's own unsubscribe page, if the payload names one."""
         return None
 
-    def with_unsubscribe_url(self, url: str) -> Self:  # noqa: ARG002 - for those that show it
-        """The same message, with the link that leaves its topic where it shows one."""
+    def with_unsubscribe_url(self, url: str) -> Self:  # noqa: ARG002 - for types that show it
+        """The message with this unsubscribe link, if its content shows one."""
         return self
 
     def email(self) -> EmailContent:
-        """What this message says as an email; InvalidInput when it cannot be said."""
+        """The content of the email; InvalidInput when it cannot be created."""
         raise NotImplementedError(f"{type(self).__name__} must define email()")
 
 
 class SmsMessage(MessageType):
-    """A type that goes out by SMS."""
+    """A type that is sent by SMS."""
 
     def sms(self) -> str:
-        """What this message says as a text message; InvalidInput when it cannot be said."""
+        """The text of the SMS; InvalidInput when it cannot be created."""
         raise NotImplementedError(f"{type(self).__name__} must define sms()")
 
 
 class PushMessage(MessageType):
-    """A type that goes out as a push notification."""
+    """A type that is sent as a push notification."""
 
     def push(self) -> PushContent:
-        """What this message says on a device; InvalidInput when it cannot be said."""
+        """The content of the notification; InvalidInput when it cannot be created."""
         raise NotImplementedError(f"{type(self).__name__} must define push()")
 
 
 class WebhookMessage(MessageType):
-    """A type that goes out as an event."""
+    """A type that is sent as a webhook event."""
 
     def webhook(self, default_event_id: str, default_occurred_at: datetime) -> WebhookContent:
-        """What happened, under this id and time where it has none of its own; InvalidInput when it cannot be said."""
+        """The event, with this id and time unless it has its own; InvalidInput when it cannot be created."""
         raise NotImplementedError(f"{type(self).__name__} must define webhook()")
 
 
@@ -188,4 +192,4 @@ CHANNEL_CLASSES: Mapping[str, type[MessageType]] = {
     "push": PushMessage,
     "webhook": WebhookMessage,
 }
-"""Which class a type must be of to go out by a channel."""
+"""The base class that a type needs to be sent over a channel."""

@@ -1,4 +1,4 @@
-"""The types' part of docs/messages.md, made from the models. `python -m backline.messages.docs` rewrites it."""
+"""Generates the types' part of docs/messages.md from the models: `python -m backline.messages.docs`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ END = "<!-- End of the made part. -->"
 
 
 def render_page(file: Path = PAGE) -> str:
-    """The whole page: what is written by hand around the markers, and the made part between them."""
+    """The page: the hand-written text around the markers, and the generated part between them."""
     text = file.read_text(encoding="utf-8")
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
@@ -38,13 +38,13 @@ def render_page(file: Path = PAGE) -> str:
 
 
 def _sql_literal(text: str) -> str:
-    """As a literal of SQL, for people to read and paste."""
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _type_section(kind: type[MessageType]) -> str:
-    lanes = " and ".join(f"{channel} by lane `{lane}`" for channel, lane in kind.lanes.items())
-    tries = f"{kind.max_attempts} tries at most" if kind.max_attempts else "tries as its lane has them"
+    lanes = " and ".join(f"{channel} over lane `{lane}`" for channel, lane in kind.lanes.items())
+    attempts = f"at most {kind.max_attempts} attempts" if kind.max_attempts else "attempts as set for its lane"
     to: Any = recipients.EXAMPLES.get(kind.channels[0], "...")
     if len(kind.channels) > 1:
         to = {channel: recipients.EXAMPLES.get(channel, "...") for channel in kind.channels}
@@ -56,13 +56,13 @@ def _type_section(kind: type[MessageType]) -> str:
             "",
             " ".join(inspect.cleandoc(kind.__doc__ or "").split()),
             "",
-            f"Goes out as {lanes}; {tries}."
+            f"Sent by {lanes}; {attempts}."
             + (f" Template `{kind.template_name}`." if kind.template_name else "")
             + "".join(_secret(kind, name) for name in sorted(kind.secret_fields))
-            + (f" Not sent after `{kind.expiry_field}`." if kind.expiry_field else "")
-            + (f" Not sent later than {_minutes(kind.lifetime)} after it was taken in." if kind.lifetime else ""),
+            + (f" Expires at `{kind.expiry_field}`." if kind.expiry_field else "")
+            + (f" Expires {_minutes(kind.lifetime)} after it was accepted." if kind.lifetime else ""),
             "",
-            "| field | type | required | limits | what it is |",
+            "| field | type | required | limits | description |",
             "|---|---|---|---|---|",
             *_fields(kind),
             "",
@@ -99,15 +99,15 @@ def _fields(kind: type[MessageType]) -> Iterator[str]:
 def _limits(rule: Mapping[str, Any]) -> str:
     if "enum" in rule:
         return "one of " + ", ".join(f"`{value}`" for value in rule["enum"])
-    said = []
+    limits = []
     kind = next(one for one in rule["type"] if one != "null")
     unit = {"string": "characters", "array": "items", "object": "keys"}.get(kind, "")
     if "max_length" in rule:
         least = f"{rule['min_length']} to " if rule.get("min_length") else "at most "
-        said.append(f"{least}{rule['max_length']:,} {unit}")
+        limits.append(f"{least}{rule['max_length']:,} {unit}")
     if "minimum" in rule or "maximum" in rule:
-        said.append(f"{rule.get('minimum', '')} to {rule.get('maximum', '')}")
-    return "; ".join(said)
+        limits.append(f"{rule.get('minimum', '')} to {rule.get('maximum', '')}")
+    return "; ".join(limits)
 
 
 def _minutes(span: timedelta) -> str:
@@ -141,25 +141,25 @@ def _failures_section() -> str:
         if failure in DEFAULT_RETRY_POLICIES:
             retry = DEFAULT_RETRY_POLICIES[failure]
             policy = (
-                f"{retry.initial_delay_seconds:g} s, times {retry.multiplier:g} with each try, at most {retry.max_delay_seconds:g} s, "
+                f"{retry.initial_delay_seconds:g} s, times {retry.multiplier:g} with each attempt, at most {retry.max_delay_seconds:g} s, "
                 f"± {retry.jitter:.0%}"
             )
         else:
             policy = "permanent: dead at once"
         rows.append(f"| `{failure}` | {FAILURE_CLASS_TEXT[failure]} | {policy} |")
-    return "\n".join(["### Failure classes", "", "| class | when | next try, as shipped |", "|---|---|---|", *rows])
+    return "\n".join(["### Failure classes", "", "| class | when | next attempt, by default |", "|---|---|---|", *rows])
 
 
 FAILURE_CLASS_TEXT = {
-    FailureClass.TIMEOUT: "The far side did not answer in time; the next try waits longer for it.",
+    FailureClass.TIMEOUT: "The provider did not answer in time; the next attempt waits longer for it.",
     FailureClass.NETWORK: "No connection, or it broke.",
     FailureClass.DATABASE: "A transient SQLSTATE.",
-    FailureClass.RATE_LIMITED: "Asked to slow down; a Retry-After is obeyed, within bounds.",
-    FailureClass.RESOURCE: "The far side, or this host, is out of something.",
-    FailureClass.VALIDATION: "A field, template, path or setting is wrong; the text names it.",
+    FailureClass.RATE_LIMITED: "The provider asked to slow down; its Retry-After is followed, within limits.",
+    FailureClass.RESOURCE: "The provider, or this host, is out of a resource.",
+    FailureClass.VALIDATION: "A field, template, path or setting is invalid; the text names it.",
     FailureClass.AUTHENTICATION: "Our credentials were refused.",
-    FailureClass.REJECTED: "Refused for good: SMTP 5xx; HTTP 4xx but 408, 425 and 429; HTTP 410.",
-    FailureClass.UNKNOWN: "Nothing better is known.",
+    FailureClass.REJECTED: "Rejected permanently: SMTP 5xx; HTTP 4xx except 408, 425 and 429; HTTP 410.",
+    FailureClass.UNKNOWN: "Any other failure.",
 }
 
 

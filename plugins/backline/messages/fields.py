@@ -1,4 +1,4 @@
-"""The field types that payloads are made of. Their checks raise ValueError with the fix in the text."""
+"""Field types for payloads. Their validators raise ValueError with the fix in the text."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RESERVED_HEADERS = frozenset({
     "return-path", "received", "dkim-signature", "auto-submitted",
 })
 # fmt: on
-"""Headers that the channel writes itself, or that a mail server does."""
+"""Headers that the channel or a mail server writes."""
 
 
 def check_address(text: str) -> str:
-    """One email address, with or without a display name; ValueError says what is wrong with it."""
+    """One email address, with or without a display name."""
     try:
         addresses.parse_address(text, "address")
     except InvalidInput as exc:
@@ -40,7 +40,7 @@ def check_address(text: str) -> str:
 
 
 def check_line(text: str) -> str:
-    """Text for one line: no control character, no line break, not only blanks."""
+    """One line of text: no control character, no line break, not blank."""
     if not text.strip():
         raise ValueError("must not be empty")
     if not text.isprintable() and any(unicodedata.category(char) in {"Cc", "Zl", "Zp"} for char in text):
@@ -62,7 +62,7 @@ def check_web_url(text: str) -> str:
 
 
 def check_https_url(text: str) -> str:
-    """An absolute https URL: for links that people trust because we send them."""
+    """An absolute https URL, for links that recipients must be able to trust."""
     check_web_url(text)
     if not text.startswith("https://"):
         raise ValueError('must be an https URL, for example "https://shop.example/orders/1042"')
@@ -70,7 +70,7 @@ def check_https_url(text: str) -> str:
 
 
 def check_text(text: str) -> str:
-    """Text of several lines: no control character but line breaks and tabs, not only blanks."""
+    """Text of several lines: no control characters except line breaks and tabs, not blank."""
     if not text.strip():
         raise ValueError("must not be empty")
     if any(unicodedata.category(char) == "Cc" and char not in "\r\n\t" for char in text):
@@ -81,20 +81,20 @@ def check_text(text: str) -> str:
 def check_token(text: str) -> str:
     """A secret that becomes part of a link."""
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be ASCII without blanks, such as secrets.token_urlsafe() gives")
+        raise ValueError("must be ASCII without blanks, such as the output of secrets.token_urlsafe()")
     return text
 
 
 @cache
 def _currencies() -> frozenset[str]:
-    # Late: babel is for those who have an amount to check.
+    # Imported here: only payloads with an amount need babel.
     from babel.numbers import list_currencies
 
     return frozenset(list_currencies())
 
 
 def check_currency(text: str) -> str:
-    """A currency's code (ISO 4217)."""
+    """An ISO 4217 currency code."""
     if text not in _currencies():
         raise ValueError('must be a currency\'s code of ISO 4217 like "EUR" or "USD"')
     return text
@@ -124,7 +124,7 @@ def parse_timestamp(value: object) -> datetime:
 
 
 def parse_date(value: object) -> date:
-    """A day of the calendar, from text (RFC 3339, full-date); ValueError otherwise."""
+    """A calendar day, from text (RFC 3339 full-date); ValueError otherwise."""
     problem = 'must be a day like "2030-01-31"'
     if not isinstance(value, str) or len(value) != DATE_LENGTH:
         raise ValueError(problem)
@@ -135,7 +135,7 @@ def parse_date(value: object) -> date:
 
 
 def check_headers(headers: dict[str, str]) -> dict[str, str]:
-    """Extra headers: names of RFC 5322 that are not ours, values of one line each."""
+    """Extra headers: RFC 5322 names that are not reserved, values of one line each."""
     for name, value in headers.items():
         if not HEADER_NAME.fullmatch(name):
             raise ValueError(f"{name[:80]!r} cannot be a header's name; use letters, digits and '-'")
@@ -149,14 +149,14 @@ def check_headers(headers: dict[str, str]) -> dict[str, str]:
 
 
 def check_language(text: str) -> str:
-    """A language tag of BCP 47, in its two commonest shapes."""
+    """A BCP 47 language tag with an optional region."""
     if not re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", text):
         raise ValueError('must look like "en" or "pt-BR"')
     return text
 
 
 def check_variables(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Template variables: names that a template can use."""
+    """Template variables: names that a template can refer to."""
     for name in context:
         if not name.isidentifier() or name.startswith("_"):
             raise ValueError(f"{name[:80]!r} cannot be a variable's name; use letters, digits and '_'")

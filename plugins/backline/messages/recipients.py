@@ -1,7 +1,7 @@
-"""Recipients by channel: an email address, a phone number, a device or a person with theirs, a webhook endpoint or all.
+"""Recipients by channel: an email address, a phone number, a device or a person's devices, a webhook endpoint or all.
 
-A type of one channel has one address. One of several has an object with an address a channel, where a channel that is
-left out gets nothing; an address alone goes to the first of the type's channels that can take it.
+A type of one channel takes one address. A type of several takes an object with an address per channel, and sends nothing over
+an omitted channel; a single address is for the first of its channels that accepts it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from backline.errors import InvalidInput
 
 EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17", "webhook": "*"}
-"""What a recipient looks like on each channel."""
+"""An example of each channel's recipient."""
 
 
 def check(channel: str, recipient: object, field: str = "to") -> str:
-    """One recipient of a channel, as the channel wants it; InvalidInput names the field."""
+    """One recipient in the channel's format; InvalidInput names the field."""
     if not isinstance(recipient, str) or not recipient.strip():
         what = _RECIPIENT_NAMES.get(channel, "recipient")
         raise InvalidInput(field, f'is required; give one {what}, for example "{EXAMPLES.get(channel, "")}"')
@@ -24,7 +24,7 @@ def check(channel: str, recipient: object, field: str = "to") -> str:
 
 
 def by_channel(type_name: str, channels: Iterable[str], to: object) -> dict[str, str]:
-    """The recipients of a message, checked, by channel; InvalidInput for `to`, or `to.<channel>`."""
+    """The valid recipients of a message by channel; InvalidInput for `to` or `to.<channel>`."""
     channels = tuple(channels)
     if len(channels) == 1:
         return {channels[0]: check(channels[0], to)}
@@ -34,19 +34,19 @@ def by_channel(type_name: str, channels: Iterable[str], to: object) -> dict[str,
         return _first_accepting_channel(channels, to)
     if not isinstance(to, Mapping) or not to:
         example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in channels})
-        raise InvalidInput("to", f"must be an address, or an object with an address a channel ({names}): {example}")
+        raise InvalidInput("to", f"must be an address, or an object with an address per channel ({names}): {example}")
     if unknown := sorted(str(name) for name in set(to) - set(channels)):
-        raise InvalidInput(f"to.{unknown[0]}", f"{type_name} does not go by it; its channels: {names}")
+        raise InvalidInput(f"to.{unknown[0]}", f"{type_name} is not sent over it; its channels: {names}")
     return {channel: check(channel, to[channel], f"to.{channel}") for channel in channels if channel in to}
 
 
 def serialize(channels: Iterable[str], recipients: Mapping[str, str]) -> str:
-    """Recipients by channel as `backline.enqueue` takes them for a type of these channels."""
+    """Recipients by channel in the format that `backline.enqueue` takes for a type of these channels."""
     return json.dumps(dict(recipients)) if len(tuple(channels)) > 1 else next(iter(recipients.values()))
 
 
 def channels_of(channels: Iterable[str], recipient: str) -> tuple[str, ...]:
-    """The channels that a recipient, as `written`, goes out by."""
+    """The channels of a serialized recipient."""
     channels = tuple(channels)
     return tuple(json.loads(recipient)) if len(channels) > 1 else channels
 
@@ -57,12 +57,12 @@ def _first_accepting_channel(channels: tuple[str, ...], to: str) -> dict[str, st
         try:
             return {channel: check(channel, to)}
         except InvalidInput as exc:
-            problems.append(f"by {channel}: {exc.problem}")
+            problems.append(f"{channel}: {exc.problem}")
     raise InvalidInput("to", "; ".join(problems))
 
 
 def _parse_json_object(text: str) -> object:
-    """An object written as text, as in the one line of a form; anything else as it is."""
+    """A JSON object in text, as in the one-line field of a form; anything else unchanged."""
     if not text.lstrip().startswith("{"):
         return text
     try:
@@ -79,9 +79,9 @@ def _email(text: str, field: str) -> str:
 
 
 def _phone(text: str, field: str) -> str:
-    from backline.channels.sms import numbers
+    from backline.channels import recipients
 
-    return numbers.parse_phone_number(text, field)
+    return recipients.parse_phone_number(text, field)
 
 
 def _device(text: str, field: str) -> str:
@@ -106,5 +106,5 @@ _RECIPIENT_NAMES = {
     "email": "email address",
     "sms": "phone number",
     "push": "device's token or person",
-    "webhook": "endpoint's id, or * for every one that is subscribed",
+    "webhook": "endpoint's id, or * for every subscribed one",
 }

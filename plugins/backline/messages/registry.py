@@ -16,12 +16,12 @@ _types: dict[str, type[MessageType]] = {}
 
 
 def register(kind: type[T]) -> type[T]:
-    """Class decorator: makes a type known. ValueError for a wrong definition, which is a bug in the type."""
+    """Class decorator: registers a type. ValueError for an invalid definition, which is a bug in the type."""
     name = kind.type_name
     if name in _types and _types[name] is not kind:
         raise ValueError(f"message type {name!r} is defined twice: {_types[name].__qualname__}, {kind.__qualname__}")
     if taken := RESERVED_KEYS & set(kind.model_fields):
-        raise ValueError(f"{name}: field {min(taken)!r} stands beside the payload; give the field another name")
+        raise ValueError(f"{name}: field {min(taken)!r} is a key beside the payload; give the field another name")
     if unknown := kind.secret_fields - set(kind.model_fields):
         raise ValueError(f"{name}: secret field {min(unknown)!r} is not a field of the payload")
     if unknown := frozenset(kind.secret_references) - kind.secret_fields:
@@ -31,12 +31,12 @@ def register(kind: type[T]) -> type[T]:
     if not kind.lanes:
         raise ValueError(f"{name}: no lanes")
     for channel in set(kind.lanes) & set(CHANNEL_CLASSES):
-        if not issubclass(kind, wanted := CHANNEL_CLASSES[channel]):
-            raise ValueError(  # noqa: TRY004 - a definition that is wrong, as above
-                f"{name}: goes by {channel}, so its class must be a subclass of {wanted.__name__}"
+        if not issubclass(kind, base := CHANNEL_CLASSES[channel]):
+            raise ValueError(  # noqa: TRY004 - an invalid definition, as above
+                f"{name}: is sent over {channel}, so its class must be a subclass of {base.__name__}"
             )
     if "webhook" in kind.lanes and (name, len(kind.lanes)) != ("webhook", 1):
-        raise ValueError(f"{name}: events go out as the type webhook, with an event type of their own")
+        raise ValueError(f"{name}: events are sent as the type webhook, with an event type of their own")
     _types[name] = kind
     return kind
 
@@ -70,6 +70,6 @@ def all_types() -> tuple[type[MessageType], ...]:
 @cache
 def _load(module: str | None) -> None:
     """Import one module of types, or all of them."""
-    # Late, because the types' modules import this one to register themselves.
+    # Imported here, because the types' modules import this one to register themselves.
     for name in MODULES if module is None else (module,):
         importlib.import_module(f"backline.messages.types.{name}")

@@ -1,4 +1,4 @@
-"""What SQL can check of a payload, derived from the type's model."""
+"""The rules that SQL checks of a payload, derived from the type's model."""
 
 from __future__ import annotations
 
@@ -32,16 +32,14 @@ def spec(kind: type[MessageType]) -> dict[str, Any]:
          "fields": {"name":      {"type": ["string"], "required": true, "min_length": 1, "max_length": 200},
                     "login_url": {"type": ["string", "null"], "required": false, "max_length": 2000}}}
 
-    `type` is always a list, of: string, number, integer (a number without fraction), boolean,
-    object, array, null. A value must be of one of them. The other keys of a field are there only
-    when there is such a rule: `min_length` and `max_length` count the characters of a string, the
-    items of an array or the keys of an object; `minimum` and `maximum` bound a number; `enum` lists
-    the values that are allowed. null is bound by `type` alone. A key that is not in `fields` is an error.
+    `type` is always a list of string, number, integer (a number without a fraction), boolean, object, array, null; a value must
+    be one of them. A field's other keys are present only with such a rule: `min_length` and `max_length` count the characters of
+    a string, the items of an array or the keys of an object; `minimum` and `maximum` limit a number; `enum` lists the allowed
+    values. null is checked by `type` alone. A payload key that is not in `fields` is an error.
 
-    A secret field is either text that the app sealed itself (Fernet, begins with "gAAAA") or an
-    object {"$ref": ...} that is resolved when it is sent: `secret` names such fields, their type is
-    ["string", "object"] and no limit is given. Top-level fields only: what only the model can judge
-    (both bodies missing, an unknown template, a bad path) is judged at dispatch.
+    A secret field is Fernet text (it begins with "gAAAA") or an object {"$ref": ...} that is resolved when the message is sent:
+    `secret` names such fields, their type is ["string", "object"], and they have no limits. Only top-level fields are checked:
+    what only the model can check (both bodies missing, an unknown template, a bad path) fails at dispatch.
     """
     schema = kind.model_json_schema()
     required = set(schema.get("required", ()))
@@ -82,15 +80,15 @@ def _field(field: Mapping[str, Any], schema: Mapping[str, Any], *, required: boo
         types += [name for name in ([named] if isinstance(named, str) else named) if name not in types]
     rules: dict[str, Any] = {"type": types, "required": required}
     substantial = [branch for branch in alternatives if branch.get("type") != "null"]
-    # Of several alternatives each has its own limits, which one flat rule cannot say: then only the type is checked.
+    # Several alternatives have their own limits, which one flat rule cannot express: then only the type is checked.
     if len(substantial) == 1:
-        rules |= {ours: substantial[0][theirs] for theirs, ours in LIMITS.items() if theirs in substantial[0]}
+        rules |= {rule: substantial[0][keyword] for keyword, rule in LIMITS.items() if keyword in substantial[0]}
         if "enum" in substantial[0] or "const" in substantial[0]:
             rules["enum"] = substantial[0].get("enum", [substantial[0].get("const")])
     return rules
 
 
 def form_order(schema: Mapping[str, Any]) -> list[str]:
-    """A type's fields as people read them: the required ones, the others, the language."""
+    """A type's fields in the order of forms and docs: the required ones, the optional ones, the language."""
     required = set(schema.get("required", ()))
     return sorted(schema["properties"], key=lambda name: (name not in required, name == "language"))

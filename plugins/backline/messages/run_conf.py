@@ -1,4 +1,4 @@
-"""A DAG run's conf: recipient, payload and options in one flat object, as the form in Airflow's page makes it."""
+"""A DAG run's conf: recipient, payload and options in one flat object, as Airflow's trigger form creates it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_REQUEST_ID_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What may stand beside recipient and payload."""
+    """What a conf may have besides recipient and payload."""
 
     request_id: str | None = None
     expires_at: datetime | None = None
@@ -23,10 +23,10 @@ class Options:
 
 
 def split_conf(kind: type[MessageType], conf: Mapping[str, Any]) -> tuple[str, dict[str, Any], Options]:
-    """Recipient (`to`), payload and options of a conf; InvalidInput names what is wrong with them.
+    """Recipient (`to`), payload and options of a conf; InvalidInput names an invalid key.
 
-    A key that is null and not required counts as left out, as Airflow's trigger form means it. The
-    payload is not judged further than its keys: `kind.parse` does that.
+    A key that is null and not required counts as omitted, as in Airflow's trigger form. Only the payload's keys are checked:
+    `kind.parse` checks its values.
     """
     if unknown := sorted(set(conf) - set(kind.model_fields) - {"to", "request_id", "expires_at", "priority"}):
         known = ", ".join(("to", *kind.model_fields, "request_id", "expires_at", "priority"))

@@ -1,7 +1,7 @@
-"""Secret fields as they come from outside: sealed by the app, or a reference that is resolved when sent.
+"""Secret payload fields: encrypted by the app, or a reference that is resolved when the message is sent.
 
 A reference is `{"$ref": "password_reset_token", "id": 17}`: the name of a statement of include/sql/identity.sql and
-the parameter that it takes. A type says which statements each of its secret fields may name.
+its parameter. A type lists the statements that each of its secret fields may name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_ID_LENGTH = 200
 
 
 class Reference(NamedTuple):
-    """Where a secret is to be had."""
+    """Where a secret is looked up."""
 
     statement: str
     id: int | str
@@ -29,7 +29,7 @@ class Reference(NamedTuple):
 
 
 def is_encrypted(value: object) -> bool:
-    """Whether this is Fernet text, by its looks."""
+    """Whether this looks like Fernet text."""
     return isinstance(value, str) and value.startswith(FERNET_PREFIX)
 
 
@@ -37,7 +37,7 @@ def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, Any]
     """A secret field's reference, checked; InvalidInput for the field otherwise."""
     allowed = kind.secret_references.get(name, ())
     if not allowed:
-        raise InvalidInput(name, f"{kind.type_name} takes no references here; give Fernet text that your app sealed")
+        raise InvalidInput(name, f"{kind.type_name} takes no references here; give Fernet text that your app encrypted")
     statement, identity = value.get(REFERENCE_KEY), value.get("id")
     if set(value) != {REFERENCE_KEY, "id"} or statement not in allowed:
         names = " or ".join(f'"{one}"' for one in allowed)
@@ -52,9 +52,9 @@ def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, Any]
 
 
 def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
-    """Check a payload of which the secrets must not be in the clear: a run's conf, or what is kept in the outbox.
+    """Check a payload whose secrets must not be plaintext: a run's conf, or a payload for the outbox.
 
-    InvalidInput names the field; what is sealed or referred to is judged when it is sent.
+    InvalidInput names the field. Encrypted values and references are checked when the message is sent.
     """
     for name in sorted(kind.secret_fields & set(payload)):
         value = payload[name]
@@ -63,7 +63,7 @@ def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, An
         elif value is not None and not is_encrypted(value):
             raise InvalidInput(
                 name,
-                "is secret and must not be given in the clear here; give Fernet text that your app sealed"
+                "is secret and must not be plaintext here; give Fernet text that your app encrypted"
                 + (
                     f' or {{"$ref": "{kind.secret_references[name][0]}", "id": ...}}'
                     if name in kind.secret_references
@@ -76,7 +76,7 @@ def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, An
 def plaintext(
     kind: type[MessageType], payload: Mapping[str, Any], value_for: Callable[[str], str]
 ) -> Mapping[str, Any]:
-    """The payload with a value in the place of every secret that it has; itself when it has none."""
+    """The payload with a value from `value_for` for every secret that it has; itself when it has none."""
     present = [name for name in kind.secret_fields if payload.get(name) is not None]
     return {**payload, **{name: value_for(name) for name in present}} if present else payload
 
@@ -84,7 +84,7 @@ def plaintext(
 def encrypt_secrets(
     kind: type[MessageType], payload: Mapping[str, Any], encrypt: Callable[[str], str]
 ) -> dict[str, Any]:
-    """The payload with every secret that is in the clear sealed; references and Fernet text stay."""
+    """The payload with every plaintext secret encrypted; references and Fernet text stay."""
     return {
         name: encrypt(value)
         if name in kind.secret_fields and isinstance(value, str) and not is_encrypted(value)

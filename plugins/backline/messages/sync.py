@@ -1,4 +1,4 @@
-"""Making the registry's message types known to the database, for `backline.enqueue` to check against."""
+"""Stores the registry's message types and the settings' lanes in the database, where `backline.enqueue` reads them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from backline.settings import Settings, settings
 def sync_types(connection: psycopg.Connection[Any]) -> list[str]:
     """Write every lane and every registered type, in the caller's transaction; returns the types' names.
 
-    Misconfigured if a type's lane is not in the settings. A type that is no longer registered stays in the
-    database as long as it has messages to tell about.
+    Misconfigured if a type's lane is not in the settings. A type that is no longer registered stays in the database, for its
+    messages.
     """
     lanes = settings().lanes
     for name, lane in lanes.items():

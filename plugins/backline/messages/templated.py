@@ -1,4 +1,4 @@
-"""Emails and text messages made from a template."""
+"""Emails and text messages rendered from a template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backline.rendering import catalog
 
 
 def template_validator(channel: str) -> Callable[[str], str]:
-    """A check for the name of a template of that channel; it raises ValueError, listing the known ones."""
+    """A validator for the name of a channel's template; it raises ValueError with the known names."""
 
     def check(name: str) -> str:
         try:
@@ -32,12 +32,12 @@ SmsTemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValida
 
 
 class FromTemplate(MessageType):
-    """A message whose words come from a template, in the language that is asked for."""
+    """A message rendered from a template, in the payload's language."""
 
     language: Language | None = Field(
         None,
         title="Language",
-        description="As in `en` or `pt-BR`; when left out, or when the template does not have it, the default one.",
+        description="As in `en` or `pt-BR`; the default one when omitted, or when the template does not have it.",
         examples=["en"],
     )
 
@@ -54,15 +54,15 @@ class TemplatedMessage(FromTemplate, EmailMessage):
     """An email whose subject, text and HTML come from a template."""
 
     def rendered(self) -> tuple[str, str, str]:
-        """Subject, text and HTML; InvalidInput names a variable that the template misses."""
-        # Late: jinja2 and the inliner are not for those who only want the model.
-        from backline.rendering.email import render
+        """Subject, text and HTML; InvalidInput names a missing variable."""
+        # Imported here: who needs only the model must not load jinja2 and the inliner.
+        from backline.rendering.templates import render_email
 
         name, context = self.template_and_context()
-        return render(name, self.language, context)
+        return render_email(name, self.language, context)
 
     def email(self) -> EmailContent:
-        """As rendered."""
+        """The rendered email."""
         return EmailContent(*self.rendered())
 
 
@@ -70,25 +70,25 @@ class TemplatedSms(FromTemplate, SmsMessage):
     """A text message that comes from a template."""
 
     def sms(self) -> str:
-        """As rendered; InvalidInput names a variable that the template misses."""
-        from backline.rendering.sms import render
+        """The rendered text; InvalidInput names a missing variable."""
+        from backline.rendering.templates import render_sms
 
         name, context = self.template_and_context()
-        return render(name, self.language, context)
+        return render_sms(name, self.language, context)
 
 
 class PersonalMessage(TemplatedMessage):
-    """One that addresses a person by name."""
+    """An email that addresses a person by name."""
 
     name: Name = Field(title="Name", description="How to address the person.", examples=["Ann"])
 
 
 class DatedMessage(PersonalMessage):
-    """One that tells times, by the person's clock."""
+    """An email with times, in the person's time zone."""
 
     zone: TimeZone | None = Field(
         None,
         title="Time zone",
-        description="Of the times in it, as in `Europe/Berlin`; the setting `templates.time_zone` when left out.",
+        description="Of the times in it, as in `Europe/Berlin`; the setting `templates.time_zone` when omitted.",
         examples=["Europe/Berlin"],
     )

@@ -1,4 +1,4 @@
-"""What every email of a topic carries: the link that leaves it, and the header fields from which mail programs make a button."""
+"""Adds the unsubscribe link and the List-Unsubscribe headers, which mail programs show as a button, to emails of a topic."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from backline.messages.base import EmailMessage
 
 
 def with_unsubscribe(message: EmailMessage, default_url: Callable[[], str]) -> EmailContent:
-    """A message of a topic as an email, with its own way out or else with `ours`.
+    """A message of a topic as an email, with its own unsubscribe link or else with `default_url`.
 
-    List-Unsubscribe is RFC 2369, List-Unsubscribe-Post RFC 8058, whose section 3.1 is for https alone. Header fields that the
-    payload brings along stay.
+    List-Unsubscribe is RFC 2369. List-Unsubscribe-Post is RFC 8058, whose section 3.1 requires https. The payload's own headers
+    are kept.
     """
     url = message.own_unsubscribe_url or default_url()
     content = message.with_unsubscribe_url(url).email()

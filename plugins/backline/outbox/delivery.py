@@ -72,7 +72,7 @@ def upgraded(message: LeasedMessage) -> LeasedMessage:
     version = registry.version_of(message.type)
     if version is None or message.type_version >= version:
         return message
-    payload = registry.get(message.type).upgrade(message.payload, message.type_version)
+    payload = registry.get(message.type).to_current(message.payload, message.type_version)
     return replace(message, payload=payload, type_version=version)
 
 

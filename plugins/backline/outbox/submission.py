@@ -294,8 +294,9 @@ def replace_payload(
     row = _lock_message(database, message_id)
     if row["secret_fields"]:
         raise InvalidStateTransition(f"message {message_id} has secrets; cancel it and send another")
-    registry.get(row["type"]).parse(payload)
-    values = {"id": message_id, "payload": json.dumps(payload)}
+    kind = registry.get(row["type"])
+    kind.parse(payload)
+    values = {"id": message_id, "payload": json.dumps(payload), "type_version": kind.version}
     if not database.execute(statement("outbox", "message_replace_payload"), values).fetchall():
         return False
     _record_audit(database, who, "message.replace_payload", message_id, row["state"], "pending")
@@ -341,6 +342,12 @@ def replay(
     payload = row["payload"] if edits.payload is None else edits.payload
     if missing := [name for name in sorted(kind.secret_fields) if name not in payload]:
         raise InvalidInput(f"payload.{missing[0]}", "was erased when the message ended; give the complete payload")
+    if edits.payload is None:
+        if row["type_version"] > kind.version:
+            raise InvalidStateTransition(
+                f"the payload of message {message_id} is of a newer version than this server knows"
+            )
+        payload = kind.to_current(payload, row["type_version"])
     recipient = recipients.check(row["channel"], row["recipient"] if edits.recipient is None else edits.recipient)
     is_group = len(kind.channels) > 1
     message = NewMessage(

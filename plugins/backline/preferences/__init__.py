@@ -1,1 +1,1 @@
-"""What recipients want: suppression, topics and opt-outs, quiet hours, limits, and the link that leaves a topic."""
+"""Recipient preferences: suppressions, opt-outs, quiet hours, daily limits and unsubscribe links."""

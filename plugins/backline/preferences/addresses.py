@@ -1,4 +1,4 @@
-"""Recipients as preferences know them, whatever an address is written like."""
+"""Normalized addresses: one key per recipient, however the address is written."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ CHANNELS = ("email", "sms", "push", "webhook")
 
 
 def address_key(channel: str, recipient: str) -> str:
-    """The bare address in lower case; a number without spaces. As `backline.address_key` has it; a test holds them equal.
+    """The bare address in lower case, or a phone number without spaces. A test compares it with `backline.address_key`.
 
-    The domain of an international address becomes punycode, as providers tell it.
+    The domain of an international address becomes punycode, as providers report it.
     """
     if channel == "email":
         key = recipient.rpartition("<")[2].strip(" >").lower()
@@ -21,7 +21,7 @@ def address_key(channel: str, recipient: str) -> str:
             return key
         try:
             return addresses.parse_address(key, "address").addr_spec.lower()
-        except InvalidInput:  # whoever sends to it hears what is wrong with it
+        except InvalidInput:  # the channel refuses it with the reason
             return key
     if channel == "sms":
         return re.sub(r"[^+0-9]", "", recipient)
@@ -29,7 +29,7 @@ def address_key(channel: str, recipient: str) -> str:
 
 
 def validate_address(channel: str, address: str) -> str:
-    """The key of an address that somebody gives; InvalidInput names what is wrong with it."""
+    """The key of an address from outside; InvalidInput names an invalid channel or address."""
     if channel not in CHANNELS:
         raise InvalidInput("channel", f"{channel[:40]!r} is not a channel; use one of: {', '.join(CHANNELS)}")
     if channel == "email":
@@ -38,7 +38,7 @@ def validate_address(channel: str, address: str) -> str:
         raise InvalidInput("address", "must be one line of at most 400 characters")
     key = address_key(channel, address)
     if channel == "sms" and not re.fullmatch(r"\+[1-9][0-9]{6,14}", key):
-        raise InvalidInput("address", "must be a number with its country, such as +491701234567 (E.164)")
+        raise InvalidInput("address", "must be a number with its country code, such as +491701234567 (E.164)")
     if not key:
         raise InvalidInput("address", "is missing")
     return key

@@ -1,4 +1,4 @@
-"""Quiet hours on a person's own clock: pure functions of the time given."""
+"""Quiet hours in a recipient's time zone: pure functions of the given time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 
 class QuietHours(NamedTuple):
-    """From one time of the day until another; over midnight if it begins later than it ends. Two equal times: none."""
+    """From one time of day to another, over midnight if the start is later than the end. Equal times mean none."""
 
     start: time
     end: time
@@ -30,23 +30,23 @@ def parse_quiet_hours(text: str) -> QuietHours:
 
 
 def quiet_period_end(now: datetime, hours: QuietHours, zone: ZoneInfo) -> datetime | None:
-    """When the quiet time ends that `now` lies in, later than `now`; None if it lies in none.
+    """The end of the quiet hours that `now` is in; None if it is in none.
 
-    By the clock on the wall: an hour that comes twice is quiet twice. An end that a change of the clock skips is late by
-    as much as was skipped, never early.
+    In local time: an hour that occurs twice is quiet twice. An end that a clock change skips is late by the skipped time, never
+    early.
     """
     local = now.astimezone(zone)
     clock = local.time()
-    begun, not_over = clock >= hours.start, clock < hours.end
+    after_start, before_end = clock >= hours.start, clock < hours.end
     overnight = hours.start > hours.end
-    if not (begun or not_over if overnight else begun and not_over):
+    if not (after_start or before_end if overnight else after_start and before_end):
         return None
     day = local.date() if clock < hours.end else local.date() + timedelta(days=1)
     return _local_time_after(day, hours.end, zone, now)
 
 
 def next_day_start(now: datetime, zone: ZoneInfo) -> datetime:
-    """When the day after that of `now` begins in the zone."""
+    """When the next day begins in the zone."""
     return _local_time_after(now.astimezone(zone).date() + timedelta(days=1), time(0), zone, now)
 
 
@@ -60,10 +60,10 @@ def find_time_zone(name: str) -> ZoneInfo | None:
 
 
 def _local_time_after(day: date, clock: time, zone: ZoneInfo, after: datetime) -> datetime:
-    """When the wall's clock shows that time on that day, the first of two times that is later than `after`."""
-    shown = [datetime.combine(day, clock.replace(fold=fold), zone).astimezone(UTC) for fold in (0, 1)]
-    later = [at for at in shown if at > after and at.astimezone(zone).time() == clock]
-    return min(later, default=shown[0])  # skipped by a change of the clock: as if it had not been changed
+    """The local time on that day as UTC; of two such times, the first one later than `after`."""
+    times = [datetime.combine(day, clock.replace(fold=fold), zone).astimezone(UTC) for fold in (0, 1)]
+    later = [at for at in times if at > after and at.astimezone(zone).time() == clock]
+    return min(later, default=times[0])  # a skipped time: as if the clock had not been changed
 
 
 def _parse_time(text: str) -> time:

@@ -1,4 +1,4 @@
-"""Preferences as people and programs read and change them: suppressions, opt-outs, quiet hours and limits."""
+"""Reads and changes preferences: suppressions, opt-outs, quiet hours and daily limits. Each runs in the caller's transaction."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SUPPRESSION_REASONS = {
 
 
 class SuppressionNotFound(PermanentError):
-    """There is no suppression of that id: it never was, or it was removed."""
+    """There is no suppression of that id: it never existed, or it was removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SuppressionFilters:
-    """Which suppressions; None takes all."""
+    """Which suppressions to list; None matches all."""
 
     channel: str | None = None
     address: str | None = None
@@ -46,7 +46,7 @@ class SuppressionFilters:
 
 @dataclass(frozen=True, slots=True)
 class RecipientPreference:
-    """How one recipient wants to be written to; None is as the settings say."""
+    """One recipient's preference; None means the setting's value."""
 
     zone: str | None = None
     quiet_from: time | None = None
@@ -63,25 +63,25 @@ def suppress(
     until: datetime | None = None,
     detail: str | None = None,
 ) -> DictRow:
-    """Take an address off all lists, in the caller's transaction; returns what stands now.
+    """Suppress an address; returns the suppression. An existing one that lasts longer is kept.
 
-    One that is suppressed for longer stays so. InvalidInput names a wrong channel or address.
+    InvalidInput names an invalid channel or address.
     """
     key = validate_address(channel, address)
-    given = {
+    values = {
         "channel": channel, "address": key, "reason": "manual", "detail": detail, "until": until, "source": who.name
     }  # fmt: skip
-    [made] = connection.execute(statement("preferences", "suppress"), given).fetchall()
-    [row] = connection.execute(statement("preferences", "suppression_get"), made).fetchall()
+    [suppression_id] = connection.execute(statement("preferences", "suppress"), values).fetchall()
+    [row] = connection.execute(statement("preferences", "suppression_get"), suppression_id).fetchall()
     record(connection, who, "suppression.add", f"suppression/{row['id']}", after=_audit_values(row))
     return row
 
 
 def remove_suppression(connection: Connection, suppression_id: int, who: Actor) -> DictRow:
-    """Let an address be written to again, in the caller's transaction; returns what stood. NoSuchSuppression."""
+    """Remove a suppression; returns it. SuppressionNotFound."""
     rows = connection.execute(statement("preferences", "suppression_remove"), {"id": suppression_id}).fetchall()
     if not rows:
-        raise SuppressionNotFound(f"there is no suppression {suppression_id}: it never was, or it was removed")
+        raise SuppressionNotFound(f"there is no suppression {suppression_id}: it never existed, or it was removed")
     record(connection, who, "suppression.remove", f"suppression/{suppression_id}", before=_audit_values(rows[0]))
     return rows[0]
 
@@ -89,26 +89,28 @@ def remove_suppression(connection: Connection, suppression_id: int, who: Actor) 
 def list_suppressions(
     connection: Connection, filters: SuppressionFilters, cursor: int | None, limit: int
 ) -> list[DictRow]:
-    """At most `most` suppressions that hold, newest first, below the id `cursor`. InvalidInput for an unknown reason."""
+    """At most `limit` current suppressions below the id `cursor`, newest first. InvalidInput for an unknown reason."""
     if filters.reason is not None and filters.reason not in SUPPRESSION_REASONS:
-        raise InvalidInput("reason", f"{filters.reason[:40]!r} is none; use one of: {', '.join(SUPPRESSION_REASONS)}")
-    given = {
+        raise InvalidInput(
+            "reason", f"{filters.reason[:40]!r} is not a reason; use one of: {', '.join(SUPPRESSION_REASONS)}"
+        )
+    values = {
         "channel": filters.channel, "address": filters.address, "reason": filters.reason, "cursor": cursor, "batch_limit": limit
     }  # fmt: skip
-    return connection.execute(statement("preferences", "suppression_list"), given).fetchall()
+    return connection.execute(statement("preferences", "suppression_list"), values).fetchall()
 
 
 def get_preferences(connection: Connection, channel: str, address: str) -> dict[str, Any]:
-    """All that is known of one recipient. InvalidInput names a wrong channel or address."""
+    """All preferences of one recipient. InvalidInput names an invalid channel or address."""
     key = validate_address(channel, address)
     one = {"channel": channel, "address": key}
-    wishes = connection.execute(statement("preferences", "preference_get"), one).fetchone()
-    held = list_suppressions(connection, SuppressionFilters(channel, key), None, 1)
+    preference = connection.execute(statement("preferences", "preference_get"), one).fetchone()
+    suppressions = list_suppressions(connection, SuppressionFilters(channel, key), None, 1)
     return {
         **one,
-        **(wishes or dict.fromkeys(("zone", "quiet_from", "quiet_until", "per_day"))),
+        **(preference or dict.fromkeys(("zone", "quiet_from", "quiet_until", "per_day"))),
         "opted_out": connection.execute(statement("preferences", "opt_out_list"), one).fetchall(),
-        "suppression": held[0] if held else None,
+        "suppression": suppressions[0] if suppressions else None,
     }
 
 
@@ -120,9 +122,9 @@ def update_preference(
     opted_out: Sequence[str] | None,
     who: Actor,
 ) -> None:
-    """Say how a recipient wants to be written to, in the caller's transaction.
+    """Set a recipient's preference.
 
-    `left` are all the topics that they have left; None leaves those as they are. InvalidInput names what is wrong.
+    `opted_out` are all the topics that they opted out of; None keeps those. InvalidInput names an invalid field.
     """
     one = {"channel": channel, "address": validate_address(channel, address)}
     if (preference.quiet_from is None) != (preference.quiet_until is None):
@@ -131,8 +133,8 @@ def update_preference(
         raise InvalidInput("zone", 'must be a time zone like "Europe/Berlin" (IANA)')
     connection.execute(statement("preferences", "preference_set"), {**one, **asdict(preference)})
     if opted_out is not None:
-        gone = [check_topic(topic) for topic in opted_out]
-        connection.execute(statement("preferences", "opt_out_replace"), {**one, "topics": gone, "source": who.name})
+        topics = [check_topic(topic) for topic in opted_out]
+        connection.execute(statement("preferences", "opt_out_replace"), {**one, "topics": topics, "source": who.name})
     after = _audit_values({**asdict(preference), "opted_out": opted_out})
     record(connection, who, "preference.set", f"recipient/{channel}/{one['address']}", after=after)
 
@@ -147,9 +149,9 @@ def check_topic(topic: str) -> str:
 
 
 def apply_link_action(connection: Connection, subscription: Subscription, action: OptOutAction) -> None:
-    """What a recipient does through the link in a mail, in the caller's transaction; it stands in the mail's timeline.
+    """Apply what a recipient chose on the page of an unsubscribe link, and add it to the message's timeline.
 
-    Doing it twice is no error. Whoever comes back undoes both kinds of leaving.
+    Repeating it is no error. Opting in again ends both kinds of opt-out.
     """
     one = {"channel": subscription.channel, "address": subscription.address}
     topic = ALL_TOPICS if action == "opted_out_all" else subscription.topic
@@ -158,29 +160,29 @@ def apply_link_action(connection: Connection, subscription: Subscription, action
     if action == "opted_in":
         connection.execute(statement("preferences", "opt_in"), {**one, "topic": topic})
     else:
-        given = {**one, "topic": topic, "source": "link", "message_id": subscription.message_id}
-        connection.execute(statement("preferences", "opt_out"), given)
+        values = {**one, "topic": topic, "source": "link", "message_id": subscription.message_id}
+        connection.execute(statement("preferences", "opt_out"), values)
     connection.execute(
         statement("delivery_events", "delivery_event_insert"),
         {
             "message_id": subscription.message_id, "channel": subscription.channel, "source": "link",
             "event": "resubscribed" if action == "opted_in" else "unsubscribed", "recipient": subscription.address,
-            "detail": "everything that can be left" if topic == ALL_TOPICS else f"topic {topic}",
+            "detail": "all topics" if topic == ALL_TOPICS else f"topic {topic}",
         },
     )  # fmt: skip
 
 
 def opt_out_status(connection: Connection, subscription: Subscription) -> Mapping[OptOutAction, bool]:
-    """How it stands with a subscription: whether its topic is left, whether everything is, whether neither."""
+    """Whether the recipient opted out of the topic, of all topics, or of neither."""
     one = {"channel": subscription.channel, "address": subscription.address}
     topics = {row["topic"] for row in connection.execute(statement("preferences", "opt_out_list"), one).fetchall()}
-    gone = subscription.topic in topics or ALL_TOPICS in topics
-    return {"opted_out": gone, "opted_out_all": ALL_TOPICS in topics, "opted_in": not gone}
+    opted_out = subscription.topic in topics or ALL_TOPICS in topics
+    return {"opted_out": opted_out, "opted_out_all": ALL_TOPICS in topics, "opted_in": not opted_out}
 
 
 def _audit_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as the audit trail keeps it."""
-    told: dict[str, Any] = json.loads(
+    """A row for the audit trail."""
+    values: dict[str, Any] = json.loads(
         json.dumps({key: value for key, value in row.items() if value is not None}, default=str)
     )
-    return told
+    return values

@@ -1,4 +1,4 @@
-"""The link by which a recipient leaves a topic: an opaque token says who, which topic and by which message."""
+"""Unsubscribe links: an encrypted token names the recipient, the topic and the message."""
 
 from __future__ import annotations
 
@@ -12,48 +12,47 @@ from backline.rendering.settings import LinkSettings
 from backline.settings import settings
 
 ALL_TOPICS = "*"
-"""In the place of a topic: everything that can be left."""
+"""Instead of a topic: all topics."""
 _TOKEN_PURPOSE = "unsubscribe"  # noqa: S105 - not a password
 _MAX_TOKEN_LENGTH = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a link leaves."""
+    """The recipient and topic of an unsubscribe link."""
 
     channel: str
     address: str
-    """As `recipients.address_key` has it."""
+    """An `addresses.address_key`."""
     topic: str
     message_id: int | None = None
-    """The message that the link stands in."""
+    """The message that contains the link."""
 
 
 def create_token(subscription: Subscription, encryptor: Encryptor) -> str:
-    """The link's token: encrypted and signed by the newest of BACKLINE_FERNET_KEYS. It has no end, as mails are kept long."""
+    """The link's token, encrypted with the newest of BACKLINE_FERNET_KEYS. It does not expire, as emails are kept."""
     one = subscription
-    return encryptor.encrypt(json.dumps([_TOKEN_PURPOSE, one.channel, one.address, one.topic, one.message_id])).rstrip(
-        "="
-    )
+    content = json.dumps([_TOKEN_PURPOSE, one.channel, one.address, one.topic, one.message_id])
+    return encryptor.encrypt(content).rstrip("=")
 
 
 def read_token(token: str, encryptor: Encryptor) -> Subscription | None:
-    """What a token says; None unless it is one of ours, whole and unchanged."""
+    """A token's subscription; None if the token is not valid."""
     if len(token) > _MAX_TOKEN_LENGTH or not token.isascii():
         return None
     try:
-        told = json.loads(encryptor.decrypt("token", token + "=" * (-len(token) % 4)))
+        content = json.loads(encryptor.decrypt("token", token + "=" * (-len(token) % 4)))
     except (InvalidInput, ValueError):
         return None
-    # What else the keys have sealed is no link.
-    match told:
-        case [mark, str(channel), str(address), str(topic), None | int() as message_id] if mark == _TOKEN_PURPOSE:
+    # Other values that the keys encrypted are no tokens.
+    match content:
+        case [purpose, str(channel), str(address), str(topic), None | int() as message_id] if purpose == _TOKEN_PURPOSE:
             return Subscription(channel, address, topic, message_id)
     return None
 
 
 def unsubscribe_link(subscription: Subscription) -> str:
-    """The whole link, by the setting `links.unsubscribe`. Misconfigured without BACKLINE_FERNET_KEYS."""
+    """The link, from the setting `links.unsubscribe`. Misconfigured without BACKLINE_FERNET_KEYS."""
     return link_for_token(create_token(subscription, _encryptor()))
 
 

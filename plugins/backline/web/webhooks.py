@@ -43,29 +43,28 @@ def list_endpoints(database: Database) -> dict[str, Any]:
     """With the recent failures of each, without secrets."""
     with database.transaction() as connection:
         found = endpoints.list_endpoints(connection)
-    return {"endpoints": [asdict(endpoint) for endpoint in found]}
+    return {"endpoints": found}
 
 
-@router.get("/{id}", response_model=schemas.Endpoint, summary="One endpoint", **require_role(Role.VIEWER))
-def get_endpoint(database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
+@router.get("/{id}", response_model=endpoints.Endpoint, summary="One endpoint", **require_role(Role.VIEWER))
+def get_endpoint(database: Database, id: Id) -> endpoints.Endpoint:  # noqa: A002 - the path's name
     """With the public keys of its v1a secrets."""
     with database.transaction() as connection:
-        return asdict(endpoints.get_endpoint(connection, id))
+        return endpoints.get_endpoint(connection, id)
 
 
 @router.patch(
-    "/{id}", response_model=schemas.Endpoint, summary="Change an endpoint",
+    "/{id}", response_model=endpoints.Endpoint, summary="Change an endpoint",
     **require_role(Role.ADMIN, **request_body(schemas.EndpointUpdate)),
 )  # fmt: skip
-def update(request: Request, database: Database, id: Id, body: Body) -> dict[str, Any]:  # noqa: A002
+def update(request: Request, database: Database, id: Id, body: Body) -> endpoints.Endpoint:  # noqa: A002
     """Omitted fields are not changed. Waiting messages go to the new URL."""
     given = parse_body(schemas.EndpointUpdate, body)
     with database.transaction() as connection:
-        found = endpoints.update(
+        return endpoints.update(
             connection, settings().section(WebhookSettings), actor(request), id,
             url=given.url, event_types=given.event_types, description=given.description,
         )  # fmt: skip
-    return asdict(found)
 
 
 @router.delete(
@@ -104,12 +103,12 @@ def disable(request: Request, database: Database, id: Id, body: Body) -> dict[st
 
 
 @router.post(
-    "/{id}/enable", response_model=schemas.Endpoint, summary="Resume sending to an endpoint", **require_role(Role.OP)
+    "/{id}/enable", response_model=endpoints.Endpoint, summary="Resume sending to an endpoint", **require_role(Role.OP)
 )
-def enable(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002
+def enable(request: Request, database: Database, id: Id) -> endpoints.Endpoint:  # noqa: A002
     """From the next event on; replay the events that it has missed. 409 if it is active."""
     with database.transaction() as connection:
-        return asdict(endpoints.enable(connection, actor(request), id))
+        return endpoints.enable(connection, actor(request), id)
 
 
 @router.post(

@@ -29,9 +29,9 @@ def test_a_subscription_is_renewed_once(context: DemoContext) -> None:
         [order] = shop.orders(one)
         assert (order["state"], shop.product_of(one)["reserved"]) == ("reserved", 2)
     [arrival] = context.wait_for_emails(domain, 1)
-    letter = context.mail.get_email(arrival.id)
-    assert order["number"] in letter.text
-    assert "€23.80" in letter.text
+    email = context.mail.get_email(arrival.id)
+    assert order["number"] in email.text
+    assert "€23.80" in email.text
 
     run_id = context.run_id("single-none")
     context.airflow.trigger(JOB, {"subscription_id": 2**40}, run_id)

@@ -25,7 +25,7 @@ def test_an_owner_is_reminded_once(context: DemoContext) -> None:
             context.airflow.trigger(JOB, {}, run_id)
             assert context.airflow.wait(JOB, run_id, 90)["state"] == "success"
     [arrival] = context.wait_for_emails(domain, 1)
-    letter = context.mail.get_email(arrival.id)
-    assert letter.recipients == (f"tomorrow@{domain}",)
-    assert letter.subject.startswith("Coffee beans, 1 kg renews on ")
-    assert "€23.80" in letter.text
+    email = context.mail.get_email(arrival.id)
+    assert email.recipients == (f"tomorrow@{domain}",)
+    assert email.subject.startswith("Coffee beans, 1 kg renews on ")
+    assert "€23.80" in email.text

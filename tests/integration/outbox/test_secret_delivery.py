@@ -228,7 +228,7 @@ def test_sealed_with_another_key_is_dead_and_named(outbox: Outbox, mail: Catcher
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error_class"]) == ("dead", "validation")
-    assert row["error"].startswith("token: none of the keys in BACKLINE_FERNET_KEYS opens it")
+    assert row["error"].startswith("token: none of the keys in BACKLINE_FERNET_KEYS decrypts it")
 
 
 def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:

@@ -173,8 +173,10 @@ def test_fault_reply_is_sent_to_matching_recipients_until_spent(catcher: Running
     with catcher.connect() as client:
         client.ehlo()
         client.mail("a@example.com")
-        tries = [client.rcpt(to)[0] for to in ("x@busy.example", "ann@example.com", "X@BUSY.example", "x@busy.example")]
-    assert tries == [451, 250, 451, 250]
+        replies = [
+            client.rcpt(to)[0] for to in ("x@busy.example", "ann@example.com", "X@BUSY.example", "x@busy.example")
+        ]
+    assert replies == [451, 250, 451, 250]
     [rule] = catcher.web.get("/faults").json()
     assert (rule["fired"], rule["remaining"]) == (2, 0)
     assert "spent" in catcher.web.get("/fault-injection").text

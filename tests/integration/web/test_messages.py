@@ -280,7 +280,7 @@ def test_replay_creates_a_new_message(api: Api) -> None:
     first, second = rows(api)
     assert (second["replay_of"], second["lane"], second["recipient"]) == (first["id"], "email.bulk", "ben@example.com")
     assert second["payload"] == payload
-    assert f"as message {message_id} sent again" in api.get(answer.headers["location"]).json()["timeline"][0]["text"]
+    assert f"as a replay of message {message_id}" in api.get(answer.headers["location"]).json()["timeline"][0]["text"]
     acts = api.get("audit-trail", "admin", params={"action": "message.replay"}).json()["entries"]
     assert acts[-1]["after"] == {"new": second["id"], "edited": ["to", "payload"]}
 

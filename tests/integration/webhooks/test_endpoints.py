@@ -211,7 +211,7 @@ def test_waiting_messages_of_a_disabled_endpoint_are_suppressed_with_the_reason(
     with pytest.raises(endpoints.InvalidEndpointState, match="already disabled"):
         endpoints.disable(webhook_outbox.connection, ACTOR, made.endpoint.id, "again")
     assert endpoints.enable(webhook_outbox.connection, ACTOR, made.endpoint.id).state == "active"
-    with pytest.raises(endpoints.InvalidEndpointState, match="active already"):
+    with pytest.raises(endpoints.InvalidEndpointState, match="already active"):
         endpoints.enable(webhook_outbox.connection, ACTOR, made.endpoint.id)
     assert len(recipients(webhook_outbox, webhook_outbox.event())) == 2
 

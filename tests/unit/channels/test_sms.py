@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backline.channels import recipients
 from backline.channels.base import Message
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.http.session import HttpResponse
 from backline.channels.settings import SmsSettings
-from backline.channels.sms import numbers, segments
+from backline.channels.sms import segments
 from backline.channels.sms.channel import SmsChannel, parse_response
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.sandbox import CREATED
@@ -36,7 +37,7 @@ GSM = (
     ],
 )
 def test_a_number_is_parsed_in_any_usual_notation(typed: str, kept: str) -> None:
-    assert numbers.parse_phone_number(typed, "to") == kept
+    assert recipients.parse_phone_number(typed, "to") == kept
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_number_is_parsed_in_any_usual_notation(typed: str, kept: str) -> None
 )
 def test_an_invalid_number_is_refused_with_the_fix(typed: str, word: str) -> None:
     with pytest.raises(InvalidInput, match=word) as caught:
-        numbers.parse_phone_number(typed, "to.sms")
+        recipients.parse_phone_number(typed, "to.sms")
     assert caught.value.field == "to.sms"
     assert "+49 1511 2345678" in str(caught.value)
 

@@ -98,7 +98,7 @@ def test_a_folder_is_not_a_file(folder: Path) -> None:
         (upload("run.exe", b"MZ"), "filename", "is not allowed; allowed (email.attachment_types): application/json"),
         (upload("x.csv.gz", b"x"), "filename", "application/octet-stream is not allowed"),
         (upload("x.txt", b"x", content_type="application/x-sh"), "content_type", "application/x-sh is not allowed"),
-        (upload("fake.pdf", b"<html>"), "content_base64", "does not hold what application/pdf files begin with"),
+        (upload("fake.pdf", b"<html>"), "content_base64", "does not begin as application/pdf files do"),
         (upload("fake.png", b"GIF89a"), "content_base64", "image/png"),
         (upload("fake.jpg", b"GIF89a"), "content_base64", "image/jpeg"),
         (upload("fake.docx", b"MZ"), "content_base64", "wordprocessingml"),

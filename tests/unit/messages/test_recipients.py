@@ -36,17 +36,17 @@ def test_of_several_channels_each_has_one_or_one_is_given_alone(given: object, t
 @pytest.mark.parametrize(
     ("given", "field", "word"),
     [
-        (None, "to", "an object with an address a channel"),
-        ({}, "to", "an object with an address a channel"),
-        ([], "to", "an object with an address a channel"),
-        ("", "to", "an object with an address a channel"),
+        (None, "to", "an object with an address per channel"),
+        ({}, "to", "an object with an address per channel"),
+        ([], "to", "an object with an address per channel"),
+        ("", "to", "an object with an address per channel"),
         ({"fax": "1"}, "to.fax", "its channels: email, sms"),
         ({"email": "ann"}, "to.email", "not an email address"),
         ({"sms": "0151"}, "to.sms", "country code"),
         ({"sms": None}, "to.sms", "is required"),
         ('{"sms": 5}', "to.sms", "is required"),
-        ('{"sms": ', "to", "by email: .*; by sms: "),
-        ("ann", "to", "by email: .*; by sms: "),
+        ('{"sms": ', "to", "email: .*; sms: "),
+        ("ann", "to", "email: .*; sms: "),
     ],
 )
 def test_what_is_wrong_is_named_by_its_channel(given: object, field: str, word: str) -> None:

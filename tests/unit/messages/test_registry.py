@@ -115,7 +115,7 @@ def test_a_field_that_stands_beside_the_payload_is_refused() -> None:
         type_name: ClassVar[str] = "addressed"
         to: str
 
-    with pytest.raises(ValueError, match="'to' stands beside the payload"):
+    with pytest.raises(ValueError, match="'to' is a key beside the payload"):
         registry.register(Addressed)
 
 
@@ -155,7 +155,7 @@ def test_a_type_must_be_able_to_speak_on_its_channel(channel: str, wanted: str) 
         type_name: ClassVar[str] = "mute"
         lanes: ClassVar = {channel: f"{channel}.normal"}
 
-    with pytest.raises(ValueError, match=f"goes by {channel}, so its class must be a subclass of {wanted}"):
+    with pytest.raises(ValueError, match=f"is sent over {channel}, so its class must be a subclass of {wanted}"):
         registry.register(Mute)
 
 
@@ -182,5 +182,5 @@ def test_no_other_type_goes_by_webhook() -> None:
         type_name: ClassVar[str] = "paid"
         lanes: ClassVar = {"webhook": "webhook.normal"}
 
-    with pytest.raises(ValueError, match="events go out as the type webhook"):
+    with pytest.raises(ValueError, match="events are sent as the type webhook"):
         registry.register(Paid)

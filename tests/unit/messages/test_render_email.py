@@ -132,5 +132,5 @@ def test_every_example_renders() -> None:
     ],
 )
 def test_a_type_is_rendered_for_its_own_channels_alone(render: Callable[[Message], object], kind: str) -> None:
-    with pytest.raises(InvalidInput, match=f"{kind} does not go by"):
+    with pytest.raises(InvalidInput, match=f"{kind} is not sent over"):
         render(message(kind, registry.get(kind).sample()))

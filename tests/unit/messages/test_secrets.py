@@ -42,7 +42,7 @@ def test_what_is_sealed_or_referred_to_is_taken_without_being_opened(token: Any)
 
 @pytest.mark.parametrize("token", [TOKEN, "", 123456, ["x"], True])
 def test_a_secret_in_the_clear_is_refused_and_not_repeated(token: Any) -> None:
-    with pytest.raises(InvalidInput, match="must not be given in the clear here; give Fernet text") as caught:
+    with pytest.raises(InvalidInput, match="must not be plaintext here; give Fernet text") as caught:
         check_no_plaintext_secrets(RESET, {"name": "Ann", "token": token})
     assert caught.value.field == "token"
     assert '{"$ref": "password_reset_token", "id": ...}' in str(caught.value)

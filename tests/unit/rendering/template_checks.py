@@ -15,8 +15,8 @@ from backline.errors import BacklineError
 from backline.messages import MessageType, registry
 from backline.messages.templated import TemplatedMessage
 from backline.rendering import catalog
-from backline.rendering.email import EmailTemplate, compile_template, create_email_environment
 from backline.rendering.settings import TemplateSettings
+from backline.rendering.templates import EmailTemplate, compile_email, create_environment
 from backline.settings import settings
 
 MARKUP = "<i>&\"'"
@@ -64,7 +64,7 @@ def context(kind: type[TemplatedMessage], payload: Mapping[str, Any]) -> dict[st
 
 
 def load(folder: Path, name: str, language: str) -> EmailTemplate:
-    return compile_template(create_email_environment(folder), name, language, language)
+    return compile_email(create_environment(folder), name, language, language)
 
 
 def check_template(template: EmailTemplate, values: Mapping[str, Any]) -> list[str]:

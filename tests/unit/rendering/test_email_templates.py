@@ -9,7 +9,8 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.rendering import catalog
-from backline.rendering.email import EmailTemplate, render
+from backline.rendering.templates import EmailTemplate
+from backline.rendering.templates import render_email as render
 from tests.unit.rendering.template_checks import (
     TYPES_BY_TEMPLATE,
     check_template,

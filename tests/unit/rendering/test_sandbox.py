@@ -9,7 +9,7 @@ from jinja2 import Template
 from jinja2.exceptions import SecurityError
 
 from backline.errors import InvalidInput
-from backline.rendering.email import EmailTemplate, create_email_environment
+from backline.rendering.templates import EmailTemplate, create_environment
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def compiled(folder: Path, source: str) -> Template:
-    return create_email_environment(folder).from_string(source)
+    return create_environment(folder).from_string(source)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.templated import TemplatedSms
 from backline.rendering import catalog
-from backline.rendering.sms import render
+from backline.rendering.templates import render_sms as render
 
 KINDS = {
     kind.template_name: kind for kind in registry.all_types() if kind.template_name and issubclass(kind, TemplatedSms)

@@ -1,4 +1,4 @@
-"""The message types, one module for each kin of them. A module registers its types when it is imported."""
+"""The message types, grouped into modules. A module registers its types when it is imported."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ MODULES = {
     "sms": ("mfa_code", "sms", "templated_sms"),
     "webhooks": ("webhook",),
 }
-"""Module to its types, so that who wants one type loads no other: a task that sends a welcome, for example."""
+"""Module to its types, so that a task that needs one type loads only that module."""

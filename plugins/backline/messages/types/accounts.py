@@ -1,4 +1,4 @@
-"""Accounts: passwords, addresses, and what is unusual about either."""
+"""Accounts: passwords, email addresses and security alerts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from backline.settings import settings
 
 
 class TokenMessage(DatedMessage):
-    """One whose link holds a secret token; it expires with the token."""
+    """An email whose link contains a secret token; it expires with the token."""
 
     secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
     expiry_field: ClassVar[str | None] = "valid_until"
     link_name: ClassVar[str]
-    """The setting in `[links]` that says where the token is used."""
+    """The setting in `[links]` with the link's URL."""
 
     token: Token = Field(title="Token", description="Becomes part of the link.", examples=["Xk3vQ9-made-up-b7RzL2"])
     valid_until: Timestamp | None = Field(
         None,
         title="Valid until",
-        description="When the token expires; the message says so, and is not sent after it.",
+        description="When the token expires; shown in the message, which is not sent after it.",
         examples=["2030-01-31T12:00:00Z"],
     )
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
-        """The link instead of the token."""
+        """With the link instead of the token."""
         name, context = super().template_and_context()
         address: str = getattr(settings().section(LinkSettings), self.link_name)
         context["link"] = address.replace("{token}", quote(context.pop("token"), safe=""))
@@ -40,7 +40,7 @@ class TokenMessage(DatedMessage):
 
 @register
 class PasswordReset(TokenMessage):
-    """The link to choose a new password."""
+    """A link to set a new password."""
 
     type_name: ClassVar[str] = "password_reset"
     lanes: ClassVar = {"email": "email.urgent"}
@@ -56,13 +56,15 @@ class PasswordReset(TokenMessage):
     }
 
     requested_from: Line | None = Field(
-        None, title="Requested from", description="Device and place, so that a stranger's attempt is noticed."
+        None,
+        title="Requested from",
+        description="Device and place, so that the person recognizes a stranger's attempt.",
     )
 
 
 @register
 class AccountVerification(TokenMessage):
-    """The link that proves an email address."""
+    """A link that verifies an email address."""
 
     type_name: ClassVar[str] = "account_verification"
     lanes: ClassVar = {"email": "email.urgent"}
@@ -79,7 +81,7 @@ class AccountVerification(TokenMessage):
 
 @register
 class SecurityAlert(DatedMessage):
-    """Tells a person what happened to their account, and what to do if it was not them."""
+    """Notifies a person of an event in their account, and what to do if it was not them."""
 
     type_name: ClassVar[str] = "security_alert"
     lanes: ClassVar = {"email": "email.urgent"}
@@ -101,7 +103,7 @@ class SecurityAlert(DatedMessage):
     occurred_at: Timestamp = Field(title="Occurred at", description="When.", examples=["2026-03-01T18:30:00Z"])
     secure_url: HttpsUrl = Field(
         title="Secure URL",
-        description="Where the account is made safe.",
+        description="Where to secure the account.",
         examples=["https://shop.example/account/security"],
     )
     device: Line | None = Field(None, title="Device", description="As in Chrome on Windows.")
@@ -113,7 +115,7 @@ class SecurityAlert(DatedMessage):
 
 @register
 class SecurityAlertAdmin(TemplatedMessage):
-    """Tells an admin of an anomaly in somebody's account, and why it is one."""
+    """Notifies an admin of an anomaly in an account, with the reasons."""
 
     type_name: ClassVar[str] = "security_alert_admin"
     lanes: ClassVar = {"email": "email.urgent"}
@@ -134,10 +136,10 @@ class SecurityAlertAdmin(TemplatedMessage):
         title="Anomaly", description="Its kind."
     )
     severity: Literal["low", "medium", "high", "critical"] = Field(title="Severity", description="How bad it is.")
-    account: Name = Field(title="Account", description="Whose.", examples=["ann@shop.example"])
+    account: Name = Field(title="Account", description="The affected account.", examples=["ann@shop.example"])
     explanation: Paragraph = Field(title="Explanation", description="Why it counts as an anomaly.")
     occurred_at: Timestamp = Field(title="Occurred at", description="When.", examples=["2026-03-01T18:30:00Z"])
-    review_url: WebUrl = Field(title="Review URL", description="Where it is looked into.")
+    review_url: WebUrl = Field(title="Review URL", description="Where to review it.")
     score: int | None = Field(None, ge=0, le=100, title="Score", description="Of 100.")
     evidence: dict[str, Line] | None = Field(
         None,
@@ -147,5 +149,5 @@ class SecurityAlertAdmin(TemplatedMessage):
         examples=[{"Successful": "none"}],
     )
     zone: TimeZone | None = Field(
-        None, title="Time zone", description="Of the time in it; the setting `templates.time_zone` when left out."
+        None, title="Time zone", description="Of the time in it; the setting `templates.time_zone` when omitted."
     )

@@ -27,12 +27,12 @@ from backline.validation_errors import field_error
 DocumentNumber = Annotated[Line, Field(max_length=60)]
 ORDER = Field(title="Order", description="Its number, as the customer knows it.", examples=["1042"])
 ORDER_URL = Field(title="Order URL", description="The order's page.", examples=["https://shop.example/orders/1042"])
-CURRENCY = Field(title="Currency", description="Of all amounts, by its code of ISO 4217.", examples=["EUR"])
+CURRENCY = Field(title="Currency", description="Of all amounts, as its ISO 4217 code.", examples=["EUR"])
 ADDRESS = ["Ann Example", "1 High Street", "10115 Berlin", "Germany"]
 
 
 class Item(BaseModel):
-    """What was ordered: so many of one thing."""
+    """A product and its quantity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
@@ -48,7 +48,7 @@ class OrderLine(Item):
 
 @register
 class OrderConfirmation(DatedMessage, TemplatedSms):
-    """What was ordered, what it costs, where it goes."""
+    """Confirms an order: its lines, its total and the delivery address."""
 
     type_name: ClassVar[str] = "order_confirmation"
     lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
@@ -79,7 +79,7 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
         min_length=1,
         max_length=100,
         title="Lines",
-        description="Each with `description`, `quantity` (1 when left out) and `unit_price` in cents.",
+        description="Each with `description`, `quantity` (default 1) and `unit_price` in cents.",
         examples=[[{"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890}]],
     )
     currency: Currency = CURRENCY
@@ -88,7 +88,7 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
     )
     order_url: WebUrl = ORDER_URL
     shipping: MinorUnits | None = Field(None, title="Shipping", description="Its price; 0 is shown as free.")
-    discount: MinorUnits | None = Field(None, title="Discount", description="What was taken off.")
+    discount: MinorUnits | None = Field(None, title="Discount", description="The amount deducted.")
     tax: MinorUnits | None = Field(None, title="Tax", description="Included in the total.")
     delivery_address: Lines | None = Field(
         None, title="Delivery address", description="As on a label, one line each.", examples=[ADDRESS]
@@ -100,7 +100,7 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
 
 @register
 class OrderStatus(PersonalMessage):
-    """Tells that an order has come to another status; each has its own words."""
+    """Notifies the customer of an order's new status; each status has its own text."""
 
     type_name: ClassVar[str] = "order_status"
     lanes: ClassVar = {"email": "email.normal"}
@@ -131,12 +131,12 @@ class OrderStatus(PersonalMessage):
     estimated_delivery: Day | None = Field(
         None, title="Estimated delivery", description="The day, if there is one yet."
     )
-    note: Paragraph | None = Field(None, title="Note", description="What else there is to say, in your words.")
+    note: Paragraph | None = Field(None, title="Note", description="Further text of your own.")
 
 
 @register
 class OrderShipped(PersonalMessage, TemplatedSms):
-    """Tells that the parcel is on its way, and how to follow it."""
+    """Notifies the customer that the parcel was shipped, with a tracking link."""
 
     type_name: ClassVar[str] = "order_shipped"
     lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
@@ -153,10 +153,10 @@ class OrderShipped(PersonalMessage, TemplatedSms):
     }
 
     order: DocumentNumber = ORDER
-    carrier: Name = Field(title="Carrier", description="Who brings it.", examples=["Parcel Post"])
+    carrier: Name = Field(title="Carrier", description="Who delivers it.", examples=["Parcel Post"])
     tracking_url: HttpsUrl = Field(
         title="Tracking URL",
-        description="Where the parcel can be followed; https only.",
+        description="Where the parcel can be tracked; https only.",
         examples=["https://carrier.example/track/4711081599"],
     )
     tracking_number: DocumentNumber | None = Field(None, title="Tracking number", description="The carrier's.")
@@ -164,7 +164,7 @@ class OrderShipped(PersonalMessage, TemplatedSms):
         None,
         max_length=100,
         title="Items",
-        description="What is in the parcel: each with `description` and `quantity` (1 when left out).",
+        description="What is in the parcel: each with `description` and `quantity` (default 1).",
         examples=[[{"description": "Coffee beans, 1 kg"}]],
     )
     estimated_delivery: Day | None = Field(None, title="Estimated delivery", description="The day.")
@@ -175,7 +175,7 @@ class OrderShipped(PersonalMessage, TemplatedSms):
 
 @register
 class OrderReminder(PersonalMessage):
-    """Reminds of an order that waits for the customer, or asks for a review of it."""
+    """Reminds the customer of an open step of an order, or asks for a review."""
 
     type_name: ClassVar[str] = "order_reminder"
     lanes: ClassVar = {"email": "email.normal"}
@@ -195,12 +195,12 @@ class OrderReminder(PersonalMessage):
         title="Stage", description="What the order waits for."
     )
     order_url: WebUrl = ORDER_URL
-    due_on: Day | None = Field(None, title="Due on", description="The last day for it.", examples=["2026-03-08"])
+    due_on: Day | None = Field(None, title="Due on", description="The deadline.", examples=["2026-03-08"])
     amount: MinorUnits | None = Field(
         None, title="Amount", description="To pay, in the currency's smallest unit (cents)."
     )
     currency: Currency | None = Field(
-        None, title="Currency", description="Of the amount, by its code of ISO 4217.", examples=["EUR"]
+        None, title="Currency", description="Of the amount, as its ISO 4217 code.", examples=["EUR"]
     )
 
     @model_validator(mode="after")
@@ -212,7 +212,7 @@ class OrderReminder(PersonalMessage):
 
 @register
 class PaymentReceipt(DatedMessage):
-    """Thanks for a payment, with the invoice attached."""
+    """Confirms a payment, with the invoice attached."""
 
     type_name: ClassVar[str] = "payment_receipt"
     lanes: ClassVar = {"email": "email.normal"}
@@ -243,19 +243,19 @@ class PaymentReceipt(DatedMessage):
     )
 
     def email(self) -> EmailContent:
-        """Rendered, with the invoice."""
+        """The rendered email with the invoice."""
         content = super().email()
         return content._replace(attachments=(read_attachment(self.invoice, "invoice"),)) if self.invoice else content
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
-        """With the invoice's name alone: the file itself is not for the template."""
+        """With only the invoice's name: the template does not get the file."""
         name, context = super().template_and_context()
         return name, {**context, "invoice": self.invoice and self.invoice.display_name}
 
 
 @register
 class PaymentFailed(PersonalMessage):
-    """Tells why a payment did not go through, and how to mend it."""
+    """Notifies the customer that a payment failed, why, and how to fix it."""
 
     type_name: ClassVar[str] = "payment_failed"
     lanes: ClassVar = {"email": "email.urgent"}
@@ -271,7 +271,7 @@ class PaymentFailed(PersonalMessage):
         "retry_on": "2026-03-04",
     }
 
-    what: Name = Field(title="What", description="What was to be paid.", examples=["Order 1042"])
+    what: Name = Field(title="What", description="What the payment is for.", examples=["Order 1042"])
     amount: MinorUnits = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
     currency: Currency = CURRENCY
     reason: Literal[
@@ -281,7 +281,7 @@ class PaymentFailed(PersonalMessage):
         "authentication_required",
         "provider_unavailable",
         "other",
-    ] = Field(title="Reason", description="Why; each says what to do.")
+    ] = Field(title="Reason", description="Why; each reason has its own advice.")
     fix_url: HttpsUrl = Field(
         title="Fix URL",
         description="Where it is paid, or the card changed; https only.",
@@ -289,13 +289,13 @@ class PaymentFailed(PersonalMessage):
     )
     method: Name | None = Field(None, title="Method", description="As in Visa ending in 4242.")
     retry_on: Day | None = Field(
-        None, title="Retry on", description="When it is tried again by itself; left out when it is not."
+        None, title="Retry on", description="When the payment is retried automatically, if it is."
     )
 
 
 @register
 class SubscriptionRenewalReminder(PersonalMessage):
-    """Says a day ahead that a subscription renews, and for how much."""
+    """Reminds the customer a day ahead that a subscription renews, and of the price."""
 
     type_name: ClassVar[str] = "subscription_renewal_reminder"
     lanes: ClassVar = {"email": "email.normal"}
@@ -319,4 +319,4 @@ class SubscriptionRenewalReminder(PersonalMessage):
         description="Where it is changed, paused or cancelled.",
         examples=["https://shop.example/account/subscriptions"],
     )
-    method: Name | None = Field(None, title="Method", description="What it is charged to.")
+    method: Name | None = Field(None, title="Method", description="The payment method.")

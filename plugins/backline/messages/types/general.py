@@ -1,4 +1,4 @@
-"""Email of any content, email by any template, and the greeting of a new account."""
+"""Emails with any content or template, and the welcome of a new account."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Topic = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_
 TOPIC = Field(
     None,
     title="Topic",
-    description="What it is about, of `preferences.topics`: those who left it do not get it, and it carries the link to leave.",
+    description="A topic of `preferences.topics`: recipients who opted out do not get it, and it has an unsubscribe link.",
     examples=["newsletter"],
 )
 
 
 @register
 class Email(EmailMessage):
-    """An email of any subject and body."""
+    """An email with any subject and body."""
 
     type_name: ClassVar[str] = "email"
     lanes: ClassVar = {"email": "email.normal"}
@@ -53,7 +53,7 @@ class Email(EmailMessage):
     text: LongText | None = Field(None, title="Text", description="The plain text part; give it, or html, or both.")
     html: LongText | None = Field(None, title="HTML", description="The HTML part, sent as it is.")
     cc: Addresses | None = Field(None, title="Cc", description="Further recipients that all can see.")
-    bcc: Addresses | None = Field(None, title="Bcc", description="Further recipients that nobody can see.")
+    bcc: Addresses | None = Field(None, title="Bcc", description="Further recipients that the others cannot see.")
     reply_to: Address | None = Field(None, title="Reply to", description="Where answers go.")
     headers: Headers | None = Field(
         None, title="Headers", description="Extra headers, name to value.", examples=[{"X-Order": "1042"}]
@@ -73,7 +73,7 @@ class Email(EmailMessage):
         return self
 
     def email(self) -> EmailContent:
-        """The payload as it is, with the attached files read."""
+        """The payload with the attached files."""
         return EmailContent(
             subject=self.subject,
             text=self.text,
@@ -88,7 +88,7 @@ class Email(EmailMessage):
 
 @register
 class TemplatedEmail(TemplatedMessage):
-    """An email made from any template, by its name, with the variables it needs."""
+    """An email rendered from any template."""
 
     type_name: ClassVar[str] = "templated_email"
     lanes: ClassVar = {"email": "email.normal"}
@@ -113,17 +113,17 @@ class TemplatedEmail(TemplatedMessage):
         return self.model_copy(update={"context": {"unsubscribe_url": url, **self.context}})
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
-        """Both as the payload says."""
+        """Both from the payload."""
         return self.template, dict(self.context)
 
     def email(self) -> EmailContent:
-        """As every template, with the further addresses."""
+        """The rendered email, with cc and reply_to."""
         return EmailContent(*self.rendered(), cc=self.cc or (), reply_to=self.reply_to)
 
 
 @register
 class UrgentEmail(TemplatedEmail):
-    """As templated_email, on the urgent lane: for what cannot wait behind a newsletter."""
+    """A templated_email on the urgent lane, so that it does not wait behind bulk mail."""
 
     type_name: ClassVar[str] = "urgent_email"
     lanes: ClassVar = {"email": "email.urgent"}
@@ -142,7 +142,7 @@ class UrgentEmail(TemplatedEmail):
 
 @register
 class Welcome(TemplatedMessage):
-    """The greeting of a new account."""
+    """Welcomes a new account."""
 
     type_name: ClassVar[str] = "welcome"
     lanes: ClassVar = {"email": "email.normal"}
@@ -155,6 +155,6 @@ class Welcome(TemplatedMessage):
     login_url: WebUrl | None = Field(
         None,
         title="Login URL",
-        description="Where the button leads; the product's own page when left out.",
+        description="Where the button leads; the product's own page when omitted.",
         examples=["https://shop.example/login"],
     )

@@ -1,4 +1,4 @@
-"""The newsletter: on the bulk lane, and easy to leave."""
+"""The newsletter: on the bulk lane, with one-click unsubscribe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from backline.messages.templated import TemplatedMessage
 from backline.validation_errors import field_error
 
 HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
-"""One that fits into a line of a header: ASCII, and not too long (RFC 5322 section 2.1.1)."""
+"""A URL that fits into a header line: ASCII, and not too long (RFC 5322 section 2.1.1)."""
 
 
 class Article(BaseModel):
-    """One piece of a newsletter."""
+    """One article of a newsletter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
@@ -30,13 +30,13 @@ class Article(BaseModel):
     @model_validator(mode="after")
     def _image_is_described(self) -> Self:
         if self.image_url is not None and self.image_alt is None:
-            raise field_error("image_alt", "is required with image_url: it is read to those who do not see the image")
+            raise field_error("image_alt", "is required with image_url: readers who do not see the image need it")
         return self
 
 
 @register
 class Newsletter(TemplatedMessage):
-    """News to a subscriber, who can leave by one click (RFC 8058)."""
+    """News to a subscriber, with one-click unsubscribe (RFC 8058)."""
 
     type_name: ClassVar[str] = "newsletter"
     lanes: ClassVar = {"email": "email.bulk"}
@@ -65,22 +65,22 @@ class Newsletter(TemplatedMessage):
         min_length=1,
         max_length=30,
         title="Articles",
-        description="Each with `title` and `text`; `url` with `link_label`, `image_url` with `image_alt` as wanted.",
+        description="Each with `title` and `text`; `url` with `link_label`, `image_url` with `image_alt` are optional.",
         examples=[[{"title": "Cups in blue", "text": "Here they are."}]],
     )
     preheader: Line | None = Field(None, title="Preheader", description="What inboxes show beside the subject.")
     intro: Paragraph | None = Field(
-        None, title="Intro", description="Before the articles; a blank line parts paragraphs."
+        None, title="Intro", description="Before the articles; a blank line separates paragraphs."
     )
     unsubscribe_url: HeaderUrl | None = Field(
         None,
         title="Unsubscribe URL",
-        description="A page of your own where this subscriber leaves; must take a POST. Backline's own when left out.",
+        description="A page of your own where this subscriber unsubscribes; must accept a POST. Backline's own when omitted.",
     )
 
     @property
     def own_unsubscribe_url(self) -> str | None:
-        """The page of the app's own."""
+        """The app's own page."""
         return self.unsubscribe_url
 
     def with_unsubscribe_url(self, url: str) -> Self:

@@ -12,15 +12,15 @@ from backline.messages.fields import Line, Paragraph
 from backline.messages.registry import register
 
 MAX_TTL_SECONDS = 2_419_200
-"""Seconds: the longest that FCM keeps a message."""
+"""The longest that FCM keeps a message."""
 _RESERVED_PREFIXES = ("google.", "gcm.")
 
 
 def check_data(data: dict[str, str]) -> dict[str, str]:
-    """What the app is told: names that the provider does not keep for itself."""
+    """Data for the app: names that the provider does not reserve."""
     for name in data:
         if name in {"from", "message_type", "collapse_key"} or name.startswith(_RESERVED_PREFIXES) or not name.strip():
-            raise ValueError(f"{name[:80]!r} is a name of the provider's own; give it another")
+            raise ValueError(f"{name[:80]!r} is reserved by the provider; use another name")
     return data
 
 
@@ -39,12 +39,12 @@ class Push(PushMessage):
     }
 
     title: Annotated[Line, Field(max_length=200)] = Field(title="Title", description="Its first line.")
-    body: Annotated[Paragraph, Field(max_length=3000)] = Field(title="Body", description="What it says.")
+    body: Annotated[Paragraph, Field(max_length=3000)] = Field(title="Body", description="Its text.")
     data: Annotated[dict[str, Annotated[str, Field(max_length=3000)]], AfterValidator(check_data)] | None = Field(
         None,
         max_length=50,
         title="Data",
-        description="What the app on the device is told besides: names and texts; 4,096 bytes with title and body.",
+        description="Data for the app on the device: names and texts; at most 4,096 bytes with title and body.",
         examples=[{"order": "1042"}],
     )
     ttl_seconds: int | None = Field(
@@ -52,7 +52,7 @@ class Push(PushMessage):
         ge=0,
         le=MAX_TTL_SECONDS,
         title="TTL",
-        description="How long the provider keeps it for a device that is off; four weeks when left out, 0 for now or never.",
+        description="How long the provider keeps it for a device that is off; four weeks when omitted, 0 for now or never.",
     )
     collapse_key: Annotated[Line, Field(max_length=64, pattern="^[!-~]+$")] | None = Field(
         None,
@@ -62,5 +62,5 @@ class Push(PushMessage):
     )
 
     def push(self) -> PushContent:
-        """The payload as it is."""
+        """The payload's fields."""
         return PushContent(self.title, self.body, self.data or {}, self.ttl_seconds, self.collapse_key)

@@ -1,4 +1,4 @@
-"""Reports: ready to read, or waiting for somebody's word."""
+"""Reports: ready to read, or waiting for approval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORT = Field(title="Report", description="Its title.", examples=["Sales in Feb
 
 @register
 class ReportReady(DatedMessage):
-    """Hands over a report: by link, or as a file if it is small."""
+    """Delivers a report: as a link, or as a file if it is small."""
 
     type_name: ClassVar[str] = "report_ready"
     lanes: ClassVar = {"email": "email.normal"}
@@ -33,9 +33,9 @@ class ReportReady(DatedMessage):
     }
 
     report: Name = REPORT
-    made_at: Timestamp = Field(title="Made at", description="When it was made.", examples=["2026-03-01T06:00:00Z"])
+    made_at: Timestamp = Field(title="Made at", description="When it was created.", examples=["2026-03-01T06:00:00Z"])
     report_url: WebUrl | None = Field(
-        None, title="Report URL", description="Where it is read; give it, or the file, or both."
+        None, title="Report URL", description="Where to read it; give it, or the file, or both."
     )
     file: AttachmentField | None = Field(
         None,
@@ -52,19 +52,19 @@ class ReportReady(DatedMessage):
         return self
 
     def email(self) -> EmailContent:
-        """Rendered, with the file if there is one."""
+        """The rendered email with the file, if there is one."""
         content = super().email()
         return content._replace(attachments=(read_attachment(self.file, "file"),)) if self.file else content
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
-        """With the file's name alone."""
+        """With only the file's name."""
         name, context = super().template_and_context()
         return name, {**context, "file": self.file and self.file.display_name}
 
 
 @register
 class ReportApprovalRequest(DatedMessage):
-    """Asks an approver to look at a report and decide."""
+    """Asks an approver to review a report."""
 
     type_name: ClassVar[str] = "report_approval_request"
     lanes: ClassVar = {"email": "email.normal"}
@@ -83,14 +83,16 @@ class ReportApprovalRequest(DatedMessage):
     report: Name = REPORT
     requester: Name = Field(title="Requester", description="Who asks.", examples=["Bob"])
     requested_at: Timestamp = Field(title="Requested at", description="When.", examples=["2026-03-01T09:15:00Z"])
-    review_url: WebUrl = Field(title="Review URL", description="Where it is read and decided.")
-    decide_by: Timestamp | None = Field(None, title="Decide by", description="After this it counts as not approved.")
-    note: Paragraph | None = Field(None, title="Note", description="What the requester says.")
+    review_url: WebUrl = Field(title="Review URL", description="Where to review it.")
+    decide_by: Timestamp | None = Field(
+        None, title="Decide by", description="After this the report counts as not approved."
+    )
+    note: Paragraph | None = Field(None, title="Note", description="The requester's comment.")
 
 
 @register
 class ReportApproved(DatedMessage):
-    """Tells the requester that a report was approved."""
+    """Notifies the requester that a report was approved."""
 
     type_name: ClassVar[str] = "report_approved"
     lanes: ClassVar = {"email": "email.normal"}
@@ -108,13 +110,13 @@ class ReportApproved(DatedMessage):
     report: Name = REPORT
     approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
     decided_at: Timestamp = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
-    comment: Paragraph | None = Field(None, title="Comment", description="What the approver says.")
-    report_url: WebUrl | None = Field(None, title="Report URL", description="Where it is read.")
+    comment: Paragraph | None = Field(None, title="Comment", description="The approver's comment.")
+    report_url: WebUrl | None = Field(None, title="Report URL", description="Where to read it.")
 
 
 @register
 class ReportRejected(DatedMessage):
-    """Tells the requester that a report was not approved, and why."""
+    """Notifies the requester that a report was not approved, and why."""
 
     type_name: ClassVar[str] = "report_rejected"
     lanes: ClassVar = {"email": "email.normal"}
@@ -133,4 +135,4 @@ class ReportRejected(DatedMessage):
     approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
     decided_at: Timestamp = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
     reason: Paragraph = Field(title="Reason", description="Why not, and what would help.")
-    report_url: WebUrl | None = Field(None, title="Report URL", description="Where it is mended.")
+    report_url: WebUrl | None = Field(None, title="Report URL", description="Where to edit it.")

@@ -1,4 +1,4 @@
-"""Text messages: of any content, by any template, and the code of a sign-in."""
+"""Text messages: with any text or template, and sign-in codes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MFA_LIFETIME = timedelta(minutes=5)
 
 
 def check_code(text: str) -> str:
-    """A code that people type."""
+    """A code that a person types."""
     if not text.isascii() or not text.replace("-", "").isalnum():
-        raise ValueError("must be ASCII letters and digits, with hyphens at most")
+        raise ValueError("must be ASCII letters, digits and hyphens")
     return text
 
 
 @register
 class Sms(SmsMessage):
-    """A text message of any content."""
+    """A text message with any text."""
 
     type_name: ClassVar[str] = "sms"
     lanes: ClassVar = {"sms": "sms.normal"}
@@ -33,18 +33,18 @@ class Sms(SmsMessage):
 
     body: Body = Field(
         title="Body",
-        description="What it says. The setting `sms.max_segments` bounds what it may cost.",
+        description="Its text. The setting `sms.max_segments` limits its length.",
         examples=["Your order 1042 is ready."],
     )
 
     def sms(self) -> str:
-        """The payload as it is."""
+        """The payload's text."""
         return self.body
 
 
 @register
 class SmsFromTemplate(TemplatedSms):
-    """A text message made from any template, by its name, with the variables it needs."""
+    """A text message rendered from any template."""
 
     type_name: ClassVar[str] = "templated_sms"
     lanes: ClassVar = {"sms": "sms.normal"}
@@ -62,13 +62,13 @@ class SmsFromTemplate(TemplatedSms):
     )
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
-        """Both as the payload says."""
+        """Both from the payload."""
         return self.template, dict(self.context)
 
 
 @register
 class MfaCode(TemplatedSms):
-    """The code of a sign-in, on the urgent lane; not sent later than 5 minutes after it was taken in."""
+    """A sign-in code, on the urgent lane; it expires 5 minutes after it was accepted."""
 
     type_name: ClassVar[str] = "mfa_code"
     lanes: ClassVar = {"sms": "sms.urgent"}

@@ -1,4 +1,4 @@
-"""Events for other people's systems."""
+"""Webhook events for other systems."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _EVENT_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def check_event_type(text: str) -> str:
-    """An event's type: words of letters, digits, '_' and '-', with full stops between."""
+    """An event type: words of letters, digits, '_' and '-', separated by full stops."""
     if not _EVENT_TYPE.fullmatch(text):
-        raise ValueError('must be words with full stops between, such as "order.paid"')
+        raise ValueError('must be words separated by full stops, such as "order.paid"')
     return text
 
 
 def check_event_id(text: str) -> str:
-    """An event's id: the specification keeps the full stop for itself."""
+    """An event id, without a full stop, which the specification reserves."""
     if not _EVENT_ID.fullmatch(text):
         raise ValueError("must consist of letters, digits, '_' and '-'")
     return text
@@ -37,7 +37,7 @@ EventId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(chec
 
 @register
 class Webhook(WebhookMessage):
-    """An event for every webhook endpoint that is subscribed to it (`*`), or for one (its id)."""
+    """A webhook event for every subscribed endpoint (`*`), or for one (its id)."""
 
     type_name: ClassVar[str] = "webhook"
     lanes: ClassVar = {"webhook": "webhook.normal"}
@@ -46,19 +46,18 @@ class Webhook(WebhookMessage):
     event_type: EventType = Field(
         title="Event type", description="What happened; endpoints subscribe to it.", examples=["order.paid"]
     )
-    data: dict[str, JsonValue] = Field(
-        title="Data", description="What the receiver needs to know of it.", examples=[{"order": "1042"}]
-    )
+    data: dict[str, JsonValue] = Field(title="Data", description="The event's data.", examples=[{"order": "1042"}])
     event_id: EventId | None = Field(
         None,
         title="Event id",
-        description="The receiver knows a repetition by it (`webhook-id`); made when left out.",
+        description="The same for each repetition of the event (`webhook-id`); generated when omitted.",
         examples=["evt_1042"],
     )
     occurred_at: Timestamp | None = Field(
-        None, title="Occurred at", description="When; now when left out.", examples=["2026-03-01T18:30:00Z"]
+        None, title="Occurred at", description="When it happened; now when omitted.", examples=["2026-03-01T18:30:00Z"]
     )
 
-    def webhook(self, sent_as: str, sent_at: datetime) -> WebhookContent:
-        """The event; id and time are those given where the payload has none."""
-        return WebhookContent(self.event_id or sent_as, self.event_type, self.occurred_at or sent_at, self.data)
+    def webhook(self, default_event_id: str, default_occurred_at: datetime) -> WebhookContent:
+        """The event, with the default id and time where the payload has none."""
+        occurred_at = self.occurred_at or default_occurred_at
+        return WebhookContent(self.event_id or default_event_id, self.event_type, occurred_at, self.data)
