@@ -65,7 +65,8 @@ TARGETS = (
     Target("growth", "snapshot_drop_pct", "the same while a REPEATABLE READ snapshot is held", "≤", 50, " %"),
     Target("parse", "total_s", "all DAG files and plugins, over what Airflow loads anyway", "≤", 3, " s"),
     Target("parse", "worst_ms", "the heaviest DAG file, as its task imports it", "≤", 150, " ms"),
-    Target("idle", "ratio_cpu", "the whole stack at rest, CPU ÷ bare Airflow", "≤", 1.5, TIMES_SIGN),
+    Target("idle", "ratio_cpu", "the whole stack at rest, CPU ÷ bare Airflow", "≤", 1.4, TIMES_SIGN),
+    Target("idle", "ratio_cpu_catalog", "the same with every job of the catalogue", "≤", 1.5, TIMES_SIGN),
     Target("idle", "ratio_mem", "the whole stack at rest, memory ÷ bare Airflow", "≤", 1.5, TIMES_SIGN),
 )
 TITLES = {

@@ -89,7 +89,7 @@ class DagImportError(TypedDict):
 
 
 class AirflowClient:
-    """Airflow's REST API as one user. A context manager; not for use by several threads at once.
+    """Airflow's REST API as one user. A context manager; threads may share it.
 
     The token is renewed when it has expired. A request that Airflow did not process is repeated: one that could not
     connect or was rate-limited, and any but a POST whose connection broke or that got 502, 503 or 504.
@@ -113,10 +113,6 @@ class AirflowClient:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._http.close()
-
-    def close(self) -> None:
-        """Close the connections."""
         self._http.close()
 
     # --- DAGs and runs ------------------------------------------------------------------------------
