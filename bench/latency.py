@@ -130,7 +130,7 @@ def _latencies(received: Path, begun: Mapping[str, float]) -> list[float]:
 def _measure_cold_start(
     bench: BenchRun, stack: StackCopy, connection: psycopg.Connection[DictRow], received: Path, number: int
 ) -> float:
-    """One letter into a lane that nobody serves: doorbell, Airflow's scheduler, the start of a task, the sending."""
+    """One email into a cold lane: the poller, Airflow's scheduler, the start of a task, the sending."""
     stack.stop_dispatchers()
     to, payload = recipient(number), outbox.email_payload(number)
     begun = time.monotonic()

@@ -6,7 +6,7 @@ with the `payment_receipt` message. An order that has its papers already gets th
 
 - **order_id**: this order. Without one: the paid and refunded orders of the last days that lack something, earliest first,
   200 a run at most (`[invoices]` in `include/config/backline.toml`); one that fails harms no other.
-- **Started** by the asset `orders paid`, by hand or API, and every quarter of an hour in case an event was lost.
+- **Started** by the watch `orders_paid`, by hand or API, and every quarter of an hour in case an event was lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`dispatch_<lane>`: what an app enqueues by SQL arrives, rung for by the doorbell; each case's id is the DAG."""
+"""`dispatch_<lane>`: what an app enqueues by SQL arrives: the poller starts the DAG. Each case's id is the DAG."""
 
 from __future__ import annotations
 
