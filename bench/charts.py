@@ -159,6 +159,8 @@ def _idle(found: Mapping[str, Any], column: int, title: str, unit: str) -> str:
     bars: list[Bar] = []
     for name in names:
         bars.append(Bar(name, sides["backline"].get(name, 0.0), OURS))
+        if "catalog" in sides:
+            bars.append(Bar("whole catalogue", sides["catalog"].get(name, 0.0), DARK, starts_group=False))
         if name in sides["bare"]:
             bars.append(Bar("bare Airflow", sides["bare"][name], LIGHT, starts_group=False))
     return bar_chart(title, unit, bars)

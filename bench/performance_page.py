@@ -71,7 +71,8 @@ TARGETS = (
     Target("growth", "snapshot_drop_pct", "the same while a REPEATABLE READ snapshot is held", "≤", 50, " %"),
     Target("parse", "total_s", "all DAG files and plugins, beyond Airflow's own imports", "≤", 3, " s"),
     Target("parse", "worst_ms", "the slowest DAG file, as its task imports it", "≤", 150, " ms"),
-    Target("idle", "ratio_cpu", "the whole idle stack, CPU ÷ bare Airflow", "≤", 1.5, TIMES_SIGN),
+    Target("idle", "ratio_cpu", "the whole idle stack, CPU ÷ bare Airflow", "≤", 1.4, TIMES_SIGN),
+    Target("idle", "ratio_cpu_catalog", "the same with every job of the catalogue", "≤", 1.5, TIMES_SIGN),
     Target("idle", "ratio_mem", "the whole idle stack, memory ÷ bare Airflow", "≤", 1.5, TIMES_SIGN),
 )
 TITLES = {

@@ -172,9 +172,6 @@ def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, databas
         },
         "API_AUTH": {"JWT_SECRET": secrets.jwt_secret},
         "SCHEDULER": {
-            # One loop costs about 33 ms of CPU and 9 ms in PostgreSQL: at 0.2 s that was 18 % of a core when idle.
-            # A cold lane waits half of this on average, and at most once; a running DAG run does not wait.
-            "SCHEDULER_IDLE_SLEEP_TIME": "0.7",
             # After a crash the next scheduler adopts the tasks of the last one as soon as its heartbeat is stale.
             "ORPHANED_TASKS_CHECK_INTERVAL": "15",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
@@ -186,12 +183,13 @@ def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, databas
             "EXECUTION_API_TIMEOUT": "15",
             "MAX_FAILED_HEARTBEATS": "18",  # of 5 s each: as long as TASK_INSTANCE_HEARTBEAT_TIMEOUT
         },
-        # A new triggerer takes over the triggers of a killed one, including the lane triggers, after the threshold.
-        "TRIGGERER": {"JOB_HEARTBEAT_SEC": "3", "TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"},
+        # A new triggerer takes over the triggers of a killed one after the threshold.
+        "TRIGGERER": {"TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"},
         "DAG_PROCESSOR": {
-            "REFRESH_INTERVAL": "5",  # how often the folder is listed; changed files are parsed at once
-            # Unchanged files are parsed again because of their imports; touch a file to parse it sooner.
-            "MIN_FILE_PROCESS_INTERVAL": "900",
+            "REFRESH_INTERVAL": "10",  # how often the folder is listed; changed files are parsed at once
+            # Unchanged files are parsed again because of their imports (each costs half a second of CPU); touch a file, or
+            # restart, to parse it sooner.
+            "MIN_FILE_PROCESS_INTERVAL": "21600",
             "STALE_DAG_THRESHOLD": "90",
         },
         "LOGGING": {

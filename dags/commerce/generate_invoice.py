@@ -7,7 +7,7 @@ Generating a document again gives the same file.
 - **order_id**: only this order. Without it: the recently paid and refunded orders that lack a document or its file, by id,
   200 a run at most (`[invoices]` in `include/config/backline.toml`).
 - **An order that fails** does not affect the others: it becomes a dead letter, and later runs skip it until that is resolved.
-- **Started** by the asset `orders paid`, by hand or API, and every 15 minutes in case an event was lost.
+- **Started** by the watch `orders_paid`, by hand or API, and every 15 minutes in case an event was lost.
 """
 
 from __future__ import annotations

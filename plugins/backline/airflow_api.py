@@ -88,7 +88,7 @@ class DagImportError(TypedDict):
 
 
 class AirflowClient:
-    """Airflow's REST API as one user. A context manager; not for use by several threads at once.
+    """Airflow's REST API as one user. A context manager; threads may share it.
 
     An expired token is renewed. A request is repeated if it could not connect or was rate-limited, and, unless it is a
     POST, if its connection broke or it got 502, 503 or 504.

@@ -32,7 +32,7 @@ KEYS = {
     "throughput": {"ratio", "ratio_best", "ratio_ceiling", "ratio_procrastinate", "ratio_pgqueuer"},
     "channels": {"ratio_sms", "ratio_push", "ratio_webhook"},
     "priority": {"p99_ms"},
-    "idle": {"ratio_cpu", "ratio_mem"},
+    "idle": {"ratio_cpu", "ratio_mem", "ratio_cpu_catalog"},
     "enqueue": {"ratio_sql", "ratio_commit"},
     "growth": {"drop_pct", "snapshot_drop_pct"},
     "parse": {"total_s", "worst_ms"},

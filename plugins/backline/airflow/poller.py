@@ -20,6 +20,7 @@ from backline.settings import settings
 
 FAILURE_WATCH = "airflow.failures"
 """The watch for failed runs, import errors and due alerts. SQL watches ([watches] in backline.toml) have no dot."""
+WATCH_URI = "backline://watch/{}"
 
 _subscribers: Counter[str] = Counter()
 """Running triggers of this process by watch: the poller skips watches that start no DAG."""
@@ -38,12 +39,12 @@ def watch_schedule(watch: str, cron: str) -> AssetOrTimeSchedule:
             f"watch {watch!r} is unknown; add [watches.{watch}] to backline.toml, or use one of: {known}"
         )
     watcher = AssetWatcher(name=watch, trigger=PollTrigger(watch))
-    asset = Asset(name=watch, uri=f"backline://watch/{watch}", watchers=[watcher])
+    asset = Asset(name=watch, uri=WATCH_URI.format(watch), watchers=[watcher])
     return AssetOrTimeSchedule(assets=asset, timetable=CronTriggerTimetable(cron, timezone="UTC"))
 
 
 class PollTrigger(BaseEventTrigger):
-    """Fires when its watch finds work."""
+    """Fires when its watch finds work and the poller could not post the asset event itself."""
 
     def __init__(self, watch: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -59,12 +60,12 @@ class PollTrigger(BaseEventTrigger):
 
     @classmethod
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[frozenset[str]]:  # noqa: ARG003 - Airflow's signature
-        """Poll all watches that have a trigger; yields the names of those that fire. Never raises."""
+        """Poll all watches that have a trigger; yields those that fire and whose asset event was not posted. Never raises."""
         # Here, not above: every task that parses a DAG file with a watch would pay for it.
-        from backline.airflow.watches import configured_watches, poll
+        from backline.airflow.watches import poll_and_post
 
-        async for fired in poll(configured_watches(settings()), _subscribers):
-            yield fired
+        async for unposted in poll_and_post(settings(), _subscribers):
+            yield unposted
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Any]) -> AsyncIterator[TriggerEvent]:
         """This watch's events."""

@@ -18,7 +18,7 @@ from psycopg.rows import DictRow
 
 from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
 from backline.airflow.job_events import JobEventPublisher
-from backline.airflow.poller import FAILURE_WATCH, lane_watch
+from backline.airflow.poller import FAILURE_WATCH, WATCH_URI, lane_watch
 from backline.airflow_api import AirflowClient
 from backline.db.connect import Database
 from backline.db.statements import statement
@@ -37,6 +37,7 @@ STATEMENT_TIMEOUT_SECONDS = 0.5
 INITIAL_RETRY_DELAY_SECONDS = 1.0
 MAX_RETRY_DELAY_SECONDS = 15.0
 RESCUE_INTERVAL_SECONDS = 1.0
+POST_TIMEOUT_SECONDS = 1.0
 FAILURE_COOLDOWN_SECONDS = 10.0
 FINGERPRINT_INTERVAL_SECONDS = 15.0
 """Between two requests for failed runs and import errors. Callbacks report most failures at once; these find the rest."""
@@ -56,12 +57,19 @@ class Watch(Protocol):
         """Release what `check` has opened; never raises."""
 
 
-def configured_watches(config: Settings) -> list[Watch]:
-    """All watches of the settings, over one database connection."""
-    database = AppDatabase()
+async def poll_and_post(config: Settings, used: Mapping[str, int]) -> AsyncIterator[frozenset[str]]:
+    """Poll all watches that are `used` and post their asset events; yields the watches whose event could not be posted."""
+    database, airflow = AppDatabase(), AppAirflow()
+    async for fired in poll(configured_watches(config, database, airflow), used):
+        if unposted := await airflow.post_events(fired):
+            yield unposted
+
+
+def configured_watches(config: Settings, database: AppDatabase, airflow: AppAirflow) -> list[Watch]:
+    """All watches of the settings."""
     return [
         LaneWatch(database, config),
-        FailureWatch(database, config),
+        FailureWatch(database, airflow, config),
         *(SqlWatch(name, watch, database) for name, watch in config.watches.items()),
     ]
 
@@ -121,6 +129,46 @@ class AppDatabase(Database):
             raise TimeoutFailure(f"the statement took longer than {STATEMENT_TIMEOUT_SECONDS} s") from None
 
 
+class AppAirflow:
+    """The poller's client of Airflow's REST API, made from Airflow's connection, anew after an error."""
+
+    def __init__(self) -> None:
+        self._client: AirflowClient | None = None
+        self._asset_ids: dict[str, int] = {}
+
+    async def client(self) -> AirflowClient:
+        """The client. Its methods block: call them in a thread."""
+        if self._client is None:
+            self._client = await airflow_rest_async()
+        return self._client
+
+    def reset(self) -> None:
+        """Forget the client and what it has found."""
+        self._client = None
+        self._asset_ids.clear()
+
+    async def post_events(self, names: frozenset[str]) -> frozenset[str]:
+        """Post the asset events of these watches; returns the watches for which that failed. Never raises.
+
+        A trigger's own event does the same, but Airflow takes those from its triggers only once a second.
+        """
+        try:
+            client = await self.client()
+            await asyncio.wait_for(asyncio.to_thread(self._post_events, client, names), POST_TIMEOUT_SECONDS)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the trigger's own event is left
+            log.warning("asset events of %s: %s: %s", ", ".join(names), type(exc).__name__, exc)
+            self.reset()
+            return names
+        return frozenset()
+
+    def _post_events(self, client: AirflowClient, names: frozenset[str]) -> None:
+        if not names <= self._asset_ids.keys():
+            assets = client.pages("/api/v2/assets", "assets", uri_pattern=WATCH_URI.format(""))
+            self._asset_ids.update({asset["name"]: asset["id"] for asset in assets})
+        for name in names:
+            client.post("/api/v2/assets/events", {"asset_id": self._asset_ids[name]})
+
+
 class LaneWatch:
     """Fires for lanes that need a dispatcher. Also makes due messages pending and rescues those of dead dispatchers."""
 
@@ -178,11 +226,11 @@ class FailureWatch:
 
     names = frozenset({FAILURE_WATCH})
 
-    def __init__(self, database: AppDatabase, config: Settings) -> None:
+    def __init__(self, database: AppDatabase, airflow: AppAirflow, config: Settings) -> None:
         self.interval_seconds = config.section(DeadLetterSettings).poll_interval_seconds
-        self._database, self._sends_alerts = database, bool(config.alerts.recipients)
+        self._database, self._airflow, self._sends_alerts = database, airflow, bool(config.alerts.recipients)
         self._cooldown = Cooldown(FAILURE_COOLDOWN_SECONDS)
-        self._rest: AirflowClient | None = None
+        self._client: AirflowClient | None = None
         self._events: JobEventPublisher | None = None
         self._fingerprint: tuple[object, ...] | None = None
         self._changed_at = datetime.now(UTC)
@@ -193,7 +241,7 @@ class FailureWatch:
         try:
             unread = await self._has_unread_failures()
         except BacklineError:
-            await self.close()
+            self._airflow.reset()
             raise
         alerts = self._sends_alerts and await self._database.fetch_quickly(
             statement("dead_letters", "alert_due"), {"batch_limit": 1}
@@ -201,16 +249,16 @@ class FailureWatch:
         return self.names if (unread or alerts) and self._cooldown.start() else frozenset()
 
     async def _has_unread_failures(self) -> bool:
-        if self._rest is None or self._events is None:
-            self._rest = await airflow_rest_async()
-            self._events = JobEventPublisher(self._rest, self._database, base_url())
+        client = await self._airflow.client()
+        if self._events is None or client is not self._client:
+            self._client, self._events = client, JobEventPublisher(client, self._database, base_url())
         try:
             await self._events.poll()
         except BacklineError as exc:
             # Dead letters do not depend on webhooks; the next call publishes what this one has missed.
             log.warning("job events: %s", exc)
         if time.monotonic() >= self._next_fingerprint:
-            found = await asyncio.to_thread(failure_fingerprint, self._rest)
+            found = await asyncio.to_thread(failure_fingerprint, client)
             if found != self._fingerprint:
                 self._fingerprint, self._changed_at = found, datetime.now(UTC)
             self._next_fingerprint = time.monotonic() + FINGERPRINT_INTERVAL_SECONDS
@@ -218,10 +266,7 @@ class FailureWatch:
         return not cursor or bool(cursor[0]["at"] < self._changed_at)
 
     async def close(self) -> None:
-        """Close the REST client; the next call makes one from Airflow's connection, which may have changed."""
-        rest, self._rest, self._events = self._rest, None, None
-        if rest is not None:
-            rest.close()
+        """The connection and the client are shared."""
 
 
 class Cooldown:

@@ -17,7 +17,16 @@ from psycopg.conninfo import make_conninfo
 
 from backline.airflow import watches
 from backline.airflow.poller import FAILURE_WATCH, PollTrigger, lane_watch
-from backline.airflow.watches import AppDatabase, FailureWatch, LaneWatch, SqlWatch, Watch, configured_watches, poll
+from backline.airflow.watches import (
+    AppAirflow,
+    AppDatabase,
+    FailureWatch,
+    LaneWatch,
+    SqlWatch,
+    Watch,
+    configured_watches,
+    poll,
+)
 from backline.airflow_api import AirflowClient
 from backline.dead_letters.reconcile_dead_letters import CURSOR
 from backline.errors import DatabaseFailure, Misconfigured, NetworkFailure, TimeoutFailure
@@ -74,7 +83,10 @@ class StubAirflow(AirflowClient):
         self.failed: list[dict[str, Any]] = []
         self.broken_files: list[dict[str, Any]] = []
         self.is_down = False
+        self.delay = 0.0
         self.requests = 0
+        self.listed = 0
+        self.posted: list[int] = []
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         self.requests += 1
@@ -86,11 +98,21 @@ class StubAirflow(AirflowClient):
     def import_errors(self) -> Any:
         return self.broken_files
 
+    def pages(self, path: str, key: str, **params: Any) -> Iterator[dict[str, Any]]:
+        assert (path, key, params) == ("/api/v2/assets", "assets", {"uri_pattern": "backline://watch/"})
+        self.listed += 1
+        yield from ({"name": lane_watch(lane), "id": number} for number, lane in enumerate(sorted(settings().lanes)))
+
+    def post(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        time.sleep(self.delay)
+        if self.is_down:
+            raise NetworkFailure("Airflow is down")
+        assert path == "/api/v2/assets/events"
+        self.posted.append(body["asset_id"])
+        return 200, {}
+
     def fail_run(self) -> None:
         self.failed.append({"dag_id": "x", "dag_run_id": str(len(self.failed)), "end_date": "2026-01-01T00:00:00Z"})
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -297,7 +319,7 @@ def read_all(outbox: Outbox) -> None:
 
 def test_a_new_failure_fires_until_the_reconciler_has_read_it(outbox: Outbox, airflow: StubAirflow) -> None:
     async def test(database: AppDatabase) -> None:
-        watch = FailureWatch(database, settings())
+        watch = FailureWatch(database, AppAirflow(), settings())
         assert await watch.check() == {FAILURE_WATCH}  # the reconciler has never run
         read_all(outbox)
         assert await watch.check() == frozenset()
@@ -317,7 +339,7 @@ def test_a_due_alert_fires(outbox: Outbox) -> None:
     read_all(outbox)
 
     async def test(database: AppDatabase) -> None:
-        watch = FailureWatch(database, settings())
+        watch = FailureWatch(database, AppAirflow(), settings())
         await watch.check()
         read_all(outbox)
         assert await watch.check() == frozenset()
@@ -335,7 +357,7 @@ def test_airflow_is_asked_less_often_than_the_database(airflow: StubAirflow, mon
     monkeypatch.setattr(watches, "FINGERPRINT_INTERVAL_SECONDS", 60.0)
 
     async def test(database: AppDatabase) -> None:
-        watch = FailureWatch(database, settings())
+        watch = FailureWatch(database, AppAirflow(), settings())
         for _ in range(5):
             await watch.check()
 
@@ -347,7 +369,7 @@ def test_after_an_error_a_client_is_made_anew(outbox: Outbox, airflow: StubAirfl
     read_all(outbox)
 
     async def test(database: AppDatabase) -> None:
-        watch = FailureWatch(database, settings())
+        watch = FailureWatch(database, AppAirflow(), settings())
         airflow.is_down = True
         with pytest.raises(NetworkFailure):
             await watch.check()
@@ -398,7 +420,7 @@ def test_a_watch_without_a_dag_is_not_polled() -> None:
 @pytest.mark.usefixtures("airflow")
 def test_all_share_one_connection(outbox: Outbox) -> None:
     async def test(_: AppDatabase) -> None:
-        everything = configured_watches(settings())
+        everything = configured_watches(settings(), AppDatabase(), AppAirflow())
         used = {name: 1 for watch in everything for name in watch.names}
         await collect(everything, used, 3.0)
 
@@ -433,14 +455,57 @@ def test_it_survives_a_lost_connection(outbox: Outbox) -> None:
     run(test)
 
 
-@pytest.mark.usefixtures("airflow")
-def test_the_trigger_yields_its_own_watchs_events(outbox: Outbox) -> None:
-    async def first_event(trigger: PollTrigger) -> dict[str, Any]:
-        events: AsyncIterator[Any] = trigger.run()
-        async with aclosing(events) as stream:  # type: ignore[type-var]
-            return dict((await asyncio.wait_for(anext(stream), 10)).payload)
+# --- asset events -------------------------------------------------------------------------------------
 
+
+def test_events_are_posted_and_assets_looked_up_once(airflow: StubAirflow) -> None:
+    async def test() -> None:
+        client = AppAirflow()
+        assert await client.post_events(frozenset({lane_watch("email.bulk"), LANE})) == frozenset()
+        assert await client.post_events(frozenset({LANE})) == frozenset()
+
+    asyncio.run(test())
+    assert (sorted(airflow.posted), airflow.listed) == ([0, 1, 1], 1)
+
+
+def test_what_cannot_be_posted_is_returned(airflow: StubAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "POST_TIMEOUT_SECONDS", 0.2)
+
+    async def test() -> None:
+        client, unknown = AppAirflow(), frozenset({"not_parsed_yet"})
+        assert await client.post_events(unknown) == unknown
+        airflow.is_down = True
+        assert await client.post_events(frozenset({LANE})) == {LANE}
+        airflow.is_down, airflow.delay = False, 1.0
+        assert await client.post_events(frozenset({LANE})) == {LANE}
+        airflow.delay = 0.0
+        assert await client.post_events(frozenset({LANE})) == frozenset()
+
+    asyncio.run(test())
+
+
+async def first_event(watch: str, seconds: float = 10.0) -> dict[str, Any] | None:
+    """The payload of the first event that a watch's trigger yields, None if there is none in time."""
+    events: AsyncIterator[Any] = PollTrigger(watch).run()
+    async with aclosing(events) as stream:  # type: ignore[type-var]
+        try:
+            return dict((await asyncio.wait_for(anext(stream), seconds)).payload)
+        except TimeoutError:
+            return None
+
+
+def test_a_trigger_yields_its_own_watchs_events_when_they_cannot_be_posted(
+    outbox: Outbox, airflow: StubAirflow
+) -> None:
+    airflow.is_down = True
     outbox.enqueue()
-    payload = asyncio.run(first_event(PollTrigger(LANE)))
+    payload = asyncio.run(first_event(LANE))
+    assert payload is not None
     assert payload["watch"] == LANE
     assert payload["fired_at"] == pytest.approx(time.time(), abs=5)
+
+
+def test_a_posted_event_is_not_yielded_too(outbox: Outbox, airflow: StubAirflow) -> None:
+    outbox.enqueue()
+    assert asyncio.run(first_event(LANE, 2.0)) is None
+    assert airflow.posted == [1]
