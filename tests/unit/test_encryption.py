@@ -12,32 +12,32 @@ OLD, NEW, OTHER = (Fernet.generate_key().decode() for _ in range(3))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_what_is_sealed_opens_again(value: str) -> None:
-    sealer = Encryptor([NEW])
-    sealed = sealer.encrypt(value)
-    assert sealed.startswith("gAAAA")  # what backline.enqueue takes for sealed
-    assert sealer.decrypt("code", sealed) == value
+def test_an_encrypted_value_decrypts(value: str) -> None:
+    encryptor = Encryptor([NEW])
+    encrypted = encryptor.encrypt(value)
+    assert encrypted.startswith("gAAAA")  # how backline.enqueue recognizes Fernet text
+    assert encryptor.decrypt("code", encrypted) == value
 
 
-def test_sealing_the_same_twice_gives_no_hint_of_it() -> None:
+def test_encrypting_the_same_value_twice_differs() -> None:
     assert Encryptor([NEW]).encrypt("123456") != Encryptor([NEW]).encrypt("123456")
 
 
-def test_after_rotation_old_ones_open_and_the_newest_key_seals() -> None:
-    sealed = Encryptor([OLD]).encrypt("123456")
+def test_after_rotation_old_values_decrypt_and_the_newest_key_encrypts() -> None:
+    encrypted = Encryptor([OLD]).encrypt("123456")
     rotated = Encryptor([NEW, OLD])
-    assert rotated.decrypt("code", sealed) == "123456"
+    assert rotated.decrypt("code", encrypted) == "123456"
     assert Encryptor([NEW]).decrypt("code", rotated.encrypt("x")) == "x"
 
 
 @pytest.mark.parametrize(
-    "sealed",
+    "encrypted",
     [Encryptor([OTHER]).encrypt("123456"), "123456", "", "gAAAA", {"$ref": "vault/x"}, 5],
     ids=["another key", "clear", "empty", "cut", "reference", "number"],
 )
-def test_what_no_key_opens_names_the_field_and_keeps_the_value_to_itself(sealed: str) -> None:
+def test_a_value_that_no_key_decrypts_names_the_field_and_not_the_value(encrypted: str) -> None:
     with pytest.raises(InvalidInput, match=r"^code: none of the keys in BACKLINE_FERNET_KEYS decrypts it") as caught:
-        Encryptor([NEW]).decrypt("code", sealed)
+        Encryptor([NEW]).decrypt("code", encrypted)
     assert caught.value.field == "code"
     assert "123456" not in str(caught.value)
 

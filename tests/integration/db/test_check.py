@@ -38,6 +38,6 @@ def test_statements_that_change_rows_are_only_planned(database: str) -> None:
         assert connection.execute("SELECT state FROM backline.message").fetchall() == [("pending",)]
 
 
-def test_a_domain_that_is_none_is_named(database: str) -> None:
+def test_an_unknown_domain_is_named(database: str) -> None:
     with pytest.raises(InvalidInput, match=r"domain: there is no file people\.sql; use one of: .*identity, .*outbox"):
         check_statements(database, ["people"])

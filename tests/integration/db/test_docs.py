@@ -12,7 +12,7 @@ from backline.settings import ROOT
 BLOCKS = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "operating.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def test_there_are_some() -> None:
+def test_the_docs_have_sql_examples() -> None:
     assert len(BLOCKS) >= 5
 
 

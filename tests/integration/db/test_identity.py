@@ -35,7 +35,7 @@ def token(request: pytest.FixtureRequest, app: psycopg.Connection[DictRow]) -> t
     return request.param, row
 
 
-def test_a_live_token_is_its_sealed_secret(token: tuple[str, DictRow], app: psycopg.Connection[DictRow]) -> None:
+def test_a_live_token_is_its_encrypted_secret(token: tuple[str, DictRow], app: psycopg.Connection[DictRow]) -> None:
     name, row = token
     for reference in (row["id"], str(row["id"])):
         [found] = ask(app, name, id=reference)
@@ -53,7 +53,7 @@ def test_a_live_token_is_its_sealed_secret(token: tuple[str, DictRow], app: psyc
         "DELETE FROM app.tokens WHERE id = %s",
     ],
 )
-def test_a_token_that_is_none_gives_no_row(
+def test_an_invalid_token_gives_no_row(
     end: LiteralString, token: tuple[str, DictRow], app: psycopg.Connection[DictRow]
 ) -> None:
     name, row = token
@@ -69,7 +69,7 @@ def test_a_token_of_which_only_the_hash_is_kept_gives_null(
     assert ask(app, name, id=row["id"]) == [{"value": None}]
 
 
-def test_an_id_that_is_no_number_is_a_data_error(app: psycopg.Connection[DictRow]) -> None:
+def test_an_id_that_is_not_a_number_is_a_data_error(app: psycopg.Connection[DictRow]) -> None:
     with pytest.raises(errors.DataError):
         ask(app, "password_reset_token", id="seventeen")
 
@@ -81,7 +81,7 @@ def test_a_person_is_reached_in_their_language_and_zone(app: psycopg.Connection[
     ]
 
 
-def test_nobody_who_left_is_written_to(app: psycopg.Connection[DictRow]) -> None:
+def test_a_deactivated_user_has_no_contact(app: psycopg.Connection[DictRow]) -> None:
     [person] = app.execute("SELECT id FROM app.users WHERE state = 'deactivated' LIMIT 1").fetchall()
     assert ask(app, "user_contact", id=person["id"]) == []
 
@@ -92,7 +92,7 @@ def test_alerts_go_to_the_admins_who_are_active(app: psycopg.Connection[DictRow]
     assert [row["email"][:11] for row in ask(app, "admin_recipients")] == ["admin000001", "admin000003"]
 
 
-def test_a_code_is_its_sealed_secret_while_it_is_good(app: psycopg.Connection[DictRow]) -> None:
+def test_a_code_is_its_encrypted_secret_until_it_expires(app: psycopg.Connection[DictRow]) -> None:
     code = add_token(app, Encryptor([TEST_FERNET_KEY]).encrypt("402913"), "otp")
     [found] = ask(app, "mfa_code", id=str(code))
     assert Encryptor([TEST_FERNET_KEY]).decrypt("code", found["value"]) == "402913"
@@ -105,7 +105,7 @@ def test_a_person_has_the_devices_that_are_there(app: psycopg.Connection[DictRow
     person, token = device["user_id"], device["token"]
     before = {row["token"] for row in ask(app, "push_tokens", id=str(person))}
     assert token in before
-    removal = {"token": token, "reason": "the push provider says that it is gone"}
+    removal = {"token": token, "reason": "the push provider no longer knows it"}
     for _ in range(2):  # a second time is no error
         app.execute(statement("identity", "push_token_remove"), removal)
     assert {row["token"] for row in ask(app, "push_tokens", id=person)} == before - {token}

@@ -1,4 +1,4 @@
-"""What SQL says of a recipient, and that it is never stricter than the models."""
+"""SQL's check of recipients, which is never stricter than the models'."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_each_channel_has_its_shape(database: str) -> None:
             assert {one: problem(connection, channel, one) for one in recipients} == dict.fromkeys(recipients)
         for channel, recipients in INVALID.items():
             for one in [*recipients, None]:
-                said = problem(connection, channel, one)
-                assert said is not None, (channel, one)
-                assert said.startswith("recipient: ")
+                found = problem(connection, channel, one)
+                assert found is not None, (channel, one)
+                assert found.startswith("recipient: ")
 
 
-def test_what_the_models_take_sql_takes(database: str) -> None:
+def test_sql_accepts_what_the_models_accept(database: str) -> None:
     with psycopg.connect(database) as connection:
         for channel, recipients in TYPED.items():
             for one in [*recipients, EXAMPLES[channel]]:

@@ -92,7 +92,7 @@ def test_names_and_text_are_as_written(folder: Path) -> None:
         "-- name: one\n-- It.\n",
     ],
 )
-def test_what_is_not_well_formed_is_named(folder: Path, text: str) -> None:
+def test_a_malformed_file_is_named(folder: Path, text: str) -> None:
     (folder / "shop.sql").write_text(text)
     with pytest.raises(Misconfigured, match=r"shop\.sql: -- name: one"):
         statements("shop")
@@ -110,25 +110,25 @@ def custom_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     settings.cache_clear()
 
 
-def test_a_statement_of_ones_own_stands_in_for_ours(custom_folder: Path) -> None:
+def test_a_custom_statement_replaces_ours(custom_folder: Path) -> None:
     (custom_folder / "shop.sql").write_text(
         "-- name: two\n-- Mine.\nSELECT 22;\n\n-- name: three\n-- Only mine.\nSELECT 33;\n"
     )
     assert statements("shop") == {"one": "SELECT 1;", "two": "SELECT 22;", "three": "SELECT 33;"}
 
 
-def test_a_folder_of_ones_own_may_leave_out_files(custom_folder: Path) -> None:
+def test_a_custom_folder_may_omit_files(custom_folder: Path) -> None:
     assert list(custom_folder.iterdir()) == []
     assert statement("shop", "two") == "SELECT 2;"
 
 
-def test_a_folder_of_ones_own_that_is_not_there_is_named(custom_folder: Path) -> None:
+def test_a_missing_custom_folder_is_named(custom_folder: Path) -> None:
     custom_folder.rmdir()
     with pytest.raises(Misconfigured, match=r"database\.statements_folder: .*own is not a folder; create it"):
         statements("shop")
 
 
-def test_what_is_not_well_formed_in_ones_own_is_named(custom_folder: Path) -> None:
+def test_a_malformed_custom_file_is_named(custom_folder: Path) -> None:
     (custom_folder / "shop.sql").write_text("-- name: two\nSELECT 22;\n")
     with pytest.raises(Misconfigured, match=r"own/shop\.sql: -- name: two"):
         statements("shop")
