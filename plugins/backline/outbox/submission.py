@@ -344,7 +344,9 @@ def replay(
         raise InvalidInput(f"payload.{missing[0]}", "was erased when the message ended; give the complete payload")
     if edits.payload is None:
         if row["type_version"] > kind.version:
-            raise InvalidStateTransition(f"the payload of message {message_id} is of a newer version than this server knows")
+            raise InvalidStateTransition(
+                f"the payload of message {message_id} is of a newer version than this server knows"
+            )
         payload = kind.to_current(payload, row["type_version"])
     recipient = recipients.check(row["channel"], row["recipient"] if edits.recipient is None else edits.recipient)
     is_group = len(kind.channels) > 1
