@@ -1,8 +1,7 @@
--- Messages as people ask for them: one, a group, a search; and taking them in over HTTP.
--- Secret fields never leave the database here: their names do.
+-- Queries about messages: one, a group, a search. Secret fields are returned by name only, never with their values.
 
 -- name: message_get
--- One message, how many dispatchers serve its lane now, and the database's clock.
+-- One message, the number of dispatchers of its lane, and the database's clock.
 SELECT m.id, m.type, m.channel, m.lane, m.priority, m.state, m.recipient, m.due_at, m.expires_at, m.attempt,
     m.max_attempts, m.rescues, m.leased_until, m.cancel_requested, m.rate_token_reserved, m.request_id, m.group_id, m.replay_of,
     m.created_at, m.finalized_at, m.error_class, m.error, m.provider_id,
@@ -16,16 +15,16 @@ FROM backline.message AS m LEFT JOIN backline.message_type AS t ON t.name = m.ty
 WHERE m.id = %(id)s::bigint;
 
 -- name: message_group
--- The messages of a group. enqueue draws their ids right after the group's own, so a short stretch of the primary
--- key holds them all, and no index has to be kept for them.
+-- The messages of a group. Their ids follow the group's id closely, so a short range of the primary key contains them, and they
+-- need no index.
 SELECT id, type, channel, lane, state, recipient, request_id, group_id, created_at, finalized_at, error_class, error
 FROM backline.message
 WHERE id > %(id)s::bigint AND id <= %(id)s::bigint + 100000 AND group_id = %(id)s::bigint
 ORDER BY id;
 
 -- name: message_id_since
--- The lowest id at or after which all messages were created at `time` or later: ids and times grow together, so it is
--- found by halving, with one look at the primary key a step.
+-- The lowest id from which on all messages were created at `time` or later: ids and times grow together, so a binary search finds
+-- it, with one primary key lookup per step.
 WITH RECURSIVE search (low, high) AS (
     SELECT coalesce(min(id), 1), coalesce(max(id), 0) + 1 FROM backline.message
     UNION ALL
@@ -44,8 +43,7 @@ SELECT max(low) AS id FROM search;
 SELECT coalesce(min(id), 1) AS oldest, coalesce(max(id), 0) AS newest FROM backline.message;
 
 -- name: message_search
--- Messages of one stretch of ids, newest first, that match all filters given. `recipient` is found in any case and
--- anywhere in the address.
+-- Messages of a range of ids that match all given filters, newest first. `recipient` is any part of the address, in any case.
 SELECT id, type, channel, lane, state, recipient, request_id, group_id, created_at, finalized_at, error_class, error
 FROM backline.message
 WHERE id >= %(from_id)s::bigint AND id < %(below_id)s::bigint
@@ -57,15 +55,15 @@ WHERE id >= %(from_id)s::bigint AND id < %(below_id)s::bigint
 ORDER BY id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: schema_version
--- The newest migration that the database has.
+-- The number of the latest applied migration.
 SELECT coalesce(max(number), 0) AS number FROM backline.migration;
 
 -- name: statement_timeout_set
--- Bounds every later statement of this transaction to `seconds`.
+-- Limits every later statement of this transaction to `seconds`.
 SELECT set_config('statement_timeout', (%(seconds)s::float8 * 1000)::bigint::text, true);
 
 -- name: message_lock
--- One message for an act on it: locked until the transaction ends. Its payload comes without secret fields.
+-- One message for an action on it, locked until the transaction ends. Its payload is returned without secret fields.
 SELECT m.id, m.type, m.type_version, m.channel, m.lane, m.priority, m.state, m.recipient, m.expires_at,
     m.payload - coalesce(t.secret_fields, '{}') AS payload, coalesce(t.secret_fields, '{}') AS secret_fields
 FROM backline.message AS m LEFT JOIN backline.message_type AS t ON t.name = m.type

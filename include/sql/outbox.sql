@@ -1,10 +1,10 @@
--- The outbox engine's statements. All times are the database's clock.
--- Rows that a statement has locked are updated by their place (ctid), which a lock keeps: one index descent less each.
--- `ctid = ANY (ARRAY(...))` and not a join, which the planner may turn into a hash of the whole table.
+-- The outbox engine's statements. All times are of the database's clock.
+-- Rows that a statement has locked are updated by ctid, which a lock keeps: one index descent less per row. With
+-- `ctid = ANY (ARRAY(...))`, because the planner may turn a join into a hash of the whole table.
 
 -- name: message_promote
--- Makes messages that came due pending, at most `batch_limit`; returns one row each. (clock_timestamp would be asked anew for each row,
--- and so could not bound the walk through the index: it would read all that is due tomorrow.)
+-- Makes due messages pending, at most `batch_limit`; returns one row each. (clock_timestamp is evaluated per row, so it could not
+-- bound the index scan, which would read everything that is due later.)
 UPDATE backline.message AS m SET state = 'pending'
 WHERE m.ctid = ANY (ARRAY(
     SELECT ctid FROM backline.message
@@ -13,7 +13,7 @@ WHERE m.ctid = ANY (ARRAY(
 RETURNING m.lane;
 
 -- name: message_expire
--- Ends messages that nobody holds and whose time is over, at most `batch_limit`; secrets are erased.
+-- Ends messages that have expired and are not leased, at most `batch_limit`; their secrets are erased.
 UPDATE backline.message AS m
 SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
     error = 'expired before it could be sent'
@@ -25,10 +25,9 @@ WHERE t.name = m.type AND m.ctid = ANY (ARRAY(
 RETURNING m.lane;
 
 -- name: message_claim
--- Takes up to `batch_limit` due messages of a lane under a fresh lease, first priority first, of those after a place in that order:
--- (-32768, '-infinity', 0) is before the first. It does not wait for the disk: a claim that a crash undoes is found out by its
--- completion, which is durable, and with it all that went before.
--- `has_preferences`: whether any recipient has any to be looked up; looked at once a claim.
+-- Leases up to `batch_limit` due messages of a lane, by priority, after a position in that order: (-32768, '-infinity', 0) is
+-- before the first. It does not wait for the disk: the completion, which does, detects a claim that a crash undid.
+-- `has_preferences`: whether any recipient has preferences; evaluated once per claim.
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
@@ -45,7 +44,7 @@ RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.
         OR EXISTS (SELECT FROM backline.recipient_preference) AS has_preferences;
 
 -- name: message_claim_rescued
--- Takes one message whose dispatcher had died: such a one travels alone, in case it was the killer.
+-- Leases one message whose dispatcher died: it is sent alone, in case it caused the death.
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = %(dispatcher)s::bigint,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
@@ -58,7 +57,7 @@ RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.
     m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_lease_one
--- Leases one message by id for a run that delivers it itself; no row if it is final, not due or held by another.
+-- Leases one message by id for a run that delivers it; no row if it is final, not due or leased by another process.
 UPDATE backline.message AS m
 SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = NULL,
     leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
@@ -69,31 +68,31 @@ RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.
     m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_status
--- Where one message stands.
+-- The current state of one message.
 SELECT id, type, channel, lane, priority, state, recipient, due_at, expires_at, attempt, max_attempts, rescues,
     request_id, group_id, replay_of, created_at, finalized_at, error_class, error, provider_id,
     extract(epoch FROM greatest(due_at, coalesce(leased_until, due_at)) - clock_timestamp())::float8 AS seconds_to_due
 FROM backline.message WHERE id = %(id)s::bigint;
 
 -- name: message_list_enqueued
--- What enqueue took in under the id that it gave: the message, or the messages of a group, whose ids follow the group's own.
--- An event for every webhook endpoint is a message by itself; what it becomes for each is the lane's to send.
+-- The messages of an id that enqueue returned: the message, or those of a group, whose ids follow the group's id. An event for all
+-- webhook endpoints is one message; its messages for each endpoint are left to the lane.
 SELECT id, channel FROM backline.message
 WHERE id = %(id)s::bigint OR id > %(id)s::bigint AND id <= %(id)s::bigint + 100000 AND group_id = %(id)s::bigint
     AND NOT EXISTS (SELECT FROM backline.message AS own WHERE own.id = %(id)s::bigint)
 ORDER BY id;
 
 -- name: message_attempts
--- The attempts of one message, first to last.
+-- The attempts of one message, in order.
 SELECT number, started_at, duration_ms, outcome, error_class, code, response, dispatcher, dag_run
 FROM backline.attempt WHERE message_id = %(id)s::bigint ORDER BY number, started_at;
 
 -- name: message_complete_many
--- Ends attempts, fenced by lease token; returns the ids that were still ours. A try that ends in `scheduled` is a retry
--- after `delay` seconds, or the end (expired) if that is too late, or (cancelled) if a person took the message back
--- meanwhile. Secrets of final messages are erased; one attempt row is written for each.
--- A lateral join, so that each message is found by its id whatever the statistics say: with an open choice the planner
--- likes the small index of leased messages, and reads all of them for each one.
+-- Ends attempts, fenced by lease token; returns the messages whose lease was still held. An attempt that ends in `scheduled` is
+-- retried after `delay` seconds, unless the message expires before (expired) or its cancellation was requested (cancelled). Secrets
+-- of final messages are erased; one attempt row is inserted for each.
+-- A lateral join, so that each message is found by its id whatever the statistics are: otherwise the planner may choose the small
+-- index of leased messages and read all of it for each message.
 WITH done AS (
     SELECT * FROM json_to_recordset(%(outcomes)s::json) AS u (
         message_id bigint, token uuid, state backline.message_state, delay float8, error_class text, error text,
@@ -134,7 +133,7 @@ WITH done AS (
 SELECT id, state FROM updated;
 
 -- name: message_return_many
--- Gives back messages that were claimed and not tried; fenced. Costs neither an attempt nor a rescue.
+-- Returns claimed messages that were not attempted, fenced by lease token, without using up an attempt or a rescue.
 UPDATE backline.message AS m
 SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'pending' END::backline.message_state,
     finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
@@ -160,7 +159,7 @@ WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
 RETURNING m.id;
 
 -- name: message_renew
--- Lengthens leases, fenced; returns the messages that were still ours.
+-- Extends leases, fenced by lease token; returns the messages whose lease was still held.
 UPDATE backline.message AS m
 SET leased_until = clock_timestamp() + %(lease_seconds)s::float8 * interval '1 second'
 FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[]) AS u (id, token)
@@ -168,13 +167,13 @@ WHERE m.id = u.id AND m.lease_token = u.token
 RETURNING m.id;
 
 -- name: message_cancel_requests
--- Messages in a dispatcher's hands that somebody has taken back.
+-- A dispatcher's messages whose cancellation was requested.
 SELECT id FROM backline.message
 WHERE state = 'leased' AND dispatcher = %(dispatcher)s::bigint AND cancel_requested;
 
 -- name: message_rescue
--- Takes messages from the dead: expired leases, and those of dispatchers that are gone or whose heartbeat stopped.
--- Too many rescues end it: the message may be what kills them.
+-- Takes messages back: those with expired leases, and those of dispatchers that are gone or whose heartbeat stopped. A message with
+-- too many rescues becomes dead, because it may be what kills its dispatchers.
 WITH gone AS (
     DELETE FROM backline.dispatcher
     WHERE heartbeat_at < clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second'
@@ -198,14 +197,14 @@ SET state = s.next_state, rescues = m.rescues + 1, lease_token = NULL, leased_un
     payload = CASE WHEN s.next_state <> 'pending' THEN m.payload - t.secret_fields ELSE m.payload END,
     error_class = CASE WHEN s.next_state = 'dead' THEN 'unknown' ELSE m.error_class END,
     error = CASE WHEN s.next_state = 'dead'
-        THEN 'its dispatcher died ' || (m.rescues + 1) || ' times while it held this message; it may be what kills it'
+        THEN 'its dispatcher died ' || (m.rescues + 1) || ' times while it held this message, which may be the cause'
         ELSE m.error END
 FROM stale AS s, backline.message_type AS t
 WHERE m.id = s.id AND t.name = m.type
 RETURNING m.id, m.lane, m.state;
 
 -- name: message_cancel
--- Takes a message back: at once if nobody holds it, else its holder is asked. Returns the state that it is in now.
+-- Cancels a message: at once if it is not leased, else its dispatcher is asked to. Returns its new state.
 UPDATE backline.message AS m
 SET state = CASE WHEN m.state = 'leased' THEN 'leased' ELSE 'cancelled' END::backline.message_state,
     cancel_requested = true,
@@ -216,14 +215,14 @@ WHERE m.id = %(id)s::bigint AND m.state IN ('scheduled', 'pending', 'leased') AN
 RETURNING m.state;
 
 -- name: message_replace_payload
--- Gives a message that waits for its time, and was not tried yet, another payload, and makes it due; no row if it waits no more.
+-- Replaces the payload of a scheduled message that was not attempted yet, and makes it due; no row otherwise.
 UPDATE backline.message AS m
 SET payload = %(payload)s::jsonb, type_version = %(type_version)s::smallint, state = 'pending', due_at = clock_timestamp()
 WHERE m.id = %(id)s::bigint AND m.state = 'scheduled' AND m.attempt = 0
 RETURNING m.state;
 
 -- name: message_retry
--- Revives a dead message under its own id, with as many attempts as its type has; not one whose secrets are erased.
+-- Makes a dead message pending again, with all attempts of its type; not one whose secrets are erased.
 UPDATE backline.message AS m
 SET state = 'pending', finalized_at = NULL, due_at = clock_timestamp(), rescues = 0, cancel_requested = false,
     max_attempts = m.attempt + coalesce((SELECT r.max_attempts FROM unnest(t.routes) AS r WHERE r.channel = m.channel), 1)
@@ -233,7 +232,7 @@ WHERE m.id = %(id)s::bigint AND m.state = 'dead' AND t.name = m.type AND cardina
 RETURNING m.state;
 
 -- name: dispatcher_register
--- Takes a free slot of a lane; no row if all are served. Tells whether it takes over from one that hands over.
+-- Takes a free slot of a lane; no row if all are taken. Returns whether it succeeds a dispatcher that hands over.
 INSERT INTO backline.dispatcher (lane, slot, dag_run)
 SELECT %(lane)s::text, s.slot, %(dag_run)s::text
 FROM generate_series(1, %(slots)s::integer) AS s (slot)
@@ -245,8 +244,8 @@ RETURNING id, EXISTS (
     SELECT FROM backline.dispatcher AS d WHERE d.lane = %(lane)s::text AND d.handing_over) AS is_successor;
 
 -- name: dispatcher_heartbeat
--- Says that a dispatcher lives, and hears whether it should stop and whether a successor is there.
--- No row: it was taken for dead, and its messages are no longer its own.
+-- Records that a dispatcher is alive; returns whether it should stop and whether it has a successor. No row: it was declared dead
+-- and has lost its messages.
 UPDATE backline.dispatcher AS d
 SET heartbeat_at = clock_timestamp(), handing_over = d.handing_over OR %(handing_over)s::boolean
 WHERE d.id = %(dispatcher)s::bigint
@@ -254,7 +253,7 @@ RETURNING d.stop_requested, EXISTS (
     SELECT FROM backline.dispatcher AS s WHERE s.lane = d.lane AND s.id > d.id AND NOT s.handing_over) AS has_successor;
 
 -- name: dispatcher_unregister
--- Ends a dispatcher; what it still holds is rescued.
+-- Deletes a dispatcher; messages that it still holds are rescued.
 DELETE FROM backline.dispatcher WHERE id = %(dispatcher)s::bigint RETURNING id;
 
 -- name: dispatcher_stop_all
@@ -262,7 +261,7 @@ DELETE FROM backline.dispatcher WHERE id = %(dispatcher)s::bigint RETURNING id;
 UPDATE backline.dispatcher SET stop_requested = true RETURNING id;
 
 -- name: dispatcher_count
--- Dispatchers whose heart beats.
+-- The number of dispatchers with a recent heartbeat.
 SELECT count(*)::integer AS alive FROM backline.dispatcher
 WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
 
@@ -283,7 +282,7 @@ SELECT EXISTS (SELECT FROM backline.dispatcher)
         ORDER BY expires_at LIMIT 1) IS NOT NULL AS has_work;
 
 -- name: lane_status
--- For the poller: what waits in each lane (counted up to `count_limits` of that lane), the message at its head, and who serves it.
+-- For each lane: its waiting messages (counted up to its number in `count_limits`), the message at its head, and its dispatchers.
 SELECT l.lane,
     (SELECT count(*)::integer FROM (
         SELECT FROM backline.message AS m WHERE m.lane = l.lane AND m.state = 'pending' AND m.rescues = 0
@@ -306,7 +305,7 @@ CROSS JOIN LATERAL (
       AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second') AS d;
 
 -- name: rate_lane_tokens
--- Tokens that a lane has now, and the seconds until the next; locks the bucket (run it in the claim's transaction).
+-- The tokens that a lane has now, and the seconds until the next; locks the bucket (run it in the claim's transaction).
 INSERT INTO backline.rate_bucket AS b (key, next_at) VALUES (%(key)s::text, clock_timestamp())
 ON CONFLICT (key) DO UPDATE SET next_at = greatest(b.next_at, clock_timestamp())
 RETURNING
@@ -316,32 +315,32 @@ RETURNING
         - (%(burst)s::float8 - 1) * %(interval)s::float8)::float8 AS wait_seconds;
 
 -- name: rate_lane_spend
--- Spends tokens of a lane's bucket that is locked by this transaction.
+-- Spends tokens of a lane's bucket, which this transaction has locked.
 UPDATE backline.rate_bucket SET next_at = next_at + %(spent)s::integer * %(interval)s::float8 * interval '1 second'
 WHERE key = %(key)s::text;
 
 -- name: rate_reserve_many
--- Reserves `token_counts` tokens of each bucket, locked in the order of their keys; returns for each the seconds until the
--- first of them comes (less than zero: it is there already), the next ones following at the bucket's interval.
-WITH wish AS (
+-- Reserves `token_counts` tokens of each bucket, locked in the order of their keys; returns for each bucket the seconds until the
+-- first token (less than zero: it is available now). The others follow at the bucket's interval.
+WITH request AS (
     SELECT * FROM unnest(%(keys)s::text[], %(token_counts)s::integer[], %(intervals)s::float8[], %(bursts)s::float8[])
-        AS u (key, wanted, interval, burst)
+        AS u (key, tokens, interval, burst)
     ORDER BY key
 ), reserved AS (
     INSERT INTO backline.rate_bucket AS b (key, next_at)
-    SELECT key, clock_timestamp() + wanted * interval * interval '1 second' FROM wish ORDER BY key
+    SELECT key, clock_timestamp() + tokens * interval * interval '1 second' FROM request ORDER BY key
     ON CONFLICT (key) DO UPDATE
         SET next_at = greatest(b.next_at, clock_timestamp()) + (excluded.next_at - clock_timestamp())
     RETURNING b.key, b.next_at
 )
 SELECT r.key, (extract(epoch FROM r.next_at - clock_timestamp())
-    - (wish.wanted - 1 + wish.burst) * wish.interval)::float8 AS seconds_to_first_token
-FROM reserved AS r JOIN wish USING (key);
+    - (request.tokens - 1 + request.burst) * request.interval)::float8 AS seconds_to_first_token
+FROM reserved AS r JOIN request USING (key);
 
 -- name: ledger_add_closed_days
--- Notes the days that are over and not yet in the ledger; each can be frozen once all transactions of now have ended.
+-- Inserts the days that are over and not in the ledger yet; each can be frozen once all current transactions have ended.
 INSERT INTO backline.ledger_day (day, closing_xid)
-SELECT d.day, pg_current_xact_id()  -- above every one that was given before
+SELECT d.day, pg_current_xact_id()  -- higher than every earlier one
 FROM (SELECT generate_series(
         coalesce((SELECT max(day) + 1 FROM backline.ledger_day),
                  (SELECT (created_at AT TIME ZONE 'UTC')::date FROM backline.message ORDER BY id LIMIT 1)),
@@ -350,7 +349,7 @@ ON CONFLICT DO NOTHING
 RETURNING day;
 
 -- name: ledger_freeze_day
--- Freezes one day whose last transaction has ended: how many messages were accepted, by type.
+-- Freezes one day whose last transaction has ended: stores how many messages were accepted, by type.
 WITH day AS (
     SELECT d.day FROM backline.ledger_day AS d
     WHERE d.frozen_at IS NULL AND d.closing_xid <= pg_snapshot_xmin(pg_current_snapshot())
@@ -367,7 +366,7 @@ UPDATE backline.ledger_day AS d SET frozen_at = clock_timestamp() FROM day WHERE
 RETURNING d.day;
 
 -- name: ledger_conservation
--- Per type and day from `since`: what was accepted against where it is now. An open day's `accepted` is not frozen yet.
+-- Per type and day from `since`: how many messages were accepted, and their states now. An open day's `accepted` is not frozen.
 WITH held AS (
     SELECT (created_at AT TIME ZONE 'UTC')::date AS day, type, count(*) AS held,
         count(*) FILTER (WHERE state = 'sent') AS sent,
@@ -390,15 +389,15 @@ FROM held AS h FULL JOIN (SELECT * FROM backline.ledger WHERE day >= %(since)s::
 ORDER BY day, type;
 
 -- name: message_prune
--- Looks at the `batch_limit` messages that follow `after_id` by id, deletes those that are finished and of a frozen day before `before_day`,
--- and counts them in the ledger. Returns the last id that it looked at and whether any of them was that old; the next look
--- goes on from there, past what is dead or waits.
-WITH looked AS (
-    SELECT ctid AS place, id, created_at FROM backline.message
+-- Scans the `batch_limit` messages after `after_id`, deletes those that are final, not dead, and of a frozen day before
+-- `before_day`, and counts them in the ledger. Returns the last scanned id, from which the next call continues, and whether any
+-- scanned message was that old.
+WITH scanned AS (
+    SELECT ctid AS location, id, created_at FROM backline.message
     WHERE id > %(after_id)s::bigint ORDER BY id LIMIT %(batch_limit)s::integer
 ), gone AS (
     DELETE FROM backline.message AS m USING backline.ledger_day AS d
-    WHERE m.ctid = ANY (ARRAY(SELECT place FROM looked)) AND m.finalized_at IS NOT NULL AND m.state <> 'dead'
+    WHERE m.ctid = ANY (ARRAY(SELECT location FROM scanned)) AND m.finalized_at IS NOT NULL AND m.state <> 'dead'
       AND d.day = (m.created_at AT TIME ZONE 'UTC')::date AND d.frozen_at IS NOT NULL AND d.day < %(before_day)s::date
     RETURNING d.day, m.type
 ), counted AS (
@@ -408,10 +407,10 @@ WITH looked AS (
 )
 SELECT max(id) AS last, coalesce(bool_or(created_at < %(before_day)s::date::timestamp AT TIME ZONE 'UTC'), false) AS old,
     (SELECT count(*) FROM gone) AS pruned
-FROM looked;
+FROM scanned;
 
 -- name: idempotency_prune
--- Forgets up to `batch_limit` keys whose time is over.
+-- Deletes up to `batch_limit` expired keys.
 DELETE FROM backline.idempotency AS i USING (
     SELECT type, channel, key FROM backline.idempotency WHERE expires_at < statement_timestamp()
     LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED) AS old
@@ -419,7 +418,7 @@ WHERE (i.type, i.channel, i.key) = (old.type, old.channel, old.key)
 RETURNING 1 AS pruned;
 
 -- name: delivery_event_prune
--- Forgets up to `batch_limit` events that are older than the history.
+-- Deletes up to `batch_limit` events that are older than the history.
 DELETE FROM backline.delivery_event WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM backline.delivery_event
     WHERE received_at < clock_timestamp() - %(retention_days)s::integer * interval '1 day'
@@ -427,14 +426,14 @@ DELETE FROM backline.delivery_event WHERE ctid = ANY (ARRAY(
 RETURNING 1 AS pruned;
 
 -- name: daily_send_count_prune
--- Forgets up to `batch_limit` recipients' days that are over, in every zone.
+-- Deletes up to `batch_limit` daily counts whose day is over in every time zone.
 DELETE FROM backline.daily_send_count WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM backline.daily_send_count WHERE day < (clock_timestamp() AT TIME ZONE 'UTC')::date - 2
     ORDER BY day LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
 RETURNING 1 AS pruned;
 
 -- name: attempt_partitions_create
--- Makes the attempt partitions of the coming days.
+-- Creates the attempt partitions of the coming days.
 SELECT backline.attempt_partitions_create((clock_timestamp() AT TIME ZONE 'UTC')::date, %(days)s::integer) AS created;
 
 -- name: attempt_partitions_drop
@@ -448,7 +447,7 @@ SELECT backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)
     %(idempotency_keys)s::text[], %(replay_of)s::bigint) AS ids;
 
 -- name: message_type_sync
--- Makes one message type known to backline.enqueue.
+-- Stores one message type for backline.enqueue.
 INSERT INTO backline.message_type AS t (name, version, fields, field_names, secret_fields, routes)
 SELECT %(name)s::text, %(version)s::smallint,
     coalesce((SELECT array_agg(f) FROM jsonb_populate_recordset(NULL::backline.field_rule, %(fields)s::jsonb) AS f), '{}'),
@@ -459,10 +458,10 @@ SET version = excluded.version, fields = excluded.fields, field_names = excluded
     routes = excluded.routes;
 
 -- name: lane_sync
--- Makes one lane known to backline.enqueue.
+-- Stores one lane for backline.enqueue.
 INSERT INTO backline.lane (name, channel, priority) VALUES (%(name)s::text, %(channel)s::text, %(priority)s::smallint)
 ON CONFLICT (name) DO UPDATE SET channel = excluded.channel, priority = excluded.priority;
 
 -- name: lane_delete_missing
--- Removes lanes that are no longer in the settings.
+-- Deletes lanes that are no longer in the settings.
 DELETE FROM backline.lane WHERE name <> ALL (%(names)s::text[]);

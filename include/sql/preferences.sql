@@ -1,13 +1,13 @@
--- What recipients want: whether and when they are written to.
+-- Preferences: suppressions, opt-outs, quiet hours and daily limits.
 
 -- name: recipient_preferences
--- What is known of the recipients of these messages, by place: suppressed, or the message's topic left, or when they want
--- quiet. Without `include_unknown` only those of whom something is known. A message without a topic (null) cannot be left.
-SELECT u.place::integer AS position, clock_timestamp() AS now,
+-- The preferences of these messages' recipients, by position: suppression, opt-out of the message's topic, quiet hours and limit.
+-- Without `include_unknown` only those of recipients who have any. An opt-out does not apply to a message without a topic (null).
+SELECT u.position::integer AS position, clock_timestamp() AS now,
     s.reason AS suppressed, s.source AS suppressed_by, s.since AS suppressed_since,
     o.topic AS opted_out_topic, o.since AS opted_out_since,
     p.zone, p.quiet_from, p.quiet_until, p.per_day::integer AS per_day
-FROM ROWS FROM (json_to_recordset(%(recipients)s::json) AS (address text, topic text)) WITH ORDINALITY AS u (address, topic, place)
+FROM ROWS FROM (json_to_recordset(%(recipients)s::json) AS (address text, topic text)) WITH ORDINALITY AS u (address, topic, position)
 LEFT JOIN backline.suppression AS s ON s.channel = %(channel)s::text AND s.address = u.address
     AND (s.until IS NULL OR s.until > clock_timestamp())
 LEFT JOIN LATERAL (
@@ -16,11 +16,11 @@ LEFT JOIN LATERAL (
     ORDER BY o.since LIMIT 1) AS o ON true
 LEFT JOIN backline.recipient_preference AS p ON p.channel = %(channel)s::text AND p.address = u.address
 WHERE %(include_unknown)s::boolean OR s.id IS NOT NULL OR o.topic IS NOT NULL OR p.address IS NOT NULL
-ORDER BY u.place;
+ORDER BY u.position;
 
 -- name: daily_send_count_claim_many
--- Counts messages towards the days of their recipients, rows locked in order; returns for each day the messages that
--- are within its limit, those counted before included.
+-- Adds messages to their recipients' daily counts, with the rows locked in order; returns for each day the messages within the
+-- limit, including those counted before.
 INSERT INTO backline.daily_send_count AS d (channel, address, day, per_day, message_ids)
 SELECT %(channel)s::text, w.address, w.day, w.per_day, w.message_ids[1:w.per_day]
 FROM json_to_recordset(%(requests)s::json) AS w (address text, day date, per_day smallint, message_ids bigint[])
@@ -32,8 +32,8 @@ SET per_day = excluded.per_day, message_ids = d.message_ids || ARRAY(
 RETURNING d.message_ids;
 
 -- name: message_suppress_many
--- Ends claimed messages that are not to be sent, saying why; fenced. Costs no attempt. Secrets are erased. One that was
--- taken back meanwhile is cancelled.
+-- Suppresses claimed messages for `reasons`, fenced by lease token, without an attempt; their secrets are erased. One with a
+-- cancellation request is cancelled.
 UPDATE backline.message AS m
 SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'suppressed' END::backline.message_state,
     finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
@@ -43,8 +43,8 @@ WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
 RETURNING m.id;
 
 -- name: message_defer_many
--- Puts claimed messages off to a time that suits their recipients, saying why; fenced. Costs no attempt. One that was taken
--- back meanwhile is cancelled.
+-- Defers claimed messages until their recipients accept messages again, for `reasons`, fenced by lease token, without using up an
+-- attempt. One with a cancellation request is cancelled.
 WITH moved AS (
     UPDATE backline.message AS m
     SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END::backline.message_state,
@@ -55,14 +55,14 @@ WITH moved AS (
         AS u (id, token, until, reason), backline.message_type AS t
     WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
     RETURNING m.id, m.channel, m.state, u.until, u.reason
-), told AS (
+), events AS (
     INSERT INTO backline.delivery_event (message_id, channel, event, source, detail, at, until)
     SELECT id, channel, 'postponed', 'preferences', reason, clock_timestamp(), until FROM moved WHERE state = 'scheduled'
 )
 SELECT id FROM moved;
 
 -- name: suppress
--- Takes an address off all lists; see backline.suppress.
+-- Suppresses an address; see backline.suppress.
 SELECT backline.suppress(%(channel)s::text, %(address)s::text, %(reason)s::text, %(detail)s::text, %(until)s::timestamptz,
     %(source)s::text) AS id;
 
@@ -72,7 +72,7 @@ SELECT id, channel, address, reason, source, detail, message_id, since, until FR
 WHERE id = %(id)s::bigint;
 
 -- name: suppression_list
--- Suppressions below the id `cursor`, newest first, that match all filters given; those whose time is over are left out.
+-- Current suppressions below the id `cursor` that match all given filters, newest first.
 SELECT id, channel, address, reason, source, detail, message_id, since, until FROM backline.suppression
 WHERE (%(cursor)s::bigint IS NULL OR id < %(cursor)s::bigint)
   AND (%(channel)s::text IS NULL OR channel = %(channel)s::text)
@@ -82,17 +82,17 @@ WHERE (%(cursor)s::bigint IS NULL OR id < %(cursor)s::bigint)
 ORDER BY id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: suppression_remove
--- Lets an address be written to again.
+-- Deletes a suppression.
 DELETE FROM backline.suppression WHERE id = %(id)s::bigint
 RETURNING id, channel, address, reason, source, detail, message_id, since, until;
 
 -- name: opt_out
--- The recipient leaves a topic; see backline.opt_out.
+-- Opts a recipient out of a topic; see backline.opt_out.
 SELECT backline.opt_out(%(channel)s::text, %(address)s::text, %(topic)s::text, %(source)s::text, %(message_id)s::bigint);
 
 -- name: opt_out_replace
--- What the recipient has left is these topics and no other.
-WITH back AS (
+-- Opts a recipient out of exactly these topics.
+WITH opted_in AS (
     DELETE FROM backline.opt_out
     WHERE channel = %(channel)s::text AND address = %(address)s::text AND topic <> ALL (%(topics)s::text[])
 )
@@ -101,21 +101,21 @@ SELECT %(channel)s::text, %(address)s::text, topic, %(source)s::text FROM unnest
 ON CONFLICT DO NOTHING;
 
 -- name: opt_in
--- The recipient comes back to a topic; see backline.opt_in.
+-- Opts a recipient in to a topic; see backline.opt_in.
 SELECT backline.opt_in(%(channel)s::text, %(address)s::text, %(topic)s::text);
 
 -- name: opt_out_list
--- What one recipient has left, the first first.
+-- The topics that one recipient opted out of, oldest first.
 SELECT topic, source, since FROM backline.opt_out
 WHERE channel = %(channel)s::text AND address = backline.address_key(%(channel)s::text, %(address)s::text)
 ORDER BY since, topic;
 
 -- name: preference_get
--- How one recipient wants to be written to.
+-- The preference of one recipient.
 SELECT zone, quiet_from, quiet_until, per_day FROM backline.recipient_preference
 WHERE channel = %(channel)s::text AND address = backline.address_key(%(channel)s::text, %(address)s::text);
 
 -- name: preference_set
--- Says how one recipient wants to be written to; see backline.set_preference.
+-- Sets the preference of one recipient; see backline.set_preference.
 SELECT backline.set_preference(%(channel)s::text, %(address)s::text, %(zone)s::text, %(quiet_from)s::time,
     %(quiet_until)s::time, %(per_day)s::integer);

@@ -1,19 +1,19 @@
--- The outbox: one row a message, and what proves that none is lost.
+-- The outbox: one row per message, its attempts, and the ledger that proves that no message is lost.
 
--- What SQL can check of one payload field; made from the message type's model (backline.messages).
+-- The rule for one payload field, generated from the message type's model (backline.messages).
 CREATE TYPE backline.field_rule AS (
     name       text,
     required   boolean,
     json_types text[],    -- JSON types: string, number, integer, boolean, object, array, null
     min_length integer,   -- of a string in characters, of an array in items, of an object in keys
     max_length integer,
-    choices    jsonb,     -- array of the values allowed, or null
+    choices    jsonb,     -- array of the allowed values, or null
     minimum    numeric,
     maximum    numeric,
-    secret     boolean    -- only as Fernet text or as a {"$ref": ...}
+    secret     boolean    -- only Fernet text or {"$ref": ...} is allowed
 );
 
--- One way out of a message type.
+-- One channel of a message type.
 CREATE TYPE backline.route AS (
     channel      text,
     lane         text,
@@ -23,34 +23,34 @@ CREATE TYPE backline.route AS (
 
 CREATE TABLE backline.message_type (
     name          text PRIMARY KEY,
-    version       smallint NOT NULL DEFAULT 1,        -- of the payload's fields; a new message gets it
+    version       smallint NOT NULL DEFAULT 1,        -- of its payload; copied to each new message
     fields        backline.field_rule[] NOT NULL,
     field_names   text[] NOT NULL,
     secret_fields text[] NOT NULL,
     routes        backline.route[] NOT NULL
 );
-COMMENT ON TABLE backline.message_type IS 'Synced from the registry by every migration; never edited by hand.';
+COMMENT ON TABLE backline.message_type IS 'Synced from the registry by every migration; do not edit.';
 
 CREATE TABLE backline.lane (
     name     text PRIMARY KEY,
     channel  text NOT NULL,
     priority smallint NOT NULL
 );
-COMMENT ON TABLE backline.lane IS 'Synced from backline.toml by every migration; never edited by hand.';
+COMMENT ON TABLE backline.lane IS 'Synced from backline.toml by every migration; do not edit.';
 
 CREATE SEQUENCE backline.message_id AS bigint;
-COMMENT ON SEQUENCE backline.message_id IS 'Ids of messages and of groups: no number names both.';
+COMMENT ON SEQUENCE backline.message_id IS 'Ids of messages and of groups, which share one number range.';
 
--- In this order: those from 'sent' on are final.
+-- The order matters: the states from 'sent' on are final.
 CREATE TYPE backline.message_state AS ENUM (
-    'scheduled',   -- due later: a delayed send, or a retry
-    'pending',     -- due: the next claim takes it
-    'leased',      -- in the hands of a dispatcher or of a send_* run
-    'sent',        -- the provider took it
-    'suppressed',  -- the recipient is not to be written to
-    'cancelled',   -- a person or the app took it back
-    'expired',     -- it would have come too late
-    'dead'         -- failed for good, or too often
+    'scheduled',   -- due later: a delayed message or a retry
+    'pending',     -- due: waits to be claimed
+    'leased',      -- held by a dispatcher or a send_* run
+    'sent',        -- accepted by the provider
+    'suppressed',  -- the recipient is suppressed or has opted out
+    'cancelled',   -- by a user or the app
+    'expired',     -- its expiry passed before it was sent
+    'dead'         -- failed permanently, or too often
 );
 
 CREATE TABLE backline.message (
@@ -62,7 +62,7 @@ CREATE TABLE backline.message (
     state            backline.message_state NOT NULL,
     recipient        text NOT NULL,
     payload          jsonb NOT NULL,
-    type_version     smallint NOT NULL DEFAULT 1,       -- the version of its type that the payload is of
+    type_version     smallint NOT NULL DEFAULT 1,       -- the payload's version of the type
     due_at           timestamptz NOT NULL,
     expires_at       timestamptz,
     attempt          smallint NOT NULL DEFAULT 0,       -- attempts that ended
@@ -70,9 +70,9 @@ CREATE TABLE backline.message (
     rescues          smallint NOT NULL DEFAULT 0,       -- times that its dispatcher died
     lease_token      uuid,
     leased_until     timestamptz,
-    dispatcher       bigint,                            -- who holds the lease; null: a send_* run
+    dispatcher       bigint,                            -- holder of the lease; null: a send_* run
     cancel_requested boolean NOT NULL DEFAULT false,
-    rate_token_reserved        boolean NOT NULL DEFAULT false,    -- its domain token is reserved for due_at
+    rate_token_reserved boolean NOT NULL DEFAULT false, -- a rate token is reserved for due_at
     request_id       text,
     group_id         bigint,
     campaign_id      bigint,
@@ -82,26 +82,26 @@ CREATE TABLE backline.message (
     error_class      text,
     error            text,
     provider_id      text,
-    -- One short constraint: the server reads a constraint's text anew for each statement that inserts.
+    -- One short constraint, because the server parses it for each inserting statement.
     CONSTRAINT message_state_columns CHECK (
         (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL))
-) WITH (  -- Rows are short-lived in each state and finished ones stay: vacuum early, by number and not by share.
+) WITH (  -- Rows change state quickly and final ones stay: vacuum early, by number of rows and not by share.
     autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 20000,
     autovacuum_vacuum_insert_scale_factor = 0.0, autovacuum_vacuum_insert_threshold = 200000,
     autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 20000);
 
--- A claim reads only what is due; finished rows and tomorrow's cost it nothing. The priority is negated so that all columns
--- ascend: then `(-priority, due_at, id) > (...)` is one range of the index, and a claim can begin where the last one ended.
+-- A claim reads only due messages. The priority is negated so that all columns ascend: then `(-priority, due_at, id) > (...)`
+-- is one range of the index, and a claim can start where the last one ended.
 CREATE INDEX message_claim ON backline.message (lane, (-priority), due_at, id)
     WHERE state = 'pending' AND rescues = 0;
--- Rescued rows are claimed one by one, so they stand apart.
+-- Rescued messages are claimed one by one, from an index of their own.
 CREATE INDEX message_claim_rescued ON backline.message (lane, priority DESC, due_at, id)
     WHERE state = 'pending' AND rescues > 0;
 CREATE INDEX message_due ON backline.message (due_at) WHERE state = 'scheduled';
 CREATE INDEX message_leased ON backline.message (dispatcher) WHERE state = 'leased';
 CREATE INDEX message_expiry ON backline.message (expires_at)
     WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL;
--- Rows come in time order, so a block range index finds a day or the oldest for next to nothing.
+-- Rows are in time order, so a block range index finds a day or the oldest row at almost no cost.
 CREATE INDEX message_created ON backline.message USING brin (created_at)
     WITH (pages_per_range = 32, autosummarize = on);
 
@@ -110,10 +110,10 @@ CREATE TABLE backline.attempt (
     number      smallint NOT NULL,
     started_at  timestamptz NOT NULL,
     duration_ms real NOT NULL,
-    outcome     text NOT NULL,         -- the message's state after it
+    outcome     text NOT NULL,         -- the message's state afterwards
     error_class text,
-    code        text,                  -- the far side's own: "250 2.0.0", "503"
-    response    text,                  -- cut to 4 kB; none for secret types
+    code        text,                  -- the provider's: "250 2.0.0", "503"
+    response    text,                  -- at most 4 kB; none for types with secrets
     dispatcher  bigint,
     dag_run     text
 ) PARTITION BY RANGE (started_at);
@@ -142,7 +142,7 @@ CREATE TABLE backline.dispatcher (
     stop_requested boolean NOT NULL DEFAULT false,
     dag_run        text
 );
--- One that hands over gives up its slot, so that its successor can start before it ends.
+-- A dispatcher that hands over frees its slot, so that its successor can start before it ends.
 CREATE UNIQUE INDEX dispatcher_slot ON backline.dispatcher (lane, slot) WHERE NOT handing_over;
 
 CREATE TABLE backline.rate_bucket (
@@ -152,7 +152,7 @@ CREATE TABLE backline.rate_bucket (
 
 CREATE TABLE backline.ledger_day (
     day         date PRIMARY KEY,     -- UTC
-    closing_xid xid8 NOT NULL,        -- frozen once every transaction before this one has ended
+    closing_xid xid8 NOT NULL,        -- frozen once all earlier transactions have ended
     frozen_at   timestamptz
 );
 
@@ -164,14 +164,14 @@ CREATE TABLE backline.ledger (
     PRIMARY KEY (day, type)
 );
 
--- Days of attempts from `from_day` for `days` days; a day that rows already stand for in the default
--- partition is left there.
+-- Creates the attempts' partitions of `days` days from `from_day`; returns how many. A day that already has rows in the default
+-- partition stays there.
 CREATE FUNCTION backline.attempt_partitions_create(from_day date, days integer) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
-    day   date;
-    name  text;
-    made  integer := 0;
+    day     date;
+    name    text;
+    created integer := 0;
 BEGIN
     FOR day IN SELECT from_day + n FROM generate_series(0, days - 1) AS n LOOP
         name := 'attempt_' || to_char(day, 'YYYYMMDD');
@@ -183,14 +183,14 @@ BEGIN
             EXECUTE format(
                 'CREATE TABLE backline.%I PARTITION OF backline.attempt FOR VALUES FROM (%L) TO (%L)',
                 name, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
-            made := made + 1;
+            created := created + 1;
         END IF;
     END LOOP;
-    RETURN made;
+    RETURN created;
 END $$;
 
--- Drops days of attempts that lie wholly before `before_day`, and such rows of the default partition; returns how many
--- days.
+-- Drops the attempts' partitions of days before `before_day`, and deletes such rows of the default partition; returns how many
+-- partitions.
 CREATE FUNCTION backline.attempt_partitions_drop(before_day date) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE

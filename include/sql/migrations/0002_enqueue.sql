@@ -1,9 +1,9 @@
--- enqueue: what the app calls inside its own transactions.
+-- enqueue: called by the app inside its own transactions.
 
--- Why this payload cannot be taken, as "field: problem and fix", or null when it can.
+-- Why this payload is invalid, as "field: problem and fix", or null when it is valid.
 --
--- PL/pgSQL sets up each expression that it reaches anew in every transaction, so a field that is as it should be leaves
--- the loop after few and short ones.
+-- PL/pgSQL prepares each expression that it reaches once per transaction, so a valid field leaves the loop after a few short
+-- expressions.
 CREATE FUNCTION backline.payload_error(fields backline.field_rule[], field_names text[], payload jsonb)
 RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
@@ -30,7 +30,7 @@ BEGIN
         kind := jsonb_typeof(value);
         size := CASE kind
             WHEN 'string' THEN char_length(value #>> '{}')
-            WHEN 'object' THEN jsonb_array_length(jsonb_path_query_array(value, '$.*'))  -- a subquery would be a query of its own
+            WHEN 'object' THEN jsonb_array_length(jsonb_path_query_array(value, '$.*'))  -- faster than a subquery
             WHEN 'array' THEN jsonb_array_length(value)
         END;
         CONTINUE WHEN kind = rule.json_types[1] AND size BETWEEN rule.min_length AND rule.max_length AND rule.choices IS NULL
@@ -39,7 +39,7 @@ BEGIN
             CONTINUE;
         ELSIF rule.secret THEN
             IF NOT (kind = 'string' AND value #>> '{}' LIKE 'gAAAA%') AND NOT (kind = 'object' AND value ? '$ref') THEN
-                RETURN rule.name || ': is secret; give Fernet text or a reference {"$ref": "name"}, never the value itself';
+                RETURN rule.name || ': is secret; give Fernet text or a reference {"$ref": "name"}, never the plaintext';
             END IF;
             CONTINUE;
         END IF;
@@ -63,8 +63,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- The same judgement of one value (null: the field is missing) as a plain expression, which the server writes into the
--- query that calls it: for many rows at once. A test keeps the two of one mind.
+-- The same check of one value (null: the field is missing) as one expression, which the server inlines into the calling query:
+-- for many rows at once. A test compares it with payload_error.
 CREATE FUNCTION backline.field_is_valid(rule backline.field_rule, value jsonb)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE jsonb_typeof(value)
@@ -86,7 +86,7 @@ RETURN CASE jsonb_typeof(value)
     ELSE rule.required IS NOT TRUE
     END;
 
--- The route of a type over another lane of the same channel; raises 22023 if there is no such lane.
+-- The route of a type over another lane of its channel; raises 22023 if there is no such lane.
 CREATE FUNCTION backline.route_for_lane(type text, routes backline.route[], lane text)
 RETURNS backline.route LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -96,7 +96,7 @@ BEGIN
     WHERE l.name = route_for_lane.lane AND l.channel = route.channel AND cardinality(routes) = 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'backline.enqueue: %: lane: % cannot carry it; %', type, quote_literal(lane),
-            CASE WHEN cardinality(routes) > 1 THEN 'leave it out: this type goes out over several channels'
+            CASE WHEN cardinality(routes) > 1 THEN 'leave it out: this type is sent over several channels'
             ELSE 'use one of: ' || (SELECT string_agg(l.name, ', ' ORDER BY l.name) FROM backline.lane AS l
                                     WHERE l.channel = routes[1].channel) END
             USING ERRCODE = '22023', COLUMN = 'lane';
@@ -104,7 +104,7 @@ BEGIN
     RETURN route;
 END $$;
 
--- Why this recipient cannot be written to over this channel, or null. Shape only; the model judges the rest.
+-- Why this recipient is invalid for the channel, or null. Checks the form only; the model checks the rest.
 CREATE FUNCTION backline.recipient_error(channel text, recipient text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
@@ -115,7 +115,7 @@ RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         END
         WHEN channel = 'push' THEN CASE
             WHEN recipient ~ '[^!-~]' OR char_length(recipient) NOT BETWEEN 6 AND 4096 OR recipient = 'user:'
-            THEN 'recipient: not a device''s token; use the token that the device got, or user:17 for all devices of a person'
+            THEN 'recipient: not a device''s token; use the device''s own token, or user:17 for all devices of a person'
         END
         WHEN channel <> 'email' THEN NULL
         WHEN char_length(recipient) > 400 THEN 'recipient: longer than 400 characters'
@@ -125,13 +125,13 @@ RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     END
 $$;
 
--- One message (or one a channel, for a type of several) in the caller's transaction.
+-- Enqueues one message (or one per channel, for a type of several) in the caller's transaction.
 --
--- recipient: an address; for a type of several channels a JSON object by channel, {"email": "...", "sms": "..."},
--- where a channel that is left out gets nothing. due_at: not before; default at once. priority 1 to 10; default the
--- lane's. lane: another lane of the type's channel, such as email.bulk. idempotency_key: the same key with the same content returns the first id. expires_at: not after.
--- Returns the message's id, or the group's for a type of several channels. Raises 22023 on wrong input (the text
--- names field and fix) and 23505 on a key reused with other content; both abort the caller's transaction.
+-- recipient: an address; for a type of several channels a JSON object by channel, {"email": "...", "sms": "..."}, where an
+-- omitted channel gets nothing. due_at: the earliest time; default now. expires_at: the latest time. priority: 1 to 10; default
+-- the lane's. lane: another lane of the type's channel, such as email.bulk. idempotency_key: the same key with the same content
+-- returns the first id. Returns the message's id, or the group's for a type of several channels. Raises 22023 on invalid input
+-- (the text names field and fix) and 23505 on a key reused with other content; both abort the caller's transaction.
 CREATE FUNCTION backline.enqueue(
     type            text,
     recipient       text,
@@ -175,7 +175,7 @@ BEGIN
         END;
     END IF;
     IF several AND problem IS NULL AND NOT coalesce(recipient IS JSON OBJECT, false) THEN
-        problem := 'recipient: ' || type || ' goes out over several channels; give a JSON object such as {"email": "ann@example.com"}';
+        problem := 'recipient: ' || type || ' is sent over several channels; give a JSON object such as {"email": "ann@example.com"}';
     END IF;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'backline.enqueue: %: %', type, problem
@@ -198,7 +198,7 @@ BEGIN
         END IF;
         new_id := nextval('backline.message_id');
         IF idempotency_key IS NOT NULL THEN
-            -- Secret fields are left out: a reference may not change, and Fernet text always does.
+            -- Without secret fields: the Fernet text of the same secret is different each time.
             hash := sha256(convert_to(recipient || chr(10) || (payload - kind.secret_fields)::text, 'UTF8'));
             INSERT INTO backline.idempotency AS i (type, channel, key, hash, message_id, group_id, expires_at)
             VALUES (enqueue.type, route.channel, idempotency_key, hash, new_id, gid,
@@ -210,7 +210,7 @@ BEGIN
             IF NOT FOUND THEN
                 SELECT * INTO earlier FROM backline.idempotency AS i
                 WHERE i.type = enqueue.type AND i.channel = route.channel AND i.key = idempotency_key;
-                IF NOT FOUND THEN  -- a snapshot older than the other's commit
+                IF NOT FOUND THEN  -- this transaction's snapshot is older than the other's commit
                     RAISE EXCEPTION 'backline.enqueue: idempotency_key: another transaction used % first; run yours again',
                         quote_literal(idempotency_key) USING ERRCODE = '40001';
                 ELSIF earlier.hash <> hash THEN
@@ -222,7 +222,7 @@ BEGIN
                 RETURN coalesce(earlier.group_id, earlier.message_id);
             END IF;
         END IF;
-        -- Not earlier: a call that is repeated after its time still gets its first id.
+        -- Checked this late, so that a repeated call still gets its first id after the expiry.
         IF expires_at <= now_at THEN
             RAISE EXCEPTION 'backline.enqueue: %: expires_at: is in the past; leave it out or give a later time', type
                 USING ERRCODE = '22023', COLUMN = 'expires_at';
@@ -243,11 +243,11 @@ BEGIN
     RETURN result;
 END $$;
 
--- Many messages of one type in the caller's transaction, set-based: the quickest way in.
+-- Enqueues many messages of one type in the caller's transaction, set-based: the fastest way to enqueue.
 --
--- recipients and payloads are of one length and belong together by position; so do idempotency_keys, if given.
--- The other arguments are as in backline.enqueue and hold for all. Returns the ids in the order given. Wrong input
--- raises as backline.enqueue does, names the position, and takes none.
+-- recipients, payloads and, if given, idempotency_keys have the same length and belong together by position. The other arguments
+-- are those of backline.enqueue and apply to all. Returns the ids in the order given. Invalid input raises as in backline.enqueue,
+-- with the position, and nothing is enqueued.
 CREATE FUNCTION backline.enqueue_many(
     type             text,
     recipients       text[],
@@ -270,14 +270,14 @@ DECLARE
 BEGIN
     IF recipients IS NULL OR payloads IS NULL OR cardinality(recipients) <> cardinality(payloads)
        OR cardinality(idempotency_keys) <> cardinality(recipients) THEN
-        RAISE EXCEPTION 'backline.enqueue_many: recipients, payloads and idempotency_keys must have one entry a message; got %, % and %',
+        RAISE EXCEPTION 'backline.enqueue_many: recipients, payloads and idempotency_keys must have one entry per message; got %, % and %',
             coalesce(cardinality(recipients), 0), coalesce(cardinality(payloads), 0), coalesce(cardinality(idempotency_keys)::text, 'none')
             USING ERRCODE = '22023', COLUMN = 'recipients';
     ELSIF cardinality(recipients) = 0 THEN
         RETURN '{}';
     END IF;
     SELECT * INTO kind FROM backline.message_type AS t WHERE t.name = enqueue_many.type;
-    -- Keys and several channels are decided row by row; the first row alone checks what all rows share.
+    -- Keys and several channels need one call per row; so does an unknown type, for its error.
     IF cardinality(recipients) = 1 OR idempotency_keys IS NOT NULL OR kind.name IS NULL OR cardinality(kind.routes) > 1 THEN
         RETURN (SELECT array_agg(backline.enqueue(enqueue_many.type, r.recipient, r.payload, enqueue_many.due_at,
                     enqueue_many.priority, r.key, enqueue_many.expires_at, enqueue_many.request_id,

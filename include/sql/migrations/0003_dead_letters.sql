@@ -1,9 +1,9 @@
--- Dead letters: what failed for good, messages and jobs alike, until somebody has dealt with it; and alerts about it.
+-- Dead letters: messages, jobs and DAG files that failed permanently, until they are handled; and the alerts about them.
 
 CREATE TABLE backline.dead_letter (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind          text NOT NULL CHECK (kind IN ('message', 'job', 'item', 'import')),
-    name          text NOT NULL,                     -- the message's type, the DAG, or the DAG file that does not import
+    name          text NOT NULL,                     -- the message's type, the DAG, or the DAG file
     message_id    bigint,
     run_id        text,
     task_id       text,                              -- empty: the run as a whole
@@ -14,8 +14,8 @@ CREATE TABLE backline.dead_letter (
     error_hash    text,                              -- of an import error's text
     class         text NOT NULL,
     cause         text NOT NULL,
-    certainty     smallint NOT NULL DEFAULT 2,       -- of class and cause: 0 guessed, 1 read from the log, 2 told by the failure
-    attempts         integer NOT NULL,
+    certainty     smallint NOT NULL DEFAULT 2,       -- of class and cause: 0 inferred, 1 read from the log, 2 reported
+    attempts      integer NOT NULL,
     conf          jsonb,                             -- the run's
     log_url       text,
     failed_at     timestamptz NOT NULL,
@@ -23,15 +23,15 @@ CREATE TABLE backline.dead_letter (
     last_seen_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     alerted_at    timestamptz,
     state         text NOT NULL DEFAULT 'open' CHECK (state IN (
-        'open',       -- nobody has dealt with it
-        'replayed',   -- tried again: replay_ref says as what
-        'discarded',  -- given up by a person, who said why
-        'resolved'    -- went away by itself: the DAG file imports again
+        'open',       -- not handled yet
+        'replayed',   -- run or sent again, as replay_ref
+        'discarded',  -- given up by a user, for `reason`
+        'resolved'    -- the failure no longer exists
     )),
     reason        text,
     closed_by     text,
     closed_at     timestamptz,
-    replay_ref    text,                              -- the run or message that it was replayed as
+    replay_ref    text,                              -- the run or message of the replay
     alert_group   text NOT NULL GENERATED ALWAYS AS (
         kind || ' ' || name || ' ' || coalesce(task_id, '') || ' ' || class) STORED,
     CONSTRAINT dead_letter_closed CHECK ((state = 'open') = (closed_at IS NULL)),
@@ -50,41 +50,41 @@ CREATE INDEX dead_letter_message_open ON backline.dead_letter (message_id) WHERE
 CREATE INDEX dead_letter_seen ON backline.dead_letter (last_seen_at);
 CREATE INDEX dead_letter_unalerted ON backline.dead_letter (alert_group) WHERE alerted_at IS NULL AND state = 'open';
 
--- Whether what is told is a later failure than the letter's: its task ran again (it was cleared), or its run ended anew.
+-- Whether a report is of a later failure than the dead letter's: its task ran again (it was cleared), or its run ended again.
 CREATE FUNCTION backline.is_new_failure(dead_letter backline.dead_letter, attempts integer, failed_at timestamptz)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT attempts > dead_letter.attempts OR dead_letter.task_id = '' AND failed_at > dead_letter.failed_at
 $$;
 
--- How far the reconciler has read.
+-- How far a periodic reader has read.
 CREATE TABLE backline.scan_cursor (
     name text PRIMARY KEY,
     at   timestamptz NOT NULL
 );
 
--- One row for each kind of alert: who holds its lock may send, and not before next_at.
+-- One row per group of failures: the holder of its lock may send an alert, not before next_at.
 CREATE TABLE backline.alert_group (
     key       text PRIMARY KEY,
     next_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    emailed_at timestamptz,
+    emailed_at  timestamptz,
     email_count integer NOT NULL DEFAULT 0
 );
 
--- Runs that have not ended by their deadline.
+-- Runs that were unfinished at their deadline.
 CREATE TABLE backline.late_run (
     dag_id           text NOT NULL,
     run_id           text NOT NULL,
     deadline_seconds real NOT NULL,
     log_url          text,
-    detected_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    detected_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     alerted_at       timestamptz,
     PRIMARY KEY (dag_id, run_id)
 );
 CREATE INDEX late_run_unalerted ON backline.late_run (dag_id) WHERE alerted_at IS NULL;
 
--- Every death of a message, by whatever path, is one dead letter. A trigger for each statement, not for each row: that
--- one would fetch the old version of every row that is updated, claims included, while this one costs the statements
--- that finish messages one look into an index that holds only the dead.
+-- Each time a message becomes dead, however, there is one dead letter. A trigger per statement, because one per row would fetch
+-- the old version of every updated row, claims included; this one costs the statements that finish messages one scan of an index
+-- of the dead messages.
 CREATE INDEX message_dead ON backline.message (finalized_at) WHERE state = 'dead';
 CREATE FUNCTION backline.record_dead_messages() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -101,11 +101,11 @@ CREATE TRIGGER record_dead_messages_on_update AFTER UPDATE OF finalized_at ON ba
 CREATE TRIGGER record_dead_messages_on_insert AFTER INSERT ON backline.message
     FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION backline.record_dead_messages();
 
--- A dead message that is tried again has been dealt with. Only a retry sets max_attempts.
+-- Closes the dead letters of messages that are retried. Only a retry sets max_attempts.
 CREATE FUNCTION backline.close_revived_dead_letters() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE backline.dead_letter AS d
-    SET state = 'replayed', closed_at = clock_timestamp(), reason = 'tried again under its own id',
+    SET state = 'replayed', closed_at = clock_timestamp(), reason = 'retried under its own id',
         replay_ref = 'message ' || d.message_id
     FROM backline.message AS m
     WHERE d.kind = 'message' AND d.state = 'open' AND m.id = d.message_id AND m.state <> 'dead';

@@ -1,4 +1,4 @@
--- Webhooks: endpoints, the secrets that sign what they get, and the fan-out of an event to those subscribed.
+-- Webhooks: endpoints, their signing secrets, and the fan-out of an event to the subscribed endpoints.
 
 CREATE SEQUENCE backline.webhook_endpoint_id AS bigint;
 
@@ -9,11 +9,11 @@ CREATE TABLE backline.webhook_endpoint (
     event_types   text[] NOT NULL CHECK (cardinality(event_types) > 0),  -- "order.paid", "order.*", "*"
     state         text NOT NULL DEFAULT 'active' CHECK (state IN (
         'active',
-        'disabled'   -- by a person, or because it is gone (410) or has failed for days: disabled_reason says
+        'disabled'   -- by a user, or because it is gone (410) or has failed for days: see disabled_reason
     )),
-    disabled_reason  text,
+    disabled_reason text,
     disabled_at   timestamptz,
-    failing_since timestamptz,       -- its first failure since it last took an event; null: all is well
+    failing_since timestamptz,       -- its first failure since its last success; null: it does not fail
     last_error    text,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT webhook_endpoint_disabled CHECK ((state = 'disabled') = ((disabled_reason, disabled_at) IS NOT NULL))
@@ -24,25 +24,25 @@ CREATE TABLE backline.webhook_secret (
     endpoint_id text NOT NULL REFERENCES backline.webhook_endpoint ON DELETE CASCADE,
     scheme      text NOT NULL CHECK (scheme IN ('v1', 'v1a')),
     ciphertext  text NOT NULL,       -- Fernet text
-    public_key  text,                -- of v1a: what the receiver checks with
+    public_key  text,                -- of v1a: the receiver verifies with it
     created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    expires_at  timestamptz          -- null: signs until it is replaced; after a rotation both sign for a while
+    expires_at  timestamptz          -- null: current; set by a rotation, until when the old one signs too
 );
 COMMENT ON TABLE backline.webhook_secret IS 'Every secret that has not expired signs each delivery of its endpoint.';
 CREATE INDEX webhook_secret_endpoint ON backline.webhook_secret (endpoint_id);
 
--- Whether an endpoint's filters ask for an event: its own name, a prefix ("order.*"), or everything ("*"). What becomes of
--- jobs is no customer's business: that is for those who ask for it by name or prefix.
+-- Whether an endpoint's filters match an event: its name, a prefix ("order.*"), or all ("*"). Job events are internal, so "*" does
+-- not match them.
 CREATE FUNCTION backline.webhook_event_matches(event_types text[], event_type text)
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT EXISTS (
-        SELECT FROM unnest(event_types) AS wanted
-        WHERE wanted = '*' AND event_type NOT IN ('job.succeeded', 'job.failed') OR wanted = event_type
-           OR right(wanted, 2) = '.*' AND starts_with(event_type, left(wanted, -1)))
+        SELECT FROM unnest(event_types) AS filter
+        WHERE filter = '*' AND event_type NOT IN ('job.succeeded', 'job.failed') OR filter = event_type
+           OR right(filter, 2) = '.*' AND starts_with(event_type, left(filter, -1)))
 $$;
 
--- An event gets the id and the time that it keeps for all its endpoints, attempts and replays. One for every endpoint
--- ("*") is final at once: it becomes a message for each that is subscribed, in a group of its own id.
+-- Sets the id and time that an event keeps for all its endpoints, attempts and replays. An event for all endpoints ("*") is final
+-- at once: it becomes one message per subscribed endpoint, in the group of its own id.
 CREATE FUNCTION backline.webhook_fan_out() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     endpoint backline.webhook_endpoint;
@@ -50,14 +50,14 @@ DECLARE
 BEGIN
     NEW.payload := NEW.payload || jsonb_build_object(
         'event_id', coalesce(NEW.payload ->> 'event_id',
-            -- With the time, as a database made anew counts from 1 again.
+            -- With the time, because a new database counts from 1 again.
             'evt_' || NEW.id || '_' || to_hex((extract(epoch FROM NEW.created_at) * 1000000)::bigint)),
         'occurred_at', coalesce(NEW.payload ->> 'occurred_at',
             to_char(NEW.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')));
     IF NEW.recipient <> '*' THEN
         SELECT * INTO endpoint FROM backline.webhook_endpoint AS e WHERE e.id = NEW.recipient;
         IF NOT FOUND THEN
-            RAISE EXCEPTION 'backline.enqueue: %: recipient: there is no webhook endpoint %; give the id of one, or * for every one that is subscribed',
+            RAISE EXCEPTION 'backline.enqueue: %: recipient: there is no webhook endpoint %; give the id of one, or * for every subscribed one',
                 NEW.type, quote_literal(NEW.recipient) USING ERRCODE = '22023', COLUMN = 'recipient';
         ELSIF endpoint.state = 'disabled' THEN
             NEW.state := 'suppressed';
@@ -84,7 +84,7 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
--- Those that a fan-out makes are in a group, and complete.
+-- The messages of a fan-out are in a group, and complete.
 CREATE TRIGGER webhook_fan_out BEFORE INSERT ON backline.message
     FOR EACH ROW WHEN (NEW.channel = 'webhook' AND NEW.group_id IS NULL)
     EXECUTE FUNCTION backline.webhook_fan_out();

@@ -1,6 +1,6 @@
--- Preferences: who is not to be written to, what people have left, when they want quiet; and what was told of a message later.
+-- Preferences: suppressions, opt-outs, quiet hours and daily limits; and delivery events.
 
--- An address as preferences know it, whatever it is written like: the bare address in lower case, a number without spaces.
+-- The normalized form of an address: the bare email address in lower case, a phone number without spaces.
 CREATE FUNCTION backline.address_key(channel text, address text)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE channel
@@ -12,47 +12,47 @@ RETURN CASE channel
 CREATE TABLE backline.suppression (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     channel    text NOT NULL,
-    address    text COLLATE "C" NOT NULL CHECK (address <> ''),  -- as backline.address_key has it
+    address    text COLLATE "C" NOT NULL CHECK (address <> ''),  -- a backline.address_key
     reason     text NOT NULL CHECK (reason IN (
-        'hard_bounce',   -- there is no such mailbox or number
-        'complaint',     -- the recipient called it spam
+        'hard_bounce',   -- the mailbox or number does not exist
+        'complaint',     -- the recipient reported spam
         'unsubscribed',  -- the recipient told the provider to stop, by SMS for example
-        'manual'         -- a person or the app said so
+        'manual'         -- by a user or the app
     )),
-    source     text NOT NULL,                        -- who told: a provider, a user, the app's role
+    source     text NOT NULL,                        -- a provider, a user, the app's role
     detail     text,
-    message_id bigint,                               -- the message by which it came to light
+    message_id bigint,                               -- the message that led to it
     since      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    until      timestamptz,                          -- null: for good
+    until      timestamptz,                          -- null: permanent
     UNIQUE (channel, address)
 );
-COMMENT ON TABLE backline.suppression IS 'Addresses that get nothing at all.';
+COMMENT ON TABLE backline.suppression IS 'Addresses that get no messages.';
 
 CREATE TABLE backline.opt_out (
     channel    text NOT NULL,
     address    text COLLATE "C" NOT NULL CHECK (address <> ''),
-    topic      text NOT NULL CHECK (topic <> ''),    -- '*': everything that can be left
+    topic      text NOT NULL CHECK (topic <> ''),    -- '*': all topics
     source     text NOT NULL,
     message_id bigint,
     since      timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (channel, address, topic)
 );
-COMMENT ON TABLE backline.opt_out IS 'Topics that people have left. Messages without a topic come all the same.';
+COMMENT ON TABLE backline.opt_out IS 'Topics that recipients opted out of. Messages without a topic are not affected.';
 
 CREATE TABLE backline.recipient_preference (
     channel     text NOT NULL,
     address     text COLLATE "C" NOT NULL CHECK (address <> ''),
     zone        text CHECK (zone IS NULL OR timezone(zone, timestamptz '2026-01-01 00:00Z') IS NOT NULL),  -- IANA
     quiet_from  time,
-    quiet_until time,                                -- the same as quiet_from: no quiet hours, whatever the settings say
-    per_day     smallint CHECK (per_day >= 0),       -- messages a day at most; 0: no limit, whatever the settings say
+    quiet_until time,                                -- the same as quiet_from: no quiet hours, even if the settings have some
+    per_day     smallint CHECK (per_day >= 0),       -- maximum messages a day; 0: no limit, even if the settings have one
     updated_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (channel, address),
     CONSTRAINT recipient_preference_quiet CHECK ((quiet_from IS NULL) = (quiet_until IS NULL))
 );
-COMMENT ON TABLE backline.recipient_preference IS 'How one recipient wants to be written to; null: as the settings say.';
+COMMENT ON TABLE backline.recipient_preference IS 'One recipient''s preference; null means the setting''s value.';
 
--- Which messages a recipient with a limit was given on a day of theirs: ids, so that a message is counted once.
+-- The messages of a recipient with a daily limit on one local day: ids, so that a message is counted once.
 CREATE TABLE backline.daily_send_count (
     channel  text NOT NULL,
     address  text COLLATE "C" NOT NULL,
@@ -65,30 +65,29 @@ CREATE INDEX daily_send_count_prune ON backline.daily_send_count (day);
 
 CREATE TABLE backline.delivery_event (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    message_id  bigint,                              -- null: known by provider_id, or not one of ours
+    message_id  bigint,                              -- null: known by provider_id, or not ours
     channel     text NOT NULL,
     event       text NOT NULL CHECK (event IN (
-        'postponed',     -- by us: quiet hours, or the day's limit
+        'postponed',     -- by us: quiet hours or the daily limit
         'delivered', 'deferred', 'rejected', 'bounced', 'complained',
         'unsubscribed', 'resubscribed')),
-    hard        boolean NOT NULL DEFAULT false,      -- of a bounce: for good
+    hard        boolean NOT NULL DEFAULT false,      -- of a bounce: permanent
     source      text NOT NULL,                       -- ses, sendgrid, mailgun, twilio, link, preferences
-    source_id   text,                                -- the source's own id of the event: told twice, kept once
+    source_id   text,                                -- the source's id of the event, for deduplication
     provider_id text,                                -- the provider's id of the message
     recipient   text,
     detail      text,
     at          timestamptz NOT NULL,
-    until       timestamptz,                         -- of postponed: until when
+    until       timestamptz,                         -- of postponed
     received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (source, source_id)
 );
-COMMENT ON TABLE backline.delivery_event IS 'What befell a message beside its attempts: put off by preferences, or told later by providers and recipients.';
+COMMENT ON TABLE backline.delivery_event IS 'What happened to a message besides its attempts: postponed by preferences, or reported later by providers and recipients.';
 CREATE INDEX delivery_event_message ON backline.delivery_event (message_id) WHERE message_id IS NOT NULL;
 CREATE INDEX delivery_event_provider ON backline.delivery_event (provider_id) WHERE message_id IS NULL;
 CREATE INDEX delivery_event_received ON backline.delivery_event (received_at);
 
--- Takes an address off all lists of recipients, for good or until a time. Of two words the one that lasts longer stands.
--- Returns the suppression's id.
+-- Suppresses an address, permanently or until a time. Of two suppressions the longer one is kept. Returns its id.
 CREATE FUNCTION backline.suppress(
     channel    text,
     address    text,
@@ -108,7 +107,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     SELECT s.id FROM backline.suppression AS s WHERE s.channel = $1 AND s.address = backline.address_key($1, $2)
 $$;
 
--- The recipient leaves a topic, or with '*' everything that can be left. Twice is once.
+-- Opts a recipient out of a topic, or with '*' of all topics. Repeating it changes nothing.
 CREATE FUNCTION backline.opt_out(
     channel    text,
     address    text,
@@ -122,15 +121,15 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     ON CONFLICT DO NOTHING
 $$;
 
--- The recipient comes back to a topic, with '*' to all. Coming back to one ends having left everything at once; topics that were
--- left by name stay left.
+-- Opts a recipient in to a topic, or with '*' to all. Opting in to one topic also ends an opt-out of all topics ('*'), but not the
+-- opt-outs of other topics by name.
 CREATE FUNCTION backline.opt_in(channel text, address text, topic text DEFAULT '*')
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
     DELETE FROM backline.opt_out AS o
     WHERE o.channel = $1 AND o.address = backline.address_key($1, $2) AND ($3 = '*' OR o.topic IN ($3, '*'))
 $$;
 
--- How the recipient wants to be written to, whole: what is null is as the settings say.
+-- Sets all of a recipient's preference: null means the setting's value.
 CREATE FUNCTION backline.set_preference(
     channel     text,
     address     text,

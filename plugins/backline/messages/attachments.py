@@ -9,12 +9,13 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from backline.channels.content import Attachment
 from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput
+from backline.messages.base import PayloadPart
 from backline.messages.fields import Line
 from backline.settings import ROOT, settings
 from backline.validation_errors import field_error
@@ -44,10 +45,8 @@ MAGIC_BYTES: dict[str, tuple[bytes, ...]] = {
 """The first bytes of files of these types, to detect renamed files."""
 
 
-class AttachmentField(BaseModel):
+class AttachmentField(PayloadPart):
     """One file: `path` under the allowed folder, or `filename` with `content_base64`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
     path: Annotated[Line | None, Field(description="Relative to the attachment folder.")] = None
     filename: Annotated[Line | None, Field(description="The name that the recipient sees.")] = None

@@ -21,12 +21,25 @@ from backline.validation_errors import UNKNOWN_FIELD, Location, field_problems, 
 
 RESERVED_KEYS = frozenset({"to", "request_id", "expires_at", "priority"})
 """Keys beside the payload in a conf or body, so no payload field may have these names."""
+_TITLE_WORDS = {"cc": "Cc", "html": "HTML", "ip": "IP", "url": "URL", "zone": "time zone"}
 
 
-class MessageType(BaseModel):
-    """A type of message. Subclass it, set the class variables, add the payload's fields, register it."""
+def field_title(name: str, _info: object = None) -> str:
+    """A field's title in forms and docs: `order_url` is "Order URL"."""
+    title = " ".join(_TITLE_WORDS.get(word, word) for word in name.split("_"))
+    return title[0].upper() + title[1:]
+
+
+class PayloadPart(BaseModel):
+    """An object inside a payload."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
+
+
+class MessageType(PayloadPart):
+    """A type of message. Subclass it, set the class variables, add the payload's fields, register it."""
+
+    model_config = ConfigDict(field_title_generator=field_title)
 
     type_name: ClassVar[str]
     """The type's name in SQL, HTTP and `send_<type>` (not `name`: payloads have fields of that name)."""

@@ -36,13 +36,19 @@ class FromTemplate(MessageType):
 
     language: Language | None = Field(
         None,
-        title="Language",
         description="As in `en` or `pt-BR`; the default one when omitted, or when the template does not have it.",
         examples=["en"],
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """A type's template has its name, unless the payload names the template."""
+        super().__pydantic_init_subclass__(**kwargs)
+        if "type_name" in cls.__dict__ and "template" not in cls.model_fields:
+            cls.template_name = cls.__dict__.get("template_name", cls.type_name)
+
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
-        """The template's name and its variables: by default `template_name` and the payload's fields."""
+        """The template's name and variables: by default `template_name` and the payload's fields."""
         if self.template_name is None:
             raise NotImplementedError(f"{type(self).__name__} must set template_name")
         context = self.__dict__.copy()
@@ -80,7 +86,7 @@ class TemplatedSms(FromTemplate, SmsMessage):
 class PersonalMessage(TemplatedMessage):
     """An email that addresses a person by name."""
 
-    name: Name = Field(title="Name", description="How to address the person.", examples=["Ann"])
+    name: Name = Field(description="How to address the person.", examples=["Ann"])
 
 
 class DatedMessage(PersonalMessage):
@@ -88,7 +94,6 @@ class DatedMessage(PersonalMessage):
 
     zone: TimeZone | None = Field(
         None,
-        title="Time zone",
         description="Of the times in it, as in `Europe/Berlin`; the setting `templates.time_zone` when omitted.",
         examples=["Europe/Berlin"],
     )

@@ -103,7 +103,7 @@ def test_a_user_has_their_registered_devices(app: psycopg.Connection[DictRow]) -
     person, token = device["user_id"], device["token"]
     before = {row["token"] for row in ask(app, "push_tokens", id=str(person))}
     assert token in before
-    removal = {"token": token, "reason": "the push provider says that it is gone"}
+    removal = {"token": token, "reason": "the push provider no longer knows it"}
     for _ in range(2):  # a second time is no error
         app.execute(statement("identity", "push_token_remove"), removal)
     assert {row["token"] for row in ask(app, "push_tokens", id=person)} == before - {token}

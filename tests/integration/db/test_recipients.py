@@ -42,9 +42,9 @@ def test_each_channel_has_its_recipient_format(database: str) -> None:
             assert {one: problem(connection, channel, one) for one in recipients} == dict.fromkeys(recipients)
         for channel, recipients in INVALID.items():
             for one in [*recipients, None]:
-                said = problem(connection, channel, one)
-                assert said is not None, (channel, one)
-                assert said.startswith("recipient: ")
+                found = problem(connection, channel, one)
+                assert found is not None, (channel, one)
+                assert found.startswith("recipient: ")
 
 
 def test_sql_accepts_what_the_models_accept(database: str) -> None:

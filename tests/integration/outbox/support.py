@@ -179,7 +179,7 @@ class Outbox:
 
 
 def finished_outcome(message: LeasedMessage, state: str = "sent", **details: Any) -> Outcome:
-    """An outcome of a try that took no time."""
+    """The outcome of an attempt that took no time."""
     return Outcome(message_id=message.id, token=message.token, state=state, started=message.lease_deadline - 60.0,
                    ended=message.lease_deadline - 60.0, **details)  # fmt: skip
 

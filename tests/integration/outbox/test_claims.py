@@ -1,4 +1,4 @@
-"""What a claim costs, whatever stands in the table; and claims that go on where the last one ended."""
+"""The cost of a claim, whatever is in the table; and claims that resume at the last position."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_claim_costs_no_more_for_finished_and_future_rows(outbox: Outbox) -> N
 
 
 @pytest.mark.parametrize("name", ["message_promote", "message_expire"])
-def test_what_is_for_tomorrow_costs_the_look_at_what_is_due_nothing(name: str, outbox: Outbox) -> None:
+def test_later_messages_cost_a_promotion_nothing(name: str, outbox: Outbox) -> None:
     fill(outbox, "scheduled", 20_000)
     outbox.sql("UPDATE backline.message SET expires_at = due_at + interval '1 day'")
     outbox.sql("VACUUM FULL backline.message")
@@ -122,7 +122,7 @@ def resuming_store(outbox: Outbox) -> Store:
     return Store(outbox.database, resume_scans=True)
 
 
-def test_under_a_snapshot_a_claim_from_the_mark_walks_over_nothing_that_was_claimed(
+def test_under_a_snapshot_a_resumed_claim_scans_no_claimed_rows(
     outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "RESCAN_INTERVAL_SECONDS", 60.0)
@@ -141,7 +141,7 @@ def test_under_a_snapshot_a_claim_from_the_mark_walks_over_nothing_that_was_clai
     assert after - between == 2_200
 
 
-def test_claims_go_on_from_the_mark_in_order(
+def test_claims_resume_from_the_last_position_in_order(
     outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "RESCAN_INTERVAL_SECONDS", 60.0)
@@ -160,7 +160,7 @@ def test_claims_go_on_from_the_mark_in_order(
 @pytest.mark.parametrize(
     ("seconds", "share"), [(0.1, 1e-6), (60.0, 0.5)], ids=["once the time is over", "sooner while it is cheap"]
 )
-def test_what_comes_before_the_mark_is_soon_taken_first(
+def test_messages_before_the_last_position_are_soon_claimed_first(
     outbox: Outbox, resuming_store: Store, monkeypatch: pytest.MonkeyPatch, seconds: float, share: float
 ) -> None:
     monkeypatch.setattr(store, "RESCAN_INTERVAL_SECONDS", seconds)

@@ -158,9 +158,9 @@ def test_300_messages_arrive_exactly_once(outbox: Outbox, mail: Catcher, pool: T
     assert outbox.state_counts() == {"sent": 300}
     assert outbox.sql("SELECT * FROM backline.dispatcher") == []
     [row] = outbox.sql(
-        "SELECT count(*), min(code) AS code, min(outcome) AS outcome, min(dag_run) AS dag_run, count(response) AS said FROM backline.attempt"
+        "SELECT count(*), min(code) AS code, min(outcome) AS outcome, min(dag_run) AS dag_run, count(response) AS responses FROM backline.attempt"
     )
-    assert (row["count"], row["outcome"], row["dag_run"], row["said"]) == (300, "sent", "dag/run", 300)
+    assert (row["count"], row["outcome"], row["dag_run"], row["responses"]) == (300, "sent", "dag/run", 300)
     assert row["code"].startswith("250")
     assert outbox.value("SELECT count(DISTINCT provider_id) FROM backline.message") == 300
 
@@ -201,9 +201,7 @@ def test_expired_and_cancelled_messages_are_not_sent(outbox: Outbox, mail: Catch
     ]
 
 
-def test_a_message_is_taken_back_out_of_a_dispatchers_hands(
-    outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
-) -> None:
+def test_a_message_held_by_a_dispatcher_is_cancelled(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     mail.fail(action="slow", seconds=0.3)
     ids = outbox.enqueue_many(60)
     served = RunningDispatcher(outbox, mail, pool, once=True)
@@ -247,7 +245,7 @@ def test_a_permanent_refusal_is_dead_with_its_reason(outbox: Outbox, mail: Catch
     assert outbox.message(good)["state"] == "sent"
 
 
-def test_the_last_try_ends_dead(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
+def test_the_last_attempt_ends_dead(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     mail.fail(reply="451 4.3.0 try later")
     made = outbox.enqueue()
     outbox.sql("UPDATE backline.message SET attempt = 5")
@@ -255,7 +253,7 @@ def test_the_last_try_ends_dead(outbox: Outbox, mail: Catcher, pool: ThreadPoolE
     assert outbox.message(made)["state"] == "dead"
 
 
-def test_what_only_the_model_can_judge_is_dead_with_the_fields_name(
+def test_an_error_that_only_the_model_finds_is_dead_with_the_fields_name(
     outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
 ) -> None:
     made = outbox.enqueue(type="templated_email", payload='{"template": "no_such", "context": {}}')
@@ -397,7 +395,7 @@ def test_all_dispatchers_can_be_asked_to_stop_from_outside(
     assert served.result().end_reason == "stopped"
 
 
-def test_one_that_was_taken_for_dead_ends(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
+def test_a_dispatcher_declared_dead_ends(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     outbox.enqueue()
     served = RunningDispatcher(outbox, mail, pool)
     wait_for(lambda: outbox.state_counts() == {"sent": 1})
@@ -412,7 +410,7 @@ def alive(outbox: Outbox) -> list[bool]:
     return [row["handing_over"] for row in outbox.sql("SELECT handing_over FROM backline.dispatcher ORDER BY id")]
 
 
-def test_a_stream_survives_the_hand_over(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
+def test_a_stream_continues_over_the_handover(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     lane = LANE.model_copy(update={"max_dispatchers": 1, "idle_timeout_seconds": 2.0})
     enough = threading.Event()
 
@@ -519,7 +517,7 @@ def test_no_dispatcher_sees_the_message_before_its_run_has_it(
     assert mail.recipients() == expected(10) + Counter(["warm@example.com"])
 
 
-def test_a_failed_try_waits_for_its_time_and_then_goes(outbox: Outbox, mail: Catcher) -> None:
+def test_a_failed_attempt_is_retried_when_due(outbox: Outbox, mail: Catcher) -> None:
     mail.fail(reply="451 4.3.0 try later", times=1)
     result = send(outbox, mail)
     assert (result.state, result.attempt, result.final) == ("scheduled", 1, False)
@@ -532,7 +530,7 @@ def test_a_failed_try_waits_for_its_time_and_then_goes(outbox: Outbox, mail: Cat
     assert mail.recipients() == Counter(["ann@example.com"])
 
 
-def test_while_another_holds_it_a_run_does_not_send(outbox: Outbox, mail: Catcher) -> None:
+def test_a_run_does_not_send_a_message_leased_by_another(outbox: Outbox, mail: Catcher) -> None:
     mail.fail(reply="451 4.3.0 try later", times=1)
     result = send(outbox, mail)
     outbox.make_due(result.message_id)
@@ -545,7 +543,7 @@ def test_while_another_holds_it_a_run_does_not_send(outbox: Outbox, mail: Catche
     assert outbox.message(held.id)["lease_token"] == held.token
 
 
-def test_a_run_takes_over_what_its_own_killed_try_left(outbox: Outbox, mail: Catcher) -> None:
+def test_a_run_takes_over_the_message_of_its_killed_attempt(outbox: Outbox, mail: Catcher) -> None:
     mail.fail(reply="451 4.3.0 try later", times=1)
     result = send(outbox, mail)
     outbox.make_due(result.message_id)
@@ -575,13 +573,13 @@ def test_a_run_that_is_cleared_after_its_message_expired_still_does_not_fail(out
     assert send(outbox, mail, expires_at=expires).state == "sent"
 
 
-def test_message_ids_are_the_same_at_every_try(mail: Catcher) -> None:
+def test_message_ids_are_the_same_at_every_attempt(mail: Catcher) -> None:
     over = channel(mail)
     made = datetime.now(UTC)
-    tries = [
+    attempts = [
         over.prepare(
             Message(id=7, type="email", recipient="a@example.com", payload=PAYLOAD, created_at=made, attempt=n)
         )
         for n in (1, 2)
     ]
-    assert tries[0].message_id == tries[1].message_id
+    assert attempts[0].message_id == attempts[1].message_id

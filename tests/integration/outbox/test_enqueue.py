@@ -180,7 +180,7 @@ def test_a_lane_that_does_not_carry_the_type_is_refused(outbox: Outbox, function
 @pytest.mark.parametrize(
     "recipient", ["ann@example.com", "Ann Müller <ann@example.com>", "jörg@bücher.example", "a.b+c_d'e@x-y.example"]
 )
-def test_recipients_that_are_taken(outbox: Outbox, recipient: str) -> None:
+def test_valid_recipients(outbox: Outbox, recipient: str) -> None:
     assert outbox.message(enqueue(outbox.connection, recipient=recipient))["recipient"] == recipient
 
 
@@ -253,7 +253,7 @@ ROW_BY_ROW = [(given, field) for given, field, _ in BAD if set(given) <= {"recip
 
 @pytest.mark.parametrize(("given", "field"), ROW_BY_ROW, ids=lambda value: str(value)[:40])
 @pytest.mark.parametrize("keys", [None, ["a", "b", "c"]], ids=["plain", "keyed"])
-def test_one_bad_row_of_many_takes_none(
+def test_one_invalid_row_of_many_refuses_all(
     outbox: Outbox, given: dict[str, Any], field: str, keys: list[str] | None
 ) -> None:
     recipients = ["ann@example.com", given.get("recipient", "bob@example.com"), "cid@example.com"]
@@ -280,7 +280,7 @@ def test_what_all_rows_share_is_checked_once(outbox: Outbox, given: dict[str, An
 
 @pytest.mark.parametrize("given", [{"recipients": ["ann@example.com"]}, {"recipients": None}, {"keys": ["one"]}])
 def test_lists_of_other_lengths_are_refused(outbox: Outbox, given: dict[str, Any]) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="one entry a message"):
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="one entry per message"):
         outbox.connection.execute(MANY, many_arguments(**given))
 
 
@@ -348,7 +348,7 @@ def test_a_key_within_one_statement(outbox: Outbox) -> None:
     assert count(outbox) == 2
 
 
-def test_a_key_over_its_time_can_be_used_again(outbox: Outbox) -> None:
+def test_an_expired_key_can_be_reused(outbox: Outbox) -> None:
     first = enqueue(outbox.connection, key="k")
     outbox.sql("UPDATE backline.idempotency SET expires_at = clock_timestamp() - interval '1 s'")
     second = enqueue(outbox.connection, key="k", recipient="bob@example.com")
@@ -382,7 +382,7 @@ def test_one_key_from_many_connections_at_once_is_one_message(outbox: Outbox) ->
     assert count(outbox) == 10
 
 
-def test_a_key_of_a_transaction_that_rolls_back_is_free(outbox: Outbox, app: psycopg.Connection[Any]) -> None:
+def test_a_key_of_a_rolled_back_transaction_is_free(outbox: Outbox, app: psycopg.Connection[Any]) -> None:
     enqueue(app, key="k")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(enqueue, outbox.connection, key="k", recipient="bob@example.com")
@@ -396,7 +396,9 @@ def test_a_key_of_a_transaction_that_rolls_back_is_free(outbox: Outbox, app: psy
     assert [row["id"] for row in outbox.sql("SELECT id FROM backline.message")] == [made]
 
 
-def test_under_an_old_snapshot_the_loser_is_told_to_run_again(outbox: Outbox, app: psycopg.Connection[Any]) -> None:
+def test_under_an_old_snapshot_the_loser_gets_a_serialization_failure(
+    outbox: Outbox, app: psycopg.Connection[Any]
+) -> None:
     app.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     app.execute("SELECT count(*) FROM backline.message")
     enqueue(outbox.connection, key="k")
@@ -429,7 +431,7 @@ def test_several_channels_are_a_row_each_and_one_group(outbox: Outbox, alert: st
         enqueue(outbox.connection, type=alert, recipient=both, payload={"text": "Ho"}, key="k")
 
 
-def test_a_channel_that_is_left_out_gets_nothing(outbox: Outbox, alert: str) -> None:
+def test_an_omitted_channel_gets_nothing(outbox: Outbox, alert: str) -> None:
     enqueue(outbox.connection, type=alert, recipient='{"sms": "+491234567"}', payload={"text": "Hi"})
     assert [row["channel"] for row in outbox.sql("SELECT channel FROM backline.message")] == ["sms"]
 
@@ -473,7 +475,7 @@ def test_rules_of_fields(outbox: Outbox, value: dict[str, Any], problem: str) ->
 
 
 @pytest.mark.parametrize("code", ["123456", "", 123456, {"ref": "x"}, ["123456"]])
-def test_a_secret_in_the_clear_is_refused_and_not_repeated(outbox: Outbox, code: object) -> None:
+def test_a_plaintext_secret_is_refused_and_not_repeated(outbox: Outbox, code: object) -> None:
     outbox.add_type("otp", secret=["code"])
     with pytest.raises(
         psycopg.errors.InvalidParameterValue, match="is secret; give Fernet text or a reference"
@@ -483,7 +485,7 @@ def test_a_secret_in_the_clear_is_refused_and_not_repeated(outbox: Outbox, code:
     assert "123456" not in str(caught.value)
 
 
-def test_a_sealed_secret_and_a_reference_are_taken(outbox: Outbox) -> None:
+def test_an_encrypted_secret_and_a_reference_are_accepted(outbox: Outbox) -> None:
     outbox.add_type("otp", secret=["code"])
     for code in (Encryptor([Fernet.generate_key().decode()]).encrypt("123456"), {"$ref": "vault/otp"}):
         assert outbox.message(enqueue(outbox.connection, type="otp", payload={"code": code}))["payload"] == {
@@ -491,10 +493,15 @@ def test_a_sealed_secret_and_a_reference_are_taken(outbox: Outbox) -> None:
         }
 
 
-def test_a_key_holds_though_the_sealed_text_differs(outbox: Outbox) -> None:
+def test_a_key_matches_although_the_ciphertext_differs(outbox: Outbox) -> None:
     outbox.add_type("otp", secret=["code"])
-    sealer = Encryptor([Fernet.generate_key().decode()])
+    encryptor = Encryptor([Fernet.generate_key().decode()])
     assert (
-        len({enqueue(outbox.connection, type="otp", key="k", payload={"code": sealer.encrypt("1")}) for _ in range(2)})
+        len(
+            {
+                enqueue(outbox.connection, type="otp", key="k", payload={"code": encryptor.encrypt("1")})
+                for _ in range(2)
+            }
+        )
         == 1
     )

@@ -1,4 +1,4 @@
-"""One judgement, written twice: `enqueue` asks payload_problem, `enqueue_many` an expression for all rows at once."""
+"""The same check, written twice: `enqueue` calls payload_error, `enqueue_many` one expression for all rows."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ RULES: list[dict[str, Any]] = [
 ]  # fmt: skip
 SYNTHETIC = {
     "every": RULES,
-    "sealed": [{"name": "code", "required": True, "json_types": ["string", "object"], "secret": True}],
+    "encrypted": [{"name": "code", "required": True, "json_types": ["string", "object"], "secret": True}],
 }
 FIELDS = {kind.type_name: list(kind.model_fields) for kind in all_types()} | {
     name: [rule["name"] for rule in rules] for name, rules in SYNTHETIC.items()
 }
 EXAMPLES: dict[str, dict[str, Any]] = {kind.type_name: dict(kind.example) for kind in all_types()} | {
-    "every": {"must": "x", "code": {"$ref": "otp", "id": 1}}, "sealed": {"code": "gAAAA"},
+    "every": {"must": "x", "code": {"$ref": "otp", "id": 1}}, "encrypted": {"code": "gAAAA"},
 }  # fmt: skip
 RECIPIENTS = {kind.type_name: kind.check_recipient(examples(kind)) for kind in all_types()}
 
@@ -100,7 +100,7 @@ def both(shared_database: str) -> Iterator[psycopg.Connection[Any]]:
 def problem(
     connection: psycopg.Connection[Any], call: str, name: str, payload: object
 ) -> tuple[str, str | None] | None:
-    """What that call says against the payload: text and field, or None when it takes it; nothing is kept."""
+    """The call's error about the payload, as text and field, or None when it is accepted; rolled back."""
     try:
         with connection.transaction(force_rollback=True):
             connection.execute(call, (name, RECIPIENTS.get(name, "ann@example.com"), json.dumps(payload)))
@@ -114,11 +114,11 @@ def problem(
 @example(drawn=("every", {"must": "x", "few": {"a": 1, "b": 2}}))
 @example(drawn=("every", {"must": "x", "mixed": 2}))
 @example(drawn=("every", {"must": "x", "code": None}))
-@example(drawn=("sealed", {"code": None}))
+@example(drawn=("encrypted", {"code": None}))
 @profile(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
-def test_one_and_many_say_the_same_of_every_payload(both: psycopg.Connection[Any], drawn: tuple[str, Any]) -> None:
+def test_one_and_many_agree_on_every_payload(both: psycopg.Connection[Any], drawn: tuple[str, Any]) -> None:
     name, payload = drawn
     one = problem(both, "SELECT backline.enqueue(%s, %s, %s::jsonb)", name, payload)
     many = problem(both, "SELECT backline.enqueue_many(%s, ARRAY[%s], ARRAY[%s]::jsonb[])", name, payload)
@@ -127,7 +127,7 @@ def test_one_and_many_say_the_same_of_every_payload(both: psycopg.Connection[Any
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_both_take_the_example_and_refuse_it_with_another_field(both: psycopg.Connection[Any], name: str) -> None:
+def test_model_and_sql_accept_the_example_and_refuse_an_unknown_field(both: psycopg.Connection[Any], name: str) -> None:
     calls = [
         "SELECT backline.enqueue(%s, %s, %s::jsonb)",
         "SELECT backline.enqueue_many(%s, ARRAY[%s], ARRAY[%s]::jsonb[])",

@@ -77,7 +77,7 @@ def test_a_day_closes_only_after_the_transactions_of_its_time_have_ended(outbox:
     assert outbox.value("SELECT accepted FROM backline.ledger WHERE day = %s", OLD) == 3
 
 
-def test_what_is_gone_from_a_frozen_day_is_missed(outbox: Outbox) -> None:
+def test_a_message_missing_from_a_frozen_day_is_detected(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(3)
     age(outbox, OLD, *ids)
     close(outbox)
@@ -116,9 +116,7 @@ def test_history_is_pruned_counted_and_still_adds_up(outbox: Outbox) -> None:
     assert left == {*ids, young} - {sent.id, cancelled.id}
 
 
-def test_pruning_goes_on_behind_more_rows_to_keep_than_a_batch_holds(
-    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pruning_continues_after_a_batch_of_rows_to_keep(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance, "BATCH_LIMIT", 3)
     kept, gone, young = outbox.enqueue_many(7), outbox.enqueue_many(5), outbox.enqueue()
     for message in outbox.claim():
@@ -130,7 +128,7 @@ def test_pruning_goes_on_behind_more_rows_to_keep_than_a_batch_holds(
     assert conservation(outbox)[OLD, "email"]["missing"] == 0
 
 
-def test_keys_over_their_time_are_forgotten(outbox: Outbox) -> None:
+def test_expired_keys_are_pruned(outbox: Outbox) -> None:
     outbox.enqueue(idempotency_key="old")
     outbox.enqueue(idempotency_key="young")
     outbox.sql("UPDATE backline.idempotency SET expires_at = clock_timestamp() - interval '1 s' WHERE key = 'old'")
@@ -150,7 +148,7 @@ def no_partitions(outbox: Outbox) -> None:
 
 
 @pytest.mark.usefixtures("no_partitions")
-def test_partitions_are_made_ahead_and_dropped_behind(outbox: Outbox) -> None:
+def test_partitions_are_created_ahead_and_dropped_later(outbox: Outbox) -> None:
     assert outbox.run_statement("attempt_partitions_create", days=3) == [{"created": 3}]
     assert partitions(outbox) == {f"attempt_{TODAY + timedelta(days=n):%Y%m%d}" for n in range(3)}
     assert outbox.run_statement("attempt_partitions_create", days=4) == [{"created": 1}]
@@ -175,7 +173,7 @@ def test_attempts_go_to_their_day_or_the_default_and_are_dropped_with_it(outbox:
 
 
 @pytest.mark.usefixtures("no_partitions")
-def test_one_round_of_housekeeping(outbox: Outbox) -> None:
+def test_one_maintenance_run(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(5)
     messages = outbox.claim(2)
     outbox.complete(finished_outcome(messages[0]))

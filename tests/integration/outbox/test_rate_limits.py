@@ -37,7 +37,7 @@ def test_a_quiet_lane_has_its_burst_and_then_one_token_an_interval(outbox: Outbo
     assert len(claim(outbox, SLOW)[0]) == 7  # never more than the burst, however long it was quiet
 
 
-def test_tokens_are_spent_by_messages_and_not_by_looking(outbox: Outbox) -> None:
+def test_tokens_are_spent_by_messages_and_not_by_polls(outbox: Outbox) -> None:
     assert claim(outbox, SLOW) == ([], 0.0)
     outbox.enqueue_many(3)
     assert len(claim(outbox, SLOW)[0]) == 3
@@ -76,7 +76,7 @@ def test_two_connections_share_a_lanes_rate_exactly(outbox: Outbox) -> None:
     assert other
 
 
-def test_what_is_over_a_domains_rate_is_put_off_once_and_has_paid(outbox: Outbox) -> None:
+def test_a_message_over_its_domains_rate_is_deferred_once(outbox: Outbox) -> None:
     outbox.enqueue_many(5)
     free = outbox.enqueue("x@elsewhere.example")
     first = outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
@@ -103,7 +103,7 @@ def test_what_is_over_a_domains_rate_is_put_off_once_and_has_paid(outbox: Outbox
     assert outbox.value("SELECT next_at FROM backline.rate_bucket") == bucket  # and none was charged again
 
 
-def test_a_retry_pays_anew(outbox: Outbox) -> None:
+def test_a_retry_reserves_a_new_token(outbox: Outbox) -> None:
     outbox.enqueue_many(3)
     outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
     [late] = outbox.sql("SELECT id FROM backline.message WHERE rate_token_reserved")
@@ -114,7 +114,7 @@ def test_a_retry_pays_anew(outbox: Outbox) -> None:
     assert not outbox.message(late["id"])["rate_token_reserved"]
 
 
-def test_the_next_to_a_domain_come_after_those_who_wait(outbox: Outbox) -> None:
+def test_later_messages_to_a_domain_come_after_the_deferred_ones(outbox: Outbox) -> None:
     outbox.enqueue_many(4)
     outbox.run(defer_over_domain_rate(outbox.store, LANE, BY_DOMAIN, outbox.claim()))
     outbox.enqueue_many(1)
@@ -125,7 +125,7 @@ def test_the_next_to_a_domain_come_after_those_who_wait(outbox: Outbox) -> None:
     assert due == pytest.approx(30, abs=3)
 
 
-def test_what_may_go_keeps_its_order(outbox: Outbox) -> None:
+def test_admitted_messages_keep_their_order(outbox: Outbox) -> None:
     late = outbox.enqueue("a@elsewhere.example", priority=1)
     first = outbox.enqueue("a@example.com", priority=9)
     assert [

@@ -133,7 +133,7 @@ def test_a_suppression_ends_with_its_time(outbox: Outbox) -> None:
     assert len(filter_batch(outbox).admitted) == 1
 
 
-def test_of_two_suppressions_the_longer_stands(outbox: Outbox) -> None:
+def test_of_two_suppressions_the_longer_is_kept(outbox: Outbox) -> None:
     soon = datetime.now(UTC) + timedelta(hours=1)
     first = suppress(outbox, "ann@example.com", reason="manual", until=soon)
     assert suppress(outbox, "Ann@example.com", reason="complaint") == first
@@ -150,14 +150,14 @@ def test_secrets_of_a_suppressed_message_are_erased(outbox: Outbox) -> None:
     assert outbox.message(message)["payload"] == {}
 
 
-def test_urgent_lanes_and_secrets_are_no_way_around_a_suppression(outbox: Outbox) -> None:
+def test_urgent_lanes_and_secrets_do_not_bypass_a_suppression(outbox: Outbox) -> None:
     suppress(outbox, "ann@example.com")
     outbox.enqueue()
     assert filter_batch(outbox, URGENT).suppressed == 1
 
 
 @pytest.mark.parametrize(("left", "sent"), [("newsletter", False), ("*", False), ("offers", True)])
-def test_who_left_a_topic_gets_no_more_of_it_and_everything_else(outbox: Outbox, left: str, *, sent: bool) -> None:
+def test_an_opted_out_recipient_gets_everything_else(outbox: Outbox, left: str, *, sent: bool) -> None:
     outbox.sql("SELECT backline.opt_out('email', 'Ann@example.com', %s)", left)
     news = outbox.enqueue(payload=json.dumps({**PAYLOAD, "topic": "newsletter"}))
     receipt = outbox.enqueue()
@@ -167,7 +167,7 @@ def test_who_left_a_topic_gets_no_more_of_it_and_everything_else(outbox: Outbox,
         assert f"the recipient opted out of {what} on {datetime.now(UTC):%Y-%m-%d}" in explanation(outbox, news)
 
 
-def test_who_comes_back_is_written_to_again(outbox: Outbox) -> None:
+def test_a_recipient_who_opts_in_again_gets_messages(outbox: Outbox) -> None:
     for topic in ("newsletter", "*"):
         outbox.sql("SELECT backline.opt_out('email', 'ann@example.com', %s)", topic)
     outbox.sql("SELECT backline.opt_in('email', 'ann@example.com', 'newsletter')")
@@ -178,7 +178,7 @@ def test_who_comes_back_is_written_to_again(outbox: Outbox) -> None:
 # --- later ----------------------------------------------------------------------------------------------------
 
 
-def test_quiet_hours_put_a_message_off_to_their_end_at_no_cost(
+def test_quiet_hours_defer_a_message_to_their_end_without_an_attempt(
     outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
 ) -> None:
     quiet_now(outbox, "ann@example.com", "Asia/Kathmandu")
@@ -210,7 +210,7 @@ def test_urgent_lanes_and_types_with_secrets_do_not_wait(outbox: Outbox, configu
     assert len(found.admitted) == 1
 
 
-def test_the_settings_hours_are_by_each_recipients_own_clock(outbox: Outbox, configure: Any) -> None:
+def test_the_settings_hours_are_in_each_recipients_time_zone(outbox: Outbox, configure: Any) -> None:
     now = datetime.now(UTC)
     hours = "-".join((now + timedelta(hours=add)).strftime("%H:%M") for add in (-1, 1))
     configure(quiet_hours={"email": hours})
@@ -229,7 +229,7 @@ def test_the_settings_hours_are_by_each_recipients_own_clock(outbox: Outbox, con
 REPORT = registry.get("report_ready").sample()
 
 
-def test_a_limit_lets_so_many_a_day_through_and_the_rest_tomorrow(outbox: Outbox, configure: Any) -> None:
+def test_a_daily_limit_defers_the_rest_to_the_next_day(outbox: Outbox, configure: Any) -> None:
     configure(daily_limit={"email": 2})
     outbox.sql("SELECT backline.set_preference('email', 'bob@example.com', 'Europe/Berlin', per_day => 1)")
     outbox.sql("SELECT backline.set_preference('email', 'cid@example.com', per_day => 0)")
@@ -277,7 +277,7 @@ def test_two_dispatchers_share_a_limit_exactly(outbox: Outbox, configure: Any) -
     assert sum(len(found.admitted) for found in outbox.run(at_once())) == 7
 
 
-def test_one_that_was_taken_back_meanwhile_is_cancelled(outbox: Outbox) -> None:
+def test_a_message_with_a_cancellation_request_is_cancelled(outbox: Outbox) -> None:
     suppress(outbox, "ann@example.com")
     quiet_now(outbox, "bob@example.com")
     ids = [outbox.enqueue("ann@example.com"), outbox.enqueue("bob@example.com")]
@@ -298,7 +298,7 @@ def test_a_lease_that_was_taken_over_changes_nothing(outbox: Outbox) -> None:
     assert outbox.message(message)["state"] == "pending"
 
 
-def test_rescued_messages_are_screened_too(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
+def test_rescued_messages_are_filtered_too(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     message = outbox.enqueue()
     outbox.claim()
     outbox.expire_leases(message)
@@ -307,7 +307,7 @@ def test_rescued_messages_are_screened_too(outbox: Outbox, mail: Catcher, pool: 
     assert drain(outbox, mail, pool).outcomes == {"suppressed": 1}
 
 
-def test_a_drain_goes_on_past_a_batch_of_which_nothing_may_go(
+def test_a_drain_continues_after_a_batch_without_admitted_messages(
     outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor
 ) -> None:
     suppress(outbox, "ann@example.com")
@@ -320,7 +320,7 @@ def test_a_drain_goes_on_past_a_batch_of_which_nothing_may_go(
 # --- runs that send -------------------------------------------------------------------------------------------
 
 
-def test_a_run_obeys_as_well(outbox: Outbox, mail: Catcher) -> None:
+def test_a_run_applies_preferences_too(outbox: Outbox, mail: Catcher) -> None:
     suppress(outbox, "ann@example.com", reason="complaint", source="mailgun")
     result = send(outbox, mail)
     assert (result.state, result.final, result.attempt) == ("suppressed", True, 0)
@@ -336,7 +336,7 @@ def test_a_run_obeys_as_well(outbox: Outbox, mail: Catcher) -> None:
 # --- what it costs --------------------------------------------------------------------------------------------
 
 
-def test_without_any_wish_nothing_is_asked(outbox: Outbox) -> None:
+def test_without_preferences_no_query_runs(outbox: Outbox) -> None:
     outbox.enqueue_many(10)
     messages = outbox.claim()
     nowhere = PreferenceFilter(Database("host=127.0.0.1 port=1", name="nowhere", retry_timeout=0), NORMAL)
@@ -356,7 +356,7 @@ def test_a_claim_touches_three_empty_tables_and_no_more(outbox: Outbox) -> None:
     assert sum(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in looks) == 0
 
 
-def test_what_is_known_is_found_by_index_whatever_is_in_the_tables(outbox: Outbox) -> None:
+def test_preferences_are_found_by_index_whatever_is_in_the_tables(outbox: Outbox) -> None:
     outbox.sql(
         "INSERT INTO backline.suppression (channel, address, reason, source)"
         " SELECT 'email', 's' || n || '@example.com', 'manual', 'test' FROM generate_series(1, 20000) AS n"
@@ -405,7 +405,7 @@ def test_sql_and_python_know_an_address_by_the_same_key(outbox: Outbox, channel:
     assert outbox.value("SELECT backline.address_key(%s, %s)", channel, address) == address_key(channel, address)
 
 
-def test_old_events_and_days_are_forgotten(outbox: Outbox) -> None:
+def test_old_events_and_daily_counts_are_pruned(outbox: Outbox) -> None:
     quiet_now(outbox, "ann@example.com")
     outbox.enqueue()
     filter_batch(outbox)
@@ -418,7 +418,7 @@ def test_old_events_and_days_are_forgotten(outbox: Outbox) -> None:
     assert outbox.value("SELECT count(*) FROM backline.daily_send_count") == 1
 
 
-def test_what_makes_no_sense_is_refused_by_the_database(outbox: Outbox) -> None:
+def test_invalid_preferences_are_refused_by_the_database(outbox: Outbox) -> None:
     import psycopg
 
     for query in (

@@ -34,7 +34,7 @@ from tests.integration.outbox.test_dispatcher import Catcher
 
 TOKEN = "s3cret/token+of-ann"
 QUOTED = "s3cret%2Ftoken%2Bof-ann"
-SEALER = Encryptor([Fernet.generate_key().decode()])
+ENCRYPTOR = Encryptor([Fernet.generate_key().decode()])
 LANE = LaneSettings(channel="email")
 
 
@@ -67,7 +67,7 @@ def lookup(outbox: Outbox) -> Iterator[SecretResolver]:
 
 def delivery(mail: Catcher, lookup: SecretResolver) -> tuple[EmailChannel, SecretDelivery[Any]]:
     channel = EmailChannel(EmailSettings(), SmtpServer("127.0.0.1", mail.port, "none"), render_email)
-    return channel, SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: SEALER, lookup, random.Random(1).random)
+    return channel, SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: ENCRYPTOR, lookup, random.Random(1).random)
 
 
 def drain(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
@@ -102,13 +102,13 @@ def stored_text(outbox: Outbox) -> str:
     return json.dumps(rows)
 
 
-@pytest.mark.parametrize("in_the_app", ["sealed", "in the clear"])
+@pytest.mark.parametrize("in_the_app", ["encrypted", "plaintext"])
 def test_a_reference_becomes_the_link(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, in_the_app: str
 ) -> None:
-    if in_the_app != "sealed":  # as in an app that keeps it readable
+    if in_the_app != "encrypted":  # as in an app that stores plaintext
         app.execute("ALTER TABLE app.tokens DROP CONSTRAINT IF EXISTS tokens_token_encrypted_check")
-    token = add_token(app, SEALER.encrypt(TOKEN) if in_the_app == "sealed" else TOKEN)
+    token = add_token(app, ENCRYPTOR.encrypt(TOKEN) if in_the_app == "encrypted" else TOKEN)
     made = reset(outbox, {"$ref": "password_reset_token", "id": token})
     drain(outbox, mail, lookup)
     assert f"http://localhost:8080/reset-password?token={QUOTED}" in received_text(mail).splitlines()
@@ -120,7 +120,7 @@ def test_a_reference_becomes_the_link(
 
 
 def test_fernet_text_becomes_the_link(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
-    made = reset(outbox, SEALER.encrypt(TOKEN))
+    made = reset(outbox, ENCRYPTOR.encrypt(TOKEN))
     drain(outbox, mail, lookup)
     assert QUOTED in received_text(mail)
     assert outbox.message(made)["payload"] == {"name": "Ann"}
@@ -130,13 +130,13 @@ def test_fernet_text_becomes_the_link(outbox: Outbox, mail: Catcher, lookup: Sec
 def test_what_cannot_be_resolved_is_dead_and_named(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, why: str
 ) -> None:
-    sealed = SEALER.encrypt(TOKEN)
+    encrypted = ENCRYPTOR.encrypt(TOKEN)
     identity: Any = {
         "none": lambda: 999_999,
-        "used": lambda: add_token(app, sealed, used=True),
-        "expired": lambda: add_token(app, sealed, lives=timedelta(seconds=-1)),
+        "used": lambda: add_token(app, encrypted, used=True),
+        "expired": lambda: add_token(app, encrypted, lives=timedelta(seconds=-1)),
         "only a hash": lambda: add_token(app, None),
-        "another kind": lambda: add_token(app, sealed, kind="email_verification"),
+        "another kind": lambda: add_token(app, encrypted, kind="email_verification"),
         "no number": lambda: "abc",
     }[why]()
     made = reset(outbox, {"$ref": "password_reset_token", "id": identity})
@@ -152,7 +152,7 @@ def test_what_cannot_be_resolved_is_dead_and_named(
 def test_a_statement_that_the_type_does_not_allow_is_not_run(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, statement: str
 ) -> None:
-    token = add_token(app, SEALER.encrypt(TOKEN), kind="email_verification")
+    token = add_token(app, ENCRYPTOR.encrypt(TOKEN), kind="email_verification")
     made = reset(outbox, {"$ref": statement, "id": token})
     drain(outbox, mail, lookup)
     row = outbox.message(made)
@@ -160,7 +160,7 @@ def test_a_statement_that_the_type_does_not_allow_is_not_run(
     assert 'token: must be a reference like {"$ref": "password_reset_token"' in row["error"]
 
 
-def test_a_missing_table_is_a_setting_to_mend_and_tried_again(
+def test_a_missing_table_is_misconfigured_and_retried(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver
 ) -> None:
     app.execute("ALTER TABLE app.tokens RENAME TO mislaid")
@@ -172,10 +172,10 @@ def test_a_missing_table_is_a_setting_to_mend_and_tried_again(
     assert 'relation "app.tokens" does not exist' in row["error"]
 
 
-def test_a_connection_that_was_closed_meanwhile_is_opened_anew(
+def test_a_closed_connection_is_reopened(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver
 ) -> None:
-    token = add_token(app, SEALER.encrypt(TOKEN))
+    token = add_token(app, ENCRYPTOR.encrypt(TOKEN))
     reset(outbox, {"$ref": "password_reset_token", "id": token})
     drain(outbox, mail, lookup)
     ended = outbox.sql(
@@ -192,7 +192,7 @@ def test_what_the_server_repeats_of_a_secret_is_hidden(
     outbox: Outbox, mail: Catcher, lookup: SecretResolver, reply: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     mail.fail(reply=reply)
-    made = reset(outbox, SEALER.encrypt(TOKEN))
+    made = reset(outbox, ENCRYPTOR.encrypt(TOKEN))
     with caplog.at_level(logging.DEBUG):
         drain(outbox, mail, lookup)
     row = outbox.message(made)
@@ -200,15 +200,15 @@ def test_what_the_server_repeats_of_a_secret_is_hidden(
     for secret in (TOKEN, QUOTED):
         assert secret not in stored_text(outbox)
         assert secret not in caplog.text
-    assert ("token" in row["payload"]) == (row["state"] == "scheduled")  # kept sealed for the next try
+    assert ("token" in row["payload"]) == (row["state"] == "scheduled")  # kept encrypted for the next attempt
 
 
 def test_a_message_is_not_sent_after_its_token_has_expired(
     outbox: Outbox, mail: Catcher, lookup: SecretResolver
 ) -> None:
     late = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    made = reset(outbox, SEALER.encrypt(TOKEN), valid_until=late)
-    in_time = reset(outbox, SEALER.encrypt(TOKEN), valid_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+    made = reset(outbox, ENCRYPTOR.encrypt(TOKEN), valid_until=late)
+    in_time = reset(outbox, ENCRYPTOR.encrypt(TOKEN), valid_until=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["payload"]) == ("expired", {"name": "Ann", "valid_until": late})
@@ -217,13 +217,15 @@ def test_a_message_is_not_sent_after_its_token_has_expired(
 
 
 def test_a_wrong_valid_until_is_named_when_it_is_sent(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
-    made = reset(outbox, SEALER.encrypt(TOKEN), valid_until="soon")
+    made = reset(outbox, ENCRYPTOR.encrypt(TOKEN), valid_until="soon")
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error"].split(":")[0]) == ("dead", "valid_until")
 
 
-def test_sealed_with_another_key_is_dead_and_named(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
+def test_a_secret_encrypted_with_another_key_is_dead_and_named(
+    outbox: Outbox, mail: Catcher, lookup: SecretResolver
+) -> None:
     made = reset(outbox, Encryptor([Fernet.generate_key().decode()]).encrypt(TOKEN))
     drain(outbox, mail, lookup)
     row = outbox.message(made)
@@ -241,7 +243,7 @@ def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher,
 def test_a_run_that_sends_resolves_too(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver
 ) -> None:
-    payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, SEALER.encrypt(TOKEN))}}
+    payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, ENCRYPTOR.encrypt(TOKEN))}}
     channel, trying = delivery(mail, lookup)
     sender = InlineSender(outbox.dsn, {"email": Route(channel, trying, LANE)})
     [result] = asyncio.run(sender.send(SendRequest("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
@@ -250,7 +252,7 @@ def test_a_run_that_sends_resolves_too(
     assert outbox.message(result.message_id)["payload"] == {"name": "Ann"}
 
 
-def test_a_secret_in_the_clear_is_refused_by_sql(outbox: Outbox) -> None:
+def test_a_plaintext_secret_is_refused_by_sql(outbox: Outbox) -> None:
     with pytest.raises(psycopg.Error, match="token: is secret; give Fernet text or a reference"):
         reset(outbox, TOKEN)
     with psycopg.connect(outbox.dsn, row_factory=dict_row) as other:

@@ -31,7 +31,7 @@ from tests.integration.outbox.support import Outbox
 
 CODE = "402913"
 ANN = "+4915112345678"
-SEALER = Encryptor([Fernet.generate_key().decode()])
+ENCRYPTOR = Encryptor([Fernet.generate_key().decode()])
 SHIPPED = registry.get("order_shipped").sample()
 BOTH = json.dumps({"email": "ann@example.com", "sms": ANN})
 
@@ -67,7 +67,7 @@ def channels(sandbox: Sandbox) -> dict[str, Channel[Any]]:
 
 
 def delivery_over(channel: Channel[Any], lookup: SecretResolver) -> SecretDelivery[Any]:
-    return SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: SEALER, lookup, random.Random(1).random)
+    return SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: ENCRYPTOR, lookup, random.Random(1).random)
 
 
 def drain(outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver, lane: str = "sms.urgent") -> None:
@@ -92,13 +92,15 @@ def received_sms(sandbox: Sandbox) -> list[dict[str, Any]]:
     return list(sandbox.get("/sms/api/messages")["messages"])
 
 
-@pytest.mark.parametrize("by", ["reference", "sealed"])
+@pytest.mark.parametrize("by", ["reference", "encrypted"])
 def test_a_code_arrives_and_is_left_nowhere_else(
     outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver, by: str
 ) -> None:
     apply_schema(outbox.dsn)
-    sealed = SEALER.encrypt(CODE)
-    given = {"$ref": "mfa_code", "id": add_token(outbox.connection, sealed, "otp")} if by == "reference" else sealed
+    encrypted = ENCRYPTOR.encrypt(CODE)
+    given = (
+        {"$ref": "mfa_code", "id": add_token(outbox.connection, encrypted, "otp")} if by == "reference" else encrypted
+    )
     made = enqueue_code(outbox, given)
     drain(outbox, sandbox, lookup)
     [found] = received_sms(sandbox)
@@ -114,7 +116,7 @@ def test_a_code_arrives_and_is_left_nowhere_else(
 def test_a_code_that_the_gateway_quotes_is_hidden(outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver) -> None:
     refusal = {"code": 30007, "message": f"Filtered: {CODE} is your Backline code"}
     sandbox.web.put("/sms/faults", json=[{"status": 400, "body": refusal}]).raise_for_status()
-    made = enqueue_code(outbox, SEALER.encrypt(CODE))
+    made = enqueue_code(outbox, ENCRYPTOR.encrypt(CODE))
     drain(outbox, sandbox, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error_class"]) == ("dead", "rejected")
@@ -124,19 +126,19 @@ def test_a_code_that_the_gateway_quotes_is_hidden(outbox: Outbox, sandbox: Sandb
 @pytest.mark.parametrize(
     ("age", "state"), [(timedelta(minutes=4, seconds=50), "sent"), (timedelta(minutes=5), "expired")]
 )
-def test_a_code_is_never_late_whatever_held_it_up(
+def test_a_code_is_never_sent_late(
     outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver, age: timedelta, state: str
 ) -> None:
-    made = enqueue_code(outbox, SEALER.encrypt(CODE))
+    made = enqueue_code(outbox, ENCRYPTOR.encrypt(CODE))
     outbox.sql("UPDATE backline.message SET created_at = created_at - %s WHERE id = %s", age, made)
     drain(outbox, sandbox, lookup)
     assert outbox.message(made)["state"] == state
     assert len(received_sms(sandbox)) == (1 if state == "sent" else 0)
 
 
-def test_a_code_is_not_tried_again_after_its_time(outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver) -> None:
+def test_a_code_is_not_retried_after_its_expiry(outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver) -> None:
     CHANNEL_CASES["sms"].set_faults(sandbox, "down")
-    made = enqueue_code(outbox, SEALER.encrypt(CODE))
+    made = enqueue_code(outbox, ENCRYPTOR.encrypt(CODE))
     drain(outbox, sandbox, lookup)
     assert outbox.message(made)["state"] == "scheduled"
     outbox.sql("UPDATE backline.message SET created_at = created_at - interval '5 minutes' WHERE id = %s", made)
@@ -178,7 +180,7 @@ def test_a_run_sends_each_channels_message_of_one_group(
     assert len(received_sms(sandbox)) == 1
 
 
-def test_what_has_gone_by_one_channel_is_not_sent_again_for_the_others_sake(
+def test_a_channel_that_was_sent_is_not_sent_again_for_another(
     outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver
 ) -> None:
     CHANNEL_CASES["sms"].set_faults(sandbox, "down")

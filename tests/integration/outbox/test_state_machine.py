@@ -1,6 +1,6 @@
 """Whatever happens in whatever order: nothing is lost, nothing ends twice, no old lease counts.
 
-The model is the producer's own list of ids and what each holder was told; the database is real.
+The model is the producer's own list of ids and what each call returned; the database is real.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.finished = 0
         self.dispatchers: list[int] = [self.outbox.dispatcher(), self.outbox.dispatcher()]
 
-    # What the model believes of one message, and what the database says.
+    # What the model believes of one message, and what the database returns.
 
     def state(self, message_id: int) -> str:
         return str(self.outbox.message(message_id)["state"])
@@ -66,7 +66,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def record_claimed(self, messages: list[LeasedMessage], dispatcher: int | None) -> None:
         for message in messages:
             assert message.id in self.made
-            assert message.id not in self.leases, "claimed although somebody holds it"
+            assert message.id not in self.leases, "claimed although it is leased"
             assert message.id not in self.final, "claimed although final"
             self.leases[message.id] = (message, dispatcher)
 
@@ -104,12 +104,12 @@ class OutboxMachine(RuleBasedStateMachine):
     def cancel(self, pick: int) -> None:
         message_id = self.one_of(pick)
         before = self.state(message_id)
-        told = self.outbox.cancel(message_id)
+        state = self.outbox.cancel(message_id)
         if before in WAITING:
-            assert told == "cancelled"
+            assert state == "cancelled"
             self.ended(message_id, "cancelled")
         else:
-            assert told == ("leased" if before == "leased" else None)
+            assert state == ("leased" if before == "leased" else None)
 
     @precondition(lambda self: self.leases)
     @rule(pick=some)
@@ -142,10 +142,10 @@ class OutboxMachine(RuleBasedStateMachine):
         messages = [message for message, _ in self.leases.values()] if all_at_once else [self.held(pick)[0]]
         state, outcome = how
         cancelled = {message.id for message in messages if self.outbox.message(message.id)["cancel_requested"]}
-        told = self.outbox.complete(*map(outcome, messages))
+        states = self.outbox.complete(*map(outcome, messages))
         for message in messages:
             expected = "cancelled" if state == "scheduled" and message.id in cancelled else state
-            assert told[message.id] == expected
+            assert states[message.id] == expected
             self.record_released(message)
             self.finished += 1
             if expected in FINAL:
@@ -163,12 +163,12 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.outbox.message(message.id) == before
 
     @precondition(lambda self: self.leases)
-    @rule(pick=some, put_off=st.booleans())
-    def return_untried(self, pick: int, *, put_off: bool) -> None:
+    @rule(pick=some, defer=st.booleans())
+    def return_unsent(self, pick: int, *, defer: bool) -> None:
         message, _ = self.held(pick)
         cancelled = self.outbox.message(message.id)["cancel_requested"]
         store = self.outbox.store
-        assert self.outbox.run(store.defer([(message, 30.0)]) if put_off else store.return_unsent([message])) == 1
+        assert self.outbox.run(store.defer([(message, 30.0)]) if defer else store.return_unsent([message])) == 1
         self.record_released(message)
         if cancelled:
             assert self.state(message.id) == "cancelled", "its cancellation was forgotten"
@@ -179,7 +179,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def renew(self, pick: int) -> None:
         assert self.outbox.run(self.outbox.store.renew([self.held(pick)[0]], 60.0)) == 1
 
-    # --- misfortune, and what mends it
+    # --- failures and recovery
 
     @precondition(lambda self: self.leases)
     @rule(pick=some)

@@ -27,7 +27,7 @@ LATER = NOW + timedelta(hours=1)
 
 
 def lease_one(outbox: Outbox, **options: Any) -> LeasedMessage:
-    """A message that is leased by nobody in particular."""
+    """A message that is leased without a dispatcher."""
     outbox.enqueue(**options)
     [message] = outbox.claim()
     return message
@@ -52,14 +52,14 @@ def test_a_claim_takes_the_first_of_many(outbox: Outbox) -> None:
     assert outbox.claim(10) == []
 
 
-def test_a_claim_takes_neither_other_lanes_nor_what_is_due_later_nor_final(outbox: Outbox) -> None:
+def test_a_claim_ignores_other_lanes_later_and_final_messages(outbox: Outbox) -> None:
     outbox.enqueue(type="urgent_email", payload='{"context": {}}')
     outbox.enqueue(due_at=LATER)
     outbox.complete(finished_outcome(lease_one(outbox)))
     assert outbox.claim() == []
 
 
-def test_a_lease_tells_what_is_needed_to_send(outbox: Outbox) -> None:
+def test_a_lease_has_what_is_needed_to_send(outbox: Outbox) -> None:
     dispatcher = outbox.dispatcher()
     made = outbox.enqueue(expires_at=LATER)
     [message] = outbox.claim(dispatcher=dispatcher)
@@ -82,7 +82,7 @@ def test_a_lease_tells_what_is_needed_to_send(outbox: Outbox) -> None:
     )
 
 
-def test_two_claims_at_once_share_nothing(outbox: Outbox) -> None:
+def test_two_concurrent_claims_share_nothing(outbox: Outbox) -> None:
     ids = outbox.enqueue_many(20)
     with Outbox(outbox.dsn) as other, other.connection.transaction():
         held = [row["id"] for row in other.run_statement("message_claim", **claim_from_head(8))]
@@ -138,13 +138,13 @@ def test_promote_takes_what_came_due_first_and_no_more_than_told(outbox: Outbox)
     assert [outbox.message(message_id)["state"] for message_id in ids] == ["pending", "pending", "scheduled"]
 
 
-def test_a_retry_that_would_come_too_late_is_expired(outbox: Outbox) -> None:
+def test_a_retry_after_the_expiry_is_expired(outbox: Outbox) -> None:
     message = lease_one(outbox, expires_at=datetime.now(UTC) + timedelta(seconds=60))
     assert outbox.complete(failed_outcome(message, delay=3600)) == {message.id: "expired"}
     assert outbox.message(message.id)["finalized_at"] is not None
 
 
-def test_an_old_token_can_finish_nothing(outbox: Outbox) -> None:
+def test_an_old_lease_token_completes_nothing(outbox: Outbox) -> None:
     message = lease_one(outbox)
     outbox.expire_leases(message.id)
     assert outbox.rescue() == 1
@@ -182,7 +182,7 @@ def test_the_response_is_cut_to_4_kb(outbox: Outbox) -> None:
     assert outbox.value("SELECT char_length(response) FROM backline.attempt") == 4096
 
 
-def test_renewing_lengthens_the_lease(outbox: Outbox) -> None:
+def test_renewing_extends_the_lease(outbox: Outbox) -> None:
     message = lease_one(outbox)
     outbox.expire_leases(message.id)
     until = message.lease_deadline
@@ -191,7 +191,7 @@ def test_renewing_lengthens_the_lease(outbox: Outbox) -> None:
     assert outbox.rescue() == 0
 
 
-def test_giving_back_costs_nothing(outbox: Outbox) -> None:
+def test_returning_a_message_uses_no_attempt(outbox: Outbox) -> None:
     message = lease_one(outbox)
     assert outbox.run(outbox.store.return_unsent([message])) == 1
     row = outbox.message(message.id)
@@ -201,7 +201,7 @@ def test_giving_back_costs_nothing(outbox: Outbox) -> None:
 # --- rescue ---------------------------------------------------------------------------------------------------
 
 
-def test_a_lease_that_holds_is_left_alone(outbox: Outbox) -> None:
+def test_a_valid_lease_is_not_rescued(outbox: Outbox) -> None:
     dispatcher = outbox.dispatcher()
     outbox.enqueue()
     outbox.claim(dispatcher=dispatcher)
@@ -209,13 +209,13 @@ def test_a_lease_that_holds_is_left_alone(outbox: Outbox) -> None:
     assert outbox.rescue() == 0
 
 
-@pytest.mark.parametrize("death", ["stopped heart", "row gone"])
+@pytest.mark.parametrize("death", ["stopped heartbeat", "row deleted"])
 def test_a_dead_dispatchers_messages_are_rescued_at_once(outbox: Outbox, death: str) -> None:
     dispatcher, other = outbox.dispatcher(), outbox.dispatcher()
     mine, others = outbox.enqueue_many(2)
     outbox.claim(1, dispatcher)
     outbox.claim(1, other)
-    if death == "row gone":
+    if death == "row deleted":
         outbox.run(outbox.store.unregister(dispatcher))
     else:
         outbox.stop_heartbeat(dispatcher)
@@ -255,7 +255,7 @@ def test_a_message_that_kills_its_dispatchers_dies_alone(outbox: Outbox) -> None
             break
     row = outbox.message(poison)
     assert (row["state"], row["rescues"], row["attempt"]) == ("dead", MAX_RESCUES + 1, 0)
-    assert "it may be what kills it" in row["error"]
+    assert "which may be the cause" in row["error"]
     while messages := outbox.claim_rescued():
         outbox.complete(finished_outcome(messages[0]))
     assert outbox.state_counts() == {"dead": 1, "sent": 4}
@@ -281,12 +281,12 @@ HANDS: dict[str, Callable[[Outbox, LeasedMessage], object]] = {
     "retry": lambda outbox, message: outbox.complete(failed_outcome(message)),
     "return": lambda outbox, message: outbox.run(outbox.store.return_unsent([message])),
     "rescue": rescue,
-    "put off": lambda outbox, message: outbox.run(outbox.store.defer([(message, 5.0)])),
+    "deferred": lambda outbox, message: outbox.run(outbox.store.defer([(message, 5.0)])),
 }
 
 
 @pytest.mark.parametrize("hand", HANDS)
-def test_a_held_message_is_cancelled_when_its_holder_lets_go(outbox: Outbox, hand: str) -> None:
+def test_a_leased_message_is_cancelled_when_it_is_returned(outbox: Outbox, hand: str) -> None:
     dispatcher = outbox.dispatcher()
     made = outbox.enqueue()
     [message] = outbox.claim(dispatcher=dispatcher)
@@ -324,7 +324,7 @@ def test_waiting_messages_expire(outbox: Outbox) -> None:
     ]
 
 
-def test_a_dead_message_is_revived_under_its_own_id_with_fresh_tries(outbox: Outbox) -> None:
+def test_a_dead_message_is_retried_under_its_own_id_with_all_attempts(outbox: Outbox) -> None:
     message = lease_one(outbox)
     assert not outbox.retry(message.id)
     outbox.complete(failed_outcome(message, dead=True))
@@ -335,7 +335,7 @@ def test_a_dead_message_is_revived_under_its_own_id_with_fresh_tries(outbox: Out
     assert not outbox.retry(message.id)
 
 
-def test_a_dead_message_that_came_too_late_or_had_secrets_is_not_revived(outbox: Outbox) -> None:
+def test_a_dead_message_that_expired_or_had_secrets_is_not_retried(outbox: Outbox) -> None:
     message = lease_one(outbox, expires_at=LATER)
     outbox.complete(failed_outcome(message, dead=True))
     outbox.sql("UPDATE backline.message SET expires_at = clock_timestamp() - interval '1 s'")
@@ -350,8 +350,8 @@ def test_a_dead_message_that_came_too_late_or_had_secrets_is_not_revived(outbox:
 
 def secret_message(outbox: Outbox, **options: Any) -> LeasedMessage:
     outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "json_types": ["string"]}])
-    sealed = Encryptor([Fernet.generate_key().decode()]).encrypt("123456")
-    return lease_one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": sealed}), **options)
+    encrypted = Encryptor([Fernet.generate_key().decode()]).encrypt("123456")
+    return lease_one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": encrypted}), **options)
 
 
 def expire(outbox: Outbox, message: LeasedMessage) -> None:
@@ -396,7 +396,7 @@ def test_secrets_are_erased_at_every_end(outbox: Outbox, end: str) -> None:
     assert outbox.value("SELECT count(response) FROM backline.attempt") == 0
 
 
-def test_secrets_stay_while_the_message_has_a_way_to_go(outbox: Outbox) -> None:
+def test_secrets_stay_until_the_message_is_final(outbox: Outbox) -> None:
     message = secret_message(outbox)
     outbox.complete(failed_outcome(message))
     assert set(outbox.message(message.id)["payload"]) == {"name", "code"}
@@ -413,7 +413,7 @@ def test_a_lane_has_so_many_slots(outbox: Outbox) -> None:
     assert outbox.dispatcher(slots=2) > second
 
 
-def test_one_that_hands_over_makes_room_and_hears_of_its_successor(outbox: Outbox) -> None:
+def test_a_dispatcher_that_hands_over_frees_its_slot_and_learns_of_its_successor(outbox: Outbox) -> None:
     old = outbox.dispatcher(slots=1)
     assert outbox.run(outbox.store.heartbeat(old, handing_over=True)) == (False, False)
     registered = outbox.run(outbox.store.register("email.normal", 1, "dag/run"))

@@ -117,11 +117,11 @@ def test_ses(event: dict[str, Any], wanted: tuple[Any, ...], version: str) -> No
         ),
     ],
 )
-def test_ses_tells_other_things_too(event: dict[str, Any]) -> None:
+def test_ses_events_of_other_types_are_ignored(event: dict[str, Any]) -> None:
     assert ses_events(event) == []
 
 
-def test_ses_tells_of_each_recipient() -> None:
+def test_ses_has_an_event_per_recipient() -> None:
     event = mail(notificationType="Delivery", delivery={"timestamp": AT, "recipients": [ANN, "bob@example.com"]})
     assert [found.recipient for found in ses_events(event)] == [ANN, "bob@example.com"]
     assert len({found.source_id for found in ses_events(event)}) == 2
@@ -143,7 +143,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "a host that ends like Amazon's": lambda note: (
         note | {"SigningCertURL": "https://evilsns.eu-west-1.amazonaws.com/x.pem"}
     ),
-    "somebody's bucket": lambda note: note | {"SigningCertURL": "https://s3.eu-west-1.amazonaws.com/evil/x.pem"},
+    "another bucket": lambda note: note | {"SigningCertURL": "https://s3.eu-west-1.amazonaws.com/evil/x.pem"},
     "a login before the host": lambda note: (
         note | {"SigningCertURL": "https://sns.eu-west-1.amazonaws.com@evil.example/x.pem"}
     ),
@@ -155,7 +155,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
-def test_what_amazon_did_not_sign_is_refused(forge: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+def test_a_request_not_signed_by_amazon_is_refused(forge: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     note = forge(json.loads(FAKE_SNS.notification(GOOD)))
     with pytest.raises(InvalidSignature):
         ses.parse_request(json.dumps(note).encode(), [TOPIC], ses.CertificateCache(FAKE_SNS.fetch), NOW)
@@ -178,7 +178,7 @@ def test_an_old_notification_is_a_replay(later: timedelta) -> None:
         ses.parse_request(FAKE_SNS.notification(GOOD), [TOPIC], ses.CertificateCache(FAKE_SNS.fetch), NOW + later)
 
 
-def test_a_certificate_that_is_over_proves_nothing() -> None:
+def test_an_expired_certificate_is_refused() -> None:
     old = FakeSns(NOW - timedelta(days=800))
     with pytest.raises(InvalidSignature, match="not valid now"):
         ses.parse_request(old.notification(GOOD, at=NOW), [TOPIC], ses.CertificateCache(old.fetch), NOW)
@@ -210,12 +210,12 @@ def test_a_subscription_is_confirmed_at_amazons_host_only() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b"{}", b'{"Type": "Notification"}', b"\xff", json.dumps(GOOD).encode()]
 )
-def test_what_is_not_sns_is_told(body: bytes) -> None:
+def test_a_body_that_is_not_sns_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         ses.parse_request(body, [TOPIC], ses.CertificateCache(FAKE_SNS.fetch), NOW)
 
 
-def test_a_signed_message_that_is_not_ses_is_told_or_passed_over() -> None:
+def test_a_signed_message_that_is_not_from_ses_is_refused_or_ignored() -> None:
     kept = ses.CertificateCache(FAKE_SNS.fetch)
     assert ses.parse_request(FAKE_SNS.notification("Successfully validated SNS topic"), [TOPIC], kept, NOW) == (
         [],
@@ -291,7 +291,7 @@ def test_sendgrid_may_sign_with_ed25519() -> None:
         sendgrid.parse_request(headers, body + b" ", public, NOW)
 
 
-def test_what_sendgrid_did_not_sign_is_refused() -> None:
+def test_a_request_not_signed_by_sendgrid_is_refused() -> None:
     headers, body = sendgrid_request(sendgrid_event("delivered"))
     for wrong_headers, wrong_body in (
         (headers, body.replace(b"ann@", b"eve@")),
@@ -307,7 +307,7 @@ def test_what_sendgrid_did_not_sign_is_refused() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x", "AAAA", base64.b64encode(rsa.generate_private_key(65537, 2048).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()])  # fmt: skip
-def test_a_key_that_is_none_is_named(key: str) -> None:
+def test_an_invalid_key_is_named(key: str) -> None:
     headers, body = sendgrid_request(sendgrid_event("delivered"))
     with pytest.raises(Misconfigured, match=r"hooks\.sendgrid_public_key"):
         sendgrid.parse_request(headers, body, key, NOW)
@@ -316,7 +316,7 @@ def test_a_key_that_is_none_is_named(key: str) -> None:
 @pytest.mark.parametrize(
     "event", [7, {"event": "bounce"}, sendgrid_event("bounce", timestamp="soon"), sendgrid_event("bounce", email=None)]
 )
-def test_what_sendgrid_would_not_say_is_told(event: Any) -> None:
+def test_a_body_that_is_not_sendgrids_is_refused(event: Any) -> None:
     headers, body = sendgrid_request(event)
     with pytest.raises(InvalidInput):
         sendgrid.parse_request(headers, body, PUBLIC, NOW)
@@ -363,11 +363,11 @@ def test_mailgun(event: dict[str, Any], wanted: tuple[Any, ...]) -> None:
     assert (found.recipient, found.message_id, found.source_id) == (ANN, OUR_MESSAGE_ID.strip("<>"), "t" * 50)
 
 
-def test_mailgun_tells_other_things_too() -> None:
+def test_mailgun_events_of_other_types_are_ignored() -> None:
     assert mailgun.parse_request(mailgun_request(mailgun_event("opened")), "signing-key", NOW) == []
 
 
-def test_what_mailgun_did_not_sign_is_refused() -> None:
+def test_a_request_not_signed_by_mailgun_is_refused() -> None:
     event = mailgun_event("complained")
     for body in (
         mailgun_request(event, key="other"),
@@ -391,7 +391,7 @@ def test_what_mailgun_did_not_sign_is_refused() -> None:
         mailgun_request(mailgun_event("failed", message=[1])),
     ],
 )
-def test_what_mailgun_would_not_say_is_told(body: bytes) -> None:
+def test_a_body_that_is_not_mailguns_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         mailgun.parse_request(body, "signing-key", NOW)
 
@@ -428,7 +428,7 @@ def test_twilio(form: dict[str, str], wanted: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("status", ["queued", "sending", "sent", "accepted"])
-def test_a_step_on_the_way_is_no_event(status: str) -> None:
+def test_an_intermediate_status_is_not_an_event(status: str) -> None:
     form = twilio_form(status)
     assert twilio.parse_request(URL, twilio_signature(URL, form), urlencode(form).encode(), "auth-token", NOW) == []
 
@@ -441,14 +441,14 @@ def test_twilios_own_example() -> None:
 
 
 @pytest.mark.parametrize("signed", [URL, URL.replace("shop.example/", "shop.example:443/")])
-def test_twilio_may_spell_the_port(signed: str) -> None:
+def test_twilio_may_sign_the_url_with_its_port(signed: str) -> None:
     form = twilio_form("delivered")
     assert (
         len(twilio.parse_request(URL, twilio_signature(signed, form), urlencode(form).encode(), "auth-token", NOW)) == 1
     )
 
 
-def test_what_twilio_did_not_sign_is_refused() -> None:
+def test_a_request_not_signed_by_twilio_is_refused() -> None:
     form = twilio_form("delivered")
     body = urlencode(form).encode()
     for url, signature in (
@@ -463,6 +463,6 @@ def test_what_twilio_did_not_sign_is_refused() -> None:
 
 
 @pytest.mark.parametrize("form", [{}, {"MessageStatus": "delivered"}, {"MessageSid": "SM1"}])
-def test_what_twilio_would_not_say_is_told(form: dict[str, str]) -> None:
+def test_a_body_that_is_not_twilios_is_refused(form: dict[str, str]) -> None:
     with pytest.raises(InvalidInput):
         twilio.parse_request(URL, twilio_signature(URL, form), urlencode(form).encode(), "auth-token", NOW)

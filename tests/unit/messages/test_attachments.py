@@ -54,7 +54,7 @@ def test_base64_may_be_broken_into_lines() -> None:
 
 
 @pytest.mark.parametrize("path", ["../secret.pdf", "a/../../secret.pdf", "..\\secret.pdf", "C:\\secret.pdf", "."])
-def test_a_path_that_leads_out_of_the_folder_is_refused(folder: Path, path: str) -> None:
+def test_a_path_out_of_the_folder_is_refused(folder: Path, path: str) -> None:
     (folder.parent / "secret.pdf").write_bytes(PDF)
     error = error_of({"path": path})
     assert error.field == "attachments[0].path"
@@ -68,7 +68,7 @@ def test_an_absolute_path_is_refused_even_into_the_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("linked", ["file", "folder"])
-def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path, linked: str) -> None:
+def test_a_symlink_out_of_the_folder_is_refused(folder: Path, linked: str) -> None:
     (folder.parent / "secret.pdf").write_bytes(PDF)
     (folder / "link").symlink_to(folder.parent / "secret.pdf" if linked == "file" else folder.parent)
     error = error_of({"path": "link" if linked == "file" else "link/secret.pdf", "filename": "a.pdf"})
@@ -76,7 +76,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path, linked: st
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_file_that_is_not_here_is_judged_when_it_is_sent() -> None:
+def test_a_missing_file_is_checked_when_it_is_sent() -> None:
     registry.get("email").parse(payload({"path": "later.pdf"}))
     with pytest.raises(InvalidInput, match="no such file in") as caught:
         render(upload("a.txt", b"x"), {"path": "later.pdf"})
@@ -90,7 +90,7 @@ def test_a_folder_is_not_a_file(folder: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    ("attachment", "field", "says"),
+    ("attachment", "field", "text"),
     [
         ({}, "path", "either path, or filename with content_base64"),
         ({"path": "a.pdf", "content_base64": "YQ==", "filename": "a.pdf"}, "path", "either path, or"),
@@ -109,13 +109,13 @@ def test_a_folder_is_not_a_file(folder: Path) -> None:
         (upload("x.txt", b"x") | {"pth": "x"}, "pth", "is not a known field"),
     ],
 )
-def test_bad_attachments_name_field_and_fix(attachment: dict[str, Any], field: str, says: str) -> None:
+def test_bad_attachments_name_field_and_fix(attachment: dict[str, Any], field: str, text: str) -> None:
     error = error_of(attachment)
     assert error.field == f"attachments[0].{field}"
-    assert says in str(error)
+    assert text in str(error)
 
 
-def test_the_weight_of_all_files_together_is_limited(folder: Path) -> None:
+def test_the_total_size_of_all_files_is_limited(folder: Path) -> None:
     (folder / "half.txt").write_bytes(b"x" * (MIB // 2))
     registry.get("email").parse(payload({"path": "half.txt"}, upload("more.txt", b"x" * (MIB // 2))))
     error = error_of({"path": "half.txt"}, upload("more.txt", b"x" * (MIB // 2 + 1)))

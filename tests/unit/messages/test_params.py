@@ -93,7 +93,7 @@ def test_fields_get_the_entry_that_fits_them() -> None:
     ]
 
 
-def test_an_enum_is_a_choice_and_a_secret_is_never_asked_for_in_the_clear() -> None:
+def test_an_enum_is_a_choice_and_a_secret_is_never_asked_for_as_plaintext() -> None:
     params = params_for(Choice)
     assert params["level"].schema["enum"] == ["low", "high", None]
     assert params["level"].value == "low"
@@ -101,18 +101,18 @@ def test_an_enum_is_a_choice_and_a_secret_is_never_asked_for_in_the_clear() -> N
     assert "maxLength" not in params["code"].schema
     assert "123456" not in str(params["code"].serialize())
     assert '{"$ref": "mfa_code", "id": ...}' in str(params["code"].description)
-    for given in ({"$ref": "mfa_code", "id": 5}, "gAAAAAB-sealed"):
+    for given in ({"$ref": "mfa_code", "id": 5}, "gAAAAAB-encrypted"):
         assert validated(Choice, {"to": "ann@example.com", "code": given})["code"] == given
     with pytest.raises(ParamValidationError, match="param code:"):
         validated(Choice, {"to": "ann@example.com", "code": "123456"})
 
 
 def test_a_secret_that_takes_no_reference_is_text_only() -> None:
-    class Sealed(Choice):
-        type_name: ClassVar[str] = "sealed"
+    class EncryptedChoice(Choice):
+        type_name: ClassVar[str] = "encrypted"
         secret_references: ClassVar = {}
 
-    assert params_for(Sealed)["code"].schema["type"] == "string"
+    assert params_for(EncryptedChoice)["code"].schema["type"] == "string"
 
 
 def test_days_and_times_get_a_calendar() -> None:

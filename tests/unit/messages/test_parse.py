@@ -40,7 +40,7 @@ def test_all_fields_of_an_email_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "payload", "field", "says"),
+    ("name", "payload", "field", "text"),
     [
         ("email", {"text": "Hi"}, "subject", "is required; add it"),
         ("email", {"subject": "Hello"}, "text", "give text, html or both"),
@@ -115,16 +115,16 @@ def test_all_fields_of_an_email_are_kept() -> None:
         ("password_reset", {"valid_until": "2030-01-31T12:00:00"}, "valid_until", "needs a time zone"),
     ],
 )
-def test_bad_input_names_field_and_fix(name: str, payload: Any, field: str, says: str) -> None:
+def test_bad_input_names_field_and_fix(name: str, payload: Any, field: str, text: str) -> None:
     if name not in {"email", "templated_email", "welcome"}:
         payload = {**registry.get(name).sample(), **payload}
     error = error_of(name, payload)
     assert error.field == field
-    assert says in str(error)
+    assert text in str(error)
     assert str(error).startswith(f"{field}: ")
 
 
-def test_every_problem_is_told_and_the_first_is_the_field() -> None:
+def test_every_problem_is_listed_and_the_first_is_the_field() -> None:
     error = error_of("email", {"subject": 5, "reply_to": "nobody", "zzz": 1})
     assert error.field == "subject"
     assert "; also reply_to: " in str(error)

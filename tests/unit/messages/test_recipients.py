@@ -49,7 +49,7 @@ def test_of_several_channels_each_has_one_or_one_is_given_alone(given: object, t
         ("ann", "to", "email: .*; sms: "),
     ],
 )
-def test_what_is_wrong_is_named_by_its_channel(given: object, field: str, word: str) -> None:
+def test_an_invalid_recipient_is_named_by_its_channel(given: object, field: str, word: str) -> None:
     with pytest.raises(InvalidInput, match=word) as caught:
         by_channel("alert", BOTH, given)
     assert caught.value.field == field
@@ -62,7 +62,7 @@ def test_of_one_channel_there_is_one(given: object) -> None:
     assert caught.value.field == "to"
 
 
-def test_what_is_written_for_the_outbox_names_its_channels() -> None:
+def test_a_serialized_recipient_names_its_channels() -> None:
     assert serialize(("sms",), {"sms": "+49151"}) == "+49151"
     assert channels_of(("sms",), "+49151") == ("sms",)
     assert json.loads(serialize(BOTH, {"sms": "+49151"})) == {"sms": "+49151"}
@@ -70,6 +70,6 @@ def test_what_is_written_for_the_outbox_names_its_channels() -> None:
 
 
 @pytest.mark.parametrize("device", ["x", "user:", "user:a b", "two words", "tökenlong", "x" * 4097])
-def test_what_is_no_device_is_told_what_is(device: str) -> None:
+def test_an_invalid_device_is_named(device: str) -> None:
     with pytest.raises(InvalidInput, match="user:17"):
         registry.get("push").check_recipient(device)

@@ -72,13 +72,13 @@ def test_the_types_that_ship() -> None:
     }
 
 
-def test_each_type_is_in_the_module_that_is_said_to_have_it() -> None:
-    said = {name: f"backline.messages.types.{module}" for module, names in MODULES.items() for name in names}
-    assert {kind.type_name: kind.__module__ for kind in registry.all_types()} == said
+def test_each_type_is_in_its_listed_module() -> None:
+    listed = {name: f"backline.messages.types.{module}" for module, names in MODULES.items() for name in names}
+    assert {kind.type_name: kind.__module__ for kind in registry.all_types()} == listed
     assert {f"{path.stem}" for path in Path(types.__file__).parent.glob("[a-z]*.py")} == {*MODULES}
 
 
-def test_who_wants_one_type_loads_no_other() -> None:
+def test_getting_one_type_loads_no_other_module() -> None:
     code = """
 import sys
 from backline.messages import registry
@@ -110,7 +110,7 @@ def test_two_types_of_one_name_are_refused() -> None:
         registry.register(twin)
 
 
-def test_a_field_that_stands_beside_the_payload_is_refused() -> None:
+def test_a_field_named_like_a_key_beside_the_payload_is_refused() -> None:
     class Addressed(Greeting):
         type_name: ClassVar[str] = "addressed"
         to: str
@@ -119,7 +119,7 @@ def test_a_field_that_stands_beside_the_payload_is_refused() -> None:
         registry.register(Addressed)
 
 
-def test_a_secret_that_is_no_field_is_refused() -> None:
+def test_a_secret_that_is_not_a_field_is_refused() -> None:
     class Keeper(Greeting):
         type_name: ClassVar[str] = "keeper"
         secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
@@ -137,7 +137,7 @@ def test_a_reference_for_a_field_that_is_not_secret_is_refused() -> None:
         registry.register(Loose)
 
 
-def test_an_expiry_that_is_no_field_is_refused() -> None:
+def test_an_expiry_that_is_not_a_field_is_refused() -> None:
     class Late(Greeting):
         type_name: ClassVar[str] = "late"
         expiry_field: ClassVar[str | None] = "until"
@@ -150,7 +150,7 @@ def test_an_expiry_that_is_no_field_is_refused() -> None:
     ("channel", "wanted"),
     [("email", "EmailMessage"), ("sms", "SmsMessage"), ("push", "PushMessage"), ("webhook", "WebhookMessage")],
 )
-def test_a_type_must_be_able_to_speak_on_its_channel(channel: str, wanted: str) -> None:
+def test_a_type_must_subclass_its_channels_class(channel: str, wanted: str) -> None:
     class Mute(MessageType):
         type_name: ClassVar[str] = "mute"
         lanes: ClassVar = {channel: f"{channel}.normal"}
@@ -159,7 +159,7 @@ def test_a_type_must_be_able_to_speak_on_its_channel(channel: str, wanted: str) 
         registry.register(Mute)
 
 
-def test_errors_of_a_secret_field_do_not_tell_its_value() -> None:
+def test_errors_of_a_secret_field_do_not_contain_its_value() -> None:
     from typing import Annotated
 
     from pydantic import AfterValidator

@@ -107,17 +107,17 @@ def test_an_unknown_type_and_a_bad_payload_are_refused() -> None:
 
 def test_every_example_renders() -> None:
     for kind in registry.all_types():
-        said = message(kind.type_name, kind.sample())
+        sample = message(kind.type_name, kind.sample())
         if "email" in kind.channels:
-            content = render_email(said)
+            content = render_email(sample)
             assert content.subject
             assert content.text
         if "sms" in kind.channels:
-            assert 0 < segments.count_segments(render_sms(said)).parts <= 2
+            assert 0 < segments.count_segments(render_sms(sample)).parts <= 2
         if "push" in kind.channels:
-            assert render_push(said).title
+            assert render_push(sample).title
         if "webhook" in kind.channels:
-            assert render_webhook(said).event_type
+            assert render_webhook(sample).event_type
         assert {*kind.channels} <= {"email", "sms", "push", "webhook"}
 
 

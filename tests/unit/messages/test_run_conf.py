@@ -26,7 +26,7 @@ def test_a_conf_is_recipient_payload_and_options() -> None:
     assert options == Options("r-1", datetime(2030, 1, 31, 12, tzinfo=timezone(timedelta(hours=2))), 9)
 
 
-def test_options_may_be_left_out_and_z_is_utc() -> None:
+def test_options_may_be_omitted_and_z_is_utc() -> None:
     assert split_conf(WELCOME, {"to": "ann@example.com"})[1:] == ({}, Options())
     conf = {"to": "ann@example.com", "expires_at": "2030-01-31T12:00:00Z"}
     assert split_conf(WELCOME, conf)[2].expires_at == datetime(2030, 1, 31, 12, tzinfo=UTC)
@@ -37,7 +37,7 @@ def test_null_for_a_required_field_is_left_for_the_model_to_refuse() -> None:
 
 
 @pytest.mark.parametrize(
-    ("conf", "field", "says"),
+    ("conf", "field", "text"),
     [
         ({}, "to", "is required; give one email address"),
         ({"to": None}, "to", "is required"),
@@ -59,8 +59,8 @@ def test_null_for_a_required_field_is_left_for_the_model_to_refuse() -> None:
         ({"priority": "high"}, "priority", "whole number"),
     ],
 )
-def test_bad_confs_name_field_and_fix(conf: dict[str, Any], field: str, says: str) -> None:
+def test_bad_confs_name_field_and_fix(conf: dict[str, Any], field: str, text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         split_conf(WELCOME, conf if "to" in conf or field == "to" else {"to": "ann@example.com", **conf})
     assert caught.value.field == field
-    assert says in str(caught.value)
+    assert text in str(caught.value)

@@ -33,15 +33,15 @@ def test_every_secret_has_a_fake_and_a_reference_in_its_example(kind: type[Any])
         assert parse_reference(kind, name, kind.example[name]).statement in kind.secret_references[name]
 
 
-@pytest.mark.parametrize("token", ["gAAAAAB-sealed", {"$ref": "password_reset_token", "id": 17}])
-def test_what_is_sealed_or_referred_to_is_taken_without_being_opened(token: Any) -> None:
+@pytest.mark.parametrize("token", ["gAAAAAB-encrypted", {"$ref": "password_reset_token", "id": 17}])
+def test_encrypted_values_and_references_are_accepted_without_decryption(token: Any) -> None:
     check_no_plaintext_secrets(RESET, {"name": "Ann", "token": token})
     with pytest.raises(InvalidInput, match=r"^name: is required"):
         check_no_plaintext_secrets(RESET, {"token": token})
 
 
 @pytest.mark.parametrize("token", [TOKEN, "", 123456, ["x"], True])
-def test_a_secret_in_the_clear_is_refused_and_not_repeated(token: Any) -> None:
+def test_a_plaintext_secret_is_refused_and_not_repeated(token: Any) -> None:
     with pytest.raises(InvalidInput, match="must not be plaintext here; give Fernet text") as caught:
         check_no_plaintext_secrets(RESET, {"name": "Ann", "token": token})
     assert caught.value.field == "token"
@@ -57,7 +57,7 @@ def test_a_required_secret_that_is_missing_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "text"),
     [
         ({"$ref": "email_verification_token", "id": 1}, 'must be a reference like {"$ref": "password_reset_token"'),
         ({"$ref": "message_claim", "id": 1}, "must be a reference like"),
@@ -71,20 +71,20 @@ def test_a_required_secret_that_is_missing_is_named() -> None:
         ({"$ref": "password_reset_token", "id": "x" * 201}, "must be a number or"),
     ],
 )
-def test_only_the_statements_of_the_field_can_be_referred_to(given: dict[str, Any], says: str) -> None:
+def test_only_the_statements_of_the_field_can_be_referred_to(given: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         check_no_plaintext_secrets(RESET, {"name": "Ann", "token": given})
     assert caught.value.field == "token"
-    assert says in str(caught.value)
+    assert text in str(caught.value)
 
 
-def test_a_reference_says_what_it_refers_to() -> None:
+def test_a_reference_is_shown_with_its_statement_and_id() -> None:
     found = parse_reference(RESET, "token", {"$ref": "password_reset_token", "id": "a-7"})
     assert found == Reference("password_reset_token", "a-7")
     assert str(found) == "password_reset_token with id 'a-7'"
 
 
-def test_only_what_is_in_the_clear_and_secret_is_sealed() -> None:
+def test_only_plaintext_secrets_are_encrypted() -> None:
     payload = {"name": "Ann", "token": TOKEN}
     done = encrypt_secrets(RESET, payload, encrypt)
     assert done == {"name": "Ann", "token": encrypt(TOKEN)}

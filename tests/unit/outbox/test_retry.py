@@ -44,7 +44,7 @@ def test_within_jitter_and_under_the_cap(policy: RetrySettings, attempt: int, ra
 
 
 @given(policies, attempts)
-def test_never_shorter_for_a_later_try(policy: RetrySettings, attempt: int) -> None:
+def test_never_shorter_for_a_later_attempt(policy: RetrySettings, attempt: int) -> None:
     assert delay(policy, attempt, 0.5) <= delay(policy, attempt + 1, 0.5)
 
 
@@ -56,7 +56,7 @@ def test_jitter_spreads(jitter: float, one: float, other: float) -> None:
 
 
 @given(policies, transient, st.integers(1, 50), st.integers(0, 10), randoms, st.none() | st.floats(0, 1e6))
-def test_the_last_try_is_the_last(
+def test_no_attempt_follows_the_last(
     policy: RetrySettings, kind: FailureClass, most: int, over: int, random: float, wish: float | None
 ) -> None:
     known = {kind: policy}
@@ -71,7 +71,7 @@ def test_permanent_classes_are_never_retried(kind: FailureClass, random: float, 
 
 
 @given(policies, attempts, randoms, st.floats(-1e6, 1e9))
-def test_the_far_sides_wish_is_followed_and_clamped(
+def test_the_providers_retry_after_is_followed_and_limited(
     policy: RetrySettings, attempt: int, random: float, wish: float
 ) -> None:
     followed = min(max(wish, 0), policy.max_delay_seconds)
@@ -79,7 +79,7 @@ def test_the_far_sides_wish_is_followed_and_clamped(
     assert followed <= made <= followed * (1 + policy.jitter)
 
 
-# docs/messages.md: class, then the delays in the middle of the jitter before tries 2 to 7.
+# docs/messages.md: class, then the delays in the middle of the jitter before attempts 2 to 7.
 TABLE: dict[FailureClass, list[float | None]] = {
     FailureClass.TIMEOUT: [60, 120, 240, 480, 600, 600],
     FailureClass.NETWORK: [60, 120, 240, 480, 600, 600],
@@ -106,7 +106,7 @@ def test_the_shipped_jitter_is_a_fifth(shipped: Settings, kind: FailureClass) ->
     assert retry_delay(shipped.retry, kind, 1, 6, None, lambda: 0.999999) == pytest.approx(first * 1.2, rel=1e-4)
 
 
-def test_the_shipped_number_of_tries(shipped: Settings) -> None:
+def test_the_default_number_of_attempts(shipped: Settings) -> None:
     assert {(lane.channel, lane.max_attempts) for lane in shipped.lanes.values()} == {
         ("email", 6),
         ("sms", 4),
@@ -115,7 +115,7 @@ def test_the_shipped_number_of_tries(shipped: Settings) -> None:
     }
 
 
-def test_a_schedule_is_kept_and_its_last_pause_repeats() -> None:
+def test_a_schedule_is_followed_and_its_last_delay_repeats() -> None:
     policy = ScheduledRetry(schedule=(5, 300, 36_000), max_delay_seconds=36_000, jitter=0.0)
     assert [delay(policy, attempt, 0.5) for attempt in range(1, 6)] == [5, 300, 36_000, 36_000, 36_000]
     assert delay(policy, 1, 0.5, retry_after=900) == 900

@@ -16,7 +16,7 @@ SAME = [
 
 
 @pytest.mark.parametrize(("channel", "written", "key"), SAME)
-def test_however_it_is_written_it_is_the_same(channel: str, written: str, key: str) -> None:
+def test_an_address_has_one_key_however_it_is_written(channel: str, written: str, key: str) -> None:
     assert address_key(channel, written) == key
     assert validate_address(channel, written) == key
 
@@ -33,7 +33,7 @@ def test_however_it_is_written_it_is_the_same(channel: str, written: str, key: s
         ("push", "a\nb", "address"),
     ],
 )
-def test_what_is_no_address_is_named(channel: str, address: str, field: str) -> None:
+def test_an_invalid_address_is_named(channel: str, address: str, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         validate_address(channel, address)
     assert caught.value.field == field

@@ -33,7 +33,7 @@ CASES = {
     "as it begins": ("2026-11-22T21:00+01:00", NIGHT, "2026-11-23T08:00+01:00"),
     "as it ends": ("2026-11-23T08:00+01:00", NIGHT, None),
     "by day": ("2026-11-22T12:00+01:00", NIGHT, None),
-    "told in another zone": ("2026-11-22T20:30+00:00", NIGHT, "2026-11-23T08:00+01:00"),
+    "given in another zone": ("2026-11-22T20:30+00:00", NIGHT, "2026-11-23T08:00+01:00"),
     "within one day": ("2026-11-22T13:15+01:00", SIESTA, "2026-11-22T15:30+01:00"),
     "outside of it": ("2026-11-22T15:30+01:00", SIESTA, None),
     "over the night in which clocks go forward": ("2026-03-28T22:00+01:00", NIGHT, "2026-03-29T08:00+02:00"),
@@ -55,7 +55,7 @@ moments = st.datetimes(datetime(2011, 1, 1), datetime(2035, 1, 1)).map(lambda na
 
 
 @given(now=moments, start=clocks, end=clocks, zone=st.sampled_from(ZONES), part=st.integers(0, 999))
-def test_what_is_put_off_comes_when_it_is_quiet_no_more(
+def test_a_deferred_message_is_due_after_the_quiet_hours(
     now: datetime, start: time, end: time, zone: ZoneInfo, part: int
 ) -> None:
     hours = QuietHours(start, end)
@@ -85,11 +85,11 @@ def test_the_settings_hours_are_read() -> None:
 @pytest.mark.parametrize(
     "text", ["", "21:00", "21-08", "25:00-08:00", "21:00-8:00", "21:00-08:00-09:00", "21:00-08:00Z"]
 )
-def test_what_are_no_hours_is_told(text: str) -> None:
+def test_invalid_hours_are_named(text: str) -> None:
     with pytest.raises(ValueError, match="two times of the day"):
         parse_quiet_hours(text)
 
 
 @pytest.mark.parametrize("name", ["Europe/Nowhere", "", "../etc/passwd", "Europe"])
-def test_what_is_no_zone_is_none(name: str) -> None:
+def test_an_invalid_zone_is_none(name: str) -> None:
     assert find_time_zone(name) is None

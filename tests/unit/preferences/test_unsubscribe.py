@@ -19,7 +19,7 @@ from backline.preferences.unsubscribe import Subscription, create_token, read_to
 from backline.settings import settings
 
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-SEALER = Encryptor([NEW, OLD])
+ENCRYPTOR = Encryptor([NEW, OLD])
 ANN = Subscription("email", "ann@example.com", "newsletter", 17)
 PUBLIC = "https://mail.shop.example/backline/unsubscribe/"
 
@@ -44,44 +44,44 @@ def newsletter(**changes: Any) -> dict[str, Any]:
     return {name: value for name, value in sample.items() if value is not None}
 
 
-def test_a_token_says_what_it_was_made_of_and_shows_nothing() -> None:
-    made = create_token(ANN, SEALER)
-    assert read_token(made, SEALER) == ANN
+def test_a_token_contains_the_subscription_encrypted() -> None:
+    made = create_token(ANN, ENCRYPTOR)
+    assert read_token(made, ENCRYPTOR) == ANN
     assert "ann" not in made
     assert "=" not in made
     assert len(made) < 400
 
 
 def test_a_token_of_an_older_key_still_works() -> None:
-    assert read_token(create_token(ANN, Encryptor([OLD])), SEALER) == ANN
+    assert read_token(create_token(ANN, Encryptor([OLD])), ENCRYPTOR) == ANN
 
 
 @pytest.mark.parametrize("wrong", ["", "x", "gAAAA", "ä", "a" * 5000, "../../livez"])
 def test_nonsense_is_no_token(wrong: str) -> None:
-    assert read_token(wrong, SEALER) is None
+    assert read_token(wrong, ENCRYPTOR) is None
 
 
-def test_a_changed_or_foreign_token_is_none() -> None:
-    made = create_token(ANN, SEALER)
+def test_a_changed_or_foreign_token_is_invalid() -> None:
+    made = create_token(ANN, ENCRYPTOR)
     for place in (0, 12, 40, len(made) - 2):
         changed = made[:place] + ("A" if made[place] != "A" else "B") + made[place + 1 :]
-        assert read_token(changed, SEALER) is None
-    assert read_token(create_token(ANN, Encryptor([Fernet.generate_key().decode()])), SEALER) is None
+        assert read_token(changed, ENCRYPTOR) is None
+    assert read_token(create_token(ANN, Encryptor([Fernet.generate_key().decode()])), ENCRYPTOR) is None
 
 
-@pytest.mark.parametrize("sealed", ["s3cret", '["other", "email", "ann@example.com", "newsletter", 17]', "17", "[]"])
-def test_what_the_keys_sealed_for_other_ends_is_no_token(sealed: str) -> None:
-    assert read_token(SEALER.encrypt(sealed), SEALER) is None
+@pytest.mark.parametrize("encrypted", ["s3cret", '["other", "email", "ann@example.com", "newsletter", 17]', "17", "[]"])
+def test_other_encrypted_values_are_not_tokens(encrypted: str) -> None:
+    assert read_token(ENCRYPTOR.encrypt(encrypted), ENCRYPTOR) is None
 
 
 @pytest.mark.usefixtures("keys")
 def test_a_newsletter_carries_our_link_in_headers_and_both_parts() -> None:
     content = rendered("newsletter", newsletter(unsubscribe_url=None))
-    way_out = content.headers["List-Unsubscribe"].removeprefix("<").removesuffix(">")
+    link = content.headers["List-Unsubscribe"].removeprefix("<").removesuffix(">")
     assert content.headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    assert read_token(way_out.removeprefix(PUBLIC), SEALER) == ANN
-    assert way_out in str(content.text)
-    assert way_out in str(content.html)
+    assert read_token(link.removeprefix(PUBLIC), ENCRYPTOR) == ANN
+    assert link in str(content.text)
+    assert link in str(content.html)
 
 
 def test_a_newsletter_with_a_page_of_the_apps_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,9 @@ class TokenMessage(DatedMessage):
     link_name: ClassVar[str]
     """The setting in `[links]` with the link's URL."""
 
-    token: Token = Field(title="Token", description="Becomes part of the link.", examples=["Xk3vQ9-made-up-b7RzL2"])
+    token: Token = Field(description="Becomes part of the link.", examples=["Xk3vQ9-made-up-b7RzL2"])
     valid_until: Timestamp | None = Field(
         None,
-        title="Valid until",
         description="When the token expires; shown in the message, which is not sent after it.",
         examples=["2030-01-31T12:00:00Z"],
     )
@@ -44,21 +43,15 @@ class PasswordReset(TokenMessage):
 
     type_name: ClassVar[str] = "password_reset"
     lanes: ClassVar = {"email": "email.urgent"}
-    template_name: ClassVar[str | None] = "password_reset"
     secret_references: ClassVar = {"token": ("password_reset_token",)}
     link_name: ClassVar[str] = "password_reset"
     example: ClassVar = {
-        "name": "Ann",
-        "token": {"$ref": "password_reset_token", "id": 17},
-        "valid_until": "2030-01-31T12:00:00Z",
-        "zone": "Europe/Berlin",
-        "requested_from": "Firefox on Linux, near Berlin",
-    }
+        "name": "Ann", "token": {"$ref": "password_reset_token", "id": 17}, "valid_until": "2030-01-31T12:00:00Z",
+        "zone": "Europe/Berlin", "requested_from": "Firefox on Linux, near Berlin",
+    }  # fmt: skip
 
     requested_from: Line | None = Field(
-        None,
-        title="Requested from",
-        description="Device and place, so that the person recognizes a stranger's attempt.",
+        None, description="Device and place, so that the person recognizes a stranger's attempt."
     )
 
 
@@ -68,15 +61,12 @@ class AccountVerification(TokenMessage):
 
     type_name: ClassVar[str] = "account_verification"
     lanes: ClassVar = {"email": "email.urgent"}
-    template_name: ClassVar[str | None] = "account_verification"
     secret_references: ClassVar = {"token": ("email_verification_token",)}
     link_name: ClassVar[str] = "account_verification"
     example: ClassVar = {
-        "name": "Ann",
-        "token": {"$ref": "email_verification_token", "id": 18},
-        "valid_until": "2030-01-31T12:00:00Z",
+        "name": "Ann", "token": {"$ref": "email_verification_token", "id": 18}, "valid_until": "2030-01-31T12:00:00Z",
         "zone": "Europe/Berlin",
-    }
+    }  # fmt: skip
 
 
 @register
@@ -85,32 +75,22 @@ class SecurityAlert(DatedMessage):
 
     type_name: ClassVar[str] = "security_alert"
     lanes: ClassVar = {"email": "email.urgent"}
-    template_name: ClassVar[str | None] = "security_alert"
     example: ClassVar = {
-        "name": "Ann",
-        "event": "new_sign_in",
-        "occurred_at": "2026-03-01T18:30:00Z",
-        "device": "Chrome on Windows",
-        "location": "Lisbon, Portugal",
-        "ip_address": "203.0.113.7",
-        "secure_url": "https://shop.example/account/security",
-        "zone": "Europe/Berlin",
-    }
+        "name": "Ann", "event": "new_sign_in", "occurred_at": "2026-03-01T18:30:00Z", "device": "Chrome on Windows",
+        "location": "Lisbon, Portugal", "ip_address": "203.0.113.7",
+        "secure_url": "https://shop.example/account/security", "zone": "Europe/Berlin",
+    }  # fmt: skip
 
     event: Literal[
         "new_sign_in", "password_changed", "email_changed", "mfa_disabled", "account_locked", "unusual_activity"
-    ] = Field(title="Event", description="What happened.")
-    occurred_at: Timestamp = Field(title="Occurred at", description="When.", examples=["2026-03-01T18:30:00Z"])
+    ] = Field(description="What happened.")
+    occurred_at: Timestamp = Field(description="When.", examples=["2026-03-01T18:30:00Z"])
     secure_url: HttpsUrl = Field(
-        title="Secure URL",
-        description="Where to secure the account.",
-        examples=["https://shop.example/account/security"],
+        description="Where to secure the account.", examples=["https://shop.example/account/security"]
     )
-    device: Line | None = Field(None, title="Device", description="As in Chrome on Windows.")
-    location: Line | None = Field(None, title="Location", description="City and country, as far as they are known.")
-    ip_address: Annotated[Line, Field(max_length=45)] | None = Field(
-        None, title="IP address", description="Where it came from."
-    )
+    device: Line | None = Field(None, description="As in Chrome on Windows.")
+    location: Line | None = Field(None, description="City and country, as far as they are known.")
+    ip_address: Annotated[Line, Field(max_length=45)] | None = Field(None, description="Where it came from.")
 
 
 @register
@@ -119,35 +99,26 @@ class SecurityAlertAdmin(TemplatedMessage):
 
     type_name: ClassVar[str] = "security_alert_admin"
     lanes: ClassVar = {"email": "email.urgent"}
-    template_name: ClassVar[str | None] = "security_alert_admin"
     example: ClassVar = {
-        "anomaly": "brute_force",
-        "severity": "high",
-        "account": "ann@shop.example",
-        "score": 87,
+        "anomaly": "brute_force", "severity": "high", "account": "ann@shop.example", "score": 87,
         "explanation": "412 failed sign-ins from 3 addresses in 10 minutes; this account has had 2 a week so far.",
         "evidence": {"Addresses": "203.0.113.7, 203.0.113.9, 198.51.100.4", "Successful": "none"},
-        "occurred_at": "2026-03-01T18:30:00Z",
-        "review_url": "https://shop.example/admin/anomalies/311",
+        "occurred_at": "2026-03-01T18:30:00Z", "review_url": "https://shop.example/admin/anomalies/311",
         "zone": "Europe/Berlin",
-    }
+    }  # fmt: skip
 
     anomaly: Literal["brute_force", "impossible_travel", "unusual_volume", "privilege_change", "other"] = Field(
-        title="Anomaly", description="Its kind."
+        description="Its kind."
     )
-    severity: Literal["low", "medium", "high", "critical"] = Field(title="Severity", description="How bad it is.")
-    account: Name = Field(title="Account", description="The affected account.", examples=["ann@shop.example"])
-    explanation: Paragraph = Field(title="Explanation", description="Why it counts as an anomaly.")
-    occurred_at: Timestamp = Field(title="Occurred at", description="When.", examples=["2026-03-01T18:30:00Z"])
-    review_url: WebUrl = Field(title="Review URL", description="Where to review it.")
-    score: int | None = Field(None, ge=0, le=100, title="Score", description="Of 100.")
+    severity: Literal["low", "medium", "high", "critical"] = Field(description="How bad it is.")
+    account: Name = Field(description="The affected account.", examples=["ann@shop.example"])
+    explanation: Paragraph = Field(description="Why it counts as an anomaly.")
+    occurred_at: Timestamp = Field(description="When.", examples=["2026-03-01T18:30:00Z"])
+    review_url: WebUrl = Field(description="Where to review it.")
+    score: int | None = Field(None, ge=0, le=100, description="Of 100.")
     evidence: dict[str, Line] | None = Field(
-        None,
-        max_length=20,
-        title="Evidence",
-        description="Names and values to show.",
-        examples=[{"Successful": "none"}],
+        None, max_length=20, description="Names and values to show.", examples=[{"Successful": "none"}]
     )
     zone: TimeZone | None = Field(
-        None, title="Time zone", description="Of the time in it; the setting `templates.time_zone` when omitted."
+        None, description="Of the time in it; the setting `templates.time_zone` when omitted."
     )

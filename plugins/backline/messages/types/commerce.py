@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from backline.channels.content import EmailContent
 from backline.messages.attachments import PdfAttachment, read_attachment
+from backline.messages.base import PayloadPart
 from backline.messages.fields import (
     Currency,
     Day,
@@ -25,16 +26,14 @@ from backline.messages.templated import DatedMessage, PersonalMessage, Templated
 from backline.validation_errors import field_error
 
 DocumentNumber = Annotated[Line, Field(max_length=60)]
-ORDER = Field(title="Order", description="Its number, as the customer knows it.", examples=["1042"])
-ORDER_URL = Field(title="Order URL", description="The order's page.", examples=["https://shop.example/orders/1042"])
-CURRENCY = Field(title="Currency", description="Of all amounts, as its ISO 4217 code.", examples=["EUR"])
+ORDER = Field(description="Its number, as the customer knows it.", examples=["1042"])
+ORDER_URL = Field(description="The order's page.", examples=["https://shop.example/orders/1042"])
+CURRENCY = Field(description="Of all amounts, as its ISO 4217 code.", examples=["EUR"])
 ADDRESS = ["Ann Example", "1 High Street", "10115 Berlin", "Germany"]
 
 
-class Item(BaseModel):
+class Item(PayloadPart):
     """A product and its quantity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
     description: Name
     quantity: Annotated[int, Field(ge=1, le=1_000_000)] = 1
@@ -52,50 +51,32 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
 
     type_name: ClassVar[str] = "order_confirmation"
     lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
-    template_name: ClassVar[str | None] = "order_confirmation"
     example: ClassVar = {
-        "name": "Ann",
-        "order": "1042",
-        "placed_at": "2026-03-01T18:30:00Z",
+        "name": "Ann", "order": "1042", "placed_at": "2026-03-01T18:30:00Z",
         "lines": [
             {"description": "Espresso cups, set of 4", "quantity": 2, "unit_price": 2450},
             {"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890},
         ],
-        "shipping": 490,
-        "tax": 1160,
-        "total": 7280,
-        "currency": "EUR",
-        "delivery_address": ADDRESS,
-        "estimated_delivery": "2026-03-05",
-        "order_url": "https://shop.example/orders/1042",
-        "zone": "Europe/Berlin",
-    }
+        "shipping": 490, "tax": 1160, "total": 7280, "currency": "EUR", "delivery_address": ADDRESS,
+        "estimated_delivery": "2026-03-05", "order_url": "https://shop.example/orders/1042", "zone": "Europe/Berlin",
+    }  # fmt: skip
 
     order: DocumentNumber = ORDER
-    placed_at: Timestamp = Field(
-        title="Placed at", description="When it was ordered.", examples=["2026-03-01T18:30:00Z"]
-    )
+    placed_at: Timestamp = Field(description="When it was ordered.", examples=["2026-03-01T18:30:00Z"])
     lines: tuple[OrderLine, ...] = Field(
         min_length=1,
         max_length=100,
-        title="Lines",
         description="Each with `description`, `quantity` (default 1) and `unit_price` in cents.",
         examples=[[{"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890}]],
     )
     currency: Currency = CURRENCY
-    total: MinorUnits = Field(
-        title="Total", description="To pay, in the currency's smallest unit (cents).", examples=[7280]
-    )
+    total: MinorUnits = Field(description="To pay, in the currency's smallest unit (cents).", examples=[7280])
     order_url: WebUrl = ORDER_URL
-    shipping: MinorUnits | None = Field(None, title="Shipping", description="Its price; 0 is shown as free.")
-    discount: MinorUnits | None = Field(None, title="Discount", description="The amount deducted.")
-    tax: MinorUnits | None = Field(None, title="Tax", description="Included in the total.")
-    delivery_address: Lines | None = Field(
-        None, title="Delivery address", description="As on a label, one line each.", examples=[ADDRESS]
-    )
-    estimated_delivery: Day | None = Field(
-        None, title="Estimated delivery", description="The day.", examples=["2026-03-05"]
-    )
+    shipping: MinorUnits | None = Field(None, description="Its price; 0 is shown as free.")
+    discount: MinorUnits | None = Field(None, description="The amount deducted.")
+    tax: MinorUnits | None = Field(None, description="Included in the total.")
+    delivery_address: Lines | None = Field(None, description="As on a label, one line each.", examples=[ADDRESS])
+    estimated_delivery: Day | None = Field(None, description="The day.", examples=["2026-03-05"])
 
 
 @register
@@ -104,15 +85,11 @@ class OrderStatus(PersonalMessage):
 
     type_name: ClassVar[str] = "order_status"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "order_status"
     example: ClassVar = {
-        "name": "Ann",
-        "order": "1042",
-        "status": "in_production",
-        "estimated_delivery": "2026-03-05",
+        "name": "Ann", "order": "1042", "status": "in_production", "estimated_delivery": "2026-03-05",
         "note": "The blue glaze takes a day longer than the white one.",
         "order_url": "https://shop.example/orders/1042",
-    }
+    }  # fmt: skip
 
     order: DocumentNumber = ORDER
     status: Literal[
@@ -126,12 +103,10 @@ class OrderStatus(PersonalMessage):
         "cancelled",
         "refunded",
         "returned",
-    ] = Field(title="Status", description="What it is now.")
+    ] = Field(description="What it is now.")
     order_url: WebUrl = ORDER_URL
-    estimated_delivery: Day | None = Field(
-        None, title="Estimated delivery", description="The day, if there is one yet."
-    )
-    note: Paragraph | None = Field(None, title="Note", description="Further text of your own.")
+    estimated_delivery: Day | None = Field(None, description="The day, if there is one yet.")
+    note: Paragraph | None = Field(None, description="Further text of your own.")
 
 
 @register
@@ -140,37 +115,28 @@ class OrderShipped(PersonalMessage, TemplatedSms):
 
     type_name: ClassVar[str] = "order_shipped"
     lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
-    template_name: ClassVar[str | None] = "order_shipped"
     example: ClassVar = {
-        "name": "Ann",
-        "order": "1042",
-        "carrier": "Parcel Post",
-        "tracking_number": "PP 4711 0815 99",
+        "name": "Ann", "order": "1042", "carrier": "Parcel Post", "tracking_number": "PP 4711 0815 99",
         "tracking_url": "https://carrier.example/track/4711081599",
         "items": [{"description": "Espresso cups, set of 4", "quantity": 2}, {"description": "Coffee beans, 1 kg"}],
-        "estimated_delivery": "2026-03-05",
-        "delivery_address": ADDRESS,
-    }
+        "estimated_delivery": "2026-03-05", "delivery_address": ADDRESS,
+    }  # fmt: skip
 
     order: DocumentNumber = ORDER
-    carrier: Name = Field(title="Carrier", description="Who delivers it.", examples=["Parcel Post"])
+    carrier: Name = Field(description="Who delivers it.", examples=["Parcel Post"])
     tracking_url: HttpsUrl = Field(
-        title="Tracking URL",
         description="Where the parcel can be tracked; https only.",
         examples=["https://carrier.example/track/4711081599"],
     )
-    tracking_number: DocumentNumber | None = Field(None, title="Tracking number", description="The carrier's.")
+    tracking_number: DocumentNumber | None = Field(None, description="The carrier's.")
     items: tuple[Item, ...] | None = Field(
         None,
         max_length=100,
-        title="Items",
         description="What is in the parcel: each with `description` and `quantity` (default 1).",
         examples=[[{"description": "Coffee beans, 1 kg"}]],
     )
-    estimated_delivery: Day | None = Field(None, title="Estimated delivery", description="The day.")
-    delivery_address: Lines | None = Field(
-        None, title="Delivery address", description="As on a label, one line each.", examples=[ADDRESS]
-    )
+    estimated_delivery: Day | None = Field(None, description="The day.")
+    delivery_address: Lines | None = Field(None, description="As on a label, one line each.", examples=[ADDRESS])
 
 
 @register
@@ -179,29 +145,19 @@ class OrderReminder(PersonalMessage):
 
     type_name: ClassVar[str] = "order_reminder"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "order_reminder"
     example: ClassVar = {
-        "name": "Ann",
-        "order": "1042",
-        "stage": "payment_due",
-        "due_on": "2026-03-08",
-        "amount": 7280,
-        "currency": "EUR",
-        "order_url": "https://shop.example/orders/1042",
-    }
+        "name": "Ann", "order": "1042", "stage": "payment_due", "due_on": "2026-03-08", "amount": 7280,
+        "currency": "EUR", "order_url": "https://shop.example/orders/1042",
+    }  # fmt: skip
 
     order: DocumentNumber = ORDER
     stage: Literal["confirmation_due", "payment_due", "pickup_due", "review_due"] = Field(
-        title="Stage", description="What the order waits for."
+        description="What the order waits for."
     )
     order_url: WebUrl = ORDER_URL
-    due_on: Day | None = Field(None, title="Due on", description="The deadline.", examples=["2026-03-08"])
-    amount: MinorUnits | None = Field(
-        None, title="Amount", description="To pay, in the currency's smallest unit (cents)."
-    )
-    currency: Currency | None = Field(
-        None, title="Currency", description="Of the amount, as its ISO 4217 code.", examples=["EUR"]
-    )
+    due_on: Day | None = Field(None, description="The deadline.", examples=["2026-03-08"])
+    amount: MinorUnits | None = Field(None, description="To pay, in the currency's smallest unit (cents).")
+    currency: Currency | None = Field(None, description="Of the amount, as its ISO 4217 code.", examples=["EUR"])
 
     @model_validator(mode="after")
     def _amount_has_a_currency(self) -> Self:
@@ -216,28 +172,20 @@ class PaymentReceipt(DatedMessage):
 
     type_name: ClassVar[str] = "payment_receipt"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "payment_receipt"
     example: ClassVar = {
-        "name": "Ann",
-        "what": "Order 1042",
-        "receipt": "R-2026-0311",
-        "paid_at": "2026-03-01T18:31:00Z",
-        "amount": 7280,
-        "currency": "EUR",
-        "method": "Visa ending in 4242",
-        "invoice": {"path": "samples/invoice.pdf", "filename": "Invoice R-2026-0311.pdf"},
-        "zone": "Europe/Berlin",
-    }
+        "name": "Ann", "what": "Order 1042", "receipt": "R-2026-0311", "paid_at": "2026-03-01T18:31:00Z",
+        "amount": 7280, "currency": "EUR", "method": "Visa ending in 4242",
+        "invoice": {"path": "samples/invoice.pdf", "filename": "Invoice R-2026-0311.pdf"}, "zone": "Europe/Berlin",
+    }  # fmt: skip
 
-    what: Name = Field(title="What", description="What was paid for.", examples=["Order 1042"])
-    paid_at: Timestamp = Field(title="Paid at", description="When.", examples=["2026-03-01T18:31:00Z"])
-    amount: MinorUnits = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
+    what: Name = Field(description="What was paid for.", examples=["Order 1042"])
+    paid_at: Timestamp = Field(description="When.", examples=["2026-03-01T18:31:00Z"])
+    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).", examples=[7280])
     currency: Currency = CURRENCY
-    receipt: DocumentNumber | None = Field(None, title="Receipt", description="Its number.")
-    method: Name | None = Field(None, title="Method", description="As in Visa ending in 4242.")
+    receipt: DocumentNumber | None = Field(None, description="Its number.")
+    method: Name | None = Field(None, description="As in Visa ending in 4242.")
     invoice: PdfAttachment | None = Field(
         None,
-        title="Invoice",
         description="A PDF: by `path` under the allowed folder, or by `filename` with `content_base64`.",
         examples=[{"path": "samples/invoice.pdf"}],
     )
@@ -259,20 +207,13 @@ class PaymentFailed(PersonalMessage):
 
     type_name: ClassVar[str] = "payment_failed"
     lanes: ClassVar = {"email": "email.urgent"}
-    template_name: ClassVar[str | None] = "payment_failed"
     example: ClassVar = {
-        "name": "Ann",
-        "what": "Order 1042",
-        "amount": 7280,
-        "currency": "EUR",
-        "reason": "card_expired",
-        "method": "Visa ending in 4242",
-        "fix_url": "https://shop.example/orders/1042/pay",
-        "retry_on": "2026-03-04",
-    }
+        "name": "Ann", "what": "Order 1042", "amount": 7280, "currency": "EUR", "reason": "card_expired",
+        "method": "Visa ending in 4242", "fix_url": "https://shop.example/orders/1042/pay", "retry_on": "2026-03-04",
+    }  # fmt: skip
 
-    what: Name = Field(title="What", description="What the payment is for.", examples=["Order 1042"])
-    amount: MinorUnits = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[7280])
+    what: Name = Field(description="What the payment is for.", examples=["Order 1042"])
+    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).", examples=[7280])
     currency: Currency = CURRENCY
     reason: Literal[
         "card_declined",
@@ -281,16 +222,13 @@ class PaymentFailed(PersonalMessage):
         "authentication_required",
         "provider_unavailable",
         "other",
-    ] = Field(title="Reason", description="Why; each reason has its own advice.")
+    ] = Field(description="Why; each reason has its own advice.")
     fix_url: HttpsUrl = Field(
-        title="Fix URL",
         description="Where it is paid, or the card changed; https only.",
         examples=["https://shop.example/orders/1042/pay"],
     )
-    method: Name | None = Field(None, title="Method", description="As in Visa ending in 4242.")
-    retry_on: Day | None = Field(
-        None, title="Retry on", description="When the payment is retried automatically, if it is."
-    )
+    method: Name | None = Field(None, description="As in Visa ending in 4242.")
+    retry_on: Day | None = Field(None, description="When the payment is retried automatically, if it is.")
 
 
 @register
@@ -299,24 +237,17 @@ class SubscriptionRenewalReminder(PersonalMessage):
 
     type_name: ClassVar[str] = "subscription_renewal_reminder"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "subscription_renewal_reminder"
     example: ClassVar = {
-        "name": "Ann",
-        "product": "Coffee beans, 1 kg a month",
-        "renews_on": "2026-03-02",
-        "amount": 1890,
-        "currency": "EUR",
-        "method": "Visa ending in 4242",
+        "name": "Ann", "product": "Coffee beans, 1 kg a month", "renews_on": "2026-03-02", "amount": 1890,
+        "currency": "EUR", "method": "Visa ending in 4242",
         "manage_url": "https://shop.example/account/subscriptions",
-    }
+    }  # fmt: skip
 
-    product: Name = Field(title="Product", description="What renews.", examples=["Coffee beans, 1 kg a month"])
-    renews_on: Day = Field(title="Renews on", description="The day.", examples=["2026-03-02"])
-    amount: MinorUnits = Field(title="Amount", description="In the currency's smallest unit (cents).", examples=[1890])
+    product: Name = Field(description="What renews.", examples=["Coffee beans, 1 kg a month"])
+    renews_on: Day = Field(description="The day.", examples=["2026-03-02"])
+    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).", examples=[1890])
     currency: Currency = CURRENCY
     manage_url: WebUrl = Field(
-        title="Manage URL",
-        description="Where it is changed, paused or cancelled.",
-        examples=["https://shop.example/account/subscriptions"],
+        description="Where it is changed, paused or cancelled.", examples=["https://shop.example/account/subscriptions"]
     )
-    method: Name | None = Field(None, title="Method", description="The payment method.")
+    method: Name | None = Field(None, description="The payment method.")

@@ -35,7 +35,6 @@ def check_topic(name: str) -> str:
 Topic = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_topic)]
 TOPIC = Field(
     None,
-    title="Topic",
     description="A topic of `preferences.topics`: recipients who opted out do not get it, and it has an unsubscribe link.",
     examples=["newsletter"],
 )
@@ -49,18 +48,15 @@ class Email(EmailMessage):
     lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {"subject": "Your order 1042", "text": "It is on its way."}
 
-    subject: Line = Field(title="Subject", description="One line.", examples=["Your order 1042"])
-    text: LongText | None = Field(None, title="Text", description="The plain text part; give it, or html, or both.")
-    html: LongText | None = Field(None, title="HTML", description="The HTML part, sent as it is.")
-    cc: Addresses | None = Field(None, title="Cc", description="Further recipients that all can see.")
-    bcc: Addresses | None = Field(None, title="Bcc", description="Further recipients that the others cannot see.")
-    reply_to: Address | None = Field(None, title="Reply to", description="Where answers go.")
-    headers: Headers | None = Field(
-        None, title="Headers", description="Extra headers, name to value.", examples=[{"X-Order": "1042"}]
-    )
+    subject: Line = Field(description="One line.", examples=["Your order 1042"])
+    text: LongText | None = Field(None, description="The plain text part; give it, or html, or both.")
+    html: LongText | None = Field(None, description="The HTML part, sent as it is.")
+    cc: Addresses | None = Field(None, description="Further recipients that all can see.")
+    bcc: Addresses | None = Field(None, description="Further recipients that the others cannot see.")
+    reply_to: Address | None = Field(None, description="Where answers go.")
+    headers: Headers | None = Field(None, description="Extra headers, name to value.", examples=[{"X-Order": "1042"}])
     attachments: Attachments | None = Field(
         None,
-        title="Attachments",
         description="Files: by `path` under the allowed folder, or by `filename` with `content_base64`.",
         examples=[[{"path": "terms.pdf"}]],
     )
@@ -95,17 +91,16 @@ class TemplatedEmail(TemplatedMessage):
     example: ClassVar = {
         "template": "notice",
         "context": {"heading": "We have moved", "paragraphs": ["Our new address is 1 High Street."]},
-    }
+    }  # fmt: skip
 
-    template: TemplateName = Field(title="Template", description="The template's name.", examples=["notice"])
+    template: TemplateName = Field(description="The template's name.", examples=["notice"])
     context: Variables = Field(
         default_factory=dict,
-        title="Context",
         description="The template's variables.",
         examples=[{"heading": "We have moved", "paragraphs": ["Our new address is 1 High Street."]}],
     )
-    cc: Addresses | None = Field(None, title="Cc", description="Further recipients that all can see.")
-    reply_to: Address | None = Field(None, title="Reply to", description="Where answers go.")
+    cc: Addresses | None = Field(None, description="Further recipients that all can see.")
+    reply_to: Address | None = Field(None, description="Where answers go.")
     topic: Topic | None = TOPIC
 
     def with_unsubscribe_url(self, url: str) -> Self:
@@ -129,12 +124,9 @@ class UrgentEmail(TemplatedEmail):
     lanes: ClassVar = {"email": "email.urgent"}
     example: ClassVar = {"context": {"title": "Disk almost full on db-1", "summary": "Only 4 % is left."}}
 
-    template: TemplateName = Field(
-        "system_alert", title="Template", description="The template's name.", examples=["system_alert"]
-    )
+    template: TemplateName = Field("system_alert", description="The template's name.", examples=["system_alert"])
     context: Variables = Field(
         default_factory=dict,
-        title="Context",
         description="The template's variables.",
         examples=[{"title": "Disk almost full", "summary": "db-1 has 4 % left.", "severity": "critical"}],
     )
@@ -146,15 +138,11 @@ class Welcome(TemplatedMessage):
 
     type_name: ClassVar[str] = "welcome"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "welcome"
     example: ClassVar = {"name": "Ann", "login_url": "https://shop.example/login"}
 
-    name: Annotated[Line, Field(max_length=200)] = Field(
-        title="Name", description="How to address the person.", examples=["Ann"]
-    )
+    name: Annotated[Line, Field(max_length=200)] = Field(description="How to address the person.", examples=["Ann"])
     login_url: WebUrl | None = Field(
         None,
-        title="Login URL",
         description="Where the button leads; the product's own page when omitted.",
         examples=["https://shop.example/login"],
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from backline.messages.base import PayloadPart
 from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, WebUrl
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage
@@ -15,10 +16,8 @@ HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
 """A URL that fits into a header line: ASCII, and not too long (RFC 5322 section 2.1.1)."""
 
 
-class Article(BaseModel):
+class Article(PayloadPart):
     """One article of a newsletter."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
 
     title: Name
     text: Paragraph
@@ -40,41 +39,32 @@ class Newsletter(TemplatedMessage):
 
     type_name: ClassVar[str] = "newsletter"
     lanes: ClassVar = {"email": "email.bulk"}
-    template_name: ClassVar[str | None] = "newsletter"
     topic_name: ClassVar[str | None] = "newsletter"
     example: ClassVar = {
-        "subject": "What is new in March",
-        "preheader": "Cups in blue, and a recipe.",
-        "heading": "What is new in March",
-        "intro": "Spring is here, and so is the new glaze.",
+        "subject": "What is new in March", "preheader": "Cups in blue, and a recipe.",
+        "heading": "What is new in March", "intro": "Spring is here, and so is the new glaze.",
         "articles": [
             {
-                "title": "Cups in blue",
+                "title": "Cups in blue", "url": "https://shop.example/cups/blue", "link_label": "See the cups",
                 "text": "You asked for them, and here they are: our espresso cups in a deep blue.",
-                "url": "https://shop.example/cups/blue",
-                "link_label": "See the cups",
             },
             {"title": "A recipe", "text": "Cold brew takes ten hours and no skill.\n\nGrind coarsely, and be patient."},
         ],
         "unsubscribe_url": "https://shop.example/unsubscribe/q7J2made-up",
-    }
+    }  # fmt: skip
 
-    subject: Line = Field(title="Subject", description="One line.", examples=["What is new in March"])
-    heading: Name = Field(title="Heading", description="On top of it.", examples=["What is new in March"])
+    subject: Line = Field(description="One line.", examples=["What is new in March"])
+    heading: Name = Field(description="On top of it.", examples=["What is new in March"])
     articles: tuple[Article, ...] = Field(
         min_length=1,
         max_length=30,
-        title="Articles",
         description="Each with `title` and `text`; `url` with `link_label`, `image_url` with `image_alt` are optional.",
         examples=[[{"title": "Cups in blue", "text": "Here they are."}]],
     )
-    preheader: Line | None = Field(None, title="Preheader", description="What inboxes show beside the subject.")
-    intro: Paragraph | None = Field(
-        None, title="Intro", description="Before the articles; a blank line separates paragraphs."
-    )
+    preheader: Line | None = Field(None, description="What inboxes show beside the subject.")
+    intro: Paragraph | None = Field(None, description="Before the articles; a blank line separates paragraphs.")
     unsubscribe_url: HeaderUrl | None = Field(
         None,
-        title="Unsubscribe URL",
         description="A page of your own where this subscriber unsubscribes; must accept a POST. Backline's own when omitted.",
     )
 

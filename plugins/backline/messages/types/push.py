@@ -31,19 +31,15 @@ class Push(PushMessage):
     type_name: ClassVar[str] = "push"
     lanes: ClassVar = {"push": "push.normal"}
     example: ClassVar = {
-        "title": "Your order is on its way",
-        "body": "Parcel Post brings it on Thursday.",
-        "data": {"order": "1042"},
-        "ttl_seconds": 86400,
-        "collapse_key": "order-1042",
-    }
+        "title": "Your order is on its way", "body": "Parcel Post brings it on Thursday.", "data": {"order": "1042"},
+        "ttl_seconds": 86400, "collapse_key": "order-1042",
+    }  # fmt: skip
 
-    title: Annotated[Line, Field(max_length=200)] = Field(title="Title", description="Its first line.")
-    body: Annotated[Paragraph, Field(max_length=3000)] = Field(title="Body", description="Its text.")
+    title: Annotated[Line, Field(max_length=200)] = Field(description="Its first line.")
+    body: Annotated[Paragraph, Field(max_length=3000)] = Field(description="Its text.")
     data: Annotated[dict[str, Annotated[str, Field(max_length=3000)]], AfterValidator(check_data)] | None = Field(
         None,
         max_length=50,
-        title="Data",
         description="Data for the app on the device: names and texts; at most 4,096 bytes with title and body.",
         examples=[{"order": "1042"}],
     )
@@ -56,7 +52,6 @@ class Push(PushMessage):
     )
     collapse_key: Annotated[Line, Field(max_length=64, pattern="^[!-~]+$")] | None = Field(
         None,
-        title="Collapse key",
         description="A device that was off shows only the last of those with the same key.",
         examples=["order-1042"],
     )

@@ -13,7 +13,7 @@ from backline.messages.registry import register
 from backline.messages.templated import DatedMessage
 from backline.validation_errors import field_error
 
-REPORT = Field(title="Report", description="Its title.", examples=["Sales in February 2026"])
+REPORT = Field(description="Its title.", examples=["Sales in February 2026"])
 
 
 @register
@@ -22,28 +22,21 @@ class ReportReady(DatedMessage):
 
     type_name: ClassVar[str] = "report_ready"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "report_ready"
     example: ClassVar = {
-        "name": "Ann",
-        "report": "Sales in February 2026",
-        "made_at": "2026-03-01T06:00:00Z",
-        "report_url": "https://shop.example/reports/2026-02",
-        "available_until": "2026-04-01",
+        "name": "Ann", "report": "Sales in February 2026", "made_at": "2026-03-01T06:00:00Z",
+        "report_url": "https://shop.example/reports/2026-02", "available_until": "2026-04-01",
         "zone": "Europe/Berlin",
-    }
+    }  # fmt: skip
 
     report: Name = REPORT
-    made_at: Timestamp = Field(title="Made at", description="When it was created.", examples=["2026-03-01T06:00:00Z"])
-    report_url: WebUrl | None = Field(
-        None, title="Report URL", description="Where to read it; give it, or the file, or both."
-    )
+    made_at: Timestamp = Field(description="When it was created.", examples=["2026-03-01T06:00:00Z"])
+    report_url: WebUrl | None = Field(None, description="Where to read it; give it, or the file, or both.")
     file: AttachmentField | None = Field(
         None,
-        title="File",
         description="The report: by `path` under the allowed folder, or by `filename` with `content_base64`.",
         examples=[{"path": "samples/report.csv"}],
     )
-    available_until: Day | None = Field(None, title="Available until", description="The last day that the link works.")
+    available_until: Day | None = Field(None, description="The last day that the link works.")
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
@@ -68,71 +61,55 @@ class ReportApprovalRequest(DatedMessage):
 
     type_name: ClassVar[str] = "report_approval_request"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "report_approval_request"
     example: ClassVar = {
-        "name": "Ann",
-        "report": "Sales in February 2026",
-        "requester": "Bob",
-        "requested_at": "2026-03-01T09:15:00Z",
-        "decide_by": "2026-03-03T16:00:00Z",
-        "note": "The board meets on Wednesday.",
-        "review_url": "https://shop.example/reports/2026-02/review",
-        "zone": "Europe/Berlin",
-    }
+        "name": "Ann", "report": "Sales in February 2026", "requester": "Bob", "requested_at": "2026-03-01T09:15:00Z",
+        "decide_by": "2026-03-03T16:00:00Z", "note": "The board meets on Wednesday.",
+        "review_url": "https://shop.example/reports/2026-02/review", "zone": "Europe/Berlin",
+    }  # fmt: skip
 
     report: Name = REPORT
-    requester: Name = Field(title="Requester", description="Who asks.", examples=["Bob"])
-    requested_at: Timestamp = Field(title="Requested at", description="When.", examples=["2026-03-01T09:15:00Z"])
-    review_url: WebUrl = Field(title="Review URL", description="Where to review it.")
-    decide_by: Timestamp | None = Field(
-        None, title="Decide by", description="After this the report counts as not approved."
-    )
-    note: Paragraph | None = Field(None, title="Note", description="The requester's comment.")
+    requester: Name = Field(description="Who asks.", examples=["Bob"])
+    requested_at: Timestamp = Field(description="When.", examples=["2026-03-01T09:15:00Z"])
+    review_url: WebUrl = Field(description="Where to review it.")
+    decide_by: Timestamp | None = Field(None, description="After this the report counts as not approved.")
+    note: Paragraph | None = Field(None, description="The requester's comment.")
+
+
+class ReportDecision(DatedMessage):
+    """What the two decisions about a report have in common."""
+
+    report: Name = REPORT
+    approver: Name = Field(description="Who decided.", examples=["Ann"])
+    decided_at: Timestamp = Field(description="When.", examples=["2026-03-02T10:40:00Z"])
 
 
 @register
-class ReportApproved(DatedMessage):
+class ReportApproved(ReportDecision):
     """Notifies the requester that a report was approved."""
 
     type_name: ClassVar[str] = "report_approved"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "report_approved"
     example: ClassVar = {
-        "name": "Bob",
-        "report": "Sales in February 2026",
-        "approver": "Ann",
-        "decided_at": "2026-03-02T10:40:00Z",
+        "name": "Bob", "report": "Sales in February 2026", "approver": "Ann", "decided_at": "2026-03-02T10:40:00Z",
         "comment": "Good work. Please keep the chart by region.",
-        "report_url": "https://shop.example/reports/2026-02",
-        "zone": "Europe/Berlin",
-    }
+        "report_url": "https://shop.example/reports/2026-02", "zone": "Europe/Berlin",
+    }  # fmt: skip
 
-    report: Name = REPORT
-    approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
-    decided_at: Timestamp = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
-    comment: Paragraph | None = Field(None, title="Comment", description="The approver's comment.")
-    report_url: WebUrl | None = Field(None, title="Report URL", description="Where to read it.")
+    comment: Paragraph | None = Field(None, description="The approver's comment.")
+    report_url: WebUrl | None = Field(None, description="Where to read it.")
 
 
 @register
-class ReportRejected(DatedMessage):
+class ReportRejected(ReportDecision):
     """Notifies the requester that a report was not approved, and why."""
 
     type_name: ClassVar[str] = "report_rejected"
     lanes: ClassVar = {"email": "email.normal"}
-    template_name: ClassVar[str | None] = "report_rejected"
     example: ClassVar = {
-        "name": "Bob",
-        "report": "Sales in February 2026",
-        "approver": "Ann",
-        "decided_at": "2026-03-02T10:40:00Z",
+        "name": "Bob", "report": "Sales in February 2026", "approver": "Ann", "decided_at": "2026-03-02T10:40:00Z",
         "reason": "Returns are missing for the last week. Please add them and ask again.",
-        "report_url": "https://shop.example/reports/2026-02",
-        "zone": "Europe/Berlin",
-    }
+        "report_url": "https://shop.example/reports/2026-02", "zone": "Europe/Berlin",
+    }  # fmt: skip
 
-    report: Name = REPORT
-    approver: Name = Field(title="Approver", description="Who decided.", examples=["Ann"])
-    decided_at: Timestamp = Field(title="Decided at", description="When.", examples=["2026-03-02T10:40:00Z"])
-    reason: Paragraph = Field(title="Reason", description="Why not, and what would help.")
-    report_url: WebUrl | None = Field(None, title="Report URL", description="Where to edit it.")
+    reason: Paragraph = Field(description="Why not, and what would help.")
+    report_url: WebUrl | None = Field(None, description="Where to edit it.")

@@ -32,7 +32,6 @@ class Sms(SmsMessage):
     example: ClassVar = {"body": "Your order 1042 is ready. You can pick it up until 6 pm."}
 
     body: Body = Field(
-        title="Body",
         description="Its text. The setting `sms.max_segments` limits its length.",
         examples=["Your order 1042 is ready."],
     )
@@ -51,12 +50,11 @@ class SmsFromTemplate(TemplatedSms):
     example: ClassVar = {
         "template": "notice",
         "context": {"text": "We have moved: 1 High Street.", "link": "https://shop.example/stores"},
-    }
+    }  # fmt: skip
 
-    template: SmsTemplateName = Field(title="Template", description="The template's name.", examples=["notice"])
+    template: SmsTemplateName = Field(description="The template's name.", examples=["notice"])
     context: Variables = Field(
         default_factory=dict,
-        title="Context",
         description="The template's variables.",
         examples=[{"text": "We have moved: 1 High Street."}],
     )
@@ -72,12 +70,11 @@ class MfaCode(TemplatedSms):
 
     type_name: ClassVar[str] = "mfa_code"
     lanes: ClassVar = {"sms": "sms.urgent"}
-    template_name: ClassVar[str | None] = "mfa_code"
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
     secret_references: ClassVar = {"code": ("mfa_code",)}
     lifetime: ClassVar[timedelta | None] = MFA_LIFETIME
     example: ClassVar = {"code": {"$ref": "mfa_code", "id": 19}}
 
     code: Annotated[str, Field(min_length=4, max_length=12), AfterValidator(check_code)] = Field(
-        title="Code", description="What the person types to sign in.", examples=["402913"]
+        description="What the person types to sign in.", examples=["402913"]
     )

@@ -43,18 +43,15 @@ class Webhook(WebhookMessage):
     lanes: ClassVar = {"webhook": "webhook.normal"}
     example: ClassVar = {"event_type": "order.paid", "data": {"order": "1042", "total": "72.80", "currency": "EUR"}}
 
-    event_type: EventType = Field(
-        title="Event type", description="What happened; endpoints subscribe to it.", examples=["order.paid"]
-    )
-    data: dict[str, JsonValue] = Field(title="Data", description="The event's data.", examples=[{"order": "1042"}])
+    event_type: EventType = Field(description="What happened; endpoints subscribe to it.", examples=["order.paid"])
+    data: dict[str, JsonValue] = Field(description="The event's data.", examples=[{"order": "1042"}])
     event_id: EventId | None = Field(
         None,
-        title="Event id",
         description="The same for each repetition of the event (`webhook-id`); generated when omitted.",
         examples=["evt_1042"],
     )
     occurred_at: Timestamp | None = Field(
-        None, title="Occurred at", description="When it happened; now when omitted.", examples=["2026-03-01T18:30:00Z"]
+        None, description="When it happened; now when omitted.", examples=["2026-03-01T18:30:00Z"]
     )
 
     def webhook(self, default_event_id: str, default_occurred_at: datetime) -> WebhookContent:
