@@ -37,7 +37,7 @@ STATEMENT_TIMEOUT_SECONDS = 0.5
 INITIAL_RETRY_DELAY_SECONDS = 1.0
 MAX_RETRY_DELAY_SECONDS = 15.0
 RESCUE_INTERVAL_SECONDS = 1.0
-POST_TIMEOUT_SECONDS = 1.0
+POST_TIMEOUT_SECONDS = 2.0
 FAILURE_COOLDOWN_SECONDS = 10.0
 FINGERPRINT_INTERVAL_SECONDS = 15.0
 """Between two requests for failed runs and import errors. Callbacks report most failures at once; these find the rest."""
