@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DISPATCH_EXECUTION_TIMEOUT = timedelta(minutes=15)
 """A dispatcher ends long before: a timeout could interrupt it between the provider's OK and the commit."""
-CRON_MINUTES = 15
+FALLBACK_CRON_MINUTES = 15
 CRON_STAGGER_MINUTES = 2
 
 
@@ -74,14 +74,14 @@ def dispatch_dag_id(lane: str) -> str:
 def dispatch_dag(lane_name: str, config: Settings) -> DAG:
     """The DAG of a lane: started by the lane's watch, and by a cron in case the triggerer is down."""
     lane = config.lane(lane_name)
-    minute = sorted(config.lanes).index(lane_name) * CRON_STAGGER_MINUTES % CRON_MINUTES
+    minute = sorted(config.lanes).index(lane_name) * CRON_STAGGER_MINUTES % FALLBACK_CRON_MINUTES
     dag = DAG(
         dispatch_dag_id(lane_name),
         description=f"Sends the messages of the lane {lane_name}",
         doc_md=_DOC.format(
             lane=lane_name, channel=lane.channel, lanes=lane.max_dispatchers, idle=lane.idle_timeout_seconds
         ),
-        schedule=watch_schedule(lane_watch(lane_name), cron=f"{minute}-59/{CRON_MINUTES} * * * *"),
+        schedule=watch_schedule(lane_watch(lane_name), cron=f"{minute}-59/{FALLBACK_CRON_MINUTES} * * * *"),
         # One more than dispatchers, so that a successor starts before its predecessor has ended.
         **dag_arguments("dispatch", lane.channel, max_active_runs=lane.max_dispatchers + 1),
     )

@@ -19,7 +19,7 @@ _MAX_ID = 2**63 - 1
 def find_chunks(job: Job[SubscriptionSettings]) -> list[dict[str, int]]:
     """Up to `max_chunks` ranges of ids, `first` to `last`, with `chunk_size` due subscriptions each."""
     size = job.settings.chunk_size
-    ids = [item.id for item in _due(job, 1, _MAX_ID, size * job.settings.max_chunks)]
+    ids = [item.id for item in _due_subscriptions(job, 1, _MAX_ID, size * job.settings.max_chunks)]
     chunks = [{"first": ids[start], "last": ids[min(start + size, len(ids)) - 1]} for start in range(0, len(ids), size)]
     if not chunks:  # the other tasks are skipped: store the run's result here
         job.results.result({"chunks": 0})
@@ -29,7 +29,7 @@ def find_chunks(job: Job[SubscriptionSettings]) -> list[dict[str, int]]:
 def renew_chunk(job: Job[SubscriptionSettings], first: int, last: int) -> BatchResult:
     """Renew the due subscriptions of one range."""
     return job.run_each(
-        _due(job, first, last, job.settings.chunk_size),
+        _due_subscriptions(job, first, last, job.settings.chunk_size),
         lambda item: renew(job.database, item.id, job.now, job.settings).outcome,
     )
 
@@ -49,6 +49,6 @@ def summarize(
     return {"chunks": len(chunks), "chunks_failed": failed, "subscriptions": total}
 
 
-def _due(job: Job[SubscriptionSettings], first: int, last: int, limit: int) -> list[SubscriptionItem]:
+def _due_subscriptions(job: Job[SubscriptionSettings], first: int, last: int, limit: int) -> list[SubscriptionItem]:
     values = {"now": job.now, "first": first, "last": last, "batch_limit": limit}
     return job.rows(statement("subscriptions", "subscriptions_due"), SubscriptionItem, values)
