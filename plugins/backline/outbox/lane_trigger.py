@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from backline.settings import LaneSettings
 
-
 MAX_COOLDOWN_SECONDS = 60.0
 
 

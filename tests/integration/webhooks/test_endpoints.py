@@ -55,7 +55,7 @@ def error_of(webhook_outbox: WebhookOutbox, message_id: int) -> str:
 )
 def test_an_endpoint_gets_what_it_asks_for(
     webhook_outbox: WebhookOutbox, filters: list[str], event_type: str, gets: bool
-) -> None:  # noqa: FBT001
+) -> None:
     made = webhook_outbox.endpoint("http://127.0.0.1:9/", *filters)
     assert recipients(webhook_outbox, webhook_outbox.event(event_type)) == ([made.endpoint.id] if gets else [])
 
