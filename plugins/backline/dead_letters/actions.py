@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,7 +153,7 @@ def _replay_message(
     kind.parse(edited)
     several = len(kind.channels) > 1
     message = NewMessage(
-        letter["name"], json.dumps({letter["channel"]: letter["recipient"]}) if several else letter["recipient"], edited,
+        letter["name"], {letter["channel"]: letter["recipient"]} if several else letter["recipient"], edited,
         priority=letter["priority"], lane=None if several else letter["lane"], request_id=letter["request_id"],
         replay_of=message_id,
     )  # fmt: skip

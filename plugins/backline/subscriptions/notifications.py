@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import date
 
 from backline.db.connect import Session
@@ -28,7 +27,7 @@ def enqueue_order_confirmation(connection: Session, row: Row, order: Row, config
         "total": order["total_minor"],
         "order_url": config.order_url.replace("{order}", order["number"]),
     }
-    enqueue(connection, "order_confirmation", json.dumps(recipient), payload, key=f"order-{order['number']}")
+    enqueue(connection, "order_confirmation", recipient, payload, key=f"order-{order['number']}")
 
 
 def enqueue_deferral(
