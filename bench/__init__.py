@@ -1,1 +1,1 @@
-"""Benches: Backline beside its peers, in one run on one machine. `./backline bench` runs them."""
+"""Benches: measure Backline and its peers in one run on one machine. `./backline bench` runs them."""

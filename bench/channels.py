@@ -1,4 +1,4 @@
-"""Messages a second over HTTP: each channel through the whole of Backline, and a bare client that posts the same."""
+"""Messages a second over HTTP: each channel through all of Backline, and a bare client that posts the same requests."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from bench import outbox
 from bench.gateway_sink import GatewaySink
 from bench.harness import BenchRun
 from bench.report import BenchResult, median, rounded
+from testkit.processes import wait_for
 from testkit.stack_copy import StackCopy, query
-from testkit.waiting import wait_for
 
 ROUNDS = 3
 TIMEOUT_SECONDS = 120.0
 TOKEN_REQUESTS = 8
-"""Requests for access tokens that come on top: one a dispatcher's life."""
+"""Additional requests for access tokens: one per dispatcher."""
 ACTOR = Actor("bench")
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelCase:
-    """One channel: what an app enqueues, and what the same is for a bare client."""
+    """One channel: what an app enqueues, and the same request for a bare client."""
 
     channel: str
     type: str
     recipients: Sequence[str]
-    """In turns."""
+    """Used in turn."""
     payload: dict[str, Any]
     path: str
     content_type: str
@@ -49,12 +49,12 @@ class ChannelCase:
 
     @property
     def lane(self) -> str:
-        """Where its messages wait."""
+        """The lane of its messages."""
         return f"{self.channel}.normal"
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """Rounds of both sides of each channel in turn; the ratios are ours over the bare client's in the same round."""
+    """Measure both sides of each channel in turn; ratios are Backline's rate over the bare client's of the same round."""
     count = bench.full_or_short(5_000, 100)
     rates: dict[str, list[float]] = {}
     with bench.gateway_sink() as sink:
@@ -106,17 +106,17 @@ def _channel_cases(stack: StackCopy, connection: psycopg.Connection[DictRow], si
 
 def _create_endpoint(stack: StackCopy, connection: psycopg.Connection[DictRow], sink: GatewaySink) -> str:
     """The id of an endpoint at the sink."""
-    sealer = Encryptor(stack.stack.secrets.backline_fernet_keys.split(","))
+    encryptor = Encryptor(stack.stack.secrets.backline_fernet_keys.split(","))
     allowed = WebhookSettings(require_https=False, allowed_addresses=(sink.url.removeprefix("http://"),))
     with connection.transaction():
-        made = endpoints.create(connection, allowed, sealer, ACTOR, url=f"{sink.url}/webhooks/in")
-    return made.endpoint.id
+        created = endpoints.create(connection, allowed, encryptor, ACTOR, url=f"{sink.url}/webhooks/in")
+    return created.endpoint.id
 
 
 def _measure_backline(
     bench: BenchRun, connection: psycopg.Connection[DictRow], sink: GatewaySink, side: ChannelCase, count: int
 ) -> float:
-    """From the first try to the last completion, by the database's clock; the lane is warm."""
+    """Measure from the first attempt to the last completion, by the database's clock, on a warm lane."""
     outbox.wait_finished(connection, _enqueue(connection, side, bench.full_or_short(200, 20)), TIMEOUT_SECONDS)
     before = sink.count()
     ids = _enqueue(connection, side, count)

@@ -1,4 +1,4 @@
-"""Charts of what the benches found, as small SVG files: horizontal bars that can be read in grey.
+"""Charts of the results as small SVG files: horizontal bars that are readable in grey.
 
 `python -m bench.charts RESULTS.json FOLDER`
 """
@@ -30,7 +30,7 @@ DISPLAY_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar; bars of one group stand closer together."""
+    """One bar; bars of one group are closer together."""
 
     label: str
     value: float
@@ -40,8 +40,8 @@ class Bar:
 
 def bar_chart(title: str, unit: str, bars: Sequence[Bar], *, limit: float | None = None) -> str:
     """An SVG of horizontal bars with their values; `limit` draws a dashed line at that value."""
-    most = max([bar.value for bar in bars] + ([limit] if limit else [])) or 1.0
-    scale = (WIDTH - LABEL_WIDTH - 90) / most
+    largest = max([bar.value for bar in bars] + ([limit] if limit else [])) or 1.0
+    scale = (WIDTH - LABEL_WIDTH - 90) / largest
     head = 52 if limit else 38
     parts: list[str] = []
     top = head
@@ -74,8 +74,8 @@ def bar_chart(title: str, unit: str, bars: Sequence[Bar], *, limit: float | None
 
 
 def build_charts(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """All charts that these results allow: file name to SVG."""
-    makers: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    """All charts that these results allow: file name → SVG."""
+    builders: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "latency": _latency,
         "throughput": _throughput,
         "channels": _channels,
@@ -85,32 +85,32 @@ def build_charts(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         ),
         "growth": _growth,
         "parse": _parse,
-        "idle-cpu": lambda found: _idle(found, 0, "At rest: CPU by service", "% of one core"),
-        "idle-memory": lambda found: _idle(found, 1, "At rest: memory by service", "MiB (PSS)"),
+        "idle-cpu": lambda found: _idle(found, 0, "Idle: CPU by service", "% of one core"),
+        "idle-memory": lambda found: _idle(found, 1, "Idle: memory by service", "MiB (PSS)"),
     }
     source = {"commits": "enqueue", "idle-cpu": "idle", "idle-memory": "idle"}
     return {
-        f"{name}.svg": make(benches[source.get(name, name)])
-        for name, make in makers.items()
+        f"{name}.svg": build(benches[source.get(name, name)])
+        for name, build in builders.items()
         if source.get(name, name) in benches
     }
 
 
 def write_charts(benches: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
-    """Write them; returns the files' names."""
+    """Write all charts; returns the files' names."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = build_charts(benches)
-    for name, svg in made.items():
+    written = build_charts(benches)
+    for name, svg in written.items():
         (folder / name).write_text(svg, encoding="utf-8")
-    return list(made)
+    return list(written)
 
 
 def _latency(found: Mapping[str, Any]) -> str:
     keys = found["keys"]
-    wanted = {
+    shown = {
         "Backline, p50": "p50_ms", "Backline, p99": "p99_ms", "Celery, p50": "celery_p50_ms", "Celery, p99": "celery_p99_ms",
     }  # fmt: skip
-    bars = [Bar(label, keys[key], _bar_color(label.lower())) for label, key in wanted.items() if key in keys]
+    bars = [Bar(label, keys[key], _bar_color(label.lower())) for label, key in shown.items() if key in keys]
     return bar_chart("Latency: from INSERT to accepted by the SMTP server, warm, 20 a second", "ms", bars)
 
 
@@ -124,11 +124,11 @@ def _channels(found: Mapping[str, Any]) -> str:
         bare = name.startswith("bare_")
         label = "bare client" if bare else name
         bars.append(Bar(label, median(rates), LIGHT if bare else OURS, starts_group=not bare))
-    return bar_chart("Channels: messages over HTTP to one server, and a client that only posts", "a second", bars)
+    return bar_chart("Channels: messages over HTTP to one server, and a bare client", "a second", bars)
 
 
 def _enqueue(found: Mapping[str, Any]) -> str:
-    return _rates("Enqueue: one producer, set-based where it can be", "messages a second", found["per_second"])
+    return _rates("Enqueue: one producer, set-based where possible", "messages a second", found["per_second"])
 
 
 def _rates(title: str, unit: str, rates: Mapping[str, Sequence[float]]) -> str:
@@ -159,6 +159,8 @@ def _idle(found: Mapping[str, Any], column: int, title: str, unit: str) -> str:
     bars: list[Bar] = []
     for name in names:
         bars.append(Bar(name, sides["backline"].get(name, 0.0), OURS))
+        if "catalog" in sides:
+            bars.append(Bar("whole catalogue", sides["catalog"].get(name, 0.0), DARK, starts_group=False))
         if name in sides["bare"]:
             bars.append(Bar("bare Airflow", sides["bare"][name], LIGHT, starts_group=False))
     return bar_chart(title, unit, bars)

@@ -1,8 +1,8 @@
-"""enqueue: messages accepted a second by SQL, beside Celery's `.delay` and the kin's best; and what it costs a commit.
+"""enqueue: messages enqueued a second by SQL, by Celery's `.delay` and by the peers; and the cost of a commit.
 
-The set-based half gives the same letters to all sides, one producer each, in turns. The commit half runs 16
-connections of pgbench (PostgreSQL's own client, in C): each transaction writes an order, and either one message by
-`backline.enqueue` or a plain row of the same payload in a table with nothing but a primary key.
+The set-based half gives the same emails to all sides, one producer each, in turn. The commit half runs 16 connections
+of pgbench (PostgreSQL's own client, in C): each transaction writes an order, and either one message by
+`backline.enqueue` or a plain row of the same payload in a table with only a primary key.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from bench.report import BenchResult, rounded
 BATCH_SIZE = 5_000
 PRODUCER_COUNT = 16
 PEER_BATCH_SIZE = 1_000
-"""What suits procrastinate and pgqueuer best (from 500 to 5,000 tried)."""
+"""The best size for procrastinate and pgqueuer (tried: 500 to 5,000)."""
 MESSAGE_COUNTS = {"backline": 60_000, "celery": 3_000, "procrastinate": 15_000, "pgqueuer": 45_000}
 SHORT_MESSAGE_COUNTS = {"backline": 2_000, "celery": 200, "procrastinate": 1_000, "pgqueuer": 1_000}
 
 _ENQUEUE: LiteralString = (
     "SELECT cardinality(backline.enqueue_many('templated_email', %b::text[], %b::text[]::jsonb[]))"
 )
-"""`%b`: as binary arrays. psycopg's text form escapes every quote of every payload: ten times the rest of the client."""
+"""`%b` sends binary arrays. The text format escapes every quote of every payload: ten times the rest of the client."""
 _COUNT_WAITING: LiteralString = (
     "SELECT count(*) FILTER (WHERE state = 'pending'), count(DISTINCT recipient) FROM backline.message"
 )
@@ -66,7 +66,7 @@ SECOND_INSERTS = {
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """Both halves on the stack's PostgreSQL, in databases of their own."""
+    """Run both halves on the stack's PostgreSQL, in their own databases."""
     server = bench.database_server()
     with (
         bench.redis() as redis,
@@ -86,7 +86,7 @@ def run(bench: BenchRun) -> BenchResult:
 
 
 class PeerProducers:
-    """The other producers, each a process of its own that times itself."""
+    """The peers' producers, each a process that measures its own time."""
 
     def __init__(self, bench: BenchRun, redis: str, databases: Mapping[str, str]) -> None:
         self._bench = bench
@@ -101,7 +101,7 @@ class PeerProducers:
         )
 
     def seconds(self, name: str, count: int) -> float:
-        """How long that peer took to take in so many letters."""
+        """How long the peer took to enqueue `count` emails."""
         batch = [] if name == "celery" else [str(PEER_BATCH_SIZE)]
         log = f"enqueue-{name}"
         self._bench.run_peer(
@@ -122,49 +122,49 @@ def measure_set_based(
     peer_seconds: Callable[[str, int], float],
     report: Callable[[str], None],
 ) -> dict[str, list[float]]:
-    """Letters a second, for each side and round; an error if ours do not all wait, each once."""
+    """Emails a second, for each side and round; UnknownFailure unless each of Backline's is pending exactly once."""
     rates: dict[str, list[float]] = {name: [] for name in counts}
     with psycopg.connect(dsn, autocommit=True) as connection:
         for number in range(rounds):
             for name in counts if number % 2 == 0 else reversed(list(counts)):
                 count = counts[name]
-                taken = (
+                seconds = (
                     _measure_backline(connection, number * count, count)
                     if name == "backline"
                     else peer_seconds(name, count)
                 )
-                rates[name].append(count / taken)
+                rates[name].append(count / seconds)
             report(
                 f"enqueue, round {number + 1}: " + ", ".join(f"{name} {rate[-1]:.0f}/s" for name, rate in rates.items())
             )
         expected = (rounds * counts["backline"],) * 2
         if (found := connection.execute(_COUNT_WAITING).fetchone()) != expected:
-            raise UnknownFailure(f"enqueue: {found} messages and recipients wait instead of {expected}")
+            raise UnknownFailure(f"enqueue: {found} pending messages and recipients instead of {expected}")
     return rates
 
 
 def _measure_backline(connection: psycopg.Connection[tuple[Any, ...]], first: int, count: int) -> float:
-    letters = [
+    emails = [
         (recipient(number), {"template": TEMPLATE_NAME, "context": template_context(number)})
         for number in range(first, first + count)
     ]
-    batches = [letters[start : start + BATCH_SIZE] for start in range(0, count, BATCH_SIZE)]
+    batches = [emails[start : start + BATCH_SIZE] for start in range(0, count, BATCH_SIZE)]
     started = time.perf_counter()
-    # The next batch is written while the server works on this one.
+    # The next batch is serialized while the server processes this one.
     with ThreadPoolExecutor(1) as writer:
         for recipients, payloads in writer.map(_serialize_batch, batches):
             connection.execute(_ENQUEUE, [recipients, payloads])
     return time.perf_counter() - started
 
 
-def _serialize_batch(letters: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-    return [to for to, _ in letters], [to_json(payload).decode() for _, payload in letters]
+def _serialize_batch(emails: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+    return [to for to, _ in emails], [to_json(payload).decode() for _, payload in emails]
 
 
 def measure_commit_rates(
     program: Path, dsn: str, folder: Path, rounds: int, seconds: int, report: Callable[[str], None]
 ) -> dict[str, list[float]]:
-    """Commits a second, plain and ours, in turns; an error if a transaction's rows are not all there."""
+    """Commits a second, plain and Backline's, in turn; UnknownFailure if rows of a transaction are missing."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(_CREATE_SHOP)
         scripts = {}
@@ -188,7 +188,7 @@ def measure_commit_rates(
 
 
 def pgbench_script(name: str) -> str:
-    """pgbench's script: an order and its second row; the payload is a letter's with the number in its places."""
+    """pgbench's script: an order and its second row; the payload is an email's with a random number."""
     text = json.dumps({"template": TEMPLATE_NAME, "context": template_context(0)})
     marked = text.replace("Reader 0", "Reader %1$s").replace('"number": 0', '"number": %1$s')
     payload = f"format('{marked}', (:number)::text)::jsonb"
@@ -209,13 +209,13 @@ def _run_pgbench(program: Path, dsn: str, script: Path, seconds: int) -> tuple[i
     transactions = re.search(r"transactions actually processed: (\d+)", done.stdout)
     rate = re.search(r"tps = ([\d.]+)", done.stdout)
     if done.returncode or transactions is None or rate is None:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise UnknownFailure(f"pgbench failed: {said[-300:]}")
+        output = " ".join((done.stderr or done.stdout).split())
+        raise UnknownFailure(f"pgbench failed: {output[-300:]}")
     return int(transactions[1]), float(rate[1])
 
 
 def build_result(rates: Mapping[str, Sequence[float]], commits: Mapping[str, Sequence[float]]) -> BenchResult:
-    """Medians over the rounds; a ratio is ours over theirs in the same round."""
+    """Medians over the rounds; a ratio is Backline's rate over the other's of the same round."""
     keys = {
         "ratio_sql": _ratio(rates["backline"], rates["celery"]),
         "ratio_commit": _ratio(commits["backline"], commits["plain"]),
@@ -235,4 +235,4 @@ def build_result(rates: Mapping[str, Sequence[float]], commits: Mapping[str, Seq
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    return median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    return median(our_rate / their_rate for our_rate, their_rate in zip(ours, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""The far side of SMS, push and webhooks: nginx, which takes everything, keeps nothing, and counts."""
+"""The receiver of SMS, push and webhooks: nginx, which accepts, counts and discards all requests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import urllib.request
 from pathlib import Path
 
 from backline.errors import UnknownFailure
-from testkit.processes import LOOPBACK
-from testkit.waiting import wait_for
+from testkit.processes import LOOPBACK, wait_for
 
 _NGINX_CONFIG = """
 daemon off;
@@ -43,26 +42,26 @@ _RESPONSES = {
 
 
 def nginx_config(folder: Path, port: int) -> str:
-    """nginx.conf; its temporary files in `folder`."""
-    answers = {name: json.dumps(answer) for name, answer in _RESPONSES.items()}
-    return _NGINX_CONFIG.format(folder=folder, host=LOOPBACK, port=port, **answers)
+    """Render nginx.conf, with temporary files in `folder`."""
+    responses = {name: json.dumps(response) for name, response in _RESPONSES.items()}
+    return _NGINX_CONFIG.format(folder=folder, host=LOOPBACK, port=port, **responses)
 
 
 class GatewaySink:
-    """nginx at `port`, as it counts requests."""
+    """nginx at `port` and its count of requests."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://{LOOPBACK}:{port}"
         self._status_requests = 0
 
     def count(self) -> int:
-        """Requests since its start, but for the looks at this very number."""
-        with urllib.request.urlopen(f"{self.url}/status", timeout=5) as answer:
+        """Requests since its start, without requests for this count."""
+        with urllib.request.urlopen(f"{self.url}/status", timeout=5) as response:
             self._status_requests += 1
-            return int(answer.read().split(b"\n")[2].split()[2]) - self._status_requests
+            return int(response.read().split(b"\n")[2].split()[2]) - self._status_requests
 
     def expect(self, before: int, minimum: int, maximum: int) -> None:
-        """Between so many and so many more than `before` have come; else UnknownFailure."""
+        """Check that `minimum` to `maximum` requests arrived since the count `before`; else UnknownFailure."""
         wait_for(lambda: self.count() >= before + minimum, f"{minimum:,} requests at nginx", 10)
         if (arrived := self.count() - before) > maximum:
-            raise UnknownFailure(f"{arrived:,} requests came, {minimum:,} messages were sent")
+            raise UnknownFailure(f"{arrived:,} requests arrived, {minimum:,} messages were sent")

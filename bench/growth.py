@@ -1,8 +1,8 @@
-"""growth: that a claim stays as quick with history, backlog, a million for tomorrow, and under a held snapshot.
+"""growth: whether claims stay fast with a backlog, a million scheduled messages, history, and a held snapshot.
 
-The engine's own statements, through its Store, in batches of 500; no SMTP. Each case has a database of its own, filled
-and vacuumed before the clock runs; the cases take turns. Before each batch as many messages are put in as it will
-take, off the clock, so that a case stays what it is.
+Runs the engine's statements through its Store in batches of 500, without SMTP. Each case has its own database, filled
+and vacuumed before it is measured; the cases run in turn. Before each batch, as many messages are inserted as it will
+complete, outside of the measured time, so that the case stays the same.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ LANE = "email.normal"
 BATCH_SIZE = 500
 LEASE_SECONDS = 60.0
 HISTORY_DAYS = 30
-"""Finished messages lie so many days back."""
+"""Finished messages are spread over this many days."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """What stands in the table while a claim runs."""
+    """The rows in the table while a claim runs."""
 
     name: str
     pending: int
@@ -58,7 +58,7 @@ SHORT_CASES = tuple(
 ROUNDS = 5
 BATCH_COUNT = 24
 SNAPSHOT_BATCH_COUNT = 200
-"""100,000 messages done while the snapshot is held."""
+"""100,000 messages are completed while the snapshot is held."""
 
 _PAYLOAD: LiteralString = """jsonb_build_object('template', 'notice', 'context', jsonb_build_object(
     'heading', 'Order ' || n, 'paragraphs', jsonb_build_array('Thank you, customer ' || n || '.', repeat('It is on its way. ', 24))))"""
@@ -88,15 +88,15 @@ _COUNT_ROWS: LiteralString = (
 )
 _TABLE_SIZE: LiteralString = "SELECT pg_size_pretty(pg_total_relation_size('backline.message')), min(pg_column_size(payload)) FROM (SELECT payload FROM backline.message LIMIT 100) AS sampled"
 EXPLAINED_STATEMENTS: Mapping[str, Mapping[str, Any]] = {
-    "message_promote": {"most": 1000},
-    "message_claim": {"lane": LANE, "most": BATCH_SIZE, "dispatcher": None, "token": "00000000-0000-4000-8000-000000000000",
-                      "lease_seconds": LEASE_SECONDS, "rank": -32768, "due_at": "-infinity", "id": 0},
-    "lane_status": {"lanes": [LANE, "email.urgent", "email.bulk"], "heartbeat_timeout": 10.0, "most": [2001, 1, 1]},
+    "message_promote": {"batch_limit": 1000},
+    "message_claim": {"lane": LANE, "batch_limit": BATCH_SIZE, "dispatcher": None, "token": "00000000-0000-4000-8000-000000000000",
+                      "lease_seconds": LEASE_SECONDS, "after_rank": -32768, "due_at": "-infinity", "id": 0},
+    "lane_status": {"lanes": [LANE, "email.urgent", "email.bulk"], "heartbeat_timeout": 10.0, "count_limits": [2001, 1, 1]},
 }  # fmt: skip
 
 
 def fill_table(dsn: str, case: TableState) -> None:
-    """Put a case's rows in and leave the table as autovacuum would have, off the clock."""
+    """Insert a case's rows and vacuum the table; not part of the measured time."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             "SELECT backline.attempt_partitions_create(current_date - %s, %s)", [HISTORY_DAYS + 1, HISTORY_DAYS + 4]
@@ -109,18 +109,18 @@ def fill_table(dsn: str, case: TableState) -> None:
             spread = {"first": "20 hours", "step": "10 milliseconds", "high": case.scheduled, "state": "scheduled"}
             connection.execute(_INSERT_MESSAGES, rows | spread)
         if case.pending:
-            waiting = {"first": "-1 hour", "step": "1 microsecond", "high": case.pending, "state": "pending"}
-            connection.execute(_INSERT_MESSAGES, rows | waiting)
+            pending = {"first": "-1 hour", "step": "1 microsecond", "high": case.pending, "state": "pending"}
+            connection.execute(_INSERT_MESSAGES, rows | pending)
         connection.execute("VACUUM (ANALYZE) backline.message")
         connection.execute("VACUUM (ANALYZE) backline.attempt")
 
 
 def _fill_finished(dsn: str, count: int) -> None:
-    """Two sessions at once; the indexes that only history fills are made afterwards."""
+    """Insert finished rows in two sessions; indexes that only these rows fill are created afterwards."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET search_path = backline")
-        made = connection.execute(_INDEXES, [list(_REBUILT_INDEXES)]).fetchall()
-        for name, _ in made:
+        indexes = connection.execute(_INDEXES, [list(_REBUILT_INDEXES)]).fetchall()
+        for name, _ in indexes:
             connection.execute(SQL("DROP INDEX backline.{}").format(Identifier(name)))
     half = count // 2
     step = f"{HISTORY_DAYS * 86400e6 / count:.0f} microseconds"
@@ -128,7 +128,7 @@ def _fill_finished(dsn: str, count: int) -> None:
         list(pool.map(lambda part: _fill_finished_range(dsn, part[0], part[1], step), [(1, half), (half + 1, count)]))
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SELECT setval('backline.message_id', %s)", [count])
-        for _, definition in made:
+        for _, definition in indexes:
             connection.execute(definition)
 
 
@@ -153,7 +153,7 @@ class LaneBench:
         self._store = Store(Database(dsn, name="bench", retry_timeout=0), resume_scans=True)
 
     async def run(self, batches: int) -> list[float]:
-        """Claim and complete so many batches; the seconds that each took."""
+        """Claim and complete batches; returns the seconds of each."""
         dispatcher = await self._store.register(LANE, 16, "bench")
         assert dispatcher is not None
         number = dispatcher[0]
@@ -166,7 +166,7 @@ class LaneBench:
                 ended = await self._store.complete([_sent_outcome(message) for message in messages], number, "bench")
                 seconds.append(time.perf_counter() - started)
                 if len(ended) != BATCH_SIZE:
-                    raise UnknownFailure(f"{self.case.name}: {len(ended)} of {BATCH_SIZE} messages came back")
+                    raise UnknownFailure(f"{self.case.name}: {len(ended)} of {BATCH_SIZE} messages were completed")
                 self.done += len(ended)
         finally:
             await self._store.unregister(number)
@@ -185,7 +185,7 @@ class LaneBench:
             yield
 
     def table_size(self) -> dict[str, Any]:
-        """How large the table is, and the smallest payload (bytes)."""
+        """The size of the table, and the smallest payload (bytes)."""
         size, payload = self.filler.execute(_TABLE_SIZE).fetchone() or ("", 0)
         return {"table": size, "payload_bytes": payload}
 
@@ -196,7 +196,7 @@ class LaneBench:
 
 
 def explain_statements(dsn: str) -> dict[str, str]:
-    """The plans of the engine's statements, as run here, and rolled back."""
+    """The plans of the engine's statements, executed and rolled back."""
     found = {}
     with psycopg.connect(dsn, cursor_factory=psycopg.ClientCursor) as connection:
         for name, parameters in EXPLAINED_STATEMENTS.items():
@@ -211,7 +211,7 @@ def explain_statements(dsn: str) -> dict[str, str]:
 
 
 def verify_completed(connection: psycopg.Connection[Any], case: TableState, done: int) -> None:
-    """Nothing lost, nothing twice: UnknownFailure if the tables do not say that `done` more were sent."""
+    """Check that no message is lost or duplicated: UnknownFailure unless `done` more messages were sent."""
     row = connection.execute(_COUNT_ROWS).fetchone()
     expected = (case.finished + done, case.pending, case.finished + done)
     if row != expected:
@@ -239,12 +239,12 @@ def _explain(connection: psycopg.Connection[Any], name: str, parameters: Mapping
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """All cases on the stack's PostgreSQL."""
+    """Run all cases on the stack's PostgreSQL."""
     bench.database_server()
     cases = bench.full_or_short(CASES, SHORT_CASES)
-    with ExitStack() as made:
+    with ExitStack() as databases:
         names = [f"growth_{number}" for number in range(len(cases))]
-        dsns = [made.enter_context(bench.database(name, migrated=True)) for name in names]
+        dsns = [databases.enter_context(bench.database(name, migrated=True)) for name in names]
         if bench.short:
             return measure(dict(zip(cases, dsns, strict=True)), 2, 3, 4, bench.report)
         return measure(dict(zip(cases, dsns, strict=True)), ROUNDS, BATCH_COUNT, SNAPSHOT_BATCH_COUNT, bench.report)
@@ -253,7 +253,7 @@ def run(bench: BenchRun) -> BenchResult:
 def measure(
     databases: Mapping[TableState, str], rounds: int, batches: int, snapshot_batches: int, report: Callable[[str], None]
 ) -> BenchResult:
-    """Measure all cases, each in its migrated, empty database (DSN), which is left filled."""
+    """Measure all cases, each in its migrated, empty database (DSN)."""
     plain: dict[str, list[float]] = {case.name: [] for case in databases}
     held: dict[str, list[float]] = {case.name: [] for case in databases}
     raw: dict[str, Any] = {"plans": {}, "weights": {}}
@@ -267,7 +267,7 @@ def measure(
             for lane in lanes:
                 raw["weights"][lane.case.name] = lane.table_size()
                 raw["plans"][lane.case.name] = explain_statements(lane.dsn)
-                runner.run(lane.run(3))  # connections, caches, prepared statements
+                runner.run(lane.run(3))  # warm-up: connections, caches, prepared statements
             for number in range(rounds):
                 for lane in lanes if number % 2 == 0 else reversed(lanes):
                     plain[lane.case.name] += runner.run(lane.run(batches))
@@ -290,7 +290,7 @@ async def _run_under_snapshot(lane: LaneBench, batches: int) -> list[float]:
 def build_result(
     plain: Mapping[str, Sequence[float]], held: Mapping[str, Sequence[float]], raw: dict[str, Any]
 ) -> BenchResult:
-    """Falls against the first case without a snapshot: the median batch; under the snapshot all batches, as it gets worse."""
+    """Without a snapshot, compare median batches with the first case; under the snapshot, all batches with the own case."""
     rates = {name: BATCH_SIZE / median(seconds) for name, seconds in plain.items()}
     snapshot = {name: BATCH_SIZE * len(seconds) / sum(seconds) for name, seconds in held.items()}
     late = {name: BATCH_SIZE / median(seconds[-max(1, len(seconds) // 10) :]) for name, seconds in held.items()}

@@ -1,4 +1,4 @@
-"""What all benches share: folders, ports, processes, databases, the sink, and the order in which benches run."""
+"""Shared by all benches: folders, ports, processes, databases, receivers, and the order in which benches run."""
 
 from __future__ import annotations
 
@@ -28,25 +28,23 @@ from bench.gateway_sink import GatewaySink, nginx_config
 from bench.peers.emails import TEMPLATE_FOLDER_VARIABLE, build_fast, recipient, template_context
 from bench.report import BenchResult, write_report
 from testkit import processes
-from testkit.folders import exclusive_folder
-from testkit.processes import LOOPBACK, free_port
+from testkit.processes import LOOPBACK, exclusive_folder, free_port, wait_for
 from testkit.stack_copy import StackCopy
 from testkit.tools import Tools
-from testkit.waiting import wait_for
 
 T = TypeVar("T")
 
 BENCHES = ("latency", "throughput", "channels", "priority", "enqueue", "growth", "parse", "idle")
-"""In the order of running; each is a module of this package with `run(bench: Bench) -> Figures`."""
+"""In the order in which they run; each is a module of this package with `run(bench: BenchRun) -> BenchResult`."""
 PORT_OFFSET = 50
 TEMPLATE_NAME = "bench_order"
 
 
 class BenchRun:
-    """One run of benches. A context manager: at its end everything that was started is ended and removed."""
+    """One run of benches. A context manager: at its end everything that it started is stopped and removed."""
 
     def __init__(self, home: Path, port: int, report: Callable[[str], None], *, short: bool = False) -> None:
-        """`home` and `port` are BACKLINE_HOME and BACKLINE_PORT; `report` is told what goes on, a line at a time."""
+        """`home` and `port` are BACKLINE_HOME and BACKLINE_PORT; `report` receives progress, one line at a time."""
         self.folder = home / "bench"
         self.short = short
         self.report = report
@@ -78,11 +76,11 @@ class BenchRun:
 
     @property
     def template_folder(self) -> Path:
-        """The letter's template, with the styles that Backline writes into it: for the peers."""
+        """The email's template with inlined styles, for the peers."""
         return self.folder / "template"
 
     def _settings(self) -> dict[str, str]:
-        """All channels lead to the sinks."""
+        """Connections of all channels to the receivers."""
         page = f"http://{LOOPBACK}:{self.http_port}"
         connections: dict[str, dict[str, object]] = {
             "email": {
@@ -97,7 +95,7 @@ class BenchRun:
         }  # fmt: skip
         return {
             **{f"BACKLINE__{channel.upper()}__CONNECTION": f"{channel}_bench" for channel in connections},
-            **{f"AIRFLOW_CONN_{channel.upper()}_BENCH": json.dumps(made) for channel, made in connections.items()},
+            **{f"AIRFLOW_CONN_{channel.upper()}_BENCH": json.dumps(each) for channel, each in connections.items()},
             "BACKLINE__WEBHOOKS__REQUIRE_HTTPS": "false",
             "BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES": json.dumps([f"{LOOPBACK}:{self.http_port}"]),
         }
@@ -116,18 +114,18 @@ class BenchRun:
         shutil.rmtree(self.template_folder, ignore_errors=True)
 
     def full_stack(self) -> StackCopy:
-        """The whole stack, running and ready."""
+        """The whole stack, started and ready."""
         self._stack_copy.up()
         return self._stack_copy
 
     def database_server(self) -> StackCopy:
-        """The stack's PostgreSQL without Airflow beside it."""
+        """The stack's PostgreSQL without Airflow."""
         self._stack_copy.start_database()
         return self._stack_copy
 
     @contextmanager
     def database(self, name: str, *, migrated: bool = False) -> Iterator[str]:
-        """The DSN of a new database on the server that runs now, dropped at the end; `migrated`: with the outbox."""
+        """The DSN of a new database on the running server, dropped at the end; `migrated`: with Backline's schema."""
         cluster = self._stack_copy.stack.cluster
         unique = f"bench_{name}_{secrets.token_hex(4)}"
         with psycopg.connect(cluster.dsn("postgres"), autocommit=True) as admin:
@@ -146,20 +144,20 @@ class BenchRun:
     def managed_process(
         self, command: Sequence[str | Path], *, log: str, environment: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A process in a group of its own, what it says in `logs/LOG.log`; the group is ended on leaving."""
+        """Run a process in its own group, its output in `logs/LOG.log`; ends the group on exit."""
         with processes.managed_process(command, self.log_file(log), environment) as child:
             yield child
 
     def log_file(self, name: str) -> Path:
-        """Where the process of that log name writes."""
+        """The log file of that name."""
         return self.folder / "logs" / f"{name}.log"
 
     def peer_command(self, *arguments: str | Path) -> list[str]:
-        """The command that runs `python ARGUMENTS` among the peers."""
+        """The command that runs `python ARGUMENTS` in the peers' venv."""
         return [str(part) for part in (self.tools.peer_python(), *arguments)]
 
     def peer_environment(self, **more: str) -> dict[str, str]:
-        """What a peer's process needs to find the letter and its code, and more."""
+        """The environment variables of a peer's process."""
         return {
             "PYTHONPATH": str(ROOT),
             TEMPLATE_FOLDER_VARIABLE: str(self.template_folder),
@@ -168,7 +166,7 @@ class BenchRun:
         }
 
     def mean_email_size(self) -> int:
-        """Mean bytes of a letter, for those who send others of that size; call it while the stack's copy is there."""
+        """The mean size of an email in bytes; needs the template of the stack's copy."""
         os.environ[TEMPLATE_FOLDER_VARIABLE] = str(self.template_folder)
         sizes = [len(build_fast(recipient(number), template_context(number))) for number in range(100)]
         return sum(sizes) // len(sizes)
@@ -185,23 +183,23 @@ class BenchRun:
 
     @contextmanager
     def celery_worker(self, environment: Mapping[str, str]) -> Iterator[None]:
-        """Celery's worker, a process for each core; see `bench.peers.celery_app` for its environment."""
+        """Run Celery's worker with a process per core; see bench.peers.celery_app for its environment."""
         command = self.peer_command("-m", "celery", "-A", "bench.peers.celery_app", "worker", "--pool", "prefork",
                             "--concurrency", str(os.cpu_count() or 2), "--without-gossip", "--without-mingle",
                             "--without-heartbeat", "--loglevel", "WARNING")  # fmt: skip
         with self.managed_process(command, log="celery-worker", environment=environment):
             yield
 
-    # --- the far side -------------------------------------------------------------------------------
+    # --- receivers ----------------------------------------------------------------------------------
 
     @cached_property
     def smtp_port(self) -> int:
-        """The port to which all sides send."""
+        """The port to which all sides send email."""
         return free_port()
 
     @contextmanager
     def smtp_sink(self) -> Iterator[SmtpSink]:
-        """postfix's smtp-sink on `smtp_port`."""
+        """Run postfix's smtp-sink on `smtp_port`."""
         program = self.tools.smtp_sink()
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         command = [str(program.path), "-c", *user, f"{LOOPBACK}:{self.smtp_port}", "1000"]
@@ -211,16 +209,16 @@ class BenchRun:
 
     @cached_property
     def http_port(self) -> int:
-        """The port to which SMS, push messages and webhooks go."""
+        """The port for SMS, push messages and webhooks."""
         return free_port()
 
     @contextmanager
     def gateway_sink(self) -> Iterator[GatewaySink]:
-        """nginx on `http_port`."""
+        """Run nginx on `http_port`."""
         program, folder = self.tools.nginx(), self.folder / "nginx"
         folder.mkdir(exist_ok=True)
         (folder / "nginx.conf").write_text(nginx_config(folder, self.http_port), encoding="utf-8")
-        user = ["-g", "user root;"] if os.geteuid() == 0 else []  # its own would need an account that is not there
+        user = ["-g", "user root;"] if os.geteuid() == 0 else []  # its default account may not exist
         command = [str(program.path), "-p", str(folder), "-c", "nginx.conf", "-e", "stderr", *user]
         try:
             with self.managed_process(command, log="nginx", environment=program.environment) as child:
@@ -231,7 +229,7 @@ class BenchRun:
 
     @contextmanager
     def redis(self) -> Iterator[str]:
-        """The URL of a Redis of our own, without persistence."""
+        """The URL of a new Redis server without persistence."""
         program, port = self.tools.redis(), free_port()
         command = [str(program.path), "--port", str(port), "--bind", LOOPBACK, "--save", "", "--appendonly", "no",
                    "--dir", str(self.folder)]  # fmt: skip
@@ -240,12 +238,12 @@ class BenchRun:
             yield f"redis://{LOOPBACK}:{port}/0"
 
     def wait_for_port(self, port: int, child: subprocess.Popen[bytes], log: str) -> None:
-        """Wait until something listens there; UnknownFailure if the process that should has ended."""
+        """Wait until the process listens on the port; UnknownFailure if it has ended."""
         processes.wait_for_port(port, child, log, self.log_file(log))
 
 
 class SmtpSink:
-    """What smtp-sink has counted. Its counters end each line: `sess=... quit=... mesg=...`."""
+    """smtp-sink's counters, which end each line of its log: `sess=... quit=... mesg=...`."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -258,10 +256,10 @@ class SmtpSink:
         return int(lines[-1].rpartition(b"mesg=")[2]) if lines else 0
 
     def expect(self, before: int, count: int) -> None:
-        """Exactly so many more than `before` must have come, now or in a moment; else UnknownFailure."""
-        wait_for(lambda: self.count() >= before + count, f"{count:,} letters at the sink", 10)
+        """Check that exactly `count` emails arrived since the count `before`, after a short wait; else UnknownFailure."""
+        wait_for(lambda: self.count() >= before + count, f"{count:,} emails at the sink", 10)
         if (arrived := self.count() - before) != count:
-            raise UnknownFailure(f"{arrived:,} letters arrived, {count:,} were sent")
+            raise UnknownFailure(f"{arrived:,} emails arrived, {count:,} were sent")
 
 
 def _service_account(token_url: str) -> dict[str, str]:
@@ -276,22 +274,22 @@ def _service_account(token_url: str) -> dict[str, str]:
 
 
 def run(bench: BenchRun, names: Sequence[str], json_file: Path | None, show: Callable[[str], None]) -> None:
-    """Run those benches, all if none is named, and show each one's last line."""
+    """Run benches, all if none is named, and show the last line of each."""
     if unknown := [name for name in names if name not in BENCHES]:
         raise Misconfigured(f"no bench {unknown[0]!r}; use one of {', '.join(BENCHES)}")
-    found: list[BenchResult] = []
+    results: list[BenchResult] = []
     for name in names or BENCHES:
         module = importlib.import_module(f"bench.{name}")
-        figures: BenchResult = module.run(bench)
-        found.append(figures)
-        show(figures.summary_line())
+        result: BenchResult = module.run(bench)
+        results.append(result)
+        show(result.summary_line())
         if json_file is not None:
-            write_report(json_file, found, peer_versions(), short=bench.short)
+            write_report(json_file, results, peer_versions(), short=bench.short)
 
 
 def peer_versions() -> dict[str, str]:
-    """What the peers are locked at."""
-    wanted = ("celery", "procrastinate", "pgqueuer")
+    """The peers' versions in the lock file."""
+    peers = ("celery", "procrastinate", "pgqueuer")
     lines = (ROOT / "bench" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     pins = (line.split()[0].split("==") for line in lines if "==" in line and not line.startswith((" ", "#")))
-    return {name: version for name, version in pins if name in wanted}
+    return {name: version for name, version in pins if name in peers}

@@ -1,8 +1,10 @@
 """idle: what the whole stack takes at rest, beside bare Airflow.
 
-Ours: everything that `./backline up` starts, the supervisor and PostgreSQL included. Bare: Airflow's four components
-with its own settings (scheduler, executor and intervals as they come), one trivial DAG, no plugins, on a database of
-its own in the same PostgreSQL. They take turns. CPU is of one core; memory is PSS, so that shared pages count once.
+Ours: everything that `./backline up` starts, the supervisor and PostgreSQL included, with the shipped schedules and the
+reference app's empty tables. Then the same with a dummy DAG for each job of the catalogue that has none yet. Bare:
+Airflow's four components with its own settings (scheduler, executor and intervals as they come), one trivial DAG, no
+plugins, on a database of its own in the same PostgreSQL. They take turns, each for a whole period of the most frequent
+crons. CPU is of one core; memory is PSS, so that shared pages count once.
 """
 
 from __future__ import annotations
@@ -20,23 +22,26 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import psutil
 from psycopg.conninfo import conninfo_to_dict
 
+from backline import reference_app
 from backline.errors import UnknownFailure
+from bench.catalog_jobs import dummy_jobs
 from bench.harness import BenchRun
 from bench.parse import TRIVIAL_DAG
 from bench.report import BenchResult, rounded
 from stack.processes import find_processes
-from testkit.processes import free_port
+from testkit.processes import free_port, wait_for
 from testkit.stack_copy import StackCopy
-from testkit.waiting import wait_for
 
 AIRFLOW_COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-SETTLE_SECONDS = 25.0
+MEASURED_SECONDS = 900.0
+"""Of each side: a whole period of the crons that run every 15 minutes."""
+BOUNDARY_SECONDS = 300.0
+"""Sides are measured from a multiple of this on, so that none has the better part of an hour."""
+SETTLE_SECONDS = 60.0
 """After the start: first parses, first heartbeats, first queries."""
 READY_TIMEOUT_SECONDS = 120.0
 AIRFLOW_COMMAND = [sys.executable, "-P", "-m", "airflow"]
@@ -55,20 +60,33 @@ class Usage:
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """Two rounds of both."""
-    rounds, seconds, settle = bench.full_or_short((2, 45.0, SETTLE_SECONDS), (1, 2.0, 0.0))
-    found: dict[str, list[Usage]] = {"backline": [], "bare": []}
-    for number in range(rounds):
-        stack = bench.full_stack()
-        time.sleep(settle)
-        found["backline"].append(measure_usage(partial(_backline_processes, stack), seconds))
-        _report_usage(bench, number, "backline", found["backline"][-1])
-        server = bench.database_server()
-        with bare_airflow(bench) as processes:
-            time.sleep(settle)
-            found["bare"].append(measure_usage(partial(_bare_processes, processes, server), seconds))
-        _report_usage(bench, number, "bare", found["bare"][-1])
+    """Measure the stack as shipped, with the whole catalogue, and bare Airflow."""
+    found: dict[str, Usage] = {}
+
+    def measure(name: str, processes: ListProcesses) -> None:
+        if not bench.short:
+            time.sleep(seconds_to_boundary(time.time()))
+        found[name] = usage = measure_usage(processes, bench.full_or_short(MEASURED_SECONDS, 2.0))
+        bench.report(f"idle: {name} {usage.cpu_percent:.2f} % of a core, {usage.memory_mib:.0f} MiB")
+
+    stack = bench.full_stack()
+    reference_app.apply_schema(stack.dsn)
+    measure("backline", partial(_backline_processes, stack))
+    with dummy_jobs(stack.project) as added:
+        bench.report(f"idle: added {len(added)} dummy jobs")
+        # It reads the settings, and with them the watches, once.
+        stack.stack.supervisor.stop("triggerer")
+        stack.stack.supervisor.start("triggerer")
+        measure("catalog", partial(_backline_processes, stack))
+    server = bench.database_server()
+    with bare_airflow(bench) as roots:
+        measure("bare", partial(_bare_processes, roots, server))
     return build_result(found)
+
+
+def seconds_to_boundary(now: float) -> float:
+    """Seconds until a multiple of `BOUNDARY_SECONDS` that leaves time to settle first."""
+    return SETTLE_SECONDS + -(now + SETTLE_SECONDS) % BOUNDARY_SECONDS
 
 
 def measure_usage(processes: ListProcesses, seconds: float) -> Usage:
@@ -203,33 +221,29 @@ def _is_airflow_healthy(port: int) -> bool:
     return all((health.get(part) or {}).get("status") == "healthy" for part in wanted)
 
 
-def _report_usage(bench: BenchRun, number: int, name: str, usage: Usage) -> None:
-    bench.report(f"idle, round {number + 1}: {name} {usage.cpu_percent:.1f} % of a core, {usage.memory_mib:.0f} MiB")
-
-
-def build_result(found: Mapping[str, list[Usage]]) -> BenchResult:
-    """Medians, and ratios of them."""
-    cpu = {name: median(usage.cpu_percent for usage in usages) for name, usages in found.items()}
-    memory = {name: median(usage.memory_mib for usage in usages) for name, usages in found.items()}
+def build_result(found: Mapping[str, Usage]) -> BenchResult:
+    """Ratios to bare Airflow, and the figures behind them."""
+    ours, catalog, bare = (found[name] for name in ("backline", "catalog", "bare"))
     keys = {
-        "ratio_cpu": cpu["backline"] / cpu["bare"],
-        "ratio_mem": memory["backline"] / memory["bare"],
-        "cpu_pct": cpu["backline"],
-        "bare_cpu_pct": cpu["bare"],
-        "mem_mib": memory["backline"],
-        "bare_mem_mib": memory["bare"],
+        "ratio_cpu": ours.cpu_percent / bare.cpu_percent,
+        "ratio_mem": ours.memory_mib / bare.memory_mib,
+        "ratio_cpu_catalog": catalog.cpu_percent / bare.cpu_percent,
+        "cpu_pct": ours.cpu_percent,
+        "catalog_cpu_pct": catalog.cpu_percent,
+        "bare_cpu_pct": bare.cpu_percent,
+        "mem_mib": ours.memory_mib,
+        "bare_mem_mib": bare.memory_mib,
     }
-    raw: dict[str, Any] = {
+    raw = {
         "rounds": {
             name: [
                 {
-                    "cpu_percent": round(usage.cpu_percent, 1),
+                    "cpu_percent": round(usage.cpu_percent, 2),
                     "memory_mib": round(usage.memory_mib),
-                    "services": {service: rounded(values, 1) for service, values in usage.by_service.items()},
+                    "services": {service: rounded(values, 2) for service, values in usage.by_service.items()},
                 }
-                for usage in usages
             ]
-            for name, usages in found.items()
+            for name, usage in found.items()
         }
     }
     return BenchResult("idle", keys, raw)

@@ -1,7 +1,7 @@
-"""From the app's INSERT to the mail server, warm and cold, and from `.delay` beside it.
+"""Latency from the app's INSERT to the mail server, warm and cold, compared with Celery's `.delay`.
 
-One receiver stamps the arrivals of both sides, on the clock that the producers use too. A warm sample counts from
-before the INSERT (`.delay`), so the app's own commit is part of it; Celery is in its best form, with kept connections.
+One receiver timestamps the arrivals of both sides on the producers' clock. A warm sample starts before the INSERT
+(`.delay`), so it includes the app's commit; Celery runs in its optimized form, with persistent connections.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ from backline.db.statements import statement
 from bench import outbox
 from bench.harness import BenchRun
 from bench.peers.emails import recipient
-from bench.report import BenchResult, percentile, rounded
+from bench.report import BenchResult, rounded
 from bench.smtp_receiver import read_arrivals
+from testkit.percentile import percentile
+from testkit.processes import wait_for
 from testkit.stack_copy import StackCopy, query
-from testkit.waiting import wait_for
 
 ROUNDS = 3
 MESSAGES_PER_SECOND = 20.0
 WARM_UP_COUNT = 20
-"""Letters before each round that are not counted."""
+"""Emails before each round that are not measured."""
 COLD_SAMPLES = 10
 TIMEOUT_SECONDS = 30.0
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """Rounds of both sides in turn, then cold starts."""
+    """Measure both sides in turn, then cold starts."""
     count = bench.full_or_short(100, 20)
     numbers = itertools.count(step=count + WARM_UP_COUNT)
     ours: list[float] = []
     from_commit: list[float] = []
     celery: list[float] = []
     loads = []
-    with ExitStack() as leaving:
-        received = leaving.enter_context(_start_receiver(bench))
+    with ExitStack() as resources:
+        received = resources.enter_context(_start_receiver(bench))
         stack = bench.full_stack()
-        connection = leaving.enter_context(stack.connect())
-        environment = bench.peer_environment(BENCH_REDIS_URL=leaving.enter_context(bench.redis()))
-        leaving.enter_context(bench.celery_worker(environment))
+        connection = resources.enter_context(stack.connect())
+        environment = bench.peer_environment(BENCH_REDIS_URL=resources.enter_context(bench.redis()))
+        resources.enter_context(bench.celery_worker(environment))
         outbox.warm_up_lane(connection, outbox.LANE, 1, 10)
         for number in range(bench.full_or_short(ROUNDS, 1)):
             inserted, committed = _enqueue_at_rate(connection, next(numbers), WARM_UP_COUNT + count)
@@ -97,11 +98,11 @@ def _start_receiver(bench: BenchRun) -> Iterator[Path]:
 def _enqueue_at_rate(
     connection: psycopg.Connection[DictRow], first: int, count: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Letters at a steady pace, each in a transaction of its own: when each INSERT began, and when it was committed."""
+    """Enqueue emails at a constant rate, each in its own transaction; returns when each INSERT began and was committed."""
     inserted, committed = {}, {}
-    begun = time.monotonic()
+    started = time.monotonic()
     for index in range(count):
-        time.sleep(max(0.0, begun + index / MESSAGES_PER_SECOND - time.monotonic()))
+        time.sleep(max(0.0, started + index / MESSAGES_PER_SECOND - time.monotonic()))
         to, payload = recipient(first + index), outbox.email_payload(first + index)
         inserted[to] = time.monotonic()
         _enqueue(connection, to, payload)
@@ -119,26 +120,26 @@ def _run_celery_producer(bench: BenchRun, environment: Mapping[str, str], first:
     return read_arrivals(bench.log_file("celery-pace"))
 
 
-def _latencies(received: Path, begun: Mapping[str, float]) -> list[float]:
-    """Seconds from `begun` to the arrival of each, without those that warmed up."""
-    wait_for(lambda: begun.keys() <= read_arrivals(received).keys(), f"{len(begun)} letters", TIMEOUT_SECONDS)
+def _latencies(received: Path, started: Mapping[str, float]) -> list[float]:
+    """Seconds from `started` to the arrival of each email, without the warm-up."""
+    wait_for(lambda: started.keys() <= read_arrivals(received).keys(), f"{len(started)} emails", TIMEOUT_SECONDS)
     found = read_arrivals(received)
-    return [found[to] - at for to, at in list(begun.items())[WARM_UP_COUNT:]]
+    return [found[to] - at for to, at in list(started.items())[WARM_UP_COUNT:]]
 
 
 def _measure_cold_start(
     bench: BenchRun, stack: StackCopy, connection: psycopg.Connection[DictRow], received: Path, number: int
 ) -> float:
-    """One letter into a lane that nobody serves: doorbell, Airflow's scheduler, the start of a task, the sending."""
+    """One email in a lane without a dispatcher: the lane trigger, Airflow's scheduler, the start of a task, sending."""
     stack.stop_dispatchers()
     to, payload = recipient(number), outbox.email_payload(number)
-    begun = time.monotonic()
+    started = time.monotonic()
     _enqueue(connection, to, payload)
-    wait_for(lambda: to in read_arrivals(received), "a letter from a cold start", TIMEOUT_SECONDS)
-    seconds = read_arrivals(received)[to] - begun
+    wait_for(lambda: to in read_arrivals(received), "an email from a cold start", TIMEOUT_SECONDS)
+    seconds = read_arrivals(received)[to] - started
     bench.report(f"latency, cold start: {seconds:.2f} s")
     return seconds
 
 
-def _percentile_ms(seconds: list[float], share: float) -> float:
-    return percentile(seconds, share) * 1000
+def _percentile_ms(seconds: list[float], fraction: float) -> float:
+    return percentile(seconds, fraction) * 1000

@@ -1,4 +1,4 @@
-"""What the benches do to the outbox, as an app would: enqueue letters, and see how they went."""
+"""The benches' access to the outbox, as an app's: enqueue emails and read their results."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from backline.db.statements import statement
 from backline.errors import UnknownFailure
 from bench.harness import TEMPLATE_NAME
 from bench.peers.emails import recipient, template_context
+from testkit.processes import wait_for
 from testkit.stack_copy import query
-from testkit.waiting import wait_for
 
 LANE = "email.normal"
 
 
 def email_payload(number: int) -> str:
-    """Letter `number` as the outbox takes it."""
+    """The payload of email `number`."""
     return json.dumps({"template": TEMPLATE_NAME, "context": template_context(number)})
 
 
 def enqueue_emails(connection: psycopg.Connection[DictRow], numbers: Sequence[int], lane: str = LANE) -> list[int]:
-    """Enqueue those letters in one statement; returns their ids."""
+    """Enqueue emails in one statement; returns their ids."""
     rows = query(
         connection,
-        statement("bench", "email_enqueue_many"),
+        statement("bench", "message_enqueue_many"),
+        type="templated_email",
         recipients=[recipient(number) for number in numbers],
         payloads=[email_payload(number) for number in numbers],
         lane=lane,
@@ -36,10 +37,10 @@ def enqueue_emails(connection: psycopg.Connection[DictRow], numbers: Sequence[in
 
 
 def wait_finished(connection: psycopg.Connection[DictRow], ids: Sequence[int], seconds: float) -> None:
-    """Return once all these messages have ended; UnknownFailure after so many seconds."""
-    span = {"first": min(ids), "last": max(ids)}
+    """Return once all these messages are final; UnknownFailure after the timeout."""
+    bounds = {"first": min(ids), "last": max(ids)}
     wait_for(
-        lambda: not query(connection, statement("bench", "message_any_unfinished"), **span)[0]["any"],
+        lambda: not query(connection, statement("bench", "message_any_unfinished"), **bounds)[0]["any"],
         f"{len(ids):,} messages to be sent",
         seconds,
         poll_interval_seconds=0.1,
@@ -47,28 +48,28 @@ def wait_finished(connection: psycopg.Connection[DictRow], ids: Sequence[int], s
 
 
 def drain_times(connection: psycopg.Connection[DictRow], ids: Sequence[int]) -> tuple[float, float]:
-    """When the first of them was tried and the last was complete (epoch seconds, the database's clock).
+    """The times of the first attempt and the last completion (epoch seconds, the database's clock).
 
-    UnknownFailure unless each was sent, and at its first try.
+    UnknownFailure unless each message was sent with one attempt.
     """
     row = query(connection, statement("bench", "message_drain_stats"), ids=list(ids))[0]
     if (row["sent"], row["attempts"]) != (len(ids), len(ids)):
-        raise UnknownFailure(f"{row['sent']:,} of {len(ids):,} messages were sent, in {row['tries']:,} tries")
+        raise UnknownFailure(f"{row['sent']:,} of {len(ids):,} messages were sent, in {row['attempts']:,} attempts")
     return row["first_attempt_at"], row["last_finalized_at"]
 
 
 def live_dispatcher_count(connection: psycopg.Connection[DictRow], lane: str = LANE) -> int:
-    """How many dispatchers serve the lane now."""
+    """How many live dispatchers the lane has."""
     return int(query(connection, statement("bench", "dispatcher_live_count"), lane=lane)[0]["dispatchers"])
 
 
 def warm_up_lane(connection: psycopg.Connection[DictRow], lane: str, dispatchers: int, batch: int) -> None:
-    """Send letters through a lane until so many dispatchers serve it and all has ended."""
+    """Send emails through a lane until that many dispatchers serve it and all messages are final."""
 
-    def served() -> bool:
+    def is_warm() -> bool:
         if live_dispatcher_count(connection, lane) >= dispatchers:
             return True
         wait_finished(connection, enqueue_emails(connection, range(batch), lane), 60)
         return False
 
-    wait_for(served, f"{dispatchers} dispatchers of {lane}", 60, poll_interval_seconds=0.0)
+    wait_for(is_warm, f"{dispatchers} dispatchers of {lane}", 60, poll_interval_seconds=0.0)

@@ -1,9 +1,8 @@
-"""parse: what our DAG files cost a process that imports them.
+"""parse: how long it takes to import our DAG files.
 
-Every task loads the plugins and parses its own DAG file in a process of its own; the DAG processor parses them all. In
-a fresh interpreter, `import airflow` and what the parsing of a trivial DAG file loads anyway go before and are not
-counted. Together: the plugins and all files. One by one: each in a fork that has loaded the plugins, as a task has, asked
-for one of its DAGs as a task asks.
+Every task loads the plugins and parses its own DAG file in a new process; the DAG processor parses all files. The
+import of Airflow and the parsing of a trivial DAG file come first and are not counted. Measured are the plugins and all
+files together, and each file alone: in a fork with the plugins loaded, for one of its DAGs, as in a task.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ HEAVIEST_COUNT = 12
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """Every DAG file of the project."""
+    """Measure every DAG file of the project."""
     return measure(dag_files(), bench.full_or_short(7, 1), bench.report)
 
 
 def dag_files() -> list[Path]:
-    """All of them, in the order of their names."""
+    """All DAG files, sorted by name."""
     return sorted((ROOT / "dags").rglob("*.py"))
 
 
 def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *, imports: bool = True) -> BenchResult:
-    """Medians over so many rounds; UnknownFailure if a file cannot be imported or makes no DAG.
+    """Medians over `rounds`; UnknownFailure if a file cannot be imported or defines no DAG.
 
-    `imports`: also find out which modules are the heaviest.
+    With `imports`, also find the slowest modules.
     """
-    together, plugins, anyway = [], [], []
+    together, plugins, baseline = [], [], []
     single: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="backline-bench-") as home:
         trivial = Path(home) / "trivial.py"
@@ -58,12 +57,12 @@ def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *
             found = _run_probe(home, files)
             together.append(found["plugins"] + sum(each["seconds"] for each in found["together"].values()))
             plugins.append(found["plugins"])
-            anyway.append(found["anyway"])
+            baseline.append(found["baseline"])
             for file in files:
-                wanted = max(found["together"][str(file)]["dags"])
+                dag_id = max(found["together"][str(file)]["dags"])
                 alone = found["alone"][str(file)]
-                if wanted not in alone["dags"]:
-                    raise UnknownFailure(f"{file} did not make {wanted} when asked for it alone")
+                if dag_id not in alone["dags"]:
+                    raise UnknownFailure(f"{file} did not define {dag_id} when parsed for it alone")
                 single[str(file.relative_to(ROOT))].append(alone["seconds"])
         heaviest = _heaviest_imports(home, files) if imports else {}
     report(f"parse: {len(files)} files")
@@ -75,7 +74,7 @@ def measure(files: Sequence[Path], rounds: int, report: Callable[[str], None], *
         "files": len(files),
     }
     raw: dict[str, Any] = {
-        "total_s": rounded(together), "anyway_s": rounded(anyway), "each_ms": each_ms, "heaviest_imports_ms": heaviest,
+        "total_s": rounded(together), "anyway_s": rounded(baseline), "each_ms": each_ms, "heaviest_imports_ms": heaviest,
     }  # fmt: skip
     return BenchResult("parse", keys, raw)
 
@@ -84,7 +83,7 @@ def _run_probe(home: str, files: Sequence[Path]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(_run_python(home, files, after=["--alone"]).stdout.splitlines()[-1])
     empty = [path for path, each in found["together"].items() if not each["dags"]]
     if empty:
-        raise UnknownFailure(f"{empty[0]} makes no DAG")
+        raise UnknownFailure(f"{empty[0]} defines no DAG")
     return found
 
 
@@ -114,15 +113,15 @@ def _probe_environment(home: str) -> Mapping[str, str]:
 
 
 def _heaviest_imports(home: str, files: Sequence[Path]) -> dict[str, float]:
-    """Milliseconds of the modules' own code among what our files import, by -X importtime; heaviest first."""
+    """Milliseconds of the own code of each module that our files import, by -X importtime; slowest first."""
     bare = _parse_import_times(_run_python(home, [], before=["-X", "importtime"]).stderr)
     ours = _parse_import_times(_run_python(home, files, before=["-X", "importtime"]).stderr)
-    added = sorted(((name, took) for name, took in ours.items() if name not in bare), key=lambda item: -item[1])
-    return {name: round(took, 1) for name, took in added[:HEAVIEST_COUNT]}
+    added = sorted(((name, ms) for name, ms in ours.items() if name not in bare), key=lambda item: -item[1])
+    return {name: round(ms, 1) for name, ms in added[:HEAVIEST_COUNT]}
 
 
 def _parse_import_times(text: str) -> dict[str, float]:
-    """Module to milliseconds, from lines such as `import time:   1234 |   5678 | name`."""
+    """Module → milliseconds, from lines such as `import time:   1234 |   5678 | name`."""
     lines = (
         line.removeprefix("import time:").split("|") for line in text.splitlines() if line.startswith("import time:")
     )

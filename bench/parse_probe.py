@@ -1,8 +1,8 @@
 """Times the import of DAG files: `python -m bench.parse_probe TRIVIAL_FILE FILE...` prints JSON.
 
-First `import airflow`; then a trivial DAG file, as any task of bare Airflow would parse, with all that its runner loads;
-then our plugins. From there on in forks, as Airflow's own processes do: all files together, and with `--alone` each by
-itself, asked for one of its DAGs. Seconds; `dags` are the ids that each file made.
+First `import airflow`; then a trivial DAG file with everything that a task of bare Airflow loads (the baseline); then
+the plugins. Then in forks, as in Airflow's own processes: all files together, and with `--alone` each file separately,
+for one of its DAGs. Times are in seconds; `dags` are the ids that each file defines.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any, cast
 
 DAG_ID_VARIABLE = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"
-"""Airflow's variable by which a DAG file learns which of its DAGs is wanted."""
+"""Airflow's variable that tells a DAG file which of its DAGs is needed."""
 Parsed = dict[str, dict[str, Any]]
 """By file: `seconds` and `dags`."""
 
 
 def measure(trivial: str, files: list[str], *, alone: bool) -> dict[str, object]:
-    """All steps in the order in which a task takes them."""
+    """All steps, in a task's order."""
     import airflow
 
     started = time.perf_counter()
-    import airflow.sdk.execution_time.task_runner  # noqa: F401 - what a task runs in
+    import airflow.sdk.execution_time.task_runner  # noqa: F401 - runs every task
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.plugins_manager import ensure_plugins_loaded
 
@@ -39,14 +39,14 @@ def measure(trivial: str, files: list[str], *, alone: bool) -> dict[str, object]
             sys.exit(str(bag.import_errors))
         return sorted(bag.dags)
 
-    def timed(paths: list[str], wanted: str | None = None) -> Parsed:
-        if wanted:
-            os.environ[DAG_ID_VARIABLE] = wanted
+    def timed(paths: list[str], dag_id: str | None = None) -> Parsed:
+        if dag_id:
+            os.environ[DAG_ID_VARIABLE] = dag_id
         found: Parsed = {}
         for path in paths:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             dags = parse(path)
-            found[path] = {"seconds": time.perf_counter() - begun, "dags": dags}
+            found[path] = {"seconds": time.perf_counter() - started, "dags": dags}
         return found
 
     parse(trivial)
@@ -57,26 +57,26 @@ def measure(trivial: str, files: list[str], *, alone: bool) -> dict[str, object]
     single: Parsed = {}
     for path in files if alone else []:
         single |= run_in_fork(partial(timed, [path], max(together[path]["dags"], default=None)))
-    return {"anyway": ready - started, "plugins": plugins - ready, "together": together, "alone": single}
+    return {"baseline": ready - started, "plugins": plugins - ready, "together": together, "alone": single}
 
 
 def run_in_fork(work: Callable[[], Parsed]) -> Parsed:
-    """What `work` returns in a fork of this process, in which nothing that it imports stays."""
+    """Run `work` in a fork of this process, which does not keep its imports, and return its result."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            with os.fdopen(writer, "w", encoding="utf-8") as answer:
-                json.dump(work(), answer)
+            with os.fdopen(writer, "w", encoding="utf-8") as output:
+                json.dump(work(), output)
             code = 0
-        except BaseException:  # noqa: BLE001 - nothing may go on beyond the fork
+        except BaseException:  # noqa: BLE001 - the fork must not continue
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
     os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as answer:
-        text = answer.read()
+    with os.fdopen(reader, encoding="utf-8") as output:
+        text = output.read()
     if os.waitpid(pid, 0)[1]:
         sys.exit(1)
     return cast("Parsed", json.loads(text))

@@ -1,4 +1,4 @@
-"""How long an urgent letter takes while 50,000 of a newsletter drain: 10 a second, on the database's clock."""
+"""Latency of urgent emails, 10 a second, while a newsletter of 50,000 drains; on the database's clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from backline.errors import UnknownFailure
 from bench import outbox
 from bench.harness import BenchRun
 from bench.peers.emails import recipient
-from bench.report import BenchResult, percentile, rounded
+from bench.report import BenchResult, rounded
+from testkit.percentile import percentile
 from testkit.stack_copy import query
 
 ROUNDS = 3
@@ -25,15 +26,15 @@ TIMEOUT_SECONDS = 240.0
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """Some newsletters, one after the other; the urgent lane is warm, the bulk lane's dispatchers start meanwhile."""
+    """Send newsletters one after the other; the urgent lane is warm, the bulk lane's dispatchers start meanwhile."""
     count = bench.full_or_short(50_000, 500)
     rounds: list[list[float]] = []
     rates: list[float] = []
     loads = []
-    with ExitStack() as leaving:
-        sink = leaving.enter_context(bench.smtp_sink())
+    with ExitStack() as resources:
+        sink = resources.enter_context(bench.smtp_sink())
         stack = bench.full_stack()
-        connection = leaving.enter_context(stack.connect())
+        connection = resources.enter_context(stack.connect())
         stack.stop_dispatchers()
         for number in range(bench.full_or_short(ROUNDS, 1)):
             outbox.warm_up_lane(connection, URGENT_LANE, 1, 5)
@@ -44,7 +45,7 @@ def run(bench: BenchRun) -> BenchResult:
             first, last = outbox.drain_times(connection, bulk)
             sink.expect(before, len(bulk) + len(urgent))
             if len(latencies) != len(urgent):
-                raise UnknownFailure(f"{len(latencies)} of {len(urgent)} urgent letters were sent")
+                raise UnknownFailure(f"{len(latencies)} of {len(urgent)} urgent emails were sent")
             rounds.append(latencies)
             rates.append(count / (last - first))
             loads.append(os.getloadavg()[0])
@@ -65,16 +66,16 @@ def run(bench: BenchRun) -> BenchResult:
 
 
 def _send_urgent(connection: psycopg.Connection[DictRow]) -> list[int]:
-    """Urgent letters at a steady pace for as long as any of the bulk waits; returns once all have ended."""
+    """Send urgent emails at a constant rate while the bulk lane has messages; returns their ids once all are final."""
     ids: list[int] = []
-    begun = time.monotonic()
+    started = time.monotonic()
     while query(connection, statement("bench", "lane_has_waiting"), lane=BULK_LANE)[0]["any"]:
-        if time.monotonic() - begun > TIMEOUT_SECONDS:
+        if time.monotonic() - started > TIMEOUT_SECONDS:
             raise UnknownFailure(f"the bulk lane was not empty after {TIMEOUT_SECONDS:.0f} s")
         number = len(ids)
-        letter = {"recipient": recipient(number), "payload": outbox.email_payload(number)}
-        [row] = query(connection, statement("bench", "email_enqueue"), type="urgent_email", **letter)
+        email = {"recipient": recipient(number), "payload": outbox.email_payload(number)}
+        [row] = query(connection, statement("bench", "email_enqueue"), type="urgent_email", **email)
         ids.append(int(row["id"]))
-        time.sleep(max(0.0, begun + len(ids) / MESSAGES_PER_SECOND - time.monotonic()))
+        time.sleep(max(0.0, started + len(ids) / MESSAGES_PER_SECOND - time.monotonic()))
     outbox.wait_finished(connection, ids, TIMEOUT_SECONDS)
     return ids

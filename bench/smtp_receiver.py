@@ -1,7 +1,7 @@
-"""An SMTP server that takes everything, keeps nothing, and says when each message came.
+"""An SMTP server that accepts and discards everything, and prints when each message arrived.
 
-`python -m bench.smtp_receiver PORT` prints one line a message: its first recipient, and the moment at which its last byte
-had come, on the clock that all processes of a machine share (CLOCK_MONOTONIC).
+`python -m bench.smtp_receiver PORT` prints one line per message: its first recipient, and the time at which its last
+byte arrived, on the clock that all processes of a machine share (CLOCK_MONOTONIC).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EHLO = b"250-bench.example.com\r\n250-PIPELINING\r\n250-SIZE 10485760\r\n250 8B
 
 
 async def serve(port: int) -> None:
-    """Listen on the loopback interface for good."""
+    """Listen on the loopback interface until terminated."""
     server = await asyncio.start_server(_handle_connection, "127.0.0.1", port, limit=2**24)
     async with server:
         await server.serve_forever()
@@ -48,7 +48,7 @@ async def _handle_commands(reader: asyncio.StreamReader, writer: asyncio.StreamW
                 writer.write(b"354 Go on\r\n")
                 await reader.readuntil(b"\r\n.\r\n")
                 at = time.monotonic()
-                writer.write(b"250 2.0.0 Taken\r\n")
+                writer.write(b"250 2.0.0 Accepted\r\n")
                 print(to.decode(), at, flush=True)
                 to = b""
             case b"QUIT":
@@ -59,7 +59,7 @@ async def _handle_commands(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 def read_arrivals(log: Path) -> dict[str, float]:
-    """What a receiver has printed: recipient to moment."""
+    """Read a receiver's log: recipient → arrival time."""
     lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
     return {to: float(at) for to, _, at in (line.partition(" ") for line in lines)}
 

@@ -1,4 +1,4 @@
-"""Letters a second to one SMTP sink: Backline, Celery in two forms, procrastinate, pgqueuer, and a client in C."""
+"""Emails a second to one SMTP sink: Backline, Celery in two forms, procrastinate, pgqueuer, and a client in C."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from backline.errors import UnknownFailure
 from bench import outbox
 from bench.harness import BenchRun, SmtpSink
 from bench.report import BenchResult, median, rounded
-from testkit.processes import LOOPBACK
-from testkit.waiting import wait_for
+from testkit.processes import LOOPBACK, wait_for
 
 ROUNDS = 3
 SOURCE_CONNECTIONS = 8
 WARM_UP_COUNT = 4500
-"""More than two dispatchers' worth of backlog, so that the lane has both."""
+"""Enough backlog for two dispatchers, so that the lane has both."""
 TIMEOUT_SECONDS = 120.0
 
 
 def run(bench: BenchRun) -> BenchResult:
-    """Rounds of all sides in turn; the figures are medians, the ratios are ours over theirs in the same round."""
+    """Measure all sides in turn; rates are medians, ratios are Backline's rate over the other's of the same round."""
     sizes = {
         "backline": bench.full_or_short(20_000, 200),
         "celery": bench.full_or_short(1_500, 200),
@@ -34,14 +33,14 @@ def run(bench: BenchRun) -> BenchResult:
         "pgqueuer": bench.full_or_short(4_000, 200),
         "ceiling": bench.full_or_short(20_000, 200),
     }
-    with ExitStack() as leaving:
-        redis_url = leaving.enter_context(bench.redis())
-        sink = leaving.enter_context(bench.smtp_sink())
+    with ExitStack() as resources:
+        redis_url = resources.enter_context(bench.redis())
+        sink = resources.enter_context(bench.smtp_sink())
         stack = bench.full_stack()
-        connection = leaving.enter_context(stack.connect())
+        connection = resources.enter_context(stack.connect())
         databases = {}
         for name in ("procrastinate", "pgqueuer"):
-            databases[name] = leaving.enter_context(bench.database(name))
+            databases[name] = resources.enter_context(bench.database(name))
             _run_peer_command(bench, name, databases[name], "schema")
         size = bench.mean_email_size()
         sides: dict[str, Callable[[int], float]] = {
@@ -83,12 +82,12 @@ def run(bench: BenchRun) -> BenchResult:
 
 
 def _measure_backline(bench: BenchRun, sink: SmtpSink, connection: psycopg.Connection[DictRow], count: int) -> float:
-    """From the first try to the last completion, by the database's clock; the lane is warm."""
+    """Measure from the first attempt to the last completion, by the database's clock, on a warm lane."""
     outbox.warm_up_lane(connection, outbox.LANE, bench.full_or_short(2, 1), bench.full_or_short(WARM_UP_COUNT, 50))
     before = sink.count()
     ids = outbox.enqueue_emails(connection, range(count))
-    # The sink is asked first: looking at the table meanwhile would cost the measured database a tenth of a core.
-    wait_for(lambda: sink.count() >= before + count, f"{count:,} letters at the sink", TIMEOUT_SECONDS)
+    # Polls the sink first: polling the table would cost the measured database a tenth of a core.
+    wait_for(lambda: sink.count() >= before + count, f"{count:,} emails at the sink", TIMEOUT_SECONDS)
     outbox.wait_finished(connection, ids, TIMEOUT_SECONDS)
     first, last = outbox.drain_times(connection, ids)
     sink.expect(before, count)
@@ -117,7 +116,7 @@ def _measure_database_peer(bench: BenchRun, sink: SmtpSink, name: str, dsn: str,
             running.append(workers.enter_context(bench.managed_process(command, log=log, environment=environment)))
         rate = _measure_sink_drain(sink, before, count)
         for worker in running:
-            worker.wait(TIMEOUT_SECONDS)  # until what it has sent is written down, else it would be sent again
+            worker.wait(TIMEOUT_SECONDS)  # until it has committed what it sent; otherwise that would be sent again
         return rate
 
 
@@ -127,24 +126,24 @@ def _run_peer_command(bench: BenchRun, name: str, dsn: str, *arguments: str) -> 
 
 
 def _measure_sink_drain(sink: SmtpSink, before: int, count: int) -> float:
-    """From the first letter at the sink to the last: a worker's start is not counted."""
-    wait_for(lambda: sink.count() > before, "the first letter", TIMEOUT_SECONDS, poll_interval_seconds=0.005)
-    begun, already = time.monotonic(), sink.count() - before
-    wait_for(lambda: sink.count() >= before + count, f"{count:,} letters", TIMEOUT_SECONDS, poll_interval_seconds=0.005)
-    seconds = time.monotonic() - begun
+    """Measure from the first email at the sink to the last; the start of a worker is not counted."""
+    wait_for(lambda: sink.count() > before, "the first email", TIMEOUT_SECONDS, poll_interval_seconds=0.005)
+    started, already = time.monotonic(), sink.count() - before
+    wait_for(lambda: sink.count() >= before + count, f"{count:,} emails", TIMEOUT_SECONDS, poll_interval_seconds=0.005)
+    seconds = time.monotonic() - started
     sink.expect(before, count)
     return (count - already) / seconds
 
 
 def _measure_smtp_source(bench: BenchRun, sink: SmtpSink, size: int, count: int) -> float:
-    """`smtp-source -d`: kept connections, no queue, no template, the same size."""
+    """Measure `smtp-source -d`: persistent connections, no queue, no template, the same size."""
     program = bench.tools.smtp_source()
     command = [str(program.path), "-d", "-s", str(SOURCE_CONNECTIONS), "-l", str(size), "-m", str(count),
                "-f", "shop@example.com", "-t", "reader@example.com", f"{LOOPBACK}:{bench.smtp_port}"]  # fmt: skip
-    before, begun = sink.count(), time.monotonic()
+    before, started = sink.count(), time.monotonic()
     with bench.managed_process(command, log="smtp-source", environment=program.environment) as child:
         if child.wait(TIMEOUT_SECONDS):
             raise UnknownFailure(f"smtp-source failed; see {bench.log_file('smtp-source')}")
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     sink.expect(before, count)
     return count / seconds

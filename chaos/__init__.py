@@ -1,1 +1,1 @@
-"""Faults on purpose: each scenario breaks something under load, and counts at the receiver what came of it."""
+"""Chaos tests: each scenario injects a fault under load and counts at the receiver which messages arrived."""

@@ -1,4 +1,4 @@
-"""A scenario on CeleryExecutor: the processes of docker-compose.airflow.yml, with Redis and two workers."""
+"""The environment of scenarios on CeleryExecutor: the services of docker-compose.airflow.yml as local processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from backline.airflow.rest import AirflowRest
+from backline.airflow_api import AirflowClient
 from chaos.environment import FAST_RETRY_SETTINGS, ChaosEnvironment
 from chaos.scenario import Scenario
 from testkit.containers.local_host import LocalHost, running_services, start_redis
@@ -17,7 +17,7 @@ WORKERS = ("worker-default", "worker-critical")
 
 
 class CeleryEnvironment(ChaosEnvironment):
-    """On the containers' processes. The part of their engine, which starts again what has ended, is this one's."""
+    """The containers' processes; it restarts killed services as a container engine would."""
 
     def __init__(
         self, name: str, host: LocalHost, report: Callable[[str], None], tools: Tools, *, short: bool = False
@@ -27,7 +27,7 @@ class CeleryEnvironment(ChaosEnvironment):
         self._host = host
 
     def kill_worker(self, worker: str) -> None:
-        """SIGKILL a worker and all that it has started, as the end of its container is; then start it again."""
+        """SIGKILL a worker with its children, as when its container ends; then start it again."""
         process = psutil.Process(self._host.processes[worker].pid)
         for each in (process, *process.children(recursive=True)):
             each.kill()
@@ -36,15 +36,15 @@ class CeleryEnvironment(ChaosEnvironment):
         self._host.start(worker)
 
     def restart_broker(self) -> None:
-        """SIGKILL Redis, and start it again on what it had saved."""
+        """SIGKILL Redis and start it again on its saved data."""
         self._host.processes["redis"].kill()
         self._host.processes["redis"].wait()
         self.report("killed the broker")
         start_redis(self._host, self.tools.redis())
 
     def task_queue(self, dag_id: str) -> str:
-        """The queue in which the latest run's task was put."""
-        with AirflowRest(
+        """The queue of the latest run's task."""
+        with AirflowClient(
             f"http://127.0.0.1:{self._host.ports['api']}", "admin", self._host.values["BACKLINE_PASSWORD"]
         ) as airflow:
             run = airflow.runs(dag_id)[0]
@@ -53,6 +53,6 @@ class CeleryEnvironment(ChaosEnvironment):
 
 @contextmanager
 def scenario_services(scenario: Scenario, tools: Tools) -> Iterator[LocalHost]:
-    """All of them for one scenario, the mail server ready."""
+    """Run the services for one scenario."""
     with running_services(tools.redis(), *WORKERS, variables={**FAST_RETRY_SETTINGS, **scenario.settings}) as host:
         yield host

@@ -1,4 +1,4 @@
-"""Where a scenario takes place: a producer, a receiver, and the outbox between them, on whatever runs it."""
+"""The environment of a scenario: a producer, a mail server, and the outbox between them, on any executor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from backline.db.statements import statement
 from backline.errors import BacklineError
 from backline.settings import OutboxSettings
 from chaos.producer import BackgroundLoad, Producer
-from demo.mail import MailCatcherClient
+from testkit.processes import wait_for
+from testkit.sandbox_clients import MailCatcherClient
 from testkit.tools import Tools
-from testkit.waiting import wait_for
 
 T = TypeVar("T")
 
@@ -27,17 +27,17 @@ FINAL_STATES = {"sent", "dead", "expired", "cancelled", "suppressed"}
 TIMEOUT_SECONDS = 240.0
 POLL_INTERVAL_SECONDS = 0.1
 FAST_RETRY_SETTINGS = {
-    f"BACKLINE__RETRY__{kind}__{what}_SECONDS": seconds
+    f"BACKLINE__RETRY__{kind}__{setting}_SECONDS": seconds
     for kind in ("TIMEOUT", "NETWORK", "DATABASE", "RATE_LIMITED", "RESOURCE", "UNKNOWN")
-    for what, seconds in (("FIRST", "2"), ("CAP", "15"))
+    for setting, seconds in (("INITIAL_DELAY", "2"), ("MAX_DELAY", "15"))
 }
-"""A retry is a matter of seconds; all else is as shipped, but for what a scenario says."""
+"""Retries within seconds; other settings are as shipped, unless a scenario sets them."""
 
 
 class ChaosEnvironment:
-    """A producer that keeps the list of what was accepted, and the receiver. A context manager.
+    """A producer that records accepted messages, and the mail server that receives them. A context manager.
 
-    All that the producer sends goes to the scenario's own `domain`. A subclass adds the levers.
+    All recipients are in the scenario's own `domain`. Subclasses add faults.
     """
 
     def __init__(
@@ -66,58 +66,58 @@ class ChaosEnvironment:
 
     @property
     def max_unconfirmed(self) -> int:
-        """Messages that one dispatcher may have between the provider's hands and its commit."""
+        """How many messages a dispatcher may have handed to the provider without having committed."""
         return OutboxSettings().max_unconfirmed
 
     def background_load(self, rate: float = 100.0, *, roll_back: float = 0.1) -> BackgroundLoad:
-        """A producer that works beside the faults; a context manager."""
+        """A producer that runs during the faults; a context manager."""
         return BackgroundLoad(self.producer, self.dsn, rate, rollback_probability=roll_back)
 
     def slow_mail_server(self, seconds: float = 0.05) -> None:
-        """Each message is kept first and answered late: a drain lasts, and a kill finds messages in flight."""
+        """Store each message at once but acknowledge it late: draining takes time, and a kill finds messages in flight."""
         self.mail.set_faults({"recipient": "*", "stage": "data", "action": "slow", "seconds": seconds, "after": True})
 
     def received_count(self) -> int:
-        """Mails that came, those that came twice counted twice."""
+        """How many emails arrived, including duplicates."""
         return self.mail.count(f"*@{self.domain}")
 
     def is_receiver_up(self) -> bool:
-        """Whether the receiver answers; NetworkFailure while it does not."""
+        """Whether the mail server responds; NetworkFailure while it does not."""
         return self.received_count() >= 0
 
     def wait_received(self, count: int, seconds: float = TIMEOUT_SECONDS) -> None:
-        """Wait until so many mails have come."""
-        self.wait_until(lambda: self.received_count() >= count, f"{count:,} mails", seconds)
+        """Wait until that many emails have arrived."""
+        self.wait_until(lambda: self.received_count() >= count, f"{count:,} emails", seconds)
 
     def wait_finalized(self, seconds: float = TIMEOUT_SECONDS) -> None:
-        """Wait until no message is without its end."""
-        self.wait_until(lambda: self.unfinished_count() == 0, "the end of all messages", seconds)
+        """Wait until every message is in a final state."""
+        self.wait_until(lambda: self.unfinished_count() == 0, "all messages in a final state", seconds)
 
     def unfinished_count(self) -> int:
-        """Messages of this scenario that have no final state."""
+        """How many messages of this scenario are not in a final state."""
         return sum(state not in FINAL_STATES for _, state in self.messages())
 
     def messages(self) -> list[tuple[Any, ...]]:
-        """All of this scenario's that the outbox holds: recipient and state."""
+        """All messages of this scenario in the outbox: recipient and state."""
         return self.query("SELECT recipient, state FROM backline.message WHERE recipient LIKE %s", f"%@{self.domain}")
 
     def query(self, sql: Any, *params: Any) -> list[tuple[Any, ...]]:
-        """Rows of a statement, on a connection of its own; psycopg.OperationalError when the server is away."""
+        """Execute a statement on a new connection; psycopg.OperationalError if the server is down."""
         with psycopg.connect(self.dsn, autocommit=True, connect_timeout=2) as connection:
             return connection.execute(sql, params).fetchall()
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = TIMEOUT_SECONDS) -> None:
-        """Wait for something that, while parts are broken, may not even be asked."""
+    def wait_until(self, condition: Callable[[], object], description: str, seconds: float = TIMEOUT_SECONDS) -> None:
+        """Wait for a condition, which may raise while components are down."""
 
         def holds() -> bool:
             with contextlib.suppress(BacklineError, psycopg.OperationalError):
                 return bool(condition())
             return False
 
-        wait_for(holds, what, seconds, poll_interval_seconds=POLL_INTERVAL_SECONDS)
+        wait_for(holds, description, seconds, poll_interval_seconds=POLL_INTERVAL_SECONDS)
 
     def ledger_missing(self) -> int:
-        """What the outbox's own books lack: messages that were accepted and are neither held nor counted as pruned."""
+        """How many messages of the ledger are neither in the outbox nor counted as pruned."""
         with psycopg.connect(self.dsn, row_factory=dict_row) as connection:
             rows = connection.execute(
                 statement("outbox", "ledger_conservation"), {"since": self.started_at.date()}
@@ -125,5 +125,5 @@ class ChaosEnvironment:
         return sum(row["missing"] for row in rows)
 
     def run_for(self, seconds: float) -> None:
-        """Let things run on as they are for so long."""
+        """Keep the current situation for a while."""
         time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""One run of scenarios, one after the other, each in a folder and on a stack of its own."""
+"""Runs scenarios one after the other, each in its own folder and on its own stack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chaos.scenarios import SCENARIOS
 from chaos.stack_environment import StackEnvironment, scenario_stack
 from chaos.verdict import Verdict, compute_verdict
 from testkit.containers.local_host import LocalHost
-from testkit.folders import exclusive_folder
+from testkit.processes import exclusive_folder
 from testkit.stack_copy import StackCopy
 from testkit.tools import Tools
 
@@ -35,15 +35,16 @@ def run(
     short: bool = False,
     times: int = 1,
 ) -> list[str]:
-    """Run those scenarios, all if none is named, and show each one's last line; returns what went wrong, in words.
+    """Run scenarios, all if none is named, and show the last line of each; returns the problems as text.
 
-    Each is run so many `times` in a row, on one stack. `home` and `port` are BACKLINE_HOME and BACKLINE_PORT; `report` is told what goes on. What failed keeps its folder.
+    Each runs `times` in a row on one stack. `home` and `port` are BACKLINE_HOME and BACKLINE_PORT; `report` receives
+    progress. A failed scenario keeps its folder.
     """
     if unknown := [name for name in names if name not in SCENARIOS]:
         raise Misconfigured(f"no scenario {unknown[0]!r}; use one of {', '.join(SCENARIOS)}")
     folder = home / "chaos"
     verdicts: list[Verdict] = []
-    wrong: list[str] = []
+    problems: list[str] = []
     with exclusive_folder(folder, "chaos"):
         tools = Tools(folder, report)
         for name in names or SCENARIOS:
@@ -51,16 +52,16 @@ def run(
             try:
                 found = _run_repeatedly(name, folder, port + PORT_OFFSET, report, show, tools, short=short, times=times)
             except (BacklineError, psycopg.Error) as exc:
-                kept = "" if SCENARIOS[name].on_celery else f"; its logs are in {folder / name / 'home' / 'logs'}"
-                wrong.append(f"{name}: {exc}{kept}")
-                report(wrong[-1])
+                logs = "" if SCENARIOS[name].on_celery else f"; its logs are in {folder / name / 'home' / 'logs'}"
+                problems.append(f"{name}: {exc}{logs}")
+                report(problems[-1])
                 continue
             verdicts += found
-            wrong += [f"{name}: {text}" for verdict in found for text in verdict.problems]
+            problems += [f"{name}: {text}" for verdict in found for text in verdict.problems]
     if json_file is not None:
-        counted = [verdict.as_dict() for verdict in verdicts]
-        json_file.write_text(json.dumps({"short": short, "scenarios": counted}, indent=1) + "\n", encoding="utf-8")
-    return wrong
+        results = [verdict.as_dict() for verdict in verdicts]
+        json_file.write_text(json.dumps({"short": short, "scenarios": results}, indent=1) + "\n", encoding="utf-8")
+    return problems
 
 
 def _run_repeatedly(
@@ -74,7 +75,7 @@ def _run_repeatedly(
     short: bool,
     times: int,
 ) -> list[Verdict]:
-    """Every time on the stack that the last one left behind; what went wrong ends it."""
+    """Run a scenario repeatedly on the same stack, until the first problem."""
     scenario, verdicts = SCENARIOS[name], list[Verdict]()
     stack: StackCopy | LocalHost
     with (
@@ -83,9 +84,9 @@ def _run_repeatedly(
         else scenario_stack(scenario, folder / name, port) as stack
     ):
         for number in range(1, times + 1):
-            with _build_environment(f"{name}-{number}", stack, report, tools, short=short) as arena:
-                arena.wait_until(arena.is_receiver_up, "the mail server", 60)
-                verdicts.append(run_scenario(scenario, arena))
+            with _build_environment(f"{name}-{number}", stack, report, tools, short=short) as env:
+                env.wait_until(env.is_receiver_up, "the mail server", 60)
+                verdicts.append(run_scenario(scenario, env))
             show(verdicts[-1].line())
             if verdicts[-1].problems:
                 return verdicts
@@ -102,8 +103,8 @@ def _build_environment(
     return StackEnvironment(name, stack, report, tools, short=short)
 
 
-def run_scenario(scenario: Scenario, arena: ChaosEnvironment) -> Verdict:
-    """One scenario on a stack that runs."""
-    began = time.monotonic()
-    bounds = scenario.run(arena)
-    return compute_verdict(scenario.name, arena, bounds, time.monotonic() - began)
+def run_scenario(scenario: Scenario, env: ChaosEnvironment) -> Verdict:
+    """Run one scenario on a running stack and count the messages."""
+    started = time.monotonic()
+    tolerances = scenario.run(env)
+    return compute_verdict(scenario.name, env, tolerances, time.monotonic() - started)

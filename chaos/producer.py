@@ -1,4 +1,4 @@
-"""An app that enqueues in transactions of its own, rolls some back, and keeps its own list of what was accepted."""
+"""An app that enqueues in its own transactions, rolls some back, and records which messages were accepted."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Self
 
 import psycopg
 
-PAYLOAD = json.dumps({"subject": "Under fire", "text": "It came all the same."})
+PAYLOAD = json.dumps({"subject": "During a fault", "text": "It arrived nevertheless."})
 MAX_PER_TRANSACTION = 4
 RECONNECT_DELAY_SECONDS = 0.2
 
 
 class Producer:
-    """The producer's own list, and the ways in which messages get on it.
+    """Enqueues messages and records their recipients, one message each.
 
-    `accepted` are the recipients of all messages whose commit was confirmed, one message each. `undone` are those of
-    transactions that were rolled back or failed: none of them may ever have mail. `doubtful` are those whose commit
-    was asked for and never answered; `settle` looks up what became of them, as an app does after a crash.
+    `accepted` are those whose commit was confirmed. `rolled_back` are those of transactions that were rolled back or
+    failed: none of them may get mail. `unknown_outcome` are those whose commit was sent but not confirmed;
+    `resolve_unknown_outcomes` looks them up, as an app does after a crash.
     """
 
     def __init__(self, dsn: str, domain: str, *, lane: str = "email.normal", seed: int = 1) -> None:
@@ -37,15 +37,15 @@ class Producer:
         self._lock = threading.Lock()
 
     def recipient(self) -> str:
-        """A new one."""
+        """A new recipient."""
         return f"r{next(self._numbers):06}@{self.domain}"
 
     def record_accepted(self, *recipients: str) -> None:
-        """Somebody else has enqueued a message to each of them, and it was confirmed."""
+        """Record recipients whose messages were enqueued by other means."""
         self._reclassify(recipients, to=self.accepted)
 
     def enqueue(self, count: int, *, lane: str | None = None) -> None:
-        """So many messages in one transaction, in the producer's lane or another."""
+        """Enqueue messages in one transaction, in the producer's lane or another one."""
         recipients = [self.recipient() for _ in range(count)]
         with psycopg.connect(self._dsn) as connection:
             connection.execute(
@@ -55,16 +55,16 @@ class Producer:
         self.record_accepted(*recipients)
 
     def run_transaction(self, connection: psycopg.Connection, *, rollback_probability: float = 0.1) -> None:
-        """One transaction with a few messages, rolled back with that probability; psycopg.Error if it fails."""
+        """Run one transaction with a few messages, rolled back with that probability; psycopg.Error if it fails."""
         with self._lock:
             recipients = [self.recipient() for _ in range(self._random.randint(1, MAX_PER_TRANSACTION))]
-            changes_its_mind = self._random.random() < rollback_probability
+            rolls_back = self._random.random() < rollback_probability
         self._reclassify(recipients, to=self.rolled_back)
         for recipient in recipients:
             connection.execute(
                 "SELECT backline.enqueue('email', %s, %s::jsonb, lane => %s)", (recipient, PAYLOAD, self._lane)
             )
-        if changes_its_mind:
+        if rolls_back:
             connection.rollback()
             return
         self._reclassify(recipients, to=self.unknown_outcome)
@@ -72,7 +72,7 @@ class Producer:
         self._reclassify(recipients, to=self.accepted)
 
     def resolve_unknown_outcomes(self) -> None:
-        """Look up the doubtful ones; afterwards each is accepted or undone."""
+        """Look up the unknown outcomes; afterwards each recipient is accepted or rolled back."""
         with psycopg.connect(self._dsn) as connection:
             found = connection.execute(
                 "SELECT recipient FROM backline.message WHERE recipient = ANY (%s)", (list(self.unknown_outcome),)
@@ -89,10 +89,10 @@ class Producer:
 
 
 class BackgroundLoad:
-    """A producer at work in a thread, about `rate` messages a second, through every fault. A context manager."""
+    """Runs a producer in a thread, about `rate` messages a second, through every fault. A context manager."""
 
     APPLICATION_NAME = "chaos producer"
-    """What its connections are called in pg_stat_activity."""
+    """The name of its connections in pg_stat_activity."""
 
     def __init__(self, producer: Producer, dsn: str, rate: float, *, rollback_probability: float = 0.1) -> None:
         self._producer = producer
@@ -125,11 +125,11 @@ class BackgroundLoad:
                             self._dsn, connect_timeout=2, application_name=self.APPLICATION_NAME
                         )
                     self._producer.run_transaction(connection, rollback_probability=self._roll_back)
-                except psycopg.OperationalError:  # the server went away: the app tries again with its next customer
+                except psycopg.OperationalError:  # the server went away: the app reconnects for its next customer
                     if connection is not None:
                         connection.close()
                     self._stop.wait(RECONNECT_DELAY_SECONDS)
-        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as exc:  # noqa: BLE001 - raised in the waiting thread
             self._error = exc
         finally:
             if connection is not None:

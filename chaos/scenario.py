@@ -1,4 +1,4 @@
-"""What a scenario is, and what it says about its outcome."""
+"""The definition of a scenario, and the tolerances of its outcome."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """What may happen at most: mails that come twice, and the recipients that end dead because their server says so."""
+    """What is allowed: how many duplicate emails, and the recipients that end dead because the server rejects them."""
 
     max_duplicates: int
     expected_dead: frozenset[str] = frozenset()
@@ -22,16 +22,16 @@ def _no_change(_project: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One fault. `run` breaks things under load and returns once the dust has settled; the counting is not its task."""
+    """One fault. `run` injects it under load and returns when all messages are final; it does not count them."""
 
     name: str
     description: str
-    """In one line: what breaks."""
+    """The fault, in one line."""
     run: Callable[[Any], Tolerances]
-    """It is given a StackArena, or a CeleryArena."""
+    """Called with a StackEnvironment or a CeleryEnvironment."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Settings that stand over the shipped ones."""
+    """Settings that override the shipped ones."""
     customize: Callable[[Path], None] = _no_change
     """A change to the copied project."""
     on_celery: bool = False
-    """Not on the embedded stack, but on the containers' processes."""
+    """Runs on the containers' processes instead of the embedded stack."""

@@ -1,4 +1,4 @@
-"""A scenario on the embedded stack: its services and dispatchers are the levers."""
+"""The environment of scenarios on a copy of the embedded stack: kills its services and dispatchers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOP_TIMEOUT_SECONDS = 60.0
 
 @contextmanager
 def scenario_stack(scenario: Scenario, folder: Path, port: int) -> Iterator[StackCopy]:
-    """A stack for one scenario, running. Its state stays, to be looked at; it goes when that scenario is run again."""
+    """Run a stack for one scenario. Its state is kept for inspection, until that scenario runs again."""
     copy = StackCopy(
         folder,
         port,
@@ -42,7 +42,7 @@ def scenario_stack(scenario: Scenario, folder: Path, port: int) -> Iterator[Stac
 
 
 class StackEnvironment(ChaosEnvironment):
-    """On a copy of the stack that runs."""
+    """A running copy of the stack."""
 
     def __init__(
         self, name: str, copy: StackCopy, report: Callable[[str], None], tools: Tools, *, short: bool = False
@@ -58,45 +58,45 @@ class StackEnvironment(ChaosEnvironment):
         super().__exit__(kind, exc, trace)
 
     def busiest_dispatcher(self) -> psutil.Process:
-        """The process of the dispatcher that holds most."""
+        """The process of the dispatcher that has leased most messages."""
         found: list[psutil.Process] = []
 
-        def at_work() -> bool:
+        def find_one() -> bool:
             found.extend(islice(dispatcher_processes(self._demo_context, LANE), 1))
             return bool(found)
 
-        self.wait_until(at_work, "a dispatcher at work", 60)
+        self.wait_until(find_one, "a dispatcher at work", 60)
         return found[0]
 
     def kill_service(self, service: str) -> None:
-        """SIGKILL a service, and wait until the supervisor has started it again."""
+        """SIGKILL a service and wait until the supervisor has restarted it."""
         supervisor = self.stack_copy.stack.supervisor
         pid = supervisor.states()[service].pid
         psutil.Process(pid).kill()
         self.report(f"killed {service}, process {pid}")
 
-        def again() -> bool:
+        def has_restarted() -> bool:
             state = supervisor.states().get(service)
             return state is not None and state.state == "RUNNING" and state.pid not in {0, pid}
 
-        self.wait_until(again, f"{service} to run again", 60)
+        self.wait_until(has_restarted, f"the restart of {service}", 60)
 
     def service_processes(self, service: str) -> list[psutil.Process]:
-        """All processes of a service, those that it started included."""
+        """All processes of a service, including its children."""
         return find_processes(self.stack_copy.stack.supervisor.stack_id, service)
 
     def stop_dispatchers(self) -> None:
-        """End all that are at work or warm, as `down` does first."""
+        """Stop all dispatchers, as `down` does first."""
         stop_dispatchers(self.dsn, timeout=STOP_TIMEOUT_SECONDS)
 
     def wait_healthy(self) -> None:
-        """Wait until every component says that it is well."""
+        """Wait until every component is healthy."""
         self.wait_until(
             lambda: all(check.ok for check in self.stack_copy.stack.health_checks()), "all components healthy", 120
         )
 
     def verify_end_to_end(self) -> None:
-        """With no warm dispatcher left, a new message has to wake one: every part of the chain must work."""
+        """Check that, without a warm dispatcher, a new message starts one and is delivered."""
         self.wait_healthy()
         self.wait_finalized()
         self.stop_dispatchers()

@@ -1,4 +1,4 @@
-"""The counting: the producer's list against the receiver's and against the outbox's own books."""
+"""Compares the producer's record with what the mail server received and what the outbox stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaos.scenario import Tolerances
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a scenario came to. `wrong` says what must not be, in words; empty when all is well."""
+    """The result of a scenario. `problems` describes every violation; empty if there is none."""
 
     name: str
     accepted: int
@@ -22,28 +22,29 @@ class Verdict:
     in_flight: int
     lost: int
     refused: int
+    """Rejected permanently by the mail server."""
     seconds: float
     problems: tuple[str, ...]
 
     def line(self) -> str:
-        """The last line of a scenario. `refused` stands there only where the receiver refuses for good."""
+        """The last line of a scenario; `refused` is shown only if the mail server rejects permanently."""
         keys = ("accepted", "delivered", "duplicates", "in_flight", "lost", *(["refused"] if self.refused else []))
         return f"chaos {self.name}: " + " ".join(f"{key}={getattr(self, key)}" for key in keys)
 
     def as_dict(self) -> Mapping[str, Any]:
-        """For the file."""
+        """The fields, for JSON."""
         return {key: getattr(self, key) for key in self.__slots__}
 
 
-def compute_verdict(name: str, arena: ChaosEnvironment, bounds: Tolerances, seconds: float) -> Verdict:
-    """Once every message has its end: what was accepted, what came, and what the outbox says."""
-    arena.producer.resolve_unknown_outcomes()
-    arena.wait_finalized()
-    came = Counter(
-        recipient for arrival in arena.mail.list_emails(f"*@{arena.domain}") for recipient in arrival.recipients
+def compute_verdict(name: str, env: ChaosEnvironment, tolerances: Tolerances, seconds: float) -> Verdict:
+    """Wait until every message is final, then compare accepted, received and stored messages."""
+    env.producer.resolve_unknown_outcomes()
+    env.wait_finalized()
+    received = Counter(
+        recipient for arrival in env.mail.list_emails(f"*@{env.domain}") for recipient in arrival.recipients
     )
     return compare_deliveries(
-        name, arena.producer.accepted, came, arena.messages(), arena.ledger_missing(), bounds, seconds
+        name, env.producer.accepted, received, env.messages(), env.ledger_missing(), tolerances, seconds
     )
 
 
@@ -53,37 +54,38 @@ def compare_deliveries(
     received: Counter[str],
     messages: Iterable[tuple[str, str]],
     missing: int,
-    bounds: Tolerances,
+    tolerances: Tolerances,
     seconds: float,
 ) -> Verdict:
-    """The verdict: `accepted` by the producer's list, `came` by the receiver's, `messages` (recipient, state) of the outbox.
+    """Compare recipients accepted by the producer and received by the mail server, and the outbox's (recipient, state).
 
-    `missing` is what the outbox's ledger lacks.
+    `missing` is the number of messages that the outbox's ledger lacks.
     """
-    known, refused = frozenset(accepted), bounds.expected_dead
-    held = list(messages)
-    ends = Counter(state for _, state in held)
+    known, refused = frozenset(accepted), tolerances.expected_dead
+    stored = list(messages)
+    states = Counter(state for _, state in stored)
     lost = known - received.keys() - refused
-    strangers = received.keys() - known
+    unexpected = received.keys() - known
     duplicates = received.total() - len(received)
+    allowed = tolerances.max_duplicates
     checks = {
-        f"{len(lost)} accepted messages never came, {min(lost, default='')} for one": lost,
-        f"{duplicates} came twice, at most {bounds.max_duplicates} may": duplicates > bounds.max_duplicates,
-        f"mail came for {len(strangers)} that were never accepted, {min(strangers, default='')} for one": strangers,
-        f"mail came for {len(received.keys() & refused)} that were refused": received.keys() & refused,
-        "the outbox does not hold exactly what was accepted": Counter(to for to, _ in held) != Counter(known),
-        f"the outbox's ends are {dict(ends)}, not {len(known - refused)} sent and {len(refused)} dead": ends
+        f"{len(lost)} accepted messages did not arrive, such as {min(lost, default='')}": lost,
+        f"{duplicates} duplicates arrived, at most {allowed} are allowed": duplicates > allowed,
+        f"{len(unexpected)} recipients got mail that was not accepted, such as {min(unexpected, default='')}": unexpected,
+        f"{len(received.keys() & refused)} rejected recipients got mail": received.keys() & refused,
+        "the messages in the outbox differ from those accepted": Counter(to for to, _ in stored) != Counter(known),
+        f"the outbox's states are {dict(states)}, not {len(known - refused)} sent and {len(refused)} dead": states
         != Counter({"sent": len(known - refused), "dead": len(refused)}),
-        f"the ledger misses {missing} messages": missing,
+        f"{missing} messages of the ledger are missing": missing,
     }
     return Verdict(
         name,
         accepted=len(known),
         delivered=len(known & received.keys()),
         duplicates=duplicates,
-        in_flight=bounds.max_duplicates,
+        in_flight=allowed,
         lost=len(lost),
         refused=len(refused),
         seconds=round(seconds, 1),
-        problems=tuple(text for text, is_so in checks.items() if is_so),
+        problems=tuple(text for text, failed in checks.items() if failed),
     )

@@ -1,8 +1,7 @@
-"""What a check is, and how one waits for what it expects."""
+"""The parts of a check: its definition, its result, and waiting for a condition."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,21 +13,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 90.0
-"""How long a check waits for what takes a second on a quiet machine."""
+"""How long a check waits for something that takes a second on an idle machine."""
 POLL_INTERVAL_SECONDS = 0.1
 
 
 class CheckFailed(Exception):
-    """What was shown is not what was expected. The text says what was, `look` where to read more."""
+    """The result differs from what was expected. The text describes the result, `hint` names where to read more."""
 
-    def __init__(self, why: str, hint: str = "") -> None:
-        super().__init__(why)
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
         self.hint = hint
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A check that went well: what was expected and what came, in a few words; latencies in seconds, if measured."""
+    """The result of a passed check: expected and actual, in a few words; latencies in seconds, if measured."""
 
     expected: str
     actual: str
@@ -37,10 +36,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that the demo shows.
+    """One check of the demo.
 
-    `prepare` starts what takes long, before the first check runs; `run` raises when it is not as it should be.
-    `log` is the service in whose log the reason of a failure is most likely found.
+    `prepare` starts slow work before the first check runs; `run` raises if the check fails. `log_name` is the service
+    whose log most likely explains a failure.
     """
 
     name: str
@@ -56,17 +55,11 @@ def require(condition: object, message: str, hint: str = "") -> None:
 
 
 def wait_until(poll: Callable[[], T | None], description: str, seconds: float = TIMEOUT_SECONDS) -> T:
-    """The first answer of `look` that is true; CheckFailed if none came within so many seconds."""
+    """Call `poll` until it returns a true value; CheckFailed after the timeout."""
     deadline = time.monotonic() + seconds
     while True:
         if found := poll():
             return found
         if time.monotonic() > deadline:
-            raise CheckFailed(f"{description}: not within {seconds:.0f} s")
+            raise CheckFailed(f"timed out after {seconds:.0f} s waiting for {description}")
         time.sleep(POLL_INTERVAL_SECONDS)
-
-
-def percentile(values: Sequence[float], fraction: float) -> float:
-    """The value that `share` of all are not above (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(fraction * len(ordered) - 1e-9) - 1)]

@@ -1,4 +1,4 @@
-"""What the checks share: the stack from outside, this demo's own names, and the list of what it has made."""
+"""Shared by the checks: clients of the stack, names that are unique to this demo, and the ids of its messages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from backline.airflow.rest import AirflowRest
+from backline.airflow_api import AirflowClient
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.outbox import submission
 from demo.check import wait_until
-from demo.gateways import GatewayClient
-from demo.mail import EmailSummary, MailCatcherClient
 from stack.lifecycle import Stack
+from testkit.sandbox_clients import EmailSummary, GatewayClient, MailCatcherClient
 
 Row = dict[str, Any]
 
@@ -30,26 +29,29 @@ Row = dict[str, Any]
 class DemoContext:
     """A running stack as an app, an operator and a recipient see it. A context manager.
 
-    `sent` and `dead` are the producer's own list: the ids of all messages that this demo made, by how they should
-    end; `sent_by_gateway` are those sent by other channels than email. All names hold `tag`, so that demos do not meet.
+    `sent`, `sent_by_gateway` (channels other than email) and `dead` are the producer's own record: the ids of all
+    messages of this demo with their recipients, by the state they should end in. All names contain `tag`, so that
+    demos do not interfere.
     """
 
     def __init__(self, stack: Stack, report_progress: Callable[[str], None]) -> None:
-        """`say` shows what is going on, over what it showed before."""
-        exports = stack.variables()
+        """`report_progress` shows one line, replacing the last."""
+        variables = stack.variables()
         self.stack = stack
         self.report_progress = report_progress
         self.started_at = datetime.now(UTC)
         self.tag = f"d{time.time_ns() // 1_000_000:x}"
-        self.airflow = AirflowRest(exports["BACKLINE_URL"], exports["BACKLINE_USER"], exports["BACKLINE_PASSWORD"])
-        self.mail = MailCatcherClient(exports["BACKLINE_MAIL_URL"])
-        self.gateways = GatewayClient(exports["BACKLINE_MAIL_URL"])
+        self.airflow = AirflowClient(
+            variables["BACKLINE_URL"], variables["BACKLINE_USER"], variables["BACKLINE_PASSWORD"]
+        )
+        self.mail = MailCatcherClient(variables["BACKLINE_MAIL_URL"])
+        self.gateways = GatewayClient(variables["BACKLINE_MAIL_URL"])
         self.sent: dict[int, str] = {}
         self.sent_by_gateway: dict[int, str] = {}
         self.dead: dict[int, str] = {}
         self.bulk_enqueued_at: float | None = None
-        self.url = exports["BACKLINE_URL"]
-        self.dsn = exports["BACKLINE_DATABASE_URL"]
+        self.url = variables["BACKLINE_URL"]
+        self.dsn = variables["BACKLINE_DATABASE_URL"]
         self._connection: psycopg.Connection[DictRow] | None = None
 
     def __enter__(self) -> Self:
@@ -67,11 +69,11 @@ class DemoContext:
     # --- names --------------------------------------------------------------------------------------
 
     def domain(self, name: str) -> str:
-        """A mail domain of this demo's own."""
+        """A mail domain unique to this demo."""
         return f"{name.replace('_', '-')}.{self.tag}.example.com"
 
     def recipients(self, name: str) -> dict[str, str]:
-        """A recipient of this demo's own on each channel."""
+        """A recipient unique to this demo on each channel."""
         number = zlib.crc32(f"{self.tag} {name}".encode())
         return {
             "email": f"{name}@{self.domain('types')}",
@@ -80,17 +82,17 @@ class DemoContext:
         }
 
     def run_id(self, name: str) -> str:
-        """A DAG run's id of this demo's own."""
+        """A DAG run id unique to this demo."""
         return f"demo-{self.tag}-{name}"
 
-    # --- the outbox, as an app ----------------------------------------------------------------------
+    # --- the outbox, as used by an app --------------------------------------------------------------
 
     def transaction(self, *, roll_back: bool = False) -> AbstractContextManager[object]:
-        """A transaction of the app's own."""
+        """A transaction of the app."""
         return self._connect().transaction(force_rollback=roll_back)
 
     def query(self, domain: str, name: str, **params: Any) -> list[Row]:
-        """Rows of a named statement; the driver's errors come as ours."""
+        """Execute a named statement and return its rows; driver errors are translated."""
         with translate_errors():
             cursor = self._connect().execute(statement(domain, name), params)
             return cursor.fetchall()
@@ -102,7 +104,7 @@ class DemoContext:
     def enqueue_many(
         self, type_name: str, recipients: Sequence[str], payloads: Iterable[Mapping[str, Any]], lane: str | None = None
     ) -> list[int]:
-        """Many messages at once; notes them in `sent`."""
+        """Enqueue many messages with one statement and record them in `sent`."""
         texts = [json.dumps(payload) for payload in payloads]
         rows = self.query(
             "demo", "message_enqueue_many", type=type_name, recipients=list(recipients), payloads=texts, lane=lane
@@ -112,21 +114,21 @@ class DemoContext:
         return ids
 
     def count_states(self, ids: Iterable[int]) -> Counter[str]:
-        """How many of these messages are in which state."""
+        """How many of these messages are in each state."""
         return Counter(row["state"] for row in self.query("demo", "message_states", ids=list(ids)))
 
     def message_status(self, message_id: int) -> Row:
-        """Where one message stands."""
+        """The state of one message."""
         return self.query("outbox", "message_status", id=message_id)[0]
 
-    # --- the mailbox, as a recipient ----------------------------------------------------------------
+    # --- the mailbox, as seen by a recipient --------------------------------------------------------
 
     def emails_at(self, domain: str) -> list[EmailSummary]:
-        """What arrived at a domain of this demo's, oldest first."""
+        """The emails that arrived at a domain, oldest first."""
         return list(self.mail.list_emails(f"*@{domain}", self.since))[::-1]
 
     def wait_for_emails(self, domain: str, count: int) -> list[EmailSummary]:
-        """As `arrivals`, once there are so many."""
+        """Wait for `count` emails at a domain and return them."""
         to = f"*@{domain}"
 
         def enough() -> bool:
@@ -139,7 +141,7 @@ class DemoContext:
 
     @property
     def since(self) -> float:
-        """When this demo began, in seconds since 1970."""
+        """When this demo started, in seconds since 1970."""
         return self.started_at.timestamp()
 
     def _connect(self) -> psycopg.Connection[DictRow]:

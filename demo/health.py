@@ -1,4 +1,4 @@
-"""The first check and the last: all is well, and nothing is missing."""
+"""The first and the last check: every service is healthy, and every message is accounted for."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ def health_check() -> Check:
 
 
 def conservation_check() -> Check:
-    """Everything that was accepted is accounted for."""
+    """Every accepted message is accounted for."""
     return Check("conservation is exact", _check_conservation, log_name="postgres")
 
 
-def _check_health(world: DemoContext) -> Result:
-    found = wait_until(lambda: _healthy_count(world), "all services healthy", 60.0)
+def _check_health(context: DemoContext) -> Result:
+    found = wait_until(lambda: _healthy_count(context), "all services healthy", 60.0)
     return Result(f"{found} ok", f"{found} ok")
 
 
-def _healthy_count(world: DemoContext) -> int | None:
-    found = world.stack.health_checks()
-    ill = [f"{check.name}: {check.detail}" for check in found if not check.ok]
-    world.report_progress("; ".join(ill))
-    return None if ill else len(found)
+def _healthy_count(context: DemoContext) -> int | None:
+    found = context.stack.health_checks()
+    problems = [f"{check.name}: {check.detail}" for check in found if not check.ok]
+    context.report_progress("; ".join(problems))
+    return None if problems else len(found)
 
 
-def _check_conservation(world: DemoContext) -> Result:
-    states = world.count_states([*world.sent, *world.sent_by_gateway, *world.dead])
-    wanted = Counter(sent=len(world.sent) + len(world.sent_by_gateway), dead=len(world.dead))
-    require(states == wanted, f"the producer's list ended as {dict(states)} instead of {dict(wanted)}")
-    rows = world.query(
-        "demo", "message_find_by_recipient", pattern=f"%.{world.tag}.example.com", since=world.started_at
+def _check_conservation(context: DemoContext) -> Result:
+    states = context.count_states([*context.sent, *context.sent_by_gateway, *context.dead])
+    expected = Counter(sent=len(context.sent) + len(context.sent_by_gateway), dead=len(context.dead))
+    require(states == expected, f"the producer's messages ended as {dict(states)} instead of {dict(expected)}")
+    rows = context.query(
+        "demo", "message_find_by_recipient", pattern=f"%.{context.tag}.example.com", since=context.started_at
     )
-    unknown = {row["id"] for row in rows} - world.sent.keys() - world.dead.keys()
-    require(not unknown, f"the outbox holds {len(unknown)} messages that nobody committed")
-    ledger = world.query("outbox", "ledger_conservation", since=world.started_at.astimezone(UTC).date())
+    unknown = {row["id"] for row in rows} - context.sent.keys() - context.dead.keys()
+    require(not unknown, f"the outbox has {len(unknown)} messages that were not committed")
+    ledger = context.query("outbox", "ledger_conservation", since=context.started_at.astimezone(UTC).date())
     missing = sum(row["missing"] for row in ledger)
-    require(missing == 0, f"the ledger misses {missing} messages: {ledger}")
-    mails = Counter(
+    require(missing == 0, f"{missing} messages of the ledger are missing: {ledger}")
+    emails = Counter(
         recipient
-        for arrival in world.mail.list_emails(f"*.{world.tag}.example.com", world.since)
+        for arrival in context.mail.list_emails(f"*.{context.tag}.example.com", context.since)
         for recipient in arrival.recipients
     )
-    wrong = set(world.sent.values()) ^ mails.keys()
-    require(not wrong, f"{len(wrong)} recipients have mail and should not, or the other way round")
-    twice = sum(mails.values()) - len(mails)
+    wrong = set(context.sent.values()) ^ emails.keys()
+    require(not wrong, f"{len(wrong)} recipients have an unexpected email or lack one")
+    duplicates = sum(emails.values()) - len(emails)
     bound = settings().outbox.max_unconfirmed
-    require(twice <= bound, f"{twice} mails came twice; one kill allows {bound}")
-    return Result(f"{wanted['sent']:,} sent, {len(world.dead)} dead", f"{states['sent']:,} sent, {states['dead']} dead")
+    require(duplicates <= bound, f"{duplicates} emails arrived twice; one kill allows {bound}")
+    sent, dead = expected["sent"], len(context.dead)
+    return Result(f"{sent:,} sent, {dead} dead", f"{states['sent']:,} sent, {states['dead']} dead")

@@ -1,4 +1,4 @@
-"""Runs the checks against this copy's stack, and shows each as it ends."""
+"""Runs the checks against the embedded stack and prints each result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stack.lifecycle import Stack
 
 
 def all_checks() -> list[Check]:
-    """The checks in their order: what waits longest is prepared first and looked at last."""
+    """All checks in order; those that wait longest are prepared first and checked last."""
     return [
         health.health_check(),
         *send_runs.checks(),
@@ -35,9 +35,9 @@ def all_checks() -> list[Check]:
 
 
 def run(stop: bool) -> int:  # noqa: FBT001 - the command's option
-    """Set up and start what is not running, run every check; returns the exit code: 0 only if all passed.
+    """Set up, start what is not running and run every check; returns the exit code, 0 only if all passed.
 
-    With `stop` everything is stopped at the end, after a failure too.
+    With `stop`, everything is stopped at the end, also after a failure.
     """
     console = Console(highlight=False, soft_wrap=True)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -45,8 +45,8 @@ def run(stop: bool) -> int:  # noqa: FBT001 - the command's option
     try:
         stack.up()
         table = CheckTable(console)
-        with DemoContext(stack, table.show_progress) as world:
-            passed, checks = run_checks(world, all_checks(), table), len(all_checks())
+        with DemoContext(stack, table.show_progress) as context:
+            passed, checks = run_checks(context, all_checks(), table), len(all_checks())
         if not stop:
             _print_endpoints(console, stack)
     finally:
@@ -58,22 +58,22 @@ def run(stop: bool) -> int:  # noqa: FBT001 - the command's option
     return 0 if passed == checks else 1
 
 
-def run_checks(world: DemoContext, checks: Sequence[Check], table: CheckTable) -> int:
-    """Run checks in their order and show each; returns how many passed. The mail server's faults are always cleared."""
+def run_checks(context: DemoContext, checks: Sequence[Check], table: CheckTable) -> int:
+    """Run checks in order and print each; returns how many passed. Always clears the mail server's fault rules."""
     passed = 0
-    health, *others = checks
+    first, *others = checks
     try:
-        world.mail.set_faults()
-        well = table.run_check(1, health, world)
-        passed += well
-        for check in others if well else ():
-            table.prepare(check, world)
+        context.mail.set_faults()
+        healthy = table.run_check(1, first, context)
+        passed += healthy
+        for check in others if healthy else ():
+            table.prepare(check, context)
         for number, check in enumerate(others, 2):
-            passed += table.run_check(number, check, world) if well else table.skip(number, check)
+            passed += table.run_check(number, check, context) if healthy else table.skip(number, check)
     finally:
         table.close()
         with contextlib.suppress(BacklineError):
-            world.mail.set_faults()
+            context.mail.set_faults()
     return passed
 
 

@@ -1,4 +1,4 @@
-"""`send_*` runs by Airflow's public REST API: what is right arrives, what is wrong is refused by name."""
+"""`send_*` runs through Airflow's public REST API: valid ones deliver, invalid ones are rejected by field."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from backline.airflow.rest import AirflowRest
+from backline.airflow_api import AirflowClient
 from backline.encryption import Encryptor
 from backline.errors import Rejected
 from backline.messages import MessageType, registry
@@ -16,15 +16,15 @@ from backline.messages.recipients import serialize
 from backline.messages.secrets import encrypt_secrets
 from demo.check import TIMEOUT_SECONDS, Check, CheckFailed, Result, require, wait_until
 from demo.context import DemoContext
-from demo.mail import ReceivedEmail
+from testkit.sandbox_clients import ReceivedEmail
 
 TASK_ID = "send"
 TYPES_SENT_BY_RUN = ("email", "templated_email", "urgent_email", "welcome", "order_status", "password_reset")
-"""Types that are sent by a run each: each run costs a second or two."""
+"""Types that are sent by a run each; a run takes a second or two."""
 
 
 def checks() -> list[Check]:
-    """Some types by a run, every type but events by SQL, then what must be refused."""
+    """Some types by runs, every type except events by SQL, then runs that must be rejected."""
     kinds = [registry.get(name) for name in TYPES_SENT_BY_RUN]
     return [
         *(
@@ -32,48 +32,49 @@ def checks() -> list[Check]:
             for kind in kinds
         ),
         Check("email, SMS and push by SQL arrive", _check_all_types),
-        Check("a run id that was used is refused", _check_duplicate_run_id),
-        Check("conf against Params: 400, names field", _check_invalid_params, log_name="api-server"),
-        Check("conf against the model: fails, named", _check_invalid_payload, _prepare_invalid_payload),
+        Check("a used run id is rejected", _check_duplicate_run_id),
+        Check("conf that breaks the Params: 400", _check_invalid_params, log_name="api-server"),
+        Check("conf that breaks the model: run fails", _check_invalid_payload, _prepare_invalid_payload),
     ]
 
 
 def sample_payload(kind: type[MessageType]) -> dict[str, Any]:
-    """A payload of the type: its sample, with an HTML part where the type leaves that to the payload."""
+    """The type's sample payload, with an HTML part if the payload has that field."""
     payload = kind.sample()
     if "html" in kind.model_fields:
         payload["html"] = f"<p>{payload['text']}</p>"
     return payload
 
 
-def _encrypted_payload(kind: type[MessageType], world: DemoContext) -> dict[str, Any]:
-    keys = world.stack.secrets.backline_fernet_keys.split(",")
+def _encrypted_payload(kind: type[MessageType], context: DemoContext) -> dict[str, Any]:
+    keys = context.stack.secrets.backline_fernet_keys.split(",")
     return encrypt_secrets(kind, sample_payload(kind), Encryptor(keys).encrypt)
 
 
-def _trigger(kind: type[MessageType], world: DemoContext) -> None:
-    dag, conf = f"send_{kind.type_name}", {"to": _recipient(world, kind), **_encrypted_payload(kind, world)}
-    world.airflow.trigger(dag, conf, world.run_id(kind.type_name))
+def _trigger(kind: type[MessageType], context: DemoContext) -> None:
+    dag, conf = f"send_{kind.type_name}", {"to": _recipient(context, kind), **_encrypted_payload(kind, context)}
+    context.airflow.trigger(dag, conf, context.run_id(kind.type_name))
 
 
-def _check_delivery(kind: type[MessageType], world: DemoContext) -> Result:
-    dag, run_id = f"send_{kind.type_name}", world.run_id(kind.type_name)
-    recipient, payload = _recipient(world, kind), sample_payload(kind)
-    result = run_result(world, dag, run_id)
+def _check_delivery(kind: type[MessageType], context: DemoContext) -> Result:
+    dag, run_id = f"send_{kind.type_name}", context.run_id(kind.type_name)
+    recipient, payload = _recipient(context, kind), sample_payload(kind)
+    result = run_result(context, dag, run_id)
     require(result.get("state") == "sent", f"the run returned {result}")
-    world.sent[int(result["message_id"])] = recipient
-    arrived = world.emails_at(world.domain(kind.type_name))
+    context.sent[int(result["message_id"])] = recipient
+    arrived = context.emails_at(context.domain(kind.type_name))
     require(len(arrived) == 1, f"{len(arrived)} messages arrived for {recipient}")
-    problem = email_mismatch(kind, payload, recipient, world.mail.get_email(arrived[0].id))
+    problem = email_mismatch(kind, payload, recipient, context.mail.get_email(arrived[0].id))
     require(problem is None, f"{problem}")
-    return Result("1 mail", "1 mail, text and HTML")
+    return Result("1 email", "1 email, text and HTML")
 
 
-def run_result(world: DemoContext, dag: str, run_id: str, task: str = TASK_ID) -> dict[str, Any]:
-    """What a task returned, once its run has ended well."""
-    run = world.airflow.wait(dag, run_id, TIMEOUT_SECONDS)
-    require(run["state"] == "success", f"the run {run['state']}: {_last_exception(world.airflow, dag, run_id, task)}")
-    result = world.airflow.xcom(dag, run_id, task)
+def run_result(context: DemoContext, dag: str, run_id: str, task: str = TASK_ID) -> dict[str, Any]:
+    """Wait for the run to succeed and return the task's result."""
+    run = context.airflow.wait(dag, run_id, TIMEOUT_SECONDS)
+    failure = "" if run["state"] == "success" else _last_exception(context.airflow, dag, run_id, task)
+    require(not failure, f"the run ended as {run['state']}: {failure}")
+    result = context.airflow.xcom(dag, run_id, task)
     if not isinstance(result, dict):
         raise CheckFailed(f"the run returned {result}")
     return result
@@ -82,58 +83,58 @@ def run_result(world: DemoContext, dag: str, run_id: str, task: str = TASK_ID) -
 def email_mismatch(
     kind: type[MessageType], payload: Mapping[str, Any], recipient: str, email: ReceivedEmail
 ) -> str | None:
-    """What is wrong with a letter that should say this payload, or None."""
+    """The first difference between an email and its type's rendering of the payload; None if there is none."""
     message = kind.parse(payload)
     if not isinstance(message, EmailMessage):
-        return f"{kind.type_name} does not go by email"
-    wanted = message.email()
+        return f"{kind.type_name} has no email channel"
+    expected = message.email()
     if email.recipients != (recipient,):
         return f"it went to {', '.join(email.recipients)} instead of {recipient}"
-    if email.subject != wanted.subject:
-        return f"its subject is {email.subject!r} instead of {wanted.subject!r}"
-    for part, found, said in (("text", email.text, wanted.text), ("HTML", email.html, wanted.html)):
-        if not found.strip():
+    if email.subject != expected.subject:
+        return f"its subject is {email.subject!r} instead of {expected.subject!r}"
+    for part, actual, text in (("text", email.text, expected.text), ("HTML", email.html, expected.html)):
+        if not actual.strip():
             return f"it has no {part} part"
-        for line in (said or "").splitlines():
-            if line.strip() not in found:
+        for line in (text or "").splitlines():
+            if line.strip() not in actual:
                 return f"its {part} part lacks {line.strip()!r}"
     return None
 
 
-def _check_all_types(world: DemoContext) -> Result:
-    # Events have a check of their own.
+def _check_all_types(context: DemoContext) -> Result:
+    # Events have their own check.
     kinds = [kind for kind in registry.all_types() if "webhook" not in kind.channels]
-    with world.transaction():
+    with context.transaction():
         for kind in kinds:
-            to = {channel: world.recipients(kind.type_name)[channel] for channel in kind.channels}
-            made = world.enqueue(kind.type_name, serialize(kind.channels, to), _encrypted_payload(kind, world))
-            for row in world.query("outbox", "message_list_enqueued", id=made):
-                noted = world.sent if row["channel"] == "email" else world.sent_by_gateway
-                noted[row["id"]] = to[row["channel"]]
-    mailed = [kind for kind in kinds if "email" in kind.channels]
-    arrived = world.wait_for_emails(world.domain("types"), len(mailed))
-    letters = {arrival.recipients[0]: arrival.id for arrival in arrived}
-    for kind in mailed:
-        recipient = world.recipients(kind.type_name)["email"]
-        require(recipient in letters, f"nothing arrived for {recipient}")
-        problem = email_mismatch(kind, sample_payload(kind), recipient, world.mail.get_email(letters[recipient]))
+            to = {channel: context.recipients(kind.type_name)[channel] for channel in kind.channels}
+            group = context.enqueue(kind.type_name, serialize(kind.channels, to), _encrypted_payload(kind, context))
+            for row in context.query("outbox", "message_list_enqueued", id=group):
+                record = context.sent if row["channel"] == "email" else context.sent_by_gateway
+                record[row["id"]] = to[row["channel"]]
+    emailed = [kind for kind in kinds if "email" in kind.channels]
+    arrived = context.wait_for_emails(context.domain("types"), len(emailed))
+    email_ids = {arrival.recipients[0]: arrival.id for arrival in arrived}
+    for kind in emailed:
+        recipient = context.recipients(kind.type_name)["email"]
+        require(recipient in email_ids, f"nothing arrived for {recipient}")
+        problem = email_mismatch(kind, sample_payload(kind), recipient, context.mail.get_email(email_ids[recipient]))
         require(problem is None, f"{kind.type_name}: {problem}")
     for kind in kinds:
         for channel in set(kind.channels) - {"email"}:
             problem = gateway_message_mismatch(
-                kind, sample_payload(kind), channel, _received_message(world, kind, channel)
+                kind, sample_payload(kind), channel, _received_message(context, kind, channel)
             )
             require(problem is None, f"{kind.type_name} by {channel}: {problem}")
     texts = sum("sms" in kind.channels for kind in kinds)
     pushed = sum("push" in kind.channels for kind in kinds)
-    return Result(f"{len(kinds)} types", f"{len(letters)} mails, {texts} SMS, {pushed} push")
+    return Result(f"{len(kinds)} types", f"{len(email_ids)} email, {texts} SMS, {pushed} push")
 
 
-def _received_message(world: DemoContext, kind: type[MessageType], channel: str) -> dict[str, Any]:
-    recipient = world.recipients(kind.type_name)[channel]
+def _received_message(context: DemoContext, kind: type[MessageType], channel: str) -> dict[str, Any]:
+    recipient = context.recipients(kind.type_name)[channel]
 
     def found() -> list[dict[str, Any]]:
-        return world.gateways.received(channel, recipient, world.since)
+        return context.gateways.received(channel, recipient, context.since)
 
     messages = wait_until(found, f"{kind.type_name} by {channel} to {recipient}")
     require(len(messages) == 1, f"{len(messages)} messages arrived for {recipient}")
@@ -143,63 +144,63 @@ def _received_message(world: DemoContext, kind: type[MessageType], channel: str)
 def gateway_message_mismatch(
     kind: type[MessageType], payload: Mapping[str, Any], channel: str, received: Mapping[str, Any]
 ) -> str | None:
-    """What is wrong with a text or push message that should say this payload, or None."""
+    """The difference between an SMS or push message and its type's rendering of the payload; None if there is none."""
     message = kind.parse(payload)
     if channel == "sms" and isinstance(message, SmsMessage):
-        wanted = ("", message.sms())
+        expected = ("", message.sms())
     elif channel == "push" and isinstance(message, PushMessage):
-        wanted = (message.push().title, message.push().body)
+        expected = (message.push().title, message.push().body)
     else:
-        return f"{kind.type_name} does not go by {channel}"
-    said = (received["title"], received["text"])
-    return None if said == wanted else f"it says {said} instead of {wanted}"
+        return f"{kind.type_name} has no {channel} channel"
+    actual = (received["title"], received["text"])
+    return None if actual == expected else f"its title and text are {actual} instead of {expected}"
 
 
-def _check_duplicate_run_id(world: DemoContext) -> Result:
+def _check_duplicate_run_id(context: DemoContext) -> Result:
     kind = registry.get("email")
     try:
-        _trigger(kind, world)
+        _trigger(kind, context)
     except Rejected as exc:
-        require(exc.code == "409", f"refused with {exc.code} instead of 409: {exc}")
+        require(exc.code == "409", f"rejected with {exc.code} instead of 409: {exc}")
     else:
-        raise CheckFailed(f"the run id {world.run_id('email')} was taken twice")
-    count = world.mail.count(f"*@{world.domain('email')}", world.since)
+        raise CheckFailed(f"the run id {context.run_id('email')} was accepted twice")
+    count = context.mail.count(f"*@{context.domain('email')}", context.since)
     require(count == 1, f"{count} messages arrived instead of 1")
-    return Result("409, 1 mail", "409, 1 mail")
+    return Result("409, 1 email", "409, 1 email")
 
 
-def _check_invalid_params(world: DemoContext) -> Result:
-    conf = {"to": f"ann@{world.domain('refused')}", "text": "No subject"}
+def _check_invalid_params(context: DemoContext) -> Result:
+    conf = {"to": f"ann@{context.domain('rejected')}", "text": "No subject"}
     try:
-        world.airflow.trigger("send_email", conf, world.run_id("params"))
+        context.airflow.trigger("send_email", conf, context.run_id("params"))
     except Rejected as exc:
-        require(exc.code == "400", f"refused with {exc.code} instead of 400: {exc}")
-        require("subject" in exc.response, f"the answer does not name the field subject: {exc.response}")
+        require(exc.code == "400", f"rejected with {exc.code} instead of 400: {exc}")
+        require("subject" in exc.response, f"the response does not name the field subject: {exc.response}")
     else:
-        raise CheckFailed("a conf without the required subject was taken")
+        raise CheckFailed("a conf without the required subject was accepted")
     return Result("400 names subject", "400 names subject")
 
 
-def _prepare_invalid_payload(world: DemoContext) -> None:
-    conf = {"to": f"ann@{world.domain('refused')}", "subject": "Hello", "text": "Hello", "sbject": "Helo"}
-    world.airflow.trigger("send_email", conf, world.run_id("model"))
+def _prepare_invalid_payload(context: DemoContext) -> None:
+    conf = {"to": f"ann@{context.domain('rejected')}", "subject": "Hello", "text": "Hello", "sbject": "Helo"}
+    context.airflow.trigger("send_email", conf, context.run_id("model"))
 
 
-def _check_invalid_payload(world: DemoContext) -> Result:
-    run_id = world.run_id("model")
-    run = world.airflow.wait("send_email", run_id, TIMEOUT_SECONDS)
-    require(run["state"] == "failed", f"the run ended as {run['state']} with an unknown field in its conf")
-    log = world.airflow.log("send_email", run_id, TASK_ID)
+def _check_invalid_payload(context: DemoContext) -> Result:
+    run_id = context.run_id("model")
+    run = context.airflow.wait("send_email", run_id, TIMEOUT_SECONDS)
+    require(run["state"] == "failed", f"the run ended as {run['state']} despite an unknown field in its conf")
+    log = context.airflow.log("send_email", run_id, TASK_ID)
     require("sbject: is not a field of email" in log, "its log does not name the unknown field sbject")
-    count = world.mail.count(f"*@{world.domain('refused')}", world.since)
-    require(count == 0, f"{count} messages arrived of a conf that was refused")
+    count = context.mail.count(f"*@{context.domain('rejected')}", context.since)
+    require(count == 0, f"{count} messages arrived from a rejected conf")
     return Result("fails, names sbject", "fails, names sbject")
 
 
-def _recipient(world: DemoContext, kind: type[MessageType]) -> str:
-    return f"ann@{world.domain(kind.type_name)}"
+def _recipient(context: DemoContext, kind: type[MessageType]) -> str:
+    return f"ann@{context.domain(kind.type_name)}"
 
 
-def _last_exception(airflow: AirflowRest, dag: str, run_id: str, task: str) -> str:
+def _last_exception(airflow: AirflowClient, dag: str, run_id: str, task: str) -> str:
     lines = [line for line in airflow.log(dag, run_id, task).splitlines() if "exc_value" in line]
     return json.dumps(lines[-1][:300]) if lines else "see the task's log in the UI"

@@ -1,4 +1,4 @@
-"""An event that reaches another system's endpoint, signed so that it can tell who sent it."""
+"""A webhook event that reaches its endpoint with a valid signature."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ ACTOR = Actor("demo")
 
 
 def signed_event_check() -> Check:
-    """An event fired by SQL, at the sandbox's endpoint."""
+    """An event enqueued by SQL, at the sandbox's endpoint."""
     return Check("an event reaches its endpoint, signed", _check_signed_event)
 
 
-def _check_signed_event(world: DemoContext) -> Result:
-    name = f"demo-{world.tag}"
-    url = f"{world.stack.variables()['BACKLINE_WEBHOOK_URL']}/{name}"
+def _check_signed_event(context: DemoContext) -> Result:
+    name = f"demo-{context.tag}"
+    url = f"{context.stack.variables()['BACKLINE_WEBHOOK_URL']}/{name}"
     address = httpx.URL(url)
     settings = WebhookSettings(require_https=False, allowed_addresses=(f"{address.host}:{address.port}",))
-    sealer = Encryptor(world.stack.secrets.backline_fernet_keys.split(","))
-    with session(world.dsn, name="demo") as connection:
-        made = endpoints.create(connection, settings, sealer, ACTOR, url=url, event_types=["order.paid"])
+    encryptor = Encryptor(context.stack.secrets.backline_fernet_keys.split(","))
+    with session(context.dsn, name="demo") as connection:
+        created = endpoints.create(connection, settings, encryptor, ACTOR, url=url, event_types=["order.paid"])
         try:
-            event = world.enqueue("webhook", "*", EVENT)
-            [row] = world.query("messages", "message_group", id=event)
-            wait_until(lambda: world.message_status(row["id"])["state"] == "sent", "the event to be taken")
+            event = context.enqueue("webhook", "*", EVENT)
+            [row] = context.query("messages", "message_group", id=event)
+            wait_until(lambda: context.message_status(row["id"])["state"] == "sent", "the delivery of the event")
         finally:
-            endpoints.delete(connection, ACTOR, made.endpoint.id)
+            endpoints.delete(connection, ACTOR, created.endpoint.id)
     requests = httpx.get(str(address.join("/webhooks/api/requests")), params={"name": name}, trust_env=False).json()
-    require(len(requests["requests"]) == 1, f"{len(requests['requests'])} requests came to {url} instead of 1")
-    [got] = requests["requests"]
-    wanted = _expected_signature(made.secret or "", got["headers"], got["body"])
-    require(got["headers"]["webhook-signature"] == wanted, "the signature does not fit the secret and the body")
+    require(len(requests["requests"]) == 1, f"{len(requests['requests'])} requests arrived at {url} instead of 1")
+    [request] = requests["requests"]
+    expected = _expected_signature(created.secret or "", request["headers"], request["body"])
+    require(request["headers"]["webhook-signature"] == expected, "the signature does not match the secret and the body")
     return Result("1 request, signed", "1 request, signed")
 
 
 def _expected_signature(secret: str, headers: Mapping[str, Any], body: str) -> str:
-    """As a receiver makes it, to compare."""
+    """Compute the signature as a receiver does."""
     content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{body}"
     key = b64decode(secret.removeprefix("whsec_"))
     return f"v1,{b64encode(hmac.digest(key, content.encode(), hashlib.sha256)).decode()}"

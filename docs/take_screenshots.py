@@ -1,9 +1,9 @@
 # ruff: noqa: INP001
-"""Takes the pictures of docs/img from a running stack.
+"""Takes the screenshots of docs/img from a running stack.
 
 ./backline up && eval "$(./backline env)" && .venv/bin/python docs/take_screenshots.py [DEMO_OUTPUT]
 
-DEMO_OUTPUT is a file with what `./backline demo` printed; without it the picture of the demo is left as it is.
+DEMO_OUTPUT is a file with the output of `./backline demo`; without it the demo's screenshot is not changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pre{{font:13px/1.5 "DejaVu Sans Mono",monospace;padding:20px;margin:0;width:max-
 
 
 def main() -> None:
-    """Take them all; Misconfigured if there is no browser or no stack."""
+    """Take all screenshots; Misconfigured without a browser."""
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
         raise Misconfigured("no chromium on the PATH; on Debian: apt-get install chromium")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def screenshot_emails(browser: Browser) -> None:
-    """What recipients see: on a desktop, and on a phone in German and in the dark."""
+    """Emails as recipients see them: on a desktop, and on a phone in German and in dark mode."""
     for name, type_name, language, width, scheme in EMAIL_SCREENSHOTS:
         kind = registry.get(type_name)
         message = kind.parse({**kind.sample(), "language": language})
@@ -68,7 +68,7 @@ def screenshot_emails(browser: Browser) -> None:
 
 
 def log_in(page: Page) -> None:
-    """As the stack's admin."""
+    """Log in as the stack's admin."""
     page.goto("/")
     page.fill("input[name=username]", os.environ["BACKLINE_USER"])
     page.fill("input[name=password]", os.environ["BACKLINE_PASSWORD"])
@@ -77,7 +77,7 @@ def log_in(page: Page) -> None:
 
 
 def screenshot_airflow(page: Page) -> None:
-    """The list of DAGs, a DAG's own page, the form of one that sends."""
+    """The list of DAGs, a DAG's documentation, the form of a send_* DAG."""
     page.goto("/dags")
     page.get_by_role("link", name="dispatch_email", exact=True).wait_for()
     screenshot(page, "dags")
@@ -94,13 +94,13 @@ def screenshot_airflow(page: Page) -> None:
 
 
 def screenshot(page: Page, name: str) -> None:
-    """One picture, once what moves has come to rest."""
+    """One screenshot, once the page is idle."""
     page.wait_for_load_state("networkidle")
     page.screenshot(path=IMAGE_FOLDER / f"{name}.png", animations="disabled")
 
 
 def colorize(text: str) -> str:
-    """The demo's table and its verdict as a terminal shows them, without the password."""
+    """The demo's table and last line as a terminal shows them, without the password."""
     lines = []
     table = [line for line in text.splitlines() if line.startswith((" ", "demo:")) or line[:2].isdigit()]
     for line in html.escape("\n".join(table), quote=False).splitlines():

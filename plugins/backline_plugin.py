@@ -1,4 +1,4 @@
-"""Registers Backline with Airflow; everything else is in the package `backline`."""
+"""Registers Backline with Airflow; all other code is in the package `backline`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BacklinePlugin(AirflowPlugin):
 
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # a list in the base class
-        """The HTTP API. Every process loads this plugin; only the api-server asks for this and pays for the import."""
+        """The HTTP API. Every process loads this plugin, but only the api-server reads this property and imports the API."""
         from backline.web.app import create_app
         from backline.web.urls import PREFIX
 

@@ -1,1 +1,1 @@
-"""Development stand-ins for the outside world. Nothing under `plugins/` imports them."""
+"""Emulators of mail, SMS, push, payment and webhook services for development. Nothing under `plugins/` imports them."""

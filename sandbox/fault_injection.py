@@ -1,9 +1,9 @@
-"""Fault switches, whatever the service: rules with a count and dice, and words for what is wrong with one."""
+"""Fault injection for every emulated service: rules with a limit and a probability, and messages for invalid rules."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from random import Random
 from typing import Generic, TypeVar
@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 
 class InvalidFaultRules(ValueError):
-    """The rules were not accepted. The text names the field and the fix."""
+    """The rules are invalid. The text names the field and the fix."""
 
 
 class FaultRule(BaseModel):
-    """What every rule has: whom it strikes, how often, and with which luck."""
+    """Fields of every rule: which recipients it applies to, how often, and with which probability."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -31,7 +31,7 @@ RuleT = TypeVar("RuleT", bound=FaultRule)
 
 
 class ActiveRule(Generic[RuleT]):
-    """A rule with its count and its dice."""
+    """A rule with its count and its random generator."""
 
     def __init__(self, rule: RuleT) -> None:
         self.rule = rule
@@ -40,11 +40,11 @@ class ActiveRule(Generic[RuleT]):
 
     @property
     def remaining(self) -> int | None:
-        """How many times it will still fire, or None for always."""
+        """How many times it can still fire; None if unlimited."""
         return None if self.rule.times is None else self.rule.times - self.fired_count
 
     def matches(self, stage: str, recipients: Sequence[str]) -> bool:
-        """Whether it fires for this event; counts it if so."""
+        """Whether the rule fires for this event; counts it if so."""
         rule = self.rule
         if rule.stage != stage or self.remaining == 0:
             return False
@@ -62,35 +62,35 @@ class ActiveRule(Generic[RuleT]):
 
 
 class FaultInjector(Generic[RuleT]):
-    """The rules now in force, in order."""
+    """The active rules, in order."""
 
     def __init__(self) -> None:
         self.active_rules: list[ActiveRule[RuleT]] = []
 
     def replace(self, rules: list[RuleT]) -> None:
-        """Put these rules in the place of all others, counts at zero."""
+        """Replace all rules; counts start at zero."""
         self.active_rules = [ActiveRule(rule) for rule in rules]
 
     def add(self, rules: list[RuleT]) -> None:
-        """Append rules; the counts of the others stay."""
+        """Append rules; existing rules keep their counts."""
         self.active_rules += [ActiveRule(rule) for rule in rules]
 
     def match(self, stage: str, recipients: Sequence[str] = ()) -> RuleT | None:
-        """The rule that decides this event, or None."""
-        return next((armed.rule for armed in self.active_rules if armed.matches(stage, recipients)), None)
+        """The first rule that fires for this event, or None."""
+        return next((active.rule for active in self.active_rules if active.matches(stage, recipients)), None)
 
     @property
     def active_count(self) -> int:
-        """How many rules are not spent."""
-        return sum(armed.remaining != 0 for armed in self.active_rules)
+        """How many rules can still fire."""
+        return sum(active.remaining != 0 for active in self.active_rules)
 
     def as_dicts(self) -> list[dict[str, object]]:
-        """All rules, spent ones too, for JSON."""
-        return [armed.as_dict() for armed in self.active_rules]
+        """All rules, including spent ones, for JSON."""
+        return [active.as_dict() for active in self.active_rules]
 
 
 def parse_rule_list(kind: type[RuleT], body: bytes, hints: Mapping[str, str], example: str) -> list[RuleT]:
-    """Rules from a JSON list. Raises InvalidRules."""
+    """Parse rules from a JSON list. Raises InvalidFaultRules."""
     try:
         found = json.loads(body)
     except ValueError as exc:
@@ -101,16 +101,34 @@ def parse_rule_list(kind: type[RuleT], body: bytes, hints: Mapping[str, str], ex
 
 
 def validate_rule_list(kind: type[RuleT], found: list[object], hints: Mapping[str, str]) -> list[RuleT]:
-    """Rules from plain values; `hints` says what each field should be. Raises InvalidRules."""
+    """Validate rules given as plain values; `hints` describes each field. Raises InvalidFaultRules."""
     try:
         return TypeAdapter(list[kind]).validate_python(found)  # type: ignore[valid-type]
     except ValidationError as exc:
         raise InvalidFaultRules("; ".join(_error_message(dict(error), hints) for error in exc.errors())) from exc
 
 
+def parse_rule_form(
+    form: Mapping[str, str], presets: Mapping[str, Mapping[str, object]], hints: Mapping[str, str]
+) -> dict[str, object]:
+    """Build a rule from a form: its `kind` names a preset, the other fields override it. Raises InvalidFaultRules."""
+    kind = form.get("kind", "")
+    if kind not in presets:
+        raise InvalidFaultRules(f"kind: use one of {', '.join(presets)}")
+    readers: dict[str, Callable[[str], object]] = {"times": int, "seconds": float, "probability": float}
+    rule = dict(presets[kind])
+    for field, text in form.items():
+        try:
+            if field != "kind":
+                rule[field] = readers.get(field, str)(text.strip())
+        except ValueError:
+            raise InvalidFaultRules(f"{field}: should be {hints[field]}") from None
+    return rule
+
+
 def _error_message(error: dict[str, object], hints: Mapping[str, str]) -> str:
-    place = error["loc"]
-    where = place if isinstance(place, tuple) else ()
+    location = error["loc"]
+    where = location if isinstance(location, tuple) else ()
     rule, field = f"[{where[0]}]" if where else "", str(where[1]) if len(where) > 1 else ""
     if not field:
         problem = str(error["msg"]).removeprefix("Value error, ")

@@ -1,1 +1,1 @@
-"""The embedded stack: PostgreSQL, Airflow and the mail catcher on one machine, kept alive by supervisord."""
+"""The embedded stack: PostgreSQL, Airflow and the sandbox on one machine, under supervisord. Not part of the image."""

@@ -1,4 +1,4 @@
-"""The environment in which everything of one copy runs: Airflow's settings, connections, and ours."""
+"""The environment variables of one copy of the stack: Airflow's settings, connections, and Backline's own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 import shlex
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.parse import quote
 
-from backline.errors import Misconfigured
 from backline.rendering.settings import LinkSettings
 from backline.settings import settings
 from stack.paths import Paths
@@ -20,35 +18,20 @@ from stack.secrets import Secrets
 LOOPBACK = "127.0.0.1"
 
 
-def load_dotenv(root: Path) -> None:
-    """Put the KEY=value lines of `.env` in the project's folder into the environment, which wins where both have one."""
-    path = root / ".env"
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.strip().removeprefix("export ")
-        if not text or text.startswith("#"):
-            continue
-        key, separator, value = text.partition("=")
-        if not separator or not key.strip().isidentifier():
-            raise Misconfigured(f"{path}: line {number} is not KEY=value; mend or remove it")
-        os.environ.setdefault(key.strip(), " ".join(shlex.split(value, comments=True)))
-
-
 def build_environment(
     paths: Paths, secrets: Secrets, cluster: Cluster, metadata_database: str = "airflow"
 ) -> dict[str, str]:
-    """Every variable of the stack, secrets included; `metadata` is the name of Airflow's database."""
+    """Every variable of the stack, including secrets; `metadata_database` is the name of Airflow's database."""
     return {
         **_backline_variables(paths, secrets, cluster),
         **_airflow_variables(paths, secrets, cluster, metadata_database),
         "PYTHONPATH": f"{paths.root / 'plugins'}:{paths.root}",
-        # A proxy is for the world outside, not for the stack's own loopback traffic.
+        # The stack's loopback traffic must not go through a proxy.
         "NO_PROXY": _no_proxy_with_loopback(os.environ, "NO_PROXY"),
         "no_proxy": _no_proxy_with_loopback(os.environ, "no_proxy"),
-        # Keeps a process's environment readable after it renamed itself: leftovers are found by it.
+        # Keeps a process's environment readable after setproctitle: leftover processes are found by it.
         "SPT_NOENV": "1",
-        # Empty is unset. Every task is a new process that imports our modules: compiling them anew took it 30 to 80 ms.
+        # Empty means unset. Every task is a new process that imports our modules: compiling them took 30 to 80 ms.
         "PYTHONDONTWRITEBYTECODE": "",
     }
 
@@ -66,7 +49,7 @@ def _backline_variables(paths: Paths, secrets: Secrets, cluster: Cluster) -> dic
         "password": cluster.password("backline"),
         "schema": "backline",
     }
-    # The catcher speaks plain SMTP: SmtpHook's defaults of SSL and STARTTLS are both off.
+    # The catcher has no TLS, so SmtpHook's defaults, SSL and STARTTLS, are turned off.
     smtp = {
         "conn_type": "smtp",
         "host": LOOPBACK,
@@ -101,7 +84,7 @@ def _backline_variables(paths: Paths, secrets: Secrets, cluster: Cluster) -> dic
 
 
 def _gateway_variables(paths: Paths, secrets: Secrets) -> dict[str, str]:
-    """The sandbox's stand-ins for SMS and push providers, beside the mail catcher's page."""
+    """Connections to the sandbox's SMS and push gateways."""
     page = f"http://{LOOPBACK}:{paths.mail_web_port}"
     sms = {"conn_type": "http", "host": f"{page}/sms", "login": "ACsandbox", "password": "sandbox"}
     key = "\n".join(textwrap.wrap(secrets.push_service_account_key, 64))
@@ -121,7 +104,7 @@ def _gateway_variables(paths: Paths, secrets: Secrets) -> dict[str, str]:
 
 
 def _payment_variables(page: str, secrets: Secrets) -> dict[str, str]:
-    """The sandbox's stand-in for Stripe, and the secrets by which payment hooks know who tells."""
+    """The connection to the sandbox's Stripe emulator, and the signing secrets of payment webhooks."""
     hooks = {"stripe": secrets.stripe_webhook_secret, "razorpay": secrets.razorpay_webhook_secret}
     return {
         "AIRFLOW_CONN_STRIPE_API": json.dumps(
@@ -140,12 +123,12 @@ def _payment_variables(page: str, secrets: Secrets) -> dict[str, str]:
 
 
 def _webhook_variables(paths: Paths) -> dict[str, str]:
-    """So that webhooks reach the sandbox's endpoint, on its port alone; what is set from outside stays."""
-    wanted = {
+    """Allow webhooks to the sandbox's endpoint, on its port only; variables already set win."""
+    defaults = {
         "BACKLINE__WEBHOOKS__REQUIRE_HTTPS": "false",
         "BACKLINE__WEBHOOKS__ALLOWED_ADDRESSES": json.dumps([f"{LOOPBACK}:{paths.mail_web_port}"]),
     }
-    return {name: os.environ.get(name) or value for name, value in wanted.items()}
+    return {name: os.environ.get(name) or value for name, value in defaults.items()}
 
 
 def _unsubscribe_url(port: int) -> str:
@@ -154,8 +137,8 @@ def _unsubscribe_url(port: int) -> str:
     return link.replace(":8080/", f":{port}/") if link == LinkSettings().unsubscribe else link
 
 
-def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, metadata: str) -> dict[str, str]:
-    address = f"{cluster.url_credentials('airflow')}/{metadata}?host={quote(str(cluster.socket_folder), safe='')}"
+def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, database: str) -> dict[str, str]:
+    address = f"{cluster.url_credentials('airflow')}/{database}?host={quote(str(cluster.socket_folder), safe='')}"
     settings = {
         "CORE": {
             "AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
@@ -164,7 +147,7 @@ def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, metadat
             "EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{paths.port}/execution/",
             "EXECUTOR": "backline.airflow.executor.PreloadedLocalExecutor",
             "FERNET_KEY": secrets.airflow_fernet_key,
-            "HOSTNAME_CALLABLE": "socket.gethostname",  # the default asks DNS, which may be slow or absent
+            "HOSTNAME_CALLABLE": "socket.gethostname",  # the default queries DNS, which may be slow or absent
             "LAZY_LOAD_PLUGINS": "True",
             "LOAD_EXAMPLES": "False",
             "MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "5",
@@ -189,26 +172,24 @@ def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, metadat
         },
         "API_AUTH": {"JWT_SECRET": secrets.jwt_secret},
         "SCHEDULER": {
-            # A turn costs about 33 ms of CPU, and 9 ms in PostgreSQL: at 0.2 s these two took 18 % of a core at rest.
-            # A cold lane waits half of this on average, and at most once; a run that goes on does not wait.
-            "SCHEDULER_IDLE_SLEEP_TIME": "0.7",
-            # After a crash the next scheduler takes over what the last one left as soon as its heartbeat is stale.
+            # After a crash the next scheduler adopts the tasks of the last one as soon as its heartbeat is stale.
             "ORPHANED_TASKS_CHECK_INTERVAL": "15",
             "TASK_INSTANCE_HEARTBEAT_TIMEOUT": "90",
         },
-        # A task sits out the start, and the restart after a crash, of the api-server: by default it fails in seconds.
+        # A task waits for a starting or restarting api-server: by default it fails within seconds.
         "WORKERS": {
             "EXECUTION_API_RETRIES": "30",
             "EXECUTION_API_RETRY_WAIT_MAX": "5",
             "EXECUTION_API_TIMEOUT": "15",
-            "MAX_FAILED_HEARTBEATS": "18",  # of 5 s each: as long as the scheduler's own patience above
+            "MAX_FAILED_HEARTBEATS": "18",  # of 5 s each: as long as TASK_INSTANCE_HEARTBEAT_TIMEOUT
         },
-        # A triggerer that takes a killed one's place gets its triggers, the doorbell's among them, after the threshold.
-        "TRIGGERER": {"JOB_HEARTBEAT_SEC": "3", "TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"},
+        # A new triggerer takes over the triggers of a killed one after the threshold.
+        "TRIGGERER": {"TRIGGERER_HEALTH_CHECK_THRESHOLD": "15"},
         "DAG_PROCESSOR": {
-            "REFRESH_INTERVAL": "5",  # how often the folder is listed: a changed file is read at once
-            # Unchanged files, for what they import: to see that sooner, touch the file or restart the dag-processor.
-            "MIN_FILE_PROCESS_INTERVAL": "900",
+            "REFRESH_INTERVAL": "10",  # how often the folder is listed; changed files are parsed at once
+            # Unchanged files are parsed again because of their imports (each costs half a second of CPU); touch a file, or
+            # restart, to parse it sooner.
+            "MIN_FILE_PROCESS_INTERVAL": "21600",
             "STALE_DAG_THRESHOLD": "90",
         },
         "LOGGING": {

@@ -1,4 +1,4 @@
-"""Is everything well? One check a component, asked from outside as a user would."""
+"""Health checks: one per component, made from outside as a user would."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from backline.airflow.status_client import AirflowStatusClient
+from backline.airflow_api import AirflowClient
 from backline.db.migrate import pending
 from backline.errors import BacklineError
 from stack.environment import LOOPBACK
@@ -18,27 +18,27 @@ from stack.secrets import Secrets
 from stack.supervisor import ServiceState
 
 AIRFLOW_HEALTH_KEYS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
-"""Service → its name in Airflow's health answer."""
+"""Service → its key in Airflow's health response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """How one component is."""
+    """The health of one component."""
 
     name: str
     ok: bool
     detail: str
 
 
-class LocalAirflowClient(AirflowStatusClient):
-    """The API of the copy on this machine."""
+class LocalAirflowClient(AirflowClient):
+    """The API of this copy of the stack."""
 
     def __init__(self, paths: Paths, secrets: Secrets) -> None:
-        super().__init__(f"http://{LOOPBACK}:{paths.port}", "admin", secrets.admin_password)
+        super().__init__(f"http://{LOOPBACK}:{paths.port}", "admin", secrets.admin_password, timeout=10, retries=0)
 
 
 def run_checks(paths: Paths, secrets: Secrets, cluster: Cluster, states: dict[str, ServiceState]) -> list[Check]:
-    """Every component's check, in the order of starting."""
+    """Check every component, in the order in which they start."""
     api = LocalAirflowClient(paths, secrets)
     return [
         _check_database(cluster),
@@ -51,7 +51,7 @@ def run_checks(paths: Paths, secrets: Secrets, cluster: Cluster, states: dict[st
 
 
 def is_port_open(port: int) -> bool:
-    """Whether something takes connections on that port of the loopback interface."""
+    """Whether a process accepts connections on that port of the loopback interface."""
     try:
         socket.create_connection((LOOPBACK, port), timeout=2).close()
     except OSError:
@@ -60,18 +60,18 @@ def is_port_open(port: int) -> bool:
 
 
 def is_airflow_ready(service: ServiceState, health: dict[str, dict[str, Any]], now: float) -> bool:
-    """Whether that service's heartbeat is from its present process: the last one's stays fresh for a while."""
-    part = AIRFLOW_HEALTH_KEYS[service.name]
-    beat = health.get(part, {}).get(f"latest_{part}_heartbeat")
-    return bool(beat) and datetime.fromisoformat(str(beat)).timestamp() >= now - service.uptime
+    """Whether the service's heartbeat is from its current process: the last one's stays fresh for a while."""
+    key = AIRFLOW_HEALTH_KEYS[service.name]
+    heartbeat = health.get(key, {}).get(f"latest_{key}_heartbeat")
+    return bool(heartbeat) and datetime.fromisoformat(str(heartbeat)).timestamp() >= now - service.uptime
 
 
 def unparsed_dag_files(api: LocalAirflowClient, dags_folder: Path, parsed_since: float) -> set[str]:
-    """DAG files that the present dag-processor has neither parsed nor refused yet, relative to their folder."""
+    """DAG files that have neither been parsed nor failed to import since then, relative to their folder."""
     files = {
         str(path.relative_to(dags_folder))
         for path in dags_folder.rglob("*.py")
-        # Airflow's own rule for what may be a DAG file ([core] dag_discovery_safe_mode).
+        # Airflow's rule for what may be a DAG file ([core] dag_discovery_safe_mode).
         if all(word in path.read_bytes().lower() for word in (b"dag", b"airflow"))
     }
     parsed = {
@@ -101,11 +101,9 @@ def _check_migrations(cluster: Cluster) -> Check:
 
 
 def _check_mail(paths: Paths) -> Check:
-    silent = [port for port in (paths.smtp_port, paths.mail_web_port) if not is_port_open(port)]
-    if silent:
-        return Check(
-            "mail", False, f"nothing listens on port {' and '.join(map(str, silent))}; see ./backline logs mail"
-        )
+    closed = [port for port in (paths.smtp_port, paths.mail_web_port) if not is_port_open(port)]
+    if closed:
+        return Check("mail", False, f"port {' and '.join(map(str, closed))} is closed; see ./backline logs mail")
     return Check("mail", True, f"SMTP on {paths.smtp_port}, page on {paths.mail_web_port}")
 
 
@@ -126,9 +124,9 @@ def _check_airflow(api: LocalAirflowClient, states: dict[str, ServiceState]) -> 
     if server.ok and health.get("metadatabase", {}).get("status") != "healthy":
         server = Check("api-server", False, "cannot reach Airflow's database; see ./backline logs api-server")
     found = [server]
-    for name, part in AIRFLOW_HEALTH_KEYS.items():
+    for name, key in AIRFLOW_HEALTH_KEYS.items():
         check = _check_service(name, states)
-        status = health.get(part, {}).get("status")
+        status = health.get(key, {}).get("status")
         if check.ok and status != "healthy":
             check = Check(name, False, f"{status or 'unknown'}: no fresh heartbeat; see ./backline logs {name}")
         found.append(check)

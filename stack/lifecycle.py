@@ -1,4 +1,4 @@
-"""Setting up, starting and stopping one copy of the stack."""
+"""Sets up, starts and stops one copy of the stack."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 
 from backline.db.migrate import migrate
-from backline.errors import BacklineError, Misconfigured, NetworkFailure, UnknownFailure
+from backline.errors import BacklineError, Misconfigured, UnknownFailure
 from backline.settings import settings
 from stack import health
 from stack.environment import build_environment
@@ -28,16 +28,16 @@ from stack.supervisor import SERVICES, ServiceState, Supervisor
 
 Report = Callable[[str], None]
 BASE_SERVICES = ("postgres", "mail")
-"""What the Airflow CLI needs."""
+"""Services that the Airflow CLI needs."""
 READY_TIMEOUT_SECONDS = 300.0
-"""Ample: a crowded machine of two cores has taken two minutes."""
+"""A busy machine with two cores has taken two minutes."""
 DAG_PARSE_TIMEOUT_SECONDS = 60.0
 DISPATCHER_STOP_TIMEOUT_SECONDS = 10.0
 TASK_STOP_TIMEOUT_SECONDS = 10.0
 
 
 class Stack:
-    """One copy of the stack. `report` is told what goes on, a line at a time."""
+    """One copy of the stack. `report` receives progress, one line at a time."""
 
     def __init__(self, report: Report, paths: Paths | None = None) -> None:
         self.paths = paths or Paths.from_environment()
@@ -46,7 +46,7 @@ class Stack:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """This copy's secrets, made at their first use."""
+        """This copy's secrets, generated at first use."""
         return load_or_create(self.paths.secrets_file)
 
     @cached_property
@@ -60,31 +60,31 @@ class Stack:
         return Supervisor(self.paths, self.cluster)
 
     def variables(self) -> dict[str, str]:
-        """The variables of this copy."""
+        """This copy's environment variables."""
         return build_environment(self.paths, self.secrets, self.cluster)
 
     def subprocess_environment(self, metadata_database: str = "airflow") -> dict[str, str]:
-        """The caller's environment with this copy's variables over it; `metadata` is the name of Airflow's database."""
+        """This process's environment, overridden by this copy's variables."""
         return {**os.environ, **build_environment(self.paths, self.secrets, self.cluster, metadata_database)}
 
     def health_checks(self) -> list[health.Check]:
-        """Every component's health."""
+        """The health of every component."""
         return health.run_checks(self.paths, self.secrets, self.cluster, self.supervisor.states())
 
     def is_running(self, names: Sequence[str] = SERVICES) -> bool:
-        """Whether all those services are up, on this BACKLINE_PORT."""
+        """Whether these services run, on this BACKLINE_PORT."""
         states = self.supervisor.states()
         self._check_same_port(states)
         return all(name in states and states[name].state == "RUNNING" for name in names)
 
     def setup(self) -> None:
-        """Databases, migrations, pools, secrets; safe to repeat, and quick when there is nothing to do."""
+        """Create databases, pools and secrets and apply migrations; safe to repeat, and quick if nothing is missing."""
         with self.paths.lock(self.report):
             self._run_setup()
 
     @contextlib.contextmanager
     def temporary_setup(self) -> Iterator[None]:
-        """Set up, and at the end stop what that started; what was up before, or others have started since, stays up."""
+        """Set up, and at the end stop what that started; services that ran before or were started since stay up."""
         before = self._running_services()
         self.setup()
         started = self._running_services()
@@ -95,7 +95,7 @@ class Stack:
                 self.down()
 
     def start_base_services(self) -> None:
-        """Bring up what the Airflow CLI needs, with set-up if it was never done."""
+        """Start what the Airflow CLI needs, after set-up if necessary."""
         if self._is_set_up() and self.is_running(BASE_SERVICES):
             migrate(self.cluster.dsn("backline"))
             return
@@ -105,7 +105,7 @@ class Stack:
             self._wait_for_service("mail", self._is_mail_ready)
 
     def up(self) -> bool:
-        """Start everything and wait until it is ready; False if it was up already."""
+        """Start everything and wait until it is ready; False if it already ran."""
         with self.paths.lock(self.report):
             fresh = not (self._is_set_up() and self.is_running())
             if fresh:
@@ -123,7 +123,7 @@ class Stack:
             states = self.supervisor.states()
             if states:
                 self._stop_services(states)
-                # Now, while supervisord is there to wait for what was reparented to it.
+                # Before supervisord ends, as it reaps processes that were reparented to it.
                 terminate_processes(self.supervisor.stack_id, exclude={self.supervisor.pid()})
                 self.supervisor.shut_down_daemon()
             ended = terminate_processes(self.supervisor.stack_id, grace=30.0)
@@ -154,7 +154,7 @@ class Stack:
             "airflow": importlib.metadata.version("apache-airflow-core"),
             "pools": hashlib.sha256(pools.encode()).hexdigest(),
             "instance": self.secrets.instance_id,
-            "by_hand": MANUAL_RUN_DATABASE,
+            "manual_run_database": MANUAL_RUN_DATABASE,
         }
 
     def _running_services(self) -> set[str]:
@@ -193,9 +193,9 @@ class Stack:
             return str(json.loads(self.paths.setup_state_file.read_text(encoding="utf-8")).get("database"))
         return ""
 
-    def _prepare_airflow(self, metadata: str) -> None:
-        for module in (("airflow", "db", "migrate"), ("backline.airflow.pools",)):
-            self._run_module(*module, environment=self.subprocess_environment(metadata))
+    def _prepare_airflow(self, database: str) -> None:
+        for module in (("airflow", "db", "migrate"), ("backline.airflow.defaults",)):
+            self._run_module(*module, environment=self.subprocess_environment(database))
 
     def _run_module(self, *arguments: str, environment: Mapping[str, str]) -> None:
         log = self.paths.log_folder / "setup.log"
@@ -217,7 +217,7 @@ class Stack:
     def _launch_supervisor(self) -> None:
         ended = terminate_processes(self.supervisor.stack_id, grace=30.0)
         if ended:
-            self.report(f"ended {ended} processes that were left without their supervisor")
+            self.report(f"ended {ended} processes left by a supervisor that is gone")
         self.cluster.initialize()
         self.supervisor.start_daemon(self.subprocess_environment())
 
@@ -239,15 +239,15 @@ class Stack:
         for port in wanted.get(name, ()):
             if not _is_port_free(port):
                 raise Misconfigured(
-                    f"port {port}, which {name} needs, is taken by another program; "
-                    f"stop that, or set BACKLINE_PORT (now {self.paths.port}; it and the next four are used) to another number"
+                    f"port {port} of {name} is used by another program; stop it, or change BACKLINE_PORT "
+                    f"(now {self.paths.port}; that port and the next four are used)"
                 )
 
     def _check_same_port(self, states: dict[str, ServiceState]) -> None:
         if states and (port := self.supervisor.configured_port()) != self.paths.port:
             raise Misconfigured(
                 f"the stack in {self.paths.home} runs with BACKLINE_PORT={port}, not {self.paths.port}; "
-                f"use that, run ./backline down first, or give this one its own BACKLINE_HOME"
+                f"use that port, run ./backline down first, or set another BACKLINE_HOME"
             )
 
     def _wait_ready(self, *, fresh: bool) -> None:
@@ -271,23 +271,23 @@ class Stack:
         deadline = time.monotonic() + DAG_PARSE_TIMEOUT_SECONDS
         while problem := self._missing_dags_message(api, since):
             if time.monotonic() > deadline:
-                # It may be that they define none: that is for `health` and their authors, not a reason to fail.
+                # A file may define no DAG; `health` reports import errors, so this is no reason to fail.
                 self.report(problem)
                 return
             time.sleep(0.2)
         self.report("DAG files ready")
 
     def _missing_dags_message(self, api: health.LocalAirflowClient, since: float) -> str:
-        """What is not ready yet, in words; empty when all is."""
+        """Describe the DAG files that are not ready; empty if all are."""
         try:
             missing = health.unparsed_dag_files(api, self.paths.root / "dags", since)
-        except NetworkFailure as exc:  # its first answer can take long where many start at once
-            return f"whether the DAG files are read is not known: {exc}"
+        except BacklineError as exc:  # the first response can be slow while everything starts
+            return f"cannot list the parsed DAG files: {exc}"
         return f"no DAG from: {', '.join(sorted(missing))}" if missing else ""
 
     def _wait_for_service(self, name: str, ready: Callable[[], bool], *, quiet: bool = False) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
-        problem = "no answer"
+        problem = "no response"
         while time.monotonic() < deadline:
             try:
                 if ready():
@@ -305,7 +305,7 @@ class Stack:
 
     def _stop_services(self, states: dict[str, ServiceState]) -> None:
         self.report("stopping dispatchers")
-        self.supervisor.stop("triggerer")  # the doorbell: from here on nothing starts a dispatcher
+        self.supervisor.stop("triggerer")  # without lane triggers nothing starts a dispatcher
         if states["postgres"].state == "RUNNING" and self._is_set_up():
             self._stop_dispatchers()
         self.report("stopping tasks and services")
@@ -324,7 +324,7 @@ class Stack:
         try:
             stop_dispatchers(self.cluster.dsn("backline"), timeout=DISPATCHER_STOP_TIMEOUT_SECONDS)
         except BacklineError as exc:
-            self.report(f"dispatchers could not be asked to stop ({exc}); their messages are rescued at the next start")
+            self.report(f"cannot stop dispatchers ({exc}); their messages are rescued at the next start")
 
 
 def _is_port_free(port: int) -> bool:

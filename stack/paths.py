@@ -1,4 +1,4 @@
-"""Where one copy of the stack keeps what it has, and which ports it uses."""
+"""The folders and ports of one copy of the stack."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Paths:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Paths:
-        """Read BACKLINE_HOME and BACKLINE_PORT; Misconfigured if the port is no number or out of range."""
+        """Read BACKLINE_HOME and BACKLINE_PORT; Misconfigured if the port is not a number or out of range."""
         text = environ.get("BACKLINE_PORT") or str(DEFAULT_PORT)
         if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= MAX_BASE_PORT:
             raise Misconfigured(
@@ -48,12 +48,12 @@ class Paths:
 
     @property
     def worker_log_port(self) -> int:
-        """Where the scheduler serves the logs of running tasks."""
+        """The port on which the scheduler serves logs of running tasks."""
         return self.port + 3
 
     @property
     def trigger_log_port(self) -> int:
-        """Where the triggerer serves the logs of running triggers."""
+        """The port on which the triggerer serves logs of running triggers."""
         return self.port + 4
 
     @property
@@ -63,44 +63,44 @@ class Paths:
 
     @property
     def password_file(self) -> Path:
-        """Passwords of the simple auth manager's users, as JSON."""
+        """The JSON file with the passwords of the simple auth manager's users."""
         return self.airflow_home / "simple_auth_manager_passwords.json"
 
     @property
     def mail_folder(self) -> Path:
-        """What the mail catcher received."""
+        """The mail catcher's Maildir."""
         return self.home / "mail"
 
     @property
     def log_folder(self) -> Path:
-        """One log file a service."""
+        """The folder with one log file per service."""
         return self.home / "logs"
 
     @property
     def secrets_file(self) -> Path:
-        """All generated secrets."""
+        """The file with all generated secrets."""
         return self.home / "secrets.env"
 
     @property
     def supervisor_config_file(self) -> Path:
-        """supervisord's configuration, made anew at each start."""
+        """supervisord's configuration, written at each start."""
         return self.home / "supervisord.conf"
 
     @property
     def setup_state_file(self) -> Path:
-        """What the last finished set-up was for."""
+        """The state that the last completed set-up recorded."""
         return self.home / "setup.json"
 
     def create_folders(self) -> None:
-        """Make the state folder; Misconfigured if it cannot be made or is another user's."""
-        me = os.geteuid()
+        """Create the state folder; Misconfigured if that fails or it belongs to another user."""
+        uid = os.geteuid()
         try:
-            # As root, PostgreSQL's own user must be able to pass through; the files in it are private all the same.
-            self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if me == 0 else 0o700)
+            # Under root, PostgreSQL's user must be able to traverse it; the files in it are private all the same.
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o711 if uid == 0 else 0o700)
             owner = self.home.stat().st_uid
-            if owner != me:
+            if owner != uid:
                 raise Misconfigured(
-                    f"{self.home} belongs to user id {owner}, you are {me}; run as that user or set BACKLINE_HOME elsewhere"
+                    f"{self.home} belongs to user id {owner}, you are {uid}; run as that user or set another BACKLINE_HOME"
                 )
             for folder in (self.airflow_home, self.log_folder):
                 folder.mkdir(exist_ok=True, mode=0o700)
@@ -111,7 +111,7 @@ class Paths:
 
     @contextmanager
     def lock(self, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Hold the state folder's lock; `waiting` is told when another command has it.
+        """Hold the state folder's lock; calls `on_wait` if another command holds it.
 
         The lock is on the folder itself, so no lock file is left behind.
         """
@@ -128,7 +128,7 @@ class Paths:
 
 
 def ensure_private_folder(folder: Path, uid: int, gid: int) -> None:
-    """Make a 0700 folder of that user, or check that it is one: in /tmp somebody else may have been first."""
+    """Create a folder with mode 0700 and that owner, or check that an existing one has both (another user may own it)."""
     try:
         folder.mkdir(mode=0o700)
         os.chown(folder, uid, gid)

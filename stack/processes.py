@@ -1,9 +1,9 @@
-"""Finding and ending what a copy of the stack has running, reparented processes included.
+"""Finds and ends the processes of a copy of the stack, including reparented ones.
 
-A SIGKILLed scheduler leaves its executor's workers alive, each task is in a process group of its own, and the log
-server keeps its port. So membership is read from the environment, which every descendant inherits. What runs tasks
-hides its environment from other users of the machine and from its own (Airflow guards the task's token so, with
-prctl(2) PR_SET_DUMPABLE): such a process is known by the session that it shares with readable ones of the copy.
+A SIGKILLed scheduler leaves its executor's workers alive, each task is in its own process group, and the log server
+keeps its port. So a process is recognized by its environment, which every descendant inherits. Task runners hide
+theirs even from their own user (Airflow protects the task's token with prctl(2) PR_SET_DUMPABLE): such a process is
+recognized by the session that it shares with readable processes of the copy.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Container, Iterator
 
 import psutil
 
-STACK_ID_VARIABLE = "BACKLINE_STACK_ID"
-"""Which copy a process belongs to; only what the supervisor started has it."""
+from backline.environment import STACK_ID_VARIABLE
+
 SERVICE_NAME_VARIABLE = "SUPERVISOR_PROCESS_NAME"
-"""Which service of it; supervisord sets this."""
+"""Which service a process belongs to; supervisord sets it."""
 TASK_SERVICE = "scheduler"
 """The service whose processes hide their environment."""
 
@@ -27,19 +27,19 @@ TASK_SERVICE = "scheduler"
 def find_processes(stack_id: str, service: str | None = None, sessions: set[int] | None = None) -> list[psutil.Process]:
     """All live processes of that copy (of that service), except this one and its ancestors.
 
-    `sessions` remembers the copy's from one look to the next, for when the last readable process is gone.
+    `sessions` keeps the copy's sessions between calls, for when the last readable process has ended.
     """
     sessions = set() if sessions is None else sessions
-    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     return [
         process
-        for process, its_service in _iter_stack_processes(stack_id, sessions)
-        if process.pid not in mine and service in {None, its_service}
+        for process, name in _iter_stack_processes(stack_id, sessions)
+        if process.pid not in own and service in {None, name}
     ]
 
 
 def _iter_stack_processes(stack_id: str, sessions: set[int]) -> Iterator[tuple[psutil.Process, str | None]]:
-    """Each process of that copy, and which service it is part of; adds to its sessions."""
+    """Each process of that copy with the name of its service; adds to `sessions`."""
     hidden: list[tuple[psutil.Process, int]] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -56,9 +56,9 @@ def _iter_stack_processes(stack_id: str, sessions: set[int]) -> Iterator[tuple[p
 
 
 def terminate_tasks(stack_id: str, services: Container[int]) -> None:
-    """SIGTERM every running task, so that its `on_kill` runs and its supervisor reports how it ended.
+    """Send SIGTERM to every running task, so that its `on_kill` runs and its supervisor reports its end.
 
-    A task leads a process group of its own; so does each service, whose process ids are given to be spared.
+    A task leads its own process group. So does each service: their process ids, `services`, are excluded.
     """
     for process in find_processes(stack_id, TASK_SERVICE):
         with contextlib.suppress(psutil.Error, OSError):
@@ -69,34 +69,34 @@ def terminate_tasks(stack_id: str, services: Container[int]) -> None:
 def terminate_processes(
     stack_id: str, service: str | None = None, *, grace: float = 8.0, exclude: Container[int | None] = ()
 ) -> int:
-    """End every process of that copy (of that service) but those to spare; returns how many there were.
+    """End every process of that copy (of that service) except those in `exclude`; returns how many there were.
 
-    Group leaders (tasks, services) get SIGTERM and `grace` seconds, PostgreSQL its fast shutdown; what holds nothing
-    of its own, such as an idle worker that could only take more tasks, is killed at once, as is all that is left.
+    Group leaders (tasks, services) get SIGTERM and `grace` seconds, PostgreSQL a fast shutdown; others, such as idle
+    workers that could only take more tasks, are killed at once, as is everything left after `grace`.
     """
     deadline = time.monotonic() + grace
     seen: set[int] = set()
     sessions: set[int] = set()
     while left := [process for process in find_processes(stack_id, service, sessions) if process.pid not in exclude]:
-        late = time.monotonic() > deadline
+        overdue = time.monotonic() > deadline
         for process in left:
             with contextlib.suppress(psutil.Error, OSError):
-                _signal_process(process, first=process.pid not in seen, late=late)
+                _signal_process(process, first=process.pid not in seen, overdue=overdue)
             seen.add(process.pid)
         psutil.wait_procs(left, timeout=0.2)
     return len(seen)
 
 
-def _signal_process(process: psutil.Process, *, first: bool, late: bool) -> None:
-    leads = os.getpgid(process.pid) == process.pid
+def _signal_process(process: psutil.Process, *, first: bool, overdue: bool) -> None:
+    is_leader = os.getpgid(process.pid) == process.pid
     if _service_name(process) == "postgres":
-        # Never SIGKILL: backends would live on, on the data of the next server. SIGINT is the fast shutdown,
+        # Never SIGKILL: backends would keep using the data that the next server opens. SIGINT is the fast shutdown,
         # SIGQUIT the immediate one, after which the next start recovers.
-        if leads and (first or late):
-            process.send_signal(signal.SIGQUIT if late else signal.SIGINT)
-    elif late or (not leads and not process.children()):
+        if is_leader and (first or overdue):
+            process.send_signal(signal.SIGQUIT if overdue else signal.SIGINT)
+    elif overdue or (not is_leader and not process.children()):
         process.kill()
-    elif leads and first:
+    elif is_leader and first:
         process.terminate()
 
 

@@ -1,16 +1,16 @@
-"""The secrets of one copy: made once, kept in one 0600 file, never shown."""
+"""The secrets of one copy of the stack: generated once, stored in one file with mode 0600."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets as random
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from backline.errors import Misconfigured
+from backline.files import write_file
 
 
 def _generate_password() -> str:
@@ -22,7 +22,7 @@ def _generate_fernet_key() -> str:
 
 
 def _generate_rsa_key() -> str:
-    """A private RSA key: PKCS #8, as the base64 of its DER on one line."""
+    """A private RSA key: PKCS #8, DER in base64 on one line."""
     from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -30,37 +30,37 @@ def _generate_rsa_key() -> str:
     return base64.b64encode(der).decode()
 
 
-def _secret_field(make: Callable[[], str]) -> str:
-    made: str = field(default_factory=make, repr=False)
-    return made
+def _secret_field(generate: Callable[[], str]) -> str:
+    secret: str = field(default_factory=generate, repr=False)
+    return secret
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Everything that is generated; each copy has its own."""
+    """All secrets of one copy."""
 
     instance_id: str = field(default_factory=lambda: random.token_hex(8))
-    """Random, so what a deleted copy left behind is never taken for this one's."""
+    """Random, so that leftovers of a deleted copy are never used."""
     superuser_password: str = _secret_field(_generate_password)
     app_database_password: str = _secret_field(_generate_password)
     airflow_database_password: str = _secret_field(_generate_password)
     airflow_fernet_key: str = _secret_field(_generate_fernet_key)
     backline_fernet_keys: str = _secret_field(_generate_fernet_key)
-    """Comma separated, newest first: the first seals, all open."""
+    """Comma separated, newest first: the first encrypts, all decrypt."""
     jwt_secret: str = _secret_field(lambda: random.token_urlsafe(64))
     api_secret_key: str = _secret_field(lambda: random.token_urlsafe(32))
     admin_password: str = _secret_field(_generate_password)
     op_password: str = _secret_field(_generate_password)
     viewer_password: str = _secret_field(_generate_password)
     push_service_account_key: str = _secret_field(_generate_rsa_key)
-    """Of the service account by which the sandbox's push gateway is asked."""
+    """The service account's key for the sandbox's push gateway."""
     stripe_webhook_secret: str = _secret_field(lambda: f"whsec_{random.token_hex(24)}")
     razorpay_webhook_secret: str = _secret_field(_generate_password)
-    """With which the payment providers sign what they post to the hooks."""
+    """The payment providers' signing secrets for webhooks."""
 
 
 def load_or_create(path: Path) -> Secrets:
-    """Read the file, making what it lacks; Misconfigured names a line that cannot be read."""
+    """Read the file and generate missing secrets; Misconfigured names an invalid line."""
     known = {item.name for item in fields(Secrets)}
     found: dict[str, str] = {}
     try:
@@ -76,30 +76,19 @@ def load_or_create(path: Path) -> Secrets:
         if not separator or not value or key.lower() not in known:
             raise Misconfigured(f"{path}: line {number} is not one of {', '.join(sorted(known)).upper()} with a value")
         found[key.lower()] = value
-    made = Secrets(**found)
+    secrets = Secrets(**found)
     if found.keys() != known:
-        lines = ["# Backline's secrets. Keep this file; without it the databases and sealed fields cannot be opened."]
-        lines += [f"{item.name.upper()}={getattr(made, item.name)}" for item in fields(made)]
-        write_private_file(path, "\n".join(lines) + "\n")
+        lines = ["# Backline's secrets. Keep this file: without it databases and encrypted fields cannot be opened."]
+        lines += [f"{item.name.upper()}={getattr(secrets, item.name)}" for item in fields(secrets)]
+        write_file(path, ("\n".join(lines) + "\n").encode())
     elif path.stat().st_mode & 0o077:
         path.chmod(0o600)
-    return made
+    return secrets
 
 
-def write_airflow_passwords(path: Path, made: Secrets) -> None:
-    """Write the file from which Airflow's simple auth manager takes its users' passwords."""
-    wanted = {"admin": made.admin_password, "op": made.op_password, "viewer": made.viewer_password}
-    text = json.dumps(wanted) + "\n"
+def write_airflow_passwords(path: Path, secrets: Secrets) -> None:
+    """Write the file from which Airflow's simple auth manager reads its users' passwords."""
+    users = {"admin": secrets.admin_password, "op": secrets.op_password, "viewer": secrets.viewer_password}
+    text = json.dumps(users) + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_private_file(path, text)
-
-
-def write_private_file(path: Path, text: str) -> None:
-    """Replace a file at once by one that only its owner can read."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+        write_file(path, text.encode())

@@ -1,1 +1,1 @@
-"""What the benches and the faults both stand on: a copy of the stack of their own, programs, processes, ports."""
+"""Test equipment shared by demo, bench, chaos and the tests: a copy of the stack, external programs, processes, clients."""

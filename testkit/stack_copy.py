@@ -1,6 +1,6 @@
-"""A copy of the project and of the stack: as a team that forked Backline, set some settings and added a file.
+"""A copy of the project with its own stack, customized as a team that forked Backline would do.
 
-What is measured or broken is this copy of the code, so that editing goes on beside it.
+Benches and chaos scenarios use the copy, so that the project can be edited meanwhile.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from stack.health import LocalAirflowClient
 from stack.lifecycle import Stack
 from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER
-from testkit.waiting import wait_for
+from testkit.processes import wait_for
 
-COPIED_FOLDERS = ("dags", "include", "plugins", "sandbox")
+COPIED_FOLDERS = ("dags", "include", "plugins", "sandbox", "stack")
 STOP_TIMEOUT_SECONDS = 60.0
 
 
@@ -43,7 +43,7 @@ class StackCopy:
         variables: Mapping[str, str],
         customize: Callable[[Path], None] = lambda _: None,
     ) -> None:
-        """`variables` stand over the shipped settings; `fork` is given the copied project, to change it."""
+        """`variables` override the shipped settings; `customize` may change the copied project."""
         self._report = report
         self._variables = variables
         self._customize = customize
@@ -55,18 +55,18 @@ class StackCopy:
 
     @property
     def stack(self) -> Stack:
-        """Its parts: `cluster`, `supervisor`, `secrets`, `exports()`."""
+        """The stack of this copy."""
         if self._stack is None:
             self._stack = Stack(self._report, self._paths)
         return self._stack
 
     @property
     def dsn(self) -> str:
-        """The app database's."""
+        """The DSN of the app database."""
         return self.stack.cluster.dsn("backline")
 
     def up(self) -> None:
-        """Everything runs and is ready."""
+        """Start everything and wait until it is ready."""
         if self._state != "up":
             self._report("starting a copy of the stack (about a minute)")
             self._copy_project()
@@ -74,7 +74,7 @@ class StackCopy:
             self._state = "up"
 
     def start_database(self) -> None:
-        """PostgreSQL and the mail catcher run, and nothing else of the stack."""
+        """Start PostgreSQL and the mail catcher, without the rest of the stack."""
         if self._state == "up":
             self.run_command("down")
         if self._state != "database":
@@ -84,7 +84,7 @@ class StackCopy:
             self._state = "database"
 
     def remove(self) -> None:
-        """Stop everything and take its folders away, also those of a run that was killed."""
+        """Stop everything and remove its folders, including those of an earlier, killed run."""
         if not self.home.exists():
             return
         if self.project.exists():
@@ -97,12 +97,12 @@ class StackCopy:
         self._state, self._stack = "", None
 
     def connect(self) -> psycopg.Connection[DictRow]:
-        """A connection of an app's own, in autocommit."""
+        """A connection as an app would open it, in autocommit."""
         with translate_errors():
             return psycopg.connect(self.dsn, autocommit=True, row_factory=dict_row)
 
     def stop_dispatchers(self) -> None:
-        """End all dispatchers and wait until Airflow sees no run of theirs: what comes next starts cold."""
+        """Stop all dispatchers and wait until Airflow has no run of theirs: the next message starts cold."""
         stop_dispatchers(self.dsn, timeout=STOP_TIMEOUT_SECONDS)
         api = LocalAirflowClient(self._paths, self.stack.secrets)
         wait_for(
@@ -125,7 +125,7 @@ class StackCopy:
         self._state = ""
 
     def run_command(self, *arguments: str, check: bool = True) -> None:
-        """Run one of `./backline`'s commands for this copy; UnknownFailure if it fails."""
+        """Run a `./backline` command for this copy; UnknownFailure if it fails."""
         foreign = ("BACKLINE_", "AIRFLOW")
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
@@ -145,11 +145,11 @@ class StackCopy:
         )
         if done.returncode and check:
             raise UnknownFailure(
-                f"`backline {arguments[0]}` of the copy of the stack: {' '.join(done.stderr.split())[-300:]}"
+                f"`backline {arguments[0]}` of the copy of the stack failed: {' '.join(done.stderr.split())[-300:]}"
             )
 
 
 def query(connection: psycopg.Connection[DictRow], sql: LiteralString, **params: Any) -> list[DictRow]:
-    """Rows of a statement; the driver's errors come as ours."""
+    """Execute a statement and return its rows; driver errors are translated."""
     with translate_errors():
         return connection.execute(sql, params).fetchall()

@@ -1,7 +1,6 @@
-"""Programs that the machine may lack: postfix's smtp-sink and smtp-source, redis-server, libfaketime, the benches' peers.
+"""External programs: postfix's smtp-sink and smtp-source, redis-server, nginx, libfaketime, and the benches' peers.
 
-Debian's packages are unpacked under a folder and not installed; the peers get a venv there. Both are kept
-for the next run.
+Debian packages are unpacked under a folder, not installed; the peers get a venv there. Both are kept for later runs.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ _APT_DEPENDS_OPTIONS = ("--recurse", "--no-recommends", "--no-suggests", "--no-c
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program and the variables it needs to run."""
+    """A program and the environment variables that it needs."""
 
     path: Path
     environment: Mapping[str, str]
 
 
 class Tools:
-    """The programs under one folder, fetched at their first use."""
+    """The programs under one folder, downloaded at first use."""
 
     def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
         self._folder = folder
         self._report = report
 
     def smtp_sink(self) -> Program:
-        """postfix's SMTP server that takes everything and keeps nothing."""
+        """postfix's SMTP server that accepts and discards everything."""
         return self._debian_program("postfix", "smtp-sink")
 
     def smtp_source(self) -> Program:
-        """postfix's SMTP client in C, the ceiling."""
+        """postfix's SMTP client in C, the upper bound of throughput."""
         return self._debian_program("postfix", "smtp-source")
 
     def redis(self) -> Program:
@@ -51,7 +50,7 @@ class Tools:
         return self._debian_program("redis-server", "redis-server")
 
     def nginx(self) -> Program:
-        """An HTTP server that answers as it is told to."""
+        """The HTTP server with fixed responses."""
         return self._debian_program("nginx", "nginx")
 
     def faketime_library(self) -> Path:
@@ -60,20 +59,20 @@ class Tools:
         return next(root.rglob("libfaketimeMT.so.1"))
 
     def peer_python(self) -> Path:
-        """The Python of the venv with the peers, made when it is missing or bench/requirements.txt has changed."""
+        """The Python of the venv with the peers, created when it is missing or bench/requirements.txt has changed."""
         venv = self._folder / "venv"
         python, stamp = venv / "bin" / "python", venv / "bench-stamp"
-        wanted = f"{PEER_REQUIREMENTS.read_text(encoding='utf-8')}\n{venv}\n{sys.version}"
-        if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        fingerprint = f"{PEER_REQUIREMENTS.read_text(encoding='utf-8')}\n{venv}\n{sys.version}"
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint:
             return python
         self._report("installing the peers: Celery, procrastinate, pgqueuer")
         shutil.rmtree(venv, ignore_errors=True)
-        self._make_venv(venv, python)
-        stamp.write_text(wanted, encoding="utf-8")
+        self._create_venv(venv, python)
+        stamp.write_text(fingerprint, encoding="utf-8")
         return python
 
-    def _make_venv(self, venv: Path, python: Path) -> None:
-        uv = Path(sys.executable).with_name("uv")  # the lock file of the project has it
+    def _create_venv(self, venv: Path, python: Path) -> None:
+        uv = Path(sys.executable).with_name("uv")  # it is in the project's lock file
         locked = ["--require-hashes", "--no-deps", "-r", str(PEER_REQUIREMENTS)]
         if uv.exists():
             _run([str(uv), "venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)])
@@ -93,7 +92,7 @@ class Tools:
         for folder in ("usr/sbin", "usr/bin"):
             if (path := root / folder / name).exists():
                 return Program(path, _library_environment(root))
-        raise Misconfigured(f"Debian's package {package} has no {name}; install {name} and put it on the PATH")
+        raise Misconfigured(f"the Debian package {package} has no {name}; install {name} and put it on the PATH")
 
     def _package_folder(self, package: str) -> Path:
         root = self._folder / "tools" / package
@@ -104,9 +103,9 @@ class Tools:
     def _download_package(self, package: str, root: Path) -> None:
         if not shutil.which("apt-get") or not shutil.which("dpkg"):
             raise Misconfigured(
-                f"{package} is missing, and this is no Debian to fetch it from; install {package} with the system's package manager"
+                f"{package} is missing and cannot be downloaded without apt-get; install it with your package manager"
             )
-        self._report(f"fetching Debian's package {package}")
+        self._report(f"downloading the Debian package {package}")
         shutil.rmtree(root, ignore_errors=True)
         listed = subprocess.run(
             ["apt-cache", "depends", *_APT_DEPENDS_OPTIONS, package], check=False, capture_output=True, text=True
@@ -116,7 +115,7 @@ class Tools:
             listed = subprocess.run(
                 ["apt-cache", "depends", *_APT_DEPENDS_OPTIONS, package], check=True, capture_output=True, text=True
             )
-        # With all its libraries: those that the machine has too are of the same Debian. The C library stays the machine's.
+        # With all its libraries, except the C library, which must be the machine's.
         names = {line for line in listed.stdout.splitlines() if line and line[0].isalpha()}
         wanted = {package, *(name for name in names if name.startswith(("lib", "redis")) and name != "libc6")}
         archives = root / "archives"
@@ -144,5 +143,5 @@ def _run(command: Sequence[str], *, environment: Mapping[str, str] | None = None
         text=True,
     )
     if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise Misconfigured(f"`{' '.join(command[:4])} ...` failed: {said}")
+        output = " ".join((done.stderr or done.stdout).split())[-300:]
+        raise Misconfigured(f"`{' '.join(command[:4])} ...` failed: {output}")

@@ -1,31 +1,53 @@
-"""Which tests may run side by side when there are several processes: a group of tests runs in one of them."""
+"""Tiers of tests, hypothesis profiles, and the distribution of tests over processes.
+
+Without `-m`, the default tier runs, as in CI. `-m extended` runs what is too slow for every change, before a release,
+and the randomized tests with more examples; `-m long` runs the longest.
+"""
 
 from __future__ import annotations
 
+import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 BENCH = "tests/acceptance/test_bench.py"
-"""It has a stack of its own, which takes as long as half of the others of its folder."""
+"""It starts its own stack."""
 COMMERCE = "tests/acceptance/commerce/"
 GROUPS = (BENCH, COMMERCE, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
-"""Folders whose tests share what they prepare, first match. Any other file is a group of its own."""
-LONGEST = ("tests/integration/chaos/", "tests/integration/stack/")
+"""Folders whose tests share fixtures, first match. Every other file is its own group."""
+LONGEST = ("tests/integration/chaos/", "tests/integration/stack/", BENCH)
+
+hypothesis.settings.register_profile("default", max_examples=40, deadline=None)
+hypothesis.settings.register_profile("extended", max_examples=1000, deadline=None)
 
 
 class Grouped(LoadScopeScheduling):
-    """Gives each group to one process, whole."""
+    """Assigns each group to one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         return next((folder for folder in GROUPS if path.startswith(folder)), path)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs longest begins first."""
-    items.sort(key=lambda item: not item.nodeid.startswith((*LONGEST, BENCH)))
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("extended" if _is_extended(config) else "default")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Start the longest tests first; select randomized tests in the extended tier, too."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    if _is_extended(config):
+        for item in items:
+            if isinstance(item, pytest.Function) and hypothesis.is_hypothesis_test(item.obj):
+                item.add_marker("extended")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Grouped:
     return Grouped(config, log)
+
+
+def _is_extended(config: pytest.Config) -> bool:
+    expression = str(config.getoption("markexpr"))
+    return "extended" in expression and "not extended" not in expression

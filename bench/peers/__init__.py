@@ -1,1 +1,1 @@
-"""What Backline is measured against. Runs in a venv of its own and imports nothing of Backline's."""
+"""The peers that Backline is compared with. They run in their own venv and import nothing of Backline."""

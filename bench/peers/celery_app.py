@@ -1,4 +1,4 @@
-"""Celery with Redis: one task a message, in the two forms that are measured."""
+"""Celery with Redis: one task per message, in the two measured forms."""
 
 # mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
 from __future__ import annotations
@@ -20,12 +20,12 @@ app.conf.update(
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
 )
-_kept: smtplib.SMTP | None = None
+_connection: smtplib.SMTP | None = None
 
 
 @app.task(name="send_as_written")
 def send_simple(to: str, data: dict[str, Any]) -> None:
-    """As the five systems wrote it: EmailMessage, and a connection of its own."""
+    """As the five systems do it: EmailMessage, and a new connection per email."""
     message = build_with_emailmessage(to, data)
     with smtplib.SMTP("127.0.0.1", SMTP_PORT) as server:
         server.send_message(message)
@@ -33,12 +33,12 @@ def send_simple(to: str, data: dict[str, Any]) -> None:
 
 @app.task(name="send_at_its_best")
 def send_optimized(to: str, data: dict[str, Any]) -> None:
-    """A connection that the worker process keeps, and the fast builder."""
-    global _kept  # noqa: PLW0603 - one a worker process
-    if _kept is None:
-        _kept = smtplib.SMTP("127.0.0.1", SMTP_PORT)
+    """With a persistent connection per worker process, and the fast builder."""
+    global _connection  # noqa: PLW0603 - one per worker process
+    if _connection is None:
+        _connection = smtplib.SMTP("127.0.0.1", SMTP_PORT)
     try:
-        _kept.sendmail(SENDER, [to], build_fast(to, data))
+        _connection.sendmail(SENDER, [to], build_fast(to, data))
     except smtplib.SMTPServerDisconnected:
-        _kept = None
+        _connection = None
         raise

@@ -1,4 +1,4 @@
-"""The letter that all sides send: its data, its template, and the two ways in which the peers build it."""
+"""The email that all sides send: its data, its template, and the peers' two ways to build it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 SENDER = "shop@example.com"
 TEMPLATE_FOLDER_VARIABLE = "BENCH_TEMPLATE"
-"""The folder with the letter's template."""
+"""The folder with the email's template."""
 _CRLF = compat32.clone(linesep="\r\n")
 
 
 def recipient(number: int) -> str:
-    """Whom letter `number` is to; no two have the same."""
+    """The unique recipient of email `number`."""
     return f"reader-{number}@customers.example.com"
 
 
 def template_context(number: int) -> dict[str, Any]:
-    """What letter `number` says; no two are the same."""
+    """The unique content of email `number`."""
     return {
         "name": f"Reader {number}",
         "number": number,
@@ -41,7 +41,7 @@ def template_context(number: int) -> dict[str, Any]:
 
 
 def render(data: dict[str, Any]) -> tuple[str, str, str]:
-    """Subject, text and HTML; the templates are compiled once a process."""
+    """Render subject, text and HTML; the templates are compiled once per process."""
     subject, text, html = _templates()
     title = subject.render(data).strip()
     return title, text.render(data), html.render(data, subject=title)
@@ -62,7 +62,7 @@ def _templates() -> tuple[Template, Template, Template]:
 
 
 def build_with_emailmessage(to: str, data: dict[str, Any]) -> EmailMessage:
-    """As one writes it: the standard library's EmailMessage."""
+    """Build the email in the usual way: the standard library's EmailMessage."""
     subject, text, html = render(data)
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = SENDER, to, subject
@@ -73,7 +73,7 @@ def build_with_emailmessage(to: str, data: dict[str, Any]) -> EmailMessage:
 
 
 def build_fast(to: str, data: dict[str, Any]) -> bytes:
-    """The fast way of the standard library: email.mime with the compat32 policy. CRLF line ends."""
+    """Build the email in the standard library's fastest way: email.mime with the compat32 policy. CRLF line ends."""
     subject, text, html = render(data)
     message = MIMEMultipart("alternative")
     message["From"], message["To"], message["Subject"] = SENDER, to, subject

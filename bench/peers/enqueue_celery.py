@@ -1,4 +1,4 @@
-"""One producer of Celery's: `python -m bench.peers.enqueue_celery COUNT` prints the seconds that so many `.delay` took."""
+"""A Celery producer: `python -m bench.peers.enqueue_celery COUNT` prints the seconds for COUNT calls of `.delay`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bench.peers.emails import recipient, template_context
 
 
 def main(count: int) -> None:
-    """Connect first, then count the time."""
-    letters = [(recipient(number), template_context(number)) for number in range(count)]
+    """Connect first, then measure."""
+    emails = [(recipient(number), template_context(number)) for number in range(count)]
     send = celery_app.send_optimized
-    send.delay(*letters[0])
+    send.delay(*emails[0])
     started = time.perf_counter()
-    for letter in letters:
-        send.delay(*letter)
+    for email in emails:
+        send.delay(*email)
     print(time.perf_counter() - started)
 
 

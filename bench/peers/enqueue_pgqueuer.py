@@ -1,4 +1,4 @@
-"""One producer of pgqueuer's: `... enqueue_pgqueuer COUNT BATCH` prints the seconds that so many letters took."""
+"""A pgqueuer producer: `python -m bench.peers.enqueue_pgqueuer COUNT BATCH` prints the seconds for COUNT emails."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from bench.peers.emails import recipient, template_context
 
 
 async def main(count: int, batch: int) -> None:
-    """Its set-based form, many jobs a statement; the tables are made when they are missing."""
+    """Enqueue many jobs per statement; creates missing tables."""
     connection = await asyncpg.connect(os.environ["BENCH_DATABASE_URL"])
     queries = Queries(AsyncpgDriver(connection))
     if not await connection.fetchval("SELECT to_regclass('pgqueuer') IS NOT NULL"):
         await queries.install()
-    letters = [{"to": recipient(number), "data": template_context(number)} for number in range(count)]
+    emails = [{"to": recipient(number), "data": template_context(number)} for number in range(count)]
     started = time.perf_counter()
     for first in range(0, count, batch):
-        some = letters[first : first + batch]
-        payloads: list[bytes | None] = [json.dumps(letter).encode() for letter in some]
-        await queries.enqueue(["send"] * len(some), payloads, [0] * len(some))
+        payloads: list[bytes | None] = [json.dumps(email).encode() for email in emails[first : first + batch]]
+        await queries.enqueue(["send"] * len(payloads), payloads, [0] * len(payloads))
     print(time.perf_counter() - started)
     await connection.close()
 

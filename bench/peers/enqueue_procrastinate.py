@@ -1,4 +1,4 @@
-"""One producer of procrastinate's: `... enqueue_procrastinate COUNT BATCH` prints the seconds that so many letters took."""
+"""A procrastinate producer: `python -m bench.peers.enqueue_procrastinate COUNT BATCH` prints the seconds for COUNT emails."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.peers.procrastinate_app import app, send
 
 
 async def main(count: int, batch: int) -> None:
-    """Its set-based form, many jobs a statement."""
-    letters = [{"to": recipient(number), "data": template_context(number)} for number in range(count)]
+    """Defer many jobs per statement."""
+    emails = [{"to": recipient(number), "data": template_context(number)} for number in range(count)]
     async with app.open_async():
-        await send.defer_async(**letters[0])
+        await send.defer_async(**emails[0])
         started = time.perf_counter()
         for first in range(0, count, batch):
-            await send.batch_defer_async(*letters[first : first + batch])
+            await send.batch_defer_async(*emails[first : first + batch])
         print(time.perf_counter() - started)
 
 

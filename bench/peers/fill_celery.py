@@ -1,4 +1,4 @@
-"""Puts letters into Celery's queue: `python -m bench.peers.fill_celery TASK FIRST COUNT`."""
+"""Fills Celery's queue with emails: `python -m bench.peers.fill_celery TASK FIRST COUNT`."""
 
 # mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
 from __future__ import annotations
@@ -10,7 +10,7 @@ from bench.peers.emails import recipient, template_context
 
 
 def main(task: str, first: int, count: int) -> None:
-    """One `.delay` a letter."""
+    """Call `.delay` for each email."""
     send = {"as_written": celery_app.send_simple, "at_its_best": celery_app.send_optimized}[task]
     for number in range(first, first + count):
         send.delay(recipient(number), template_context(number))

@@ -1,6 +1,6 @@
-"""Sends letters through Celery at a steady pace: `python -m bench.peers.paced_celery FIRST COUNT PER_SECOND`.
+"""Sends emails through Celery at a constant rate: `python -m bench.peers.paced_celery FIRST COUNT PER_SECOND`.
 
-Prints one line a letter: its recipient, and the moment before its `.delay` (CLOCK_MONOTONIC).
+Prints one line per email: its recipient, and the time before its `.delay` (CLOCK_MONOTONIC).
 """
 
 # mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
@@ -14,10 +14,10 @@ from bench.peers.emails import recipient, template_context
 
 
 def main(first: int, count: int, per_second: float) -> None:
-    """Keeps the pace, whatever one `.delay` took."""
-    begun = time.monotonic()
+    """Keep the rate, however long a `.delay` takes."""
+    started = time.monotonic()
     for index in range(count):
-        time.sleep(max(0.0, begun + index / per_second - time.monotonic()))
+        time.sleep(max(0.0, started + index / per_second - time.monotonic()))
         to, data = recipient(first + index), template_context(first + index)
         at = time.monotonic()
         send_optimized.delay(to, data)

@@ -1,7 +1,7 @@
-"""pgqueuer at its best: large batches, all of a batch at once, kept connections, the fast builder.
+"""Optimized pgqueuer: large batches processed concurrently, persistent connections, the fast builder.
 
-`python -m bench.peers.pgqueuer_run schema | fill FIRST COUNT | work`: `fill` enqueues letters, `work` sends what
-waits and ends.
+`python -m bench.peers.pgqueuer_run schema | fill FIRST COUNT | work`: `fill` enqueues emails, `work` sends all that are
+queued and ends.
 """
 
 # mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
@@ -27,19 +27,19 @@ DATABASE_URL = os.environ["BENCH_DATABASE_URL"]
 
 
 async def enqueue_emails(first: int, count: int) -> None:
-    """Enqueue letters, many in a statement."""
+    """Enqueue emails, many per statement."""
     async with asyncpg.create_pool(DATABASE_URL, min_size=1, max_size=1) as pool:
         queries = Queries(AsyncpgPoolDriver(pool))
         for start in range(first, first + count, FILL_BATCH_SIZE):
             numbers = range(start, min(start + FILL_BATCH_SIZE, first + count))
-            letters = [
+            emails = [
                 json.dumps({"to": recipient(number), "data": template_context(number)}).encode() for number in numbers
             ]
-            await queries.enqueue(["send"] * len(letters), list(letters), [0] * len(letters))
+            await queries.enqueue(["send"] * len(emails), list(emails), [0] * len(emails))
 
 
 async def process_queue() -> None:
-    """Send what waits."""
+    """Send all queued emails."""
     connections = ConnectionPool(int(os.environ["BENCH_SMTP_PORT"]), CONNECTION_COUNT)
     await connections.open()
     async with asyncpg.create_pool(DATABASE_URL, min_size=2, max_size=8) as pool:
@@ -47,17 +47,17 @@ async def process_queue() -> None:
 
         @worker.entrypoint("send")
         async def send(job: Job) -> None:
-            letter = json.loads(job.payload or b"")
-            message = build_fast(letter["to"], letter["data"])
+            email = json.loads(job.payload or b"")
+            message = build_fast(email["to"], email["data"])
             async with connections.acquire() as connection:
-                await connection.send(letter["to"], message)
+                await connection.send(email["to"], message)
 
         await worker.qm.run(dequeue_timeout=timedelta(seconds=1), batch_size=BATCH_SIZE, mode=QueueExecutionMode.drain)
     connections.close()
 
 
 async def create_schema() -> None:
-    """Make the tables."""
+    """Create the tables."""
     async with asyncpg.create_pool(DATABASE_URL, min_size=1, max_size=1) as pool:
         await Queries(AsyncpgPoolDriver(pool)).install()
 

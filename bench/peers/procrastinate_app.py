@@ -1,4 +1,4 @@
-"""procrastinate at its best: many tasks at once in each worker, kept connections, the fast builder."""
+"""Optimized procrastinate: many concurrent tasks per worker, persistent connections, the fast builder."""
 
 # mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
 from __future__ import annotations
@@ -18,7 +18,7 @@ connections = ConnectionPool(int(os.environ["BENCH_SMTP_PORT"]), CONNECTION_COUN
 
 @app.task(name="send")
 async def send(to: str, data: dict[str, Any]) -> None:
-    """One letter."""
+    """Send one email."""
     message = build_fast(to, data)
     async with connections.acquire() as connection:
         await connection.send(to, message)

@@ -1,6 +1,6 @@
 """Runs procrastinate's side: `python -m bench.peers.procrastinate_run schema | fill FIRST COUNT | work`.
 
-`fill` defers letters, `work` sends what waits and ends.
+`fill` defers emails, `work` sends all that are queued and ends.
 """
 
 # mypy: disable-error-code="import-not-found,import-untyped,untyped-decorator"
@@ -18,7 +18,7 @@ FILL_BATCH_SIZE = 1000
 
 
 async def enqueue_emails(first: int, count: int) -> None:
-    """Defer letters, many in a statement."""
+    """Defer emails, many per statement."""
     async with app.open_async():
         for start in range(first, first + count, FILL_BATCH_SIZE):
             numbers = range(start, min(start + FILL_BATCH_SIZE, first + count))
@@ -28,7 +28,7 @@ async def enqueue_emails(first: int, count: int) -> None:
 
 
 async def process_queue() -> None:
-    """Send what waits."""
+    """Send all queued emails."""
     async with app.open_async():
         await connections.open()
         await app.run_worker_async(
@@ -38,7 +38,7 @@ async def process_queue() -> None:
 
 
 async def create_schema() -> None:
-    """Make the tables."""
+    """Create the tables."""
     async with app.open_async():
         await app.schema_manager.apply_schema_async()
 

@@ -1,4 +1,4 @@
-"""A small asynchronous SMTP client that keeps its connections and pipelines: what the asynchronous peers send with."""
+"""The asynchronous peers' SMTP client: persistent connections and pipelining."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.peers.emails import SENDER
 
 
 class Connection:
-    """One kept connection."""
+    """One persistent connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -18,34 +18,34 @@ class Connection:
 
     @classmethod
     async def open(cls, host: str, port: int) -> Connection:
-        """Connected and greeted."""
-        made = cls(*await asyncio.open_connection(host, port))
-        await made._replies(1)
-        made._writer.write(b"EHLO bench.example.com\r\n")
-        await made._replies(1)
-        return made
+        """Connect and send EHLO."""
+        connection = cls(*await asyncio.open_connection(host, port))
+        await connection._replies(1)
+        connection._writer.write(b"EHLO bench.example.com\r\n")
+        await connection._replies(1)
+        return connection
 
     async def send(self, to: str, message: bytes) -> None:
-        """Hand over one message with CRLF line ends; OSError if it is refused."""
+        """Send one message with CRLF line ends; OSError if it is rejected."""
         self._writer.write(f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{to}>\r\nDATA\r\n".encode())
         await self._replies(3)
         self._writer.write(message.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n")
         await self._replies(1)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
 
     async def _replies(self, count: int) -> None:
         while count:
             line = await self._reader.readline()
             if line[:1] not in b"23" or not line:
-                raise OSError(f"refused: {line.decode(errors='replace').strip()}")
+                raise OSError(f"rejected: {line.decode(errors='replace').strip()}")
             count -= line[3:4] != b"-"
 
 
 class ConnectionPool:
-    """So many kept connections, each in one hand at a time."""
+    """A pool of persistent connections."""
 
     def __init__(self, port: int, count: int) -> None:
         self._port = port
@@ -53,13 +53,13 @@ class ConnectionPool:
         self._free: asyncio.Queue[Connection] = asyncio.Queue()
 
     async def open(self) -> None:
-        """Connect them all."""
+        """Open all connections."""
         for _ in range(self._count):
             self._free.put_nowait(await Connection.open("127.0.0.1", self._port))
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """A connection that nobody else has."""
+        """A connection for exclusive use."""
         connection = await self._free.get()
         try:
             yield connection
@@ -67,6 +67,6 @@ class ConnectionPool:
             self._free.put_nowait(connection)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close all connections."""
         while not self._free.empty():
             self._free.get_nowait().close()

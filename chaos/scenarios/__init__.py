@@ -1,4 +1,4 @@
-"""Every scenario, in the order of running; one module for each kin of them."""
+"""All scenarios, in the order in which they run; one module per kind."""
 
 from __future__ import annotations
 

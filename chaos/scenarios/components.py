@@ -1,4 +1,4 @@
-"""PostgreSQL and Airflow's components, each SIGKILLed under load."""
+"""PostgreSQL and Airflow's components: each is SIGKILLed under load."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from chaos.scenario import Scenario, Tolerances
 from chaos.stack_environment import StackEnvironment
 
 DISPATCHER_COUNT = 2
-"""That the lane has at most: what a dead database or scheduler takes with it."""
+"""The lane's maximum: a dead database or scheduler ends them."""
 
 
-def _postgres_killed(arena: StackEnvironment) -> Tolerances:
-    return _service_killed(arena, "postgres", DISPATCHER_COUNT)
+def _postgres_killed(env: StackEnvironment) -> Tolerances:
+    return _service_killed(env, "postgres", DISPATCHER_COUNT)
 
 
-def _service_killed(arena: StackEnvironment, service: str, dispatchers: int) -> Tolerances:
-    """Kill the service under load; what dies with it are so many dispatchers."""
-    kills = arena.full_or_short(3, 1)
-    with arena.background_load():
+def _service_killed(env: StackEnvironment, service: str, dispatchers: int) -> Tolerances:
+    """Kill the service under load; `dispatchers` end with it."""
+    kills = env.full_or_short(3, 1)
+    with env.background_load():
         for _ in range(kills):
-            arena.wait_received(arena.received_count() + arena.full_or_short(300, 100))
-            arena.kill_service(service)
-        arena.wait_received(arena.received_count() + arena.full_or_short(300, 100))
-    arena.verify_end_to_end()
-    return Tolerances(kills * dispatchers * arena.max_unconfirmed)
+            env.wait_received(env.received_count() + env.full_or_short(300, 100))
+            env.kill_service(service)
+        env.wait_received(env.received_count() + env.full_or_short(300, 100))
+    env.verify_end_to_end()
+    return Tolerances(kills * dispatchers * env.max_unconfirmed)
 
 
 SCENARIOS = (
-    Scenario("postgres-killed", "PostgreSQL's first process is SIGKILLed under load", _postgres_killed),
+    Scenario("postgres-killed", "PostgreSQL's main process is SIGKILLed under load", _postgres_killed),
     *(
         Scenario(
             f"{service}-killed",

@@ -1,4 +1,4 @@
-"""Apps that send nonsense, and apps that change their mind or die in mid-transaction."""
+"""Apps that enqueue invalid messages, roll back, or lose their connection in mid-transaction."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ PRODUCER_COUNT = 8
 
 
 def invalid_messages(to: str) -> dict[str, InvalidMessage]:
-    """Messages that must not be taken, by the field that the refusal has to name."""
+    """Messages that must be rejected, by the field that the error has to name."""
 
-    def say(**payload: object) -> InvalidMessage:
+    def email(**payload: object) -> InvalidMessage:
         return ("email", to, json.dumps(payload), None, None, None)
 
     return {
         "type": ("no_such_type", to, PAYLOAD, None, None, None),
-        "subject": say(text="No subject"),
-        "subjekt": say(subject="Hi", text="Hi", subjekt="?"),
-        "text": say(subject="Hi", text=17),
+        "subject": email(text="No subject"),
+        "subjekt": email(subject="Hi", text="Hi", subjekt="?"),
+        "text": email(subject="Hi", text=17),
         "payload": ("email", to, '["a", "list"]', None, None, None),
         "recipient": ("email", "not an address", PAYLOAD, None, None, None),
         "expires_at": ("email", to, PAYLOAD, LATER_TIME, EARLIER_TIME, None),
@@ -38,50 +38,49 @@ def invalid_messages(to: str) -> dict[str, InvalidMessage]:
     }
 
 
-def _malformed_messages(arena: ChaosEnvironment) -> Tolerances:
-    dice = random.Random(1)
-    to = f"undone@{arena.domain}"
-    wrong = invalid_messages(to)
-    kinds = sorted(wrong)
-    with psycopg.connect(arena.dsn, autocommit=True) as connection:
-        for number in range(arena.full_or_short(10_000, 500)):
-            field = dice.choice(kinds)
+def _malformed_messages(env: ChaosEnvironment) -> Tolerances:
+    generator = random.Random(1)
+    invalid = invalid_messages(f"rolled-back@{env.domain}")
+    fields = sorted(invalid)
+    with psycopg.connect(env.dsn, autocommit=True) as connection:
+        for number in range(env.full_or_short(10_000, 500)):
+            field = generator.choice(fields)
             try:
                 with connection.transaction():
-                    # A good one in the same transaction: it must go down with the other.
+                    # The valid one must be rolled back with the invalid one.
                     connection.execute(
-                        ENQUEUE_SQL, ("email", f"undone-{number}@chaos.example.com", PAYLOAD, None, None, None)
+                        ENQUEUE_SQL, ("email", f"rolled-back-{number}@chaos.example.com", PAYLOAD, None, None, None)
                     )
-                    connection.execute(ENQUEUE_SQL, wrong[field])
+                    connection.execute(ENQUEUE_SQL, invalid[field])
             except psycopg.Error as exc:
                 if exc.sqlstate != INVALID_INPUT or field not in str(exc):
-                    raise UnknownFailure(f"a wrong {field} was refused with {exc.sqlstate}: {exc}") from exc
+                    raise UnknownFailure(f"an invalid {field} was rejected with {exc.sqlstate}: {exc}") from exc
             else:
-                raise UnknownFailure(f"a wrong {field} was taken: {wrong[field]}")
+                raise UnknownFailure(f"an invalid {field} was accepted: {invalid[field]}")
             if number % 5 == 0:
-                arena.producer.run_transaction(connection, rollback_probability=0.0)
-    arena.wait_finalized()
+                env.producer.run_transaction(connection, rollback_probability=0.0)
+    env.wait_finalized()
     return Tolerances(0)
 
 
-def _rollbacks(arena: ChaosEnvironment) -> Tolerances:
+def _rollbacks(env: ChaosEnvironment) -> Tolerances:
     with ExitStack() as loads:
         for _ in range(PRODUCER_COUNT):
-            loads.enter_context(BackgroundLoad(arena.producer, arena.dsn, 25.0, rollback_probability=0.4))
-        for _ in range(arena.full_or_short(20, 4)):
-            before = arena.received_count()
-            arena.wait_received(before + 50)
-            # Some producers die in mid-transaction, some between their commit and its answer.
-            arena.query(
+            loads.enter_context(BackgroundLoad(env.producer, env.dsn, 25.0, rollback_probability=0.4))
+        for _ in range(env.full_or_short(20, 4)):
+            before = env.received_count()
+            env.wait_received(before + 50)
+            # Some producers lose their connection in mid-transaction, some between a commit and its confirmation.
+            env.query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE pid <> pg_backend_pid() AND application_name = %s ORDER BY random() LIMIT 2",
                 BackgroundLoad.APPLICATION_NAME,
             )
-    arena.wait_finalized()
+    env.wait_finalized()
     return Tolerances(0)
 
 
 SCENARIOS = (
-    Scenario("malformed", "10,000 wrong messages among good ones", _malformed_messages),
-    Scenario("rollbacks", "producers roll back at random, and lose their connections in mid-transaction", _rollbacks),
+    Scenario("malformed", "10,000 invalid messages among valid ones", _malformed_messages),
+    Scenario("rollbacks", "producers roll back at random and lose connections in mid-transaction", _rollbacks),
 )

@@ -1,26 +1,25 @@
-"""### Processes what payment providers tell
+"""### Processes the events of payment providers
 
-Stripe and Razorpay post events to `/backline/hooks/stripe` and `/backline/hooks/razorpay`. Their signature is checked and they are
-kept, each once, before they are answered; this job acts on them in the order in which they happened.
+Stripe and Razorpay post events to `/backline/hooks/stripe` and `/backline/hooks/razorpay`. Each is verified and stored, once,
+before the request is answered; this job applies them in the order in which they occurred.
 
-- **Money that came** makes its order paid; `subscription.charged` makes the subscription's order.
-- **Late and out of order**: nothing moves back. Events of other types are kept and nothing else.
-- **What waits**, for stock or for a row that is not there yet, is tried again every 5 minutes for a day. What comes to nothing fails
-  the run once, so that people hear of it.
-- **Runs** within seconds of an event, 1,000 events at a time; each harms only itself.
+- **A captured payment** marks its order paid; `subscription.charged` creates the subscription's order.
+- **Late and out of order** events never move a payment back. Events of other types are only stored.
+- **Not ready**: an event that needs stock, or a row that does not exist yet, is attempted every 15 minutes for a day.
+- **Failed**: an event that can never be applied becomes a dead letter; the others go on. Discard the letter when the
+  payment is settled by hand, or replay it.
+- **Runs** within seconds of an event, 1,000 events at a time.
 """
 
 from __future__ import annotations
 
-from airflow.sdk import task
-
-from backline.airflow.jobs import Requires, job_dag
-from backline.airflow.payments import ingest_now, on_payment_events
+from backline.airflow.jobs import Requires, job_dag, job_task
+from backline.airflow.poller import watch_schedule
 
 with job_dag(
     "ingest_payment_webhook",
     doc=__doc__,
-    schedule=on_payment_events("*/5 * * * *"),
+    schedule=watch_schedule("payment_events", cron="3-59/15 * * * *"),
     requires=Requires(tables=("app.orders", "app.payments", "app.payment_events", "app.subscriptions")),
     max_active_runs=1,
     pool="payments",
@@ -28,10 +27,4 @@ with job_dag(
     queue="critical",
     tags=("commerce",),
 ):
-
-    @task
-    def ingest() -> dict[str, object]:
-        """Processes the events that wait; returns how many by what became of them."""
-        return ingest_now()
-
-    ingest()
+    job_task("backline.payments.ingest_payment_webhook")

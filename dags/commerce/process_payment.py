@@ -1,20 +1,23 @@
 """### Charges an order
 
-Charges an order that is reserved, by Stripe, and writes down how it ended: **paid**, **declined** or **needs_action**. In the
-same transaction the customer's receipt, or what to do about the decline, is enqueued.
+Charges a reserved order at Stripe and stores the outcome: **paid**, **declined** or **needs_action**. The same transaction
+enqueues the customer's receipt, or the message about what to do next.
 
 - **order_id**: the order.
-- **Safe to repeat**: an order is charged once, whatever dies in between; one that is paid stays as it is.
-- **Declines are final** here; `retry_failed_payments` tries soft ones again. Networks and busy providers are retried.
+- **Safe to repeat**: an order is charged once, even if a process dies at any point; a paid order does not change.
+- **Declines are final** here; `retry_failed_payments` attempts soft ones again. Network failures are retried.
 - **Needs** the connection `stripe_api` (`[payments]` in `include/config/backline.toml`).
 """
 
 from __future__ import annotations
 
-from airflow.sdk import Param, task
+from airflow.sdk import Param
 
-from backline.airflow.jobs import Requires, job_dag
-from backline.airflow.payments import CONNECTION, charge_now
+from backline.airflow.jobs import Requires, job_dag, job_task
+from backline.payments.settings import PaymentSettings
+from backline.settings import settings
+
+CONNECTION = settings().section(PaymentSettings).connection
 
 with job_dag(
     "process_payment",
@@ -27,10 +30,4 @@ with job_dag(
     soft_limit_seconds=180,
     tags=("commerce",),
 ):
-
-    @task
-    def charge(params: dict[str, int]) -> dict[str, object]:
-        """Charges the order, or finds out that it was charged."""
-        return charge_now(params["order_id"])
-
-    charge()
+    job_task("backline.payments.process_payment")

@@ -1,34 +1,33 @@
-"""### Holds our payments against the provider's list
+"""### Compares payments with the provider's statement and fixes only safe discrepancies
 
-Each window begins some overlap before the last one's end, so that what came late is seen. Kinds of differences: missing
-here, missing there, amount, currency, status, duplicate. Mended is only what is safe: money that the provider has for a
-payment that we still wait for, the same to the cent. Everything is reported: a CSV file, a PDF with a chart, the run's
-result; when something new is left, the recipients of `[alerts]` get a mail.
+Each window overlaps the one before, so that late payments are compared too. Kinds of discrepancies: missing here, missing
+there, amount, currency, status, duplicate. Only one is fixed: the provider has captured exactly the amount of a payment that
+is still open here. Everything is reported: a CSV file, a PDF with a chart, the run's result; the recipients of `[alerts]` get
+an email about new discrepancies that need review.
 
-- **provider**: Stripe's list is asked of its API (connection `stripe_api`); Razorpay's is a file.
-- **file**: the list as a CSV file in the folder `reconciliation.statement_folder`; for Razorpay the newest there if none is
-  named. It stands for the time that it was written at.
-- **days**: so many days before that, instead of the window that comes next.
-- **dry_run**: reports, and mends nothing.
-- **Bounded**: 100 differences mended a run (`[reconciliation]` in `include/config/backline.toml`).
+- **provider**: Stripe's payments are read from its API (connection `stripe_api`), Razorpay's from a CSV file.
+- **file**: a CSV file in the folder `reconciliation.statement_folder`; for Razorpay by default the newest. Its modification
+  time is the statement's time.
+- **days**: the window's length back from that time, instead of the window that follows the last one.
+- **dry_run**: reports, and fixes nothing.
+- **Bounded**: 100 discrepancies fixed per run (`[reconciliation]` in `include/config/backline.toml`).
 """
 
 from __future__ import annotations
 
-from airflow.sdk import Param, task
+from airflow.sdk import Param
 
-from backline.airflow.jobs import Requires, job_dag
-from backline.airflow.reconciliation import reconcile_now
+from backline.airflow.jobs import Requires, job_dag, job_task
 
 with job_dag(
     "reconcile_payments",
     doc=__doc__,
     schedule="41 * * * *",
     params={
-        "provider": Param("stripe", enum=["stripe", "razorpay"], title="Provider", description="Whose list."),
-        "file": Param(None, type=["null", "string"], title="File", description="Its name in the folder of lists."),
+        "provider": Param("stripe", enum=["stripe", "razorpay"], title="Provider"),
+        "file": Param(None, type=["null", "string"], title="File", description="Name of a CSV file in the folder."),
         "days": Param(
-            None, type=["null", "number"], exclusiveMinimum=0, maximum=366, title="Days", description="How far back."
+            None, type=["null", "number"], exclusiveMinimum=0, maximum=366, title="Days", description="Window length."
         ),
         "dry_run": Param(False, type="boolean", title="Dry run", description="Only report."),
     },
@@ -37,11 +36,5 @@ with job_dag(
     pool="payments",
     priority=2,
     tags=("commerce",),
-) as dag:
-
-    @task
-    def reconcile(params: dict[str, object]) -> dict[str, object]:
-        """Compares, mends what is safe, writes the report, tells operators; returns the counts."""
-        return reconcile_now(**params)
-
-    reconcile()
+):
+    job_task("backline.reconciliation.reconcile_payments")

@@ -1,21 +1,19 @@
-"""### Reminds customers of their orders, once an order and stage
+"""### Reminds customers of their orders, once for each order and stage
 
-- **payment_missing**, **payment_missing_again**: the stock is set aside, and a day and two days later the money has not come.
+- **payment_missing**, **payment_missing_again**: the stock is reserved, and one and two days later the order is not paid.
 - **review**: delivered a week ago, and no longer than a month.
 
-The times are in `[orders]` of `include/config/backline.toml`. A stage is noted in the same transaction as its message, so that
-nobody is reminded twice, however often and by how many it is run. A stage whose time is over is left out: whoever starts
-Backline on an old shop mails nobody about orders of last year.
+The times are in `[orders]` of `include/config/backline.toml`. The reminder is stored in the same transaction as its message, so
+overlapping and repeated runs remind nobody twice. A stage whose time is over is left out: a shop that starts to use
+Backline sends no reminders of last year's orders.
 
-- **Bounded**: `orders.batch_limit` customers a stage and run; the result says when there are more.
+- **Bounded**: `orders.batch_limit` customers for each stage and run; the result says when the limit was reached.
+- **Isolated**: a customer who cannot be reminded becomes a dead letter; the others are reminded.
 """
 
 from __future__ import annotations
 
-from airflow.sdk import task
-
-from backline.airflow.jobs import Requires, job_dag
-from backline.airflow.orders import send_reminders_now
+from backline.airflow.jobs import Requires, job_dag, job_task
 
 with job_dag(
     "send_order_reminders",
@@ -27,11 +25,5 @@ with job_dag(
     priority=2,
     result_ttl_seconds=86_400,
     tags=("commerce",),
-) as dag:
-
-    @task
-    def remind() -> dict[str, object]:
-        """Notes and enqueues each reminder; returns how many went out at each stage."""
-        return send_reminders_now()
-
-    remind()
+):
+    job_task("backline.orders.send_order_reminders")

@@ -1,4 +1,4 @@
-"""Dispatchers: one DAG a lane, which sends what waits in it."""
+"""One `dispatch_*` DAG for each lane: it sends the lane's messages."""
 
 from __future__ import annotations
 

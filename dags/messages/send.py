@@ -1,4 +1,4 @@
-"""Sending one message: one DAG a message type, its form made from the type's model."""
+"""One `send_*` DAG for each message type: it sends one message; its form comes from the type's model."""
 
 from __future__ import annotations
 

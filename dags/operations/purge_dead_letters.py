@@ -1,19 +1,18 @@
-"""### Archives and deletes dead letters past their time or over the cap
+"""### Archives and deletes dead letters past their retention or over the limit
 
-Dead letters are kept for 7 days, and 10,000 of them at most (`[dead_letters]` in `include/config/backline.toml`). Those
-beyond are written to a compressed file of JSON lines with a manifest (count, SHA-256), the file is read back, and only
-then they are deleted, with the dead messages that they are about. Nothing is dropped without an archive.
+Dead letters are kept for 7 days, and 10,000 of them at most (`[dead_letters]` in `include/config/backline.toml`). All
+others are written to a compressed file of JSON lines with a manifest (count, SHA-256). The file is read back before they
+are deleted, together with the dead messages that they are about. Nothing is deleted without an archive.
 
-- **dry_run**: counts what would go, and changes nothing.
-- **Bounded**: 200,000 letters a run; a dead message of a day whose books are still open waits until they are closed.
+- **dry_run**: counts what would be deleted, up to 20,000, and changes nothing.
+- **Limits**: 200,000 dead letters a run. A dead message of a day that the ledger has not frozen yet is kept.
 """
 
 from __future__ import annotations
 
-from airflow.sdk import Param, task
+from airflow.sdk import Param
 
-from backline.airflow.dead_letters import run_purge
-from backline.airflow.jobs import job_dag
+from backline.airflow.jobs import job_dag, job_task
 
 with job_dag(
     "purge_dead_letters",
@@ -23,11 +22,5 @@ with job_dag(
     max_active_runs=1,
     priority=2,
     tags=("operations",),
-) as dag:
-
-    @task
-    def purge(params: dict[str, bool]) -> dict[str, object]:
-        """Writes the archive, reads it back, deletes; returns what was done and the files' names."""
-        return run_purge(dry_run=params["dry_run"])
-
-    purge()
+):
+    job_task("backline.dead_letters.purge_dead_letters")

@@ -1,9 +1,9 @@
--- Dead letters: recorded, looked at, closed, archived; and the alerts about them.
+-- Dead letters: recording, reading, closing and archiving them, and the alerts about them.
 
 -- name: job_record
--- One row for each failed task of a run, however often and by whomever it is told. What knows the cause better wins; a
--- later failure of the same task (it was cleared) opens the letter again. A failed send_* run whose message is in the
--- outbox is not one: the message's own end is. Returns the letter's id, or no row.
+-- Records a failed task of a run, or a failed run: one row, however often it is reported. The cause known with higher
+-- certainty is kept; a later failure of the same task (it was cleared) reopens the dead letter. A failed send_* run whose
+-- message is in the outbox is not recorded: the message's own failure is. Returns the dead letter's id, or no row.
 INSERT INTO backline.dead_letter AS d
     (kind, name, run_id, task_id, map_index, class, cause, certainty, attempts, conf, log_url, failed_at)
 SELECT 'job', %(dag_id)s::text, %(run_id)s::text, %(task_id)s::text, %(map_index)s::integer, %(class)s::text,
@@ -26,7 +26,7 @@ SET class = CASE WHEN excluded.certainty >= d.certainty OR excluded.attempts > d
 RETURNING id;
 
 -- name: item_record
--- One row for each item of a job that failed permanently, however often; opens again if it had been closed.
+-- Records an item of a job that failed permanently: one row per item, however often it fails, reopened if it was closed.
 INSERT INTO backline.dead_letter AS d
     (kind, name, item_key, item_fingerprint, run_id, class, cause, attempts, conf, failed_at)
 VALUES ('item', %(job)s::text, left(%(item_key)s::text, 255), %(item_fingerprint)s::text, %(run_id)s::text, %(class)s::text,
@@ -39,19 +39,19 @@ SET item_fingerprint = excluded.item_fingerprint, run_id = excluded.run_id, clas
 RETURNING id;
 
 -- name: item_list_open
--- The items of a job that have an open dead letter, with the fingerprint of the data that failed.
+-- Items of a job that have an open dead letter, with the fingerprint of the data that failed.
 SELECT d.item_key, d.item_fingerprint FROM backline.dead_letter AS d
 WHERE d.kind = 'item' AND d.name = %(job)s::text AND d.state = 'open';
 
 -- name: item_resolve
--- Closes the dead letter of an item that has succeeded since.
+-- Closes the dead letter of an item that has since succeeded.
 UPDATE backline.dead_letter
 SET state = 'resolved', closed_at = clock_timestamp(), closed_by = 'backline', reason = 'the item succeeded in a later run'
 WHERE kind = 'item' AND name = %(job)s::text AND item_key = left(%(item_key)s::text, 255) AND state = 'open'
 RETURNING id;
 
 -- name: message_record_missing
--- Dead messages that have no letter, because a clock was set back or a hand was at it; returns the letters' ids.
+-- Records dead messages that have no dead letter, after manual changes or a clock that was set back; returns the ids.
 INSERT INTO backline.dead_letter (kind, name, message_id, class, cause, attempts, failed_at)
 SELECT 'message', m.type, m.id, coalesce(m.error_class, 'unknown'),
     left(coalesce(m.error, 'no reason was given'), 4096), m.attempt, m.finalized_at
@@ -63,7 +63,7 @@ ON CONFLICT DO NOTHING
 RETURNING id;
 
 -- name: import_record
--- One row for each import error of a DAG file; opens again if it had been dealt with and is back.
+-- Records an import error of a DAG file: one row per error text, reopened if it was closed and the error is back.
 INSERT INTO backline.dead_letter AS d (kind, name, bundle, error_hash, class, cause, attempts, failed_at)
 VALUES ('import', %(file)s::text, %(bundle)s::text, %(error_hash)s::text, 'validation', left(%(cause)s::text, 4096), 1,
     %(failed_at)s::timestamptz)
@@ -76,33 +76,33 @@ SET last_seen_at = clock_timestamp(), bundle = excluded.bundle,
 RETURNING id;
 
 -- name: import_resolve
--- Closes the letters of import errors that are no longer there.
+-- Closes the dead letters of import errors that no longer exist.
 UPDATE backline.dead_letter AS d
-SET state = 'resolved', closed_at = clock_timestamp(), closed_by = 'backline', reason = 'imports again, or fails otherwise'
+SET state = 'resolved', closed_at = clock_timestamp(), closed_by = 'backline', reason = 'imports again, or fails with another error'
 WHERE d.kind = 'import' AND d.state IN ('open', 'replayed') AND NOT EXISTS (
     SELECT FROM unnest(%(files)s::text[], %(hashes)s::text[]) AS now (file, hash)
     WHERE now.file = d.name AND now.hash = d.error_hash)
 RETURNING d.id;
 
 -- name: run_letter_list
--- What is known of some runs: one row for each letter.
+-- Dead letters of some runs.
 SELECT d.name AS dag_id, d.run_id, d.task_id, d.map_index, d.attempts, d.certainty, d.failed_at
 FROM unnest(%(dag_ids)s::text[], %(run_ids)s::text[]) AS r (dag_id, run_id)
 JOIN backline.dead_letter AS d ON d.kind = 'job' AND d.name = r.dag_id AND d.run_id = r.run_id;
 
 -- name: cursor_get
--- How far a reader has come; no row if it never ran.
+-- Up to when a reader has read; no row if it never ran.
 SELECT at FROM backline.scan_cursor WHERE name = %(name)s::text;
 
 -- name: cursor_set
--- Notes how far a reader has come; never back.
+-- Sets up to when a reader has read; never goes back.
 INSERT INTO backline.scan_cursor AS c (name, at) VALUES (%(name)s::text, %(at)s::timestamptz)
 ON CONFLICT (name) DO UPDATE SET at = greatest(c.at, excluded.at);
 
 -- name: letter_list
--- Letters by filter, newest first, after `before_id` when given; null filters take everything.
-SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.class, d.cause, d.attempts, d.conf,
-    d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
+-- Dead letters by filter, newest first, before the id `before_id` if given; a null filter matches all.
+SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.item_key, d.class, d.cause, d.attempts,
+    d.conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref
 FROM backline.dead_letter AS d
 WHERE (%(state)s::text IS NULL OR d.state = %(state)s::text)
@@ -114,19 +114,19 @@ WHERE (%(state)s::text IS NULL OR d.state = %(state)s::text)
 ORDER BY d.id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: letter_get
--- One letter; of a message also its recipient, payload and state as they are now.
-SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.bundle, d.class, d.cause, d.attempts, d.conf,
-    d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
+-- One dead letter; for a message also its present recipient, payload and state.
+SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.item_key, d.bundle, d.class, d.cause,
+    d.attempts, d.conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref, m.state::text AS message_state, m.channel, m.lane, m.recipient, m.payload, m.priority, m.request_id
 FROM backline.dead_letter AS d LEFT JOIN backline.message AS m ON m.id = d.message_id
 WHERE d.id = %(id)s::bigint;
 
 -- name: letter_lock
--- Locks one letter, so that it is replayed or discarded once; no row if there is none.
+-- Locks one dead letter, so that it is replayed or discarded once; no row if it does not exist.
 SELECT state FROM backline.dead_letter WHERE id = %(id)s::bigint FOR UPDATE;
 
 -- name: letter_close
--- Closes an open letter.
+-- Closes an open dead letter.
 UPDATE backline.dead_letter
 SET state = %(state)s::text, reason = %(reason)s::text, closed_by = %(by)s::text, closed_at = clock_timestamp(),
     replay_ref = %(replay_ref)s::text
@@ -134,20 +134,16 @@ WHERE id = %(id)s::bigint AND state = 'open'
 RETURNING id;
 
 -- name: run_letters_close
--- Closes every open letter of a run: it is replayed as a whole.
+-- Closes every open dead letter of a run, which is replayed as a whole.
 UPDATE backline.dead_letter
 SET state = 'replayed', reason = %(reason)s::text, closed_by = %(by)s::text, closed_at = clock_timestamp(),
     replay_ref = %(replay_ref)s::text
 WHERE kind = 'job' AND name = %(dag_id)s::text AND run_id = %(run_id)s::text AND state = 'open'
 RETURNING id;
 
--- name: letter_set_closed_by
--- Says who closed a letter that closed with its message.
-UPDATE backline.dead_letter SET closed_by = %(by)s::text, reason = coalesce(%(reason)s::text, reason)
-WHERE id = %(id)s::bigint;
 
 -- name: failure_group_list
--- What failed since a moment, grouped, the most frequent first.
+-- Failures since a time, grouped by name, task and class, the most frequent first.
 SELECT kind, name, nullif(task_id, '') AS task_id, class, count(*) AS failures, count(*) FILTER (WHERE state = 'open') AS open,
     min(failed_at) AS first_at, max(failed_at) AS last_at, (array_agg(cause ORDER BY failed_at DESC))[1] AS last_cause,
     max(id) AS last_id
@@ -157,7 +153,7 @@ GROUP BY kind, name, nullif(task_id, ''), class
 ORDER BY failures DESC, last_at DESC LIMIT %(batch_limit)s::integer;
 
 -- name: alert_due
--- Groups with something to tell whose time has come.
+-- Alert groups that have unreported failures and may send now.
 SELECT w.key FROM (
     SELECT alert_group AS key, min(failed_at) AS since FROM backline.dead_letter
     WHERE alerted_at IS NULL AND state = 'open' GROUP BY alert_group
@@ -168,49 +164,49 @@ WHERE coalesce(g.next_at <= clock_timestamp(), true)
 ORDER BY w.since LIMIT %(batch_limit)s::integer;
 
 -- name: alert_group_ensure
--- Makes a group's row.
+-- Creates the row of a group.
 INSERT INTO backline.alert_group (key) VALUES (%(key)s::text) ON CONFLICT DO NOTHING;
 
 -- name: alert_group_claim
--- Locks a group that may send now, until the end of the transaction; no row if another is at it, or has been.
+-- Locks a group that may send now until the transaction ends; no row if another sender holds it or has just sent.
 SELECT email_count, emailed_at FROM backline.alert_group
 WHERE key = %(key)s::text AND next_at <= clock_timestamp() FOR UPDATE SKIP LOCKED;
 
 -- name: alert_failures_claim
--- Takes all that a group has to tell: how many, from when to when, and the latest of them.
-WITH told AS (
+-- Marks all unreported failures of a group as reported; returns the latest, with the count and period of all.
+WITH claimed AS (
     UPDATE backline.dead_letter SET alerted_at = clock_timestamp()
     WHERE alert_group = %(key)s::text AND alerted_at IS NULL AND state = 'open'
-    RETURNING id, kind, name, task_id, run_id, message_id, class, cause, attempts, log_url, failed_at
+    RETURNING id, kind, name, task_id, run_id, item_key, message_id, class, cause, attempts, log_url, failed_at
 )
-SELECT t.*, count(*) OVER () AS failures, min(failed_at) OVER () AS first_at, max(failed_at) OVER () AS last_at
-FROM told AS t ORDER BY t.failed_at DESC LIMIT %(batch_limit)s::integer;
+SELECT c.*, count(*) OVER () AS failures, min(failed_at) OVER () AS first_at, max(failed_at) OVER () AS last_at
+FROM claimed AS c ORDER BY c.failed_at DESC LIMIT %(batch_limit)s::integer;
 
 -- name: alert_late_runs_claim
--- Takes the late runs of one DAG that were not told of.
-WITH told AS (
+-- Marks all unreported late runs of a DAG as reported; returns the latest, with the count and period of all.
+WITH claimed AS (
     UPDATE backline.late_run SET alerted_at = clock_timestamp()
     WHERE 'late ' || dag_id = %(key)s::text AND alerted_at IS NULL
     RETURNING dag_id, run_id, deadline_seconds, log_url, detected_at
 )
-SELECT t.*, count(*) OVER () AS failures, min(detected_at) OVER () AS first_at, max(detected_at) OVER () AS last_at
-FROM told AS t ORDER BY t.detected_at DESC LIMIT %(batch_limit)s::integer;
+SELECT c.*, count(*) OVER () AS failures, min(detected_at) OVER () AS first_at, max(detected_at) OVER () AS last_at
+FROM claimed AS c ORDER BY c.detected_at DESC LIMIT %(batch_limit)s::integer;
 
 -- name: alert_group_sent
--- Ends a group's turn: the next mail not before its window is over.
+-- Records that a group's email was sent: the next one follows no earlier than after the window.
 UPDATE backline.alert_group
 SET email_count = email_count + 1, emailed_at = clock_timestamp(),
     next_at = clock_timestamp() + %(window_seconds)s::float8 * interval '1 second'
 WHERE key = %(key)s::text;
 
 -- name: alert_group_defer
--- The mail could not be sent: again in a while.
+-- Defers a group whose email could not be sent.
 UPDATE backline.alert_group SET next_at = clock_timestamp() + %(delay_seconds)s::float8 * interval '1 second'
 WHERE key = %(key)s::text;
 
 -- name: purge_candidates
--- Letters past their time or over the cap, oldest first, locked, with their message; not those of dead messages whose
--- day the ledger has not closed yet.
+-- Locks dead letters past their retention or over the limit, oldest first, with their message; not those of dead messages
+-- of a day that the ledger has not frozen yet.
 SELECT d.id, to_jsonb(d) AS letter,
     to_jsonb(m) - '{lease_token,leased_until,dispatcher,rate_token_reserved}'::text[] AS message
 FROM backline.dead_letter AS d
@@ -225,16 +221,16 @@ WHERE (d.last_seen_at < clock_timestamp() - %(retention_seconds)s::float8 * inte
 ORDER BY d.last_seen_at, d.id LIMIT %(batch_limit)s::integer FOR UPDATE OF d SKIP LOCKED;
 
 -- name: letter_count
--- How many letters there are.
+-- The number of dead letters.
 SELECT count(*)::bigint AS letters FROM backline.dead_letter;
 
 -- name: letter_delete
--- Deletes letters that were archived, and dead messages that have no other letter; the ledger counts those as pruned.
-WITH gone AS (
+-- Deletes archived dead letters, and dead messages without another dead letter; the ledger counts those as pruned.
+WITH deleted AS (
     DELETE FROM backline.dead_letter WHERE id = ANY (%(ids)s::bigint[]) RETURNING id, message_id
 ), messages AS (
     DELETE FROM backline.message AS m
-    WHERE m.state = 'dead' AND m.id IN (SELECT message_id FROM gone) AND NOT EXISTS (
+    WHERE m.state = 'dead' AND m.id IN (SELECT message_id FROM deleted) AND NOT EXISTS (
         SELECT FROM backline.dead_letter AS other
         WHERE other.message_id = m.id AND other.id <> ALL (%(ids)s::bigint[]))
     RETURNING (m.created_at AT TIME ZONE 'UTC')::date AS day, m.type
@@ -243,4 +239,4 @@ WITH gone AS (
     FROM (SELECT day, type, count(*) AS pruned FROM messages GROUP BY day, type) AS c
     WHERE l.day = c.day AND l.type = c.type
 )
-SELECT (SELECT count(*) FROM gone) AS letters, (SELECT count(*) FROM messages) AS messages;
+SELECT (SELECT count(*) FROM deleted) AS letters, (SELECT count(*) FROM messages) AS messages;

@@ -1,18 +1,19 @@
 -- Orders, in the app's own tables: edit these statements, or put your own into a file of the same name in the folder
 -- `database.statements_folder` (docs/adopting.md). Names, parameters and result columns must stay.
 --
--- A statement that moves an order names the states that it may come from and returns no row if it was in another: whoever
--- comes second changes nothing. Times are the server's clock, never before those that they follow.
+-- A statement that changes an order's state names the states that it may have, and returns no row if it has another: the
+-- second of two overlapping runs changes nothing. Times are the server's clock, never earlier than those they follow.
 
 -- name: order_get
--- One order, its customer, and how its money stands by its latest payment:
---   has_payment      there is one, however it stands
---   is_refunding    a refund was begun, or has been made
---   has_open_attempt     a try has no end: it may have charged
---   is_retry_scheduled   it was declined and has a time for its next try
---   is_payment_abandoned      it was declined, and will not be tried again
---   is_billed_by_provider  it is of a subscription that the provider charges by itself
--- `was_notified`: its customer was told of it when its subscription was renewed. `is_payment_overdue`: its stock has been set aside for longer than `payment_timeout_hours`.
+-- One order, its customer, and the state of its payments:
+--   has_payment            there is a payment, in any state
+--   is_refunding           a refund is pending or succeeded
+--   has_open_attempt       an attempt has no result: it may have charged
+--   is_retry_scheduled     the latest payment was declined and has a next attempt
+--   is_payment_abandoned   the latest payment was declined and has no next attempt
+--   is_payment_overdue     the stock has been reserved for longer than `payment_timeout_hours`
+--   is_billed_by_provider  the provider charges the order's subscription itself
+--   was_notified           the customer was notified of the order when the subscription was renewed
 SELECT o.id, o.number, o.state::text AS state, o.currency::text AS currency, o.tax_minor, o.shipping_minor, o.total_minor,
     o.placed_at, o.promised_on, u.name, u.email, u.phone, u.language::text AS language, u.zone::text AS zone,
     u.state <> 'deactivated' AS can_be_notified, u.phone IS NOT NULL AND 'sms' = ANY (u.channels) AS wants_sms,
@@ -32,30 +33,30 @@ LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER
 WHERE o.id = %(id)s::bigint;
 
 -- name: order_lines
--- An order's lines, as its confirmation has them, and whether each product can still be had.
+-- The lines of an order, and whether each product is no longer sold.
 SELECT l.description, l.quantity, l.net_minor, l.tax_minor, p.sku, p.retired_at IS NOT NULL AS is_retired
 FROM app.order_lines AS l JOIN app.products AS p ON p.id = l.product_id
 WHERE l.order_id = %(id)s::bigint ORDER BY l.number;
 
 -- name: order_lock
--- Locks one order until the transaction ends; returns its state.
+-- Locks an order until the transaction ends; returns its state.
 SELECT o.state::text AS state FROM app.orders AS o WHERE o.id = %(id)s::bigint FOR NO KEY UPDATE;
 
 -- name: stock_lock
--- The products of an order, locked in the order of their ids, with what is wanted and what is free of each.
-SELECT p.id, p.sku, w.wanted, p.stock - p.reserved AS free
+-- The products of an order, locked in the order of their ids, with the wanted and the unreserved quantity of each.
+SELECT p.sku, w.wanted, p.stock - p.reserved AS free
 FROM app.products AS p
 JOIN (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
       WHERE l.order_id = %(id)s::bigint GROUP BY l.product_id) AS w ON w.product_id = p.id
 ORDER BY p.id FOR NO KEY UPDATE OF p;
 
 -- name: order_reserve
--- Sets the stock of a pending order aside.
+-- Reserves the stock of a pending order.
 WITH moved AS (
     UPDATE app.orders AS o SET state = 'reserved', reserved_at = greatest(clock_timestamp(), o.placed_at)
     WHERE o.id = %(id)s::bigint AND o.state = 'pending'
     RETURNING o.id
-), aside AS (
+), reserved AS (
     UPDATE app.products AS p SET reserved = p.reserved + w.wanted
     FROM (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
           JOIN moved ON moved.id = l.order_id GROUP BY l.product_id) AS w
@@ -64,7 +65,7 @@ WITH moved AS (
 SELECT id FROM moved;
 
 -- name: order_confirm
--- Confirms a paid order, unless its money is going back.
+-- Confirms a paid order, unless it is being refunded.
 UPDATE app.orders AS o SET state = 'confirmed', confirmed_at = greatest(clock_timestamp(), o.paid_at)
 WHERE o.id = %(id)s::bigint AND o.state = 'paid'
   AND NOT EXISTS (SELECT FROM app.payments AS p JOIN app.refunds AS r ON r.payment_id = p.id
@@ -76,7 +77,7 @@ RETURNING o.id;
 SELECT p.id FROM app.payments AS p WHERE p.order_id = %(id)s::bigint ORDER BY p.id FOR NO KEY UPDATE;
 
 -- name: order_cancel
--- Cancels an order that no money has come for and none is under way: its stock is given back and its payments are given up.
+-- Cancels an order without a captured payment or an open attempt: its stock is released and its payments are abandoned.
 WITH moved AS (
     UPDATE app.orders AS o
     SET state = 'cancelled', cancelled_at = greatest(clock_timestamp(), o.reserved_at, o.placed_at)
@@ -89,7 +90,7 @@ WITH moved AS (
     FROM (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
           JOIN moved ON moved.id = l.order_id WHERE moved.reserved_at IS NOT NULL GROUP BY l.product_id) AS w
     WHERE p.id = w.product_id
-), given_up AS (
+), abandoned AS (
     UPDATE app.payments AS p
     SET state = 'abandoned', next_attempt_at = NULL, decline_kind = coalesce(p.decline_kind, 'needs_action'),
         decline_code = coalesce(p.decline_code, 'order_cancelled'), failed_at = coalesce(p.failed_at, p.created_at),
@@ -99,7 +100,7 @@ WITH moved AS (
 SELECT id FROM moved;
 
 -- name: order_refund
--- Marks an order refunded whose money is all back, and gives its stock back.
+-- Marks an order refunded whose payment is refunded in full, and releases its stock.
 WITH moved AS (
     UPDATE app.orders AS o SET state = 'refunded', refunded_at = greatest(clock_timestamp(), o.confirmed_at, o.paid_at)
     FROM app.payments AS p
@@ -115,21 +116,22 @@ WITH moved AS (
 SELECT id FROM moved;
 
 -- name: order_unfinished
--- Orders that can be moved along, those that rest longest first: in a state for `grace_seconds`, and waiting neither for the
--- time of their payment's next try nor, unless that is late, for their customer or the provider of their subscription.
-SELECT o.id, o.number FROM app.orders AS o
+-- Orders above the id `after_id` that can be advanced: in their state for `grace_seconds`, and waiting neither for their payment's
+-- next attempt nor, unless that is overdue, for their customer or the provider of their subscription.
+SELECT o.id, o.number, o.state::text AS state, o.state_since, p.id AS payment_id, p.state::text AS payment_state
+FROM app.orders AS o
 LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
-WHERE o.state IN ('pending', 'reserved', 'paid')
+WHERE o.id > %(after_id)s::bigint AND o.state IN ('pending', 'reserved', 'paid')
   AND o.state_since <= clock_timestamp() - %(grace_seconds)s::float8 * interval '1 second'
   AND (o.state <> 'reserved' OR p.next_attempt_at IS NULL)
   AND (o.state <> 'reserved' OR o.reserved_at <= clock_timestamp() - %(payment_timeout_hours)s::float8 * interval '1 hour'
        OR NOT coalesce(p.state = 'requires_action', false)
           AND NOT EXISTS (SELECT FROM app.subscriptions AS s WHERE s.id = o.subscription_id AND s.provider IS NOT NULL))
-ORDER BY o.state_since, o.id LIMIT %(batch_limit)s::integer;
+ORDER BY o.id LIMIT %(batch_limit)s::integer;
 
 -- name: order_stuck
--- Unfinished orders that have been in their state for longer than is allowed there, the longest first: of each state how
--- many, since when, and the numbers of the first few. One whose payment is tried again by schedule is not stuck.
+-- Unfinished orders that have been in their state for longer than allowed: the count of each state, since when, and the numbers
+-- of the ten oldest. An order whose payment has a next attempt is not stuck.
 SELECT o.state::text AS state, count(*)::integer AS orders, min(o.state_since) AS since,
     (array_agg(o.number ORDER BY o.state_since, o.id))[1:10] AS numbers
 FROM app.orders AS o
@@ -140,14 +142,14 @@ WHERE o.state IN ('pending', 'reserved', 'paid', 'confirmed', 'shipped')
 GROUP BY o.state ORDER BY o.state;
 
 -- name: reminder_due
--- Orders whose customer is to be reminded at a stage and was not yet, the oldest first, above the id `after`.
---   payment_missing, payment_missing_again   the stock was set aside `after_hours` ago, and the money has not come, nor will it by
---                                            itself: the next try of a declined payment, or a subscription's provider
---   review                                   delivered `after_hours` ago, and no longer than `until_hours`
+-- Orders above the id `after_id` whose customer is due a reminder of a stage and has not had it:
+--   payment_missing, payment_missing_again   reserved `after_hours` ago and not paid, with neither a next attempt of the payment
+--                                            nor a provider that charges the subscription itself
+--   review                                   delivered between `after_hours` and `until_hours` ago
 SELECT o.id, o.number, o.currency::text AS currency, o.total_minor, u.name, u.email, u.language::text AS language,
     (timezone(u.zone, o.reserved_at + %(payment_timeout_hours)s::float8 * interval '1 hour'))::date AS pay_until
 FROM app.orders AS o JOIN app.users AS u ON u.id = o.user_id
-WHERE o.id > %(after)s::bigint AND u.state <> 'deactivated'
+WHERE o.id > %(after_id)s::bigint AND u.state <> 'deactivated'
   AND CASE %(stage)s::app.reminder_stage WHEN 'review' THEN o.state = 'delivered' ELSE o.state = 'reserved' END
   AND o.state_since <= clock_timestamp() - %(after_hours)s::float8 * interval '1 hour'
   AND o.state_since > clock_timestamp() - %(until_hours)s::float8 * interval '1 hour'
@@ -158,7 +160,7 @@ WHERE o.id > %(after)s::bigint AND u.state <> 'deactivated'
 ORDER BY o.id LIMIT %(batch_limit)s::integer;
 
 -- name: reminder_insert
--- Notes that a customer is reminded now; no row if they were, or if the order has moved on.
+-- Stores that a customer is reminded; no row if they were before, or if the order's state has changed.
 INSERT INTO app.order_reminders (order_id, stage)
 SELECT o.id, %(stage)s::app.reminder_stage FROM app.orders AS o
 WHERE o.id = %(id)s::bigint
@@ -166,7 +168,3 @@ WHERE o.id = %(id)s::bigint
 FOR SHARE OF o
 ON CONFLICT DO NOTHING
 RETURNING order_id;
-
--- name: today
--- The day by the server's clock, in UTC.
-SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date::text AS today;

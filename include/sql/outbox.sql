@@ -265,6 +265,22 @@ UPDATE backline.dispatcher SET stop_requested = true RETURNING id;
 SELECT count(*)::integer AS alive FROM backline.dispatcher
 WHERE heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second';
 
+-- name: outbox_has_work
+-- For the poller, several times a second: whether any message is pending, due, expired or leased, or a dispatcher is registered.
+-- Each part reads the first entry of a partial index. Not EXISTS, which drops the ORDER BY: statistics could then make the
+-- planner read the table.
+SELECT EXISTS (SELECT FROM backline.dispatcher)
+    OR (SELECT true FROM backline.message WHERE state = 'pending' AND rescues = 0
+        ORDER BY lane, -priority, due_at, id LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'pending' AND rescues > 0
+        ORDER BY lane, priority DESC, due_at, id LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'scheduled' AND due_at <= statement_timestamp()
+        ORDER BY due_at LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state = 'leased' ORDER BY dispatcher LIMIT 1) IS NOT NULL
+    OR (SELECT true FROM backline.message WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL
+            AND expires_at <= statement_timestamp()
+        ORDER BY expires_at LIMIT 1) IS NOT NULL AS has_work;
+
 -- name: lane_status
 -- For each lane: its waiting messages (counted up to its number in `count_limits`), the message at its head, and its dispatchers.
 SELECT l.lane,

@@ -1,16 +1,16 @@
--- Payments of the app's orders, their attempts and refunds, and what providers tell of them. The tables are the app's: point
--- these statements at yours.
+-- Payments of the app's orders, their attempts and refunds, and the providers' events. The tables are the app's: point these
+-- statements at yours.
 
 -- name: order_lock
--- The order that is to be paid, held until the transaction ends: one at a time works on its payment.
--- `billing_provider`: the provider that charges it by itself, because its subscription is one of the provider's.
+-- The order to be paid, locked until the transaction ends: one transaction at a time changes its payment.
+-- `billing_provider`: the provider that charges the order's subscription itself; null if we charge it.
 SELECT o.id, o.number, o.state::text AS state, o.currency, o.total_minor,
     (SELECT s.provider::text FROM app.subscriptions AS s WHERE s.id = o.subscription_id) AS billing_provider
 FROM app.orders AS o WHERE o.id = %(order_id)s::bigint FOR UPDATE OF o;
 
 -- name: payment_lock
--- The order's payment: the one that was captured, else the latest that is not given up, else the latest. `open_attempt` is the try
--- whose end is not known.
+-- The order's payment: the captured one, else the latest that is not abandoned, else the latest. `open_attempt`: the attempt
+-- without a recorded result.
 SELECT p.id, p.order_id, p.provider::text AS provider, p.provider_reference, p.idempotency_key, p.method_reference,
     p.customer_reference, p.amount_minor, p.refunded_minor, p.currency, p.state::text AS state, p.attempts,
     p.decline_kind::text AS decline_kind, p.decline_code, p.failed_at, p.next_attempt_at,
@@ -20,8 +20,8 @@ ORDER BY p.state = 'captured' DESC, p.state = 'abandoned', p.id DESC
 LIMIT 1 FOR UPDATE OF p;
 
 -- name: payment_insert
--- A payment for an order, by the method of its last one, or else the one that its customer paid with last. Its key is made of
--- the order's number, and for a second one of its place.
+-- A payment for an order, by the method of the order's last payment, else of the customer's last captured one. Its key is the
+-- order's number; a second payment's key also has its position.
 INSERT INTO app.payments (order_id, provider, idempotency_key, method_reference, customer_reference, amount_minor, currency)
 SELECT o.id, %(provider)s::text::app.payment_provider, 'order-' || o.number
         || (SELECT CASE WHEN count(*) > 0 THEN '-' || count(*) + 1 ELSE '' END FROM app.payments WHERE order_id = o.id),
@@ -35,7 +35,7 @@ WHERE o.id = %(order_id)s::bigint
 ON CONFLICT (idempotency_key) DO NOTHING;
 
 -- name: attempt_start
--- The next try of a payment, written down before it is made.
+-- Starts the next attempt of a payment: recorded before the provider is called.
 WITH counted AS (
     UPDATE app.payments SET attempts = attempts + 1, state = 'pending', next_attempt_at = NULL, abandoned_at = NULL
     WHERE id = %(payment_id)s::bigint
@@ -44,18 +44,18 @@ WITH counted AS (
 INSERT INTO app.payment_attempts (payment_id, number) SELECT id, attempts FROM counted RETURNING number;
 
 -- name: attempt_finish
--- How a try ended that brought no money.
+-- Ends an attempt that captured nothing.
 UPDATE app.payment_attempts SET ended_at = clock_timestamp(), outcome = %(outcome)s::text::app.attempt_outcome,
     decline_kind = %(decline_kind)s::text::app.decline_kind, decline_code = %(decline_code)s::text
 WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND ended_at IS NULL;
 
 -- name: payment_reference_set
--- The provider's id of a payment, once it is known.
+-- Stores the provider's id of a payment.
 UPDATE app.payments SET provider_reference = %(reference)s::text
 WHERE id = %(payment_id)s::bigint AND provider_reference IS DISTINCT FROM %(reference)s::text AND state <> 'captured';
 
 -- name: payment_capture
--- The money is there: the try, the payment and the order say so with the same time. No row if the order was not waiting for it.
+-- Marks attempt and payment captured and the order paid, all at the same time. No row if the order is not reserved.
 WITH ended AS (
     UPDATE app.payment_attempts SET ended_at = clock_timestamp(), outcome = 'captured'
     WHERE payment_id = %(payment_id)s::bigint AND number = %(number)s::smallint AND ended_at IS NULL
@@ -71,7 +71,7 @@ FROM captured WHERE o.id = captured.order_id AND o.state = 'reserved'
 RETURNING o.id;
 
 -- name: payment_decline
--- A try was declined: the payment is tried again after `retry_delay_hours`, or given up if that is null.
+-- Marks a payment declined: the next attempt is due after `retry_delay_hours`; it is abandoned if that is null.
 UPDATE app.payments AS p SET
     state = CASE WHEN %(retry_delay_hours)s::float8 IS NULL THEN 'abandoned' ELSE 'failed' END::app.payment_state,
     provider_reference = coalesce(%(reference)s::text, p.provider_reference), failed_at = at.now,
@@ -83,7 +83,7 @@ WHERE p.id = %(payment_id)s::bigint AND p.state NOT IN ('captured', 'abandoned')
 RETURNING p.next_attempt_at;
 
 -- name: payment_needs_action
--- The customer has to act before the money can come.
+-- Marks a payment as waiting for the customer to act.
 UPDATE app.payments SET state = 'requires_action', provider_reference = coalesce(%(reference)s::text, provider_reference),
     failed_at = clock_timestamp(), decline_kind = 'needs_action', decline_code = %(decline_code)s::text, next_attempt_at = NULL
 WHERE id = %(payment_id)s::bigint AND state NOT IN ('captured', 'abandoned');
@@ -97,23 +97,27 @@ FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id JOIN app.users 
 WHERE p.id = %(payment_id)s::bigint;
 
 -- name: retry_due
--- Payments whose next try is due, those that wait longest first.
-SELECT p.id AS payment_id, p.order_id, p.attempts + 1 AS number, o.number AS order_number, p.amount_minor, p.currency,
-    p.decline_code, p.failed_at
+-- Payments above the id `after_id` whose next attempt is due. `approved`: the decision about the attempt, null if there is none;
+-- `approval_pending`: it was requested and has not expired.
+SELECT p.id, p.order_id, o.number AS order_number, p.attempts + 1 AS number, p.amount_minor, p.currency::text AS currency,
+    p.decline_code, a.approved, coalesce(a.approved IS NULL AND a.expires_at >= clock_timestamp(), false) AS approval_pending
 FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id
-WHERE p.next_attempt_at <= clock_timestamp() AND p.provider = %(provider)s::text::app.payment_provider AND o.state = 'reserved'
-ORDER BY p.next_attempt_at, p.id LIMIT %(batch_limit)s::integer;
+LEFT JOIN backline.payment_approval AS a ON a.payment_id = p.id AND a.attempt_number = p.attempts + 1
+WHERE p.id > %(after_id)s::bigint AND p.next_attempt_at <= clock_timestamp()
+  AND p.provider = %(provider)s::text::app.payment_provider AND o.state = 'reserved'
+ORDER BY p.id LIMIT %(batch_limit)s::integer;
 
 -- name: attempts_orphaned
--- Orders with a try whose end has not been known for so many seconds: whoever made it has died.
-SELECT DISTINCT p.order_id, t.payment_id, t.number
-FROM app.payment_attempts AS t JOIN app.payments AS p ON p.id = t.payment_id
-WHERE t.ended_at IS NULL AND t.started_at < clock_timestamp() - %(orphaned_after_seconds)s::float8 * interval '1 second'
+-- Payments above the id `after_id` with an attempt that has had no result for so many seconds: its process died.
+SELECT p.id, p.order_id, o.number AS order_number, max(t.number) AS number
+FROM app.payment_attempts AS t JOIN app.payments AS p ON p.id = t.payment_id JOIN app.orders AS o ON o.id = p.order_id
+WHERE p.id > %(after_id)s::bigint AND t.ended_at IS NULL
+  AND t.started_at < clock_timestamp() - %(orphaned_after_seconds)s::float8 * interval '1 second'
   AND p.provider = %(provider)s::text::app.payment_provider
-ORDER BY t.payment_id LIMIT %(batch_limit)s::integer;
+GROUP BY p.id, o.id ORDER BY p.id LIMIT %(batch_limit)s::integer;
 
 -- name: approval_request
--- Notes that people are asked about a try; no row if they are being asked, or have answered.
+-- Records the request for a decision about an attempt; no row if one is pending or was decided.
 INSERT INTO backline.payment_approval AS a (payment_id, attempt_number, expires_at)
 VALUES (%(payment_id)s::bigint, %(number)s::smallint, clock_timestamp() + %(hours)s::float8 * interval '1 hour')
 ON CONFLICT (payment_id, attempt_number) DO UPDATE SET requested_at = clock_timestamp(), expires_at = excluded.expires_at
@@ -121,33 +125,33 @@ ON CONFLICT (payment_id, attempt_number) DO UPDATE SET requested_at = clock_time
 RETURNING attempt_number;
 
 -- name: approval_record
--- What was answered, and by whom.
+-- Records a decision, unless there is one.
 UPDATE backline.payment_approval SET approved = %(approved)s::boolean, decided_by = %(decided_by)s::text,
     decided_at = clock_timestamp()
 WHERE payment_id = %(payment_id)s::bigint AND attempt_number = %(number)s::smallint AND approved IS NULL;
 
 -- name: approval_get
--- What was answered about a try.
+-- The decision about an attempt.
 SELECT approved FROM backline.payment_approval
 WHERE payment_id = %(payment_id)s::bigint AND attempt_number = %(number)s::smallint AND approved IS NOT NULL;
 
 -- name: refund_start
--- A refund of all that is left of a captured payment, written down before it is asked for; the one that is under way, if any.
+-- A refund of all that is not refunded of a captured payment: the pending one, or a new one. Recorded before the provider is called.
 WITH left_over AS (
     SELECT p.id, p.amount_minor - p.refunded_minor AS amount_minor, p.currency FROM app.payments AS p
     WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured' AND p.refunded_minor < p.amount_minor
-), under_way AS (
+), pending_refund AS (
     SELECT r.id, r.amount_minor FROM app.refunds AS r JOIN left_over ON left_over.id = r.payment_id
     WHERE r.state = 'pending' ORDER BY r.id LIMIT 1
-), made AS (
+), created AS (
     INSERT INTO app.refunds (payment_id, amount_minor, currency, reason)
-    SELECT id, amount_minor, currency, %(reason)s::text FROM left_over WHERE NOT EXISTS (SELECT 1 FROM under_way)
+    SELECT id, amount_minor, currency, %(reason)s::text FROM left_over WHERE NOT EXISTS (SELECT 1 FROM pending_refund)
     RETURNING id, amount_minor
 )
-SELECT id, amount_minor FROM under_way UNION ALL SELECT id, amount_minor FROM made;
+SELECT id, amount_minor FROM pending_refund UNION ALL SELECT id, amount_minor FROM created;
 
 -- name: refund_finish
--- The provider has given the money back: refund and payment say so. The order is settled with its stock by `orders`.
+-- Marks a refund succeeded and adds it to its payment. The order and its stock change in orders.sql.
 WITH ended AS (
     UPDATE app.refunds SET state = 'succeeded', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
     WHERE id = %(refund_id)s::bigint AND state = 'pending'
@@ -158,12 +162,12 @@ FROM ended WHERE p.id = ended.payment_id
 RETURNING p.order_id;
 
 -- name: refund_fail
--- The provider will not give the money back.
+-- Marks a refund failed.
 UPDATE app.refunds SET state = 'failed', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
 WHERE id = %(refund_id)s::bigint AND state = 'pending';
 
 -- name: event_insert
--- Keeps what a provider tells; no row if it is known.
+-- Stores a provider's event; no row if it is a duplicate.
 INSERT INTO app.payment_events (provider, event_id, type, occurred_at, body)
 VALUES (%(provider)s::text::app.payment_provider, %(event_id)s::text, %(type)s::text, %(occurred_at)s::timestamptz,
     %(body)s::jsonb)
@@ -171,32 +175,45 @@ ON CONFLICT (provider, event_id) DO NOTHING
 RETURNING id;
 
 -- name: event_is_waiting
--- Whether an event waits that nobody has looked at yet.
+-- Whether there is an event that no run has attempted to process.
 SELECT EXISTS (SELECT 1 FROM app.payment_events WHERE processed_at IS NULL AND problem IS NULL) AS is_new;
 
--- name: event_claim
--- The first event after that place that waits and that nobody else has in hand, held until the transaction ends.
-SELECT id, provider::text AS provider, event_id, type, occurred_at, body, problem,
-    extract(epoch FROM clock_timestamp() - received_at)::float8 / 3600 AS waited_hours
-FROM app.payment_events
+-- name: event_list_waiting
+-- The events after a position that are not processed yet, in the order in which they occurred.
+SELECT id, provider::text AS provider, event_id, type, occurred_at, received_at, body FROM app.payment_events
 WHERE processed_at IS NULL AND (occurred_at, id) > (%(occurred_at)s::timestamptz, %(id)s::bigint)
-ORDER BY occurred_at, id LIMIT 1 FOR UPDATE SKIP LOCKED;
+ORDER BY occurred_at, id LIMIT %(batch_limit)s::integer;
+
+-- name: event_dismiss
+-- Marks events processed whose dead letter was discarded.
+UPDATE app.payment_events AS e SET processed_at = clock_timestamp()
+FROM backline.dead_letter AS d
+WHERE d.kind = 'item' AND d.name = %(job)s::text AND d.state = 'discarded'
+  AND d.item_key = e.provider::text || ' ' || e.event_id AND e.processed_at IS NULL;
+
+-- name: event_claim
+-- Locks an event until the transaction ends; no row if another transaction has it, or if it is processed.
+SELECT id FROM app.payment_events WHERE id = %(id)s::bigint AND processed_at IS NULL FOR UPDATE SKIP LOCKED;
 
 -- name: event_finish
--- What became of an event; one that is not done waits.
-UPDATE app.payment_events SET processed_at = CASE WHEN %(is_done)s::boolean THEN clock_timestamp() END,
-    problem = %(problem)s::text, payment_id = coalesce(%(payment_id)s::bigint, payment_id)
+-- Marks an event processed; `payment_id` is the payment that it is about, if any.
+UPDATE app.payment_events SET processed_at = clock_timestamp(), problem = NULL,
+    payment_id = coalesce(%(payment_id)s::bigint, payment_id)
 WHERE id = %(id)s::bigint;
 
+-- name: event_set_problem
+-- Stores why an event could not be processed.
+UPDATE app.payment_events SET problem = %(problem)s::text WHERE id = %(id)s::bigint AND processed_at IS NULL;
+
 -- name: event_payment_find
--- The payment that an event is about, by the provider's id or by our key.
+-- The payment of an event, by the provider's id or by our key.
 SELECT id, order_id FROM app.payments
 WHERE provider = %(provider)s::text::app.payment_provider
   AND (provider_reference = %(reference)s::text OR idempotency_key = %(key)s::text)
 ORDER BY provider_reference IS NOT DISTINCT FROM %(reference)s::text DESC LIMIT 1;
 
 -- name: charged_subscription_find
--- The subscription that a provider charges: its next cycle, and the order of it that waits for money.
+-- The subscription that a provider has charged, its next cycle, and its order that waits for payment.
 SELECT s.id, s.state::text AS state, s.next_on, s.zone::text AS zone,
     s.retry_on, s.next_on - (%(at)s::timestamptz AT TIME ZONE s.zone)::date AS days_ahead,
     (SELECT o.id FROM app.orders AS o WHERE o.subscription_id = s.id AND o.state IN ('pending', 'reserved')
@@ -206,6 +223,6 @@ WHERE s.provider = %(provider)s::text::app.payment_provider AND s.provider_refer
 FOR NO KEY UPDATE;
 
 -- name: payment_abandon
--- A declined payment after so many attempts is not tried again.
+-- Abandons a declined payment that has had so many attempts.
 UPDATE app.payments SET state = 'abandoned', abandoned_at = clock_timestamp(), next_attempt_at = NULL
 WHERE id = %(payment_id)s::bigint AND state = 'failed' AND attempts = %(attempts)s::smallint;

@@ -1,34 +1,34 @@
--- The reference app's data. Everything follows from `seed`, `scale` and `today`, whose midnight (UTC) is the latest
--- that anything has happened; ids come in the order of the rows, so tables that start empty always get the same.
+-- The reference app's data. Every row depends only on `seed`, `scale` and `today`; nothing happens after the midnight (UTC)
+-- that begins `today`. Ids follow the order of the rows, so tables that start empty always get the same ids.
 
 -- name: schema_owner
--- Whether there is a schema `app`, and what its comment says it is.
-SELECT to_regnamespace('app') IS NOT NULL AS is_there,
+-- Whether a schema `app` exists, and its comment.
+SELECT to_regnamespace('app') IS NOT NULL AS schema_exists,
     obj_description(to_regnamespace('app')::oid, 'pg_namespace') AS comment;
 
 -- name: row_counts
--- Rows of each table of the app.
+-- Number of rows of each of the app's tables.
 SELECT name, rows FROM app.row_counts();
 
 -- name: tables_truncate
--- Empties every table of the app.
+-- Empties all of the app's tables.
 SELECT app.truncate_tables();
 
 -- name: outbox_exists
--- Whether Backline's own tables are in this database.
-SELECT to_regclass('backline.idempotency') IS NOT NULL AS is_there;
+-- Whether this database has Backline's own tables.
+SELECT to_regclass('backline.idempotency') IS NOT NULL AS table_exists;
 
 -- name: idempotency_keys_delete
--- Forgets the idempotency keys of messages: they name rows that are gone, whose ids are given again.
+-- Deletes the idempotency keys of messages: they refer to deleted rows, whose ids are reused.
 DELETE FROM backline.idempotency;
 
 -- name: analyze
--- Tells the planner about the new rows.
+-- Updates the planner's statistics.
 SELECT app.analyze_tables();
 
 -- name: seed_users
--- People of seven countries; the first three are admins. Phone numbers are of the ranges that the countries' regulators
--- keep for fiction (none is known for India, Japan and Brazil); addresses are of domains that are kept for examples.
+-- Users of seven countries; the first three are admins. Phone numbers are from the ranges that national regulators reserve
+-- for fiction (none is known for India, Japan and Brazil); email addresses use the domains reserved for examples.
 WITH place (number, country, zone, language, phone, digits) AS (VALUES
     (0, 'US', 'America/New_York', 'en', '+121255501', 2), (1, 'US', 'America/Los_Angeles', 'en', '+121355501', 2),
     (2, 'GB', 'Europe/London', 'en', '+447700900', 3), (3, 'DE', 'Europe/Berlin', 'de', '+493023125', 3),
@@ -37,8 +37,8 @@ WITH place (number, country, zone, language, phone, digits) AS (VALUES
 ), person AS (
     SELECT n, place.*, n <= 3 AS is_admin,
         phone || lpad(app.random_integer(%(seed)s::bigint, 'phone', n, 0, (10 ^ digits)::bigint - 1)::text, digits,
-            '0') AS number_given,
-        app.random_fraction(%(seed)s::bigint, 'channels', n) AS wish,
+            '0') AS phone_number,
+        app.random_fraction(%(seed)s::bigint, 'channels', n) AS preference,
         CASE WHEN n <= 3 THEN 1 ELSE app.random_fraction(%(seed)s::bigint, 'user state', n) END AS state_roll,
         %(today)s::date::timestamp AT TIME ZONE 'UTC'
             - (1 + 729 * app.random_fraction(%(seed)s::bigint, 'user created', n)) * interval '1 day' AS created_at
@@ -50,11 +50,11 @@ INSERT INTO app.users (email, name, phone, country, zone, language, channels, is
 SELECT (CASE WHEN is_admin THEN 'admin' ELSE 'customer' END) || lpad(n::text, 6, '0') || '@example.'
         || (ARRAY['com', 'org', 'net'])[1 + n %% 3],
     (CASE WHEN is_admin THEN 'Admin ' ELSE 'Customer ' END) || lpad(n::text, 6, '0'),
-    number_given, country, zone, language,
+    phone_number, country, zone, language,
     (CASE
-        WHEN wish < 0.15 AND number_given IS NOT NULL THEN '{sms,email}'
-        WHEN wish < 0.30 THEN '{push,email}'
-        WHEN wish < 0.40 THEN '{email,push}'
+        WHEN preference < 0.15 AND phone_number IS NOT NULL THEN '{sms,email}'
+        WHEN preference < 0.30 THEN '{push,email}'
+        WHEN preference < 0.40 THEN '{email,push}'
         ELSE '{email}' END)::app.channel[],
     is_admin,
     (CASE WHEN state_roll < 0.05 THEN 'unverified' WHEN state_roll < 0.08 THEN 'deactivated'
@@ -65,14 +65,14 @@ SELECT (CASE WHEN is_admin THEN 'admin' ELSE 'customer' END) || lpad(n::text, 6,
 FROM person ORDER BY n;
 
 -- name: seed_user_roles
--- Roles of some of the staff, granted by the first admin; some are revoked.
+-- Roles of some staff members, granted by the first admin; some are revoked.
 INSERT INTO app.user_roles (user_id, role, granted_by, granted_at, revoked_at)
 SELECT id, (enum_range(NULL::app.role))[app.random_integer(%(seed)s::bigint, 'role', id, 1, 5)], 1, verified_at,
     CASE WHEN app.random_fraction(%(seed)s::bigint, 'revoked', id) < 0.3 THEN verified_at + interval '3 hours' END
 FROM app.users WHERE state = 'active' AND id %% 20 = 2 AND id > 1 ORDER BY id;
 
 -- name: seed_sessions
--- Logins of the last 60 days: some live, some expired, some ended.
+-- Logins of the last 60 days: some active, some expired, some ended.
 WITH login AS (
     SELECT n, u.id AS user_id,
         greatest(u.created_at,
@@ -95,8 +95,8 @@ SELECT user_id, sha256(convert_to('session ' || %(seed)s::bigint || ' ' || n, 'U
 FROM seen ORDER BY created_at, n;
 
 -- name: seed_tokens
--- Tokens of the last ten days, used, expired and (one in ten) live for three more days.
-WITH made AS (
+-- Tokens of the last ten days: used, expired, and (one in ten) valid for three more days.
+WITH created AS (
     SELECT n, u.id AS user_id, u.state, n %% 10 = 0 AS is_live,
         (enum_range(NULL::app.token_kind))[app.random_integer(%(seed)s::bigint, 'token kind', n, 1, 3)] AS kind,
         greatest(u.created_at, midnight - app.random_fraction(%(seed)s::bigint, 'token', n) * interval '10 days') AS created_at,
@@ -107,7 +107,7 @@ WITH made AS (
 ), lasting AS (
     SELECT *, CASE kind WHEN 'password_reset' THEN interval '1 hour' WHEN 'email_verification' THEN interval '2 days'
                         ELSE interval '5 minutes' END AS life
-    FROM made
+    FROM created
 )
 INSERT INTO app.tokens (user_id, kind, token_hash, created_at, expires_at, used_at)
 SELECT user_id, kind, sha256(convert_to('token ' || %(seed)s::bigint || ' ' || n, 'UTF8')), created_at,
@@ -118,17 +118,17 @@ SELECT user_id, kind, sha256(convert_to('token ' || %(seed)s::bigint || ' ' || n
 FROM lasting ORDER BY n;
 
 -- name: seed_tokens_select
--- The secrets of the tokens that were not used and are live on `today`, for sealing.
+-- The secrets of the unused tokens that are valid on `today`, for encryption.
 SELECT id, 'token ' || %(seed)s::bigint || ' ' || id AS token FROM app.tokens
 WHERE used_at IS NULL AND expires_at > %(today)s::date::timestamp AT TIME ZONE 'UTC' + interval '1 day' ORDER BY id;
 
 -- name: seed_tokens_encrypt
--- Puts sealed secrets beside their hashes.
-UPDATE app.tokens AS t SET token_encrypted = u.sealed
-FROM unnest(%(ids)s::bigint[], %(encrypted)s::text[]) AS u (id, sealed) WHERE t.id = u.id;
+-- Stores encrypted secrets beside their hashes.
+UPDATE app.tokens AS t SET token_encrypted = u.encrypted
+FROM unnest(%(ids)s::bigint[], %(encrypted)s::text[]) AS u (id, encrypted) WHERE t.id = u.id;
 
 -- name: seed_push_tokens
--- A device of everybody who likes to be pushed; some are gone.
+-- One device of each user who chose push; some are unregistered.
 INSERT INTO app.push_tokens (user_id, platform, token, created_at, last_seen_at, removed_at, removed_reason)
 SELECT id, (enum_range(NULL::app.platform))[app.random_integer(%(seed)s::bigint, 'platform', id, 1, 3)],
     encode(sha256(convert_to('device ' || %(seed)s::bigint || ' ' || id, 'UTF8')), 'hex'), created_at,
@@ -138,7 +138,7 @@ FROM (SELECT *, app.random_fraction(%(seed)s::bigint, 'device gone', id) < 0.05 
 WHERE 'push' = ANY (channels) ORDER BY id;
 
 -- name: seed_scheduled_notifications
--- Notifications of the past hours (due), of the coming days, and some that were cancelled.
+-- Notifications of the past hours (due), of the coming days, and some cancelled ones.
 INSERT INTO app.scheduled_notifications (user_id, type, payload, due_at, state, created_at, cancelled_at)
 SELECT u.id, 'email',
     jsonb_build_object('subject', 'Reminder ' || n, 'text', 'You asked to be reminded of item ' || n || '.'),
@@ -153,8 +153,8 @@ CROSS JOIN LATERAL (SELECT app.random_fraction(%(seed)s::bigint, 'notification o
 ORDER BY n;
 
 -- name: seed_privacy_requests
--- Requests of the last 60 days; the older ones are done.
-WITH asked AS (
+-- Requests of the last 60 days; the older ones are completed.
+WITH requested AS (
     SELECT n, u.id AS user_id, midnight,
         greatest(u.created_at, midnight - 60 * app.random_fraction(%(seed)s::bigint, 'asked', n) * interval '1 day') AS received_at
     FROM generate_series(1, 8 * %(scale)s::bigint) AS n
@@ -166,13 +166,13 @@ SELECT user_id, (enum_range(NULL::app.privacy_request_kind))[app.random_integer(
     received_at,
     (received_at AT TIME ZONE 'UTC' + interval '1 month') AT TIME ZONE 'UTC',
     CASE WHEN received_at < midnight - interval '20 days' THEN received_at + interval '15 days' END
-FROM asked ORDER BY n;
+FROM requested ORDER BY n;
 
 -- name: seed_products
--- Products with a price in six currencies; their stock comes with seed_stock.
+-- Products with a price in six currencies; seed_stock sets their stock.
 WITH rate (currency, factor) AS (VALUES
     ('EUR', 1.0), ('USD', 1.1), ('GBP', 0.85), ('INR', 90.0), ('JPY', 1.6), ('BRL', 6.0)
-), made AS (
+), created AS (
     INSERT INTO app.products (sku, name, created_at)
     SELECT 'P-' || lpad(n::text, 6, '0'), 'Product ' || lpad(n::text, 6, '0'),
         %(today)s::date::timestamp AT TIME ZONE 'UTC' - interval '900 days'
@@ -180,11 +180,11 @@ WITH rate (currency, factor) AS (VALUES
     RETURNING id
 )
 INSERT INTO app.product_prices (product_id, currency, amount_minor)
-SELECT id, currency, round(app.random_integer(%(seed)s::bigint, 'price', id, 500, 20000) * factor)::bigint FROM made
+SELECT id, currency, round(app.random_integer(%(seed)s::bigint, 'price', id, 500, 20000) * factor)::bigint FROM created
     CROSS JOIN rate;
 
 -- name: seed_suppliers
--- Suppliers of one to three regions.
+-- Suppliers that deliver to one to three regions.
 INSERT INTO app.suppliers (name, email, regions, quality, capacity, is_active, created_at)
 SELECT 'Supplier ' || lpad(n::text, 4, '0'), 'supplier' || lpad(n::text, 4, '0') || '@example.com',
     (ARRAY['DE', 'FR', 'GB', 'US', 'IN', 'JP', 'BR', 'DE', 'FR'])[first : first + app.random_integer(%(seed)s::bigint, 'regions',
@@ -202,21 +202,22 @@ ORDER BY n;
 INSERT INTO app.offers (supplier_id, product_id, unit_price_minor, currency, min_quantity, quantity, lead_days, valid)
 SELECT s.id, p.id, greatest(1,
     round(p.amount_minor * (0.4 + 0.4 * app.random_fraction(%(seed)s::bigint, 'offer price', n)))::bigint), 'EUR',
-    app.random_integer(%(seed)s::bigint, 'offer least', n, 1, 10), app.random_integer(%(seed)s::bigint, 'offer quantity', n, 2000, 5000),
+    app.random_integer(%(seed)s::bigint, 'offer least', n, 1, 10),
+    app.random_integer(%(seed)s::bigint, 'offer quantity', n, 2000, 5000),
     app.random_integer(%(seed)s::bigint, 'lead days', n, 1, 30),
     tstzrange(midnight - app.random_integer(%(seed)s::bigint, 'offer from', n, 30, 90) * interval '1 day',
               midnight + app.random_integer(%(seed)s::bigint, 'offer until', n, 10, 60) * interval '1 day')
 FROM generate_series(0, 100 * %(scale)s::bigint - 1) AS n
 CROSS JOIN (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight) AS now
 JOIN app.suppliers AS s ON s.id = 1 + n %% (10 * %(scale)s::bigint)
--- Seven shares no factor with forty, so a supplier never comes to the same product twice.
+-- Seven and forty have no common factor, so a supplier never offers the same product twice.
 JOIN (SELECT product_id AS id, amount_minor FROM app.product_prices WHERE currency = 'EUR') AS p
   ON p.id = 1 + (n / (10 * %(scale)s::bigint) * 7 + s.id * 3) %% (40 * %(scale)s::bigint)
 ORDER BY n;
 
 -- name: seed_purchase_orders
--- What is wanted from suppliers: half of it open, the rest allocated to an offer that can serve it.
-WITH wanted AS (
+-- Orders to suppliers: half of them open, the rest allocated to an offer that can serve them, received or cancelled.
+WITH requested AS (
     SELECT n, o.id AS offer_id, o.product_id, o.unit_price_minor, o.currency, s.regions[1] AS region, midnight,
         app.random_integer(%(seed)s::bigint, 'wanted', n, 10, 40) AS quantity,
             app.random_fraction(%(seed)s::bigint, 'purchase state', n) AS state_roll,
@@ -229,9 +230,9 @@ WITH wanted AS (
     SELECT *, (CASE WHEN state_roll < 0.5 THEN 'open' WHEN state_roll < 0.8 THEN 'allocated'
         WHEN state_roll < 0.9 THEN 'received'
                     ELSE 'cancelled' END)::app.purchase_state AS state
-    FROM wanted
+    FROM requested
 )
-, made AS (
+, created AS (
     INSERT INTO app.purchase_orders (product_id, quantity, region, max_price_minor, currency, created_at, needed_by,
         state, allocated_at, received_at, cancelled_at)
     SELECT product_id, quantity, region, unit_price_minor * 12 / 10 + 1, currency, created_at,
@@ -248,11 +249,11 @@ WITH wanted AS (
 )
 INSERT INTO app.allocations (purchase_order_id, offer_id, quantity, score, explanation, created_at)
 SELECT n, offer_id, quantity, round((0.5 + 0.5 * app.random_fraction(%(seed)s::bigint, 'score', n))::numeric, 5),
-    jsonb_build_object('note', 'allocated when the data was made'), created_at + interval '3 hours'
+    jsonb_build_object('note', 'allocated when the data was generated'), created_at + interval '3 hours'
 FROM decided WHERE state IN ('allocated', 'received') ORDER BY n;
 
 -- name: seed_subscriptions
--- Subscriptions whose next day is today or later: a tenth is due today and a tenth tomorrow.
+-- Subscriptions whose next date is today or later: a tenth is due today and a tenth tomorrow.
 WITH buyer AS MATERIALIZED (
     SELECT *, row_number() OVER (ORDER BY id) AS place, count(*) OVER () AS all_of_them FROM app.users
         WHERE state = 'active'
@@ -300,8 +301,7 @@ JOIN app.product_prices AS p ON p.currency = s.currency
 ORDER BY n;
 
 -- name: seed_orders
--- Orders with their lines: those that people placed, half of them from a cart, and one of each subscription's last
--- cycle.
+-- Orders with their lines: those that users placed, half of them from a cart, and one for each subscription's last cycle.
 WITH buyer AS MATERIALIZED (
     SELECT *, row_number() OVER (ORDER BY id) AS place, %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight
     FROM app.users WHERE state = 'active'
@@ -363,7 +363,7 @@ WITH buyer AS MATERIALIZED (
     INSERT INTO app.carts (user_id, state, created_at, updated_at, closed_at)
     SELECT user_id, 'ordered', placed_at - interval '30 minutes', placed_at - interval '5 minutes', placed_at
     FROM moved WHERE n %% 2 = 0 AND subscription_id IS NULL ORDER BY n
-), made AS (
+), created AS (
     INSERT INTO app.orders (number, user_id, cart_id, subscription_id, cycle_on, state, currency, net_minor, tax_minor,
         shipping_minor,
         ship_to_country, promised_on, carrier, tracking_number, placed_at, reserved_at, paid_at, confirmed_at,
@@ -390,7 +390,7 @@ SELECT n, number, product_id, 'Product ' || lpad(product_id::text, 6, '0'), quan
     FROM line ORDER BY n, number;
 
 -- name: seed_order_history
--- The moves of the orders that were not just placed; of those the trigger has written it.
+-- The transitions of all orders but the pending ones, whose history the trigger has recorded.
 INSERT INTO app.order_history (order_id, from_state, to_state, at)
 SELECT o.id, move.from_state::app.order_state, move.to_state::app.order_state, move.at
 FROM app.orders AS o
@@ -405,7 +405,7 @@ CROSS JOIN LATERAL (VALUES
 WHERE o.state <> 'pending' AND move.at IS NOT NULL ORDER BY o.id, move.step;
 
 -- name: seed_order_reminders
--- Reminders of orders that wait for money, and some reviews asked for.
+-- Reminders of unpaid orders, and some requests for a review.
 INSERT INTO app.order_reminders (order_id, stage, reminded_at)
 SELECT id, 'payment_missing'::app.reminder_stage, placed_at + interval '1 day' FROM app.orders
 WHERE state = 'reserved' AND placed_at < %(today)s::date::timestamp AT TIME ZONE 'UTC' - interval '1 day'
@@ -415,8 +415,8 @@ SELECT id, 'review', delivered_at + (%(today)s::date::timestamp AT TIME ZONE 'UT
 WHERE state = 'delivered' AND app.random_fraction(%(seed)s::bigint, 'review', id) < 0.2;
 
 -- name: seed_carts
--- Open carts (some older than 30 days, some empty), abandoned ones, and the lines of all.
-WITH made AS (
+-- Open carts (some older than 30 days, some empty), abandoned ones, and their lines.
+WITH created AS (
     INSERT INTO app.carts (user_id, state, created_at, updated_at, closed_at)
     SELECT u.id, (CASE WHEN u.id %% 10 < 4 THEN 'open' ELSE 'abandoned' END)::app.cart_state, since,
         since + (midnight - since) * 0.01,
@@ -428,9 +428,10 @@ WITH made AS (
     WHERE u.state = 'active' AND u.id %% 10 < 6 ORDER BY u.id
     RETURNING id
 ), filled AS (
-    SELECT DISTINCT made.id,
-        app.random_integer(%(seed)s::bigint, 'cart product', made.id * 4 + number, 1, 40 * %(scale)s::bigint) AS product_id
-    FROM made CROSS JOIN generate_series(1, 3) AS number WHERE app.random_fraction(%(seed)s::bigint, 'cart empty', made.id) > 0.2
+    SELECT DISTINCT created.id,
+        app.random_integer(%(seed)s::bigint, 'cart product', created.id * 4 + number, 1, 40 * %(scale)s::bigint) AS product_id
+    FROM created CROSS JOIN generate_series(1, 3) AS number
+    WHERE app.random_fraction(%(seed)s::bigint, 'cart empty', created.id) > 0.2
 )
 INSERT INTO app.cart_lines (cart_id, product_id, quantity)
 SELECT id, product_id, app.random_integer(%(seed)s::bigint, 'cart quantity', id, 1, 3) FROM filled
@@ -440,7 +441,7 @@ WHERE o.cart_id IS NOT NULL GROUP BY o.cart_id, l.product_id
 ORDER BY 1, 2;
 
 -- name: seed_stock
--- What left the shelf and came back with orders, what came in before, and what all of it leaves.
+-- Stock movements (received, sold, returned), and the resulting stock of each product.
 WITH sold AS MATERIALIZED (
     SELECT l.product_id, 'sold'::app.movement_reason AS reason, -l.quantity AS quantity, l.id AS line_id,
         o.shipped_at AS at
@@ -449,7 +450,7 @@ WITH sold AS MATERIALIZED (
     SELECT l.product_id, 'returned', l.quantity, l.id, o.refunded_at
     FROM app.orders AS o JOIN app.order_lines AS l ON l.order_id = o.id WHERE o.state = 'refunded'
         AND o.delivered_at IS NOT NULL
-), aside AS (
+), reserved AS (
     SELECT l.product_id, sum(l.quantity) AS quantity FROM app.orders AS o JOIN app.order_lines AS l ON l.order_id = o.id
     WHERE o.state IN ('reserved', 'paid', 'confirmed') GROUP BY l.product_id
 ), level AS MATERIALIZED (
@@ -457,7 +458,7 @@ WITH sold AS MATERIALIZED (
         1 + coalesce(a.quantity, 0) - coalesce(m.gone, 0) + app.random_integer(%(seed)s::bigint, 'surplus', p.id, 0,
             200) AS received
     FROM app.products AS p
-    LEFT JOIN aside AS a ON a.product_id = p.id
+    LEFT JOIN reserved AS a ON a.product_id = p.id
     LEFT JOIN (SELECT product_id, sum(quantity) AS net, sum(quantity) FILTER (WHERE reason = 'sold') AS gone FROM sold
         GROUP BY product_id)
         AS m ON m.product_id = p.id
@@ -474,8 +475,8 @@ SELECT product_id, reason, quantity, line_id, at FROM sold
 ORDER BY 5, 4, 1;
 
 -- name: seed_payments
--- A payment of each order that got as far as its money. What is over went by Razorpay in the last month: the sandbox's Stripe,
--- which reconciliation asks, begins with an empty account. What is not over goes by Stripe, which has not heard of it yet.
+-- A payment of each order that was reserved. Completed payments of the last month are Razorpay's: the sandbox's Stripe account,
+-- which reconciliation reads, starts empty. Payments that are still open are Stripe's, which does not know them yet.
 WITH due AS (
     SELECT o.*, %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight,
         app.random_integer(%(seed)s::bigint, 'payment', o.id, 0, 2) AS fate,
@@ -512,7 +513,7 @@ SELECT id, provider,
 FROM failing ORDER BY id;
 
 -- name: seed_payment_attempts
--- Every try of each payment; one in three payments that went well was declined first.
+-- Every attempt of each payment; one in three captured payments was declined first.
 INSERT INTO app.payment_attempts (payment_id, number, started_at, ended_at, outcome, decline_kind, decline_code)
 SELECT p.id, number,
     CASE WHEN is_last THEN ended_at - (ended_at - p.created_at) * 0.1 ELSE p.created_at END,
@@ -529,7 +530,7 @@ CROSS JOIN LATERAL (SELECT number = p.attempts AS is_last) AS last
 ORDER BY p.id, number;
 
 -- name: seed_refunds
--- All the money of refunded orders.
+-- The full refunds of refunded orders.
 INSERT INTO app.refunds (payment_id, provider_reference, amount_minor, currency, reason, state, created_at, ended_at)
 SELECT p.id, 're_seed' || lpad(p.id::text, 10, '0'), p.amount_minor, p.currency,
     CASE WHEN o.delivered_at IS NULL THEN 'cancelled after payment' ELSE 'returned' END, 'succeeded',
@@ -538,7 +539,7 @@ SELECT p.id, 're_seed' || lpad(p.id::text, 10, '0'), p.amount_minor, p.currency,
 FROM app.payments AS p JOIN app.orders AS o ON o.id = p.order_id WHERE o.state = 'refunded' ORDER BY p.id;
 
 -- name: seed_payment_events
--- What the providers told us of half of the payments.
+-- The providers' events about half of the payments.
 INSERT INTO app.payment_events (provider, event_id, type, occurred_at, body, payment_id, received_at, processed_at)
 SELECT provider, 'evt_seed' || lpad(id::text, 10, '0'), CASE provider WHEN 'stripe' THEN 'payment_intent.succeeded'
     ELSE 'payment.captured' END,
@@ -547,8 +548,8 @@ SELECT provider, 'evt_seed' || lpad(id::text, 10, '0'), CASE provider WHEN 'stri
 FROM app.payments WHERE state = 'captured' AND id %% 2 = 0 ORDER BY captured_at, id;
 
 -- name: seed_invoices
--- An invoice of each paid order and a credit note of each refunded one, numbered by year in the order of their times.
-WITH paper AS (
+-- An invoice of each paid order and a credit note of each refunded one, numbered by year in chronological order.
+WITH document AS (
     SELECT o.id AS order_id, 'invoice'::app.invoice_kind AS kind, o.paid_at AS issued_at FROM app.orders AS o
         WHERE o.paid_at IS NOT NULL
     UNION ALL
@@ -557,7 +558,7 @@ WITH paper AS (
     SELECT *, (CASE kind WHEN 'invoice' THEN 'INV-' ELSE 'CRN-' END) || to_char(issued_at AT TIME ZONE 'UTC',
         'YYYY') AS series,
         row_number() OVER (ORDER BY issued_at, kind, order_id) AS id
-    FROM paper
+    FROM document
 ), numbered AS MATERIALIZED (
     SELECT *, row_number() OVER (PARTITION BY series ORDER BY id) AS number,
         CASE WHEN kind = 'credit_note' THEN min(id) OVER (PARTITION BY order_id) END AS credits_id
@@ -573,7 +574,7 @@ SELECT i.series, i.number, i.kind, o.id, i.credits_id, o.currency, o.net_minor +
 FROM numbered AS i JOIN app.orders AS o ON o.id = i.order_id JOIN app.users AS u ON u.id = o.user_id ORDER BY i.id;
 
 -- name: seed_invoice_lines
--- The orders' lines, and shipping where it was paid.
+-- The orders' lines, and shipping where it was charged.
 INSERT INTO app.invoice_lines (invoice_id, number, description, quantity, unit_price_minor, tax_rate)
 SELECT i.id, l.number, l.description, l.quantity, l.unit_price_minor, l.tax_rate
 FROM app.invoices AS i JOIN app.order_lines AS l ON l.order_id = i.order_id
@@ -584,8 +585,8 @@ FROM app.invoices AS i JOIN app.orders AS o ON o.id = i.order_id WHERE o.shippin
 ORDER BY 1, 2;
 
 -- name: seed_audit_log
--- Four months of logins and of what staff did, with a few things to detect on the last day: guessing at a password from
--- one address, and logins far apart in too short a time. Addresses are of the ranges kept for documentation.
+-- Four months of logins and staff actions, with incidents to detect on the last day: password guessing from one address, and
+-- logins from distant places within a short time. IP addresses are from the ranges reserved for documentation.
 WITH spot (country, latitude, longitude) AS (VALUES
     ('US', 40.7, -74.0), ('GB', 51.5, -0.1), ('DE', 52.5, 13.4), ('FR', 48.9, 2.4), ('IN', 28.6, 77.2),
         ('JP', 35.7, 139.7), ('BR', -23.5, -46.6)
@@ -596,7 +597,7 @@ WITH spot (country, latitude, longitude) AS (VALUES
     SELECT n, p.id AS user_id, p.email, p.country, app.random_fraction(%(seed)s::bigint, 'action', n) AS r, p.is_admin,
         greatest(p.created_at, p.midnight - 120 * app.random_fraction(%(seed)s::bigint, 'audit', n) * interval '1 day') AS at
     FROM generate_series(1, 500 * %(scale)s::bigint) AS n
-    -- One in ten is an admin's.
+    -- One in ten entries is an admin's.
     JOIN person AS p ON p.place = CASE WHEN n %% 10 = 0 THEN 1 + n / 10 %% 3
                                        ELSE app.random_integer(%(seed)s::bigint, 'audit user', n, 1,
                                            (SELECT count(*) FROM person)) END
@@ -609,10 +610,10 @@ WITH spot (country, latitude, longitude) AS (VALUES
             ELSE 'success' END)::app.audit_outcome AS outcome
     FROM usual
     UNION ALL
-    SELECT p.midnight - interval '5 hours' + try * interval '7 seconds', n * 100 + try, p.id, p.email, 'BR',
+    SELECT p.midnight - interval '5 hours' + attempt * interval '7 seconds', n * 100 + attempt, p.id, p.email, 'BR',
         inet '203.0.113.0' + n %% 256,
         'user.login', 'failure'
-    FROM generate_series(1, %(scale)s::bigint) AS n CROSS JOIN generate_series(1, 15) AS try
+    FROM generate_series(1, %(scale)s::bigint) AS n CROSS JOIN generate_series(1, 15) AS attempt
         JOIN person AS p ON p.place = 10 + n
     UNION ALL
     SELECT p.midnight - interval '3 hours' + leg * interval '20 minutes', n * 100 + leg, p.id, p.email,
@@ -631,7 +632,7 @@ SELECT e.at, e.user_id, e.email, e.action,
 FROM entry AS e JOIN spot USING (country) ORDER BY e.at, e.n, e.action;
 
 -- name: seed_events
--- What people looked at in the last 120 days, and every order as the end of a funnel.
+-- What users viewed in the last 120 days, and every order as the end of a funnel.
 WITH person AS MATERIALIZED (
     SELECT u.id, u.created_at, row_number() OVER (ORDER BY u.id) AS place,
         %(today)s::date::timestamp AT TIME ZONE 'UTC' AS midnight
@@ -654,8 +655,8 @@ INSERT INTO app.events (at, user_id, name, product_id, order_id)
 SELECT at, user_id, name::app.event_name, product_id, order_id FROM happened ORDER BY at, name, n;
 
 -- name: seed_integrations
--- Four systems with three resources each; one of them is switched off.
-WITH made AS (
+-- Four systems with three resources each; one system is inactive.
+WITH created AS (
     INSERT INTO app.integrations (name, kind, base_url, credential, is_active, created_at)
     SELECT kind || '_main', kind, 'https://' || kind || '.example.com/api', kind || '_api', kind <> 'accounting',
         %(today)s::date::timestamp AT TIME ZONE 'UTC' - interval '400 days'
@@ -664,10 +665,10 @@ WITH made AS (
 )
 INSERT INTO app.integration_endpoints (integration_id, resource, path, pushes)
 SELECT id, resource, '/v1/' || resource, resource = 'customers'
-FROM made CROSS JOIN unnest(ARRAY['customers', 'items', 'shipments']) AS resource ORDER BY id, resource;
+FROM created CROSS JOIN unnest(ARRAY['customers', 'items', 'shipments']) AS resource ORDER BY id, resource;
 
 -- name: seed_integration_records
--- What was pulled so far; some is deleted over there, some changed here.
+-- Records pulled so far; some were deleted remotely, some changed locally.
 INSERT INTO app.integration_records (endpoint_id, external_id, version, data, changed_at, local_at, synced_at,
     deleted_at)
 SELECT 1 + n %% 12, 'X' || lpad(n::text, 8, '0'), '1', jsonb_build_object('name', 'Record ' || n), changed_at,
@@ -679,29 +680,29 @@ CROSS JOIN LATERAL (SELECT %(today)s::date::timestamp AT TIME ZONE 'UTC'
 ORDER BY n;
 
 -- name: invariant_violations
--- Rules that hold across tables, each with how many rows break it; no row when all hold.
+-- Violated rules across tables, with the number of rows that violate each; no row if all hold.
 SELECT rule, broken FROM (
-    SELECT 'an order''s totals are those of its lines' AS rule, count(*) AS broken
+    SELECT 'an order''s totals are the sums of its lines' AS rule, count(*) AS broken
     FROM app.orders AS o LEFT JOIN (
         SELECT order_id, sum(net_minor) AS net, sum(tax_minor) AS tax FROM app.order_lines
             GROUP BY order_id) AS l ON l.order_id = o.id
     WHERE (o.net_minor, o.tax_minor) IS DISTINCT FROM (l.net, l.tax)
     UNION ALL
-    SELECT 'an order is paid when the whole of it was captured, and only then', count(*)
+    SELECT 'an order is paid if and only if its full amount was captured', count(*)
     FROM app.orders AS o LEFT JOIN app.payments AS p ON p.order_id = o.id AND p.state = 'captured'
     WHERE (o.paid_at IS NOT NULL) <> (p.id IS NOT NULL) OR p.amount_minor <> o.total_minor
     UNION ALL
-    SELECT 'what a payment has refunded is the sum of its refunds', count(*)
+    SELECT 'a payment''s refunded amount is the sum of its refunds', count(*)
     FROM app.payments AS p LEFT JOIN (
         SELECT payment_id, sum(amount_minor) AS back FROM app.refunds WHERE state = 'succeeded'
             GROUP BY payment_id) AS r ON r.payment_id = p.id
     WHERE p.refunded_minor <> coalesce(r.back, 0)
     UNION ALL
-    SELECT 'a refunded order has all its money back', count(*)
+    SELECT 'a refunded order has a payment that was refunded in full', count(*)
     FROM app.orders AS o JOIN app.payments AS p ON p.order_id = o.id AND p.state = 'captured'
     WHERE (o.state = 'refunded') <> (p.refunded_minor = p.amount_minor)
     UNION ALL
-    SELECT 'a payment has as many attempts as it says, and a captured one ended in its capture', count(*)
+    SELECT 'a payment counts its attempts, and a captured one has a captured attempt', count(*)
     FROM app.payments AS p LEFT JOIN (
         SELECT payment_id, count(*) AS attempts, max(ended_at) FILTER (WHERE outcome = 'captured') AS captured_at
         FROM app.payment_attempts GROUP BY payment_id) AS t ON t.payment_id = p.id
@@ -713,22 +714,23 @@ SELECT rule, broken FROM (
         GROUP BY product_id) AS m ON m.product_id = p.id
     WHERE p.stock <> coalesce(m.net, 0)
     UNION ALL
-    SELECT 'what is reserved of a product is what its open orders want', count(*)
+    SELECT 'a product''s reserved quantity is that of its open orders', count(*)
     FROM app.products AS p LEFT JOIN (
-        SELECT l.product_id, sum(l.quantity) AS wanted FROM app.orders AS o
+        SELECT l.product_id, sum(l.quantity) AS quantity FROM app.orders AS o
             JOIN app.order_lines AS l ON l.order_id = o.id
         WHERE o.state IN ('reserved', 'paid', 'confirmed') GROUP BY l.product_id) AS w ON w.product_id = p.id
-    WHERE p.reserved <> coalesce(w.wanted, 0)
+    WHERE p.reserved <> coalesce(w.quantity, 0)
     UNION ALL
-    SELECT 'what was shipped left the shelf, and nothing else', count(*)
+    SELECT 'an order line has a sale movement if and only if its order was shipped', count(*)
     FROM app.orders AS o JOIN app.order_lines AS l ON l.order_id = o.id
     LEFT JOIN app.stock_movements AS m ON m.order_line_id = l.id AND m.reason = 'sold'
     WHERE (o.shipped_at IS NOT NULL) <> (m.id IS NOT NULL) OR m.quantity <> -l.quantity OR m.product_id <> l.product_id
     UNION ALL
     SELECT 'an order''s history leads step by step to its state', count(*)
     FROM (SELECT o.id FROM app.orders AS o LEFT JOIN (
-            SELECT *, lag(to_state) OVER way AS came_from, lag(at) OVER way AS before, lead(id) OVER way AS next
-            FROM app.order_history WINDOW way AS (PARTITION BY order_id ORDER BY id)) AS h ON h.order_id = o.id
+            SELECT *, lag(to_state) OVER transitions AS came_from, lag(at) OVER transitions AS before,
+                lead(id) OVER transitions AS next
+            FROM app.order_history WINDOW transitions AS (PARTITION BY order_id ORDER BY id)) AS h ON h.order_id = o.id
           WHERE h.id IS NULL OR h.from_state IS DISTINCT FROM h.came_from OR h.at < h.before OR h.next IS NULL
               AND h.to_state <> o.state) AS wrong
     UNION ALL
@@ -744,7 +746,7 @@ SELECT rule, broken FROM (
             GROUP BY invoice_id) AS l ON l.invoice_id = i.id
     WHERE (i.net_minor, i.tax_minor) IS DISTINCT FROM (l.net, l.tax)
     UNION ALL
-    SELECT 'an invoice series knows its last number, and numbers follow time', count(*)
+    SELECT 'an invoice series stores its last number, and numbers follow time', count(*)
     FROM (SELECT s.name FROM app.invoice_series AS s LEFT JOIN app.invoices AS i ON i.series = s.name
           GROUP BY s.name, s.last_number HAVING s.last_number <> coalesce(max(i.number), 0)
           UNION ALL
@@ -752,21 +754,21 @@ SELECT rule, broken FROM (
               lag(issued_at) OVER (PARTITION BY series ORDER BY number) AS before FROM app.invoices) AS i
           WHERE issued_at < before) AS wrong
     UNION ALL
-    SELECT 'what an offer has allocated is the sum of its allocations', count(*)
-    FROM app.offers AS o LEFT JOIN (SELECT offer_id, sum(quantity) AS given FROM app.allocations
+    SELECT 'an offer''s allocated quantity is the sum of its allocations', count(*)
+    FROM app.offers AS o LEFT JOIN (SELECT offer_id, sum(quantity) AS allocated FROM app.allocations
         GROUP BY offer_id) AS a ON a.offer_id = o.id
-    WHERE o.allocated <> coalesce(a.given, 0)
+    WHERE o.allocated <> coalesce(a.allocated, 0)
     UNION ALL
     SELECT 'an allocated purchase order is allocated in full, to offers of its product', count(*)
     FROM app.purchase_orders AS p LEFT JOIN (
-        SELECT a.purchase_order_id, sum(a.quantity) AS given, min(o.product_id) AS lowest, max(o.product_id) AS highest
+        SELECT a.purchase_order_id, sum(a.quantity) AS allocated, min(o.product_id) AS lowest, max(o.product_id) AS highest
         FROM app.allocations AS a JOIN app.offers AS o ON o.id = a.offer_id
             GROUP BY a.purchase_order_id) AS a ON a.purchase_order_id = p.id
-    WHERE CASE WHEN p.state IN ('allocated', 'received') THEN (a.given, a.lowest, a.highest) IS DISTINCT
+    WHERE CASE WHEN p.state IN ('allocated', 'received') THEN (a.allocated, a.lowest, a.highest) IS DISTINCT
         FROM (p.quantity::bigint, p.product_id, p.product_id)
-               ELSE a.given IS NOT NULL END
+               ELSE a.allocated IS NOT NULL END
     UNION ALL
-    SELECT 'a subscription''s days lie whole intervals after its start', count(*)
+    SELECT 'a subscription''s dates are whole intervals after its start', count(*)
     FROM (SELECT s.started_on, s.interval_months, s.anchor_day, s.next_on AS day FROM app.subscriptions AS s
           UNION ALL
           SELECT s.started_on, s.interval_months, s.anchor_day, o.cycle_on FROM app.subscriptions AS s
@@ -776,7 +778,7 @@ SELECT rule, broken FROM (
            FROM started_on),
               interval_months) <> 0
     UNION ALL
-    SELECT 'an order of a cart has its lines, and an ordered cart has an order', count(*)
+    SELECT 'an order from a cart has the cart''s lines, and an ordered cart has an order', count(*)
     FROM (SELECT cart_id FROM (
             SELECT c.cart_id, c.product_id, c.quantity::bigint FROM app.cart_lines AS c
                 JOIN app.orders AS o ON o.cart_id = c.cart_id
@@ -788,7 +790,7 @@ SELECT rule, broken FROM (
           SELECT c.id FROM app.carts AS c LEFT JOIN app.orders AS o ON o.cart_id = c.id
               WHERE (c.state = 'ordered') <> (o.id IS NOT NULL)) AS wrong
     UNION ALL
-    SELECT 'nobody did anything before they had an account', count(*)
+    SELECT 'no user has activity from before the account was created', count(*)
     FROM (SELECT user_id, placed_at AS at FROM app.orders UNION ALL SELECT user_id, created_at FROM app.sessions
           UNION ALL SELECT user_id, created_at FROM app.tokens UNION ALL SELECT user_id, created_at FROM app.carts
           UNION ALL SELECT user_id, created_at FROM app.subscriptions UNION ALL SELECT user_id, at FROM app.audit_log
@@ -796,7 +798,7 @@ SELECT rule, broken FROM (
           UNION ALL SELECT user_id, received_at FROM app.privacy_requests) AS did
     JOIN app.users AS u ON u.id = did.user_id WHERE did.at < u.created_at
     UNION ALL
-    SELECT 'nothing has happened that is still to come', count(*)
+    SELECT 'no event lies in the future', count(*)
     FROM (SELECT state_since AS at FROM app.orders UNION ALL SELECT captured_at
         FROM app.payments UNION ALL SELECT issued_at FROM app.invoices
           UNION ALL SELECT at FROM app.audit_log UNION ALL SELECT at FROM app.events UNION ALL SELECT last_seen_at

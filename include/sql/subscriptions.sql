@@ -3,21 +3,21 @@
 -- "Today" is the day in the subscription's own zone at the moment `now`.
 
 -- name: subscriptions_due
--- Ids, from `first` to `last`, of subscriptions with something to be done today: a cycle, or the end of a pause.
-SELECT s.id AS id FROM app.subscriptions AS s
+-- Subscriptions with ids from `first` to `last` for which something is due today: a cycle, or the end of a pause.
+SELECT s.id, u.email::text AS email FROM app.subscriptions AS s JOIN app.users AS u ON u.id = s.user_id
 CROSS JOIN LATERAL (SELECT (%(now)s::timestamptz AT TIME ZONE s.zone)::date AS today) AS there
 WHERE s.id BETWEEN %(first)s::bigint AND %(last)s::bigint
-  -- No zone is a day ahead of UTC's tomorrow: the index narrows it down before each row's own zone is asked.
+  -- No zone is ahead of UTC's tomorrow: the index narrows the rows down before each row's own zone is used.
   AND (s.state = 'active' AND s.next_on <= (%(now)s::timestamptz AT TIME ZONE 'UTC')::date + 1
            AND s.next_on <= there.today AND (s.retry_on IS NULL OR s.retry_on <= there.today)
        OR s.state = 'paused' AND s.resume_on <= there.today)
 ORDER BY s.id LIMIT %(batch_limit)s::bigint;
 
 -- name: subscriptions_to_remind
--- Ids of subscriptions that may have a cycle tomorrow that its owner was not reminded of; the rules decide.
-SELECT s.id AS id FROM app.subscriptions AS s JOIN app.users AS u ON u.id = s.user_id
+-- Subscriptions above the id `after_id` that may have a cycle tomorrow of which the owner was not reminded; the rules decide.
+SELECT s.id, u.email::text AS email FROM app.subscriptions AS s JOIN app.users AS u ON u.id = s.user_id
 CROSS JOIN LATERAL (SELECT (%(now)s::timestamptz AT TIME ZONE s.zone)::date + 1 AS tomorrow) AS there
-WHERE u.state <> 'deactivated'
+WHERE s.id > %(after_id)s::bigint AND u.state <> 'deactivated'
   AND (s.state = 'active' AND NOT s.skip_next AND s.retry_on IS NULL AND s.next_on = there.tomorrow
            AND s.next_on BETWEEN (%(now)s::timestamptz AT TIME ZONE 'UTC')::date
                AND (%(now)s::timestamptz AT TIME ZONE 'UTC')::date + 2
@@ -26,10 +26,10 @@ WHERE u.state <> 'deactivated'
 ORDER BY s.id LIMIT %(batch_limit)s::bigint;
 
 -- name: subscription_lock
--- One subscription with all that its renewal or reminder asks, locked until the transaction ends; no row if there is none.
--- Fails at once with 55P03 while somebody else holds it. The tax rate is in basis points, by the country that it goes to:
--- those of the reference app's data; put your own tax table here.
-SELECT s.state::text AS state, s.anchor_day AS anchor_day, s.interval_months AS interval_months, s.next_on AS next_on,
+-- One subscription with its owner and product, locked until the transaction ends; no row if it does not exist. Fails at once with
+-- 55P03 while another transaction has the lock. The tax rate is in basis points, by the country of the owner: the rates of
+-- the reference app's data; use your own tax table here.
+SELECT s.id, s.state::text AS state, s.anchor_day AS anchor_day, s.interval_months AS interval_months, s.next_on AS next_on,
     s.skip_next AS skip_next, s.retry_on AS retry_on, s.resume_on AS resume_on, s.reminded_cycle_on AS reminded_cycle_on,
     s.quantity AS quantity, s.unit_price_minor AS unit_price_minor, s.new_price_minor AS new_price_minor,
     s.new_price_from AS new_price_from, s.currency::text AS currency, s.user_id AS user_id, s.product_id AS product_id,
@@ -46,8 +46,8 @@ WHERE s.id = %(id)s::bigint
 FOR NO KEY UPDATE OF s NOWAIT;
 
 -- name: order_place
--- The order of a cycle with its line, its stock set aside. No row, and nothing done, if there is too little stock or the
--- cycle has its order already.
+-- Creates the order of a cycle with its line, and reserves its stock. No row, and no change, if there is not enough stock or
+-- the cycle has its order already.
 WITH held AS (
     UPDATE app.products SET reserved = reserved + %(quantity)s::integer
     WHERE id = %(product_id)s::bigint AND stock - reserved >= %(quantity)s::integer
@@ -59,26 +59,26 @@ WITH held AS (
     SELECT %(number)s::text, %(user_id)s::bigint, %(subscription_id)s::bigint, %(cycle_on)s::date, %(currency)s::text,
         %(net_minor)s::bigint, %(tax_minor)s::bigint, %(country)s::text
     FROM held
-    RETURNING id, placed_at, total_minor
+    RETURNING id, number, placed_at, total_minor
 ), line AS (
     INSERT INTO app.order_lines (order_id, number, product_id, description, quantity, unit_price_minor, tax_rate)
     SELECT placed.id, 1, held.id, held.name, %(quantity)s::integer, %(unit_price_minor)s::bigint, %(tax_rate)s::integer
     FROM placed, held
 )
-SELECT placed.id AS id, placed.placed_at AS placed_at, placed.total_minor AS total_minor FROM placed;
+SELECT id, number, placed_at, total_minor FROM placed;
 
 -- name: order_reserve
--- Says of an order just placed that its stock is set aside: what it waits for now is its money.
+-- Marks an order that was just placed as reserved: it waits for its payment.
 UPDATE app.orders SET state = 'reserved', reserved_at = greatest(clock_timestamp(), placed_at) WHERE id = %(id)s::bigint;
 
 -- name: order_for_cycle
--- The order that a cycle has made; no row if it has made none.
+-- The order of a cycle, if it has one.
 SELECT o.id AS id, o.number AS number FROM app.orders AS o
 WHERE o.subscription_id = %(subscription_id)s::bigint AND o.cycle_on = %(cycle_on)s::date;
 
 -- name: subscription_advance
--- Sets a subscription on its next cycle, at the new price if that holds now; a pause is over. With `retry_on` the cycle is
--- put off until then.
+-- Moves a subscription to its next cycle, at the new price if that is valid by then, and ends a pause. With `retry_on` the
+-- cycle is deferred until then.
 UPDATE app.subscriptions SET state = 'active', paused_at = NULL, resume_on = NULL,
     skip_next = skip_next AND next_on = %(next_on)s::date, next_on = %(next_on)s::date, retry_on = %(retry_on)s::date,
     unit_price_minor = CASE WHEN %(applies_new_price)s::boolean THEN new_price_minor ELSE unit_price_minor END,
@@ -87,7 +87,7 @@ UPDATE app.subscriptions SET state = 'active', paused_at = NULL, resume_on = NUL
 WHERE id = %(id)s::bigint;
 
 -- name: subscription_mark_reminded
--- Notes that the owner was reminded of a cycle; a pause that ends by then ends before it.
+-- Stores that the owner was reminded of a cycle, which becomes the next one: for a pause that ends by then.
 UPDATE app.subscriptions SET skip_next = skip_next AND next_on = %(cycle_on)s::date, next_on = %(cycle_on)s::date,
     reminded_cycle_on = %(cycle_on)s::date
 WHERE id = %(id)s::bigint;

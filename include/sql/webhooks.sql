@@ -1,7 +1,7 @@
--- Webhook endpoints: kept, signed for, watched, disabled, and given again what they have missed.
+-- Webhook endpoints: management, secrets, failures, and replays of missed events.
 
 -- name: endpoint_create
--- A new endpoint; returns its id.
+-- Inserts an endpoint; returns its id.
 INSERT INTO backline.webhook_endpoint (url, description, event_types)
 VALUES (%(url)s::text, %(description)s::text, %(event_types)s::text[])
 RETURNING id;
@@ -19,16 +19,16 @@ SELECT e.id, e.url, e.description, e.event_types, e.state, e.disabled_reason, e.
 FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
 
 -- name: endpoint_update
--- Changes what is given; null leaves it as it was.
+-- Changes the given fields; null leaves a field unchanged.
 UPDATE backline.webhook_endpoint AS e
 SET url = coalesce(%(url)s::text, e.url), description = coalesce(%(description)s::text, e.description),
     event_types = coalesce(%(event_types)s::text[], e.event_types)
 WHERE e.id = %(id)s::text;
 
 -- name: endpoint_disable
--- Disables an endpoint and ends what waits for it. With `min_failing_seconds`, only if it has failed for so many seconds
--- until now. Returns how many messages it ended; no row if the endpoint was not active. What waits is found by its states,
--- so that their indexes serve.
+-- Disables an endpoint and suppresses its waiting messages. With `min_failing_seconds`, only if it has been failing for so
+-- many seconds. Returns how many messages were suppressed; no row if the endpoint was not active. Waiting messages are
+-- found by their states, so that the states' indexes are used.
 WITH disabled AS (
     UPDATE backline.webhook_endpoint AS e
     SET state = 'disabled', disabled_reason = %(reason)s::text, disabled_at = clock_timestamp()
@@ -49,23 +49,23 @@ WITH disabled AS (
 SELECT (SELECT count(*)::integer FROM ended) AS suppressed_count FROM disabled;
 
 -- name: endpoint_enable
--- Makes an endpoint active again, with a clean slate; no row if it was not disabled.
+-- Makes an endpoint active again and clears its failures; no row if it was not disabled.
 UPDATE backline.webhook_endpoint AS e
 SET state = 'active', disabled_reason = NULL, disabled_at = NULL, failing_since = NULL, last_error = NULL
 WHERE e.id = %(id)s::text AND e.state = 'disabled'
 RETURNING e.id;
 
 -- name: endpoint_delete
--- Deletes an endpoint with its secrets; disable it first, so that what waits for it ends.
+-- Deletes an endpoint with its secrets; disable it first, which suppresses its waiting messages.
 DELETE FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text RETURNING e.id;
 
 -- name: secret_insert
--- A new secret of an endpoint.
+-- Inserts a secret of an endpoint.
 INSERT INTO backline.webhook_secret (endpoint_id, scheme, ciphertext, public_key)
 VALUES (%(id)s::text, %(scheme)s::text, %(ciphertext)s::text, %(public_key)s::text);
 
 -- name: secret_expire
--- Lets the present secrets of an endpoint expire after so many seconds, and forgets those that have.
+-- Lets the current secrets of an endpoint expire after so many seconds, and deletes the expired ones.
 WITH forgotten AS (
     DELETE FROM backline.webhook_secret AS s
     WHERE s.endpoint_id = %(id)s::text AND s.expires_at <= clock_timestamp())
@@ -75,14 +75,14 @@ WHERE s.endpoint_id = %(id)s::text
   AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp() + %(overlap_seconds)s::float8 * interval '1 second');
 
 -- name: secret_list
--- The secrets that sign now, newest first, without what is secret.
+-- The secrets in use, newest first, without their secret part.
 SELECT s.endpoint_id, s.scheme, s.public_key, s.created_at, s.expires_at
 FROM backline.webhook_secret AS s
 WHERE s.endpoint_id = ANY (%(ids)s::text[]) AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
 ORDER BY s.endpoint_id, s.id DESC;
 
 -- name: endpoint_get_for_delivery
--- What a delivery needs of an endpoint; its sealed secrets newest first.
+-- One endpoint for a delivery, with its encrypted secrets, newest first.
 SELECT e.id, e.url, e.state, e.disabled_reason,
     extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds,
     coalesce((SELECT array_agg(s.scheme ORDER BY s.id DESC) FROM backline.webhook_secret AS s
@@ -92,19 +92,19 @@ SELECT e.id, e.url, e.state, e.disabled_reason,
 FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
 
 -- name: endpoint_record_failure
--- Notes a failure, and since when it fails if that is its first. Returns for how many seconds it has failed.
+-- Records a failure, and its time if it is the first one. Returns for how many seconds the endpoint has been failing.
 UPDATE backline.webhook_endpoint AS e
 SET failing_since = coalesce(e.failing_since, clock_timestamp()), last_error = %(error)s::text
 WHERE e.id = %(id)s::text AND e.state = 'active'
 RETURNING extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds;
 
 -- name: endpoint_list_failing
--- Which of these endpoints have taken nothing for a while. One failure among many is none yet.
+-- Those of these endpoints that have been failing for a while; a single failure does not count.
 SELECT e.id FROM backline.webhook_endpoint AS e
 WHERE e.id = ANY (%(ids)s::text[]) AND e.failing_since < clock_timestamp() - interval '10 seconds';
 
 -- name: endpoint_clear_failure
--- Notes that an endpoint which failed has taken an event.
+-- Clears the failure of an endpoint that has accepted an event.
 UPDATE backline.webhook_endpoint AS e SET failing_since = NULL, last_error = NULL
 WHERE e.id = %(id)s::text AND e.failing_since IS NOT NULL;
 
@@ -115,8 +115,8 @@ SELECT EXISTS (
     WHERE e.state = 'active' AND backline.webhook_event_matches(e.event_types, event_type)) AS has_subscriber;
 
 -- name: event_replay
--- Sends events since a time to one endpoint: those that it asks for and has neither taken nor waits for, or, with
--- `include_delivered`, all that it asks for. Oldest first, at most so many; one message an event, under the event's own id.
+-- Replays events since a time to one endpoint: those that it subscribes to and that are neither delivered nor waiting, or
+-- with `include_delivered` all that it subscribes to. Oldest first; one message per event, with the event's own id.
 WITH event AS (
     SELECT DISTINCT ON (m.payload ->> 'event_id') m.id, m.payload, m.type_version, m.lane, m.priority, m.max_attempts
     FROM backline.message AS m
@@ -137,6 +137,6 @@ FROM event ORDER BY event.id LIMIT %(batch_limit)s::integer
 RETURNING id;
 
 -- name: endpoint_message_get
--- The event of a webhook message, by the message's id, if it is one for this endpoint or for every one.
+-- The event of a webhook message, if it is for this endpoint or for all.
 SELECT m.id, m.payload FROM backline.message AS m
 WHERE m.id = %(message_id)s::bigint AND m.channel = 'webhook' AND m.recipient IN ('*', %(id)s::text);

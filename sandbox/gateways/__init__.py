@@ -1,1 +1,1 @@
-"""Stand-ins for SMS and push providers: they keep what comes, show it, and misbehave when told to."""
+"""Emulators of SMS, push and payment providers: they store requests, show them, and inject faults."""

@@ -1,10 +1,11 @@
-"""Fault switches: rules that make a gateway answer as a troubled HTTP service would."""
+"""Fault injection for gateways: rules that make one answer with errors, answer slowly or drop the connection."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox import fault_injection
 from sandbox.fault_injection import FaultInjector, FaultRule
@@ -13,11 +14,11 @@ REQUEST_STAGE = "request"
 
 FIELD_HINTS = {
     "recipient": 'a glob over the recipient, such as "+4915*"',
-    "stage": f'"{REQUEST_STAGE}", the only one, so it can be left out',
+    "stage": f'"{REQUEST_STAGE}" (the only stage; optional)',
     "action": 'one of "reply", "slow", "drop"',
-    "status": "a whole number from 300 to 599, or 200 for an answer that is none",
-    "body": "an object, the JSON of the answer, or a text",
-    "retry_after": "a whole number of seconds, or null for no such header",
+    "status": "a whole number from 200 to 599",
+    "body": "an object (JSON response) or a string (text response)",
+    "retry_after": "a whole number of seconds, or null for no Retry-After header",
     "seconds": "a number from 0 to 3600",
     "times": "a whole number from 1, or null for always",
     "probability": "a number from 0 to 1",
@@ -27,9 +28,9 @@ FIELD_HINTS = {
 
 
 class GatewayFaultRule(FaultRule):
-    """One switch. The first rule that matches a request and has fires left decides what happens.
+    """One fault rule. The first rule that matches a request and is not spent applies.
 
-    `after` keeps the message before the fault: the client cannot know that it was accepted.
+    With `after`, the message is stored before the fault: the client cannot know that it was accepted.
     """
 
     stage: Literal["request"] = "request"
@@ -52,10 +53,30 @@ class GatewayFaults(FaultInjector[GatewayFaultRule]):
 
 
 def parse_rules(body: bytes) -> list[GatewayFaultRule]:
-    """Rules from a JSON list. Raises InvalidRules."""
+    """Parse rules from a JSON list. Raises InvalidFaultRules."""
     return fault_injection.parse_rule_list(GatewayFaultRule, body, FIELD_HINTS, '[{"status": 503, "times": 2}]')
 
 
 def validate_rules(found: list[object]) -> list[GatewayFaultRule]:
-    """Rules from plain values. Raises InvalidRules."""
+    """Validate rules given as plain values. Raises InvalidFaultRules."""
     return fault_injection.validate_rule_list(GatewayFaultRule, found, FIELD_HINTS)
+
+
+class ConnectionDropped(BaseException):
+    """Raised by a handler to drop the connection. Not an Exception: the framework would answer 500 to one."""
+
+
+class DropConnectionMiddleware:
+    """Aborts the connection when a handler raises ConnectionDropped. Wraps the whole application; needs uvicorn."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        try:
+            await self._app(scope, receive, send)
+        except ConnectionDropped:
+            send.__self__.transport.abort()  # type: ignore[attr-defined]
+            while (await receive())["type"] != "http.disconnect":
+                pass

@@ -1,4 +1,4 @@
-"""What the stand-ins share: an inbox, fault switches, pages to read what came, and a small JSON API."""
+"""The base of every gateway emulator: an inbox, fault injection, pages, and a small JSON API."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from sandbox.fault_injection import InvalidFaultRules
-from sandbox.gateways.dropping import ConnectionDropped
+from sandbox.fault_injection import InvalidFaultRules, parse_rule_form
 from sandbox.gateways.faults import (
     FIELD_HINTS,
     REQUEST_STAGE,
+    ConnectionDropped,
     GatewayFaultRule,
     GatewayFaults,
     parse_rules,
@@ -34,12 +34,12 @@ RenderPage = Callable[..., Response]
 
 
 class Gateway:
-    """One stand-in under `/<name>/`. A subclass adds the provider's own routes and the faults that are worth a button."""
+    """One emulator under `/<name>/`. A subclass adds the provider's routes and the presets of the fault page."""
 
     name: str
     title: str
     example: str
-    """A command that makes a message come."""
+    """A command that sends a message to this gateway."""
     presets: Mapping[str, Mapping[str, Any]]
 
     def __init__(self, render_page: RenderPage) -> None:
@@ -53,9 +53,9 @@ class Gateway:
         return [
             Route(f"{root}/", self.list_page),
             Route(f"{root}/messages/{{id:int}}", self.message_page),
-            Route(f"{root}/switches", self.faults_page),
-            Route(f"{root}/switches", self.add_fault_form, methods=["POST"]),
-            Route(f"{root}/switches/clear", self.clear_faults_form, methods=["POST"]),
+            Route(f"{root}/fault-injection", self.faults_page),
+            Route(f"{root}/fault-injection", self.add_fault_form, methods=["POST"]),
+            Route(f"{root}/fault-injection/clear", self.clear_faults_form, methods=["POST"]),
             Route(f"{root}/empty", self.delete_messages_form, methods=["POST"]),
             Route(f"{root}/faults", self.list_faults),
             Route(f"{root}/faults", self.replace_faults, methods=["PUT"]),
@@ -66,14 +66,14 @@ class Gateway:
         ]
 
     async def accept(self, to: str, store: Callable[[], Response]) -> Response:
-        """Take a message by `keep`, unless a rule says otherwise."""
+        """Call `store` and return its response, or the response of the fault rule that matches the recipient."""
         rule = self.faults.match(REQUEST_STAGE, (to,))
         if rule is None:
             return store()
-        kept = store() if rule.after else None
+        stored = store() if rule.after else None
         if rule.action == "slow":
             await asyncio.sleep(rule.seconds)
-            return kept or store()
+            return stored or store()
         if rule.action == "drop":
             raise ConnectionDropped
         return _fault_response(rule)
@@ -81,7 +81,7 @@ class Gateway:
     # --- JSON ---------------------------------------------------------------------------------------
 
     async def messages(self, request: Request) -> Response:
-        """Messages by recipient, text and time, newest first."""
+        """List messages by recipient, text and time, newest first."""
         query = read_query(request, "to", "text", "since", "before", "limit")
         limit = parse_int(query, "limit", 50, MAX_RESULTS)
         before = parse_int(query, "before", 2**53, 2**53)
@@ -91,13 +91,13 @@ class Gateway:
         return JSONResponse({"messages": [entry.as_dict() for entry in islice(found, limit)]})
 
     async def count(self, request: Request) -> Response:
-        """How many messages match."""
+        """Count the messages that match."""
         query = read_query(request, "to", "text", "since")
         found = self.inbox.find(to=query.get("to", ""), text=query.get("text", ""), since=parse_since(query))
         return JSONResponse({"count": sum(1 for _ in found)})
 
     async def delete_messages(self, _request: Request) -> Response:
-        """Forget all messages."""
+        """Delete all messages."""
         return JSONResponse({"deleted": self.inbox.clear()})
 
     async def list_faults(self, _request: Request) -> Response:
@@ -105,7 +105,7 @@ class Gateway:
         return JSONResponse(self.faults.as_dicts())
 
     async def replace_faults(self, request: Request) -> Response:
-        """Put a list of rules in the place of all others."""
+        """Replace all rules."""
         try:
             self.faults.replace(parse_rules(await read_body(request)))
         except InvalidFaultRules as exc:
@@ -123,7 +123,7 @@ class Gateway:
         return self._render_page(template, status, gateway=self, active_here=self.faults.active_count, **values)
 
     async def list_page(self, request: Request) -> Response:
-        """A page of messages, newest first; older ones by the id of the last shown."""
+        """A page of messages, newest first; `before` is the id of the last message of the previous page."""
         query = read_query(request, "to", "text", "before")
         to, text = query.get("to", "").strip(), query.get("text", "").strip()
         before = parse_int(query, "before", 2**53, 2**53)
@@ -134,10 +134,10 @@ class Gateway:
         return self._render("gateway.html", entries=entries[:PAGE_SIZE], to=to, text=text, older=older)
 
     async def message_page(self, request: Request) -> Response:
-        """One message, with all that the request said."""
+        """One message with all fields of its request."""
         entry = self.inbox.get(request.path_params["id"])
         if entry is None:
-            raise HTTPException(404, "There is no such message; it may have been deleted.")
+            raise HTTPException(404, "Message not found; it may have been deleted.")
         details = {
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
             for name, value in entry.details.items()
@@ -145,7 +145,7 @@ class Gateway:
         return self._render("received.html", entry=entry, details=details)
 
     def _render_faults_page(self, status: int = 200, problem: str = "") -> Response:
-        return self._render("gateway_switches.html", status, rules=self.faults.as_dicts(), problem=problem)
+        return self._render("gateway_faults.html", status, rules=self.faults.as_dicts(), problem=problem)
 
     async def faults_page(self, _request: Request) -> Response:
         """The fault rules and the form to add one."""
@@ -154,29 +154,19 @@ class Gateway:
     async def add_fault_form(self, request: Request) -> Response:
         """Add the rule that the form describes."""
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
-        kind = form.pop("kind", "")
-        if kind not in self.presets:
-            return self._render_faults_page(400, f"kind: use one of {', '.join(self.presets)}")
-        readers: dict[str, Callable[[str], object]] = {"times": int, "seconds": float, "probability": float}
-        rule: dict[str, object] = dict(self.presets[kind])
-        for field, text in form.items():
-            try:
-                rule[field] = readers.get(field, str)(text.strip())
-            except ValueError:
-                return self._render_faults_page(400, f"{field}: should be {FIELD_HINTS[field]}")
         try:
-            self.faults.add(validate_rules([rule]))
+            self.faults.add(validate_rules([parse_rule_form(form, self.presets, FIELD_HINTS)]))
         except InvalidFaultRules as exc:
             return self._render_faults_page(400, str(exc).removeprefix("[0]."))
-        return RedirectResponse(f"/{self.name}/switches", 303)
+        return RedirectResponse(f"/{self.name}/fault-injection", 303)
 
     async def clear_faults_form(self, _request: Request) -> Response:
         """Remove all rules."""
         self.faults.replace([])
-        return RedirectResponse(f"/{self.name}/switches", 303)
+        return RedirectResponse(f"/{self.name}/fault-injection", 303)
 
     async def delete_messages_form(self, _request: Request) -> Response:
-        """Forget all messages."""
+        """Delete all messages, from the page."""
         self.inbox.clear()
         return RedirectResponse(f"/{self.name}/", 303)
 

@@ -1,4 +1,4 @@
-"""What a gateway has taken, in memory: the last ten thousand."""
+"""The messages that a gateway accepted: the newest ten thousand, in memory."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ MESSAGE_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message. `id` is its moment of arrival in microseconds since 1970, made unique: ids grow in the order of arrival."""
+    """One message. `id` is its arrival time in microseconds since 1970, made unique, so ids grow in arrival order."""
 
     id: int
     to: str
     title: str
     text: str
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What else the request said, and what was answered."""
+    """Other fields of the request and the response."""
 
     @property
     def arrived_at(self) -> float:
-        """Moment of arrival, in seconds since 1970."""
+        """Arrival time in seconds since 1970."""
         return self.id / 1_000_000
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Inbox:
         return len(self._entries)
 
     def add(self, to: str, title: str, text: str, details: Mapping[str, Any]) -> Entry:
-        """Keep one message; the oldest gives way when there are too many."""
+        """Store one message; drops the oldest over MESSAGE_LIMIT."""
         self._last_id = max(time.time_ns() // 1000, self._last_id + 1)
         entry = self._entries[self._last_id] = Entry(self._last_id, to, title, text, details)
         if len(self._entries) > MESSAGE_LIMIT:
@@ -81,7 +81,7 @@ class Inbox:
                 yield entry
 
     def clear(self) -> int:
-        """Forget all; returns how many there were."""
+        """Delete all messages; returns how many there were."""
         count = len(self._entries)
         self._entries.clear()
         return count

@@ -1,4 +1,4 @@
-"""PaymentIntents as Stripe keeps them, in memory: each is captured once at most, and a key brings the same answer again."""
+"""An in-memory Stripe account: PaymentIntents (each captured at most once), refunds and idempotency keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 StripeResponse = tuple[int, dict[str, Any]]
-"""A status, and the JSON that is answered."""
+"""HTTP status and JSON body."""
 
 DECLINED_CARDS: Mapping[str, tuple[str, str]] = {
     "pm_card_visa_chargeDeclined": ("card_declined", "generic_decline"),
@@ -21,7 +21,7 @@ DECLINED_CARDS: Mapping[str, tuple[str, str]] = {
     "pm_card_chargeDeclinedProcessingError": ("processing_error", "processing_error"),
     "pm_card_authenticationRequired": ("authentication_required", "authentication_required"),
 }
-"""Stripe's own test cards (https://docs.stripe.com/testing) that are refused: code and decline code. Any other one pays."""
+"""Stripe's test cards (https://docs.stripe.com/testing) that are declined: code and decline code. All others succeed."""
 _SEARCH_QUERY = re.compile(r'metadata\["((?:[^"\\]|\\.)*)"\]:"((?:[^"\\]|\\.)*)"')
 
 
@@ -41,7 +41,7 @@ class Intent:
     refunded: int = 0
 
     def as_json(self, *, with_charge: bool = False) -> dict[str, Any]:
-        """As Stripe answers it; its charge by its id, or as a whole."""
+        """As Stripe returns it; `with_charge` expands the charge."""
         charge: str | dict[str, Any] | None = f"ch_{self.id[3:]}" if self.status == "succeeded" else None
         if with_charge and charge is not None:
             charge = {"id": charge, "object": "charge", "amount": self.amount, "amount_refunded": self.refunded}
@@ -55,7 +55,7 @@ class Intent:
 
 
 class StripeError(Exception):
-    """An answer that is an error."""
+    """An error response."""
 
     def __init__(self, status: int, kind: str, code: str | None, message: str, **more: Any) -> None:
         super().__init__(message)
@@ -67,12 +67,12 @@ class StripeError(Exception):
 
 
 def invalid_request(code: str | None, message: str, status: int = 400) -> StripeError:
-    """Stripe's answer to a request that is wrong."""
+    """Stripe's error for an invalid request."""
     return StripeError(status, "invalid_request_error", code, message)
 
 
 class StripeAccount:
-    """The account: intents, refunds, and the keys under which answers are kept."""
+    """One account: intents, refunds, and stored responses by idempotency key."""
 
     def __init__(self) -> None:
         self._intents: dict[str, Intent] = {}
@@ -80,37 +80,37 @@ class StripeAccount:
         self._responses: dict[str, tuple[tuple[str, Any], StripeResponse]] = {}
 
     def run_idempotent(
-        self, key: str | None, request: tuple[str, Any], act: Callable[[], dict[str, Any]]
+        self, key: str | None, request: tuple[str, Any], execute: Callable[[], dict[str, Any]]
     ) -> StripeResponse:
-        """Act, or answer as at the first time that this key came; errors are kept too."""
+        """Execute the request, or return the stored response of the same key; errors are stored too."""
         if key is not None and key in self._responses:
-            earlier, answer = self._responses[key]
+            earlier, response = self._responses[key]
             if earlier != request:
                 text = f"Keys for idempotent requests can only be used with the same parameters: {key}"
                 return StripeError(400, "idempotency_error", None, text).response
-            return answer
+            return response
         try:
-            answer = 200, act()
+            response = 200, execute()
         except StripeError as exc:
-            answer = exc.response
+            response = exc.response
         if key is not None:
-            self._responses[key] = request, answer
-        return answer
+            self._responses[key] = request, response
+        return response
 
     def clear_idempotency_keys(self) -> int:
-        """Forget all keys, as Stripe does after a day; returns how many those were."""
+        """Delete all keys, as Stripe does after a day; returns how many there were."""
         count = len(self._responses)
         self._responses.clear()
         return count
 
     def reset(self) -> None:
-        """An account without payments."""
+        """Delete all payments, refunds and keys."""
         self._intents.clear()
         self._refunds.clear()
         self._responses.clear()
 
     def create(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """A new intent; nothing is charged yet."""
+        """Create an intent; nothing is charged yet."""
         amount, currency = form.get("amount", ""), form.get("currency", "")
         if not amount.isdecimal() or int(amount) < 1:
             raise invalid_request("parameter_invalid_integer", f"Invalid integer: {amount}")
@@ -124,18 +124,18 @@ class StripeAccount:
         return made.as_json()
 
     def get(self, intent_id: str) -> Intent:
-        """The intent; Refusal if it is not known."""
+        """The intent with this id; raises StripeError if there is none."""
         found = self._intents.get(intent_id)
         if found is None:
             raise invalid_request("resource_missing", f"No such payment_intent: '{intent_id}'", 404)
         return found
 
     def list_intents(self, since: int = 0, before: int = 2**53) -> list[Intent]:
-        """Intents by the second in which they were made, newest first."""
+        """Intents created in a range of seconds since 1970, newest first."""
         return [one for one in reversed(self._intents.values()) if since <= one.created < before]
 
     def search(self, query: str) -> list[Intent]:
-        """Intents by one field of their metadata; Refusal for any other query."""
+        """Intents by one metadata field; raises StripeError for any other query."""
         match = _SEARCH_QUERY.fullmatch(query.strip())
         if match is None:
             raise invalid_request(None, 'The sandbox can search by metadata["..."]:"..." only')
@@ -143,7 +143,7 @@ class StripeAccount:
         return [one for one in self.list_intents() if one.metadata.get(name) == value]
 
     def confirm(self, intent_id: str, form: Mapping[str, str]) -> dict[str, Any]:
-        """Charge the method, once."""
+        """Charge the payment method, once."""
         intent = self.get(intent_id)
         if intent.status in ("succeeded", "canceled"):
             raise self._unexpected_state(intent, "confirm")
@@ -173,7 +173,7 @@ class StripeAccount:
         return intent.as_json()
 
     def cancel(self, intent_id: str) -> dict[str, Any]:
-        """No money comes any more; Refusal if it has come."""
+        """Cancel the intent; raises StripeError if it was captured."""
         intent = self.get(intent_id)
         if intent.status in ("succeeded", "canceled"):
             raise self._unexpected_state(intent, "cancel")
@@ -181,7 +181,7 @@ class StripeAccount:
         return intent.as_json()
 
     def refund(self, form: Mapping[str, str]) -> dict[str, Any]:
-        """Give money back, never more than came."""
+        """Refund an amount, at most what was captured."""
         intent = self.get(form.get("payment_intent", ""))
         amount = int(form.get("amount") or intent.amount)
         if intent.status != "succeeded":
@@ -201,12 +201,12 @@ class StripeAccount:
         return made
 
     def list_refunds(self, intent_id: str) -> list[dict[str, Any]]:
-        """The refunds of an intent, or of all, newest first."""
+        """Refunds of one intent, or of all if the id is empty, newest first."""
         return [one for one in reversed(self._refunds) if intent_id in ("", one["payment_intent"])]
 
     @staticmethod
-    def _unexpected_state(intent: Intent, act: str) -> StripeError:
-        text = f"You cannot {act} this PaymentIntent because it has a status of {intent.status}."
+    def _unexpected_state(intent: Intent, action: str) -> StripeError:
+        text = f"You cannot {action} this PaymentIntent because it has a status of {intent.status}."
         return StripeError(
             400, "invalid_request_error", "payment_intent_unexpected_state", text, payment_intent=intent.as_json()
         )

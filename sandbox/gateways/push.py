@@ -1,4 +1,4 @@
-"""A stand-in for FCM's HTTP v1 API and the token server before it."""
+"""An emulator of FCM's HTTP v1 API and of its OAuth token server."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _FCM_ERROR_TYPE = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
 
 def error_body(status: int, name: str, message: str, code: str = "") -> dict[str, Any]:
-    """An error as the API words it; `code` is FCM's own."""
+    """An error in the API's format; `code` is FCM's error code."""
     details = [{"@type": _FCM_ERROR_TYPE, "errorCode": code}] if code else []
     return {"error": {"code": status, "message": message, "status": name, "details": details}}
 
 
 class PushGateway(Gateway):
-    """Takes notifications as the real one does, and checks as much of them."""
+    """Accepts notifications and validates them as FCM does."""
 
     name = "push"
     title = "Push"
@@ -52,13 +52,13 @@ class PushGateway(Gateway):
         "drop after": {"action": "drop", "after": True},
     }
 
-    def __init__(self, page: RenderPage) -> None:
-        super().__init__(page)
+    def __init__(self, render_page: RenderPage) -> None:
+        super().__init__(render_page)
         self.issued_tokens: dict[str, float] = {}
-        """Access tokens and until when each is good."""
+        """Access tokens with their expiry (monotonic clock)."""
 
     def routes(self) -> list[BaseRoute]:
-        """With the provider's own."""
+        """The common routes and the provider's API."""
         return [
             *super().routes(),
             Route("/push/token", self.issue_token, methods=["POST"]),
@@ -67,7 +67,7 @@ class PushGateway(Gateway):
         ]
 
     async def issue_token(self, request: Request) -> Response:
-        """An access token for an assertion that is whole; whose key has signed it is not known here."""
+        """Issue an access token for a complete assertion; the signature is not verified."""
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
         if form.get("grant_type") != GRANT_TYPE:
             return JSONResponse({"error": "unsupported_grant_type", "error_description": f"use {GRANT_TYPE}"}, 400)
@@ -84,13 +84,13 @@ class PushGateway(Gateway):
         return JSONResponse({"access_token": token, "expires_in": TOKEN_LIFETIME_SECONDS, "token_type": "Bearer"})
 
     async def revoke_tokens(self, _request: Request) -> Response:
-        """Make all access tokens invalid, as when a service account's key is changed."""
+        """Revoke all access tokens, as after a service account's key rotation."""
         revoked = len(self.issued_tokens)
         self.issued_tokens.clear()
         return JSONResponse({"revoked": revoked})
 
     async def send_message(self, request: Request) -> Response:
-        """A message to one device."""
+        """Accept a message to one device."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or self.issued_tokens.get(token, 0.0) < time.monotonic():
             return JSONResponse(
@@ -103,16 +103,16 @@ class PushGateway(Gateway):
         except (ValueError, KeyError, TypeError):
             return JSONResponse(error_body(400, "INVALID_ARGUMENT", "No message with token and notification."), 400)
         if not isinstance(device, str) or not device or not all(isinstance(one, str) for one in (title, body)):
-            return JSONResponse(error_body(400, "INVALID_ARGUMENT", "Token, title and body are texts."), 400)
+            return JSONResponse(error_body(400, "INVALID_ARGUMENT", "Token, title and body must be strings."), 400)
         if any(not isinstance(value, str) for value in message.get("data", {}).values()):
             return JSONResponse(
                 error_body(400, "INVALID_ARGUMENT", "Invalid value at 'message.data'.", "INVALID_ARGUMENT"), 400
             )
 
-        def keep() -> Response:
+        def store() -> Response:
             name = f"projects/{request.path_params['project']}/messages/{secrets.token_hex(12)}"
             options = {key: value for key, value in message.items() if key not in {"token", "notification"}}
             self.inbox.add(device, title, body, {"name": name, "message": options})
             return JSONResponse({"name": name})
 
-        return await self.accept(device, keep)
+        return await self.accept(device, store)

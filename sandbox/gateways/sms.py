@@ -1,4 +1,4 @@
-"""A stand-in for an SMS gateway of Twilio's message API (2010-04-01)."""
+"""An emulator of Twilio's message API (2010-04-01)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ERROR_URL = "https://www.twilio.com/docs/errors/"
 
 
 class SmsGateway(Gateway):
-    """Takes texts as the real one does, and checks as much of them."""
+    """Accepts text messages and validates them as Twilio does."""
 
     name = "sms"
     title = "SMS"
@@ -48,12 +48,12 @@ class SmsGateway(Gateway):
     }
 
     def routes(self) -> list[BaseRoute]:
-        """With the provider's own."""
+        """The common routes and the provider's API."""
         path = "/sms/2010-04-01/Accounts/{account}/Messages.json"
         return [*super().routes(), Route(path, self.send_message, methods=["POST"])]
 
     async def send_message(self, request: Request) -> Response:
-        """A message, as its form says."""
+        """Accept a message."""
         account = request.path_params["account"]
         if _credentials(request) != (ACCOUNT, TOKEN) or account != ACCOUNT:
             return _error_response(401, 20003, "Authenticate")
@@ -68,7 +68,7 @@ class SmsGateway(Gateway):
         if len(body) > 1600:
             return _error_response(400, 21617, "The concatenated message body exceeds the 1600 character limit.")
 
-        def keep() -> Response:
+        def store() -> Response:
             resource = {
                 "sid": f"SM{secrets.token_hex(16)}",
                 "account_sid": account,
@@ -81,11 +81,11 @@ class SmsGateway(Gateway):
                 "error_code": None,
                 "error_message": None,
             }
-            said = {name: value for name, value in form.items() if name not in {"To", "Body"}}
-            self.inbox.add(to, "", body, {"sid": resource["sid"], "segments": _segment_count(body), "form": said})
+            other = {name: value for name, value in form.items() if name not in {"To", "Body"}}
+            self.inbox.add(to, "", body, {"sid": resource["sid"], "segments": _segment_count(body), "form": other})
             return JSONResponse(resource, 201)
 
-        return await self.accept(to, keep)
+        return await self.accept(to, store)
 
 
 def _error_response(status: int, code: int, message: str) -> Response:
@@ -104,9 +104,9 @@ def _credentials(request: Request) -> tuple[str, str]:
 
 
 def _segment_count(body: str) -> int:
-    """As billed, but for characters that would fall between two segments."""
+    """How many segments are billed; ignores that a character cannot be split between two segments."""
     if _GSM_CHARACTERS.fullmatch(body):
-        units, alone, each = len(body) + sum(char in "\f^{}\\[~]|€" for char in body), 160, 153
+        units, single, part = len(body) + sum(char in "\f^{}\\[~]|€" for char in body), 160, 153
     else:
-        units, alone, each = len(body.encode("utf-16-le")) // 2, 70, 67
-    return 1 if units <= alone else -(-units // each)
+        units, single, part = len(body.encode("utf-16-le")) // 2, 70, 67
+    return 1 if units <= single else -(-units // part)

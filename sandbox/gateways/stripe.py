@@ -1,4 +1,4 @@
-"""A stand-in for Stripe's API: PaymentIntents, refunds, search by metadata, idempotency keys, and faults."""
+"""An emulator of Stripe's API: PaymentIntents, refunds, search by metadata, idempotency keys, and faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE_LIMIT = 100
 
 
 class StripeGateway(Gateway):
-    """Takes payments as the real one does. A fault's recipient is what is asked: create, confirm, cancel, refund, read."""
+    """Accepts payments as Stripe does. A fault rule's `recipient` is the operation: create, confirm, cancel, refund, read."""
 
     name = "stripe"
     title = "Payments"
@@ -39,12 +39,12 @@ class StripeGateway(Gateway):
         "drop after": {"action": "drop", "after": True},
     }
 
-    def __init__(self, page: RenderPage) -> None:
-        super().__init__(page)
+    def __init__(self, render_page: RenderPage) -> None:
+        super().__init__(render_page)
         self._account = StripeAccount()
 
     def routes(self) -> list[BaseRoute]:
-        """With the provider's own."""
+        """The common routes and the provider's API."""
         root = "/stripe/v1"
         return [
             *super().routes(),
@@ -61,25 +61,19 @@ class StripeGateway(Gateway):
         ]
 
     async def create(self, request: Request) -> Response:
-        """A new intent."""
+        """Create an intent."""
         return await self._handle_write(request, "create", self._account.create)
 
     async def confirm(self, request: Request) -> Response:
-        """Charge; what was charged stands on the page."""
+        """Charge an intent and show the charge on the page."""
         intent_id = request.path_params["id"]
 
         def confirm(form: Mapping[str, str]) -> dict[str, Any]:
-            made = self._account.confirm(intent_id, form)
-            told = {
-                "intent": intent_id,
-                "amount": made["amount"],
-                "currency": made["currency"],
-                "metadata": made["metadata"],
-            }
-            self.inbox.add(
-                form["payment_method"], f"charged {made['amount']} {made['currency']}", made["description"], told
-            )
-            return made
+            intent = self._account.confirm(intent_id, form)
+            title = f"charged {intent['amount']} {intent['currency']}"
+            details = {"intent": intent_id, **{name: intent[name] for name in ("amount", "currency", "metadata")}}
+            self.inbox.add(form["payment_method"], title, intent["description"], details)
+            return intent
 
         return await self._handle_write(request, "confirm", confirm)
 
@@ -89,7 +83,7 @@ class StripeGateway(Gateway):
         return await self._handle_write(request, "cancel", lambda _: self._account.cancel(intent_id))
 
     async def refund(self, request: Request) -> Response:
-        """Give money back."""
+        """Refund a payment."""
 
         def refund(form: Mapping[str, str]) -> dict[str, Any]:
             made = self._account.refund(form)
@@ -105,7 +99,7 @@ class StripeGateway(Gateway):
         return await self._handle_read(request, lambda: self._account.get(request.path_params["id"]).as_json())
 
     async def search(self, request: Request) -> Response:
-        """Intents by metadata."""
+        """Search intents by metadata."""
 
         def search() -> dict[str, Any]:
             found = self._account.search(request.query_params.get("query", ""))
@@ -115,7 +109,7 @@ class StripeGateway(Gateway):
         return await self._handle_read(request, search)
 
     async def list_intents(self, request: Request) -> Response:
-        """Intents by time, newest first, in pages."""
+        """List intents by creation time, newest first, in pages."""
         query = request.query_params
         since, before = int(query.get("created[gte]", 0)), int(query.get("created[lt]", 2**53))
 
@@ -128,32 +122,32 @@ class StripeGateway(Gateway):
         return await self._handle_read(request, page)
 
     async def list_refunds(self, request: Request) -> Response:
-        """Refunds, newest first, in pages."""
+        """List refunds, newest first, in pages."""
         intent_id = request.query_params.get("payment_intent", "")
         return await self._handle_read(
             request, lambda: _list_page(request, "/v1/refunds", self._account.list_refunds(intent_id))
         )
 
     async def clear_idempotency_keys(self, _request: Request) -> Response:
-        """Forget the idempotency keys, as Stripe does after a day."""
+        """Delete the idempotency keys, as Stripe does after a day."""
         return JSONResponse({"deleted": self._account.clear_idempotency_keys()})
 
     async def reset_account(self, _request: Request) -> Response:
-        """Forget all payments."""
+        """Delete all payments."""
         self._account.reset()
         self.inbox.clear()
         return JSONResponse({})
 
     async def _handle_write(
-        self, request: Request, what: str, act: Callable[[Mapping[str, str]], dict[str, Any]]
+        self, request: Request, operation: str, execute: Callable[[Mapping[str, str]], dict[str, Any]]
     ) -> Response:
         if not _is_authorized(request):
             return _unauthorized()
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
         key = request.headers.get("idempotency-key")
-        asked = (request.url.path, sorted(form.items()))
+        content = (request.url.path, sorted(form.items()))
         return await self.accept(
-            what, lambda: _json_response(self._account.run_idempotent(key, asked, lambda: act(form)))
+            operation, lambda: _json_response(self._account.run_idempotent(key, content, lambda: execute(form)))
         )
 
     async def _handle_read(self, request: Request, read: Callable[[], dict[str, Any]]) -> Response:
@@ -162,8 +156,8 @@ class StripeGateway(Gateway):
         return await self.accept("read", lambda: _json_response(self._account.run_idempotent(None, ("", None), read)))
 
 
-def _json_response(answer: StripeResponse) -> Response:
-    return JSONResponse(answer[1], answer[0])
+def _json_response(response: StripeResponse) -> Response:
+    return JSONResponse(response[1], response[0])
 
 
 def _unauthorized() -> Response:
@@ -187,6 +181,6 @@ def _page_limit(request: Request) -> int:
 
 def _list_page(request: Request, url: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     after = request.query_params.get("starting_after", "")
-    start = next((place + 1 for place, one in enumerate(found) if one["id"] == after), 0)
+    start = next((index + 1 for index, one in enumerate(found) if one["id"] == after), 0)
     data = found[start : start + _page_limit(request)]
     return {"object": "list", "url": url, "has_more": start + len(data) < len(found), "data": data}

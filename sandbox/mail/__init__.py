@@ -1,1 +1,1 @@
-"""A mail catcher for development: SMTP on loopback into a Maildir, a page to read it, and fault switches."""
+"""A mail catcher for development: SMTP on loopback into a Maildir, pages to read it, and fault injection."""

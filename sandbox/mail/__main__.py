@@ -1,6 +1,6 @@
-"""`python -m sandbox.mail --smtp-port N --web-port N --maildir DIR`: catch mail, texts and push messages until told to stop.
+"""Run the mail catcher and the gateways: `python -m sandbox.mail --smtp-port N --web-port N --maildir DIR`.
 
-It listens on 127.0.0.1 only; in a container, whose own loopback nobody reaches, give `--host 0.0.0.0`.
+It listens on 127.0.0.1 only; in a container, where loopback is unreachable from outside, give `--host 0.0.0.0`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,19 @@ HOST = "127.0.0.1"
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: they stop SMTP and the page together."""
+        """Install no handlers: ours stop SMTP and the page together."""
         yield
 
 
 def main() -> None:
-    """Parse the options, take the ports, serve. Exits 1 with one line if something is in the way."""
+    """Parse the options, bind the ports and serve. Exits 1 with one line if a port or the Maildir cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.mail", description="Mail catcher for development.")
     parser.add_argument("--host", default=HOST, help="the address to listen on (default: %(default)s)")
+    parser.add_argument("--smtp-port", type=_parse_port, required=True, help="port for SMTP; 0 picks a free one")
+    parser.add_argument("--web-port", type=_parse_port, required=True, help="port for the pages; 0 picks a free one")
+    parser.add_argument("--maildir", type=Path, required=True, help="folder for the messages; created if missing")
     parser.add_argument(
-        "--smtp-port", type=_parse_port, required=True, help="where mail is accepted; 0 takes a free one"
-    )
-    parser.add_argument("--web-port", type=_parse_port, required=True, help="where mail is read; 0 takes a free one")
-    parser.add_argument("--maildir", type=Path, required=True, help="folder for the messages; made if missing")
-    parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a further name it is asked by"
+        "--allow-host", action="append", default=[], metavar="NAME", help="another allowed host name; repeatable"
     )
     options = parser.parse_args()
     smtp = _bind_socket(options.host, options.smtp_port, "--smtp-port")
@@ -95,15 +93,15 @@ def _parse_port(text: str) -> int:
 
 
 def _bind_socket(host: str, port: int, option: str) -> socket.socket:
-    taken = socket.socket()
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind((host, port))
-        taken.listen(1024)  # a second listener on the same port fails here at the latest
+        bound.bind((host, port))
+        bound.listen(1024)  # a second listener on the same port fails here at the latest
     except OSError as exc:
-        why = "is taken by another program" if exc.errno == errno.EADDRINUSE else f"cannot be used ({exc.strerror})"
-        sys.exit(f"mail catcher: port {port} on {host} {why}; choose another with {option}")
-    return taken
+        reason = "is used by another program" if exc.errno == errno.EADDRINUSE else f"cannot be used ({exc.strerror})"
+        sys.exit(f"mail catcher: port {port} on {host} {reason}; choose another with {option}")
+    return bound
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The JSON API: what tests and scripts ask the catcher."""
+"""The mail catcher's JSON API, for tests and scripts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sandbox.mail.handlers import MailHandlers, parse_int, read_body, read_query
 from sandbox.mail.mailbox import Entry
 
 MAX_RESULTS = 1000
-"""Most messages given at once."""
+"""The most messages returned at once."""
 
 
 class ApiHandlers(MailHandlers):
-    """Handlers that answer in JSON."""
+    """Handlers that return JSON."""
 
     async def livez(self, _request: Request) -> Response:
-        """Alive, and how many messages are stored."""
+        """Liveness, and how many messages are stored."""
         return JSONResponse({"status": "ok", "messages": len(self._mailbox)})
 
     async def messages(self, request: Request) -> Response:
-        """Messages by recipient, subject and time, newest first."""
+        """List messages by recipient, subject and time, newest first."""
         query = read_query(request, "to", "subject", "since", "before", "limit", "offset")
         to, subject, since = query.get("to", ""), query.get("subject", ""), parse_since(query)
         limit = parse_int(query, "limit", 50, MAX_RESULTS)
@@ -46,9 +46,9 @@ class ApiHandlers(MailHandlers):
                 "filename": part.filename,
                 "content_type": part.content_type,
                 "size": len(part.content),
-                "url": f"/messages/{entry.id}/attachments/{place}",
+                "url": f"/messages/{entry.id}/attachments/{index}",
             }
-            for place, part in enumerate(content.attachments)
+            for index, part in enumerate(content.attachments)
         ]
         return JSONResponse(
             {
@@ -63,13 +63,13 @@ class ApiHandlers(MailHandlers):
         )
 
     async def count(self, request: Request) -> Response:
-        """How many messages match."""
+        """Count the messages that match."""
         query = read_query(request, "to", "subject", "since")
         count = self._mailbox.count(to=query.get("to", ""), subject=query.get("subject", ""), since=parse_since(query))
         return JSONResponse({"count": count})
 
     async def delete_messages(self, _request: Request) -> Response:
-        """Delete all messages, files too."""
+        """Delete all messages and their files."""
         deleted = len(self._mailbox)
         await self._delete_messages()
         return JSONResponse({"deleted": deleted})
@@ -79,7 +79,7 @@ class ApiHandlers(MailHandlers):
         return JSONResponse(self._faults.as_dicts())
 
     async def replace_faults(self, request: Request) -> Response:
-        """Put a list of rules in the place of all others."""
+        """Replace all rules."""
         try:
             self._faults.replace(parse_rules(await read_body(request)))
         except InvalidFaultRules as exc:
@@ -106,7 +106,7 @@ def _summary(entry: Entry) -> dict[str, object]:
 
 
 def parse_since(query: dict[str, str]) -> float | None:
-    """The query's `since`. Raises HTTPException 400 unless it is seconds since 1970."""
+    """The `since` parameter in seconds since 1970. Raises HTTPException 400 if it is invalid."""
     text = query.get("since", "")
     try:
         since = float(text) if text else None

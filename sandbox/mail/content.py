@@ -1,6 +1,6 @@
-"""A caught message taken apart for people: headers, text, HTML, links, attachments.
+"""Parses a caught message: headers, text, HTML, links, attachments.
 
-Mail may be malformed in any way; nothing here raises on what a message holds.
+Mail may be malformed in any way; nothing here raises because of a message's content.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from email.message import Message
 from html.parser import HTMLParser
 
 TEXT_LIMIT = 2_000_000
-"""How many characters of a text or HTML part are shown."""
+"""The most characters shown of a text or HTML part."""
 
 LINK_SCAN_LIMIT = 200_000
-"""How many characters of the HTML are searched for links."""
+"""The most characters of the HTML that are searched for links."""
 
 _HEADER_FOLD = re.compile(r"\r?\n(?=[ \t])")
 _EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
@@ -27,7 +27,7 @@ _EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A part that is not shown as the message's text."""
+    """A part other than the message's text and HTML."""
 
     filename: str
     content_type: str
@@ -36,7 +36,7 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message holds. `links` are those of its HTML, in order, without repeats."""
+    """The content of a message. `links` are those of its HTML, in order, without duplicates."""
 
     headers: list[tuple[str, str]]
     text: str
@@ -46,7 +46,7 @@ class Content:
 
 
 def parse_content(raw: bytes) -> Content:
-    """Take a message apart."""
+    """Parse a message."""
     message = message_from_bytes(raw)
     headers = [(name, decode_header_text(value)) for name, value in message.raw_items()]
     text = html = ""
@@ -70,7 +70,7 @@ def parse_content(raw: bytes) -> Content:
 
 
 def decode_header_text(value: object) -> str:
-    """A header's value as people read it: unfolded, RFC 2047 encoded words and raw UTF-8 (RFC 6532) decoded."""
+    """Decode a header's value: unfold it, decode RFC 2047 encoded words and raw UTF-8 (RFC 6532)."""
     raw = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
     text = _HEADER_FOLD.sub("", raw.decode("utf-8", "replace")).strip()
     if "=?" in text:
@@ -103,7 +103,7 @@ def _part_text(part: Message) -> str:
 
 
 def _without_surrogates(text: str) -> str:
-    """Without lone surrogates, which no response can carry."""
+    """Replace lone surrogates, which no response can encode."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -113,7 +113,7 @@ class _LinkCollector(HTMLParser):
         self.links: dict[str, None] = {}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the target of a link."""
+        """Collect the target of a link."""
         target = (dict(attrs).get("href") or "").strip()
         if tag == "a" and target.lower().startswith(("http://", "https://", "mailto:")):
             self.links[target] = None

@@ -1,4 +1,4 @@
-"""Fault switches: rules that make the catcher answer as a troubled mail server would."""
+"""Fault injection for SMTP: rules that make the catcher reject, delay or drop mail."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ FIELD_HINTS = {
 
 
 class MailFaultRule(FaultRule):
-    """One switch. The first rule that matches an event and has fires left decides what happens.
+    """One fault rule. The first rule that matches an event and is not spent applies.
 
-    `stage` data is judged when the whole message is in. `after` keeps the message before the fault: the
-    client cannot know that it was accepted.
+    The stage `data` is reached when the whole message has been received. With `after`, the message is stored before
+    the fault: the client cannot know that it was accepted.
     """
 
     stage: Stage
@@ -44,13 +44,13 @@ class MailFaultRule(FaultRule):
     @classmethod
     def _validate_reply(cls, reply: str) -> str:
         if not _REPLY.fullmatch(reply):
-            raise ValueError("not a refusal")
+            raise ValueError("not a rejection")
         return reply
 
     @model_validator(mode="after")
     def _validate_combination(self) -> Self:
         if self.stage in ("connect", "mail") and self.recipient != "*":
-            raise ValueError(f'recipient: not known yet at stage "{self.stage}"; use "*", or stage "rcpt" or "data"')
+            raise ValueError(f'recipient: unknown at stage "{self.stage}"; use "*", or stage "rcpt" or "data"')
         if self.after and (self.stage != "data" or self.action == "reply"):
             raise ValueError(f"after: should be {FIELD_HINTS['after']}")
         return self
@@ -61,10 +61,10 @@ class MailFaults(FaultInjector[MailFaultRule]):
 
 
 def parse_rules(body: bytes) -> list[MailFaultRule]:
-    """Rules from a JSON list. Raises InvalidRules."""
+    """Parse rules from a JSON list. Raises InvalidFaultRules."""
     return fault_injection.parse_rule_list(MailFaultRule, body, FIELD_HINTS, '[{"stage": "rcpt", "action": "reply"}]')
 
 
 def validate_rules(found: list[object]) -> list[MailFaultRule]:
-    """Rules from plain values. Raises InvalidRules."""
+    """Validate rules given as plain values. Raises InvalidFaultRules."""
     return fault_injection.validate_rule_list(MailFaultRule, found, FIELD_HINTS)

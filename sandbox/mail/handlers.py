@@ -1,4 +1,4 @@
-"""What the pages and the JSON API share: opening a message, reading a query or a body."""
+"""Shared by the pages and the JSON API: opening a message, reading a query or a body."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BODY_LIMIT = 1_000_000
 
 
 class MailHandlers:
-    """What the pages and the API share."""
+    """Handlers' access to the mailbox and the fault rules."""
 
     def __init__(self, mailbox: Mailbox, faults: MailFaults) -> None:
         self._mailbox = mailbox
@@ -27,7 +27,7 @@ class MailHandlers:
     async def _read_message(self, request: Request) -> tuple[Entry, bytes]:
         entry = self._mailbox.get(request.path_params["id"])
         if entry is None:
-            raise HTTPException(404, "There is no such message; it may have been deleted.")
+            raise HTTPException(404, "Message not found; it may have been deleted.")
         try:
             return entry, await run_in_threadpool(self._mailbox.read, entry)
         except FileNotFoundError as exc:
@@ -40,7 +40,7 @@ class MailHandlers:
 
 
 async def read_body(request: Request) -> bytes:
-    """The request's body. Raises HTTPException 413 if it is over BODY_LIMIT."""
+    """Read the request's body. Raises HTTPException 413 if it is over BODY_LIMIT."""
     body = b""
     async for piece in request.stream():
         body += piece
@@ -50,7 +50,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def read_query(request: Request, *names: str) -> dict[str, str]:
-    """The query's parameters. Raises HTTPException 400 if there are others than `names`."""
+    """Read the query's parameters. Raises HTTPException 400 if one is not among `names`."""
     query = dict(request.query_params)
     for name in query:
         if name not in names:
@@ -59,7 +59,7 @@ def read_query(request: Request, *names: str) -> dict[str, str]:
 
 
 def parse_int(query: dict[str, str], name: str, default: int, limit: int) -> int:
-    """A whole number from 0 to `most` out of the query. Raises HTTPException 400 naming the parameter."""
+    """Read a whole number from 0 to `limit` from the query. Raises HTTPException 400 naming the parameter."""
     text = query.get(name, "")
     if not text:
         return default

@@ -1,6 +1,6 @@
-"""The Maildir that mail is caught in, and an index of it in memory.
+"""The Maildir that stores caught mail, with an index in memory.
 
-A message is written under `tmp/` and renamed into `new/`, so whoever reads the folder never sees half of one.
+A message is written under `tmp/` and renamed into `new/`, so readers of the folder never see a partial message.
 Nothing is fsynced: this is a development mailbox, and speed matters more than surviving a power cut.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from sandbox.mail.content import decode_header_text
 
 HEADER_SIZE_LIMIT = 1 << 18
-"""How much of a file is read to index it, in bytes: room for a thousand recipients and long headers."""
+"""Bytes of a file that are read to index it: enough for a thousand recipients and long headers."""
 
 _FILE_NAME = re.compile(r"(\d{10,})\.M(\d{6})P\d+\.")
 _ARRIVAL_HEADER = re.compile(rb"X-Arrived-At: [\d.]+\r?\n")
@@ -34,8 +34,8 @@ Predicate = Callable[["Entry"], object]
 class Entry:
     """One caught message.
 
-    `id` is its moment of arrival in microseconds since 1970, made unique: ids grow in the order of arrival.
-    `recipients` are those of the envelope, in the order given. `size` is in bytes, as received.
+    `id` is its arrival time in microseconds since 1970, made unique, so ids grow in arrival order.
+    `recipients` are those of the envelope, in order. `size` is in bytes, as received.
     """
 
     id: int
@@ -48,15 +48,15 @@ class Entry:
 
     @property
     def arrived_at(self) -> float:
-        """Moment of arrival, in seconds since 1970."""
+        """Arrival time in seconds since 1970."""
         return self.id / 1_000_000
 
 
 class Mailbox:
-    """A Maildir with its index. All methods but `read` and `remove` belong to the event loop's thread."""
+    """A Maildir with its index. All methods except `read` and `remove` run in the event loop's thread."""
 
     def __init__(self, folder: Path) -> None:
-        """Open or make the Maildir at `folder` and index what it holds. Raises OSError if it cannot."""
+        """Open or create the Maildir at `folder` and index it. Raises OSError."""
         self.folder = folder
         self._tmp, self._new = folder / "tmp", folder / "new"
         self._pid = os.getpid()
@@ -69,7 +69,7 @@ class Mailbox:
         return len(self._entries)
 
     def store(self, sender: str, recipients: tuple[str, ...], content: bytes) -> Entry:
-        """Keep one message, with its envelope and arrival time as headers on top. Raises OSError."""
+        """Store one message, with its envelope and arrival time as headers on top. Raises OSError."""
         stamp = self._next_id(time.time_ns() // 1000)
         seconds, micros = divmod(stamp, 1_000_000)
         name = f"{seconds}.M{micros:06}P{self._pid}.localhost"
@@ -101,12 +101,12 @@ class Mailbox:
         low = 0 if since is None else bisect_left(self._entries, int(since * 1_000_000), key=attrgetter("id"))
         high = len(self._entries) if before is None else bisect_left(self._entries, before, key=attrgetter("id"))
         found: Iterable[Entry] = (self._entries[place] for place in range(high - 1, low - 1, -1))
-        for condition in _build_predicates(to, subject):
-            found = filter(condition, found)
+        for predicate in _build_predicates(to, subject):
+            found = filter(predicate, found)
         return iter(found)
 
     def count(self, *, to: str = "", subject: str = "", since: float | None = None) -> int:
-        """How many messages `find` would give."""
+        """How many messages `find` would return."""
         if not (to or subject or since):
             return len(self._entries)
         return sum(1 for _ in self.find(to=to, subject=subject, since=since))
@@ -118,27 +118,27 @@ class Mailbox:
         return found if found is not None and found.id == message_id else None
 
     def remove_from_index(self, entry: Entry) -> None:
-        """Take from the index a message whose file somebody else removed."""
+        """Remove a message from the index after another program removed its file."""
         place = bisect_left(self._entries, entry.id, key=attrgetter("id"))
         if self._entries[place : place + 1] == [entry]:
             del self._entries[place]
 
     def read(self, entry: Entry) -> bytes:
-        """The whole file of a message. Raises FileNotFoundError if it is gone."""
+        """Read the file of a message. Raises FileNotFoundError if it is gone."""
         path = self.folder / entry.file
-        if not path.exists():  # a mail reader moves what it has seen from new/ to cur/ and adds flags to the name
+        if not path.exists():  # a mail reader moves read messages from new/ to cur/ and adds flags to the name
             path = next((self.folder / "cur").glob(f"{path.name}*"), path)
         return path.read_bytes()
 
     def clear(self) -> list[Path]:
-        """Empty the index. Returns the files that `remove` shall unlink; what arrives meanwhile is not among them."""
+        """Empty the index and return the files for `remove`; messages that arrive afterwards are not among them."""
         files = [path for kind in ("new", "cur") for path in (self.folder / kind).iterdir()]
         self._entries = []
         return files
 
     @staticmethod
     def remove(files: list[Path]) -> None:
-        """Unlink what `clear` returned; slow with many, so better in a thread."""
+        """Unlink the files that `clear` returned; slow for many files, so call it in a thread."""
         for path in files:
             path.unlink(missing_ok=True)
 
@@ -195,7 +195,7 @@ def _build_entry(stamp: int, file: str, sender: str, recipients: tuple[str, ...]
 
 
 def _parse_envelope(start: bytes) -> tuple[str, tuple[str, ...], int]:
-    """Sender, recipients and length of the headers that `store` put on top; nothing if it did not."""
+    """Sender, recipients and length of the headers that `store` added; empty if there are none."""
     end = _ARRIVAL_HEADER.search(start)
     if end is None or not start.startswith(b"X-Envelope-From: "):
         return "", (), 0

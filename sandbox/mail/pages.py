@@ -1,8 +1,7 @@
-"""The pages to read mail and to set faults. They run no script."""
+"""The pages to read mail and to set fault rules. They run no script."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from sandbox.fault_injection import InvalidFaultRules
+from sandbox.fault_injection import InvalidFaultRules, parse_rule_form
 from sandbox.mail.faults import FIELD_HINTS, MailFaults, validate_rules
 from sandbox.mail.handlers import MailHandlers, parse_int, read_body, read_query
 from sandbox.mail.mailbox import Mailbox
@@ -21,6 +20,8 @@ from sandbox.mail.mailbox import Mailbox
 PAGE_SIZE = 50
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_JSON_PATHS = ("/api/", "/faults", "/livez", "/sms/api/", "/sms/2010", "/sms/faults", "/push/api/", "/push/v1", "/push/faults")  # fmt: skip
+"""Paths whose errors are JSON."""
 _PRESETS: dict[str, dict[str, object]] = {
     "4xx": {"stage": "rcpt", "action": "reply", "reply": "451 4.3.0 try later"},
     "5xx": {"stage": "rcpt", "action": "reply", "reply": "550 5.1.1 no such user"},
@@ -31,7 +32,7 @@ _PRESETS: dict[str, dict[str, object]] = {
 
 
 class PageHandlers(MailHandlers):
-    """Handlers that answer with HTML or a file."""
+    """Handlers that return HTML or a file."""
 
     def __init__(self, mailbox: Mailbox, faults: MailFaults) -> None:
         super().__init__(mailbox, faults)
@@ -41,12 +42,12 @@ class PageHandlers(MailHandlers):
         self._templates.filters.update(moment=_format_time, size=_format_size)
 
     def render(self, name: str, status: int = 200, **values: object) -> Response:
-        """A template of the folder, rendered."""
+        """Render a template."""
         shared = {"stored": len(self._mailbox), "active_faults": self._faults.active_count}
         return HTMLResponse(self._templates.get_template(name).render(**shared, **values), status)
 
     async def inbox(self, request: Request) -> Response:
-        """A page of messages, newest first; older ones by the id of the last shown."""
+        """A page of messages, newest first; `before` is the id of the last message of the previous page."""
         query = read_query(request, "to", "subject", "before", "live")
         to, subject = query.get("to", "").strip(), query.get("subject", "").strip()
         to_anywhere = f"*{to}*" if to else ""
@@ -74,17 +75,17 @@ class PageHandlers(MailHandlers):
         return self.render("message.html", entry=entry, content=content)
 
     async def raw(self, request: Request) -> Response:
-        """The file as it lies in the Maildir."""
+        """The file as stored in the Maildir."""
         _, raw = await self._read_message(request)
         return Response(raw, media_type="text/plain; charset=utf-8")
 
     async def attachment(self, request: Request) -> Response:
-        """One attachment, only ever as a download."""
+        """One attachment, always as a download."""
         _, content = await self._read_parsed_message(request)
-        place = request.path_params["place"]
-        if place >= len(content.attachments):
-            raise HTTPException(404, "This message has no such attachment.")
-        part = content.attachments[place]
+        index = request.path_params["index"]
+        if index >= len(content.attachments):
+            raise HTTPException(404, "Attachment not found.")
+        part = content.attachments[index]
         disposition = f"attachment; filename*=UTF-8''{quote(part.filename, safe='')}"
         return Response(
             part.content, headers={"content-disposition": disposition}, media_type="application/octet-stream"
@@ -96,7 +97,7 @@ class PageHandlers(MailHandlers):
 
     def _render_faults_page(self, status: int = 200, problem: str = "") -> Response:
         return self.render(
-            "switches.html", status, rules=self._faults.as_dicts(), presets=list(_PRESETS), problem=problem
+            "faults.html", status, rules=self._faults.as_dicts(), presets=list(_PRESETS), problem=problem
         )
 
     async def faults_page(self, _request: Request) -> Response:
@@ -106,48 +107,26 @@ class PageHandlers(MailHandlers):
     async def add_fault_form(self, request: Request) -> Response:
         """Add the rule that the form describes."""
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
-        kind = form.pop("kind", "")
-        if kind not in _PRESETS:
-            return self._render_faults_page(400, f"kind: use one of {', '.join(_PRESETS)}")
-        readers: dict[str, Callable[[str], object]] = {"times": int, "seconds": float, "probability": float}
-        rule: dict[str, object] = dict(_PRESETS[kind])
-        for field, text in form.items():
-            try:
-                rule[field] = readers.get(field, str)(text.strip())
-            except ValueError:
-                return self._render_faults_page(400, f"{field}: should be {FIELD_HINTS[field]}")
         try:
-            self._faults.add(validate_rules([rule]))
+            self._faults.add(validate_rules([parse_rule_form(form, _PRESETS, FIELD_HINTS)]))
         except InvalidFaultRules as exc:
             return self._render_faults_page(400, str(exc).removeprefix("[0]."))
-        return RedirectResponse("/switches", 303)
+        return RedirectResponse("/fault-injection", 303)
 
     async def clear_faults_form(self, _request: Request) -> Response:
         """Remove all rules."""
         self._faults.replace([])
-        return RedirectResponse("/switches", 303)
+        return RedirectResponse("/fault-injection", 303)
 
     async def delete_messages_form(self, _request: Request) -> Response:
-        """Delete all messages, files too."""
+        """Delete all messages and their files."""
         await self._delete_messages()
         return RedirectResponse("/", 303)
 
     async def error(self, request: Request, exc: Exception) -> Response:
         """An HTTP error, as JSON for the API and as a page for people."""
-        status, detail = (exc.status_code, exc.detail) if isinstance(exc, HTTPException) else (500, "It broke.")
-        if request.url.path.startswith(
-            (
-                "/api/",
-                "/faults",
-                "/livez",
-                "/sms/api/",
-                "/sms/2010",
-                "/sms/faults",
-                "/push/api/",
-                "/push/v1",
-                "/push/faults",
-            )
-        ):
+        status, detail = (exc.status_code, exc.detail) if isinstance(exc, HTTPException) else (500, "Internal error.")
+        if request.url.path.startswith(_JSON_PATHS):
             return JSONResponse({"detail": detail}, status)
         return self.render("error.html", status, code=status, detail=detail)
 

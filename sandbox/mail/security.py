@@ -1,4 +1,4 @@
-"""What keeps other sites, and the mail itself, from harming whoever reads mail in a browser."""
+"""Protects readers of mail in a browser against other sites and against the mail itself."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _SECURITY_HEADERS = {
 
 
 class SecurityHeadersMiddleware:
-    """Adds the security headers to every response that does not bring its own."""
+    """Adds the security headers that a response does not set itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and guard the response."""
+        """Pass the request on and add the headers to the response."""
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name for name, _ in message["headers"]}
                 extra = ((name.encode(), value.encode()) for name, value in _SECURITY_HEADERS.items())
                 message["headers"] = [*message["headers"], *(pair for pair in extra if pair[0] not in present)]
             await send(message)
 
-        await self._app(scope, receive, send_guarded)
+        await self._app(scope, receive, send_with_headers)
 
 
 class SameOriginMiddleware:
-    """Refuses a change that a page of another origin asks for; programs, which send no Origin, pass."""
+    """Rejects changes requested by a page of another origin; programs, which send no Origin, are allowed."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

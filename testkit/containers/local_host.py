@@ -1,6 +1,6 @@
-"""docker-compose.airflow.yml without a container engine: its own commands and variables, as processes of this machine.
+"""Runs docker-compose.airflow.yml without a container engine: its commands and variables, as local processes.
 
-What Compose resolves is run as it stands; only the containers' names, ports and folders become this machine's.
+Commands and variables run as Compose resolves them; only host names, ports and folders are replaced by local ones.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER, Cluster
 from stack.secrets import Secrets
 from testkit.containers import files
+from testkit.processes import wait_for
 from testkit.tools import Program
-from testkit.waiting import wait_for
 
 CORE_SERVICES = ("mail", "api-server", "scheduler", "dag-processor", "triggerer")
 INIT_TIMEOUT_SECONDS = 240.0
 
 
 class LocalHost:
-    """This machine in the place of the containers."""
+    """The services of the Compose file as processes of this machine."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         names = ("postgres", "redis", "api", "smtp", "page", "worker logs", "trigger logs")
@@ -53,7 +53,7 @@ class LocalHost:
 
     def _localize(self, text: str) -> str:
         ports = self.ports
-        for there, here in (
+        for container_value, local_value in (
             ("@postgres:5432", f"@127.0.0.1:{ports['postgres']}"),
             ("@redis:6379", f"@127.0.0.1:{ports['redis']}"),
             ("http://api-server:8080", f"http://127.0.0.1:{ports['api']}"),
@@ -61,11 +61,11 @@ class LocalHost:
             ("/opt/backline", str(ROOT)),
             ("/var/lib/backline", str(self.folder / "state")),
         ):
-            text = text.replace(there, here)
+            text = text.replace(container_value, local_value)
         return text
 
     def environment(self, service: str) -> dict[str, str]:
-        """The image's variables and the service's."""
+        """The variables of the image and of the service."""
         own = {
             key: self._localize(value) for key, value in self.services[service].get("environment", {}).items() if value
         }
@@ -78,7 +78,7 @@ class LocalHost:
         }
 
     def start(self, service: str, command: list[str] | None = None, **more: Any) -> subprocess.Popen[bytes]:
-        """Run the service's command; what it says goes to a file of its name."""
+        """Start the service's command, its output in a log file of its name."""
         numbers = {"8080": self.ports["api"], "1025": self.ports["smtp"], "8082": self.ports["page"]}
         argv = command or [
             str(numbers.get(word, word)) for word in map(self._localize, self.services[service]["command"])
@@ -95,11 +95,11 @@ class LocalHost:
         return process
 
     def log_tail(self, service: str) -> str:
-        """The last that a service said."""
+        """The end of a service's log."""
         return (self.folder / f"{service}.log").read_text(encoding="utf-8", errors="replace")[-4000:]
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float) -> None:
-        """Wait for something that may not even be asked yet; UnknownFailure at once if a service has failed."""
+    def wait_until(self, condition: Callable[[], object], description: str, seconds: float) -> None:
+        """Wait for a condition, which may raise while services start; UnknownFailure at once if a service has failed."""
 
         def holds() -> bool:
             for name, process in self.processes.items():
@@ -110,10 +110,10 @@ class LocalHost:
             except (BacklineError, psycopg.OperationalError):
                 return False
 
-        wait_for(holds, what, seconds, poll_interval_seconds=0.2)
+        wait_for(holds, description, seconds, poll_interval_seconds=0.2)
 
     def stop_all(self) -> None:
-        """Stop what runs, the databases last; a service and all that it started. One that cannot be ended spares no other."""
+        """Stop all services in reverse order, the databases last; a failure does not prevent the others from stopping."""
         with ExitStack() as ending:
             for service, process in self.processes.items():
                 ending.callback(_stop_process, process, signal.SIGINT if service == "postgres" else signal.SIGTERM)
@@ -131,11 +131,11 @@ def _stop_process(process: subprocess.Popen[bytes], stop_signal: signal.Signals)
 
 @contextmanager
 def running_services(redis: Program, *workers: str, variables: Mapping[str, str] | None = None) -> Iterator[LocalHost]:
-    """The databases, the services of `CORE_SERVICES` and those workers, set up by `init`; all of it is gone at the end.
+    """Run the databases, CORE_SERVICES and the workers, set up by `init`; everything is stopped and removed at the end.
 
-    `variables` are set for every service, over what the file says.
+    `variables` override those of the Compose file for every service.
     """
-    # A short path: PostgreSQL's socket is in it.
+    # A short path, as it contains PostgreSQL's socket.
     folder = Path(tempfile.mkdtemp(prefix="bl-celery-", dir="/tmp"))
     folder.chmod(0o711)
     host = LocalHost(folder, variables or {})
@@ -168,11 +168,11 @@ def _start_postgres(host: LocalHost, secrets: Secrets) -> None:
     )  # fmt: skip
     superuser = f"host=127.0.0.1 port={host.ports['postgres']} user=postgres password={secrets.superuser_password}"
 
-    def answers() -> bool:
+    def is_ready() -> bool:
         psycopg.connect(superuser).close()
         return True
 
-    host.wait_until(answers, "PostgreSQL", 30)
+    host.wait_until(is_ready, "PostgreSQL", 30)
     [script] = [each for each in host.services["postgres"]["volumes"] if each["type"] == "bind"]
     subprocess.run(
         [str(cluster.binary_folder() / "psql"), "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-d", superuser, "-f", script["source"]],
@@ -181,7 +181,7 @@ def _start_postgres(host: LocalHost, secrets: Secrets) -> None:
 
 
 def start_redis(host: LocalHost, program: Program) -> None:
-    """The broker, from the file's own command; again on the same data after it has ended."""
+    """Start the broker by the Compose file's command; after a stop, it reuses its data."""
     shell, option, script = host.services["redis"]["command"]
     data = host.folder / "redis"
     data.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""One real stack for all acceptance tests, and one that nobody started."""
+"""One running stack for all acceptance tests, and one that is not started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.acceptance.isolated_stack import IsolatedStack, create_stack, remove_
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[IsolatedStack]:
-    """A whole stack that runs."""
+    """A running stack."""
     copy = create_stack()
     try:
         copy.run("up")
@@ -23,13 +23,13 @@ def stack() -> Iterator[IsolatedStack]:
 
 @pytest.fixture(scope="session")
 def stack_exports(stack: IsolatedStack) -> dict[str, str]:
-    """The variables with which others use the running stack."""
+    """The variables of the running stack for other programs."""
     return stack.exports()
 
 
 @pytest.fixture(scope="session")
 def basics() -> Iterator[IsolatedStack]:
-    """A copy that nobody has started: what the Airflow CLI needs comes up with it."""
+    """A copy that is not started: the Airflow CLI starts what it needs."""
     copy = create_stack()
     try:
         yield copy
@@ -38,9 +38,9 @@ def basics() -> Iterator[IsolatedStack]:
 
 
 @pytest.fixture
-def world(stack: IsolatedStack) -> Iterator[DemoContext]:
-    """The running stack, with a mail server that is well."""
-    with stack.world() as world:
-        world.mail.set_faults()
-        yield world
-        world.mail.set_faults()
+def context(stack: IsolatedStack) -> Iterator[DemoContext]:
+    """The running stack, without fault rules."""
+    with stack.context() as context:
+        context.mail.set_faults()
+        yield context
+        context.mail.set_faults()

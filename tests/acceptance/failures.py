@@ -1,4 +1,4 @@
-"""The ways to fail, all at once: each of a DAG of its own in the stack's folder of test DAGs."""
+"""All kinds of failures at once, each in its own DAG in the stack's folder of test DAGs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from backline.dead_letters.store import DeadLetterStore, Filter
 from demo.check import wait_until
 from demo.context import DemoContext
-from demo.mail import ReceivedEmail
+from testkit.sandbox_clients import ReceivedEmail
 from tests.acceptance.isolated_stack import IsolatedStack
 
 DAGS = Path(__file__).parent / "dags"
@@ -22,7 +22,7 @@ LATE = "ends_after_its_deadline"
 KINDS = (*RUNS, "unimportable")
 BROKEN = "fails_to_import.py"
 OPERATORS = "operators@localhost.localdomain"
-BROKEN_TEXT = '"""Cannot be imported as a DAG of Airflow\'s."""\n\nimport backline.no_such_module\n'
+BROKEN_TEXT = '"""An Airflow DAG file that cannot be imported."""\n\nimport backline.no_such_module\n'
 FIXED_TEXT = '''"""Can be imported again."""
 
 from backline.airflow.jobs import job_dag
@@ -34,66 +34,66 @@ with job_dag("fails_no_more", doc="Imports."):
 
 @dataclass
 class Failures:
-    """What was made to fail, and what came of it."""
+    """The failures, and when each was recorded."""
 
     copy: IsolatedStack
-    world: DemoContext
+    context: DemoContext
     dsn: str
     failed_at: dict[str, float] = field(default_factory=dict)
     recorded_after: dict[str, float] = field(default_factory=dict)
     """Seconds from the failure to its dead letter."""
 
     def name(self, kind: str) -> str:
-        """What the dead letter is about."""
+        """The name in the dead letter."""
         return RUNS.get(kind, BROKEN)
 
     def run_id(self, kind: str) -> str:
-        return self.world.run_id(kind)
+        return self.context.run_id(kind)
 
     def letters(self, kind: str) -> list[dict[str, Any]]:
-        """Dead letters of that failure, as the command shows them."""
+        """The failure's dead letters, as the command shows them."""
         done = self.copy.run("dead-letters", "list", "--state", "all", "--name", self.name(kind), "--json")
         found: list[dict[str, Any]] = json.loads(done.stdout)
         return found
 
     def mails(self, kind: str) -> list[ReceivedEmail]:
-        """Alert emails about that failure."""
-        arrived = self.world.mail.list_emails(OPERATORS, self.world.since)
-        return [self.world.mail.get_email(mail.id) for mail in arrived if self.name(kind) in mail.subject]
+        """The failure's alert emails."""
+        arrived = self.context.mail.list_emails(OPERATORS, self.context.since)
+        return [self.context.mail.get_email(mail.id) for mail in arrived if self.name(kind) in mail.subject]
 
     def count(self) -> dict[str, int]:
-        """How many letters there are of each kind."""
+        """How many dead letters there are of each kind."""
         with DeadLetterStore.open(self.dsn) as table:
             rows = list(table.iterate(Filter()))
         return {kind: sum(row["name"] == self.name(kind) for row in rows) for kind in KINDS}
 
 
-def trigger_all_failures(copy: IsolatedStack, world: DemoContext) -> Failures:
-    """Make all of them fail, and wait until each has its dead letter."""
-    made = Failures(copy, world, copy.exports()["BACKLINE_DATABASE_URL"])
+def trigger_all_failures(copy: IsolatedStack, context: DemoContext) -> Failures:
+    """Trigger all failures, and wait until each has its dead letter."""
+    made = Failures(copy, context, copy.exports()["BACKLINE_DATABASE_URL"])
     shutil.copy(DAGS / "failing.py", copy.own_dags / "failing.py")
 
-    def known() -> bool:
-        return {LATE, *RUNS.values()} <= {dag["dag_id"] for dag in world.airflow.dags()}
+    def are_parsed() -> bool:
+        return {LATE, *RUNS.values()} <= {dag["dag_id"] for dag in context.airflow.dags()}
 
-    wait_until(known, "the failing DAGs to be parsed")
+    wait_until(are_parsed, "the failing DAGs to be parsed")
     for kind, dag_id in RUNS.items():
-        world.airflow.trigger(dag_id, {"mark": f"{kind} {world.tag}"}, made.run_id(kind))
-    world.airflow.trigger(LATE, {}, made.run_id("deadline"))
+        context.airflow.trigger(dag_id, {"mark": f"{kind} {context.tag}"}, made.run_id(kind))
+    context.airflow.trigger(LATE, {}, made.run_id("deadline"))
     (copy.own_dags / BROKEN).write_text(BROKEN_TEXT)
     made.failed_at["unimportable"] = time.time()
     by_hand = RUNS["by_hand"], made.run_id("by_hand")
-    wait_until(lambda: world.airflow.task(*by_hand, "waiting")["state"] == "running", "the run to be marked failed")
-    world.airflow.set_run_state(*by_hand, "failed")
+    wait_until(lambda: context.airflow.task(*by_hand, "waiting")["state"] == "running", "the run to be marked failed")
+    context.airflow.set_run_state(*by_hand, "failed")
 
-    def all_told() -> bool:
+    def all_recorded() -> bool:
         for kind, dag_id in RUNS.items():
-            if kind not in made.failed_at and world.airflow.run(dag_id, made.run_id(kind))["state"] == "failed":
+            if kind not in made.failed_at and context.airflow.run(dag_id, made.run_id(kind))["state"] == "failed":
                 made.failed_at[kind] = time.time()
         for kind, letters in made.count().items():
             if letters and kind not in made.recorded_after:
                 made.recorded_after[kind] = time.time() - made.failed_at.get(kind, time.time())
         return set(made.recorded_after) == set(KINDS)
 
-    wait_until(all_told, "a dead letter of each failure")
+    wait_until(all_recorded, "a dead letter of each failure")
     return made

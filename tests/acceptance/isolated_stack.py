@@ -1,4 +1,4 @@
-"""Copies of the stack that the tests start and stop through `./backline`, as a user does."""
+"""Copies of the stack that tests start and stop through `./backline`, as a user does."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from demo.context import DemoContext
 from stack.lifecycle import Stack
 from stack.paths import Paths
 
-# So that a retry is a matter of seconds; everything else is as shipped.
-QUICK_RETRIES = {
-    f"BACKLINE__RETRY__{kind}__FIRST_SECONDS": "1"
+# Retries within seconds; other settings are as shipped.
+FAST_RETRIES = {
+    f"BACKLINE__RETRY__{kind}__INITIAL_DELAY_SECONDS": "1"
     for kind in ("TIMEOUT", "NETWORK", "DATABASE", "RATE_LIMITED", "RESOURCE", "UNKNOWN")
 }
 COMMAND_SECONDS = 280
@@ -27,7 +27,7 @@ COMMAND_SECONDS = 280
 
 @dataclass(frozen=True)
 class IsolatedStack:
-    """A copy of the stack of the tests' own: its state folder and its ports."""
+    """A copy of the stack with its own state folder and ports."""
 
     home: Path
     port: int
@@ -35,7 +35,7 @@ class IsolatedStack:
     def run(
         self, *arguments: str, check: bool = True, seconds: float = COMMAND_SECONDS
     ) -> subprocess.CompletedProcess[str]:
-        """Run `./backline` for this copy, from another folder and with nothing of the caller's own stack."""
+        """Run `./backline` for this copy, from another folder and without the variables of the caller's stack."""
         done = subprocess.run(
             [str(ROOT / "backline"), *arguments],
             check=False,
@@ -50,12 +50,11 @@ class IsolatedStack:
         return done
 
     def environment(self) -> dict[str, str]:
-        """What `./backline` needs to be that of this copy."""
+        """The environment for `./backline` of this copy."""
         foreign = ("BACKLINE_", "AIRFLOW")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return {
-            **kept,
-            **QUICK_RETRIES,
+            **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
+            **FAST_RETRIES,
             "BACKLINE_HOME": str(self.home),
             "BACKLINE_PORT": str(self.port),
             "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(self._bundles()),
@@ -63,7 +62,7 @@ class IsolatedStack:
 
     @property
     def own_dags(self) -> Path:
-        """A folder of DAG files beside the project's: what a test puts there is parsed within seconds."""
+        """A folder for tests' own DAG files, which are parsed within seconds."""
         return self.home / "dags"
 
     def _bundles(self) -> list[dict[str, object]]:
@@ -75,32 +74,32 @@ class IsolatedStack:
         ]
 
     def exports(self) -> dict[str, str]:
-        """What `./backline env` tells those who use the stack from outside."""
+        """The variables that `./backline env` prints."""
         lines = self.run("env").stdout.splitlines()
         return dict(shlex.split(line)[1].split("=", 1) for line in lines)
 
-    def world(self) -> DemoContext:
-        """This copy as the demo sees it, under names of its own."""
+    def context(self) -> DemoContext:
+        """A demo context of this copy, with unique names."""
         return DemoContext(Stack(lambda _: None, Paths(ROOT, self.home, self.port)), lambda _: None)
 
 
 def create_stack() -> IsolatedStack:
-    """A copy that was never set up, on ports that are free now."""
+    """A copy that is not set up yet, on free ports."""
     home = Path(tempfile.mkdtemp(prefix="bl-", dir="/tmp"))
-    # As root, PostgreSQL's own user passes through; a closed folder would have its data put elsewhere.
+    # Under root, PostgreSQL's user must be able to enter it; otherwise its data would be stored elsewhere.
     home.chmod(0o711)
     (home / "dags").mkdir()
     return IsolatedStack(home, first_free_port(5))
 
 
 def remove_stack(copy: IsolatedStack) -> None:
-    """Stop it and take its state away."""
+    """Stop the copy and remove its state."""
     copy.run("down", check=False)
     shutil.rmtree(copy.home, ignore_errors=True)
 
 
 def first_free_port(count: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
+    """The first of `count` consecutive free ports."""
     for first in range(20_000 + os.getpid() % 5_000 * 2, 32_000, count):
         if all(_is_free(port) for port in range(first, first + count)):
             return first

@@ -1,4 +1,4 @@
-"""The containers' processes on CeleryExecutor: a message through a queue's worker, roles, health checks, a worker's end."""
+"""The containers' processes on CeleryExecutor: delivery by a queue's worker, roles, health checks, stopping a worker."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from backline.airflow.rest import AirflowRest
-from demo.mail import MailCatcherClient
+from backline.airflow_api import AirflowClient
 from stack.paths import Paths
 from testkit.containers import files
 from testkit.containers.local_host import LocalHost, running_services
+from testkit.sandbox_clients import MailCatcherClient
 from testkit.tools import Tools
 
-pytestmark = [pytest.mark.celery, pytest.mark.stack, pytest.mark.timeout(540)]
+pytestmark = [pytest.mark.extended, pytest.mark.stack, pytest.mark.timeout(540)]
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,13 @@ def host() -> Iterator[LocalHost]:
 
 
 @pytest.fixture
-def airflow(host: LocalHost) -> Iterator[AirflowRest]:
+def airflow(host: LocalHost) -> Iterator[AirflowClient]:
     url = f"http://127.0.0.1:{host.ports['api']}"
-    with AirflowRest(url, "admin", host.values["BACKLINE_PASSWORD"]) as client:
+    with AirflowClient(url, "admin", host.values["BACKLINE_PASSWORD"]) as client:
         yield client
 
 
-def test_a_message_goes_out_through_the_worker_of_its_queue(host: LocalHost, airflow: AirflowRest) -> None:
+def test_a_message_is_sent_by_the_worker_of_its_queue(host: LocalHost, airflow: AirflowClient) -> None:
     payload = json.dumps({"context": {"title": "Disk almost full", "summary": "db-1 has 4 % left."}})
     with psycopg.connect(host.environment("init")["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
         connection.execute("SELECT backline.enqueue('urgent_email', 'ann@celery.example.com', %s::jsonb)", [payload])
@@ -68,13 +68,13 @@ def test_each_component_passes_its_own_health_check(host: LocalHost) -> None:
         assert done.returncode == 0, (service, done.stdout, done.stderr)
 
 
-def test_upkeep_logs_in_and_prunes(host: LocalHost) -> None:
+def test_maintenance_authenticates_and_prunes(host: LocalHost) -> None:
     code = """if True:
         import logging, os
         from datetime import UTC, datetime
-        from backline.airflow.maintenance import prune
+        from backline.airflow.maintenance import prune_airflow
         logging.basicConfig(level=logging.INFO)
-        prune(datetime.now(UTC), os.environ)"""
+        prune_airflow(datetime.now(UTC), os.environ)"""
     done = subprocess.run(
         [str(files.ensure_venv(files.IMAGE_REQUIREMENTS) / "python"), "-P", "-c", code],
         check=False, capture_output=True, text=True, env=host.environment("maintenance"),
@@ -85,23 +85,23 @@ def test_upkeep_logs_in_and_prunes(host: LocalHost) -> None:
     assert "failed" not in done.stderr
 
 
-def test_init_gives_the_user_a_new_password_and_changes_nothing_else(host: LocalHost) -> None:
+def test_init_sets_a_new_password_and_changes_nothing_else(host: LocalHost) -> None:
     environment = {**host.environment("init"), "BACKLINE_PASSWORD": "another-password"}
     assert host.start("init", env=environment).wait(120) == 0, host.log_tail("init")
     assert "pools: unchanged" in host.log_tail("init")
     assert "user admin: has the new password" in host.log_tail("init")
-    with AirflowRest(environment["BACKLINE_URL"], "admin", "another-password") as client:
+    with AirflowClient(environment["BACKLINE_URL"], "admin", "another-password") as client:
         assert any(dag["dag_id"] == "dispatch_email" for dag in client.dags())
     host.values["BACKLINE_PASSWORD"] = "another-password"
 
 
-def test_a_worker_that_is_told_to_stop_ends_its_dispatchers(host: LocalHost, airflow: AirflowRest) -> None:
+def test_a_stopping_worker_ends_its_dispatchers(host: LocalHost, airflow: AirflowClient) -> None:
     worker = host.processes["worker-critical"]
     [run] = airflow.runs("dispatch_email_urgent", state="running")
     before = time.monotonic()
     worker.terminate()
     assert worker.wait(30) == 0, host.log_tail("worker-critical")
-    # It would have stayed warm for 300 s.
+    # Without the signal it would stay warm for 300 s.
     assert time.monotonic() - before < 15
     task = airflow.task("dispatch_email_urgent", run["dag_run_id"], "dispatch")
     assert task["state"] == "success"

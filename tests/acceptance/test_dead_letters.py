@@ -1,4 +1,4 @@
-"""Each way to fail is one dead letter within a minute, alerted once, and can be replayed."""
+"""Each kind of failure has one dead letter within a minute, one alert, and can be replayed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.acceptance.failures import BROKEN, FIXED_TEXT, KINDS, LATE, OPERATORS
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
-WHY = {
+CAUSES = {
     "killed": ("unknown", "killed by SIGKILL"),
-    "raising": ("network", "the far side is closed"),
+    "raising": ("network", "the server is down"),
     "late": ("timeout", "longer than its dagrun_timeout"),
     "by_hand": ("unknown", "marked failed by hand, by admin"),
     "stuck": ("timeout", "backline: hard limit of 4 s is over"),
@@ -33,26 +33,26 @@ TASK = {"killed": "killed", "raising": "raising", "late": "", "by_hand": "waitin
 
 @pytest.fixture(scope="module")
 def failures(stack: IsolatedStack) -> Iterator[Failures]:
-    with stack.world() as world:
-        world.mail.set_faults()
-        made = trigger_all_failures(stack, world)
+    with stack.context() as context:
+        context.mail.set_faults()
+        made = trigger_all_failures(stack, context)
         wait_until(lambda: all(made.mails(kind) for kind in KINDS), "an alert of each failure")
-        # What the reconciler would tell a second time, or alert about again, it has by the end of this run.
+        # The reconciler must neither record nor alert a second time.
         stack.run("trigger", "reconcile_dead_letters", "--wait")
         yield made
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_one_dead_letter_within_a_minute(failures: Failures, kind: str) -> None:
+def test_it_has_one_dead_letter_within_a_minute(failures: Failures, kind: str) -> None:
     [letter] = failures.letters(kind)
     assert failures.recorded_after[kind] < 60
-    failure_class, cause = WHY[kind]
+    failure_class, cause = CAUSES[kind]
     assert (letter["state"], letter["class"], letter["attempts"]) == ("open", failure_class, 1)
     assert cause in letter["cause"]
     assert letter["task_id"] == TASK[kind]
     if kind in RUNS:
         assert letter["run_id"] == failures.run_id(kind)
-        assert letter["conf"] == {"mark": f"{kind} {failures.world.tag}"}
+        assert letter["conf"] == {"mark": f"{kind} {failures.context.tag}"}
         assert letter["log_url"].startswith(f"http://localhost:{failures.copy.port}/dags/{RUNS[kind]}/runs/")
 
 
@@ -61,18 +61,18 @@ def test_it_is_alerted_once(failures: Failures, kind: str) -> None:
     [mail] = failures.mails(kind)
     [letter] = failures.letters(kind)
     assert mail.recipients == (OPERATORS,)
-    assert WHY[kind][1].replace("'", "&#39;") in mail.html
+    assert CAUSES[kind][1].replace("'", "&#39;") in mail.html
     assert f"dead-letters replay {letter['id']}" in mail.html
     assert f"/backline/api/v1/dead-letters/{letter['id']}/replay" in mail.html
     if letter["log_url"]:
         assert letter["log_url"] in mail.html
 
 
-def test_they_stand_in_the_table_of_failures(failures: Failures) -> None:
+def test_they_are_in_the_table_of_failures(failures: Failures) -> None:
     groups = json.loads(failures.copy.run("failures", "--json").stdout)
     found = {(group["name"], group["class"]): group["failures"] for group in groups}
     for kind in KINDS:
-        assert found[failures.name(kind), WHY[kind][0]] == 1
+        assert found[failures.name(kind), CAUSES[kind][0]] == 1
     shown = failures.copy.run("failures").stdout
     assert "fails_raising" in shown
 
@@ -80,14 +80,16 @@ def test_they_stand_in_the_table_of_failures(failures: Failures) -> None:
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_job_is_replayed_as_a_new_run(failures: Failures, kind: str) -> None:
     [letter] = failures.letters(kind)
-    refused = failures.copy.run("dead-letters", "replay", str(letter["id"]), "--edited", '{"wel": true}', check=False)
-    assert refused.returncode == 1
-    assert "edited.wel: fails_" in refused.stderr
-    edited = json.dumps({"mark": "replayed", "well": True})
+    rejected = failures.copy.run(
+        "dead-letters", "replay", str(letter["id"]), "--edited", '{"suceed": true}', check=False
+    )
+    assert rejected.returncode == 1
+    assert "edited.suceed: fails_" in rejected.stderr
+    edited = json.dumps({"mark": "replayed", "succeed": True})
     done = failures.copy.run("dead-letters", "replay", str(letter["id"]), "--edited", edited, "--json")
     reference = json.loads(done.stdout)[0]["as"]
     dag_id, run_id = reference.removeprefix("run ").split("/")
-    run = failures.world.airflow.wait(dag_id, run_id, 60)
+    run = failures.context.airflow.wait(dag_id, run_id, 60)
     assert (run["state"], run["conf"]["mark"]) == ("success", "replayed")
     assert f"Replay of dead letter {letter['id']}" in run["note"]
     [after] = failures.letters(kind)
@@ -97,7 +99,7 @@ def test_a_job_is_replayed_as_a_new_run(failures: Failures, kind: str) -> None:
     assert "is replayed; only an open one" in again.stderr
 
 
-def test_a_file_is_read_again_and_its_letter_resolved_once_it_imports(failures: Failures) -> None:
+def test_a_files_dead_letter_is_resolved_once_it_imports(failures: Failures) -> None:
     [letter] = failures.letters("unimportable")
     failures.copy.run("dead-letters", "replay", str(letter["id"]))
     (failures.copy.own_dags / BROKEN).write_text(FIXED_TEXT)
@@ -105,22 +107,22 @@ def test_a_file_is_read_again_and_its_letter_resolved_once_it_imports(failures: 
     assert len(failures.mails("unimportable")) == 1
 
 
-def test_a_run_past_its_deadline_is_told_of_once_and_is_no_dead_letter(failures: Failures) -> None:
+def test_a_run_past_its_deadline_is_reported_once_without_a_dead_letter(failures: Failures) -> None:
     def mails() -> list[str]:
-        arrived = failures.world.mail.list_emails(OPERATORS, failures.world.since)
+        arrived = failures.context.mail.list_emails(OPERATORS, failures.context.since)
         return [mail.subject for mail in arrived if LATE in mail.subject]
 
     wait_until(mails, "the mail about the late run")
-    assert failures.world.airflow.wait(LATE, failures.run_id("deadline"), 60)["state"] == "success"
+    assert failures.context.airflow.wait(LATE, failures.run_id("deadline"), 60)["state"] == "success"
     assert mails() == [f"[Backline] {LATE} is late"]
     assert (
-        failures.world.query("dead_letters", "run_letter_list", dag_ids=[LATE], run_ids=[failures.run_id("deadline")])
+        failures.context.query("dead_letters", "run_letter_list", dag_ids=[LATE], run_ids=[failures.run_id("deadline")])
         == []
     )
 
 
-def test_one_is_shown_exported_and_discarded_by_command(stack: IsolatedStack, world: DemoContext) -> None:
-    name = f"by_command_{world.tag}"
+def test_one_is_shown_exported_and_discarded_by_command(stack: IsolatedStack, context: DemoContext) -> None:
+    name = f"by_command_{context.tag}"
     failure = Failure(name, "r1", "work", -1, FailureClass.NETWORK, "no [red]route[/red]", REPORTED, 4, {"days": 1}, None,
                       datetime.now(UTC))  # fmt: skip
     with DeadLetterStore.open(stack.exports()["BACKLINE_DATABASE_URL"]) as letters:
@@ -144,7 +146,7 @@ def test_one_is_shown_exported_and_discarded_by_command(stack: IsolatedStack, wo
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "error"),
     [
         (("trigger", "no_such_job"), "job: there is no job 'no_such_job'"),
         (("trigger", "purge_dead_letters", "--conf", "[]"), "--conf: must be a JSON object"),
@@ -154,8 +156,8 @@ def test_one_is_shown_exported_and_discarded_by_command(stack: IsolatedStack, wo
         (("dead-letters", "replay"), "ID: give one or more ids, or --all"),
     ],
 )  # fmt: skip
-def test_a_wrong_command_names_what_is_wrong(stack: IsolatedStack, command: tuple[str, ...], said: str) -> None:
+def test_an_invalid_command_names_the_error(stack: IsolatedStack, command: tuple[str, ...], error: str) -> None:
     done = stack.run(*command, check=False)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert error in done.stderr
     assert len(done.stderr.splitlines()) == 1

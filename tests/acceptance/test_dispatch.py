@@ -1,4 +1,4 @@
-"""`dispatch_<lane>`: what an app enqueues by SQL arrives, rung for by the doorbell; each case's id is the DAG."""
+"""`dispatch_<lane>`: the lane trigger starts it, and messages enqueued by SQL arrive; each case's id is the DAG."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ READERS = 20
 
 
 def enqueue(dsn: str, lane: str, kind: str, payload: dict[str, Any], domain: str) -> list[int]:
-    """Some messages in one transaction of an app's own."""
+    """Enqueue messages in one transaction of an app."""
     with psycopg.connect(dsn) as connection:
         enqueued = [
             connection.execute(
@@ -45,38 +45,38 @@ def expected(domain: str) -> list[str]:
 
 
 @pytest.mark.parametrize("dag", LANES)
-def test_dispatch(dag: str, world: DemoContext, stack_exports: dict[str, str]) -> None:
+def test_dispatch(dag: str, context: DemoContext, stack_exports: dict[str, str]) -> None:
     lane, kind, payload = LANES[dag]
-    domain = world.domain(dag)
+    domain = context.domain(dag)
     ids = enqueue(stack_exports["BACKLINE_DATABASE_URL"], lane, kind, payload, domain)
-    arrived = world.wait_for_emails(domain, READERS)
+    arrived = context.wait_for_emails(domain, READERS)
     assert sorted(recipient for arrival in arrived for recipient in arrival.recipients) == expected(domain)
-    assert "By its lane." in world.mail.get_email(arrived[0].id).text
-    runs = [row["dag_run"] for number in ids for row in world.query("outbox", "message_attempts", id=number)]
+    assert "By its lane." in context.mail.get_email(arrived[0].id).text
+    runs = [row["dag_run"] for number in ids for row in context.query("outbox", "message_attempts", id=number)]
     assert {run.partition("/")[0] for run in runs} == {dag}
 
 
-def test_a_run_by_hand_drains_the_lane_without_a_scheduler(basics: IsolatedStack) -> None:
+def test_a_manual_run_drains_the_lane_without_a_scheduler(basics: IsolatedStack) -> None:
     basics.run("setup")
-    with basics.world() as world:
-        domain = world.domain("by-hand")
+    with basics.context() as context:
+        domain = context.domain("by-hand")
         ids = enqueue(basics.exports()["BACKLINE_DATABASE_URL"], "email.bulk", "email", EMAIL, domain)
-        assert world.count_states(ids) == {"pending": READERS}
+        assert context.count_states(ids) == {"pending": READERS}
         basics.run("airflow", "dags", "test", "dispatch_email_bulk")
-        assert world.count_states(ids) == {"sent": READERS}
-        arrived = world.emails_at(domain)
+        assert context.count_states(ids) == {"sent": READERS}
+        arrived = context.emails_at(domain)
     assert sorted(recipient for arrival in arrived for recipient in arrival.recipients) == expected(domain)
 
 
-def test_wrong_input_takes_its_transaction_down(world: DemoContext) -> None:
-    domain = world.domain("aborted")
+def test_invalid_input_aborts_its_transaction(context: DemoContext) -> None:
+    domain = context.domain("aborted")
 
     def order() -> None:
-        with world.transaction():
-            world.enqueue("email", f"good@{domain}", EMAIL)
-            world.enqueue("email", f"bad@{domain}", {"text": "No subject"})
+        with context.transaction():
+            context.enqueue("email", f"good@{domain}", EMAIL)
+            context.enqueue("email", f"bad@{domain}", {"text": "No subject"})
 
     with pytest.raises(InvalidInput) as wrong:
         order()
     assert wrong.value.field == "subject"
-    assert world.query("demo", "message_find_by_recipient", pattern=f"%@{domain}", since=world.started_at) == []
+    assert context.query("demo", "message_find_by_recipient", pattern=f"%@{domain}", since=context.started_at) == []

@@ -1,4 +1,4 @@
-"""`send_email`, and the type `email` by SQL: all that an email can hold arrives."""
+"""`send_email`, and the type `email` by SQL: every part of an email arrives."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from email.policy import default
 import pytest
 
 from demo.context import DemoContext
-from demo.mail import EmailSummary
+from testkit.sandbox_clients import EmailSummary
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
 
 
-def test_email(world: DemoContext, stack: IsolatedStack) -> None:
-    domain = world.domain("full")
+def test_email(context: DemoContext, stack: IsolatedStack) -> None:
+    domain = context.domain("full")
     conf = {
         "to": f"Zoë Müller <zoe@{domain}>",
         "subject": "Bestellung 1042: geliefert ✓",
@@ -35,10 +35,10 @@ def test_email(world: DemoContext, stack: IsolatedStack) -> None:
             }
         ],
     }
-    world.airflow.trigger("send_email", conf, world.run_id("full"))
-    assert world.airflow.wait("send_email", world.run_id("full"), 90)["state"] == "success"
+    context.airflow.trigger("send_email", conf, context.run_id("full"))
+    assert context.airflow.wait("send_email", context.run_id("full"), 90)["state"] == "success"
 
-    (arrival,) = world.emails_at(domain)
+    (arrival,) = context.emails_at(domain)
     mail = _mail(stack, arrival)
     assert set(arrival.recipients) == {f"zoe@{domain}", f"cc@{domain}", f"bcc@{domain}"}
     assert mail["To"] == f"Zoë Müller <zoe@{domain}>"
@@ -53,25 +53,25 @@ def test_email(world: DemoContext, stack: IsolatedStack) -> None:
     (attached,) = mail.iter_attachments()
     assert (attached.get_filename(), attached.get_content().strip()) == ("terms.txt", "The terms.")
 
-    result = world.airflow.xcom("send_email", world.run_id("full"), "send")
+    result = context.airflow.xcom("send_email", context.run_id("full"), "send")
     assert result == {
         "message_id": result["message_id"], "state": "sent", "attempt": 1, "provider_id": mail["Message-ID"],
     }  # fmt: skip
 
 
-def test_email_by_sql_leaves_with_its_transaction(world: DemoContext) -> None:
-    domain = world.domain("sql")
-    with world.transaction(roll_back=True):
-        world.enqueue("email", f"undone@{domain}", {"subject": "Undone", "text": "Never sent."})
-    with world.transaction():
-        world.enqueue("email", f"done@{domain}", {"subject": "Done", "text": "Sent."})
-    (arrival,) = world.wait_for_emails(domain, 1)
+def test_email_by_sql_is_sent_only_if_its_transaction_commits(context: DemoContext) -> None:
+    domain = context.domain("sql")
+    with context.transaction(roll_back=True):
+        context.enqueue("email", f"undone@{domain}", {"subject": "Undone", "text": "Never sent."})
+    with context.transaction():
+        context.enqueue("email", f"done@{domain}", {"subject": "Done", "text": "Sent."})
+    (arrival,) = context.wait_for_emails(domain, 1)
     assert (arrival.recipients, arrival.subject) == ((f"done@{domain}",), "Done")
-    assert "Sent." in world.mail.get_email(arrival.id).text
+    assert "Sent." in context.mail.get_email(arrival.id).text
 
 
 def _mail(stack: IsolatedStack, arrival: EmailSummary) -> EmailMessage:
-    """The caught file itself, out of the Maildir."""
+    """The caught file in the Maildir."""
     (path,) = (stack.home / "mail" / "new").glob(f"{arrival.id // 1_000_000}.M{arrival.id % 1_000_000:06}P*")
     return message_from_bytes(path.read_bytes(), policy=default)
 

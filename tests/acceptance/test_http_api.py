@@ -1,4 +1,4 @@
-"""The HTTP API of a running stack, over real HTTP, with Airflow's own users."""
+"""The HTTP API of a running stack, over real HTTP, with Airflow's users."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def http(stack_exports: dict[str, str]) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def tokens(stack: IsolatedStack, http: httpx.Client) -> dict[str, dict[str, str]]:
-    """Airflow's tokens of a viewer and of an op, as headers."""
+    """Airflow tokens of a viewer and an op, as headers."""
     secrets = load_or_create(Paths(ROOT, stack.home, stack.port).secrets_file)
     passwords = {"viewer": secrets.viewer_password, "op": secrets.op_password}
     return {
@@ -45,26 +45,26 @@ def welcome_message(domain: str) -> dict[str, Any]:
     return {"type": "welcome", "to": f"ann@{domain}", "payload": {"name": "Ann by HTTP"}}
 
 
-def test_a_message_over_http_arrives_and_tells_its_story(
-    http: httpx.Client, tokens: dict[str, dict[str, str]], world: DemoContext, stack: IsolatedStack
+def test_a_message_over_http_arrives_and_is_explained(
+    http: httpx.Client, tokens: dict[str, dict[str, str]], context: DemoContext, stack: IsolatedStack
 ) -> None:
-    domain = world.domain("http")
+    domain = context.domain("http")
     assert http.get("/backline/readyz").json() == {"status": "ok"}
     assert http.post(f"{API}/messages", json=welcome_message(domain)).status_code == 401
     assert http.post(f"{API}/messages", json=welcome_message(domain), headers=tokens["viewer"]).status_code == 403
-    taken = http.post(
+    accepted = http.post(
         f"{API}/messages", json=welcome_message(domain), headers={**tokens["op"], "X-Request-ID": "signup-1"}
     )
-    assert taken.status_code == 202
-    (arrival,) = world.wait_for_emails(domain, 1)
-    assert "Ann by HTTP" in world.mail.get_email(arrival.id).text
+    assert accepted.status_code == 202
+    (arrival,) = context.wait_for_emails(domain, 1)
+    assert "Ann by HTTP" in context.mail.get_email(arrival.id).text
 
-    def story() -> dict[str, Any]:
-        found: dict[str, Any] = http.get(taken.headers["Location"], headers=tokens["viewer"]).json()
+    def details() -> dict[str, Any]:
+        found: dict[str, Any] = http.get(accepted.headers["Location"], headers=tokens["viewer"]).json()
         return found
 
-    wait_until(lambda: story()["state"] == "sent", "the message to be sent")
-    found = story()
+    wait_until(lambda: details()["state"] == "sent", "the message to be sent")
+    found = details()
     assert found["why"].startswith("Sent at ")
     assert "accepted from op by request signup-1" in found["timeline"][0]["text"]
     (attempt,) = [event["attempt"] for event in found["timeline"] if event["attempt"]]
@@ -77,11 +77,11 @@ def test_a_message_over_http_arrives_and_tells_its_story(
     assert "no message 999999999" in stack.run("inspect", "999999999", check=False).stderr
 
 
-def test_a_batch_over_http_arrives(http: httpx.Client, tokens: dict[str, dict[str, str]], world: DemoContext) -> None:
-    domain = world.domain("http-batch")
+def test_a_batch_over_http_arrives(http: httpx.Client, tokens: dict[str, dict[str, str]], context: DemoContext) -> None:
+    domain = context.domain("http-batch")
     batch = [{**welcome_message(domain), "to": f"reader-{number}@{domain}"} for number in range(200)]
-    key = {**tokens["op"], "Idempotency-Key": world.run_id("batch")}
+    key = {**tokens["op"], "Idempotency-Key": context.run_id("batch")}
     first = http.post(f"{API}/messages", json=batch, headers=key)
     assert http.post(f"{API}/messages", json=batch, headers=key).json()["messages"] == first.json()["messages"]
-    arrived = world.wait_for_emails(domain, 200)
+    arrived = context.wait_for_emails(domain, 200)
     assert sorted(arrival.recipients[0] for arrival in arrived) == sorted(one["to"] for one in batch)

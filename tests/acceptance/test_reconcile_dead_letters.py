@@ -1,4 +1,4 @@
-"""`reconcile_dead_letters`: a failure that no callback told of is found all the same."""
+"""`reconcile_dead_letters`: a failure without a callback is found as well."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from tests.acceptance.isolated_stack import IsolatedStack
 pytestmark = pytest.mark.stack
 
 
-def test_a_letter_that_was_never_written_is_written(stack: IsolatedStack, world: DemoContext) -> None:
-    shutil.copy(DAGS / "untold.py", stack.own_dags / "untold.py")
-    wait_until(lambda: "fails_untold" in {dag["dag_id"] for dag in world.airflow.dags()}, "the DAG to be parsed")
-    run_id, conf = world.run_id("untold"), {"mark": "untold"}
-    world.airflow.trigger("fails_untold", conf, run_id)
-    assert world.airflow.wait("fails_untold", run_id, 60)["state"] == "failed"
+def test_a_missing_dead_letter_is_created(stack: IsolatedStack, context: DemoContext) -> None:
+    shutil.copy(DAGS / "unreported.py", stack.own_dags / "unreported.py")
+    wait_until(lambda: "fails_unreported" in {dag["dag_id"] for dag in context.airflow.dags()}, "the DAG to be parsed")
+    run_id, conf = context.run_id("unreported"), {"mark": "unreported"}
+    context.airflow.trigger("fails_unreported", conf, run_id)
+    assert context.airflow.wait("fails_unreported", run_id, 60)["state"] == "failed"
 
     def letters() -> list[int]:
-        rows = world.query("dead_letters", "run_letter_list", dag_ids=["fails_untold"], run_ids=[run_id])
+        rows = context.query("dead_letters", "run_letter_list", dag_ids=["fails_unreported"], run_ids=[run_id])
         return [row["certainty"] for row in rows]
 
-    wait_until(lambda: letters() == [2], "what the callback writes")
+    wait_until(lambda: letters() == [2], "the callback's dead letter")
     [letter] = [
         item
-        for item in json.loads(stack.run("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
+        for item in json.loads(stack.run("dead-letters", "list", "--name", "fails_unreported", "--json").stdout)
         if item["run_id"] == run_id
     ]
-    world.query("dead_letters", "letter_delete", ids=[letter["id"]])  # as if it had never been called
+    context.query("dead_letters", "letter_delete", ids=[letter["id"]])  # as if the callback had not been called
     done = stack.run("trigger", "reconcile_dead_letters", "--wait", "--json")
     assert json.loads(done.stdout)["state"] == "success"
-    # From the log: the exception itself is gone.
+    # From the log, as the exception itself is lost.
     assert letters() == [1]
     [again] = [
         item
-        for item in json.loads(stack.run("dead-letters", "list", "--name", "fails_untold", "--json").stdout)
+        for item in json.loads(stack.run("dead-letters", "list", "--name", "fails_unreported", "--json").stdout)
         if item["run_id"] == run_id
     ]
     assert (again["class"], again["attempts"], again["conf"]) == ("network", 1, conf)
-    assert "ConnectionRefusedError: the far side is closed (untold)" in again["cause"]
+    assert "ConnectionRefusedError: the server is down (unreported)" in again["cause"]

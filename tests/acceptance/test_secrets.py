@@ -1,4 +1,4 @@
-"""A secret reaches the recipient, and nobody who can look at Airflow."""
+"""A secret reaches the recipient and is not visible in Airflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from backline.encryption import Encryptor
 from backline.errors import Rejected
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from demo.context import DemoContext
 from tests.acceptance.isolated_stack import IsolatedStack
 from tests.integration.identity import add_token
@@ -23,27 +23,27 @@ LINK = f"http://localhost:8080/reset-password?token={TOKEN}"
 
 @pytest.fixture
 def token(stack_exports: dict[str, str]) -> int:
-    """A token of the app's, sealed with the stack's key."""
+    """A token of the app, encrypted with the stack's key."""
     apply_schema(stack_exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
         return add_token(connection, Encryptor([stack_exports["BACKLINE_FERNET_KEYS"]]).encrypt(TOKEN))
 
 
-def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
-    world: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: int
+def test_a_run_with_a_reference_shows_the_secret_only_to_the_recipient(
+    context: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: int
 ) -> None:
-    run_id, recipient = world.run_id("reset"), f"ann@{world.domain('reset')}"
+    run_id, recipient = context.run_id("reset"), f"ann@{context.domain('reset')}"
     conf = {"to": recipient, "name": "Ann", "token": {"$ref": "password_reset_token", "id": token}}
-    run = world.airflow.trigger("send_password_reset", conf, run_id)
-    ended = world.airflow.wait("send_password_reset", run_id, 90)
-    log = world.airflow.log("send_password_reset", run_id, "send")
+    run = context.airflow.trigger("send_password_reset", conf, run_id)
+    ended = context.airflow.wait("send_password_reset", run_id, 90)
+    log = context.airflow.log("send_password_reset", run_id, "send")
     assert ended["state"] == "success", log
-    (arrival,) = world.emails_at(world.domain("reset"))
-    letter = world.mail.get_email(arrival.id)
-    assert LINK in letter.text
-    assert LINK in letter.html
+    (arrival,) = context.emails_at(context.domain("reset"))
+    email = context.mail.get_email(arrival.id)
+    assert LINK in email.text
+    assert LINK in email.html
 
-    result = world.airflow.xcom("send_password_reset", run_id, "send")
+    result = context.airflow.xcom("send_password_reset", run_id, "send")
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"]) as connection:
         rows = connection.execute(
             "SELECT m.payload, m::text, a.response, a::text FROM backline.message AS m"
@@ -57,42 +57,42 @@ def test_a_run_with_a_reference_shows_the_secret_to_nobody_but_the_recipient(
     assert files_with(TOKEN, stack.home / "airflow") == []
 
 
-def test_a_secret_in_the_clear_is_refused_before_it_is_stored(world: DemoContext, stack: IsolatedStack) -> None:
-    conf = {"to": f"ann@{world.domain('clear')}", "name": "Ann", "token": TOKEN}
-    with pytest.raises(Rejected) as refused:
-        world.airflow.trigger("send_password_reset", conf, world.run_id("clear"))
-    assert refused.value.code == "400"
-    assert "Invalid input for param token" in refused.value.response
+def test_a_plaintext_secret_is_rejected_before_it_is_stored(context: DemoContext, stack: IsolatedStack) -> None:
+    conf = {"to": f"ann@{context.domain('clear')}", "name": "Ann", "token": TOKEN}
+    with pytest.raises(Rejected) as rejected:
+        context.airflow.trigger("send_password_reset", conf, context.run_id("clear"))
+    assert rejected.value.code == "400"
+    assert "Invalid input for param token" in rejected.value.response
     assert files_with(TOKEN, stack.home / "airflow") == []
 
 
-def test_a_reference_to_nothing_fails_the_run_and_is_named(world: DemoContext) -> None:
-    run_id = world.run_id("nothing")
-    conf = {"to": f"ann@{world.domain('nothing')}", "name": "Ann", "token": {"$ref": "password_reset_token", "id": 0}}
-    world.airflow.trigger("send_password_reset", conf, run_id)
-    assert world.airflow.wait("send_password_reset", run_id, 90)["state"] == "failed"
-    log = world.airflow.log("send_password_reset", run_id, "send")
+def test_an_unresolvable_reference_fails_the_run_and_is_named(context: DemoContext) -> None:
+    run_id = context.run_id("nothing")
+    conf = {"to": f"ann@{context.domain('nothing')}", "name": "Ann", "token": {"$ref": "password_reset_token", "id": 0}}
+    context.airflow.trigger("send_password_reset", conf, run_id)
+    assert context.airflow.wait("send_password_reset", run_id, 90)["state"] == "failed"
+    log = context.airflow.log("send_password_reset", run_id, "send")
     assert "validation: token: password_reset_token with id 0 gives nothing" in log.replace("\\", "")
-    assert world.emails_at(world.domain("nothing")) == []
+    assert context.emails_at(context.domain("nothing")) == []
 
 
-def test_the_command_sends_and_the_secret_is_only_in_the_mail(
-    world: DemoContext, stack: IsolatedStack, tmp_path: Path
+def test_the_command_sends_and_the_secret_is_only_in_the_email(
+    context: DemoContext, stack: IsolatedStack, tmp_path: Path
 ) -> None:
     secret = tmp_path / "token"
     secret.write_text(TOKEN)
     done = stack.run(
-        "send", "password_reset", "--to", f"ann@{world.domain('command')}", "--set", "name=Ann",
+        "send", "password_reset", "--to", f"ann@{context.domain('command')}", "--set", "name=Ann",
         "--set", f"token=@{secret}", "--json",
     )  # fmt: skip
-    (arrival,) = world.wait_for_emails(world.domain("command"), 1)
-    assert LINK in world.mail.get_email(arrival.id).text
-    assert world.message_status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{world.domain('command')}"
+    (arrival,) = context.wait_for_emails(context.domain("command"), 1)
+    assert LINK in context.mail.get_email(arrival.id).text
+    assert context.message_status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{context.domain('command')}"
     assert TOKEN not in done.stdout + done.stderr
 
 
 def files_with(text: str, folder: Path) -> list[str]:
-    """Airflow's logs, and whatever else it has written, that hold a text."""
+    """Airflow's logs and other files that contain a text."""
     found = subprocess.run(["grep", "-rlF", text, str(folder)], check=False, capture_output=True, text=True)
     assert found.returncode in {0, 1}, found.stderr
     return found.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""`./backline seed`: a shop's data in the stack's own database."""
+"""`./backline seed`: a shop's data in the embedded database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.acceptance.isolated_stack import IsolatedStack
 pytestmark = pytest.mark.stack
 
 
-def test_seed_fills_refuses_and_replaces(basics: IsolatedStack) -> None:
+def test_seed_fills_rejects_a_second_time_and_replaces(basics: IsolatedStack) -> None:
     dsn = basics.exports()["BACKLINE_DATABASE_URL"]
     with psycopg.connect(dsn) as connection:
         messages = connection.execute("SELECT count(*) FROM backline.message").fetchone()
@@ -24,17 +24,17 @@ def test_seed_fills_refuses_and_replaces(basics: IsolatedStack) -> None:
     assert made["rows"] == sum(made["tables"].values()) > 8_000
     assert invariant_violations(dsn) == {}
 
-    refused = basics.run("seed", check=False)
-    assert refused.returncode == 1
-    assert "with --replace they are deleted first" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    second = basics.run("seed", check=False)
+    assert second.returncode == 1
+    assert "--replace deletes them first" in second.stderr
+    assert "Traceback" not in second.stderr
 
     shown = basics.run("seed", "--scale", "2", "--replace")
     assert "emptying schema app: " in shown.stderr
     assert ["users", "300"] in [line.split()[:2] for line in shown.stdout.splitlines()]
 
     with psycopg.connect(dsn) as connection:
-        connection.execute("COMMENT ON SCHEMA app IS 'of somebody else'")
+        connection.execute("COMMENT ON SCHEMA app IS 'another app'")
     foreign = basics.run("seed", "--replace", check=False)
     assert foreign.returncode == 1
     assert "not Backline's reference app" in foreign.stderr

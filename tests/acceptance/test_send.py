@@ -1,4 +1,4 @@
-"""`send_<type>` for each type that is made from a template; each case's id is the type."""
+"""`send_<type>` for types rendered from a template; each case's id is the type."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ NAMED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", NAMED)
-def test_send(kind: str, world: DemoContext) -> None:
+def test_send(kind: str, context: DemoContext) -> None:
     payload, subject, value = NAMED[kind]
-    _run(world, kind, payload)
-    (arrival,) = world.emails_at(world.domain(kind))
-    letter = world.mail.get_email(arrival.id)
-    assert letter.recipients == (f"ann@{world.domain(kind)}",)
-    assert letter.subject == subject
-    assert value in letter.text
-    assert value in letter.html
-    assert "<html" in letter.html.lower()
-    assert "style=" in letter.html  # inlined: mail programs drop style sheets
+    _run(context, kind, payload)
+    (arrival,) = context.emails_at(context.domain(kind))
+    email = context.mail.get_email(arrival.id)
+    assert email.recipients == (f"ann@{context.domain(kind)}",)
+    assert email.subject == subject
+    assert value in email.text
+    assert value in email.html
+    assert "<html" in email.html.lower()
+    assert "style=" in email.html  # inlined: mail programs drop style sheets
 
 
-def _run(world: DemoContext, kind: str, payload: dict[str, Any]) -> None:
-    run_id = world.run_id(kind)
-    world.airflow.trigger(f"send_{kind}", {"to": f"ann@{world.domain(kind)}", **payload}, run_id)
-    run = world.airflow.wait(f"send_{kind}", run_id, 90)
-    assert run["state"] == "success", world.airflow.log(f"send_{kind}", run_id, "send")
+def _run(context: DemoContext, kind: str, payload: dict[str, Any]) -> None:
+    run_id = context.run_id(kind)
+    context.airflow.trigger(f"send_{kind}", {"to": f"ann@{context.domain(kind)}", **payload}, run_id)
+    run = context.airflow.wait(f"send_{kind}", run_id, 90)
+    assert run["state"] == "success", context.airflow.log(f"send_{kind}", run_id, "send")

@@ -1,4 +1,4 @@
-"""Text and push messages by runs, groups by HTTP, and devices that are gone, on the real stack."""
+"""SMS and push messages by runs, groups by HTTP, and unregistered devices, on the real stack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from backline.messages import registry
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from demo.check import wait_until
 from demo.context import DemoContext
 from demo.send_runs import run_result
@@ -21,77 +21,79 @@ GONE = {
 }
 
 
-def test_a_run_sends_a_text(world: DemoContext) -> None:
-    recipient = world.recipients("run")["sms"]
-    world.airflow.trigger("send_sms", {"to": recipient, "body": "Grüße €"}, world.run_id("text"))
-    result = run_result(world, "send_sms", world.run_id("text"))
-    [came] = world.gateways.received("sms", recipient)
+def test_a_run_sends_a_text(context: DemoContext) -> None:
+    recipient = context.recipients("run")["sms"]
+    context.airflow.trigger("send_sms", {"to": recipient, "body": "Grüße €"}, context.run_id("text"))
+    result = run_result(context, "send_sms", context.run_id("text"))
+    [came] = context.gateways.received("sms", recipient)
     assert came["text"] == "Grüße €"
     assert (result["state"], result["provider_id"]) == ("sent", came["sid"])
 
 
-def test_a_run_sends_an_order_by_email_and_sms(world: DemoContext) -> None:
-    to = {name: world.recipients("both")[name] for name in ("email", "sms")}
-    run_id = world.run_id("both")
-    world.airflow.trigger("send_order_shipped", {"to": to, **registry.get("order_shipped").sample()}, run_id)
-    messages = run_result(world, "send_order_shipped", run_id)["messages"]
+def test_a_run_sends_an_order_by_email_and_sms(context: DemoContext) -> None:
+    to = {name: context.recipients("both")[name] for name in ("email", "sms")}
+    run_id = context.run_id("both")
+    context.airflow.trigger("send_order_shipped", {"to": to, **registry.get("order_shipped").sample()}, run_id)
+    messages = run_result(context, "send_order_shipped", run_id)["messages"]
     assert [(one["channel"], one["state"]) for one in messages] == [("email", "sent"), ("sms", "sent")]
-    [came] = world.gateways.received("sms", to["sms"])
+    [came] = context.gateways.received("sms", to["sms"])
     assert "https://carrier.example/track/4711081599" in came["text"]
-    assert [mail.recipients for mail in world.emails_at(world.domain("types")) if to["email"] in mail.recipients]
+    assert [mail.recipients for mail in context.emails_at(context.domain("types")) if to["email"] in mail.recipients]
 
 
-def test_a_number_that_is_none_fails_the_run_by_name(world: DemoContext) -> None:
-    world.airflow.trigger("send_sms", {"to": "0151 12345678", "body": "Hi"}, world.run_id("bad"))
-    assert world.airflow.wait("send_sms", world.run_id("bad"), 90)["state"] == "failed"
-    log = world.airflow.log("send_sms", world.run_id("bad"), "send")
+def test_an_invalid_number_fails_the_run_with_the_reason(context: DemoContext) -> None:
+    context.airflow.trigger("send_sms", {"to": "0151 12345678", "body": "Hi"}, context.run_id("bad"))
+    assert context.airflow.wait("send_sms", context.run_id("bad"), 90)["state"] == "failed"
+    log = context.airflow.log("send_sms", context.run_id("bad"), "send")
     assert "lacks its country code" in log
 
 
-def test_a_gateway_that_is_busy_is_asked_again(world: DemoContext) -> None:
-    recipient = world.recipients("busy")["sms"]
-    world.gateways.set_faults("sms", {"status": 429, "retry_after": 1, "recipient": recipient, "times": 1})
-    made = world.enqueue("sms", recipient, {"body": "Hello"})
-    [came] = wait_until(lambda: world.gateways.received("sms", recipient), "the text")
+def test_a_busy_gateway_is_retried(context: DemoContext) -> None:
+    recipient = context.recipients("busy")["sms"]
+    context.gateways.set_faults("sms", {"status": 429, "retry_after": 1, "recipient": recipient, "times": 1})
+    made = context.enqueue("sms", recipient, {"body": "Hello"})
+    [came] = wait_until(lambda: context.gateways.received("sms", recipient), "the text")
     assert came["text"] == "Hello"
-    assert wait_until(lambda: world.message_status(made)["state"] == "sent", "its end")
-    assert world.message_status(made)["attempt"] == 2
-    world.gateways.set_faults("sms")
+    assert wait_until(lambda: context.message_status(made)["state"] == "sent", "its end")
+    assert context.message_status(made)["attempt"] == 2
+    context.gateways.set_faults("sms")
 
 
-def test_a_device_that_is_gone_leaves_the_apps_table(world: DemoContext, stack_exports: dict[str, str]) -> None:
-    old, new = (world.recipients(name)["push"] for name in ("old", "new"))
+def test_an_unregistered_device_is_removed_from_the_apps_table(
+    context: DemoContext, stack_exports: dict[str, str]
+) -> None:
+    old, new = (context.recipients(name)["push"] for name in ("old", "new"))
     apply_schema(stack_exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
         row = connection.execute(
             "INSERT INTO app.users (email, name, country) VALUES (%s, 'Ann', 'DE') RETURNING id",
-            [f"{world.tag}@example.com"],
+            [f"{context.tag}@example.com"],
         ).fetchone()
         assert row is not None
         for token in (old, new):
             connection.execute(
                 "INSERT INTO app.push_tokens (user_id, platform, token) VALUES (%s, 'android', %s)", [row[0], token]
             )
-        world.gateways.set_faults("push", {**GONE, "recipient": old})
-        made = world.enqueue("push", f"user:{row[0]}", {"title": "Hello", "body": "On all of your devices"})
-        [came] = wait_until(lambda: world.gateways.received("push", new), "the notification")
-        world.gateways.set_faults("push")
+        context.gateways.set_faults("push", {**GONE, "recipient": old})
+        made = context.enqueue("push", f"user:{row[0]}", {"title": "Hello", "body": "On all of your devices"})
+        [came] = wait_until(lambda: context.gateways.received("push", new), "the notification")
+        context.gateways.set_faults("push")
         assert came["text"] == "On all of your devices"
-        assert wait_until(lambda: world.message_status(made)["state"] == "sent", "its end")
+        assert wait_until(lambda: context.message_status(made)["state"] == "sent", "its end")
         left = connection.execute(
             "SELECT token FROM app.push_tokens WHERE user_id = %s AND removed_at IS NULL", [row[0]]
         ).fetchall()
         assert left == [(new,)]
-    assert world.gateways.received("push", old) == []
-    assert "was refused" in world.message_status(made)["error"]
+    assert context.gateways.received("push", old) == []
+    assert "was refused" in context.message_status(made)["error"]
 
 
-def test_the_command_sends_both_halves_of_an_order(world: DemoContext, stack: IsolatedStack) -> None:
-    to = {name: world.recipients("command")[name] for name in ("email", "sms")}
+def test_the_command_sends_both_halves_of_an_order(context: DemoContext, stack: IsolatedStack) -> None:
+    to = {name: context.recipients("command")[name] for name in ("email", "sms")}
     payload = json.dumps(registry.get("order_confirmation").sample())
     done = stack.run(
         "send", "order_confirmation", "--to", json.dumps(to), "--payload", payload, "--json",
     )  # fmt: skip
     assert [row["recipient"] for row in json.loads(done.stdout)] == list(to.values())
-    [came] = wait_until(lambda: world.gateways.received("sms", to["sms"]), "the text")
+    [came] = wait_until(lambda: context.gateways.received("sms", to["sms"]), "the text")
     assert "order 1042" in came["text"]

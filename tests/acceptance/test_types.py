@@ -1,4 +1,4 @@
-"""Each message type that has words of its own, by SQL on the real stack; each case's id is the type."""
+"""Each message type with its own texts, by SQL on the real stack; each case's id is the type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backline.messages import registry
 from backline.messages.recipients import serialize
 from backline.messages.secrets import encrypt_secrets
 from demo.check import wait_until
-from demo.mail import ReceivedEmail
+from testkit.sandbox_clients import ReceivedEmail
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.stack
 
 @dataclass(frozen=True)
 class Case:
-    """What must arrive: the subject, texts of both parts, headers or files of the whole message."""
+    """The expected subject, texts of both parts, and parts of the raw message."""
 
     subject: str
     fragments: tuple[str, ...]
@@ -28,8 +28,8 @@ class Case:
     raw: tuple[str, ...] = ()
 
 
-beyond_mail: dict[str, list[dict[str, Any]]] = {}
-"""What came by SMS and push, by type."""
+gateway_messages: dict[str, list[dict[str, Any]]] = {}
+"""The received SMS and push messages, by type."""
 
 CASES = {
     "password_reset": Case(
@@ -154,69 +154,69 @@ EXPECTED_TEXTS = {
 
 @pytest.fixture(scope="module")
 def arrived(stack: IsolatedStack) -> dict[str, tuple[ReceivedEmail, str]]:
-    """Every type's letter, all enqueued in one transaction: opened, and as the server got it."""
+    """Every type's email, all enqueued in one transaction: parsed and raw."""
     found = {}
-    with stack.world() as world:
-        world.mail.set_faults()
-        sealer = Encryptor([world.stack.secrets.backline_fernet_keys])
-        with world.transaction():
+    with stack.context() as context:
+        context.mail.set_faults()
+        encrypt = Encryptor([context.stack.secrets.backline_fernet_keys]).encrypt
+        with context.transaction():
             for name, case in CASES.items():
                 kind = registry.get(name)
-                payload = encrypt_secrets(kind, {**kind.sample(), **(case.payload or {})}, sealer.encrypt)
-                to = {channel: world.recipients(name)[channel] for channel in kind.channels}
-                world.enqueue(name, serialize(kind.channels, to), payload)
-            for name, told in EXPECTED_TEXTS.items():
+                payload = encrypt_secrets(kind, {**kind.sample(), **(case.payload or {})}, encrypt)
+                to = {channel: context.recipients(name)[channel] for channel in kind.channels}
+                context.enqueue(name, serialize(kind.channels, to), payload)
+            for name, expected in EXPECTED_TEXTS.items():
                 if name not in CASES:
                     kind = registry.get(name)
-                    payload = encrypt_secrets(kind, {**kind.sample(), **(told.payload or {})}, sealer.encrypt)
-                    world.enqueue(name, world.recipients(name)[told.channel], payload)
-        for arrival in world.wait_for_emails(world.domain("types"), len(CASES)):
+                    payload = encrypt_secrets(kind, {**kind.sample(), **(expected.payload or {})}, encrypt)
+                    context.enqueue(name, context.recipients(name)[expected.channel], payload)
+        for arrival in context.wait_for_emails(context.domain("types"), len(CASES)):
             name = arrival.recipients[0].partition("@")[0]
-            assert name not in found, f"{name} came twice"
-            found[name] = (world.mail.get_email(arrival.id), raw(stack, arrival.id))
-        for name, told in EXPECTED_TEXTS.items():
-            recipient = world.recipients(name)[told.channel]
-            beyond_mail[name] = wait_until(
-                lambda told=told, recipient=recipient: world.gateways.received(told.channel, recipient), name
+            assert name not in found, f"{name} arrived twice"
+            found[name] = (context.mail.get_email(arrival.id), raw(stack, arrival.id))
+        for name, expected in EXPECTED_TEXTS.items():
+            recipient, channel = context.recipients(name)[expected.channel], expected.channel
+            gateway_messages[name] = wait_until(
+                lambda channel=channel, recipient=recipient: context.gateways.received(channel, recipient), name
             )
     return found
 
 
 def raw(stack: IsolatedStack, arrival: int) -> str:
-    """The caught file itself, out of the Maildir."""
+    """The caught file in the Maildir."""
     (path,) = (stack.home / "mail" / "new").glob(f"{arrival // 1_000_000}.M{arrival % 1_000_000:06}P*")
     return path.read_bytes().decode()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_type(name: str, arrived: dict[str, tuple[ReceivedEmail, str]]) -> None:
-    letter, whole = arrived[name]
+    email, source = arrived[name]
     case = CASES[name]
-    assert letter.recipients[0].startswith(f"{name}@types.")
-    assert letter.subject == case.subject
-    for said in case.fragments:
-        assert said in letter.text
-        assert said in letter.html
-    for piece in case.raw:
-        assert piece in whole.replace("\r\n", "\n").replace("\n", "\r\n")
+    assert email.recipients[0].startswith(f"{name}@types.")
+    assert email.subject == case.subject
+    for fragment in case.fragments:
+        assert fragment in email.text
+        assert fragment in email.html
+    for fragment in case.raw:
+        assert fragment in source.replace("\r\n", "\n").replace("\n", "\r\n")
 
 
 @pytest.mark.usefixtures("arrived")
 @pytest.mark.parametrize("name", EXPECTED_TEXTS)
 def test_by_sms_or_push(name: str) -> None:
-    told = EXPECTED_TEXTS[name]
-    [came] = beyond_mail[name]
-    assert (came["title"], came["text"]) == (told.title, told.text)
-    for path, wanted in (told.details or {}).items():
-        found: Any = came
+    expected = EXPECTED_TEXTS[name]
+    [message] = gateway_messages[name]
+    assert (message["title"], message["text"]) == (expected.title, expected.text)
+    for path, value in (expected.details or {}).items():
+        found: Any = message
         for part in path.split("."):
             found = found[part]
-        assert found == wanted
+        assert found == value
 
 
 def test_every_type_has_a_case() -> None:
-    shown_elsewhere = {"email", "templated_email", "urgent_email", "webhook", "welcome"}
-    assert {kind.type_name for kind in registry.all_types()} == {*CASES, *EXPECTED_TEXTS, *shown_elsewhere}
+    tested_elsewhere = {"email", "templated_email", "urgent_email", "webhook", "welcome"}
+    assert {kind.type_name for kind in registry.all_types()} == {*CASES, *EXPECTED_TEXTS, *tested_elsewhere}
     assert {name for name in EXPECTED_TEXTS if name in CASES} == {
         kind.type_name for kind in registry.all_types() if {"email", "sms"} <= set(kind.channels)
     }

@@ -1,4 +1,4 @@
-"""Airflow's web UI in a real browser: the DAGs, their pages, and a mail sent through the form."""
+"""Airflow's web UI in a real browser: the DAGs, their pages, and an email sent through the form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORM = ("To", "Subject", "Text", "HTML", "Cc", "Bcc", "Reply to", "Headers", "At
 
 @pytest.fixture(scope="module")
 def page(stack_exports: dict[str, str]) -> Iterator[Page]:
-    """A page of somebody who has logged in as admin."""
+    """A page with admin logged in."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-background-networking"]
@@ -44,13 +44,13 @@ def page(stack_exports: dict[str, str]) -> Iterator[Page]:
 def test_the_dag_list_shows_ours(page: Page) -> None:
     sends = [f"send_{kind.type_name}" for kind in registry.all_types()]
     dispatches = [f"dispatch_{lane.replace('.normal', '').replace('.', '_')}" for lane in settings().lanes]
-    for pattern, dags in (("send_", sends), ("dispatch_", dispatches)):  # all of them are more than a page
+    for pattern, dags in (("send_", sends), ("dispatch_", dispatches)):  # the list of all DAGs is longer than a page
         page.goto(f"/dags?name_pattern={pattern}")
         for dag in dags:
             expect(page.get_by_role("link", name=dag, exact=True)).to_be_visible()
 
 
-def test_a_dag_tells_what_it_does(page: Page) -> None:
+def test_a_dag_shows_its_documentation(page: Page) -> None:
     page.goto("/dags/dispatch_email")
     page.get_by_role("button", name="Dag Docs").click()
     dialog = page.get_by_role("dialog")
@@ -58,8 +58,8 @@ def test_a_dag_tells_what_it_does(page: Page) -> None:
     expect(dialog).to_contain_text("Stays warm")
 
 
-def test_a_mail_sent_through_the_form_arrives(page: Page, world: DemoContext) -> None:
-    recipient = f"ann@{world.domain('form')}"
+def test_an_email_sent_through_the_form_arrives(page: Page, context: DemoContext) -> None:
+    recipient = f"ann@{context.domain('form')}"
     page.goto("/dags/send_email")
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
@@ -75,8 +75,8 @@ def test_a_mail_sent_through_the_form_arrives(page: Page, world: DemoContext) ->
     form.locator("#element_text").fill("Typed into Airflow's form.")
     form.get_by_role("button", name="Trigger", exact=True).click()
 
-    (arrival,) = world.wait_for_emails(world.domain("form"), 1)
-    letter = world.mail.get_email(arrival.id)
-    assert letter.recipients == (recipient,)
-    assert letter.subject == "Sent by hand"
-    assert "Typed into Airflow's form." in letter.text
+    (arrival,) = context.wait_for_emails(context.domain("form"), 1)
+    email = context.mail.get_email(arrival.id)
+    assert email.recipients == (recipient,)
+    assert email.subject == "Sent by hand"
+    assert "Typed into Airflow's form." in email.text

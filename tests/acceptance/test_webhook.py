@@ -1,4 +1,4 @@
-"""Webhooks on the real stack: an app's event reaches its endpoint signed, is tried again, and jobs fire their own."""
+"""Webhooks on the real stack: an app's event reaches its endpoint signed, is retried, and jobs fire events."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OPERATORS = "operators@localhost.localdomain"
 
 @dataclass
 class Hooks:
-    """The sandbox's endpoint, and the commands to deal with ours."""
+    """The sandbox's endpoint, and the commands that manage endpoints."""
 
     copy: IsolatedStack
-    world: DemoContext
+    context: DemoContext
     url: str
     web: httpx.Client
 
@@ -42,24 +42,24 @@ class Hooks:
         return made
 
     def got(self, name: str, count: int) -> list[dict[str, Any]]:
-        """The first requests to that name, once there are so many."""
+        """Wait for `count` requests to that name and return all."""
 
-        def enough() -> list[dict[str, Any]] | None:
-            answer = self.web.get("/webhooks/api/requests", params={"name": name, "limit": 1000})
-            found: list[dict[str, Any]] = answer.raise_for_status().json()["requests"]
+        def find() -> list[dict[str, Any]] | None:
+            response = self.web.get("/webhooks/api/requests", params={"name": name, "limit": 1000})
+            found: list[dict[str, Any]] = response.raise_for_status().json()["requests"]
             return found if len(found) >= count else None
 
-        return wait_until(enough, f"{count} requests to {name}")
+        return wait_until(find, f"{count} requests to {name}")
 
     def fail(self, **rule: Any) -> None:
         self.web.put("/webhooks/faults", json=[rule]).raise_for_status()
 
 
 @pytest.fixture
-def hooks(stack: IsolatedStack, world: DemoContext, stack_exports: dict[str, str]) -> Iterator[Hooks]:
+def hooks(stack: IsolatedStack, context: DemoContext, stack_exports: dict[str, str]) -> Iterator[Hooks]:
     url = stack_exports["BACKLINE_WEBHOOK_URL"]
     with httpx.Client(base_url=stack_exports["BACKLINE_MAIL_URL"], trust_env=False) as web:
-        made = Hooks(stack, world, url, web)
+        made = Hooks(stack, context, url, web)
         yield made
         web.delete("/webhooks/faults").raise_for_status()
     for endpoint in made.command("list"):
@@ -69,8 +69,8 @@ def hooks(stack: IsolatedStack, world: DemoContext, stack_exports: dict[str, str
 def test_an_apps_event_arrives_signed(hooks: Hooks) -> None:
     made = hooks.add("orders", "order.*")
     hooks.add("users", "user.*")
-    with hooks.world.transaction():
-        event = hooks.world.enqueue("webhook", "*", EVENT)
+    with hooks.context.transaction():
+        event = hooks.context.enqueue("webhook", "*", EVENT)
     (got,) = hooks.got("orders", 1)
     verified = Webhook(made["secret"]).verify(got["body"], got["headers"])
     assert verified == {"type": "order.paid", "timestamp": verified["timestamp"], "data": EVENT["data"]}
@@ -78,18 +78,18 @@ def test_an_apps_event_arrives_signed(hooks: Hooks) -> None:
         Webhook(made["secret"]).verify(got["body"].replace("72.80", "00.80"), got["headers"])
     story = json.loads(hooks.copy.run("inspect", str(event), "--json").stdout)
     assert "to 1 endpoint: group" in story["why"]
-    (row,) = hooks.world.query("messages", "message_group", id=event)
-    wait_until(lambda: hooks.world.message_status(row["id"])["state"] == "sent", "the message to be sent")
-    (attempt,) = hooks.world.query("outbox", "message_attempts", id=row["id"])
+    (row,) = hooks.context.query("messages", "message_group", id=event)
+    wait_until(lambda: hooks.context.message_status(row["id"])["state"] == "sent", "the message to be sent")
+    (attempt,) = hooks.context.query("outbox", "message_attempts", id=row["id"])
     assert attempt["dag_run"].startswith("dispatch_webhook/")
-    assert (attempt["code"], attempt["response"]) == ("200", "taken")
+    assert (attempt["code"], attempt["response"]) == ("200", "accepted")
     assert hooks.got("*", 1) == [got]
 
 
-def test_an_endpoint_that_fails_gets_the_same_event_again(hooks: Hooks) -> None:
+def test_a_failing_endpoint_gets_the_same_event_again(hooks: Hooks) -> None:
     hooks.add("flaky", "order.paid")
     hooks.fail(name="flaky", status=503, times=1)
-    hooks.world.enqueue("webhook", "*", EVENT)
+    hooks.context.enqueue("webhook", "*", EVENT)
     first, second = hooks.got("flaky", 2)
     assert (first["status"], second["status"]) == (503, 200)
     assert first["body"] == second["body"]
@@ -97,54 +97,56 @@ def test_an_endpoint_that_fails_gets_the_same_event_again(hooks: Hooks) -> None:
     assert second["at"] - first["at"] > 3.5
 
 
-def test_gone_disables_and_tells_the_operators(hooks: Hooks) -> None:
+def test_gone_disables_the_endpoint_and_notifies_the_operators(hooks: Hooks) -> None:
     made = hooks.add("gone", "order.*")
     hooks.fail(name="gone", status=410)
-    hooks.world.enqueue("webhook", "*", EVENT)
+    hooks.context.enqueue("webhook", "*", EVENT)
 
-    def told() -> list[Any]:
-        arrived = hooks.world.mail.list_emails(OPERATORS, hooks.world.since)
+    def notices() -> list[Any]:
+        arrived = hooks.context.mail.list_emails(OPERATORS, hooks.context.since)
         return [mail for mail in arrived if mail.subject == f"[warning] Webhook endpoint {made['id']} was disabled"]
 
-    (mail,) = wait_until(told, "the notice")
-    letter = hooks.world.mail.get_email(mail.id)
-    assert "410 Gone" in letter.text
-    assert f"./backline webhooks enable {made['id']}" in letter.text
+    (mail,) = wait_until(notices, "the notice")
+    email = hooks.context.mail.get_email(mail.id)
+    assert "410 Gone" in email.text
+    assert f"./backline webhooks enable {made['id']}" in email.text
     assert hooks.command("show", made["id"])["state"] == "disabled"
     hooks.fail(name="gone", status=200)
     hooks.command("enable", made["id"])
-    again = hooks.command("replay", made["id"], "--since", hooks.world.started_at.isoformat())
+    again = hooks.command("replay", made["id"], "--since", hooks.context.started_at.isoformat())
     assert len(again["messages"]) >= 1
     found = hooks.got("gone", 2)
     assert found[0]["headers"]["webhook-id"] in {one["headers"]["webhook-id"] for one in found[1:]}
 
 
-def test_a_run_sends_to_one_and_hands_on_to_every(hooks: Hooks) -> None:
+def test_a_run_sends_to_one_endpoint_or_to_all(hooks: Hooks) -> None:
     made = hooks.add("by-run", "nothing.else")
-    run_id = hooks.world.run_id("send-webhook")
-    hooks.world.airflow.trigger("send_webhook", {"to": made["id"], **EVENT}, run_id)
-    assert hooks.world.airflow.wait("send_webhook", run_id, 120)["state"] == "success"
+    run_id = hooks.context.run_id("send-webhook")
+    hooks.context.airflow.trigger("send_webhook", {"to": made["id"], **EVENT}, run_id)
+    assert hooks.context.airflow.wait("send_webhook", run_id, 120)["state"] == "success"
     (got,) = hooks.got("by-run", 1)
     assert json.loads(got["body"])["data"] == EVENT["data"]
     hooks.add("by-run-too", "order.paid")
-    every = hooks.world.run_id("send-webhook-every")
-    hooks.world.airflow.trigger("send_webhook", {"to": "*", **EVENT}, every)
-    assert hooks.world.airflow.wait("send_webhook", every, 120)["state"] == "success"
+    every = hooks.context.run_id("send-webhook-every")
+    hooks.context.airflow.trigger("send_webhook", {"to": "*", **EVENT}, every)
+    assert hooks.context.airflow.wait("send_webhook", every, 120)["state"] == "success"
     hooks.got("by-run-too", 1)
 
 
-def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
+def test_jobs_fire_events_when_they_end(hooks: Hooks) -> None:
     shutil.copy(Path(__file__).parent / "dags" / "fires.py", hooks.copy.own_dags / "fires.py")
-    wait_until(lambda: "fires_failed" in {dag["dag_id"] for dag in hooks.world.airflow.dags()}, "the DAG to be parsed")
+    wait_until(
+        lambda: "fires_failed" in {dag["dag_id"] for dag in hooks.context.airflow.dags()}, "the DAG to be parsed"
+    )
     made = hooks.add("jobs", "job.*")
-    # The triggerer knows of jobs by name for a minute: the test's own is new to it.
+    # The triggerer caches job names for a minute; the test's own is new.
     runs = {"purge_dead_letters": ("success", {"dry_run": True}), "fires_failed": ("failed", {})}
     for job, (_, conf) in runs.items():
-        hooks.world.airflow.trigger(job, conf, hooks.world.run_id("fires"))
+        hooks.context.airflow.trigger(job, conf, hooks.context.run_id("fires"))
 
     def ends() -> dict[str, dict[str, Any]] | None:
         events = [json.loads(one["body"]) for one in hooks.got("jobs", 1)]
-        mine = {one["data"]["job"]: one for one in events if one["data"]["run_id"] == hooks.world.run_id("fires")}
+        mine = {one["data"]["job"]: one for one in events if one["data"]["run_id"] == hooks.context.run_id("fires")}
         return mine if set(mine) == set(runs) else None
 
     found = wait_until(ends, "the events of both runs")
@@ -159,7 +161,7 @@ def test_jobs_fire_what_became_of_them(hooks: Hooks) -> None:
     Webhook(made["secret"]).verify(got["body"], got["headers"])
 
 
-def test_other_ports_of_this_host_are_out_of_reach(hooks: Hooks, stack_exports: dict[str, str]) -> None:
+def test_other_ports_of_this_host_are_blocked(hooks: Hooks, stack_exports: dict[str, str]) -> None:
     done = hooks.copy.run(
         "webhooks", "add", stack_exports["BACKLINE_URL"].replace("localhost", "127.0.0.1"), check=False
     )
@@ -168,5 +170,5 @@ def test_other_ports_of_this_host_are_out_of_reach(hooks: Hooks, stack_exports: 
     named = hooks.command("add", stack_exports["BACKLINE_URL"] + "/backline/livez")
     assert "localhost" in named["url"]
     message = hooks.command("test", named["id"])["messages"][0]
-    wait_until(lambda: hooks.world.message_status(message)["state"] == "dead", "the message to be refused")
-    assert "which is not a public address" in hooks.world.message_status(message)["error"]
+    wait_until(lambda: hooks.context.message_status(message)["state"] == "dead", "the message to be rejected")
+    assert "which is not a public address" in hooks.context.message_status(message)["error"]

@@ -1,4 +1,4 @@
-"""docs/dags.md says what the DAGs are."""
+"""docs/dags.md describes all DAGs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_page_is_fresh(bag: DagBag) -> None:
     )
 
 
-def test_each_dag_stands_there_with_its_tasks_and_params(bag: DagBag) -> None:
+def test_each_dag_has_an_entry_with_its_tasks_and_params(bag: DagBag) -> None:
     text = render_page(bag.dags.values())
     for dag in bag.dags.values():
         entry = text.partition(f"\n### {dag.dag_id}\n")[2].partition("\n### ")[0]
@@ -41,7 +41,7 @@ def test_each_dag_stands_there_with_its_tasks_and_params(bag: DagBag) -> None:
         assert [name for name in dag.params if f"| `{name}` |" not in entry] == []
 
 
-def test_a_heading_of_a_dags_own_is_none_of_the_pages(bag: DagBag) -> None:
+def test_headings_in_docstrings_are_no_headings_of_the_page(bag: DagBag) -> None:
     headings = [line for line in render_page(bag.dags.values()).splitlines() if line.startswith("### ")]
     assert sorted(headings) == [f"### {dag_id}" for dag_id in sorted(bag.dags)]
 
@@ -61,12 +61,12 @@ def test_a_heading_of_a_dags_own_is_none_of_the_pages(bag: DagBag) -> None:
         ),
     ],
 )
-def test_triggers_in_words(schedule: object, words: str) -> None:
+def test_schedules_are_described_in_words(schedule: object, words: str) -> None:
     assert describe_schedule(DAG("any", schedule=schedule).schedule) == words  # type: ignore[arg-type]
 
 
-def test_a_schedule_without_words_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no words for a schedule of type object"):
+def test_an_unknown_schedule_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no description for a schedule of type object"):
         describe_schedule(object())
 
 

@@ -1,9 +1,8 @@
-"""All DAGs import, follow the defaults and tell what they are for. No metadata database is needed."""
+"""All DAGs import, follow the defaults and describe themselves. No metadata database is needed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +14,7 @@ from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 from airflow.serialization.serialized_objects import DagSerialization
 
-from backline.airflow.lane_trigger import LaneTrigger
-from backline.airflow.pools import configured_pools
+from backline.airflow.defaults import configured_pools
 from backline.messages import registry
 from backline.settings import ROOT, load
 
@@ -64,11 +62,11 @@ def test_all_import_without_errors_or_warnings(bag: DagBag) -> None:
     assert set(bag.dags) >= {*DISPATCH, *SEND, *JOBS}
 
 
-def test_there_are_types() -> None:
+def test_message_types_are_found() -> None:
     assert set(SEND) >= {"send_email", "send_templated_email", "send_urgent_email", "send_welcome"}
 
 
-def test_each_tells_what_it_is_for(dag: DAG) -> None:
+def test_each_describes_itself(dag: DAG) -> None:
     assert dag.description
     assert dag.doc_md
     assert "backline" in dag.tags
@@ -95,10 +93,10 @@ def test_dispatchers(bag: DagBag, dag_id: str, lane: str) -> None:
     [task] = dag.tasks
     assert (task.retries, task.queue, task.priority_weight) == (0, settings.queue, settings.priority)
     assert task.pool == lane.replace(".", "_")
-    # A successor starts while its predecessor hands over: in Airflow's limits as in the pool's.
+    # A successor starts before its predecessor has ended, so Airflow's limit and the pool need one more slot.
     assert dag.max_active_runs == settings.max_dispatchers + 1 <= configured_pools(SETTINGS)[task.pool]
     assert "CronTriggerTimetable" in json.dumps(DagSerialization.to_dict(dag), default=str)
-    # The signal could strike between the provider's OK and the commit.
+    # A timeout could interrupt it between the provider's OK and the commit.
     assert task.execution_timeout is not None
     assert task.execution_timeout.total_seconds() > SETTINGS.outbox.dispatcher_lifetime_seconds + 60
 
@@ -115,7 +113,7 @@ def test_senders(bag: DagBag, dag_id: str) -> None:
     assert {"to", *kind.model_fields} <= set(dag.params)
 
 
-def test_urgent_goes_before_bulk(bag: DagBag) -> None:
+def test_urgent_lanes_have_a_higher_priority_than_bulk(bag: DagBag) -> None:
     weights = [
         bag.dags[dag_id].tasks[0].priority_weight
         for dag_id in ("dispatch_email_urgent", "dispatch_email", "dispatch_email_bulk")
@@ -124,62 +122,21 @@ def test_urgent_goes_before_bulk(bag: DagBag) -> None:
     assert len(set(weights)) == 3
 
 
-def walk(value: Any) -> Iterator[Any]:
-    """Every trigger in a serialized DAG."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key == "trigger":
-                yield inner
-            yield from walk(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from walk(inner)
-
-
-def triggers(dag: DAG) -> list[str]:
-    return [json.dumps(trigger, sort_keys=True, default=str) for trigger in walk(DagSerialization.to_dict(dag))]
-
-
-def test_each_lane_has_a_trigger_of_its_own(bag: DagBag) -> None:
-    found = [triggers(bag.dags[dag_id]) for dag_id in DISPATCH]
-    assert all(len(each) == 1 for each in found)
-    assert len({each[0] for each in found}) == len(DISPATCH)
-    for each, lane in zip(found, DISPATCH.values(), strict=True):
-        assert lane in each[0]
-
-
-def test_a_doorbell_comes_back_from_its_serialized_form() -> None:
-    from airflow.sdk._shared.module_loading import import_string
-
-    path, arguments = LaneTrigger("email.bulk").serialize()
-    assert json.loads(json.dumps(arguments)) == arguments
-    made = import_string(path)(**arguments)
-    assert isinstance(made, LaneTrigger)
-    assert made.serialize() == (path, arguments)
-    assert made.lane == "email.bulk"
-
-
-def test_doorbells_share_one_stream() -> None:
-    keys = {LaneTrigger(lane).shared_stream_key() for lane in SETTINGS.lanes}
-    assert len(keys) == 1
-    assert None not in keys
-
-
 @pytest.mark.parametrize("dag_id", ["dispatch_email", "send_welcome", "send_password_reset"])
-def test_parsing_for_one_dag_makes_only_that(monkeypatch: pytest.MonkeyPatch, dag_id: str) -> None:
+def test_parsing_for_one_dag_builds_only_that(monkeypatch: pytest.MonkeyPatch, dag_id: str) -> None:
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag_id)
     assert set(DagBag(FOLDER / "messages").dags) == {dag_id}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: path.name)
-def test_dag_files_are_short_and_say_what_they_are(path: Any) -> None:
+def test_dag_files_are_short_and_have_a_docstring(path: Any) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 150
     assert text.startswith('"""')
 
 
 @pytest.mark.parametrize(("dag_id", "name"), [("dispatch_sms", "SMS"), ("dispatch_push", "PUSH")])
-def test_a_lane_without_its_connection_is_skipped_and_says_what_to_set(
+def test_a_lane_without_its_connection_is_skipped_with_the_setting_to_add(
     bag: DagBag, dag_id: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def not_there(connection_id: str) -> None:
@@ -191,6 +148,6 @@ def test_a_lane_without_its_connection_is_skipped_and_says_what_to_set(
         task.execute({"dag_run": SimpleNamespace(run_type="manual", dag_id=dag_id, run_id="r")})
 
 
-def test_orders_go_by_both_channels_and_say_so(bag: DagBag) -> None:
+def test_a_type_of_two_channels_takes_an_address_for_each(bag: DagBag) -> None:
     assert {"email", "sms"} <= bag.dags["send_order_shipped"].tags
     assert "object" in bag.dags["send_order_shipped"].params.get_param("to").schema["type"]

@@ -1,9 +1,8 @@
-"""Every job is made by `job_dag`, which gives it all that a job has; none copies it."""
+"""Every job is built by `job_dag`, which sets its defaults; no DAG file copies them."""
 
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, task
-from airflow.serialization.serialized_objects import DagSerialization
 
 from backline.airflow.callbacks import record_run_failure, record_task_failure
-from backline.airflow.failure_trigger import FailureTrigger
+from backline.airflow.defaults import configured_pools
 from backline.airflow.jobs import JobRetryPolicy, PreExecute, job_dag
-from backline.airflow.pools import configured_pools
 from backline.errors import InvalidInput, Misconfigured, NetworkFailure, RateLimited
 from backline.settings import ROOT, load, settings
 
@@ -42,23 +39,23 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 def pre_execute_of(task: Any) -> PreExecute:
-    """What runs before a task, mapped or not."""
+    """The hook that runs before a task, mapped or not."""
     found = task.partial_kwargs["pre_execute"] if task.is_mapped else task._pre_execute_hook
     assert isinstance(found, PreExecute)
     return found
 
 
-def test_there_are_jobs(jobs: dict[str, DAG]) -> None:
+def test_jobs_are_found(jobs: dict[str, DAG]) -> None:
     assert set(jobs) >= {"reconcile_dead_letters", "purge_dead_letters"}
 
 
-def test_each_has_all_that_a_job_has(jobs: dict[str, DAG]) -> None:
+def test_each_has_the_defaults_of_jobs(jobs: dict[str, DAG]) -> None:
     for dag_id, dag in jobs.items():
         assert dag.on_failure_callback == [record_run_failure] or dag.on_failure_callback is record_run_failure
         assert dag.doc_md, dag_id
         for each in dag.tasks:
             job = pre_execute_of(each).job
-            # A mapped task keeps it as it was given.
+            # A mapped task keeps the callback as given, not as a list.
             assert each.on_failure_callback in ([record_task_failure], record_task_failure)
             assert isinstance(each.retry_policy, JobRetryPolicy)
             assert each.owner == "backline"
@@ -85,7 +82,7 @@ def test_no_dag_file_copies_the_defaults(path: Path) -> None:
         assert getattr(node, "id", "") != "DAG", "use job_dag"
 
 
-def test_tables_of_the_settings_are_jobs(jobs: dict[str, DAG]) -> None:
+def test_the_settings_name_existing_jobs(jobs: dict[str, DAG]) -> None:
     assert set(SETTINGS.jobs.overrides) <= set(jobs)
 
 
@@ -97,26 +94,26 @@ def test_an_operator_changes_the_schedule_or_switches_it_off(configured: Path) -
     assert job_dag("daily", doc="Runs.", schedule="15 3 * * *").timetable.expression == "15 3 * * *"  # type: ignore[attr-defined]
 
 
-def test_a_setting_that_is_wrong_names_the_job(configured: Path) -> None:
+def test_the_error_of_a_wrong_setting_names_the_job(configured: Path) -> None:
     configured.write_text(CONFIG)
     with pytest.raises(Misconfigured, match="job 'nightly': retrys: unknown setting"):
         job_dag("nightly", doc="Runs.", retrys=1)
 
 
-def test_a_deadline_is_the_dags(configured: Path) -> None:
+def test_a_deadline_becomes_that_of_the_dag(configured: Path) -> None:
     configured.write_text(CONFIG)
     assert job_dag("quick", doc="Runs.").deadline in (None, [])
     deadline = job_dag("quick", doc="Runs.", deadline_seconds=90).deadline
     [alert] = deadline if isinstance(deadline, list) else [deadline]
     assert alert.interval == timedelta(seconds=90)
-    assert alert.callback.path == "backline.airflow.callbacks.note_late_run"
+    assert alert.callback.path == "backline.airflow.callbacks.record_late_run"
     assert alert.callback.kwargs == {"deadline_seconds": 90}
 
 
 @pytest.mark.parametrize(("attempts", "low", "high"), [(1, 48, 72), (2, 96, 144), (3, 192, 288)])
-def test_pauses_double_with_real_jitter(tries: int, low: float, high: float) -> None:
+def test_delays_double_with_real_jitter(attempts: int, low: float, high: float) -> None:
     policy = JobRetryPolicy(1.0)
-    delays = {policy.evaluate(NetworkFailure(), tries, 3).retry_delay.total_seconds() for _ in range(20)}  # type: ignore[union-attr]
+    delays = {policy.evaluate(NetworkFailure(), attempts, 3).retry_delay.total_seconds() for _ in range(20)}  # type: ignore[union-attr]
     assert len(delays) > 10
     assert all(low <= delay <= high for delay in delays)
 
@@ -125,24 +122,24 @@ def test_permanent_errors_fail_at_once() -> None:
     assert JobRetryPolicy(1.0).evaluate(InvalidInput("days", "is wrong"), 1, 3).action.value == "fail"
 
 
-def test_the_far_sides_wish_is_followed() -> None:
+def test_retry_after_is_respected() -> None:
     decision = JobRetryPolicy(1.0).evaluate(RateLimited(retry_after=100), 1, 3)
     assert decision.retry_delay is not None
     assert 100 <= decision.retry_delay.total_seconds() <= 120
 
 
-def test_backoff_multiplies_the_pauses() -> None:
+def test_the_backoff_multiplies_the_delays() -> None:
     decision = JobRetryPolicy(0.1).evaluate(NetworkFailure(), 1, 3)
     assert decision.retry_delay is not None
     assert 4.8 <= decision.retry_delay.total_seconds() <= 7.2
 
 
-def test_the_gate_is_every_tasks(jobs: dict[str, DAG]) -> None:
+def test_every_task_has_the_pre_execute_hook(jobs: dict[str, DAG]) -> None:
     for dag in jobs.values():
         assert all(pre_execute_of(each).name == dag.dag_id for each in dag.tasks)
 
 
-def test_mapped_tasks_have_it_all_too(configured: Path) -> None:
+def test_mapped_tasks_have_the_same_defaults(configured: Path) -> None:
     configured.write_text(CONFIG)
     with job_dag("mapped", doc="Runs.", memory_limit_mib=64) as dag:
 
@@ -155,13 +152,3 @@ def test_mapped_tasks_have_it_all_too(configured: Path) -> None:
     [mapped] = dag.tasks
     assert pre_execute_of(mapped).job.memory_limit_mib == 64
     assert isinstance(mapped.partial_kwargs["retry_policy"], JobRetryPolicy)
-
-
-def test_the_reconciler_is_rung_for_and_has_a_cron_besides(jobs: dict[str, DAG]) -> None:
-    from airflow.sdk._shared.module_loading import import_string
-
-    path, arguments = FailureTrigger().serialize()
-    assert import_string(path)(**arguments).serialize() == (path, arguments)
-    stored = json.dumps(DagSerialization.to_dict(jobs["reconcile_dead_letters"]), default=str)
-    assert path in stored
-    assert "*/5 * * * *" in stored

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: the embedded wheel's, or the server of BACKLINE_TEST_POSTGRES_DSN."""
+"""A real PostgreSQL server for tests: the embedded one, or that of BACKLINE_TEST_POSTGRES_DSN."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
 from backline import reference_app
+from backline.db.connect import session
 from backline.db.migrate import migrate
 from backline.encryption import Encryptor
 from backline.settings import ROOT
 from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER, Cluster
 from stack.secrets import Secrets
+from tests.integration.shop import Shop
 
 TEST_FERNET_KEY = "bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4="
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
-    """The DSN of a superuser of a server that is ours for the session."""
+    """The superuser's DSN of a server for this session."""
     if given := os.environ.get("BACKLINE_TEST_POSTGRES_DSN"):
         yield given
         return
-    # Not under pytest's folders: as root the server runs as another user, who must be able to pass through.
+    # Not under pytest's folders: under root, the server's user must be able to enter it.
     home = Path(tempfile.mkdtemp(prefix="backline-test-"))
     home.chmod(0o711)
     secrets = Secrets()
@@ -57,7 +59,7 @@ def server() -> Iterator[str]:
         cluster.wait_ready()
         yield cluster.dsn("postgres")
     finally:
-        process.send_signal(signal.SIGINT)  # a fast shutdown: clients that a failed test left are ours
+        process.send_signal(signal.SIGINT)  # a fast shutdown, which disconnects clients of failed tests
         process.wait(20)
         cluster.remove_socket_folder()
         shutil.rmtree(SYSTEM_FOLDER / secrets.instance_id, ignore_errors=True)
@@ -66,7 +68,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def template(server: str) -> Iterator[str]:
-    """The name of a migrated database, the reference app's empty tables with it, to make others from."""
+    """The name of a migrated database with the reference app's empty tables, to copy."""
     name = f"backline_template_{uuid.uuid4().hex[:8]}"
     create(server, name)
     migrate(make_conninfo(server, dbname=name))
@@ -77,7 +79,7 @@ def template(server: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def seeded_template(server: str, template: str) -> Iterator[str]:
-    """As `template`, with the reference app's data at scale 1."""
+    """The name of a copy of `template` with the reference app's data at scale 1."""
     name = f"backline_seeded_{uuid.uuid4().hex[:8]}"
     create(server, name, template)
     reference_app.seed(make_conninfo(server, dbname=name), 1, encryptor=Encryptor([TEST_FERNET_KEY]))
@@ -105,7 +107,7 @@ def database(server: str, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def seeded_database(server: str, seeded_template: str) -> Iterator[str]:
-    """The DSN of a new, migrated database with the reference app's data at scale 1; TEST_FERNET_KEY opens its tokens."""
+    """The DSN of a new, migrated database with the reference app's data at scale 1; TEST_FERNET_KEY decrypts its tokens."""
     name = f"backline_test_{uuid.uuid4().hex[:12]}"
     create(server, name, seeded_template)
     yield make_conninfo(server, dbname=name)
@@ -114,10 +116,17 @@ def seeded_database(server: str, seeded_template: str) -> Iterator[str]:
 
 @pytest.fixture
 def app(server: str, seeded_template: str) -> Iterator[psycopg.Connection[DictRow]]:
-    """The reference app's data at scale 1, in a transaction that comes to nothing."""
+    """A connection to the reference app's data at scale 1, in a transaction that is rolled back."""
     with psycopg.connect(make_conninfo(server, dbname=seeded_template), row_factory=dict_row) as connection:
         yield connection
         connection.rollback()
+
+
+@pytest.fixture
+def shop(database: str) -> Iterator[Shop]:
+    """A shop in a database of the test's own."""
+    with session(database, name="test") as connection:
+        yield Shop(connection)
 
 
 def create(server: str, name: str, template: str = "template1") -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from backline.channels.http.gateway import HttpGateway
+from backline.dead_letters.alerts import AlertSender
+from backline.dead_letters.runs import AirflowRuns
 from backline.errors import NotConfigured
 from backline.jobs.job import Job, Params
 from backline.jobs.results import ResultStore, RunRef
@@ -23,6 +26,8 @@ class TestClients:
 
     payment_provider: Provider | None = None
     gateways: Mapping[str, HttpGateway] | None = None
+    runs: AirflowRuns | None = None
+    alerts: AlertSender | None = None
 
     def provider(self, name: str | None) -> Provider:
         if self.payment_provider is None:
@@ -33,6 +38,16 @@ class TestClients:
         if name not in (self.gateways or {}):
             raise NotConfigured(f"this test has no connection {name}")
         return (self.gateways or {})[name]
+
+    def airflow_runs(self) -> AbstractContextManager[AirflowRuns]:
+        if self.runs is None:
+            raise NotConfigured("this test has no runs of Airflow")
+        return nullcontext(self.runs)
+
+    def alert_sender(self) -> AlertSender:
+        if self.alerts is None:
+            raise NotConfigured("this test sends no alerts")
+        return self.alerts
 
 
 def create_job(
@@ -45,10 +60,12 @@ def create_job(
     now: datetime | None = None,
     provider: Provider | None = None,
     gateways: Mapping[str, HttpGateway] | None = None,
+    runs: AirflowRuns | None = None,
+    alerts: AlertSender | None = None,
 ) -> Job[S]:
     """A job on that database. Run a function with `job.execute(function)`, which stores the result and raises as a run does."""
     return Job(
         name=name, run_id=run_id, settings=settings, params=Params(params or {}), now=now or datetime.now(UTC), dsn=dsn,
-        results=ResultStore(dsn, RunRef(name, run_id), 3600), clients=TestClients(provider, gateways),
+        results=ResultStore(dsn, RunRef(name, run_id), 3600), clients=TestClients(provider, gateways, runs, alerts),
         alert_recipients=(OPERATOR,), conf=params or {},
     )  # fmt: skip

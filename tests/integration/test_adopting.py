@@ -1,4 +1,4 @@
-"""docs/adopting.md followed word by word, on a database whose tables are called otherwise."""
+"""Executes docs/adopting.md block by block, on a database with other table names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CREATE TABLE crm.people (
     locale text NOT NULL DEFAULT 'de', tz text NOT NULL DEFAULT 'Europe/Berlin', staff_rank integer NOT NULL DEFAULT 0, left_on date,
     salary integer);
 CREATE TABLE crm.reset_links (
-    link_no integer PRIMARY KEY, sealed text, purpose text NOT NULL, good_until timestamptz NOT NULL, used_on timestamptz);
+    link_no integer PRIMARY KEY, encrypted text, purpose text NOT NULL, good_until timestamptz NOT NULL, used_on timestamptz);
 CREATE TABLE crm.devices (
     token text PRIMARY KEY, person_no integer NOT NULL REFERENCES crm.people, gone_on date, gone_why text);
 INSERT INTO crm.people (mail_address, full_name, staff_rank, left_on) VALUES
@@ -56,13 +56,13 @@ RESET ROLE;
 
 
 def blocks() -> list[tuple[str, str]]:
-    """Language and text of the page's code, in order."""
+    """Language and text of the page's code blocks, in order."""
     return [(match[1], match[2]) for match in BLOCK.finditer(PAGE.read_text(encoding="utf-8"))]
 
 
 @dataclass
 class Reader:
-    """Who follows the page: a database, its roles' addresses, and a shell whose variables last."""
+    """Follows the page: the database's roles with their addresses, and a shell that keeps its variables."""
 
     addresses: dict[str, str]
     variables: dict[str, str]
@@ -70,7 +70,7 @@ class Reader:
     rows: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def follow(self, language: str, text: str) -> None:
-        """Do what one block says."""
+        """Execute one block."""
         if language == "sql":
             who, _, query = text.partition("\n")
             self.rows.append(self.query(who.removeprefix("-- As ").strip(), query))
@@ -82,7 +82,7 @@ class Reader:
             ast.parse(text)  # Django is not among the libraries
 
     def query(self, who: str, query: str) -> list[dict[str, Any]]:
-        """Statements as one of the page's roles; the rows of the last that has any."""
+        """Execute statements as one of the page's roles; returns the rows of the last one that has any."""
         with psycopg.connect(self.addresses[who], autocommit=True, row_factory=dict_row) as connection:
             cursor = connection.execute(cast("LiteralString", query))
             found: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ class Reader:
                     return found
 
     def shell(self, text: str) -> None:
-        """One block of the page, in the project's folder; what it exports is there for the next."""
+        """Execute one shell block in the project's folder; its exports are kept for the next."""
         done = self.run(["sh", "-eu", "-c", f"{text}\nprintf '%s\\0' ---; env -0"])
         output, _, after = done.partition("---\0")
         self.outputs.append(output)
@@ -109,10 +109,10 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """Somebody with a CRM, who has read nothing yet."""
+    """A CRM on which no block has been executed."""
     with psycopg.connect(server, autocommit=True) as connection:
         if connection.execute("SELECT FROM pg_roles WHERE rolname IN ('backline', 'crm_app', 'crm_owner')").fetchone():
-            pytest.skip("the server has roles called as those of the page")
+            pytest.skip("the server already has the page's roles")
         connection.execute("CREATE ROLE crm_owner LOGIN PASSWORD 'owner'")
         connection.execute("CREATE ROLE crm_app LOGIN PASSWORD 'app'")
     create(server, "crm_of_the_page")
@@ -130,7 +130,7 @@ def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     }
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("BACKLINE_", "AIRFLOW"))}
     home = str(tmp_path_factory.mktemp("home"))
-    # As SQLAlchemy wants a socket's folder.
+    # The form in which SQLAlchemy accepts a socket's folder.
     crm = f"postgresql://crm_app:app@/crm_of_the_page?host={base['host']}&port={base.get('port', 5432)}"
     found = Reader(addresses, {**kept, "HOME": home, "CRM_DATABASE_URL": crm})
     found.query("an administrator of the database", TABLES)
@@ -143,7 +143,7 @@ def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
 
 @pytest.fixture
 def adopted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    """The page followed up to where Airflow's dispatchers come in, and this process in its environment."""
+    """The page executed up to the dispatchers' part, and its environment set in this process."""
     if not reader.outputs:
         for language, text in blocks()[:-2]:
             reader.follow(language, text)
@@ -157,37 +157,37 @@ def adopted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]
     statements.cache_clear()
 
 
-def asked(reader: Reader, name: str, **params: Any) -> list[dict[str, Any]]:
-    """What a statement of the page's file finds, as Backline's role."""
+def run_statement(reader: Reader, name: str, **params: Any) -> list[dict[str, Any]]:
+    """The rows of a statement of the page's file, as Backline's role."""
     with psycopg.connect(reader.addresses["Backline's role"], row_factory=dict_row) as connection:
         return connection.execute(statement("identity", name), params).fetchall()
 
 
-def test_the_page_has_code_of_each_kind() -> None:
+def test_the_page_has_blocks_of_each_language() -> None:
     assert [language for language, _ in blocks()].count("sh") == 5
     assert {language for language, _ in blocks()} == {"sql", "sh", "python", "ruby", "js"}
 
 
-def test_the_outbox_is_there_and_every_statement_fits(adopted: Reader) -> None:
+def test_the_outbox_exists_and_every_statement_fits(adopted: Reader) -> None:
     migrated, _, _, checked, _ = adopted.outputs
     assert migrated.startswith("Applied 0001_outbox, 0002_enqueue")
     assert checked.splitlines()[0] == "7 of 7 statements fit, 7 of them from your own files"
 
 
 def test_the_statements_find_the_crms_rows(adopted: Reader) -> None:
-    assert asked(adopted, "password_reset_token", id=1) == [{"value": "gAAAA-reset"}]
-    assert asked(adopted, "password_reset_token", id="1") == [{"value": "gAAAA-reset"}]
-    assert [asked(adopted, "password_reset_token", id=number) for number in (2, 3, 4, 5)] == [[]] * 4
-    assert asked(adopted, "email_verification_token", id=4) == [{"value": "gAAAA-verify"}]
-    assert asked(adopted, "mfa_code", id=6) == [{"value": "gAAAA-code"}]
+    assert run_statement(adopted, "password_reset_token", id=1) == [{"value": "gAAAA-reset"}]
+    assert run_statement(adopted, "password_reset_token", id="1") == [{"value": "gAAAA-reset"}]
+    assert [run_statement(adopted, "password_reset_token", id=number) for number in (2, 3, 4, 5)] == [[]] * 4
+    assert run_statement(adopted, "email_verification_token", id=4) == [{"value": "gAAAA-verify"}]
+    assert run_statement(adopted, "mfa_code", id=6) == [{"value": "gAAAA-code"}]
     head = {"email": "head@example.com", "name": "Head", "language": "de", "zone": "Europe/Berlin"}
-    assert asked(adopted, "user_contact", id=1) == [head]
-    assert asked(adopted, "user_contact", id=2) == []
-    assert asked(adopted, "admin_recipients") == [head]
-    assert {row["token"] for row in asked(adopted, "push_tokens", id="1")} == {"phone", "tablet"}
+    assert run_statement(adopted, "user_contact", id=1) == [head]
+    assert run_statement(adopted, "user_contact", id=2) == []
+    assert run_statement(adopted, "admin_recipients") == [head]
+    assert {row["token"] for row in run_statement(adopted, "push_tokens", id="1")} == {"phone", "tablet"}
 
 
-def test_a_device_that_is_gone_is_taken_out(adopted: Reader) -> None:
+def test_an_unknown_device_is_removed(adopted: Reader) -> None:
     with psycopg.connect(adopted.addresses["Backline's role"]) as connection:
         done = connection.execute(statement("identity", "push_token_remove"), {"token": "tablet", "reason": "gone"})
         assert done.rowcount == 1
@@ -209,7 +209,7 @@ def test_a_device_that_is_gone_is_taken_out(adopted: Reader) -> None:
         ("Backline's role", "CREATE TABLE crm.mine ()"),
     ],
 )
-def test_no_role_may_do_more_than_the_page_says(who: str, query: str, adopted: Reader) -> None:
+def test_no_role_has_more_rights_than_the_page_grants(who: str, query: str, adopted: Reader) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         adopted.query(who, query)
 
@@ -219,8 +219,8 @@ def test_a_message_is_rolled_back_with_its_row(adopted: Reader) -> None:
         connection.execute("INSERT INTO crm.people (mail_address, full_name) VALUES ('no@example.com', 'No')")
         connection.execute("""SELECT backline.enqueue('welcome', 'no@example.com', '{"name": "No"}')""")
         connection.rollback()
-    left = "SELECT recipient FROM backline.message WHERE recipient = 'no@example.com'"
-    assert adopted.query("Backline's role", left) == []
+    query = "SELECT recipient FROM backline.message WHERE recipient = 'no@example.com'"
+    assert adopted.query("Backline's role", query) == []
 
 
 def test_a_missing_privilege_is_named(adopted: Reader) -> None:
@@ -237,7 +237,7 @@ def test_a_missing_privilege_is_named(adopted: Reader) -> None:
 
 
 async def run(variables: dict[str, str], home: Path, *dags: str) -> tuple[dict[str, Any], list[Envelope]]:
-    """What the DAGs did, run as on a laptop in the environment of the page, and the mails that came of it."""
+    """Run DAGs as on a laptop in the page's environment; returns their results and the emails received."""
     mailbox = Mailbox()
     server = await asyncio.get_running_loop().create_server(lambda: SMTP(mailbox, hostname="mail.test"), "127.0.0.1", 0)
     async with server:
@@ -254,7 +254,7 @@ async def run(variables: dict[str, str], home: Path, *dags: str) -> tuple[dict[s
 
 
 @pytest.mark.parametrize("command", ["migrate", "statements"])
-def test_without_an_address_the_command_says_what_to_set(command: str, adopted: Reader) -> None:
+def test_without_an_address_the_error_names_the_variable(command: str, adopted: Reader) -> None:
     bare = {name: value for name, value in adopted.variables.items() if not name.startswith("BACKLINE_")}
     done = subprocess.run(["./backline", command], check=False, cwd=ROOT, env=bare, capture_output=True, text=True)
     assert done.returncode == 1
@@ -266,9 +266,9 @@ def test_the_jobs_run_and_deliver_what_the_app_enqueued(
 ) -> None:
     key = Fernet.generate_key().decode()
     monkeypatch.setitem(adopted.variables, "BACKLINE_FERNET_KEYS", key)
-    sealed = Fernet(key).encrypt(b"the-crms-own-token").decode()
+    encrypted = Fernet(key).encrypt(b"the-crms-own-token").decode()
     reset = """{"name": "Head", "token": {"$ref": "password_reset_token", "id": 1}}"""
-    adopted.query("the owner of your tables", f"UPDATE crm.reset_links SET sealed = '{sealed}' WHERE link_no = 1")
+    adopted.query("the owner of your tables", f"UPDATE crm.reset_links SET encrypted = '{encrypted}' WHERE link_no = 1")
     adopted.query("your app", f"SELECT backline.enqueue('password_reset', 'head@example.com', '{reset}')")
     wanted = {f"{name}@example.com" for name in ("pat", "kim", "lou", "head")}
     people = adopted.query("your app", "SELECT mail_address FROM crm.people")
@@ -279,14 +279,13 @@ def test_the_jobs_run_and_deliver_what_the_app_enqueued(
     found = {envelope.rcpt_tos[0]: envelope.content for envelope in mails}
     assert found.keys() == wanted
     assert b"the-crms-own-token" in found["head@example.com"]
-    language, look = blocks()[-2]
-    adopted.follow(language, look)
+    adopted.follow(*blocks()[-2])
     assert {row["recipient"]: row["state"] for row in adopted.rows[-1]} == dict.fromkeys(wanted, "sent")
 
 
-def test_it_leaves_nothing_behind(adopted: Reader) -> None:
+def test_uninstalling_leaves_nothing_behind(adopted: Reader) -> None:
     adopted.follow(*blocks()[-1])
-    left = "SELECT rolname FROM pg_roles WHERE rolname = 'backline'"
-    assert adopted.query("an administrator of the database", left) == []
-    gone = "SELECT to_regnamespace('backline')::text AS schema"
-    assert adopted.query("an administrator of the database", gone) == [{"schema": None}]
+    role = "SELECT rolname FROM pg_roles WHERE rolname = 'backline'"
+    assert adopted.query("an administrator of the database", role) == []
+    schema = "SELECT to_regnamespace('backline')::text AS schema"
+    assert adopted.query("an administrator of the database", schema) == [{"schema": None}]

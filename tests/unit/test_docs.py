@@ -1,10 +1,8 @@
-"""Every `./backline` command that the documents show is one that there is, with options that it has."""
+"""Every `./backline` command in the documents exists and has the options that are shown; links and anchors resolve."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import pkgutil
 import re
 import shlex
 from functools import cache
@@ -13,8 +11,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from backline import cli
-from backline.cli.app import app
+from backline.cli.__main__ import load_commands
+from backline.cli.console import app
 from backline.settings import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,15 +23,14 @@ _PLACEHOLDER = re.compile(r"[A-Z]+|<.*>")
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of each command in a page: in its text, and in its blocks of shell."""
+    """The arguments of each command in a page: in its text and in its shell blocks."""
     inline = _INLINE.findall(re.sub(_BLOCK, "", text))
     blocks = [line for block in _BLOCK.findall(text) for line in _LINE.findall(block)]
     found = [shlex.split(" ".join(line.split()).partition(" [")[0], comments=True) for line in [*inline, *blocks]]
     return [arguments for arguments in found if arguments]
 
 
-for module in pkgutil.iter_modules(cli.__path__, "backline.cli."):
-    importlib.import_module(module.name)  # they add their commands
+load_commands()
 SHOWN = [
     (page.name, line)
     for page in PAGES
@@ -49,7 +46,7 @@ def airflow() -> argparse.ArgumentParser:
 
 
 def problem(arguments: list[str]) -> str | None:
-    """What is wrong with a command line; None if nothing is. Placeholders such as NAME or ... may stand in it."""
+    """The error in a command line, which may contain placeholders such as NAME or ...; None if it is valid."""
     command = typer.main.get_command(app)
     name, *rest = ["1" if _PLACEHOLDER.fullmatch(word) else word for word in arguments if word not in ("...", "[...]")]
     if name.startswith("-"):
@@ -82,12 +79,12 @@ def _airflow_problem(arguments: list[str]) -> str | None:
     return None
 
 
-def test_there_are_some() -> None:
+def test_commands_are_found() -> None:
     assert len(SHOWN) > 25
 
 
 @pytest.mark.parametrize(("page", "line"), SHOWN)
-def test_what_is_shown_can_be_typed(page: str, line: str) -> None:
+def test_each_shown_command_is_valid(page: str, line: str) -> None:
     assert problem(shlex.split(line)) is None, page
 
 
@@ -96,7 +93,7 @@ def test_what_is_shown_can_be_typed(page: str, line: str) -> None:
     ["start", "status --jsonn", "--versions", "airflow dags list-runz", "airflow dags pause --for dispatch_email",
      "test tests/acceptance/test_kelery.py", "logs --lines ten"],
 )  # fmt: skip
-def test_what_cannot_is_found(line: str) -> None:
+def test_an_invalid_command_is_reported(line: str) -> None:
     assert problem(line.split())
 
 
@@ -106,18 +103,22 @@ def test_commands_are_found_in_text_and_blocks() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
-    headings = {_anchor(line) for line in re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)}
     for target in targets:
         path, _, anchor = target.partition("#")
-        if path:
-            assert (page.parent / path).exists(), target
-        else:
-            assert anchor in headings, target
+        linked = page.parent / path if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in _anchors(linked), target
+
+
+@cache
+def _anchors(page: Path) -> frozenset[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return frozenset(_anchor(heading) for heading in headings)
 
 
 def _anchor(heading: str) -> str:
-    """As GitHub makes it."""
+    """The anchor that GitHub generates for a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""The layers point one way: dags, web, cli and demo → backline.airflow → the library; nothing needs the sandbox."""
+"""The layers point one way: dags → backline.{airflow,web,cli} → the library; outside of plugins, each folder has its own rule."""
 
 from __future__ import annotations
 
@@ -15,11 +15,24 @@ from backline.settings import ROOT
 
 PLUGINS = ROOT / "plugins"
 PACKAGE = PLUGINS / "backline"
-OUTER = ("airflow", "web", "cli", "demo")
+OUTER = ("airflow", "web", "cli")
+"""Packages of the library that may import Airflow."""
+TOOLS = ("stack", "sandbox", "testkit", "demo", "bench", "chaos", "tests")
+"""Top-level folders beside the library, which imports none of them."""
+ALLOWED_TOOLS = {
+    "sandbox": (),
+    "stack": (),
+    "testkit": ("stack", "sandbox"),
+    "demo": ("stack", "testkit"),
+    "bench": ("stack", "sandbox", "testkit"),
+    "chaos": ("stack", "sandbox", "testkit", "demo"),
+}
+"""Folder → the other folders that it may import."""
 LIBRARY = [path for path in sorted(PACKAGE.rglob("*.py")) if path.relative_to(PACKAGE).parts[0] not in OUTER]
 DAGS = sorted((ROOT / "dags").rglob("*.py"))
 ENGINE = ("backline.outbox", "backline.db", "backline.messages", "backline.channels")
 DAG_IMPORTS = ("backline.airflow", "backline.settings", "backline.messages", "airflow.sdk")
+SHIPPED = [*sorted(PLUGINS.rglob("*.py")), *DAGS]
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -37,7 +50,7 @@ def within(name: str, packages: tuple[str, ...]) -> bool:
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_library_knows_no_airflow(path: Path) -> None:
+def test_the_library_imports_neither_airflow_nor_outer_packages(path: Path) -> None:
     above = tuple(f"backline.{outer}" for outer in OUTER)
     wrong = [name for name in imports(path) if within(name, ("airflow", *above))]
     assert not wrong
@@ -54,11 +67,48 @@ def test_the_engine_loads_without_airflow() -> None:
     assert done.returncode == 0
 
 
-def test_nothing_of_ours_needs_the_sandbox() -> None:
-    wrong = [
-        (path, name) for path in [*PLUGINS.rglob("*.py"), *DAGS] for name in imports(path) if within(name, ("sandbox",))
-    ]
-    assert not wrong
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_shipped_imports_no_folder_beside_the_library(path: Path) -> None:
+    assert [name for name in imports(path) if within(name, TOOLS)] == []
+
+
+@pytest.mark.parametrize("folder", ALLOWED_TOOLS)
+def test_each_folder_imports_only_the_folders_below_it(folder: str) -> None:
+    denied = tuple(name for name in TOOLS if name not in (folder, *ALLOWED_TOOLS[folder]))
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert paths
+    assert [(str(path), name) for path in paths for name in imports(path) if within(name, denied)] == []
+
+
+def test_every_folder_with_modules_has_a_rule() -> None:
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert folders == set(ALLOWED_TOOLS)
+
+
+@pytest.mark.parametrize("folder", [folder for folder in ALLOWED_TOOLS if folder != "stack"])
+def test_only_command_modules_import_the_cli(folder: str) -> None:
+    found = {
+        path.name
+        for path in (ROOT / folder).rglob("*.py")
+        if any(within(name, ("backline.cli",)) for name in imports(path))
+    }
+    assert found <= {"commands.py"}
+
+
+def test_the_command_starts_without_the_folders_beside_the_library() -> None:
+    """As in the image: only the library is on the path, and its own commands are offered."""
+    code = (
+        "from backline.cli.__main__ import load_commands; load_commands()\n"
+        "from backline.cli.console import app\n"
+        "import typer; print(*sorted(typer.main.get_command(app).commands))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(PLUGINS), "PATH": "/usr/bin:/bin"},
+        cwd="/", check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    commands = set(done.stdout.split())
+    assert {"send", "inspect", "migrate", "dead-letters"} <= commands
+    assert not {"up", "down", "setup", "demo", "bench", "chaos"} & commands
 
 
 @pytest.mark.parametrize("path", DAGS, ids=lambda path: path.name)

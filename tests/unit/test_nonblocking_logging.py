@@ -1,4 +1,4 @@
-"""A log that nobody reads any more keeps nobody waiting."""
+"""A log that is no longer read does not block its writers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ import pytest
 from backline.airflow.nonblocking_logging import QUEUE_SIZE, nonblocking_logging
 
 NAME = "backline.tests.logs"
-WHOSE: ContextVar[str] = ContextVar("whose", default="nobody")
+OWNER: ContextVar[str] = ContextVar("owner", default="unset")
 
 
 class RecordingHandler(logging.Handler):
-    """What came, and whose context it came in."""
+    """The lines, each with the context variable that its handler saw."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(f"{WHOSE.get()}: {record.getMessage()}")
+        self.lines.append(f"{OWNER.get()}: {record.getMessage()}")
 
 
 class BrokenHandler(logging.StreamHandler[TextIO]):
-    """Writes to somebody who is gone."""
+    """Writes to a closed pipe."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass
@@ -44,10 +44,10 @@ def logger() -> Iterator[logging.Logger]:
     made.handlers, made.propagate = [], True
 
 
-def test_lines_come_in_their_order_and_context(logger: logging.Logger) -> None:
+def test_lines_keep_their_order_and_context(logger: logging.Logger) -> None:
     kept = RecordingHandler()
     logger.addHandler(kept)
-    WHOSE.set("ours")
+    OWNER.set("ours")
     with nonblocking_logging(NAME):
         logging.getLogger(f"{NAME}.below").info("one of %d", 2)
         logger.debug("not wanted")
@@ -58,18 +58,18 @@ def test_lines_come_in_their_order_and_context(logger: logging.Logger) -> None:
     assert kept.lines[2:] == ["ours: three"]
 
 
-def test_a_pipe_that_nobody_reads_keeps_nobody_waiting(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_that_is_not_read_does_not_block(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
     reading, writing = os.pipe()
     with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "w", encoding="utf-8") as pipe:
         logger.addHandler(BrokenHandler(pipe))
         with nonblocking_logging(NAME):
-            for number in range(2 * QUEUE_SIZE):  # far more than a pipe holds, and than may wait
+            for number in range(2 * QUEUE_SIZE):  # far more than the pipe and the queue hold
                 logger.info("message %d: %s", number, "x" * 100)
         os.close(reading)
 
 
-def test_a_level_of_a_handler_holds(logger: logging.Logger) -> None:
+def test_the_level_of_a_handler_is_respected(logger: logging.Logger) -> None:
     kept = RecordingHandler()
     kept.setLevel(logging.WARNING)
     logger.addHandler(kept)

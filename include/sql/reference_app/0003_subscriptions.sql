@@ -29,7 +29,7 @@ CREATE TABLE app.subscriptions (
     started_on       date NOT NULL,
     next_on          date,                                          -- null once cancelled
     skip_next       boolean NOT NULL DEFAULT false,                -- the cycle of next_on makes no order
-    retry_on         date,                                          -- the cycle of next_on is put off: out of stock
+    retry_on         date,                                          -- the cycle of next_on is deferred: out of stock
     reminded_cycle_on     date,                                          -- the cycle that its owner was last reminded of
     created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     paused_at        timestamptz,

@@ -1,7 +1,7 @@
-"""Makes the databases ready where the server is not the embedded one: `python -m backline.airflow.bootstrap`.
+"""Prepares the databases of an installation without the embedded stack: `python -m backline.airflow.bootstrap`.
 
-Migrations of the app's and of Airflow's database, pools, and Airflow's user for people and programs. Safe to repeat,
-and to run at each start.
+Runs the migrations of the app's and of Airflow's database, and creates the pools and Airflow's admin user. Safe to
+repeat, so it runs at each start.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-from backline.airflow.pools import ensure_pools
+from backline.airflow.defaults import ensure_pools
 from backline.db.migrate import migrate
 from backline.errors import BacklineError, Misconfigured, UnknownFailure
 from backline.settings import settings
@@ -20,12 +20,12 @@ REQUIRED_VARIABLES = ("BACKLINE_DATABASE_URL", "BACKLINE_USER", "BACKLINE_PASSWO
 
 
 def bootstrap(environ: Mapping[str, str]) -> None:
-    """Do it all, in an order in which a failure leaves nothing half-done that matters."""
+    """Run all steps; each can be repeated after a failure."""
     if missing := [name for name in REQUIRED_VARIABLES if not environ.get(name)]:
         raise Misconfigured(f"{', '.join(missing)}: must be set")
     for name in migrate(environ["BACKLINE_DATABASE_URL"]):
         _print_step(f"applied migration {name}")
-    # Of Airflow, and of its auth manager, which has tables of its own.
+    # Includes the tables of Airflow's auth manager.
     if subprocess.run([sys.executable, "-P", "-m", "airflow", "db", "migrate"], check=False).returncode:
         raise UnknownFailure("`airflow db migrate` failed; see its message above")
     _print_step(f"pools: {', '.join(ensure_pools(settings())) or 'unchanged'}")
@@ -35,7 +35,7 @@ def bootstrap(environ: Mapping[str, str]) -> None:
 
 
 def ensure_admin(name: str, password: str) -> str:
-    """Make the user with the role Admin in FAB's tables, or give the one that is there this password."""
+    """Create the user with the role Admin in FAB's tables, or set its password; returns what was done."""
     from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
     from werkzeug.security import check_password_hash
 
@@ -43,14 +43,14 @@ def ensure_admin(name: str, password: str) -> str:
         users = builder.sm
         found = users.find_user(username=name)
         if found is None:
-            made = users.add_user(name, "Backline", name, f"{name}@localhost", users.find_role("Admin"), password)
-            if not made:
-                raise UnknownFailure(f"Airflow's user {name} could not be made; see its message above")
-            return "made"
+            created = users.add_user(name, "Backline", name, f"{name}@localhost", users.find_role("Admin"), password)
+            if not created:
+                raise UnknownFailure(f"Airflow's user {name} could not be created; see its message above")
+            return "created"
         if check_password_hash(found.password, password):
             return "unchanged"
         users.reset_password(found.id, password)
-        return "has the new password"
+        return "password changed"
 
 
 def _print_step(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The executor of one machine: Airflow's LocalExecutor, its workers lighter."""
+"""The executor of the embedded stack: Airflow's LocalExecutor with workers that share their imports."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from airflow.executors.local_executor import LocalExecutor
 
 
 class PreloadedLocalExecutor(LocalExecutor):
-    """Loads what runs tasks before it forks the workers: they share it, where each would load it for its first task."""
+    """Imports what runs tasks before it forks the workers, which then share that memory and start tasks faster."""
 
     def start(self) -> None:
-        """Load, then start the workers."""
+        """Import, then start the workers."""
         import airflow.sdk.execution_time.supervisor  # noqa: F401
         from airflow.sdk.api.client import Client
 
-        # The first client of a process reads the certificates, and keeps them.
+        # The first client of a process reads the certificates and caches them.
         Client(base_url="http://localhost", token="").close()
         super().start()

@@ -1,4 +1,4 @@
-"""Puts the library's parts together for a task."""
+"""Builds channels and deliveries for tasks, from settings and Airflow's connections."""
 
 from __future__ import annotations
 
@@ -21,43 +21,38 @@ if TYPE_CHECKING:
 
 
 def create_channel(name: str, config: Settings) -> Channel[Any]:
-    """The channel of that name, with its far side's settings from Airflow's connections."""
-    # Each in its branch: who sends email does not pay for push.
+    """The channel of that name; its provider's address and credentials come from Airflow's connections."""
+    # Imports stand in the branches: a task that sends email does not load push.
     if name == "email":
         from backline.channels.email.channel import EmailChannel
         from backline.messages import render_email
 
-        return EmailChannel(
-            config.section(EmailSettings), smtp_server(config.section(EmailSettings).connection), render_email
-        )
+        email = config.section(EmailSettings)
+        return EmailChannel(email, smtp_server(email.connection), render_email)
     if name == "sms":
         from backline.channels.sms.channel import SmsChannel
         from backline.messages import render_sms
 
-        return SmsChannel(config.section(SmsSettings), http_gateway(config.section(SmsSettings).connection), render_sms)
+        sms = config.section(SmsSettings)
+        return SmsChannel(sms, http_gateway(sms.connection), render_sms)
     if name == "push":
         from backline.channels.push.channel import PushChannel
-        from backline.channels.push.devices import SqlDeviceStore
+        from backline.channels.push.devices import DeviceStore
         from backline.messages import render_push
 
-        return PushChannel(
-            config.section(PushSettings),
-            http_gateway(config.section(PushSettings).connection),
-            render_push,
-            SqlDeviceStore(app_dsn),
-        )
+        push = config.section(PushSettings)
+        return PushChannel(push, http_gateway(push.connection), render_push, DeviceStore(app_dsn))
     if name == "webhook":
         from backline.channels.webhook.channel import WebhookChannel
         from backline.messages import render_webhook
 
-        return WebhookChannel(
-            config.section(WebhookSettings), lambda: _create_endpoint_directory(config), render_webhook
-        )
+        webhooks = config.section(WebhookSettings)
+        return WebhookChannel(webhooks, lambda: _create_endpoint_directory(config), render_webhook)
     raise Misconfigured(f"channel {name!r} is not known; the lane's channel must be one of: email, sms, push, webhook")
 
 
 def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
-    """Tries over this channel, by the settings' retry policies."""
+    """Delivery over this channel, with the retry policies of the settings."""
     resolver = SecretResolver(app_dsn, _encryptor)
     return Delivery(channel, _retry_policies(channel.name, config), random.random, resolver)
 
@@ -65,18 +60,17 @@ def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
 def _create_endpoint_directory(config: Settings) -> EndpointStore:
     from backline.channels.webhook.endpoints import EndpointStore
 
-    wanted = config.section(WebhookSettings).disable_after_seconds
-    return EndpointStore(app_dsn(), _encryptor, disable_after=wanted, recipients=config.alerts.recipients)
+    disable_after = config.section(WebhookSettings).disable_after_seconds
+    return EndpointStore(app_dsn(), _encryptor, disable_after=disable_after, recipients=config.alerts.recipients)
 
 
 def _retry_policies(channel: str, config: Settings) -> Mapping[FailureClass, RetrySettings]:
-    """By failure class; a webhook's pauses are the same for each that is tried again."""
+    """Retry policies by failure class; those of webhooks all follow one schedule."""
     if channel != "webhook":
         return config.retry
-    pauses = config.section(WebhookSettings).retry_delays_seconds
-    policy = ScheduledRetry(
-        schedule=pauses, max_delay_seconds=max(pauses), jitter=config.section(WebhookSettings).retry_jitter
-    )
+    webhooks = config.section(WebhookSettings)
+    delays = webhooks.retry_delays_seconds
+    policy = ScheduledRetry(schedule=delays, max_delay_seconds=max(delays), jitter=webhooks.retry_jitter)
     return dict.fromkeys(config.retry, policy)
 
 

@@ -1,7 +1,8 @@
-"""Fires the webhook events `job.succeeded` and `job.failed` for every run of a job that has ended, however it ended.
+"""Publishes the webhook events `job.succeeded` and `job.failed` for every run of a job that has ended.
 
-Airflow calls no callback for a run whose task was killed, and one for each run that succeeds would have its file parsed
-anew. So the failure bell's loop looks: one query while nobody is subscribed, and one request more while somebody is.
+Callbacks cannot do it: Airflow calls none for a run whose task was killed, and parses the DAG file again for each one it
+calls. So the poller's failure watch calls `JobEventPublisher.poll`: one query while no endpoint is subscribed, and one
+request more while one is.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from backline.airflow.runs import ALL_RUNS_PATH, log_url
+from backline.airflow_api import ALL_RUNS_PATH, log_url
 from backline.db.statements import statement
 from backline.dead_letters.failures import NOT_MAPPED, WHOLE_RUN
 from backline.outbox.submission import NewMessage, enqueue_statement
 
 if TYPE_CHECKING:
-    from backline.airflow.rest import AirflowRest
+    from backline.airflow_api import AirflowClient
     from backline.db.connect import Database
 
 EVENT_TYPES = {"success": "job.succeeded", "failed": "job.failed"}
-"""By a run's last state."""
+"""By a run's final state."""
 CURSOR = "job events"
 OVERLAP = timedelta(minutes=2)
-"""Read again what ended shortly before the last look: clocks differ and transactions commit late. No event fires twice."""
+"""How far each poll reads back: clocks differ and transactions commit late. No event is published twice."""
 MAX_CATCH_UP = timedelta(hours=1)
-"""After a longer silence, older runs are no news."""
+"""Runs that ended longer ago are not published after a pause."""
 JOB_LIST_TTL_SECONDS = 60.0
 PAGE_SIZE = 100
 
@@ -46,16 +47,16 @@ class EndedRun:
 
     @property
     def event_id(self) -> str:
-        """The same for the same end of the same run; a run that was cleared and ends again is another event."""
-        told = f"{self.dag_id}/{self.run_id}/{self.ended_at.isoformat()}"
-        return f"job_{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+        """One id for each end of a run; a run that was cleared and ends again is another event."""
+        key = f"{self.dag_id}/{self.run_id}/{self.ended_at.isoformat()}"
+        return f"job_{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
 class JobEventPublisher:
-    """What has been told of, from look to look."""
+    """Publishes each end of a job's run once."""
 
-    def __init__(self, rest: AirflowRest, database: Database, url: str) -> None:
-        """`url` is where people open Airflow."""
+    def __init__(self, rest: AirflowClient, database: Database, url: str) -> None:
+        """`url` is the address where people open Airflow."""
         self._rest = rest
         self._database = database
         self._url = url
@@ -65,7 +66,7 @@ class JobEventPublisher:
         self._jobs_listed_at: datetime | None = None
 
     async def poll(self) -> int:
-        """Fire for what has ended since the last look, if an endpoint is subscribed; returns how many events."""
+        """Publish the runs that ended since the last call, if an endpoint is subscribed; returns how many."""
         now = datetime.now(UTC)
         asked = {"event_types": list(EVENT_TYPES.values())}
         if not (await self._database.fetch(statement("webhooks", "event_has_subscriber"), asked))[0]["has_subscriber"]:
@@ -81,7 +82,7 @@ class JobEventPublisher:
         return len(new)
 
     async def _read_cursor(self, now: datetime) -> datetime:
-        """Where another triggerer has stopped."""
+        """Where the last triggerer stopped."""
         rows = await self._database.fetch(statement("dead_letters", "cursor_get"), {"name": CURSOR})
         return max(rows[0]["at"], now - MAX_CATCH_UP) if rows else now
 
@@ -105,7 +106,7 @@ class JobEventPublisher:
 
 
 def event_message(run: EndedRun, url: str) -> NewMessage:
-    """The event as the outbox takes it. A conf is not part of it: it is the job's own business."""
+    """The event as a message to every subscribed endpoint, without the run's conf, which is not for receivers."""
     data = {
         "job": run.dag_id,
         "run_id": run.run_id,

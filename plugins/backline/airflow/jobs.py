@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow.sdk import DAG, BaseOperator, get_current_context
+from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.xcom_arg import XComArg
 
     from backline.jobs.job import Job
-    from backline.jobs.results import ResultStore
 
 TIMEOUT_COUNT_KEY = "backline_timeouts"
 """Key of the task's state store: how many tries of this task have timed out."""
@@ -208,15 +207,6 @@ class JobOperator(BaseOperator):
             return create_job(context, module.split(".")[1]).execute(function, inputs, store=self.stores_result)
         except Skipped as exc:
             raise AirflowSkipException(str(exc)) from None
-
-
-def reporter() -> ResultStore:
-    """Inside a task that is not a `job_task`: where the run's progress and result are stored."""
-    from backline.airflow.connections import app_dsn
-    from backline.jobs.results import ResultStore, RunRef
-
-    run = get_current_context()["dag_run"]
-    return ResultStore(app_dsn(), RunRef(run.dag_id, run.run_id), _registered_jobs[run.dag_id].result_ttl_seconds)
 
 
 def create_job(context: Context, domain: str) -> Job[Any]:

@@ -1,6 +1,6 @@
-"""Upkeep outside Airflow, where its metadata database can be reached: `python -m backline.airflow.maintenance`.
+"""Maintenance outside Airflow, in reach of its metadata database: `python -m backline.airflow.maintenance`.
 
-Everything it needs is in the environment (`./backline env`): where the databases are, and how to log in to Airflow.
+Its environment (`./backline env`) holds the addresses of the databases and the login to Airflow.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backline.airflow.status_client import AirflowStatusClient
+from backline.airflow_api import AirflowClient
 from backline.errors import BacklineError
-from backline.jobs.results import prune_results as prune_results
+from backline.jobs.results import prune_results
 from backline.outbox.maintenance import run_maintenance
 
 log = logging.getLogger("backline.maintenance")
@@ -24,21 +24,29 @@ log = logging.getLogger("backline.maintenance")
 OUTBOX_INTERVAL_SECONDS = 60.0
 METADATA_INTERVAL_SECONDS = 3600.0
 METADATA_INITIAL_DELAY_SECONDS = 300.0
-"""Not at once: a stack that has just started has better things to do."""
+"""Leaves the machine to the services while they start."""
 RUN_RETENTION_DAYS = 3
 LOG_RETENTION_DAYS = 30
 RUN_TABLES = "dag_run,asset_event,job,revoked_token"
-"""`trigger` must never be among them: it would delete the doorbell's."""
+"""Never add `trigger`: that would delete the triggers that start dispatchers and jobs."""
+
+
+def prune_airflow(now: datetime, environ: Mapping[str, str]) -> None:
+    """Delete Airflow's old runs, events and log files. A BacklineError, and nothing is deleted, if its API fails."""
+    with AirflowClient(environ["BACKLINE_URL"], environ["BACKLINE_USER"], environ["BACKLINE_PASSWORD"]) as api:
+        waiting_dags = api.dags_with_unfinished_runs(now - timedelta(days=RUN_RETENTION_DAYS))
+    prune_metadata(now, waiting_dags)
+    log.info("deleted %d old log files", prune_task_logs(Path(environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"]), now))
 
 
 def prune_metadata(now: datetime, waiting_dags: set[str]) -> None:
-    """Delete old runs, asset events and event log entries; runs of DAGs that have an old unfinished one stay."""
+    """Delete old runs, asset events and event log entries; keeps the runs of DAGs with an old unfinished run."""
     _run_db_clean(RUN_TABLES, now - timedelta(days=RUN_RETENTION_DAYS), waiting_dags)
     _run_db_clean("log", now - timedelta(days=LOG_RETENTION_DAYS), set())
 
 
 def prune_task_logs(folder: Path, now: datetime) -> int:
-    """Delete log files of tasks older than the runs that are kept; returns how many."""
+    """Delete the log files of tasks whose runs are no longer kept; returns how many."""
     oldest = (now - timedelta(days=RUN_RETENTION_DAYS)).timestamp()
     removed = 0
     for path in folder.rglob("*.log"):
@@ -49,13 +57,6 @@ def prune_task_logs(folder: Path, now: datetime) -> int:
         if path.stat().st_mtime < oldest and not any(path.iterdir()):
             path.rmdir()
     return removed
-
-
-def prune_airflow(now: datetime, environ: Mapping[str, str]) -> None:
-    """Delete Airflow's old runs, events and log files. NetworkFailure, and nothing deleted, if Airflow is away."""
-    api = AirflowStatusClient(environ["BACKLINE_URL"], environ["BACKLINE_USER"], environ["BACKLINE_PASSWORD"])
-    prune_metadata(now, api.dags_with_unfinished_runs(now - timedelta(days=RUN_RETENTION_DAYS)))
-    log.info("deleted %d old log files", prune_task_logs(Path(environ["AIRFLOW__LOGGING__BASE_LOG_FOLDER"]), now))
 
 
 def _run_db_clean(tables: str, before: datetime, waiting_dags: set[str]) -> None:
@@ -71,7 +72,7 @@ def _run_db_clean(tables: str, before: datetime, waiting_dags: set[str]) -> None
 
 
 def main() -> None:
-    """Run for ever: the outbox's upkeep every minute, the metadata's every hour."""
+    """Run for ever: maintenance of the outbox every minute, of Airflow's metadata every hour."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     next_metadata = time.monotonic() + METADATA_INITIAL_DELAY_SECONDS
     while True:
@@ -84,7 +85,7 @@ def main() -> None:
                 next_metadata = time.monotonic() + METADATA_INTERVAL_SECONDS
                 prune_airflow(datetime.now(UTC), os.environ)
         except BacklineError as exc:
-            log.warning("%s; next try in %.0f s", exc, OUTBOX_INTERVAL_SECONDS)
+            log.warning("%s; next attempt in %.0f s", exc, OUTBOX_INTERVAL_SECONDS)
         time.sleep(OUTBOX_INTERVAL_SECONDS)
 
 

@@ -1,7 +1,7 @@
-"""Logs that keep nobody waiting.
+"""Logging that never blocks its caller.
 
-A task's log goes through a pipe to a process that writes it to a disk. When that disk is full the other end stops to read,
-and whoever writes the next line waits for ever: a dispatcher would stand still, with messages in hand.
+A task's log goes through a pipe to a process that writes it to disk. While that disk is full nothing reads the pipe, and
+the next line would block for ever: a dispatcher would stop with leased messages.
 """
 
 from __future__ import annotations
@@ -9,62 +9,59 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
-from logging.handlers import QueueHandler
+from logging.handlers import QueueHandler, QueueListener
 
 QUEUE_SIZE = 10_000
-"""Lines that may wait to be written; those beyond are dropped."""
+"""Lines that may wait to be written; further ones are dropped."""
 FLUSH_TIMEOUT_SECONDS = 1.0
-"""How long the last lines are waited for."""
 
 
 @contextmanager
 def nonblocking_logging(name: str = "backline") -> Iterator[None]:
-    """Inside of it a thread of its own writes what that logger and those below it say."""
-    logger, waiting = logging.getLogger(name), queue.Queue[logging.LogRecord | None](QUEUE_SIZE)
-    writing = threading.Thread(
-        # With the context's variables: Airflow tells by them whose log it is.
-        target=copy_context().run,
-        args=(_write_records, waiting, _effective_handlers(logger)),
-        name=f"{name} log",
-        daemon=True,
-    )
-    before, logger.handlers, propagate, logger.propagate = (
-        logger.handlers,
-        [_DroppingQueueHandler(waiting)],
-        logger.propagate,
-        False,
-    )
-    writing.start()
+    """Within this context a thread writes the lines of that logger and of those below it."""
+    logger, waiting = logging.getLogger(name), queue.Queue[logging.LogRecord](QUEUE_SIZE)
+    listener = _Listener(waiting, *_effective_handlers(logger), respect_handler_level=True)
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [_DroppingQueueHandler(waiting)], False
+    listener.start()
     try:
         yield
     finally:
-        logger.handlers, logger.propagate = before, propagate
-        with contextlib.suppress(queue.Full):
-            waiting.put_nowait(None)
-            writing.join(FLUSH_TIMEOUT_SECONDS)
+        logger.handlers, logger.propagate = handlers, propagate
+        listener.stop()
 
 
 class _DroppingQueueHandler(QueueHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """The queue is full: the line is dropped. To say so could wait as well."""
+        """Drop the line: the queue is full. Reporting that could block as well."""
+
+
+class _Listener(QueueListener):
+    """Runs the handlers in the context of its creator: Airflow finds the task's log by a context variable."""
+
+    def __init__(self, *args: object, **options: bool) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self._context = copy_context()
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self._context.run(super().handle, record)
+
+    def stop(self) -> None:
+        """Write what waits, for at most `FLUSH_TIMEOUT_SECONDS`."""
+        thread, self._thread = self._thread, None
+        with contextlib.suppress(queue.Full):
+            self.enqueue_sentinel()
+            if thread is not None:
+                thread.join(FLUSH_TIMEOUT_SECONDS)
 
 
 def _effective_handlers(logger: logging.Logger) -> list[logging.Handler]:
-    """All that the logger's lines come to."""
-    found: list[logging.Handler] = []
-    while True:
-        found += logger.handlers
-        if not logger.propagate or logger.parent is None:
-            return found
+    """All handlers that get the logger's lines."""
+    found = list(logger.handlers)
+    while logger.propagate and logger.parent is not None:
         logger = logger.parent
-
-
-def _write_records(waiting: queue.Queue[logging.LogRecord | None], handlers: Sequence[logging.Handler]) -> None:
-    while (record := waiting.get()) is not None:
-        for handler in handlers:
-            if record.levelno >= handler.level:
-                handler.handle(record)
+        found += logger.handlers
+    return found

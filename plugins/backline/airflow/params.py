@@ -1,4 +1,4 @@
-"""A message type's fields as Airflow Params: the trigger form of its `send_<type>` DAG."""
+"""A message type's fields as Airflow Params, which give the trigger form of its `send_<type>` DAG."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from backline.messages.base import MessageType
 
 RECIPIENT_MAX_LENGTH = 5000
-"""Of a recipient; its channel judges it further."""
+"""Of a recipient; its channel validates it further."""
 
 MULTILINE_MIN_LENGTH = 2000
-"""A text field that may be longer than this many characters gets an entry field of several lines."""
+"""A text field that may be longer than this many characters gets a multiline input."""
 
 _RECIPIENT_HELP = {
     "email": "The recipient's email address, with or without a name: Ann <ann@example.com>",
@@ -37,10 +37,10 @@ COPIED_KEYWORDS = frozenset(
 def params_for(kind: type[MessageType]) -> dict[str, Param]:
     """The Params: `to`, the required fields, the optional ones, then `request_id` and `expires_at`.
 
-    Required ones have no default; the others are null unless the type has a default. What a schema
-    cannot say (addresses, templates, paths) is judged by the type's model when the run starts.
+    Required ones have no default; the others are null unless the type has a default. What a schema cannot express
+    (addresses, templates, paths) is validated by the type's model when the run starts.
     """
-    # Late: this module is imported where DAG files are parsed.
+    # Imported here, because this module is imported where DAG files are parsed.
     from airflow.sdk import Param
 
     schema = kind.model_json_schema()
@@ -50,20 +50,13 @@ def params_for(kind: type[MessageType]) -> dict[str, Param]:
         "to": _recipient_param(kind),
         **{name: _param(kind, name, fields[name], schema, required=name in required) for name in form_order(schema)},
         "request_id": Param(
-            None,
-            type=["null", "string"],
-            title="Request id",
-            description="The request that this message comes from; it stands in every log line.",
-            maxLength=MAX_REQUEST_ID_LENGTH,
+            None, type=["null", "string"], title="Request id", maxLength=MAX_REQUEST_ID_LENGTH,
+            description="The request that this message comes from; every log line contains it.",
         ),
         "expires_at": Param(
-            None,
-            type=["null", "string"],
-            format="date-time",
-            title="Expires at",
-            description="Not sent after this time.",
+            None, type=["null", "string"], format="date-time", title="Expires at", description="Not sent after this time.",
         ),
-    }
+    }  # fmt: skip
 
 
 def _recipient_param(kind: type[MessageType]) -> Param:
@@ -71,15 +64,12 @@ def _recipient_param(kind: type[MessageType]) -> Param:
 
     if len(kind.channels) == 1:
         return Param(
-            type="string",
-            title="To",
-            description=_RECIPIENT_HELP.get(kind.channels[0], "The recipient"),
-            minLength=1 if kind.channels == ("webhook",) else 3,
-            maxLength=RECIPIENT_MAX_LENGTH,
-        )
+            type="string", title="To", description=_RECIPIENT_HELP.get(kind.channels[0], "The recipient"),
+            minLength=1 if kind.channels == ("webhook",) else 3, maxLength=RECIPIENT_MAX_LENGTH,
+        )  # fmt: skip
     example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in kind.channels})
-    said = f"An address, or one for each channel as an object; a channel that is left out gets nothing: {example}"
-    return Param(type=["string", "object"], title="To", description=said, minLength=3, maxLength=RECIPIENT_MAX_LENGTH)
+    text = f"An address, or an object with one for each channel; a channel that is left out gets nothing: {example}"
+    return Param(type=["string", "object"], title="To", description=text, minLength=3, maxLength=RECIPIENT_MAX_LENGTH)
 
 
 def _param(
@@ -95,7 +85,7 @@ def _param(
     if secret:
         description += f" Secret: {_secret_help(kind, name)}."
     elif examples:
-        # In words: Airflow's form takes `examples` for a list to choose from.
+        # As text: Airflow's form would show `examples` as a list to choose from.
         description += f" For example: {json.dumps(examples[0], ensure_ascii=False)}"
     rules |= {"title": field.get("title", name), "description": description.strip()}
     if required:
@@ -107,21 +97,19 @@ def _param(
 
 
 def _secret_schema(kind: type[MessageType], name: str) -> dict[str, Any]:
-    # A conf is readable by every viewer of the DAG, so a secret in the clear is refused before it is stored.
-    return {
-        "type": ["string", "object"] if kind.secret_references.get(name) else ["string"],
-        "pattern": f"^{FERNET_PREFIX}",
-    }
+    # Every viewer of the DAG can read a conf, so a plaintext secret is refused before it is stored.
+    types = ["string", "object"] if kind.secret_references.get(name) else ["string"]
+    return {"type": types, "pattern": f"^{FERNET_PREFIX}"}
 
 
 def _secret_help(kind: type[MessageType], name: str) -> str:
-    forms = ["give Fernet text that your app sealed"]
+    forms = ["give Fernet text that your app encrypted"]
     forms += [f'or {{"$ref": "{statement}", "id": ...}}' for statement in kind.secret_references.get(name, ())]
     return " ".join(forms)
 
 
 def _param_schema(field: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON schema of a field without its null alternative: Airflow's form wants types and limits side by side."""
+    """JSON schema of a field without its null alternative: Airflow's form needs types and limits on one level."""
     alternatives = [branch for branch in branches(field, schema) if branch.get("type") != "null"]
     types = [str(branch["type"]) for branch in alternatives if "type" in branch]
     if len(alternatives) > 1 or not types:
@@ -132,7 +120,7 @@ def _param_schema(field: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[s
         rules["enum"] = list(only.get("enum", [only.get("const")]))
     if types == ["array"]:
         items = next(branches(only.get("items", {}), schema))
-        # Strings are entered one a line; everything else as JSON.
+        # Strings are entered one per line; all other types as JSON.
         rules["items"] = {"type": items.get("type", "object")}
     if types == ["string"] and rules.get("maxLength", 0) > MULTILINE_MIN_LENGTH:
         rules["format"] = "multiline"

@@ -1,4 +1,4 @@
-"""The send operator: one message, delivered inside the run that a person or program started."""
+"""The `send_*` DAGs: one message, delivered inside the run that a person or program started."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from backline.outbox.inline_delivery import SendResult
 
 RETRY_MARGIN_SECONDS = 0.5
-"""So that the next try never comes before the row is due."""
+"""So that Airflow never retries before the message is due."""
 
 
 class RetryLater(AirflowException):
-    """Not sent yet: the outbox has put the message off. Its text and `delay` survive pickling."""
+    """Not sent yet: the outbox has scheduled a retry. Text and `delay` survive pickling."""
 
     def __init__(self, reason: str, delay: float) -> None:
         super().__init__(reason, delay)
         self.delay = delay
 
     def __str__(self) -> str:
-        return f"{self.args[0]}; next try in {self.delay:.0f} s"
+        return f"{self.args[0]}; next attempt in {self.delay:.0f} s"
 
 
 class OutboxRetryPolicy(RetryPolicy):
-    """Airflow's retry comes when the outbox's does."""
+    """Airflow retries when the message is due in the outbox."""
 
     def evaluate(
         self,
@@ -47,21 +47,21 @@ class OutboxRetryPolicy(RetryPolicy):
         max_tries: int,  # noqa: ARG002
         context: Context | None = None,  # noqa: ARG002
     ) -> RetryDecision:
-        """Retry at the row's due time; other errors by Airflow's own rules."""
+        """Retry at the message's due time; other errors follow Airflow's own rules."""
         if isinstance(exception, RetryLater):
             return RetryDecision.retry(timedelta(seconds=exception.delay + RETRY_MARGIN_SECONDS), str(exception))
         return RetryDecision.default()
 
 
 class SendOperator(BaseOperator):
-    """Sends one message of a type, over each of its channels that has a recipient; the run's conf is its content."""
+    """Sends one message, over each channel that has a recipient; the run's conf is its content."""
 
     def __init__(self, *, message_type: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.message_type = message_type
 
     def execute(self, context: Context) -> dict[str, object]:
-        """Returns message id, state, tries and the provider's id, for each channel of several: nothing of the content."""
+        """Send; returns the message's id, state, attempts and provider id (per channel if several), and no content."""
         from backline.airflow.connections import app_dsn
         from backline.airflow.factories import create_channel, create_delivery
         from backline.messages import registry, split_conf
@@ -77,20 +77,16 @@ class SendOperator(BaseOperator):
             recipient, payload, options = split_conf(kind, dict(context["params"]))
             check_no_plaintext_secrets(kind, payload)
             config = settings()
-            ways: dict[str, Route] = {}
+            routes: dict[str, Route] = {}
             for name in channels_of(kind.channels, recipient):
                 channel = create_channel(name, config)
-                ways[name] = Route(channel, create_delivery(channel, config), config.lane(kind.lane_for(name)))
-            sender = InlineSender(app_dsn(), ways)
+                routes[name] = Route(channel, create_delivery(channel, config), config.lane(kind.lane_for(name)))
+            sender = InlineSender(app_dsn(), routes)
             message = NewMessage(
-                type=self.message_type,
-                recipient=recipient,
-                payload=payload,
-                key=f"{run.dag_id}/{run.run_id}",
-                request_id=options.request_id,
+                type=self.message_type, recipient=recipient, payload=payload, key=f"{run.dag_id}/{run.run_id}",
+                request_id=options.request_id, priority=options.priority,
                 expires_at=options.expires_at or kind.expiry(payload, datetime.now(UTC)),
-                priority=options.priority,
-            )
+            )  # fmt: skip
             results = asyncio.run(sender.send(message, dag_run=f"{run.dag_id}/{run.run_id}"))
         except (PermanentError, Misconfigured) as exc:
             raise AirflowFailException(str(exc)) from None
@@ -99,9 +95,9 @@ class SendOperator(BaseOperator):
         return self._finish(results)
 
     def _finish(self, results: Sequence[SendResult]) -> dict[str, object]:
-        """What they came to, the worst first: dead fails the run, unfinished has it tried again."""
+        """The run's outcome: retry while a message is unfinished, fail if one is dead, skip if none was sent."""
         several = len(results) > 1
-        said = {result.message_id: _message(result, several=several) for result in results}
+        unsent = [_message(result, several=several) for result in results if result.state != "sent"]
         for result in results:
             if result.state == "sent":
                 if result.error:
@@ -109,45 +105,36 @@ class SendOperator(BaseOperator):
                 self.log.info("message %d sent as %s", result.message_id, result.provider_id)
         waiting = [result for result in results if not result.final]
         if waiting:
-            reason = "; ".join(said[result.message_id] for result in results if result.state != "sent")
-            raise RetryLater(reason, min(result.due_in for result in waiting))
+            raise RetryLater("; ".join(unsent), min(result.due_in for result in waiting))
         if any(result.state == "dead" for result in results):
-            raise AirflowFailException(
-                "; ".join(said[result.message_id] for result in results if result.state != "sent")
-            )
-        if all(result.state != "sent" for result in results):
-            raise AirflowSkipException("; ".join(said.values()))
-        answers: list[dict[str, object]] = [
-            {
-                "message_id": result.message_id,
-                "state": result.state,
-                "attempt": result.attempt,
-                "provider_id": result.provider_id,
-            }
-            for result in results
-        ]
-        if not several:
-            return answers[0]
-        return {"messages": [{"channel": one.channel, **answer} for one, answer in zip(results, answers, strict=True)]}
+            raise AirflowFailException("; ".join(unsent))
+        if len(unsent) == len(results):
+            raise AirflowSkipException("; ".join(unsent))
+        shown = ("channel", "message_id", "state", "attempt", "provider_id")
+        answers: list[dict[str, object]] = [{name: getattr(result, name) for name in shown} for result in results]
+        if several:
+            return {"messages": answers}
+        del answers[0]["channel"]
+        return answers[0]
 
 
 def _message(result: SendResult, *, several: bool) -> str:
     where = f"message {result.message_id}" + (f" by {result.channel}" if several else "")
     why = f"{result.error_class}: {result.error}" if result.error_class else result.error or ""
     if result.state == "dead":
-        return f"{where} is dead after {result.attempt} tries: {why}"
+        return f"{where} is dead after {result.attempt} attempts: {why}"
     if result.final:
         return f"{where} is {result.state}: {why}"
-    return f"{where} is {result.state} after {result.attempt} tries: {why}"
+    return f"{where} is {result.state} after {result.attempt} attempts: {why}"
 
 
 def send_dag_id(type_name: str) -> str:
-    """`welcome` is sent by `send_welcome`."""
+    """`send_welcome` for the type `welcome`."""
     return f"send_{type_name}"
 
 
 def types_to_parse(dag_id: str | None) -> tuple[type[MessageType], ...]:
-    """The types whose DAGs the process that parses this asks for: a task wants its own, everybody else all."""
+    """The types whose DAGs the parsing process needs: a task only its own, all other processes all."""
     from backline.messages import registry
 
     if dag_id is None:
@@ -159,7 +146,7 @@ def types_to_parse(dag_id: str | None) -> tuple[type[MessageType], ...]:
 
 
 def send_dag(kind: type[MessageType], config: Settings) -> DAG:
-    """The DAG that sends one message of a type, with a form made from the type's model."""
+    """The DAG that sends one message of a type; its form comes from the type's model."""
     channel = kind.channels[0]
     lane = config.lane(kind.lane_for(channel))
     summary = (kind.__doc__ or kind.type_name).strip().split("\n")[0]
@@ -175,7 +162,7 @@ def send_dag(kind: type[MessageType], config: Settings) -> DAG:
         SendOperator(
             task_id="send",
             message_type=kind.type_name,
-            doc_md="Enqueues the message, delivers it, and writes down how it went.",
+            doc_md="Enqueues the message, delivers it, and records the outcome.",
             **task_arguments(
                 pool=direct_pool(channel), queue=lane.queue, priority=lane.priority,
                 retries=(kind.max_attempts or lane.max_attempts) - 1,
@@ -194,9 +181,10 @@ _DOC = """\
 Sends one message of the type `{type}` and waits for the provider's answer.
 
 - **Content** is the run's conf; the form shows the fields. Fields, limits and samples: `docs/messages.md`.
-- **Once**: the run id is the key. The same run, cleared or retried, never sends twice; a run id that was used is refused.
-- **Retries** follow the kind of failure (a wrong address never, a server that is away with growing pauses). Between two
-  tries the message waits in the outbox, where the lane `{lane}` may send it first; the run then ends well all the same.
+- **Once**: the run id is the idempotency key. A run that is cleared or retried never sends twice; a run id that was
+  used is refused.
+- **Retries** depend on the failure: none for a wrong address, with growing delays for a server that is not available.
+  Between two attempts the message waits in the outbox. If the lane `{lane}` sends it first, the run succeeds as well.
 - **Many messages** are better enqueued in SQL, in your own transaction:
   `SELECT backline.enqueue('{type}', recipient, payload)`.
 """

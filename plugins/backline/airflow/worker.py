@@ -1,9 +1,9 @@
-"""What a Celery worker does more than Airflow's own: told to stop, it ends its dispatchers at once.
+"""Addition to Airflow's Celery worker: when it shuts down, its dispatchers end at once.
 
-Celery's warm shutdown waits for what runs. That is right for jobs, which end within minutes; a dispatcher would stay
-warm for as long, while its successor cannot start. So it gets SIGTERM, which makes it return what it holds.
+Celery's warm shutdown waits for running tasks. That suits jobs, which end within minutes. A dispatcher would stay warm
+for as long, and its successor could not start; SIGTERM makes it return its leases and end.
 
-Celery imports this module in its workers and nowhere else: `[celery] extra_celery_config` has it under `imports`.
+Only Celery workers import this module: `[celery] extra_celery_config` lists it under `imports`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 @worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
 def stop_dispatchers(how: str, **_: Any) -> None:
-    """Signal the tasks that are dispatchers; called in the worker's main process, inside its signal handler."""
+    """Send SIGTERM to the tasks that are dispatchers; runs in the worker's main process, inside its signal handler."""
     if how != "Warm":
         return
-    wanted = {dispatch_dag_id(lane) for lane in settings().lanes}
-    for pid in _worker_pids(wanted, list(state.active_requests)):
-        # The task is the pool process's only child; the pool process itself tells Airflow how it ended.
+    dag_ids = {dispatch_dag_id(lane) for lane in settings().lanes}
+    for pid in _worker_pids(dag_ids, list(state.active_requests)):
+        # The task is the only child of the pool process, which reports to Airflow how it ended.
         with contextlib.suppress(psutil.Error):
             for task in psutil.Process(pid).children():
                 task.terminate()
-                log.info("told the dispatcher in process %d to end", task.pid)
+                log.info("sent SIGTERM to the dispatcher in process %d", task.pid)
 
 
 def _worker_pids(dag_ids: set[str], requests: Iterable[Any]) -> list[int]:
@@ -43,5 +43,5 @@ def _worker_pids(dag_ids: set[str], requests: Iterable[Any]) -> list[int]:
 
 
 def _request_dag_id(request: Any) -> str:
-    """The DAG of the workload that a request carries: JSON, its only argument."""
+    """The DAG of a request's workload, which is its only argument, as JSON."""
     return str(json.loads(request.args[0]).get("ti", {}).get("dag_id", ""))

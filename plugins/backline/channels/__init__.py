@@ -1,1 +1,1 @@
-"""The ways out: one module a channel, all behind the protocol in `base`."""
+"""Channels: how messages are delivered."""

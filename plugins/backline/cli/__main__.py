@@ -1,45 +1,44 @@
-"""Runs the command; every failure is one line that says the fix, never a traceback."""
+"""Runs the command; every failure is one line that names the fix, never a traceback."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import pkgutil
 import sys
 
 from typer import Abort, TyperException
 
 from backline.errors import BacklineError
 
+PROJECT_PACKAGES = ("stack", "demo", "bench", "chaos", "testkit")
+"""Top-level folders of the project whose module `commands` adds commands; the image has none of them."""
+
+
+def load_commands() -> None:
+    """Import every module that adds commands: those of the project's folders, then those of backline.cli."""
+    import backline.cli
+
+    for package in PROJECT_PACKAGES:
+        if importlib.util.find_spec(package) is not None:
+            importlib.import_module(f"{package}.commands")
+    for module in pkgutil.iter_modules(backline.cli.__path__, "backline.cli."):
+        importlib.import_module(module.name)
+
 
 def main() -> int:
     """Run the command of `sys.argv`; returns its exit code."""
+    from backline.environment import STACK_ID_VARIABLE, load_dotenv
     from backline.settings import ROOT
-    from stack.environment import load_dotenv
-    from stack.processes import STACK_ID_VARIABLE
 
     load_dotenv(ROOT)
-    os.environ.pop(
-        STACK_ID_VARIABLE, None
-    )  # what a command starts is not the stack's, even from inside one of its tasks
-    from backline.cli import (  # noqa: F401 - they add their commands
-        bench,
-        chaos,
-        checks,
-        database,
-        dead_letters,
-        demo,
-        failures,
-        inspect,
-        preview,
-        seed,
-        send,
-        stack,
-        suppressions,
-        trigger,
-        webhooks,
-    )
-    from backline.cli.app import app
+    # Processes that a command starts do not belong to the stack, even if one of its tasks runs the command.
+    os.environ.pop(STACK_ID_VARIABLE, None)
+    load_commands()
+    from backline.cli.console import app
 
-    # Not standalone: its own error boxes are of several lines.
+    # Not standalone: typer's own error boxes have several lines.
     return int(app(sys.argv[1:] or ["--help"], prog_name="backline", standalone_mode=False) or 0)
 
 
@@ -49,7 +48,7 @@ def _print_error(text: str, code: int = 1) -> int:
 
 
 def run() -> int:
-    """As `main`, with failures as one line on stderr."""
+    """Run `main`, with failures as one line on stderr."""
     try:
         return main()
     except BacklineError as exc:
@@ -59,15 +58,14 @@ def run() -> int:
     except (KeyboardInterrupt, Abort):
         return _print_error("interrupted", 130)
     except BrokenPipeError:
-        # The reader, `head` for example, has seen enough.
+        # The reader, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as exc:
         if os.environ.get("BACKLINE_DEBUG"):
             raise
-        return _print_error(
-            f"unexpected {type(exc).__name__}: {' '.join(str(exc).split())} (BACKLINE_DEBUG=1 shows where)"
-        )
+        text = " ".join(str(exc).split())
+        return _print_error(f"unexpected {type(exc).__name__}: {text} (BACKLINE_DEBUG=1 shows the traceback)")
 
 
 if __name__ == "__main__":

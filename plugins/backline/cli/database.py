@@ -1,16 +1,13 @@
-"""Commands for a database of your own: migrate, statements."""
+"""Commands for an app's own database: migrate, statements."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from backline.cli.app import app
-from backline.cli.console import out
+from backline.cli.console import AsJson, app, out, print_json, print_result
 from backline.db import check
 from backline.db.migrate import migrate
 from backline.errors import Misconfigured
@@ -21,35 +18,32 @@ DatabaseOption = Annotated[
         "--database",
         envvar="BACKLINE_DATABASE_URL",
         show_envvar=True,
-        help="Your database, postgresql://role:password@host/name; in the environment, other users do not see it.",
+        help="Your database, postgresql://role:password@host/name; in the environment it is hidden from other users.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
 
 
 @app.command("migrate")
 def migrate_command(database: DatabaseOption = "", as_json: AsJson = False) -> None:
-    """Bring the schema backline of your own database up to date; the stack's own is `setup`'s."""
+    """Migrate the schema backline of your own database; `setup` migrates the embedded stack's."""
     applied = migrate(_require_database(database))
-    if as_json:
-        typer.echo(json.dumps({"applied": applied}))
-        return
-    out.print(f"Applied {', '.join(applied)}." if applied else "Up to date.", markup=False)
+    text = f"Applied {', '.join(applied)}." if applied else "Up to date."
+    print_result({"applied": applied}, text, as_json)
 
 
 @app.command("statements")
 def statements_command(
     domains: Annotated[
-        list[str] | None, typer.Argument(metavar="[DOMAIN]...", help="Such as identity; all if none is given.")
+        list[str] | None, typer.Argument(metavar="[DOMAIN]...", help="Such as identity; all if not given.")
     ] = None,
     database: DatabaseOption = "",
     as_json: AsJson = False,
 ) -> None:
-    """Plan every named statement on your database, run none; the exit code is 0 only if all fit it."""
+    """Check that every named statement fits your database, without running it; the exit code is 1 if one does not."""
     found = check.check_statements(_require_database(database), domains or ())
     problems = [one for one in found if one.problem]
     if as_json:
-        typer.echo(json.dumps({"fits": not problems, "statements": [asdict(one) for one in found]}, indent=2))
+        print_json({"fits": not problems, "statements": found})
     else:
         table = Table("statement", "from", "", box=None)
         for one in problems:

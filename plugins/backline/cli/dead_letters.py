@@ -1,49 +1,53 @@
-"""The `dead-letters` commands: list, show, replay, discard, export."""
+"""The commands `failures` and `dead-letters`: list, show, replay, discard, export."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
-from rich.table import Table
 
-from backline.cli.app import app
-from backline.cli.console import (
-    add_row,
-    airflow_runs,
-    current_operator,
-    installation_variables,
-    out,
-    shorten,
-    show_table,
-)
-from backline.cli.trigger import parse_json_object
-from backline.dead_letters import actions as acts
-from backline.dead_letters.export import export as exported
-from backline.dead_letters.export import to_json_row
-from backline.dead_letters.store import DeadLetterStore, Filter
+from backline.cli import console
+from backline.cli.console import AsJson, app, out
+from backline.dead_letters import actions
+from backline.dead_letters.export import export as export_lines
+from backline.dead_letters.store import KINDS, STATES, DeadLetterStore, Filter, Row
 from backline.errors import InvalidInput
 
-group = typer.Typer(
-    name="dead-letters", help="What failed for good: look, replay, discard, export.", no_args_is_help=True,
-    rich_markup_mode=None,
-)  # fmt: skip
-app.add_typer(group)
+group = console.add_group("dead-letters", "Failures after the last attempt: list, show, replay, discard, export.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")]
-State = Annotated[str | None, typer.Option("--state", help="open, replayed, discarded or resolved; all: every one.")]
-Kind = Annotated[str | None, typer.Option("--kind", help="message, job or import.")]
+State = Annotated[str | None, typer.Option("--state", help=f"{', '.join(STATES)}, or all.")]
+Kind = Annotated[str | None, typer.Option("--kind", help=f"{', '.join(KINDS)}.")]
 Name = Annotated[str | None, typer.Option("--name", help="Message type, job or DAG file.")]
 Class = Annotated[str | None, typer.Option("--class", help="Failure class, such as network.")]
 Hours = Annotated[float | None, typer.Option("--hours", min=0.01, help="Seen in the last so many hours.")]
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which; or say which by filters and --all.")]
-All = Annotated[bool, typer.Option("--all", help="All open ones that the filters match; shows them first, see --yes.")]
-Yes = Annotated[bool, typer.Option("--yes", help="With --all: do it. Without: only show what would be done.")]
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Ids; or use --all with filters.")]
+All = Annotated[bool, typer.Option("--all", help="All open ones that match the filters; needs --yes to change them.")]
+Yes = Annotated[bool, typer.Option("--yes", help="With --all: change them. Without it they are only listed.")]
+
+
+@app.command()
+def failures(
+    hours: Annotated[float, typer.Option("--hours", min=0.01, help="How far back.")] = 24.0,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Maximum number of groups.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Show failures after the last attempt, grouped by name, task and class, the most frequent first."""
+    with _open_store() as store:
+        groups = store.failure_groups(datetime.now(UTC) - timedelta(hours=hours), limit)
+    columns = {
+        "failures": lambda row: row["failures"],
+        "open": lambda row: row["open"],
+        "what": lambda row: f"{row['kind']} {row['name']}" + (f".{row['task_id']}" if row["task_id"] else ""),
+        "class": lambda row: row["class"],
+        "last": lambda row: console.format_local(row["last_at"]),
+        "last cause": lambda row: console.shorten(row["last_cause"]),
+    }
+    console.print_rows(groups, columns, f"No failures in the last {hours:g} hours.", as_json)
 
 
 @group.command("list")
@@ -53,39 +57,33 @@ def list_letters(
     name: Name = None,
     failure_class: Class = None,
     hours: Hours = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="Maximum number.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, newest first; open ones if no state is given."""
-    with _open_store() as letters:
-        rows = list(letters.every(_filter(state, kind, name, failure_class, hours), limit))
-    if as_json:
-        typer.echo(json.dumps([to_json_row(row) for row in rows], indent=2))
-        return
-    if not rows:
-        out.print("No dead letters here.")
-        return
-    table = Table("id", "state", "what", "class", "attempts", "failed", "why", box=None)
-    for row in rows:
-        add_row(table, str(row["id"]), row["state"], _describe(row), row["class"], str(row["attempts"]),
-            f"{row['failed_at'].astimezone():%Y-%m-%d %H:%M:%S}", shorten(row["cause"]),
-        )  # fmt: skip
-    show_table(table)
+    with _open_store() as store:
+        rows = list(store.iterate(_filter(state, kind, name, failure_class, hours), limit))
+    columns = {
+        "id": lambda row: row["id"],
+        "state": lambda row: row["state"],
+        "what": _describe,
+        "class": lambda row: row["class"],
+        "attempts": lambda row: row["attempts"],
+        "failed": lambda row: console.format_local(row["failed_at"]),
+        "cause": lambda row: console.shorten(row["cause"]),
+    }
+    console.print_rows(rows, columns, "No dead letters match.", as_json)
 
 
 @group.command()
 def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJson = False) -> None:
-    """Show one dead letter with all that is known of it."""
-    with _open_store() as letters:
-        row = to_json_row(letters.get(letter_id))
+    """Show everything about one dead letter."""
+    with _open_store() as store:
+        row = store.get(letter_id)
     if as_json:
-        typer.echo(json.dumps(row, indent=2))
+        console.print_json(row)
         return
-    table = Table(box=None, show_header=False)
-    for key, value in row.items():
-        if value is not None:
-            add_row(table, key.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value))
-    show_table(table)
+    console.print_fields((key, json.dumps(value) if isinstance(value, dict) else value) for key, value in row.items())
     if row["state"] == "open":
         out.print(f"./backline dead-letters replay {letter_id}", style="dim")
 
@@ -94,7 +92,7 @@ def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], as_json: AsJso
 def replay(
     ids: Ids = None,
     edited: Annotated[
-        str | None, typer.Option("--edited", help="Conf or payload in the place of the old one, a JSON object.")
+        str | None, typer.Option("--edited", help="Conf or payload that replaces the old one, a JSON object.")
     ] = None,
     reason: Annotated[str | None, typer.Option("--reason", help="Why, for the record.")] = None,
     everything: All = False,
@@ -105,23 +103,29 @@ def replay(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Try again: a job as a new run, a message under its own id (edited: as a new one), a DAG file read anew."""
-    changed = None if edited is None else parse_json_object("--edited", edited)
-    if changed is not None and (everything or len(ids or []) != 1):
+    """Run again: a job or its item by a new run, a message under its own id (edited: a new one), a DAG file by parsing it."""
+    conf = None if edited is None else console.parse_json_object("--edited", edited)
+    if conf is not None and (everything or len(ids or []) != 1):
         raise InvalidInput("--edited", "is for one dead letter; give its id")
-    with _open_store() as letters, airflow_runs() as runs:
-
-        def act(letter_id: int) -> acts.ReplayResult:
-            return acts.replay(letters, runs, letter_id, by=current_operator(), edited=changed, reason=reason)
-
-        _apply(
-            letters, act, ids, everything, _filter("open", kind, name, failure_class, hours), yes, as_json, "replayed"
-        )
+    with _open_store() as store, console.airflow_runs() as runs:
+        operator = console.current_operator()
+        if _is_bulk(ids, everything):
+            wanted = _filter("open", kind, name, failure_class, hours)
+            report = actions.replay_bulk(store, runs, wanted, by=operator, reason=reason, dry_run=not yes)
+            _print_report(report, "replayed", as_json)
+        results = []
+        for letter_id in ids or []:
+            done = actions.replay(store, runs, letter_id, by=operator, edited=conf, reason=reason)
+            results.append({"id": letter_id, "replayed": True, "as": done.reference})
+            if not as_json:
+                out.print(f"{letter_id} replayed as {done.reference}", markup=False)
+    if as_json:
+        typer.echo(json.dumps(results))
 
 
 @group.command()
 def discard(
-    reason: Annotated[str, typer.Option("--reason", help="Why it can be given up; required.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why no replay is needed; required.")],
     ids: Ids = None,
     everything: All = False,
     kind: Kind = None,
@@ -131,20 +135,24 @@ def discard(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give up, saying why."""
-    with _open_store() as letters:
-
-        def act(letter_id: int) -> None:
-            acts.discard(letters, letter_id, by=current_operator(), reason=reason)
-
-        _apply(
-            letters, act, ids, everything, _filter("open", kind, name, failure_class, hours), yes, as_json, "discarded"
-        )
+    """Close dead letters without a replay."""
+    with _open_store() as store:
+        operator = console.current_operator()
+        if _is_bulk(ids, everything):
+            wanted = _filter("open", kind, name, failure_class, hours)
+            report = actions.discard_bulk(store, wanted, by=operator, reason=reason, dry_run=not yes)
+            _print_report(report, "discarded", as_json)
+        for letter_id in ids or []:
+            actions.discard(store, letter_id, by=operator, reason=reason)
+            if not as_json:
+                out.print(f"{letter_id} discarded", markup=False)
+    if as_json:
+        typer.echo(json.dumps([{"id": letter_id, "discarded": True, "as": None} for letter_id in ids or []]))
 
 
 @group.command()
 def export(
-    form: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",
+    export_format: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",
     file: Annotated[Path | None, typer.Option("--output", "-o", help="A file; stdout if not given.")] = None,
     state: State = "all",
     kind: Kind = None,
@@ -154,8 +162,9 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
 ) -> None:
     """Write dead letters as JSON lines or CSV."""
-    with _open_store() as letters:
-        lines = exported(letters.every(_filter(state, kind, name, failure_class, hours)), "jsonl" if as_json else form)
+    with _open_store() as store:
+        rows = store.iterate(_filter(state, kind, name, failure_class, hours))
+        lines = export_lines(rows, "jsonl" if as_json else export_format)
         if file is None:
             sys.stdout.writelines(lines)
             return
@@ -166,48 +175,28 @@ def export(
             raise InvalidInput("--output", f"{file}: {exc.strerror}; give a file that you can write") from exc
 
 
-def _apply(
-    letters: DeadLetterStore,
-    act: Callable[[int], object],
-    ids: list[int] | None,
-    everything: bool,
-    wanted: Filter,
-    yes: bool,
-    as_json: bool,
-    done: str,
-) -> None:
+def _is_bulk(ids: list[int] | None, everything: bool) -> bool:
     if everything == bool(ids):
         raise InvalidInput("ID", "give one or more ids, or --all with filters, not both")
-    if everything:
-        report = acts.run_bulk(letters, wanted, act, dry_run=not yes)
-        _print_report(done, report.dry_run, report.done, report.failed, as_json)
-        raise typer.Exit(1 if report.failed else 0)
-    answers: list[dict[str, Any]] = []
-    for letter_id in ids or []:
-        answer = act(letter_id)
-        reference = answer.reference if isinstance(answer, acts.ReplayResult) else None
-        answers.append({"id": letter_id, done: True, "as": reference})
-        if not as_json:
-            out.print(f"{letter_id} {done}" + (f" as {reference}" if reference else ""), markup=False)
+    return everything
+
+
+def _print_report(report: actions.BulkReport, done: str, as_json: bool) -> NoReturn:
+    """Print what a bulk action did, and exit with 1 if something failed."""
+    listed = ", ".join(map(str, report.done[:20])) + (", ..." if len(report.done) > 20 else "")
     if as_json:
-        typer.echo(json.dumps(answers))
+        typer.echo(json.dumps({"dry_run": report.dry_run, done: report.done, "failed": report.failed}))
+    elif report.dry_run:
+        out.print(f"{len(report.done)} would be {done}: {listed or 'none'}. Add --yes to do it", markup=False)
+    else:
+        out.print(f"{len(report.done)} {done}, {len(report.failed)} not", markup=False)
+        for letter_id, problem in report.failed.items():
+            out.print(f"{letter_id}: {problem}", markup=False)
+    raise typer.Exit(1 if report.failed else 0)
 
 
-def _print_report(done: str, dry_run: bool, ids: list[int], failed: dict[int, str], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, done: ids, "failed": failed}))
-        return
-    if dry_run:
-        shown = ", ".join(str(letter_id) for letter_id in ids[:20]) + (", ..." if len(ids) > 20 else "")
-        out.print(f"{len(ids)} would be {done}: {shown or 'none'}. Do it with --yes", markup=False)
-        return
-    out.print(f"{len(ids)} {done}, {len(failed)} not", markup=False)
-    for letter_id, why in failed.items():
-        out.print(f"{letter_id}: {why}", markup=False)
-
-
-def _open_store() -> Any:
-    return DeadLetterStore.open(installation_variables()["BACKLINE_DATABASE_URL"])
+def _open_store() -> AbstractContextManager[DeadLetterStore]:
+    return DeadLetterStore.open(console.installation_variables()["BACKLINE_DATABASE_URL"])
 
 
 def _filter(
@@ -217,10 +206,12 @@ def _filter(
     return Filter(None if state == "all" else state, kind, name, failure_class, since)
 
 
-def _describe(row: dict[str, Any]) -> str:
+def _describe(row: Row) -> str:
     if row["kind"] == "message":
         return f"message {row['name']} {row['message_id']}"
     if row["kind"] == "import":
         return f"file {row['name']}"
+    if row["kind"] == "item":
+        return f"item {row['name']} {row['item_key']}"
     task = f".{row['task_id']}" if row["task_id"] else ""
     return f"job {row['name']}{task}" + (f"[{row['map_index']}]" if row["map_index"] != -1 else "")

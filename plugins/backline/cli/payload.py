@@ -1,4 +1,4 @@
-"""A payload from the command line: `--payload`, `--set`, and secrets that never stand in the command itself."""
+"""A payload from the command line: `--payload`, `--set`, and secrets that are never part of the command itself."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from backline.messages import MessageType, spec
 from backline.messages.secrets import REFERENCE_KEY, is_encrypted
 
 TypeName = Annotated[str, typer.Argument(metavar="TYPE", help="A message type; docs/messages.md lists them.")]
-Payload = Annotated[
-    str | None, typer.Option("--payload", metavar="JSON|@FILE", help="The payload, or the file that holds it.")
-]
+Payload = Annotated[str | None, typer.Option("--payload", metavar="JSON|@FILE", help="The payload, or a file with it.")]
 Fields = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="One field of it; may be repeated. A secret: FIELD=@FILE."),
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="One field of the payload; repeatable. For a secret: FIELD=@FILE."
+    ),
 ]
 
 
 def parse_payload(kind: type[MessageType], payload: str | None, fields: Sequence[str]) -> dict[str, Any]:
-    """What the two options say; InvalidInput names the field that is wrong, or a secret in the clear."""
+    """The payload of the two options; InvalidInput names a field that is wrong, or a plaintext secret."""
     found = _parse_json(kind, payload) if payload is not None else {}
     return found | {name: value for field in fields for name, value in [_parse_field(kind, field)]}
 
 
 def prompt_secrets(kind: type[MessageType], payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload with the secrets that it needs and lacks, asked for on the terminal."""
+    """The payload with its missing required secrets, which are prompted for on the terminal."""
     rules = spec(kind)["fields"]
     for name in sorted(kind.secret_fields - set(payload)):
         if not rules[name]["required"]:
@@ -91,7 +91,7 @@ def _reject_plaintext(name: str, value: object) -> None:
     if value is not None and not is_encrypted(value) and not (isinstance(value, Mapping) and REFERENCE_KEY in value):
         raise InvalidInput(
             name,
-            "is secret and would stay in the shell's history and the list of processes: leave it out to be asked, "
+            "is secret and would stay in the shell's history and the list of processes: leave it out to be prompted, "
             f"or give --set {name}=@FILE",
         )
 

@@ -1,12 +1,10 @@
-"""The `preview` command: what a message type looks like, without sending anything."""
+"""The command `preview`: a rendered message, without sending anything."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 import webbrowser
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +13,9 @@ import typer
 from backline.channels.content import EmailContent
 from backline.channels.email import headers, mime
 from backline.channels.email.addresses import parse_address
-from backline.channels.email.plain_text import html_to_text
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
-from backline.cli.app import app
-from backline.cli.console import err, out
+from backline.cli.console import AsJson, app, err, out, print_json
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload
 from backline.errors import InvalidInput
 from backline.messages import EmailMessage, MessageType, PushMessage, SmsMessage, registry
@@ -29,33 +25,26 @@ from backline.preferences.unsubscribe import link_for_token
 from backline.settings import settings
 
 GMAIL_CLIP_BYTES = 102 * 1024
-"""Bytes of HTML from which Gmail shows only the beginning."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartSizes:
-    """Bytes of each part, and of all that is handed to the mail server."""
-
-    text: int
-    html: int
-    message: int
+"""Gmail shows only the beginning of an HTML part with more bytes."""
 
 
 @app.command()
 def preview(
     type_name: TypeName,
-    language: Annotated[str | None, typer.Option(help="As in de or pt-BR.")] = None,
+    language: Annotated[str | None, typer.Option(help="Such as de or pt-BR.")] = None,
     payload: Payload = None,
     fields: Fields = None,
     version: Annotated[
         int | None, typer.Option("--payload-version", min=1, help="The payload's type version, if it is an older one.")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the HTML part there.")] = None,
-    text: Annotated[bool, typer.Option("--text", help="Print the text part and nothing else.")] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the HTML part to this file.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Print only the text part.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open the HTML part in a browser.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, machine-readable, on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Render a message of a type: its sample, or your payload. Nothing is sent, secrets are made up."""
+    """Render a message of a type: its sample, or your payload. Nothing is sent; secrets are fake."""
     kind = registry.get(type_name)
     filled = _build_payload(kind, payload, fields or [], language)
     if version is not None:
@@ -69,23 +58,21 @@ def preview(
         _print_short(message, text_only=text, as_json=as_json)
         return
     content = _render(message, filled)
-    body = mime.normalize_newlines(content.text if content.text is not None else html_to_text(content.html or ""))
-    sizes = _measure(content, body)
+    details = _details(message, content)
     if html is not None:
         _write_html(html, content)
     if show:
-        with tempfile.NamedTemporaryFile(
-            "w", suffix=".html", prefix=f"{type_name}-", delete=False, encoding="utf-8"
-        ) as file:
+        prefix = f"{type_name}-"
+        with tempfile.NamedTemporaryFile("w", suffix=".html", prefix=prefix, delete=False, encoding="utf-8") as file:
             file.write(_require_html(content))
         err.print(f"backline: {file.name}", markup=False)
         webbrowser.open(Path(file.name).as_uri())
     if as_json:
-        typer.echo(json.dumps(_as_dict(message, content, body, sizes), ensure_ascii=False, indent=2))
+        print_json(details)
     elif text:
-        typer.echo(body, nl=False)
+        typer.echo(details["text"], nl=False)
     else:
-        _print(content, body, sizes)
+        _print(details)
         if isinstance(message, SmsMessage):
             out.print("\nBy SMS:", markup=False)
             _print_short(message, text_only=False, as_json=False)
@@ -99,9 +86,9 @@ def _build_payload(
         found = kind.sample() | found
     if language is not None:
         if "language" not in kind.model_fields:
-            raise InvalidInput("--language", f"{kind.type_name} has no language: it says what its payload says")
+            raise InvalidInput("--language", f"{kind.type_name} has no language: its text is its payload")
         found["language"] = language
-    # Nothing is opened or looked up for a preview.
+    # Secrets are neither decrypted nor resolved.
     return dict(plaintext(kind, found, kind.fake_secret))
 
 
@@ -109,18 +96,6 @@ def _render(message: EmailMessage, payload: dict[str, Any]) -> EmailContent:
     if message.topic_of(payload) is None:
         return message.email()
     return with_unsubscribe(message, lambda: link_for_token("preview"))
-
-
-def _measure(content: EmailContent, body: str) -> PartSizes:
-    sender = parse_address(settings().section(EmailSettings).from_address, "email.from_address")
-    data = mime.build_message(
-        content,
-        sender=headers.address_header("From", (sender,)),
-        to=parse_address("ann@example.com", "to"),
-        message_id=f"<preview@{settings().section(EmailSettings).message_id_domain}>",
-        date=int(time.time()),
-    )
-    return PartSizes(len(body.encode()), len((content.html or "").encode()), len(data))
 
 
 def _require_html(content: EmailContent) -> str:
@@ -136,7 +111,17 @@ def _write_html(file: Path, content: EmailContent) -> None:
         raise InvalidInput("--html", f"cannot write {str(file)!r}: {exc.strerror or exc}") from None
 
 
-def _as_dict(message: EmailMessage, content: EmailContent, body: str, sizes: PartSizes) -> dict[str, Any]:
+def _details(message: EmailMessage, content: EmailContent) -> dict[str, Any]:
+    """Headers, parts and sizes of an email."""
+    body = mime.normalize_newlines(content.text if content.text is not None else mime.html_to_text(content.html or ""))
+    config = settings().section(EmailSettings)
+    data = mime.build_message(
+        content,
+        sender=headers.address_header("From", (parse_address(config.from_address, "email.from_address"),)),
+        to=parse_address("ann@example.com", "to"),
+        message_id=f"<preview@{config.message_id_domain}>",
+        date=int(time.time()),
+    )
     return {
         "type": message.type_name,
         "subject": content.subject,
@@ -147,7 +132,7 @@ def _as_dict(message: EmailMessage, content: EmailContent, body: str, sizes: Par
             {"filename": file.filename, "content_type": file.content_type, "bytes": len(file.content)}
             for file in content.attachments
         ],
-        "bytes": {"text": sizes.text, "html": sizes.html, "message": sizes.message},
+        "bytes": {"text": len(body.encode()), "html": len((content.html or "").encode()), "message": len(data)},
         **({"sms": _sms_details(message.sms())} if isinstance(message, SmsMessage) else {}),
     }
 
@@ -158,7 +143,7 @@ def _sms_details(body: str) -> dict[str, Any]:
 
 
 def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> None:
-    """What goes out by SMS or as a push notification."""
+    """Print an SMS or a push notification."""
     if isinstance(message, SmsMessage):
         found = _sms_details(message.sms())
         size = f"Size: {found['segments']} x SMS in {found['encoding']}, {found['characters']} characters"
@@ -169,30 +154,23 @@ def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> Non
     else:
         raise InvalidInput("type", f"{message.type_name} is not rendered, so there is nothing to show")
     if as_json:
-        typer.echo(json.dumps({"type": message.type_name, **found}, ensure_ascii=False, indent=2))
+        print_json({"type": message.type_name, **found})
     elif text_only:
         typer.echo(found["text"])
     else:
         out.print(f"{size}\n\n{found['text']}", markup=False)
 
 
-def _print(content: EmailContent, body: str, sizes: PartSizes) -> None:
-    lines = [("Subject", content.subject), *content.headers.items()]
-    lines += [
-        ("Attached", f"{file.filename} ({file.content_type}, {_kilobytes(len(file.content))})")
-        for file in content.attachments
-    ]
-    lines.append((
-        "Size",
-        f"text {_kilobytes(sizes.text)}, HTML {_kilobytes(sizes.html)}, whole message {_kilobytes(sizes.message)}",
-    ))  # fmt: skip
-    for name, value in lines:
+def _print(details: dict[str, Any]) -> None:
+    size = {part: _kilobytes(count) for part, count in details["bytes"].items()}
+    for name, value in {"Subject": details["subject"], **details["headers"]}.items():
         out.print(f"{name}: {value}", markup=False)
-    if sizes.html > GMAIL_CLIP_BYTES:
-        err.print(
-            f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIP_BYTES)} of the HTML part; make it shorter"
-        )
-    out.print(f"\n{body}", markup=False, end="")
+    for file in details["attachments"]:
+        out.print(f"Attached: {file['filename']} ({file['content_type']}, {_kilobytes(file['bytes'])})", markup=False)
+    out.print(f"Size: text {size['text']}, HTML {size['html']}, whole message {size['message']}", markup=False)
+    if details["bytes"]["html"] > GMAIL_CLIP_BYTES:
+        err.print(f"backline: Gmail shows only the first {_kilobytes(GMAIL_CLIP_BYTES)} of the HTML part; shorten it")
+    out.print(f"\n{details['text']}", markup=False, end="")
 
 
 def _kilobytes(size: int) -> str:

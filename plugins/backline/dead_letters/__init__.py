@@ -1,1 +1,1 @@
-"""Dead letters: what failed for good, messages and jobs alike, until somebody has dealt with it."""
+"""Dead letters: what failed for good, messages and jobs alike, kept until it is replayed, discarded or resolved."""

@@ -1,13 +1,15 @@
-"""Dealing with dead letters: replay, as it was or edited; discard. One at a time or in bulk, each exactly once."""
+"""Replaying and discarding dead letters, one at a time or in bulk, each exactly once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from backline.airflow_api import check_conf
 from backline.db.statements import statement
-from backline.dead_letters.runs import RunsClient
+from backline.dead_letters.runs import AirflowRuns
 from backline.dead_letters.store import DeadLetterStore, Filter, Row
 from backline.errors import BacklineError, InvalidInput
 from backline.messages import registry
@@ -19,11 +21,10 @@ MAX_REASON_LENGTH = 500
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What became of a letter."""
+    """A replayed dead letter, and what it was replayed as: "run DAG/RUN", "message ID", "group ID" or "file FILE"."""
 
     id: int
     reference: str
-    """What it was replayed as: "run DAG/RUN", "message ID" or "file FILE"."""
 
 
 @dataclass(slots=True)
@@ -37,127 +38,158 @@ class BulkReport:
 
 
 def replay(
-    letters: DeadLetterStore,
-    runs: RunsClient,
+    store: DeadLetterStore,
+    runs: AirflowRuns,
     letter_id: int,
     *,
     by: str,
     edited: Mapping[str, Any] | None = None,
     reason: str | None = None,
+    also: Sequence[int] = (),
 ) -> ReplayResult:
-    """Try again what a letter is about, and close the letter.
+    """Run again what a dead letter is about, and close the dead letter.
 
-    A job starts as a new run with the same conf, or with `edited` in its place; a message is revived under its own id,
-    so that the far side can tell, or with `edited` as its payload goes out as a new one; a DAG file is read again.
-    InvalidInput if the letter is not open or `edited` is not valid; nothing has happened then.
+    A job starts as a new run with the same conf, or with `edited` as its conf. For an item of a job such a run takes the
+    item again; `also` are dead letters of further items for the same run. A message is retried under its own id, so that
+    the receiver can recognize it, or is sent as a new one with `edited` as its payload. A DAG file is parsed again.
+    InvalidInput if the dead letter is not open or `edited` is not valid; nothing has changed then.
     """
-    with letters.connection.transaction():
-        _require_open(letters, letter_id)
-        letter = letters.get(letter_id)
-        if letter["kind"] == "job":
-            return _replay_job(letters, runs, letter, edited, by, reason)
-        if letter["kind"] == "message":
-            return _replay_message(letters, letter, edited, by, reason)
-        if edited is not None:
-            raise InvalidInput("edited", "a DAG file is mended where it is, then replayed as it is")
-        runs.reparse(letter["bundle"], letter["name"])
-        reference = f"file {letter['name']}"
-        letters.close(letter_id, "replayed", by=by, reason=reason, replay_ref=reference)
-        return ReplayResult(letter_id, reference)
+    with store.connection.transaction():
+        _require_open(store, letter_id)
+        letter = store.get(letter_id)
+        kind, name = letter["kind"], letter["name"]
+        if kind == "message":
+            reference = f"message {letter['message_id']}" if edited is None else _send_edited(store, letter, edited)
+        elif kind == "import":
+            reference = f"file {name}"
+        else:
+            # The id is the same for two simultaneous replays, so that they start one run.
+            run_id = f"replay-{letter_id}-{letter['attempts']}-{letter['failed_at']:%Y%m%dT%H%M%S}"
+            reference = f"run {name}/{run_id}"
+        if kind == "job":
+            store.close_run(name, letter["run_id"], by=by, reason=reason, replay_ref=reference)
+        for closed in (letter_id, *also):
+            store.close(closed, "replayed", by=by, reason=reason, replay_ref=reference)
+        # Last, because what starts now must find the dead letters closed.
+        if kind == "message" and edited is None:
+            _retry_message(store, letter)
+        elif kind == "import":
+            if edited is not None:
+                raise InvalidInput("edited", "is not for a DAG file: edit the file, then replay without it")
+            runs.reparse(letter["bundle"], name)
+        elif kind in ("job", "item"):
+            if edited is not None:
+                check_conf(name, runs.dag_params(name), edited, "edited")
+            conf = letter["conf"] or {} if edited is None else edited
+            runs.start_run(name, run_id, conf, _note(letter, by, reason, more=len(also) if kind == "item" else 0))
+    return ReplayResult(letter_id, reference)
 
 
-def discard(letters: DeadLetterStore, letter_id: int, *, by: str, reason: str) -> None:
-    """Give up on a letter. InvalidInput if it is not open or no reason is given."""
+def discard(store: DeadLetterStore, letter_id: int, *, by: str, reason: str) -> None:
+    """Close a dead letter without a replay; the job's next run attempts an item again.
+
+    InvalidInput if it is not open or no reason is given.
+    """
     if not reason.strip() or len(reason) > MAX_REASON_LENGTH:
-        raise InvalidInput("reason", f"say why it can be given up, in 1 to {MAX_REASON_LENGTH} characters")
-    with letters.connection.transaction():
-        _require_open(letters, letter_id)
-        letters.close(letter_id, "discarded", by=by, reason=reason.strip(), replay_ref=None)
+        raise InvalidInput("reason", f"give the reason for discarding it, in 1 to {MAX_REASON_LENGTH} characters")
+    with store.connection.transaction():
+        _require_open(store, letter_id)
+        store.close(letter_id, "discarded", by=by, reason=reason.strip(), replay_ref=None)
 
 
-def run_bulk(
-    letters: DeadLetterStore, wanted: Filter, action: Callable[[int], object], *, dry_run: bool, limit: int = BULK_LIMIT
+def replay_bulk(
+    store: DeadLetterStore, runs: AirflowRuns, wanted: Filter, *, by: str, reason: str | None = None, dry_run: bool
 ) -> BulkReport:
-    """Do `act` to every open letter of a filter, oldest first; one that fails harms no other. A dry run only counts."""
+    """Replay every open dead letter that matches, oldest first; a dry run only lists them.
+
+    One new run is started for all failed tasks of a run, and for all items of a job that failed with the same conf.
+    """
+
+    def act(ids: Sequence[int]) -> None:
+        replay(store, runs, ids[0], by=by, reason=reason, also=ids[1:])
+
+    return _run_bulk(store, wanted, act, _replay_group, dry_run=dry_run)
+
+
+def discard_bulk(store: DeadLetterStore, wanted: Filter, *, by: str, reason: str, dry_run: bool) -> BulkReport:
+    """Discard every open dead letter that matches, oldest first; a dry run only lists them."""
+
+    def act(ids: Sequence[int]) -> None:
+        discard(store, ids[0], by=by, reason=reason)
+
+    return _run_bulk(store, wanted, act, lambda row: str(row["id"]), dry_run=dry_run)
+
+
+def _run_bulk(
+    store: DeadLetterStore,
+    wanted: Filter,
+    act: Callable[[Sequence[int]], None],
+    group: Callable[[Row], str],
+    *,
+    dry_run: bool,
+) -> BulkReport:
+    """Apply an action to the dead letters of each group; a failure affects only its own group."""
     if wanted.state not in (None, "open"):
-        raise InvalidInput("state", f"only open letters can be replayed or discarded, not {wanted.state} ones")
-    report = BulkReport(dry_run)
-    found = list(letters.iterate(Filter("open", wanted.kind, wanted.name, wanted.failure_class, wanted.since), limit))
-    report.matched = len(found)
-    if dry_run:
-        report.done = [row["id"] for row in reversed(found)]
-        return report
-    closed_with_another: set[tuple[str, str]] = set()
-    for row in reversed(found):
-        run = (row["name"], row["run_id"] or "")
-        if row["kind"] == "job" and run in closed_with_another:
-            report.done.append(row["id"])
-            continue
+        raise InvalidInput("state", f"only open dead letters can be replayed or discarded, not {wanted.state} ones")
+    groups: dict[str, list[int]] = {}
+    for row in reversed(list(store.iterate(replace(wanted, state="open"), BULK_LIMIT))):
+        groups.setdefault(group(row), []).append(row["id"])
+    report = BulkReport(dry_run, matched=sum(map(len, groups.values())))
+    for ids in groups.values():
         try:
-            if isinstance(action(row["id"]), ReplayResult) and row["kind"] == "job":
-                closed_with_another.add(run)
-            report.done.append(row["id"])
+            if not dry_run:
+                act(ids)
+            report.done += ids
         except BacklineError as exc:
-            report.failed[row["id"]] = str(exc)
+            report.failed |= dict.fromkeys(ids, str(exc))
+    report.done.sort()
     return report
 
 
-def _require_open(letters: DeadLetterStore, letter_id: int) -> None:
-    state = letters.lock(letter_id)
+def _replay_group(row: Row) -> str:
+    """The same for dead letters that one replay closes."""
+    parts = {"job": row["run_id"], "item": row["conf"]}
+    return json.dumps([row["kind"], row["name"], parts.get(row["kind"], row["id"])], sort_keys=True)
+
+
+def _require_open(store: DeadLetterStore, letter_id: int) -> None:
+    state = store.lock(letter_id)
     if state != "open":
         raise InvalidInput("id", f"dead letter {letter_id} is {state}; only an open one can be replayed or discarded")
 
 
-def _replay_job(
-    letters: DeadLetterStore,
-    runs: RunsClient,
-    letter: Row,
-    edited: Mapping[str, Any] | None,
-    by: str,
-    reason: str | None,
-) -> ReplayResult:
-    dag_id, run_id = letter["name"], letter["run_id"]
-    if edited is not None:
-        known = runs.dag_params(dag_id)
-        if unknown := sorted(set(edited) - set(known)):
-            raise InvalidInput(
-                f"edited.{unknown[0]}", f"{dag_id} has no such parameter; it has: {', '.join(known) or 'none'}"
-            )
-    # The same letter, replayed twice at once, would be the same run: the second is refused or finds it there.
-    new_run = f"replay-{letter['id']}-{letter['tries']}-{letter['failed_at']:%Y%m%dT%H%M%S}"
-    note = f"Replay of dead letter {letter['id']}: {dag_id}/{run_id}, by {by}" + (f" ({reason})" if reason else "")
-    runs.start_run(dag_id, new_run, letter["conf"] or {} if edited is None else edited, note)
-    reference = f"run {dag_id}/{new_run}"
-    letters.close_run(dag_id, run_id, by=by, reason=reason, replay_ref=reference)
-    return ReplayResult(letter["id"], reference)
+def _note(letter: Row, by: str, reason: str | None, *, more: int) -> str:
+    """The note of a run that replays a dead letter, and `more` others."""
+    item = f", item {letter['item_key']}" if letter["kind"] == "item" else ""
+    others = f" and {more} more" if more else ""
+    note = f"Replay of dead letter {letter['id']}{others}: {letter['name']}/{letter['run_id']}{item}, by {by}"
+    return f"{note} ({reason})" if reason else note
 
 
-def _replay_message(
-    letters: DeadLetterStore, letter: Row, edited: Mapping[str, Any] | None, by: str, reason: str | None
-) -> ReplayResult:
-    message_id = letter["message_id"]
-    if letter["message_state"] is None:
-        raise InvalidInput("id", f"message {message_id} is no longer there; send it anew")
-    if edited is None:
-        revived = letters.connection.execute(statement("outbox", "message_retry"), {"id": message_id}).fetchall()
-        if not revived:
-            raise InvalidInput(
-                "id", f"message {message_id} cannot be tried again as it is: it is not dead any more, it has expired, "
-                "or its secret fields are erased; replay it edited",
-            )  # fmt: skip
-        letters.connection.execute(
-            statement("dead_letters", "letter_set_closed_by"), {"id": letter["id"], "by": by, "reason": reason}
-        )
-        return ReplayResult(letter["id"], f"message {message_id}")
+def _retry_message(store: DeadLetterStore, letter: Row) -> None:
+    _require_message(letter)
+    if not store.connection.execute(statement("outbox", "message_retry"), {"id": letter["message_id"]}).fetchall():
+        raise InvalidInput(
+            "id", f"message {letter['message_id']} cannot be retried unchanged: it is not dead any more, it has expired, "
+            "or its secret fields are erased; replay it edited",
+        )  # fmt: skip
+
+
+def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any]) -> str:
+    """Enqueue an edited message as a new one; returns its reference."""
+    _require_message(letter)
     kind = registry.get(letter["name"])
     kind.parse(edited)
     several = len(kind.channels) > 1
     message = NewMessage(
         letter["name"], {letter["channel"]: letter["recipient"]} if several else letter["recipient"], edited,
         priority=letter["priority"], lane=None if several else letter["lane"], request_id=letter["request_id"],
-        replay_of=message_id,
+        replay_of=letter["message_id"],
     )  # fmt: skip
-    [new_id] = enqueue_many(letters.connection, [message])
-    reference = f"{'group' if several else 'message'} {new_id}"
-    letters.close(letter["id"], "replayed", by=by, reason=reason, replay_ref=reference)
-    return ReplayResult(letter["id"], reference)
+    [new_id] = enqueue_many(store.connection, [message])
+    return f"{'group' if several else 'message'} {new_id}"
+
+
+def _require_message(letter: Row) -> None:
+    if letter["message_state"] is None:
+        raise InvalidInput("id", f"message {letter['message_id']} no longer exists; send it as a new message")

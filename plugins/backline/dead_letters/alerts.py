@@ -1,33 +1,36 @@
-"""Emails about failures: one a group (what, where, class) and window, however many failed; each failure is told of once.
+"""Failure alert emails: one for each group of failures (kind, name, task, class) and time window, with a count.
 
-What was told stands in the table: a group is claimed under a lock that is held while its mail goes out, so two at once
-send one mail, and a mail that could not be sent is sent later.
+Each failure is reported in exactly one email. Claims are rows of the database, locked while the email is sent: two
+senders at the same time send one email, and an email that could not be sent is sent later.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError
 from backline.settings import ROOT, AlertSettings
 
+if TYPE_CHECKING:
+    from backline.dead_letters.settings import DeadLetterSettings
+    from backline.jobs.job import Job
+
 log = logging.getLogger(__name__)
 
 GROUP_LIMIT = 50
-"""Mails of one round; the others wait for the next."""
+"""Emails per call; further groups wait for the next call."""
 MAX_LISTED_FAILURES = 10
-"""Failures that a mail lists; the others are counted."""
+"""Failures that an email lists; the others are counted."""
 RETRY_DELAY_SECONDS = 60.0
 LATE_KEY_PREFIX = "late "
-TEMPLATE_FOLDER = ROOT / "include" / "templates" / "alerts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,95 +44,96 @@ class Alert:
 
 @dataclass(slots=True)
 class AlertReport:
-    """What a round did."""
+    """What a call of `send_due_alerts` did."""
 
     emails: int = 0
     failures: int = 0
     deferred: int = 0
 
-    def as_dict(self) -> dict[str, int]:
-        """For XCom and people."""
-        return asdict(self)
+
+@dataclass(frozen=True, slots=True)
+class AlertSender:
+    """How alerts are sent, and to whom."""
+
+    config: AlertSettings
+    url: str
+    """Airflow's base URL, for links."""
+    send: Callable[[Alert], None]
+    """Raises a BacklineError if the email could not be sent."""
 
 
-def due_groups(connection: Session, limit: int = GROUP_LIMIT) -> list[str]:
-    """Keys of the groups that have something to tell and may."""
-    return [
-        row["key"]
-        for row in connection.execute(statement("dead_letters", "alert_due"), {"batch_limit": limit}).fetchall()
-    ]
+def send_due_alerts(job: Job[DeadLetterSettings]) -> AlertReport:
+    """Send the alerts that are due.
 
-
-def send_due_alerts(connection: Session, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> AlertReport:
-    """Send what is due; `url` is Airflow's base URL, for the links.
-
-    A mail that cannot be sent (a BacklineError of `send`) is put off and is no failure of ours: an alert about alerts
-    would have no end.
+    An email that could not be sent is deferred and does not count as a failure: alerts about alerts would never end.
     """
-    report = AlertReport()
-    if not config.recipients:
+    report, connection, sender = AlertReport(), job.database, job.clients.alert_sender()
+    if not sender.config.recipients:
         return report
-    for key in due_groups(connection):
-        # By itself: inside, a second sender would wait for the first one's mail.
-        connection.execute(statement("dead_letters", "alert_group_ensure"), {"key": key})
+    for row in _fetch(connection, "alert_due", batch_limit=GROUP_LIMIT):
+        key = str(row["key"])
+        # In a transaction of its own: inside the next one, a second sender would wait for the first one's email.
+        _fetch(connection, "alert_group_ensure", key=key)
         try:
             with connection.transaction():
-                told = _send_group(connection, key, config, url, send)
+                failures = _send_group(connection, key, sender)
         except BacklineError as exc:
-            log.warning("alert %r could not be sent, again in %.0f s: %s", key, RETRY_DELAY_SECONDS, exc)
-            values = {"key": key, "delay_seconds": RETRY_DELAY_SECONDS}
-            connection.execute(statement("dead_letters", "alert_group_defer"), values)
+            log.warning("alert %r could not be sent, retry in %.0f s: %s", key, RETRY_DELAY_SECONDS, exc)
+            _fetch(connection, "alert_group_defer", key=key, delay_seconds=RETRY_DELAY_SECONDS)
             report.deferred += 1
             continue
-        report.emails += told > 0
-        report.failures += told
+        report.emails += failures > 0
+        report.failures += failures
     return report
 
 
-def _send_group(connection: Session, key: str, config: AlertSettings, url: str, send: Callable[[Alert], None]) -> int:
-    if not (claimed := connection.execute(statement("dead_letters", "alert_group_claim"), {"key": key}).fetchall()):
+def _send_group(connection: Session, key: str, sender: AlertSender) -> int:
+    """Send one group's email; returns how many failures it reports."""
+    if not (claimed := _fetch(connection, "alert_group_claim", key=key)):
         return 0
-    take = "alert_late_runs_claim" if key.startswith(LATE_KEY_PREFIX) else "alert_failures_claim"
-    rows = connection.execute(
-        statement("dead_letters", take), {"key": key, "batch_limit": MAX_LISTED_FAILURES}
-    ).fetchall()
+    claim = "alert_late_runs_claim" if key.startswith(LATE_KEY_PREFIX) else "alert_failures_claim"
+    rows = _fetch(connection, claim, key=key, batch_limit=MAX_LISTED_FAILURES)
     if not rows:
         return 0
-    send(compose_alert(key, rows, claimed[0], config, url))
-    values = {"key": key, "window_seconds": config.window_seconds}
-    connection.execute(statement("dead_letters", "alert_group_sent"), values)
+    sender.send(compose_alert(key, rows, claimed[0], sender))
+    _fetch(connection, "alert_group_sent", key=key, window_seconds=sender.config.window_seconds)
     return int(rows[0]["failures"])
 
 
-def compose_alert(
-    key: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], config: AlertSettings, url: str
-) -> Alert:
-    """The mail about one group; `rows` are its latest failures, each with the counts of all."""
-    latest, count = rows[0], int(rows[0]["failures"])
-    if key.startswith(LATE_KEY_PREFIX):
-        what = f"{latest['dag_id']} is late"
-    elif latest["kind"] == "message":
-        what = f"message {latest['name']} is dead ({latest['class']})"
-    elif latest["kind"] == "import":
-        what = f"{latest['name']} cannot be imported"
-    else:
-        where = f"{latest['name']}.{latest['task_id']}" if latest["task_id"] else latest["name"]
-        what = f"{where} failed ({latest['class']})"
+def compose_alert(key: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], sender: AlertSender) -> Alert:
+    """The email about one group; `rows` are its latest failures, each with the counts of the whole group."""
+    latest, count, is_late = rows[0], int(rows[0]["failures"]), key.startswith(LATE_KEY_PREFIX)
+    what = _describe(latest, is_late=is_late)
     subject = f"[Backline] {what}" + (f", {count} times" if count > 1 else "")
     html = _template().render(
-        what=what, count=count, rows=rows, latest=latest, late=key.startswith(LATE_KEY_PREFIX), emailed_at=group["emailed_at"],
-        window_minutes=round(config.window_seconds / 60), url=url.rstrip("/"), more=count - len(rows),
+        what=what, count=count, rows=rows, latest=latest, late=is_late, emailed_at=group["emailed_at"],
+        window_minutes=round(sender.config.window_seconds / 60), url=sender.url.rstrip("/"), more=count - len(rows),
     )  # fmt: skip
-    return Alert(config.recipients, " ".join(subject.split())[:200], html)
+    return Alert(sender.config.recipients, " ".join(subject.split())[:200], html)
+
+
+def _describe(failure: Mapping[str, Any], *, is_late: bool) -> str:
+    if is_late:
+        return f"{failure['dag_id']} is late"
+    if failure["kind"] == "message":
+        return f"message {failure['name']} is dead ({failure['class']})"
+    if failure["kind"] == "import":
+        return f"{failure['name']} cannot be imported"
+    if failure["kind"] == "item":
+        return f"an item of {failure['name']} failed ({failure['class']})"
+    task = f".{failure['task_id']}" if failure["task_id"] else ""
+    return f"{failure['name']}{task} failed ({failure['class']})"
+
+
+def _fetch(connection: Session, name: str, **values: Any) -> list[dict[str, Any]]:
+    cursor = connection.execute(statement("dead_letters", name), values)
+    return cursor.fetchall() if cursor.description else []
 
 
 @lru_cache(maxsize=1)
-def _template() -> Any:
+def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATE_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader(ROOT / "include" / "templates" / "alerts"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     return environment.get_template("failure.html")

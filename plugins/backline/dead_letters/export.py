@@ -7,47 +7,39 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Literal
 
 from backline.dead_letters.store import Row
 from backline.errors import InvalidInput
 
-Format = Literal["jsonl", "csv"]
 FORMATS = ("jsonl", "csv")
 COLUMNS = (
-    "id", "kind", "name", "message_id", "run_id", "task_id", "map_index", "class", "cause", "attempts", "conf", "log_url",
+    "id", "kind", "name", "message_id", "run_id", "task_id", "map_index", "item_key", "class", "cause", "attempts", "conf", "log_url",
     "failed_at", "first_seen_at", "last_seen_at", "alerted_at", "state", "reason", "closed_by", "closed_at", "replay_ref",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(rows: Iterable[Row], export_format: str) -> Iterator[str]:
-    """The letters, line by line; InvalidInput for the field `format` if it is neither jsonl nor csv."""
+    """Dead letters as lines of text; InvalidInput for the field `format` if it is neither jsonl nor csv."""
     if export_format not in FORMATS:
         raise InvalidInput("format", f"{export_format!r} is not known; use one of: {', '.join(FORMATS)}")
-    return _jsonl(rows) if export_format == "jsonl" else _csv(rows)
-
-
-def to_json_row(row: Row) -> Row:
-    """A letter with its times as text, for JSON."""
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
-
-
-def _jsonl(rows: Iterable[Row]) -> Iterator[str]:
-    for row in rows:
-        yield json.dumps(to_json_row(row)) + "\n"
+    if export_format == "jsonl":
+        return (json.dumps(row, default=datetime.isoformat) + "\n" for row in rows)
+    return _csv(rows)
 
 
 def _csv(rows: Iterable[Row]) -> Iterator[str]:
     yield ",".join(COLUMNS) + "\r\n"
     for row in rows:
         text = io.StringIO()
-        csv.writer(text).writerow([_cell(to_json_row(row)[name]) for name in COLUMNS])
+        csv.writer(text).writerow([_cell(row[name]) for name in COLUMNS])
         yield text.getvalue()
 
 
 def _cell(value: object) -> object:
     if isinstance(value, dict):
         return json.dumps(value)
-    # A spreadsheet would run a cell that begins like a formula.
+    if isinstance(value, datetime):
+        return value.isoformat()
+    # A spreadsheet would evaluate a cell that starts like a formula.
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

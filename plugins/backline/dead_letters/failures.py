@@ -1,4 +1,4 @@
-"""Why something failed: the class and the cause, from an exception or from what a task's log says."""
+"""Class and cause of a failure, from its exception or from the task's log."""
 
 from __future__ import annotations
 
@@ -21,25 +21,20 @@ WHOLE_RUN = ""
 NOT_MAPPED = -1
 MAX_CAUSE_LENGTH = 4096
 REPORTED, FROM_LOG, INFERRED = 2, 1, 0
-"""How certain class and cause are; what is more certain wins."""
+"""How class and cause are known; the higher one replaces the lower."""
 
-_TIMEOUT_EXCEPTION_NAMES = frozenset(
-    {"AirflowTaskTimeout", "TaskDeferralTimeout", "AirflowSensorTimeout", "TimeoutError"}
-)
-_CLASS_BY_EXCEPTION_NAME = {
-    **{
-        kind.__name__: kind.failure_class
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, BacklineError)
-    },
-    **dict.fromkeys(_TIMEOUT_EXCEPTION_NAMES, FailureClass.TIMEOUT),
-    "MemoryError": FailureClass.RESOURCE,
-    "ValidationError": FailureClass.VALIDATION,
-    "ParamValidationError": FailureClass.VALIDATION,
-    **dict.fromkeys(
-        ("ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "BrokenPipeError", "gaierror",
-         "ConnectError", "ReadError", "RemoteProtocolError"), FailureClass.NETWORK),
+_EXCEPTION_NAMES = {
+    FailureClass.TIMEOUT: ("AirflowTaskTimeout", "TaskDeferralTimeout", "AirflowSensorTimeout", "TimeoutError"),
+    FailureClass.RESOURCE: ("MemoryError",),
+    FailureClass.VALIDATION: ("ValidationError", "ParamValidationError"),
+    FailureClass.NETWORK: ("ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "BrokenPipeError",
+                           "gaierror", "ConnectError", "ReadError", "RemoteProtocolError"),
 }  # fmt: skip
+_CLASS_BY_EXCEPTION_NAME = {
+    kind.__name__: kind.failure_class
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, BacklineError)
+} | {name: failure_class for failure_class, names in _EXCEPTION_NAMES.items() for name in names}
 _RESOURCE_ERRNOS = frozenset({errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EDQUOT})
 _CLASS_BY_HTTP_STATUS = {401: FailureClass.AUTHENTICATION, 403: FailureClass.AUTHENTICATION, 408: FailureClass.TIMEOUT,
          425: FailureClass.RATE_LIMITED, 429: FailureClass.RATE_LIMITED, 504: FailureClass.TIMEOUT}  # fmt: skip
@@ -69,12 +64,11 @@ class ImportFailure:
     bundle: str | None
     file: str
     traceback: str
-    """The traceback."""
     failed_at: datetime
 
 
 def classify(exception: BaseException) -> FailureClass:
-    """The failure class of an exception of anyone's; what it was raised from counts where it says nothing itself."""
+    """The failure class of any exception; that of the exception which caused it if it has none itself."""
     for error in _exception_chain(exception):
         found = _classify_one(error)
         if found is not FailureClass.UNKNOWN:
@@ -83,7 +77,7 @@ def classify(exception: BaseException) -> FailureClass:
 
 
 def format_cause(exception: BaseException) -> str:
-    """The exception in one line: our own errors speak for themselves, others with their type."""
+    """The exception in one line: the text of Backline's errors, type and text of all others."""
     text = " ".join(str(exception).split())
     name = type(exception).__name__
     if isinstance(exception, BacklineError) and text:
@@ -92,7 +86,7 @@ def format_cause(exception: BaseException) -> str:
 
 
 def classify_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str] | None:
-    """Class and cause from the log of a try, newest evidence first; None when it does not say."""
+    """Class and cause from the log of one try, by its newest evidence; None if there is none."""
     killed: tuple[FailureClass, str] | None = None
     for event in reversed(events):
         text = str(event.get("event", ""))
@@ -101,7 +95,7 @@ def classify_log(events: Sequence[Mapping[str, Any]]) -> tuple[FailureClass, str
         if MEMORY_LIMIT in text:
             return FailureClass.RESOURCE, text
         if name := event.get("signal_name"):
-            # Who sent it may stand before.
+            # An earlier event may name the limit that led to the signal.
             killed = FailureClass.UNKNOWN, f"the task's process was killed by {name}: out of memory, or by hand"
         elif killed is None and (details := event.get("error_detail")):
             kind, value = str(details[0].get("exc_type", "")), str(details[0].get("exc_value", ""))

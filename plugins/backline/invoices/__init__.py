@@ -1,1 +1,1 @@
-"""Invoices and credit notes: numbered without gaps, made into PDF files that can be made again."""
+"""Invoices and credit notes: numbered without gaps, with PDF files that can be generated again byte for byte."""

@@ -1,4 +1,4 @@
-"""The settings of invoices: section [invoices] of backline.toml, where each is explained."""
+"""Settings of invoices: section [invoices] of backline.toml, which explains each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Series = Annotated[str, Field(pattern=r"^[A-Z0-9-]*(\{year\})?[A-Z0-9-]*$", min_
 
 @register("invoices")
 class InvoiceSettings(Section):
-    """Who sells, and how invoices are numbered, laid out and kept."""
+    """The seller, and how invoices are numbered, laid out and stored."""
 
     seller_name: str = Field("Backline", min_length=1, max_length=200)
     seller_address: tuple[str, ...] = Field(("1 High Street", "10115 Berlin", "Germany"), min_length=1, max_length=8)
@@ -24,6 +24,5 @@ class InvoiceSettings(Section):
     credit_note_series: Series = "CRN-{year}"
     folder: str = "archive/invoices"
     receipt_max_age_hours: float = Field(72.0, ge=0)
-    poll_interval_seconds: float = Field(2.0, ge=0.25, le=60)
     lookback_days: float = Field(7.0, gt=0, le=366)
     batch_limit: int = Field(200, ge=1, le=10_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,10 +17,12 @@ from backline.jobs import batch
 from backline.jobs.batch import BatchResult, item_key
 from backline.jobs.item_dead_letters import ItemDeadLetters
 from backline.jobs.results import ResultStore
-from backline.outbox.submission import enqueue
+from backline.outbox import submission
 
 if TYPE_CHECKING:
     from backline.channels.http.gateway import HttpGateway
+    from backline.dead_letters.alerts import AlertSender
+    from backline.dead_letters.runs import AirflowRuns
     from backline.payments.provider import Provider
 
 T = TypeVar("T")
@@ -37,6 +39,12 @@ class Clients(Protocol):
 
     def connection(self, name: str) -> HttpGateway:
         """The HTTP gateway of a connection; NotConfigured if there is none of that name."""
+
+    def airflow_runs(self) -> AbstractContextManager[AirflowRuns]:
+        """The runs and DAG files of this Airflow."""
+
+    def alert_sender(self) -> AlertSender:
+        """How alerts about failures are sent, and to whom."""
 
 
 class Params(Mapping[str, object]):
@@ -134,9 +142,15 @@ class Job(Generic[SettingsT_co]):
         """A transaction on `database`."""
         return self.database.transaction()
 
-    def enqueue(self, type_name: str, recipient: str, payload: Mapping[str, Any], *, key: str) -> None:
-        """Enqueue one message in the current transaction, once for its key. InvalidInput names the refused field."""
-        enqueue(self.database, type_name, recipient, payload, key=key)
+    def enqueue(
+        self, type_name: str, recipient: str, payload: Mapping[str, Any], *, key: str, due_at: datetime | None = None
+    ) -> int:
+        """Enqueue one message in the current transaction, once for its key; returns its id. InvalidInput names a wrong field."""
+        return submission.enqueue(self.database, type_name, recipient, payload, key=key, due_at=due_at)
+
+    def enqueue_many(self, messages: Sequence[submission.NewMessage]) -> list[int]:
+        """Enqueue messages in the current transaction, set-based; returns their ids in the order given."""
+        return submission.enqueue_many(self.database, messages)
 
     def rows(self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None) -> list[Row]:
         """All rows of a statement, each as an instance of the dataclass `row`."""

@@ -36,12 +36,12 @@ class RunRef:
         return f"{self.dag_id}:{self.run_id}"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse `<dag_id>:<run_id>`; a DAG id has no colon, so the first one ends it. InvalidInput for the field `id`."""
+    def parse(cls, text: str, field: str = "id") -> Self:
+        """Parse `<dag_id>:<run_id>`; a DAG id has no colon, so the first one ends it. InvalidInput names the field."""
         dag_id, _, run_id = text.partition(":")
         if not dag_id or not run_id:
             raise InvalidInput(
-                "id", f"{text[:80]!r} is not a run; write <dag_id>:<run_id>, as in count_orders:manual__1"
+                field, f"{text[:80]!r} is not a run; write <dag_id>:<run_id>, as in count_orders:manual__1"
             )
         return cls(dag_id, run_id)
 

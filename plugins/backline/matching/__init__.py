@@ -1,1 +1,1 @@
-"""Matching: which supplier's offer serves which purchase order, and why that one."""
+"""Matching: which supplier's offer serves which purchase order, and why."""

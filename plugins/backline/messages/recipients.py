@@ -79,9 +79,9 @@ def _email(text: str, field: str) -> str:
 
 
 def _phone(text: str, field: str) -> str:
-    from backline.channels.sms import numbers
+    from backline.channels import recipients
 
-    return numbers.parse_phone_number(text, field)
+    return recipients.parse_phone_number(text, field)
 
 
 def _device(text: str, field: str) -> str:

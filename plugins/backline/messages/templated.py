@@ -62,10 +62,10 @@ class TemplatedMessage(FromTemplate, EmailMessage):
     def rendered(self) -> tuple[str, str, str]:
         """Subject, text and HTML; InvalidInput names a missing variable."""
         # Imported here: who needs only the model must not load jinja2 and the inliner.
-        from backline.rendering.email import render
+        from backline.rendering.templates import render_email
 
         name, context = self.template_and_context()
-        return render(name, self.language, context)
+        return render_email(name, self.language, context)
 
     def email(self) -> EmailContent:
         """The rendered email."""
@@ -77,10 +77,10 @@ class TemplatedSms(FromTemplate, SmsMessage):
 
     def sms(self) -> str:
         """The rendered text; InvalidInput names a missing variable."""
-        from backline.rendering.sms import render
+        from backline.rendering.templates import render_sms
 
         name, context = self.template_and_context()
-        return render(name, self.language, context)
+        return render_sms(name, self.language, context)
 
 
 class PersonalMessage(TemplatedMessage):

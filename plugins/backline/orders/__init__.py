@@ -1,1 +1,1 @@
-"""Orders: paid for and confirmed step by step, taken back step by step when that fails, and reminded of."""
+"""Orders: the saga that pays and confirms one or compensates it, the sweep of unfinished ones, reminders."""

@@ -1,69 +1,101 @@
-"""What customers are told of their orders, each in the transaction of what it tells of."""
+"""The messages about orders, each enqueued in the transaction that it reports."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 from backline.db.connect import Session
 from backline.errors import InvalidInput
 from backline.messages import registry
+from backline.orders.repository import Order, OrderLine
 from backline.outbox.submission import enqueue
 
 log = logging.getLogger(__name__)
 
 MAX_LINES = 100
-"""Of a confirmation; the lines of a longer order are summed up in the last."""
-Row = Mapping[str, Any]
+"""Lines of a confirmation; the last one sums up the rest of a longer order."""
+MAX_KEY_LENGTH = 255
 
 
-def build_confirmation(order: Row, lines: Sequence[Row], url_template: str) -> tuple[str, dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class StuckOrders:
+    """The orders that have been in one state for too long."""
+
+    state: str
+    orders: int
+    since: datetime
+    numbers: list[str]
+    """Of the first ten."""
+
+
+def build_confirmation(order: Order, lines: Sequence[OrderLine], url_template: str) -> tuple[str, dict[str, Any]]:
     """Recipient and payload of an `order_confirmation`; InvalidInput if it could not be sent.
 
-    Prices are shown with their tax. `page` is the order's own, with {order} for its number.
+    Prices include tax. `url_template` is the order's page with {order} in place of its number.
     """
     shown = [_line_payload(line) for line in lines]
     if len(shown) > MAX_LINES:
         rest = shown[MAX_LINES - 1 :]
-        more = {"description": f"{len(rest)} further items", "quantity": 1}
-        shown = [*shown[: MAX_LINES - 1], {**more, "unit_price": sum(_line_total(line) for line in rest)}]
+        total = sum(int(line["quantity"]) * int(line["unit_price"]) for line in rest)
+        shown[MAX_LINES - 1 :] = [{"description": f"{len(rest)} further items", "quantity": 1, "unit_price": total}]
     payload = _payload(
-        order,
-        url_template,
-        placed_at=order["placed_at"].isoformat(),
-        lines=shown,
-        currency=order["currency"],
-        shipping=order["shipping_minor"],
-        tax=order["tax_minor"],
-        total=order["total_minor"],
-        estimated_delivery=order["promised_on"] and order["promised_on"].isoformat(),
-        zone=order["zone"],
-    )
-    to = {"email": order["email"], **({"sms": order["phone"]} if order["wants_sms"] else {})}
+        order, url_template, placed_at=order.placed_at.isoformat(), lines=shown, currency=order.currency,
+        shipping=order.shipping_minor, tax=order.tax_minor, total=order.total_minor, zone=order.zone,
+        estimated_delivery=order.promised_on and order.promised_on.isoformat(),
+    )  # fmt: skip
+    recipient = {"email": order.email, **({"sms": order.phone} if order.wants_sms else {})}
     kind = registry.get("order_confirmation")
     kind.parse(payload)
-    return kind.check_recipient(to), payload
+    return kind.check_recipient(recipient), payload
 
 
-def enqueue_confirmation(database: Session, order: Row, lines: Sequence[Row], url_template: str) -> None:
+def enqueue_confirmation(database: Session, order: Order, lines: Sequence[OrderLine], url_template: str) -> None:
     """Enqueue the confirmation of an order."""
-    to, payload = build_confirmation(order, lines, url_template)
-    enqueue(database, "order_confirmation", to, payload, key=f"order:{order['id']}:confirmation")
+    recipient, payload = build_confirmation(order, lines, url_template)
+    enqueue(database, "order_confirmation", recipient, payload, key=f"order:{order.id}:confirmation")
 
 
-def enqueue_status(database: Session, order: Row, status: str, note: str, url_template: str) -> bool:
-    """Enqueue an `order_status`; False if the customer cannot or may not be told, which must hold nothing up."""
-    if not order["can_be_notified"]:
+def enqueue_status(database: Session, order: Order, status: str, note: str, url_template: str) -> bool:
+    """Enqueue an `order_status`; False if the customer cannot be notified, which must not stop the order."""
+    if not order.can_be_notified:
         return False
     payload = _payload(order, url_template, status=status, note=note)
     try:
         with database.transaction():
-            enqueue(database, "order_status", order["email"], payload, key=f"order:{order['id']}:{status}")
+            enqueue(database, "order_status", order.email, payload, key=f"order:{order.id}:{status}")
     except InvalidInput as exc:
-        log.warning("order %s: the customer cannot be told that it is %s: %s", order["number"], status, exc)
+        log.warning("order %s: cannot notify the customer that it is %s: %s", order.number, status, exc)
         return False
     return True
+
+
+def enqueue_stuck_alert(
+    database: Session, recipients: Sequence[str], stuck: Sequence[StuckOrders], today: date
+) -> None:
+    """Alert operators of stuck orders, once a day for the same counts."""
+    counts = ", ".join(f"{each.orders} {each.state}" for each in stuck)
+    context = {
+        "title": f"Orders are stuck: {counts}",
+        "summary": "They have been in their state for longer than orders.stuck_hours allows.",
+        "severity": "warning",
+        "details": {
+            f"{each.state.capitalize()}, {each.orders}": f"since {each.since:%Y-%m-%dT%H:%M} UTC: {', '.join(each.numbers)}"
+            for each in stuck
+        },
+        "action": "Start process_order with the id of one: its result says what it waits for.",
+    }
+    payload = {"template": "system_alert", "context": context}
+    for address in recipients:
+        key = f"orders stuck:{today}:{address}:{counts}"[:MAX_KEY_LENGTH]
+        try:
+            enqueue(database, "templated_email", address, payload, key=key)
+        except InvalidInput as exc:
+            if exc.field != "idempotency_key":  # used today for other orders with the same counts
+                raise
 
 
 def order_url(url_template: str, number: str) -> str:
@@ -71,21 +103,19 @@ def order_url(url_template: str, number: str) -> str:
     return url_template.replace("{order}", number)
 
 
-def _payload(order: Row, url_template: str, **more: Any) -> dict[str, Any]:
-    """What all have in common, and more; what is None is left out."""
-    common = {"name": order["name"], "order": order["number"], "order_url": order_url(url_template, order["number"])}
-    given = {**common, "language": order["language"], **more}
-    return {name: value for name, value in given.items() if value is not None}
+def _payload(order: Order, url_template: str, **fields: Any) -> dict[str, Any]:
+    """The fields that all messages share, and those given, without those that are None."""
+    payload = {
+        "name": order.name, "order": order.number, "order_url": order_url(url_template, order.number),
+        "language": order.language, **fields,
+    }  # fmt: skip
+    return {name: value for name, value in payload.items() if value is not None}
 
 
-def _line_payload(line: Row) -> dict[str, Any]:
-    """A line with its tax: so much for one piece, or, where that is no whole amount, for all of them."""
-    each, rest = divmod(line["net_minor"] + line["tax_minor"], line["quantity"])
+def _line_payload(line: OrderLine) -> Mapping[str, str | int]:
+    """A line with its price per piece including tax, or, where that is not a whole amount, with its total."""
+    total = line.net_minor + line.tax_minor
+    each, rest = divmod(total, line.quantity)
     if rest:
-        description = f"{line['quantity']} × {line['description']}"  # noqa: RUF001
-        return {"description": description, "quantity": 1, "unit_price": line["net_minor"] + line["tax_minor"]}
-    return {"description": line["description"], "quantity": line["quantity"], "unit_price": each}
-
-
-def _line_total(line: Row) -> int:
-    return int(line["quantity"]) * int(line["unit_price"])
+        return {"description": f"{line.quantity} × {line.description}", "quantity": 1, "unit_price": total}  # noqa: RUF001
+    return {"description": line.description, "quantity": line.quantity, "unit_price": each}

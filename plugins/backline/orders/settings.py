@@ -1,4 +1,4 @@
-"""The settings of orders: section [orders] of backline.toml, where each is explained."""
+"""Settings of orders: section [orders] of backline.toml, which explains each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STUCK_HOURS: dict[StuckState, PositiveFloat] = {
 
 @register("orders")
 class OrderSettings(Section):
-    """How orders are moved along and reminded of."""
+    """How orders are processed, and when customers are reminded of them."""
 
     order_url: str = "http://localhost:8080/orders/{order}"
     grace_seconds: float = Field(300.0, ge=0)
@@ -34,19 +34,17 @@ class OrderSettings(Section):
 
     @field_validator("order_url")
     @classmethod
-    def _check_order_url(cls, page: str) -> str:
-        if not page.startswith(("https://", "http://")) or page.count("{order}") != 1:
-            raise ValueError(
-                f"{page!r} must be an http or https URL with {{order}} once: that is where the number goes"
-            )
-        return page
+    def _check_order_url(cls, url: str) -> str:
+        if not url.startswith(("https://", "http://")) or url.count("{order}") != 1:
+            raise ValueError(f"{url!r} must be an http or https URL with {{order}}, the order's number, once")
+        return url
 
     @model_validator(mode="after")
     def _check_order_of_times(self) -> Self:
         if not self.payment_missing_hours < self.payment_missing_again_hours < self.payment_timeout_hours:
             raise ValueError(
-                "payment_missing_hours, payment_missing_again_hours and payment_hours must grow in this order: "
-                "who is reminded must still be able to pay"
+                "payment_missing_hours, payment_missing_again_hours and payment_timeout_hours must grow in this order: "
+                "a reminded customer must still be able to pay"
             )
         if self.review_days >= self.review_until_days:
             raise ValueError("review_until_days must be more than review_days")

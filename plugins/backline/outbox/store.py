@@ -260,6 +260,10 @@ class Store:
         rows = await self._rows("message_status", id=message_id)
         return rows[0] if rows else None
 
+    async def has_work(self) -> bool:
+        """Whether any message is pending, due, expired or leased, or a dispatcher is registered: one cheap statement."""
+        return bool((await self._rows("outbox_has_work"))[0]["has_work"])
+
     async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[DictRow]:
         """The backlog of each lane, counted up to the number given for it, and its dispatchers."""
         return await self._rows(

@@ -1,1 +1,1 @@
-"""Payments of orders: charging without charging twice, dunning, refunds, and what providers tell."""
+"""Payments of orders: charges, dunning, refunds and the providers' events."""

@@ -1,13 +1,13 @@
-"""Why money did not come, in one of three kinds, and what the customer is told of it.
+"""Kinds of declines, the reasons that customers are given, and the delay before the next attempt.
 
-| kind | means | is tried again |
+| kind | means | next attempt |
 |---|---|---|
 | hard | this card or account will never pay | never |
-| soft | it may pay later | as the dunning schedule says |
-| needs_action | the customer must do something first | when they have |
+| soft | it may pay later | by the dunning schedule |
+| needs_action | the customer must act first | when they have |
 
-After Stripe's page of decline codes (https://docs.stripe.com/declines/codes) and Razorpay's error reasons
-(https://razorpay.com/docs/errors/). A code that is not known is soft: the schedule bounds how often it is tried.
+Sources: Stripe's decline codes (https://docs.stripe.com/declines/codes) and Razorpay's error reasons
+(https://razorpay.com/docs/errors/). An unknown code is soft: the schedule bounds the number of attempts.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ _CODES_BY_REASON: dict[DeclineReason, frozenset[str]] = {
     }),
     "other": frozenset({"payment_method_missing", "payment_intent_canceled"}),
 }  # fmt: skip
-"""A stolen card is told of as declined: whoever holds it need not know more."""
+"""A stolen card is reported as declined: its holder must not learn more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decline:
-    """Why money did not come. `code` is the provider's."""
+    """A declined attempt. `code` is the provider's."""
 
     kind: DeclineKind
     code: str
 
     @property
     def reason(self) -> DeclineReason:
-        """What the customer is told."""
+        """The reason in the message to the customer."""
         for reason, codes in _CODES_BY_REASON.items():
             if self.code in codes:
                 return reason
@@ -68,11 +68,11 @@ class Decline:
 
 
 CANCELLED = Decline("hard", "payment_intent_canceled")
-"""We have taken the payment back, or the provider has: the order may be paid by a new one."""
+"""We or the provider cancelled the payment: a new one may pay the order."""
 
 
 def classify(codes: Sequence[str | None]) -> Decline:
-    """The decline of a provider's codes, the most telling one first; those that are missing are passed over."""
+    """Classify a decline by the provider's codes, the most specific one first; None stands for a missing code."""
     given = [code[:MAX_CODE_LENGTH] for code in codes if code]
     for code in given:
         if code in NEEDS_ACTION_CODES:
@@ -83,9 +83,9 @@ def classify(codes: Sequence[str | None]) -> Decline:
 
 
 def retry_delay_hours(schedule: Sequence[float], decline: Decline, attempts: int) -> float | None:
-    """Hours until the next try after so many, or None: it is given up.
+    """Hours until the next attempt, or None if there is none. Pure.
 
-    Pure. `schedule` has the pause after the first try, after the second, and so on; hard declines have none.
+    `schedule` has the delay after the first attempt, after the second, and so on. Only soft declines are attempted again.
     """
     if decline.kind != "soft" or not 1 <= attempts <= len(schedule):
         return None

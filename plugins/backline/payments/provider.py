@@ -1,4 +1,4 @@
-"""What a payment provider does for us, whichever it is."""
+"""The interface of payment providers, and the values that it exchanges."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Literal, Protocol
 
 from backline.payments.declines import Decline
 
+PAYMENT_KEY_METADATA = "backline_payment"
+"""The metadata in which a provider stores our key of a payment."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChargeRequest:
-    """One try to charge an order. Money is in the currency's minor units."""
+    """One attempt to charge an order. Money is in the currency's minor units."""
 
     idempotency_key: str
-    """Of the order, the same on every try: at the provider it names one payment, which is captured once."""
+    """The same for every attempt: it identifies one payment at the provider, which is captured once."""
     attempt: int
-    """Which try, from 1."""
+    """Which attempt, from 1."""
     order_id: int
     order_number: str
     amount_minor: int
@@ -26,28 +29,28 @@ class ChargeRequest:
     method: str | None
     customer: str | None
     reference: str | None
-    """The provider's id of the payment, if an earlier try left it."""
+    """The provider's id of the payment, if an earlier attempt stored it."""
     is_resumed: bool
-    """Whether this try was begun before, and how it ended is not known."""
+    """Whether this attempt was started before, with an unknown result."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChargeResult:
-    """How a payment stands at the provider."""
+    """The state of a payment at the provider."""
 
     reference: str
-    state: Literal["captured", "declined", "requires_action", "cancelled", "untried"]
+    state: Literal["captured", "declined", "requires_action", "cancelled", "not_attempted"]
     decline: Decline | None = None
 
 
 class PaymentState(StrEnum):
-    """How far a payment is, on either side."""
+    """State of a payment, at the provider or in the app."""
 
     PENDING = "pending"
     REQUIRES_ACTION = "requires_action"
     CAPTURED = "captured"
     FAILED = "failed"
-    """Declined or given up."""
+    """Declined or abandoned."""
 
 
 PAYMENT_STATES: Mapping[str, PaymentState] = {
@@ -56,52 +59,52 @@ PAYMENT_STATES: Mapping[str, PaymentState] = {
     **dict.fromkeys(("requires_action", "requires_confirmation"), PaymentState.REQUIRES_ACTION),
     **dict.fromkeys(("failed", "canceled", "cancelled", "abandoned", "requires_payment_method"), PaymentState.FAILED),
 }
-"""States by the words of Stripe, Razorpay and ourselves."""
+"""States by the names that Stripe, Razorpay and the app use."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderPayment:
-    """A payment as its provider lists it; amounts in the currency's minor units."""
+    """A payment in a provider's list; amounts in the currency's minor units."""
 
     reference: str
     """The provider's id."""
     amount_minor: int
     currency: str
-    """Its code of ISO 4217, in capitals."""
+    """ISO 4217 code, in capitals."""
     state: PaymentState
     created_at: datetime
     refunded_minor: int = 0
     order_id: int | None = None
-    """The order that we said it is for, in its metadata."""
+    """The order, from the metadata that we set."""
 
 
 class PaymentSource(Protocol):
-    """Where a provider's payments are listed."""
+    """A list of a provider's payments."""
 
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
-        """Those created from `since` to before `until`, in any order, one page in memory at a time."""
+        """Payments created in [since, until), in any order, with one page in memory at a time."""
         ...
 
 
 class Provider(PaymentSource, Protocol):
-    """A provider. Each method may be repeated: the same key never moves money twice.
+    """A payment provider. Each method can be repeated: the same key never moves money twice.
 
-    RetryableError when it may go well later and nothing is known of the outcome; PermanentError when the provider has
-    refused the request itself, so that no money moved; Misconfigured when it cannot be asked.
+    RetryableError if the result is unknown and a later call may succeed; PermanentError if the provider refused the
+    request itself, so that no money moved; Misconfigured if it cannot be called.
     """
 
     @property
     def name(self) -> str:
-        """As the app's payments call it: stripe, razorpay."""
+        """Its name in the app's payments: stripe, razorpay."""
 
     def charge(self, request: ChargeRequest) -> ChargeResult:
-        """Charge, or find out how this try ended if it was made before."""
+        """Charge, or return the result of this attempt if it was made before."""
 
     def get_status(self, request: ChargeRequest) -> ChargeResult:
-        """How the payment stands, without charging."""
+        """The payment's state, without charging."""
 
     def cancel(self, request: ChargeRequest) -> ChargeResult:
-        """Make sure that no money comes any more: `cancelled`, or `captured` if it has come."""
+        """Prevent any further capture: `cancelled`, or `captured` if the payment was captured already."""
 
     def refund(self, reference: str, amount_minor: int, key: str) -> str:
-        """Give so much of a captured payment back; returns the refund's id. Rejected if the provider will not."""
+        """Refund a part of a captured payment; returns the refund's id. Rejected if the provider refuses."""

@@ -1,10 +1,10 @@
-"""The app's payments as rows, and the transactions in which they change."""
+"""Orders and payments as rows, and the transactions that change them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -34,7 +34,7 @@ class RunStatement:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be paid."""
+    """An order to be paid."""
 
     id: int
     number: str
@@ -42,12 +42,12 @@ class Order:
     currency: str
     total_minor: int
     billing_provider: str | None
-    """The provider that charges it by itself, as its subscription says."""
+    """The provider that charges the order's subscription itself; None if we charge it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """How far the payment of an order is."""
+    """The payment of an order."""
 
     id: int
     order_id: int
@@ -69,68 +69,55 @@ class Payment:
 
     @property
     def decline(self) -> Decline | None:
-        """Why it was last declined, if it was."""
+        """The last decline, if there was one."""
         return Decline(self.decline_kind, self.decline_code) if self.decline_kind and self.decline_code else None
 
 
 @contextmanager
 def transaction(database: psycopg.Connection[Any]) -> Iterator[RunStatement]:
-    """One transaction of its own, committed at the end; InvalidInput if the connection is in one already.
+    """A separate transaction, committed at the end; InvalidInput if the connection is in a transaction.
 
-    What a provider did must be written down for good, so it cannot depend on what the caller does later.
+    What a provider did must be stored whatever the caller does later, so it cannot be part of the caller's transaction.
     """
     if database.info.transaction_status != TransactionStatus.IDLE:
-        raise InvalidInput("database", "is in a transaction; commit it first: payments commit what they do")
+        raise InvalidInput("database", "is in a transaction; commit it first, because payments commit their own")
     with translate_errors(), database.transaction(), database.cursor(row_factory=dict_row) as cursor:
         yield RunStatement(cursor)
 
 
 def lock_order(run: RunStatement, order_id: int) -> tuple[Order, Payment | None]:
-    """An order and its payment, held until the transaction ends; InvalidInput if there is no such order."""
+    """An order and its payment, locked until the transaction ends; InvalidInput if the order does not exist."""
     orders = run("order_lock", order_id=order_id)
     if not orders:
         raise InvalidInput("order_id", f"there is no order {order_id}")
     payments = run("payment_lock", order_id=order_id)
-    return Order(**orders[0]), _payment_from_row(payments[0]) if payments else None
+    return Order(**orders[0]), Payment(**payments[0]) if payments else None
 
 
 def lock_or_create(run: RunStatement, order_id: int, provider: str) -> tuple[Order, Payment]:
-    """As `lock`, with a payment made if there is none, or only one that was taken back before the order was reserved anew.
+    """As `lock_order`, creating a payment if there is none, or if the last one was cancelled and the order is reserved again.
 
-    InvalidInput if it is another provider's.
+    InvalidInput if the payment is another provider's.
     """
     order, payment = lock_order(run, order_id)
     if order.billing_provider not in (None, provider):
-        raise InvalidInput(
-            "order_id",
-            f"order {order.number} is charged by {order.billing_provider} itself, as its subscription says; wait for its word",
-        )
-    taken_back = payment is not None and payment.state == "abandoned" and payment.decline == CANCELLED
-    if payment is None or (taken_back and payment.open_attempt is None and order.state == "reserved"):
+        reason = f"belongs to a subscription that {order.billing_provider} charges itself; wait for its event"
+        raise InvalidInput("order_id", f"order {order.number} {reason}")
+    was_cancelled = payment is not None and payment.state == "abandoned" and payment.decline == CANCELLED
+    if payment is None or (was_cancelled and payment.open_attempt is None and order.state == "reserved"):
         run("payment_insert", order_id=order_id, provider=provider)
         order, payment = lock_order(run, order_id)
     if payment is None:
-        raise InvalidInput("order_id", f"order {order.number}: its idempotency key is another order's payment's")
+        raise InvalidInput("order_id", f"order {order.number}: the payment of another order has its idempotency key")
     if payment.provider != provider:
         raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not by {provider}")
     return order, payment
 
 
 def charge_request(order: Order, payment: Payment, number: int, *, resumed: bool) -> ChargeRequest:
-    """The try as the provider is asked for it."""
+    """The request for an attempt."""
     return ChargeRequest(
-        idempotency_key=payment.idempotency_key,
-        attempt=number,
-        order_id=order.id,
-        order_number=order.number,
-        amount_minor=payment.amount_minor,
-        currency=payment.currency,
-        method=payment.method_reference,
-        customer=payment.customer_reference,
-        reference=payment.provider_reference,
-        is_resumed=resumed,
-    )
-
-
-def _payment_from_row(row: DictRow) -> Payment:
-    return Payment(**{field.name: row[field.name] for field in fields(Payment)})
+        idempotency_key=payment.idempotency_key, attempt=number, order_id=order.id, order_number=order.number,
+        amount_minor=payment.amount_minor, currency=payment.currency, method=payment.method_reference,
+        customer=payment.customer_reference, reference=payment.provider_reference, is_resumed=resumed,
+    )  # fmt: skip

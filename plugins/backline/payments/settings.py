@@ -1,4 +1,4 @@
-"""The settings of payments: section [payments] of backline.toml, where each is explained."""
+"""Settings of payments: section [payments] of backline.toml, which explains each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, field_validator
 from backline.settings.base import Section, register
 
 DEFAULT_CURRENCY_KEY = "*"
-"""In `approval_above`: every currency that is not named."""
+"""In `approval_above`: every currency without an entry."""
 CurrencyCode = Annotated[str, Field(pattern=r"^([A-Z]{3}|\*)$")]
 
 
@@ -28,19 +28,16 @@ class PaymentSettings(Section):
     approval_timeout_hours: float = Field(24.0, gt=0, le=720)
     fix_url: str = "https://localhost/orders/{order}/pay"
     receipt_delay_seconds: float = Field(60.0, ge=0, le=3600)
-    poll_interval_seconds: float = Field(2.0, ge=0.25, le=60)
     event_max_wait_hours: float = Field(24.0, gt=0, le=720)
 
     @field_validator("fix_url")
     @classmethod
     def _check_fix_url(cls, link: str) -> str:
         if not link.startswith("https://") or link.count("{order}") != 1:
-            raise ValueError(
-                f"{link!r} must begin with https:// and have {{order}} once: the order's number goes there"
-            )
+            raise ValueError(f"{link!r} must begin with https:// and contain {{order}}, the order's number, once")
         return link
 
     def needs_approval(self, amount_minor: int, currency: str) -> bool:
-        """Whether a person has to allow another try of that amount, in the currency's minor units."""
+        """Whether a person must approve another attempt of that amount, in the currency's minor units."""
         limit = self.approval_above.get(currency, self.approval_above.get(DEFAULT_CURRENCY_KEY))
         return limit is not None and amount_minor > limit

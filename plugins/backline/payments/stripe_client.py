@@ -1,7 +1,7 @@
-"""Stripe: one PaymentIntent an order, confirmed once a try.
+"""Stripe: one PaymentIntent for each payment, confirmed once for each attempt.
 
-A PaymentIntent is captured once at most, and it is made with the order's idempotency key, so an order has one. Stripe keeps
-such keys for a day at least; after that an intent whose id was lost is found by its metadata
+A PaymentIntent is captured at most once, and it is created with the payment's idempotency key, so a payment has only one.
+Stripe keeps such keys for at least a day; after that an intent whose id was lost is found by its metadata
 (https://docs.stripe.com/api/idempotent_requests, https://docs.stripe.com/payments/payment-intents).
 """
 
@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import stripe
 
 from backline.channels.http.gateway import HttpGateway
 from backline.errors import (
@@ -23,26 +25,25 @@ from backline.errors import (
     UnknownFailure,
 )
 from backline.payments.declines import CANCELLED, Decline, classify
-from backline.payments.provider import PAYMENT_STATES, ChargeRequest, ChargeResult, ProviderPayment
+from backline.payments.provider import (
+    PAYMENT_KEY_METADATA,
+    PAYMENT_STATES,
+    ChargeRequest,
+    ChargeResult,
+    ProviderPayment,
+)
 
-if TYPE_CHECKING:
-    import stripe
-
-PAYMENT_KEY_METADATA = "backline_payment"
-"""Metadata of ours: the payment's key."""
 REFUND_KEY_METADATA = "backline_refund"
 PAGE_SIZE = 100
 
 
 class StripeProvider:
-    """Payments by Stripe's API, or by what speaks it."""
+    """Payments by Stripe's API, or by a server that implements it."""
 
     name = "stripe"
 
     def __init__(self, gateway: HttpGateway, timeout_seconds: float) -> None:
         """The gateway's password is the API key; Misconfigured without one."""
-        import stripe
-
         if not gateway.password:
             raise Misconfigured(f"connection {gateway.name!r} needs a password: Stripe's secret API key")
         self._connection = gateway.name
@@ -52,13 +53,12 @@ class StripeProvider:
             http_client=stripe.RequestsClient(
                 timeout=timeout_seconds, verify_ssl_certs=gateway.verify_tls, proxy=gateway.proxy
             ),
-            max_network_retries=0,  # a try that fails is made again by the job, which keeps count
+            max_network_retries=0,  # the job repeats failed attempts, and counts them
         )
+        self._intents = self._client.v1.payment_intents
 
     def charge(self, request: ChargeRequest) -> ChargeResult:
         """Confirm the order's intent, unless it is captured; see `Provider.charge`."""
-        import stripe
-
         with self._translate_errors():
             intent = self._get_or_create_intent(request)
             if intent.status in ("succeeded", "canceled"):
@@ -66,58 +66,50 @@ class StripeProvider:
             if intent.status == "processing":
                 raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
             try:
-                intent = self._client.v1.payment_intents.confirm(
-                    intent.id,
-                    {"payment_method": request.method or "", "off_session": True},
-                    {"idempotency_key": f"{request.idempotency_key}-try-{request.attempt}"},
-                )
+                key = f"{request.idempotency_key}-attempt-{request.attempt}"
+                params: Any = {"payment_method": request.method or "", "off_session": True}
+                intent = self._intents.confirm(intent.id, params, {"idempotency_key": key})
             except stripe.CardError as exc:
-                return _declined_result(intent.id, _decline_of(exc))
+                return _declined_result(intent.id, exc.error)
             except stripe.InvalidRequestError as exc:
                 if exc.code != "payment_intent_unexpected_state":
                     raise
-                intent = self._client.v1.payment_intents.retrieve(intent.id)  # captured or cancelled meanwhile
+                intent = self._intents.retrieve(intent.id)  # captured or cancelled meanwhile
             except stripe.IdempotencyError:
-                # This try was made with another card. Either it went well, or it is over: the next one has the new card.
-                intent = self._client.v1.payment_intents.retrieve(intent.id)
+                # This attempt was made with another card. It succeeded or it is over; the next one uses the new card.
+                intent = self._intents.retrieve(intent.id)
                 if intent.status != "succeeded":
                     raise
             return _charge_result(intent)
 
     def get_status(self, request: ChargeRequest) -> ChargeResult:
-        """See `Provider.look`."""
+        """See `Provider.get_status`."""
         with self._translate_errors():
             return _charge_result(self._get_or_create_intent(request))
 
     def cancel(self, request: ChargeRequest) -> ChargeResult:
         """See `Provider.cancel`."""
-        import stripe
-
         with self._translate_errors():
             intent = self._get_or_create_intent(request)
             if intent.status not in ("succeeded", "canceled"):
                 try:
-                    intent = self._client.v1.payment_intents.cancel(
-                        intent.id,
-                        {"cancellation_reason": "abandoned"},
-                        {"idempotency_key": f"{request.idempotency_key}-cancel"},
-                    )
+                    key = f"{request.idempotency_key}-cancel"
+                    params: Any = {"cancellation_reason": "abandoned"}
+                    intent = self._intents.cancel(intent.id, params, {"idempotency_key": key})
                 except stripe.InvalidRequestError as exc:
                     if exc.code != "payment_intent_unexpected_state":
                         raise
-                    intent = self._client.v1.payment_intents.retrieve(intent.id)
-            stands = _charge_result(intent)
-            if stands.state not in ("captured", "cancelled"):
+                    intent = self._intents.retrieve(intent.id)
+            result = _charge_result(intent)
+            if result.state not in ("captured", "cancelled"):
                 raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
-            return stands
+            return result
 
     def refund(self, reference: str, amount_minor: int, key: str) -> str:
-        """See `Provider.refund`. A refund that Stripe has made before by this key is found, also after its key's day."""
-        import stripe
-
+        """See `Provider.refund`. An earlier refund with this key is found by its metadata, even after the key has expired."""
         with self._translate_errors():
             try:
-                made = self._client.v1.refunds.create(
+                refund = self._client.v1.refunds.create(
                     {"payment_intent": reference, "amount": amount_minor, "metadata": {REFUND_KEY_METADATA: key}},
                     {"idempotency_key": key},
                 )
@@ -126,43 +118,41 @@ class StripeProvider:
                     raise
                 earlier = self._client.v1.refunds.list({"payment_intent": reference, "limit": PAGE_SIZE})
                 found = next(
-                    (one for one in earlier.auto_paging_iter() if _metadata(one).get(REFUND_KEY_METADATA) == key), None
+                    (each for each in earlier.auto_paging_iter() if _metadata(each).get(REFUND_KEY_METADATA) == key),
+                    None,
                 )
                 if found is None:
                     raise
-                made = found
-        if made.status in ("failed", "canceled"):
-            raise Rejected(f"Stripe will not give back {reference}: its refund {made.id} is {made.status}")
-        return made.id
+                refund = found
+        if refund.status in ("failed", "canceled"):
+            raise Rejected(f"Stripe refused to refund {reference}: refund {refund.id} is {refund.status}")
+        return refund.id
 
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
-        """The intents made in [since, until), newest first, as Stripe pages them."""
+        """The intents created in [since, until), newest first."""
         with self._translate_errors():
-            pages = self._client.v1.payment_intents.list(
+            pages = self._intents.list(
                 {
                     "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
                     "limit": PAGE_SIZE,
-                    "expand": ["data.latest_charge"],  # it knows what was given back
+                    "expand": ["data.latest_charge"],  # has the refunded amount
                 }
             )
             for intent in pages.auto_paging_iter():
                 yield _provider_payment(intent)
 
     def _get_or_create_intent(self, request: ChargeRequest) -> stripe.PaymentIntent:
-        """The order's intent: by its id, by its metadata, or made."""
-        import stripe
-
-        intents = self._client.v1.payment_intents
+        """The payment's intent: found by its id or its metadata, else created."""
         if request.reference is not None:
             try:
-                return intents.retrieve(request.reference)
+                return self._intents.retrieve(request.reference)
             except stripe.InvalidRequestError as exc:
                 if exc.code != "resource_missing":
                     raise
-                if request.is_resumed:  # it may be captured in another account: another one could charge twice
+                if request.is_resumed:  # it may be captured in another account: a new intent could charge twice
                     raise Misconfigured(
-                        f"Stripe does not know {request.reference}: connection {self._connection!r} leads to another account "
-                        f"than the one that order {request.order_number} was charged by; point it back"
+                        f"Stripe does not know {request.reference}: connection {self._connection!r} is for another account "
+                        f"than the one that charged order {request.order_number}; set it back"
                     ) from exc
         elif request.is_resumed and (found := self._find_intent(request.idempotency_key)) is not None:
             return found
@@ -176,42 +166,40 @@ class StripeProvider:
         if request.customer:
             params["customer"] = request.customer
         try:
-            return intents.create(params, {"idempotency_key": request.idempotency_key})  # type: ignore[arg-type]
-        except stripe.IdempotencyError:  # it was made before the customer's own id was known, or another one was
-            made = self._find_intent(request.idempotency_key)
-            if made is None or (made.amount, made.currency) != (params["amount"], params["currency"]):
+            return self._intents.create(params, {"idempotency_key": request.idempotency_key})  # type: ignore[arg-type]
+        except stripe.IdempotencyError:  # it was created with another customer id, or before that was known
+            found = self._find_intent(request.idempotency_key)
+            if found is None or (found.amount, found.currency) != (params["amount"], params["currency"]):
                 raise
-            return made
+            return found
 
     def _find_intent(self, key: str) -> stripe.PaymentIntent | None:
-        """The intent with our key in its metadata. Stripe finds a new one after a minute at most."""
+        """The intent with our key in its metadata. Stripe indexes a new one within a minute."""
         escaped = key.replace("\\", "\\\\").replace('"', '\\"')
         query = f'metadata["{PAYMENT_KEY_METADATA}"]:"{escaped}"'
-        found = self._client.v1.payment_intents.search({"query": query, "limit": 1}).data
+        found = self._intents.search({"query": query, "limit": 1}).data
         return found[0] if found else None
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Our errors for Stripe's. Its own texts are for people and mask the key; they are cut nevertheless."""
-        import stripe
-
+        """Raise our errors for Stripe's. Stripe masks the key in its texts; they are cut nevertheless."""
         try:
             yield
         except stripe.APIConnectionError as exc:
             kind = TimeoutFailure if "timed out" in str(exc).lower() else NetworkFailure
             raise kind(f"connection {self._connection!r}: Stripe cannot be reached") from exc
         except stripe.RateLimitError as exc:
-            raise RateLimited("Stripe asks to slow down", code="429") from exc
+            raise RateLimited("Stripe limits the rate of requests", code="429") from exc
         except (stripe.AuthenticationError, stripe.PermissionError) as exc:
             raise AuthenticationFailed(
                 f"connection {self._connection!r}: Stripe refuses its password, the API key", code=str(exc.http_status)
             ) from exc
         except stripe.StripeError as exc:
             status = exc.http_status or 0
-            said = f"Stripe answered {status}: {(exc.user_message or type(exc).__name__)[:300]}"
+            message = f"Stripe answered {status}: {(exc.user_message or type(exc).__name__)[:300]}"
             if status in (409, 425) or status >= 500 or status < 400:  # 409: the same request is being worked on
-                raise UnknownFailure(said, code=str(status)) from exc
-            raise Rejected(said, code=exc.code or str(status)) from exc
+                raise UnknownFailure(message, code=str(status)) from exc
+            raise Rejected(message, code=exc.code or str(status)) from exc
 
 
 def _charge_result(intent: stripe.PaymentIntent) -> ChargeResult:
@@ -222,10 +210,9 @@ def _charge_result(intent: stripe.PaymentIntent) -> ChargeResult:
             return ChargeResult(intent.id, "cancelled", CANCELLED)
         case "requires_action":
             return ChargeResult(intent.id, "requires_action", Decline("needs_action", "authentication_required"))
-    error = intent.last_payment_error
-    if error is None:
-        return ChargeResult(intent.id, "untried")
-    return _declined_result(intent.id, classify((getattr(error, "decline_code", None), getattr(error, "code", None))))
+    if intent.last_payment_error is None:
+        return ChargeResult(intent.id, "not_attempted")
+    return _declined_result(intent.id, intent.last_payment_error)
 
 
 def _provider_payment(intent: stripe.PaymentIntent) -> ProviderPayment:
@@ -241,15 +228,11 @@ def _provider_payment(intent: stripe.PaymentIntent) -> ProviderPayment:
     )
 
 
-def _declined_result(reference: str, decline: Decline) -> ChargeResult:
+def _declined_result(reference: str, error: Any) -> ChargeResult:
+    decline = classify((getattr(error, "decline_code", None), getattr(error, "code", None)))
     return ChargeResult(reference, "requires_action" if decline.kind == "needs_action" else "declined", decline)
 
 
-def _decline_of(exc: stripe.CardError) -> Decline:
-    error = exc.error
-    return classify((getattr(error, "decline_code", None), exc.code))
-
-
-def _metadata(thing: Any) -> dict[str, str]:
-    found = thing.metadata
+def _metadata(stripe_object: Any) -> dict[str, str]:
+    found = stripe_object.metadata
     return {} if found is None else {str(name): str(value) for name, value in found.to_dict().items()}

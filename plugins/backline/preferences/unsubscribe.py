@@ -13,7 +13,7 @@ from backline.settings import settings
 
 ALL_TOPICS = "*"
 """Instead of a topic: all topics."""
-_TOKEN_PURPOSE = "unsubscribe"
+_TOKEN_PURPOSE = "unsubscribe"  # noqa: S105 - not a password
 _MAX_TOKEN_LENGTH = 4096
 
 

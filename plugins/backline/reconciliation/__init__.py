@@ -1,1 +1,1 @@
-"""Reconciliation: our payments held against the provider's own list."""
+"""Reconciliation: comparison of payments with the provider's statement."""

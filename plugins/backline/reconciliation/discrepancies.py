@@ -1,4 +1,4 @@
-"""What is different between our payments and the provider's: found a page at a time, by pandas, so that memory stays flat."""
+"""Finds discrepancies between local payments and the provider's, one page at a time, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
 
 from backline.payments.provider import PaymentState, ProviderPayment
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 class DiscrepancyKind(StrEnum):
-    """In which way they differ."""
+    """What differs."""
 
     MISSING_HERE = "missing_here"
-    """The provider has a payment that we know nothing of."""
+    """The provider has a payment that has no local one."""
     MISSING_THERE = "missing_there"
-    """We have one that the provider does not list."""
+    """A local payment is not on the provider's statement."""
     AMOUNT = "amount"
-    """Amounts, paid or refunded, differ."""
+    """Captured or refunded amounts differ."""
     CURRENCY = "currency"
     STATUS = "status"
     DUPLICATE = "duplicate"
-    """The order's money is booked under another payment: this one was taken besides it."""
+    """The order was paid by another payment, and this one was captured too."""
 
 
 LOCAL_STATES: Mapping[str, PaymentState] = {
@@ -36,12 +32,29 @@ LOCAL_STATES: Mapping[str, PaymentState] = {
     "failed": PaymentState.FAILED,
     "abandoned": PaymentState.FAILED,
 }
-_LOCAL_COLUMNS = ("payment_id", "order_id", "reference", "amount_minor", "refunded_minor", "currency", "state")
+FIXABLE_STATES = ("pending", "requires_action", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPayment:
+    """A payment of the app."""
+
+    payment_id: int
+    order_id: int
+    reference: str | None
+    """The provider's id, if it is known."""
+    amount_minor: int
+    refunded_minor: int
+    currency: str
+    state: str
+    created_at: datetime
+    position: int = 0
+    """Of the provider's payment that it matches, in its page, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Discrepancy:
-    """One difference; `amount_minor` and `currency` are the provider's where it has the payment."""
+    """One discrepancy; `amount_minor` and `currency` are the provider's if it has the payment."""
 
     kind: DiscrepancyKind
     reference: str
@@ -53,134 +66,105 @@ class Discrepancy:
     local_value: str
     provider_value: str
     is_safe_to_fix: bool = False
-    """Whether the provider's word can be booked: it has the money of a payment that we still wait for, to the cent."""
+    """Whether the provider captured exactly the amount of a payment that is still open here."""
 
     @property
     def summary(self) -> str:
-        """Both sides in a few words."""
-        return f"ours: {self.local_value}; theirs: {self.provider_value}"
+        """Both values in a few words."""
+        return f"local: {self.local_value}; provider: {self.provider_value}"
 
 
 def page_discrepancies(
-    provider_payments: Sequence[ProviderPayment], matches: Sequence[Mapping[str, Any]], grace_cutoff: datetime
-) -> list[Discrepancy]:
-    """The differences of one page of the provider's list.
+    provider_payments: Sequence[ProviderPayment], matches: Sequence[LocalPayment], grace_cutoff: datetime
+) -> Iterator[Discrepancy]:
+    """The discrepancies of one page of the provider's statement and the local payments that match it.
 
-    `matches` are our payments, each with its `place` in the page, from 1. What was created after `settled` may be under
-    way and is not judged.
+    Payments created after `grace_cutoff` may still be in progress and are left out.
     """
-    import pandas as pd
-
-    left = pd.DataFrame(
-        {
-            "place": range(1, len(provider_payments) + 1),
-            "their_reference": [one.reference for one in provider_payments],
-            "their_order": [one.order_id for one in provider_payments],
-            "their_amount": [one.amount_minor for one in provider_payments],
-            "their_refunded": [one.refunded_minor for one in provider_payments],
-            "their_currency": [one.currency for one in provider_payments],
-            "their_state": [one.state.value for one in provider_payments],
-            "created_at": [one.created_at.astimezone(UTC) for one in provider_payments],
-        }
-    )
-    # No numbers as floats: an id or an amount above 2^53 would change.
-    left["their_order"] = pd.array([one.order_id for one in provider_payments], dtype="Int64")
-    right = pd.DataFrame({name: [match[name] for match in matches] for name in ("place", *_LOCAL_COLUMNS)})
-    right = right.astype(dict.fromkeys(("payment_id", "order_id", "amount_minor", "refunded_minor"), "Int64"))
-    both = left.merge(right.astype({"place": "int64"}), on="place", how="left")
-    both = both[both["created_at"] <= grace_cutoff].drop_duplicates("their_reference").copy()
-    both["took_money"] = both["their_state"] == PaymentState.CAPTURED.value
-    return list(
-        _classify(both.sort_values(["took_money", "created_at", "their_reference"], ascending=[False, True, True]))
-    )
+    local_by_position = {match.position: match for match in matches}
+    pairs: dict[str, tuple[ProviderPayment, LocalPayment | None]] = {}
+    for position, payment in enumerate(provider_payments, 1):
+        if payment.created_at <= grace_cutoff:
+            pairs.setdefault(payment.reference, (payment, local_by_position.get(position)))
+    matched_without_reference: set[int] = set()
+    # The first payment that was captured for a local one without a reference is its match, any further one is a duplicate.
+    for payment, local in sorted(pairs.values(), key=lambda pair: _matching_order(pair[0])):
+        if local is None:
+            yield _discrepancy(DiscrepancyKind.MISSING_HERE, payment, None, "no such payment", payment.state)
+        elif local.reference == payment.reference or (
+            local.reference is None and local.payment_id not in matched_without_reference
+        ):
+            if local.reference is None:
+                matched_without_reference.add(local.payment_id)
+            yield from _compare(payment, local)
+        elif payment.state is PaymentState.CAPTURED:
+            paid_by = f"paid by {local.reference or 'another'}"
+            yield _discrepancy(DiscrepancyKind.DUPLICATE, payment, local, paid_by, "captured too")
 
 
-def _classify(both: pd.DataFrame) -> Iterator[Discrepancy]:
-    is_known = both["payment_id"].notna()
-    is_same = both["reference"].isna() | (both["reference"] == both["their_reference"])
-    # Several of theirs for one of ours that has no id yet: the first that took money is it.
-    is_second = is_known & both["reference"].isna() & both.duplicated("payment_id")
-    is_besides = is_known & (~is_same | is_second)
-    took_money = both["took_money"]
-    is_ours = is_known & ~is_besides
-    other_currency = is_ours & (both["currency"] != both["their_currency"])
-    other_paid = (both["amount_minor"] != both["their_amount"]).fillna(value=False).astype(bool)
-    other_refunded = (both["refunded_minor"] != both["their_refunded"]).fillna(value=False).astype(bool)
-    other_amount = is_ours & ~other_currency & (other_paid | (took_money & other_refunded))
-    our_state = both["state"].map({ours: state.value for ours, state in LOCAL_STATES.items()})
-    # Taken and given back whole before it was ever booked: what we gave up, and what they gave back, is the same.
-    is_void = (our_state == PaymentState.FAILED.value) & (both["their_refunded"] == both["their_amount"])
-    other_amount &= ~is_void
-    other_state = is_ours & ~is_void & (our_state != both["their_state"])
-    is_open = both["state"].isin(["pending", "requires_action", "failed"])
-    # An order that was refunded there is no longer one whose money we may book.
-    is_safe = (
-        other_state & took_money & is_open & ~other_currency & ~other_paid & (both["their_refunded"] == 0)
-    )  # fmt: skip
-    masks = {
-        DiscrepancyKind.MISSING_HERE: ~is_known,
-        DiscrepancyKind.DUPLICATE: is_besides & took_money,
-        DiscrepancyKind.CURRENCY: other_currency,
-        DiscrepancyKind.AMOUNT: other_amount,
-        DiscrepancyKind.STATUS: other_state,
-    }
-    for kind, mask in masks.items():
-        for row, safe in zip(both[mask].to_dict("records"), is_safe[mask], strict=True):
-            yield _discrepancy(kind, row, is_safe=bool(safe) and kind is DiscrepancyKind.STATUS)
-
-
-def _discrepancy(kind: DiscrepancyKind, row: Mapping[Any, Any], *, is_safe: bool) -> Discrepancy:
-    is_known = not _is_null(row["payment_id"])
-    order = row["order_id"] if is_known else row["their_order"]
-    ours, theirs = {
-        DiscrepancyKind.MISSING_HERE: ("no such payment", row["their_state"]),
-        DiscrepancyKind.DUPLICATE: (
-            f"paid by {'another' if _is_null(row['reference']) else row['reference']}",
-            "taken too",
-        ),
-        DiscrepancyKind.CURRENCY: (row["currency"], row["their_currency"]),
-        DiscrepancyKind.AMOUNT: (
-            _amounts(row["amount_minor"], row["refunded_minor"]),
-            _amounts(row["their_amount"], row["their_refunded"]),
-        ),
-        DiscrepancyKind.STATUS: (row["state"], row["their_state"]),
-    }[kind]
-    return Discrepancy(
-        kind=kind,
-        reference=str(row["their_reference"]),
-        payment_id=int(row["payment_id"]) if is_known else None,
-        order_id=None if _is_null(order) else int(order),
-        amount_minor=int(row["their_amount"]),
-        currency=str(row["their_currency"]),
-        created_at=row["created_at"].to_pydatetime(),
-        local_value=str(ours),
-        provider_value=str(theirs),
-        is_safe_to_fix=is_safe,
-    )
-
-
-def missing_at_provider(row: Mapping[str, Any]) -> Discrepancy:
-    """The difference of one of ours that the provider did not list."""
+def missing_at_provider(payment: LocalPayment) -> Discrepancy:
+    """The discrepancy of a local payment that the provider did not list."""
     return Discrepancy(
         kind=DiscrepancyKind.MISSING_THERE,
-        reference=row["reference"],
-        payment_id=row["payment_id"],
-        order_id=row["order_id"],
-        amount_minor=row["amount_minor"],
-        currency=row["currency"],
-        created_at=row["created_at"],
-        local_value=row["state"],
+        reference=payment.reference or "",
+        payment_id=payment.payment_id,
+        order_id=payment.order_id,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        created_at=payment.created_at,
+        local_value=payment.state,
         provider_value="no such payment",
     )
 
 
-def _amounts(amount: Any, refunded: Any) -> str:
-    if _is_null(amount):
-        return ""
-    return f"{int(amount)}" + (f", {int(refunded)} refunded" if refunded else "")
+def _matching_order(payment: ProviderPayment) -> tuple[bool, datetime, str]:
+    return payment.state is not PaymentState.CAPTURED, payment.created_at, payment.reference
 
 
-def _is_null(value: Any) -> bool:
-    import pandas as pd
+def _compare(payment: ProviderPayment, local: LocalPayment) -> Iterator[Discrepancy]:
+    local_state, is_captured = LOCAL_STATES.get(local.state), payment.state is PaymentState.CAPTURED
+    same_currency, same_amount = local.currency == payment.currency, local.amount_minor == payment.amount_minor
+    if not same_currency:
+        yield _discrepancy(DiscrepancyKind.CURRENCY, payment, local, local.currency, payment.currency)
+    if local_state is PaymentState.FAILED and payment.refunded_minor == payment.amount_minor:
+        return  # captured and refunded in full before it was recorded here, where it was given up: both sides agree
+    if same_currency and not (same_amount and (local.refunded_minor == payment.refunded_minor or not is_captured)):
+        amounts = (_format_amounts(each.amount_minor, each.refunded_minor) for each in (local, payment))
+        yield _discrepancy(DiscrepancyKind.AMOUNT, payment, local, *amounts)
+    if local_state is not payment.state:
+        # A payment with a refund must not pay its order.
+        is_safe = (
+            is_captured
+            and local.state in FIXABLE_STATES
+            and same_currency
+            and same_amount
+            and not payment.refunded_minor
+        )
+        yield _discrepancy(DiscrepancyKind.STATUS, payment, local, local.state, payment.state, is_safe=is_safe)
 
-    return bool(pd.isna(value))
+
+def _discrepancy(
+    kind: DiscrepancyKind,
+    payment: ProviderPayment,
+    local: LocalPayment | None,
+    local_value: str,
+    provider_value: str,
+    *,
+    is_safe: bool = False,
+) -> Discrepancy:
+    return Discrepancy(
+        kind=kind,
+        reference=payment.reference,
+        payment_id=local.payment_id if local else None,
+        order_id=local.order_id if local else payment.order_id,
+        amount_minor=payment.amount_minor,
+        currency=payment.currency,
+        created_at=payment.created_at.astimezone(UTC),
+        local_value=local_value,
+        provider_value=str(provider_value),
+        is_safe_to_fix=is_safe,
+    )
+
+
+def _format_amounts(amount: int, refunded: int) -> str:
+    return f"{amount}, {refunded} refunded" if refunded else str(amount)

@@ -1,50 +1,44 @@
-"""The alert about discrepancies that a reconciliation left open."""
+"""Alerts about discrepancies that need review."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from backline.db.connect import Session
-from backline.outbox.submission import enqueue
+from backline.jobs.job import Job
 from backline.reconciliation.discrepancies import Discrepancy
 from backline.reconciliation.report import KIND_LABELS, Findings
+from backline.reconciliation.settings import ReconciliationSettings
 
-MAX_ALERT_EXAMPLES = 5
+MAX_EXAMPLES = 5
 """Discrepancies that an alert names."""
 
 
-def enqueue_alerts(
-    connection: Session,
-    findings: Findings,
-    left: Sequence[Discrepancy],
-    fresh: int,
-    path: Path,
-    recipients: Sequence[str],
-) -> None:
-    """Tell each operator, in the caller's transaction; once per report."""
-    payload = {"context": _alert_context(findings, left, fresh, path)}
-    for recipient in recipients:
-        digest = hashlib.sha256(f"{findings.provider}/{path.name}/{recipient}".encode()).hexdigest()
-        enqueue(connection, "urgent_email", recipient, payload, key=f"reconciliation/{digest}")
+def send_alerts(
+    job: Job[ReconciliationSettings], findings: Findings, remaining: Sequence[Discrepancy], new: int, path: Path
+) -> int:
+    """Enqueue one alert for each operator, in the current transaction; returns how many."""
+    payload = {"context": _context(findings, remaining, new, path)}
+    for recipient in job.alert_recipients:
+        digest = hashlib.sha256(f"{recipient}/{json.dumps(payload)}".encode()).hexdigest()
+        job.enqueue("urgent_email", recipient, payload, key=f"reconciliation/{digest}")
+    return len(job.alert_recipients)
 
 
-def _alert_context(findings: Findings, left: Sequence[Discrepancy], fresh: int, path: Path) -> dict[str, Any]:
+def _context(findings: Findings, remaining: Sequence[Discrepancy], new: int, path: Path) -> dict[str, Any]:
     count = findings.remaining
-    counts = {
-        KIND_LABELS[kind]: findings.found_by_kind[kind] - findings.fixed_by_kind[kind]
-        for kind in findings.found_by_kind
-    }
-    examples = {f"{KIND_LABELS[one.kind]} {one.reference}": one.summary for one in left[:MAX_ALERT_EXAMPLES]}
+    by_kind = findings.found_by_kind - findings.fixed_by_kind
+    examples = {f"{KIND_LABELS[one.kind]} {one.reference}": one.summary for one in remaining[:MAX_EXAMPLES]}
     return {
-        "title": f"Payments differ from {findings.provider}'s list",
+        "title": f"Payments differ from {findings.provider}'s statement",
         "summary": (
-            f"{count} {'difference is' if count == 1 else 'differences are'} left to people, {fresh} of them new; "
-            f"{findings.fixed} mended. Window: {findings.since:%Y-%m-%d %H:%M} to {findings.until:%Y-%m-%d %H:%M} UTC."
+            f"{count} {'discrepancy needs' if count == 1 else 'discrepancies need'} review, {new} of them new; "
+            f"{findings.fixed} fixed. Window: {findings.since:%Y-%m-%d %H:%M} to {findings.until:%Y-%m-%d %H:%M} UTC."
         ),
         "severity": "warning",
-        "details": {**{name: str(number) for name, number in counts.items() if number}, **examples},
-        "action": f"Read {path.with_suffix('.pdf').name}, or every difference in {path.name}, in the folder {path.parent}.",
+        "details": {**{KIND_LABELS[kind]: str(number) for kind, number in by_kind.items()}, **examples},
+        "action": f"Read {path.with_suffix('.pdf').name}, or every discrepancy in {path.name}, in the folder {path.parent}.",
     }

@@ -1,208 +1,221 @@
-"""One reconciliation: the provider's list read page by page, ours held against it, the safe mended, the rest reported."""
+"""Compares payments with the provider's statement page by page, fixes safe discrepancies, and reports the rest."""
 
 from __future__ import annotations
 
+import csv
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from backline.db.connect import Session
 from backline.db.statements import statement
-from backline.payments.provider import PaymentSource, ProviderPayment
-from backline.reconciliation.auto_fix import apply_fix
-from backline.reconciliation.discrepancies import Discrepancy, missing_at_provider, page_discrepancies
-from backline.reconciliation.notifications import enqueue_alerts
-from backline.reconciliation.report import DiscrepancyFile, Findings, write_pdf
+from backline.errors import NotConfigured, Skipped
+from backline.files import atomic_text_file
+from backline.jobs.batch import BatchResult
+from backline.jobs.job import Job
+from backline.payments.provider import PaymentSource
+from backline.reconciliation.csv_statement import CsvStatement, find_statement
+from backline.reconciliation.discrepancies import Discrepancy, LocalPayment, missing_at_provider, page_discrepancies
+from backline.reconciliation.notifications import send_alerts
+from backline.reconciliation.report import COLUMNS, FOLDER_SETTING, Findings, csv_row, write_pdf
 from backline.reconciliation.settings import ReconciliationSettings
 from backline.settings import resolve_folder
 
 PAGE_SIZE = 5_000
-"""Payments in memory at once, of each side."""
+"""Payments of each side in memory at the same time."""
 MAX_TRACKED = 10_000
-"""Differences of a run of which it is known whether they are new; a run with more has something else wrong with it."""
+"""Remaining discrepancies of a run that are checked for being new; a run with more has another problem."""
 RETENTION_DAYS = 90.0
 
-
-@dataclass(frozen=True, slots=True)
-class ReconciliationReport:
-    """What a run did, and where its files are."""
-
-    findings: Findings
-    csv: Path
-    pdf: Path
-    alerts: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the run's result."""
-        found = self.findings
-        return {
-            "provider": found.provider,
-            "since": found.since.isoformat(),
-            "until": found.until.isoformat(),
-            "dry_run": found.dry_run,
-            "theirs": found.provider_count,
-            "ours": found.local_count,
-            "found": {kind.value: count for kind, count in found.found_by_kind.items()},
-            "fixed": found.fixed,
-            "remaining": found.remaining,
-            "csv": str(self.csv),
-            "pdf": str(self.pdf),
-            "alerts": self.alerts,
-        }
+ReconciliationJob = Job[ReconciliationSettings]
 
 
-def covered_until(connection: Session, provider: str) -> datetime | None:
-    """Until when a provider has been reconciled; None before the first time."""
-    [row] = connection.execute(statement("reconciliation", "covered_until"), {"provider": provider}).fetchall()
+def reconcile_payments(job: ReconciliationJob) -> dict[str, object]:
+    """Reconcile the payments of `provider` with its API, or with the CSV statement `file`.
+
+    `days`: the window's length back from the statement's time, instead of the window that follows the last one. Skipped if
+    there is no statement, or none newer than the last window.
+    """
+    provider = job.params.required("provider", str)
+    file, days = job.params.optional("file", str), job.params.optional("days", float)
+    source, until = _open_source(job, provider, file)
+    covered = covered_until(job, provider)
+    if file is None and days is None and covered is not None and covered >= until:
+        raise Skipped(f"the newest statement of {provider} has been reconciled; add a newer one to its folder")
+    since = window_start(covered, job.settings, until) if days is None else until - timedelta(days=days)
+    return reconcile(job, provider, source, since, until)
+
+
+def covered_until(job: ReconciliationJob, provider: str) -> datetime | None:
+    """The end of the provider's last reconciled window, None before the first."""
+    [row] = job.database.execute(statement("reconciliation", "covered_until"), {"provider": provider}).fetchall()
     until: datetime | None = row["until"]
     return until
 
 
-def window_start(connection: Session, provider: str, config: ReconciliationSettings, now: datetime) -> datetime:
-    """Where the next window begins: some overlap before the last one's end."""
-    covered = covered_until(connection, provider)
+def window_start(covered: datetime | None, config: ReconciliationSettings, until: datetime) -> datetime:
+    """Where a window begins: some overlap before the end of the last one."""
     if covered is None:
-        return now - timedelta(days=config.initial_window_days)
-    return min(covered, now) - timedelta(hours=config.overlap_hours)
+        return until - timedelta(days=config.initial_window_days)
+    return min(covered, until) - timedelta(hours=config.overlap_hours)
 
 
 def reconcile(
-    connection: Session,
-    provider: str,
-    source: PaymentSource,
-    config: ReconciliationSettings,
-    *,
-    since: datetime,
-    until: datetime,
-    alert_to: Sequence[str] = (),
-    dry_run: bool = False,
-    progress: Callable[[float, str], object] = lambda _percent, _doing: None,
-) -> ReconciliationReport:
-    """Hold our payments of a window against the provider's list; `until` is now, or the time that the list is of.
+    job: ReconciliationJob, provider: str, source: PaymentSource, since: datetime, until: datetime
+) -> dict[str, object]:
+    """Compare the payments of a window; `until` is now, or the time of the statement.
 
-    What is younger than `grace_seconds` before `until`, and on our side as old before `since`, is left to the windows
-    beside it. Two at once are safe: what one has mended the other finds as it should be.
+    Payments younger than `grace_seconds` before `until` are left to the next window, local ones of as long after `since` to
+    the previous one. Concurrent runs are safe: what one has fixed is no discrepancy for the other.
     """
-    folder = resolve_folder(config.report_folder)
-    path = folder / f"{provider}_{until:%Y%m%dT%H%M%S%f}.csv"
-    settled = until - timedelta(seconds=config.grace_seconds)
-    findings = Findings(provider, since, until, dry_run)
-    left: list[Discrepancy] = []
-    with DiscrepancyFile(path) as file:
-        for one in _find_discrepancies(connection, source, findings, since, settled, until, config, progress):
-            may_mend = not dry_run and findings.fixed < config.batch_limit
-            is_mended = may_mend and apply_fix(connection, one, settled)
-            findings.add(one, is_fixed=is_mended)
-            file.add(one, is_fixed=is_mended)
-            if not is_mended and len(left) < MAX_TRACKED:
-                left.append(one)
+    path = resolve_folder(job.settings.report_folder) / f"{provider}_{until:%Y%m%dT%H%M%S%f}.csv"
+    findings = Findings(provider, since, until, job.dry_run)
+    fixes, remaining = BatchResult(), list[Discrepancy]()
+    with atomic_text_file(path, setting=FOLDER_SETTING) as file:
+        lines = csv.writer(file)
+        lines.writerow(COLUMNS)
+        for page in _find_discrepancies(job, source, findings):
+            fixed = _fix(job, page, findings, fixes)
+            for discrepancy in page:
+                is_fixed = discrepancy in fixed
+                findings.add(discrepancy, is_fixed=is_fixed)
+                lines.writerow(csv_row(discrepancy, is_fixed=is_fixed))
+                if not is_fixed and len(remaining) < MAX_TRACKED:
+                    remaining.append(discrepancy)
     write_pdf(findings, path.with_suffix(".pdf"))
-    alerts = 0 if dry_run else _finish(connection, findings, left, config, alert_to, path)
-    return ReconciliationReport(findings, path, path.with_suffix(".pdf"), alerts)
-
-
-def _find_discrepancies(
-    connection: Session,
-    source: PaymentSource,
-    findings: Findings,
-    since: datetime,
-    settled: datetime,
-    until: datetime,
-    config: ReconciliationSettings,
-    progress: Callable[[float, str], object],
-) -> Iterator[Discrepancy]:
-    seen = array("q")  # eight bytes a payment: all that grows with their number
-    theirs = source.list_payments(since, until)
-    while page := list(islice(theirs, PAGE_SIZE)):
-        findings.provider_count += len(page)
-        progress(min(60, findings.provider_count / 2000), f"{findings.provider_count} of the provider's payments read")
-        matches = connection.execute(
-            statement("reconciliation", "payment_match"), _match_values(findings.provider, page)
-        ).fetchall()
-        references = {place: one.reference for place, one in enumerate(page, 1)}
-        seen.extend(
-            match["payment_id"]
-            for match in matches
-            # One without an id may be given it below: then it is no longer missing there.
-            if match["reference"] in (None, references[match["place"]])
-        )
-        yield from page_discrepancies(page, matches, settled)
-    yield from _find_missing_at_provider(
-        connection, findings, seen, since + timedelta(seconds=config.grace_seconds), settled, progress
-    )
-
-
-def _match_values(provider: str, page: Sequence[ProviderPayment]) -> dict[str, Any]:
     return {
         "provider": provider,
-        "references": [one.reference for one in page],
-        "orders": [one.order_id for one in page],
+        "since": since,
+        "until": until,
+        "dry_run": job.dry_run,
+        "provider_count": findings.provider_count,
+        "local_count": findings.local_count,
+        "found": findings.found_by_kind,
+        "fixed": findings.fixed,
+        "fixes": fixes,
+        "remaining": findings.remaining,
+        "csv": path,
+        "pdf": path.with_suffix(".pdf"),
+        "alerts": 0 if job.dry_run else _finish(job, findings, remaining, path),
     }
 
 
+def _open_source(job: ReconciliationJob, provider: str, file: str | None) -> tuple[PaymentSource, datetime]:
+    """The provider's payments, and the time as of which they are listed."""
+    if provider == "stripe" and file is None:
+        try:
+            return job.provider(provider), job.now
+        except NotConfigured as exc:
+            raise Skipped(f"{exc}; or give a file") from None
+    path = find_statement(resolve_folder(job.settings.statement_folder), provider, file)
+    return CsvStatement(path), datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _find_discrepancies(
+    job: ReconciliationJob, source: PaymentSource, findings: Findings
+) -> Iterator[list[Discrepancy]]:
+    """The discrepancies, a page at a time: first of the provider's payments, then of local ones that it did not list."""
+    grace = timedelta(seconds=job.settings.grace_seconds)
+    seen = array("q")  # eight bytes for each payment: all that grows with their number
+    payments = source.list_payments(findings.since, findings.until)
+    while page := list(islice(payments, PAGE_SIZE)):
+        findings.provider_count += len(page)
+        job.progress(
+            min(60, findings.provider_count / 2000), f"{findings.provider_count} payments of the provider read"
+        )
+        references, orders = [payment.reference for payment in page], [payment.order_id for payment in page]
+        matches = job.rows(
+            statement("reconciliation", "payment_match"), LocalPayment,
+            {"provider": findings.provider, "references": references, "orders": orders},
+        )  # fmt: skip
+        # A match without an id may get it when it is fixed: then it is not missing at the provider.
+        seen.extend(match.payment_id for match in matches if match.reference in (None, references[match.position - 1]))
+        yield list(page_discrepancies(page, matches, findings.until - grace))
+    yield from _find_missing_at_provider(job, findings, seen, findings.since + grace, findings.until - grace)
+
+
 def _find_missing_at_provider(
-    connection: Session,
-    findings: Findings,
-    seen: array[int],
-    since: datetime,
-    until: datetime,
-    progress: Callable[[float, str], object],
-) -> Iterator[Discrepancy]:
+    job: ReconciliationJob, findings: Findings, seen: array[int], since: datetime, until: datetime
+) -> Iterator[list[Discrepancy]]:
     import numpy as np
 
     known = np.unique(np.array(seen, dtype=np.int64))
-    after = 0
+    after_id = 0
     while True:
-        values = {"provider": findings.provider, "since": since, "until": until, "after": after, "page_size": PAGE_SIZE}
-        rows = connection.execute(statement("reconciliation", "payment_page"), values).fetchall()
-        if not rows:
+        values = {
+            "provider": findings.provider, "since": since, "until": until, "after_id": after_id, "batch_limit": PAGE_SIZE,
+        }  # fmt: skip
+        payments = job.rows(statement("reconciliation", "payment_page"), LocalPayment, values)
+        if not payments:
             return
-        findings.local_count += len(rows)
-        progress(80, f"{findings.local_count} of our payments looked for")
-        ids = np.array([row["payment_id"] for row in rows], dtype=np.int64)
-        yield from (
-            missing_at_provider(rows[place]) for place in np.flatnonzero(~np.isin(ids, known, assume_unique=True))
-        )
-        after = rows[-1]["payment_id"]
+        findings.local_count += len(payments)
+        job.progress(80, f"{findings.local_count} local payments compared")
+        ids = np.array([payment.payment_id for payment in payments], dtype=np.int64)
+        missing = np.flatnonzero(~np.isin(ids, known, assume_unique=True))
+        yield [missing_at_provider(payments[index]) for index in missing]
+        after_id = payments[-1].payment_id
 
 
-def _finish(
-    connection: Session,
-    findings: Findings,
-    left: Sequence[Discrepancy],
-    config: ReconciliationSettings,
-    alert_to: Sequence[str],
-    path: Path,
-) -> int:
-    """Note what was covered and found, and tell of what is new, in one transaction; returns how many were told."""
-    values = {
+def _fix(
+    job: ReconciliationJob, page: Sequence[Discrepancy], findings: Findings, fixes: BatchResult
+) -> set[Discrepancy]:
+    """Record the provider's captures of open payments, as far as the run's limit allows; returns what was fixed.
+
+    Payment, attempt and order change in one transaction, if under their locks amount and currency agree, the order is
+    unpaid, and no attempt started within the grace period. Everything else, refunds included, is left to people.
+    """
+    fixed: set[Discrepancy] = set()
+
+    def fix(discrepancy: Discrepancy) -> str:
+        values = {
+            "payment_id": discrepancy.payment_id, "reference": discrepancy.reference,
+            "amount_minor": discrepancy.amount_minor, "currency": discrepancy.currency,
+            "grace_cutoff": findings.until - timedelta(seconds=job.settings.grace_seconds),
+        }  # fmt: skip
+        with job.transaction():
+            is_locked = job.database.execute(statement("reconciliation", "payment_lock"), values).fetchone()
+            if (
+                not is_locked
+                or not job.database.execute(statement("reconciliation", "payment_capture"), values).fetchone()
+            ):
+                return "not_safe"
+        fixed.add(discrepancy)
+        return "fixed"
+
+    safe = [discrepancy for discrepancy in page if discrepancy.is_safe_to_fix]
+    if safe and not job.dry_run:
+        limit = max(0, job.settings.batch_limit - findings.fixed)
+        fixes.add(job.run_each(safe, fix, key=lambda one: one.reference, limit=limit, transactional=False))
+    return fixed
+
+
+def _finish(job: ReconciliationJob, findings: Findings, remaining: Sequence[Discrepancy], path: Path) -> int:
+    """Record the window and its discrepancies and alert about new ones, in one transaction; returns the number of alerts."""
+    run = {
         "provider": findings.provider,
         "since": findings.since,
         "until": findings.until,
         "provider_count": findings.provider_count,
         "local_count": findings.local_count,
-        "found": json.dumps({kind.value: count for kind, count in findings.found_by_kind.items()}),
+        "discrepancies": json.dumps(findings.found_by_kind),
         "fixed": findings.fixed,
         "remaining": findings.remaining,
         "report": path.name,
     }
-    kept = {
+    found = {
         "provider": findings.provider,
-        "kinds": [one.kind.value for one in left],
-        "references": [one.reference for one in left],
-        "summaries": [one.summary for one in left],
+        "kinds": [discrepancy.kind.value for discrepancy in remaining],
+        "references": [discrepancy.reference for discrepancy in remaining],
+        "summaries": [discrepancy.summary for discrepancy in remaining],
     }
-    with connection.transaction():
-        connection.execute(statement("reconciliation", "run_insert"), values)
-        fresh = [row["is_new"] for row in connection.execute(statement("reconciliation", "discrepancy_upsert"), kept)]
-        forget = {"provider": findings.provider, "retention_days": RETENTION_DAYS}
-        connection.execute(statement("reconciliation", "discrepancy_prune"), forget)
-        if findings.remaining <= config.alert_threshold or not any(fresh):
+    with job.transaction():
+        job.database.execute(statement("reconciliation", "run_insert"), run)
+        rows = job.database.execute(statement("reconciliation", "discrepancy_upsert"), found).fetchall()
+        old = {"provider": findings.provider, "retention_days": RETENTION_DAYS}
+        job.database.execute(statement("reconciliation", "discrepancy_prune"), old)
+        new = sum(row["is_new"] for row in rows)
+        if findings.remaining <= job.settings.alert_threshold or not new:
             return 0
-        enqueue_alerts(connection, findings, left, sum(fresh), path, alert_to)
-    return len(alert_to)
+        return send_alerts(job, findings, remaining, new, path)

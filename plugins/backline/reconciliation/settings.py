@@ -1,4 +1,4 @@
-"""The settings of reconciliation: section [reconciliation] of backline.toml, where each is explained."""
+"""Settings of reconciliation: section [reconciliation] of backline.toml, which explains each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backline.settings.base import Section, register
 
 @register("reconciliation")
 class ReconciliationSettings(Section):
-    """Which windows are reconciled, what is mended, and when operators are told."""
+    """Windows, folders, and the limits of fixes and alerts."""
 
     statement_folder: str = "archive/provider_lists"
     report_folder: str = "archive/reconciliation"
@@ -25,6 +25,6 @@ class ReconciliationSettings(Section):
     def _check_overlap(self) -> Self:
         if self.overlap_hours * 3600 < 2 * self.grace_seconds:
             raise ValueError(
-                "overlap_hours must be at least twice settle_seconds, or payments between two windows are missed"
+                "overlap_hours must be at least twice grace_seconds, or payments between windows are missed"
             )
         return self

@@ -1,4 +1,4 @@
-"""Made data for the reference app: in bulk, by SQL, the same for the same seed, scale and day."""
+"""The reference app's schema and generated data: in bulk, by SQL, the same for the same seed, scale and day."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import Any
 import psycopg
 
 from backline.db.connect import translate_errors
-from backline.db.statements import statement
+from backline.db.migrate import apply_files
+from backline.db.statements import SQL_FOLDER, statement
 from backline.encryption import Encryptor
-from backline.errors import InvalidInput
-from backline.reference_app.schema import apply_in_transaction
+from backline.errors import InvalidInput, Misconfigured
 
+SCHEMA = "app"
+FOLDER = SQL_FOLDER / "reference_app"
+SCHEMA_COMMENT = "Backline's reference app"
+"""The comment of the schema, by which Backline recognizes it as its own."""
 DEFAULT_SEED = 1
 MAX_SCALE = 1000
 SEED_STEPS: Mapping[str, tuple[str, ...]] = {
@@ -47,12 +51,12 @@ SEED_STEPS: Mapping[str, tuple[str, ...]] = {
     "seed_integrations": ("integrations", "integration_endpoints"),
     "seed_integration_records": ("integration_records",),
 }
-"""Statements in their order, and the tables that each fills."""
+"""Statements in execution order, and the tables that each fills."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
-    """What seeding made: rows of each table, seconds of each step, and of all with its commit."""
+    """Rows of each table, seconds of each step, and seconds in total, commit included."""
 
     rows: Mapping[str, int]
     steps: Mapping[str, float]
@@ -62,6 +66,15 @@ class SeedResult:
     def total(self) -> int:
         """Rows of all tables."""
         return sum(self.rows.values())
+
+
+def apply_schema(dsn: str) -> list[str]:
+    """Create the schema `app` or bring it up to date; returns the names of the files applied.
+
+    One transaction under a lock, like `backline.db.migrate`. Misconfigured if a schema `app` exists that is not Backline's.
+    """
+    with translate_errors(), psycopg.connect(dsn) as connection:
+        return _apply_in_transaction(connection)
 
 
 def seed(
@@ -74,28 +87,27 @@ def seed(
     encryptor: Encryptor | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> SeedResult:
-    """Fill the schema `app`, made or brought up to date first, with `scale` times about 10,000 rows.
+    """Fill the schema `app`, which is created or updated first, with `scale` times about 10,000 rows.
 
-    Same seed, scale and `today` (default: today in UTC), same rows; only the sealed text of tokens differs each time. With
-    a `sealer` the live tokens can be resolved by reference; without one only their hashes are there. `replace` empties the
-    tables first; without it InvalidInput if there are rows. One transaction: all or nothing, and one at a time. Enqueues
-    no message.
+    The same seed, scale and `today` (default: today in UTC) give the same rows, except for the encrypted text of tokens.
+    Without an `encryptor` tokens have only hashes and cannot be resolved by reference. `replace` empties the tables first;
+    without it, existing rows are InvalidInput. One transaction, one seeding at a time. Enqueues no message.
     """
     if not 1 <= scale <= MAX_SCALE:
-        raise InvalidInput("scale", f"must be from 1 (about 10,000 rows) to {MAX_SCALE}; 100 makes about a million")
+        raise InvalidInput("scale", f"must be from 1 (about 10,000 rows) to {MAX_SCALE}; 100 creates about a million")
     if not -(2**63) <= seed < 2**63:
         raise InvalidInput("seed", "must be a whole number of 64 bits")
     values = {"scale": scale, "seed": seed, "today": today or datetime.now(UTC).date()}
     started = time.monotonic()
     seconds: dict[str, float] = {}
     with translate_errors(), psycopg.connect(dsn) as connection:
-        for name in apply_in_transaction(connection):
+        for name in _apply_in_transaction(connection):
             report(f"applied {name}")
         _empty_tables(connection, report, replace=replace)
         for name, tables in SEED_STEPS.items():
-            begun = time.monotonic()
+            step_started = time.monotonic()
             connection.execute(statement("reference_app", name), values)
-            seconds[name] = time.monotonic() - begun
+            seconds[name] = time.monotonic() - step_started
             report(f"{', '.join(tables)} ({seconds[name]:.1f} s)")
         if encryptor is not None:
             _encrypt_tokens(connection, values, encryptor)
@@ -105,22 +117,32 @@ def seed(
 
 
 def invariant_violations(dsn: str) -> dict[str, int]:
-    """Rules across tables that do not hold, with how many rows break each; empty when all is well."""
+    """Violated rules across tables, with the number of rows that violate each; empty if all hold."""
     with translate_errors(), psycopg.connect(dsn) as connection:
         return dict(connection.execute(statement("reference_app", "invariant_violations")).fetchall())
 
 
+def _apply_in_transaction(connection: psycopg.Connection[Any]) -> list[str]:
+    row = connection.execute(statement("reference_app", "schema_owner")).fetchone()
+    exists, comment = row or (False, None)
+    if exists and comment != SCHEMA_COMMENT:
+        raise Misconfigured(
+            f"the database has a schema {SCHEMA!r} that is not Backline's reference app; "
+            "use another database for it (yours was not changed), and see docs/adopting.md to work on your own tables"
+        )
+    return apply_files(connection, SCHEMA, FOLDER)
+
+
 def _empty_tables(connection: psycopg.Connection[Any], report: Callable[[str], None], *, replace: bool) -> None:
-    there = {name: rows for name, rows in _row_counts(connection).items() if rows}
-    if not there:
+    filled = ", ".join(f"{name} {rows:,}" for name, rows in _row_counts(connection).items() if rows)
+    if not filled:
         return
-    told = ", ".join(f"{name} {rows:,}" for name, rows in there.items())
     if not replace:
-        raise InvalidInput("replace", f"schema app has rows already ({told}); with --replace they are deleted first")
-    report(f"emptying schema app: {told}")
+        raise InvalidInput("replace", f"schema app already has rows ({filled}); --replace deletes them first")
+    report(f"emptying schema app: {filled}")
     connection.execute(statement("reference_app", "tables_truncate"))
-    [found] = connection.execute(statement("reference_app", "outbox_exists")).fetchall()
-    if found[0]:
+    [(outbox_exists,)] = connection.execute(statement("reference_app", "outbox_exists")).fetchall()
+    if outbox_exists:
         connection.execute(statement("reference_app", "idempotency_keys_delete"))
 
 
@@ -130,5 +152,5 @@ def _row_counts(connection: psycopg.Connection[Any]) -> dict[str, int]:
 
 def _encrypt_tokens(connection: psycopg.Connection[Any], values: Mapping[str, Any], encryptor: Encryptor) -> None:
     live = connection.execute(statement("reference_app", "seed_tokens_select"), values).fetchall()
-    sealed = {"ids": [number for number, _ in live], "encrypted": [encryptor.encrypt(token) for _, token in live]}
-    connection.execute(statement("reference_app", "seed_tokens_encrypt"), sealed)
+    encrypted = {"ids": [number for number, _ in live], "encrypted": [encryptor.encrypt(token) for _, token in live]}
+    connection.execute(statement("reference_app", "seed_tokens_encrypt"), encrypted)

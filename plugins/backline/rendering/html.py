@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ def render_pdf(markup: str, variant: str) -> bytes:
     from weasyprint import HTML
     from weasyprint.urls import URLFetcher
 
+    # Without libharfbuzz-subset WeasyPrint uses fontTools, which writes the current time into fonts unless this is set.
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
     fetcher = URLFetcher(allowed_protocols=frozenset({"data"}))
     content = HTML(string=markup, url_fetcher=fetcher).write_pdf(pdf_variant=variant)
     if not isinstance(content, bytes):

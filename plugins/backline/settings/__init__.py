@@ -12,10 +12,11 @@ from backline.settings.core import (
     OutboxSettings,
     RetrySettings,
     Settings,
+    WatchSettings,
 )
 from backline.settings.loader import ROOT, config_file, load, resolve_folder, settings
 
 __all__ = [
     "DEFAULT_RETRY_POLICIES", "ROOT", "AlertSettings", "ChannelName", "JobDefaults", "JobSettings", "LaneSettings", "LaneTriggerSettings",
-    "OutboxSettings", "RetrySettings", "Section", "Settings", "config_file", "load", "register", "resolve_folder", "settings",
+    "OutboxSettings", "RetrySettings", "Section", "Settings", "WatchSettings", "config_file", "load", "register", "resolve_folder", "settings",
 ]  # fmt: skip

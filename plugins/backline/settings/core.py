@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -30,10 +30,21 @@ class OutboxSettings(Section):
 
 
 class LaneTriggerSettings(Section):
-    """How often the doorbell looks, and how long it is silent after a ring."""
+    """How often the poller checks all lanes, and how long it waits after a lane's event."""
 
     poll_interval_seconds: float = Field(0.25, ge=0.05, le=10)
     cooldown_seconds: float = Field(5.0, ge=1, le=60)
+
+
+class WatchSettings(Section):
+    """A statement whose first value is true when a DAG has work to do."""
+
+    statement: Annotated[str, Field(pattern=r"^\w+\.\w+$")]
+    interval_seconds: float = Field(5.0, ge=0.5, le=3600)
+    cooldown_seconds: float = Field(10.0, ge=1, le=3600)
+
+
+WatchName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 
 
 class RetrySettings(Section):
@@ -149,6 +160,7 @@ class Settings(Section):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
     lane_trigger: LaneTriggerSettings = Field(default_factory=LaneTriggerSettings)
+    watches: dict[WatchName, WatchSettings] = Field(default_factory=dict)
     retry: dict[FailureClass, RetrySettings] = Field(default_factory=lambda: dict(DEFAULT_RETRY_POLICIES))
     lanes: dict[str, LaneSettings]
     direct_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(DIRECT_POOLS))

@@ -1,4 +1,4 @@
-"""Settings that come from the environment: `BACKLINE__SECTION__KEY`, read as the file would say it."""
+"""Settings from the environment: `BACKLINE__SECTION__KEY`, in the structure of the settings file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ ENVIRONMENT_PREFIX = "BACKLINE__"
 
 
 def read_environment() -> dict[str, Any]:
-    """What the environment sets, as the file would say it: BACKLINE__EMAIL__TIMEOUT_SECONDS, or BACKLINE__EMAIL as JSON."""
+    """The settings of the environment: BACKLINE__EMAIL__TIMEOUT_SECONDS, or BACKLINE__EMAIL as JSON."""
     found: dict[str, Any] = {}
     given = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith(ENVIRONMENT_PREFIX)}
-    for name, value in sorted(given.items()):  # a whole section comes before its settings, which beat it
+    for name, value in sorted(given.items()):  # a whole section is sorted before its settings, which override it
         *outer, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-        said: dict[str, Any] = {key: _parse_value(value)}
+        setting: dict[str, Any] = {key: _parse_value(value)}
         for part in reversed(outer):
-            said = {part: said}
-        found = deep_merge(found, said)
+            setting = {part: setting}
+        found = deep_merge(found, setting)
     return found
 
 
 def _parse_value(text: str) -> object:
-    """A list or a table is JSON; numbers and truth values are read from text where they are checked."""
+    """Lists and tables are JSON; numbers and booleans stay text, which the settings' validation converts."""
     if text.lstrip().startswith(("{", "[")):
         try:
             return json.loads(text)
@@ -34,7 +34,7 @@ def _parse_value(text: str) -> object:
 
 
 def deep_merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, table by table; `over` wins."""
+    """Merge two mappings, table by table; `overrides` takes precedence."""
     both = {**base, **overrides}
     for key in base.keys() & overrides.keys():
         if isinstance(base[key], dict) and isinstance(overrides[key], dict):

@@ -1,1 +1,1 @@
-"""Subscriptions: orders that come again, each on its day of the month."""
+"""Subscriptions: their cycles, renewals and reminders."""

@@ -1,42 +1,60 @@
-"""One subscription as the database has it, locked."""
+"""Subscriptions as rows."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from psycopg.rows import class_row
 
 from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.subscriptions.rules import Subscription
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRow(Subscription):
+    """A subscription with its owner and product, as the database has it."""
+
+    id: int
+    reminded_cycle_on: date | None
+    quantity: int
+    currency: str
+    user_id: int
+    product_id: int
+    zone: str
+    today: date
+    """The current day in `zone`."""
+    product: str
+    product_is_retired: bool
+    name: str
+    email: str
+    phone: str | None
+    """Only of owners who want text messages."""
+    language: str
+    country: str
+    customer_is_deactivated: bool
+    tax_rate: int
+    """In basis points."""
 
 
-def lock_subscription(connection: Session, subscription_id: int, now: datetime) -> Row:
-    """All that is asked of one subscription, in the caller's transaction.
+@dataclass(frozen=True, slots=True)
+class SubscriptionItem:
+    """A subscription of a batch. After a permanent failure it is attempted again if its owner's address changes."""
 
-    InvalidInput if there is none; psycopg's LockNotAvailable while somebody else is at it.
+    id: int
+    email: str
+
+
+def lock_subscription(database: Session, subscription_id: int, now: datetime) -> SubscriptionRow:
+    """A subscription, locked for the caller's transaction.
+
+    InvalidInput if it does not exist; psycopg's LockNotAvailable while another transaction has it.
     """
-    row = connection.execute(
-        statement("subscriptions", "subscription_lock"), {"id": subscription_id, "now": now}
-    ).fetchone()
+    with database.cursor(row_factory=class_row(SubscriptionRow)) as cursor:
+        values = {"id": subscription_id, "now": now}
+        row = cursor.execute(statement("subscriptions", "subscription_lock"), values).fetchone()
     if row is None:
-        raise InvalidInput("subscription_id", f"there is no subscription {subscription_id}; give the id of one that is")
+        raise InvalidInput("subscription_id", f"there is no subscription {subscription_id}; give the id of one")
     return row
-
-
-def to_subscription(row: Row) -> Subscription:
-    """What the rules ask of it."""
-    return Subscription(
-        state=row["state"],
-        anchor_day=row["anchor_day"],
-        interval_months=row["interval_months"],
-        next_on=row["next_on"],
-        skip_next=row["skip_next"],
-        retry_on=row["retry_on"],
-        resume_on=row["resume_on"],
-        unit_price_minor=row["unit_price_minor"],
-        new_price_minor=row["new_price_minor"],
-        new_price_from=row["new_price_from"],
-    )

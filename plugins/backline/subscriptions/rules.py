@@ -1,28 +1,28 @@
-"""What is to be done with a subscription on a day: pure decisions, with neither clock nor database.
+"""The cycles of a subscription, and what is due on a day: pure functions.
 
-`today` is the day in the subscription's own zone.
+A cycle is on the anchor day, or on the last day of a month that is too short. It is counted in months, never from the day
+before: a subscription of the 31st has cycles on 28 February and 31 March. `today` is the day in the subscription's own zone.
 """
 
 from __future__ import annotations
 
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
-
-from backline.subscriptions.cycles import first_cycle_from
 
 ONE_DAY = timedelta(days=1)
 
 
 class Action(StrEnum):
-    """What is to be done."""
+    """What is due."""
 
     ORDER = "order"
-    """The cycle is due: it makes an order."""
+    """The cycle is due: create its order."""
     SKIP = "skip"
-    """The cycle is due, and its owner did not want it."""
+    """The cycle is due, but its owner skips it."""
     RESUME = "resume"
-    """The pause is over, and the next cycle is still to come."""
+    """The pause is over; the next cycle is still to come."""
     NOT_DUE = "not_due"
     INACTIVE = "inactive"
     """Cancelled, or paused."""
@@ -30,17 +30,17 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What the rules ask of a subscription; amounts in minor units, without tax."""
+    """The fields of a subscription that the rules use. Amounts are in minor units, without tax."""
 
     state: str
     """active, paused or cancelled."""
     anchor_day: int
     interval_months: int
     next_on: date | None
-    """The day of the cycle that is next; None once cancelled."""
+    """The next cycle; None once cancelled."""
     skip_next: bool
     retry_on: date | None
-    """Out of stock: the cycle of `next_on` is looked at again on this day."""
+    """Out of stock: the cycle of `next_on` is attempted again on this day."""
     resume_on: date | None
     unit_price_minor: int
     new_price_minor: int | None
@@ -49,21 +49,21 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done, for which cycle, and where the subscription stands afterwards."""
+    """What is due, for which cycle, and the next cycle afterwards."""
 
     action: Action
     cycle_on: date | None = None
     next_on: date | None = None
     unit_price_minor: int = 0
     applies_new_price: bool = False
-    """The new price holds from this cycle on."""
+    """The new price is valid from this cycle on."""
 
 
 def decide(subscription: Subscription, today: date) -> Plan:
-    """What is to be done today.
+    """What is due today.
 
-    A cycle that is late is made up for once: cycles that were missed meanwhile make no orders of their own, because nobody
-    wants three parcels at a time. A pause leaves out the cycles that lie in it.
+    Of several missed cycles only one gets an order: customers do not want three parcels at a time. Cycles in a pause are
+    left out.
     """
     cycle_on = next_cycle(subscription)
     is_paused = subscription.state == "paused"
@@ -83,7 +83,7 @@ def decide(subscription: Subscription, today: date) -> Plan:
 
 
 def next_cycle(subscription: Subscription) -> date | None:
-    """The cycle that is next, or will be once the pause is over; None if there is none."""
+    """The next cycle, during a pause the first one after it; None if there is none."""
     if subscription.next_on is None or subscription.state == "cancelled":
         return None
     if subscription.state != "paused":
@@ -96,12 +96,12 @@ def next_cycle(subscription: Subscription) -> date | None:
 
 
 def is_skipped(subscription: Subscription, cycle_on: date) -> bool:
-    """Whether that cycle makes no order: what was said of one cycle does not hold for another."""
+    """Whether the owner skips that cycle: a skip applies to one cycle only."""
     return subscription.skip_next and cycle_on == subscription.next_on
 
 
 def price_of(subscription: Subscription, cycle_on: date) -> tuple[int, bool]:
-    """What one piece costs in that cycle, and whether that is the new price."""
+    """The price of one piece in that cycle, and whether that is the new price."""
     price, since = subscription.new_price_minor, subscription.new_price_from
     if price is None or since is None or since > cycle_on:
         return subscription.unit_price_minor, False
@@ -109,7 +109,7 @@ def price_of(subscription: Subscription, cycle_on: date) -> tuple[int, bool]:
 
 
 def cycle_to_remind(subscription: Subscription, reminded_cycle_on: date | None, today: date) -> date | None:
-    """The cycle that makes an order tomorrow, if its owner was not reminded of it yet."""
+    """The cycle that gets an order tomorrow, if its owner was not reminded of it yet."""
     cycle_on = next_cycle(subscription)
     if cycle_on != today + ONE_DAY or cycle_on == reminded_cycle_on or is_skipped(subscription, cycle_on):
         return None
@@ -117,6 +117,25 @@ def cycle_to_remind(subscription: Subscription, reminded_cycle_on: date | None, 
 
 
 def line_amounts(quantity: int, unit_price_minor: int, tax_rate: int) -> tuple[int, int]:
-    """Net and tax of a line in minor units; the rate is in basis points. Half a unit is rounded up, as on orders."""
+    """Net and tax of a line in minor units; the rate is in basis points. Half a unit is rounded up, as for orders."""
     net = quantity * unit_price_minor
     return net, (net * tax_rate + 5000) // 10_000
+
+
+def anchor_date(year: int, month: int, anchor_day: int) -> date:
+    """The day of a month that an anchor day (1 to 31) falls on."""
+    return date(year, month, min(anchor_day, monthrange(year, month)[1]))
+
+
+def cycle_after(cycle_on: date, anchor_day: int, interval_months: int, count: int) -> date:
+    """The cycle that is `count` cycles after `cycle_on`; with 0, `cycle_on` on its anchor day."""
+    year, month = divmod(cycle_on.year * 12 + cycle_on.month - 1 + count * interval_months, 12)
+    return anchor_date(year, month + 1, anchor_day)
+
+
+def first_cycle_from(cycle_on: date, anchor_day: int, interval_months: int, earliest: date) -> date:
+    """The first cycle on or after `earliest`, and not before `cycle_on`."""
+    months = (earliest.year - cycle_on.year) * 12 + earliest.month - cycle_on.month
+    count = max(0, months // interval_months)
+    found = cycle_after(cycle_on, anchor_day, interval_months, count)
+    return found if found >= earliest else cycle_after(cycle_on, anchor_day, interval_months, count + 1)

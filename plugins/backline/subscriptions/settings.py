@@ -1,4 +1,4 @@
-"""The settings of subscriptions: section [subscriptions] of backline.toml, where each is explained."""
+"""Settings of subscriptions: section [subscriptions] of backline.toml, which explains each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backline.settings.base import Section, register
 
 @register("subscriptions")
 class SubscriptionSettings(Section):
-    """How subscriptions are renewed, and where their messages lead."""
+    """How subscriptions are renewed, and the pages that their messages link to."""
 
     chunk_size: int = Field(1000, ge=1, le=10_000)
     max_chunks: int = Field(200, ge=1, le=1000)
@@ -33,5 +33,5 @@ class SubscriptionSettings(Section):
     @classmethod
     def _check_order_url(cls, url: str) -> str:
         if url.count("{order}") != 1:
-            raise ValueError(f"{url!r} must have {{order}} once: that is where the order's number goes")
+            raise ValueError(f"{url!r} must contain {{order}}, the order's number, once")
         return url

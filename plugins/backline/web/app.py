@@ -22,7 +22,7 @@ ROUTERS = (
     health.router, messages.router, runs.router, preferences.router, webhooks.router, audit.router, hooks.router,
     unsubscribe.router,
 )  # fmt: skip
-"""All routes. One without a login is below one of `roles.PUBLIC_PATHS`; every other one has `roles.require_role`."""
+"""All routes. One without a login is below one of `roles.PUBLIC_PATHS`; every other one has `roles.route`."""
 
 
 def create_app() -> FastAPI:

@@ -9,18 +9,13 @@ from fastapi import APIRouter, Request
 from backline import audit_trail
 from backline.web import schemas
 from backline.web.database import Database
-from backline.web.roles import Role, require_role
+from backline.web.roles import Role, route
 from backline.web.urls import next_url
 
 router = APIRouter(prefix="/api/v1", tags=["audit trail"])
 
 
-@router.get(
-    "/audit-trail",
-    response_model=schemas.AuditEntryList,
-    summary="Who did what, newest first",
-    **require_role(Role.ADMIN),
-)
+@router.get("/audit-trail", **route(Role.ADMIN, "Who did what, newest first", schemas.AuditEntryList))
 def search(
     request: Request,
     database: Database,

@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def request_body(model: type[BaseModel], *, required: bool = True, batch: bool = False) -> dict[str, Any]:
-    """The OpenAPI description of a body that a route parses itself: `require_role(role, **request_body(NewMessage))`."""
+    """The OpenAPI description of a body that a route parses itself."""
     schema: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
     if batch:
         schema = {"oneOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": BATCH_LIMIT}]}

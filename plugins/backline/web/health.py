@@ -14,7 +14,7 @@ from backline.errors import BacklineError
 from backline.web import schemas
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
-from backline.web.roles import public
+from backline.web.roles import public_route
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +42,13 @@ class Readiness:
 _readiness = Readiness()
 
 
-@router.get("/livez", response_model=schemas.Status, summary="Whether the process is alive", **public())
+@router.get("/livez", **public_route("Whether the process is alive", schemas.Status))
 async def livez() -> schemas.Status:
     """Responds as long as the process is alive; checks nothing else."""
     return schemas.Status()
 
 
-@router.get("/readyz", response_model=schemas.Status, summary="Whether it can serve requests", **public())
+@router.get("/readyz", **public_route("Whether it can serve requests", schemas.Status))
 def readyz(database: Database) -> schemas.Status:
     """The database is reachable and migrated; 503 if not."""
     if not _readiness.check(database):

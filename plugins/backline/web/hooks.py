@@ -17,12 +17,11 @@ from fastapi import APIRouter, Depends, Request, Response
 from backline.airflow.connections import connection_password
 from backline.delivery_events import mailgun, sendgrid, ses, twilio
 from backline.delivery_events.events import DeliveryEvent, record_events
-from backline.payments import razorpay_events, stripe_events
-from backline.payments.events import PaymentEvent, insert_event
+from backline.payments.webhook_parsing import PaymentEvent, insert_event, verify_razorpay_event, verify_stripe_event
 from backline.settings import settings
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
-from backline.web.roles import public
+from backline.web.roles import public_route
 from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX, route_path
 
@@ -72,7 +71,7 @@ Body = Annotated[bytes, Depends(raw_body)]
 Hooks = Annotated[HookSettings, Depends(hook_settings)]
 
 
-@router.post("/ses", status_code=204, summary="Delivery events of Amazon SES, by SNS", **public())
+@router.post("/ses", **public_route("Delivery events of Amazon SES, by SNS", status=204))
 def receive_ses(
     database: Database, hooks: Hooks, body: Body, client: Annotated[SnsClient, Depends(sns_client)]
 ) -> Response:
@@ -85,7 +84,7 @@ def receive_ses(
     return _store_delivery_events(database, ses.SOURCE, events)
 
 
-@router.post("/sendgrid", status_code=204, summary="Delivery events of SendGrid", **public())
+@router.post("/sendgrid", **public_route("Delivery events of SendGrid", status=204))
 def receive_sendgrid(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """The signed event webhook."""
     _require_enabled(hooks.sendgrid_public_key)
@@ -93,7 +92,7 @@ def receive_sendgrid(request: Request, database: Database, hooks: Hooks, body: B
     return _store_delivery_events(database, sendgrid.SOURCE, events)
 
 
-@router.post("/mailgun", status_code=204, summary="A delivery event of Mailgun", **public())
+@router.post("/mailgun", **public_route("A delivery event of Mailgun", status=204))
 def receive_mailgun(database: Database, hooks: Hooks, body: Body) -> Response:
     """One event a request."""
     _require_enabled(hooks.mailgun_connection)
@@ -101,7 +100,7 @@ def receive_mailgun(database: Database, hooks: Hooks, body: Body) -> Response:
     return _store_delivery_events(database, mailgun.SOURCE, events)
 
 
-@router.post("/twilio", status_code=204, summary="A delivery event of Twilio", **public())
+@router.post("/twilio", **public_route("A delivery event of Twilio", status=204))
 def receive_twilio(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """The status callback of an SMS."""
     _require_enabled(hooks.twilio_connection)
@@ -110,20 +109,20 @@ def receive_twilio(request: Request, database: Database, hooks: Hooks, body: Bod
     return _store_delivery_events(database, twilio.SOURCE, events)
 
 
-@router.post("/stripe", status_code=204, summary="A payment event of Stripe", **public())
+@router.post("/stripe", **public_route("A payment event of Stripe", status=204))
 def receive_stripe(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """One event a request, of any type."""
     _require_enabled(hooks.stripe_connection)
     secret = connection_password(hooks.stripe_connection)
-    return _store_payment_event(database, stripe_events.verify_stripe_event(request.headers, body, secret))
+    return _store_payment_event(database, verify_stripe_event(request.headers, body, secret))
 
 
-@router.post("/razorpay", status_code=204, summary="A payment event of Razorpay", **public())
+@router.post("/razorpay", **public_route("A payment event of Razorpay", status=204))
 def receive_razorpay(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """One event a request, of any type."""
     _require_enabled(hooks.razorpay_connection)
     secret = connection_password(hooks.razorpay_connection)
-    event = razorpay_events.verify_razorpay_event(request.headers, body, secret, datetime.now(UTC))
+    event = verify_razorpay_event(request.headers, body, secret, datetime.now(UTC))
     return _store_payment_event(database, event)
 
 

@@ -14,10 +14,10 @@ from backline.audit_trail import record
 from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
-from backline.web.bodies import BATCH_LIMIT, Body, OptionalBody, parse_body, parse_messages, request_body
+from backline.web.bodies import BATCH_LIMIT, Body, OptionalBody, parse_body, parse_messages
 from backline.web.database import Database, encryptor
 from backline.web.problems import ApiError
-from backline.web.roles import Role, actor, require_role
+from backline.web.roles import Role, actor, route
 from backline.web.schemas import Id, Text
 from backline.web.urls import api_url, next_url, ui_url
 
@@ -33,8 +33,9 @@ IdempotencyKey = Annotated[
 
 
 @router.post(
-    "/messages", status_code=202, response_model=schemas.Accepted, summary=f"Send one message or up to {BATCH_LIMIT:,}",
-    **require_role(Role.OP, **request_body(schemas.NewMessage, batch=True)),
+    "/messages",
+    **route(Role.OP, f"Send one message or up to {BATCH_LIMIT:,}", schemas.Accepted,
+            body=schemas.NewMessage, batch=True, status=202),
 )  # fmt: skip
 def send(request: Request, database: Database, body: Body, idempotency_key: IdempotencyKey = None) -> Response:
     """All or none: if a message is invalid, none is accepted, and the errors have the index of each invalid one."""
@@ -63,12 +64,7 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
     return _accepted_response(request, ids, urls)
 
 
-@router.get(
-    "/messages",
-    response_model=schemas.MessageList,
-    summary="Search messages, newest first",
-    **require_role(Role.VIEWER),
-)
+@router.get("/messages", **route(Role.VIEWER, "Search messages, newest first", schemas.MessageList))
 def search(
     request: Request,
     database: Database,
@@ -93,12 +89,7 @@ def search(
     return {"messages": _summaries(request, found.messages), "next": next_url(request, found.next_cursor)}
 
 
-@router.get(
-    "/messages/{id}",
-    response_model=schemas.Message,
-    summary="One message with its timeline",
-    **require_role(Role.VIEWER),
-)
+@router.get("/messages/{id}", **route(Role.VIEWER, "One message with its timeline", schemas.Message))
 def message(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
     """Also explains in one sentence why it was or was not sent. Secret fields are hidden."""
     with database.transaction() as connection:
@@ -111,9 +102,7 @@ def message(request: Request, database: Database, id: Id) -> dict[str, Any]:  # 
     return shown | {"payload": found.payload, "why": found.explanation, "timeline": timeline}
 
 
-@router.get(
-    "/groups/{id}", response_model=schemas.Group, summary="The messages of a group", **require_role(Role.VIEWER)
-)
+@router.get("/groups/{id}", **route(Role.VIEWER, "The messages of a group", schemas.Group))
 def group(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
     """One per channel, of a message type with several channels."""
     with database.transaction() as connection:
@@ -123,9 +112,7 @@ def group(request: Request, database: Database, id: Id) -> dict[str, Any]:  # no
     return {"id": id, "messages": _summaries(request, found)}
 
 
-@router.post(
-    "/messages/{id}/cancel", response_model=schemas.Message, summary="Cancel a message", **require_role(Role.OP)
-)
+@router.post("/messages/{id}/cancel", **route(Role.OP, "Cancel a message", schemas.Message))
 def cancel(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
     """At once if it is not leased, else the dispatcher that leases it is asked to; 409 if it is final otherwise."""
     with database.transaction() as connection:
@@ -133,9 +120,7 @@ def cancel(request: Request, database: Database, id: Id) -> dict[str, Any]:  # n
     return message(request, database, id)
 
 
-@router.post(
-    "/messages/{id}/retry", response_model=schemas.Message, summary="Retry a dead message", **require_role(Role.OP)
-)
+@router.post("/messages/{id}/retry", **route(Role.OP, "Retry a dead message", schemas.Message))
 def retry(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
     """Under its own id, with all its type's attempts; 409 if it is not dead, has expired or had secret fields."""
     with database.transaction() as connection:
@@ -144,9 +129,9 @@ def retry(request: Request, database: Database, id: Id) -> dict[str, Any]:  # no
 
 
 @router.post(
-    "/messages/{id}/replay", status_code=202, response_model=schemas.Accepted,
-    summary="Send a final message again, edited or not",
-    **require_role(Role.OP, **request_body(schemas.Replay, required=False)),
+    "/messages/{id}/replay",
+    **route(Role.OP, "Send a final message again, edited or not",
+            schemas.Accepted, body=schemas.Replay, body_required=False, status=202),
 )  # fmt: skip
 def replay(
     request: Request,

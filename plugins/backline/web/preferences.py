@@ -9,9 +9,9 @@ from fastapi import APIRouter, Query, Request
 
 from backline.preferences import repository
 from backline.web import schemas
-from backline.web.bodies import Body, parse_body, request_body
+from backline.web.bodies import Body, parse_body
 from backline.web.database import Database
-from backline.web.roles import Role, actor, require_role
+from backline.web.roles import Role, actor, route
 from backline.web.schemas import Id
 from backline.web.urls import next_url
 
@@ -21,9 +21,7 @@ Address = Annotated[str, Query(min_length=1, max_length=400, pattern=schemas.ONE
 Reason = Annotated[str | None, Query(max_length=40, pattern=r"^[a-z_]+$")]
 
 
-@router.get(
-    "/suppressions", response_model=schemas.SuppressionList, summary="Suppressed addresses", **require_role(Role.VIEWER)
-)
+@router.get("/suppressions", **route(Role.VIEWER, "Suppressed addresses", schemas.SuppressionList))
 def list_suppressions(
     request: Request,
     database: Database,
@@ -41,8 +39,8 @@ def list_suppressions(
 
 
 @router.post(
-    "/suppressions", status_code=201, response_model=schemas.Suppression, summary="Suppress an address",
-    **require_role(Role.OP, **request_body(schemas.NewSuppression)),
+    "/suppressions",
+    **route(Role.OP, "Suppress an address", schemas.Suppression, body=schemas.NewSuppression, status=201),
 )  # fmt: skip
 def add_suppression(request: Request, database: Database, body: Body) -> dict[str, Any]:
     """Permanently or until a time; an existing suppression that lasts longer is kept."""
@@ -53,20 +51,14 @@ def add_suppression(request: Request, database: Database, body: Body) -> dict[st
         )
 
 
-@router.post(
-    "/suppressions/{id}/remove", response_model=schemas.Suppression, summary="Remove a suppression",
-    **require_role(Role.OP),
-)  # fmt: skip
+@router.post("/suppressions/{id}/remove", **route(Role.OP, "Remove a suppression", schemas.Suppression))
 def remove_suppression(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
     """Messages that were suppressed stay suppressed; replay them if they are still wanted."""
     with database.transaction() as connection:
         return repository.remove_suppression(connection, id, actor(request))
 
 
-@router.get(
-    "/preferences", response_model=schemas.Preferences, summary="The preferences of one recipient",
-    **require_role(Role.VIEWER),
-)  # fmt: skip
+@router.get("/preferences", **route(Role.VIEWER, "The preferences of one recipient", schemas.Preferences))
 def get_preferences(database: Database, channel: schemas.Channel, address: Address) -> dict[str, Any]:
     """Time zone, quiet hours, daily limit, opt-outs and suppression."""
     with database.transaction() as connection:
@@ -74,8 +66,8 @@ def get_preferences(database: Database, channel: schemas.Channel, address: Addre
 
 
 @router.post(
-    "/preferences", response_model=schemas.Preferences, summary="Set the preferences of one recipient",
-    **require_role(Role.OP, **request_body(schemas.PreferenceUpdate)),
+    "/preferences",
+    **route(Role.OP, "Set the preferences of one recipient", schemas.Preferences, body=schemas.PreferenceUpdate),
 )  # fmt: skip
 def update_preference(request: Request, database: Database, body: Body) -> dict[str, Any]:
     """A field that is left out is reset to the settings' default; `opted_out`, if left out, is not changed."""

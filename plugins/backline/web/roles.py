@@ -11,8 +11,10 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, HTTPException, Request
+from pydantic import BaseModel
 
 from backline.audit_trail import Actor
+from backline.web.bodies import request_body
 from backline.web.problems import ApiError
 
 if TYPE_CHECKING:
@@ -58,10 +60,19 @@ def has_role(role: Role, user: BaseUser) -> bool:
     return manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.AUDIT_LOG, user=user)
 
 
-def require_role(role: Role, **openapi: Any) -> dict[str, Any]:
-    """Keyword arguments of a route that requires a role: `@router.get("/lanes", **require_role(Role.VIEWER))`.
+def route(
+    role: Role,
+    summary: str,
+    response: Any,
+    *,
+    body: type[BaseModel] | None = None,
+    batch: bool = False,
+    body_required: bool = True,
+    status: int = 200,
+) -> dict[str, Any]:
+    """Keyword arguments of a route that requires a role: `@router.get("/lanes", **route(Role.VIEWER, "All lanes", Lanes))`.
 
-    `openapi` is added to the route's OpenAPI description.
+    `response` is the model of the response, `body` that of a request body which the route parses itself.
     """
 
     def check(request: Request) -> None:
@@ -69,7 +80,17 @@ def require_role(role: Role, **openapi: Any) -> dict[str, Any]:
         if not has_role(role, user):
             raise ApiError(403, f"{user.get_name()} needs Airflow's permissions of the role {role}")
 
-    return {"dependencies": [Depends(check)], "openapi_extra": {LEAST_ROLE: role.value, **openapi}}
+    described = {} if body is None else request_body(body, batch=batch, required=body_required)
+    return {
+        "summary": summary, "response_model": response, "status_code": status, "dependencies": [Depends(check)],
+        "openapi_extra": {LEAST_ROLE: role.value, **described},
+    }  # fmt: skip
+
+
+def public_route(summary: str, response: Any = None, *, status: int = 200) -> dict[str, Any]:
+    """Keyword arguments of a route without a login; its path must be in PUBLIC_PATHS."""
+    options = {"summary": summary, "response_model": response, "status_code": status}
+    return {**options, "openapi_extra": {LEAST_ROLE: NOBODY}}
 
 
 def require_dag_access(request: Request, dag_id: str) -> None:
@@ -79,11 +100,6 @@ def require_dag_access(request: Request, dag_id: str) -> None:
         requires_access_dag("GET", DagAccessEntity.RUN, dag_id)(request, user)
     except HTTPException:
         raise ApiError(403, f"{user.get_name()} may not read the runs of DAG {dag_id}") from None
-
-
-def public() -> dict[str, Any]:
-    """Keyword arguments of a route without a login; its path must be in PUBLIC_PATHS."""
-    return {"openapi_extra": {LEAST_ROLE: NOBODY}}
 
 
 def actor(request: Request) -> Actor:

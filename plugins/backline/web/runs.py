@@ -13,13 +13,13 @@ from airflow.utils.session import create_session
 from fastapi import APIRouter, Path, Request
 from sqlalchemy import select
 
-from backline.airflow.rest import FINAL_STATES
+from backline.airflow_api import FINAL_STATES
 from backline.jobs.results import RunRef, fetch_result
 from backline.settings import settings
 from backline.web import schemas
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
-from backline.web.roles import Role, require_dag_access, require_role
+from backline.web.roles import Role, require_dag_access, route
 
 router = APIRouter(prefix="/api/v1/runs", tags=["runs"])
 
@@ -27,9 +27,7 @@ router = APIRouter(prefix="/api/v1/runs", tags=["runs"])
 RunId = Annotated[str, Path(max_length=600, examples=["count_orders:manual__2026-01-01T00:00:00+00:00"])]
 
 
-@router.get(
-    "/{id}/result", response_model=schemas.RunResult, summary="The result of a run", **require_role(Role.VIEWER)
-)
+@router.get("/{id}/result", **route(Role.VIEWER, "The result of a run", schemas.RunResult))
 def get_result(request: Request, database: Database, id: RunId) -> dict[str, Any]:  # noqa: A002 - the path's name
     """404 if there is no such run, it has no result, or its result is no longer kept."""
     run, row = _find(request, database, id)
@@ -45,9 +43,7 @@ def get_result(request: Request, database: Database, id: RunId) -> dict[str, Any
     )
 
 
-@router.get(
-    "/{id}/progress", response_model=schemas.Progress, summary="The progress of a run", **require_role(Role.VIEWER)
-)
+@router.get("/{id}/progress", **route(Role.VIEWER, "The progress of a run", schemas.Progress))
 def get_progress(request: Request, database: Database, id: RunId) -> dict[str, Any]:  # noqa: A002
     """0 percent if the run has not reported any progress yet; 404 if there is no such run, or it is no longer kept."""
     run, row = _find(request, database, id)
@@ -59,7 +55,7 @@ def get_progress(request: Request, database: Database, id: RunId) -> dict[str, A
     if state in FINAL_STATES:
         raise ApiError(404, f"Run {run} ended as {state}; its progress is no longer kept. {_retention()}")
     return {
-        "dag_id": run.dag_id, "run_id": run.run_id, "percent": 0, "doing": "", "updated_at": None, "expires_at": None
+        "dag_id": run.dag_id, "run_id": run.run_id, "percent": 0, "doing": None, "updated_at": None, "expires_at": None
     }  # fmt: skip
 
 

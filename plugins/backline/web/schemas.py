@@ -115,11 +115,10 @@ class Accepted(BaseModel):
     request_id: str
 
 
-class MessageSummary(BaseModel):
-    """One message of a list."""
+class MessageFacts(BaseModel):
+    """What is known of a message, alone or in a list."""
 
     id: int
-    url: str
     type: str
     channel: str
     lane: str
@@ -131,6 +130,12 @@ class MessageSummary(BaseModel):
     finalized_at: AwareDatetime | None
     error_class: str | None
     error: str | None
+
+
+class MessageSummary(MessageFacts):
+    """One message of a list."""
+
+    url: str
 
 
 class MessageList(BaseModel):
@@ -169,16 +174,10 @@ class TimelineEvent(BaseModel):
     attempt: Attempt | None = None
 
 
-class Message(BaseModel):
+class Message(MessageFacts):
     """One message with its timeline."""
 
-    id: int
-    type: str
-    channel: str
-    lane: str
     priority: int
-    state: State
-    recipient: str
     payload: dict[str, JsonValue] = Field(description='Secret fields are "(secret)", and erased once it is final.')
     why: str = Field(description="Why it was or was not sent, in one sentence.")
     timeline: list[TimelineEvent]
@@ -186,13 +185,7 @@ class Message(BaseModel):
     expires_at: AwareDatetime | None
     attempt: int = Field(description="The number of finished attempts.")
     max_attempts: int
-    request_id: str | None
-    group_id: int | None
     replay_of: int | None
-    created_at: AwareDatetime
-    finalized_at: AwareDatetime | None
-    error_class: str | None
-    error: str | None
     provider_id: str | None
 
 
@@ -202,7 +195,7 @@ class Progress(BaseModel):
     dag_id: str
     run_id: str
     percent: float = Field(description="0 to 100; 0 also if the run has not reported any progress yet.")
-    doing: str = Field(description="What the run is doing, in a few words.")
+    doing: str | None = Field(description="What the run is doing, in a few words.")
     updated_at: AwareDatetime | None = Field(description="Null if the run has not reported any progress yet.")
     expires_at: AwareDatetime | None = Field(description="When progress and result are deleted.")
 

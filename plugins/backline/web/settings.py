@@ -9,7 +9,7 @@ from backline.settings.base import Section, register
 
 @register("hooks")
 class HookSettings(Section):
-    """Which providers may tell of deliveries and payments; one that is empty is closed."""
+    """Access of providers to the hooks; a hook whose setting is empty is disabled."""
 
     ses_topic_arns: tuple[str, ...] = ()
     sendgrid_public_key: str = ""

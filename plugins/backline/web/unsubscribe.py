@@ -21,7 +21,7 @@ from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 from backline.web.database import Database, encryptor
 from backline.web.hooks import Body
-from backline.web.roles import public
+from backline.web.roles import public_route
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,13 +37,13 @@ SECURITY_HEADERS = {
 }
 
 
-@router.get("/{token}", response_model=None, summary="Asks whether to opt out of a topic", **public())
+@router.get("/{token}", **public_route("Asks whether to opt out of a topic"))
 def show_page(request: Request, database: Database, token: str) -> Response:
     """A page with the buttons to opt out; changes nothing."""
     return _respond(request, database, token, None)
 
 
-@router.post("/{token}", response_model=None, summary="Opts out of a topic or of everything, or in again", **public())
+@router.post("/{token}", **public_route("Opts out of a topic or of everything, or in again"))
 def submit(request: Request, database: Database, token: str, body: Body) -> Response:
     """By the form field `action`; a body without it, such as a mail program's, opts out of the topic."""
     posted = parse_qs(body.decode("utf-8", "replace")).get("action", [""])[0]
@@ -88,13 +88,11 @@ def _mask_address(address: str) -> str:
 
 def _negotiate_language(accept_language: str, default: str) -> str:
     """The first of the browser's languages in which the page exists."""
+    from babel import negotiate_locale
+
     known = [path.parent.name for path in PAGE_FOLDER.glob("*/unsubscribe.html")]
-    for part in accept_language.split(","):
-        language = part.partition(";")[0].strip().lower()
-        for name in (language, language.partition("-")[0]):
-            if name in known:
-                return name
-    return default if default in known else "en"
+    wanted = [part.partition(";")[0].strip() for part in accept_language.split(",")]
+    return negotiate_locale([*wanted, default], known, sep="-") or "en"
 
 
 @lru_cache(maxsize=1)

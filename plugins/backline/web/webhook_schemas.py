@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
+from backline.channels.webhook.signatures import Scheme
 from backline.web.schemas import MAX_ID, Reference, RequestBody, Timestamp
+from backline.webhooks.endpoints import Endpoint
 
 MAX_LISTED_MESSAGES = 1_000
 """Maximum number of messages in the response to a replay."""
-Scheme = Literal["v1", "v1a"]
 
 
 class NewEndpoint(RequestBody):
@@ -56,37 +57,12 @@ class WebhookReplay(RequestBody):
     include_delivered: bool = Field(False, description="With since: also the events that were delivered.")
 
 
-class Secret(BaseModel):
-    """A secret in use, without its secret part."""
-
-    scheme: Scheme
-    public_key: str | None = Field(description="Of v1a: the receiver verifies signatures with it.")
-    created_at: AwareDatetime
-    expires_at: AwareDatetime | None = Field(description="When it stops signing; null: it is the current one.")
-
-
-class Endpoint(BaseModel):
-    """One endpoint."""
-
-    id: str
-    url: str
-    description: str
-    event_types: list[str]
-    state: Literal["active", "disabled"]
-    disabled_reason: str | None
-    disabled_at: AwareDatetime | None
-    failing_since: AwareDatetime | None = Field(description="Its first failure since the last delivered event.")
-    last_error: str | None
-    created_at: AwareDatetime
-    secrets: list[Secret]
-
-
+@dataclass(frozen=True)
 class EndpointWithSecret(Endpoint):
     """An endpoint with its new secret."""
 
-    secret: str | None = Field(
-        description="It is not shown again. Null for v1a: the receiver needs only the public key."
-    )
+    secret: str | None
+    """It is not shown again. Null for v1a: the receiver needs only the public key."""
 
 
 class EndpointList(BaseModel):

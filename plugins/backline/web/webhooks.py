@@ -10,9 +10,9 @@ from fastapi import APIRouter, Path, Request, Response
 from backline.errors import InvalidInput
 from backline.settings import settings
 from backline.web import webhook_schemas as schemas
-from backline.web.bodies import Body, OptionalBody, parse_body, request_body
+from backline.web.bodies import Body, OptionalBody, parse_body
 from backline.web.database import Database, encryptor
-from backline.web.roles import Role, actor, require_role
+from backline.web.roles import Role, actor, route
 from backline.web.urls import api_url
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
@@ -23,8 +23,7 @@ Id = Annotated[str, Path(pattern=r"^ep_[0-9]{1,18}$", examples=["ep_1"])]
 
 
 @router.post(
-    "", status_code=201, response_model=schemas.EndpointWithSecret, summary="Add an endpoint",
-    **require_role(Role.ADMIN, **request_body(schemas.NewEndpoint)),
+    "", **route(Role.ADMIN, "Add an endpoint", schemas.EndpointWithSecret, body=schemas.NewEndpoint, status=201),
 )  # fmt: skip
 def create(request: Request, response: Response, database: Database, body: Body) -> dict[str, Any]:
     """The response is the only one that contains the secret."""
@@ -38,39 +37,33 @@ def create(request: Request, response: Response, database: Database, body: Body)
     return _with_secret(created)
 
 
-@router.get("", response_model=schemas.EndpointList, summary="All endpoints, oldest first", **require_role(Role.VIEWER))
+@router.get("", **route(Role.VIEWER, "All endpoints, oldest first", schemas.EndpointList))
 def list_endpoints(database: Database) -> dict[str, Any]:
     """With the recent failures of each, without secrets."""
     with database.transaction() as connection:
         found = endpoints.list_endpoints(connection)
-    return {"endpoints": [asdict(endpoint) for endpoint in found]}
+    return {"endpoints": found}
 
 
-@router.get("/{id}", response_model=schemas.Endpoint, summary="One endpoint", **require_role(Role.VIEWER))
-def get_endpoint(database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
+@router.get("/{id}", **route(Role.VIEWER, "One endpoint", endpoints.Endpoint))
+def get_endpoint(database: Database, id: Id) -> endpoints.Endpoint:  # noqa: A002 - the path's name
     """With the public keys of its v1a secrets."""
     with database.transaction() as connection:
-        return asdict(endpoints.get_endpoint(connection, id))
+        return endpoints.get_endpoint(connection, id)
 
 
-@router.patch(
-    "/{id}", response_model=schemas.Endpoint, summary="Change an endpoint",
-    **require_role(Role.ADMIN, **request_body(schemas.EndpointUpdate)),
-)  # fmt: skip
-def update(request: Request, database: Database, id: Id, body: Body) -> dict[str, Any]:  # noqa: A002
+@router.patch("/{id}", **route(Role.ADMIN, "Change an endpoint", endpoints.Endpoint, body=schemas.EndpointUpdate))
+def update(request: Request, database: Database, id: Id, body: Body) -> endpoints.Endpoint:  # noqa: A002
     """Omitted fields are not changed. Waiting messages go to the new URL."""
     given = parse_body(schemas.EndpointUpdate, body)
     with database.transaction() as connection:
-        found = endpoints.update(
+        return endpoints.update(
             connection, settings().section(WebhookSettings), actor(request), id,
             url=given.url, event_types=given.event_types, description=given.description,
         )  # fmt: skip
-    return asdict(found)
 
 
-@router.delete(
-    "/{id}", response_model=schemas.DisabledEndpoint, summary="Delete an endpoint", **require_role(Role.ADMIN)
-)
+@router.delete("/{id}", **route(Role.ADMIN, "Delete an endpoint", schemas.DisabledEndpoint))
 def delete(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002
     """Its waiting messages are suppressed."""
     with database.transaction() as connection:
@@ -78,8 +71,9 @@ def delete(request: Request, database: Database, id: Id) -> dict[str, Any]:  # n
 
 
 @router.post(
-    "/{id}/rotate", response_model=schemas.EndpointWithSecret, summary="Create a new secret for an endpoint",
-    **require_role(Role.ADMIN, **request_body(schemas.SecretRotation, required=False)),
+    "/{id}/rotate",
+    **route(Role.ADMIN, "Create a new secret for an endpoint", schemas.EndpointWithSecret,
+            body=schemas.SecretRotation, body_required=False),
 )  # fmt: skip
 def rotate(request: Request, database: Database, id: Id, body: OptionalBody) -> dict[str, Any]:  # noqa: A002
     """The old secret also signs for a day, or for `overlap_seconds`."""
@@ -93,8 +87,8 @@ def rotate(request: Request, database: Database, id: Id, body: OptionalBody) -> 
 
 
 @router.post(
-    "/{id}/disable", response_model=schemas.DisabledEndpoint, summary="Stop sending to an endpoint",
-    **require_role(Role.OP, **request_body(schemas.DisableRequest)),
+    "/{id}/disable",
+    **route(Role.OP, "Stop sending to an endpoint", schemas.DisabledEndpoint, body=schemas.DisableRequest),
 )  # fmt: skip
 def disable(request: Request, database: Database, id: Id, body: Body) -> dict[str, Any]:  # noqa: A002
     """Its waiting messages are suppressed; 409 if it is already disabled."""
@@ -103,19 +97,14 @@ def disable(request: Request, database: Database, id: Id, body: Body) -> dict[st
         return {"id": id, "suppressed_count": endpoints.disable(connection, actor(request), id, given.reason)}
 
 
-@router.post(
-    "/{id}/enable", response_model=schemas.Endpoint, summary="Resume sending to an endpoint", **require_role(Role.OP)
-)
-def enable(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002
+@router.post("/{id}/enable", **route(Role.OP, "Resume sending to an endpoint", endpoints.Endpoint))
+def enable(request: Request, database: Database, id: Id) -> endpoints.Endpoint:  # noqa: A002
     """From the next event on; replay the events that it has missed. 409 if it is active."""
     with database.transaction() as connection:
-        return asdict(endpoints.enable(connection, actor(request), id))
+        return endpoints.enable(connection, actor(request), id)
 
 
-@router.post(
-    "/{id}/test", status_code=202, response_model=schemas.EnqueuedEvents, summary="Send a test event",
-    **require_role(Role.OP),
-)  # fmt: skip
+@router.post("/{id}/test", **route(Role.OP, "Send a test event", schemas.EnqueuedEvents, status=202))
 def test(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002
     """Of the type backline.test, whatever it subscribes to; 409 if it is disabled."""
     with database.transaction() as connection:
@@ -124,8 +113,8 @@ def test(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noq
 
 
 @router.post(
-    "/{id}/replay", status_code=202, response_model=schemas.EnqueuedEvents, summary="Send events again",
-    **require_role(Role.OP, **request_body(schemas.WebhookReplay)),
+    "/{id}/replay",
+    **route(Role.OP, "Send events again", schemas.EnqueuedEvents, body=schemas.WebhookReplay, status=202),
 )  # fmt: skip
 def replay(request: Request, database: Database, id: Id, body: Body) -> dict[str, Any]:  # noqa: A002
     """One event, or those missed since a time, oldest first, at most 10,000; the event ids stay the same."""

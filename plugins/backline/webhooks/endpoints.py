@@ -8,22 +8,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit
 
 from psycopg.rows import DictRow
+from pydantic import ConfigDict
 
 from backline.audit_trail import Actor, record
 from backline.channels.webhook.signatures import SCHEMES, Scheme, new_secret, public_key
+from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import InvalidInput, PermanentError
+from backline.messages.fields import check_line
+from backline.messages.types.webhooks import check_event_type
 from backline.webhooks.settings import WebhookSettings
-from backline.webhooks.validation import check_description, check_event_types, check_url
 
 Connection = Session
+API_CONFIG = ConfigDict(use_attribute_docstrings=True)
+"""For the HTTP API, which returns endpoints: the fields' docstrings are their descriptions."""
 ALL_EVENT_TYPES = ("*",)
 MAX_OVERLAP_SECONDS = 30 * 86_400
+MAX_URL_LENGTH = 2000
+MAX_EVENT_TYPES = 100
+MAX_EVENT_TYPE_LENGTH = 128
+MAX_DESCRIPTION_LENGTH = 200
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class EndpointNotFound(PermanentError):
@@ -38,6 +50,7 @@ class InvalidEndpointState(PermanentError):
 class Secret:
     """A secret in use, without its secret part."""
 
+    __pydantic_config__ = API_CONFIG
     scheme: Scheme
     public_key: str | None
     """Of v1a: the receiver verifies signatures with it."""
@@ -50,12 +63,13 @@ class Secret:
 class Endpoint:
     """One endpoint."""
 
+    __pydantic_config__ = API_CONFIG
     id: str
     url: str
     description: str
     event_types: tuple[str, ...]
     """Event types that it subscribes to: "order.paid", "order.*" for a group of types, or "*" for all."""
-    state: str
+    state: Literal["active", "disabled"]
     disabled_reason: str | None
     disabled_at: datetime | None
     failing_since: datetime | None
@@ -103,8 +117,8 @@ def create(
 ) -> EndpointWithSecret:
     """Add an endpoint; InvalidInput names the field that is wrong."""
     values = {
-        "url": check_url(url, settings), "event_types": list(check_event_types(event_types)),
-        "description": check_description(description),
+        "url": _check_url(url, settings), "event_types": list(_check_event_types(event_types)),
+        "description": _check_description(description),
     }  # fmt: skip
     kind = _parse_scheme(scheme)
     [row] = connection.execute(statement("webhooks", "endpoint_create"), values).fetchall()
@@ -126,9 +140,9 @@ def update(
     """Change the given fields; None leaves a field unchanged. Waiting messages go to the new URL."""
     before = get_endpoint(connection, endpoint_id)
     values = {
-        "id": endpoint_id, "url": None if url is None else check_url(url, settings),
-        "event_types": None if event_types is None else list(check_event_types(event_types)),
-        "description": None if description is None else check_description(description),
+        "id": endpoint_id, "url": None if url is None else _check_url(url, settings),
+        "event_types": None if event_types is None else list(_check_event_types(event_types)),
+        "description": None if description is None else _check_description(description),
     }  # fmt: skip
     connection.execute(statement("webhooks", "endpoint_update"), values)
     after = get_endpoint(connection, endpoint_id)
@@ -170,7 +184,7 @@ def rotate_secret(
 def disable(connection: Connection, actor: Actor, endpoint_id: str, reason: str) -> int:
     """Stop sending to an endpoint, and suppress its waiting messages; returns how many were suppressed."""
     get_endpoint(connection, endpoint_id)
-    reason = check_description(reason, "reason").strip()
+    reason = _check_description(reason, "reason").strip()
     if not reason:
         raise InvalidInput("reason", "is required; say in a few words why it is disabled, for operators")
     count = _disable_silently(connection, endpoint_id, reason)
@@ -239,3 +253,71 @@ def _record_action(
     after: dict[str, Any] | None = None,
 ) -> None:
     record(connection, actor, f"webhook.{action}", f"webhook/{endpoint_id}", before=before, after=after)
+
+
+def _check_url(url: str, settings: WebhookSettings) -> str:
+    """An absolute https URL (http if the settings allow it); InvalidInput for the field `url`.
+
+    An IP address in the URL is checked here, a host name when it is connected to: it may resolve differently by then.
+    """
+    url = url.strip()
+    if not 1 <= len(url) <= MAX_URL_LENGTH:
+        raise InvalidInput("url", f"must have 1 to {MAX_URL_LENGTH} characters")
+    parts, port = _split_url(url)
+    schemes = ["https"] if settings.require_https else ["https", "http"]
+    if parts.scheme not in schemes or not parts.hostname:
+        prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise InvalidInput("url", f"must begin with {prefixes} and a host name")
+    if parts.username is not None or parts.password is not None:
+        raise InvalidInput("url", "must not contain a user or password; the signature identifies the sender")
+    if parts.fragment:
+        raise InvalidInput("url", "must not contain '#': the part after it is never sent")
+    try:
+        ip_address(parts.hostname)
+    except ValueError:
+        return url
+    if not AddressGuard(settings.allowed_addresses).allows(parts.hostname, port or DEFAULT_PORTS[parts.scheme]):
+        raise AddressNotAllowed(parts.hostname, parts.hostname)
+    return url
+
+
+def _check_event_types(event_types: Sequence[str]) -> tuple[str, ...]:
+    """Event types to subscribe to: "order.paid", "order.*" or "*"; InvalidInput for the field `event_types`."""
+    unique = tuple(dict.fromkeys(event_types))
+    if not 1 <= len(unique) <= MAX_EVENT_TYPES:
+        raise InvalidInput("event_types", f'give 1 to {MAX_EVENT_TYPES} event types; ["*"] subscribes to all')
+    for event_type in unique:
+        if not _is_event_type(event_type):
+            raise InvalidInput("event_types", f'{event_type[:80]!r} must be like "order.paid", "order.*" or "*"')
+    return unique
+
+
+def _check_description(text: str, field: str = "description") -> str:
+    """One line of text, or an empty one; InvalidInput for the field."""
+    if len(text) > MAX_DESCRIPTION_LENGTH:
+        raise InvalidInput(field, f"must have at most {MAX_DESCRIPTION_LENGTH} characters")
+    try:
+        return check_line(text) if text.strip() else ""
+    except ValueError as exc:
+        raise InvalidInput(field, str(exc)) from None
+
+
+def _is_event_type(text: str) -> bool:
+    try:
+        if text != "*":
+            check_event_type(text.removesuffix(".*"))
+    except ValueError:
+        return False
+    return len(text) <= MAX_EVENT_TYPE_LENGTH
+
+
+def _split_url(url: str) -> tuple[SplitResult, int | None]:
+    error = InvalidInput("url", 'is not a valid URL; write it like "https://shop.example/hooks"')
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise error from None
+    if not url.isprintable() or " " in url or port == 0:
+        raise error
+    return parts, port

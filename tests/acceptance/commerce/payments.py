@@ -14,7 +14,7 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from demo.context import DemoContext
 from tests.integration.payments.support import Shop
 from tests.unit.payments.signing import as_body, razorpay_headers, stripe_headers
@@ -26,12 +26,14 @@ _NUMBERS = count()
 class PaymentStack:
     """What the tests of payments need of a running stack."""
 
-    world: DemoContext
+    context: DemoContext
     shop: Shop
     exports: dict[str, str]
 
     def order(self, method: str | None = "pm_card_visa", *, price: int = 1000, name: str = "pay") -> int:
-        return self.shop.order(method, price=price, user=self.shop.user(f"u{next(_NUMBERS)}@{self.world.domain(name)}"))
+        return self.shop.order(
+            method, price=price, user=self.shop.user(f"u{next(_NUMBERS)}@{self.context.domain(name)}")
+        )
 
     def charges(self, order: int) -> list[str]:
         """What the provider has charged for an order."""
@@ -59,11 +61,11 @@ class PaymentStack:
 
 
 @contextmanager
-def paid_stack(world: DemoContext, exports: dict[str, str]) -> Iterator[PaymentStack]:
+def paid_stack(context: DemoContext, exports: dict[str, str]) -> Iterator[PaymentStack]:
     """With the reference app's tables; at its end the provider is well."""
     apply_schema(exports["BACKLINE_DATABASE_URL"])
     with psycopg.connect(exports["BACKLINE_DATABASE_URL"], autocommit=True, row_factory=dict_row) as connection:
-        found = PaymentStack(world, Shop(connection), exports)
+        found = PaymentStack(context, Shop(connection), exports)
         found.faults()
         yield found
         found.faults()

@@ -1,4 +1,4 @@
-"""The jobs about orders: processed, moved along, reminded of, and matched with suppliers."""
+"""The jobs about orders: processing, the sweep of unfinished ones, reminders, and matching with suppliers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tests.integration.payments.support import CARD_NEEDS_AUTHENTICATION, CARD_S
 pytestmark = pytest.mark.stack
 
 
-def ran(world: DemoContext, job: str, task: str, name: str, conf: dict[str, Any]) -> dict[str, Any]:
+def ran(context: DemoContext, job: str, task: str, name: str, conf: dict[str, Any]) -> dict[str, Any]:
     """What a job's task returned."""
-    run_id = world.run_id(name)
-    world.airflow.trigger(job, conf, run_id)
-    assert world.airflow.wait(job, run_id, 120)["state"] == "success"
-    found: dict[str, Any] = world.airflow.xcom(job, run_id, task)
+    run_id = context.run_id(name)
+    context.airflow.trigger(job, conf, run_id)
+    assert context.airflow.wait(job, run_id, 120)["state"] == "success"
+    found: dict[str, Any] = context.airflow.xcom(job, run_id, task)
     return found
 
 
 def order(paid: PaymentStack, name: str, method: str) -> int:
-    user = paid.shop.user(f"{name}@{paid.world.domain('orders')}")
+    user = paid.shop.user(f"{name}@{paid.context.domain('orders')}")
     return paid.shop.order(method, user=user, state="pending")
 
 
-def received_subjects(world: DemoContext, name: str, count: int) -> list[str]:
+def received_subjects(context: DemoContext, name: str, count: int) -> list[str]:
     """The subjects of what a customer got, once there are so many."""
-    arrivals = world.wait_for_emails(world.domain("orders"), count)
+    arrivals = context.wait_for_emails(context.domain("orders"), count)
     return sorted(one.subject for one in arrivals if one.recipients[0].startswith(f"{name}@"))
 
 
@@ -40,8 +40,8 @@ def age(paid: PaymentStack, order_id: int, hours: int) -> None:
     )  # fmt: skip
 
 
-def test_orders_are_processed_moved_along_and_reminded_of(world: DemoContext, stack_exports: dict[str, str]) -> None:
-    with paid_stack(world, stack_exports) as paid:
+def test_orders_are_processed_resumed_and_reminded_of(context: DemoContext, stack_exports: dict[str, str]) -> None:
+    with paid_stack(context, stack_exports) as paid:
         good, refused, waiting, stopped = (
             order(paid, name, method)
             for name, method in (
@@ -51,31 +51,31 @@ def test_orders_are_processed_moved_along_and_reminded_of(world: DemoContext, st
                 ("stopped", CARD_VALID),
             )
         )
-        for name, order_id, state, ended in (
+        for name, order_id, state, outcome in (
             ("good", good, "confirmed", "confirmed"),
-            ("again", good, "confirmed", "nothing to do"),
+            ("again", good, "confirmed", "nothing_to_do"),
             ("refused", refused, "cancelled", "cancelled"),
             ("waiting", waiting, "reserved", "waiting"),
         ):
-            result = ran(world, "process_order", "process", name, {"order_id": order_id})
-            assert (result["state"], result["ended"]) == (state, ended)
+            result = ran(context, "process_order", "process_order", name, {"order_id": order_id})
+            assert (result["state"], result["outcome"]) == (state, outcome)
         assert paid.charges(good) == ["charged 2380 eur"]
         assert paid.charges(refused) == []
 
         age(paid, stopped, 1)
-        report = ran(world, "process_pending_orders", "process", "pending", {})
-        assert report["ended"]["confirmed"] >= 1
+        result = ran(context, "process_pending_orders", "process_pending_orders", "pending", {})
+        assert result["orders"]["outcomes"]["confirmed"] >= 1
         assert paid.shop.state(stopped) == ("confirmed", "captured")
         assert paid.shop.state(waiting) == ("reserved", "requires_action")
 
         age(paid, waiting, 25)
         for name in ("remind", "remind-again"):
-            ran(world, "send_order_reminders", "remind", name, {})
+            ran(context, "send_order_reminders", "send_order_reminders", name, {})
         # Confirmation and receipt; declined and cancelled; what to do and its reminder; confirmation and receipt.
         for name in ("good", "refused", "waiting", "stopped"):
-            assert len(received_subjects(world, name, 8)) == 2
+            assert len(received_subjects(context, name, 8)) == 2
         assert "Your order is waiting for payment" in {
-            subject.partition(" (")[0] for subject in received_subjects(world, "waiting", 8)
+            subject.partition(" (")[0] for subject in received_subjects(context, "waiting", 8)
         }
         assert paid.shop.execute("SELECT stage::text FROM app.order_reminders WHERE order_id = %s", waiting) == [
             {"stage": "payment_missing"}
@@ -83,16 +83,16 @@ def test_orders_are_processed_moved_along_and_reminded_of(world: DemoContext, st
 
 
 def test_purchase_orders_are_matched_and_each_choice_is_explained(
-    world: DemoContext, stack_exports: dict[str, str]
+    context: DemoContext, stack_exports: dict[str, str]
 ) -> None:
-    with paid_stack(world, stack_exports) as paid:
+    with paid_stack(context, stack_exports) as paid:
         product = paid.shop.product()
         paid.shop.execute(
             "WITH s AS (INSERT INTO app.suppliers (name, email, regions, quality, capacity) VALUES"
             " (%s, 'potter@example.com', '{DE}', 0.9, 100), (%s, 'weaver@example.com', '{DE}', 0.5, 100) RETURNING id)"
             " INSERT INTO app.offers (supplier_id, product_id, unit_price_minor, currency, quantity, lead_days, valid)"
             " SELECT id, %s, 400, 'EUR', 50, 3, tstzrange(now() - interval '1 day', NULL) FROM s",
-            f"Potter {world.tag}", f"Weaver {world.tag}", product,
+            f"Potter {context.tag}", f"Weaver {context.tag}", product,
         )  # fmt: skip
         made = [
             row["id"]
@@ -107,11 +107,11 @@ def test_purchase_orders_are_matched_and_each_choice_is_explained(
             " JOIN app.offers AS o ON o.id = a.offer_id JOIN app.suppliers AS s ON s.id = o.supplier_id"
             " WHERE a.purchase_order_id = ANY (%s) ORDER BY 1"
         )
-        dry = ran(world, "match_orders", "match", "dry", {"dry_run": True})
+        dry = ran(context, "match_orders", "match_orders", "dry", {"dry_run": True})
         assert dry["allocated"] >= 2
         assert paid.shop.execute(find, made) == []
-        report = ran(world, "match_orders", "match", "match", {})
-        assert report["unserved"] >= 1
+        report = ran(context, "match_orders", "match_orders", "match", {})
+        assert report["unmatched"] >= 1
         found = paid.shop.execute(find, made)
         # Each takes the better one that still has room; 60 are more than either offers.
         assert {row["id"] for row in found} == set(made[:2])

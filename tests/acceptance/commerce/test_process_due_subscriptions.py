@@ -1,4 +1,4 @@
-"""`process_due_subscriptions`: each that is due has its order, and its customer the confirmation."""
+"""`process_due_subscriptions`: each due subscription gets its order, and its customer the confirmation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ pytestmark = pytest.mark.stack
 JOB = "process_due_subscriptions"
 
 
-def test_what_is_due_is_renewed_and_told_of(world: DemoContext) -> None:
-    reference_app.apply_schema(world.dsn)
-    domain, today = world.domain("due"), datetime.now(UTC).date()
-    with Shop(world.dsn, f"due-{world.tag}") as shop:
+def test_due_subscriptions_are_renewed_with_a_confirmation(context: DemoContext) -> None:
+    reference_app.apply_schema(context.dsn)
+    domain, today = context.domain("due"), datetime.now(UTC).date()
+    with Shop(context.dsn, f"due-{context.tag}") as shop:
         one, other, skipped = (shop.user(email=f"{name}@{domain}") for name in ("one", "other", "skipped"))
         due = [shop.subscription(today, user_id=one), shop.subscription(today, user_id=other)]
         left_out = shop.subscription(today, user_id=skipped, skip_next=True)
         empty = shop.subscription(today, user_id=shop.user(email=f"late@{domain}"), product_id=shop.product(stock=0))
-        run_id = world.run_id("due")
-        world.airflow.trigger(JOB, {}, run_id)
-        assert world.airflow.wait(JOB, run_id, 120)["state"] == "success"
+        run_id = context.run_id("due")
+        context.airflow.trigger(JOB, {}, run_id)
+        assert context.airflow.wait(JOB, run_id, 120)["state"] == "success"
 
         for subscription in due:
             [order] = shop.orders(subscription)
@@ -33,21 +33,22 @@ def test_what_is_due_is_renewed_and_told_of(world: DemoContext) -> None:
         assert shop.orders(left_out) == shop.orders(empty) == []
         assert shop.row(left_out)["next_on"] > today
         assert (shop.row(empty)["next_on"], shop.row(empty)["retry_on"] is not None) == (today, True)
-        result = world.airflow.xcom(JOB, run_id, "report")
-        assert [name for name, count in (("ordered", 2), ("skipped", 1), ("deferred", 1)) if result[name] < count] == []
+        result = context.airflow.xcom(JOB, run_id, "summarize")["subscriptions"]
+        expected = (("ordered", 2), ("skipped", 1), ("deferred", 1))
+        assert [name for name, count in expected if result["outcomes"][name] < count] == []
         assert result["failed"] == 0
         numbers = {
             f"{name}@{domain}": shop.orders(made)[0]["number"] for name, made in zip(("one", "other"), due, strict=True)
         }
 
-        again = world.run_id("due-again")
-        world.airflow.trigger(JOB, {}, again)
-        assert world.airflow.wait(JOB, again, 120)["state"] == "success"
+        again = context.run_id("due-again")
+        context.airflow.trigger(JOB, {}, again)
+        assert context.airflow.wait(JOB, again, 120)["state"] == "success"
         assert [len(shop.orders(subscription)) for subscription in due] == [1, 1]
 
-    letters = [world.mail.get_email(arrival.id) for arrival in world.wait_for_emails(domain, 3)]
-    told = {letter.recipients[0]: letter for letter in letters}
-    assert set(told) == {*numbers, f"late@{domain}"}
+    letters = [context.mail.get_email(arrival.id) for arrival in context.wait_for_emails(domain, 3)]
+    emails = {letter.recipients[0]: letter for letter in letters}
+    assert set(emails) == {*numbers, f"late@{domain}"}
     for recipient, number in numbers.items():
-        assert number in told[recipient].text
-    assert told[f"late@{domain}"].subject == "Coffee beans, 1 kg is out of stock for the moment"
+        assert number in emails[recipient].text
+    assert emails[f"late@{domain}"].subject == "Coffee beans, 1 kg is out of stock for the moment"

@@ -1,4 +1,4 @@
-"""`process_single_subscription`: twice makes one order; one that is not there is a failure that says so."""
+"""`process_single_subscription`: two runs create one order; an unknown subscription is an error."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ pytestmark = pytest.mark.stack
 JOB = "process_single_subscription"
 
 
-def test_one_is_renewed_once(world: DemoContext) -> None:
-    reference_app.apply_schema(world.dsn)
-    domain, today = world.domain("single"), datetime.now(UTC).date()
-    with Shop(world.dsn, f"single-{world.tag}") as shop:
+def test_a_subscription_is_renewed_once(context: DemoContext) -> None:
+    reference_app.apply_schema(context.dsn)
+    domain, today = context.domain("single"), datetime.now(UTC).date()
+    with Shop(context.dsn, f"single-{context.tag}") as shop:
         one = shop.subscription(today, user_id=shop.user(email=f"ann@{domain}"))
         outcomes = []
         for name in ("first", "second"):
-            run_id = world.run_id(f"single-{name}")
-            world.airflow.trigger(JOB, {"subscription_id": one}, run_id)
-            assert world.airflow.wait(JOB, run_id, 90)["state"] == "success"
-            outcomes.append(world.airflow.xcom(JOB, run_id, "renew")["outcome"])
+            run_id = context.run_id(f"single-{name}")
+            context.airflow.trigger(JOB, {"subscription_id": one}, run_id)
+            assert context.airflow.wait(JOB, run_id, 90)["state"] == "success"
+            outcomes.append(context.airflow.xcom(JOB, run_id, JOB)["outcome"])
         assert outcomes == ["ordered", "not_due"]
         [order] = shop.orders(one)
         assert (order["state"], shop.product_of(one)["reserved"]) == ("reserved", 2)
-    [arrival] = world.wait_for_emails(domain, 1)
-    letter = world.mail.get_email(arrival.id)
-    assert order["number"] in letter.text
-    assert "€23.80" in letter.text
+    [arrival] = context.wait_for_emails(domain, 1)
+    email = context.mail.get_email(arrival.id)
+    assert order["number"] in email.text
+    assert "€23.80" in email.text
 
-    run_id = world.run_id("single-none")
-    world.airflow.trigger(JOB, {"subscription_id": 2**40}, run_id)
-    assert world.airflow.wait(JOB, run_id, 90)["state"] == "failed"
-    assert f"there is no subscription {2**40}" in world.airflow.log(JOB, run_id, "renew")
+    run_id = context.run_id("single-none")
+    context.airflow.trigger(JOB, {"subscription_id": 2**40}, run_id)
+    assert context.airflow.wait(JOB, run_id, 90)["state"] == "failed"
+    assert f"there is no subscription {2**40}" in context.airflow.log(JOB, run_id, JOB)

@@ -1,4 +1,4 @@
-"""`retry_failed_payments`: what is due is tried again, and large amounts wait for a person."""
+"""`retry_failed_payments`: due payments are attempted again, and large amounts wait for a person."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ JOB = "retry_failed_payments"
 
 
 def declined(paid: PaymentStack, *, price: int) -> int:
-    """An order whose payment was declined days ago, and whose card pays now."""
+    """An order whose payment was declined days ago, and whose card is valid now."""
     order = paid.order("pm_card_visa_chargeDeclinedInsufficientFunds", price=price)
-    run_id = paid.world.run_id(f"declined-{price}")
-    paid.world.airflow.trigger("process_payment", {"order_id": order}, run_id)
-    assert paid.world.airflow.wait("process_payment", run_id, 120)["state"] == "success"
+    run_id = paid.context.run_id(f"declined-{price}")
+    paid.context.airflow.trigger("process_payment", {"order_id": order}, run_id)
+    assert paid.context.airflow.wait("process_payment", run_id, 120)["state"] == "success"
     paid.shop.change_method(order, "pm_card_visa")
     paid.shop.execute(
         "UPDATE app.payments SET created_at = created_at - interval '9 days', failed_at = failed_at - interval '8 days',"
@@ -28,34 +28,36 @@ def declined(paid: PaymentStack, *, price: int) -> int:
     return order
 
 
-def test_what_is_due_is_tried_and_people_are_asked_about_large_ones(
-    world: DemoContext, stack_exports: dict[str, str]
+def test_small_payments_are_attempted_and_large_ones_need_approval(
+    context: DemoContext, stack_exports: dict[str, str]
 ) -> None:
-    with paid_stack(world, stack_exports) as paid:
+    with paid_stack(context, stack_exports) as paid:
         small, large = declined(paid, price=1000), declined(paid, price=60_000)
-        run_id = world.run_id("dunning")
-        world.airflow.trigger(JOB, {}, run_id)
+        run_id = context.run_id("dunning")
+        context.airflow.trigger(JOB, {}, run_id)
         runs = f"/api/v2/dags/{JOB}/dagRuns/{run_id}"
-        path = f"{runs}/taskInstances/large_payments.ask"
+        path = f"{runs}/taskInstances/approvals.ask"
 
         def asked() -> object:
-            found = world.airflow.get(f"{runs}/taskInstances")["task_instances"]
-            return [one for one in found if one["task_id"] == "large_payments.ask" and one["state"] == "awaiting_input"]
+            found = context.airflow.get(f"{runs}/taskInstances")["task_instances"]
+            return [one for one in found if one["task_id"] == "approvals.ask" and one["state"] == "awaiting_input"]
 
-        def a_turn_later() -> bool:
-            beat = world.airflow.get("/api/v2/monitor/health")["scheduler"]["latest_scheduler_heartbeat"]
+        def next_heartbeat() -> bool:
+            beat = context.airflow.get("/api/v2/monitor/health")["scheduler"]["latest_scheduler_heartbeat"]
             return datetime.fromisoformat(beat) > parked
 
         assert wait_until(asked, "the question")
         parked = datetime.now(UTC)
-        # Airflow fails a task that is answered before its scheduler has seen it park: no person is as quick as that.
-        assert wait_until(a_turn_later, "the scheduler's next heartbeat")
+        # Airflow fails a task that is answered before its scheduler has seen it wait; no person is as quick as that.
+        assert wait_until(next_heartbeat, "the scheduler's next heartbeat")
         assert wait_until(lambda: paid.shop.state(small) == ("paid", "captured"), "the small one")
         assert paid.charges(large) == []
         number = paid.shop.fetch_one("SELECT number FROM app.orders WHERE id = %s", large)["number"]
-        assert number in world.airflow.get(f"{path}/0/hitlDetails")["body"]
-        world.airflow._call("PATCH", f"{path}/0/hitlDetails", body={"chosen_options": ["Approve"], "params_input": {}})
-        assert world.airflow.wait(JOB, run_id, 120)["state"] == "success"
+        assert number in context.airflow.get(f"{path}/0/hitlDetails")["body"]
+        context.airflow._call(
+            "PATCH", f"{path}/0/hitlDetails", body={"chosen_options": ["Approve"], "params_input": {}}
+        )
+        assert context.airflow.wait(JOB, run_id, 120)["state"] == "success"
         assert paid.shop.state(large) == ("paid", "captured")
         assert paid.charges(large) == ["charged 142800 eur"]
         row = paid.shop.fetch_one(

@@ -1,4 +1,4 @@
-"""`send_renewal_reminders`: who renews tomorrow reads of it once."""
+"""`send_renewal_reminders`: one reminder of a renewal that is due tomorrow."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ pytestmark = pytest.mark.stack
 JOB = "send_renewal_reminders"
 
 
-def test_tomorrows_renewal_is_announced_once(world: DemoContext) -> None:
-    reference_app.apply_schema(world.dsn)
-    domain, today = world.domain("reminders"), datetime.now(UTC).date()
-    with Shop(world.dsn, f"reminders-{world.tag}") as shop:
+def test_an_owner_is_reminded_once(context: DemoContext) -> None:
+    reference_app.apply_schema(context.dsn)
+    domain, today = context.domain("reminders"), datetime.now(UTC).date()
+    with Shop(context.dsn, f"reminders-{context.tag}") as shop:
         for name, days in (("tomorrow", 1), ("today", 0), ("later", 2)):
             shop.subscription(today + timedelta(days=days), user_id=shop.user(email=f"{name}@{domain}"))
         for name in ("first", "second"):
-            run_id = world.run_id(f"reminders-{name}")
-            world.airflow.trigger(JOB, {}, run_id)
-            assert world.airflow.wait(JOB, run_id, 90)["state"] == "success"
-    [arrival] = world.wait_for_emails(domain, 1)
-    letter = world.mail.get_email(arrival.id)
-    assert letter.recipients == (f"tomorrow@{domain}",)
-    assert letter.subject.startswith("Coffee beans, 1 kg renews on ")
-    assert "€23.80" in letter.text
+            run_id = context.run_id(f"reminders-{name}")
+            context.airflow.trigger(JOB, {}, run_id)
+            assert context.airflow.wait(JOB, run_id, 90)["state"] == "success"
+    [arrival] = context.wait_for_emails(domain, 1)
+    email = context.mail.get_email(arrival.id)
+    assert email.recipients == (f"tomorrow@{domain}",)
+    assert email.subject.startswith("Coffee beans, 1 kg renews on ")
+    assert "€23.80" in email.text

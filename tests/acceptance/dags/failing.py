@@ -1,4 +1,4 @@
-"""Jobs that fail, each in its own way; put into the folder of a test's own DAGs."""
+"""Jobs that fail in different ways; copied into the folder of test DAGs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from airflow.sdk import Param, task
 
 from backline.airflow.jobs import job_dag
 
-MARK = {"mark": Param("", type="string"), "well": Param(False, type="boolean")}
+MARK = {"mark": Param("", type="string"), "succeed": Param(False, type="boolean")}
 
 with job_dag("fails_killed", doc="Kills itself.", retries=0, params=MARK):
 
     @task
     def killed(params: dict[str, object]) -> None:
-        """Dies as by the kernel's out-of-memory killer."""
-        if not params["well"]:
+        """Is killed, as by the kernel's out-of-memory killer."""
+        if not params["succeed"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     killed()
@@ -30,8 +30,8 @@ with job_dag("fails_raising", doc="Raises.", retries=0, params=MARK):
     @task
     def raising(params: dict[str, object]) -> None:
         """Raises an error."""
-        if not params["well"]:
-            raise ConnectionRefusedError(f"the far side is closed ({params['mark']})")
+        if not params["succeed"]:
+            raise ConnectionRefusedError(f"the server is down ({params['mark']})")
 
     raising()
 
@@ -39,8 +39,8 @@ with job_dag("fails_late", doc="Takes too long.", retries=0, params=MARK) as lat
 
     @task
     def sleeping(params: dict[str, object]) -> None:
-        """Sleeps for as long as it may."""
-        time.sleep(0 if params["well"] else 300)
+        """Sleeps until its timeout."""
+        time.sleep(0 if params["succeed"] else 300)
 
     sleeping()
 
@@ -51,7 +51,7 @@ with job_dag("fails_by_hand", doc="Waits to be marked failed.", retries=0, param
     @task
     def waiting(params: dict[str, object]) -> None:
         """Waits for a person."""
-        time.sleep(0 if params["well"] else 300)
+        time.sleep(0 if params["succeed"] else 300)
 
     waiting()
 
@@ -61,12 +61,12 @@ with job_dag(
 
     @task
     def stuck(params: dict[str, object]) -> None:
-        """Counts in C code: no signal's exception reaches it."""
-        deque(repeat(None, 0 if params["well"] else 10**15), maxlen=0)
+        """Counts in C code, where a signal's exception cannot interrupt it."""
+        deque(repeat(None, 0 if params["succeed"] else 10**15), maxlen=0)
 
     stuck()
 
-with job_dag("ends_after_its_deadline", doc="Is late, and ends well.", retries=0, deadline_seconds=2):
+with job_dag("ends_after_its_deadline", doc="Is late, and succeeds.", retries=0, deadline_seconds=2):
 
     @task
     def long() -> None:

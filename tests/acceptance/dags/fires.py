@@ -1,4 +1,4 @@
-"""A job that fails at its only try, for the event that it fires."""
+"""A job that fails at its only attempt, for the event that it fires."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ with job_dag("fires_failed", doc="Fails at once.", retries=0) as dag:
 
     @task
     def fail() -> None:
-        raise ValueError("it was to fail")
+        raise ValueError("it fails on purpose")
 
     fail()

@@ -1,4 +1,4 @@
-"""A job that fails; put into the folder of a test's own DAGs."""
+"""A job that fails; copied into the folder of test DAGs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from airflow.sdk import Param, task
 
 from backline.airflow.jobs import job_dag
 
-with job_dag("fails_untold", doc="Raises.", retries=0, params={"mark": Param("", type="string")}):
+with job_dag("fails_unreported", doc="Raises.", retries=0, params={"mark": Param("", type="string")}):
 
     @task
     def raising(params: dict[str, str]) -> None:
         """Raises an error."""
-        raise ConnectionRefusedError(f"the far side is closed ({params['mark']})")
+        raise ConnectionRefusedError(f"the server is down ({params['mark']})")
 
     raising()

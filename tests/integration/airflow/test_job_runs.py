@@ -74,7 +74,7 @@ def ran(app_database: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         ),
         ("needs_table", "read", "the app's database has no shop.no_such_table"),
         ("nothing_to_do", "skip", "no statement: put one into the folder"),
-        ("reconcile_dead_letters", "reconcile", "connection 'backline_airflow' is not configured"),
+        ("reconcile_dead_letters", "reconcile_dead_letters", "connection 'backline_airflow' is not configured"),
     ],
 )
 def test_a_job_that_is_not_configured_is_skipped_and_says_how(
@@ -125,11 +125,11 @@ def test_mapped_tasks_and_the_result_of_the_run(ran: dict[str, Any], app_databas
     )
 
 
-def test_an_undeclared_parameter_fails_the_run_at_once(ran: dict[str, Any], app_database: str) -> None:
+def test_an_undeclared_parameter_fails_the_run_at_once(ran: dict[str, Any]) -> None:
     assert (ran["strict"]["state"], ran["strict"]["tasks"]["skip"]["attempts"]) == ("failed", 1)
     assert "conf.undeclared: is not a parameter of this job; use one of: none" in ran["output"]
 
 
 def test_the_operations_end(ran: dict[str, Any]) -> None:
     assert ran["purge_dead_letters"]["state"] == "success"
-    assert ran["purge_dead_letters"]["tasks"]["purge"]["returned"]["letters"] == 0
+    assert ran["purge_dead_letters"]["tasks"]["purge_dead_letters"]["returned"]["letters"] == 0

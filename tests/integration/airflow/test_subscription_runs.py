@@ -49,22 +49,15 @@ def test_they_run_in_one_process(database: str, tmp_path: Path) -> None:
         ran = run(database, tmp_path, {DUE: {}, SINGLE: {"subscription_id": due[0]}, REMINDERS: {}})
         assert [len(shop.orders(one)) for one in [*due, bad]] == [1, 1, 1, 1, 0]
 
-        # One failure: the others are done, the result is kept, and the run fails and is told of.
-        assert ran[DUE]["state"] == "failed"
+        # One subscription fails: the others are renewed, the run succeeds, and the failure is a dead letter.
+        assert ran[DUE]["state"] == "success"
         kept = get_result(database, RunRef(DUE, ran[DUE]["run_id"]))
         assert kept is not None
         result = kept["result"]
-        assert (result["chunks"], result["chunks_failed"], result["seen"], result["ordered"], result["failed"]) == (
-            3,
-            0,
-            5,
-            4,
-            1,
-        )
+        assert (result["chunks"], result["chunks_failed"]) == (3, 0)
+        subscriptions = result["subscriptions"]
+        assert (subscriptions["outcomes"], subscriptions["failed"]) == ({"ordered": 4}, 1)
         [letter] = shop.sql("SELECT * FROM backline.dead_letter WHERE name = %s", DUE)
-        assert (
-            f"1 of 5 subscriptions were not renewed, the others were; the first is {bad} (validation)"
-            in letter["cause"]
-        )
-        assert ran[SINGLE]["tasks"]["renew"]["returned"]["outcome"] == "not_due"
+        assert (letter["kind"], letter["item_key"], letter["class"]) == ("item", str(bad), "validation")
+        assert ran[SINGLE]["tasks"]["process_single_subscription"]["returned"]["outcome"] == "not_due"
         assert ran[REMINDERS]["state"] == "success"

@@ -1,4 +1,4 @@
-"""The enqueue bench, short: what it counts as taken in is there, each once."""
+"""The enqueue bench in small: every message that it counts is stored exactly once."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def pgbench() -> Path:
     return Cluster(Paths(ROOT, ROOT, 8080), Secrets()).binary_folder() / "pgbench"
 
 
-def test_both_sides_take_turns_and_ours_all_wait(database: str) -> None:
-    asked = []
+def test_both_sides_take_turns_and_all_messages_are_pending(database: str) -> None:
+    calls = []
 
     def peer(name: str, count: int) -> float:
-        asked.append((name, count))
+        calls.append((name, count))
         return 0.5
 
     rates = enqueue.measure_set_based(database, {"backline": 1_200, "celery": 50}, 2, peer, ignore_report)
-    assert asked == [("celery", 50)] * 2
+    assert calls == [("celery", 50)] * 2
     assert rates["celery"] == [100.0, 100.0]
     assert all(rate > 0 for rate in rates["backline"])
     with psycopg.connect(database) as connection:
@@ -48,7 +48,7 @@ def test_both_sides_take_turns_and_ours_all_wait(database: str) -> None:
 def test_it_fails_when_messages_are_missing(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(LOSSY_TRIGGER)
-    with pytest.raises(UnknownFailure, match="wait instead of"):
+    with pytest.raises(UnknownFailure, match="pending messages and recipients instead of"):
         enqueue.measure_set_based(database, {"backline": 100}, 1, lambda *_: 1.0, ignore_report)
 
 
@@ -67,14 +67,14 @@ def test_a_commit_writes_an_order_and_one_second_row(database: str, pgbench: Pat
     assert ours == plain == ("templated_email", True)
 
 
-def test_a_transaction_that_fails_is_told(database: str, pgbench: Path, tmp_path: Path) -> None:
+def test_a_failed_transaction_is_an_error(database: str, pgbench: Path, tmp_path: Path) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DELETE FROM backline.message_type")
     with pytest.raises(UnknownFailure, match="is not a message type"):
         enqueue.measure_commit_rates(pgbench, database, tmp_path, 1, 3, ignore_report)
 
 
-def test_figures_are_ratios_within_each_round() -> None:
+def test_ratios_are_of_the_same_round() -> None:
     rates = {
         "backline": [100.0, 400.0, 300.0],
         "celery": [10.0, 20.0, 10.0],

@@ -1,4 +1,4 @@
-"""The growth bench, short: its cases are what they say, nothing is lost, and a fall is seen."""
+"""The growth bench in small: its cases have the stated rows, no message is lost, and drops are computed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def databases(server: str, template: str) -> Iterator[dict[growth.TableState, st
 
 
 def test_it_measures_every_case_and_loses_nothing(databases: dict[growth.TableState, str]) -> None:
-    told: list[str] = []
-    found = growth.measure(databases, 2, 2, 3, told.append)
+    found = growth.measure(databases, 2, 2, 3, [].append)
     assert list(found.metrics)[:2] == ["drop_pct", "snapshot_drop_pct"]
     assert set(found.raw["rates"]) == {"few", "scheduled", "finished"}
     for case, dsn in databases.items():
@@ -63,7 +62,7 @@ def test_plans_are_of_the_engines_own_statements(databases: dict[growth.TableSta
     assert all("Buffers" in plan for plan in plans.values())
 
 
-def test_a_message_that_is_not_there_is_an_error(databases: dict[growth.TableState, str]) -> None:
+def test_a_missing_message_is_an_error(databases: dict[growth.TableState, str]) -> None:
     case, dsn = next(iter(databases.items()))
     growth.fill_table(dsn, case)
     with psycopg.connect(dsn) as connection:
@@ -72,7 +71,7 @@ def test_a_message_that_is_not_there_is_an_error(databases: dict[growth.TableSta
         growth.verify_completed(connection, case, 0)
 
 
-def test_a_fall_is_against_the_first_case_and_under_the_snapshot_against_its_own() -> None:
+def test_a_drop_is_relative_to_the_first_case_and_under_the_snapshot_to_its_own() -> None:
     plain = {"few": [0.1, 0.1, 9.0], "many": [0.2, 0.2, 0.2]}
     held = {"few": [0.1, 0.3], "many": [0.2, 0.2]}
     found = growth.build_result(plain, held, {})

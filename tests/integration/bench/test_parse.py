@@ -1,4 +1,4 @@
-"""The parse bench, short: every DAG file is imported, alone too, and a heavy one stands out."""
+"""The parse bench in small: a DAG file is imported together with others and alone, and a broken one is an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_all_dag_files_are_found() -> None:
 def test_a_file_without_a_dag_is_an_error(tmp_path: Path) -> None:
     empty = tmp_path / "empty.py"
     empty.write_text("", encoding="utf-8")
-    with pytest.raises(UnknownFailure, match=r"empty\.py makes no DAG"):
+    with pytest.raises(UnknownFailure, match=r"empty\.py defines no DAG"):
         parse.measure([empty], 1, ignore_report)
 
 

@@ -1,4 +1,4 @@
-"""The page of figures says what the results say."""
+"""The performance page shows the results."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def table_rows(text: str) -> dict[tuple[str, str], list[str]]:
     return {(cells[0], cells[2]): cells for cells in lines}
 
 
-def test_each_figure_is_held_against_its_target() -> None:
+def test_each_figure_is_compared_with_its_target() -> None:
     found = table_rows(performance_page.render_page(RESULTS, {"parse.worst_ms": "one heavy import"}))
     assert found["parse", "≤ 3 s"][3:5] == ["1.5 s", "yes"]
     assert found["parse", "≤ 150 ms"][3:] == ["200 ms", "**no**", "one heavy import"]
     assert found["latency", "≤ 15 ms"][4] == "yes"
-    assert found["latency", "≤ celery_p50_ms"][3:5] == ["6 beside 5", "**no**"]
+    assert found["latency", "≤ celery_p50_ms"][3:5] == ["6 compared with 5", "**no**"]
     assert found["latency", "≤ 3000 ms"][3:5] == ["1,234 ms", "yes"]
     assert not any(bench == "growth" for bench, _ in found)
 
 
-def test_results_without_a_key_are_refused() -> None:
+def test_results_without_a_key_are_rejected() -> None:
     benches = {"parse": {"keys": {"total_s": 1.5}, "each_ms": {}}}
     with pytest.raises(Misconfigured, match="no worst_ms of bench parse"):
         performance_page.render_page({**RESULTS, "benches": benches}, {})
 
 
-def test_new_results_of_one_bench_leave_the_others_and_say_when() -> None:
+def test_new_results_of_one_bench_keep_the_others_and_show_their_date() -> None:
     later = {"measured_at": "2026-02-03T04:05:06+00:00", "commit": "def5678"}
     parse = {"keys": {"total_s": 1.0, "worst_ms": 90.0}, "each_ms": {"dags/a.py": 90.0}}
     text = performance_page.render_page(
@@ -59,7 +59,7 @@ def test_new_results_of_one_bench_leave_the_others_and_say_when() -> None:
     )
     assert table_rows(text)["parse", "≤ 150 ms"][3:5] == ["90 ms", "yes"]
     assert table_rows(text)["latency", "≤ 15 ms"][3:5] == ["6 ms", "yes"]
-    assert text.count("Measured by itself, 2026-02-03 04:05 UTC on commit `def5678`.") == 1
+    assert text.count("Measured separately, 2026-02-03 04:05 UTC on commit `def5678`.") == 1
     assert "on commit `abc1234`" in text
 
 
@@ -68,7 +68,7 @@ def test_results_of_all_benches_replace_the_page() -> None:
     assert performance_page.merge_results(RESULTS, later) == later
 
 
-def test_channels_stand_beside_their_bare_clients() -> None:
+def test_channels_are_shown_next_to_their_bare_clients() -> None:
     found = {"keys": {}, "per_second": {"sms": [900.0, 1000.0, 1100.0], "bare_sms": [2000.0]}}
     words = [
         text.text
@@ -96,7 +96,7 @@ def test_charts_are_well_formed_and_show_values_and_units() -> None:
     assert {"a", "200", "b", "10", "ms", "limit 150"} <= words
 
 
-def test_a_longer_bar_is_more() -> None:
+def test_bar_lengths_are_proportional() -> None:
     drawn = ET.fromstring(charts.bar_chart("A & B", "ms", [charts.Bar("<a>", 10.0), charts.Bar("b", 5.0)]))
     _, first, second = drawn.iter("{http://www.w3.org/2000/svg}rect")
     assert float(first.get("width", "")) == pytest.approx(2 * float(second.get("width", "")), rel=0.01)

@@ -1,4 +1,4 @@
-"""The sandbox as a process, and each channel over it: what the conformance suite is run on."""
+"""The sandbox as a process, and each channel over it, for the conformance suite."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def service_account(token_url: str) -> dict[str, str]:
 
 
 @dataclass
-class InMemoryDeviceStore:
-    """Devices in memory: the far side of the app's tables."""
+class InMemoryDeviceStore(DeviceStore):
+    """Devices in memory: in place of the app's tables."""
 
     devices: dict[str, list[str]] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
@@ -151,7 +151,7 @@ def email_channel(port: int, text: str = "Hello", **settings: Any) -> EmailChann
 
 
 class InMemoryEndpointStore(EndpointStore):
-    """An endpoint in memory: the far side of Backline's own tables."""
+    """An endpoint in memory: in place of Backline's own tables."""
 
     def __init__(self, url: str) -> None:
         self._endpoint = DeliveryEndpoint(ENDPOINT, url, None, None, (new_secret("v1"),))
@@ -180,23 +180,23 @@ def webhook_channel(url: str, text: str = "Hello", timeout: float = TIMEOUT) -> 
 
 @dataclass(frozen=True)
 class ChannelCase:
-    """One channel over the sandbox, and how to make its far side misbehave."""
+    """One channel over the sandbox, and how to inject faults into its receiver."""
 
     name: str
     make_channel: Callable[[Sandbox, str, float], Channel[Any]]
-    """The channel whose messages say this text, with this timeout in seconds."""
+    """The channel whose messages have this text, with this timeout in seconds."""
     make_unreachable: Callable[[int], Channel[Any]]
-    """The channel with its far side on a port where nobody listens."""
+    """The channel with its receiver on a closed port."""
     recipient: str
     bad_recipient: str
     faults: Mapping[str, Mapping[str, Any]]
-    """The sandbox's rule for each kind of trouble."""
+    """The sandbox's rule for each fault."""
     root: str = ""
-    """Where the sandbox has it: "" or "/sms"."""
+    """Its path in the sandbox: "" or "/sms"."""
     short_timeout: float = 0.4
-    """A timeout in seconds that the rule "slow" outlasts, and a later try does not."""
+    """A timeout in seconds that the rule "slow" exceeds, and a later attempt's does not."""
     requests_per_attempt: int = 1
-    """How often one try writes before it gives up; more than once only where the far side knows a repetition by its id."""
+    """How often one attempt sends; more than once only if the receiver recognizes a repetition by its id."""
 
     def message(self, attempt: int = 1, recipient: str | None = None, number: int = 7) -> Message:
         return Message(number, self.name, recipient or self.recipient, {}, CREATED, attempt)
@@ -214,7 +214,7 @@ class ChannelCase:
         return int(sandbox.get(f"{self.root}/api/count")["count"])
 
     def last_text(self, sandbox: Sandbox) -> str:
-        """The text of the last message that came."""
+        """The text of the last message received."""
         newest = sandbox.get(f"{self.root}/api/messages", limit=1)["messages"][0]
         if not self.root:
             newest = sandbox.get(f"/api/messages/{newest['id']}")
@@ -222,7 +222,7 @@ class ChannelCase:
 
 
 class WebhookCase(ChannelCase):
-    """The sandbox remembers every request here, also those that it did not take."""
+    """The sandbox records every request, also those that it refused."""
 
     def reset(self, sandbox: Sandbox) -> None:
         self.set_faults(sandbox)

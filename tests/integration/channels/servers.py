@@ -1,4 +1,4 @@
-"""SMTP servers on loopback: aiosmtpd for what a server should do, a scripted one for what it should not."""
+"""SMTP servers on loopback: aiosmtpd for correct behaviour, a scripted one for faults."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def prepared_email(*recipients: str, body: bytes = BODY, timeout: float = 5.0, u
 
 @dataclass
 class Mailbox:
-    """Handler of aiosmtpd: keeps what came, answers as told."""
+    """Handler of aiosmtpd: stores received mails, and replies as configured."""
 
     port: int = 0
     mails: list[Envelope] = field(default_factory=list)
     connections: int = 0
     scripted_replies: dict[str, list[str]] = field(default_factory=dict)
-    """Command or address → its answers, used once each, before the ordinary ones."""
+    """Command or address → its replies, used once each, before the ordinary ones."""
     pipelining: bool = True
     release: asyncio.Event = field(default_factory=asyncio.Event)
-    """While it is not set, no message is answered."""
+    """While it is not set, no message gets a reply."""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once a whole message has come."""
+    """Set once a whole message was received."""
 
     def __post_init__(self) -> None:
         self.release.set()
@@ -88,7 +88,7 @@ def authenticate(_server: SMTP, _session: Session, _envelope: Envelope, _mechani
 
 @dataclass
 class ScriptedServer:
-    """A server that says what it is told, whatever the client says, and remembers what that was."""
+    """A server that sends scripted replies, whatever the client sends, and records what it received."""
 
     port: int
     received: list[bytes] = field(default_factory=list)
@@ -120,7 +120,7 @@ class ScriptedConnection:
         await self.send("\n".join(f"250-{name}" for name in ("scripted.test", *extensions)) + "\n250 HELP")
 
     async def accept_message(self, *, answered: bool = True) -> None:
-        """One message for one recipient, and the answer to it."""
+        """One message for one recipient, and the reply to it."""
         for answer in ("250 ok", "250 ok", "354 go on"):
             await self.receive()
             await self.send(answer)

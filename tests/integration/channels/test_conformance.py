@@ -1,4 +1,4 @@
-"""What every channel must do, over the sandbox: a channel joins by an entry in SUBJECTS."""
+"""What every channel must do, over the sandbox."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ async def opened(channel: Channel[Any]) -> AsyncIterator[Session[Any]]:
         await session.close()
 
 
-def test_every_channel_is_a_subject() -> None:
+def test_every_channel_is_covered() -> None:
     known = set(LaneSettings.model_fields["channel"].annotation.__args__)  # type: ignore[union-attr]
     assert set(CHANNEL_CASES) == known
 
 
-async def test_it_says_who_it_is_and_how_much_it_takes(channel: Channel[Any], case: ChannelCase) -> None:
+async def test_a_channel_has_its_name_and_limits(channel: Channel[Any], case: ChannelCase) -> None:
     assert channel.name == case.name
     assert channel.connections >= 1
     assert channel.messages_per_session >= 1
 
 
-async def test_a_message_arrives_once_and_is_receipted(
+async def test_a_message_arrives_once_and_returns_a_receipt(
     channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     async with opened(channel) as session:
@@ -74,7 +74,7 @@ async def test_a_message_arrives_once_and_is_receipted(
     assert case.last_text(sandbox) == TEXT
 
 
-async def test_one_session_carries_many_and_as_many_at_a_time_as_it_says(
+async def test_one_session_sends_many_messages_concurrently(
     channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     async with opened(channel) as session:
@@ -87,7 +87,7 @@ async def test_one_session_carries_many_and_as_many_at_a_time_as_it_says(
     assert case.received_count(sandbox) == 5 * channel.messages_per_session
 
 
-async def test_sessions_side_by_side_do_not_meet(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
+async def test_concurrent_sessions_do_not_interfere(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
     async def one(number: int) -> str:
         async with opened(channel) as session:
             return (await session.send(channel.prepare(case.message(number=number)))).provider_id
@@ -96,7 +96,7 @@ async def test_sessions_side_by_side_do_not_meet(channel: Channel[Any], sandbox:
     assert case.received_count(sandbox) == 8
 
 
-async def test_a_wish_to_wait_is_told_in_seconds(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
+async def test_retry_after_is_given_in_seconds(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
     case.set_faults(sandbox, "busy")
     async with opened(channel) as session:
         with pytest.raises(RateLimited) as caught:
@@ -108,7 +108,7 @@ async def test_a_wish_to_wait_is_told_in_seconds(channel: Channel[Any], sandbox:
     assert case.received_count(sandbox) == 1
 
 
-async def test_a_refusal_is_for_good_and_harms_nobody_else(
+async def test_a_refusal_is_permanent_and_affects_only_its_message(
     channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     case.set_faults(sandbox, "refused")
@@ -120,7 +120,7 @@ async def test_a_refusal_is_for_good_and_harms_nobody_else(
     assert case.received_count(sandbox) == 1
 
 
-async def test_trouble_that_may_pass_is_retryable(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
+async def test_a_temporary_failure_is_retryable(channel: Channel[Any], sandbox: Sandbox, case: ChannelCase) -> None:
     case.set_faults(sandbox, "down")
     async with opened(channel) as session:
         with pytest.raises(RetryableError):
@@ -129,7 +129,7 @@ async def test_trouble_that_may_pass_is_retryable(channel: Channel[Any], sandbox
     assert case.received_count(sandbox) == 1
 
 
-async def test_a_far_side_that_takes_too_long_is_left(sandbox: Sandbox, case: ChannelCase) -> None:
+async def test_a_slow_receiver_is_a_timeout(sandbox: Sandbox, case: ChannelCase) -> None:
     case.set_faults(sandbox, "slow")
     hasty = case.make_channel(sandbox, TEXT, case.short_timeout)
     async with opened(hasty) as session:
@@ -151,7 +151,7 @@ async def test_a_connection_that_breaks_is_replaced(channel: Channel[Any], sandb
     assert case.received_count(sandbox) == 2
 
 
-async def test_what_may_have_been_taken_is_said_and_not_repeated_unless_it_is_known_by_its_id(
+async def test_an_unknown_outcome_is_reported_and_only_repeated_if_the_receiver_deduplicates(
     channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     case.set_faults(sandbox, "dropped after")
@@ -161,7 +161,7 @@ async def test_what_may_have_been_taken_is_said_and_not_repeated_unless_it_is_kn
     assert case.received_count(sandbox) == case.requests_per_attempt
 
 
-async def test_nobody_there_is_a_network_failure(case: ChannelCase, closed_port: int) -> None:
+async def test_an_unreachable_receiver_is_a_network_failure(case: ChannelCase, closed_port: int) -> None:
     unreachable = case.make_unreachable(closed_port)
     async with opened(unreachable) as session:
         for _ in range(2):
@@ -171,7 +171,7 @@ async def test_nobody_there_is_a_network_failure(case: ChannelCase, closed_port:
             assert "outcome unknown" not in str(caught.value)
 
 
-async def test_a_bad_recipient_is_named_before_anything_is_sent(
+async def test_an_invalid_recipient_is_named_before_anything_is_sent(
     channel: Channel[Any], sandbox: Sandbox, case: ChannelCase
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -180,12 +180,12 @@ async def test_a_bad_recipient_is_named_before_anything_is_sent(
     assert case.received_count(sandbox) == 0
 
 
-async def test_what_is_prepared_does_not_show_what_it_says(sandbox: Sandbox, case: ChannelCase) -> None:
+async def test_the_repr_of_a_prepared_message_hides_its_content(sandbox: Sandbox, case: ChannelCase) -> None:
     secret = case.make_channel(sandbox, "Your code is 402913", TIMEOUT)
     assert "402913" not in repr(secret.prepare(case.message()))
 
 
-async def test_later_tries_are_more_patient_up_to_a_limit(channel: Channel[Any], case: ChannelCase) -> None:
+async def test_the_timeout_grows_with_each_attempt_up_to_a_limit(channel: Channel[Any], case: ChannelCase) -> None:
     patience = [channel.prepare(case.message(attempt=attempt)).timeout for attempt in range(1, 12)]
     assert patience == sorted(patience)
     assert patience[1] == pytest.approx(2 * patience[0], rel=0.01)

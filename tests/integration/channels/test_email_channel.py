@@ -1,4 +1,4 @@
-"""The whole channel: a message in, a mail at the server."""
+"""The whole channel, from a message to the mail at the server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def channel(content: EmailContent, port: int = 25, **settings: Any) -> EmailChan
 
 
 @pytest.mark.anyio
-async def test_mail_arrives_as_meant(start_mail_server: Callable[..., Awaitable[Mailbox]]) -> None:
+async def test_a_mail_arrives_complete(start_mail_server: Callable[..., Awaitable[Mailbox]]) -> None:
     mailbox = await start_mail_server()
     content = EmailContent(
         "Grüße",
@@ -70,7 +70,7 @@ async def test_mail_arrives_as_meant(start_mail_server: Callable[..., Awaitable[
     assert [part.get_content() for part in read.iter_attachments()] == ["abc"]
 
 
-def test_message_id_is_the_same_at_every_try_and_the_timeout_grows() -> None:
+def test_the_message_id_is_the_same_in_every_attempt_and_the_timeout_grows() -> None:
     email_channel = channel(EmailContent("x", "x"), timeout_seconds=30)
     tries = [email_channel.prepare(message(attempt=attempt)) for attempt in range(1, 8)]
     assert {prepared.message_id for prepared in tries} == {"<backline.7.1767323045678901@mail.example.com>"}
@@ -104,7 +104,7 @@ def test_a_prepared_email_does_not_show_its_body() -> None:
         ),
     ],
 )
-def test_bad_input_names_the_field(recipient: str, content: EmailContent, field: str) -> None:
+def test_invalid_input_names_the_field(recipient: str, content: EmailContent, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         channel(content, attachment_max_mib=1).prepare(message(recipient))
     assert caught.value.field == field
@@ -114,6 +114,6 @@ def test_bad_input_names_the_field(recipient: str, content: EmailContent, field:
     ("settings", "words"),
     [({"from_address": "nobody"}, "email.from_address"), ({"message_id_domain": "a b"}, "email.message_id_domain")],
 )
-def test_wrong_settings_are_told_at_once(settings: dict[str, Any], words: str) -> None:
+def test_wrong_settings_are_reported_at_once(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(Misconfigured, match=words):
         channel(EmailContent("x", "x"), 25, **settings)

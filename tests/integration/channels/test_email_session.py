@@ -1,4 +1,4 @@
-"""The SMTP session against real servers: what they got, and what each fault becomes."""
+"""The SMTP session against real servers: what they receive, and the error of each fault."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def session(server: SmtpServer) -> EmailSession:
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
-async def test_messages_over_one_kept_connection(start_mail_server: Mail, *, pipelining: bool) -> None:
+async def test_many_messages_over_one_connection(start_mail_server: Mail, *, pipelining: bool) -> None:
     mailbox = await start_mail_server(pipelining=pipelining)
     sender = plain_session(mailbox.port)
     receipts = [
@@ -75,7 +75,7 @@ async def test_a_leading_dot_arrives(start_mail_server: Mail) -> None:
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
-async def test_cc_refused_others_delivered(start_mail_server: Mail, *, pipelining: bool) -> None:
+async def test_refused_cc_does_not_stop_the_others(start_mail_server: Mail, *, pipelining: bool) -> None:
     mailbox = await start_mail_server(pipelining=pipelining)
     mailbox.scripted_replies["gone@example.com"] = ["550 5.1.1 no such user"]
     sender = plain_session(mailbox.port)
@@ -86,7 +86,7 @@ async def test_cc_refused_others_delivered(start_mail_server: Mail, *, pipelinin
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
-async def test_recipient_refused_nobody_gets_it_and_the_connection_lives(
+async def test_a_refused_recipient_stops_the_message_and_keeps_the_connection(
     start_mail_server: Mail, *, pipelining: bool
 ) -> None:
     mailbox = await start_mail_server(pipelining=pipelining)
@@ -130,7 +130,7 @@ async def test_refusal_at_each_command(
     assert len(mailbox.mails) == 1
 
 
-async def test_354_after_a_refused_recipient_is_ended_with_an_empty_message() -> None:
+async def test_354_after_a_refused_recipient_is_answered_with_an_empty_message() -> None:
     async def dialogue(line: ScriptedConnection) -> None:
         await line.greet("PIPELINING")
         for answer in ("250 ok", "550 5.1.1 unknown", "354 go on"):
@@ -249,7 +249,7 @@ async def test_server_that_never_greets_is_a_timeout() -> None:
             await plain_session(script.port).send(prepared_email(timeout=0.1))
 
 
-async def test_cancelled_send_drops_its_connection(start_mail_server: Mail) -> None:
+async def test_a_cancelled_send_closes_its_connection(start_mail_server: Mail) -> None:
     mailbox = await start_mail_server()
     sender = plain_session(mailbox.port)
     await sender.send(prepared_email("first@example.com"))
@@ -267,7 +267,7 @@ async def test_cancelled_send_drops_its_connection(start_mail_server: Mail) -> N
     assert mailbox.mails[-1].rcpt_tos == ["third@example.com"]
 
 
-async def test_nobody_listens(closed_port: int) -> None:
+async def test_a_closed_port_is_a_network_failure(closed_port: int) -> None:
     with pytest.raises(NetworkFailure, match=rf"127\.0\.0\.1:{closed_port}.*check the connection.s host"):
         await plain_session(closed_port).send(prepared_email())
 
@@ -286,7 +286,7 @@ async def test_unknown_host(host: str) -> None:
         ("HTTP/1.1 400", NetworkFailure),
     ],
 )
-async def test_unfriendly_greeting_condemns_no_message(greeting: str, error: type[BacklineError]) -> None:
+async def test_a_refusing_greeting_is_retryable(greeting: str, error: type[BacklineError]) -> None:
     async def dialogue(line: ScriptedConnection) -> None:
         await line.send(greeting)
 
@@ -316,7 +316,7 @@ async def test_server_without_ehlo() -> None:
         ]
 
 
-async def test_message_larger_than_the_server_takes(start_mail_server: Mail) -> None:
+async def test_a_message_larger_than_the_server_accepts(start_mail_server: Mail) -> None:
     mailbox = await start_mail_server(data_size_limit=1000)
     sender = plain_session(mailbox.port)
     with pytest.raises(Rejected, match="accepts at most 1000") as caught:
@@ -343,7 +343,7 @@ async def test_international_address_needs_smtputf8(start_mail_server: Mail) -> 
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
-async def test_sends_side_by_side_share_the_connection(start_mail_server: Mail, *, pipelining: bool) -> None:
+async def test_concurrent_sends_share_the_connection(start_mail_server: Mail, *, pipelining: bool) -> None:
     mailbox = await start_mail_server(pipelining=pipelining)
     mailbox.scripted_replies["user3@example.com"] = ["550 5.1.1 nobody of that name"]
     sender = plain_session(mailbox.port)
@@ -359,7 +359,7 @@ async def test_sends_side_by_side_share_the_connection(start_mail_server: Mail, 
     assert mailbox.connections == 1
 
 
-async def test_the_next_envelope_travels_with_the_body() -> None:
+async def test_the_next_envelope_is_sent_with_the_body() -> None:
     async def dialogue(line: ScriptedConnection) -> None:
         await line.greet("PIPELINING")
         await line.receive(b"DATA\r\n")
@@ -382,7 +382,7 @@ async def test_the_next_envelope_travels_with_the_body() -> None:
     assert script.received[-1] == b"QUIT\r\n"
 
 
-async def test_without_pipelining_the_next_envelope_waits_for_the_answer() -> None:
+async def test_without_pipelining_the_next_envelope_waits_for_the_reply() -> None:
     early: list[bytes] = []
 
     async def dialogue(line: ScriptedConnection) -> None:
@@ -401,7 +401,7 @@ async def test_without_pipelining_the_next_envelope_waits_for_the_answer() -> No
 
 
 @pytest.mark.parametrize("end", ["silence", "421 4.3.2 going down", "hang-up"])
-async def test_what_ends_one_message_does_not_harm_the_next(end: str) -> None:
+async def test_a_failed_message_does_not_affect_the_next(end: str) -> None:
     async def dialogue(line: ScriptedConnection) -> None:
         await line.greet("PIPELINING")
         if line.number > 1:
@@ -428,7 +428,7 @@ async def test_what_ends_one_message_does_not_harm_the_next(end: str) -> None:
     assert script.received[-3:-1] == [b"RCPT TO:<bob@example.com>\r\n", b"DATA\r\n"]
 
 
-async def test_waiting_for_the_message_before_costs_none_of_the_time() -> None:
+async def test_waiting_for_the_previous_message_does_not_use_up_the_timeout() -> None:
     async def dialogue(line: ScriptedConnection) -> None:
         await line.greet("PIPELINING")
         for _ in range(2):
@@ -447,7 +447,9 @@ async def test_waiting_for_the_message_before_costs_none_of_the_time() -> None:
 
 @pytest.mark.usefixtures("trust_test_ca")
 @pytest.mark.parametrize("excluded", [[], ["PLAIN"]])
-async def test_starttls_and_sign_in(start_mail_server: Mail, server_tls: ssl.SSLContext, excluded: list[str]) -> None:
+async def test_starttls_and_authentication(
+    start_mail_server: Mail, server_tls: ssl.SSLContext, excluded: list[str]
+) -> None:
     mailbox = await start_mail_server(
         tls_context=server_tls, require_starttls=True, authenticator=authenticate, auth_required=True,
         auth_exclude_mechanism=excluded,
@@ -470,7 +472,7 @@ async def test_smtps(start_mail_server: Mail, server_tls: ssl.SSLContext) -> Non
 
 
 @pytest.mark.usefixtures("trust_test_ca")
-async def test_wrong_password_is_final_and_not_shown(start_mail_server: Mail, server_tls: ssl.SSLContext) -> None:
+async def test_a_wrong_password_is_permanent_and_not_shown(start_mail_server: Mail, server_tls: ssl.SSLContext) -> None:
     mailbox = await start_mail_server(tls_context=server_tls, authenticator=authenticate)
     sender = session(SmtpServer("localhost", mailbox.port, "starttls", "me", "wrong-secret"))
     with pytest.raises(AuthenticationFailed) as caught:
@@ -479,7 +481,7 @@ async def test_wrong_password_is_final_and_not_shown(start_mail_server: Mail, se
     assert "wrong-secret" not in str(caught.value)
 
 
-async def test_server_that_echoes_the_password_does_not_get_it_into_the_error() -> None:
+async def test_a_password_echoed_by_the_server_is_not_in_the_error() -> None:
     async def dialogue(line: ScriptedConnection) -> None:
         await line.greet("AUTH PLAIN")
         secret = (await line.receive()).split()[-1].decode()
@@ -495,13 +497,13 @@ async def test_server_that_echoes_the_password_does_not_get_it_into_the_error() 
         assert base64.b64encode(b"\0me\0top-secret").decode() not in told
 
 
-async def test_no_way_to_sign_in(start_mail_server: Mail) -> None:
+async def test_no_supported_authentication_mechanism(start_mail_server: Mail) -> None:
     mailbox = await start_mail_server()
     with pytest.raises(NetworkFailure, match="no supported authentication mechanism"):
         await plain_session(mailbox.port, username="me", password="pw").send(prepared_email())
 
 
-async def test_starttls_is_demanded(start_mail_server: Mail) -> None:
+async def test_starttls_is_required(start_mail_server: Mail) -> None:
     mailbox = await start_mail_server()
     with pytest.raises(NetworkFailure, match="does not offer STARTTLS"):
         await session(SmtpServer("127.0.0.1", mailbox.port, "starttls")).send(prepared_email())
@@ -509,7 +511,7 @@ async def test_starttls_is_demanded(start_mail_server: Mail) -> None:
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-async def test_certificate_that_nobody_vouches_for(
+async def test_an_untrusted_certificate_is_refused(
     start_mail_server: Mail, server_tls: ssl.SSLContext, security: str
 ) -> None:
     mailbox = await (
@@ -531,7 +533,7 @@ async def test_tls_to_a_plain_server(start_mail_server: Mail) -> None:
 
 
 @pytest.mark.usefixtures("trust_test_ca")
-async def test_plain_text_slipped_in_before_tls_is_forgotten(server_tls: ssl.SSLContext) -> None:
+async def test_plain_text_injected_before_tls_is_discarded(server_tls: ssl.SSLContext) -> None:
     """CVE-2011-0411, from the client's side: an attacker appends replies to the server's 220."""
     heard: list[bytes] = []
 

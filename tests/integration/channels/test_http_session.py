@@ -1,4 +1,4 @@
-"""Kept HTTP connections, against servers that do what they should not."""
+"""Persistent HTTP connections, against faulty servers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def http_server(handler: Handler, tls: ssl.SSLContext | None = None) -> As
 
 @asynccontextmanager
 async def raw(answer: bytes) -> AsyncIterator[str]:
-    """A server that reads a request, says this, and hangs up."""
+    """A server that reads a request, sends this, and closes the connection."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -57,7 +57,7 @@ async def exchange(session: HttpSession, url: str, body: bytes = b"hello", secon
         await session.close()
 
 
-async def test_a_request_goes_out_as_it_is_and_nothing_of_ours_with_it() -> None:
+async def test_a_request_is_sent_unchanged_without_cookies_or_extra_headers() -> None:
     seen: list[tuple[str, bytes, dict[str, str]]] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -75,7 +75,7 @@ async def test_a_request_goes_out_as_it_is_and_nothing_of_ours_with_it() -> None
     assert "Cookie" not in headers
 
 
-async def test_the_connection_is_kept() -> None:
+async def test_the_connection_is_reused() -> None:
     peers: set[object] = set()
 
     async def handler(request: web.Request) -> web.Response:
@@ -91,7 +91,7 @@ async def test_the_connection_is_kept() -> None:
     assert len(peers) == 1
 
 
-async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+async def test_a_redirect_is_returned_and_not_followed() -> None:
     asked: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -104,7 +104,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-async def test_an_endless_answer_is_cut(packed: bool) -> None:  # noqa: FBT001
+async def test_an_endless_response_is_cut(packed: bool) -> None:  # noqa: FBT001
     async def handler(_request: web.Request) -> web.Response:
         body = b"x" * 50_000_000
         return (
@@ -120,7 +120,7 @@ async def test_an_endless_answer_is_cut(packed: bool) -> None:  # noqa: FBT001
 @pytest.mark.parametrize(
     ("charset", "said"), [("iso-8859-1", "Grüße"), ("no-such", "Gr\ufffd\ufffde"), ("", "Gr\ufffd\ufffde")]
 )
-async def test_an_answer_is_read_in_its_charset_whatever_that_is(charset: str, said: str) -> None:
+async def test_a_response_is_decoded_by_its_charset(charset: str, said: str) -> None:
     kind = f"text/plain; charset={charset}" if charset else "text/plain"
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: 5\r\n\r\n".encode()
     async with raw(head + "Grüße".encode("iso-8859-1")) as url:
@@ -136,7 +136,7 @@ async def test_an_answer_is_read_in_its_charset_whatever_that_is(charset: str, s
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
 )
-async def test_what_is_no_whole_answer_leaves_the_outcome_unknown(answer: bytes) -> None:
+async def test_an_incomplete_response_leaves_the_outcome_unknown(answer: bytes) -> None:
     async with raw(answer) as url:
         with pytest.raises(NetworkFailure, match="outcome unknown") as caught:
             await exchange(HttpSession(), f"{url}/secret-path")
@@ -144,7 +144,7 @@ async def test_what_is_no_whole_answer_leaves_the_outcome_unknown(answer: bytes)
     assert "secret-path" not in str(caught.value)
 
 
-async def test_no_answer_in_time_leaves_the_outcome_unknown() -> None:
+async def test_a_timeout_leaves_the_outcome_unknown() -> None:
     async def handler(_request: web.Request) -> web.Response:
         await asyncio.Event().wait()
         raise AssertionError
@@ -155,7 +155,7 @@ async def test_no_answer_in_time_leaves_the_outcome_unknown() -> None:
 
 
 class UnresolvableResolver(AbstractResolver):
-    """Knows no host."""
+    """Resolves no host."""
 
     async def resolve(self, host: str, *_: object, **__: object) -> list[ResolveResult]:  # type: ignore[override]
         raise OSError(None, f"Name or service not known: {host}")
@@ -164,14 +164,14 @@ class UnresolvableResolver(AbstractResolver):
         pass
 
 
-async def test_a_host_that_is_not_known_is_told_and_has_heard_nothing() -> None:
+async def test_an_unknown_host_is_reported_as_not_reached() -> None:
     session = HttpSession(connector=lambda: aiohttp.TCPConnector(resolver=UnresolvableResolver()))
     with pytest.raises(NetworkFailure, match="cannot find that host") as caught:
         await exchange(session, "https://gateway.example/x")
     assert "outcome unknown" not in str(caught.value)
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused_unless_told_otherwise(
+async def test_an_untrusted_certificate_is_refused_unless_verify_is_off(
     server_tls: ssl.SSLContext,
 ) -> None:
     async def handler(_request: web.Request) -> web.Response:
@@ -184,7 +184,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_unless_told_othe
         assert (await exchange(HttpSession(verify_tls=False), url)).body == "ok"
 
 
-async def test_a_proxy_is_asked_for_what_is_outside() -> None:
+async def test_a_proxy_is_used_for_other_hosts() -> None:
     asked: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The push channel beyond what all channels share: access tokens, people's devices, devices that are gone."""
+"""The push channel's own behaviour: access tokens, users' devices, unregistered devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backline.channels.base import Message, Receipt
 from backline.channels.content import PushContent
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.push.channel import PushChannel
-from backline.channels.push.devices import SqlDeviceStore
+from backline.channels.push.devices import DeviceStore
 from backline.channels.push.oauth import GRANT_TYPE, SCOPE, ServiceAccount
 from backline.errors import (
     AuthenticationFailed,
@@ -84,7 +84,7 @@ def set_faults(sandbox: Sandbox, *rules: dict[str, Any]) -> None:
 # --- what is said ---------------------------------------------------------------------------------
 
 
-async def test_time_to_live_and_collapse_key_are_told_to_each_platform(sandbox: Sandbox) -> None:
+async def test_time_to_live_and_collapse_key_are_set_for_each_platform(sandbox: Sandbox) -> None:
     content = PushContent("Title", "Text", {"order": "1042"}, ttl_seconds=3600, collapse_key="order-1042")
     before = int(time.time())
     await send(push_channel(sandbox.url("/push"), content), "device-of-ann")
@@ -100,7 +100,7 @@ async def test_time_to_live_and_collapse_key_are_told_to_each_platform(sandbox: 
     }
 
 
-async def test_now_or_never_and_nothing_said_at_all(sandbox: Sandbox) -> None:
+async def test_a_ttl_of_zero_and_no_options(sandbox: Sandbox) -> None:
     await send(push_channel(sandbox.url("/push"), PushContent("T", "x", ttl_seconds=0)), "device-one")
     await send(push_channel(sandbox.url("/push"), PushContent("T", "x")), "device-two")
     first, second = (found["message"] for found in arrived(sandbox))
@@ -120,7 +120,7 @@ def test_more_than_four_kilobytes_are_refused_here(sandbox: Sandbox) -> None:
 
 @asynccontextmanager
 async def provider(*grants: tuple[int, object]) -> AsyncIterator[tuple[str, list[dict[str, str]], list[str]]]:
-    """A provider that answers token requests as told, the last answer for ever; its URL, the requests, the bearers."""
+    """A provider with scripted responses to token requests, the last one repeated; its URL, the requests, the bearers."""
     asked: list[dict[str, str]] = []
     bearers: list[str] = []
     answers = list(grants)
@@ -150,7 +150,7 @@ def token(name: str, lives: float = 3600) -> tuple[int, object]:
     return 200, {"access_token": name, "expires_in": lives, "token_type": "Bearer"}
 
 
-async def test_the_assertion_is_signed_by_the_account_and_says_who_asks_for_what() -> None:
+async def test_the_assertion_is_signed_by_the_account_with_its_claims() -> None:
     async with provider(token("t1")) as (url, asked, _):
         await send(push_channel(url), "device-of-ann")
     [form] = asked
@@ -164,7 +164,7 @@ async def test_the_assertion_is_signed_by_the_account_and_says_who_asks_for_what
     assert jwt.get_unverified_header(form["assertion"])["kid"] == "k1"
 
 
-async def test_one_token_serves_all_sessions_until_it_ends() -> None:
+async def test_one_token_serves_all_sessions_until_it_expires() -> None:
     async with provider(token("t1")) as (url, asked, bearers):
         channel = push_channel(url)
         await asyncio.gather(*[send(channel, "device-one", "device-two") for _ in range(4)])
@@ -172,7 +172,7 @@ async def test_one_token_serves_all_sessions_until_it_ends() -> None:
     assert bearers == ["Bearer t1"] * 8
 
 
-async def test_a_token_near_its_end_is_replaced() -> None:
+async def test_a_token_near_its_expiry_is_replaced() -> None:
     async with provider(token("t1", 30), token("t2")) as (url, asked, bearers):
         await send(push_channel(url), "device-one", "device-two", "device-one")
     assert len(asked) == 2
@@ -200,7 +200,7 @@ async def test_a_revoked_token_is_replaced_at_once(sandbox: Sandbox) -> None:
         ((503, {}), NetworkFailure, "answered 503"),
     ],
 )
-async def test_an_account_that_gets_no_token_is_told_of(
+async def test_an_account_that_gets_no_token_is_reported(
     answer: tuple[int, object], kind: type[Exception], word: str
 ) -> None:
     async with provider(answer) as (url, _, bearers):
@@ -210,7 +210,7 @@ async def test_an_account_that_gets_no_token_is_told_of(
     assert bearers == []
 
 
-async def test_half_a_token_is_not_quoted() -> None:
+async def test_a_partial_token_is_not_quoted() -> None:
     async with provider((200, {"acces_token": "s3cret"})) as (url, _, _bearers):
         with pytest.raises(Exception, match="without an access token") as caught:
             await send(push_channel(url), "device-of-ann")
@@ -231,7 +231,7 @@ async def test_half_a_token_is_not_quoted() -> None:
         ({"service_account": service_account("ftp://x.example")}, "token_uri must be"),
     ],
 )
-def test_a_connection_without_an_account_is_told_what_it_lacks(extra: dict[str, object], word: str) -> None:
+def test_a_connection_without_a_valid_account_is_refused_with_the_reason(extra: dict[str, object], word: str) -> None:
     with pytest.raises(Misconfigured, match=word) as caught:
         ServiceAccount.from_gateway(HttpGateway("push_gateway", "https://fcm.example", extra=extra))
     assert "s3cret" not in str(caught.value)
@@ -249,7 +249,7 @@ def test_the_key_file_may_be_text_and_is_never_shown() -> None:
 # --- devices --------------------------------------------------------------------------------------
 
 
-async def test_a_person_is_told_on_all_devices(sandbox: Sandbox) -> None:
+async def test_a_user_is_notified_on_all_devices(sandbox: Sandbox) -> None:
     known = InMemoryDeviceStore({"17": ["phone-of-ann", "tablet-of-ann"]})
     [receipt] = await send(push_channel(sandbox.url("/push"), devices=known), "user:17")
     assert [found["to"] for found in arrived(sandbox)] == ["phone-of-ann", "tablet-of-ann"]
@@ -257,7 +257,7 @@ async def test_a_person_is_told_on_all_devices(sandbox: Sandbox) -> None:
     assert receipt.refused_recipients == ()
 
 
-async def test_a_device_that_is_gone_is_taken_out_and_the_others_are_told(sandbox: Sandbox) -> None:
+async def test_an_unregistered_device_is_removed_and_the_others_are_notified(sandbox: Sandbox) -> None:
     set_faults(sandbox, {**GONE, "recipient": "old-*"})
     known = InMemoryDeviceStore({"17": ["old-phone-of-ann-with-a-long-token", "phone-of-ann"]})
     [receipt] = await send(push_channel(sandbox.url("/push"), devices=known), "user:17")
@@ -269,7 +269,7 @@ async def test_a_device_that_is_gone_is_taken_out_and_the_others_are_told(sandbo
     assert "long-token" not in why
 
 
-async def test_a_person_without_a_device_that_works_is_not_sent_to(sandbox: Sandbox) -> None:
+async def test_a_user_without_a_working_device_is_a_permanent_failure(sandbox: Sandbox) -> None:
     with pytest.raises(Rejected, match="user:17 has no device"):
         await send(push_channel(sandbox.url("/push")), "user:17")
     set_faults(sandbox, GONE)
@@ -279,7 +279,7 @@ async def test_a_person_without_a_device_that_works_is_not_sent_to(sandbox: Sand
     assert known.removed == ["old-phone", "old-tablet"]
 
 
-async def test_trouble_that_may_pass_on_the_only_device_that_is_left_is_retried(sandbox: Sandbox) -> None:
+async def test_a_temporary_failure_of_the_last_device_is_retryable(sandbox: Sandbox) -> None:
     set_faults(sandbox, {**GONE, "recipient": "old-*"}, {"status": 503, "retry_after": 9})
     known = InMemoryDeviceStore({"17": ["old-phone", "phone-of-ann"]})
     with pytest.raises(RateLimited) as caught:
@@ -288,7 +288,7 @@ async def test_trouble_that_may_pass_on_the_only_device_that_is_left_is_retried(
     assert known.removed == ["old-phone"]
 
 
-async def test_a_device_alone_that_is_gone_is_taken_out_too(sandbox: Sandbox) -> None:
+async def test_a_single_unregistered_device_is_removed_too(sandbox: Sandbox) -> None:
     set_faults(sandbox, GONE)
     known = InMemoryDeviceStore()
     with pytest.raises(Rejected) as caught:
@@ -297,7 +297,7 @@ async def test_a_device_alone_that_is_gone_is_taken_out_too(sandbox: Sandbox) ->
     assert known.removed == ["device-of-ann"]
 
 
-async def test_a_404_about_something_else_takes_no_device_out(sandbox: Sandbox) -> None:
+async def test_another_404_removes_no_device(sandbox: Sandbox) -> None:
     set_faults(sandbox, {"status": 404, "body": {"error": {"code": 404, "status": "NOT_FOUND"}}})
     known = InMemoryDeviceStore()
     with pytest.raises(Rejected):
@@ -305,14 +305,14 @@ async def test_a_404_about_something_else_takes_no_device_out(sandbox: Sandbox) 
     assert known.removed == []
 
 
-async def test_tables_that_are_away_do_not_change_how_a_message_ends(sandbox: Sandbox) -> None:
+async def test_an_unavailable_device_table_does_not_change_the_outcome(sandbox: Sandbox) -> None:
     set_faults(sandbox, GONE)
     known = InMemoryDeviceStore(error=DatabaseFailure("database: away"))
     with pytest.raises(Rejected, match="no longer exists"):
         await send(push_channel(sandbox.url("/push"), devices=known), "device-of-ann")
 
 
-async def test_the_apps_own_tables_tell_the_devices_and_forget_them(sandbox: Sandbox, seeded_database: str) -> None:
+async def test_devices_are_listed_and_removed_in_the_apps_own_tables(sandbox: Sandbox, seeded_database: str) -> None:
     with psycopg.connect(seeded_database, autocommit=True, row_factory=dict_row) as connection:
         row = connection.execute(
             "SELECT t.user_id, count(*) AS devices, min(t.token) AS first FROM app.push_tokens AS t"
@@ -324,7 +324,7 @@ async def test_the_apps_own_tables_tell_the_devices_and_forget_them(sandbox: San
             "INSERT INTO app.push_tokens (user_id, platform, token) VALUES (%s, 'ios', 'old-phone')", [row["user_id"]]
         )
         set_faults(sandbox, {**GONE, "recipient": "old-*"})
-        devices = SqlDeviceStore(lambda: seeded_database)
+        devices = DeviceStore(lambda: seeded_database)
         channel = push_channel(sandbox.url("/push"), devices=devices)
         [receipt] = await send(channel, f"user:{row['user_id']}")
         assert len(arrived(sandbox)) == row["devices"]

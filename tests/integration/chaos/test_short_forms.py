@@ -1,4 +1,4 @@
-"""Every fault in its short form, one after the other on one stack: nothing is lost, the books balance."""
+"""Every chaos scenario in its short form, one after the other on one stack: no message is lost."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from tests.acceptance.isolated_stack import first_free_port
 pytestmark = pytest.mark.stack
 
 STACK_SCENARIOS = [name for name, scenario in SCENARIOS.items() if not scenario.on_celery]
+DEFAULT_SCENARIOS = {"dispatcher-killed", "postgres-killed", "smtp-answers"}
+"""One per kind of fault; the others run before a release."""
 LONG_SCENARIOS = {"stack-down", "poison", "triggerer-killed", "api-server-killed", "smtp-down", "clock-off"}
-# So that a death is noticed within seconds; a scenario's own settings stand over these.
+# So that a dead dispatcher is noticed within seconds; these override a scenario's own settings.
 SHORT_TIMEOUTS = {"BACKLINE__OUTBOX__HEARTBEAT_TIMEOUT_SECONDS": "3", "BACKLINE__LANE_TRIGGER__COOLDOWN_SECONDS": "2"}
 
 
@@ -51,14 +53,18 @@ def stack_copy() -> Iterator[StackCopy]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG_SCENARIOS else ()) for name in STACK_SCENARIOS]
-)
+def _tier(name: str) -> list[pytest.MarkDecorator]:
+    if name in LONG_SCENARIOS:
+        return [pytest.mark.long]
+    return [] if name in DEFAULT_SCENARIOS else [pytest.mark.extended]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_tier(name)) for name in STACK_SCENARIOS])
 def test_nothing_is_lost(name: str, stack_copy: StackCopy) -> None:
     tools = Tools(Paths.from_environment().home / "bench", print)
-    with StackEnvironment(name, stack_copy, print, tools, short=True) as arena:
-        arena.mail.set_faults()
-        verdict = run_scenario(SCENARIOS[name], arena)
+    with StackEnvironment(name, stack_copy, print, tools, short=True) as env:
+        env.mail.set_faults()
+        verdict = run_scenario(SCENARIOS[name], env)
     assert verdict.problems == ()
     assert verdict.lost == 0
     assert verdict.accepted >= 50

@@ -1,4 +1,4 @@
-"""`./backline send`: what it puts into the outbox, and what it refuses."""
+"""`./backline send`: what it enqueues, and what it refuses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def messages(database: str) -> list[dict[str, Any]]:
         return connection.execute("SELECT * FROM backline.message ORDER BY id").fetchall()
 
 
-def test_it_is_in_the_outbox_and_says_where_to_look(
+def test_a_message_is_enqueued_and_its_id_printed(
     send: Send, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert send("welcome", "--to", "Ann <ann@example.com>", "--set", "name=Ann", "--set", "language=de") == 0
@@ -68,7 +68,7 @@ def test_payload_time_lane_and_key(
     assert (row["lane"], row["state"], row["payload"]["status"]) == ("email.bulk", "scheduled", "delivered")
 
 
-def test_a_field_that_is_no_text_is_json(send: Send, database: str) -> None:
+def test_a_field_that_is_not_text_is_json(send: Send, database: str) -> None:
     context = '{"heading": "Hi", "paragraphs": ["One."]}'
     assert (
         send("templated_email", "--to", "ann@example.com", "--set", "template=notice", "--set", f"context={context}")
@@ -78,7 +78,7 @@ def test_a_field_that_is_no_text_is_json(send: Send, database: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["field", "payload"])
-def test_a_secret_from_a_file_is_sealed_before_it_reaches_sql(
+def test_a_secret_from_a_file_is_encrypted_before_it_reaches_sql(
     send: Send, database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     file = tmp_path / "given"
@@ -95,7 +95,7 @@ def test_a_secret_from_a_file_is_sealed_before_it_reaches_sql(
     assert TOKEN not in "".join(capsys.readouterr())
 
 
-def test_a_secret_is_asked_for_on_a_terminal(send: Send, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_prompted_for_on_a_terminal(send: Send, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("getpass.getpass", lambda _prompt: TOKEN)
     monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _prompt: TOKEN, raising=False)
@@ -105,14 +105,14 @@ def test_a_secret_is_asked_for_on_a_terminal(send: Send, database: str, monkeypa
 
 
 @pytest.mark.parametrize("token", ['{"$ref": "password_reset_token", "id": 17}', Encryptor([KEY]).encrypt(TOKEN)])
-def test_a_reference_and_fernet_text_go_through_as_they_are(send: Send, database: str, token: str) -> None:
+def test_a_reference_and_fernet_text_are_stored_unchanged(send: Send, database: str, token: str) -> None:
     assert send("password_reset", "--to", "ann@example.com", "--set", "name=Ann", "--set", f"token={token}") == 0
     kept = messages(database)[0]["payload"]["token"]
     assert kept == (json.loads(token) if token.startswith("{") else token)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "error"),
     [
         (["nope"], "type: 'nope' is not a message type; known types: account_verification, "),
         (["welcome", "--to", "ann"], "to: 'ann' is not an email address"),
@@ -136,20 +136,20 @@ def test_a_reference_and_fernet_text_go_through_as_they_are(send: Send, database
         ),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
-    send: Send, database: str, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+def test_bad_input_is_one_line_and_enqueues_nothing(
+    send: Send, database: str, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
 ) -> None:
     recipient = [] if "--to" in arguments else ["--to", "ann@example.com"]
     assert send(*arguments, *recipient) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"backline: {says}")
+    assert printed.err.startswith(f"backline: {error}")
     assert printed.err.count("\n") == 1
     assert TOKEN not in printed.err
     assert messages(database) == []
 
 
-def test_a_database_that_is_away_says_what_to_do(
+def test_if_the_database_is_not_available_the_error_names_the_fix(
     send: Send, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BACKLINE_DATABASE_URL", "postgresql:///x?host=/no/such/folder")

@@ -22,25 +22,25 @@ Hooks = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def hooks(database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hooks:
-    """The command: its exit code, and all that it printed."""
+    """Runs the command; returns its exit code and its output."""
     monkeypatch.setenv("BACKLINE_DATABASE_URL", database)
     monkeypatch.setenv(KEYS_VARIABLE, KEY)
-    for name in ("REQUIRE_HTTPS", "ALLOWED_ADDRESSES"):  # not as the embedded stack has it
+    for name in ("REQUIRE_HTTPS", "ALLOWED_ADDRESSES"):  # the embedded stack sets them
         monkeypatch.delenv(f"BACKLINE__WEBHOOKS__{name}", raising=False)
 
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["backline", "webhooks", *arguments])
         code = run()
-        said = capsys.readouterr()
-        return code, said.out + said.err
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
 
     return call
 
 
 def run_json(hooks: Hooks, *arguments: str) -> Any:
-    code, said = hooks(*arguments, "--json")
-    assert code == 0, said
-    return json.loads(said)
+    code, printed = hooks(*arguments, "--json")
+    assert code == 0, printed
+    return json.loads(printed)
 
 
 def rows(database: str, query: Any) -> list[dict[str, Any]]:
@@ -56,10 +56,10 @@ def enqueue(database: str, event_type: str) -> int:
     return int(row[0])
 
 
-def test_an_endpoint_from_its_making_to_its_end(hooks: Hooks, database: str) -> None:
-    code, said = hooks("add", URL, "--event", "order.*", "--description", "The shop's ERP")
+def test_the_life_of_an_endpoint(hooks: Hooks, database: str) -> None:
+    code, printed = hooks("add", URL, "--event", "order.*", "--description", "The shop's ERP")
     assert code == 0
-    (secret,) = [line for line in said.splitlines() if line.startswith("whsec_")]
+    (secret,) = [line for line in printed.splitlines() if line.startswith("whsec_")]
     (row,) = rows(database, "SELECT ciphertext FROM backline.webhook_secret")
     assert Encryptor([KEY]).decrypt("secret", row["ciphertext"]) == secret
     assert secret not in hooks("list")[1] + hooks("show", "ep_1")[1]
@@ -74,8 +74,8 @@ def test_an_endpoint_from_its_making_to_its_end(hooks: Hooks, database: str) -> 
     enqueue(database, "user.new")
     assert "ep_1 is disabled; 1 messages that waited for it ended" in hooks("disable", "ep_1", "--reason", "moving")[1]
     assert "moving" in hooks("show", "ep_1")[1]
-    code, said = hooks("test", "ep_1")
-    assert (code, said.strip()) == (1, "backline: endpoint ep_1 is disabled: moving; enable it first")
+    code, printed = hooks("test", "ep_1")
+    assert (code, printed.strip()) == (1, "backline: endpoint ep_1 is disabled: moving; enable it first")
     assert "replay ep_1 --since TIME" in hooks("enable", "ep_1")[1]
     assert len(run_json(hooks, "replay", "ep_1", "--since", "2020-01-01T00:00:00Z")["messages"]) == 1
     assert run_json(hooks, "delete", "ep_1", "--yes") == {"id": "ep_1", "suppressed_count": 1}
@@ -88,18 +88,18 @@ def test_an_endpoint_from_its_making_to_its_end(hooks: Hooks, database: str) -> 
 
 
 def test_v1a_shows_its_public_key_and_nothing_else(hooks: Hooks, database: str) -> None:
-    code, said = hooks("add", URL, "--scheme", "v1a")
+    code, printed = hooks("add", URL, "--scheme", "v1a")
     assert code == 0
-    assert "whpk_" in said
-    assert "whsk_" not in said
+    assert "whpk_" in printed
+    assert "whsk_" not in printed
     (row,) = rows(database, "SELECT public_key FROM backline.webhook_secret")
     assert row["public_key"] in hooks("show", "ep_1")[1]
 
 
-def test_a_test_and_one_event_again(hooks: Hooks, database: str) -> None:
+def test_a_test_event_and_a_replay(hooks: Hooks, database: str) -> None:
     hooks("add", URL, "--event", "user.*")
     missed = enqueue(database, "order.paid")
-    assert "Look: ./backline inspect" in hooks("test", "ep_1")[1]
+    assert "Follow it: ./backline inspect" in hooks("test", "ep_1")[1]
     (again,) = run_json(hooks, "replay", "ep_1", "--message", str(missed))["messages"]
     sent = rows(
         database,
@@ -110,7 +110,7 @@ def test_a_test_and_one_event_again(hooks: Hooks, database: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "error"),
     [
         (["add", "http://shop.example/"], "url: must begin with https://"),
         (["add", "https://127.0.0.1/"], "url: 127.0.0.1 is not a public address"),
@@ -122,8 +122,8 @@ def test_a_test_and_one_event_again(hooks: Hooks, database: str) -> None:
         (["disable", "ep_1"], "Missing option"),
     ],
 )
-def test_bad_input_is_one_line_with_the_fix(hooks: Hooks, arguments: list[str], said: str) -> None:
+def test_bad_input_is_one_line_with_the_fix(hooks: Hooks, arguments: list[str], error: str) -> None:
     code, printed = hooks(*arguments)
     assert code != 0
-    assert said in printed
+    assert error in printed
     assert len(printed.strip().splitlines()) == 1

@@ -1,4 +1,4 @@
-"""docker-compose.airflow.yml: valid by the real Compose, and everything that it names exists."""
+"""docker-compose.airflow.yml: valid for the real Compose, and everything that it names exists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from cryptography.fernet import Fernet
 
-from backline.airflow.pools import configured_pools, lane_pool
+from backline.airflow.defaults import configured_pools, lane_pool
 from backline.settings import ROOT, LaneSettings, load
 from stack.environment import build_environment
 from stack.paths import Paths
@@ -38,28 +38,28 @@ def services(values: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def variable_names(text: str) -> set[str]:
-    """Variables that the file takes from .env: ${NAME...}, and those passed on by a key without a value."""
+    """Variables that the file reads from .env: ${NAME...}, and those passed on by a key without a value."""
     bare = re.findall(r"^  ([A-Z]\w+):$", text, flags=re.MULTILINE)
     return {*re.findall(r"(?<!\$)\$\{(\w+)", text), *bare}
 
 
-# --- what is in .env ------------------------------------------------------------------------------
+# --- .env -----------------------------------------------------------------------------------------
 
 
-def test_compose_takes_it_without_a_word(values: dict[str, str], tmp_path: Path) -> None:
+def test_compose_accepts_the_file_without_a_warning(values: dict[str, str], tmp_path: Path) -> None:
     done = files.compose_config(values, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", [*SECRETS, "SMTP_HOST"])
-def test_what_is_not_given_is_named_before_anything_starts(name: str, values: dict[str, str], tmp_path: Path) -> None:
+def test_a_missing_variable_is_named_before_anything_starts(name: str, values: dict[str, str], tmp_path: Path) -> None:
     done = files.compose_config({**values, name: ""}, tmp_path)
     assert done.returncode != 0
     assert f"{name}" in done.stderr
     assert "see .env.example" in done.stderr
 
 
-def test_every_variable_stands_in_the_example_with_a_comment_and_none_is_idle() -> None:
+def test_the_example_has_every_variable_with_a_comment_and_no_unused_one() -> None:
     example = files.example_variables()
     assert variable_names(COMPOSE_TEXT) <= set(example)
     assert [name for name, variable in example.items() if not variable.comment] == []
@@ -68,11 +68,11 @@ def test_every_variable_stands_in_the_example_with_a_comment_and_none_is_idle() 
     assert example["COMPOSE_FILE"].value == files.COMPOSE_FILE.name
 
 
-def test_the_example_shows_the_defaults_that_hold() -> None:
+def test_the_example_shows_the_defaults() -> None:
     defaults = dict(re.findall(r"\$\{(\w+):-([^}]+)\}", COMPOSE_TEXT))
     example = files.example_variables()
     shown = {name: example[name].value for name in defaults if not example[name].is_required}
-    # These two show what to put there instead of the container and of what it can do.
+    # These two show values for a database outside of the container.
     assert {name: value for name, value in shown.items() if defaults[name] != value} == {
         "BACKLINE_DB_HOST": "db.shop.example",
         "BACKLINE_DB_SSLMODE": "verify-full",
@@ -80,17 +80,17 @@ def test_the_example_shows_the_defaults_that_hold() -> None:
     assert len(shown) > 8
 
 
-def test_the_commands_in_the_example_make_good_secrets(values: dict[str, str]) -> None:
+def test_the_commands_in_the_example_generate_good_secrets(values: dict[str, str]) -> None:
     assert [name for name in SECRETS if len(values[name]) < 24] == []
     assert len({values[name] for name in SECRETS}) == len(SECRETS)
     assert len(values["AIRFLOW_JWT_SECRET"]) >= 64
     for name in ("AIRFLOW_FERNET_KEYS", "BACKLINE_FERNET_KEYS"):
         Fernet(values[name])
-    # The others become parts of addresses and of JSON.
+    # The others become parts of URLs and of JSON.
     assert all(values[name].isalnum() for name in SECRETS if "FERNET" not in name)
 
 
-# --- what each container has ----------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------
 
 
 def test_it_has_the_components_of_the_embedded_stack(services: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def test_it_has_the_components_of_the_embedded_stack(services: dict[str, Any]) -
     assert all("profiles" not in each for name, each in services.items() if name != "mail")
 
 
-def test_the_settings_are_those_of_the_embedded_stack_but_for_what_must_differ(
+def test_the_settings_are_those_of_the_embedded_stack_except_for_necessary_differences(
     services: dict[str, Any], tmp_path: Path
 ) -> None:
     paths = Paths(ROOT, tmp_path, 8080)
@@ -109,9 +109,9 @@ def test_the_settings_are_those_of_the_embedded_stack_but_for_what_must_differ(
     differ = {name for name, value in embedded.items() if name.startswith("AIRFLOW") and ours.get(name) != value}
     assert differ == {
         *(f"AIRFLOW__CORE__{key}" for key in ("AUTH_MANAGER", "EXECUTOR", "EXECUTION_API_SERVER_URL", "PARALLELISM")),
-        # Of the simple auth manager, which is for development.
+        # The simple auth manager is for development.
         *(f"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_{key}" for key in ("ALL_ADMINS", "PASSWORDS_FILE", "USERS")),
-        # Places and secrets.
+        # Addresses, folders and secrets.
         "AIRFLOW_HOME", "AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW__CORE__PLUGINS_FOLDER", "AIRFLOW__CORE__FERNET_KEY",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC", "AIRFLOW__API__SECRET_KEY",
         "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW_CONN_BACKLINE_AIRFLOW", "AIRFLOW_CONN_BACKLINE_DB", "AIRFLOW_CONN_SMTP_DEFAULT", "AIRFLOW_CONN_SMS_GATEWAY", "AIRFLOW_CONN_PUSH_GATEWAY",
@@ -129,7 +129,7 @@ def test_the_settings_are_those_of_the_embedded_stack_but_for_what_must_differ(
 
 def test_postgres_has_the_settings_of_the_embedded_server(services: dict[str, Any]) -> None:
     given = dict(word.removeprefix("-c").split("=", 1) for word in services["postgres"]["command"][1:])
-    # Where it listens is the image's business.
+    # The image decides where it listens.
     listening = ("listen_addresses", "unix_socket_permissions")
     assert given == {key: value for key, value in SERVER_SETTINGS.items() if key not in listening}
 
@@ -170,20 +170,20 @@ def test_it_publishes_airflow_and_the_caught_mail_on_loopback_and_nothing_else(s
     assert [list(services[name]["networks"]) for name in ("postgres", "redis")] == [["data"], ["data"]]
 
 
-def test_each_is_bounded_and_comes_back(services: dict[str, Any]) -> None:
+def test_each_service_is_bounded_and_restarts(services: dict[str, Any]) -> None:
     for name, each in services.items():
         assert each["restart"] == ("on-failure:3" if name == "init" else "unless-stopped"), name
         assert set(each["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
         assert set(each["logging"]["options"]) == {"max-size", "max-file"}, name
         assert each["security_opt"] == ["no-new-privileges:true"], name
-        # init ends; maintenance says in its log what it does.
+        # init ends; maintenance has only its log.
         assert ("healthcheck" in each) == (name not in ("init", "maintenance")), name
-        if name != "postgres":  # which becomes its own user by itself
+        if name != "postgres":  # its entry point switches to its own user
             assert each["cap_drop"] == ["ALL"], name
             assert each["init"], name
 
 
-def test_all_wait_for_the_migrations(services: dict[str, Any]) -> None:
+def test_all_services_wait_for_the_migrations(services: dict[str, Any]) -> None:
     assert set(services["init"]["depends_on"]) == {"postgres", "redis"}
     for name in ({*AIRFLOW_SERVICES} - {"init", "mail"}) | {*WORKERS}:
         assert services[name]["depends_on"]["init"]["condition"] == "service_completed_successfully", name
@@ -192,7 +192,7 @@ def test_all_wait_for_the_migrations(services: dict[str, Any]) -> None:
 # --- files, queues, pools -------------------------------------------------------------------------
 
 
-def test_every_file_and_volume_is_there(services: dict[str, Any]) -> None:
+def test_every_file_and_volume_exists(services: dict[str, Any]) -> None:
     mounts = [mount for each in services.values() for mount in each.get("volumes", ())]
     assert [
         mount["source"] for mount in mounts if mount["type"] == "bind" and not Path(mount["source"]).is_file()
@@ -207,39 +207,39 @@ def test_every_file_and_volume_is_there(services: dict[str, Any]) -> None:
             ]
 
 
-def test_each_queue_has_a_worker_with_places_for_all_of_its_dispatchers(services: dict[str, Any]) -> None:
+def test_each_queue_has_a_worker_with_slots_for_all_of_its_dispatchers(services: dict[str, Any]) -> None:
     queues = {name: _option(services[name]["command"], "--queues") for name in WORKERS}
     assert queues == WORKERS
     assert set(queues.values()) == set(get_args(LaneSettings.model_fields["queue"].annotation))
     pools = configured_pools(SETTINGS)
     for name, queue in queues.items():
         slots = sum(pools[lane_pool(lane)] for lane, settings in SETTINGS.lanes.items() if settings.queue == queue)
-        # One more, so that something else can run while all lanes are served.
+        # One more, so that another task can run while all lanes are served.
         assert int(_option(services[name]["command"], "--concurrency")) > slots, name
 
 
-def test_workers_may_finish_the_longest_job(services: dict[str, Any]) -> None:
+def test_workers_have_time_to_finish_the_longest_job(services: dict[str, Any]) -> None:
     assert {services[name]["stop_grace_period"] for name in WORKERS} == {"11m0s"}
 
 
-def test_pools_are_made_where_airflow_is_set_up(services: dict[str, Any]) -> None:
+def test_pools_are_created_where_airflow_is_set_up(services: dict[str, Any]) -> None:
     assert services["init"]["command"] == ["python", "-P", "-m", "backline.airflow.bootstrap"]
-    source = (ROOT / "plugins" / "backline" / "airflow" / "prepare.py").read_text(encoding="utf-8")
+    source = (ROOT / "plugins" / "backline" / "airflow" / "bootstrap.py").read_text(encoding="utf-8")
     assert "ensure_pools(settings())" in source
 
 
 # --- commands -------------------------------------------------------------------------------------
 
-# In the image's libraries: Airflow's own parser judges its arguments, and a module must be one to run.
+# Runs with the image's libraries: Airflow's own parser checks arguments, and a module must be runnable.
 _CHECK_SCRIPT = """
 import contextlib, importlib.util, io, json, sys
 from airflow.cli.cli_parser import get_parser
-import airflow.providers.celery.executors.celery_executor  # the worker's parser alone imports it late
+import airflow.providers.celery.executors.celery_executor  # only the worker's parser imports it late
 wrong = []
 for argv in json.load(sys.stdin):
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             if argv[0] == "airflow":
                 get_parser().parse_args(argv[1:])
             elif argv[:3] == ["python", "-P", "-m"]:
@@ -247,19 +247,19 @@ for argv in json.load(sys.stdin):
                 if spec is not None and spec.submodule_search_locations:
                     spec = importlib.util.find_spec(argv[3] + ".__main__")
                 if spec is None or '__name__ == "__main__"' not in spec.loader.get_source(spec.name):
-                    raise SystemExit("no module that can be run")
+                    raise SystemExit("not a runnable module")
             elif argv[:3] == ["python", "-P", "-c"]:
                 compile(argv[3], "-c", "exec")
             else:
-                raise SystemExit("no program of the image")
+                raise SystemExit("not a program of the image")
     except (SystemExit, Exception) as exc:
-        wrong.append(" ".join(argv) + ": " + str(exc) + said.getvalue()[-300:])
+        wrong.append(" ".join(argv) + ": " + str(exc) + output.getvalue()[-300:])
 print(json.dumps(wrong))
 """
 
 
 def airflow_command_errors(commands: list[list[str]], home: Path) -> list[str]:
-    """What is wrong with each of these command lines, in the image."""
+    """The errors of these command lines in the image."""
     done = subprocess.run(
         [str(files.ensure_venv(files.IMAGE_REQUIREMENTS) / "python"), "-P", "-c", _CHECK_SCRIPT], input=json.dumps(commands),
         check=True, capture_output=True, text=True,
@@ -279,7 +279,7 @@ def test_every_command_and_health_check_can_be_run(services: dict[str, Any], tmp
     assert airflow_command_errors(lines, tmp_path) == []
 
 
-def test_a_command_that_does_not_exist_is_found(tmp_path: Path) -> None:
+def test_an_invalid_command_is_reported(tmp_path: Path) -> None:
     wrong = [
         ["airflow", "celery", "worker", "--lanes", "critical"],
         ["airflow", "webserver"],
@@ -291,7 +291,7 @@ def test_a_command_that_does_not_exist_is_found(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in found] == [" ".join(line) for line in wrong]
 
 
-def test_health_checks_ask_for_components_that_the_probe_knows(services: dict[str, Any]) -> None:
+def test_health_checks_name_components_of_the_probe(services: dict[str, Any]) -> None:
     from backline.airflow.health_probe import HEALTH_KEYS
 
     asked = [

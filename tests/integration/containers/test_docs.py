@@ -1,4 +1,4 @@
-"""Every `docker compose` command that docs/operating.md shows is one of Compose's, about services that there are."""
+"""Every `docker compose` command shown in docs/operating.md exists in Compose and names existing services."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ def help_of(*command: str) -> str:
 
 
 def find_command_error(words: list[str], home: Path) -> str | None:
-    """What is wrong with the words after `docker compose`; None if nothing is."""
+    """The error in the words after `docker compose`; None if they are valid."""
     if words[:2] == ["--profile", "dev"]:
         words = words[2:]
     name, *rest = words
     if not re.search(rf"^  {re.escape(name)} ", help_of(), flags=re.MULTILINE):
         return f"no command {name!r}"
     known = help_of(name)
-    for place, word in enumerate(rest):
+    for index, word in enumerate(rest):
         if word.startswith("-"):
             if not re.search(rf"(^|[ ,]){re.escape(word)}\b", known, flags=re.MULTILINE):
                 return f"{name}: no option {word!r}"
         elif word in SERVICES or word.partition("=")[0] in SERVICES:
             if name == "exec":
-                command = rest[place + 1 :]
+                command = rest[index + 1 :]
                 return next(iter(airflow_command_errors([command], home)), None) if command[0] == "airflow" else None
-        elif not rest[place - 1].startswith("-"):
+        elif not rest[index - 1].startswith("-"):
             return f"{name}: no service {word!r}"
     return None
 
 
-def test_there_are_some() -> None:
+def test_commands_are_found() -> None:
     assert len(SHOWN_COMMANDS) > 25
 
 
 @pytest.mark.parametrize("words", SHOWN_COMMANDS, ids=" ".join)
-def test_what_is_shown_can_be_typed(words: list[str], tmp_path: Path) -> None:
+def test_each_shown_command_is_valid(words: list[str], tmp_path: Path) -> None:
     assert find_command_error(words, tmp_path) is None
 
 
@@ -65,5 +65,5 @@ def test_what_is_shown_can_be_typed(words: list[str], tmp_path: Path) -> None:
     "line",
     ["start-all", "up --detached", "logs workers", "exec scheduler airflow rotate-fernet-keys", "stop postgres mysql"],
 )
-def test_what_cannot_is_found(line: str, tmp_path: Path) -> None:
+def test_an_invalid_command_is_reported(line: str, tmp_path: Path) -> None:
     assert find_command_error(line.split(), tmp_path)

@@ -1,4 +1,4 @@
-"""The Dockerfile, by Docker's own parser, and the image's libraries beside the laptop's."""
+"""The Dockerfile, by Docker's own parser, and the image's libraries compared with the project's."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from backline.cli.checks import lock_problems, locked_versions
 from backline.settings import ROOT
+from testkit.commands import lock_problems, locked_versions
 from testkit.containers import files
 
 IMAGE_REQUIREMENTS_IN = ROOT / "requirements-image.in"
@@ -24,7 +24,7 @@ def dockerfile_steps() -> list[dict[str, Any]]:
 
 
 def copied_paths(dockerfile_steps: list[dict[str, Any]]) -> list[str]:
-    """What is copied from the project."""
+    """The paths that are copied from the project."""
     return [
         source
         for step in dockerfile_steps
@@ -38,7 +38,7 @@ def test_what_it_copies_exists_and_is_not_ignored(dockerfile_steps: list[dict[st
     assert {"plugins", "include", "dags", "requirements-image.txt", "sandbox"} == set(sources)
     assert [source for source in sources if not (ROOT / source).exists()] == []
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    # Nothing but what is copied goes to the builder, so that no secret and no state can.
+    # Only what is copied is sent to the builder, never a secret or state.
     assert [line for line in lines if line and not line.startswith("#")] == [
         "*", *(f"!{source}" for source in sorted(sources)), "**/__pycache__", "**/*.py[co]",
     ]  # fmt: skip
@@ -78,24 +78,24 @@ def test_its_debian_packages_exist(dockerfile_steps: list[dict[str, Any]]) -> No
     assert "rm -rf /var/lib/apt/lists/*" in run
     if shutil.which("apt-cache"):
         known = subprocess.run(["apt-cache", "policy", *packages], check=True, capture_output=True, text=True).stdout
-        if "Candidate" in known:  # without lists Debian knows of none
+        if "Candidate" in known:  # without package lists there are none
             assert [package for package in packages if f"{package}:\n" not in known] == []
 
 
-def test_libraries_are_locked_with_hashes_and_name_no_place() -> None:
+def test_libraries_are_locked_with_hashes_and_name_no_index() -> None:
     assert lock_problems(IMAGE_REQUIREMENTS_IN, files.IMAGE_REQUIREMENTS) == []
     assert "://" not in files.IMAGE_REQUIREMENTS.read_text(encoding="utf-8")
 
 
-def test_libraries_are_those_of_the_laptop() -> None:
+def test_libraries_have_the_versions_of_the_project() -> None:
     laptop, image = locked_versions(ROOT / "requirements.txt"), locked_versions(files.IMAGE_REQUIREMENTS)
     shared = laptop.keys() & image.keys()
     assert len(shared) > 100
     assert {name: (laptop[name], image[name]) for name in shared if laptop[name] != image[name]} == {}
 
 
-def test_a_library_that_the_laptop_wants_is_in_the_image() -> None:
-    """The sections of requirements.in that are about running, not about testing or the embedded stack."""
+def test_every_library_needed_at_run_time_is_in_the_image() -> None:
+    """The sections of requirements.in for running, not those for testing or the embedded stack."""
     sections: dict[str, set[str]] = {}
     for block in (ROOT / "requirements.in").read_text(encoding="utf-8").split("\n\n"):
         title, *lines = block.splitlines()
@@ -107,16 +107,15 @@ def test_a_library_that_the_laptop_wants_is_in_the_image() -> None:
     assert image - wanted - {""} == {"apache-airflow-providers-celery", "celery[redis]<5.7"}
 
 
-def test_all_that_runs_in_a_container_can_be_imported_with_the_image_alone(tmp_path: Path) -> None:
+def test_all_modules_that_run_in_a_container_can_be_imported_with_the_images_libraries(tmp_path: Path) -> None:
     names = [
         ".".join(path.relative_to(root).with_suffix("").parts)
         for root, folder in ((ROOT / "plugins", "backline"), (ROOT, "sandbox"))
         for path in sorted((root / folder).rglob("*.py"))
     ]
-    # What is the embedded stack's, the command's on a laptop, and the demo's.
-    laptop = ("backline.cli", "demo", "stack")
-    wanted = [name.removesuffix(".__init__") for name in names if not name.startswith(laptop)]
-    wanted += ["backline.airflow.maintenance", "backline.airflow.health_probe"]
+    # The command is not used in the image.
+    wanted = [name.removesuffix(".__init__") for name in names if not name.startswith("backline.cli")]
+    assert {"backline.airflow.maintenance", "backline.airflow.health_probe"} <= set(wanted)
     code = f"""
 import importlib, json
 wrong = []

@@ -1,4 +1,4 @@
-"""A worker that is told to stop ends its dispatchers' processes, and no other task's."""
+"""A stopping Celery worker ends its dispatchers' processes and no other task's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCRIPT = """
 import json, subprocess, sys
 import psutil
 from celery.worker import state
-from backline.airflow.worker import end_dispatchers
+from backline.airflow.worker import stop_dispatchers
 
 POOL_PROCESS = "import subprocess; task = subprocess.Popen(['sleep', '60']); print(task.pid, flush=True); task.wait()"
 
@@ -37,9 +37,9 @@ dispatcher, job, waiting = Request("dispatch_email"), Request("send_email"), Req
 for request in (dispatcher, job, waiting):
     state.active_requests.add(request)
 found = {}
-end_dispatchers(how="Cold")
+stop_dispatchers(how="Cold")
 found["after a cold shutdown"] = [dispatcher.ended(0.5), job.ended(0)]
-end_dispatchers(how="Warm")
+stop_dispatchers(how="Warm")
 found["after a warm shutdown"] = [dispatcher.ended(10), job.ended(0.5)]
 job.task.kill()
 job.pool_process.wait(10)
@@ -47,7 +47,7 @@ print(json.dumps(found))
 """
 
 
-def test_dispatchers_end_and_jobs_go_on(tmp_path: Path) -> None:
+def test_dispatchers_end_and_jobs_continue(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(files.ensure_venv(files.IMAGE_REQUIREMENTS) / "python"), "-P", "-c", _SCRIPT], check=True, capture_output=True,
         text=True, env={"PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "PATH": "/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path)},

@@ -14,7 +14,7 @@ def test_every_shipped_statement_fits_the_reference_app(database: str) -> None:
     assert [one for one in found if one.problem or one.is_custom] == []
 
 
-def test_what_is_missing_is_named_and_nothing_is_run(database: str) -> None:
+def test_a_missing_column_is_named_and_nothing_is_run(database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("ALTER TABLE app.users RENAME COLUMN language TO tongue")
         connection.execute("DROP TABLE app.tokens")

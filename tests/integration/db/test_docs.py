@@ -1,4 +1,4 @@
-"""The SQL that docs/operating.md shows runs on a migrated database."""
+"""The SQL in docs/operating.md runs on a migrated database."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from backline.settings import ROOT
 BLOCKS = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "operating.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_docs_have_sql_examples() -> None:
+def test_blocks_are_found() -> None:
     assert len(BLOCKS) >= 5
 
 
 @pytest.mark.parametrize("sql", BLOCKS)
-def test_it_runs(sql: str, database: str) -> None:
+def test_each_block_runs(sql: str, database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute(sql)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def test_a_live_token_is_its_encrypted_secret(token: tuple[str, DictRow], app: p
         "DELETE FROM app.tokens WHERE id = %s",
     ],
 )
-def test_an_invalid_token_gives_no_row(
+def test_an_unknown_token_gives_no_row(
     end: LiteralString, token: tuple[str, DictRow], app: psycopg.Connection[DictRow]
 ) -> None:
     name, row = token
@@ -61,9 +61,7 @@ def test_an_invalid_token_gives_no_row(
     assert ask(app, name, id=row["id"]) == []
 
 
-def test_a_token_of_which_only_the_hash_is_kept_gives_null(
-    token: tuple[str, DictRow], app: psycopg.Connection[DictRow]
-) -> None:
+def test_a_token_stored_only_as_a_hash_gives_null(token: tuple[str, DictRow], app: psycopg.Connection[DictRow]) -> None:
     name, row = token
     app.execute("UPDATE app.tokens SET token_encrypted = NULL WHERE id = %s", [row["id"]])
     assert ask(app, name, id=row["id"]) == [{"value": None}]
@@ -74,25 +72,25 @@ def test_an_id_that_is_not_a_number_is_a_data_error(app: psycopg.Connection[Dict
         ask(app, "password_reset_token", id="seventeen")
 
 
-def test_a_person_is_reached_in_their_language_and_zone(app: psycopg.Connection[DictRow]) -> None:
+def test_a_user_has_a_language_and_time_zone(app: psycopg.Connection[DictRow]) -> None:
     [person] = app.execute("SELECT * FROM app.users WHERE country = 'DE' AND state = 'active' LIMIT 1").fetchall()
     assert ask(app, "user_contact", id=person["id"]) == [
         {"email": person["email"], "name": person["name"], "language": "de", "zone": "Europe/Berlin"}
     ]
 
 
-def test_a_deactivated_user_has_no_contact(app: psycopg.Connection[DictRow]) -> None:
+def test_deleted_users_get_no_messages(app: psycopg.Connection[DictRow]) -> None:
     [person] = app.execute("SELECT id FROM app.users WHERE state = 'deactivated' LIMIT 1").fetchall()
     assert ask(app, "user_contact", id=person["id"]) == []
 
 
-def test_alerts_go_to_the_admins_who_are_active(app: psycopg.Connection[DictRow]) -> None:
+def test_alerts_go_to_active_admins(app: psycopg.Connection[DictRow]) -> None:
     assert [row["name"] for row in ask(app, "admin_recipients")] == ["Admin 000001", "Admin 000002", "Admin 000003"]
     app.execute("UPDATE app.users SET state = 'deactivated', deactivated_at = clock_timestamp() WHERE id = 2")
     assert [row["email"][:11] for row in ask(app, "admin_recipients")] == ["admin000001", "admin000003"]
 
 
-def test_a_code_is_its_encrypted_secret_until_it_expires(app: psycopg.Connection[DictRow]) -> None:
+def test_a_code_is_its_encrypted_secret_while_it_is_valid(app: psycopg.Connection[DictRow]) -> None:
     code = add_token(app, Encryptor([TEST_FERNET_KEY]).encrypt("402913"), "otp")
     [found] = ask(app, "mfa_code", id=str(code))
     assert Encryptor([TEST_FERNET_KEY]).decrypt("code", found["value"]) == "402913"
@@ -100,7 +98,7 @@ def test_a_code_is_its_encrypted_secret_until_it_expires(app: psycopg.Connection
     assert ask(app, "mfa_code", id=add_token(app, None, "otp", timedelta(seconds=-1))) == []
 
 
-def test_a_person_has_the_devices_that_are_there(app: psycopg.Connection[DictRow]) -> None:
+def test_a_user_has_their_registered_devices(app: psycopg.Connection[DictRow]) -> None:
     [device] = app.execute(DEVICE).fetchall()
     person, token = device["user_id"], device["token"]
     before = {row["token"] for row in ask(app, "push_tokens", id=str(person))}

@@ -18,7 +18,7 @@ NAMES = [path.stem for path in sorted(MIGRATIONS_FOLDER.glob("*.sql"))]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the migrations to spoil."""
+    """A copy of the migrations to change."""
     return Path(shutil.copytree(MIGRATIONS_FOLDER, tmp_path / "migrations"))
 
 
@@ -27,7 +27,7 @@ def values(dsn: str, query: LiteralString) -> list[object]:
         return [row[0] for row in connection.execute(query)]
 
 
-def test_from_empty_all_are_applied_and_the_types_known(empty_database: str) -> None:
+def test_an_empty_database_gets_all_migrations_and_types(empty_database: str) -> None:
     assert pending(empty_database) == NAMES
     assert migrate(empty_database) == NAMES
     assert pending(empty_database) == []
@@ -35,7 +35,7 @@ def test_from_empty_all_are_applied_and_the_types_known(empty_database: str) -> 
     assert known == [kind.type_name for kind in registry.all_types()]
 
 
-def test_a_second_run_applies_nothing_and_restores_the_types(database: str) -> None:
+def test_a_second_run_applies_nothing_and_repairs_the_types(database: str) -> None:
     with psycopg.connect(database) as connection:
         connection.execute("UPDATE backline.message_type SET field_names = '{}' WHERE name = 'email'")
     assert migrate(database) == []
@@ -83,7 +83,7 @@ def test_a_new_file_is_applied_alone(database: str, folder: Path) -> None:
     assert values(database, "SELECT to_regclass('backline.yet_more') IS NOT NULL") == [True]
 
 
-def test_a_failing_migration_is_rolled_back(empty_database: str, folder: Path) -> None:
+def test_a_failing_migration_rolls_all_back(empty_database: str, folder: Path) -> None:
     (folder / f"{len(NAMES) + 1:04d}_broken.sql").write_text("CREATE TABLE backline.half ();\nSELECT 1 / 0;\n")
     with pytest.raises(Misconfigured, match="division by zero"):
         migrate(empty_database, folder)
@@ -97,7 +97,7 @@ def test_a_failing_migration_is_named(empty_database: str, folder: Path) -> None
         migrate(empty_database, folder)
 
 
-def test_two_concurrent_migrations_both_succeed(empty_database: str) -> None:
+def test_concurrent_migrations_both_succeed(empty_database: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(migrate, [empty_database] * 2))
     assert sorted(results) == [[], NAMES]

@@ -1,4 +1,4 @@
-"""SQL's check of recipients, which is never stricter than the models'."""
+"""SQL's check of a recipient, which is never stricter than the models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def problem(connection: psycopg.Connection[tuple[str | None]], channel: str, rec
     return row[0]
 
 
-def test_each_channel_has_its_shape(database: str) -> None:
+def test_each_channel_has_its_recipient_format(database: str) -> None:
     with psycopg.connect(database) as connection:
         for channel, recipients in VALID.items():
             assert {one: problem(connection, channel, one) for one in recipients} == dict.fromkeys(recipients)
@@ -55,7 +55,7 @@ def test_sql_accepts_what_the_models_accept(database: str) -> None:
 
 
 @pytest.mark.parametrize("channel", TYPED)
-def test_what_sql_refuses_the_models_do_not_send(channel: str) -> None:
+def test_the_models_refuse_what_sql_refuses(channel: str) -> None:
     for one in INVALID[channel]:
         try:
             kept = check(channel, one)

@@ -11,13 +11,13 @@ from tests.integration.outbox.support import Outbox
 
 @pytest.fixture
 def outbox(database: str) -> Iterator[Outbox]:
-    """An outbox in a database of the test's own."""
+    """An outbox in a new database."""
     with Outbox(database) as made:
         yield made
 
 
 @pytest.fixture
-def letters(database: str) -> Iterator[DeadLetterStore]:
+def store(database: str) -> Iterator[DeadLetterStore]:
     with DeadLetterStore.open(database) as made:
         yield made
 

@@ -1,4 +1,4 @@
-"""Airflow as dead letters see it, in memory; and short ways to make letters."""
+"""A fake of `AirflowRuns` in memory, and functions that create dead letters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from backline.dead_letters.failures import REPORTED, Failure, ImportFailure
-from backline.dead_letters.runs import FailedRun, FailedTask
+from backline.dead_letters.runs import AirflowRuns, FailedRun, FailedTask
 from backline.dead_letters.store import DeadLetterStore, Row
 from backline.errors import FailureClass, InvalidInput, NetworkFailure
 from tests.integration.outbox.support import Outbox, finished_outcome
@@ -15,8 +15,8 @@ from tests.integration.outbox.support import Outbox, finished_outcome
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-class FakeAirflow:
-    """What an Airflow would answer."""
+class FakeAirflow(AirflowRuns):
+    """Runs, tasks and DAG files of an Airflow, set by the test."""
 
     def __init__(self) -> None:
         self.runs: list[FailedRun] = []
@@ -62,7 +62,7 @@ class FakeAirflow:
 
     def start_run(self, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> None:
         if self.unavailable:
-            raise NetworkFailure("Airflow is away")
+            raise NetworkFailure("Airflow is not available")
         if conf.get("days") == "many":
             raise InvalidInput("conf", "days is not a number")
         self.started[f"{dag_id}/{run_id}"] = dict(conf)
@@ -71,7 +71,7 @@ class FakeAirflow:
     def reparse(self, bundle: str | None, file: str) -> None:  # noqa: ARG002
         self.reparsed.append(file)
 
-    # --- what a test makes
+    # --- set by tests
 
     def fail(self, task_id: str = "work", run_id: str = "r1", dag_id: str = "job", **options: Any) -> FailedTask:
         """A failed task and its failed run."""
@@ -97,9 +97,9 @@ def make_failure(**options: Any) -> Failure:
     return Failure(**{**values, **options})
 
 
-def record_failure(letters: DeadLetterStore, **options: Any) -> int:
+def record_failure(store: DeadLetterStore, **options: Any) -> int:
     """A job's dead letter."""
-    found = letters.record(make_failure(**options))
+    found = store.record(make_failure(**options))
     assert found is not None
     return found
 
@@ -111,17 +111,17 @@ def make_import_failure(text: str = "SyntaxError: x", file: str = "jobs.py") -> 
 def make_dead_message(
     outbox: Outbox, *, error: str = "550 no such user", error_class: str = "rejected", **options: Any
 ) -> int:
-    """A message that is sent for and dies; returns its id."""
+    """A message that is claimed and dies; returns its id."""
     message_id = outbox.enqueue(**options)
-    [message] = [held for held in outbox.claim() if held.id == message_id]
+    [message] = [claimed for claimed in outbox.claim() if claimed.id == message_id]
     outbox.complete(finished_outcome(message, "dead", error_class=error_class, error=error))
     return message_id
 
 
-def all_dead_letters(letters: DeadLetterStore) -> list[Row]:
+def all_dead_letters(store: DeadLetterStore) -> list[Row]:
     from backline.dead_letters.store import Filter
 
-    return list(letters.iterate(Filter()))
+    return list(store.iterate(Filter()))
 
 
 def seconds_after_now(seconds: float) -> datetime:

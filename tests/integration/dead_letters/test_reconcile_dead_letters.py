@@ -1,11 +1,20 @@
-"""The reconciler: everything that failed is found, once."""
+"""The reconciler finds every failure once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
+
 import pytest
 
-from backline.dead_letters.reconcile_dead_letters import OVERLAP, reconcile_dead_letters, record_failed_run
+from backline.dead_letters.reconcile_dead_letters import (
+    OVERLAP,
+    ReconcileReport,
+    reconcile_dead_letters,
+    record_failed_run,
+)
 from backline.dead_letters.runs import FailedRun
+from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 from tests.integration.dead_letters.support import (
@@ -16,41 +25,59 @@ from tests.integration.dead_letters.support import (
     record_failure,
     seconds_after_now,
 )
+from tests.integration.job_factory import create_job
 from tests.integration.outbox.support import Outbox
 
+Reconcile = Callable[..., ReconcileReport]
 
-def test_failed_tasks_are_written_once(letters: DeadLetterStore, airflow: FakeAirflow) -> None:
+
+@pytest.fixture
+def reconcile(database: str, airflow: FakeAirflow) -> Reconcile:
+    """One run of the job."""
+
+    def run(now: datetime = NOW) -> ReconcileReport:
+        job = create_job(database, DeadLetterSettings(), now=now, runs=airflow)
+        return ReconcileReport(**job.execute(reconcile_dead_letters))
+
+    return run
+
+
+def test_failed_tasks_are_recorded_once(store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile) -> None:
     airflow.fail("a", conf={"days": 3})
     airflow.fail("b", map_index=2)
-    assert reconcile_dead_letters(letters, airflow, NOW).recorded == 2
-    assert reconcile_dead_letters(letters, airflow, NOW).recorded == 0
-    second, first = all_dead_letters(letters)
+    assert reconcile().recorded == 2
+    assert reconcile().recorded == 0
+    second, first = all_dead_letters(store)
     assert (first["task_id"], first["conf"], first["log_url"]) == ("a", {"days": 3}, "http://airflow.test/job/r1/a")
     assert second["map_index"] == 2
 
 
-def test_what_a_callback_wrote_stands(letters: DeadLetterStore, airflow: FakeAirflow) -> None:
-    record_failure(letters, tries=1, cause="told by the callback")
-    airflow.fail("work", tries=1)
-    assert reconcile_dead_letters(letters, airflow, NOW).recorded == 0
-    [letter] = all_dead_letters(letters)
-    assert letter["cause"] == "told by the callback"
+def test_the_cause_that_a_callback_recorded_is_kept(
+    store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile
+) -> None:
+    record_failure(store, attempts=1, cause="recorded by the callback")
+    airflow.fail("work", attempts=1)
+    assert reconcile().recorded == 0
+    [letter] = all_dead_letters(store)
+    assert letter["cause"] == "recorded by the callback"
 
 
-def test_a_run_without_a_failed_task_is_one_letter_of_its_own(letters: DeadLetterStore, airflow: FakeAirflow) -> None:
+def test_a_run_without_a_failed_task_is_one_dead_letter(
+    store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile
+) -> None:
     airflow.runs.append(FailedRun("job", "r1", {"days": 2}, NOW))
-    assert [reconcile_dead_letters(letters, airflow, NOW).recorded for _ in range(2)] == [1, 0]
-    [letter] = all_dead_letters(letters)
+    assert [reconcile().recorded for _ in range(2)] == [1, 0]
+    [letter] = all_dead_letters(store)
     assert (letter["task_id"], letter["map_index"], letter["conf"]) == ("", -1, {"days": 2})
 
 
-def test_a_task_that_failed_long_before_its_run_did_is_the_letter(
-    letters: DeadLetterStore, airflow: FakeAirflow
+def test_a_task_that_failed_long_before_its_run_is_the_dead_letter(
+    store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile
 ) -> None:
     airflow.fail("early", at=seconds_after_now(-7200))
     airflow.runs = [FailedRun("job", "r1", {}, NOW)]
-    reconcile_dead_letters(letters, airflow, NOW)
-    [letter] = all_dead_letters(letters)
+    reconcile()
+    [letter] = all_dead_letters(store)
     assert letter["task_id"] == "early"
 
 
@@ -64,82 +91,93 @@ def test_a_task_that_failed_long_before_its_run_did_is_the_letter(
             "network",
             "no route",
         ),
-        ([{"event": "nothing said"}], "unknown", "ended without a word"),
+        ([{"event": "nothing said"}], "unknown", "ended without an error"),
     ],
 )
 def test_the_cause_is_read_from_the_log(
-    letters: DeadLetterStore, airflow: FakeAirflow, log: list[dict[str, object]], failure_class: str, cause: str
+    store: DeadLetterStore,
+    airflow: FakeAirflow,
+    reconcile: Reconcile,
+    log: list[dict[str, object]],
+    failure_class: str,
+    cause: str,
 ) -> None:
     airflow.fail("work")
     airflow.logs["work"] = log
-    reconcile_dead_letters(letters, airflow, NOW)
-    [letter] = all_dead_letters(letters)
+    reconcile()
+    [letter] = all_dead_letters(store)
     assert letter["class"] == failure_class
     assert cause in letter["cause"]
 
 
-def test_who_marked_it_is_the_cause(letters: DeadLetterStore, airflow: FakeAirflow) -> None:
+def test_the_user_who_marked_a_run_failed_is_the_cause(
+    store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile
+) -> None:
     airflow.fail("work")
     airflow.marked["r1"] = "ann"
-    reconcile_dead_letters(letters, airflow, NOW)
-    [letter] = all_dead_letters(letters)
+    reconcile()
+    [letter] = all_dead_letters(store)
     assert letter["cause"] == "marked failed by hand, by ann"
 
 
-def test_airflows_reason_is_kept_when_the_reconciler_comes_after(
-    letters: DeadLetterStore, airflow: FakeAirflow
+def test_airflows_reason_is_kept_if_the_reconciler_runs_later(
+    store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile
 ) -> None:
     run = FailedRun("job", "r1", {}, NOW)
     airflow.runs.append(run)
-    assert record_failed_run(letters, airflow, run, "timed_out") == 1
-    reconcile_dead_letters(letters, airflow, NOW)
-    [letter] = all_dead_letters(letters)
+    assert record_failed_run(store, airflow, run, "timed_out") == 1
+    reconcile()
+    [letter] = all_dead_letters(store)
     assert (letter["class"], letter["cause"]) == ("timeout", "the run took longer than its dagrun_timeout")
 
 
-def test_it_reads_on_from_its_last_look_with_an_overlap(letters: DeadLetterStore, airflow: FakeAirflow) -> None:
-    reconcile_dead_letters(letters, airflow, NOW)
-    reconcile_dead_letters(letters, airflow, seconds_after_now(300))
+def test_it_continues_after_its_last_run_with_an_overlap(airflow: FakeAirflow, reconcile: Reconcile) -> None:
+    reconcile()
+    reconcile(seconds_after_now(300))
     assert airflow.since[1] == NOW - OVERLAP
-    reconcile_dead_letters(letters, airflow, seconds_after_now(-300))
-    reconcile_dead_letters(letters, airflow, seconds_after_now(600))
+    reconcile(seconds_after_now(-300))
+    reconcile(seconds_after_now(600))
     assert airflow.since[3] == seconds_after_now(300) - OVERLAP, "the cursor never goes back"
 
 
-def test_when_airflow_goes_away_midway_the_next_look_finds_all(letters: DeadLetterStore, airflow: FakeAirflow) -> None:
+def test_if_airflow_fails_midway_the_next_run_finds_everything(
+    store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile
+) -> None:
     airflow.fail("work")
 
-    def gone() -> list[object]:
+    def fail() -> list[object]:
         raise ConnectionError
 
-    good, airflow.import_errors = airflow.import_errors, gone  # type: ignore[method-assign,assignment]
+    good, airflow.import_errors = airflow.import_errors, fail  # type: ignore[method-assign,assignment]
     with pytest.raises(ConnectionError):
-        reconcile_dead_letters(letters, airflow, seconds_after_now(3600))
+        reconcile(seconds_after_now(3600))
     airflow.import_errors = good  # type: ignore[method-assign]
     airflow.fail("other", run_id="r2", at=seconds_after_now(10))
-    reconcile_dead_letters(letters, airflow, seconds_after_now(3600))
-    assert {letter["task_id"] for letter in all_dead_letters(letters)} == {"work", "other"}
+    reconcile(seconds_after_now(3600))
+    assert {letter["task_id"] for letter in all_dead_letters(store)} == {"work", "other"}
 
 
-def test_import_errors_come_and_go(letters: DeadLetterStore, airflow: FakeAirflow) -> None:
+def test_import_errors_are_recorded_and_resolved(
+    store: DeadLetterStore, airflow: FakeAirflow, reconcile: Reconcile
+) -> None:
     airflow.errors = [make_import_failure()]
-    assert reconcile_dead_letters(letters, airflow, NOW).import_errors == 1
-    [letter] = all_dead_letters(letters)
+    assert reconcile().import_errors == 1
+    [letter] = all_dead_letters(store)
     assert (letter["kind"], letter["name"], letter["class"]) == ("import", "jobs.py", "validation")
     assert "SyntaxError: x" in letter["cause"]
     airflow.errors = []
-    assert reconcile_dead_letters(letters, airflow, NOW).resolved == 1
-    assert all_dead_letters(letters)[0]["state"] == "resolved"
+    assert reconcile().resolved == 1
+    assert all_dead_letters(store)[0]["state"] == "resolved"
 
 
-def test_dead_messages_that_a_hand_made_are_found(
-    outbox: Outbox, letters: DeadLetterStore, airflow: FakeAirflow
+def test_messages_that_were_changed_by_hand_are_found(
+    outbox: Outbox, store: DeadLetterStore, reconcile: Reconcile
 ) -> None:
     message_id = outbox.enqueue()
     outbox.sql(
         "UPDATE backline.message SET state = 'dead', finalized_at = now() - interval '1 h' WHERE id = %s", message_id
     )
-    assert all_dead_letters(letters) == []
-    assert [reconcile_dead_letters(letters, airflow, NOW).recorded for _ in range(2)] == [1, 0]
-    [letter] = all_dead_letters(letters)
+    assert all_dead_letters(store) == []
+    assert [reconcile().recorded for _ in range(2)] == [1, 0]
+    [letter] = all_dead_letters(store)
     assert letter["message_id"] == message_id

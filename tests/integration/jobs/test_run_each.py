@@ -27,7 +27,7 @@ class Item:
     value: int = 1
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def connection(database: str) -> Any:
     with psycopg.connect(database, autocommit=True, row_factory=dict_row) as connection:
         connection.execute(CREATE)
@@ -132,7 +132,7 @@ def test_a_changed_item_is_attempted_again_and_its_success_resolves_the_letter(
     assert letters(connection) == [("2", "resolved", 1)]
 
 
-def test_a_transient_failure_is_attempted_once_more(database: str, connection: psycopg.Connection[DictRow]) -> None:
+def test_a_transient_failure_is_attempted_once_more(database: str) -> None:
     attempts: list[int] = []
 
     def busy_once(job: Job[None], item: int) -> None:
@@ -157,7 +157,7 @@ def test_a_transient_failure_is_raised_after_the_result_was_stored(
     assert (stored["result"]["done"], stored["result"]["failed"]) == (2, 1)
 
 
-def test_a_batch_stops_when_what_it_depends_on_is_away(database: str, connection: psycopg.Connection[DictRow]) -> None:
+def test_a_batch_stops_when_what_it_depends_on_is_away(database: str) -> None:
     attempts: list[int] = []
 
     def away(_: Job[None], item: int) -> None:
@@ -206,9 +206,7 @@ def test_the_limit_counts_what_is_attempted(database: str, connection: psycopg.C
     assert not run(database, [6], write, limit=1)["limit_reached"]
 
 
-def test_outcomes_are_counted_and_failures_named_up_to_a_bound(
-    database: str, connection: psycopg.Connection[DictRow]
-) -> None:
+def test_outcomes_are_counted_and_failures_named_up_to_a_bound(database: str) -> None:
     def outcome(_: Job[None], item: int) -> str:
         if item % 2:
             raise Rejected(f"{item} is odd")
@@ -226,7 +224,7 @@ def test_without_a_transaction_the_function_commits_by_itself(
     assert done(connection) == ["1"]
 
 
-def test_results_of_mapped_tasks_add_up(database: str, connection: psycopg.Connection[DictRow]) -> None:
+def test_results_of_mapped_tasks_add_up(database: str) -> None:
     one = run(database, [1, 2], failing(item_2=Rejected("no")))
     other = run(database, [3], lambda *_: "kept")
     total = BatchResult.from_results([one, other])
@@ -241,10 +239,10 @@ def test_rows_are_read_page_by_page(database: str, connection: psycopg.Connectio
         assert [row.id for row in job.scan(sql, Item, page_size=3)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_progress_is_stored_while_a_batch_runs(database: str, connection: psycopg.Connection[DictRow]) -> None:
+def test_progress_is_stored_while_a_batch_runs(database: str) -> None:
     seen = []
 
-    def look(job: Job[None], item: int) -> None:
+    def look(job: Job[None], _: int) -> None:
         job.results._next_write_at = 0  # every call is written
         stored = get_result(database, RunRef("test_job", "run-1"))
         seen.append(stored and (stored["percent"], stored["doing"]))

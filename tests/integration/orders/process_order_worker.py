@@ -1,4 +1,4 @@
-"""Processes an order and dies at a point of it: `killed.py DSN URL ORDER POINT`; SIGKILL, as the kernel would."""
+"""Processes an order and kills itself at a step: `process_order_worker.py DSN URL ORDER STEP`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from backline.payments.stripe_client import StripeProvider
 from tests.integration.payments.support import API_KEY, TIMEOUT
 
 PROVIDER_ANSWERED = "charged"
-"""The point between the provider's answer and the commit of it."""
+"""Between the provider's answer and its commit."""
 END = "end"
 
 
 class KilledProvider(StripeProvider):
-    """Dies once the provider has charged, or given back."""
+    """Kills the process once the provider has charged or refunded."""
 
     def charge(self, request: ChargeRequest) -> ChargeResult:
         charged = super().charge(request)

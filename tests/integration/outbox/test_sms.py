@@ -24,7 +24,7 @@ from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendResult
 from backline.outbox.submission import NewMessage
-from backline.reference_app.schema import apply_schema
+from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.channels.sandbox import CHANNEL_CASES, Sandbox
 from tests.integration.identity import add_token

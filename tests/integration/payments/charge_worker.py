@@ -1,4 +1,4 @@
-"""Charges one order in a process of its own: `charging_process.py DSN URL ORDER`. It is there to be killed."""
+"""Charges one order in a process that a test can kill: `charge_worker.py DSN URL ORDER`."""
 
 from __future__ import annotations
 

@@ -4,121 +4,50 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, LiteralString
-
-import psycopg
-from psycopg.rows import DictRow
+from typing import Any
 
 from backline.channels.http.gateway import HttpGateway
 from backline.payments.provider import PaymentState, ProviderPayment
 from backline.payments.stripe_client import StripeProvider
+from tests.integration import shop
 from tests.integration.channels.sandbox import Sandbox
+from tests.integration.shop import (
+    CARD_INSUFFICIENT_FUNDS,
+    CARD_NEEDS_AUTHENTICATION,
+    CARD_STOLEN,
+    CARD_VALID,
+)
+
+__all__ = ["CARD_INSUFFICIENT_FUNDS", "CARD_NEEDS_AUTHENTICATION", "CARD_STOLEN", "CARD_VALID", "Account", "Shop"]
 
 API_KEY = "sk_test_sandbox"
 TIMEOUT = 5.0
-CARD_VALID, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_NEEDS_AUTHENTICATION = (
-    "pm_card_visa", "pm_card_visa_chargeDeclinedInsufficientFunds", "pm_card_visa_chargeDeclinedStolenCard",
-    "pm_card_authenticationRequired",
-)  # fmt: skip
 PROVIDER_UNAVAILABLE: dict[str, Any] = {"status": 503, "body": {"error": {"type": "api_error"}}}
 """A fault of the account: it answers nothing, until it is taken away."""
 
 
-@dataclass
-class Shop:
-    """The app's database, in autocommit."""
+class Shop(shop.Shop):
+    """The shop as the tests of payments use it: each order is of two pieces of a product of its own."""
 
-    database: psycopg.Connection[DictRow]
+    user = shop.Shop.customer
 
-    def execute(self, query: LiteralString, *values: Any) -> list[DictRow]:
-        cursor = self.database.execute(query, values or None)
-        return cursor.fetchall() if cursor.description else []
-
-    def fetch_one(self, query: LiteralString, *values: Any) -> DictRow:
-        [row] = self.execute(query, *values)
-        return row
-
-    def user(self, email: str | None = None) -> int:
-        row = self.fetch_one(
-            "INSERT INTO app.users (email, name, country, zone, state, verified_at) VALUES (coalesce(%s, 'u' || random() ||"
-            " '@example.com'), 'Ann', 'DE', 'Europe/Berlin', 'active', clock_timestamp()) RETURNING id",
-            email,
-        )
-        return int(row["id"])
-
-    def product(self, stock: int = 100) -> int:
-        product = self.fetch_one(
-            "INSERT INTO app.products (sku, name, stock) VALUES ('P-' || nextval(pg_get_serial_sequence('app.products', 'id')),"
-            " 'Coffee beans', %s) RETURNING id", stock,
-        )["id"]  # fmt: skip
-        if stock:
-            self.execute(
-                "INSERT INTO app.stock_movements (product_id, reason, quantity) VALUES (%s, 'received', %s)",
-                product,
-                stock,
-            )
-        return int(product)
-
-    def order(
+    def order(  # type: ignore[override]
         self, method: str | None = CARD_VALID, *, price: int = 1000, user: int | None = None, state: str = "reserved"
     ) -> int:
-        """An order of two of something, with its stock set aside, and the payment that its checkout made, if a method is given."""
-        user, product = user or self.user(), self.product()
-        with self.database.transaction():
-            order = self.fetch_one(
-                "INSERT INTO app.orders (number, user_id, currency, net_minor, tax_minor, ship_to_country) VALUES ('T-' ||"
-                " nextval(pg_get_serial_sequence('app.orders', 'id')), %s, 'EUR', %s, %s, 'DE') RETURNING id",
-                user, 2 * price, (2 * price * 1900 + 5000) // 10000,
-            )["id"]  # fmt: skip
-            self.execute(
-                "INSERT INTO app.order_lines (order_id, number, product_id, description, quantity, unit_price_minor, tax_rate)"
-                " VALUES (%s, 1, %s, 'Coffee beans', 2, %s, 1900)", order, product, price,
-            )  # fmt: skip
-        if state == "reserved":
-            self.execute("UPDATE app.products SET reserved = 2 WHERE id = %s", product)
-            self.execute(
-                "UPDATE app.orders SET state = 'reserved', reserved_at = clock_timestamp() WHERE id = %s", order
-            )
-        if method is not None:
-            self.checkout(order, method)
-        return int(order)
-
-    def checkout(self, order: int, method: str) -> None:
-        self.execute(
-            "INSERT INTO app.payments (order_id, provider, idempotency_key, method_reference, amount_minor, currency)"
-            " SELECT id, 'stripe', 'order-' || number, %s, total_minor, currency FROM app.orders WHERE id = %s", method, order,
-        )  # fmt: skip
+        """An order with its stock set aside, and the payment that its checkout created, if a method is given."""
+        return super().order(shop.Line(2, price, product=self.product()), customer=user, state=state, card=method)
 
     def change_method(self, order: int, method: str) -> None:
         self.execute("UPDATE app.payments SET method_reference = %s WHERE order_id = %s", method, order)
 
-    def payment(self, order: int) -> DictRow:
-        return self.fetch_one("SELECT * FROM app.payments WHERE order_id = %s", order)
-
     def state(self, order: int) -> tuple[str, str]:
-        row = self.fetch_one(
-            "SELECT o.state AS o, p.state AS p FROM app.orders AS o JOIN app.payments AS p ON p.order_id = o.id WHERE o.id = %s",
-            order,
-        )
-        return row["o"], row["p"]
+        return self.order_state(order), self.payment(order)["state"]
 
-    def attempt_outcomes(self, order: int) -> list[str | None]:
-        rows = self.execute(
-            "SELECT t.outcome FROM app.payment_attempts AS t JOIN app.payments AS p ON p.id = t.payment_id WHERE p.order_id = %s"
-            " ORDER BY t.number", order,
-        )  # fmt: skip
-        return [row["outcome"] for row in rows]
+    def messages(self) -> list[tuple[str, dict[str, Any]]]:  # type: ignore[override]
+        return [(row["type"], row["payload"]) for row in super().messages()]
 
-    def messages(self) -> list[tuple[str, dict[str, Any]]]:
-        rows = self.execute("SELECT type, payload FROM backline.message ORDER BY id")
-        return [(row["type"], row["payload"]) for row in rows]
-
-    def invariant_violations(self) -> set[str]:
-        """Rules across tables that do not hold, but for invoices, which nobody makes here."""
-        from backline.db.statements import statement
-
-        rows = self.database.execute(statement("reference_app", "invariant_violations")).fetchall()
-        return {row["rule"] for row in rows if row["broken"] and "invoice" not in row["rule"]}
+    def invariant_violations(self) -> set[str]:  # type: ignore[override]
+        return set(super().invariant_violations())
 
 
 @dataclass

@@ -12,16 +12,16 @@ from psycopg.conninfo import conninfo_to_dict
 
 from backline.jobs.results import RunRef, get_result
 from backline.payments.charges import charge
-from backline.payments.events import PaymentEvent, insert_event
+from backline.payments.webhook_parsing import PaymentEvent, insert_event
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
 from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_VALID, Account, Shop
-from tests.integration.payments.test_retrying import make_due
+from tests.integration.payments.test_retry_failed_payments import make_due
 from tests.unit.payments.signing import intent_event
 
 
-def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp_path: Path) -> None:
-    fresh, small, large, stolen, told = (
+def test_each_job_runs_in_airflow(shop: Shop, account: Account, database: str, tmp_path: Path) -> None:
+    fresh, small, large, stolen, notified = (
         shop.order(), shop.order(CARD_INSUFFICIENT_FUNDS), shop.order(CARD_INSUFFICIENT_FUNDS, price=60_000), shop.order(CARD_STOLEN), shop.order(),
     )  # fmt: skip
     for order in (small, large, stolen):
@@ -35,7 +35,7 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
         now,
         reference="pi_1",
         amount=2380,
-        key=shop.payment(told)["idempotency_key"],
+        key=shop.payment(notified)["idempotency_key"],
     )
     with shop.database.transaction():
         insert_event(shop.database, PaymentEvent("stripe", "evt_1", event["type"], now, event))
@@ -62,7 +62,7 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
     )  # fmt: skip
     answer = run_dags.parse_results(done.stdout, done.stderr)
     assert {name: ran["state"] for name, ran in answer.items()} == dict.fromkeys(wanted, "success"), done.stdout[-3000:]
-    assert [shop.state(order)[0] for order in (fresh, small, large, stolen, told)] == [
+    assert [shop.state(order)[0] for order in (fresh, small, large, stolen, notified)] == [
         "paid",
         "paid",
         "paid",
@@ -70,19 +70,21 @@ def test_each_job_does_its_work(shop: Shop, account: Account, database: str, tmp
         "paid",
     ]
     assert len(account.charges()) == 3
-    charged = answer["process_payment"]["tasks"]["charge"]["returned"]
+    charged = answer["process_payment"]["tasks"]["process_payment"]["returned"]
     assert charged == {
         "order_id": fresh, "payment_id": shop.payment(fresh)["id"], "state": "paid", "decline": None, "next_attempt_at": None,
     }  # fmt: skip
-    kept = get_result(database, RunRef("process_payment", answer["process_payment"]["run_id"]))
-    assert kept is not None
-    assert kept["result"] == charged
-    assert answer["retry_failed_payments"]["tasks"]["retry"]["returned"]["paid"] == 2
-    assert answer["ingest_payment_webhook"]["tasks"]["ingest"]["returned"] == {"applied": 1, "problems": []}
-    invoiced = answer["generate_invoice"]["tasks"]["make"]["returned"]
-    assert (invoiced["papers"], invoiced["receipts"], invoiced["failed"]) == (4, 4, {})
-    reconciled = answer["reconcile_payments"]["tasks"]["reconcile"]["returned"]
-    assert (reconciled["theirs"], reconciled["remaining"]) == (
+    stored = get_result(database, RunRef("process_payment", answer["process_payment"]["run_id"]))
+    assert stored is not None
+    assert stored["result"] == charged
+    retried = answer["retry_failed_payments"]["tasks"]["retry_failed_payments"]["returned"]
+    assert retried["retried"]["outcomes"] == {"paid": 2}
+    ingested = answer["ingest_payment_webhook"]["tasks"]["ingest_payment_webhook"]["returned"]
+    assert (ingested["outcomes"], ingested["failed"]) == ({"applied": 1}, 0)
+    invoiced = answer["generate_invoice"]["tasks"]["generate_invoice"]["returned"]
+    assert (invoiced["documents"], invoiced["receipts"], invoiced["orders"]["failed"]) == (4, 4, 0)
+    reconciled = answer["reconcile_payments"]["tasks"]["reconcile_payments"]["returned"]
+    assert (reconciled["provider_count"], reconciled["remaining"]) == (
         4,
         0,
     )  # what is younger than a quarter of an hour may be under way

@@ -1,14 +1,15 @@
-"""The receipt of a payment waits for its invoice, and leaves once, with it or without."""
+"""The receipt of a payment waits for its invoice, and is sent once, with or without it."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backline.audit_trail import Actor
-from backline.invoices.generate import generate_for_order
+from backline.invoices.generate_invoice import generate_for_order
 from backline.invoices.settings import InvoiceSettings
 from backline.outbox.submission import replace_payload
 from backline.payments.charges import charge
@@ -30,29 +31,33 @@ def receipts(shop: Shop) -> list[dict[str, Any]]:
     return shop.execute(ROWS)
 
 
-def test_it_waits_and_the_invoice_is_put_into_it(shop: Shop, paid_order: int, tmp_path: Path) -> None:
+def test_a_waiting_receipt_gets_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
     [waiting] = receipts(shop)
     assert (waiting["state"], waiting["waits"], "invoice" in waiting["payload"]) == ("scheduled", True, False)
-    [made] = generate_for_order(shop.database, paid_order, CONFIG, tmp_path)
+    [made] = generate_for_order(
+        shop.database, paid_order, CONFIG.model_copy(update={"folder": str(tmp_path)}), datetime.now(UTC)
+    )
     [sent] = receipts(shop)
     assert (sent["id"], sent["state"], sent["waits"]) == (waiting["id"], "pending", False)
     assert made.receipt_id == sent["id"]
     assert sent["payload"]["invoice"]["filename"] == f"{made.number}.pdf"
-    [told] = shop.execute("SELECT actor, action FROM backline.audit_trail")
-    assert told == {"actor": "generate_invoice", "action": "message.replace_payload"}
+    [entry] = shop.execute("SELECT actor, action FROM backline.audit_trail")
+    assert entry == {"actor": "generate_invoice", "action": "message.replace_payload"}
 
 
-def test_one_that_has_left_is_followed_by_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
+def test_a_sent_receipt_is_followed_by_one_with_the_invoice(shop: Shop, paid_order: int, tmp_path: Path) -> None:
     shop.execute("UPDATE backline.message SET state = 'pending', due_at = now()")
     for _ in range(2):
-        generate_for_order(shop.database, paid_order, CONFIG, tmp_path)
+        generate_for_order(
+            shop.database, paid_order, CONFIG.model_copy(update={"folder": str(tmp_path)}), datetime.now(UTC)
+        )
     assert ["invoice" in row["payload"] for row in receipts(shop)] == [False, True]
 
 
-@pytest.mark.usefixtures("paid")
-def test_a_message_that_waits_no_more_is_left_as_it_is(shop: Shop) -> None:
+@pytest.mark.usefixtures("paid_order")
+def test_a_receipt_that_was_attempted_does_not_change(shop: Shop) -> None:
     [receipt] = receipts(shop)
-    shop.execute("UPDATE backline.message SET attempt = 1")  # tried, and waits for its next try
+    shop.execute("UPDATE backline.message SET attempt = 1")  # attempted, and scheduled again
     assert replace_payload(shop.database, receipt["id"], receipt["payload"], Actor("test")) is False
     [after] = receipts(shop)
     assert after["state"] == "scheduled"

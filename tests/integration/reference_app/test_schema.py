@@ -1,4 +1,4 @@
-"""The reference app's tables refuse wrong states, whoever writes them."""
+"""The reference app's tables reject invalid rows, whoever writes them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from psycopg.rows import DictRow
 
 from backline import reference_app
 from backline.errors import Misconfigured
-from backline.reference_app.schema import FOLDER
+from backline.reference_app.seeding import FOLDER
 
 FILES = [path.stem for path in sorted(FOLDER.glob("*.sql"))]
 UNCOMMENTED: LiteralString = """
 SELECT c.relname FROM pg_class AS c
 WHERE c.relnamespace = 'app'::regnamespace AND c.relkind = 'r' AND c.relname <> 'migration' AND obj_description(c.oid) IS NULL
 """
-# Columns of foreign keys that no index starts with: deleting what they refer to would read the whole table.
+# Columns of foreign keys without an index: deleting a referenced row would read the whole table.
 UNINDEXED: LiteralString = """
 SELECT k.conrelid::regclass || '.' || k.conname FROM pg_constraint AS k
 WHERE k.contype = 'f' AND k.connamespace = 'app'::regnamespace AND k.confrelid <> 'app.order_transitions'::regclass
@@ -27,7 +27,7 @@ WHERE k.contype = 'f' AND k.connamespace = 'app'::regnamespace AND k.confrelid <
 """
 
 
-def test_it_is_applied_once_and_recorded(empty_database: str) -> None:
+def test_the_schema_is_applied_once_and_recorded(empty_database: str) -> None:
     assert reference_app.apply_schema(empty_database) == FILES
     assert reference_app.apply_schema(empty_database) == []
     with psycopg.connect(empty_database) as connection:
@@ -36,7 +36,7 @@ def test_it_is_applied_once_and_recorded(empty_database: str) -> None:
     assert [f"{number:04d}_{name}" for number, (name,) in enumerate(names, 1)] == FILES
 
 
-def test_a_schema_of_somebody_else_is_left_alone(empty_database: str) -> None:
+def test_a_foreign_schema_is_not_changed(empty_database: str) -> None:
     with psycopg.connect(empty_database) as connection:
         connection.execute("CREATE SCHEMA app")
         connection.execute("CREATE TABLE app.users (theirs integer)")
@@ -49,22 +49,22 @@ def test_a_schema_of_somebody_else_is_left_alone(empty_database: str) -> None:
         assert [name for (name,) in tables] == ["migration", "users"]
 
 
-def test_every_table_says_what_it_is_for(app: psycopg.Connection[DictRow]) -> None:
+def test_every_table_has_a_comment(app: psycopg.Connection[DictRow]) -> None:
     assert app.execute(UNCOMMENTED).fetchall() == []
 
 
-def test_every_reference_has_its_index(app: psycopg.Connection[DictRow]) -> None:
+def test_every_foreign_key_has_an_index(app: psycopg.Connection[DictRow]) -> None:
     assert app.execute(UNINDEXED).fetchall() == []
 
 
-REFUSED: dict[str, tuple[LiteralString, str]] = {
+REJECTED: dict[str, tuple[LiteralString, str]] = {
     "stock below what is reserved": ("UPDATE app.products SET stock = reserved - 1", "products_stock"),
-    "a reservation of less than nothing": ("UPDATE app.products SET reserved = -1", "products_stock"),
+    "a negative reservation": ("UPDATE app.products SET reserved = -1", "products_stock"),
     "two open carts": (
         "INSERT INTO app.carts (user_id) SELECT user_id FROM app.carts WHERE state = 'open'", "carts_one_open",
     ),
     "an order paid twice": (
-        ("INSERT INTO app.payments (order_id, provider, provider_reference, idempotency_key, amount_minor, currency, state, tries, created_at, captured_at)"
+        ("INSERT INTO app.payments (order_id, provider, provider_reference, idempotency_key, amount_minor, currency, state, attempts, created_at, captured_at)"
         " SELECT order_id, provider, provider_reference || 'x', idempotency_key || 'x', amount_minor, currency, state, 1, created_at, captured_at"
         " FROM app.payments WHERE state = 'captured'"),
         "payments_one_captured",
@@ -76,8 +76,8 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
     "a captured payment without its time": (
         "UPDATE app.payments SET captured_at = NULL WHERE state = 'captured'", "payments_state",
     ),
-    "more refunded than came": ("UPDATE app.payments SET refunded_minor = amount_minor + 1", "payments_refunded"),
-    "a hard decline tried again": (
+    "more refunded than captured": ("UPDATE app.payments SET refunded_minor = amount_minor + 1", "payments_refunded"),
+    "a hard decline with another attempt": (
         "UPDATE app.payments SET next_attempt_at = failed_at + interval '1 day' WHERE state = 'abandoned'", "payments_state",
     ),
     "a delivered order that was not shipped": (
@@ -87,18 +87,18 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
     "an order shipped before it was placed": (
         "UPDATE app.orders SET shipped_at = placed_at - interval '1 day' WHERE state = 'shipped'", "orders_times",
     ),
-    "a move that is not allowed": (
+    "a transition that is not allowed": (
         ("UPDATE app.orders SET state = 'pending', reserved_at = NULL, paid_at = NULL, confirmed_at = NULL, shipped_at = NULL,"
         " carrier = NULL, tracking_number = NULL, delivered_at = NULL WHERE state = 'delivered'"),
         "order_history_transition",
     ),
-    "a cycle that makes two orders": (
+    "a cycle with two orders": (
         ("UPDATE app.orders AS o SET subscription_id = s.subscription_id, cycle_on = s.cycle_on"
         " FROM (SELECT * FROM app.orders WHERE subscription_id IS NOT NULL LIMIT 1) AS s WHERE o.id = 1"),
         "orders_one_per_cycle",
     ),
-    "an order without an end to its cycle": ("UPDATE app.orders SET cycle_on = '2026-01-01' WHERE id = 1", "orders_cycle"),
-    "a line that leaves the shelf twice": (
+    "a cycle without a subscription": ("UPDATE app.orders SET cycle_on = '2026-01-01' WHERE id = 1", "orders_cycle"),
+    "a line that is sold twice": (
         ("INSERT INTO app.stock_movements (product_id, reason, quantity, order_line_id)"
         " SELECT product_id, reason, quantity, order_line_id FROM app.stock_movements WHERE reason = 'sold'"),
         "stock_movements_once",
@@ -118,14 +118,14 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
         " WHERE number = (SELECT max(number) FROM app.invoices AS m WHERE m.series = i.series) AND kind = 'invoice'"),
         "invoices_one_per_order",
     ),
-    "a next date off its anchor": (
+    "a next date that is not on the anchor day": (
         "UPDATE app.subscriptions SET next_on = next_on + 1 WHERE state = 'active'", "subscriptions_anchor",
     ),
     "a cancelled subscription with a next date": (
         "UPDATE app.subscriptions SET next_on = app.anchor_date('2036-01-01', anchor_day) WHERE state = 'cancelled'", "subscriptions_state",
     ),
     "an offer over-allocated": ("UPDATE app.offers SET allocated = quantity + 1", "offers_quantity"),
-    "two offers at a time": (
+    "two offers of one supplier at the same time": (
         ("INSERT INTO app.offers (supplier_id, product_id, unit_price_minor, currency, quantity, lead_days, valid)"
         " SELECT supplier_id, product_id, 1, 'EUR', 1, 1, tstzrange(lower(valid) + interval '1 day', NULL) FROM app.offers LIMIT 1"),
         "offers_one_at_a_time",
@@ -133,15 +133,15 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
     "a used token that keeps its secret": (
         "UPDATE app.tokens SET token_encrypted = 'gAAAA...' WHERE used_at IS NOT NULL", "tokens_once",
     ),
-    "a token in the clear": ("UPDATE app.tokens SET token_encrypted = 'secret' WHERE used_at IS NULL", "tokens_token_encrypted_check"),
-    "texts without a phone": ("UPDATE app.users SET channels = '{sms}', phone = NULL", "users_channels"),
+    "a token in plaintext": ("UPDATE app.tokens SET token_encrypted = 'secret' WHERE used_at IS NULL", "tokens_token_encrypted_check"),
+    "SMS without a phone number": ("UPDATE app.users SET channels = '{sms}', phone = NULL", "users_channels"),
     "a phone number that is not E.164": ("UPDATE app.users SET phone = '0176 123'", "users_phone_check"),
-    "an active person who was not verified": ("UPDATE app.users SET verified_at = NULL WHERE state = 'active'", "users_state"),
-    "the same address in capitals": (
+    "an active user who is not verified": ("UPDATE app.users SET verified_at = NULL WHERE state = 'active'", "users_state"),
+    "the same email address in upper case": (
         "INSERT INTO app.users (email, name, country) SELECT upper(email), name, country FROM app.users LIMIT 1", "users_email",
     ),
-    "a role that somebody grants to themselves": ("UPDATE app.user_roles SET granted_by = user_id", "user_roles_other"),
-    "a password in an address": (
+    "a role that a user grants to themselves": ("UPDATE app.user_roles SET granted_by = user_id", "user_roles_other"),
+    "a password in a URL": (
         "UPDATE app.integrations SET base_url = 'https://me:secret@erp.example.com/'", "integrations_base_url_check",
     ),
     "an open circuit without a time": (
@@ -151,13 +151,13 @@ REFUSED: dict[str, tuple[LiteralString, str]] = {
         "UPDATE app.scheduled_notifications SET state = 'enqueued', enqueued_at = due_at WHERE state = 'scheduled'",
         "scheduled_notifications_state",
     ),
-    "an archive without rows' count": ("INSERT INTO app.audit_archives VALUES ('2026-01-01', 'a', -1, sha256('a'))", "audit_archives_rows_check"),
+    "an archive with a negative row count": ("INSERT INTO app.audit_archives VALUES ('2026-01-01', 'a', -1, sha256('a'))", "audit_archives_rows_check"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_it_refuses(what: str, app: psycopg.Connection[DictRow]) -> None:
-    query, constraint = REFUSED[what]
+@pytest.mark.parametrize("case", REJECTED)
+def test_an_invalid_row_is_rejected(case: str, app: psycopg.Connection[DictRow]) -> None:
+    query, constraint = REJECTED[case]
     with pytest.raises(errors.IntegrityError) as caught:
         app.execute(query)
     assert caught.value.diag.constraint_name == constraint
@@ -172,7 +172,7 @@ def test_it_refuses(what: str, app: psycopg.Connection[DictRow]) -> None:
         "INSERT INTO app.orders (number, user_id, currency, net_minor, tax_minor, ship_to_country) VALUES ('bare', 1, 'EUR', 5, 0, 'DE')",
     ],
 )
-def test_an_order_that_does_not_add_up_is_refused_at_commit(
+def test_an_order_whose_totals_differ_from_its_lines_is_rejected_at_commit(
     query: LiteralString, app: psycopg.Connection[DictRow]
 ) -> None:
     app.execute(query)
@@ -180,32 +180,34 @@ def test_an_order_that_does_not_add_up_is_refused_at_commit(
         app.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
-def test_a_line_stays_with_its_order(app: psycopg.Connection[DictRow]) -> None:
+def test_a_line_cannot_move_to_another_order(app: psycopg.Connection[DictRow]) -> None:
     app.execute("UPDATE app.order_lines SET order_id = 2, number = 99 WHERE order_id = 1 AND number = 1")
     with pytest.raises(errors.CheckViolation, match="belongs to order 1"):
         app.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
 @pytest.mark.parametrize("zone", ["Europe/Nowhere", "+02:00", "berlin"])
-def test_a_zone_is_one_that_the_server_knows(zone: str, app: psycopg.Connection[DictRow]) -> None:
+def test_an_unknown_time_zone_is_rejected(zone: str, app: psycopg.Connection[DictRow]) -> None:
     with pytest.raises((errors.CheckViolation, errors.InvalidParameterValue)):
         app.execute("UPDATE app.users SET zone = %s WHERE id = 1", [zone])
 
 
-def test_the_history_of_a_move_is_written_by_itself(app: psycopg.Connection[DictRow]) -> None:
+def test_a_transition_is_recorded_automatically(app: psycopg.Connection[DictRow]) -> None:
     [row] = app.execute("SELECT min(id) AS id FROM app.orders WHERE state = 'pending'").fetchall()
     order = row["id"]
     app.execute("UPDATE app.orders SET state = 'reserved', reserved_at = clock_timestamp() WHERE id = %s", [order])
     app.execute("UPDATE app.orders SET state = 'pending', reserved_at = NULL WHERE id = %s", [order])
-    moves = app.execute("SELECT from_state, to_state FROM app.order_history WHERE order_id = %s ORDER BY id", [order])
-    assert [tuple(move.values()) for move in moves] == [
+    transitions = app.execute(
+        "SELECT from_state, to_state FROM app.order_history WHERE order_id = %s ORDER BY id", [order]
+    )
+    assert [tuple(row.values()) for row in transitions] == [
         (None, "pending"),
         ("pending", "reserved"),
         ("reserved", "pending"),
     ]
 
 
-def test_invoice_numbers_wait_for_each_other_and_come_back(seeded_database: str) -> None:
+def test_an_invoice_number_is_locked_until_commit_and_reused_after_rollback(seeded_database: str) -> None:
     take = "SELECT app.next_invoice_number('T-1')"
     with psycopg.connect(seeded_database) as first, psycopg.connect(seeded_database) as second:
         assert first.execute(take).fetchone() == (1,)
@@ -229,7 +231,7 @@ def test_invoice_numbers_wait_for_each_other_and_come_back(seeded_database: str)
         ("2026-12-31", 5, "2026-12-05"),
     ],
 )
-def test_an_anchor_day_is_clamped_to_the_month(
+def test_an_anchor_day_is_limited_to_the_month(
     month: str, anchor: int, day: str, app: psycopg.Connection[DictRow]
 ) -> None:
     row = app.execute("SELECT app.anchor_date(%s::date, %s)::text AS day", [month, anchor]).fetchone()

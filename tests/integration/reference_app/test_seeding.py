@@ -1,4 +1,4 @@
-"""The reference app's made data: consistent, the same again, and nobody's real address."""
+"""The reference app's generated data: consistent, reproducible, without real addresses."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.integration.conftest import TEST_FERNET_KEY
 
 TODAY = date(2026, 3, 31)
 FILLED = {table for tables in SEED_STEPS.values() for table in tables}
-LEFT_TO_JOBS = {"audit_archives", "integration_rejects", "invoice_documents"}
+FILLED_BY_JOBS = {"audit_archives", "integration_rejects", "invoice_documents"}
 FICTIONAL = re.compile(r"\+1(212|213)555010?\d\d|\+447700900\d{3}|\+493023125\d{3}|\+3363998\d{4}")
-# Every row of a table in one number; sealed text is made anew each time.
+# Every row of a table as one number, without encrypted text, which differs each time.
 DIGEST = SQL("SELECT sum(hashtextextended((to_jsonb(t) - 'token_encrypted')::text, 0)::numeric) FROM app.{table} AS t")
 
 
@@ -39,26 +39,26 @@ def rows(dsn: str, query: LiteralString) -> list[dict[str, Any]]:
         return connection.execute(query).fetchall()
 
 
-def test_the_data_agrees_with_itself(seeded_database: str) -> None:
+def test_the_data_is_consistent(seeded_database: str) -> None:
     assert invariant_violations(seeded_database) == {}
 
 
 BREAKING: dict[str, LiteralString] = {
-    "an order is paid when the whole of it was captured, and only then": (
+    "an order is paid if and only if its full amount was captured": (
         "UPDATE app.payments SET amount_minor = amount_minor + 1 WHERE state = 'captured' AND id % 2 = 0"
     ),
-    "what a payment has refunded is the sum of its refunds": "DELETE FROM app.refunds",
-    "a refunded order has all its money back": (
+    "a payment's refunded amount is the sum of its refunds": "DELETE FROM app.refunds",
+    "a refunded order has a payment that was refunded in full": (
         "UPDATE app.payments SET refunded_minor = refunded_minor - 1 WHERE refunded_minor > 0"
     ),
-    "a payment has as many tries as it says, and a captured one ended in its capture": (
-        "UPDATE app.payments SET tries = tries + 1"
+    "a payment counts its attempts, and a captured one has a captured attempt": (
+        "UPDATE app.payments SET attempts = attempts + 1"
     ),
     "a product's stock is the sum of its movements": "UPDATE app.products SET stock = stock + 1",
-    "what is reserved of a product is what its open orders want": (
+    "a product's reserved quantity is that of its open orders": (
         "UPDATE app.products SET reserved = reserved + 1 WHERE stock > reserved"
     ),
-    "what was shipped left the shelf, and nothing else": (
+    "an order line has a sale movement if and only if its order was shipped": (
         "DELETE FROM app.stock_movements WHERE reason = 'sold' AND id % 2 = 0"
     ),
     "an order's history leads step by step to its state": "DELETE FROM app.order_history WHERE to_state = 'reserved'",
@@ -66,45 +66,45 @@ BREAKING: dict[str, LiteralString] = {
         "UPDATE app.invoices SET net_minor = net_minor + 1"
     ),
     "an invoice's sums are those of its lines": "DELETE FROM app.invoice_lines WHERE number = 1",
-    "an invoice series knows its last number, and numbers follow time": (
+    "an invoice series stores its last number, and numbers follow time": (
         "UPDATE app.invoice_series SET last_number = last_number + 1"
     ),
-    "what an offer has allocated is the sum of its allocations": "UPDATE app.offers SET allocated = allocated + 1",
+    "an offer's allocated quantity is the sum of its allocations": "UPDATE app.offers SET allocated = allocated + 1",
     "an allocated purchase order is allocated in full, to offers of its product": (
         "UPDATE app.allocations SET quantity = quantity + 1"
     ),
-    "a subscription's days lie whole intervals after its start": (
+    "a subscription's dates are whole intervals after its start": (
         "UPDATE app.subscriptions SET next_on = app.anchor_date((next_on + interval '1 month')::date, anchor_day) WHERE interval_months = 3"
     ),
-    "an order of a cart has its lines, and an ordered cart has an order": (
+    "an order from a cart has the cart's lines, and an ordered cart has an order": (
         "UPDATE app.cart_lines SET quantity = quantity + 1"
     ),
-    "nobody did anything before they had an account": (
+    "no user has activity from before the account was created": (
         "UPDATE app.audit_log SET at = at - interval '10 years' WHERE user_id IS NOT NULL"
     ),
-    "nothing has happened that is still to come": "UPDATE app.events SET at = clock_timestamp() + interval '1 hour'",
+    "no event lies in the future": "UPDATE app.events SET at = clock_timestamp() + interval '1 hour'",
 }
 
 
 @pytest.mark.parametrize("rule", BREAKING)
-def test_a_broken_rule_is_found(rule: str, app: psycopg.Connection[DictRow]) -> None:
+def test_a_violated_rule_is_found(rule: str, app: psycopg.Connection[DictRow]) -> None:
     assert app.execute(BREAKING[rule]).rowcount > 0
     found = {row["rule"]: row["broken"] for row in app.execute(statement("reference_app", "invariant_violations"))}
     assert found.get(rule, 0) > 0
 
 
-def test_every_table_has_rows_but_those_that_jobs_fill(seeded_database: str) -> None:
+def test_every_table_has_rows_except_those_that_jobs_fill(seeded_database: str) -> None:
     with psycopg.connect(seeded_database) as connection:
         counts = dict(connection.execute(statement("reference_app", "row_counts")).fetchall())
-    assert set(counts) == FILLED | LEFT_TO_JOBS
-    assert {name for name, count in counts.items() if not count} == LEFT_TO_JOBS
+    assert set(counts) == FILLED | FILLED_BY_JOBS
+    assert {name for name, count in counts.items() if not count} == FILLED_BY_JOBS
     assert 8_000 < sum(counts.values()) < 15_000
 
 
 def test_the_same_seed_scale_and_day_give_the_same_rows(empty_database: str) -> None:
-    made = seed(empty_database, 1, 7, today=TODAY)
+    result = seed(empty_database, 1, 7, today=TODAY)
     first = digest(empty_database)
-    assert seed(empty_database, 1, 7, today=TODAY, replace=True).rows == made.rows
+    assert seed(empty_database, 1, 7, today=TODAY, replace=True).rows == result.rows
     assert digest(empty_database) == first
     seed(empty_database, 1, 8, today=TODAY, replace=True)
     other = digest(empty_database)
@@ -118,26 +118,26 @@ def test_the_same_seed_scale_and_day_give_the_same_rows(empty_database: str) -> 
 
 
 @pytest.mark.parametrize("today", [date(2024, 2, 29), date(2026, 1, 31), date(2026, 12, 31), date(2026, 3, 1)])
-def test_any_day_will_do(today: date, empty_database: str) -> None:
+def test_any_day_can_be_today(today: date, empty_database: str) -> None:
     seed(empty_database, 1, 3, today=today)
-    assert set(invariant_violations(empty_database)) <= {"nothing has happened that is still to come"}
+    assert set(invariant_violations(empty_database)) <= {"no event lies in the future"}
     due = rows(empty_database, "SELECT min(next_on) AS first FROM app.subscriptions WHERE state = 'active'")
     assert due == [{"first": today}]
 
 
-def test_rows_are_only_replaced_when_told_to(seeded_database: str) -> None:
+def test_rows_are_replaced_only_on_request(seeded_database: str) -> None:
     before = digest(seeded_database)
-    with pytest.raises(InvalidInput, match=r"replace: schema app has rows already \(.*users 150.*--replace"):
+    with pytest.raises(InvalidInput, match=r"replace: schema app already has rows \(.*users 150.*--replace"):
         seed(seeded_database, 1)
     assert digest(seeded_database) == before
-    told: list[str] = []
-    seed(seeded_database, 2, replace=True, report=told.append)
-    assert re.match(r"emptying schema app: .*users 150", told[0])
+    reported: list[str] = []
+    seed(seeded_database, 2, replace=True, report=reported.append)
+    assert re.match(r"emptying schema app: .*users 150", reported[0])
     assert rows(seeded_database, "SELECT count(*) AS n, max(id) AS last FROM app.users") == [{"n": 300, "last": 300}]
     assert invariant_violations(seeded_database) == {}
 
 
-def test_a_failure_leaves_what_was_there(seeded_database: str) -> None:
+def test_a_failure_changes_nothing(seeded_database: str) -> None:
     before = digest(seeded_database)
     with psycopg.connect(seeded_database) as connection:
         connection.execute("ALTER TABLE app.events ADD CONSTRAINT never CHECK (name <> 'visited') NOT VALID")
@@ -147,17 +147,17 @@ def test_a_failure_leaves_what_was_there(seeded_database: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [0, -1, 1001])
-def test_a_scale_out_of_range_is_named(scale: int) -> None:
+def test_a_scale_out_of_range_is_rejected(scale: int) -> None:
     with pytest.raises(InvalidInput, match=r"scale: must be from 1 .* to 1000"):
         seed("host=/nowhere", scale)
 
 
-def test_a_seed_out_of_range_is_named() -> None:
+def test_a_seed_out_of_range_is_rejected() -> None:
     with pytest.raises(InvalidInput, match="seed: must be"):
         seed("host=/nowhere", 1, 2**63)
 
 
-def test_nobody_real_can_be_reached(seeded_database: str) -> None:
+def test_no_address_is_real(seeded_database: str) -> None:
     people = rows(seeded_database, "SELECT email, name, phone FROM app.users")
     assert all(re.fullmatch(r"(customer|admin)\d{6}@example\.(com|org|net)", person["email"]) for person in people)
     assert all(re.fullmatch(r"(Customer|Admin) \d{6}", person["name"]) for person in people)
@@ -169,42 +169,42 @@ def test_nobody_real_can_be_reached(seeded_database: str) -> None:
         assert found <= {"192.0.2", "198.51.100", "203.0.113"}
 
 
-def test_it_enqueues_nothing(seeded_database: str) -> None:
+def test_seeding_enqueues_nothing(seeded_database: str) -> None:
     assert rows(seeded_database, "SELECT count(*) AS n FROM backline.message") == [{"n": 0}]
 
 
-def test_there_is_work_for_each_job(seeded_database: str) -> None:
+def test_every_job_has_work(seeded_database: str) -> None:
     """Rows that are due, expired, stuck or open on the day of the seed."""
     now = datetime.now(UTC)
-    wanted: dict[str, LiteralString] = {
+    queries: dict[str, LiteralString] = {
         "expired sessions": "SELECT count(*) FROM app.sessions WHERE expires_at < %(now)s",
         "inactive sessions": "SELECT count(*) FROM app.sessions WHERE ended_at IS NULL AND last_seen_at < %(now)s - interval '7 days'",
         "expired tokens": "SELECT count(*) FROM app.tokens WHERE expires_at < %(now)s",
         "idle carts": "SELECT count(*) FROM app.carts WHERE state = 'open' AND updated_at < %(now)s - interval '30 days'",
         "notifications due": "SELECT count(*) FROM app.scheduled_notifications WHERE state = 'scheduled' AND due_at < %(now)s",
-        "payments to try again": "SELECT count(*) FROM app.payments WHERE next_attempt_at IS NOT NULL",
+        "payments to retry": "SELECT count(*) FROM app.payments WHERE next_attempt_at IS NOT NULL",
         "subscriptions due": "SELECT count(*) FROM app.subscriptions WHERE state = 'active' AND next_on = (%(now)s AT TIME ZONE 'UTC')::date",
         "renewals tomorrow": "SELECT count(*) FROM app.subscriptions WHERE state = 'active' AND next_on = (%(now)s AT TIME ZONE 'UTC')::date + 1",
         "paused subscriptions": "SELECT count(*) FROM app.subscriptions WHERE state = 'paused' AND resume_on IS NOT NULL",
         "stuck orders": "SELECT count(*) FROM app.orders WHERE state = 'pending' AND state_since < %(now)s - interval '1 day'",
-        "orders wanted from suppliers": "SELECT count(*) FROM app.purchase_orders WHERE state = 'open'",
-        "guessing at a password": "SELECT count(*) FROM (SELECT FROM app.audit_log WHERE outcome = 'failure' GROUP BY ip, identity HAVING count(*) >= 15) AS t",
-        "privacy requests open": "SELECT count(*) FROM app.privacy_requests WHERE completed_at IS NULL",
+        "open purchase orders": "SELECT count(*) FROM app.purchase_orders WHERE state = 'open'",
+        "password guessing": "SELECT count(*) FROM (SELECT FROM app.audit_log WHERE outcome = 'failure' GROUP BY ip, identity HAVING count(*) >= 15) AS t",
+        "open privacy requests": "SELECT count(*) FROM app.privacy_requests WHERE completed_at IS NULL",
         "local changes to push": "SELECT count(*) FROM app.integration_records WHERE local_at IS NOT NULL",
-        "devices gone": "SELECT count(*) FROM app.push_tokens WHERE removed_at IS NOT NULL",
+        "unregistered devices": "SELECT count(*) FROM app.push_tokens WHERE removed_at IS NOT NULL",
     }
     with psycopg.connect(seeded_database) as connection:
-        found = {what: connection.execute(query, {"now": now}).fetchone() for what, query in wanted.items()}
+        found = {what: connection.execute(query, {"now": now}).fetchone() for what, query in queries.items()}
     assert [what for what, row in found.items() if not row or not row[0]] == []
 
 
-def test_live_tokens_are_sealed_and_open_to_what_was_hashed(seeded_database: str) -> None:
-    sealer = Encryptor([TEST_FERNET_KEY])
+def test_valid_tokens_decrypt_to_the_secret_of_their_hash(seeded_database: str) -> None:
+    encryptor = Encryptor([TEST_FERNET_KEY])
     live = rows(
         seeded_database,
         "SELECT kind, token_encrypted, token_hash = sha256(convert_to('', 'UTF8')) AS empty, encode(token_hash, 'hex') AS hash FROM app.tokens WHERE token_encrypted IS NOT NULL",
     )
     assert {row["kind"] for row in live} == {"password_reset", "email_verification", "otp"}
     for row in live:
-        opened = sealer.decrypt("token", row["token_encrypted"])
-        assert hashlib.sha256(opened.encode()).hexdigest() == row["hash"]
+        plaintext = encryptor.decrypt("token", row["token_encrypted"])
+        assert hashlib.sha256(plaintext.encode()).hexdigest() == row["hash"]

@@ -1,4 +1,4 @@
-"""The sandbox's SMS and push gateways as their users meet them: a process, real HTTP."""
+"""The sandbox's SMS and push gateways: a real process over HTTP."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def send_text(
 def assertion(**claims: Any) -> dict[str, str]:
     now = int(time.time())
     scope = "https://www.googleapis.com/auth/firebase.messaging"
-    said = {"iss": "backline@shop.example", "scope": scope, "aud": "x", "iat": now, "exp": now + 3600, **claims}
-    signed = jwt.encode(said, service_key(), algorithm="RS256")
+    claims = {"iss": "backline@shop.example", "scope": scope, "aud": "x", "iat": now, "exp": now + 3600, **claims}
+    signed = jwt.encode(claims, service_key(), algorithm="RS256")
     return {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": signed}
 
 
@@ -51,7 +51,7 @@ def send_push(gateway_client: httpx.Client, message: object, token: str | None =
     return gateway_client.post(PUSH_PATH, json={"message": message}, headers={"Authorization": f"Bearer {bearer}"})
 
 
-def test_a_text_is_kept_and_shown(gateway_client: httpx.Client) -> None:
+def test_a_text_is_stored_and_shown(gateway_client: httpx.Client) -> None:
     answer = send_text(gateway_client, Body="Grüße <b>😀</b>")
     assert answer.status_code == 201
     made = answer.json()
@@ -78,7 +78,7 @@ def test_a_text_is_kept_and_shown(gateway_client: httpx.Client) -> None:
         ({"Body": "a" * 1601}, ("ACsandbox", "sandbox"), 400, 21617),
     ],
 )
-def test_a_text_that_the_real_one_would_refuse_is_refused(
+def test_a_text_that_twilio_would_reject_is_rejected(
     gateway_client: httpx.Client, form: dict[str, str], auth: tuple[str, str] | None, status: int, code: int
 ) -> None:
     answer = send_text(gateway_client, auth, **form)
@@ -93,7 +93,7 @@ def test_texts_are_billed_by_segments(gateway_client: httpx.Client, body: str, s
     assert send_text(gateway_client, Body=body).json()["num_segments"] == str(segments)
 
 
-def test_a_notification_is_kept_and_shown(gateway_client: httpx.Client) -> None:
+def test_a_notification_is_stored_and_shown(gateway_client: httpx.Client) -> None:
     notification = {"title": "On its way", "body": "Today"}
     answer = send_push(gateway_client, {"token": "device-1", "notification": notification, "data": {"order": "7"}})
     assert answer.json()["name"].startswith("projects/shop/messages/")
@@ -112,7 +112,7 @@ def test_a_notification_is_kept_and_shown(gateway_client: httpx.Client) -> None:
         ([], None, 400),
     ],
 )
-def test_a_notification_that_the_real_one_would_refuse_is_refused(
+def test_a_notification_that_fcm_would_reject_is_rejected(
     gateway_client: httpx.Client, message: object, token: str | None, status: int
 ) -> None:
     answer = send_push(gateway_client, message, token)
@@ -130,13 +130,13 @@ def test_a_notification_that_the_real_one_would_refuse_is_refused(
         assertion(iss=""),
     ],
 )
-def test_a_token_is_for_a_whole_assertion_only(gateway_client: httpx.Client, form: dict[str, str]) -> None:
+def test_a_token_needs_a_complete_assertion(gateway_client: httpx.Client, form: dict[str, str]) -> None:
     answer = gateway_client.post("/push/token", data=form)
     assert answer.status_code == 400
     assert answer.json()["error"] in {"unsupported_grant_type", "invalid_grant"}
 
 
-def test_fault_rules_strike_in_order_as_often_as_they_say(gateway_client: httpx.Client) -> None:
+def test_fault_rules_fire_in_order_and_as_often_as_set(gateway_client: httpx.Client) -> None:
     rules = [{"recipient": "+4915*", "status": 429, "retry_after": 5, "times": 2}, {"recipient": "+43*", "status": 500}]
     shown = gateway_client.put("/sms/faults", json=rules).json()
     assert [(rule["status"], rule["remaining"]) for rule in shown] == [(429, 2), (500, None)]
@@ -147,17 +147,17 @@ def test_fault_rules_strike_in_order_as_often_as_they_say(gateway_client: httpx.
     assert [rule["fired"] for rule in gateway_client.get("/sms/faults").json()] == [2, 1]
 
 
-def test_a_dropped_connection_has_no_answer_and_the_process_goes_on(gateway_client: httpx.Client) -> None:
-    for after, kept in ((False, 0), (True, 1)):
+def test_a_dropped_connection_has_no_response_and_the_process_continues(gateway_client: httpx.Client) -> None:
+    for after, stored in ((False, 0), (True, 1)):
         gateway_client.put("/sms/faults", json=[{"action": "drop", "after": after, "times": 1}]).raise_for_status()
         with pytest.raises(httpx.RemoteProtocolError):
             send_text(gateway_client)
-        assert gateway_client.get("/sms/api/count").json() == {"count": kept}
+        assert gateway_client.get("/sms/api/count").json() == {"count": stored}
     assert send_text(gateway_client).status_code == 201
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "detail"),
     [
         ([{"status": 99}], "[0].status: should be"),
         ([{"stauts": 500}], "[0].stauts: unknown field"),
@@ -166,29 +166,31 @@ def test_a_dropped_connection_has_no_answer_and_the_process_goes_on(gateway_clie
         ([5], "[0]: should be an object"),
     ],
 )
-def test_rules_that_are_wrong_are_named(gateway_client: httpx.Client, rules: object, said: str) -> None:
+def test_invalid_rules_are_rejected_by_field(gateway_client: httpx.Client, rules: object, detail: str) -> None:
     answer = gateway_client.put("/push/faults", json=rules)
     assert answer.status_code == 400
-    assert answer.json()["detail"].startswith(said)
+    assert answer.json()["detail"].startswith(detail)
 
 
 @pytest.mark.parametrize("name", ["sms", "push"])
-def test_each_switch_of_the_page_makes_a_rule(gateway_client: httpx.Client, name: str) -> None:
-    page = gateway_client.get(f"/{name}/switches").text
+def test_each_button_of_the_page_creates_a_rule(gateway_client: httpx.Client, name: str) -> None:
+    page = gateway_client.get(f"/{name}/fault-injection").text
     kinds = [part.partition('"')[0] for part in page.split('name="kind" value="')[1:]]
     assert {"busy", "down", "refused", "slow", "drop", "drop after"} <= set(kinds)
     for kind in kinds:
         form = {"kind": kind, "recipient": "*", "times": "1", "probability": ""}
-        answer = gateway_client.post(f"/{name}/switches", data={key: value for key, value in form.items() if value})
-        assert (answer.status_code, answer.headers["location"]) == (303, f"/{name}/switches")
+        answer = gateway_client.post(
+            f"/{name}/fault-injection", data={key: value for key, value in form.items() if value}
+        )
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/{name}/fault-injection")
     assert len(gateway_client.get(f"/{name}/faults").json()) == len(kinds)
-    assert "rules in force" in gateway_client.get(f"/{name}/").text
-    assert gateway_client.post(f"/{name}/switches", data={"kind": "burn"}).status_code == 400
-    assert gateway_client.post(f"/{name}/switches/clear").status_code == 303
+    assert "active fault rules" in gateway_client.get(f"/{name}/").text
+    assert gateway_client.post(f"/{name}/fault-injection", data={"kind": "burn"}).status_code == 400
+    assert gateway_client.post(f"/{name}/fault-injection/clear").status_code == 303
     assert gateway_client.get(f"/{name}/faults").json() == []
 
 
-def test_another_sites_page_cannot_change_anything(gateway_client: httpx.Client) -> None:
+def test_another_site_cannot_change_anything(gateway_client: httpx.Client) -> None:
     answer = gateway_client.post("/sms/empty", headers={"Origin": "https://evil.example"})
     assert answer.status_code == 403
     assert gateway_client.get("/sms/", headers={"Host": "evil.example"}).status_code == 400

@@ -166,18 +166,20 @@ def test_bare_line_feed_in_a_command_cannot_forge_a_header(catcher: RunningCatch
         assert client.getreply()[0] == 250
 
 
-def test_fault_reply_is_given_to_matching_recipients_until_spent(catcher: RunningCatcher) -> None:
+def test_fault_reply_is_sent_to_matching_recipients_until_spent(catcher: RunningCatcher) -> None:
     catcher.set_faults(
         {"stage": "rcpt", "action": "reply", "recipient": "*@busy.example", "reply": "451 4.3.0 later", "times": 2}
     )
     with catcher.connect() as client:
         client.ehlo()
         client.mail("a@example.com")
-        tries = [client.rcpt(to)[0] for to in ("x@busy.example", "ann@example.com", "X@BUSY.example", "x@busy.example")]
-    assert tries == [451, 250, 451, 250]
+        replies = [
+            client.rcpt(to)[0] for to in ("x@busy.example", "ann@example.com", "X@BUSY.example", "x@busy.example")
+        ]
+    assert replies == [451, 250, 451, 250]
     [rule] = catcher.web.get("/faults").json()
     assert (rule["fired"], rule["remaining"]) == (2, 0)
-    assert "spent" in catcher.web.get("/switches").text
+    assert "spent" in catcher.web.get("/fault-injection").text
 
 
 def test_fault_reply_at_each_stage(catcher: RunningCatcher) -> None:
@@ -205,7 +207,7 @@ def test_fault_slow_delays_and_then_accepts(catcher: RunningCatcher) -> None:
 
 
 @pytest.mark.parametrize(("after", "kept"), [(False, 0), (True, 1)])
-def test_fault_slow_beyond_the_clients_patience(catcher: RunningCatcher, *, after: bool, kept: int) -> None:
+def test_fault_slow_beyond_the_clients_timeout(catcher: RunningCatcher, *, after: bool, kept: int) -> None:
     catcher.set_faults({"stage": "data", "action": "slow", "seconds": 60, "after": after})
     client = catcher.connect(timeout=0.3)
     with pytest.raises((TimeoutError, smtplib.SMTPServerDisconnected)):
@@ -242,12 +244,12 @@ def test_fault_drop_closes_the_connection(catcher: RunningCatcher, rule: dict[st
         ('[{"stage": "rcpt", "action": "reply", "reply": "250 ok"}]', "[0].reply: should be a code from 400"),
         ('[{"stage": "rcpt", "action": "reply", "times": "3"}]', "[0].times: should be a whole number from 1"),
         ('[{"stage": "rcpt", "action": "drop", "after": true}]', "[0].after: should be true or false"),
-        ('[{"stage": "mail", "action": "drop", "recipient": "a@b"}]', "[0].recipient: not known yet"),
+        ('[{"stage": "mail", "action": "drop", "recipient": "a@b"}]', "[0].recipient: unknown at stage"),
         ('{"stage": "rcpt"}', "body: should be a list of rules"),
         ("[", "body: not JSON"),
     ],
 )
-def test_wrong_fault_rules_are_refused_by_name_and_change_nothing(
+def test_invalid_fault_rules_are_rejected_by_field_and_change_nothing(
     catcher: RunningCatcher, body: str, named: str
 ) -> None:
     catcher.set_faults({"stage": "rcpt", "action": "slow"})
@@ -257,16 +259,16 @@ def test_wrong_fault_rules_are_refused_by_name_and_change_nothing(
     assert len(catcher.web.get("/faults").json()) == 1
 
 
-def test_switches_by_form(catcher: RunningCatcher) -> None:
+def test_fault_rules_by_form(catcher: RunningCatcher) -> None:
     form = {"kind": "5xx", "recipient": "gone@example.com", "times": "2"}
-    assert catcher.web.post("/switches", data=form).status_code == 303
-    assert "550 5.1.1 no such user" in catcher.web.get("/switches").text
+    assert catcher.web.post("/fault-injection", data=form).status_code == 303
+    assert "550 5.1.1 no such user" in catcher.web.get("/fault-injection").text
     with pytest.raises(smtplib.SMTPRecipientsRefused):
         catcher.send("gone@example.com")
-    wrong = catcher.web.post("/switches", data={"kind": "slow", "times": "often"})
+    wrong = catcher.web.post("/fault-injection", data={"kind": "slow", "times": "often"})
     assert wrong.status_code == 400
     assert "times: should be a whole number" in wrong.text
-    assert catcher.web.post("/switches/clear").status_code == 303
+    assert catcher.web.post("/fault-injection/clear").status_code == 303
     assert catcher.web.get("/faults").json() == []
 
 
@@ -294,7 +296,7 @@ def test_hostile_content_is_inert(catcher: RunningCatcher) -> None:
     assert raw.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-def test_other_hosts_and_origins_are_refused(catcher: RunningCatcher) -> None:
+def test_other_hosts_and_origins_are_rejected(catcher: RunningCatcher) -> None:
     catcher.send()
     assert catcher.web.get("/", headers={"Host": "rebound.example"}).status_code == 400
     own = str(catcher.web.base_url)
@@ -328,7 +330,7 @@ def test_paging_and_search(catcher: RunningCatcher) -> None:
     assert catcher.web.get("/api/messages?from=a").status_code == 400
 
 
-def test_delete_empties_maildir_and_the_page_says_how_to_send(catcher: RunningCatcher) -> None:
+def test_delete_empties_maildir_and_the_page_shows_how_to_send(catcher: RunningCatcher) -> None:
     catcher.send()
     assert catcher.web.delete("/api/messages").json() == {"deleted": 1}
     assert not list((catcher.maildir / "new").iterdir())
@@ -336,7 +338,7 @@ def test_delete_empties_maildir_and_the_page_says_how_to_send(catcher: RunningCa
     assert "./backline airflow dags trigger send_email" in catcher.web.get("/").text
 
 
-def test_a_file_removed_by_hand_is_forgotten(catcher: RunningCatcher) -> None:
+def test_a_file_removed_by_hand_leaves_the_index(catcher: RunningCatcher) -> None:
     catcher.send()
     [found] = catcher.list_messages()
     (catcher.maildir / str(found["file"])).unlink()
@@ -360,7 +362,7 @@ def test_restart_keeps_messages_and_stopping_is_quick(tmp_path: Path) -> None:
     second.stop()
 
 
-def test_a_taken_port_is_one_clear_line(catcher: RunningCatcher, tmp_path: Path) -> None:
+def test_a_used_port_is_a_one_line_error(catcher: RunningCatcher, tmp_path: Path) -> None:
     refused = subprocess.run(
         catcher_command(catcher.smtp_port, 0, tmp_path),
         cwd=ROOT,
@@ -371,6 +373,6 @@ def test_a_taken_port_is_one_clear_line(catcher: RunningCatcher, tmp_path: Path)
     )
     assert refused.returncode == 1
     assert refused.stderr == (
-        f"mail catcher: port {catcher.smtp_port} on 127.0.0.1 is taken by another program; "
+        f"mail catcher: port {catcher.smtp_port} on 127.0.0.1 is used by another program; "
         "choose another with --smtp-port\n"
     )

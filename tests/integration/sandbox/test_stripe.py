@@ -1,4 +1,4 @@
-"""The stand-in for Stripe, by Stripe's own client."""
+"""The Stripe emulator, used through Stripe's own client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def client(account: Account) -> stripe.StripeClient:
     return stripe.StripeClient(API_KEY, base_addresses={"api": account.url}, max_network_retries=0)
 
 
-def test_an_intent_is_captured_once_at_most(client: stripe.StripeClient, account: Account) -> None:
+def test_an_intent_is_captured_at_most_once(client: stripe.StripeClient, account: Account) -> None:
     made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
     assert made.status == "requires_payment_method"
     assert client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID}).status == "succeeded"
@@ -40,12 +40,12 @@ def test_an_intent_is_captured_once_at_most(client: stripe.StripeClient, account
     assert account.charges() == ["charged 500 eur"]
 
 
-def test_a_key_brings_the_same_answer(client: stripe.StripeClient) -> None:
+def test_an_idempotency_key_returns_the_same_response(client: stripe.StripeClient) -> None:
     first = client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"})  # type: ignore[arg-type]
     assert client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"}).id == first.id  # type: ignore[arg-type]
     with pytest.raises(stripe.IdempotencyError):
         client.v1.payment_intents.create({**ORDER, "amount": 501}, {"idempotency_key": "k"})  # type: ignore[arg-type]
-    for _ in range(2):  # a decline is an answer too
+    for _ in range(2):  # a decline is a response too
         with pytest.raises(stripe.CardError) as caught:
             client.v1.payment_intents.confirm(
                 first.id, {"payment_method": CARD_INSUFFICIENT_FUNDS}, {"idempotency_key": "c"}
@@ -60,7 +60,7 @@ def test_intents_are_found_by_metadata(client: stripe.StripeClient) -> None:
     assert client.v1.payment_intents.search({"query": 'metadata["backline_payment"]:"b"'}).data == []
 
 
-def test_money_goes_back_once(client: stripe.StripeClient) -> None:
+def test_an_amount_is_refunded_once(client: stripe.StripeClient) -> None:
     made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
     client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     assert client.v1.refunds.create({"payment_intent": made.id, "amount": 200}).amount == 200
@@ -72,7 +72,7 @@ def test_money_goes_back_once(client: stripe.StripeClient) -> None:
     assert caught.value.code == "charge_already_refunded"
 
 
-def test_the_list_knows_what_was_given_back(client: stripe.StripeClient, account: Account) -> None:
+def test_listed_payments_include_refunds(client: stripe.StripeClient, account: Account) -> None:
     made = client.v1.payment_intents.create({**ORDER, "metadata": {"order_id": "17"}})  # type: ignore[arg-type]
     client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     client.v1.refunds.create({"payment_intent": made.id, "amount": 200})
@@ -81,7 +81,7 @@ def test_the_list_knows_what_was_given_back(client: stripe.StripeClient, account
     assert (listed.state, listed.refunded_minor, listed.order_id) == (PaymentState.CAPTURED, 200, 17)
 
 
-def test_another_key_is_refused(account: Account) -> None:
+def test_another_api_key_is_rejected(account: Account) -> None:
     stranger = stripe.StripeClient("sk_test_other", base_addresses={"api": account.url}, max_network_retries=0)
     with pytest.raises(stripe.AuthenticationError):
         stranger.v1.payment_intents.list()
@@ -96,10 +96,10 @@ def test_payments_are_listed_in_pages(client: stripe.StripeClient, account: Acco
     assert list(account.provider().list_payments(now + timedelta(hours=1), now + timedelta(hours=2))) == []
 
 
-def test_its_pages_show_what_was_charged(client: stripe.StripeClient, account: Account) -> None:
+def test_the_pages_show_charges(client: stripe.StripeClient, account: Account) -> None:
     made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
     client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     page = account.sandbox.web.get("/stripe/")
     assert page.status_code == 200
     assert CARD_VALID in page.text
-    assert account.sandbox.web.get("/stripe/switches").status_code == 200
+    assert account.sandbox.web.get("/stripe/fault-injection").status_code == 200

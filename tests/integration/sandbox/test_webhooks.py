@@ -1,4 +1,4 @@
-"""The sandbox's webhook endpoint: what came, its switches, its page."""
+"""The sandbox's webhook endpoint: received requests, fault rules, the page."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def list_received(client: TestClient, query: str = "") -> list[dict[str, Any]]:
     return found
 
 
-def test_what_comes_is_taken_and_shown(client: TestClient) -> None:
+def test_a_request_is_accepted_and_shown(client: TestClient) -> None:
     answer = client.post("/webhooks/in/shop/orders", json=EVENT, headers={"webhook-id": "evt_1"})
-    assert (answer.status_code, answer.text) == (200, "taken")
+    assert (answer.status_code, answer.text) == (200, "accepted")
     client.post("/webhooks/in/other", content=b"no JSON")
     first, second = list_received(client)
     assert (first["name"], first["headers"]["webhook-id"], first["status"]) == ("shop/orders", "evt_1", 200)
@@ -43,7 +43,7 @@ def test_what_comes_is_taken_and_shown(client: TestClient) -> None:
     assert list_received(client) == []
 
 
-def test_the_first_rule_that_matches_decides(client: TestClient) -> None:
+def test_the_first_rule_that_matches_applies(client: TestClient) -> None:
     rules = [{"name": "shop*", "status": 503, "retry_after": 5, "times": 2}, {"name": "gone", "status": 410}]
     assert client.put("/webhooks/faults", json=rules).status_code == 200
     answers = [client.post("/webhooks/in/shop", json=EVENT) for _ in range(3)]
@@ -58,7 +58,7 @@ def test_the_first_rule_that_matches_decides(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "detail"),
     [
         ([{"status": 99}], "[0].status: "),
         ([{"name": ""}], "[0].name: "),
@@ -67,27 +67,29 @@ def test_the_first_rule_that_matches_decides(client: TestClient) -> None:
         ([{}] * 101, "body: should have at most 100"),
     ],
 )
-def test_bad_rules_are_refused_by_field(client: TestClient, rules: Any, said: str) -> None:
+def test_invalid_rules_are_rejected_by_field(client: TestClient, rules: Any, detail: str) -> None:
     answer = client.put("/webhooks/faults", json=rules)
     assert answer.status_code == 400
-    assert answer.json()["detail"].startswith(said)
+    assert answer.json()["detail"].startswith(detail)
 
 
-def test_the_pages_buttons_make_rules(client: TestClient) -> None:
-    assert client.post("/webhooks/switches", data={"kind": "410", "name": "shop", "times": "1"}).status_code == 303
+def test_the_pages_buttons_create_rules(client: TestClient) -> None:
+    assert (
+        client.post("/webhooks/fault-injection", data={"kind": "410", "name": "shop", "times": "1"}).status_code == 303
+    )
     assert client.post("/webhooks/in/shop", json=EVENT).status_code == 410
     assert client.post("/webhooks/in/shop", json=EVENT).status_code == 200
-    assert client.post("/webhooks/switches", data={"kind": "nothing"}).status_code == 400
-    assert client.post("/webhooks/switches", data={"kind": "404", "times": "often"}).status_code == 400
-    assert client.post("/webhooks/switches", data={"kind": "cut off", "times": "1"}).status_code == 303
-    assert "cut off instead of 503" in client.get("/webhooks").text
-    assert client.post("/webhooks/switches/clear").status_code == 303
+    assert client.post("/webhooks/fault-injection", data={"kind": "nothing"}).status_code == 400
+    assert client.post("/webhooks/fault-injection", data={"kind": "404", "times": "often"}).status_code == 400
+    assert client.post("/webhooks/fault-injection", data={"kind": "drop", "times": "1"}).status_code == 303
+    assert "drops the connection instead of 503" in client.get("/webhooks").text
+    assert client.post("/webhooks/fault-injection/clear").status_code == 303
     assert client.get("/webhooks/faults").json() == []
     assert client.post("/webhooks/empty").status_code == 303
     assert list_received(client) == []
 
 
-def test_another_site_can_post_nothing(client: TestClient) -> None:
+def test_another_site_cannot_post(client: TestClient) -> None:
     answer = client.post("/webhooks/in/shop", json=EVENT, headers={"origin": "https://evil.example"})
     assert answer.status_code == 403
     assert list_received(client) == []

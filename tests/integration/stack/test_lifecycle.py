@@ -1,4 +1,4 @@
-"""A whole copy of the stack through the launcher: up, crash, come back, down without a trace."""
+"""A whole copy of the stack through the launcher: up, crash and restart, down without leftovers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(600), pytest.mark.xdist_gro
 
 @dataclass(frozen=True)
 class StackCli:
-    """A copy of the stack of the tests' own, driven from another folder as a user would."""
+    """The tests' own copy of the stack, driven from another folder as a user would."""
 
     home: Path
     port: int
@@ -72,7 +72,7 @@ def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 @pytest.fixture(scope="module")
 def stack_cli() -> Iterator[StackCli]:
-    # Not pytest's own folder, which root keeps closed to PostgreSQL's user.
+    # Not pytest's own folder, which PostgreSQL's user cannot enter under root.
     home = Path(tempfile.mkdtemp(prefix="backline-lifecycle-")) / "home"
     home.parent.chmod(0o755)
     made = StackCli(home, _free_port_range())
@@ -81,7 +81,7 @@ def stack_cli() -> Iterator[StackCli]:
     shutil.rmtree(home.parent)
 
 
-def test_a_taken_port_is_named_with_the_way_out(stack_cli: StackCli) -> None:
+def test_a_used_port_is_named_with_the_fix(stack_cli: StackCli) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", stack_cli.port))
         other.listen()
@@ -100,7 +100,7 @@ def test_the_airflow_cli_has_a_clean_stdout_and_needs_no_scheduler(stack_cli: St
     assert pools["email_urgent"] == "2"
 
 
-def test_up_is_healthy_and_env_leads_to_it(stack_cli: StackCli) -> None:
+def test_up_is_healthy_and_env_gives_access(stack_cli: StackCli) -> None:
     up = stack_cli.run("up")
     assert up.returncode == 0, up.stderr
     assert f"http://localhost:{stack_cli.port}" in up.stdout
@@ -109,11 +109,11 @@ def test_up_is_healthy_and_env_leads_to_it(stack_cli: StackCli) -> None:
     assert {"database", "migrations", "mail", "api-server", "scheduler", "dag-processor", "triggerer"} <= {
         check["name"] for check in json.loads(health.stdout)["checks"]
     }
-    ask = (
+    request = (
         'curl -sf --noproxy "*" -X POST "$BACKLINE_URL/auth/token" -H "Content-Type: application/json" '
         '-d "{\\"username\\": \\"$BACKLINE_USER\\", \\"password\\": \\"$BACKLINE_PASSWORD\\"}"'
     )
-    script = f"{stack_cli.run('env').stdout}\n{ask}"
+    script = f"{stack_cli.run('env').stdout}\n{request}"
     token = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True).stdout
     assert "access_token" in token
 
@@ -124,13 +124,13 @@ def test_a_second_up_changes_nothing(stack_cli: StackCli) -> None:
     assert {name: state.pid for name, state in stack_cli.stack().supervisor.states().items()} == before
 
 
-def test_another_port_for_a_running_copy_is_refused(stack_cli: StackCli) -> None:
+def test_another_port_for_a_running_copy_is_rejected(stack_cli: StackCli) -> None:
     done = stack_cli.run("up", port=stack_cli.port + 10)
     assert done.returncode == 1
     assert f"BACKLINE_PORT={stack_cli.port}" in done.stderr
 
 
-def test_killed_services_come_back_without_their_predecessors_children(stack_cli: StackCli) -> None:
+def test_killed_services_restart_without_old_child_processes(stack_cli: StackCli) -> None:
     stack_id = stack_cli.stack().supervisor.stack_id
     killed = ("triggerer", "scheduler", "api-server")
     old = {service: {process.pid for process in find_processes(stack_id, service)} for service in killed}
@@ -168,7 +168,7 @@ def test_down_leaves_nothing_even_in_a_crash_loop(stack_cli: StackCli) -> None:
     assert (again.returncode, again.stdout) == (0, "Nothing was running.\n")
 
 
-def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(stack_cli: StackCli) -> None:
+def test_processes_of_a_killed_supervisor_are_ended_at_the_next_start(stack_cli: StackCli) -> None:
     assert stack_cli.run("setup").returncode == 0
     stack_id = stack_cli.stack().supervisor.stack_id
     supervisor = stack_cli.stack().supervisor.pid()
@@ -178,19 +178,12 @@ def test_what_a_killed_supervisor_left_is_ended_at_the_next_start(stack_cli: Sta
     done = stack_cli.run("setup")
     assert done.returncode == 0, done.stderr
     assert stack_cli.pid("postgres") != postmaster
-    assert (
-        len(
-            [
-                p
-                for p in find_processes(stack_id, "postgres")
-                if "postgres" in p.name() and p.ppid() == stack_cli.stack().supervisor.pid()
-            ]
-        )
-        == 1
-    )
+    new_supervisor = stack_cli.stack().supervisor.pid()
+    servers = [p for p in find_processes(stack_id, "postgres") if "postgres" in p.name() and p.ppid() == new_supervisor]
+    assert len(servers) == 1
 
 
-def test_the_tests_leave_up_what_was_up(stack_cli: StackCli) -> None:
+def test_the_tests_leave_running_services_up(stack_cli: StackCli) -> None:
     assert stack_cli.run("setup").returncode == 0
     postmaster = stack_cli.pid("postgres")
     assert stack_cli.run("test", "--version").returncode == 0
@@ -213,17 +206,17 @@ here = pathlib.Path(__file__).parent
 def held():
     (here / "held").touch()
     yield
-    (here / "taken away").touch()
+    (here / "cleaned up").touch()
 def test_hangs(held):
     time.sleep(60)
 """
 
 
-def test_told_to_stop_the_tests_take_away_what_they_hold(stack_cli: StackCli, tmp_path: Path) -> None:
+def test_terminated_tests_clean_up(stack_cli: StackCli, tmp_path: Path) -> None:
     (tmp_path / "test_hanging.py").write_text(HANGING_PROCESS)
     with subprocess.Popen([str(ROOT / "backline"), "test", str(tmp_path)], env=stack_cli.environment()) as tests:
         _wait_until((tmp_path / "held").exists, 60)
         tests.terminate()
     assert tests.returncode == 128 + signal.SIGTERM
-    assert (tmp_path / "taken away").exists()
+    assert (tmp_path / "cleaned up").exists()
     assert find_processes(stack_cli.stack().supervisor.stack_id) == []

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, for real: initialised, started, locked down, and gone without a trace."""
+"""The embedded PostgreSQL, run for real: initialized, started, protected, and stopped without leftovers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def uninitialized_cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(paths, Secrets())
     yield made
     made.remove_socket_folder()
-    if not made.data_folder().is_relative_to(tmp_path):  # as root, pytest's folder cannot be entered by others
+    if not made.data_folder().is_relative_to(tmp_path):  # under root, other users cannot enter pytest's folder
         shutil.rmtree(made.data_folder().parent)
 
 
@@ -56,7 +56,7 @@ def cluster(uninitialized_cluster: Cluster) -> Cluster:
     return uninitialized_cluster
 
 
-def test_databases_are_made_once_and_only_with_passwords(cluster: Cluster) -> None:
+def test_databases_are_created_once_and_need_passwords(cluster: Cluster) -> None:
     with _running_server(cluster):
         cluster.ensure_databases()
         cluster.ensure_databases()
@@ -72,7 +72,7 @@ def test_databases_are_made_once_and_only_with_passwords(cluster: Cluster) -> No
         assert (cluster.socket_folder.stat().st_mode & 0o777) == 0o700
 
 
-def test_the_database_for_runs_by_hand_is_a_copy_unless_the_original_is_used(cluster: Cluster) -> None:
+def test_the_database_for_manual_runs_is_a_copy_unless_the_original_is_in_use(cluster: Cluster) -> None:
     with _running_server(cluster):
         cluster.ensure_databases()
         with psycopg.connect(cluster.dsn("airflow")) as airflow:
@@ -89,7 +89,7 @@ def test_the_database_for_runs_by_hand_is_a_copy_unless_the_original_is_used(clu
             assert empty.execute("SELECT to_regclass('pools')").fetchone() == (None,)
 
 
-def test_data_outlives_a_restart_and_keeps_its_identity(cluster: Cluster) -> None:
+def test_data_survives_a_restart_and_keeps_its_identity(cluster: Cluster) -> None:
     with _running_server(cluster):
         cluster.ensure_databases()
         before = cluster.system_identifier()
@@ -102,7 +102,7 @@ def test_data_outlives_a_restart_and_keeps_its_identity(cluster: Cluster) -> Non
             assert connection.execute("SELECT answer FROM kept").fetchone() == (42,)
 
 
-def test_an_interrupted_initialisation_is_begun_anew(uninitialized_cluster: Cluster) -> None:
+def test_an_interrupted_initialization_starts_again(uninitialized_cluster: Cluster) -> None:
     data = uninitialized_cluster.data_folder()
     half = data.with_name("postgres.new")
     half.mkdir(parents=True)
@@ -112,13 +112,13 @@ def test_an_interrupted_initialisation_is_begun_anew(uninitialized_cluster: Clus
     assert not half.exists()
 
 
-def test_data_of_another_release_is_refused(cluster: Cluster) -> None:
+def test_data_of_another_release_is_rejected(cluster: Cluster) -> None:
     (cluster.data_folder() / "PG_VERSION").write_text("12\n")
     with pytest.raises(Misconfigured, match="PostgreSQL 12"):
         cluster.initialize()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_root_gives_the_server_an_unprivileged_user_and_leaves_other_folders_alone(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)

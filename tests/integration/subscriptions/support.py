@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from types import TracebackType
-from typing import Any, LiteralString, Self
+from typing import Any, Self
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
-from psycopg.sql import SQL, Identifier, Placeholder
 
 from backline.subscriptions.renewal import Renewal, renew
 from backline.subscriptions.settings import SubscriptionSettings
+from tests.integration import shop
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 """When the tests' renewals run: the first moment of a day in UTC."""
@@ -21,14 +20,15 @@ LONG_AGO = datetime(2024, 1, 1, tzinfo=UTC)
 CONFIG = SubscriptionSettings()
 
 
-class Shop:
-    """Its tables, over one connection of the test's own; `mark` keeps apart what several tests do on one database."""
+class Shop(shop.Shop):
+    """The shop with subscribers, on a connection of its own; `mark` separates what several tests do on one database."""
 
     def __init__(self, dsn: str, mark: str = "shop") -> None:
         self.dsn = dsn
         self.prefix = mark
         self.connection: psycopg.Connection[DictRow] = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
-        self._made = 0
+        super().__init__(self.connection)
+        self._users = 0
 
     def __enter__(self) -> Self:
         return self
@@ -38,44 +38,21 @@ class Shop:
     ) -> None:
         self.connection.close()
 
-    def sql(self, query: LiteralString, *params: Any) -> list[DictRow]:
-        cursor = self.connection.execute(query, params or None)
-        return cursor.fetchall() if cursor.description else []
-
-    def value(self, query: LiteralString, *params: Any) -> Any:
-        [row] = self.sql(query, *params)
-        [value] = row.values()
-        return value
+    sql = shop.Shop.execute
+    value = shop.Shop.fetch_value
 
     def user(self, **changed: Any) -> int:
-        self._made += 1
-        return self._insert("users", {
-            "email": f"{self.prefix}-{self._made}@{self.prefix}.example.com", "name": "Ann", "country": "DE", "zone": "UTC", "language": "en",
-            "state": "active", "created_at": LONG_AGO, "verified_at": LONG_AGO, **changed,
-        })  # fmt: skip
+        self._users += 1
+        email = f"{self.prefix}-{self._users}@{self.prefix}.example.com"
+        return self.customer(**{"email": email, "zone": "UTC", "created_at": LONG_AGO, **changed})
 
     def product(self, stock: int = 100, **changed: Any) -> int:
-        self._made += 1
-        made = self._insert("products", {
-            "sku": f"{self.prefix}-{self._made}".upper(), "name": "Coffee beans, 1 kg", "stock": stock, "created_at": LONG_AGO, **changed,
-        })  # fmt: skip
-        if stock:
-            self.sql(
-                "INSERT INTO app.stock_movements (product_id, reason, quantity) VALUES (%s, 'received', %s)",
-                made,
-                stock,
-            )
-        return made
+        return super().product(stock, **{"name": "Coffee beans, 1 kg", "created_at": LONG_AGO, **changed})
 
-    def subscription(self, next_on: date | None = TODAY, **changed: Any) -> int:
-        """One that is due today, of a person and a product of its own unless they are given."""
-        anchor = next_on.day if next_on else 1
-        return self._insert("subscriptions", {
-            "user_id": changed.get("user_id") or self.user(), "product_id": changed.get("product_id") or self.product(),
-            "quantity": 2, "unit_price_minor": 1000, "currency": "EUR", "anchor_day": anchor, "zone": "UTC",
-            "started_on": date(2025, 1, 1) if anchor == 1 else date(2025, 1, anchor), "next_on": next_on, "created_at": LONG_AGO,
-            **changed,
-        })  # fmt: skip
+    def subscription(self, next_on: date | None = TODAY, **changed: Any) -> int:  # type: ignore[override]
+        """One that is due today, of a customer and a product of its own unless they are given."""
+        user, product = changed.pop("user_id", None), changed.pop("product_id", None)
+        return super().subscription(next_on, user or self.user(), product, **{"created_at": LONG_AGO, **changed})
 
     def renew(self, subscription_id: int, now: datetime = NOW, config: SubscriptionSettings = CONFIG) -> Renewal:
         return renew(self.connection, subscription_id, now, config)
@@ -94,9 +71,6 @@ class Shop:
         )
         return row
 
-    def messages(self, kind: str) -> list[DictRow]:
-        return self.sql("SELECT * FROM backline.message WHERE type = %s ORDER BY id", kind)
-
     def subscribers(self, count: int, *, products: int = 7, quantity: int = 2) -> list[int]:
         """So many subscriptions due today, each of a person of its own."""
         stock = count * quantity
@@ -111,10 +85,3 @@ class Shop:
         )  # fmt: skip
         self.sql("ANALYZE app.subscriptions, app.products, app.users, app.orders")
         return [row["id"] for row in rows]
-
-    def _insert(self, table: LiteralString, values: Mapping[str, Any]) -> int:
-        names = SQL(", ").join(map(Identifier, values))
-        places = SQL(", ").join(map(Placeholder, values))
-        query = SQL("INSERT INTO {} ({}) VALUES ({}) RETURNING id").format(Identifier("app", table), names, places)
-        [row] = self.connection.execute(query, values).fetchall()
-        return int(row["id"])

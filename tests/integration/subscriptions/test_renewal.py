@@ -1,4 +1,4 @@
-"""One subscription's renewal: all of it, or nothing."""
+"""The renewal of one subscription: all of it or nothing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from backline.db.connect import session
 from backline.errors import DatabaseFailure, InvalidInput
 from backline.messages import registry
 from backline.reference_app import invariant_violations
+from backline.subscriptions.process_single_subscription import process_single_subscription
 from backline.subscriptions.renewal import Renewal, RenewalOutcome, renew
 from backline.subscriptions.settings import SubscriptionSettings
+from tests.integration.job_factory import create_job
 from tests.integration.subscriptions.support import CONFIG, LONG_AGO, NOW, TODAY, Shop
 
 DAY = timedelta(days=1)
 
 
-def test_a_due_one_makes_its_order_whole(shop: Shop) -> None:
+def test_a_due_subscription_gets_its_order(shop: Shop) -> None:
     owner = shop.user(
         name="Ann O'Hara", language="de", zone="Europe/Berlin", phone="+491511234567", channels="{sms,email}"
     )
@@ -49,18 +51,18 @@ def test_a_due_one_makes_its_order_whole(shop: Shop) -> None:
     assert (product["stock"], product["reserved"]) == (100, 2)
     assert shop.row(one)["next_on"] == date(2026, 4, 1)
 
-    said = shop.messages("order_confirmation")
-    assert {message["channel"]: message["recipient"] for message in said} == {
+    messages = shop.messages("order_confirmation")
+    assert {message["channel"]: message["recipient"] for message in messages} == {
         "email": "shop-1@shop.example.com", "sms": "+491511234567",
     }  # fmt: skip
-    [payload] = [message["payload"] for message in said if message["channel"] == "email"]
+    [payload] = [message["payload"] for message in messages if message["channel"] == "email"]
     registry.get("order_confirmation").parse(payload)
     assert (payload["order"], payload["total"], payload["tax"], payload["language"]) == (done.order, 2380, 380, "de")
     assert payload["order_url"] == f"http://localhost:8080/orders/{done.order}"
     assert invariant_violations(shop.dsn) == {}
 
 
-def test_twice_makes_one_order(shop: Shop) -> None:
+def test_two_runs_create_one_order(shop: Shop) -> None:
     one = shop.subscription()
     assert shop.renew(one).outcome is RenewalOutcome.ORDERED
     assert shop.renew(one) == Renewal(one, RenewalOutcome.NOT_DUE, next_on=date(2026, 4, 1))
@@ -68,7 +70,7 @@ def test_twice_makes_one_order(shop: Shop) -> None:
     assert shop.product_of(one)["reserved"] == 2
 
 
-def test_a_cycle_whose_order_somebody_else_made_only_moves_on(shop: Shop) -> None:
+def test_a_cycle_that_has_its_order_only_advances(shop: Shop) -> None:
     one = shop.subscription()
     shop.renew(one)
     shop.sql("UPDATE app.subscriptions SET next_on = %s WHERE id = %s", TODAY, one)  # as if its date had not been moved
@@ -82,7 +84,7 @@ def test_a_cycle_whose_order_somebody_else_made_only_moves_on(shop: Shop) -> Non
     assert shop.product_of(one)["reserved"] == 2
 
 
-def test_who_comes_second_is_told_to_come_back(shop: Shop) -> None:
+def test_a_locked_subscription_is_retried(shop: Shop) -> None:
     one = shop.subscription()
     with session(shop.dsn, name="other") as other:
         with other.transaction():
@@ -94,7 +96,7 @@ def test_who_comes_second_is_told_to_come_back(shop: Shop) -> None:
     assert len(shop.orders(one)) == 1
 
 
-def test_many_at_once_make_one_order(shop: Shop) -> None:
+def test_overlapping_runs_create_one_order(shop: Shop) -> None:
     one = shop.subscription()
 
     def work(_: int) -> RenewalOutcome:
@@ -128,19 +130,19 @@ def test_the_last_piece_is_sold_once(shop: Shop) -> None:
     assert invariant_violations(shop.dsn) == {}
 
 
-def test_out_of_stock_is_put_off_and_told_once(shop: Shop) -> None:
+def test_an_out_of_stock_cycle_is_deferred_with_one_message(shop: Shop) -> None:
     one = shop.subscription(product_id=shop.product(stock=1))
     first = shop.renew(one)
     assert first == Renewal(
         one, RenewalOutcome.DEFERRED, TODAY, TODAY, TODAY + DAY, reason="Coffee beans, 1 kg is out of stock"
     )
     assert shop.renew(one).outcome is RenewalOutcome.NOT_DUE, "not before its day"
-    shop.sql("UPDATE app.users SET name = 'Ann Other'")  # what she was told need not fit any more
+    shop.sql("UPDATE app.users SET name = 'Ann Other'")  # the content of the earlier message need not match
     assert shop.renew(one, NOW + DAY).retry_on == TODAY + 2 * DAY
-    [told] = shop.messages("templated_email")
-    assert told["recipient"].endswith("@shop.example.com")
-    assert told["payload"]["context"]["product"] == "Coffee beans, 1 kg"
-    registry.get("templated_email").parse(told["payload"]).rendered()  # type: ignore[attr-defined]
+    [message] = shop.messages("templated_email")
+    assert message["recipient"].endswith("@shop.example.com")
+    assert message["payload"]["context"]["product"] == "Coffee beans, 1 kg"
+    registry.get("templated_email").parse(message["payload"]).rendered()  # type: ignore[attr-defined]
     assert shop.orders(one) == []
     assert shop.product_of(one)["reserved"] == 0
 
@@ -155,17 +157,17 @@ def test_out_of_stock_is_put_off_and_told_once(shop: Shop) -> None:
     assert invariant_violations(shop.dsn) == {}
 
 
-def test_what_is_reserved_for_others_is_not_there(shop: Shop) -> None:
+def test_reserved_stock_is_not_available(shop: Shop) -> None:
     one = shop.subscription(product_id=shop.product(stock=10, reserved=9))
     assert shop.renew(one).outcome is RenewalOutcome.DEFERRED
 
 
-def test_how_long_it_is_put_off_can_be_set(shop: Shop) -> None:
+def test_the_days_of_a_deferral_are_a_setting(shop: Shop) -> None:
     one = shop.subscription(product_id=shop.product(stock=0))
     assert shop.renew(one, config=SubscriptionSettings(out_of_stock_retry_days=3)).retry_on == TODAY + 3 * DAY
 
 
-def test_a_skipped_cycle_makes_no_order_and_the_next_does(shop: Shop) -> None:
+def test_a_skipped_cycle_gets_no_order_and_the_next_does(shop: Shop) -> None:
     one = shop.subscription(skip_next=True)
     assert shop.renew(one) == Renewal(one, RenewalOutcome.SKIPPED, TODAY, date(2026, 4, 1))
     assert (shop.row(one)["skip_next"], shop.orders(one)) == (False, [])
@@ -201,7 +203,7 @@ def test_a_pause_that_ends_before_the_next_cycle_only_ends(shop: Shop) -> None:
     )
 
 
-def test_a_new_price_holds_from_its_cycle_on(shop: Shop) -> None:
+def test_a_new_price_is_valid_from_its_cycle_on(shop: Shop) -> None:
     one = shop.subscription(new_price_minor=1500, new_price_from=date(2026, 4, 1))
     shop.renew(one)
     assert (shop.row(one)["unit_price_minor"], shop.row(one)["new_price_minor"]) == (1000, 1500)
@@ -220,12 +222,12 @@ def test_a_new_price_holds_from_its_cycle_on(shop: Shop) -> None:
         ("Asia/Tokyo", "2026-02-28T15:00Z", RenewalOutcome.ORDERED),
     ],
 )
-def test_its_day_begins_in_its_own_zone(shop: Shop, zone: str, now: str, outcome: RenewalOutcome) -> None:
+def test_the_day_begins_in_the_subscriptions_zone(shop: Shop, zone: str, now: str, outcome: RenewalOutcome) -> None:
     one = shop.subscription(zone=zone)
     assert shop.renew(one, datetime.fromisoformat(now)).outcome is outcome
 
 
-def test_short_months_move_no_later_day(shop: Shop) -> None:
+def test_short_months_do_not_move_later_cycles(shop: Shop) -> None:
     one = shop.subscription(date(2026, 1, 31), started_on=date(2025, 12, 31))
     days = [date(2026, 1, 31), date(2026, 2, 28), date(2026, 3, 31), date(2026, 4, 30)]
     for day in days:
@@ -245,7 +247,7 @@ def test_after_months_without_a_run_there_is_one_order(shop: Shop) -> None:
     ("table", "reason"),
     [("app.users", "the customer is deactivated"), ("app.products", "the product is no longer sold")],
 )
-def test_what_somebody_has_to_decide_is_left_as_it_is(shop: Shop, table: str, reason: str) -> None:
+def test_a_blocked_subscription_does_not_change(shop: Shop, table: str, reason: str) -> None:
     one = shop.subscription()
     if table == "app.users":
         shop.sql("UPDATE app.users SET state = 'deactivated', deactivated_at = now()")
@@ -257,7 +259,7 @@ def test_what_somebody_has_to_decide_is_left_as_it_is(shop: Shop, table: str, re
     assert (shop.row(one), shop.orders(one)) == (before, [])
 
 
-def test_a_message_that_cannot_be_taken_takes_all_of_it_back(shop: Shop) -> None:
+def test_a_refused_message_rolls_back_the_renewal(shop: Shop) -> None:
     one = shop.subscription(user_id=shop.user(email="ann,bob@example.com"))
     before = shop.row(one)
     with pytest.raises(InvalidInput, match="recipient: not an email address"):
@@ -265,28 +267,29 @@ def test_a_message_that_cannot_be_taken_takes_all_of_it_back(shop: Shop) -> None
     assert (shop.row(one), shop.orders(one), shop.product_of(one)["reserved"]) == (before, [], 0)
 
 
-def test_what_is_rolled_back_by_the_caller_is_undone(shop: Shop) -> None:
+def test_the_callers_rollback_undoes_the_renewal(shop: Shop) -> None:
     one = shop.subscription()
     with shop.connection.transaction(force_rollback=True):
         assert shop.renew(one).outcome is RenewalOutcome.ORDERED
     assert (shop.orders(one), shop.messages("order_confirmation")) == ([], [])
 
 
-def test_one_that_is_not_there_is_named(shop: Shop) -> None:
+def test_an_unknown_subscription_is_an_error(shop: Shop) -> None:
     with pytest.raises(InvalidInput, match="subscription_id: there is no subscription 4711"):
         shop.renew(4711)
 
 
-def test_a_renewal_in_words(shop: Shop) -> None:
+def test_the_job_returns_what_the_renewal_did(shop: Shop) -> None:
     one = shop.subscription(created_at=LONG_AGO)
-    assert shop.renew(one).as_dict() == {
+    job = create_job(shop.dsn, CONFIG, now=NOW, params={"subscription_id": one})
+    assert job.execute(process_single_subscription) == {
         "subscription_id": one, "outcome": "ordered", "cycle_on": "2026-03-01", "next_on": "2026-04-01",
-        "order": f"S-{one:08d}-20260301", "order_id": shop.orders(one)[0]["id"],
+        "order": f"S-{one:08d}-20260301", "order_id": shop.orders(one)[0]["id"], "retry_on": None, "reason": None,
     }  # fmt: skip
 
 
 def test_the_database_refuses_a_second_order_of_a_cycle(shop: Shop) -> None:
-    """The last word: whoever forgets the rest is stopped here."""
+    """The last line of defence."""
     one = shop.subscription()
     shop.renew(one)
     with pytest.raises(psycopg.errors.UniqueViolation):

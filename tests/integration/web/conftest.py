@@ -45,7 +45,7 @@ FERNET_KEY = Fernet.generate_key().decode()
 
 @dataclass
 class Api:
-    """The app as its callers see it, and its database."""
+    """The app for HTTP callers, and its database."""
 
     app: FastAPI
     client: TestClient
@@ -72,7 +72,7 @@ class Api:
 
 
 def email(recipient: str = "ann@example.com", **fields: Any) -> dict[str, Any]:
-    """One message as it is posted."""
+    """The body of one message."""
     return {"type": "email", "to": recipient, "payload": {"subject": "Hello", "text": "Hi"}, **fields}
 
 
@@ -87,7 +87,7 @@ def connection_json(dsn: str) -> str:
 
 @pytest.fixture(scope="session")
 def tokens() -> dict[str, str]:
-    """A token of Airflow's own for each role."""
+    """An Airflow token for each role."""
     with create_session() as session:  # where logged out tokens are looked for
         RevokedToken.__table__.create(session.connection(), checkfirst=True)
     manager = init_auth_manager()
@@ -96,7 +96,7 @@ def tokens() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def shared_database(server: str, template: str) -> Iterator[str]:
-    """A migrated database for tests that leave nothing behind but rows."""
+    """A migrated database for tests that only write rows."""
     name = f"backline_web_{uuid.uuid4().hex[:12]}"
     create(server, name, template)
     yield make_conninfo(server, dbname=name)
@@ -107,7 +107,7 @@ def shared_database(server: str, template: str) -> Iterator[str]:
 def make_api(
     shared_database: str, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Api]]:
-    """Makes the app, mounted as Airflow mounts it."""
+    """Creates the app, mounted as Airflow mounts it."""
     made: list[Api] = []
 
     def make(dsn: str = shared_database) -> Api:

@@ -1,4 +1,4 @@
-"""What stands before the routes: request ids, problems, proof of origin, sizes."""
+"""The middleware before the routes: request ids, problems, cross-site protection, size limits."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PROBLEM_KEYS = {"type", "title", "status", "detail", "instance", "request_id"}
 
 
 def chunks(body: bytes) -> Iterator[bytes]:
-    """A body whose length is not told beforehand."""
+    """A body without a declared length."""
     for start in range(0, len(body), 1000):
         yield body[start : start + 1000]
 
 
-# What is asked, how, and the answer's code and type.
+# The request, and the status and type of its problem.
 REFUSALS = {
     "nobody": ("GET", "messages", None, {}, 401, "unauthenticated"),
     "too low a role": ("POST", "messages", "viewer", {"json": email()}, 403, "forbidden"),
@@ -46,7 +46,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("method", "path", "role", "options", "status", "kind"), REFUSALS.values(), ids=REFUSALS)
-def test_every_refusal_is_a_problem(
+def test_every_error_is_a_problem(
     api: Api, method: str, path: str, role: str | None, options: dict[str, object], status: int, kind: str
 ) -> None:
     answer = api.call(method, path, role, **options)
@@ -61,19 +61,19 @@ def test_every_refusal_is_a_problem(
     assert (status == 422) == ("errors" in problem)
 
 
-def test_a_field_that_is_wrong_is_named_with_the_fix(api: Api) -> None:
+def test_a_wrong_field_is_named_with_the_fix(api: Api) -> None:
     answer = api.get("messages?limit=0&state=lost").json()
     assert [error["field"] for error in answer["errors"]] == ["state", "limit"]
     assert answer["errors"][1]["detail"] == "input should be greater than or equal to 1"
 
 
-def test_a_wrong_method_is_told_all_right_ones(api: Api) -> None:
+def test_a_wrong_method_lists_the_allowed_ones(api: Api) -> None:
     answer = api.call("DELETE", "messages", "op")
     assert answer.headers["allow"] == "GET, POST"
     assert answer.json()["detail"] == "DELETE is not allowed here; use GET, POST"
 
 
-def test_what_nobody_foresaw_is_a_problem_and_tells_nothing(
+def test_an_unexpected_error_is_a_problem_without_details(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
@@ -89,7 +89,7 @@ def test_what_nobody_foresaw_is_a_problem_and_tells_nothing(
     assert "RuntimeError" in caplog.text
 
 
-def test_a_database_that_is_away_is_told_and_retried_later(make_api: Callable[..., Api]) -> None:
+def test_an_unavailable_database_is_a_503_with_retry_after(make_api: Callable[..., Api]) -> None:
     away = make_api(
         "host=127.0.0.1 port=1 user=nobody dbname=none",
     )
@@ -110,12 +110,12 @@ def test_a_request_id_is_kept(api: Api, given: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "a b", "a" * 129, "line\tbreak", "ä".encode()])
-def test_a_request_id_that_is_not_well_formed_is_replaced(api: Api, given: str | bytes) -> None:
+def test_an_invalid_request_id_is_replaced(api: Api, given: str | bytes) -> None:
     answer = api.get("messages", headers={"X-Request-ID": given})
     assert len(answer.headers["x-request-id"]) == 32
 
 
-def test_a_request_id_stands_in_the_logs(api: Api) -> None:
+def test_a_request_id_is_bound_to_the_logs(api: Api) -> None:
     import structlog
 
     seen = []
@@ -130,7 +130,7 @@ def test_a_request_id_stands_in_the_logs(api: Api) -> None:
     assert seen == ["r-17"]
 
 
-# Headers of a browser whose user is logged in, and whether its act is taken.
+# Headers of a browser whose user is logged in, and whether its change is accepted.
 ORIGINS = {
     "our page": ({"Sec-Fetch-Site": "same-origin"}, True),
     "another site": ({"Sec-Fetch-Site": "cross-site", "Origin": "http://testserver"}, False),
@@ -145,20 +145,20 @@ ORIGINS = {
 
 
 @pytest.mark.parametrize(("headers", "taken"), ORIGINS.values(), ids=ORIGINS)
-def test_a_browsers_act_needs_proof_of_its_origin(api: Api, headers: dict[str, str], *, taken: bool) -> None:
+def test_a_browsers_change_needs_the_same_origin(api: Api, headers: dict[str, str], *, taken: bool) -> None:
     api.client.cookies.set("_token", api.tokens["op"])
     answer = api.post("messages", email(), None, headers=headers)
     assert answer.status_code == (202 if taken else 403)
     assert len(api.sql("SELECT id FROM backline.message")) == taken
 
 
-def test_a_browsers_look_and_a_programs_act_need_none(api: Api) -> None:
+def test_a_browsers_read_and_a_programs_change_need_no_origin(api: Api) -> None:
     api.client.cookies.set("_token", api.tokens["op"])
     assert api.get("messages", None).status_code == 200
     assert api.post("messages", email(), "op", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 202
 
 
-def test_a_websocket_is_not_let_by(api: Api) -> None:
+def test_a_websocket_is_refused(api: Api) -> None:
     with pytest.raises(WebSocketDisconnect), api.client.websocket_connect(f"{PREFIX}/livez"):
         pass
 
@@ -192,7 +192,7 @@ def test_readiness_follows_the_database(make_api: Callable[..., Api], database: 
     assert not health.Readiness().check(make_api(empty_database).app.state.connections)
 
 
-def test_readyz_says_no_more_than_it_must(make_api: Callable[..., Api], empty_database: str) -> None:
+def test_readyz_gives_no_details(make_api: Callable[..., Api], empty_database: str) -> None:
     from backline.web import health
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""What providers tell, from their signed request to the message's timeline and the suppression list."""
+"""Providers' delivery events, from the signed request to the message's timeline and the suppression list."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ OPEN = HookSettings(
 
 @pytest.fixture
 def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSns]:
-    """All hooks open; Amazon is the test's own."""
+    """All hooks enabled; Amazon is a fake."""
     monkeypatch.setenv("AIRFLOW_CONN_MAILGUN_HOOKS", json.dumps({"conn_type": "http", "password": "signing-key"}))
     monkeypatch.setenv("AIRFLOW_CONN_SMS_GATEWAY", json.dumps({"conn_type": "http", "password": "auth-token"}))
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://mail.shop.example/")
@@ -83,7 +83,7 @@ def suppressed(api: Api) -> list[tuple[str, str, str, str]]:
     return [(row["channel"], row["address"], row["reason"], row["source"]) for row in rows]
 
 
-def test_hooks_are_closed_until_they_are_set_up(api: Api) -> None:
+def test_hooks_are_disabled_until_they_are_configured(api: Api) -> None:
     for name in ("ses", "sendgrid", "mailgun", "twilio"):
         answer = hook(api, name, b"{}")
         assert answer.status_code == 404
@@ -91,7 +91,7 @@ def test_hooks_are_closed_until_they_are_set_up(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("open_hooks")
-def test_a_hard_bounce_is_kept_suppresses_and_stands_in_the_timeline(api: Api, message: tuple[int, str]) -> None:
+def test_a_hard_bounce_is_stored_suppresses_and_is_in_the_timeline(api: Api, message: tuple[int, str]) -> None:
     message_id, header = message
     bounced = sendgrid_event(
         "bounce", status="5.1.1", reason="550 unknown", **{"smtp-id": header, "email": "Ann@Example.com"}
@@ -110,17 +110,17 @@ def test_a_hard_bounce_is_kept_suppresses_and_stands_in_the_timeline(api: Api, m
 
 
 @pytest.mark.usefixtures("open_hooks")
-def test_what_is_told_twice_is_kept_once(api: Api, message: tuple[int, str]) -> None:
+def test_a_repeated_event_is_stored_once(api: Api, message: tuple[int, str]) -> None:
     headers, body = grid_now(*[sendgrid_event("spamreport", **{"smtp-id": message[1]})] * 2)
     for _ in range(2):
         assert hook(api, "sendgrid", body, headers).status_code == 204
     assert len(api.sql("SELECT 1 AS one FROM backline.delivery_event")) == 1
-    api.sql("DELETE FROM backline.suppression")  # a person let the address be written to again
+    api.sql("DELETE FROM backline.suppression")  # an operator removed it
     hook(api, "sendgrid", body, headers)
     assert suppressed(api) == []
 
 
-def test_amazons_word_is_kept(api: Api, open_hooks: FakeSns, message: tuple[int, str]) -> None:
+def test_an_event_of_amazon_ses_is_stored(api: Api, open_hooks: FakeSns, message: tuple[int, str]) -> None:
     event = {
         "eventType": "Complaint",
         "mail": {"messageId": "0100018", "timestamp": NOW.isoformat(), "headers": [{"name": "Message-ID", "value": message[1]}]},
@@ -149,7 +149,7 @@ def test_amazons_subscription_is_confirmed(api: Api, open_hooks: FakeSns) -> Non
 
 
 @pytest.mark.usefixtures("open_hooks")
-def test_mailguns_word_is_kept_and_its_token_counts_once(api: Api, message: tuple[int, str]) -> None:
+def test_an_event_of_mailgun_is_stored_and_its_token_is_accepted_once(api: Api, message: tuple[int, str]) -> None:
     inner = {"message": {"headers": {"message-id": message[1].strip("<>")}}}
     assert hook(api, "mailgun", gun_now("delivered", **inner)).status_code == 204
     forged = gun_now("complained", recipient="victim@example.com")  # the signature is not over the event
@@ -161,7 +161,7 @@ def test_mailguns_word_is_kept_and_its_token_counts_once(api: Api, message: tupl
 
 
 @pytest.mark.usefixtures("open_hooks")
-def test_twilios_word_is_found_by_its_id_even_before_ours_is_written_down(api: Api) -> None:
+def test_an_event_of_twilio_is_matched_by_its_id_even_before_the_message_is_sent(api: Api) -> None:
     form = twilio_form("undelivered", ErrorCode="30005")
     url = "https://mail.shop.example/backline/hooks/twilio?to=1"
     headers = {
@@ -191,7 +191,7 @@ FORGED: dict[str, Callable[[FakeSns], tuple[str, bytes, dict[str, str]]]] = {
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
-def test_what_is_not_signed_is_refused_and_told_nothing(
+def test_an_invalid_signature_is_refused_without_details(
     api: Api, open_hooks: FakeSns, forge: Callable[[FakeSns], tuple[str, bytes, dict[str, str]]]
 ) -> None:
     answer = hook(api, *forge(open_hooks))
@@ -202,7 +202,7 @@ def test_what_is_not_signed_is_refused_and_told_nothing(
 
 
 @pytest.mark.usefixtures("open_hooks")
-def test_a_message_id_that_only_looks_like_ours_is_no_ones(api: Api, message: tuple[int, str]) -> None:
+def test_a_forged_message_id_matches_no_message(api: Api, message: tuple[int, str]) -> None:
     headers, body = grid_now(sendgrid_event("bounce", **{"smtp-id": f"<backline.{message[0]}.1@shop.example>"}))
     assert hook(api, "sendgrid", body, headers).status_code == 204
     assert api.sql("SELECT message_id FROM backline.delivery_event") == [{"message_id": None}]
@@ -210,7 +210,7 @@ def test_a_message_id_that_only_looks_like_ours_is_no_ones(api: Api, message: tu
 
 
 @pytest.mark.usefixtures("open_hooks")
-def test_nothing_is_answered_well_before_it_is_kept(api: Api, message: tuple[int, str]) -> None:
+def test_an_event_is_confirmed_only_after_it_is_stored(api: Api, message: tuple[int, str]) -> None:
     headers, body = grid_now(sendgrid_event("spamreport", **{"smtp-id": message[1]}))
     api.sql("ALTER TABLE backline.delivery_event RENAME TO away")
     try:
@@ -222,7 +222,7 @@ def test_nothing_is_answered_well_before_it_is_kept(api: Api, message: tuple[int
 
 
 @pytest.mark.usefixtures("open_hooks")
-def test_nobody_without_a_login_sends_much(api: Api) -> None:
+def test_the_body_size_is_limited_without_a_login(api: Api) -> None:
     body = b"[" + b" " * (2 * 2**20) + b"]"
     for name in ("sendgrid", "mailgun"):
         assert hook(api, name, body).status_code == 413

@@ -25,7 +25,7 @@ def rows(api: Api) -> list[dict[str, Any]]:
 
 
 def finish(api: Api, message_id: int, state: str, error_class: str | None = None) -> None:
-    """End a message as a dispatcher would have, with its try."""
+    """Finalize a message as a dispatcher does, with its attempt."""
     api.sql(
         "UPDATE backline.message SET state = %s, finalized_at = clock_timestamp(), attempt = 1, error_class = %s,"
         " payload = payload - (SELECT secret_fields FROM backline.message_type WHERE name = type) WHERE id = %s",
@@ -39,14 +39,14 @@ def finish(api: Api, message_id: int, state: str, error_class: str | None = None
 
 
 def change_type(api: Api, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """The type `welcome`, with other class variables, known to the database as well."""
+    """The type `welcome` with other class variables, in the database too."""
     kind = registry.get("welcome")
     for name, value in changes.items():
         monkeypatch.setattr(kind, name, value)
     sync_types(api.connection)
 
 
-def test_one_message_is_taken_as_it_was_given(api: Api) -> None:
+def test_one_message_is_accepted_unchanged(api: Api) -> None:
     answer = api.post(
         "messages",
         email("Ann <ann@example.com>", due_at=TOMORROW, priority=9, lane="email.bulk", request_id="order-1042"),
@@ -61,7 +61,7 @@ def test_one_message_is_taken_as_it_was_given(api: Api) -> None:
     assert row["payload"] == {"subject": "Hello", "text": "Hi"}
 
 
-def test_many_are_taken_in_order_whatever_they_are(api: Api) -> None:
+def test_a_batch_of_different_types_is_accepted_in_order(api: Api) -> None:
     given = [
         email(f"r{number}@example.com", priority=number % 3 + 1)
         if number % 2
@@ -80,7 +80,7 @@ def test_many_are_taken_in_order_whatever_they_are(api: Api) -> None:
     assert len(listed["messages"]) == 500
 
 
-# Bodies that are refused: index and field of the wrong one, and a word of what is said.
+# Bodies that are refused: index and field of the wrong message, and a part of the text.
 BAD = {
     "a type that is not known": ([email(), {**email(), "type": "telegram"}], 1, "type", "known types"),
     "a recipient that is none": ([email(), email(), email("ann")], 2, "to", "@-sign"),
@@ -102,7 +102,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("given", "index", "field", "word"), BAD.values(), ids=BAD)
-def test_all_or_nothing_with_the_index_of_the_bad_one(
+def test_a_batch_is_all_or_nothing_with_the_index_of_the_invalid_message(
     api: Api, given: list[Any], index: int, field: str, word: str
 ) -> None:
     answer = api.post("messages", given)
@@ -123,7 +123,7 @@ RECIPIENTS = [
 ]  # fmt: skip
 
 
-def test_the_shape_of_a_recipient_is_the_databases(api: Api) -> None:
+def test_email_recipients_are_validated_as_in_the_database(api: Api) -> None:
     judged = {
         recipient: api.sql("SELECT backline.recipient_error('email', %s) IS NULL AS fits", recipient)[0]["fits"]
         for recipient in RECIPIENTS
@@ -133,12 +133,12 @@ def test_the_shape_of_a_recipient_is_the_databases(api: Api) -> None:
 
 
 @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k"}])
-def test_what_only_the_database_would_refuse_has_its_index_too(api: Api, key: dict[str, str]) -> None:
+def test_a_refusal_by_the_database_has_its_index_too(api: Api, key: dict[str, str]) -> None:
     answer = api.post("messages", [email(), email("<ann@example.com>")], headers=key)
     assert [(error["index"], error["field"]) for error in answer.json()["errors"]] == [(1, "to")]
 
 
-def test_every_bad_one_is_told_and_one_alone_has_no_index_in_the_way(api: Api) -> None:
+def test_every_invalid_message_is_listed_and_a_single_one_has_no_index(api: Api) -> None:
     errors = api.post("messages", [email("x"), email(), email("y")]).json()["errors"]
     assert [error["index"] for error in errors] == [0, 2]
     [error] = api.post("messages", email(payload={})).json()["errors"]
@@ -146,13 +146,13 @@ def test_every_bad_one_is_told_and_one_alone_has_no_index_in_the_way(api: Api) -
 
 
 @pytest.mark.parametrize("count", [0, 1001])
-def test_a_batch_has_its_bounds(api: Api, count: int) -> None:
+def test_the_size_of_a_batch_is_limited(api: Api, count: int) -> None:
     answer = api.post("messages", [email()] * count)
     assert answer.status_code == 422
     assert "1 to 1,000" in answer.json()["detail"]
 
 
-def test_a_key_gives_the_first_answer_again(api: Api) -> None:
+def test_an_idempotency_key_returns_the_first_ids(api: Api) -> None:
     first = api.post("messages", email(), headers={"Idempotency-Key": "order-1"}).json()["messages"]
     assert api.post("messages", email(), headers={"Idempotency-Key": "order-1"}).json()["messages"] == first
     answer = api.post("messages", email("ben@example.com"), headers={"Idempotency-Key": "order-1"})
@@ -161,7 +161,7 @@ def test_a_key_gives_the_first_answer_again(api: Api) -> None:
     assert len(rows(api)) == 1
 
 
-def test_a_batchs_key_counts_with_the_position(api: Api) -> None:
+def test_a_batchs_key_applies_to_each_position(api: Api) -> None:
     batch = [email("a@example.com"), email("b@example.com"), email("c@example.com")]
     key = {"Idempotency-Key": "batch-1"}
     first = api.post("messages", batch, headers=key).json()["messages"]
@@ -172,7 +172,7 @@ def test_a_batchs_key_counts_with_the_position(api: Api) -> None:
     assert answer.json()["errors"][0]["index"] == 2
 
 
-def test_a_secret_is_sealed_before_it_is_stored_and_never_shown(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_encrypted_before_it_is_stored_and_never_shown(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     change_type(api, monkeypatch, secret_fields=frozenset({"name"}))
     answer = api.post("messages", {"type": "welcome", "to": "ann@example.com", "payload": {"name": "4711"}})
     assert answer.status_code == 202
@@ -227,7 +227,7 @@ def test_a_type_of_several_channels_becomes_a_group(api: Api, monkeypatch: pytes
     ]
 
 
-def test_one_message_with_its_story(api: Api) -> None:
+def test_one_message_with_its_timeline(api: Api) -> None:
     message_id = api.post("messages", email()).json()["messages"][0]["id"]
     finish(api, message_id, "sent")
     found = api.get(f"messages/{message_id}").json()
@@ -254,7 +254,7 @@ def test_cancel(api: Api) -> None:
     assert "is sent already" in answer.json()["detail"]
 
 
-def test_retry_of_a_dead_one(api: Api) -> None:
+def test_retry_of_a_dead_message(api: Api) -> None:
     message_id = api.post("messages", email()).json()["messages"][0]["id"]
     assert api.post(f"messages/{message_id}/retry").status_code == 409
     finish(api, message_id, "dead", "network")
@@ -263,7 +263,7 @@ def test_retry_of_a_dead_one(api: Api) -> None:
     assert "retried by op-1" in [event["text"] for event in answer.json()["timeline"]]
 
 
-def test_replay_makes_a_new_one(api: Api) -> None:
+def test_replay_creates_a_new_message(api: Api) -> None:
     message_id = api.post("messages", email(lane="email.bulk")).json()["messages"][0]["id"]
     assert api.post(f"messages/{message_id}/replay").status_code == 409
     finish(api, message_id, "sent")
@@ -285,7 +285,7 @@ def test_replay_makes_a_new_one(api: Api) -> None:
     assert acts[-1]["after"] == {"new": second["id"], "edited": ["to", "payload"]}
 
 
-def test_an_act_that_fails_leaves_no_trail(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_action_leaves_no_audit_entry(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     message_id = api.post("messages", email()).json()["messages"][0]["id"]
 
     def fail(*_: object, **__: object) -> None:
@@ -316,7 +316,7 @@ def test_search_by_each_filter(api: Api) -> None:
         assert [one["recipient"] for one in found["messages"]] == expected, query
 
 
-def test_a_search_is_followed_page_by_page_to_its_end(api: Api) -> None:
+def test_a_search_is_paged(api: Api) -> None:
     ids = [
         one["id"] for one in api.post("messages", [email(f"r{n}@example.com") for n in range(25)]).json()["messages"]
     ]
@@ -330,7 +330,7 @@ def test_a_search_is_followed_page_by_page_to_its_end(api: Api) -> None:
     assert url is None
 
 
-def test_a_search_looks_at_a_stretch_at_a_time_and_finds_what_is_old(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_scans_a_limited_range_per_request(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     api.post("messages", [email("old@example.com"), *[email(f"r{n}@example.com") for n in range(30)]])
     monkeypatch.setattr(queries.search_messages, "__defaults__", (10,))
     url, found, pages = "messages?recipient=old@", [], 0
@@ -341,7 +341,7 @@ def test_a_search_looks_at_a_stretch_at_a_time_and_finds_what_is_old(api: Api, m
     assert ([one["recipient"] for one in found], pages) == (["old@example.com"], 4)
 
 
-def test_a_time_is_found_among_the_ids(api: Api) -> None:
+def test_a_time_filter_is_translated_to_ids(api: Api) -> None:
     api.post("messages", [email(f"r{n}@example.com") for n in range(100)])
     api.sql("UPDATE backline.message SET created_at = '2026-01-01'::timestamptz + id * interval '1 minute'")
     api.sql("DELETE FROM backline.message WHERE id % 7 = 0")
@@ -354,7 +354,7 @@ def test_a_time_is_found_among_the_ids(api: Api) -> None:
     assert [one["id"] for one in until] == [i for i in reversed(ids) if i < 40]
 
 
-def test_the_pool_is_bounded_and_waiting_ends(make_api: Callable[..., Api]) -> None:
+def test_the_pool_is_bounded_and_waiting_times_out(make_api: Callable[..., Api]) -> None:
     api = make_api()
     connections = api.app.state.connections
     connections._config = api.app.state.config.model_copy(update={"max_db_connections": 1, "pool_timeout_seconds": 0.2})

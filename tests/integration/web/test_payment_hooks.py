@@ -1,4 +1,4 @@
-"""What payment providers post: proven by their signature, kept once, before it is answered."""
+"""Payment providers' events: authenticated by signature, and stored once before the response."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stored_events(api: Api) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("name", ["stripe", "razorpay"])
-def test_a_hook_is_closed_until_it_is_set_up(api: Api, name: str) -> None:
+def test_a_hook_is_disabled_until_it_is_configured(api: Api, name: str) -> None:
     api.app.dependency_overrides |= {hooks.hook_settings: HookSettings}  # none is set, as shipped
     answer = post(api, name, *signed(name, datetime.now(UTC)))
     api.app.dependency_overrides.clear()
@@ -62,7 +62,7 @@ def test_a_hook_is_closed_until_it_is_set_up(api: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("stripe", "payment_intent.succeeded"), ("razorpay", "payment.captured")])
-def test_an_event_is_kept_once_as_it_came(open_hooks: Api, name: str, kind: str) -> None:
+def test_an_event_is_stored_once_unchanged(open_hooks: Api, name: str, kind: str) -> None:
     body, headers = signed(name, datetime.now(UTC))
     for _ in range(3):
         assert post(open_hooks, name, body, headers).status_code == 204
@@ -72,7 +72,7 @@ def test_an_event_is_kept_once_as_it_came(open_hooks: Api, name: str, kind: str)
 
 
 @pytest.mark.parametrize("name", ["stripe", "razorpay"])
-def test_what_is_not_signed_is_refused_and_not_kept(open_hooks: Api, name: str) -> None:
+def test_an_invalid_signature_is_refused_and_not_stored(open_hooks: Api, name: str) -> None:
     now = datetime.now(UTC)
     body, headers = signed(name, now)
     forged = [
@@ -90,11 +90,11 @@ def test_what_is_not_signed_is_refused_and_not_kept(open_hooks: Api, name: str) 
 
 
 @pytest.mark.parametrize("name", ["stripe", "razorpay"])
-def test_nobody_without_a_login_sends_much(open_hooks: Api, name: str) -> None:
+def test_the_body_size_is_limited_without_a_login(open_hooks: Api, name: str) -> None:
     assert post(open_hooks, name, b" " * (2 * 2**20 + 1), {}).status_code == 413
 
 
-def test_nothing_is_answered_well_before_it_is_kept(open_hooks: Api) -> None:
+def test_an_event_is_confirmed_only_after_it_is_stored(open_hooks: Api) -> None:
     body, headers = signed("stripe", datetime.now(UTC))
     open_hooks.sql("ALTER TABLE app.payment_events RENAME TO away")
     try:

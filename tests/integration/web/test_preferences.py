@@ -9,7 +9,7 @@ import pytest
 from tests.integration.web.conftest import Api
 
 
-def test_an_address_is_suppressed_listed_and_let_go(api: Api) -> None:
+def test_an_address_is_suppressed_listed_and_removed(api: Api) -> None:
     given = {"channel": "email", "address": "Ann Lee <ANN@Example.com>", "detail": "asked by phone"}
     added = api.post("suppressions", given)
     assert added.status_code == 201
@@ -30,14 +30,14 @@ def test_an_address_is_suppressed_listed_and_let_go(api: Api) -> None:
     assert acts[0]["before"]["detail"] == "asked by phone"
 
 
-def test_one_for_a_time_is_for_that_time(api: Api) -> None:
+def test_a_temporary_suppression_expires(api: Api) -> None:
     given = {"channel": "sms", "address": "+49 170 1234567", "until": "2030-01-31T12:00:00Z"}
     assert api.post("suppressions", given).json()["until"] == "2030-01-31T12:00:00Z"
     api.sql("UPDATE backline.suppression SET until = clock_timestamp() - interval '1 s'")
     assert api.get("suppressions").json()["suppressions"] == []
 
 
-def test_a_long_list_comes_in_parts(api: Api) -> None:
+def test_a_long_list_is_paged(api: Api) -> None:
     for number in range(5):
         api.post("suppressions", {"channel": "email", "address": f"a{number}@example.com"})
     seen: list[str] = []
@@ -49,7 +49,7 @@ def test_a_long_list_comes_in_parts(api: Api) -> None:
     assert seen == [f"a{number}@example.com" for number in (4, 3, 2, 1, 0)]
 
 
-def test_wishes_are_kept_whole(api: Api) -> None:
+def test_preferences_are_replaced_as_a_whole(api: Api) -> None:
     given = {
         "channel": "email", "address": "Ann@example.com", "zone": "Europe/Berlin", "quiet_from": "21:00",
         "quiet_until": "08:00", "per_day": 3, "opted_out": ["newsletter"],
@@ -66,7 +66,7 @@ def test_wishes_are_kept_whole(api: Api) -> None:
     assert [one["topic"] for one in kept["opted_out"]] == ["*"]
 
 
-def test_who_is_not_known_is_as_the_settings_say(api: Api) -> None:
+def test_an_unknown_recipient_has_the_defaults(api: Api) -> None:
     found = api.get("preferences?channel=email&address=nobody@example.com").json()
     assert (found["opted_out"], found["suppression"], found["zone"]) == ([], None, None)
 
@@ -87,7 +87,7 @@ def test_who_is_not_known_is_as_the_settings_say(api: Api) -> None:
         ("preferences", {"channel": "email", "address": "ann@example.com", "opted_out": ["gossip"]}, "topic"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_and_nothing_is_kept(api: Api, path: str, body: dict[str, Any], field: str) -> None:
+def test_a_wrong_field_is_named_and_nothing_is_stored(api: Api, path: str, body: dict[str, Any], field: str) -> None:
     answer = api.post(path, body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == field

@@ -1,4 +1,4 @@
-"""Every route of the app, asked by nobody and by each role, against this table of least roles."""
+"""Every route of the app, requested without a login and by each role, against this table of least roles."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_table_has_every_route(api: Api) -> None:
 
 
 @pytest.mark.parametrize("role", ["nobody", "viewer", "user", "op", "admin"])
-def test_every_route_asks_for_its_least_role(api: Api, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_route_requires_its_least_role(api: Api, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Hooks as shipped: an open one refuses what is not signed.
     monkeypatch.setattr(
         api.app, "dependency_overrides", {**api.app.dependency_overrides, hooks.hook_settings: HookSettings}
@@ -96,12 +96,12 @@ def test_every_route_asks_for_its_least_role(api: Api, role: str, monkeypatch: p
 @pytest.mark.parametrize(
     "path", ["/", "/nothing", "/api/v1/nothing", "/hooks", "/livezz", "/api/v1/messages/1/nothing"]
 )
-def test_what_does_not_exist_is_told_only_after_a_login(api: Api, path: str) -> None:
+def test_an_unknown_path_is_a_404_only_after_a_login(api: Api, path: str) -> None:
     assert api.call("GET", PREFIX + path, None).status_code == 401
     assert api.call("GET", PREFIX + path, "viewer").status_code == 404
 
 
-def test_what_is_public_is_one_list() -> None:
+def test_public_paths_are_one_list() -> None:
     assert PUBLIC_PATHS == ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
     assert is_public("/hooks/ses")
     assert not is_public("/api/v1/hooks/ses")
@@ -110,7 +110,7 @@ def test_what_is_public_is_one_list() -> None:
 @pytest.mark.parametrize(
     "token", ["", "nonsense", "eyJhbGciOiJIUzUxMiJ9.eyJzdWIiOiJhZG1pbiIsInJvbGUiOiJhZG1pbiJ9.c2lnbmF0dXJl"]
 )
-def test_a_wrong_token_is_no_login(api: Api, token: str) -> None:
+def test_an_invalid_token_is_refused(api: Api, token: str) -> None:
     answer = api.call("GET", "messages", None, headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -120,8 +120,8 @@ def test_a_wrong_token_is_no_login(api: Api, token: str) -> None:
     ("named", "granted"),
     [("Public", ""), ("Viewer", "viewer"), ("User", "viewer op"), ("Op", "viewer op"), ("Admin", "viewer op admin")],
 )
-def test_the_roles_of_fab_are_ours(monkeypatch: pytest.MonkeyPatch, named: str, granted: str) -> None:
-    """As FAB ships them: its auth manager judges by these lists of permissions."""
+def test_the_roles_of_fab_map_to_ours(monkeypatch: pytest.MonkeyPatch, named: str, granted: str) -> None:
+    """With the permissions that FAB ships for its roles."""
     shipped = {role["role"]: role["perms"] for role in FabAirflowSecurityManagerOverride.ROLE_CONFIGS}
     manager = FabAuthManager()
     monkeypatch.setattr(roles, "get_auth_manager", lambda: manager)
@@ -129,7 +129,7 @@ def test_the_roles_of_fab_are_ours(monkeypatch: pytest.MonkeyPatch, named: str, 
     assert [role.value for role in Role if has_role(role, user)] == granted.split()
 
 
-def test_the_api_is_documented_as_it_is(api: Api) -> None:
+def test_the_documentation_lists_every_route(api: Api) -> None:
     """docs/api.md, the OpenAPI document and the table above are equal."""
     document = api.get(f"{PREFIX}/openapi.json", None).json()
     said = {

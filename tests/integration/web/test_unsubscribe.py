@@ -1,4 +1,4 @@
-"""The link in a mail, opened by its recipient, by a mail program's button and by those that scan links."""
+"""The link in an email, opened by its recipient, by a mail program's button and by link scanners."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def heading(answer: Response) -> str:
     return found[1]
 
 
-def test_a_look_asks_and_changes_nothing(api: Api, message: int) -> None:
+def test_a_get_changes_nothing(api: Api, message: int) -> None:
     answer = api.get(unsubscribe_path(message), None)
     assert answer.status_code == 200
     assert heading(answer) == "Unsubscribe from “Newsletter”?"
@@ -58,7 +58,7 @@ def test_a_look_asks_and_changes_nothing(api: Api, message: int) -> None:
     assert opt_outs(api) == []
 
 
-def test_one_click_leaves_the_topic_without_cookie_or_login(api: Api, message: int) -> None:
+def test_one_click_opts_out_without_cookie_or_login(api: Api, message: int) -> None:
     api.client.cookies.clear()
     assert post(api, unsubscribe_path(message), ONE_CLICK).status_code == 200
     assert opt_outs(api) == [("ann@example.com", "newsletter", "link")]
@@ -80,12 +80,12 @@ def test_one_click_leaves_the_topic_without_cookie_or_login(api: Api, message: i
         {"data": ONE_CLICK, "headers": {"Origin": "https://mail.example", "Sec-Fetch-Site": "cross-site"}},
     ],
 )
-def test_in_whatever_form_it_comes(api: Api, options: dict[str, Any]) -> None:
+def test_one_click_in_any_encoding(api: Api, options: dict[str, Any]) -> None:
     assert api.call("POST", unsubscribe_path(), None, **options).status_code == 200
     assert [topic for _, topic, _ in opt_outs(api)] == ["newsletter"]
 
 
-def test_twice_is_once(api: Api, message: int) -> None:
+def test_opting_out_twice_has_no_further_effect(api: Api, message: int) -> None:
     for _ in range(3):
         assert heading(post(api, unsubscribe_path(message), ONE_CLICK)) == "You are unsubscribed from “Newsletter”"
     assert len(opt_outs(api)) == 1
@@ -93,7 +93,7 @@ def test_twice_is_once(api: Api, message: int) -> None:
     assert heading(api.get(unsubscribe_path(), None)) == "You are unsubscribed from “Newsletter”"
 
 
-def test_everything_can_be_left_and_all_of_it_undone(api: Api, message: int) -> None:
+def test_opting_out_of_everything_can_be_undone(api: Api, message: int) -> None:
     assert (
         heading(post(api, unsubscribe_path(message), {"action": "opted_out"}))
         == "You are unsubscribed from “Newsletter”"
@@ -110,7 +110,7 @@ def test_everything_can_be_left_and_all_of_it_undone(api: Api, message: int) -> 
     ]  # fmt: skip
 
 
-def test_the_page_speaks_the_readers_language(api: Api) -> None:
+def test_the_page_is_in_the_browsers_language(api: Api) -> None:
     def asked(language: str) -> str:
         return heading(api.get(unsubscribe_path(), None, headers={"Accept-Language": language}))
 
@@ -120,7 +120,7 @@ def test_the_page_speaks_the_readers_language(api: Api) -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_every_state_of_the_page_has_its_words(api: Api, language: str) -> None:
+def test_every_state_of_the_page_has_its_heading(api: Api, language: str) -> None:
     headers = {"Accept-Language": language}
     seen = [heading(api.get(unsubscribe_path(), None, headers=headers))]
     seen += [
@@ -131,14 +131,14 @@ def test_every_state_of_the_page_has_its_words(api: Api, language: str) -> None:
     assert len(set(seen)) == 5
 
 
-def test_a_topic_that_is_no_longer_there_can_still_be_left(api: Api) -> None:
+def test_a_removed_topic_can_still_be_opted_out_of(api: Api) -> None:
     assert (
         heading(post(api, unsubscribe_path(topic="old_offers"), ONE_CLICK)) == "You are unsubscribed from “old_offers”"
     )
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_link_that_is_not_whole_says_so_and_changes_nothing(api: Api, method: str) -> None:
+def test_an_incomplete_link_is_reported_and_changes_nothing(api: Api, method: str) -> None:
     foreign = unsubscribe_path(key="bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4=")
     for path in (unsubscribe_path()[:-3], foreign, f"{PREFIX}/unsubscribe/x"):
         answer = api.call(method, path, None)
@@ -147,6 +147,6 @@ def test_a_link_that_is_not_whole_says_so_and_changes_nothing(api: Api, method: 
     assert opt_outs(api) == []
 
 
-def test_a_link_is_no_way_to_anything_else(api: Api) -> None:
+def test_a_link_gives_no_access_to_other_paths(api: Api) -> None:
     assert api.call("GET", f"{PREFIX}/unsubscribe/../api/v1/messages", None).status_code == 401
     assert api.call("GET", f"{PREFIX}/unsubscribe", None).status_code == 401

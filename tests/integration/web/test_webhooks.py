@@ -17,7 +17,7 @@ URL = "https://shop.example/hooks"
 
 @pytest.fixture(autouse=True)
 def as_shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Not as the embedded stack has it, which reaches its own sandbox."""
+    """Without the embedded stack's settings, which allow its own sandbox."""
     for name in ("REQUIRE_HTTPS", "ALLOWED_ADDRESSES"):
         monkeypatch.delenv(f"BACKLINE__WEBHOOKS__{name}", raising=False)
     settings.cache_clear()
@@ -45,7 +45,7 @@ def event(api: Api, event_type: str = "order.paid", to: str = "*") -> int:
     return int(answer.json()["messages"][0]["id"])
 
 
-def test_an_endpoint_from_its_making_to_its_end(api: Api) -> None:
+def test_the_life_of_an_endpoint(api: Api) -> None:
     made = api.post(PATH, {"url": URL, "event_types": ["order.*"], "description": "The shop's ERP"}, "admin")
     assert (made.status_code, made.headers["location"]) == (201, f"/backline/api/v1/{PATH}/ep_1")
     endpoint = made.json()
@@ -87,7 +87,7 @@ def test_v1a_shows_its_public_key(api: Api) -> None:
     )
 
 
-def test_an_event_over_http_tells_what_became_of_it(api: Api) -> None:
+def test_an_event_sent_over_http_shows_its_deliveries(api: Api) -> None:
     add(api)
     message = event(api)
     assert "to 1 endpoint: group" in api.get(f"messages/{message}").json()["why"]
@@ -137,7 +137,7 @@ def test_replay_of_one_and_since(api: Api) -> None:
         ("/ep_1/replay", {"message": 999}, "message"),
     ],
 )
-def test_bad_input_is_told_by_field(api: Api, path: str, body: dict[str, Any], field: str) -> None:
+def test_invalid_input_names_its_field(api: Api, path: str, body: dict[str, Any], field: str) -> None:
     add(api)
     answer = api.post(PATH + path, body, "admin")
     assert answer.status_code == 422
@@ -145,6 +145,6 @@ def test_bad_input_is_told_by_field(api: Api, path: str, body: dict[str, Any], f
 
 
 @pytest.mark.parametrize("path", ["ep_9", "ep_9/test", "ep_9/enable"])
-def test_what_is_not_there_is_404(api: Api, path: str) -> None:
+def test_an_unknown_endpoint_is_a_404(api: Api, path: str) -> None:
     answer = api.call("GET" if path == "ep_9" else "POST", f"{PATH}/{path}", "admin")
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:backline:problem:not-found")

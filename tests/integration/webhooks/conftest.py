@@ -43,7 +43,7 @@ def webhook_outbox(outbox: Outbox) -> WebhookOutbox:
 
 
 class WebhookOutbox:
-    """The outbox, and short ways to make endpoints and events."""
+    """The outbox, with shortcuts for endpoints and events."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
@@ -70,7 +70,7 @@ class WebhookOutbox:
         return self.outbox.enqueue(to, type="webhook", payload=json.dumps(content))
 
     def rows(self, event: int) -> list[DictRow]:
-        """What an event has become: its messages, in the order of their endpoints."""
+        """The messages of an event, in the order of their endpoints."""
         return self.outbox.sql("SELECT * FROM backline.message WHERE group_id = %s ORDER BY id", event)
 
 

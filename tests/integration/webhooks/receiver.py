@@ -1,4 +1,4 @@
-"""An endpoint on loopback that answers as it is told, and remembers what it got."""
+"""An endpoint on loopback with scripted responses, which records its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The webhook channel: a real database, real HTTP on loopback, signatures checked as a receiver does."""
+"""The webhook channel on a real database, with HTTP on loopback and signatures verified as receivers do."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def endpoint_store(webhook_outbox: WebhookOutbox, **options: Any) -> EndpointSto
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Endpoints are looked up at each delivery."""
-    monkeypatch.setattr(module, "FRESH_SECONDS", 0.0)
+    """Endpoints are loaded for each delivery."""
+    monkeypatch.setattr(module, "CACHE_TTL_SECONDS", 0.0)
 
 
 class StaticResolver(AbstractResolver):
-    """A resolver that gives one address after the other for any name, the last one for ever."""
+    """A resolver that returns one address after the other for any name, then repeats the last one."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
@@ -109,7 +109,7 @@ async def deliver(
     return ends
 
 
-async def test_a_delivery_is_what_standard_webhooks_asks_for(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_a_delivery_conforms_to_standard_webhooks(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     made = webhook_outbox.endpoint(receiver.url)
     event = webhook_outbox.event(occurred_at="2026-03-01T19:30:00+01:00")
     (receipt,) = await deliver(webhook_outbox, event)
@@ -121,7 +121,7 @@ async def test_a_delivery_is_what_standard_webhooks_asks_for(webhook_outbox: Web
     }  # fmt: skip
 
 
-async def test_id_and_body_are_the_same_at_every_try_and_for_every_endpoint(
+async def test_id_and_body_are_the_same_in_every_attempt_and_for_every_endpoint(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
     webhook_outbox.endpoint(receiver.url)
@@ -138,7 +138,7 @@ async def test_id_and_body_are_the_same_at_every_try_and_for_every_endpoint(
     assert len(set(receiver.webhook_ids)) == 2
 
 
-async def test_after_a_rotation_both_secrets_will_do_until_the_old_one_expires(
+async def test_after_a_rotation_both_secrets_sign_until_the_old_one_expires(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
     old = webhook_outbox.endpoint(receiver.url)
@@ -161,14 +161,14 @@ async def test_after_a_rotation_both_secrets_will_do_until_the_old_one_expires(
         (500, UnknownFailure, "answered 500"),
         (404, UnknownFailure, "answered 404"),
         (401, UnknownFailure, "answered 401"),
-        ((302, {"Location": "http://127.0.0.1:1/elsewhere"}, ""), UnknownFailure, "a redirect to 127.0.0.1: none is followed"),
-        ((308, {"Location": "http://[::1"}, ""), UnknownFailure, "answered 308, a redirect: none is followed"),
+        ((302, {"Location": "http://127.0.0.1:1/elsewhere"}, ""), UnknownFailure, "a redirect to 127.0.0.1; redirects are not followed"),
+        ((308, {"Location": "http://[::1"}, ""), UnknownFailure, "answered 308, a redirect; redirects are not followed"),
         ((429, {"Retry-After": "77"}, ""), RateLimited, "answered 429"),
         ((503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, ""), RateLimited, "answered 503"),
         ((400, {}, "no\0such field"), UnknownFailure, "answered 400: no\ufffdsuch field"),
     ],
 )  # fmt: skip
-async def test_answers(
+async def test_responses(
     webhook_outbox: WebhookOutbox, receiver: Receiver, answer: Any, error: type[Exception], said: str
 ) -> None:
     webhook_outbox.endpoint(receiver.url)
@@ -182,16 +182,14 @@ async def test_answers(
     assert "in-the-url" not in str(exc)
 
 
-async def test_a_long_answer_is_cut(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_a_long_response_is_cut(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     webhook_outbox.endpoint(receiver.url)
     receiver.respond_with((200, {}, "x" * 5_000_000))
     (receipt,) = await deliver(webhook_outbox, webhook_outbox.event())
     assert receipt.response == "x" * 4096
 
 
-async def test_who_does_not_answer_in_time_is_given_longer_the_next_time(
-    webhook_outbox: WebhookOutbox, receiver: Receiver
-) -> None:
+async def test_the_timeout_is_longer_in_the_second_attempt(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     webhook_outbox.endpoint(receiver.url)
     receiver.delay_seconds = 0.3
     event = webhook_outbox.event()
@@ -204,14 +202,14 @@ async def test_who_does_not_answer_in_time_is_given_longer_the_next_time(
     await session.close()
 
 
-async def test_nobody_there(webhook_outbox: WebhookOutbox, closed_port: int) -> None:
+async def test_an_unreachable_endpoint(webhook_outbox: WebhookOutbox, closed_port: int) -> None:
     webhook_outbox.endpoint(f"http://127.0.0.1:{closed_port}/hook?token=in-the-url")
     (exc,) = await deliver(webhook_outbox, webhook_outbox.event())
     assert type(exc) is NetworkFailure
     assert "in-the-url" not in str(exc)
 
 
-async def test_a_connection_is_kept_and_one_that_was_closed_is_replaced(
+async def test_a_connection_is_reused_and_replaced_after_it_was_closed(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
     webhook_outbox.endpoint(receiver.url)
@@ -237,7 +235,7 @@ async def test_a_url_at_a_private_address_is_refused(
     webhook_outbox: WebhookOutbox, receiver: Receiver, host: str
 ) -> None:
     made = webhook_outbox.endpoint(receiver.url)
-    # As if an older release had taken it, or somebody had written it.
+    # As if an older release had accepted it, or it was written with SQL.
     webhook_outbox.outbox.sql(
         "UPDATE backline.webhook_endpoint SET url = %s WHERE id = %s",
         f"http://{host}:{receiver.port}/hook", made.endpoint.id,
@@ -246,15 +244,15 @@ async def test_a_url_at_a_private_address_is_refused(
     (exc,) = await deliver(webhook_outbox, webhook_outbox.event(), settings=strict)
     assert isinstance(exc, InvalidInput), exc
     assert exc.field == "url"
-    refusals = ("is not a public address; if it is yours, add it to webhooks.allowed_addresses", "cannot be used")
-    assert any(said in str(exc) for said in refusals)
+    refusals = ("is not a public address; if it is yours, add it to webhooks.allowed_addresses", "is not usable")
+    assert any(refusal in str(exc) for refusal in refusals)
     assert receiver.requests == []
 
 
 @pytest.mark.parametrize(
     "address", ["127.0.0.1", "169.254.169.254", "::1", "0.0.0.0", "::ffff:127.0.0.1", "10.0.0.1", "64:ff9b::7f00:1"]
 )
-async def test_a_name_that_leads_to_a_private_address_is_refused(
+async def test_a_name_that_resolves_to_a_private_address_is_refused(
     webhook_outbox: WebhookOutbox, receiver: Receiver, address: str
 ) -> None:
     webhook_outbox.endpoint(f"http://shop.example:{receiver.port}/hook")
@@ -263,14 +261,14 @@ async def test_a_name_that_leads_to_a_private_address_is_refused(
     (exc,) = await deliver(webhook_outbox, webhook_outbox.event(), session)
     await session.close()
     assert isinstance(exc, InvalidInput)
-    assert f"shop.example leads to {address}, which is not a public address" in str(exc)
+    assert f"shop.example resolves to {address}, which is not a public address" in str(exc)
     assert (names.asked, receiver.requests) == (1, [])
 
 
-async def test_a_name_that_changes_after_it_was_well_is_refused(
+async def test_a_name_that_changes_to_a_private_address_is_refused(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
-    """Rebinding: what is judged is the address that is connected to, each time that one is."""
+    """DNS rebinding: the address is checked whenever a connection is made."""
     webhook_outbox.endpoint(f"http://shop.example:{receiver.port}/hook")
     names = StaticResolver("127.0.0.1", "127.0.0.2")
     guard = AddressGuard(["127.0.0.1"])
@@ -281,7 +279,7 @@ async def test_a_name_that_changes_after_it_was_well_is_refused(
     for session in (first, second):
         await session.close()
     assert isinstance(exc, InvalidInput)
-    assert "shop.example leads to 127.0.0.2" in str(exc)
+    assert "shop.example resolves to 127.0.0.2" in str(exc)
     assert len(receiver.requests) == 1
 
 
@@ -298,7 +296,7 @@ def notifications(webhook_outbox: WebhookOutbox) -> list[dict[str, Any]]:
     )
 
 
-async def test_gone_is_gone(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_410_disables_the_endpoint(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     made, other = webhook_outbox.endpoint(receiver.url), webhook_outbox.endpoint("http://127.0.0.1:1/")
     waiting = webhook_outbox.event()
     receiver.respond_with(410)
@@ -319,9 +317,7 @@ async def test_gone_is_gone(webhook_outbox: WebhookOutbox, receiver: Receiver) -
 
 
 @pytest.mark.usefixtures("fresh")
-async def test_five_days_of_failure_disable_once_and_tell_once(
-    webhook_outbox: WebhookOutbox, receiver: Receiver
-) -> None:
+async def test_five_days_of_failure_disable_and_notify_once(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     made = webhook_outbox.endpoint(receiver.url)
     receiver.respond_with(500)
     await deliver(webhook_outbox, webhook_outbox.event())
@@ -342,12 +338,12 @@ async def test_five_days_of_failure_disable_once_and_tell_once(
     await asyncio.gather(*(deliver(webhook_outbox, event) for _ in range(8)))
     found = state(webhook_outbox, made)
     assert found.state == "disabled"
-    assert "it has taken nothing for 5 days; the last failure: " in (found.disabled_reason or "")
+    assert "it has accepted nothing for 5 days; the last failure: " in (found.disabled_reason or "")
     assert len(notifications(webhook_outbox)) == 1
 
 
 @pytest.mark.usefixtures("fresh")
-async def test_one_success_in_between_starts_the_days_anew(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_one_success_resets_the_failing_time(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     made = webhook_outbox.endpoint(receiver.url)
     receiver.respond_with(500, 200, 500)
     await deliver(webhook_outbox, webhook_outbox.event())
@@ -358,10 +354,10 @@ async def test_one_success_in_between_starts_the_days_anew(webhook_outbox: Webho
     assert state(webhook_outbox, made).state == "active"
 
 
-async def test_an_endpoint_that_recovered_meanwhile_is_not_disabled(
+async def test_an_endpoint_that_has_recovered_is_not_disabled(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
-    """By what was looked up it has failed for days; by the table it has not."""
+    """By the cached endpoint it has been failing for days; by the table it has not."""
     made = webhook_outbox.endpoint(receiver.url)
     webhook_outbox.outbox.sql(
         "UPDATE backline.webhook_endpoint SET failing_since = clock_timestamp() - interval '6 days'"
@@ -377,7 +373,7 @@ async def test_an_endpoint_that_recovered_meanwhile_is_not_disabled(
     assert notifications(webhook_outbox) == []
 
 
-async def test_a_disabled_and_a_deleted_endpoint_get_nothing(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_disabled_and_deleted_endpoints_get_nothing(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     made = webhook_outbox.endpoint(receiver.url)
     held = webhook_outbox.rows(webhook_outbox.event())[0]
     over = channel(webhook_outbox)
@@ -390,13 +386,13 @@ async def test_a_disabled_and_a_deleted_endpoint_get_nothing(webhook_outbox: Web
     await session.close()
     webhook_outbox.outbox.sql("DELETE FROM backline.webhook_endpoint")
     session = over.session()
-    with pytest.raises(Rejected, match="it was deleted"):
+    with pytest.raises(Rejected, match="was deleted"):
         await session.send(over.prepare(message(held)))
     await session.close()
     assert receiver.requests == []
 
 
-async def test_a_secret_that_no_key_opens_is_not_the_endpoints_failure(
+async def test_a_secret_that_cannot_be_decrypted_is_not_the_endpoints_failure(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
     made = webhook_outbox.endpoint(receiver.url)
@@ -414,7 +410,7 @@ async def test_a_secret_that_no_key_opens_is_not_the_endpoints_failure(
 
 
 async def dispatch(webhook_outbox: WebhookOutbox, over: WebhookChannel) -> dict[str, object]:
-    """Drain the lane once, as a run by hand does."""
+    """Drain the lane once, as a manual run does."""
     config = load(config_file())
     delivery = Delivery(over, _retry_policies("webhook", config), random.Random(1).random)
     served: Dispatcher[PreparedWebhook] = Dispatcher(
@@ -423,7 +419,7 @@ async def dispatch(webhook_outbox: WebhookOutbox, over: WebhookChannel) -> dict[
     return (await served.run()).as_dict()
 
 
-async def test_a_run_hands_an_event_on_and_delivers_to_one_endpoint_itself(
+async def test_a_run_enqueues_an_event_and_delivers_to_one_endpoint_inline(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
     made = webhook_outbox.endpoint(receiver.url)
@@ -444,7 +440,7 @@ async def test_a_run_hands_an_event_on_and_delivers_to_one_endpoint_itself(
     assert len(receiver.requests) == 1
 
 
-async def test_the_dispatcher_tries_again_by_the_schedule(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_the_dispatcher_retries_by_the_schedule(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     made = webhook_outbox.endpoint(receiver.url)
     receiver.respond_with(500)
     event = webhook_outbox.event()
@@ -471,7 +467,7 @@ async def test_the_dispatcher_tries_again_by_the_schedule(webhook_outbox: Webhoo
     assert state(webhook_outbox, made).state == "active"
 
 
-async def test_a_retry_after_is_obeyed(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_retry_after_is_respected(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     webhook_outbox.endpoint(receiver.url)
     receiver.respond_with((503, {"Retry-After": "900"}, ""))
     event = webhook_outbox.event()
@@ -503,9 +499,7 @@ async def test_many_events_reach_many_endpoints_once_each(webhook_outbox: Webhoo
     assert webhook_outbox.outbox.state_counts() == {"sent": 800}
 
 
-async def test_an_endpoint_that_hangs_does_not_keep_the_others_waiting(
-    webhook_outbox: WebhookOutbox, receiver: Receiver
-) -> None:
+async def test_a_hanging_endpoint_does_not_delay_the_others(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     async with running_receiver() as hanging:
         hanging.delay_seconds = 0.4
         bad, good = webhook_outbox.endpoint(hanging.url), webhook_outbox.endpoint(receiver.url)
@@ -530,7 +524,7 @@ async def test_an_endpoint_that_hangs_does_not_keep_the_others_waiting(
     assert all(10 < row["pause"] <= 45 for row in rows[:19])
 
 
-async def test_what_is_in_hand_when_an_endpoint_begins_to_fail_waits_too(
+async def test_leased_messages_are_held_back_when_an_endpoint_begins_to_fail(
     webhook_outbox: WebhookOutbox, receiver: Receiver
 ) -> None:
     async with running_receiver() as hanging:
@@ -556,7 +550,7 @@ async def test_what_is_in_hand_when_an_endpoint_begins_to_fail_waits_too(
         assert report["sent"] == len(receiver.requests) == 20
 
 
-async def test_one_failure_among_many_holds_nothing_up(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
+async def test_one_failure_among_many_holds_nothing_back(webhook_outbox: WebhookOutbox, receiver: Receiver) -> None:
     made = webhook_outbox.endpoint(receiver.url)
     webhook_outbox.outbox.sql("UPDATE backline.webhook_endpoint SET failing_since = now() - interval '2 seconds'")
     for number in range(20):

@@ -1,4 +1,4 @@
-"""Endpoints in the database: who gets which event, what people do to them, and what is given again."""
+"""Endpoints in the database: subscriptions, actions of operators, and replays."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def error_of(webhook_outbox: WebhookOutbox, message_id: int) -> str:
         (["user.*", "report.ready"], "order.paid", False),
     ],
 )
-def test_an_endpoint_gets_what_it_asks_for(
-    webhook_outbox: WebhookOutbox, filters: list[str], event_type: str, gets: bool
+def test_an_endpoint_gets_the_events_it_subscribes_to(
+    webhook_outbox: WebhookOutbox, filters: list[str], event_type: str, *, gets: bool
 ) -> None:
     made = webhook_outbox.endpoint("http://127.0.0.1:9/", *filters)
     assert recipients(webhook_outbox, webhook_outbox.event(event_type)) == ([made.endpoint.id] if gets else [])
@@ -85,14 +85,14 @@ def test_an_event_becomes_a_message_for_each_endpoint(webhook_outbox: WebhookOut
     ]
 
 
-def test_an_event_that_nobody_wants_says_so(webhook_outbox: WebhookOutbox) -> None:
+def test_an_event_without_subscribers_is_explained(webhook_outbox: WebhookOutbox) -> None:
     webhook_outbox.endpoint("http://127.0.0.1:9/", "user.*")
     event = webhook_outbox.event()
     assert webhook_outbox.outbox.message(event)["state"] == "suppressed"
     assert error_of(webhook_outbox, event) == "Not sent: no active endpoint is subscribed to order.paid."
 
 
-def test_an_event_keeps_the_id_and_time_that_it_was_given(webhook_outbox: WebhookOutbox) -> None:
+def test_an_event_keeps_its_given_id_and_time(webhook_outbox: WebhookOutbox) -> None:
     webhook_outbox.endpoint()
     event = webhook_outbox.event(event_id="order-1042", occurred_at="2026-03-01T18:30:00Z")
     (row,) = webhook_outbox.rows(event)
@@ -117,7 +117,7 @@ def test_an_event_for_one_endpoint_goes_there_whatever_it_subscribes_to(webhook_
     assert (row["state"], row["recipient"], row["group_id"]) == ("pending", made.endpoint.id, None)
 
 
-def test_an_endpoint_that_is_not_there_is_refused_by_name(webhook_outbox: WebhookOutbox) -> None:
+def test_an_unknown_endpoint_is_refused_by_name(webhook_outbox: WebhookOutbox) -> None:
     with pytest.raises(Exception, match="there is no webhook endpoint 'ep_999999'") as caught:
         webhook_outbox.event(to="ep_999999")
     exc = translate_error(caught.value)  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_the_same_key_gives_the_same_event(webhook_outbox: WebhookOutbox) -> Non
     assert len(webhook_outbox.rows(first)) == 1
 
 
-def test_an_order_that_is_rolled_back_fires_nothing(webhook_outbox: WebhookOutbox) -> None:
+def test_a_rolled_back_transaction_sends_no_event(webhook_outbox: WebhookOutbox) -> None:
     webhook_outbox.endpoint()
     with webhook_outbox.connection.transaction(force_rollback=True):
         webhook_outbox.event()
@@ -143,7 +143,7 @@ def test_an_order_that_is_rolled_back_fires_nothing(webhook_outbox: WebhookOutbo
 # --- what people do ---------------------------------------------------------------------------------
 
 
-def test_an_endpoint_has_a_secret_that_is_told_once_and_kept_sealed(webhook_outbox: WebhookOutbox) -> None:
+def test_an_endpoints_secret_is_returned_once_and_stored_encrypted(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint("https://shop.example/hook?token=in-the-url")
     (row,) = webhook_outbox.outbox.sql("SELECT ciphertext FROM backline.webhook_secret")
     assert made.secret.startswith("whsec_")
@@ -159,7 +159,7 @@ def test_an_endpoint_has_a_secret_that_is_told_once_and_kept_sealed(webhook_outb
     assert "in-the-url" not in str(act)
 
 
-def test_of_v1a_the_public_key_is_shown_for_good(webhook_outbox: WebhookOutbox) -> None:
+def test_the_public_key_of_v1a_is_always_shown(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint(scheme="v1a")
     (secret,) = endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id).secrets
     (row,) = webhook_outbox.outbox.sql("SELECT ciphertext FROM backline.webhook_secret")
@@ -190,7 +190,7 @@ def test_a_rotation_keeps_the_scheme_and_lets_the_old_one_expire(webhook_outbox:
     )  # those that have expired are forgotten
 
 
-def test_what_waits_for_an_endpoint_that_is_disabled_ends_and_says_why(webhook_outbox: WebhookOutbox) -> None:
+def test_waiting_messages_of_a_disabled_endpoint_are_suppressed_with_the_reason(webhook_outbox: WebhookOutbox) -> None:
     made, other = webhook_outbox.endpoint(), webhook_outbox.endpoint()
     waiting, later = webhook_outbox.event(), webhook_outbox.event()
     webhook_outbox.outbox.sql(
@@ -208,15 +208,15 @@ def test_what_waits_for_an_endpoint_that_is_disabled_ends_and_says_why(webhook_o
     assert (straight["state"], straight["error"]) == (
         "suppressed", f"endpoint {made.endpoint.id} is disabled: they move house",
     )  # fmt: skip
-    with pytest.raises(endpoints.InvalidEndpointState, match="disabled already"):
+    with pytest.raises(endpoints.InvalidEndpointState, match="already disabled"):
         endpoints.disable(webhook_outbox.connection, ACTOR, made.endpoint.id, "again")
     assert endpoints.enable(webhook_outbox.connection, ACTOR, made.endpoint.id).state == "active"
-    with pytest.raises(endpoints.InvalidEndpointState, match="active already"):
+    with pytest.raises(endpoints.InvalidEndpointState, match="already active"):
         endpoints.enable(webhook_outbox.connection, ACTOR, made.endpoint.id)
     assert len(recipients(webhook_outbox, webhook_outbox.event())) == 2
 
 
-def test_a_deleted_endpoint_leaves_nothing_waiting(webhook_outbox: WebhookOutbox) -> None:
+def test_waiting_messages_of_a_deleted_endpoint_are_suppressed(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint()
     (row,) = webhook_outbox.rows(webhook_outbox.event())
     assert endpoints.delete(webhook_outbox.connection, ACTOR, made.endpoint.id) == 1
@@ -226,7 +226,7 @@ def test_a_deleted_endpoint_leaves_nothing_waiting(webhook_outbox: WebhookOutbox
         endpoints.get_endpoint(webhook_outbox.connection, made.endpoint.id)
 
 
-def test_an_update_changes_what_is_given(webhook_outbox: WebhookOutbox) -> None:
+def test_an_update_changes_only_the_given_fields(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint()
     changed = endpoints.update(
         webhook_outbox.connection, PERMISSIVE_SETTINGS, ACTOR, made.endpoint.id, event_types=["user.*"]
@@ -262,7 +262,7 @@ def test_an_update_changes_what_is_given(webhook_outbox: WebhookOutbox) -> None:
         ("scheme", {"scheme": "v2"}),
     ],
 )
-def test_bad_input_is_refused_by_field(webhook_outbox: WebhookOutbox, field: str, values: dict[str, Any]) -> None:
+def test_invalid_input_is_refused_by_field(webhook_outbox: WebhookOutbox, field: str, values: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         endpoints.create(
             webhook_outbox.connection, WebhookSettings(), ENCRYPTOR, ACTOR, **{"url": "https://shop.example/", **values}
@@ -271,14 +271,14 @@ def test_bad_input_is_refused_by_field(webhook_outbox: WebhookOutbox, field: str
     assert webhook_outbox.outbox.sql("SELECT id FROM backline.webhook_endpoint") == []
 
 
-def test_a_private_address_is_taken_where_the_settings_say_so(webhook_outbox: WebhookOutbox) -> None:
+def test_a_private_address_is_accepted_if_the_settings_allow_it(webhook_outbox: WebhookOutbox) -> None:
     wanted = WebhookSettings(require_https=False, allowed_addresses=("10.0.0.5:8080",))
     endpoints.create(webhook_outbox.connection, wanted, ENCRYPTOR, ACTOR, url="http://10.0.0.5:8080/")
     with pytest.raises(AddressNotAllowed):
         endpoints.create(webhook_outbox.connection, wanted, ENCRYPTOR, ACTOR, url="http://10.0.0.5/")
 
 
-def test_a_notice_is_a_mail_that_can_be_sent() -> None:
+def test_the_notification_is_a_valid_email() -> None:
     target = DeliveryEndpoint("ep_7", "https://shop.example/hook?token=in-the-url", None, None, ("whsec_x",))
     payload = disabled_notification(target, str(UnknownFailure("ep_7 answered 500")))
     content = registry.get("urgent_email").parse(payload).email()  # type: ignore[attr-defined]
@@ -295,7 +295,7 @@ def test_a_notice_is_a_mail_that_can_be_sent() -> None:
 
 
 def finish_delivery(webhook_outbox: WebhookOutbox, event: int, endpoint_id: str, state: str) -> None:
-    """As if it had been tried."""
+    """Finalize the message as a delivery does."""
     webhook_outbox.outbox.sql(
         "UPDATE backline.message SET state = %s::backline.message_state, finalized_at = clock_timestamp()"
         " WHERE group_id = %s AND recipient = %s", state, event, endpoint_id,
@@ -306,7 +306,7 @@ def replayed(webhook_outbox: WebhookOutbox, ids: list[int]) -> list[str]:
     return [webhook_outbox.outbox.message(one)["payload"]["event_id"] for one in ids]
 
 
-def test_what_an_endpoint_has_missed_is_given_again_under_its_own_ids(webhook_outbox: WebhookOutbox) -> None:
+def test_missed_events_are_replayed_with_their_own_ids(webhook_outbox: WebhookOutbox) -> None:
     since = datetime.now(UTC) - timedelta(minutes=1)
     made, other = webhook_outbox.endpoint("http://127.0.0.1:9/", "order.*"), webhook_outbox.endpoint()
     mine = made.endpoint.id
@@ -334,10 +334,10 @@ def test_what_an_endpoint_has_missed_is_given_again_under_its_own_ids(webhook_ou
     assert set(replayed(webhook_outbox, everything)) == {*event_ids.values(), "straight"}
     assert webhook_outbox.outbox.message(foreign)["payload"]["event_id"] not in replayed(webhook_outbox, everything)
     act = search(webhook_outbox.connection, Filters(action="webhook.replay"), None, 10)[0]
-    assert (act["after"]["count"], act["after"]["everything"]) == (5, True)
+    assert (act["after"]["count"], act["after"]["include_delivered"]) == (5, True)
 
 
-def test_a_new_endpoint_can_have_what_was_before_it(webhook_outbox: WebhookOutbox) -> None:
+def test_a_new_endpoint_can_replay_earlier_events(webhook_outbox: WebhookOutbox) -> None:
     event = webhook_outbox.event()
     made = webhook_outbox.endpoint()
     (new,) = events.replay_since(
@@ -352,7 +352,7 @@ def test_a_new_endpoint_can_have_what_was_before_it(webhook_outbox: WebhookOutbo
     )
 
 
-def test_one_event_is_given_again_to_one_endpoint(webhook_outbox: WebhookOutbox) -> None:
+def test_one_event_is_replayed_to_one_endpoint(webhook_outbox: WebhookOutbox) -> None:
     made, other = webhook_outbox.endpoint(), webhook_outbox.endpoint()
     event = webhook_outbox.event()
     finish_delivery(webhook_outbox, event, made.endpoint.id, "sent")
@@ -362,14 +362,14 @@ def test_one_event_is_given_again_to_one_endpoint(webhook_outbox: WebhookOutbox)
             events.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, message)
         )
         assert (new["payload"], new["recipient"], new["replay_of"]) == (first["payload"], made.endpoint.id, message)
-    with pytest.raises(InvalidInput, match="is no event for endpoint"):
+    with pytest.raises(InvalidInput, match="is not an event for endpoint"):
         events.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, second["id"])
     endpoints.disable(webhook_outbox.connection, ACTOR, other.endpoint.id, "x")
     with pytest.raises(endpoints.InvalidEndpointState, match="is disabled: x; enable it first"):
         events.replay_one(webhook_outbox.connection, ACTOR, other.endpoint.id, event)
 
 
-def test_a_test_goes_to_one_endpoint_whatever_it_subscribes_to(webhook_outbox: WebhookOutbox) -> None:
+def test_a_test_event_goes_to_one_endpoint_whatever_it_subscribes_to(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint("http://127.0.0.1:9/", "user.*")
     row = webhook_outbox.outbox.message(events.send_test(webhook_outbox.connection, ACTOR, made.endpoint.id))
     assert (row["payload"]["event_type"], row["recipient"]) == ("backline.test", made.endpoint.id)

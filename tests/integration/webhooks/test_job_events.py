@@ -1,4 +1,4 @@
-"""`job.succeeded` and `job.failed`: which runs fire, and that each end fires once. Airflow's API is the far side here."""
+"""`job.succeeded` and `job.failed`: which runs send events, and that each finished run sends one. Airflow's API is faked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from backline.airflow.job_events import CURSOR, JobEventPublisher
-from backline.airflow.rest import AirflowRest
+from backline.airflow_api import AirflowClient
 from backline.db.connect import Database
 from backline.webhooks import endpoints
 from tests.integration.webhooks.conftest import ACTOR, WebhookOutbox
@@ -53,7 +53,7 @@ class Airflow:
 
 
 @pytest.fixture
-def airflow() -> Iterator[tuple[Airflow, AirflowRest]]:
+def airflow() -> Iterator[tuple[Airflow, AirflowClient]]:
     far = Airflow()
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,14 +74,16 @@ def airflow() -> Iterator[tuple[Airflow, AirflowRest]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with AirflowRest(f"http://127.0.0.1:{server.server_port}", "admin", "x") as rest:
+    with AirflowClient(f"http://127.0.0.1:{server.server_port}", "admin", "x") as rest:
         yield far, rest
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture
-async def jobs(webhook_outbox: WebhookOutbox, airflow: tuple[Airflow, AirflowRest]) -> AsyncIterator[JobEventPublisher]:
+async def jobs(
+    webhook_outbox: WebhookOutbox, airflow: tuple[Airflow, AirflowClient]
+) -> AsyncIterator[JobEventPublisher]:
     webhook_outbox.outbox.sql("DELETE FROM backline.scan_cursor WHERE name = %s", CURSOR)
     database = Database(webhook_outbox.outbox.dsn, name="test", retry_timeout=0)
     yield JobEventPublisher(airflow[1], database, "https://airflow.example")
@@ -95,8 +97,8 @@ def fired(webhook_outbox: WebhookOutbox) -> list[tuple[str, str, str]]:
     ]
 
 
-async def test_nobody_subscribed_costs_one_query(
-    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
+async def test_without_subscribers_a_check_is_one_query(
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     webhook_outbox.endpoint("http://127.0.0.1:9/", "*")
     airflow[0].ended("purge", "success")
@@ -105,8 +107,8 @@ async def test_nobody_subscribed_costs_one_query(
     assert fired(webhook_outbox) == []
 
 
-async def test_each_end_of_a_job_fires_once(
-    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
+async def test_each_finished_run_sends_one_event(
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     far = airflow[0]
     made = webhook_outbox.endpoint("http://127.0.0.1:9/", "job.*")
@@ -130,8 +132,8 @@ async def test_each_end_of_a_job_fires_once(
     assert row["payload"]["event_id"].startswith("job_")
 
 
-async def test_another_triggerer_goes_on_where_the_last_one_stopped(
-    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
+async def test_another_triggerer_continues_where_the_last_one_stopped(
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     far, rest = airflow
     webhook_outbox.endpoint("http://127.0.0.1:9/", "job.failed")
@@ -149,8 +151,8 @@ async def test_another_triggerer_goes_on_where_the_last_one_stopped(
     ]
 
 
-async def test_who_subscribes_later_is_not_told_of_yesterday(
-    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
+async def test_a_later_subscriber_gets_no_earlier_events(
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     airflow[0].ended("purge", "success", ago=3600)
     await jobs.poll()
@@ -162,8 +164,8 @@ async def test_who_subscribes_later_is_not_told_of_yesterday(
     assert airflow[0].asked == []
 
 
-async def test_many_at_once_all_fire(
-    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowRest]
+async def test_many_finished_runs_all_send_events(
+    webhook_outbox: WebhookOutbox, jobs: JobEventPublisher, airflow: tuple[Airflow, AirflowClient]
 ) -> None:
     webhook_outbox.endpoint("http://127.0.0.1:9/", "job.*")
     for number in range(250):

@@ -1,4 +1,4 @@
-"""The containers' health check: says what the API server says, and fails when it says nothing."""
+"""The containers' health check reports the API server's view, and fails without a response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _FakeHealthApi(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(HEALTH).encode())
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Keep the output clean."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
-def test_each_component_is_as_the_api_server_says(url: str) -> None:
+def test_each_component_has_the_state_that_the_api_server_reports(url: str) -> None:
     assert {name: find_problem(name, url) for name in HEALTH_KEYS} == {
         "api-server": None,
         "scheduler": None,
@@ -50,11 +50,11 @@ def test_each_component_is_as_the_api_server_says(url: str) -> None:
     }
 
 
-def test_no_answer_is_trouble() -> None:
+def test_no_response_is_a_problem() -> None:
     assert "refused" in (find_problem("scheduler", "http://127.0.0.1:9") or "")
 
 
-def test_a_wrong_name_is_named(url: str) -> None:
+def test_an_unknown_name_is_an_error(url: str) -> None:
     assert find_problem("webserver", url) == (
         "no component 'webserver'; use one of api-server, scheduler, dag_processor, triggerer"
     )

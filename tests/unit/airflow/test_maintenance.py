@@ -1,4 +1,4 @@
-"""Upkeep deletes what is old, and only that."""
+"""Maintenance deletes what has expired, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backline.airflow.maintenance import RUN_RETENTION_DAYS, RUN_TABLES, prune_a
 from backline.errors import NetworkFailure
 
 
-def test_old_log_files_go(tmp_path: Path) -> None:
+def test_old_log_files_are_deleted(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     old = (now - timedelta(days=RUN_RETENTION_DAYS, hours=1)).timestamp()
     for name in (
@@ -32,11 +32,11 @@ def test_old_log_files_go(tmp_path: Path) -> None:
     assert left == {"dag_id=a/run_id=new/attempt=1.log", "dag_id=a/run_id=old/note.txt"}
 
 
-def test_the_doorbells_triggers_are_never_deleted() -> None:
+def test_triggers_are_never_deleted() -> None:
     assert "trigger" not in RUN_TABLES.split(",")
 
 
-def test_an_airflow_that_is_away_prunes_nothing(tmp_path: Path) -> None:
+def test_nothing_is_pruned_if_airflow_is_not_available(tmp_path: Path) -> None:
     old = tmp_path / "old.log"
     old.write_text("x")
     os.utime(old, (0, 0))

@@ -1,4 +1,4 @@
-"""Addresses as people write them."""
+"""Parsing of email addresses."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_reads_addresses(text: str, name: str, spec: str) -> None:
         "\ud800 <ann@example.com>",
     ],
 )
-def test_refuses_what_is_no_single_address_and_names_the_field(text: str) -> None:
+def test_anything_but_a_single_address_is_refused_by_field(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_address(text, "cc[1]")
     assert caught.value.field == "cc[1]"

@@ -1,4 +1,4 @@
-"""What an SMTP reply means."""
+"""The error class of each SMTP reply."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_class(code: int, text: str, stage: Stage, expected: str) -> None:
     assert isinstance(error, RetryableError) == (expected not in {"rejected", "authentication"})
 
 
-def test_error_tells_server_stage_recipient_codes_and_text() -> None:
+def test_the_error_names_server_stage_recipient_codes_and_text() -> None:
     error = error_from_reply(Reply(550, "5.1.1 no such user"), Stage.RCPT, "mail.example:25", "ann@example.com")
     assert error.code == "550 5.1.1"
     assert error.response == "5.1.1 no such user"
@@ -68,7 +68,7 @@ def test_code_without_enhanced_status() -> None:
     assert error_from_reply(Reply(550, "no"), Stage.RCPT, "s").code == "550"
 
 
-def test_too_large_says_what_to_do() -> None:
+def test_too_large_names_the_fix() -> None:
     assert "make the attachments smaller" in str(error_from_reply(Reply(552, "5.3.4 limit exceeded"), Stage.BODY, "s"))
 
 
@@ -81,12 +81,12 @@ def test_too_large_says_what_to_do() -> None:
         ("4.7.1 later", None),
     ],
 )
-def test_wait_that_the_server_asks_for(text: str, seconds: float | None) -> None:
+def test_retry_after_from_the_servers_text(text: str, seconds: float | None) -> None:
     error = error_from_reply(Reply(450, text), Stage.RCPT, "s")
     assert isinstance(error, RetryableError)
     assert error.retry_after == seconds
 
 
-def test_long_answer_is_cut() -> None:
+def test_a_long_reply_is_cut() -> None:
     error = error_from_reply(Reply(550, "é" * 10_000), Stage.RCPT, "s")
     assert len(error.response.encode()) == RESPONSE_LIMIT

@@ -27,12 +27,12 @@ from backline.errors import Misconfigured
         (2525, {"disable_ssl": "false", "disable_tls": "0"}, "tls", 2525),
     ],
 )
-def test_protection(port: int | None, extra: dict[str, Any], security: str, expected_port: int) -> None:
+def test_security(port: int | None, extra: dict[str, Any], security: str, expected_port: int) -> None:
     server = SmtpServer.from_connection("mail.example", port, None, None, extra)
     assert (server.security, server.port) == (security, expected_port)
 
 
-def test_credentials_need_both_halves() -> None:
+def test_credentials_need_login_and_password() -> None:
     both = SmtpServer.from_connection("mail.example", 587, "me", "pw", {})
     assert (both.username, both.password) == ("me", "pw")
     half = SmtpServer.from_connection("mail.example", 587, "me", None, {})
@@ -45,7 +45,7 @@ def test_password_is_never_shown() -> None:
     assert "hunter2" not in str(server)
 
 
-def test_certificates_are_checked_unless_switched_off() -> None:
+def test_certificates_are_verified_unless_disabled() -> None:
     strict = SmtpServer.from_connection("mail.example", 465, None, None, {}).tls_context()
     assert strict is not None
     assert strict.verify_mode is ssl.CERT_REQUIRED

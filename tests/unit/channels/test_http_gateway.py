@@ -51,7 +51,7 @@ def test_the_host_may_be_a_url(host: str, given: dict[str, Any], url: str) -> No
         ("https://api.example:port", "not a URL"),
     ],
 )
-def test_what_cannot_be_is_named(host: str | None, word: str) -> None:
+def test_an_invalid_connection_is_refused_with_the_reason(host: str | None, word: str) -> None:
     with pytest.raises(Misconfigured, match=word) as caught:
         read(host)
     assert "'sms_gateway'" in str(caught.value)
@@ -61,7 +61,7 @@ def test_what_cannot_be_is_named(host: str | None, word: str) -> None:
 @pytest.mark.parametrize(
     ("verify", "verified"), [(True, True), (False, False), ("false", False), ("no", False), (1, True)]
 )
-def test_certificates_are_judged_unless_switched_off(verify: object, *, verified: bool) -> None:
+def test_certificates_are_verified_unless_disabled(verify: object, *, verified: bool) -> None:
     assert read("https://api.example").verify_tls
     assert read("https://api.example", extra={"verify": verify}).verify_tls is verified
 
@@ -74,7 +74,7 @@ def test_credentials_are_never_shown() -> None:
         read("https://api.example", login="AC1").basic_auth()
 
 
-def test_the_environments_proxy_is_used_but_for_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environments_proxy_is_used_except_for_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("https://api.example").proxy is None
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "127.0.0.1,.internal.example")
@@ -84,11 +84,11 @@ def test_the_environments_proxy_is_used_but_for_what_it_leaves_out(monkeypatch: 
     assert proxy_for("https", "a.internal.example") is None
 
 
-def test_patience_doubles_up_to_two_minutes_and_never_shrinks() -> None:
+def test_the_timeout_doubles_up_to_two_minutes_and_never_shrinks() -> None:
     assert [timeout(15, attempt) for attempt in range(1, 6)] == [15, 30, 60, 120, 120]
     assert timeout(120, 3) == 120
 
 
-def test_a_request_does_not_show_what_it_holds() -> None:
+def test_the_repr_of_a_request_hides_its_content() -> None:
     request = HttpRequest("POST", "https://api.example/x", {"Authorization": "s3cret"}, b"s3cret", 5)
     assert repr(request) == "HttpRequest(POST https://api.example/x, 6 bytes)"

@@ -1,4 +1,4 @@
-"""What an HTTP answer means."""
+"""The error class of each HTTP response."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_each_status_has_its_class(status: int, name: str) -> None:
     assert str(error).startswith(f"https://api.example answered {status}: no")
 
 
-def test_what_is_retried_is_what_the_catalogue_says() -> None:
+def test_retryable_statuses() -> None:
     retryable = {status for status in range(400, 600) if issubclass(error_class_of(status), RetryableError)}
     assert retryable == {408, 425, 429, *range(500, 600)}
     assert all(issubclass(error_class_of(status), PermanentError) for status in set(range(400, 500)) - retryable)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
-def test_two_hundreds_are_well(status: int) -> None:
+def test_2xx_is_no_error(status: int) -> None:
     raise_for_status(status, {}, "")
 
 
-def test_a_503_that_says_when_is_a_wish_to_wait() -> None:
+def test_a_503_with_retry_after_is_rate_limited() -> None:
     with pytest.raises(RateLimited) as caught:
         raise_for_status(503, {"Retry-After": "120"}, "")
     assert caught.value.retry_after == 120
@@ -59,25 +59,25 @@ def test_a_503_that_says_when_is_a_wish_to_wait() -> None:
         ({"retry-after": formatdate(1_000_000, usegmt=True)}, 0.0),
     ],
 )
-def test_retry_after_in_seconds_or_as_a_date_by_the_senders_own_clock(
+def test_retry_after_in_seconds_or_as_a_date_relative_to_the_servers_clock(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     assert retry_after(headers) == seconds
 
 
-def test_a_redirect_says_where_it_would_lead() -> None:
+def test_a_redirects_target_is_named() -> None:
     error = error_from_response(307, {"Location": "https://elsewhere.example/"}, "", server="https://api.example")
     assert "a redirect to 'https://elsewhere.example/'" in str(error)
 
 
-def test_a_long_answer_is_cut_in_the_text_and_in_what_is_kept() -> None:
+def test_a_long_response_is_cut_in_the_text_and_in_the_stored_response() -> None:
     error = error_from_response(500, {}, "ä\n" * 100_000, server="x")
     assert len(str(error)) < 400
     assert "\n" not in str(error)
     assert len(error.response.encode()) <= RESPONSE_LIMIT
 
 
-def test_a_form_that_is_known_says_more_than_the_status() -> None:
+def test_a_known_error_format_overrides_the_status() -> None:
     error = error_from_response(403, {}, "{...}", server="x", detail="not there (code 21408)", error_class=Rejected)
     assert isinstance(error, Rejected)
     assert (str(error), error.response) == ("x answered 403: not there (code 21408)", "not there (code 21408)")

@@ -1,4 +1,4 @@
-"""Text messages: numbers, segments, and what a gateway's answers mean."""
+"""Text messages: numbers, segments, and a gateway's responses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backline.channels import recipients
 from backline.channels.base import Message
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.http.session import HttpResponse
 from backline.channels.settings import SmsSettings
-from backline.channels.sms import numbers, segments
+from backline.channels.sms import segments
 from backline.channels.sms.channel import SmsChannel, parse_response
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.sandbox import CREATED
@@ -35,8 +36,8 @@ GSM = (
         ("+44.20.7946.0958", "+442079460958"),
     ],
 )
-def test_a_number_is_read_in_any_usual_spelling(typed: str, kept: str) -> None:
-    assert numbers.parse_phone_number(typed, "to") == kept
+def test_a_number_is_parsed_in_any_usual_notation(typed: str, kept: str) -> None:
+    assert recipients.parse_phone_number(typed, "to") == kept
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,9 @@ def test_a_number_is_read_in_any_usual_spelling(typed: str, kept: str) -> None:
         ("+" + "1" * 60, "not a phone number"),
     ],
 )
-def test_what_is_no_number_is_told_with_the_fix(typed: str, word: str) -> None:
+def test_an_invalid_number_is_refused_with_the_fix(typed: str, word: str) -> None:
     with pytest.raises(InvalidInput, match=word) as caught:
-        numbers.parse_phone_number(typed, "to.sms")
+        recipients.parse_phone_number(typed, "to.sms")
     assert caught.value.field == "to.sms"
     assert "+49 1511 2345678" in str(caught.value)
 
@@ -88,7 +89,7 @@ def test_segments_are_counted_as_they_are_billed(text: str, counted: tuple[str, 
 
 
 @given(st.text(max_size=500))
-def test_a_text_fits_into_its_segments_and_not_into_one_fewer(text: str) -> None:
+def test_a_text_fits_its_segments_and_not_one_fewer(text: str) -> None:
     counted = segments.count_segments(text)
     each = {"GSM-7": 153, "UCS-2": 67}[counted.encoding]
     assert counted.units <= max(counted.parts * each, {"GSM-7": 160, "UCS-2": 70}[counted.encoding])
@@ -97,13 +98,13 @@ def test_a_text_fits_into_its_segments_and_not_into_one_fewer(text: str) -> None
 
 
 @given(st.text(max_size=100))
-def test_making_plain_never_costs_more_nor_loses_a_letter(text: str) -> None:
+def test_replacing_lookalikes_never_costs_more_or_loses_a_letter(text: str) -> None:
     plain = segments.replace_lookalikes(text)
     assert plain == text or segments.count_segments(plain).encoding == "GSM-7"
     assert [char for char in plain if char.isalnum()] == [char for char in text if char.isalnum()]
 
 
-def test_what_only_looks_different_is_made_plain_if_that_helps() -> None:
+def test_lookalikes_are_replaced_if_the_text_is_gsm_then() -> None:
     assert segments.replace_lookalikes("72,80\u00a0€ \u2013 “yes”…") == '72,80 € - "yes"...'
     assert segments.replace_lookalikes("72,80\u00a0€ 😀") == "72,80\u00a0€ 😀"
     assert segments.non_gsm_characters("a😀ç€😀") == "😀ç"
@@ -131,7 +132,7 @@ def message() -> Message:
         ("a" * 210 + "😀", "needs 4 segments; .* without '😀'"),
     ],
 )
-def test_a_text_that_cannot_be_sent_is_told_why(text: str, word: str) -> None:
+def test_a_text_that_cannot_be_sent_is_refused_with_the_reason(text: str, word: str) -> None:
     with pytest.raises(InvalidInput, match=word) as caught:
         channel(text, max_segments=3).prepare(message())
     assert caught.value.field == "body"
@@ -146,25 +147,25 @@ def test_a_text_that_cannot_be_sent_is_told_why(text: str, word: str) -> None:
         ("MG" + "0a" * 16, "MessagingServiceSid=MG" + "0a" * 16),
     ],
 )
-def test_it_is_from_a_number_a_name_or_a_service(sender: str, form: str) -> None:
+def test_the_sender_is_a_number_a_name_or_a_service(sender: str, form: str) -> None:
     body = channel("Hi", sender=sender).prepare(message()).body.decode()
     assert body == f"To=%2B4915112345678&{form}&Body=Hi"
 
 
 @pytest.mark.parametrize("sender", ["", "Backline Shop", "Späti", "+0151", "1", "---"])
-def test_a_sender_that_cannot_be_is_told_at_once(sender: str) -> None:
+def test_an_invalid_sender_is_reported_at_once(sender: str) -> None:
     with pytest.raises(Misconfigured, match=r"sms\.sender"):
         channel("Hi", sender=sender)
 
 
-def test_the_connection_may_have_a_sender_an_account_and_api_keys_of_its_own() -> None:
+def test_the_connection_may_set_sender_account_and_api_keys() -> None:
     extra = {"sender": "+15005550006", "account_sid": "AC9"}
     prepared = channel("Hi", HttpGateway("sms_gateway", "https://api.example", "SK1", "key", extra)).prepare(message())
     assert prepared.url == "https://api.example/2010-04-01/Accounts/AC9/Messages.json"
     assert b"From=%2B15005550006" in prepared.body
 
 
-def test_where_to_tell_of_the_delivery_is_said_if_it_is_set() -> None:
+def test_the_status_callback_is_sent_if_it_is_set() -> None:
     told = channel("Hi", status_callback="https://airflow.example/backline/hooks/twilio").prepare(message())
     assert b"StatusCallback=https%3A%2F%2Fairflow.example%2Fbackline%2Fhooks%2Ftwilio" in told.body
 
@@ -176,7 +177,7 @@ def response(status: int, body: object, **headers: str) -> HttpResponse:
     return HttpResponse(status, headers, body if isinstance(body, str) else json.dumps(body))
 
 
-def test_a_receipt_says_what_it_cost_and_not_what_it_says() -> None:
+def test_a_receipt_has_the_segments_and_not_the_text() -> None:
     body = {"sid": "SM1", "status": "queued", "num_segments": "2", "body": "code 402913", "error_code": None}
     assert parse_response(response(201, body), "x") == ("201", "queued, 2 segments", "SM1", ())
 
@@ -202,7 +203,7 @@ def test_a_receipt_says_what_it_cost_and_not_what_it_says() -> None:
         (201, {"status": "queued"}, "unknown", "outcome unknown"),
     ],
 )
-def test_every_other_answer_is_an_error_of_its_class(status: int, body: object, kind: str, word: str) -> None:
+def test_every_other_response_is_an_error_of_its_class(status: int, body: object, kind: str, word: str) -> None:
     from backline.errors import BacklineError
 
     with pytest.raises(BacklineError, match=word) as caught:

@@ -1,4 +1,4 @@
-"""Our signatures, checked as a receiver checks them: v1 by the package of Standard Webhooks, v1a by the public key."""
+"""Our signatures, verified as receivers do: v1 with the package of Standard Webhooks, v1a with the public key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_specifications_own_example_has_our_signature() -> None:
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_a_receiver_takes_what_we_signed() -> None:
+def test_a_receiver_accepts_our_signature() -> None:
     secret = new_secret("v1")
     assert Webhook(secret).verify(BODY, headers([secret]))["type"] == "order.paid"
 
@@ -63,7 +63,7 @@ def test_an_old_delivery_is_refused() -> None:
         Webhook(secret).verify(BODY, headers([secret], int(time.time()) - 600))
 
 
-def test_each_of_several_secrets_will_do() -> None:
+def test_any_of_several_secrets_is_accepted() -> None:
     new, old, keys = new_secret("v1"), new_secret("v1"), new_secret("v1a")
     signed = headers([new, keys, old])
     assert [one.partition(",")[0] for one in signed["webhook-signature"].split()] == ["v1", "v1a", "v1"]
@@ -71,7 +71,7 @@ def test_each_of_several_secrets_will_do() -> None:
         Webhook(secret).verify(BODY, signed)
 
 
-def test_a_public_key_checks_v1a_and_nothing_else() -> None:
+def test_a_public_key_verifies_v1a_and_nothing_else() -> None:
     secret = new_secret("v1a")
     shown = public_key(secret)
     assert shown is not None
@@ -86,7 +86,7 @@ def test_a_public_key_checks_v1a_and_nothing_else() -> None:
     assert public_key(new_secret("v1")) is None
 
 
-def test_secrets_differ_and_have_the_length_that_is_asked_for() -> None:
+def test_secrets_differ_and_have_the_required_length() -> None:
     secrets = {new_secret("v1") for _ in range(20)}
     assert len(secrets) == 20
     assert {len(b64decode(secret.removeprefix("whsec_"))) for secret in secrets} == {32}

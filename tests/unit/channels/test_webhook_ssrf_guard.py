@@ -1,4 +1,4 @@
-"""Which addresses webhooks may be sent to."""
+"""The addresses that webhooks may connect to."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("address", REFUSED)
-def test_what_is_not_public_is_refused(address: str) -> None:
+def test_private_addresses_are_refused(address: str) -> None:
     assert not AddressGuard(()).allows(address, 443)
 
 
 @pytest.mark.parametrize("address", ALLOWED)
-def test_what_is_public_is_taken(address: str) -> None:
+def test_public_addresses_are_accepted(address: str) -> None:
     assert AddressGuard(()).allows(address, 443)
 
 
 @pytest.mark.parametrize("text", ["", "localhost", "127.1", "2130706433", "0x7f000001", "8.8.8.8 ", "8.8.8.8/32"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_anything_but_an_address_is_refused(text: str) -> None:
     assert not AddressGuard(()).allows(text, 443)
 
 
 @given(st.ip_addresses(v=4), st.sampled_from(["::ffff:{}", "::{}", "::ffff:0:{}", "64:ff9b:1::{}"]))
-def test_no_wrapping_makes_an_address_public(address: object, form: str) -> None:
+def test_an_embedded_private_address_is_refused(address: object, form: str) -> None:
     assert not is_public(ip_address(form.format(address)))
 
 
 @given(st.ip_addresses(v=4))
-def test_a_translated_address_is_judged_as_what_it_leads_to(address: object) -> None:
+def test_a_nat64_address_is_checked_by_its_ipv4_address(address: object) -> None:
     assert is_public(ip_address(f"64:ff9b::{address}")) == is_public(ip_address(str(address)))
 
 
@@ -64,7 +64,7 @@ def test_a_tunnel_to_a_private_address_is_refused(address: object) -> None:
     assert not is_public(ip_address(f"2002:{number >> 16:x}:{number & 0xFFFF:x}::1"))
 
 
-def test_the_list_allows_what_it_names_and_nothing_beside() -> None:
+def test_the_setting_allows_only_its_entries() -> None:
     guard = AddressGuard(["127.0.0.1:8080", "10.20.0.0/16", "[fd00::5]:443", "fd11::/64"])
     assert guard.allows("127.0.0.1", 8080)
     assert not guard.allows("127.0.0.1", 5432)
@@ -81,6 +81,6 @@ def test_the_list_allows_what_it_names_and_nothing_beside() -> None:
     "entry",
     ["", "localhost", "10.0.0.1/8", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:70000", "[::1", "[::1]x", "::1]:80"],
 )
-def test_an_entry_that_cannot_be_read_is_refused_with_how_to_write_it(entry: str) -> None:
+def test_an_invalid_entry_is_refused_with_the_format(entry: str) -> None:
     with pytest.raises(ValueError, match=r'write "10\.0\.0\.0/8"'):
         parse_allowed_address(entry)

@@ -26,7 +26,7 @@ def preview(monkeypatch: pytest.MonkeyPatch) -> Preview:
 
 
 @pytest.mark.parametrize("name", [kind.type_name for kind in registry.all_types() if "webhook" not in kind.channels])
-def test_every_type_has_one(preview: Preview, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_every_type_has_a_preview(preview: Preview, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert preview(name, "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["type"] == name
@@ -58,7 +58,7 @@ def test_fields_change_the_sample_and_a_payload_replaces_it(
 
 
 @pytest.mark.parametrize("token", ['{"$ref": "password_reset_token", "id": 17}', "gAAAAAB-sealed"])
-def test_a_secret_is_made_up(preview: Preview, capsys: pytest.CaptureFixture[str], token: str) -> None:
+def test_a_secret_is_fake(preview: Preview, capsys: pytest.CaptureFixture[str], token: str) -> None:
     assert preview("password_reset", "--set", f"token={token}", "--text") == 0
     assert registry.get("password_reset").fake_secret("token") in capsys.readouterr().out
 
@@ -77,7 +77,7 @@ def test_the_html_is_written_and_opened(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "error"),
     [
         (["nope"], "type: 'nope' is not a message type"),
         (["sms", "--open"], "--open: sms does not go by email, so it has no HTML part"),
@@ -91,15 +91,15 @@ def test_the_html_is_written_and_opened(
     ],
 )
 def test_bad_input_is_one_line(
-    preview: Preview, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+    preview: Preview, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
 ) -> None:
     assert preview(*arguments) == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith(f"backline: {says}")
+    assert printed.err.startswith(f"backline: {error}")
     assert printed.err.count("\n") == 1
 
 
-def test_a_text_message_is_shown_with_what_it_costs(preview: Preview, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_sms_is_shown_with_its_segments(preview: Preview, capsys: pytest.CaptureFixture[str]) -> None:
     assert preview("sms", "--set", "body=Grüße 😀") == 0
     assert capsys.readouterr().out == "Size: 1 x SMS in UCS-2, 7 characters\n\nGrüße 😀\n"
     assert preview("order_shipped", "--language", "de") == 0

@@ -27,7 +27,7 @@ def texts(node: ast.AST) -> list[str | None]:
 
 
 def calls() -> Iterator[tuple[str, str]]:
-    """Domain and name of the statements that are asked for by name."""
+    """Domain and name of the statements that are used by name."""
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
@@ -62,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_every_statement_has_a_user() -> None:
-    words = constants()
+    words = constants() | {watch.statement.partition(".")[2] for watch in settings().watches.values()}
     named_here = [domain for domain in DOMAINS if domain not in UNREFERENCED_DOMAINS]
     assert [f"{domain}.{name}" for domain in named_here for name in statements(domain) if name not in words] == []
 
@@ -73,7 +73,7 @@ def test_every_statement_that_is_used_exists() -> None:
     assert [f"{domain}.{name}" for domain, name in asked if name not in statements(domain)] == []
 
 
-def test_names_and_text_are_as_written(folder: Path) -> None:
+def test_names_and_texts_are_read(folder: Path) -> None:
     (folder / "shop.sql").write_text(
         "-- The shop's.\n\n-- name: order_get\n-- One order.\n-- By its id.\nSELECT %(id)s;\n\n"
         "-- name: order_all\n-- All.\nSELECT\n    1;\n"
@@ -92,7 +92,7 @@ def test_names_and_text_are_as_written(folder: Path) -> None:
         "-- name: one\n-- It.\n",
     ],
 )
-def test_a_malformed_file_is_named(folder: Path, text: str) -> None:
+def test_a_malformed_statement_is_named(folder: Path, text: str) -> None:
     (folder / "shop.sql").write_text(text)
     with pytest.raises(Misconfigured, match=r"shop\.sql: -- name: one"):
         statements("shop")
@@ -100,7 +100,7 @@ def test_a_malformed_file_is_named(folder: Path, text: str) -> None:
 
 @pytest.fixture
 def custom_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of the team's own beside ours, which has two statements."""
+    """A custom folder beside ours, which has two statements."""
     (folder / "shop.sql").write_text("-- name: one\n-- It.\nSELECT 1;\n\n-- name: two\n-- It.\nSELECT 2;\n")
     own = folder / "own"
     own.mkdir()
@@ -128,7 +128,7 @@ def test_a_missing_custom_folder_is_named(custom_folder: Path) -> None:
         statements("shop")
 
 
-def test_a_malformed_custom_file_is_named(custom_folder: Path) -> None:
+def test_a_malformed_custom_statement_is_named(custom_folder: Path) -> None:
     (custom_folder / "shop.sql").write_text("-- name: two\nSELECT 22;\n")
     with pytest.raises(Misconfigured, match=r"own/shop\.sql: -- name: two"):
         statements("shop")
@@ -140,13 +140,13 @@ def test_named_parameters_become_numbers() -> None:
     )
 
 
-def test_a_name_that_is_not_there_is_named() -> None:
+def test_an_unknown_statement_is_named() -> None:
     with pytest.raises(Misconfigured, match=r"outbox\.sql has no statement named 'message_lose'"):
         statement("outbox", "message_lose")
 
 
 def test_parameters_are_typed_and_no_statement_is_built_by_format() -> None:
-    """A parameter without a cast would depend on the driver's guess at its type."""
+    """Without a cast a parameter's type would depend on the driver's guess."""
     bare = [
         f"{domain}.{name}: {match[0]}"
         for domain in DOMAINS

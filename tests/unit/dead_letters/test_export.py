@@ -1,4 +1,4 @@
-"""Export: what is written reads back."""
+"""An export can be read back."""
 
 from __future__ import annotations
 

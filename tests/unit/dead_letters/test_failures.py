@@ -1,4 +1,4 @@
-"""Classes and causes, from exceptions and from logs."""
+"""Class and cause of a failure, from exceptions and from logs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backline.jobs.watchdog import HARD_LIMIT
 
 
 class AirflowTaskTimeout(Exception):
-    """As Airflow's, which this layer does not know."""
+    """Has the name of Airflow's exception, which this layer cannot import."""
 
 
 def http(status: int) -> httpx.HTTPStatusError:
@@ -55,7 +55,7 @@ def test_the_class_of_an_exception(error: BaseException, expected: str) -> None:
     assert classify(error) == expected
 
 
-def test_what_it_was_raised_from_counts_where_it_says_nothing() -> None:
+def test_an_unclassified_exception_has_the_class_of_its_cause() -> None:
     wrapped = RuntimeError("task failed")
     wrapped.__cause__ = Rejected("550 no such user")
     assert classify(wrapped) is FailureClass.REJECTED
@@ -83,11 +83,11 @@ def test_the_cause_is_one_line() -> None:
          (FailureClass.UNKNOWN, "the task's process was killed by SIGSEGV: out of memory, or by hand")),
     ],
 )  # fmt: skip
-def test_a_log_is_read(events: list[dict[str, object]], expected: object) -> None:
+def test_class_and_cause_are_read_from_a_log(events: list[dict[str, object]], expected: object) -> None:
     assert classify_log(events) == expected
 
 
-def test_the_newest_evidence_counts() -> None:
+def test_the_newest_evidence_is_used() -> None:
     older = {"event": "Task failed", "error_detail": [{"exc_type": "ValueError", "exc_value": "first"}]}
     newer = {"event": "Task failed", "error_detail": [{"exc_type": "ValueError", "exc_value": "second"}]}
     assert classify_log([older, newer]) == (FailureClass.UNKNOWN, "ValueError: second")

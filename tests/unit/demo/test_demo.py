@@ -1,4 +1,4 @@
-"""The demo's own logic: its table, its verdict, and that it leaves the mail server well."""
+"""The demo's own logic: its table, its checks, and that it clears the mail server's fault rules."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from backline.errors import NetworkFailure, Rejected
 from backline.messages import registry
 from backline.messages.base import EmailMessage, PushMessage, SmsMessage
 from demo import failures, http_api
-from demo.check import Check, CheckFailed, Result, percentile, require, wait_until
-from demo.mail import ReceivedEmail
+from demo.check import Check, CheckFailed, Result, require, wait_until
+from demo.context import DemoContext
 from demo.run import all_checks, run_checks
 from demo.send_runs import email_mismatch, gateway_message_mismatch, sample_payload
 from demo.table import NAME_WIDTH, CheckTable
+from testkit.percentile import percentile
+from testkit.sandbox_clients import ReceivedEmail
 
 
 class FaultRecorder:
-    """Notes what the mail server's faults were set to."""
+    """Records the fault rules that were set."""
 
     def __init__(self) -> None:
         self.rules: tuple[object, ...] = ("left over",)
@@ -34,15 +36,15 @@ class FaultRecorder:
 
 
 def run_demo(*checks: Check) -> tuple[int, str, FaultRecorder]:
-    switches, output = FaultRecorder(), io.StringIO()
-    paths = SimpleNamespace(logs=Path("/state/logs"))
-    world = cast("DemoContext", SimpleNamespace(mail=switches, stack=SimpleNamespace(paths=paths)))
-    passed = run_checks(world, checks, CheckTable(Console(file=output, soft_wrap=True)))
-    return passed, output.getvalue(), switches
+    faults, output = FaultRecorder(), io.StringIO()
+    paths = SimpleNamespace(log_folder=Path("/state/logs"))
+    context = cast("DemoContext", SimpleNamespace(mail=faults, stack=SimpleNamespace(paths=paths)))
+    passed = run_checks(context, checks, CheckTable(Console(file=output, soft_wrap=True)))
+    return passed, output.getvalue(), faults
 
 
 def passing_check(_: Any) -> Result:
-    return Result("3 mails", "3 mails", [0.001] * 99 + [0.5])
+    return Result("3 emails", "3 emails", [0.001] * 99 + [0.5])
 
 
 def failing_check(_: Any) -> Result:
@@ -53,21 +55,21 @@ def unreachable_check(_: Any) -> Result:
     raise NetworkFailure("the mail catcher does not answer")
 
 
-def test_a_line_for_each_check_and_the_number_that_passed() -> None:
-    passed, shown, switches = run_demo(
+def test_each_check_prints_a_line_and_passes_are_counted() -> None:
+    passed, shown, faults = run_demo(
         Check("health", passing_check), Check("lost", failing_check), Check("away", unreachable_check, log_name="mail")
     )
     lines = shown.splitlines()
     assert passed == 1
-    assert lines[1].split() == ["1", "ok", "health", "3", "mails", "3", "mails", "1.0", "/", "1.0", "0.0"]
+    assert lines[1].split() == ["1", "ok", "health", "3", "emails", "3", "emails", "1.0", "/", "1.0", "0.0"]
     assert lines[2].split()[:3] == ["2", "FAILED", "lost"]
     assert lines[3].strip() == "why: 2 did not arrive"
     assert lines[4].strip() == "see: the task's log"
     assert lines[7].strip() == "see: /state/logs/mail.log"
-    assert switches.rules == ()
+    assert faults.rules == ()
 
 
-def test_nothing_runs_on_a_stack_that_is_not_healthy() -> None:
+def test_no_check_runs_on_an_unhealthy_stack() -> None:
     ran: list[str] = []
 
     def note(_: Any) -> Result:
@@ -81,7 +83,7 @@ def test_nothing_runs_on_a_stack_that_is_not_healthy() -> None:
     assert shown.count("FAILED") == 2
 
 
-def test_what_cannot_be_prepared_fails_in_its_own_line() -> None:
+def test_a_failed_preparation_is_shown_in_its_checks_line() -> None:
     def unready(_: Any) -> None:
         raise CheckFailed("could not begin")
 
@@ -93,12 +95,12 @@ def test_what_cannot_be_prepared_fails_in_its_own_line() -> None:
     assert "why: could not begin" in shown
 
 
-def test_an_interruption_leaves_the_mail_server_well() -> None:
+def test_an_interruption_clears_the_fault_rules() -> None:
     seen: list[FaultRecorder] = []
 
-    def interrupted(world: Any) -> Result:
-        world.mail.set_faults({"stage": "rcpt"})
-        seen.append(world.mail)
+    def interrupted(context: Any) -> Result:
+        context.mail.set_faults({"stage": "rcpt"})
+        seen.append(context.mail)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -106,7 +108,7 @@ def test_an_interruption_leaves_the_mail_server_well() -> None:
     assert seen[0].rules == ()
 
 
-def test_there_are_at_least_twelve_checks_with_names_of_their_own() -> None:
+def test_there_are_at_least_twelve_checks_with_unique_names() -> None:
     names = [check.name for check in all_checks()]
     assert len(names) >= 12
     assert len(set(names)) == len(names)
@@ -117,7 +119,7 @@ def test_there_are_at_least_twelve_checks_with_names_of_their_own() -> None:
 @pytest.mark.parametrize(
     "kind", [kind for kind in registry.all_types() if "email" in kind.channels], ids=lambda kind: kind.type_name
 )
-def test_a_letter_is_judged_by_all_its_parts(kind: type[EmailMessage]) -> None:
+def test_all_parts_of_an_email_are_compared(kind: type[EmailMessage]) -> None:
     payload = sample_payload(kind)
     content = kind.parse(payload).email()
     good = ReceivedEmail(("ann@example.com",), content.subject or "", content.text or "", content.html or "")
@@ -134,16 +136,16 @@ def test_a_letter_is_judged_by_all_its_parts(kind: type[EmailMessage]) -> None:
     assert "text part lacks" in str(problem(text=good.text.replace(last, "something else")))
 
 
-def test_percentiles_are_values_that_were_measured() -> None:
+def test_percentiles_are_measured_values() -> None:
     values = [float(number) for number in range(1, 201)]
     assert (percentile(values, 0.5), percentile(values, 0.99), percentile([7.0], 0.99)) == (100.0, 198.0, 7.0)
 
 
-def test_waiting_ends() -> None:
+def test_waiting_times_out() -> None:
     answers = iter([None, 0, 5])
     assert wait_until(lambda: next(answers), "five") == 5
-    with pytest.raises(CheckFailed, match="never: not within 0 s"):
-        wait_until(lambda: False, "never", 0.0)
+    with pytest.raises(CheckFailed, match="timed out after 0 s waiting for a condition"):
+        wait_until(lambda: False, "a condition", 0.0)
     with pytest.raises(CheckFailed, match="no"):
         require([], "no")
 
@@ -153,7 +155,7 @@ def test_names_fit_the_table() -> None:
 
 
 class FakeHttp:
-    """Answers a batch of two as told."""
+    """Returns a given response to a batch of two."""
 
     def __init__(self, answer: Rejected | None) -> None:
         self.answer = answer
@@ -166,48 +168,48 @@ class FakeHttp:
 
 
 def check_rejected_batch(answer: Rejected | None, left: int = 0) -> Result:
-    world = SimpleNamespace(
+    context = SimpleNamespace(
         airflow=FakeHttp(answer),
         domain=lambda name: f"{name}.example.com",
         query=lambda *_, **__: [{"id": 1}] * left,
-        started=None,
+        started_at=None,
     )
-    [check] = [check for check in http_api.checks() if "wrong" in check.name]
-    return check.run(cast("DemoContext", world))
+    [check] = [check for check in http_api.checks() if "invalid" in check.name]
+    return check.run(cast("DemoContext", context))
 
 
 def validation_error(*errors: tuple[int, str], code: str = "422") -> Rejected:
     named = [{"index": index, "field": field, "detail": "is wrong"} for index, field in errors]
-    return Rejected("refused", code=code, response=json.dumps({"errors": named}))
+    return Rejected("rejected", code=code, response=json.dumps({"errors": named}))
 
 
-def test_a_refusal_over_http_counts_only_by_its_field_and_with_nothing_left() -> None:
+def test_a_rejected_batch_must_name_the_field_and_store_nothing() -> None:
     assert "`to`" in check_rejected_batch(validation_error((1, "to"))).actual
-    with pytest.raises(CheckFailed, match="was taken"):
+    with pytest.raises(CheckFailed, match="was accepted"):
         check_rejected_batch(None)
-    with pytest.raises(CheckFailed, match="does not name the field"):
+    with pytest.raises(CheckFailed, match="does not name only"):
         check_rejected_batch(validation_error((0, "to")))
-    with pytest.raises(CheckFailed, match="does not name the field"):
+    with pytest.raises(CheckFailed, match="does not name only"):
         check_rejected_batch(validation_error((1, "to"), (0, "payload.name")))
     with pytest.raises(CheckFailed, match="400 instead of 422"):
         check_rejected_batch(validation_error((1, "to"), code="400"))
-    with pytest.raises(CheckFailed, match="1 messages of the refused batch"):
+    with pytest.raises(CheckFailed, match="1 messages of the rejected batch"):
         check_rejected_batch(validation_error((1, "to")), left=1)
 
 
-def test_the_body_over_http_is_right_but_for_what_is_meant() -> None:
+def test_the_body_over_http_is_valid() -> None:
     assert http_api.message_body("ann@example.com").keys() == {"type", "to", "payload"}
     kind = registry.get(http_api.message_body("ann@example.com")["type"])
     kind.parse(http_api.message_body("ann@example.com")["payload"])
 
 
 class FailedRunContext:
-    """A world after a run has failed: its dead letters, when their group had its last mail, and the mails of now."""
+    """The state after a failed run: its dead letters, when their group was last emailed, and the emails since."""
 
     def __init__(self, letters: int, *, alerted: bool, mailed_minutes: float, mails: int) -> None:
-        self.started = datetime.now(UTC)
-        self.since = self.started.timestamp()
-        seen = self.started + timedelta(minutes=1)
+        self.started_at = datetime.now(UTC)
+        self.since = self.started_at.timestamp()
+        seen = self.started_at + timedelta(minutes=1)
         letter = {
             "recorded_after_seconds": 2.0,
             "first_seen_at": seen,
@@ -216,7 +218,7 @@ class FailedRunContext:
         }
         self.rows = [letter] * letters
         subjects = ["[Backline] other", *["[Backline] send_email.send failed (validation)"] * mails]
-        self.mail = SimpleNamespace(arrivals=lambda *_: [SimpleNamespace(subject=subject) for subject in subjects])
+        self.mail = SimpleNamespace(list_emails=lambda *_: [SimpleNamespace(subject=subject) for subject in subjects])
 
     def run_id(self, name: str) -> str:
         return name
@@ -227,12 +229,12 @@ class FailedRunContext:
 
 def check_alert(letters: int = 1, *, alerted: bool = True, mailed_minutes: float = 0.1, mails: int = 1) -> Result:
     [check] = [check for check in failures.checks() if "failed run" in check.name]
-    world = FailedRunContext(letters, alerted=alerted, mailed_minutes=mailed_minutes, mails=mails)
-    return check.run(cast("DemoContext", world))
+    context = FailedRunContext(letters, alerted=alerted, mailed_minutes=mailed_minutes, mails=mails)
+    return check.run(cast("DemoContext", context))
 
 
-def test_a_failed_run_is_one_letter_and_one_mail_a_window() -> None:
-    assert check_alert().actual == "after 2.0 s, 1 mail"
+def test_a_failed_run_has_one_dead_letter_and_one_email_per_window() -> None:
+    assert check_alert().actual == "after 2.0 s, 1 email"
     with pytest.raises(CheckFailed, match="2 dead letters instead of 1"):
         check_alert(2)
     with pytest.raises(CheckFailed, match="2 alerts arrived instead of 1"):
@@ -241,12 +243,12 @@ def test_a_failed_run_is_one_letter_and_one_mail_a_window() -> None:
         check_alert(mails=0)
 
 
-def test_a_mail_shortly_before_is_the_one_of_this_window() -> None:
-    assert check_alert(alerted=False, mailed_minutes=-12, mails=0).actual == "1, mail 12 min before"
+def test_an_earlier_email_counts_for_its_window() -> None:
+    assert check_alert(alerted=False, mailed_minutes=-12, mails=0).actual == "1, email 12 min before"
     with pytest.raises(CheckFailed, match="1 alerts arrived instead of 0"):
         check_alert(alerted=False, mailed_minutes=-12)
-    # What an earlier demo had left to tell went out when this one began.
-    assert check_alert(alerted=False, mailed_minutes=-0.5, mails=1).actual == "1, mail 0 min before"
+    # Alerts left by an earlier demo were sent when this one started.
+    assert check_alert(alerted=False, mailed_minutes=-0.5, mails=1).actual == "1, email 0 min before"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +260,7 @@ def test_a_mail_shortly_before_is_the_one_of_this_window() -> None:
         if channel in {"sms", "push"}
     ],
 )
-def test_a_text_or_push_message_is_judged_by_what_it_says(name: str, channel: str) -> None:
+def test_title_and_text_of_sms_and_push_are_compared(name: str, channel: str) -> None:
     kind = registry.get(name)
     message = kind.parse(sample_payload(kind))
     if isinstance(message, PushMessage):
@@ -267,5 +269,7 @@ def test_a_text_or_push_message_is_judged_by_what_it_says(name: str, channel: st
         assert isinstance(message, SmsMessage)
         good = {"title": "", "text": message.sms()}
     assert gateway_message_mismatch(kind, sample_payload(kind), channel, good) is None
-    assert "it says" in str(gateway_message_mismatch(kind, sample_payload(kind), channel, {**good, "text": "Other"}))
-    assert "does not go by" in str(gateway_message_mismatch(registry.get("welcome"), {"name": "Ann"}, channel, good))
+    assert "its title and text" in str(
+        gateway_message_mismatch(kind, sample_payload(kind), channel, {**good, "text": "Other"})
+    )
+    assert "has no" in str(gateway_message_mismatch(registry.get("welcome"), {"name": "Ann"}, channel, good))

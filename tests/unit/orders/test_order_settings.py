@@ -13,19 +13,19 @@ from backline.orders.settings import OrderSettings
     ("given", "problem"),
     [
         ({"payment_missing_again_hours": 24.0}, "must grow in this order"),
-        ({"payment_hours": 48.0}, "must grow in this order"),
+        ({"payment_timeout_hours": 48.0}, "must grow in this order"),
         ({"review_until_days": 7.0}, "review_until_days must be more than review_days"),
-        ({"page": "http://shop.example/orders"}, "with {order} once"),
-        ({"page": "ftp://shop.example/{order}"}, "must be an http or https URL"),
+        ({"order_url": "http://shop.example/orders"}, "with {order}, the order's number, once"),
+        ({"order_url": "ftp://shop.example/{order}"}, "must be an http or https URL"),
         ({"charging": "module.only"}, "charging"),
         ({"stuck_hours": {"delivered": 1.0}}, "stuck_hours"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], problem: str) -> None:
+def test_contradictory_settings_are_refused(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         OrderSettings(**given)
 
 
-def test_weights_that_are_no_whole_are_refused() -> None:
-    with pytest.raises(ValidationError, match="must add up to 100; they make 110"):
+def test_weights_must_add_up_to_100() -> None:
+    with pytest.raises(ValidationError, match="must add up to 100, not 110"):
         MatchingSettings(weights={"price": 50})  # type: ignore[arg-type]

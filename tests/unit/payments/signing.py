@@ -1,4 +1,4 @@
-"""Signs as the providers do, from their documentation and not by their libraries."""
+"""Signs events as the providers' documentation describes, without their libraries."""
 
 from __future__ import annotations
 

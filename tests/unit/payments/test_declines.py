@@ -36,26 +36,26 @@ SCHEDULES = st.lists(st.floats(0.1, 1000), max_size=8)
         ((None, "payment_method_missing"), "needs_action", "payment_method_missing", "other"),
     ],
 )  # fmt: skip
-def test_a_decline_is_of_its_kind(codes: tuple[str | None, ...], kind: str, code: str, reason: str) -> None:
+def test_codes_are_classified(codes: tuple[str | None, ...], kind: str, code: str, reason: str) -> None:
     found = classify(codes)
     assert (found.kind, found.code, found.reason) == (kind, code, reason)
 
 
-def test_no_code_is_of_two_kinds() -> None:
+def test_no_code_has_two_kinds() -> None:
     assert not HARD_CODES & NEEDS_ACTION_CODES
 
 
-def test_every_reason_is_one_that_the_message_has() -> None:
+def test_the_reasons_are_those_of_the_message() -> None:
     known = get_args(PaymentFailed.model_fields["reason"].annotation)
     assert set(get_args(DeclineReason)) == set(known)
 
 
 @given(SCHEDULES, st.integers(-1, 20), st.sampled_from(["hard", "needs_action"]))
-def test_only_soft_ones_are_tried_again(schedule: list[float], tries: int, kind: str) -> None:
-    assert retry_delay_hours(schedule, Decline(kind, "x"), tries) is None  # type: ignore[arg-type]
+def test_only_soft_declines_are_attempted_again(schedule: list[float], attempts: int, kind: str) -> None:
+    assert retry_delay_hours(schedule, Decline(kind, "x"), attempts) is None  # type: ignore[arg-type]
 
 
 @given(SCHEDULES)
-def test_it_stops_after_the_schedule(schedule: list[float]) -> None:
-    pauses = [retry_delay_hours(schedule, Decline("soft", "x"), tries) for tries in range(1, len(schedule) + 3)]
-    assert pauses == [*schedule, None, None]
+def test_attempts_stop_after_the_schedule(schedule: list[float]) -> None:
+    delays = [retry_delay_hours(schedule, Decline("soft", "x"), attempts) for attempts in range(1, len(schedule) + 3)]
+    assert delays == [*schedule, None, None]

@@ -1,4 +1,4 @@
-"""What is wrong with a template, as a list of sentences: empty for one that may ship."""
+"""Checks of a template: each returns a list of problems, empty for a template that may ship."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from backline.errors import BacklineError
 from backline.messages import MessageType, registry
 from backline.messages.templated import TemplatedMessage
 from backline.rendering import catalog
-from backline.rendering.email import EmailTemplate, compile_template, create_email_environment
 from backline.rendering.settings import TemplateSettings
+from backline.rendering.templates import EmailTemplate, compile_email, create_environment
 from backline.settings import settings
 
 MARKUP = "<i>&\"'"
@@ -29,7 +29,7 @@ Rendered = tuple[str, str, str]
 
 
 class TagCollector(HTMLParser):
-    """Counts what is open, and keeps every tag's attributes."""
+    """Tracks open tags, and stores every tag's attributes."""
 
     VOID = frozenset({"meta", "br", "img", "hr", "link"})
 
@@ -50,7 +50,7 @@ class TagCollector(HTMLParser):
 
 
 def sample_context(name: str, language: str) -> dict[str, Any]:
-    """The sample of a template: its type's, as the type gives it to the template, else its sample.json."""
+    """A template's sample context: that of its message type, or else its sample.json."""
     if name not in TYPES_BY_TEMPLATE:
         return catalog.sample_context("email", name)
     return context(TYPES_BY_TEMPLATE[name], {**TYPES_BY_TEMPLATE[name].sample(), "language": language})
@@ -58,17 +58,17 @@ def sample_context(name: str, language: str) -> dict[str, Any]:
 
 def context(kind: type[TemplatedMessage], payload: Mapping[str, Any]) -> dict[str, Any]:
     message = kind.parse(payload)
-    if kind.topic_name is not None:  # it is never sent without a way out
+    if kind.topic_name is not None:  # it is never sent without an unsubscribe link
         message = message.with_unsubscribe_url(message.own_unsubscribe_url or "https://shop.example/unsubscribe/t")
     return message.template_and_context()[1]
 
 
 def load(folder: Path, name: str, language: str) -> EmailTemplate:
-    return compile_template(create_email_environment(folder), name, language, language)
+    return compile_email(create_environment(folder), name, language, language)
 
 
 def check_template(template: EmailTemplate, values: Mapping[str, Any]) -> list[str]:
-    """Render once, and look at all that every email must have."""
+    """Render once, and check everything that every email must have."""
     try:
         subject, text, html = template.render(values)
     except (BacklineError, TemplateError) as exc:
@@ -96,7 +96,7 @@ def _check_html(html: str, language: str) -> Iterator[str]:
     if tags.open or tags.mismatched:
         yield f"tags do not match: {tags.open} {tags.mismatched}"
     if f'<html lang="{language}"' not in html:
-        yield f"the document does not say that it is in {language}"
+        yield f"the document's language is not {language}"
     if not re.search(r'<div class="preheader"[^>]*>[^<\s]', html):
         yield "no preheader"
     for tag, attributes in tags.seen:
@@ -117,7 +117,7 @@ def _check_html(html: str, language: str) -> Iterator[str]:
 
 
 def check_type(template: EmailTemplate, kind: type[TemplatedMessage]) -> list[str]:
-    """As `judge`, for payloads that differ from the sample: every choice, nothing optional, markup in every text."""
+    """As `check_template`, for other payloads than the sample: every choice, no optional fields, markup in every text."""
     found = []
     for said, payload in _payload_variants(kind):
         found += [f"{said}: {problem}" for problem in check_template(template, context(kind, payload))]
@@ -144,7 +144,7 @@ def _payload_variants(kind: type[MessageType]) -> Iterator[tuple[str, dict[str, 
 
 
 def _payloads_with_markup(kind: type[MessageType]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The sample once for each text in it that may hold anything, with markup there."""
+    """The sample once for each free text in it, with markup there."""
     for path in _texts(kind.sample(), ()):
         payload = _replaced(kind.sample(), path)
         try:
@@ -171,7 +171,7 @@ def _replaced(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def untranslated(template: EmailTemplate, english: EmailTemplate) -> list[str]:
-    """Lines that say the same in this language as in English, with words that are not the payload's."""
+    """Lines that are the same in this language as in English, apart from the payload's texts."""
     values = sample_context(template.name, template.language)
     constants = settings().section(TemplateSettings)
     given = {constants.product_url, constants.product_name, constants.support_email}
@@ -188,7 +188,7 @@ def _has_untranslated_words(line: str, given: list[str]) -> bool:
 
 
 def _lines(parts: Rendered) -> Iterator[str]:
-    """What people read, line by line and piece by piece."""
+    """The visible text, line by line and piece by piece."""
     _, text, html = parts
     body = re.sub(r"<(style|!--).*?(</style>|-->)", "", html, flags=re.DOTALL)
     for line in [*text.splitlines(), *re.split(r"<[^>]*>", body)]:

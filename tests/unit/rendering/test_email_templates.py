@@ -1,4 +1,4 @@
-"""Every template that ships, and what holds for any template."""
+"""Every shipped email template, and rules for any template."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.rendering import catalog
-from backline.rendering.email import EmailTemplate, render
+from backline.rendering.templates import EmailTemplate
+from backline.rendering.templates import render_email as render
 from tests.unit.rendering.template_checks import (
     TYPES_BY_TEMPLATE,
     check_template,
@@ -33,7 +34,7 @@ def shipped(name: str, language: str) -> EmailTemplate:
 
 
 def required(name: str) -> list[str]:
-    """The variables of a sample without which the template does not render."""
+    """The variables that the template requires."""
     needed = []
     for variable in (context := sample_context(name, "en")):
         try:
@@ -70,7 +71,7 @@ def test_a_missing_variable_is_named(name: str, variables: list[str]) -> None:
     assert required(name) == variables
 
 
-def test_the_layout_answers_to_dark_mode_and_small_screens() -> None:
+def test_the_layout_supports_dark_mode_and_small_screens() -> None:
     html = render("notice", "en", sample_context("notice", "en"))[2]
     assert "@media (prefers-color-scheme: dark)" in html
     assert "@media (max-width: 620px)" in html
@@ -81,7 +82,7 @@ def test_the_layout_answers_to_dark_mode_and_small_screens() -> None:
     assert '<!--[if mso]><table role="presentation" width="600"' in html
 
 
-def test_values_come_out_escaped_in_html_and_raw_in_text() -> None:
+def test_values_are_escaped_in_html_and_raw_in_text() -> None:
     evil = '<script>alert("x")</script>'
     subject, text, html = render("notice", None, {"heading": evil, "paragraphs": [evil]})
     assert subject == evil
@@ -93,7 +94,7 @@ def test_values_come_out_escaped_in_html_and_raw_in_text() -> None:
 @pytest.mark.parametrize(
     "url", ["javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "/login", " https://x", ""]
 )
-def test_a_link_leads_to_the_web_or_to_mail_only(url: str) -> None:
+def test_only_web_and_mail_links_are_allowed(url: str) -> None:
     context = {"heading": "x", "paragraphs": [], "button": {"url": url, "label": "Go"}}
     with pytest.raises(InvalidInput, match="is not allowed as a link; give an http, https or mailto URL"):
         render("notice", None, context)
@@ -110,13 +111,13 @@ def test_the_subject_is_one_line() -> None:
     assert render("notice", None, context)[0] == "One Bcc: eve@example.com two"
 
 
-def test_data_is_never_run_as_a_template() -> None:
+def test_data_is_never_executed_as_a_template() -> None:
     _, text, html = render("notice", None, {"heading": "{{ 7 * 7 }}{% raw %}", "paragraphs": "{{ product_name }}"})
     assert "{{ 7 * 7 }}{% raw %}" in text
     assert "{{ product_name }}" in html
 
 
-def test_a_context_cannot_pose_as_the_settings() -> None:
+def test_a_context_cannot_override_the_settings() -> None:
     context = {
         "heading": "x",
         "paragraphs": [],
@@ -151,7 +152,7 @@ def test_the_language_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["nope", "../en/notice", "en/notice", "layout.html", "", "notice/../welcome"])
-def test_a_name_that_is_no_template_lists_the_known_ones(name: str) -> None:
+def test_an_unknown_template_lists_the_known_ones(name: str) -> None:
     with pytest.raises(InvalidInput, match=r"known templates: account_verification, .*, welcome") as caught:
         render(name, None, {})
     assert caught.value.field == "template"

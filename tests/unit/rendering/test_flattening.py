@@ -1,4 +1,4 @@
-"""A flat template says what Jinja's own inheritance says."""
+"""A flattened template renders as with Jinja's own inheritance."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def environment() -> Environment:
 
 
 @pytest.mark.parametrize("name", ["base.html", "middle.html", "leaf.html", "plain.txt", "own.html"])
-def test_it_says_what_inheritance_says(environment: Environment, name: str) -> None:
+def test_a_flattened_template_renders_as_with_inheritance(environment: Environment, name: str) -> None:
     values: dict[str, Any] = {"x": 3}
     constants = {"brand": "A & <B>"}
     wanted = environment.get_template(name).render(**values, **constants)
@@ -51,6 +51,6 @@ def test_an_undefined_variable_is_still_an_error(environment: Environment) -> No
 
 
 @pytest.mark.parametrize(("name", "says"), [("super.html", "super is not available"), ("dynamic.html", "quoted name")])
-def test_what_cannot_be_flat_is_refused(environment: Environment, name: str, says: str) -> None:
+def test_a_template_that_cannot_be_flattened_is_refused(environment: Environment, name: str, says: str) -> None:
     with pytest.raises(Misconfigured, match=says):
         flattening.load_flattened(environment, name, {})

@@ -1,4 +1,4 @@
-"""Amounts, days and times, against what people of each language write."""
+"""Amounts, dates and times in each language's format."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_money(amount: int, currency: str, locale: str, written: str) -> None:
         (WINTER, None, "en", "January 1, 2026, 11:30\u00a0PM UTC"),
     ],
 )
-def test_moment(value: datetime, zone: str | None, locale: str, written: str) -> None:
+def test_timestamp(value: datetime, zone: str | None, locale: str, written: str) -> None:
     assert timestamp(value, zone, locale) == written
 
 
@@ -60,7 +60,7 @@ def test_day(locale: str, written: str) -> None:
     assert day(date(2026, 3, 5), locale) == written
 
 
-def test_who_formats_nothing_does_not_load_babel() -> None:
+def test_babel_is_loaded_only_on_first_use() -> None:
     code = """
 import sys
 from datetime import UTC, datetime

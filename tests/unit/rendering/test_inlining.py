@@ -35,7 +35,7 @@ def test_jinja_tags_stay_as_they_are() -> None:
     assert "a note" not in inlined
 
 
-def test_rows_may_stand_in_a_loop() -> None:
+def test_rows_may_be_in_a_loop() -> None:
     source = "<table><tbody>{% for row in rows %}<tr><td>{{ row }}</td></tr>{% endfor %}</tbody></table>"
     inlined = inline_css(source, CSS, "x.html")
     environment = SandboxedEnvironment(loader=DictLoader({"x": inlined}))
@@ -59,7 +59,7 @@ def test_a_document_keeps_its_media_queries_and_doctype() -> None:
         ("<html><head>{{ a }}</head><body><p>{{ b }}</p></body></html>", "{{ a }}"),
     ],
 )
-def test_what_html_would_move_or_drop_is_an_error(source: str, near: str) -> None:
+def test_content_that_html_would_move_or_remove_is_an_error(source: str, near: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         inline_css(source, CSS, "mail.html")
     problem = f"template mail.html: an HTML parser would move or remove content at or shortly after {near};"

@@ -1,4 +1,4 @@
-"""What a template must not do, even one of ours."""
+"""The limits of the template sandbox."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jinja2 import Template
 from jinja2.exceptions import SecurityError
 
 from backline.errors import InvalidInput
-from backline.rendering.email import EmailTemplate, create_email_environment
+from backline.rendering.templates import EmailTemplate, create_environment
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def compiled(folder: Path, source: str) -> Template:
-    return create_email_environment(folder).from_string(source)
+    return create_environment(folder).from_string(source)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_ranges_are_bounded(folder: Path) -> None:
         compiled(folder, "{% for n in range(10 ** 9) %}{% endfor %}").render()
 
 
-def test_a_breach_is_told_as_an_error_about_the_context(folder: Path) -> None:
+def test_a_violation_is_an_error_about_the_context(folder: Path) -> None:
     plain = compiled(folder, "x")
     template = EmailTemplate("odd", "en", plain, compiled(folder, "{{ name.__class__ }}"), plain)
     with pytest.raises(InvalidInput, match="template 'odd' \\(en\\) cannot use it") as caught:

@@ -1,4 +1,4 @@
-"""Every template for text messages that ships."""
+"""Every shipped SMS template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.templated import TemplatedSms
 from backline.rendering import catalog
-from backline.rendering.sms import render
+from backline.rendering.templates import render_sms as render
 
 KINDS = {
     kind.template_name: kind for kind in registry.all_types() if kind.template_name and issubclass(kind, TemplatedSms)
@@ -35,7 +35,7 @@ def test_every_language_has_every_template() -> None:
 
 
 @pytest.mark.parametrize(("name", "language"), TEMPLATES)
-def test_it_is_short_cheap_and_whole(name: str, language: str) -> None:
+def test_it_is_short_and_complete(name: str, language: str) -> None:
     text = render(name, language, context(name))
     counted = segments.count_segments(text)
     assert (counted.encoding, counted.parts) == ("GSM-7", 1)
@@ -45,19 +45,19 @@ def test_it_is_short_cheap_and_whole(name: str, language: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in KINDS if "estimated_delivery" in KINDS[name].model_fields])
-def test_it_does_without_what_is_optional(name: str) -> None:
+def test_it_renders_without_optional_fields(name: str) -> None:
     text = render(name, "en", context(name, "estimated_delivery"))
     assert "None" not in text
     assert "elivery" not in text
     assert "\n\n" not in text
 
 
-def test_each_language_has_its_own_words() -> None:
+def test_each_language_is_translated() -> None:
     for name in KINDS:
         assert render(name, "en", context(name)) != render(name, "de", context(name))
 
 
-def test_nothing_is_escaped_and_nothing_run() -> None:
+def test_nothing_is_escaped_or_executed() -> None:
     said = {"text": "<b>Ann</b> & {{ 7 * 7 }}"}
     assert render("notice", "en", said) == "<b>Ann</b> & {{ 7 * 7 }}"
 

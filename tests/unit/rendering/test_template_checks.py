@@ -1,4 +1,4 @@
-"""The checks of shipped templates find what they look for: each template here has one fault."""
+"""The checks of shipped templates find each fault."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def all_problems(folder: Path) -> str:
     )
 
 
-def test_the_copy_itself_is_well(folder: Path) -> None:
+def test_the_unchanged_copy_has_no_problems(folder: Path) -> None:
     assert all_problems(folder) == ""
     assert untranslated(load(folder, NAME, "de"), load(folder, NAME, "en")) == []
 
@@ -92,6 +92,6 @@ def test_a_missing_text_part_is_found(folder: Path) -> None:
         ("labels.toml", "wir arbeiten gerade an Ihrer Bestellung.", "your order is being made right now."),
     ],
 )
-def test_what_is_not_translated_is_found(folder: Path, file: str, german: str, english: str) -> None:
+def test_an_untranslated_line_is_found(folder: Path, file: str, german: str, english: str) -> None:
     change(folder, file, german, english)
     assert [line for line in untranslated(load(folder, NAME, "de"), load(folder, NAME, "en")) if english in line]

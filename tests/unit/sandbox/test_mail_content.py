@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from email.message import EmailMessage
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.mail.content import decode_header_text, parse_content
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.binary(max_size=200),
     st.sampled_from(["base64", "quoted-printable", "x-uuencode", "8bit"]),
@@ -23,7 +22,6 @@ def test_nothing_in_a_message_raises(body: bytes, encoding: str, charset: str) -
         repr(parse_content(raw)).encode()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=60))
 def test_header_text_survives_any_encoding(text: str) -> None:
     message = EmailMessage()

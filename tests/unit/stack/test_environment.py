@@ -1,4 +1,4 @@
-"""The environment: complete, apart by copy, readable by a shell, and safe."""
+"""The environment variables: complete, different for each copy, readable by a shell, and safe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backline.channels.push.oauth import ServiceAccount
 from backline.channels.webhook.ssrf_guard import AddressGuard
 from backline.errors import Misconfigured
 from backline.settings import ROOT, settings
-from stack.environment import build_environment, load_dotenv, to_shell_exports
+from stack.environment import build_environment, to_shell_exports
 from stack.paths import MAX_BASE_PORT, Paths
 from stack.postgres import Cluster
 from stack.secrets import Secrets
@@ -48,7 +48,7 @@ def test_two_copies_share_no_port_path_or_secret(tmp_path: Path) -> None:
     } <= differ  # fmt: skip
 
 
-def test_links_lead_to_the_copys_own_page_unless_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_lead_to_the_copys_own_page_unless_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BACKLINE__LINKS__UNSUBSCRIBE", raising=False)
     settings.cache_clear()
     own = _build_environment(tmp_path, 9100)["BACKLINE__LINKS__UNSUBSCRIBE"]
@@ -60,14 +60,14 @@ def test_links_lead_to_the_copys_own_page_unless_they_are_set(tmp_path: Path, mo
     settings.cache_clear()
 
 
-def test_nobody_is_admin_without_a_password(tmp_path: Path) -> None:
+def test_no_access_without_a_password(tmp_path: Path) -> None:
     variables = _build_environment(tmp_path)
     assert variables["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS"] == "False"
     assert variables["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert len(variables["AIRFLOW__API_AUTH__JWT_SECRET"]) >= 64
 
 
-def test_the_catcher_is_spoken_to_in_plain_smtp(tmp_path: Path) -> None:
+def test_the_catcher_is_used_without_tls(tmp_path: Path) -> None:
     smtp = json.loads(_build_environment(tmp_path)["AIRFLOW_CONN_SMTP_DEFAULT"])
     assert smtp["port"] == 9101
     assert smtp["extra"]["disable_ssl"] is True
@@ -75,32 +75,16 @@ def test_the_catcher_is_spoken_to_in_plain_smtp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "80", "-1", "8080.5", str(MAX_BASE_PORT + 1), "٨٠٨٠"])
-def test_a_bad_port_is_refused_by_name(port: str) -> None:
+def test_an_invalid_port_is_rejected_by_name(port: str) -> None:
     with pytest.raises(Misconfigured, match=r"BACKLINE_PORT=.*1024"):
         Paths.from_environment({"BACKLINE_PORT": port})
 
 
-def test_the_environment_beats_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_text('# comment\nexport BL_ONE="a b"  # said\nBL_TWO=file\n\nBL_EMPTY=\n')
-    for key in ("BL_ONE", "BL_EMPTY"):
-        monkeypatch.setenv(key, "to be restored")
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("BL_TWO", "environment")
-    load_dotenv(tmp_path)
-    assert (os.environ["BL_ONE"], os.environ["BL_TWO"], os.environ["BL_EMPTY"]) == ("a b", "environment", "")
-
-
-def test_a_bad_dotenv_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("A=1\nnot a setting\n")
-    with pytest.raises(Misconfigured, match=r"\.env: line 2"):
-        load_dotenv(tmp_path)
-
-
-def test_what_runs_keeps_its_bytecode(tmp_path: Path) -> None:
+def test_processes_write_bytecode(tmp_path: Path) -> None:
     assert _build_environment(tmp_path)["PYTHONDONTWRITEBYTECODE"] == ""
 
 
-def test_texts_and_push_messages_go_to_the_sandbox(tmp_path: Path) -> None:
+def test_sms_and_push_go_to_the_sandbox(tmp_path: Path) -> None:
     variables = _build_environment(tmp_path)
     sms, push = (json.loads(variables[f"AIRFLOW_CONN_{name}_GATEWAY"]) for name in ("SMS", "PUSH"))
     assert (sms["conn_type"], sms["host"]) == ("http", "http://127.0.0.1:9102/sms")
@@ -112,9 +96,7 @@ def test_texts_and_push_messages_go_to_the_sandbox(tmp_path: Path) -> None:
     assert account.assertion(0).count(".") == 2
 
 
-def test_webhooks_reach_the_sandbox_and_nothing_else_of_this_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_webhooks_reach_only_the_sandbox_on_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REQUIRE_HTTPS", "ALLOWED_ADDRESSES"):
         monkeypatch.delenv(f"BACKLINE__WEBHOOKS__{name}", raising=False)
     variables = _build_environment(tmp_path)

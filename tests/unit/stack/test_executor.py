@@ -1,4 +1,4 @@
-"""The embedded stack's executor: what tasks need is there before its workers are forked."""
+"""The embedded stack's executor: it imports what tasks need before it forks its workers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ import sys
 from airflow.executors.executor_loader import ExecutorLoader
 from airflow.executors.local_executor import LocalExecutor
 
-def look(executor):
+def show(executor):
     from airflow.sdk.api.client import Client
     print("forked", "airflow.sdk.execution_time.supervisor" in sys.modules, Client._get_ssl_context_cached.cache_info().currsize)
 
-LocalExecutor.start = look
+LocalExecutor.start = show
 ExecutorLoader.get_default_executor().start()
 """
 
 
-def test_workers_are_forked_from_a_process_that_has_all_they_need(tmp_path: Path) -> None:
+def test_workers_are_forked_from_a_process_that_has_imported_what_they_need(tmp_path: Path) -> None:
     paths, secrets = Paths(ROOT, tmp_path, 9100), Secrets()
     environment = build_environment(paths, secrets, Cluster(paths, secrets))
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The lock files are complete, hashed and name no place."""
+"""The lock files are complete and hashed and name no index or folder."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from backline.cli.checks import LOCK_FILES, lock_problems
 from backline.settings import ROOT
+from testkit.commands import LOCK_FILES, lock_problems
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)
-def test_ours_is_consistent(name: str) -> None:
+def test_each_lock_file_is_consistent(name: str) -> None:
     assert lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt") == []
 
 
 @pytest.mark.parametrize("name", LOCK_FILES)
-def test_ours_names_no_index_or_folder(name: str) -> None:
+def test_each_lock_file_names_no_index_or_folder(name: str) -> None:
     text = (ROOT / f"{name}.txt").read_text()
     assert not [word for word in ("://", "--index", "--find-links", " @ ") if word in text]
 
 
-def test_what_is_missing_moved_or_unhashed_is_named(tmp_path: Path) -> None:
+def test_missing_changed_and_unhashed_requirements_are_named(tmp_path: Path) -> None:
     wanted, locked = tmp_path / "in", tmp_path / "txt"
     wanted.write_text("# comment\nAlpha_One[extra]==2.0  # why\nbeta\ngamma\ndelta==4.1.*\nepsilon==5.2.*\n")
     locked.write_text(

@@ -1,12 +1,12 @@
-"""Pools follow the lanes."""
+"""Airflow's pools are derived from the lanes."""
 
 from __future__ import annotations
 
-from backline.airflow.pools import configured_pools
+from backline.airflow.defaults import configured_pools
 from backline.settings import config_file, load
 
 
-def test_each_lane_has_its_own_pool_with_room_for_the_hand_over() -> None:
+def test_each_lane_has_its_own_pool_with_a_slot_for_the_handover() -> None:
     current = load(config_file())
     pools = configured_pools(current)
     for name, lane in current.lanes.items():

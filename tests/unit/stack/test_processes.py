@@ -1,4 +1,4 @@
-"""What hides its environment, as what runs Airflow's tasks does, is found and ended all the same."""
+"""Processes that hide their environment, as Airflow's task runners do, are found and ended."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import contextlib, ctypes, os, signal, subprocess, sys, time
 
 import psutil
 
-from stack.processes import end_leftovers, supervised
+from stack.processes import find_processes, terminate_processes
 
 PR_SET_DUMPABLE = 4
-stack_id, told = sys.argv[1], []
+stack_id = sys.argv[1]
 
 def fork(lead):
     ready, done = os.pipe()
@@ -49,9 +49,9 @@ else:
             except psutil.AccessDenied:
                 continue
             raise SystemExit("the environment can be read: this proves nothing")
-        found = {process.pid for process in supervised(stack_id, "scheduler")}
-        others = supervised(stack_id, "postgres")
-        ended = end_leftovers(stack_id, "scheduler", grace=2.0)
+        found = {process.pid for process in find_processes(stack_id, "scheduler")}
+        others = find_processes(stack_id, "postgres")
+        ended = terminate_processes(stack_id, "scheduler", grace=2.0)
         alive = [pid for pid in hidden if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
         print(found == {leader.pid, *hidden}, others, ended, alive)
     finally:
@@ -65,11 +65,11 @@ else:
 def test_hidden_processes_are_found_and_ended(tmp_path: Path) -> None:
     script = tmp_path / "hiding.py"
     script.write_text(SCRIPT)
-    # Without capabilities root is as any other user is.
+    # Without capabilities, root is an ordinary user.
     plain = ["setpriv", "--bounding-set=-all"] if os.geteuid() == 0 else []
     done = subprocess.run(
         [*plain, sys.executable, str(script), uuid.uuid4().hex, "test"],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "plugins")},
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"},
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,4 +1,4 @@
-"""Secrets: made once, private, all different, never shown."""
+"""Secrets: generated once, private, all different, never shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_made_once_and_private(tmp_path: Path) -> None:
+def test_generated_once_and_private(tmp_path: Path) -> None:
     path = tmp_path / "secrets.env"
     first = load_or_create(path)
     assert _mode(path) == 0o600
@@ -27,7 +27,7 @@ def test_made_once_and_private(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["secrets.env"]
 
 
-def test_a_file_opened_to_others_is_closed_again(tmp_path: Path) -> None:
+def test_the_mode_of_a_readable_file_is_corrected(tmp_path: Path) -> None:
     path = tmp_path / "secrets.env"
     load_or_create(path)
     path.chmod(0o644)
@@ -35,7 +35,7 @@ def test_a_file_opened_to_others_is_closed_again(tmp_path: Path) -> None:
     assert _mode(path) == 0o600
 
 
-def test_a_secret_of_a_later_release_is_added_and_the_others_stay(tmp_path: Path) -> None:
+def test_a_missing_secret_is_added_and_the_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "secrets.env"
     first = load_or_create(path)
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "OP_PASSWORD" not in line))
@@ -45,7 +45,7 @@ def test_a_secret_of_a_later_release_is_added_and_the_others_stay(tmp_path: Path
     assert load_or_create(path) == second
 
 
-def test_a_broken_line_is_named(tmp_path: Path) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "secrets.env"
     load_or_create(path)
     path.write_text(path.read_text() + "WHAT=ever\n")
@@ -59,7 +59,7 @@ def test_fernet_keys_are_valid() -> None:
         assert Fernet(key).decrypt(Fernet(key).encrypt(b"x")) == b"x"
 
 
-def test_nothing_secret_in_the_repr() -> None:
+def test_the_repr_has_no_secret() -> None:
     made = Secrets()
     shown = repr(made)
     assert not [value for value in astuple(made)[1:] if value in shown]

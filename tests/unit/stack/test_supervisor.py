@@ -1,4 +1,4 @@
-"""supervisord's configuration: parsable whatever the path, free of secrets, endless in its tries."""
+"""supervisord's configuration: parsable for any path, free of secrets, unlimited restarts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _read_config(home: Path, secrets: Secrets) -> RawConfigParser:
     return parser
 
 
-def test_every_service_comes_back(tmp_path: Path) -> None:
+def test_every_service_is_restarted(tmp_path: Path) -> None:
     parser = _read_config(tmp_path, Secrets())
     for name in SERVICES:
         program = parser[f"program:{name}"]
@@ -51,7 +51,7 @@ def test_postgres_gets_none_of_the_environment(tmp_path: Path) -> None:
     assert "listen_addresses=" in command
 
 
-def test_socket_paths_are_short_and_apart(tmp_path: Path) -> None:
+def test_socket_paths_are_short_and_distinct(tmp_path: Path) -> None:
     secrets = Secrets()
     deep = tmp_path / ("deep" * 40)
     folders = {runtime_folder(Paths(ROOT, home, 9100), secrets) for home in (deep, tmp_path)}
@@ -59,7 +59,7 @@ def test_socket_paths_are_short_and_apart(tmp_path: Path) -> None:
     assert all(len(f"{folder}-pg/.s.PGSQL.5432") < 107 for folder in folders)
 
 
-def test_anothers_runtime_folder_is_refused(tmp_path: Path) -> None:
+def test_another_users_runtime_folder_is_rejected(tmp_path: Path) -> None:
     folder = tmp_path / "taken"
     folder.mkdir(mode=0o755)
     folder.chmod(0o755)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.subscriptions.cycles import anchor_date, cycle_after, first_cycle_from
+from backline.subscriptions.rules import anchor_date, cycle_after, first_cycle_from
 
 days = st.dates(date(2000, 1, 1), date(2099, 12, 31))
 anchors = st.integers(1, 31)
@@ -32,7 +32,7 @@ def day(text: str) -> date:
         ("2026-12-15", 15, 1, ["2027-01-15"]),
     ],
 )
-def test_the_next_days(start: str, anchor: int, interval: int, expected: list[str]) -> None:
+def test_the_next_cycles(start: str, anchor: int, interval: int, expected: list[str]) -> None:
     found = [cycle_after(day(start), anchor, interval, count) for count in range(1, len(expected) + 1)]
     assert found == [day(text) for text in expected]
     # One after the other gives the same: no day depends on the one before it.
@@ -43,14 +43,14 @@ def test_the_next_days(start: str, anchor: int, interval: int, expected: list[st
 
 
 @given(days, anchors)
-def test_a_month_that_is_too_short_ends_it(month: date, anchor: int) -> None:
+def test_a_short_month_has_its_last_day(month: date, anchor: int) -> None:
     found = anchor_date(month.year, month.month, anchor)
     assert (found.year, found.month) == (month.year, month.month)
     assert found.day == anchor or (found.day < anchor and (found + timedelta(days=1)).day == 1)
 
 
 @given(days, anchors, intervals, st.integers(0, 100))
-def test_cycles_lie_whole_intervals_apart(month: date, anchor: int, interval: int, count: int) -> None:
+def test_cycles_are_whole_intervals_apart(month: date, anchor: int, interval: int, count: int) -> None:
     start = anchor_date(month.year, month.month, anchor)
     found = cycle_after(start, anchor, interval, count)
     assert (found.year - start.year) * 12 + found.month - start.month == count * interval
@@ -58,7 +58,7 @@ def test_cycles_lie_whole_intervals_apart(month: date, anchor: int, interval: in
 
 
 @given(days, anchors, intervals, days)
-def test_the_first_from_a_day_is_the_first(month: date, anchor: int, interval: int, earliest: date) -> None:
+def test_the_first_cycle_from_a_day(month: date, anchor: int, interval: int, earliest: date) -> None:
     start = anchor_date(month.year, month.month, anchor)
     found = first_cycle_from(start, anchor, interval, earliest)
     assert found >= earliest

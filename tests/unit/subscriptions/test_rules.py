@@ -1,4 +1,4 @@
-"""What is to be done with a subscription on a day."""
+"""What is due for a subscription on a day."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backline.subscriptions.cycles import anchor_date, cycle_after
 from backline.subscriptions.rules import (
     Action,
     Plan,
     Subscription,
+    anchor_date,
+    cycle_after,
     cycle_to_remind,
     decide,
     line_amounts,
@@ -43,12 +44,12 @@ CASES: dict[str, tuple[Subscription, str, Plan]] = {
     "months late: one order, not several": (MONTHLY, "2026-05-07", Plan(Action.ORDER, TODAY, day("2026-05-31"), 1000)),
     "skipped": (replace(MONTHLY, skip_next=True), "2026-01-31", Plan(Action.SKIP, TODAY, day("2026-02-28"))),
     "to be skipped later": (replace(MONTHLY, skip_next=True), "2026-01-30", Plan(Action.NOT_DUE, TODAY)),
-    "put off until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(Action.NOT_DUE, TODAY)),
-    "put off until today": (
+    "deferred until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(Action.NOT_DUE, TODAY)),
+    "deferred until today": (
         replace(MONTHLY, retry_on=day("2026-02-01")), "2026-02-01", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
     ),
     "cancelled": (replace(MONTHLY, state="cancelled", next_on=None), "2026-01-31", Plan(Action.INACTIVE)),
-    "paused until somebody says so": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(Action.INACTIVE)),
+    "paused without an end": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(Action.INACTIVE)),
     "paused until tomorrow": (PAUSED, "2026-01-14", Plan(Action.INACTIVE)),
     "resumed, its next day still to come": (PAUSED, "2026-01-15", Plan(Action.RESUME, TODAY, TODAY)),
     "resumed on its day": (
@@ -103,7 +104,7 @@ def advanced(subscription: Subscription, plan: Plan) -> Subscription:
 
 
 @given(subscriptions(), st.integers(-400, 800))
-def test_what_is_done_is_not_due_again_that_day(subscription: Subscription, days: int) -> None:
+def test_a_cycle_is_due_once(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
     plan = decide(subscription, today)
     if plan.action in (Action.ORDER, Action.SKIP, Action.RESUME):
@@ -115,7 +116,7 @@ def test_what_is_done_is_not_due_again_that_day(subscription: Subscription, days
 
 
 @given(subscriptions(), st.integers(-400, 800))
-def test_an_order_is_for_a_cycle_that_has_come(subscription: Subscription, days: int) -> None:
+def test_an_order_is_for_a_past_or_present_cycle(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
     plan = decide(subscription, today)
     if plan.action is not Action.ORDER:
@@ -133,7 +134,7 @@ def test_an_order_is_for_a_cycle_that_has_come(subscription: Subscription, days:
 
 
 @given(subscriptions(), st.integers(0, 36))
-def test_run_every_day_each_cycle_comes_once_and_on_its_day(subscription: Subscription, count: int) -> None:
+def test_daily_runs_order_each_cycle_once_on_its_day(subscription: Subscription, count: int) -> None:
     if subscription.state != "active" or subscription.next_on is None:
         return
     current = replace(subscription, retry_on=None, skip_next=False)
@@ -152,7 +153,7 @@ ZONES = ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago", "America/Los_Angeles"
 
 
 @given(months, st.sampled_from(ZONES))
-def test_a_run_at_midnight_utc_meets_every_day_of_every_zone_once(start: date, zone: str) -> None:
+def test_daily_runs_at_midnight_utc_cover_every_day_of_every_zone_once(start: date, zone: str) -> None:
     runs = [datetime(start.year, start.month, start.day, tzinfo=UTC) + timedelta(days=n) for n in range(40)]
     days = [run.astimezone(ZoneInfo(zone)).date() for run in runs]
     assert days == [days[0] + timedelta(days=n) for n in range(40)]
@@ -167,7 +168,7 @@ def test_a_reminder_is_for_tomorrow_and_once() -> None:
     assert cycle_to_remind(MONTHLY, None, before - timedelta(days=1)) is None
 
 
-def test_who_gets_no_order_is_not_reminded() -> None:
+def test_a_subscription_without_a_next_order_gets_no_reminder() -> None:
     before = TODAY - timedelta(days=1)
     assert cycle_to_remind(replace(MONTHLY, skip_next=True), None, before) is None
     assert cycle_to_remind(replace(MONTHLY, state="cancelled", next_on=None), None, before) is None
@@ -175,7 +176,7 @@ def test_who_gets_no_order_is_not_reminded() -> None:
 
 
 @given(subscriptions(), st.integers(-400, 800))
-def test_who_is_reminded_gets_an_order_the_next_day(subscription: Subscription, days: int) -> None:
+def test_a_reminder_is_followed_by_an_order_the_next_day(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
     if (cycle_on := cycle_to_remind(subscription, None, today)) is None:
         return
@@ -191,5 +192,5 @@ def test_who_is_reminded_gets_an_order_the_next_day(subscription: Subscription, 
     [(1, 1000, 1900, (1000, 190)), (3, 333, 1900, (999, 190)), (1, 50, 700, (50, 4)), (1, 1, 1900, (1, 0)),
      (2, 1990, 0, (3980, 0)), (1, 10, 500, (10, 1))],
 )  # fmt: skip
-def test_amounts_are_rounded_as_on_orders(quantity: int, price: int, rate: int, expected: tuple[int, int]) -> None:
+def test_amounts_are_rounded_as_for_orders(quantity: int, price: int, rate: int, expected: tuple[int, int]) -> None:
     assert line_amounts(quantity, price, rate) == expected

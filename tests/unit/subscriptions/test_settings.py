@@ -10,13 +10,13 @@ from backline.subscriptions.settings import SubscriptionSettings
     ("key", "value", "problem"),
     [
         ("order_url", "/orders/{order}", "must be an absolute http or https URL"),
-        ("order_url", "https://shop.example/orders", "must have {order} once"),
+        ("order_url", "https://shop.example/orders", "must contain {order}, the order's number, once"),
         ("manage_url", "javascript:alert(1)", "must be an absolute http or https URL"),
-        ("chunk", 0, "greater than or equal to 1"),
-        ("out_of_stock_days", 31, "less than or equal to 30"),
+        ("chunk_size", 0, "greater than or equal to 1"),
+        ("out_of_stock_retry_days", 31, "less than or equal to 30"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_fix(key: str, value: object, problem: str) -> None:
+def test_a_wrong_value_is_named_with_its_correction(key: str, value: object, problem: str) -> None:
     with pytest.raises(ValidationError) as caught:
         SubscriptionSettings(**{key: value})  # type: ignore[arg-type]
     [error] = caught.value.errors()

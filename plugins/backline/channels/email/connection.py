@@ -11,6 +11,7 @@ from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import cast
 
 from backline.channels.email.replies import Reply, Stage, error_from_reply
@@ -28,33 +29,28 @@ class ConnectionBroken(Exception):
     """The connection was closed, by either end, before all replies were received."""
 
 
+@dataclass(slots=True)
 class Transaction:
-    """One mail transaction (RFC 5321 section 3.3): its deadline, which runs while it is first in line, and its progress."""
+    """One mail transaction (RFC 5321 section 3.3)."""
 
-    __slots__ = ("body_sent", "deadline", "on_body_start")
-
-    def __init__(self, deadline: float, on_body_start: Callable[[], None] | None = None) -> None:
-        """`deadline` is by the loop's clock. `on_body_start` is called before the body is written: the next may begin."""
-        self.deadline = deadline
-        self.on_body_start = on_body_start
-        self.body_sent = False
-        """Whether the body was sent, so that the server may have all of it."""
+    deadline: float
+    """By the loop's clock; it runs while the transaction is first in line."""
+    on_body_start: Callable[[], None] | None = None
+    """Called before the body is written: the next transaction may begin."""
+    body_sent: bool = False
+    """Whether the body was sent, so that the server may have all of it."""
 
 
+@dataclass(slots=True)
 class _Exchange:
     """Commands that were written, and the replies expected for them."""
 
-    __slots__ = ("body", "expected_replies", "replies", "started_at", "transaction", "waiter")
-
-    def __init__(
-        self, transaction: Transaction, expected_replies: int, body: bytes, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self.transaction = transaction
-        self.expected_replies = expected_replies
-        self.body = body
-        self.started_at = loop.time()
-        self.waiter: asyncio.Future[list[Reply]] = loop.create_future()
-        self.replies: list[Reply] = []
+    transaction: Transaction
+    expected_replies: int
+    body: bytes
+    started_at: float
+    waiter: asyncio.Future[list[Reply]]
+    replies: list[Reply] = field(default_factory=list)
 
 
 class SmtpConnection(asyncio.Protocol):
@@ -183,7 +179,7 @@ class SmtpConnection(asyncio.Protocol):
             self._write_buffer.clear()
 
     def _add_exchange(self, transaction: Transaction, replies: int, body: bytes = b"") -> asyncio.Future[list[Reply]]:
-        exchange = _Exchange(transaction, replies, body, self._loop)
+        exchange = _Exchange(transaction, replies, body, self._loop.time(), self._loop.create_future())
         self._exchanges.append(exchange)
         return exchange.waiter
 

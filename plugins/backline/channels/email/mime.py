@@ -11,12 +11,12 @@ import secrets
 from binascii import b2a_base64, b2a_qp
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from html.parser import HTMLParser
 from time import gmtime, strftime
 
 from backline.channels.content import Attachment, EmailContent
 from backline.channels.email import headers
 from backline.channels.email.addresses import Address
-from backline.channels.email.plain_text import html_to_text
 from backline.errors import InvalidInput
 
 # "=_" cannot occur in a quoted-printable or base64 line (RFC 2045 section 6.7), and a body that contains it is never sent
@@ -37,6 +37,9 @@ _ALTERNATIVE_START, _ALTERNATIVE_NEXT, _ALTERNATIVE_END = _multipart_delimiters(
 _MAX_UNENCODED_LINE_LENGTH = 990
 _TEXT_BYTES = bytes([9, 10, 13, *range(32, 127)])
 _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,100}")
+_HIDDEN_TAGS = frozenset({"head", "style", "script", "title", "template"})
+_PARAGRAPH_TAGS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "blockquote", "pre", "hr"})
+_LINE_TAGS = frozenset({"br", "div", "tr", "li", "section", "article", "header", "footer"})
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -149,3 +152,52 @@ def _date(seconds: int) -> str:
     utc = gmtime(seconds)
     day, month = _DAYS[utc.tm_wday], _MONTHS[utc.tm_mon - 1]
     return strftime(f"{day}, %d {month} %Y %H:%M:%S +0000", utc)
+
+
+def html_to_text(html: str) -> str:
+    """The text of an HTML document, with link targets after their text and dashes before list items."""
+    reader = _TextExtractor()
+    reader.feed(html)
+    reader.close()
+    lines = [" ".join(line.split()) for line in "".join(reader.pieces).split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+class _TextExtractor(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.pieces: list[str] = []
+        self._hidden = 0
+        self._links: list[tuple[str, int]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _HIDDEN_TAGS:
+            self._hidden += 1
+        elif tag in _PARAGRAPH_TAGS:
+            self.pieces.append("\n\n")
+        elif tag in _LINE_TAGS:
+            self.pieces.append("\n- " if tag == "li" else "\n")
+        elif tag in {"td", "th"}:
+            self.pieces.append(" ")
+        elif tag == "a":
+            self._links.append((dict(attrs).get("href") or "", len(self.pieces)))
+        elif tag == "img" and (alternative := dict(attrs).get("alt")):
+            self.pieces.append(alternative)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _HIDDEN_TAGS:
+            self._hidden = max(0, self._hidden - 1)
+        elif tag in _PARAGRAPH_TAGS:
+            self.pieces.append("\n\n")
+        elif tag in _LINE_TAGS and tag != "br":
+            self.pieces.append("\n")
+        elif tag == "a" and self._links:
+            target, start = self._links.pop()
+            label = "".join(self.pieces[start:]).strip()
+            if target and not target.startswith("#") and target.removeprefix("mailto:") != label:
+                self.pieces.append(f" ({target})" if label else target)
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            # Line breaks in the source have no meaning in HTML.
+            self.pieces.append(re.sub(r"\s+", " ", data))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from backline.errors import NetworkFailure, TimeoutFailure
+from backline.errors import InvalidInput, NetworkFailure, TimeoutFailure
 
 if TYPE_CHECKING:
     import aiohttp
@@ -45,7 +46,8 @@ class HttpSession:
     """A few persistent connections, opened by the first request and reopened after they break.
 
     Redirects are not followed and cookies not kept. `connector` creates the aiohttp connector, for callers that choose
-    addresses themselves.
+    addresses themselves. `repeat_disconnected`: send once more if the server has closed a persistent connection, for
+    servers that recognize a repetition.
     """
 
     def __init__(
@@ -55,40 +57,38 @@ class HttpSession:
         verify_tls: bool = True,
         proxy: str | None = None,
         connector: Callable[[], aiohttp.BaseConnector] | None = None,
+        repeat_disconnected: bool = False,
     ) -> None:
         self._connections = connections
         self._verify_tls = verify_tls
         self._proxy = proxy
         self._connector = connector
+        self._repeat_disconnected = repeat_disconnected
         self._client: aiohttp.ClientSession | None = None
 
-    async def exchange(self, request: HttpRequest) -> HttpResponse:
-        """The response, whatever its status; raises TimeoutFailure or NetworkFailure.
+    async def exchange(self, request: HttpRequest, server: str = "") -> HttpResponse:
+        """The response, whatever its status; raises TimeoutFailure or NetworkFailure, or InvalidInput for a wrong URL.
 
-        The request is not repeated here. The error says if the server may nevertheless have processed it.
+        The error says if the server may nevertheless have processed the request. It names the server as `server`, or by
+        the URL's origin.
         """
         import aiohttp
 
-        host = _origin(request.url)
-        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=min(request.timeout, CONNECT_TIMEOUT_SECONDS))
+        host = server or _origin(request.url)
         try:
-            async with self._get_client().request(
-                request.method,
-                request.url,
-                data=request.body,
-                headers=request.headers,
-                timeout=timeout,
-                allow_redirects=False,
-                proxy=self._proxy,
-            ) as response:
-                content = await _read_body(response)
-                charset = response.charset or "utf-8"
-                return HttpResponse(response.status, response.headers, _decode(content, charset))
+            try:
+                return await self._request(request)
+            except aiohttp.ServerDisconnectedError:
+                if not self._repeat_disconnected:
+                    raise
+                return await self._request(request)
         except aiohttp.ConnectionTimeoutError:
             seconds = min(request.timeout, CONNECT_TIMEOUT_SECONDS)
             raise TimeoutFailure(f"{host}: no connection within {seconds:g} s") from None
         except TimeoutError:
             raise TimeoutFailure(f"{host} did not answer within {request.timeout:g} s{UNKNOWN_OUTCOME}") from None
+        except aiohttp.InvalidURL:
+            raise InvalidInput("url", f"of {host} is not usable; change it") from None
         except aiohttp.ClientConnectorCertificateError as exc:
             advice = 'trust its authority (SSL_CERT_FILE), or set "verify": false in the extra for a test server'
             raise NetworkFailure(f"{host}: its certificate is not valid ({exc.certificate_error}); {advice}") from exc
@@ -108,17 +108,24 @@ class HttpSession:
         if client is not None:
             await client.close()
 
+    async def _request(self, request: HttpRequest) -> HttpResponse:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=min(request.timeout, CONNECT_TIMEOUT_SECONDS))
+        async with self._get_client().request(
+            request.method, request.url, data=request.body, headers=request.headers, timeout=timeout,
+            allow_redirects=False, proxy=self._proxy,
+        ) as response:  # fmt: skip
+            content = await _read_body(response)
+            return HttpResponse(response.status, response.headers, _decode(content, response.charset or "utf-8"))
+
     def _get_client(self) -> aiohttp.ClientSession:
         import aiohttp
 
         if self._client is None:
-            connector = (
-                self._connector()
-                if self._connector
-                else aiohttp.TCPConnector(limit=self._connections, ssl=self._verify_tls)
-            )
+            factory = self._connector or partial(aiohttp.TCPConnector, limit=self._connections, ssl=self._verify_tls)
             self._client = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "Backline"}
+                connector=factory(), cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "Backline"}
             )
         return self._client
 
@@ -139,9 +146,10 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
 
 def _decode(content: bytes, charset: str) -> str:
     try:
-        return content.decode(charset, "replace")
+        text = content.decode(charset, "replace")
     except LookupError:
-        return content.decode("utf-8", "replace")
+        text = content.decode("utf-8", "replace")
+    return text.replace("\0", "\ufffd")  # PostgreSQL cannot store a NUL
 
 
 def _origin(url: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import psycopg
 
@@ -12,20 +11,7 @@ from backline.db.statements import statement
 from backline.errors import InvalidInput, Misconfigured
 
 
-class DeviceStore(Protocol):
-    """Stores the device tokens of users."""
-
-    async def list_tokens(self, user_id: str) -> list[str]:
-        """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
-
-    async def remove(self, token: str, reason: str) -> None:
-        """Remove a device that no longer exists; does nothing if it was removed already."""
-
-    async def close(self) -> None:
-        """Close the connection; never raises."""
-
-
-class SqlDeviceStore:
+class DeviceStore:
     """Uses the statements `push_tokens` and `push_token_remove`; raises DatabaseFailure if the database is unavailable."""
 
     def __init__(self, dsn: Callable[[], str]) -> None:
@@ -33,7 +19,7 @@ class SqlDeviceStore:
         self._database: Database | None = None
 
     async def list_tokens(self, user_id: str) -> list[str]:
-        """As `DeviceStore.list_tokens`."""
+        """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
         try:
             rows = await self._get_database().fetch(statement("identity", "push_tokens"), {"id": user_id})
         except Misconfigured as exc:
@@ -45,11 +31,11 @@ class SqlDeviceStore:
         return [str(row["token"]) for row in rows]
 
     async def remove(self, token: str, reason: str) -> None:
-        """As `DeviceStore.remove`."""
+        """Remove a device that no longer exists; does nothing if it was removed already."""
         await self._get_database().fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
 
     async def close(self) -> None:
-        """Close the connection; the next use reopens it."""
+        """Close the connection; the next use reopens it. Never raises."""
         if self._database is not None:
             await self._database.close()
 

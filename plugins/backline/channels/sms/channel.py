@@ -13,8 +13,9 @@ from backline.channels.base import Message, Receipt, truncate
 from backline.channels.http.gateway import HttpGateway
 from backline.channels.http.responses import error_from_response, json_object
 from backline.channels.http.session import UNKNOWN_OUTCOME, HttpRequest, HttpResponse, HttpSession, timeout
+from backline.channels.recipients import parse_phone_number
 from backline.channels.settings import SmsSettings
-from backline.channels.sms import numbers, segments
+from backline.channels.sms import segments
 from backline.errors import BacklineError, InvalidInput, Misconfigured, RateLimited, Rejected, UnknownFailure
 
 MAX_CHARACTERS = 1600
@@ -58,7 +59,7 @@ class SmsChannel:
 
     def prepare(self, message: Message) -> HttpRequest:
         """Render and check the text; raises InvalidInput, naming the field, if it cannot be sent."""
-        number = numbers.parse_phone_number(message.recipient, "to")
+        number = parse_phone_number(message.recipient, "to")
         text = self._render(message)
         self._check_length(text)
         body = urlencode({"To": number, **self._sender_params, "Body": text}).encode()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -17,23 +17,15 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from pydantic_core import to_json
 
-from backline.channels.base import RESPONSE_LIMIT, Message, Receipt, truncate
+from backline.channels.base import Message, Receipt, truncate
 from backline.channels.content import WebhookContent
 from backline.channels.http.responses import raise_for_status
-from backline.channels.http.session import CONNECT_TIMEOUT_SECONDS, UNKNOWN_OUTCOME
+from backline.channels.http.session import HttpRequest, HttpResponse, HttpSession
 from backline.channels.recipients import parse_webhook_recipient
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import signature_header
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
-from backline.errors import (
-    BacklineError,
-    InvalidInput,
-    NetworkFailure,
-    PermanentError,
-    Rejected,
-    TimeoutFailure,
-    UnknownFailure,
-)
+from backline.errors import BacklineError, PermanentError, Rejected, UnknownFailure
 from backline.webhooks.settings import WebhookSettings
 
 USER_AGENT = "Backline-Webhooks/1"
@@ -96,9 +88,8 @@ class WebhookSession:
     ) -> None:
         """`resolver_factory` creates the resolver of host names; the default uses the system's."""
         self._endpoints = endpoints
-        self._guard = guard
-        self._resolver_factory = resolver_factory
-        self._client: aiohttp.ClientSession | None = None
+        # No proxy, which would connect to any address. A receiver recognizes a repeated event by its id.
+        self._http = HttpSession(connector=lambda: guarded_connector(guard, resolver_factory), repeat_disconnected=True)
 
     async def send(self, prepared: PreparedWebhook) -> Receipt:
         """Deliver one event.
@@ -112,76 +103,18 @@ class WebhookSession:
         if endpoint.disabled_reason is not None:
             raise Rejected(f"endpoint {endpoint.id} is disabled: {endpoint.disabled_reason}")
         try:
-            receipt = await self._post(endpoint, prepared)
+            response = await self._http.exchange(_signed_request(endpoint, prepared), server=endpoint.id)
+            _check_status(endpoint, response)
         except BacklineError as exc:
             await self._endpoints.record_failure(endpoint, exc, gone=exc.code == str(HTTP_GONE))
             raise
         await self._endpoints.record_success(endpoint)
-        return receipt
+        return Receipt(str(response.status), truncate(response.body), prepared.event_id)
 
     async def close(self) -> None:
         """Close all connections; never raises."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._http.close()
         await self._endpoints.close()
-
-    async def _post(self, endpoint: DeliveryEndpoint, prepared: PreparedWebhook) -> Receipt:
-        try:
-            status, headers, text = await self._exchange(endpoint, prepared)
-        except aiohttp.ConnectionTimeoutError:
-            raise TimeoutFailure(f"{endpoint.id}: no connection within {_connect_timeout(prepared):g} s") from None
-        except TimeoutError as exc:
-            text = f"{endpoint.id} did not answer within {prepared.timeout:g} s{UNKNOWN_OUTCOME}"
-            raise TimeoutFailure(text) from exc
-        except aiohttp.InvalidURL:
-            raise InvalidInput("url", f"of endpoint {endpoint.id} is not usable; change it") from None
-        except aiohttp.ClientConnectorError as exc:
-            raise NetworkFailure(f"{endpoint.id}: {_error_without_url(exc, endpoint)}") from None
-        except (aiohttp.ClientError, OSError) as exc:
-            raise NetworkFailure(f"{endpoint.id}: {_error_without_url(exc, endpoint)}{UNKNOWN_OUTCOME}") from None
-        _check_status(endpoint, status, headers, text)
-        return Receipt(str(status), truncate(text), prepared.event_id)
-
-    async def _exchange(
-        self, endpoint: DeliveryEndpoint, prepared: PreparedWebhook
-    ) -> tuple[int, Mapping[str, str], str]:
-        try:
-            return await self._request(endpoint, prepared)
-        except aiohttp.ServerDisconnectedError:
-            # Usually a persistent connection that the receiver has closed. Send once more over a new one: a receiver
-            # that did accept the event recognizes it by its id.
-            return await self._request(endpoint, prepared)
-
-    async def _request(
-        self, endpoint: DeliveryEndpoint, prepared: PreparedWebhook
-    ) -> tuple[int, Mapping[str, str], str]:
-        timestamp = int(time.time())
-        headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": USER_AGENT,
-            "webhook-id": prepared.event_id,
-            "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature_header(endpoint.secrets, prepared.event_id, timestamp, prepared.body),
-        }
-        async with self._get_client().post(
-            endpoint.url, data=prepared.body, headers=headers, allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=prepared.timeout, connect=_connect_timeout(prepared)),
-        ) as response:  # fmt: skip
-            # Only the beginning of a long response is read; its connection is then not reused.
-            text = (await response.content.read(RESPONSE_LIMIT)).decode("utf-8", "replace").replace("\0", "\ufffd")
-            return response.status, response.headers, text
-
-    def _get_client(self) -> aiohttp.ClientSession:
-        if self._client is None:
-            self._client = aiohttp.ClientSession(
-                connector=guarded_connector(self._guard, self._resolver_factory),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,  # a proxy would connect for us, to any address
-            )
-        return self._client
 
 
 class GuardedResolver(AbstractResolver):
@@ -224,17 +157,27 @@ def guarded_connector(guard: AddressGuard, resolver_factory: ResolverFactory = D
     )
 
 
-def _connect_timeout(prepared: PreparedWebhook) -> float:
-    return min(prepared.timeout, CONNECT_TIMEOUT_SECONDS)
+def _signed_request(endpoint: DeliveryEndpoint, prepared: PreparedWebhook) -> HttpRequest:
+    timestamp = int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": USER_AGENT,
+        "webhook-id": prepared.event_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature_header(endpoint.secrets, prepared.event_id, timestamp, prepared.body),
+    }
+    return HttpRequest("POST", endpoint.url, headers, prepared.body, prepared.timeout)
 
 
-def _check_status(endpoint: DeliveryEndpoint, status: int, headers: Mapping[str, str], text: str) -> None:
+def _check_status(endpoint: DeliveryEndpoint, response: HttpResponse) -> None:
+    status = response.status
     if 300 <= status < 400:
-        host = _host(headers.get("Location", ""))
+        host = _host(response.headers.get("Location", ""))
         redirect = f"{endpoint.id} answered {status}, a redirect" + (f" to {host}" if host else "")
         raise UnknownFailure(f"{redirect}; redirects are not followed: set the endpoint's final URL", code=str(status))
     try:
-        raise_for_status(status, headers, text, server=endpoint.id)
+        raise_for_status(status, response.headers, response.body, server=endpoint.id)
     except PermanentError as exc:
         if status == HTTP_GONE:
             raise
@@ -247,13 +190,3 @@ def _host(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _error_without_url(exc: Exception, endpoint: DeliveryEndpoint) -> str:
-    """An error's text without the URL's path and query, which may hold a token."""
-    parts = urlsplit(endpoint.url)
-    text = str(exc) or type(exc).__name__
-    for part in (endpoint.url, f"{parts.path}?{parts.query}", parts.query, parts.path):
-        if len(part) > 1:
-            text = text.replace(part, "…")
-    return text

@@ -1,0 +1,284 @@
+"""What the poller polls: lanes, SQL statements of [watches], and Airflow's failures.
+
+Each watch runs in a loop of its own at its own interval, over one database connection. A watch that fails is logged
+once, is tried again after a growing delay, and affects no other watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, LiteralString, Protocol
+
+import psycopg
+from psycopg.rows import DictRow
+
+from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
+from backline.airflow.job_events import JobEventPublisher
+from backline.airflow.poller import FAILURE_WATCH, WATCH_URI, lane_watch
+from backline.airflow_api import AirflowClient
+from backline.db.connect import Database
+from backline.db.statements import statement
+from backline.dead_letters.reconcile_dead_letters import CURSOR
+from backline.dead_letters.runs import failure_fingerprint
+from backline.dead_letters.settings import DeadLetterSettings
+from backline.errors import BacklineError, TimeoutFailure
+from backline.outbox.store import Store
+from backline.outbox.wakeup_policy import LaneStatus, WakeupPolicy, backlog_count_limit
+from backline.settings import Settings, WatchSettings
+
+log = logging.getLogger(__name__)
+
+STATEMENT_TIMEOUT_SECONDS = 0.5
+"""A watch's statement is cancelled after this: lanes wait for the connection meanwhile."""
+INITIAL_RETRY_DELAY_SECONDS = 1.0
+MAX_RETRY_DELAY_SECONDS = 15.0
+RESCUE_INTERVAL_SECONDS = 1.0
+POST_TIMEOUT_SECONDS = 2.0
+FAILURE_COOLDOWN_SECONDS = 10.0
+FINGERPRINT_INTERVAL_SECONDS = 15.0
+"""Between two requests for failed runs and import errors. Callbacks report most failures at once; these find the rest."""
+
+
+class Watch(Protocol):
+    """Something to poll."""
+
+    names: frozenset[str]
+    """The triggers that it fires."""
+    interval_seconds: float
+
+    async def check(self) -> frozenset[str]:
+        """Those of `names` that have work now. Errors are the poller's to handle."""
+
+    async def close(self) -> None:
+        """Release what `check` has opened; never raises."""
+
+
+async def poll_and_post(config: Settings, used: Mapping[str, int]) -> AsyncIterator[frozenset[str]]:
+    """Poll all watches that are `used` and post their asset events; yields the watches whose event could not be posted."""
+    database, airflow = AppDatabase(), AppAirflow()
+    async for fired in poll(configured_watches(config, database, airflow), used):
+        if unposted := await airflow.post_events(fired):
+            yield unposted
+
+
+def configured_watches(config: Settings, database: AppDatabase, airflow: AppAirflow) -> list[Watch]:
+    """All watches of the settings."""
+    return [
+        LaneWatch(database, config),
+        FailureWatch(database, airflow, config),
+        *(SqlWatch(name, watch, database) for name, watch in config.watches.items()),
+    ]
+
+
+async def poll(watches: Sequence[Watch], used: Mapping[str, int]) -> AsyncIterator[frozenset[str]]:
+    """Poll for ever those watches whose names are `used` more than 0 times; yields the names that fire."""
+    fired: asyncio.Queue[frozenset[str]] = asyncio.Queue()
+    loops = [asyncio.create_task(_poll_one(watch, used, fired)) for watch in watches]
+    try:
+        while True:
+            yield await fired.get()
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        for watch in watches:
+            await watch.close()
+
+
+async def _poll_one(watch: Watch, used: Mapping[str, int], fired: asyncio.Queue[frozenset[str]]) -> None:
+    last_error, retry_delay = "", INITIAL_RETRY_DELAY_SECONDS
+    while True:
+        pause = watch.interval_seconds
+        if any(used.get(name) for name in watch.names):
+            try:
+                if due := await watch.check():
+                    fired.put_nowait(due)
+                last_error, retry_delay = "", INITIAL_RETRY_DELAY_SECONDS
+            except Exception as exc:  # noqa: BLE001 - a trigger that raises is restarted every second, without end
+                if (error := f"{type(exc).__name__}: {exc}") != last_error:
+                    last_error = error
+                    log.warning(
+                        "watch %s: %s; retrying every %.0f s or less", min(watch.names), error, MAX_RETRY_DELAY_SECONDS
+                    )
+                pause = max(pause, retry_delay)
+                retry_delay = min(retry_delay * 2, MAX_RETRY_DELAY_SECONDS)
+        await asyncio.sleep(pause)
+
+
+class AppDatabase(Database):
+    """The poller's connection. It reads Airflow's connection each time it connects: the password may have changed."""
+
+    def __init__(self) -> None:
+        super().__init__("", name="poller", retry_timeout=0)
+
+    async def _open(self) -> psycopg.AsyncConnection[DictRow]:
+        if self._connection is None:
+            self._dsn = await app_dsn_async()
+        return await super()._open()
+
+    async def fetch_quickly(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
+        """As `fetch`, but TimeoutFailure, and the statement cancelled, when it takes too long."""
+        try:
+            # The client's clock: a transaction pooler would hand a session's statement_timeout to others.
+            return await asyncio.wait_for(self.fetch(sql, params), STATEMENT_TIMEOUT_SECONDS)
+        except TimeoutError:
+            raise TimeoutFailure(f"the statement took longer than {STATEMENT_TIMEOUT_SECONDS} s") from None
+
+
+class AppAirflow:
+    """The poller's client of Airflow's REST API, made from Airflow's connection, anew after an error."""
+
+    def __init__(self) -> None:
+        self._client: AirflowClient | None = None
+        self._asset_ids: dict[str, int] = {}
+
+    async def client(self) -> AirflowClient:
+        """The client. Its methods block: call them in a thread."""
+        if self._client is None:
+            self._client = await airflow_rest_async()
+        return self._client
+
+    def reset(self) -> None:
+        """Forget the client and what it has found."""
+        self._client = None
+        self._asset_ids.clear()
+
+    async def post_events(self, names: frozenset[str]) -> frozenset[str]:
+        """Post the asset events of these watches; returns the watches for which that failed. Never raises.
+
+        A trigger's own event does the same, but Airflow takes those from its triggers only once a second.
+        """
+        try:
+            client = await self.client()
+            await asyncio.wait_for(asyncio.to_thread(self._post_events, client, names), POST_TIMEOUT_SECONDS)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the trigger's own event is left
+            log.warning("asset events of %s: %s: %s", ", ".join(names), type(exc).__name__, exc)
+            self.reset()
+            return names
+        return frozenset()
+
+    def _post_events(self, client: AirflowClient, names: frozenset[str]) -> None:
+        if not names <= self._asset_ids.keys():
+            assets = client.pages("/api/v2/assets", "assets", uri_pattern=WATCH_URI.format(""))
+            self._asset_ids.update({asset["name"]: asset["id"] for asset in assets})
+        for name in names:
+            client.post("/api/v2/assets/events", {"asset_id": self._asset_ids[name]})
+
+
+class LaneWatch:
+    """Fires for lanes that need a dispatcher. Also makes due messages pending and rescues those of dead dispatchers."""
+
+    def __init__(self, database: Database, config: Settings) -> None:
+        self.names = frozenset(map(lane_watch, config.lanes))
+        self.interval_seconds = config.lane_trigger.poll_interval_seconds
+        self._store, self._lanes, self._outbox = Store(database), config.lanes, config.outbox
+        self._policy = WakeupPolicy(config.lanes, config.lane_trigger.cooldown_seconds)
+        self._statuses: Sequence[LaneStatus] = ()
+        """Of the lanes that have messages or dispatchers."""
+        self._next_rescue = 0.0
+
+    async def check(self) -> frozenset[str]:
+        """One small statement while the outbox is at rest."""
+        if not self._statuses and not await self._store.has_work():
+            return frozenset()
+        now, timeout = time.monotonic(), self._outbox.heartbeat_timeout_seconds
+        if now >= self._next_rescue:
+            self._next_rescue = now + RESCUE_INTERVAL_SECONDS
+            await self._store.rescue(self._outbox.max_rescues, timeout)
+            await self._store.expire()
+        await self._store.promote()
+        live = {status.lane: status.live_dispatchers for status in self._statuses}
+        limits = {name: backlog_count_limit(lane, live.get(name, 0)) for name, lane in self._lanes.items()}
+        statuses = [LaneStatus(**row) for row in await self._store.lane_status(limits, timeout)]
+        self._statuses = [each for each in statuses if each.pending or each.live_dispatchers or each.handing_over]
+        return frozenset(map(lane_watch, self._policy.lanes_to_wake(statuses, time.monotonic())))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._store.close()
+
+
+class SqlWatch:
+    """Fires while its statement's first value is true; after each event it is silent for its cooldown."""
+
+    def __init__(self, name: str, config: WatchSettings, database: AppDatabase) -> None:
+        self.names, self.interval_seconds = frozenset({name}), config.interval_seconds
+        self._statement, self._database = config.statement, database
+        self._cooldown = Cooldown(config.cooldown_seconds)
+
+    async def check(self) -> frozenset[str]:
+        """Run the statement."""
+        domain, _, name = self._statement.partition(".")
+        rows = await self._database.fetch_quickly(statement(domain, name))
+        is_due = any(next(iter(row.values())) for row in rows[:1])
+        return self.names if is_due and self._cooldown.start() else frozenset()
+
+    async def close(self) -> None:
+        """The connection is shared."""
+
+
+class FailureWatch:
+    """Fires when a run has failed, a file's import error is new or gone, or an alert is due. Publishes jobs' webhook events."""
+
+    names = frozenset({FAILURE_WATCH})
+
+    def __init__(self, database: AppDatabase, airflow: AppAirflow, config: Settings) -> None:
+        self.interval_seconds = config.section(DeadLetterSettings).poll_interval_seconds
+        self._database, self._airflow, self._sends_alerts = database, airflow, bool(config.alerts.recipients)
+        self._cooldown = Cooldown(FAILURE_COOLDOWN_SECONDS)
+        self._client: AirflowClient | None = None
+        self._events: JobEventPublisher | None = None
+        self._fingerprint: tuple[object, ...] | None = None
+        self._changed_at = datetime.now(UTC)
+        self._next_fingerprint = 0.0
+
+    async def check(self) -> frozenset[str]:
+        """Statements of our own at each call, requests to Airflow less often."""
+        try:
+            unread = await self._has_unread_failures()
+        except BacklineError:
+            self._airflow.reset()
+            raise
+        alerts = self._sends_alerts and await self._database.fetch_quickly(
+            statement("dead_letters", "alert_due"), {"batch_limit": 1}
+        )
+        return self.names if (unread or alerts) and self._cooldown.start() else frozenset()
+
+    async def _has_unread_failures(self) -> bool:
+        client = await self._airflow.client()
+        if self._events is None or client is not self._client:
+            self._client, self._events = client, JobEventPublisher(client, self._database, base_url())
+        try:
+            await self._events.poll()
+        except BacklineError as exc:
+            # Dead letters do not depend on webhooks; the next call publishes what this one has missed.
+            log.warning("job events: %s", exc)
+        if time.monotonic() >= self._next_fingerprint:
+            found = await asyncio.to_thread(failure_fingerprint, client)
+            if found != self._fingerprint:
+                self._fingerprint, self._changed_at = found, datetime.now(UTC)
+            self._next_fingerprint = time.monotonic() + FINGERPRINT_INTERVAL_SECONDS
+        cursor = await self._database.fetch_quickly(statement("dead_letters", "cursor_get"), {"name": CURSOR})
+        return not cursor or bool(cursor[0]["at"] < self._changed_at)
+
+    async def close(self) -> None:
+        """The connection and the client are shared."""
+
+
+class Cooldown:
+    """Seconds after an event in which a watch does not fire again."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._quiet_until = seconds, 0.0
+
+    def start(self) -> bool:
+        """Whether it is over; if so, the next one starts."""
+        now = time.monotonic()
+        if now < self._quiet_until:
+            return False
+        self._quiet_until = now + self._seconds
+        return True

@@ -1,0 +1,223 @@
+"""Applies the stored events of payment providers to payments and orders, in the order in which they occurred.
+
+Events arrive late, repeated and out of order. A captured payment is final, and an event about captured money is always
+applied. Any other event is applied only to a payment that waits for a result and has no open attempt, and only if it is newer
+than the payment's last result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from backline.db.connect import Session
+from backline.db.statements import statement
+from backline.errors import InvalidInput, PermanentError, Rejected
+from backline.jobs.batch import BatchResult
+from backline.jobs.job import Job
+from backline.payments.charges import record_action_required, record_capture, record_decline, start_attempt
+from backline.payments.declines import CANCELLED, classify
+from backline.payments.repository import Order, Payment, RunStatement, lock_order, transaction
+from backline.payments.settings import PaymentSettings
+from backline.payments.webhook_parsing import PARSERS, ParsedEvent
+from backline.settings import settings
+from backline.subscriptions.renewal import RenewalOutcome, renew
+from backline.subscriptions.settings import SubscriptionSettings
+
+BATCH_LIMIT = 1_000
+PAGE_SIZE = 100
+MAX_PROBLEM_LENGTH = 500
+MAX_DAYS_CHARGED_AHEAD = 7
+"""A charge that comes earlier before the next cycle is taken to be for the last cycle, which has its order already."""
+EventOutcome = Literal["applied", "duplicate", "stale", "ignored"]
+
+
+class NotReady(PermanentError):
+    """What the event refers to does not exist yet: a later run processes the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event that is not processed yet."""
+
+    id: int
+    provider: str
+    event_id: str
+    type: str
+    occurred_at: datetime
+    received_at: datetime
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChargedSubscription:
+    """A subscription that its provider has charged."""
+
+    id: int
+    state: str
+    next_on: date | None
+    zone: str
+    retry_on: date | None
+    days_ahead: int | None
+    """Days from the charge to `next_on`."""
+    order_id: int | None
+    """The order of a cycle that waits for its payment."""
+
+
+def ingest_payment_webhook(job: Job[PaymentSettings]) -> BatchResult:
+    """Process up to `BATCH_LIMIT` waiting events; one whose dead letter was discarded counts as processed."""
+    with transaction(job.database) as run:
+        run("event_dismiss", job=job.name)
+    return job.run_each(
+        _waiting_events(job), lambda event: _process_event(job, event),
+        key=lambda event: f"{event.provider} {event.event_id}", limit=BATCH_LIMIT, transactional=False,
+    )  # fmt: skip
+
+
+def _waiting_events(job: Job[PaymentSettings]) -> Iterator[StoredEvent]:
+    occurred_at, last_id = datetime.min.replace(tzinfo=UTC), 0
+    while True:
+        values = {"occurred_at": occurred_at, "id": last_id, "batch_limit": PAGE_SIZE}
+        page = job.rows(statement("payments", "event_list_waiting"), StoredEvent, values)
+        yield from page
+        if len(page) < PAGE_SIZE:
+            return
+        occurred_at, last_id = page[-1].occurred_at, page[-1].id
+
+
+def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
+    """Apply one event in a transaction of its own; returns the outcome.
+
+    An event that is not ready waits for a later run, up to `event_max_wait_hours`. The problem of any other failure is
+    stored with the event, so that the event does not start another run.
+    """
+    try:
+        with transaction(job.database) as run:
+            if not run("event_claim", id=event.id):
+                return "claimed"  # by another run
+            outcome, payment_id = _apply_event(job.database, run, event, job.now)
+            run("event_finish", id=event.id, payment_id=payment_id)
+            return outcome
+    except Exception as exc:
+        if not job.database.closed:
+            with transaction(job.database) as run:
+                run("event_set_problem", id=event.id, problem=str(exc).split("\n", 1)[0][:MAX_PROBLEM_LENGTH])
+        if not isinstance(exc, NotReady):
+            raise
+        max_wait_hours = job.settings.event_max_wait_hours
+        if job.now - event.received_at > timedelta(hours=max_wait_hours):
+            raise Rejected(f"{exc}; waited for {max_wait_hours:.0f} hours") from exc
+        return "waiting"
+
+
+def _apply_event(
+    database: Session, run: RunStatement, event: StoredEvent, now: datetime
+) -> tuple[EventOutcome, int | None]:
+    """Apply an event in the caller's transaction; returns the outcome and the payment's id, if the event is about one.
+
+    NotReady if what it refers to does not exist yet; Rejected or InvalidInput if it can never be applied.
+    """
+    parsed = PARSERS[event.provider](event.type, event.body)
+    if parsed is None:
+        return "ignored", None
+    found = run("event_payment_find", provider=event.provider, reference=parsed.reference, key=parsed.idempotency_key)
+    if parsed.kind == "subscription_charged" and not found:
+        return _apply_subscription_charge(database, run, event, parsed, now)
+    if not found:
+        if parsed.idempotency_key is None:  # not a payment of Backline's
+            return "ignored", None
+        raise NotReady(f"no payment has the key {parsed.idempotency_key}")
+    order, payment = lock_order(run, found[0]["order_id"])
+    if payment is None or payment.id != found[0]["id"]:
+        if parsed.kind == "captured":
+            raise Rejected(f"payment {found[0]['id']} was captured after another one replaced it; refund it")
+        return "stale", found[0]["id"]
+    return _update_payment(run, parsed, event.occurred_at, order, payment), payment.id
+
+
+def _update_payment(
+    run: RunStatement, parsed: ParsedEvent, occurred_at: datetime, order: Order, payment: Payment
+) -> EventOutcome:
+    if parsed.kind in ("captured", "subscription_charged"):
+        return _apply_capture(run, parsed, order, payment)
+    is_older = payment.failed_at is not None and occurred_at < payment.failed_at.replace(microsecond=0)
+    awaits_result = payment.state in ("pending", "requires_action") and payment.open_attempt is None
+    if not awaits_result or is_older or (parsed.kind == "requires_action" and payment.state == "requires_action"):
+        return "stale"
+    start_attempt(run, payment)
+    _, payment = _reload(run, order)
+    if parsed.kind == "requires_action":
+        record_action_required(run, payment, payment.attempts, parsed.reference, classify(("authentication_required",)))
+    elif parsed.decline is not None and parsed.decline.kind == "needs_action":
+        record_action_required(run, payment, payment.attempts, parsed.reference, parsed.decline)
+    else:
+        record_decline(run, payment, parsed.reference, parsed.decline or CANCELLED)
+    return "applied"
+
+
+def _apply_capture(run: RunStatement, parsed: ParsedEvent, order: Order, payment: Payment) -> EventOutcome:
+    if payment.state == "captured":
+        if payment.provider_reference == parsed.reference:
+            return "duplicate"
+        raise Rejected(
+            f"order {order.number} was paid twice, by {payment.provider_reference} and {parsed.reference}; refund one"
+        )
+    if (parsed.amount_minor, parsed.currency) != (payment.amount_minor, payment.currency):
+        raise Rejected(
+            f"order {order.number} costs {payment.amount_minor} {payment.currency} in minor units, but "
+            f"{parsed.amount_minor} {parsed.currency} were paid"
+        )
+    if order.state == "pending":
+        raise NotReady(f"order {order.number} is paid, but its stock is not reserved yet")
+    if order.state != "reserved":
+        raise Rejected(f"order {order.number} was paid, but it is {order.state}; refund the payment")
+    record_capture(run, payment, parsed.reference)
+    return "applied"
+
+
+def _apply_subscription_charge(
+    database: Session, run: RunStatement, event: StoredEvent, parsed: ParsedEvent, now: datetime
+) -> tuple[EventOutcome, int | None]:
+    """Pay the subscription's order that waits for its payment, or create the next cycle's order and pay that."""
+    reference = parsed.subscription_reference
+    found = run("charged_subscription_find", provider=event.provider, reference=reference, at=event.occurred_at)
+    if not found:
+        raise NotReady(f"no subscription has the reference {reference}")
+    subscription = ChargedSubscription(**found[0])
+    order_id = subscription.order_id
+    if order_id is None:
+        order_id = _create_cycle_order(database, subscription, now)
+    order, payment = lock_order(run, order_id)
+    if payment is None:
+        run("payment_insert", order_id=order.id, provider=event.provider)
+        order, payment = _reload(run, order)
+    if payment.provider != event.provider:
+        raise Rejected(f"order {order.number} is payable by {payment.provider}, but {event.provider} charged it")
+    return _apply_capture(run, parsed, order, payment), payment.id
+
+
+def _create_cycle_order(database: Session, subscription: ChargedSubscription, now: datetime) -> int:
+    """Create the next cycle's order, possibly some days early; returns its id."""
+    name, cycle_on = f"subscription {subscription.id}", subscription.next_on
+    if cycle_on is None:
+        raise Rejected(f"{name} was charged, but it is {subscription.state}; refund the payment")
+    if subscription.days_ahead is not None and subscription.days_ahead > MAX_DAYS_CHARGED_AHEAD:
+        raise Rejected(f"{name} was charged, but its next cycle is {cycle_on}; refund it if the last cycle is paid")
+    # The cycle counts as due on its own day, or on the day to which it was deferred.
+    due_at = datetime.combine(subscription.retry_on or cycle_on, time(), ZoneInfo(subscription.zone))
+    renewal = renew(database, subscription.id, max(due_at, now), settings().section(SubscriptionSettings))
+    if renewal.outcome is RenewalOutcome.DEFERRED:
+        raise NotReady(f"{name} is paid, but there is not enough stock for its order")
+    if renewal.outcome is not RenewalOutcome.ORDERED or renewal.order_id is None:
+        raise Rejected(f"{name} was charged, but its cycle of {cycle_on} is {renewal.outcome}; refund the payment")
+    return renewal.order_id
+
+
+def _reload(run: RunStatement, order: Order) -> tuple[Order, Payment]:
+    order, payment = lock_order(run, order.id)
+    if payment is None:
+        raise InvalidInput("payment", f"order {order.number} has none")
+    return order, payment

@@ -1,0 +1,130 @@
+"""Attempts declined payments again when the dunning schedule says so; large amounts only with a person's approval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from backline.db.statements import statement
+from backline.jobs.batch import BatchResult
+from backline.jobs.job import Job
+from backline.payments.charges import charge, retry_charge
+from backline.payments.repository import transaction
+from backline.payments.settings import PaymentSettings
+from backline.rendering.formats import money
+
+ORPHANED_AFTER_SECONDS = 900.0
+"""An attempt without a result for so long was left by a process that died: no task works longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueAttempt:
+    """The next attempt of a declined payment. Money is in minor units."""
+
+    id: int
+    """The payment's."""
+    order_id: int
+    order_number: str
+    number: int
+    """Which attempt, from 1."""
+    amount_minor: int
+    currency: str
+    decline_code: str
+    approved: bool | None
+    """The decision about it, if there is one."""
+    approval_pending: bool
+
+    def is_allowed(self, config: PaymentSettings) -> bool:
+        """Whether it can be made now: its amount needs no approval, or it was approved."""
+        return bool(self.approved) or not config.needs_approval(self.amount_minor, self.currency)
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanedAttempt:
+    """An attempt that was started and has no result."""
+
+    id: int
+    """The payment's."""
+    order_id: int
+    order_number: str
+    number: int
+
+
+def request_approvals(job: Job[PaymentSettings]) -> list[dict[str, object]]:
+    """Request approval of the large payments that are due; returns the requests, one for each payment.
+
+    With the parameter `auto_decision` each is decided at once, and nobody is asked.
+    """
+    requests: list[dict[str, object]] = []
+    decision, hours = job.params.optional("auto_decision", str), job.settings.approval_timeout_hours
+    for attempt in _due_attempts(job):
+        if attempt.is_allowed(job.settings) or attempt.approval_pending:
+            continue
+        if len(requests) == job.settings.batch_limit:
+            break
+        with transaction(job.database) as run:
+            is_new = bool(run("approval_request", payment_id=attempt.id, number=attempt.number, hours=hours))
+        if is_new and decision:
+            _record_approval(job, attempt, approved=decision == "approve", decided_by="auto_decision")
+        elif is_new:
+            question = (
+                f"Order **{attempt.order_number}**, {money(attempt.amount_minor, attempt.currency, 'en')}. It was declined "
+                f"({attempt.decline_code}); this would be attempt {attempt.number}.\n\nIf rejected, the payment is abandoned."
+            )
+            requests.append({"attempt": asdict(attempt), "question": question})
+    return requests
+
+
+def retry_failed_payments(job: Job[PaymentSettings]) -> dict[str, object]:
+    """Settle the attempts that a dead process left without a result, then make up to `batch_limit` attempts that are due."""
+    provider = job.provider()
+    values = {"provider": provider.name, "orphaned_after_seconds": ORPHANED_AFTER_SECONDS}
+    settled = job.run_each(
+        job.scan(statement("payments", "attempts_orphaned"), OrphanedAttempt, values),
+        lambda attempt: charge(job.database, provider, attempt.order_id).state,
+        key=lambda attempt: attempt.order_number, limit=job.settings.batch_limit, transactional=False, span=(0, 20),
+    )  # fmt: skip
+    due = _due_attempts(job)
+    allowed = [attempt for attempt in due if attempt.is_allowed(job.settings)]
+    retried = _retry_each(job, allowed, span=(20, 100))
+    return {"retried": retried, "settled": settled, "awaiting_approval": len(due) - len(allowed)}
+
+
+def decide(
+    job: Job[PaymentSettings], request: Mapping[str, Any], answer: Mapping[str, Any]
+) -> BatchResult | dict[str, str]:
+    """Act on a person's answer to one of the requests: make the attempt, or abandon the payment."""
+    attempt = DueAttempt(**request["attempt"])
+    if _record_approval(job, attempt, approved=answer["approved"], decided_by=answer["decided_by"]):
+        return _retry_each(job, [replace(attempt, approved=True)])
+    return {"abandoned": attempt.order_number}
+
+
+def _due_attempts(job: Job[PaymentSettings]) -> list[DueAttempt]:
+    return list(job.scan(statement("payments", "retry_due"), DueAttempt, {"provider": job.provider().name}))
+
+
+def _record_approval(job: Job[PaymentSettings], attempt: DueAttempt, *, approved: bool, decided_by: str) -> bool:
+    """Record a decision and return the one that counts: the first. A rejected attempt's payment is abandoned."""
+    with transaction(job.database) as run:
+        attempt_key = {"payment_id": attempt.id, "number": attempt.number}
+        run("approval_record", **attempt_key, approved=approved, decided_by=decided_by[:200])
+        [decision] = run("approval_get", **attempt_key)
+        if not decision["approved"]:
+            run("payment_abandon", payment_id=attempt.id, attempts=attempt.number - 1)
+        return bool(decision["approved"])
+
+
+def _retry_each(
+    job: Job[PaymentSettings], attempts: Sequence[DueAttempt], span: tuple[float, float] = (0, 100)
+) -> BatchResult:
+    def retry(attempt: DueAttempt) -> str:
+        outcome = retry_charge(job.database, job.provider(), attempt.order_id, attempt.number)
+        return "not_due" if outcome is None else outcome.state
+
+    # Each attempt commits before it calls the provider.
+    return job.run_each(
+        attempts, retry, key=lambda attempt: attempt.order_number, limit=job.settings.batch_limit, transactional=False,
+        span=span,
+    )  # fmt: skip

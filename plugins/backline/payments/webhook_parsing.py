@@ -1,0 +1,192 @@
+"""Verifies and parses the payment events that providers post to the web hooks, and stores each event once.
+
+Stripe signs time and body (https://docs.stripe.com/webhooks/signature, https://docs.stripe.com/api/events/object).
+Razorpay signs the body only (https://razorpay.com/docs/webhooks/validate-test/): the event's id is in a header that is not signed,
+and a delivery that is repeated for a day has the first one's time. The id detects repeated deliveries; an event that is
+repeated under another id is processed again, which must change nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import psycopg
+from psycopg.rows import DictRow
+from pydantic_core import to_json
+
+from backline.db.statements import statement
+from backline.delivery_events.events import MAX_SIGNATURE_AGE, InvalidSignature, require_object
+from backline.errors import InvalidInput
+from backline.payments.declines import Decline, classify
+from backline.payments.provider import PAYMENT_KEY_METADATA
+
+STRIPE = "stripe"
+STRIPE_SIGNATURE_HEADER = "Stripe-Signature"
+STRIPE_TOLERANCE_SECONDS = 300
+"""Maximum age of a signature: Stripe signs each delivery anew."""
+RAZORPAY = "razorpay"
+RAZORPAY_SIGNATURE_HEADER = "X-Razorpay-Signature"
+RAZORPAY_EVENT_ID_HEADER = "X-Razorpay-Event-Id"
+RAZORPAY_CLOCK_TOLERANCE = timedelta(seconds=300)
+"""How far Razorpay's clock may be ahead of ours."""
+MAX_ID_LENGTH = 200
+
+EventKind = Literal["captured", "failed", "requires_action", "cancelled", "subscription_charged"]
+STRIPE_EVENT_KINDS: Mapping[str, EventKind] = {
+    "payment_intent.succeeded": "captured",
+    "payment_intent.payment_failed": "failed",
+    "payment_intent.requires_action": "requires_action",
+    "payment_intent.canceled": "cancelled",
+}
+RAZORPAY_EVENT_KINDS: Mapping[str, EventKind] = {
+    "payment.captured": "captured",
+    "payment.failed": "failed",
+    "subscription.charged": "subscription_charged",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentEvent:
+    """A verified event, as it is stored."""
+
+    provider: str
+    event_id: str
+    """The provider's id, the same in repeated deliveries."""
+    type: str
+    occurred_at: datetime
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEvent:
+    """What an event means, in terms that are common to all providers."""
+
+    kind: EventKind
+    reference: str
+    """The provider's id of the payment."""
+    idempotency_key: str | None
+    """Our key of the payment; None if the payment was not created by Backline."""
+    amount_minor: int
+    currency: str
+    decline: Decline | None = None
+    subscription_reference: str | None = None
+    """The provider's id of the subscription that was charged."""
+
+
+def insert_event(connection: psycopg.Connection[DictRow], event: PaymentEvent) -> bool:
+    """Store an event in the caller's transaction; returns whether it is new."""
+    values = {
+        "provider": event.provider, "event_id": event.event_id, "type": event.type, "occurred_at": event.occurred_at,
+        "body": to_json(event.body).decode(),
+    }  # fmt: skip
+    return bool(connection.execute(statement("payments", "event_insert"), values).fetchall())
+
+
+def verify_stripe_event(headers: Mapping[str, str], body: bytes, secret: str) -> PaymentEvent:
+    """The event of one request. InvalidSignature; InvalidInput if the body is not a Stripe event."""
+    import stripe
+
+    try:
+        text = body.decode()
+        stripe.WebhookSignature.verify_header(
+            text, headers.get(STRIPE_SIGNATURE_HEADER, ""), secret, STRIPE_TOLERANCE_SECONDS
+        )
+    except (UnicodeDecodeError, stripe.SignatureVerificationError):
+        raise InvalidSignature("the signature is missing, wrong or older than five minutes") from None
+    content, occurred_at = _parse_body(text, "created")
+    event_id, event_type = _require_text(content.get("id"), "id"), _require_text(content.get("type"), "type")
+    return PaymentEvent(STRIPE, event_id, event_type, occurred_at, content)
+
+
+def verify_razorpay_event(headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> PaymentEvent:
+    """The event of one request. InvalidSignature; InvalidInput if the body is not a Razorpay event."""
+    import razorpay
+    from razorpay.errors import SignatureVerificationError
+
+    try:
+        text = body.decode()
+        razorpay.Utility().verify_webhook_signature(text, headers.get(RAZORPAY_SIGNATURE_HEADER, ""), secret)
+    except (UnicodeDecodeError, SignatureVerificationError):
+        raise InvalidSignature("the signature is missing or wrong") from None
+    content, occurred_at = _parse_body(text, "created_at")
+    if not -RAZORPAY_CLOCK_TOLERANCE <= now - occurred_at <= MAX_SIGNATURE_AGE:
+        raise InvalidSignature("the event is too old, or the provider's clock is ahead")
+    event_id = _require_text(headers.get(RAZORPAY_EVENT_ID_HEADER), RAZORPAY_EVENT_ID_HEADER)
+    return PaymentEvent(RAZORPAY, event_id, _require_text(content.get("event"), "event"), occurred_at, content)
+
+
+def parse_stripe_event(event_type: str, body: Mapping[str, Any]) -> ParsedEvent | None:
+    """Parse an event; None for a type that is stored but not processed. InvalidInput if a field is missing."""
+    kind = STRIPE_EVENT_KINDS.get(event_type)
+    if kind is None:
+        return None
+    intent = require_object(require_object(body.get("data"), "data").get("object"), "data.object")
+    error = intent.get("last_payment_error") or {}
+    key = (intent.get("metadata") or {}).get(PAYMENT_KEY_METADATA)
+    return ParsedEvent(
+        kind, _require_text(intent.get("id"), "data.object.id"), key if isinstance(key, str) else None,
+        _require_minor_units(intent.get("amount"), "data.object.amount"),
+        _require_text(intent.get("currency"), "data.object.currency").upper(),
+        classify((error.get("decline_code"), error.get("code"))) if kind == "failed" else None,
+    )  # fmt: skip
+
+
+def parse_razorpay_event(event_type: str, body: Mapping[str, Any]) -> ParsedEvent | None:
+    """Parse an event; None for a type that is stored but not processed. InvalidInput if a field is missing."""
+    kind = RAZORPAY_EVENT_KINDS.get(event_type)
+    if kind is None:
+        return None
+    payment = _razorpay_entity(body, "payment")
+    notes = payment.get("notes")
+    subscription = None
+    if kind == "subscription_charged":
+        subscription = _require_text(_razorpay_entity(body, "subscription").get("id"), "payload.subscription.entity.id")
+    key = notes.get(PAYMENT_KEY_METADATA) if isinstance(notes, dict) else None  # empty notes are a list
+    return ParsedEvent(
+        kind, _require_text(payment.get("id"), "payload.payment.entity.id"), key if isinstance(key, str) else None,
+        _require_minor_units(payment.get("amount"), "payload.payment.entity.amount"),
+        _require_text(payment.get("currency"), "payload.payment.entity.currency"),
+        classify((payment.get("error_reason"), payment.get("error_code"))) if kind == "failed" else None,
+        subscription,
+    )  # fmt: skip
+
+
+PARSERS: Mapping[str, Callable[[str, Mapping[str, Any]], ParsedEvent | None]] = {
+    STRIPE: parse_stripe_event,
+    RAZORPAY: parse_razorpay_event,
+}
+
+
+def _razorpay_entity(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+    wrapped = require_object(require_object(body.get("payload"), "payload").get(name), f"payload.{name}")
+    return require_object(wrapped.get("entity"), f"payload.{name}.entity")
+
+
+def _parse_body(text: str, time_field: str) -> tuple[dict[str, Any], datetime]:
+    """A signed body and its time, from a field in seconds since 1970. A NUL is refused: PostgreSQL's jsonb cannot store it."""
+    if "\\u0000" in text:
+        raise InvalidInput("body", "must not contain \\u0000")
+    try:
+        content = require_object(json.loads(text), "body")
+    except ValueError:
+        raise InvalidInput("body", "must be JSON") from None
+    try:
+        return content, datetime.fromtimestamp(int(content[time_field]), UTC)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        raise InvalidInput(time_field, "must be seconds since 1970") from None
+
+
+def _require_text(value: object, field: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or "\0" in value:
+        raise InvalidInput(field, f"must be a text of 1 to {MAX_ID_LENGTH} characters")
+    return value
+
+
+def _require_minor_units(value: object, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidInput(field, "must be a whole number of minor units")
+    return value

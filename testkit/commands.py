@@ -1,0 +1,170 @@
+"""Commands for developers of Backline: test, check."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
+from backline.messages import schema_snapshot
+from backline.settings import ROOT
+from stack.lifecycle import Stack
+from testkit.wording import check_wording
+
+MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
+"""Folders that mypy checks."""
+LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
+"""Lists of requirements (.in) with their lock files (.txt)."""
+GENERATED_FILES = {
+    "backline.airflow.dag_docs": ("docs/dags.md",),
+    "bench.performance_page": ("docs/performance.md", "docs/img/performance/*.svg"),
+}
+"""Module that writes files from other sources → those files."""
+_REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
+
+
+@app.command(context_settings=PASS_THROUGH, add_help_option=False)
+def test(context: typer.Context) -> None:
+    """Set up, then run the tests of CI; arguments, such as -m extended, are passed to pytest."""
+    raise typer.Exit(_run_pytest(context.args) if context.args else _run_test_suite())
+
+
+@app.command()
+def check() -> None:
+    """Run all checks of CI: format, lint, types, words, generated files, lock files, launcher, tests."""
+    steps: dict[str, Callable[[], int]] = {
+        "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
+        "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
+        "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
+        "words": check_wording,
+        "generated files": _check_generated_files,
+        "lock files": _check_locks,
+        "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
+        "message types": lambda: schema_snapshot.main(()),
+        "tests": _run_test_suite,
+    }
+    failed = []
+    for name, step in steps.items():
+        err.rule(name, style="dim")
+        if step():
+            failed.append(name)
+    for name in steps:
+        out.print(f"[red]FAILED[/] {name}" if name in failed else f"[green]ok[/]     {name}")
+    if failed:
+        err.print(f"backline: failed: {', '.join(failed)}; see the output above", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+def lock_problems(wanted: Path, locked: Path) -> list[str]:
+    """Requirements that the lock file lacks or has at another version, and those without a hash."""
+    pinned = locked_versions(locked)
+    problems = [
+        f"{match[1]} has no hash" for match, block in _requirement_blocks(locked) if "--hash=sha256:" not in block
+    ]
+    for line in wanted.read_text(encoding="utf-8").splitlines():
+        match = _REQUIREMENT.match(line)
+        if match is None:
+            continue
+        found = pinned.get(_normalize(match[1]), set())
+        if not found:
+            problems.append(f"{match[1]} is not locked")
+        elif match[3] and not fnmatch.filter(found, match[3]):
+            problems.append(f"{match[1]} is locked at {', '.join(sorted(found))}, not {match[3]}")
+    return problems
+
+
+def locked_versions(locked: Path) -> dict[str, set[str]]:
+    """The versions of each library in a lock file; several if they differ by Python version."""
+    found: dict[str, set[str]] = {}
+    for match, _ in _requirement_blocks(locked):
+        found.setdefault(_normalize(match[1]), set()).add(match[3] or "")
+    return found
+
+
+def _requirement_blocks(locked: Path) -> Iterator[tuple[re.Match[str], str]]:
+    for block in re.split(r"\n(?=\S)", locked.read_text(encoding="utf-8")):
+        if match := _REQUIREMENT.match(block):
+            yield match, block
+
+
+def _normalize(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _check_locks() -> int:
+    found = 0
+    for name in LOCK_FILES:
+        for problem in lock_problems(ROOT / f"{name}.in", ROOT / f"{name}.txt"):
+            found += 1
+            err.print(f"{name}.txt: {problem}; run the command at the top of {name}.in", markup=False)
+    return found
+
+
+def _check_generated_files() -> int:
+    """Run each generator, report files that it changes, and restore them."""
+    stale = 0
+    for module, patterns in GENERATED_FILES.items():
+        before = _read_files(patterns)
+        code = _run([sys.executable, "-P", "-m", module], _tool_environment(), quiet=True)
+        after = _read_files(patterns)
+        changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+        for path in changed:
+            if path in before:
+                path.write_bytes(before[path])
+            else:
+                path.unlink()
+            err.print(f"{path.relative_to(ROOT)}: stale; run `python -m {module}`", markup=False)
+        stale += len(changed) + code
+    return stale
+
+
+def _read_files(patterns: Sequence[str]) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for pattern in patterns for path in ROOT.glob(pattern)}
+
+
+def _tool_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}"}
+
+
+def _run_test_suite() -> int:
+    # Three processes on two cores, as the tests that stop and start services mostly wait.
+    return _run_pytest(["-n", "3", "--no-loadscope-reorder", "tests"])
+
+
+def _run_pytest(arguments: Sequence[str]) -> int:
+    current = Stack(print_progress)
+    with current.temporary_setup():
+        return _run([sys.executable, "-P", "-m", "pytest", *arguments], current.subprocess_environment())
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None, *, quiet: bool = False) -> int:
+    """Run a command and return its exit code. On SIGINT or SIGTERM, interrupt it, so that tests clean up, then exit."""
+    received: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def interrupt_child(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        if number == signal.SIGTERM and child is not None:  # the terminal sends SIGINT to the child too
+            child.send_signal(signal.SIGINT)
+
+    # Before the child starts: a shell's background job ignores SIGINT, and the child would inherit that.
+    before = {number: signal.signal(number, interrupt_child) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        output = subprocess.DEVNULL if quiet else None
+        with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ), stdout=output) as child:
+            code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        sys.exit(128 + received[0])
+    return code

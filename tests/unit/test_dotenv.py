@@ -1,0 +1,27 @@
+"""The project's `.env` file: variables already set win, and an invalid line is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from backline.environment import load_dotenv
+from backline.errors import Misconfigured
+
+
+def test_variables_already_set_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text('# comment\nexport BL_ONE="a b"  # why\nBL_TWO=file\n\nBL_EMPTY=\n')
+    for key in ("BL_ONE", "BL_EMPTY"):
+        monkeypatch.setenv(key, "to be restored")
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("BL_TWO", "environment")
+    load_dotenv(tmp_path)
+    assert (os.environ["BL_ONE"], os.environ["BL_TWO"], os.environ["BL_EMPTY"]) == ("a b", "environment", "")
+
+
+def test_an_invalid_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A=1\nnot a setting\n")
+    with pytest.raises(Misconfigured, match=r"\.env: line 2"):
+        load_dotenv(tmp_path)
