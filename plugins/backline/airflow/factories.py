@@ -12,7 +12,7 @@ from backline.channels.base import Channel
 from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
 from backline.encryption import Encryptor
 from backline.errors import FailureClass, Misconfigured
-from backline.outbox.delivery import Delivery, ScheduledRetry, SecretDelivery, SecretResolver
+from backline.outbox.delivery import Delivery, ScheduledRetry, SecretResolver
 from backline.settings import RetrySettings, Settings
 from backline.webhooks.settings import WebhookSettings
 
@@ -53,8 +53,8 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
 
 def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
     """Delivery over this channel, with the retry policies of the settings."""
-    policies = _retry_policies(channel.name, config)
-    return SecretDelivery(channel, policies, _encryptor, SecretResolver(app_dsn), random.random)
+    resolver = SecretResolver(app_dsn, _encryptor)
+    return Delivery(channel, _retry_policies(channel.name, config), random.random, resolver)
 
 
 def _create_endpoint_directory(config: Settings) -> EndpointStore:

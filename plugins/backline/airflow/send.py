@@ -67,7 +67,8 @@ class SendOperator(BaseOperator):
         from backline.messages import registry, split_conf
         from backline.messages.recipients import channels_of
         from backline.messages.secrets import check_no_plaintext_secrets
-        from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
+        from backline.outbox.inline_delivery import InlineSender, Route
+        from backline.outbox.submission import NewMessage
         from backline.settings import settings
 
         run = context["dag_run"]
@@ -81,12 +82,12 @@ class SendOperator(BaseOperator):
                 channel = create_channel(name, config)
                 routes[name] = Route(channel, create_delivery(channel, config), config.lane(kind.lane_for(name)))
             sender = InlineSender(app_dsn(), routes)
-            request = SendRequest(
+            message = NewMessage(
                 type=self.message_type, recipient=recipient, payload=payload, key=f"{run.dag_id}/{run.run_id}",
                 request_id=options.request_id, priority=options.priority,
                 expires_at=options.expires_at or kind.expiry(payload, datetime.now(UTC)),
             )  # fmt: skip
-            results = asyncio.run(sender.send(request, dag_run=f"{run.dag_id}/{run.run_id}"))
+            results = asyncio.run(sender.send(message, dag_run=f"{run.dag_id}/{run.run_id}"))
         except (PermanentError, Misconfigured) as exc:
             raise AirflowFailException(str(exc)) from None
         except RetryableError as exc:

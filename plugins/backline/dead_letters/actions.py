@@ -182,7 +182,7 @@ def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any])
     kind.parse(edited)
     several = len(kind.channels) > 1
     message = NewMessage(
-        letter["name"], json.dumps({letter["channel"]: letter["recipient"]}) if several else letter["recipient"], edited,
+        letter["name"], {letter["channel"]: letter["recipient"]} if several else letter["recipient"], edited,
         priority=letter["priority"], lane=None if several else letter["lane"], request_id=letter["request_id"],
         replay_of=letter["message_id"],
     )  # fmt: skip

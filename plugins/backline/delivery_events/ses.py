@@ -122,49 +122,46 @@ def _verify(note: dict[str, Any], topics: Sequence[str], certificates: Certifica
     check_signature_age(_parse_time(note["Timestamp"]), now)
 
 
+_PARTS = {
+    "Delivery": ("delivery", "recipients"),
+    "Bounce": ("bounce", "bouncedRecipients"),
+    "Complaint": ("complaint", "complainedRecipients"),
+    "DeliveryDelay": ("deliveryDelay", "delayedRecipients"),
+}
+"""Event type to the message's part about it, and the part's list of recipients."""
+
+
 def _events(message: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
-    """The events of one SES message; none for one that is not about delivery."""
+    """The events of one SES message, one per recipient; none for one that is not about delivery."""
     mail = message["mail"]
     header = next((one["value"] for one in mail.get("headers", ()) if one["name"].lower() == "message-id"), None)
-    common: dict[str, Any] = {"channel": "email", "message_id": header, "provider_id": mail["messageId"]}
     kind = message.get("eventType") or message.get("notificationType")
-    if kind == "Delivery":
-        part = message["delivery"]
-        for recipient in part["recipients"]:
-            yield DeliveryEvent(
-                f"{note_id}/{recipient}", event="delivered", at=_parse_time(part["timestamp"]), recipient=recipient,
-                detail=join_text(part.get("smtpResponse")), **common,
-            )  # fmt: skip
-    elif kind == "Bounce":
-        part = message["bounce"]
-        for one in part["bouncedRecipients"]:
-            yield bounce(
-                source_id=f"{note_id}/{one['emailAddress']}", at=_parse_time(part["timestamp"]),
-                hard=part["bounceType"] == "Permanent", recipient=one["emailAddress"],
-                detail=join_text(part.get("bounceSubType"), one.get("diagnosticCode") or one.get("status")), **common,
-            )  # fmt: skip
-    elif kind == "Complaint":
-        part = message["complaint"]
-        if part.get("complaintFeedbackType") == "not-spam":
-            return
-        for one in part["complainedRecipients"]:
-            yield DeliveryEvent(
-                f"{note_id}/{one['emailAddress']}", event="complained", at=_parse_time(part["timestamp"]),
-                recipient=one["emailAddress"], suppress="complaint", detail=join_text(part.get("complaintFeedbackType")), **common,
-            )  # fmt: skip
-    elif kind == "DeliveryDelay":
-        part = message["deliveryDelay"]
-        for one in part["delayedRecipients"]:
-            yield DeliveryEvent(
-                f"{note_id}/{one['emailAddress']}", event="deferred", at=_parse_time(part["timestamp"]),
-                recipient=one["emailAddress"], detail=join_text(part.get("delayType"), one.get("diagnosticCode")), **common,
-            )  # fmt: skip
-    elif kind == "Reject":
-        for recipient in mail.get("destination", ()):
-            yield DeliveryEvent(
-                f"{note_id}/{recipient}", event="rejected", at=_parse_time(mail["timestamp"]), recipient=recipient,
-                detail=join_text(message["reject"].get("reason")), **common,
-            )  # fmt: skip
+    if kind == "Reject":
+        part, recipients = {**message["reject"], "timestamp": mail["timestamp"]}, mail.get("destination", ())
+    elif kind in _PARTS:
+        part_name, list_name = _PARTS[kind]
+        part, recipients = message[part_name], message[part_name][list_name]
+    else:
+        return
+    for recipient in recipients:
+        data = recipient if isinstance(recipient, dict) else {"emailAddress": recipient}
+        common: dict[str, Any] = {
+            "source_id": f"{note_id}/{data['emailAddress']}", "channel": "email", "at": _parse_time(part["timestamp"]),
+            "recipient": data["emailAddress"], "message_id": header, "provider_id": mail["messageId"],
+        }  # fmt: skip
+        if kind == "Delivery":
+            yield DeliveryEvent(event="delivered", detail=join_text(part.get("smtpResponse")), **common)
+        elif kind == "Bounce":
+            detail = join_text(part.get("bounceSubType"), data.get("diagnosticCode") or data.get("status"))
+            yield bounce(hard=part["bounceType"] == "Permanent", detail=detail, **common)
+        elif kind == "DeliveryDelay":
+            detail = join_text(part.get("delayType"), data.get("diagnosticCode"))
+            yield DeliveryEvent(event="deferred", detail=detail, **common)
+        elif kind == "Reject":
+            yield DeliveryEvent(event="rejected", detail=join_text(part.get("reason")), **common)
+        elif part.get("complaintFeedbackType") != "not-spam":
+            detail = join_text(part.get("complaintFeedbackType"))
+            yield DeliveryEvent(event="complained", suppress="complaint", detail=detail, **common)
 
 
 def _parse_time(text: str) -> datetime:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,12 @@ def render_page(file: Path = PAGE) -> str:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{file} lacks one of its markers: {BEGIN} and {END}")
-    parts = [
-        *(_type_section(kind) for kind in registry.all_types()),
-        _templates_section("email"),
-        _templates_section("sms"),
-        _failures_section(),
-    ]
+    types = [_type_section(kind) for kind in registry.all_types()]
+    parts = [*types, _templates_section("email"), _templates_section("sms"), _failures_section()]
     return f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}"
 
 
 def _sql_literal(text: str) -> str:
-    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -50,34 +44,33 @@ def _type_section(kind: type[MessageType]) -> str:
         to = {channel: recipients.EXAMPLES.get(channel, "...") for channel in kind.channels}
     recipient = to if isinstance(to, str) else _json(to)
     shown = ", ".join(map(_sql_literal, (kind.type_name, recipient, _json(kind.example))))
-    return "\n".join(
-        [
-            f"### {kind.type_name}",
-            "",
-            " ".join(inspect.cleandoc(kind.__doc__ or "").split()),
-            "",
-            f"Sent by {lanes}; {attempts}."
-            + (f" Template `{kind.template_name}`." if kind.template_name else "")
-            + "".join(_secret(kind, name) for name in sorted(kind.secret_fields))
-            + (f" Expires at `{kind.expiry_field}`." if kind.expiry_field else "")
-            + (f" Expires {_minutes(kind.lifetime)} after it was accepted." if kind.lifetime else ""),
-            "",
-            "| field | type | required | limits | description |",
-            "|---|---|---|---|---|",
-            *_fields(kind),
-            "",
-            "```sql",
-            "SELECT backline.enqueue(" + shown + ");",
-            "```",
-            "",
-            f"The same as the conf of `send_{kind.type_name}`:",
-            "",
-            "```json",
-            _json({"to": to, **kind.example}),
-            "```",
-            "",
-        ]
-    )
+    notes = "".join([
+        f" Template `{kind.template_name}`." if kind.template_name else "",
+        *(_secret(kind, name) for name in sorted(kind.secret_fields)),
+        f" Expires at `{kind.expiry_field}`." if kind.expiry_field else "",
+        f" Expires {kind.lifetime.total_seconds() / 60:g} minutes after it was accepted." if kind.lifetime else "",
+    ])  # fmt: skip
+    fields = "\n".join(_fields(kind))
+    return f"""### {kind.type_name}
+
+{" ".join(inspect.cleandoc(kind.__doc__ or "").split())}
+
+Sent by {lanes}; {attempts}.{notes}
+
+| field | type | required | limits | description |
+|---|---|---|---|---|
+{fields}
+
+```sql
+SELECT backline.enqueue({shown});
+```
+
+The same as the conf of `send_{kind.type_name}`:
+
+```json
+{_json({"to": to, **kind.example})}
+```
+"""
 
 
 def _secret(kind: type[MessageType], name: str) -> str:
@@ -110,10 +103,6 @@ def _limits(rule: Mapping[str, Any]) -> str:
     return "; ".join(limits)
 
 
-def _minutes(span: timedelta) -> str:
-    return f"{span.total_seconds() / 60:g} minutes"
-
-
 def _templates_section(channel: str) -> str:
     used = {kind.template_name: kind.type_name for kind in registry.all_types() if channel in kind.channels}
     rows = []
@@ -124,28 +113,17 @@ def _templates_section(channel: str) -> str:
             variables = ", ".join(f"`{key}`" for key in catalog.sample_context(channel, name))
         rows.append(f"| `{name}` | {', '.join(languages)} | {variables} |")
     return "\n".join(
-        [
-            f"### Templates for {channel}",
-            "",
-            "| template | languages | variables |",
-            "|---|---|---|",
-            *rows,
-            "",
-        ]
+        [f"### Templates for {channel}", "", "| template | languages | variables |", "|---|---|---|", *rows, ""]
     )
 
 
 def _failures_section() -> str:
     rows = []
     for failure in FailureClass:
-        if failure in DEFAULT_RETRY_POLICIES:
-            retry = DEFAULT_RETRY_POLICIES[failure]
-            policy = (
-                f"{retry.initial_delay_seconds:g} s, times {retry.multiplier:g} with each attempt, at most {retry.max_delay_seconds:g} s, "
-                f"± {retry.jitter:.0%}"
-            )
-        else:
-            policy = "permanent: dead at once"
+        policy = "permanent: dead at once"
+        if retry := DEFAULT_RETRY_POLICIES.get(failure):
+            delay = f"{retry.initial_delay_seconds:g} s, times {retry.multiplier:g} with each attempt"
+            policy = f"{delay}, at most {retry.max_delay_seconds:g} s, ± {retry.jitter:.0%}"
         rows.append(f"| `{failure}` | {FAILURE_CLASS_TEXT[failure]} | {policy} |")
     return "\n".join(["### Failure classes", "", "| class | when | next attempt, by default |", "|---|---|---|", *rows])
 

@@ -96,12 +96,7 @@ def _endpoint(text: str, field: str) -> str:
     return recipients.parse_webhook_recipient(text, field)
 
 
-_CHECKS: dict[str, Callable[[str, str], str]] = {
-    "email": _email,
-    "sms": _phone,
-    "push": _device,
-    "webhook": _endpoint,
-}
+_CHECKS: dict[str, Callable[[str, str], str]] = {"email": _email, "sms": _phone, "push": _device, "webhook": _endpoint}
 _RECIPIENT_NAMES = {
     "email": "email address",
     "sms": "phone number",

@@ -53,10 +53,10 @@ def get(name: str) -> type[MessageType]:
         ) from None
 
 
-def version_of(name: str) -> int | None:
-    """The version of a type's payload that this process knows; None for an unknown type."""
+def find(name: str) -> type[MessageType] | None:
+    """The type of that name, or None if there is none."""
     try:
-        return get(name).version
+        return get(name)
     except InvalidInput:
         return None
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from backline.errors import InvalidInput
-from backline.messages.base import MessageType
+from backline.messages.base import RESERVED_KEYS, MessageType
+from backline.messages.fields import parse_timestamp
 
 MAX_REQUEST_ID_LENGTH = 200
 
@@ -28,7 +29,7 @@ def split_conf(kind: type[MessageType], conf: Mapping[str, Any]) -> tuple[str, d
     A key that is null and not required counts as omitted, as in Airflow's trigger form. Only the payload's keys are checked:
     `kind.parse` checks its values.
     """
-    if unknown := sorted(set(conf) - set(kind.model_fields) - {"to", "request_id", "expires_at", "priority"}):
+    if unknown := sorted(set(conf) - set(kind.model_fields) - RESERVED_KEYS):
         known = ", ".join(("to", *kind.model_fields, "request_id", "expires_at", "priority"))
         raise InvalidInput(str(unknown[0]), f"is not a field of {kind.type_name}; known fields: {known}")
     payload = {
@@ -36,39 +37,26 @@ def split_conf(kind: type[MessageType], conf: Mapping[str, Any]) -> tuple[str, d
         for name, field in kind.model_fields.items()
         if name in conf and (conf[name] is not None or field.is_required())
     }
-    return (
-        kind.check_recipient(conf.get("to")),
-        payload,
-        Options(
-            _request_id(conf.get("request_id")), _expires_at(conf.get("expires_at")), _priority(conf.get("priority"))
-        ),
+    options = Options(
+        _request_id(conf.get("request_id")), _expires_at(conf.get("expires_at")), _priority(conf.get("priority"))
     )
+    return kind.check_recipient(conf.get("to")), payload, options
 
 
 def _request_id(value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_REQUEST_ID_LENGTH or not value.isprintable():
-        raise InvalidInput("request_id", f"must be one line of 1 to {MAX_REQUEST_ID_LENGTH} characters")
-    return value
+    if value is None or (isinstance(value, str) and 1 <= len(value) <= MAX_REQUEST_ID_LENGTH and value.isprintable()):
+        return value
+    raise InvalidInput("request_id", f"must be one line of 1 to {MAX_REQUEST_ID_LENGTH} characters")
 
 
 def _expires_at(value: object) -> datetime | None:
-    if value is None or isinstance(value, datetime):
-        moment = value
-    else:
-        try:
-            moment = datetime.fromisoformat(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise InvalidInput("expires_at", 'must be a time like "2030-01-31T12:00:00Z" (RFC 3339)') from None
-    if moment is not None and moment.tzinfo is None:
-        raise InvalidInput("expires_at", 'needs a time zone: add "Z" or an offset like "+02:00"')
-    return moment
+    try:
+        return None if value is None else parse_timestamp(value.isoformat() if isinstance(value, datetime) else value)
+    except ValueError as exc:
+        raise InvalidInput("expires_at", str(exc)) from None
 
 
 def _priority(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10:
-        raise InvalidInput("priority", "must be a whole number from 1 (least) to 10 (most urgent)")
-    return value
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10):
+        return value
+    raise InvalidInput("priority", "must be a whole number from 1 (least) to 10 (most urgent)")

@@ -1,7 +1,7 @@
 """One attempt to deliver a message over its channel, and when to try again.
 
-`Delivery` turns every failure into an `Outcome` for the outbox. `SecretDelivery` also decrypts or looks up secret fields for
-the attempt, and removes their values from everything that is stored about it. `retry_delay` is the retry policy.
+`Delivery` turns every failure into an `Outcome` for the outbox. `SecretResolver` decrypts or looks up secret fields for the
+attempt. `retry_delay` is the retry policy.
 """
 
 from __future__ import annotations
@@ -23,14 +23,12 @@ from backline.channels.base import Channel, Message, P, Session
 from backline.db.connect import translate_error
 from backline.db.statements import statement
 from backline.encryption import Encryptor
-from backline.errors import BacklineError, FailureClass, InvalidInput, RetryableError, UnknownFailure
+from backline.errors import BacklineError, FailureClass, InvalidInput, Misconfigured, RetryableError, UnknownFailure
 from backline.messages import MessageType, registry
 from backline.messages.secrets import Reference, is_encrypted, parse_reference
 from backline.outbox.store import LeasedMessage, Outcome
 from backline.settings import RetrySettings
 
-DecryptPayload = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
-"""Takes a type's name and a stored payload; returns the plaintext payload."""
 CONNECT_TIMEOUT_SECONDS = 5
 REDACTED = "[secret]"
 
@@ -69,87 +67,77 @@ def retry_delay(
 
 def upgraded(message: LeasedMessage) -> LeasedMessage:
     """The message with its payload upgraded to the type's current version, if it is of an older one."""
-    version = registry.version_of(message.type)
-    if version is None or message.type_version >= version:
+    kind = registry.find(message.type)
+    if kind is None or message.type_version >= kind.version:
         return message
-    payload = registry.get(message.type).to_current(message.payload, message.type_version)
-    return replace(message, payload=payload, type_version=version)
+    payload = kind.to_current(message.payload, message.type_version)
+    return replace(message, payload=payload, type_version=kind.version)
 
 
 class Delivery(Generic[P]):
-    """Delivers messages over one channel. It has no database: the caller stores the outcomes that it returns."""
+    """Delivers messages over one channel. It has no access to the outbox: the caller stores the outcomes that it returns."""
 
     def __init__(
         self,
         channel: Channel[P],
         policies: Mapping[FailureClass, RetrySettings],
-        decrypt_payload: DecryptPayload,
         random: Callable[[], float],
+        resolver: SecretResolver | None = None,
     ) -> None:
+        """`resolver` provides the values of secret fields; without it, a type that has some is Misconfigured."""
         self._channel = channel
         self._policies = policies
-        self._decrypt_payload = decrypt_payload
         self._random = random
+        self._resolver = resolver
 
     async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
-        """Attempt delivery once. Every failure becomes an outcome; only the caller's cancellation is raised."""
+        """Attempt delivery once. Every failure becomes an outcome; only the caller's cancellation is raised.
+
+        Secret values do not appear in the outcome, even if the provider repeats them.
+        """
         started = time.monotonic()
         if cancelled:
             return _not_attempted(message, "cancelled", started, "cancelled before it was sent")
-        if message.send_deadline is not None and started >= message.send_deadline:
-            return _not_attempted(message, "expired", started, "expired before it could be sent")
+        secrets: dict[str, str] = {}
         try:
-            message = upgraded(message)
-            prepared = self._channel.prepare(
-                Message(
-                    id=message.id,
-                    type=message.type,
-                    recipient=message.recipient,
-                    payload=self._decrypt_payload(message.type, message.payload),
-                    created_at=message.created_at,
-                    attempt=message.attempt + 1,
-                )
+            if kind := registry.find(message.type):  # the channel refuses an unknown type
+                message = _with_expiry(upgraded(message), kind)
+            if message.send_deadline is not None and started >= message.send_deadline:
+                return _not_attempted(message, "expired", started, "expired before it could be sent")
+            if kind and kind.secret_fields:
+                secrets = await self._secret_values(kind, message.payload)
+            payload = {**message.payload, **secrets} if secrets else message.payload
+            content = Message(
+                message.id, message.type, message.recipient, payload, message.created_at, message.attempt + 1
             )
-            receipt = await session.send(prepared)
+            receipt = await session.send(self._channel.prepare(content))
         except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
-            return self._failure_outcome(message, exc, started)
-        refused = "; ".join(f"{address} was refused: {answer}" for address, answer in receipt.refused_recipients)
-        return Outcome(
-            message_id=message.id,
-            token=message.token,
-            state="sent",
-            started=started,
-            ended=time.monotonic(),
-            error=refused or None,
-            provider_id=receipt.provider_id,
-            code=receipt.code,
-            response=receipt.response,
-        )
+            outcome = self._failure_outcome(message, exc, started)
+        else:
+            refused = "; ".join(f"{address} was refused: {answer}" for address, answer in receipt.refused_recipients)
+            outcome = Outcome(
+                message.id, message.token, "sent", started, time.monotonic(), error=refused or None,
+                provider_id=receipt.provider_id, code=receipt.code, response=receipt.response,
+            )  # fmt: skip
+        return _redact(outcome, secrets.values()) if secrets else outcome
+
+    async def _secret_values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
+        if self._resolver is None:
+            raise Misconfigured(f"{kind.type_name} has secret fields, and this sender cannot decrypt them")
+        return await self._resolver.values(kind, payload)
 
     def _failure_outcome(self, message: LeasedMessage, exc: Exception, started: float) -> Outcome:
         if not isinstance(exc, BacklineError):
             # A bug. The exception's text could quote the payload, so only its type and place are stored.
             exc = UnknownFailure(f"unexpected {describe_exception(exc)}")
+        retry_after = exc.retry_after if isinstance(exc, RetryableError) else None
         delay = retry_delay(
-            self._policies,
-            exc.failure_class,
-            message.attempt + 1,
-            message.max_attempts,
-            exc.retry_after if isinstance(exc, RetryableError) else None,
-            self._random,
+            self._policies, exc.failure_class, message.attempt + 1, message.max_attempts, retry_after, self._random
         )
         return Outcome(
-            message_id=message.id,
-            token=message.token,
-            state="dead" if delay is None else "scheduled",
-            started=started,
-            ended=time.monotonic(),
-            delay=delay or 0.0,
-            error_class=exc.failure_class.value,
-            error=str(exc)[:2000],
-            code=exc.code,
-            response=exc.response,
-        )
+            message.id, message.token, "dead" if delay is None else "scheduled", started, time.monotonic(), delay or 0.0,
+            error_class=exc.failure_class.value, error=str(exc)[:2000], code=exc.code, response=exc.response,
+        )  # fmt: skip
 
 
 def describe_exception(exc: BaseException) -> str:
@@ -162,19 +150,36 @@ def describe_exception(exc: BaseException) -> str:
 
 
 def _not_attempted(message: LeasedMessage, state: str, now: float, why: str) -> Outcome:
-    return Outcome(message_id=message.id, token=message.token, state=state, started=now, ended=now, error=why)
+    return Outcome(message.id, message.token, state, now, now, error=why)
 
 
 # --- secrets -----------------------------------------------------------------------------------------
 
 
 class SecretResolver:
-    """Looks references up with the statements of include/sql/identity.sql, over one connection opened at first use."""
+    """Decrypts secret fields, and looks references up with the statements of include/sql/identity.sql.
 
-    def __init__(self, dsn: Callable[[], str]) -> None:
+    The lookups use one connection, opened at first use.
+    """
+
+    def __init__(self, dsn: Callable[[], str], encryptor: Callable[[], Encryptor]) -> None:
         self._dsn = dsn
+        self._encryptor = encryptor
         self._connection: psycopg.Connection[TupleRow] | None = None
         self._lock = threading.Lock()
+
+    async def values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
+        """The plaintext of a payload's secret fields; InvalidInput for a field whose secret cannot be obtained."""
+        secrets: dict[str, str] = {}
+        for name in kind.secret_fields:
+            value = payload.get(name)
+            if isinstance(value, Mapping):
+                # In a thread, so that the lane's other messages go on.
+                found = await asyncio.to_thread(self.resolve, name, parse_reference(kind, name, value))
+                secrets[name] = self._encryptor().decrypt(name, found) if is_encrypted(found) else found
+            elif value is not None:  # anything that no key decrypts is refused by name
+                secrets[name] = self._encryptor().decrypt(name, value)
+        return secrets
 
     def resolve(self, field: str, reference: Reference) -> str:
         """The secret, in plaintext or as Fernet text.
@@ -225,58 +230,10 @@ class SecretResolver:
         return self._connection
 
 
-class SecretDelivery(Delivery[P]):
-    """A `Delivery` that decrypts secret fields for the attempt and redacts them from its outcome."""
-
-    def __init__(
-        self,
-        channel: Channel[P],
-        policies: Mapping[FailureClass, RetrySettings],
-        encryptor: Callable[[], Encryptor],
-        resolver: SecretResolver,
-        random: Callable[[], float],
-    ) -> None:
-        super().__init__(channel, policies, lambda _type, payload: payload, random)
-        self._encryptor = encryptor
-        self._resolver = resolver
-
-    async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
-        """Attempt delivery once. A secret that cannot be obtained is a failed attempt, of class validation."""
-        started = time.monotonic()
-        if cancelled or registry.version_of(message.type) is None:  # the channel refuses an unknown type
-            return await super().attempt(message, session, cancelled=cancelled)
-        kind = registry.get(message.type)
-        try:
-            message = upgraded(message)
-        except Exception as exc:  # noqa: BLE001 - as in Delivery
-            return self._failure_outcome(message, exc, started)
-        if kind.expiry_field or kind.lifetime:
-            message = _with_expiry(message, kind)
-        is_late = message.send_deadline is not None and started >= message.send_deadline
-        if not kind.secret_fields or is_late:
-            return await super().attempt(message, session)
-        try:
-            secrets = await self._decrypt_secrets(kind, message.payload)
-        except Exception as exc:  # noqa: BLE001 - as in Delivery
-            return self._failure_outcome(message, exc, started)
-        outcome = await super().attempt(replace(message, payload={**message.payload, **secrets}), session)
-        return _redact(outcome, secrets.values())
-
-    async def _decrypt_secrets(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
-        secrets: dict[str, str] = {}
-        for name in kind.secret_fields:
-            value = payload.get(name)
-            if isinstance(value, Mapping):
-                # In a thread, so that the lane's other messages go on.
-                found = await asyncio.to_thread(self._resolver.resolve, name, parse_reference(kind, name, value))
-                secrets[name] = self._encryptor().decrypt(name, found) if is_encrypted(found) else found
-            elif value is not None:  # anything that no key decrypts is refused by name
-                secrets[name] = self._encryptor().decrypt(name, value)
-        return secrets
-
-
 def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:
     """The message with a send deadline no later than its payload's expiry."""
+    if not kind.expiry_field and not kind.lifetime:
+        return message
     try:
         expiry = kind.expiry(message.payload, message.created_at)
     except ValueError:  # the model refuses it, by name

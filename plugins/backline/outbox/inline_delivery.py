@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from backline.channels.base import Channel
@@ -22,21 +21,6 @@ from backline.outbox.recipient_policy import PreferenceFilter, upgrade_payloads
 from backline.outbox.store import LeasedMessage, Store, lease_by_id
 from backline.outbox.submission import NewMessage, enqueue_statement
 from backline.settings import LaneSettings
-
-
-@dataclass(frozen=True, slots=True)
-class SendRequest:
-    """The message that a run sends."""
-
-    type: str
-    recipient: str
-    """An address; for a type of several channels a JSON object by channel."""
-    payload: Mapping[str, Any]
-    key: str
-    """Idempotency key: the run's identity."""
-    request_id: str | None = None
-    expires_at: datetime | None = None
-    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +55,15 @@ class InlineSender:
     """Enqueues a message and delivers it at once."""
 
     def __init__(self, dsn: str, routes: Mapping[str, Route]) -> None:
-        """`routes` by channel: those that the request's recipient has."""
+        """`routes` by channel: those that the message's recipient has."""
         self._database = Database(dsn, name="send")
         self._store = Store(self._database)
         self._routes = routes
 
-    async def send(self, request: SendRequest, dag_run: str | None) -> list[SendResult]:
-        """Attempt delivery once; a result for each channel. InvalidInput if the request is invalid; DatabaseFailure."""
+    async def send(self, message: NewMessage, dag_run: str | None) -> list[SendResult]:
+        """Attempt delivery once; a result for each channel. InvalidInput if the message is invalid; DatabaseFailure."""
         try:
-            found = await self._enqueue_and_lease(request)
+            found = await self._enqueue_and_lease(message)
             results = await asyncio.gather(
                 *[
                     self._deliver(self._routes[channel], leased, dag_run)
@@ -107,13 +91,9 @@ class InlineSender:
                 await session.close()
             await self._store.complete([outcome], None, dag_run)
 
-    async def _enqueue_and_lease(self, request: SendRequest) -> dict[int, tuple[str, LeasedMessage | None]]:
+    async def _enqueue_and_lease(self, message: NewMessage) -> dict[int, tuple[str, LeasedMessage | None]]:
         """Messages by id: channel, and the lease unless another has it. One transaction, so no dispatcher claims them first."""
         async with self._database.transaction() as run:
-            message = NewMessage(
-                request.type, request.recipient, request.payload, request.key, expires_at=request.expires_at,
-                priority=request.priority, request_id=request.request_id,
-            )  # fmt: skip
             [row] = await run(*enqueue_statement([message]))
             [accepted_id] = row["ids"]
             found = await run(statement("outbox", "message_list_enqueued"), {"id": accepted_id})
@@ -136,13 +116,8 @@ class InlineSender:
         row = await self._store.status(message_id)
         if row is None:
             raise DatabaseFailure(f"message {message_id} is gone: pruned, or the database was restored")
+        error_class = FailureClass(row["error_class"]) if row["error_class"] else None
         return SendResult(
-            message_id=message_id,
-            channel=row["channel"],
-            state=row["state"],
-            attempt=row["attempt"],
-            provider_id=row["provider_id"],
-            error_class=FailureClass(row["error_class"]) if row["error_class"] else None,
-            error=row["error"],
-            due_in=max(0.0, row["seconds_to_due"]),
-        )
+            message_id, row["channel"], row["state"], row["attempt"], row["provider_id"], error_class, row["error"],
+            max(0.0, row["seconds_to_due"]),
+        )  # fmt: skip

@@ -19,10 +19,9 @@ from pydantic_core import to_json
 
 from backline.db.connect import Database
 from backline.db.statements import statement
-from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.outbox.delivery import upgraded
-from backline.outbox.store import LeasedMessage, Store
+from backline.outbox.store import LeasedMessage, Store, lease_parameters
 from backline.preferences.addresses import address_key
 from backline.preferences.quiet_hours import (
     QuietHours,
@@ -58,10 +57,10 @@ async def upgrade_payloads(store: Store, messages: list[LeasedMessage]) -> list[
     """
     known, newer = [], []
     for message in messages:
-        version = registry.version_of(message.type)
-        if version is None or message.type_version == version:
+        kind = registry.find(message.type)
+        if kind is None or message.type_version == kind.version:
             known.append(message)
-        elif message.type_version > version:
+        elif message.type_version > kind.version:
             newer.append((message, NEWER_VERSION_DELAY_SECONDS))
         else:
             try:
@@ -169,14 +168,9 @@ class PreferenceFilter:
         topics: list[str | None] = []
         deferrable = []
         for message in messages:
-            try:
-                kind = registry.get(message.type)
-            except InvalidInput:  # the channel refuses an unknown type
-                topics.append(None)
-                deferrable.append(False)
-                continue
-            topics.append(kind.topic_of(message.payload))
-            deferrable.append(self._can_defer and not kind.secret_fields)
+            kind = registry.find(message.type)  # the channel refuses an unknown type
+            topics.append(kind.topic_of(message.payload) if kind else None)
+            deferrable.append(self._can_defer and kind is not None and not kind.secret_fields)
         return topics, deferrable
 
     def _send_window(self, row: DictRow, payload: Mapping[str, Any]) -> SendWindow:
@@ -209,17 +203,12 @@ class PreferenceFilter:
         deferred: Mapping[int, tuple[datetime, str]],
     ) -> None:
         if suppressed:
-            chosen = [messages[index] for index in suppressed]
-            await self._query(
-                "message_suppress_many", ids=[one.id for one in chosen], tokens=[one.token for one in chosen],
-                reasons=list(suppressed.values()),
-            )  # fmt: skip
+            leases = lease_parameters(messages[index] for index in suppressed)
+            await self._query("message_suppress_many", **leases, reasons=list(suppressed.values()))
         if deferred:
-            chosen = [messages[index] for index in deferred]
-            await self._query(
-                "message_defer_many", ids=[one.id for one in chosen], tokens=[one.token for one in chosen],
-                untils=[until for until, _ in deferred.values()], reasons=[reason for _, reason in deferred.values()],
-            )  # fmt: skip
+            leases = lease_parameters(messages[index] for index in deferred)
+            untils, reasons = zip(*deferred.values(), strict=True)
+            await self._query("message_defer_many", **leases, untils=list(untils), reasons=list(reasons))
         for reason, count in Counter([*suppressed.values(), *(reason for _, reason in deferred.values())]).items():
             log.info("%d messages not sent now: %s", count, reason)
 

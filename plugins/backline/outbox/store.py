@@ -38,11 +38,18 @@ class LeasedMessage:
     max_attempts: int
     rate_token_reserved: bool
     token: uuid.UUID
+    has_preferences: bool
+    """Whether any recipient has preferences that must be looked up before it is sent."""
     lease_deadline: float
     send_deadline: float | None
     """When the message expires (monotonic), or None."""
-    has_preferences: bool
-    """Whether any recipient has preferences that must be looked up before it is sent."""
+
+
+_LEASE_COLUMNS = (
+    "id", "type", "recipient", "payload", "type_version", "created_at", "attempt", "max_attempts", "rate_token_reserved",
+    "lease_token", "has_preferences",
+)  # fmt: skip
+"""The columns of a claim, in the order of LeasedMessage's fields."""
 
 
 class Outcome(NamedTuple):
@@ -194,24 +201,16 @@ class Store:
 
     async def return_unsent(self, messages: Sequence[LeasedMessage]) -> int:
         """Return claimed messages that were not attempted; returns how many were still ours."""
-        return len(
-            await self._rows("message_return_many", ids=[m.id for m in messages], tokens=[m.token for m in messages])
-        )
+        return len(await self._rows("message_return_many", **lease_parameters(messages)))
 
     async def defer(self, messages: Sequence[tuple[LeasedMessage, float]], reason: str | None = None) -> int:
         """Defer claimed messages by seconds, without using up an attempt; returns how many were still ours.
 
         Without a reason they wait for a rate token, which is reserved for them.
         """
-        return len(
-            await self._rows(
-                "message_defer_many",
-                ids=[m.id for m, _ in messages],
-                tokens=[m.token for m, _ in messages],
-                delays=[delay for _, delay in messages],
-                reason=reason,
-            )
-        )
+        leases = lease_parameters(message for message, _ in messages)
+        delays = [delay for _, delay in messages]
+        return len(await self._rows("message_defer_many", **leases, delays=delays, reason=reason))
 
     async def failing_endpoints(self, recipients: Iterable[str]) -> set[str]:
         """Which of these webhook endpoints have failed for a while."""
@@ -223,24 +222,20 @@ class Store:
 
         Returns for each bucket the seconds until its first token comes, less than zero if it is available now.
         """
+        counts, intervals, bursts = zip(*wanted.values(), strict=True)
         rows = await self._rows(
             "rate_reserve_many",
             keys=list(wanted),
-            token_counts=[count for count, _, _ in wanted.values()],
-            intervals=[interval for _, interval, _ in wanted.values()],
-            bursts=[burst for _, _, burst in wanted.values()],
+            token_counts=list(counts),
+            intervals=list(intervals),
+            bursts=list(bursts),
         )
         return {row["key"]: row["seconds_to_first_token"] for row in rows}
 
     async def renew(self, messages: Sequence[LeasedMessage], lease_seconds: float) -> int:
         """Extend leases, on the messages themselves too; returns how many were still ours."""
         asked = time.monotonic()
-        rows = await self._rows(
-            "message_renew",
-            ids=[m.id for m in messages],
-            tokens=[m.token for m in messages],
-            lease_seconds=lease_seconds,
-        )
+        rows = await self._rows("message_renew", **lease_parameters(messages), lease_seconds=lease_seconds)
         renewed = {row["id"] for row in rows}
         for message in messages:
             if message.id in renewed:
@@ -253,11 +248,10 @@ class Store:
 
     async def rescue(self, max_rescues: int, heartbeat_timeout: float, limit: int = 5000) -> int:
         """Take messages back from dead dispatchers and expired leases; returns how many."""
-        return len(
-            await self._rows(
-                "message_rescue", max_rescues=max_rescues, heartbeat_timeout=heartbeat_timeout, batch_limit=limit
-            )
+        rows = await self._rows(
+            "message_rescue", max_rescues=max_rescues, heartbeat_timeout=heartbeat_timeout, batch_limit=limit
         )
+        return len(rows)
 
     # --- queries ----------------------------------------------------------------------------------
 
@@ -293,6 +287,12 @@ class Store:
         await self._rows("dispatcher_unregister", dispatcher=dispatcher)
 
 
+def lease_parameters(messages: Iterable[LeasedMessage]) -> dict[str, list[Any]]:
+    """The parameters that fence a statement by the messages' lease tokens."""
+    leases = [(message.id, message.token) for message in messages]
+    return {"ids": [message_id for message_id, _ in leases], "tokens": [token for _, token in leases]}
+
+
 async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> LeasedMessage | None:
     """Lease one message inside a transaction; None if it is final or leased by another process."""
     asked = time.monotonic()
@@ -308,21 +308,10 @@ def in_claim_order(rows: Sequence[DictRow]) -> list[DictRow]:
 
 def to_leased_messages(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[LeasedMessage]:
     """A claim's rows as messages. Their times count from before the claim was sent, so a lease never ends late here."""
-    return [
-        LeasedMessage(
-            id=row["id"],
-            type=row["type"],
-            recipient=row["recipient"],
-            payload=row["payload"],
-            type_version=row["type_version"],
-            created_at=row["created_at"],
-            attempt=row["attempt"],
-            max_attempts=row["max_attempts"],
-            rate_token_reserved=row["rate_token_reserved"],
-            token=row["lease_token"],
-            lease_deadline=asked + lease_seconds,
-            send_deadline=None if row["seconds_to_live"] is None else asked + row["seconds_to_live"],
-            has_preferences=row["has_preferences"],
-        )
-        for row in rows
-    ]
+    messages = []
+    for row in rows:
+        seconds = row["seconds_to_live"]
+        values: list[Any] = [row[name] for name in _LEASE_COLUMNS]
+        values += [asked + lease_seconds, None if seconds is None else asked + seconds]
+        messages.append(LeasedMessage(*values))
+    return messages

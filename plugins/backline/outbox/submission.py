@@ -43,8 +43,8 @@ class NewMessage:
     """One message to enqueue."""
 
     type: str
-    recipient: str
-    """An address; for a type of several channels a JSON object by channel."""
+    recipient: str | Mapping[str, str]
+    """An address; for a type of several channels an object by channel, or its JSON text."""
     payload: Mapping[str, Any] | str
     """A string is JSON text."""
     key: str | None = None
@@ -65,7 +65,7 @@ class NewMessage:
 def enqueue(
     database: psycopg.Connection[Any],
     type: str,  # noqa: A002 - the word of the SQL function
-    recipient: str,
+    recipient: str | Mapping[str, str],
     payload: Mapping[str, Any],
     *,
     key: str | None = None,
@@ -104,8 +104,8 @@ def enqueue_statement(messages: Sequence[NewMessage]) -> tuple[LiteralString, di
     return statement("outbox", "message_enqueue_many"), {
         "type": first.type, "due_at": first.due_at, "priority": first.priority, "expires_at": first.expires_at,
         "request_id": first.request_id, "lane": first.lane, "replay_of": first.replay_of,
-        "recipients": [one.recipient for one in messages],
-        "payloads": [one.payload if isinstance(one.payload, str) else _to_json(one.payload) for one in messages],
+        "recipients": [_to_text(one.recipient) for one in messages],
+        "payloads": [_to_text(one.payload) for one in messages],
         "idempotency_keys": None if first.key is None else [one.key for one in messages],
     }  # fmt: skip
 
@@ -119,27 +119,12 @@ def _calls(messages: Sequence[NewMessage]) -> Iterable[list[int]]:
     return calls.values()
 
 
-def _to_json(payload: Mapping[str, Any]) -> str:
-    # inf_nan_mode as the model accepts them: a text in place of a number that JSON does not have.
-    return to_json(payload, inf_nan_mode="strings").decode()
+def _to_text(value: Mapping[str, Any] | str) -> str:
+    # inf_nan_mode as in the model: a text instead of a number that JSON does not have.
+    return value if isinstance(value, str) else to_json(value, inf_nan_mode="strings").decode()
 
 
 # --- over HTTP ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class MessageRequest:
-    """One message as an HTTP client gave it."""
-
-    type: str
-    to: object
-    """An address; for a type of several channels a mapping by channel."""
-    payload: Mapping[str, Any]
-    due_at: datetime | None = None
-    expires_at: datetime | None = None
-    priority: int | None = None
-    lane: str | None = None
-    request_id: str | None = None
 
 
 class BatchValidationError(BacklineError):
@@ -150,12 +135,12 @@ class BatchValidationError(BacklineError):
         self.problems = problems
 
 
-def validate_batch(requests: Sequence[MessageRequest], encryptor: Encryptor) -> list[NewMessage]:
+def validate_batch(messages: Sequence[NewMessage], encryptor: Encryptor) -> list[NewMessage]:
     """Check all by their models and encrypt secret fields; BatchValidationError lists up to 50 invalid messages."""
     valid: list[NewMessage] = []
     problems: list[tuple[int, InvalidInput]] = []
     now = datetime.now(UTC)
-    for index, one in enumerate(requests):
+    for index, one in enumerate(messages):
         try:
             valid.append(_validate(one, encryptor, now))
         except InvalidInput as exc:
@@ -214,7 +199,7 @@ def to_stored_payload(kind: type[MessageType], payload: Mapping[str, Any], encry
     encrypted = {
         name: encryptor.encrypt(value) for name in kind.secret_fields if isinstance(value := payload.get(name), str)
     }
-    return _to_json({**payload, **encrypted} if encrypted else payload)
+    return _to_text({**payload, **encrypted} if encrypted else payload)
 
 
 def is_valid_email_recipient(recipient: str) -> bool:
@@ -222,24 +207,27 @@ def is_valid_email_recipient(recipient: str) -> bool:
     return len(recipient) <= MAX_RECIPIENT_LENGTH and _EMAIL_PATTERN.fullmatch(recipient) is not None
 
 
-def _validate(request: MessageRequest, encryptor: Encryptor, now: datetime) -> NewMessage:
-    kind = registry.get(request.type)
-    addresses = recipients.by_channel(kind.type_name, kind.channels, request.to)
+def _validate(message: NewMessage, encryptor: Encryptor, now: datetime) -> NewMessage:
+    kind = registry.get(message.type)
+    addresses = recipients.by_channel(kind.type_name, kind.channels, message.recipient)
     # The database would refuse these without the message's position.
     if "email" in addresses and not is_valid_email_recipient(addresses["email"]):
         raise InvalidInput(
-            "to.email" if len(kind.channels) > 1 and isinstance(request.to, Mapping) else "to",
+            "to.email" if len(kind.channels) > 1 and isinstance(message.recipient, Mapping) else "to",
             f"write it as ann@example.com or Ann <ann@example.com>, in at most {MAX_RECIPIENT_LENGTH} characters",
         )
-    if request.lane is not None:
-        _check_lane(kind, request.lane)
-    if request.due_at is not None and request.expires_at is not None and request.due_at > request.expires_at:
+    if message.lane is not None:
+        _check_lane(kind, message.lane)
+    if message.due_at is not None and message.expires_at is not None and message.due_at > message.expires_at:
         raise InvalidInput("due_at", "is after expires_at, so it could never be sent; give an earlier one")
-    return NewMessage(
-        kind.type_name, recipients.serialize(kind.channels, addresses), to_stored_payload(kind, request.payload, encryptor),
-        due_at=request.due_at, expires_at=request.expires_at or (now + kind.lifetime if kind.lifetime else None),
-        priority=request.priority, lane=request.lane, request_id=request.request_id,
-    )  # fmt: skip
+    if isinstance(message.payload, str):
+        raise InvalidInput("payload", "must be an object")
+    return replace(
+        message,
+        recipient=recipients.serialize(kind.channels, addresses),
+        payload=to_stored_payload(kind, message.payload, encryptor),
+        expires_at=message.expires_at or (now + kind.lifetime if kind.lifetime else None),
+    )
 
 
 def _check_lane(kind: type[MessageType], name: str) -> None:
@@ -351,7 +339,7 @@ def replay(
     recipient = recipients.check(row["channel"], row["recipient"] if edits.recipient is None else edits.recipient)
     is_group = len(kind.channels) > 1
     message = NewMessage(
-        row["type"], json.dumps({row["channel"]: recipient}) if is_group else recipient,
+        row["type"], {row["channel"]: recipient} if is_group else recipient,
         to_stored_payload(kind, payload, encryptor), key, priority=row["priority"],
         lane=None if is_group else row["lane"], request_id=who.request_id, replay_of=message_id,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import date, datetime
 
 from backline.db.connect import Session
@@ -23,7 +22,7 @@ def enqueue_order_confirmation(
         "lines": [{"description": row.product, "quantity": row.quantity, "unit_price": unit_price_minor}],
         "order_url": config.order_url.replace("{order}", number),
     }  # fmt: skip
-    enqueue(database, "order_confirmation", json.dumps(recipient), payload, key=f"order-{number}")
+    enqueue(database, "order_confirmation", recipient, payload, key=f"order-{number}")
 
 
 def enqueue_deferral(database: Session, row: SubscriptionRow, cycle_on: date, config: SubscriptionSettings) -> None:

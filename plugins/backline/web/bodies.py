@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from backline.outbox.submission import MessageRequest
+from backline.outbox import submission
 from backline.validation_errors import field_path, field_problems
 from backline.web.problems import ApiError, FieldError, unknown_field
 from backline.web.schemas import NewMessage
@@ -44,7 +44,7 @@ Body = Annotated[bytes, Depends(json_body)]
 OptionalBody = Annotated[bytes, Depends(optional_json_body)]
 
 
-def parse_messages(body: bytes, request_id: str) -> tuple[list[MessageRequest], bool]:
+def parse_messages(body: bytes, request_id: str) -> tuple[list[submission.NewMessage], bool]:
     """The messages of a body, and whether it is a list. Messages without a request id get this one."""
     is_batch = body.lstrip()[:1] == b"["
     try:
@@ -54,9 +54,9 @@ def parse_messages(body: bytes, request_id: str) -> tuple[list[MessageRequest], 
     if not 1 <= len(messages) <= BATCH_LIMIT:
         raise ApiError(422, f"Send 1 to {BATCH_LIMIT:,} messages in a request, not {len(messages):,}")
     return [
-        MessageRequest(
-            one.type, one.to, one.payload, one.due_at, one.expires_at, one.priority, one.lane,
-            one.request_id or request_id,
+        submission.NewMessage(
+            one.type, cast("str", one.to), one.payload, due_at=one.due_at, expires_at=one.expires_at, priority=one.priority,
+            lane=one.lane, request_id=one.request_id or request_id,
         )
         for one in messages
     ], is_batch  # fmt: skip

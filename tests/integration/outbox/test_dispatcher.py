@@ -28,9 +28,10 @@ from backline.channels.settings import EmailSettings
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery
 from backline.outbox.dispatcher import Dispatcher, DispatchReport
-from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
+from backline.outbox.inline_delivery import InlineSender, Route, SendResult
 from backline.outbox.maintenance import stop_dispatchers
 from backline.outbox.store import LeasedMessage, Store
+from backline.outbox.submission import NewMessage
 from backline.settings import DEFAULT_RETRY_POLICIES, ROOT, LaneSettings, OutboxSettings
 from tests.integration.outbox.support import PAYLOAD, Outbox
 
@@ -91,7 +92,7 @@ def channel(mail: Catcher, **settings: Any) -> EmailChannel:
 
 
 def delivery(over: EmailChannel) -> Delivery[PreparedEmail]:
-    return Delivery(over, DEFAULT_RETRY_POLICIES, lambda _type, payload: payload, random.Random(1).random)
+    return Delivery(over, DEFAULT_RETRY_POLICIES, random.Random(1).random)
 
 
 class RunningDispatcher:
@@ -480,7 +481,7 @@ def sender(outbox: Outbox, mail: Catcher, lease_seconds: float = 60.0) -> Inline
 def send(
     outbox: Outbox, mail: Catcher, *, lease_seconds: float = 60.0, key: str = "dag/run", **given: Any
 ) -> SendResult:
-    request = SendRequest(**{"type": "email", "recipient": "ann@example.com", "payload": PAYLOAD, "key": key, **given})
+    request = NewMessage(**{"type": "email", "recipient": "ann@example.com", "payload": PAYLOAD, "key": key, **given})
     [result] = asyncio.run(sender(outbox, mail, lease_seconds).send(request, "dag/run"))
     return result
 

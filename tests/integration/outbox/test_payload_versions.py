@@ -21,9 +21,9 @@ from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import EmailMessage, MessageType
 from backline.messages.sync import type_row
-from backline.outbox.delivery import Delivery, SecretDelivery, SecretResolver
+from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher, DispatchReport
-from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
+from backline.outbox.inline_delivery import InlineSender, Route
 from backline.outbox.submission import Edits, InvalidStateTransition, NewMessage, enqueue_many, replace_payload, replay
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings, settings
 from tests.integration.conftest import TEST_FERNET_KEY
@@ -139,8 +139,8 @@ def deploy(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploy]:
 
 def dispatch(outbox: Outbox, channel: RecordingChannel) -> DispatchReport:
     """A dispatcher that drains the lane."""
-    secrets = SecretResolver(lambda: outbox.dsn)
-    delivery = SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: ENCRYPTOR, secrets, lambda: 0.5)
+    secrets = SecretResolver(lambda: outbox.dsn, lambda: ENCRYPTOR)
+    delivery = Delivery(channel, DEFAULT_RETRY_POLICIES, lambda: 0.5, secrets)
     dispatcher = Dispatcher("email.normal", LANE, OutboxSettings(), outbox.dsn, channel, delivery, once=True)
     return asyncio.run(dispatcher.run())
 
@@ -310,8 +310,8 @@ def test_a_run_leaves_a_newer_message_to_a_newer_worker(
 ) -> None:
     deploy(NewInvitation, code=False)
     deploy(Invitation, database=False)
-    delivery = Delivery(channel, DEFAULT_RETRY_POLICIES, lambda _type, payload: payload, lambda: 0.5)
-    request = SendRequest("invitation", "ann@example.com", {"subject": "Party", "size": 5}, "run-1")
+    delivery = Delivery(channel, DEFAULT_RETRY_POLICIES, lambda: 0.5)
+    request = NewMessage("invitation", "ann@example.com", {"subject": "Party", "size": 5}, "run-1")
 
     def send() -> tuple[str, int]:
         sender = InlineSender(outbox.dsn, {"email": Route(channel, delivery, LANE)})

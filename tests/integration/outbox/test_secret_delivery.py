@@ -23,9 +23,10 @@ from backline.channels.email.server import SmtpServer
 from backline.channels.settings import EmailSettings
 from backline.encryption import Encryptor
 from backline.messages import render_email
-from backline.outbox.delivery import SecretDelivery, SecretResolver
+from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
-from backline.outbox.inline_delivery import InlineSender, Route, SendRequest
+from backline.outbox.inline_delivery import InlineSender, Route
+from backline.outbox.submission import NewMessage
 from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.identity import add_token
@@ -60,14 +61,14 @@ def app(outbox: Outbox) -> psycopg.Connection[Any]:
 
 @pytest.fixture
 def lookup(outbox: Outbox) -> Iterator[SecretResolver]:
-    made = SecretResolver(lambda: outbox.dsn)
+    made = SecretResolver(lambda: outbox.dsn, lambda: ENCRYPTOR)
     yield made
     made.close()
 
 
-def delivery(mail: Catcher, lookup: SecretResolver) -> tuple[EmailChannel, SecretDelivery[Any]]:
+def delivery(mail: Catcher, lookup: SecretResolver) -> tuple[EmailChannel, Delivery[Any]]:
     channel = EmailChannel(EmailSettings(), SmtpServer("127.0.0.1", mail.port, "none"), render_email)
-    return channel, SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: ENCRYPTOR, lookup, random.Random(1).random)
+    return channel, Delivery(channel, DEFAULT_RETRY_POLICIES, random.Random(1).random, lookup)
 
 
 def drain(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
@@ -246,7 +247,7 @@ def test_a_run_that_sends_resolves_too(
     payload = {"name": "Ann", "token": {"$ref": "password_reset_token", "id": add_token(app, ENCRYPTOR.encrypt(TOKEN))}}
     channel, trying = delivery(mail, lookup)
     sender = InlineSender(outbox.dsn, {"email": Route(channel, trying, LANE)})
-    [result] = asyncio.run(sender.send(SendRequest("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
+    [result] = asyncio.run(sender.send(NewMessage("password_reset", "ann@example.com", payload, "dag/run"), "dag/run"))
     assert result.state == "sent"
     assert QUOTED in received_text(mail)
     assert outbox.message(result.message_id)["payload"] == {"name": "Ann"}

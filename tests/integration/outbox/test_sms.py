@@ -20,9 +20,10 @@ from backline.channels.settings import EmailSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.encryption import Encryptor
 from backline.messages import registry, render_email, render_sms
-from backline.outbox.delivery import SecretDelivery, SecretResolver
+from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
-from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
+from backline.outbox.inline_delivery import InlineSender, Route, SendResult
+from backline.outbox.submission import NewMessage
 from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
 from tests.integration.channels.sandbox import CHANNEL_CASES, Sandbox
@@ -52,7 +53,7 @@ def sandbox(running: Sandbox) -> Sandbox:
 
 @pytest.fixture
 def lookup(outbox: Outbox) -> Iterator[SecretResolver]:
-    made = SecretResolver(lambda: outbox.dsn)
+    made = SecretResolver(lambda: outbox.dsn, lambda: ENCRYPTOR)
     yield made
     made.close()
 
@@ -66,8 +67,8 @@ def channels(sandbox: Sandbox) -> dict[str, Channel[Any]]:
     }
 
 
-def delivery_over(channel: Channel[Any], lookup: SecretResolver) -> SecretDelivery[Any]:
-    return SecretDelivery(channel, DEFAULT_RETRY_POLICIES, lambda: ENCRYPTOR, lookup, random.Random(1).random)
+def delivery_over(channel: Channel[Any], lookup: SecretResolver) -> Delivery[Any]:
+    return Delivery(channel, DEFAULT_RETRY_POLICIES, random.Random(1).random, lookup)
 
 
 def drain(outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver, lane: str = "sms.urgent") -> None:
@@ -156,7 +157,7 @@ def send(outbox: Outbox, sandbox: Sandbox, lookup: SecretResolver, recipient: st
     """One try of a run."""
     lanes = {name: LaneSettings(channel=name) for name in ("email", "sms")}
     ways = {name: Route(one, delivery_over(one, lookup), lanes[name]) for name, one in channels(sandbox).items()}
-    request = SendRequest("order_shipped", recipient, SHIPPED, "dag/run")
+    request = NewMessage("order_shipped", recipient, SHIPPED, "dag/run")
     results = asyncio.run(InlineSender(outbox.dsn, ways).send(request, "dag/run"))
     return {result.channel: result for result in results}
 

@@ -33,7 +33,8 @@ from backline.errors import (
 from backline.messages import render_webhook
 from backline.outbox.delivery import Delivery
 from backline.outbox.dispatcher import Dispatcher
-from backline.outbox.inline_delivery import InlineSender, Route, SendRequest, SendResult
+from backline.outbox.inline_delivery import InlineSender, Route, SendResult
+from backline.outbox.submission import NewMessage
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings, config_file, load
 from backline.webhooks import endpoints
 from backline.webhooks.settings import WebhookSettings
@@ -411,9 +412,7 @@ async def test_a_secret_that_cannot_be_decrypted_is_not_the_endpoints_failure(
 async def dispatch(webhook_outbox: WebhookOutbox, over: WebhookChannel) -> dict[str, object]:
     """Drain the lane once, as a manual run does."""
     config = load(config_file())
-    delivery = Delivery(
-        over, _retry_policies("webhook", config), lambda _type, payload: payload, random.Random(1).random
-    )
+    delivery = Delivery(over, _retry_policies("webhook", config), random.Random(1).random)
     served: Dispatcher[PreparedWebhook] = Dispatcher(
         "webhook.normal", LANE, OutboxSettings(), webhook_outbox.outbox.dsn, over, delivery, once=True
     )
@@ -427,9 +426,9 @@ async def test_a_run_enqueues_an_event_and_delivers_to_one_endpoint_inline(
 
     async def send(to: str) -> SendResult:
         over = channel(webhook_outbox)
-        delivery = Delivery(over, DEFAULT_RETRY_POLICIES, lambda _type, payload: payload, random.Random(1).random)
+        delivery = Delivery(over, DEFAULT_RETRY_POLICIES, random.Random(1).random)
         sender = InlineSender(webhook_outbox.outbox.dsn, {"webhook": Route(over, delivery, LANE)})
-        request = SendRequest("webhook", to, {"event_type": "order.paid", "data": {"order": "1042"}}, f"dag/{to}")
+        request = NewMessage("webhook", to, {"event_type": "order.paid", "data": {"order": "1042"}}, f"dag/{to}")
         [result] = await sender.send(request, f"dag/{to}")
         return result
 

@@ -9,15 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from backline.channels.content import EmailContent
 from backline.messages.attachments import Attachments, read_attachments
 from backline.messages.base import EmailMessage
-from backline.messages.fields import (
-    Address,
-    Addresses,
-    Headers,
-    Line,
-    LongText,
-    Variables,
-    WebUrl,
-)
+from backline.messages.fields import Address, Addresses, Headers, Line, LongText, Variables, WebUrl
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage, TemplateName
 from backline.preferences.settings import PreferenceSettings
