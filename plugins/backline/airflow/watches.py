@@ -47,31 +47,30 @@ class Watch(Protocol):
     """Something to poll."""
 
     names: frozenset[str]
-    """The triggers that it fires."""
+    """The watches, as schedules name them, that it serves."""
     interval_seconds: float
+    cooldown_seconds: float
+    """After it has fired it does not fire again for this long, while the DAG starts."""
 
     async def check(self) -> frozenset[str]:
         """Those of `names` that have work now. Errors are the poller's to handle."""
-
-    async def close(self) -> None:
-        """Release what `check` has opened; never raises."""
 
 
 async def poll_and_post(config: Settings, used: Mapping[str, int]) -> AsyncIterator[frozenset[str]]:
     """Poll all watches that are `used` and post their asset events; yields the watches whose event could not be posted."""
     database, airflow = AppDatabase(), AppAirflow()
-    async for fired in poll(configured_watches(config, database, airflow), used):
-        if unposted := await airflow.post_events(fired):
-            yield unposted
+    try:
+        async for fired in poll(configured_watches(config, database, airflow), used):
+            if unposted := await airflow.post_events(fired):
+                yield unposted
+    finally:
+        await database.close()
 
 
 def configured_watches(config: Settings, database: AppDatabase, airflow: AppAirflow) -> list[Watch]:
     """All watches of the settings."""
-    return [
-        LaneWatch(database, config),
-        FailureWatch(database, airflow, config),
-        *(SqlWatch(name, watch, database) for name, watch in config.watches.items()),
-    ]
+    watches = [SqlWatch(name, watch, database) for name, watch in config.watches.items()]
+    return [LaneWatch(database, config), FailureWatch(database, airflow, config), *watches]
 
 
 async def poll(watches: Sequence[Watch], used: Mapping[str, int]) -> AsyncIterator[frozenset[str]]:
@@ -85,26 +84,24 @@ async def poll(watches: Sequence[Watch], used: Mapping[str, int]) -> AsyncIterat
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        for watch in watches:
-            await watch.close()
 
 
 async def _poll_one(watch: Watch, used: Mapping[str, int], fired: asyncio.Queue[frozenset[str]]) -> None:
-    last_error, retry_delay = "", INITIAL_RETRY_DELAY_SECONDS
+    last_error, retry_delay, silent_until = "", INITIAL_RETRY_DELAY_SECONDS, 0.0
     while True:
         pause = watch.interval_seconds
         if any(used.get(name) for name in watch.names):
             try:
-                if due := await watch.check():
+                due, now = await watch.check(), time.monotonic()
+                if due and now >= silent_until:
                     fired.put_nowait(due)
+                    silent_until = now + watch.cooldown_seconds
                 last_error, retry_delay = "", INITIAL_RETRY_DELAY_SECONDS
             except Exception as exc:  # noqa: BLE001 - a trigger that raises is restarted every second, without end
-                if (error := f"{type(exc).__name__}: {exc}") != last_error:
-                    last_error = error
-                    log.warning(
-                        "watch %s: %s; retrying every %.0f s or less", min(watch.names), error, MAX_RETRY_DELAY_SECONDS
-                    )
-                pause = max(pause, retry_delay)
+                error = f"watch {min(watch.names)}: {type(exc).__name__}: {exc}"
+                if error != last_error:
+                    log.warning("%s; retrying at least every %.0f s", error, MAX_RETRY_DELAY_SECONDS)
+                pause, last_error = max(pause, retry_delay), error
                 retry_delay = min(retry_delay * 2, MAX_RETRY_DELAY_SECONDS)
         await asyncio.sleep(pause)
 
@@ -138,14 +135,12 @@ class AppAirflow:
 
     async def client(self) -> AirflowClient:
         """The client. Its methods block: call them in a thread."""
-        if self._client is None:
-            self._client = await airflow_rest_async()
+        self._client = self._client or await airflow_rest_async()
         return self._client
 
     def reset(self) -> None:
         """Forget the client and what it has found."""
-        self._client = None
-        self._asset_ids.clear()
+        self._client, self._asset_ids = None, {}
 
     async def post_events(self, names: frozenset[str]) -> frozenset[str]:
         """Post the asset events of these watches; returns the watches for which that failed. Never raises.
@@ -175,6 +170,7 @@ class LaneWatch:
     def __init__(self, database: Database, config: Settings) -> None:
         self.names = frozenset(map(lane_watch, config.lanes))
         self.interval_seconds = config.lane_trigger.poll_interval_seconds
+        self.cooldown_seconds = 0.0  # the policy has one per lane
         self._store, self._lanes, self._outbox = Store(database), config.lanes, config.outbox
         self._policy = WakeupPolicy(config.lanes, config.lane_trigger.cooldown_seconds)
         self._statuses: Sequence[LaneStatus] = ()
@@ -197,88 +193,59 @@ class LaneWatch:
         self._statuses = [each for each in statuses if each.pending or each.live_dispatchers or each.handing_over]
         return frozenset(map(lane_watch, self._policy.lanes_to_wake(statuses, time.monotonic())))
 
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._store.close()
-
 
 class SqlWatch:
-    """Fires while its statement's first value is true; after each event it is silent for its cooldown."""
+    """A statement whose first value is true while there is work."""
 
     def __init__(self, name: str, config: WatchSettings, database: AppDatabase) -> None:
-        self.names, self.interval_seconds = frozenset({name}), config.interval_seconds
+        self.names = frozenset({name})
+        self.interval_seconds, self.cooldown_seconds = config.interval_seconds, config.cooldown_seconds
         self._statement, self._database = config.statement, database
-        self._cooldown = Cooldown(config.cooldown_seconds)
 
     async def check(self) -> frozenset[str]:
         """Run the statement."""
         domain, _, name = self._statement.partition(".")
         rows = await self._database.fetch_quickly(statement(domain, name))
-        is_due = any(next(iter(row.values())) for row in rows[:1])
-        return self.names if is_due and self._cooldown.start() else frozenset()
-
-    async def close(self) -> None:
-        """The connection is shared."""
+        return self.names if any(next(iter(row.values())) for row in rows[:1]) else frozenset()
 
 
 class FailureWatch:
-    """Fires when a run has failed, a file's import error is new or gone, or an alert is due. Publishes jobs' webhook events."""
-
-    names = frozenset({FAILURE_WATCH})
+    """A run has failed, a file's import error is new or gone, or an alert is due. Also publishes jobs' webhook events."""
 
     def __init__(self, database: AppDatabase, airflow: AppAirflow, config: Settings) -> None:
+        self.names, self.cooldown_seconds = frozenset({FAILURE_WATCH}), FAILURE_COOLDOWN_SECONDS
         self.interval_seconds = config.section(DeadLetterSettings).poll_interval_seconds
         self._database, self._airflow, self._sends_alerts = database, airflow, bool(config.alerts.recipients)
-        self._cooldown = Cooldown(FAILURE_COOLDOWN_SECONDS)
-        self._client: AirflowClient | None = None
-        self._events: JobEventPublisher | None = None
+        self._events: tuple[AirflowClient, JobEventPublisher] | None = None
         self._fingerprint: tuple[object, ...] | None = None
         self._changed_at = datetime.now(UTC)
         self._next_fingerprint = 0.0
 
     async def check(self) -> frozenset[str]:
-        """Statements of our own at each call, requests to Airflow less often."""
-        try:
-            unread = await self._has_unread_failures()
-        except BacklineError:
-            self._airflow.reset()
-            raise
-        alerts = self._sends_alerts and await self._database.fetch_quickly(
-            statement("dead_letters", "alert_due"), {"batch_limit": 1}
-        )
-        return self.names if (unread or alerts) and self._cooldown.start() else frozenset()
-
-    async def _has_unread_failures(self) -> bool:
+        """Run statements of our own at each call, requests to Airflow less often."""
         client = await self._airflow.client()
-        if self._events is None or client is not self._client:
-            self._client, self._events = client, JobEventPublisher(client, self._database, base_url())
-        try:
-            await self._events.poll()
-        except BacklineError as exc:
-            # Dead letters do not depend on webhooks; the next call publishes what this one has missed.
-            log.warning("job events: %s", exc)
+        await self._publish_events(client)
         if time.monotonic() >= self._next_fingerprint:
-            found = await asyncio.to_thread(failure_fingerprint, client)
+            try:
+                found = await asyncio.to_thread(failure_fingerprint, client)
+            except BacklineError:
+                self._airflow.reset()
+                raise
             if found != self._fingerprint:
                 self._fingerprint, self._changed_at = found, datetime.now(UTC)
             self._next_fingerprint = time.monotonic() + FINGERPRINT_INTERVAL_SECONDS
         cursor = await self._database.fetch_quickly(statement("dead_letters", "cursor_get"), {"name": CURSOR})
-        return not cursor or bool(cursor[0]["at"] < self._changed_at)
+        if not cursor or cursor[0]["at"] < self._changed_at:
+            return self.names
+        due_alerts = statement("dead_letters", "alert_due")
+        alerts = self._sends_alerts and await self._database.fetch_quickly(due_alerts, {"batch_limit": 1})
+        return self.names if alerts else frozenset()
 
-    async def close(self) -> None:
-        """The connection and the client are shared."""
-
-
-class Cooldown:
-    """Seconds after an event in which a watch does not fire again."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._quiet_until = seconds, 0.0
-
-    def start(self) -> bool:
-        """Whether it is over; if so, the next one starts."""
-        now = time.monotonic()
-        if now < self._quiet_until:
-            return False
-        self._quiet_until = now + self._seconds
-        return True
+    async def _publish_events(self, client: AirflowClient) -> None:
+        if self._events is None or self._events[0] is not client:
+            self._events = client, JobEventPublisher(client, self._database, base_url())
+        try:
+            await self._events[1].poll()
+        except BacklineError as exc:
+            # Dead letters do not depend on webhooks; the next call publishes what this one has missed.
+            log.warning("job events: %s", exc)
