@@ -143,7 +143,13 @@ class Job(Generic[SettingsT_co]):
         return self.database.transaction()
 
     def enqueue(
-        self, type_name: str, recipient: str, payload: Mapping[str, Any], *, key: str, due_at: datetime | None = None
+        self,
+        type_name: str,
+        recipient: str | Mapping[str, str],
+        payload: Mapping[str, Any],
+        *,
+        key: str,
+        due_at: datetime | None = None,
     ) -> int:
         """Enqueue one message in the current transaction, once for its key; returns its id. InvalidInput names a wrong field."""
         return submission.enqueue(self.database, type_name, recipient, payload, key=key, due_at=due_at)

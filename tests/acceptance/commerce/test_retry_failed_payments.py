@@ -54,7 +54,7 @@ def test_small_payments_are_attempted_and_large_ones_need_approval(
         assert paid.charges(large) == []
         number = paid.shop.fetch_one("SELECT number FROM app.orders WHERE id = %s", large)["number"]
         assert number in context.airflow.get(f"{path}/0/hitlDetails")["body"]
-        context.airflow._call(
+        context.airflow._request(
             "PATCH", f"{path}/0/hitlDetails", body={"chosen_options": ["Approve"], "params_input": {}}
         )
         assert context.airflow.wait(JOB, run_id, 120)["state"] == "success"
