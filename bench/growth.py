@@ -227,7 +227,10 @@ def _sent_outcome(message: LeasedMessage) -> Outcome:
 
 def _completion_parameters(claimed: Sequence[DictRow]) -> dict[str, Any]:
     now = time.monotonic()
-    outcomes = [Outcome(row["id"], row["lease_token"], "sent", now, now, provider_id="250 2.0.0 Ok", code="250") for row in claimed]
+    outcomes = [
+        Outcome(row["id"], row["lease_token"], "sent", now, now, provider_id="250 2.0.0 Ok", code="250")
+        for row in claimed
+    ]
     return {
         "outcomes": to_json([outcome.as_json(now) for outcome in outcomes]).decode(),
         "dispatcher": 1,
