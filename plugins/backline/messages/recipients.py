@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 
+from backline.channels import recipients
+from backline.channels.email import addresses
 from backline.errors import InvalidInput
 
 EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17", "webhook": "*"}
@@ -72,31 +74,16 @@ def _parse_json_object(text: str) -> object:
 
 
 def _email(text: str, field: str) -> str:
-    from backline.channels.email import addresses
-
     addresses.parse_address(text, field)
     return text
 
 
-def _phone(text: str, field: str) -> str:
-    from backline.channels import recipients
-
-    return recipients.parse_phone_number(text, field)
-
-
-def _device(text: str, field: str) -> str:
-    from backline.channels import recipients
-
-    return recipients.parse_push_recipient(text, field)
-
-
-def _endpoint(text: str, field: str) -> str:
-    from backline.channels import recipients
-
-    return recipients.parse_webhook_recipient(text, field)
-
-
-_CHECKS: dict[str, Callable[[str, str], str]] = {"email": _email, "sms": _phone, "push": _device, "webhook": _endpoint}
+_CHECKS: dict[str, Callable[[str, str], str]] = {
+    "email": _email,
+    "sms": recipients.parse_phone_number,
+    "push": recipients.parse_push_recipient,
+    "webhook": recipients.parse_webhook_recipient,
+}
 _RECIPIENT_NAMES = {
     "email": "email address",
     "sms": "phone number",

@@ -58,12 +58,13 @@ def spec(kind: type[MessageType]) -> dict[str, Any]:
 
 
 def branches(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The alternatives of a field's JSON schema, references followed."""
+    """The alternatives of a field's JSON schema, references followed; keywords beside them apply to each."""
     if "$ref" in field:
         yield from branches(schema["$defs"][field["$ref"].rsplit("/", 1)[1]], schema)
     elif "anyOf" in field:
+        common = {keyword: value for keyword, value in field.items() if keyword != "anyOf"}
         for branch in field["anyOf"]:
-            yield from branches(branch, schema)
+            yield from branches({**common, **branch}, schema)
     else:
         yield field
 

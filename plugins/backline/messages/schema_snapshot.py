@@ -15,6 +15,7 @@ from typing import Any
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import MessageType
+from backline.messages.rules import branches
 from backline.messages.secrets import plaintext
 from backline.settings import ROOT
 
@@ -133,38 +134,24 @@ def _changes(old: Json, new: Json) -> Iterator[str]:
         yield f"channel {channel} was removed"
     for field in sorted(set(old["secret"]) ^ set(new["secret"])):
         yield f"field {field} {'became' if field in new['secret'] else 'is no longer'} secret"
-    yield from _narrowed(
-        old["schema"], new["schema"], old["schema"].get("$defs", {}), new["schema"].get("$defs", {}), ""
-    )
+    yield from _narrowed(old["schema"], new["schema"], (old["schema"], new["schema"]), "")
 
 
-def _narrowed(old: Json, new: Json, old_defs: Json, new_defs: Json, path: str) -> Iterator[str]:
+def _narrowed(old: Mapping[str, Any], new: Mapping[str, Any], roots: tuple[Json, Json], path: str) -> Iterator[str]:
     """How `new` is narrower than `old` at `path`; references are followed, recursive ones to a limited depth."""
     if path.count(".") + path.count("[]") > MAX_DEPTH:
         return
-    new_branches = list(_branches(new, new_defs))
-    for branch in _branches(old, old_defs):
-        found = [list(_branch_narrowed(branch, other, old_defs, new_defs, path)) for other in new_branches]
+    new_branches = list(branches(new, roots[1]))
+    for branch in branches(old, roots[0]):
+        found = [list(_branch_narrowed(branch, other, roots, path)) for other in new_branches]
         if all(found):
             # The alternative that comes closest explains it best.
             yield from min(found, key=lambda changes: (any("type" in change for change in changes), len(changes)))
 
 
-def _branches(schema: Json, defs: Json) -> Iterator[Json]:
-    """The alternatives of a schema, one per type."""
-    if "$ref" in schema:
-        yield from _branches(defs[schema["$ref"].rsplit("/", 1)[1]], defs)
-    elif "anyOf" in schema:
-        for branch in schema["anyOf"]:
-            yield from _branches({**{key: value for key, value in schema.items() if key != "anyOf"}, **branch}, defs)
-    elif isinstance(schema.get("type"), list):
-        for kind in schema["type"]:
-            yield {**schema, "type": kind}
-    else:
-        yield schema
-
-
-def _branch_narrowed(old: Json, new: Json, old_defs: Json, new_defs: Json, path: str) -> Iterator[str]:
+def _branch_narrowed(
+    old: Mapping[str, Any], new: Mapping[str, Any], roots: tuple[Json, Json], path: str
+) -> Iterator[str]:
     where = f"field {path}" if path else "payload"
     old_type, new_type = old.get("type"), new.get("type")
     if new_type is not None and old_type != new_type and (old_type, new_type) != ("integer", "number"):
@@ -182,10 +169,10 @@ def _branch_narrowed(old: Json, new: Json, old_defs: Json, new_defs: Json, path:
         if new.get(keyword) not in {None, old.get(keyword)}:
             yield f"{where}: {keyword} changed from {old.get(keyword)} to {new[keyword]}"
     yield from _values_narrowed(old, new, where)
-    yield from _members_narrowed(old, new, old_defs, new_defs, path)
+    yield from _members_narrowed(old, new, roots, path)
 
 
-def _values_narrowed(old: Json, new: Json, where: str) -> Iterator[str]:
+def _values_narrowed(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:
     allowed = new.get("enum", [new["const"]] if "const" in new else None)
     if allowed is None:
         return
@@ -196,14 +183,16 @@ def _values_narrowed(old: Json, new: Json, where: str) -> Iterator[str]:
         yield f"{where}: {', '.join(map(repr, removed))} is no longer allowed"
 
 
-def _members_narrowed(old: Json, new: Json, old_defs: Json, new_defs: Json, path: str) -> Iterator[str]:
+def _members_narrowed(
+    old: Mapping[str, Any], new: Mapping[str, Any], roots: tuple[Json, Json], path: str
+) -> Iterator[str]:
     """Of an object's properties and an array's items."""
     old_fields, new_fields = old.get("properties", {}), new.get("properties", {})
     prefix = f"{path}." if path else ""
     rest = new.get("additionalProperties", True)
     for name, field in old_fields.items():
         if name in new_fields:
-            yield from _narrowed(field, new_fields[name], old_defs, new_defs, f"{prefix}{name}")
+            yield from _narrowed(field, new_fields[name], roots, f"{prefix}{name}")
         elif rest is False:
             yield f"field {prefix}{name} was removed"
     required = set(new.get("required", ()))
@@ -214,7 +203,7 @@ def _members_narrowed(old: Json, new: Json, old_defs: Json, new_defs: Json, path
         if after is False and before is not False:
             yield f"field {path}: unknown keys are no longer allowed"
         elif isinstance(after, dict) and before is not False:
-            yield from _narrowed(before if isinstance(before, dict) else {}, after, old_defs, new_defs, f"{path}[]")
+            yield from _narrowed(before if isinstance(before, dict) else {}, after, roots, f"{path}[]")
 
 
 def main(arguments: Sequence[str]) -> int:
