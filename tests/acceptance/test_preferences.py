@@ -55,7 +55,7 @@ def test_unsubscribe(stack: IsolatedStack, context: DemoContext) -> None:
 
     third = context.enqueue("newsletter", reader, newsletter_payload())
     wait_for_state(context, third, "suppressed")
-    assert "the recipient left the topic newsletter" in why(stack, third)
+    assert "the recipient opted out of the topic newsletter" in why(stack, third)
     context.enqueue("welcome", reader, {"name": "Ann"})
     assert len(context.wait_for_emails(domain, 3)) == 3
 

@@ -31,6 +31,7 @@ COPIED = (
     "stack",
     "tests/integration/conftest.py",
     "tests/integration/job_factory.py",
+    "tests/integration/shop.py",
     "pyproject.toml",
 )
 PRODUCTS = "INSERT INTO app.products (sku, name, stock) VALUES ('CUP', 'Cup', 3), ('JUG', repeat('x', 600), 1)"
