@@ -7,9 +7,8 @@ request more while one is.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from backline.airflow_api import AirflowClient, Run
     from backline.db.connect import Database
 
+CallAirflow = Callable[["Callable[[AirflowClient], list[Run]]"], Awaitable["list[Run]"]]
 EVENT_TYPES = {"success": "job.succeeded", "failed": "job.failed"}
 """By a run's final state."""
 CURSOR = "job events"
@@ -35,9 +35,9 @@ PAGE_SIZE = 100
 class JobEventPublisher:
     """Publishes each end of a job's run once."""
 
-    def __init__(self, rest: AirflowClient, database: Database, url: str) -> None:
-        """`url` is the address where people open Airflow."""
-        self._rest, self._database, self._url = rest, database, url
+    def __init__(self, call: CallAirflow, database: Database, url: str) -> None:
+        """`call` runs a function with a client of Airflow, `url` is the address where people open it."""
+        self._call, self._database, self._url = call, database, url
         self._since: datetime | None = None
         self._published_ids: frozenset[str] = frozenset()
         self._jobs: list[str] = []
@@ -55,7 +55,7 @@ class JobEventPublisher:
             rows = await self._database.fetch(statement("dead_letters", "cursor_get"), {"name": CURSOR})
             self._since = max(rows[0]["at"], now - MAX_CATCH_UP) if rows else now
         since = self._since - OVERLAP
-        ended = {event_id(run): run for run in await asyncio.to_thread(lambda: list(self._ended_runs(since, now)))}
+        ended = {event_id(run): run for run in await self._call(lambda api: list(self._ended_runs(api, since, now)))}
         new = [event_message(run, self._url) for id_, run in ended.items() if id_ not in self._published_ids]
         if new:
             await self._database.fetch(*enqueue_statement(new))
@@ -63,16 +63,16 @@ class JobEventPublisher:
         self._since, self._published_ids = now, frozenset(ended)
         return len(new)
 
-    def _ended_runs(self, since: datetime, now: datetime) -> Iterator[Run]:
+    def _ended_runs(self, api: AirflowClient, since: datetime, now: datetime) -> Iterator[Run]:
         if now - self._jobs_listed_at > JOB_LIST_TTL:
-            self._jobs, self._jobs_listed_at = [dag["dag_id"] for dag in self._rest.dags(tags="job")], now
+            self._jobs, self._jobs_listed_at = [dag["dag_id"] for dag in api.dags(tags="job")], now
         body: dict[str, Any] = {
             "dag_ids": self._jobs, "states": list(EVENT_TYPES), "end_date_gte": since.isoformat(), "order_by": "end_date",
             "page_limit": PAGE_SIZE, "page_offset": 0,
         }  # fmt: skip
         total = 1 if self._jobs else 0
         while body["page_offset"] < total:
-            _, page = self._rest.post(f"{ALL_RUNS_PATH}/list", body)
+            _, page = api.post(f"{ALL_RUNS_PATH}/list", body)
             yield from page["dag_runs"]
             body["page_offset"] += PAGE_SIZE
             total = page["total_entries"]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, LiteralString, Protocol
+from functools import partial
+from typing import Any, LiteralString, Protocol, TypeVar
 
 import psycopg
 from psycopg.rows import DictRow
@@ -30,6 +31,7 @@ from backline.outbox.store import Store
 from backline.outbox.wakeup_policy import LaneStatus, WakeupPolicy, backlog_count_limit
 from backline.settings import Settings, WatchSettings
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT_SECONDS = 0.5
@@ -59,18 +61,13 @@ class Watch(Protocol):
 async def poll_and_post(config: Settings, used: Mapping[str, int]) -> AsyncIterator[frozenset[str]]:
     """Poll all watches that are `used` and post their asset events; yields the watches whose event could not be posted."""
     database, airflow = AppDatabase(), AppAirflow()
+    watches = [SqlWatch(name, watch, database) for name, watch in config.watches.items()]
     try:
-        async for fired in poll(configured_watches(config, database, airflow), used):
+        async for fired in poll([LaneWatch(database, config), FailureWatch(database, airflow, config), *watches], used):
             if unposted := await airflow.post_events(fired):
                 yield unposted
     finally:
         await database.close()
-
-
-def configured_watches(config: Settings, database: AppDatabase, airflow: AppAirflow) -> list[Watch]:
-    """All watches of the settings."""
-    watches = [SqlWatch(name, watch, database) for name, watch in config.watches.items()]
-    return [LaneWatch(database, config), FailureWatch(database, airflow, config), *watches]
 
 
 async def poll(watches: Sequence[Watch], used: Mapping[str, int]) -> AsyncIterator[frozenset[str]]:
@@ -127,20 +124,20 @@ class AppDatabase(Database):
 
 
 class AppAirflow:
-    """The poller's client of Airflow's REST API, made from Airflow's connection, anew after an error."""
+    """Airflow's REST API for all watches: one client, made from Airflow's connection, and anew after an error."""
 
     def __init__(self) -> None:
         self._client: AirflowClient | None = None
         self._asset_ids: dict[str, int] = {}
 
-    async def client(self) -> AirflowClient:
-        """The client. Its methods block: call them in a thread."""
+    async def call(self, function: Callable[[AirflowClient], T]) -> T:
+        """Call a function that blocks, in a thread."""
         self._client = self._client or await airflow_rest_async()
-        return self._client
-
-    def reset(self) -> None:
-        """Forget the client and what it has found."""
-        self._client, self._asset_ids = None, {}
+        try:
+            return await asyncio.to_thread(function, self._client)
+        except BacklineError:
+            self._client = None
+            raise
 
     async def post_events(self, names: frozenset[str]) -> frozenset[str]:
         """Post the asset events of these watches; returns the watches for which that failed. Never raises.
@@ -148,15 +145,14 @@ class AppAirflow:
         A trigger's own event does the same, but Airflow takes those from its triggers only once a second.
         """
         try:
-            client = await self.client()
-            await asyncio.wait_for(asyncio.to_thread(self._post_events, client, names), POST_TIMEOUT_SECONDS)
+            await asyncio.wait_for(self.call(partial(self._post_events, names)), POST_TIMEOUT_SECONDS)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the trigger's own event is left
             log.warning("asset events of %s: %s: %s", ", ".join(names), type(exc).__name__, exc)
-            self.reset()
+            self._asset_ids = {}
             return names
         return frozenset()
 
-    def _post_events(self, client: AirflowClient, names: frozenset[str]) -> None:
+    def _post_events(self, names: frozenset[str], client: AirflowClient) -> None:
         if not names <= self._asset_ids.keys():
             assets = client.pages("/api/v2/assets", "assets", uri_pattern=WATCH_URI.format(""))
             self._asset_ids.update({asset["name"]: asset["id"] for asset in assets})
@@ -216,21 +212,20 @@ class FailureWatch:
         self.names, self.cooldown_seconds = frozenset({FAILURE_WATCH}), FAILURE_COOLDOWN_SECONDS
         self.interval_seconds = config.section(DeadLetterSettings).poll_interval_seconds
         self._database, self._airflow, self._sends_alerts = database, airflow, bool(config.alerts.recipients)
-        self._events: tuple[AirflowClient, JobEventPublisher] | None = None
+        self._events = JobEventPublisher(airflow.call, database, base_url())
         self._fingerprint: tuple[object, ...] | None = None
         self._changed_at = datetime.now(UTC)
         self._next_fingerprint = 0.0
 
     async def check(self) -> frozenset[str]:
         """Run statements of our own at each call, requests to Airflow less often."""
-        client = await self._airflow.client()
-        await self._publish_events(client)
+        try:
+            await self._events.poll()
+        except BacklineError as exc:
+            # Dead letters do not depend on webhooks; the next call publishes what this one has missed.
+            log.warning("job events: %s", exc)
         if time.monotonic() >= self._next_fingerprint:
-            try:
-                found = await asyncio.to_thread(failure_fingerprint, client)
-            except BacklineError:
-                self._airflow.reset()
-                raise
+            found = await self._airflow.call(failure_fingerprint)
             if found != self._fingerprint:
                 self._fingerprint, self._changed_at = found, datetime.now(UTC)
             self._next_fingerprint = time.monotonic() + FINGERPRINT_INTERVAL_SECONDS
@@ -240,12 +235,3 @@ class FailureWatch:
         due_alerts = statement("dead_letters", "alert_due")
         alerts = self._sends_alerts and await self._database.fetch_quickly(due_alerts, {"batch_limit": 1})
         return self.names if alerts else frozenset()
-
-    async def _publish_events(self, client: AirflowClient) -> None:
-        if self._events is None or self._events[0] is not client:
-            self._events = client, JobEventPublisher(client, self._database, base_url())
-        try:
-            await self._events[1].poll()
-        except BacklineError as exc:
-            # Dead letters do not depend on webhooks; the next call publishes what this one has missed.
-            log.warning("job events: %s", exc)

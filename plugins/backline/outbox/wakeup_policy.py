@@ -77,21 +77,15 @@ class WakeupPolicy:
                 to_wake[status.lane] = status
         return to_wake
 
-    def outbox_is_quiet(self) -> None:
-        """Forget all wake-ups and heads: no lane has a message or a dispatcher."""
-        self._last_wakeups.clear()
-        self._heads.clear()
-
     def _next_wakeup(self, last: _Wakeup | None, status: LaneStatus, now: float, *, short: bool) -> _Wakeup | None:
         """The wake-up at `now`, or None during the cooldown of the last one."""
-        live = status.live_dispatchers
+        live, cooldown = status.live_dispatchers, self._cooldown_seconds
         if last is None or (short and live > last.live_dispatchers):
-            return _Wakeup(now, live, self._cooldown_seconds)
-        waited = now - last.at
-        if live < last.live_dispatchers:
-            return _Wakeup(now, live, self._cooldown_seconds) if waited >= self._cooldown_seconds else None
+            return _Wakeup(now, live, cooldown)
+        if live < last.live_dispatchers:  # one has ended since
+            return _Wakeup(now, live, cooldown) if now - last.at >= cooldown else None
         longer = min(last.cooldown * 2, MAX_COOLDOWN_SECONDS)
-        return _Wakeup(now, live, longer) if waited >= last.cooldown else None
+        return _Wakeup(now, live, longer) if now - last.at >= last.cooldown else None
 
     def _seconds_at_head(self, status: LaneStatus, now: float) -> float:
         """Seconds that the same message has been at the lane's head."""

@@ -7,7 +7,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
@@ -23,9 +23,8 @@ from backline.airflow.watches import (
     FailureWatch,
     LaneWatch,
     SqlWatch,
-    Watch,
-    configured_watches,
     poll,
+    poll_and_post,
 )
 from backline.airflow_api import AirflowClient
 from backline.dead_letters.reconcile_dead_letters import CURSOR
@@ -145,10 +144,10 @@ def sql_watch(database: AppDatabase, name: str) -> SqlWatch:
     return SqlWatch(name, WatchSettings(statement=f"test.{name}", interval_seconds=0.5), database)
 
 
-async def collect(polled: Sequence[Watch], used: Mapping[str, int], seconds: float) -> list[str]:
+async def collect(polled: AsyncIterator[frozenset[str]], seconds: float) -> list[str]:
     """What fires within some seconds."""
     fired: list[str] = []
-    async with aclosing(poll(polled, used)) as stream:  # type: ignore[type-var]
+    async with aclosing(polled) as stream:  # type: ignore[type-var]
         try:
             async with asyncio.timeout(seconds):
                 async for names in stream:
@@ -267,7 +266,7 @@ def test_a_statement_fires_when_its_first_value_is_true(name: str, names: set[st
 
 def test_a_watch_fires_again_after_its_cooldown() -> None:
     watch = CountingWatch("busy", cooldown=1.0)
-    assert asyncio.run(collect([watch], {"busy": 1}, 2.5)) == ["busy"] * 3
+    assert asyncio.run(collect(poll([watch], {"busy": 1}), 2.5)) == ["busy"] * 3
     assert len(watch.called_at) > 25
 
 
@@ -375,7 +374,7 @@ def test_after_an_error_a_client_is_made_anew(outbox: Outbox, airflow: StubAirfl
 def test_a_failing_watch_backs_off_is_logged_once_and_delays_no_other(caplog: pytest.LogCaptureFixture) -> None:
     broken, sound = CountingWatch("broken", error=DatabaseFailure("it is broken")), CountingWatch("sound")
     with caplog.at_level(logging.WARNING, logger=watches.__name__):
-        fired = asyncio.run(collect([broken, sound], {"broken": 1, "sound": 1}, 4.0))
+        fired = asyncio.run(collect(poll([broken, sound], {"broken": 1, "sound": 1}), 4.0))
     assert set(fired) == {"sound"}
     assert len(sound.called_at) > 40
     assert [round(after - before) for before, after in zip(broken.called_at, broken.called_at[1:], strict=False)] == [
@@ -401,31 +400,28 @@ def test_a_slow_statement_does_not_keep_lanes_from_polling(outbox: Outbox) -> No
 def test_a_watch_without_a_dag_is_not_polled() -> None:
     unused, used = CountingWatch("unused"), CountingWatch("used")
     subscribers = {"used": 1, "unused": 0}
-    fired = asyncio.run(collect([unused, used], subscribers, 0.5))
+    fired = asyncio.run(collect(poll([unused, used], subscribers), 0.5))
     assert set(fired) == {"used"}
     assert unused.called_at == []
 
 
-@pytest.mark.usefixtures("airflow")
-def test_all_share_one_connection(outbox: Outbox) -> None:
-    async def test(database: AppDatabase) -> None:
-        everything = configured_watches(settings(), database, AppAirflow())
-        used = {name: 1 for watch in everything for name in watch.names}
-        await collect(everything, used, 3.0)
+def test_all_share_one_connection(outbox: Outbox, airflow: StubAirflow) -> None:
+    names = [*map(lane_watch, settings().lanes), *settings().watches, FAILURE_WATCH]
+    connections: LiteralString = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'backline poller' AND datname = current_database()"
 
-    counts: list[int] = []
-
-    async def observe(database: AppDatabase) -> None:
-        polling = asyncio.create_task(test(database))
+    async def observe() -> list[int]:
+        polling = asyncio.create_task(collect(poll_and_post(settings(), dict.fromkeys(names, 1)), 3.0))
+        await asyncio.sleep(1.0)
+        counts = []
         while not polling.done():
-            query = "SELECT count(*) AS count FROM pg_stat_activity WHERE application_name = 'backline poller' AND datname = current_database()"
-            counts.append((await asyncio.to_thread(outbox.sql, query))[0]["count"])
+            counts.append(await asyncio.to_thread(outbox.value, connections))
             await asyncio.sleep(0.2)
         await polling
+        return counts
 
-    run(observe)
-    assert set(counts[3:-1]) == {1}
-    assert outbox.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'backline poller'") == 0
+    assert set(asyncio.run(observe())[:-1]) == {1}
+    assert outbox.value(connections) == 0
+    assert airflow.requests > 0
 
 
 def test_it_survives_a_lost_connection(outbox: Outbox) -> None:

@@ -121,7 +121,7 @@ def test_the_settings_are_those_of_the_embedded_stack_except_for_necessary_diffe
         # On its command line.
         "AIRFLOW__API__HOST", "AIRFLOW__API__PORT", "AIRFLOW__API__WORKERS",
         # An image's files do not change.
-        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL", "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL",
     }  # fmt: skip
     assert ours["AIRFLOW__CORE__EXECUTOR"] == "CeleryExecutor"
     assert "FabAuthManager" in ours["AIRFLOW__CORE__AUTH_MANAGER"]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from backline.airflow.job_events import CURSOR, JobEventPublisher
+from backline.airflow.job_events import CURSOR, CallAirflow, JobEventPublisher
 from backline.airflow_api import AirflowClient
 from backline.db.connect import Database
 from backline.webhooks import endpoints
@@ -80,13 +81,20 @@ def airflow() -> Iterator[tuple[Airflow, AirflowClient]]:
     server.server_close()
 
 
+def calls(client: AirflowClient) -> CallAirflow:
+    async def call(function: Callable[[AirflowClient], Any]) -> Any:
+        return await asyncio.to_thread(function, client)
+
+    return call
+
+
 @pytest.fixture
 async def jobs(
     webhook_outbox: WebhookOutbox, airflow: tuple[Airflow, AirflowClient]
 ) -> AsyncIterator[JobEventPublisher]:
     webhook_outbox.outbox.sql("DELETE FROM backline.scan_cursor WHERE name = %s", CURSOR)
     database = Database(webhook_outbox.outbox.dsn, name="test", retry_timeout=0)
-    yield JobEventPublisher(airflow[1], database, "https://airflow.example")
+    yield JobEventPublisher(calls(airflow[1]), database, "https://airflow.example")
     await database.close()
 
 
@@ -143,7 +151,7 @@ async def test_another_triggerer_continues_where_the_last_one_stopped(
     far.ended("report", "failed", ago=4000, run_id="long ago")
     webhook_outbox.outbox.sql("UPDATE backline.scan_cursor SET at = at - interval '2 hours' WHERE name = %s", CURSOR)
     database = Database(webhook_outbox.outbox.dsn, name="test", retry_timeout=0)
-    await JobEventPublisher(rest, database, "https://airflow.example").poll()
+    await JobEventPublisher(calls(rest), database, "https://airflow.example").poll()
     await database.close()
     assert sorted(fired(webhook_outbox)) == [
         ("job.failed", "purge", "manual__1"),
