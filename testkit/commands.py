@@ -5,19 +5,18 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 import typer
 
 from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
-from backline.messages import schema_snapshot
 from backline.settings import ROOT
 from stack.lifecycle import Stack
+from testkit import schema_snapshot
+from testkit.processes import exit_on_signal
+from testkit.suite import run_command, run_to_end
 from testkit.wording import check_wording
 
 MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
@@ -25,7 +24,7 @@ MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
 LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
 """Lists of requirements (.in) with their lock files (.txt)."""
 GENERATED_FILES = {
-    "backline.airflow.dag_docs": ("docs/dags.md",),
+    "testkit.dag_docs": ("docs/dags.md",),
     "bench.performance_page": ("docs/performance.md", "docs/img/performance/*.svg"),
 }
 """Module that writes files from other sources → those files."""
@@ -42,13 +41,13 @@ def test(context: typer.Context) -> None:
 def check() -> None:
     """Run all checks of CI: format, lint, types, words, generated files, lock files, launcher, tests."""
     steps: dict[str, Callable[[], int]] = {
-        "format": lambda: _run([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
-        "lint": lambda: _run([sys.executable, "-P", "-m", "ruff", "check", "."]),
-        "types": lambda: _run([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
+        "format": lambda: run_command([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
+        "lint": lambda: run_command([sys.executable, "-P", "-m", "ruff", "check", "."]),
+        "types": lambda: run_command([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
         "words": check_wording,
         "generated files": _check_generated_files,
         "lock files": _check_locks,
-        "launcher": lambda: _run(["/bin/sh", "-n", str(ROOT / "backline")]),
+        "launcher": lambda: run_command(["/bin/sh", "-n", str(ROOT / "backline")]),
         "message types": lambda: schema_snapshot.main(()),
         "tests": _run_test_suite,
     }
@@ -114,7 +113,7 @@ def _check_generated_files() -> int:
     stale = 0
     for module, patterns in GENERATED_FILES.items():
         before = _read_files(patterns)
-        code = _run([sys.executable, "-P", "-m", module], _tool_environment(), quiet=True)
+        code = run_command([sys.executable, "-P", "-m", module], _tool_environment(), quiet=True)
         after = _read_files(patterns)
         changed = sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
         for path in changed:
@@ -141,30 +140,7 @@ def _run_test_suite() -> int:
 
 
 def _run_pytest(arguments: Sequence[str]) -> int:
+    exit_on_signal()
     current = Stack(print_progress)
     with current.temporary_setup():
-        return _run([sys.executable, "-P", "-m", "pytest", *arguments], current.subprocess_environment())
-
-
-def _run(command: list[str], environment: dict[str, str] | None = None, *, quiet: bool = False) -> int:
-    """Run a command and return its exit code. On SIGINT or SIGTERM, interrupt it, so that tests clean up, then exit."""
-    received: list[int] = []
-    child: subprocess.Popen[bytes] | None = None
-
-    def interrupt_child(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        if number == signal.SIGTERM and child is not None:  # the terminal sends SIGINT to the child too
-            child.send_signal(signal.SIGINT)
-
-    # Before the child starts: a shell's background job ignores SIGINT, and the child would inherit that.
-    before = {number: signal.signal(number, interrupt_child) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        output = subprocess.DEVNULL if quiet else None
-        with subprocess.Popen(command, cwd=ROOT, env=environment or dict(os.environ), stdout=output) as child:
-            code = child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        sys.exit(128 + received[0])
-    return code
+        return run_to_end([sys.executable, "-P", "-m", "pytest", *arguments], current.subprocess_environment())

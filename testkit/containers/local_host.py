@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from stack.postgres import SYSTEM_FOLDER, Cluster
 from stack.secrets import Secrets
 from testkit.containers import files
 from testkit.processes import wait_for
+from testkit.suite import marker, temporary_stack_folder
 from testkit.tools import Program
 
 CORE_SERVICES = ("mail", "api-server", "scheduler", "dag-processor", "triggerer")
@@ -135,9 +135,7 @@ def running_services(redis: Program, *workers: str, variables: Mapping[str, str]
 
     `variables` override those of the Compose file for every service.
     """
-    # A short path, as it contains PostgreSQL's socket.
-    folder = Path(tempfile.mkdtemp(prefix="bl-celery-", dir="/tmp"))
-    folder.chmod(0o711)
+    folder = temporary_stack_folder()
     host = LocalHost(folder, variables or {})
     secrets = Secrets(superuser_password=host.values["POSTGRES_PASSWORD"])
     try:
@@ -163,8 +161,8 @@ def _start_postgres(host: LocalHost, secrets: Secrets) -> None:
     settings = host.services["postgres"]["command"][1:]
     listen = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={host.ports['postgres']}"]
     host.start(
-        "postgres", [*cluster.server_command(), *settings, *listen], cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-        user=cluster.user, extra_groups=[] if cluster.user else None,
+        "postgres", [*cluster.server_command(), *settings, *listen], cwd="/",
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", **marker()}, user=cluster.user, extra_groups=[] if cluster.user else None,
     )  # fmt: skip
     superuser = f"host=127.0.0.1 port={host.ports['postgres']} user=postgres password={secrets.superuser_password}"
 

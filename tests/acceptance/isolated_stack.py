@@ -8,7 +8,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from backline.settings import ROOT
 from demo.context import DemoContext
 from stack.lifecycle import Stack
 from stack.paths import Paths
+from testkit.suite import temporary_stack_folder
 
 # Retries within seconds; other settings are as shipped.
 FAST_RETRIES = {
@@ -85,9 +85,7 @@ class IsolatedStack:
 
 def create_stack() -> IsolatedStack:
     """A copy that is not set up yet, on free ports."""
-    home = Path(tempfile.mkdtemp(prefix="bl-", dir="/tmp"))
-    # Under root, PostgreSQL's user must be able to enter it; otherwise its data would be stored elsewhere.
-    home.chmod(0o711)
+    home = temporary_stack_folder()
     (home / "dags").mkdir()
     return IsolatedStack(home, first_free_port(5))
 

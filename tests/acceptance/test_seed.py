@@ -14,6 +14,7 @@ pytestmark = pytest.mark.stack
 
 
 def test_seed_fills_rejects_a_second_time_and_replaces(basics: IsolatedStack) -> None:
+    basics.run("setup")
     dsn = basics.exports()["BACKLINE_DATABASE_URL"]
     with psycopg.connect(dsn) as connection:
         messages = connection.execute("SELECT count(*) FROM backline.message").fetchone()

@@ -54,7 +54,7 @@ def test_a_dag_shows_its_documentation(page: Page) -> None:
     page.goto("/dags/dispatch_email")
     page.get_by_role("button", name="Dag Docs").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_role("heading", name="Sends what waits in the lane email.normal")).to_be_visible()
+    expect(dialog.get_by_role("heading", name="Sends the messages of the lane email.normal")).to_be_visible()
     expect(dialog).to_contain_text("Stays warm")
 
 

@@ -8,7 +8,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 
-from backline.airflow.dag_docs import (
+from testkit.dag_docs import (
     DAGS_FOLDER,
     MANUAL_TRIGGER,
     OUTPUT_FILE,
@@ -24,9 +24,7 @@ def bag() -> DagBag:
 
 
 def test_the_page_is_fresh(bag: DagBag) -> None:
-    assert OUTPUT_FILE.read_text(encoding="utf-8") == render_page(bag.dags.values()), (
-        "run: python -m backline.airflow.dag_docs"
-    )
+    assert OUTPUT_FILE.read_text(encoding="utf-8") == render_page(bag.dags.values()), "run: python -m testkit.dag_docs"
 
 
 def test_each_dag_has_an_entry_with_its_tasks_and_params(bag: DagBag) -> None:

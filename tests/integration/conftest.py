@@ -6,10 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -25,6 +23,7 @@ from backline.settings import ROOT
 from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER, Cluster
 from stack.secrets import Secrets
+from testkit.suite import marker, temporary_stack_folder
 from tests.integration.shop import Shop
 
 TEST_FERNET_KEY = "bm90LWEtc2VjcmV0LWJ1dC1vZi0zMi1ieXRlcy1sZW4="
@@ -36,9 +35,7 @@ def server() -> Iterator[str]:
     if given := os.environ.get("BACKLINE_TEST_POSTGRES_DSN"):
         yield given
         return
-    # Not under pytest's folders: under root, the server's user must be able to enter it.
-    home = Path(tempfile.mkdtemp(prefix="backline-test-"))
-    home.chmod(0o711)
+    home = temporary_stack_folder()
     secrets = Secrets()
     paths = Paths(ROOT, home, 8080)
     paths.create_folders()
@@ -51,7 +48,7 @@ def server() -> Iterator[str]:
             stdout=log,
             stderr=log,
             cwd="/",
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", **marker()},
             user=cluster.user,
             extra_groups=[] if cluster.user else None,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from chaos.scenarios import SCENARIOS
 from chaos.stack_environment import StackEnvironment
 from stack.paths import Paths
 from testkit.stack_copy import StackCopy
+from testkit.suite import temporary_stack_folder
 from testkit.tools import Tools
 from tests.acceptance.isolated_stack import first_free_port
 
@@ -35,8 +35,7 @@ def _customize_project(project: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stack_copy() -> Iterator[StackCopy]:
-    folder = Path(tempfile.mkdtemp(prefix="bl-", dir="/tmp"))
-    folder.chmod(0o711)
+    folder = temporary_stack_folder()
     settings = {key: value for name in STACK_SCENARIOS for key, value in SCENARIOS[name].settings.items()}
     made = StackCopy(
         folder,

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from backline.settings import ROOT
 from stack.lifecycle import Stack
 from stack.paths import Paths
 from stack.processes import find_processes
+from testkit.suite import temporary_stack_folder
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600), pytest.mark.xdist_group("stack")]
 
@@ -72,9 +72,7 @@ def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
 
 @pytest.fixture(scope="module")
 def stack_cli() -> Iterator[StackCli]:
-    # Not pytest's own folder, which PostgreSQL's user cannot enter under root.
-    home = Path(tempfile.mkdtemp(prefix="backline-lifecycle-")) / "home"
-    home.parent.chmod(0o755)
+    home = temporary_stack_folder() / "home"
     made = StackCli(home, _free_port_range())
     yield made
     made.run("down")
@@ -199,11 +197,13 @@ def test_the_tests_stop_what_they_started(stack_cli: StackCli) -> None:
     assert stack_cli.run("down").stdout == "Nothing was running.\n"
 
 
-HANGING_PROCESS = """
-import pathlib, pytest, time
+HANGING_TEST = """
+import pathlib, pytest, subprocess, time
 here = pathlib.Path(__file__).parent
 @pytest.fixture
 def held():
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    (here / "child").write_text(str(child.pid))
     (here / "held").touch()
     yield
     (here / "cleaned up").touch()
@@ -212,11 +212,15 @@ def test_hangs(held):
 """
 
 
-def test_terminated_tests_clean_up(stack_cli: StackCli, tmp_path: Path) -> None:
-    (tmp_path / "test_hanging.py").write_text(HANGING_PROCESS)
-    with subprocess.Popen([str(ROOT / "backline"), "test", str(tmp_path)], env=stack_cli.environment()) as tests:
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_terminated_tests_clean_up(stack_cli: StackCli, tmp_path: Path, workers: str) -> None:
+    (tmp_path / "test_hanging.py").write_text(HANGING_TEST)
+    command = [str(ROOT / "backline"), "test", "-n", workers, str(tmp_path)]
+    with subprocess.Popen(command, env=stack_cli.environment()) as tests:
         _wait_until((tmp_path / "held").exists, 60)
         tests.terminate()
     assert tests.returncode == 128 + signal.SIGTERM
     assert (tmp_path / "cleaned up").exists()
+    child = int((tmp_path / "child").read_text())  # which no fixture ends
+    _wait_until(lambda: not psutil.pid_exists(child), 10)
     assert find_processes(stack_cli.stack().supervisor.stack_id) == []

@@ -19,6 +19,7 @@ from backline.settings import ROOT
 from stack.paths import Paths
 from stack.postgres import MANUAL_RUN_DATABASE, Cluster
 from stack.secrets import Secrets
+from testkit.suite import marker
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def _running_server(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         cluster.server_command(),
         user=cluster.user,
-        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", **marker()},
         cwd="/",
         stderr=subprocess.DEVNULL,
     )

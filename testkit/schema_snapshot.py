@@ -1,6 +1,6 @@
 """Compares the message types with a committed snapshot, so that a change cannot break messages that are already waiting.
 
-`python -m backline.messages.schema_snapshot` prints what is wrong with the types' changes since the snapshot; with `--write` it
+`python -m testkit.schema_snapshot` prints what is wrong with the types' changes since the snapshot; with `--write` it
 also updates the snapshot, unless a change is incompatible. See docs/messages.md, "Changing a message type".
 """
 
@@ -20,7 +20,7 @@ from backline.messages.secrets import plaintext
 from backline.settings import ROOT
 
 FILE = ROOT / "include" / "config" / "message_types.json"
-REWRITE = "run `python -m backline.messages.schema_snapshot --write`"
+REWRITE = "run `python -m testkit.schema_snapshot --write`"
 ANNOTATIONS = frozenset({"title", "description", "examples", "default"})
 """Keywords that do not affect which payloads are valid."""
 LOWER_BOUNDS = ("minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum")
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check, or with `--write` update, the snapshot; 1 if something is wrong."""
     problems = write() if "--write" in arguments else check()
     for problem in problems:
-        print(problem, file=sys.stderr)  # noqa: T201
+        print(problem, file=sys.stderr)
     return 1 if problems else 0
 
 

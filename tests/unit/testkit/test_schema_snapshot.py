@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from backline.messages.base import EmailMessage, MessageType
-from backline.messages.schema_snapshot import FILE, check, write
+from testkit.schema_snapshot import FILE, check, write
 
 SHORT = Annotated[str, Field(min_length=1, max_length=20)]
 
