@@ -26,12 +26,12 @@ from pathlib import Path
 import psutil
 from psycopg.conninfo import conninfo_to_dict
 
-from backline import reference_app
 from backline.errors import UnknownFailure
 from bench.catalog_jobs import dummy_jobs
 from bench.harness import BenchRun
 from bench.parse import TRIVIAL_DAG
 from bench.report import BenchResult, rounded
+from stack import reference_app
 from stack.processes import find_processes
 from testkit.processes import free_port, wait_for
 from testkit.stack_copy import StackCopy

@@ -6,10 +6,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from backline.reference_app import apply_schema
 from demo.check import Check, Result, require, wait_until
 from demo.context import DemoContext
 from demo.send_runs import run_result
+from stack.reference_app import apply_schema
 
 ORDER_DAG, RENEWAL_DAG, RECONCILIATION_DAG = "process_order", "process_single_subscription", "reconcile_payments"
 STATEMENT_COLUMNS = ("id", "amount_minor", "currency", "status", "created_at", "order_id")

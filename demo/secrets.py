@@ -9,10 +9,10 @@ from typing import Any
 
 from backline.encryption import Encryptor
 from backline.messages import registry
-from backline.reference_app import apply_schema, seed
 from demo.check import Check, Result, require
 from demo.context import DemoContext
 from demo.send_runs import email_mismatch, run_result
+from stack.reference_app import apply_schema, seed
 
 MESSAGE_TYPE = "password_reset"
 DAG_ID = f"send_{MESSAGE_TYPE}"

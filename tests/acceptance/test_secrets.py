@@ -11,8 +11,8 @@ import pytest
 
 from backline.encryption import Encryptor
 from backline.errors import Rejected
-from backline.reference_app import apply_schema
 from demo.context import DemoContext
+from stack.reference_app import apply_schema
 from tests.acceptance.isolated_stack import IsolatedStack
 from tests.integration.identity import add_token
 

@@ -7,7 +7,7 @@ import json
 import psycopg
 import pytest
 
-from backline.reference_app import invariant_violations
+from stack.reference_app import invariant_violations
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack

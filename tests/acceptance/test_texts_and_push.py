@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from backline.messages import registry
-from backline.reference_app import apply_schema
 from demo.check import wait_until
 from demo.context import DemoContext
 from demo.send_runs import run_result
+from stack.reference_app import apply_schema
 from tests.acceptance.isolated_stack import IsolatedStack
 
 pytestmark = pytest.mark.stack

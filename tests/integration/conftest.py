@@ -15,11 +15,11 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 
-from backline import reference_app
 from backline.db.connect import session
 from backline.db.migrate import migrate
 from backline.encryption import Encryptor
 from backline.settings import ROOT
+from stack import reference_app
 from stack.paths import Paths
 from stack.postgres import SYSTEM_FOLDER, Cluster
 from stack.secrets import Secrets

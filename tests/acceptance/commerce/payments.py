@@ -14,8 +14,8 @@ import httpx
 import psycopg
 from psycopg.rows import dict_row
 
-from backline.reference_app import apply_schema
 from demo.context import DemoContext
+from stack.reference_app import apply_schema
 from tests.integration.payments.support import Shop
 from tests.unit.payments.signing import as_body, razorpay_headers, stripe_headers
 

@@ -12,8 +12,8 @@ import pytest
 from pypdf import PdfReader
 
 from backline.db.connect import session
-from backline.reference_app import apply_schema
 from demo.context import DemoContext
+from stack.reference_app import apply_schema
 from tests.acceptance.isolated_stack import IsolatedStack
 from tests.acceptance.test_types import raw
 from tests.integration.shop import Line, Shop

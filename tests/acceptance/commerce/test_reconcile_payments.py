@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from backline.db.connect import session
-from backline.reference_app import apply_schema
 from demo.context import DemoContext
+from stack.reference_app import apply_schema
 from tests.acceptance.isolated_stack import IsolatedStack
 from tests.integration.reconciliation.support import insert_payment, statement_line, write_statement
 from tests.integration.shop import Shop

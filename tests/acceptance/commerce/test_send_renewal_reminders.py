@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backline import reference_app
 from demo.context import DemoContext
+from stack import reference_app
 from tests.integration.subscriptions.support import Shop
 
 pytestmark = pytest.mark.stack

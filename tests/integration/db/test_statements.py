@@ -6,7 +6,7 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
 from backline.db.statements import SQL_FOLDER, statements, to_positional
-from backline.reference_app import apply_schema
+from stack.reference_app import apply_schema
 
 NAMED = [(path.stem, name) for path in sorted(SQL_FOLDER.glob("*.sql")) for name in statements(path.stem)]
 

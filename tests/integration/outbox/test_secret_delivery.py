@@ -27,8 +27,8 @@ from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route
 from backline.outbox.submission import NewMessage
-from backline.reference_app import apply_schema
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
+from stack.reference_app import apply_schema
 from tests.integration.identity import add_token
 from tests.integration.outbox.support import Outbox
 from tests.integration.outbox.test_dispatcher import Catcher

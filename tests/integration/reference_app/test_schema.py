@@ -9,9 +9,9 @@ import pytest
 from psycopg import errors
 from psycopg.rows import DictRow
 
-from backline import reference_app
 from backline.errors import Misconfigured
-from backline.reference_app.seeding import FOLDER
+from stack import reference_app
+from stack.reference_app import FOLDER
 
 FILES = [path.stem for path in sorted(FOLDER.glob("*.sql"))]
 UNCOMMENTED: LiteralString = """

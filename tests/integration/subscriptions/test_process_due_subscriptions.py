@@ -20,10 +20,10 @@ from backline.db.connect import session
 from backline.errors import DatabaseFailure, Rejected
 from backline.jobs.batch import BatchResult
 from backline.jobs.results import RunRef, get_result
-from backline.reference_app import invariant_violations
 from backline.settings import ROOT
 from backline.subscriptions.process_due_subscriptions import find_chunks, renew_chunk, summarize
 from backline.subscriptions.settings import SubscriptionSettings
+from stack.reference_app import invariant_violations
 from tests.integration.job_factory import create_job
 from tests.integration.subscriptions.support import CONFIG, NOW, TODAY, Shop
 
