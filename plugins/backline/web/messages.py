@@ -14,11 +14,11 @@ from backline.audit_trail import record
 from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
-from backline.web.bodies import BATCH_LIMIT, Body, OptionalBody, parse_body, parse_messages
+from backline.web.bodies import Body, OptionalBody, parse_body, parse_messages
 from backline.web.database import Database, encryptor
 from backline.web.problems import ApiError
 from backline.web.roles import Role, actor, route
-from backline.web.schemas import Id, Text
+from backline.web.schemas import BATCH_LIMIT, Id, Text
 from backline.web.urls import api_url, next_url, ui_url
 
 router = APIRouter(prefix="/api/v1", tags=["messages"])

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from backline.errors import InvalidInput
 from backline.settings import settings
-from backline.web import webhook_schemas as schemas
+from backline.web import schemas
 from backline.web.bodies import Body, OptionalBody, parse_body
 from backline.web.database import Database, encryptor
 from backline.web.roles import Role, actor, route
