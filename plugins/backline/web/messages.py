@@ -96,10 +96,8 @@ def message(request: Request, database: Database, id: Id) -> dict[str, Any]:  # 
         found = queries.get_message(connection, id)
     if found is None:
         raise ApiError(404, f"There is no message {id}: it never existed, was pruned, or it is the id of a group")
-    facts = asdict(found.message)
-    shown = {name: facts[name] for name in schemas.Message.model_fields if name in facts}
     timeline = [_timeline_event(request, event) for event in found.timeline]
-    return shown | {"payload": found.payload, "why": found.explanation, "timeline": timeline}
+    return asdict(found.message) | {"payload": found.payload, "why": found.explanation, "timeline": timeline}
 
 
 @router.get("/groups/{id}", **route(Role.VIEWER, "The messages of a group", schemas.Group))
@@ -162,7 +160,7 @@ def _summaries(request: Request, rows: Sequence[DictRow]) -> list[dict[str, Any]
 
 
 def _timeline_event(request: Request, event: TimelineEvent) -> dict[str, Any]:
-    attempt = None
+    shown = asdict(event)
     if event.attempt is not None:
-        attempt = asdict(event.attempt) | {"log": ui_url(request, event.attempt.log_path())}
-    return {"at": event.at, "event": event.event, "text": event.text, "attempt": attempt}
+        shown["attempt"]["log"] = ui_url(request, event.attempt.log_path())
+    return shown
