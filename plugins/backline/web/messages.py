@@ -45,7 +45,7 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
         key = submission.check_idempotency_key(idempotency_key)
         keys = [f"{key}/{index}" for index in range(len(wanted))] if is_batch else [key]
     try:
-        checked = submission.validate_batch(wanted, encryptor(request))
+        checked = submission.validate_batch(wanted, encryptor())
         with database.transaction() as connection:
             ids = submission.enqueue_batch(connection, checked, keys)
             after = {
@@ -143,7 +143,7 @@ def replay(
     edits = submission.Edits(given.to, given.payload)
     key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
     with database.transaction() as connection:
-        new, grouped = submission.replay(connection, id, edits, key, actor(request), encryptor(request))
+        new, grouped = submission.replay(connection, id, edits, key, actor(request), encryptor())
     return _accepted_response(request, [new], [api_url(request, f"{'groups' if grouped else 'messages'}/{new}")])
 
 
