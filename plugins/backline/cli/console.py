@@ -9,7 +9,7 @@ import json
 import os
 import pwd
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backline.airflow_api import AirflowClient
+from backline.audit_trail import Actor
 from backline.db.connect import Session, session
 from backline.dead_letters.runs import AirflowRuns
 from backline.encryption import KEYS_VARIABLE, Encryptor
@@ -84,11 +85,9 @@ def installation_variables() -> dict[str, str]:
     return {**os.environ, **given}
 
 
-@contextmanager
-def database(name: str) -> Iterator[Session]:
+def database(name: str) -> AbstractContextManager[Session]:
     """A connection to the app's database, named after its purpose."""
-    with session(installation_variables()["BACKLINE_DATABASE_URL"], name=name) as connection:
-        yield connection
+    return session(installation_variables()["BACKLINE_DATABASE_URL"], name=name)
 
 
 @contextmanager
@@ -104,12 +103,10 @@ def encryptor() -> Encryptor:
     return Encryptor(key.strip() for key in keys.split(","))
 
 
-@contextmanager
-def airflow_api() -> Iterator[AirflowClient]:
+def airflow_api() -> AirflowClient:
     """Airflow's REST API, as the user of BACKLINE_USER."""
     known = installation_variables()
-    with AirflowClient(known["BACKLINE_URL"], known["BACKLINE_USER"], known["BACKLINE_PASSWORD"]) as api:
-        yield api
+    return AirflowClient(known["BACKLINE_URL"], known["BACKLINE_USER"], known["BACKLINE_PASSWORD"])
 
 
 @contextmanager
@@ -128,9 +125,9 @@ def _bundle_folder(bundle: str | None) -> Path:
     return Path(DagBundlesManager().get_bundle(bundle or "dags-folder").path)  # type: ignore[no-untyped-call]
 
 
-def current_operator() -> str:
+def actor() -> Actor:
     """The user of the command, for audit trails."""
-    return f"{pwd.getpwuid(os.geteuid()).pw_name} (command)"
+    return Actor(f"{pwd.getpwuid(os.geteuid()).pw_name} (command)")
 
 
 # --- options

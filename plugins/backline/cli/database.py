@@ -15,12 +15,10 @@ from backline.errors import Misconfigured
 DatabaseOption = Annotated[
     str,
     typer.Option(
-        "--database",
-        envvar="BACKLINE_DATABASE_URL",
-        show_envvar=True,
+        "--database", envvar="BACKLINE_DATABASE_URL", show_envvar=True,
         help="Your database, postgresql://role:password@host/name; in the environment it is hidden from other users.",
     ),
-]
+]  # fmt: skip
 
 
 @app.command("migrate")

@@ -108,7 +108,7 @@ def replay(
     if conf is not None and (everything or len(ids or []) != 1):
         raise InvalidInput("--edited", "is for one dead letter; give its id")
     with _open_store() as store, console.airflow_runs() as runs:
-        operator = console.current_operator()
+        operator = console.actor().name
         if _is_bulk(ids, everything):
             wanted = _filter("open", kind, name, failure_class, hours)
             report = actions.replay_bulk(store, runs, wanted, by=operator, reason=reason, dry_run=not yes)
@@ -137,7 +137,7 @@ def discard(
 ) -> None:
     """Close dead letters without a replay."""
     with _open_store() as store:
-        operator = console.current_operator()
+        operator = console.actor().name
         if _is_bulk(ids, everything):
             wanted = _filter("open", kind, name, failure_class, hours)
             report = actions.discard_bulk(store, wanted, by=operator, reason=reason, dry_run=not yes)

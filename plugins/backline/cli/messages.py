@@ -48,8 +48,9 @@ def send(
     recipient = kind.check_recipient(to)
     content = prompt_secrets(kind, parse_payload(kind, payload, fields or []))
     _validate(kind, content)
+    encrypted = encrypt_secrets(kind, content, console.encryptor().encrypt) if kind.secret_fields else content
     message = NewMessage(
-        type_name, recipient, _encrypt_secrets(kind, content), key, due_at=console.parse_time("--at", at),
+        type_name, recipient, encrypted, key, due_at=console.parse_time("--at", at),
         expires_at=kind.expiry(content, datetime.now(UTC)), lane=lane,
     )  # fmt: skip
     rows = _enqueue(message)
@@ -95,10 +96,6 @@ def _validate(kind: type[MessageType], content: dict[str, Any]) -> None:
         if isinstance(content[name], dict) or is_encrypted(content[name]):
             shown[name] = kind.fake_secret(name)
     kind.parse(shown)
-
-
-def _encrypt_secrets(kind: type[MessageType], content: dict[str, Any]) -> dict[str, Any]:
-    return encrypt_secrets(kind, content, console.encryptor().encrypt) if kind.secret_fields else content
 
 
 def _enqueue(message: NewMessage) -> list[dict[str, Any]]:

@@ -57,7 +57,8 @@ def preview(
             )
         _print_short(message, text_only=text, as_json=as_json)
         return
-    content = _render(message, filled)
+    has_topic = message.topic_of(filled) is not None
+    content = with_unsubscribe(message, lambda: link_for_token("preview")) if has_topic else message.email()
     details = _details(message, content)
     if html is not None:
         _write_html(html, content)
@@ -90,12 +91,6 @@ def _build_payload(
         found["language"] = language
     # Secrets are neither decrypted nor resolved.
     return dict(plaintext(kind, found, kind.fake_secret))
-
-
-def _render(message: EmailMessage, payload: dict[str, Any]) -> EmailContent:
-    if message.topic_of(payload) is None:
-        return message.email()
-    return with_unsubscribe(message, lambda: link_for_token("preview"))
 
 
 def _require_html(content: EmailContent) -> str:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from backline.audit_trail import Actor
 from backline.cli import console
 from backline.cli.console import AsJson
 from backline.errors import InvalidInput
@@ -65,9 +64,9 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Suppress an address: nothing is sent to it any more."""
-    ends, actor = console.parse_time("--until", until), Actor(console.current_operator())
+    ends = console.parse_time("--until", until)
     with console.transaction("suppressions") as connection:
-        row = repository.suppress(connection, channel, address, actor, until=ends, detail=detail)
+        row = repository.suppress(connection, channel, address, console.actor(), until=ends, detail=detail)
     end = console.format_local(row["until"], pattern=" until %Y-%m-%d %H:%M %Z")
     console.print_result(row, f"{row['channel']} {row['address']} is suppressed{end}", as_json)
 
@@ -88,5 +87,5 @@ def remove(
             if not found:
                 raise InvalidInput("--address", f"{address} is not suppressed for {channel}")
             suppression_id = int(found[0]["id"])
-        row = repository.remove_suppression(connection, suppression_id, Actor(console.current_operator()))
+        row = repository.remove_suppression(connection, suppression_id, console.actor())
     console.print_result(row, f"{row['channel']} {row['address']} is no longer suppressed", as_json)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from backline.audit_trail import Actor
 from backline.cli import console
 from backline.cli.console import AsJson, err, out
 from backline.errors import InvalidInput
@@ -62,7 +61,7 @@ def add(
     """Add an endpoint and show its secret, which is not shown again."""
     with console.transaction("webhooks") as connection:
         created = endpoints.create(
-            connection, _webhook_settings(), console.encryptor(), _actor(), url=url,
+            connection, _webhook_settings(), console.encryptor(), console.actor(), url=url,
             event_types=event or endpoints.ALL_EVENT_TYPES, description=description, scheme=scheme,
         )  # fmt: skip
     _show_created(created, as_json)
@@ -79,7 +78,13 @@ def update(
     """Change the given options; all others stay."""
     with console.transaction("webhooks") as connection:
         changed = endpoints.update(
-            connection, _webhook_settings(), _actor(), endpoint, url=url, event_types=event, description=description
+            connection,
+            _webhook_settings(),
+            console.actor(),
+            endpoint,
+            url=url,
+            event_types=event,
+            description=description,
         )
     _show(changed, as_json)
 
@@ -97,14 +102,9 @@ def rotate(
     """Give an endpoint a new secret and show it; it is not shown again."""
     with console.transaction("webhooks") as connection:
         created = endpoints.rotate_secret(
-            connection,
-            _webhook_settings(),
-            console.encryptor(),
-            _actor(),
-            endpoint,
-            scheme=scheme,
-            overlap_seconds=overlap,
-        )
+            connection, _webhook_settings(), console.encryptor(), console.actor(), endpoint,
+            scheme=scheme, overlap_seconds=overlap,
+        )  # fmt: skip
     _show_created(created, as_json)
 
 
@@ -116,7 +116,7 @@ def disable(
 ) -> None:
     """Stop sending to an endpoint; its waiting messages end."""
     with console.transaction("webhooks") as connection:
-        ended = endpoints.disable(connection, _actor(), endpoint, reason)
+        ended = endpoints.disable(connection, console.actor(), endpoint, reason)
     text = f"{endpoint} is disabled; {ended} messages that waited for it ended"
     console.print_result({"id": endpoint, "suppressed_count": ended}, text, as_json)
 
@@ -125,7 +125,7 @@ def disable(
 def enable(endpoint: Id, as_json: AsJson = False) -> None:
     """Send to an endpoint again, from the next event on."""
     with console.transaction("webhooks") as connection:
-        found = endpoints.enable(connection, _actor(), endpoint)
+        found = endpoints.enable(connection, console.actor(), endpoint)
     text = f"{endpoint} is active. To send the missed events: ./backline webhooks replay {endpoint} --since TIME"
     console.print_result(found, text, as_json)
 
@@ -140,7 +140,7 @@ def delete(
     if not yes:
         typer.confirm(f"Delete {endpoint} permanently?", abort=True, err=True)
     with console.transaction("webhooks") as connection:
-        ended = endpoints.delete(connection, _actor(), endpoint)
+        ended = endpoints.delete(connection, console.actor(), endpoint)
     text = f"{endpoint} is deleted; {ended} messages that waited for it ended"
     console.print_result({"id": endpoint, "suppressed_count": ended}, text, as_json)
 
@@ -149,7 +149,7 @@ def delete(
 def send_test(endpoint: Id, as_json: AsJson = False) -> None:
     """Send a test event to an endpoint."""
     with console.transaction("webhooks") as connection:
-        message = events.send_test(connection, _actor(), endpoint)
+        message = events.send_test(connection, console.actor(), endpoint)
     text = f"Sent as message {message}. Follow it: ./backline inspect {message}"
     console.print_result({"messages": [message]}, text, as_json)
 
@@ -168,9 +168,9 @@ def replay(
     start = console.parse_time("--since", since)
     with console.transaction("webhooks") as connection:
         if start is None:
-            ids = [events.replay_one(connection, _actor(), endpoint, message or 0)]
+            ids = [events.replay_one(connection, console.actor(), endpoint, message or 0)]
         else:
-            ids = events.replay_since(connection, _actor(), endpoint, start, include_delivered=everything)
+            ids = events.replay_since(connection, console.actor(), endpoint, start, include_delivered=everything)
     more = "; there may be more, so run this again" if len(ids) == events.BATCH_LIMIT else ""
     console.print_result({"messages": ids}, f"{len(ids)} events sent again to {endpoint}{more}", as_json)
 
@@ -178,17 +178,9 @@ def replay(
 def _webhook_settings() -> WebhookSettings:
     """The installation's settings; the environment of the embedded stack allows its own sandbox as a receiver."""
     if "BACKLINE_DATABASE_URL" not in os.environ:
-        known = {
-            name: value
-            for name, value in console.installation_variables().items()
-            if name.startswith(ENVIRONMENT_PREFIX)
-        }
-        os.environ.update(known)
+        known = console.installation_variables()
+        os.environ.update({name: value for name, value in known.items() if name.startswith(ENVIRONMENT_PREFIX)})
     return load(config_file()).section(WebhookSettings)
-
-
-def _actor() -> Actor:
-    return Actor(console.current_operator())
 
 
 def _health(one: endpoints.Endpoint) -> str:

@@ -48,7 +48,7 @@ class CertificateCache:
     MAX_CERTIFICATES = 16
 
     def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
+        self.fetch = fetch
         self._cache: dict[str, x509.Certificate] = {}
 
     def get(self, url: str, now: datetime) -> x509.Certificate:
@@ -57,7 +57,7 @@ class CertificateCache:
             raise InvalidSignature("its certificate is not at an SNS host of Amazon's")
         if url not in self._cache:
             try:
-                found = x509.load_pem_x509_certificate(self._fetch(url))
+                found = x509.load_pem_x509_certificate(self.fetch(url))
             except ValueError:
                 raise InvalidSignature("its certificate's URL returns no certificate") from None
             if len(self._cache) >= self.MAX_CERTIFICATES:

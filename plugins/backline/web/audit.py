@@ -32,5 +32,4 @@ def search(
     filters = audit_trail.Filters(actor, action, target, request_id, since, until)
     with database.transaction() as connection:
         entries = audit_trail.search(connection, filters, cursor, limit)
-    next_cursor = int(entries[-1]["id"]) if len(entries) == limit else None
-    return {"entries": entries, "next": next_url(request, next_cursor)}
+    return {"entries": entries, "next": next_url(request, entries[-1]["id"] if len(entries) == limit else None)}

@@ -45,7 +45,9 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        request.state.request_id = request_id = _request_id(request.headers.get("x-request-id"))
+        given_id = request.headers.get("x-request-id", "")
+        request_id = given_id if REQUEST_ID_PATTERN.fullmatch(given_id) else uuid.uuid4().hex
+        request.state.request_id = request_id
         started = False
 
         async def send_with_request_id(message: Message) -> None:
@@ -62,25 +64,25 @@ class AuthMiddleware:
                     limit = min(limit, MAX_PUBLIC_BODY_BYTES)
                 else:
                     await _authenticate(request)
-                _check_length(request.headers.get("content-length", ""), limit)
-                await self._app(scope, _limit_body(receive, limit), send_with_request_id)
+                await self._app(scope, _limit_body(request, receive, limit), send_with_request_id)
             except HTTPException as exc:
-                response = problem_response(request, exc.status_code, str(exc.detail), headers=exc.headers)
-                await response(scope, receive, send_with_request_id)
+                await problem_response(request, exc)(scope, receive, send_with_request_id)
             except Exception as exc:  # noqa: BLE001 - the caller gets a problem for any error
                 # Only the error's class and place are logged: its text could quote the request.
                 log.error("%s %s: unexpected %s", request.method, request.url.path, describe_exception(exc))  # noqa: TRY400
                 if not started:
-                    await problem_response(request, 500, UNEXPECTED_ERROR_DETAIL)(scope, receive, send_with_request_id)
+                    error = ApiError(500, UNEXPECTED_ERROR_DETAIL)
+                    await problem_response(request, error)(scope, receive, send_with_request_id)
 
 
-def _check_length(content_length: str, limit: int) -> None:
+def _limit_body(request: Request, receive: Receive, limit: int) -> Receive:
+    """Refuse a longer body by its declared length, and while it is read: a request need not declare its length."""
+    too_large = ApiError(
+        413, f"The limit is {limit / 2**20:g} MiB a request (http.max_body_mib); split the messages up"
+    )
+    content_length = request.headers.get("content-length", "")
     if content_length.isdecimal() and int(content_length) > limit:
-        raise _too_large(limit)
-
-
-def _limit_body(receive: Receive, limit: int) -> Receive:
-    """Count the bytes of the body while it is read: a request need not declare its length."""
+        raise too_large
     received = 0
 
     async def counted() -> Message:
@@ -88,18 +90,10 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
         message = await receive()
         received += len(message.get("body", b""))
         if received > limit:
-            raise _too_large(limit)
+            raise too_large
         return message
 
     return counted
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The limit is {limit / 2**20:g} MiB a request (http.max_body_mib); split the messages up")
-
-
-def _request_id(header: str | None) -> str:
-    return header if header is not None and REQUEST_ID_PATTERN.fullmatch(header) else uuid.uuid4().hex
 
 
 async def _authenticate(request: Request) -> None:

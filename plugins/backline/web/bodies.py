@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -10,21 +10,11 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from backline.outbox import submission
 from backline.validation_errors import field_path, field_problems
 from backline.web.problems import ApiError, FieldError, unknown_field
-from backline.web.schemas import NewMessage
+from backline.web.schemas import BATCH_LIMIT, NewMessage
 
-BATCH_LIMIT = 1_000
-"""Maximum number of messages in one request."""
 MAX_LISTED_ERRORS = 50
 _MESSAGES_ADAPTER = TypeAdapter(list[NewMessage])
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def request_body(model: type[BaseModel], *, required: bool = True, batch: bool = False) -> dict[str, Any]:
-    """The OpenAPI description of a body that a route parses itself."""
-    schema: dict[str, Any] = {"$ref": f"#/components/schemas/{model.__name__}"}
-    if batch:
-        schema = {"oneOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": BATCH_LIMIT}]}
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
 
 
 async def json_body(request: Request) -> bytes:
@@ -75,10 +65,10 @@ def _to_api_error(exc: ValidationError, *, is_batch: bool = False) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is not valid JSON: {first['ctx']['error']}")
     errors = []
-    for problem in field_problems(exc, unknown_field=unknown_field)[:MAX_LISTED_ERRORS]:
-        index = problem.location[0] if is_batch and problem.location else None
-        location = problem.location[1:] if is_batch else problem.location
-        number = index if isinstance(index, int) else None
-        errors.append(FieldError(field=field_path(location), detail=problem.text, index=number))
+    for location, text in field_problems(exc, unknown_field=unknown_field)[:MAX_LISTED_ERRORS]:
+        if is_batch:
+            errors.append(FieldError(field=field_path(location[1:]), detail=text, index=int(location[0])))
+        else:
+            errors.append(FieldError(field=field_path(location), detail=text))
     where = "" if errors[0].index is None else f"no message was accepted; message {errors[0].index}: "
     return ApiError(422, f"{where}{errors[0].field}: {errors[0].detail}", errors)

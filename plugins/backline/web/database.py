@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from threading import Lock
 from typing import Annotated, Any
 
@@ -68,13 +69,10 @@ def connections(request: Request) -> Connections:
 Database = Annotated[Connections, Depends(connections)]
 
 
-def encryptor(request: Request) -> Encryptor:
+@cache
+def encryptor() -> Encryptor:
     """The encryptor of secret fields, created once. Misconfigured if there are no keys."""
-    state = request.app.state
-    if not hasattr(state, "encryptor"):
-        state.encryptor = Encryptor.from_environment()
-    created: Encryptor = state.encryptor
-    return created
+    return Encryptor.from_environment()
 
 
 def _configure(connection: psycopg.Connection[Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated
 
 import httpx
@@ -51,20 +52,10 @@ def fetch(url: str) -> bytes:
     return response.content
 
 
-class SnsClient:
-    """Fetches from Amazon: certificates, each once, and confirmations of subscriptions."""
-
-    def __init__(self, fetch: ses.Fetch) -> None:
-        self.fetch = fetch
-        self.certificates = ses.CertificateCache(fetch)
-
-
-_sns_client = SnsClient(fetch)
-
-
-def sns_client() -> SnsClient:
-    """The client of this process."""
-    return _sns_client
+@cache
+def certificate_cache() -> ses.CertificateCache:
+    """Amazon's certificates that this process has fetched."""
+    return ses.CertificateCache(fetch)
 
 
 Body = Annotated[bytes, Depends(raw_body)]
@@ -73,13 +64,16 @@ Hooks = Annotated[HookSettings, Depends(hook_settings)]
 
 @router.post("/ses", **public_route("Delivery events of Amazon SES, by SNS", status=204))
 def receive_ses(
-    database: Database, hooks: Hooks, body: Body, client: Annotated[SnsClient, Depends(sns_client)]
+    database: Database,
+    hooks: Hooks,
+    body: Body,
+    certificates: Annotated[ses.CertificateCache, Depends(certificate_cache)],
 ) -> Response:
     """Also confirms the subscription of a topic of `hooks.ses_topic_arns`."""
     _require_enabled(hooks.ses_topic_arns)
-    events, confirmation = ses.parse_request(body, hooks.ses_topic_arns, client.certificates, datetime.now(UTC))
+    events, confirmation = ses.parse_request(body, hooks.ses_topic_arns, certificates, datetime.now(UTC))
     if confirmation is not None:
-        client.fetch(confirmation)
+        certificates.fetch(confirmation)
         log.info("confirmed the subscription of an SNS topic")
     return _store_delivery_events(database, ses.SOURCE, events)
 

@@ -14,11 +14,11 @@ from backline.audit_trail import record
 from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
-from backline.web.bodies import BATCH_LIMIT, Body, OptionalBody, parse_body, parse_messages
+from backline.web.bodies import Body, OptionalBody, parse_body, parse_messages
 from backline.web.database import Database, encryptor
 from backline.web.problems import ApiError
 from backline.web.roles import Role, actor, route
-from backline.web.schemas import Id, Text
+from backline.web.schemas import BATCH_LIMIT, Id, Text
 from backline.web.urls import api_url, next_url, ui_url
 
 router = APIRouter(prefix="/api/v1", tags=["messages"])
@@ -45,7 +45,7 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
         key = submission.check_idempotency_key(idempotency_key)
         keys = [f"{key}/{index}" for index in range(len(wanted))] if is_batch else [key]
     try:
-        checked = submission.validate_batch(wanted, encryptor(request))
+        checked = submission.validate_batch(wanted, encryptor())
         with database.transaction() as connection:
             ids = submission.enqueue_batch(connection, checked, keys)
             after = {
@@ -96,10 +96,8 @@ def message(request: Request, database: Database, id: Id) -> dict[str, Any]:  # 
         found = queries.get_message(connection, id)
     if found is None:
         raise ApiError(404, f"There is no message {id}: it never existed, was pruned, or it is the id of a group")
-    facts = asdict(found.message)
-    shown = {name: facts[name] for name in schemas.Message.model_fields if name in facts}
     timeline = [_timeline_event(request, event) for event in found.timeline]
-    return shown | {"payload": found.payload, "why": found.explanation, "timeline": timeline}
+    return asdict(found.message) | {"payload": found.payload, "why": found.explanation, "timeline": timeline}
 
 
 @router.get("/groups/{id}", **route(Role.VIEWER, "The messages of a group", schemas.Group))
@@ -145,7 +143,7 @@ def replay(
     edits = submission.Edits(given.to, given.payload)
     key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
     with database.transaction() as connection:
-        new, grouped = submission.replay(connection, id, edits, key, actor(request), encryptor(request))
+        new, grouped = submission.replay(connection, id, edits, key, actor(request), encryptor())
     return _accepted_response(request, [new], [api_url(request, f"{'groups' if grouped else 'messages'}/{new}")])
 
 
@@ -162,7 +160,7 @@ def _summaries(request: Request, rows: Sequence[DictRow]) -> list[dict[str, Any]
 
 
 def _timeline_event(request: Request, event: TimelineEvent) -> dict[str, Any]:
-    attempt = None
+    shown = asdict(event)
     if event.attempt is not None:
-        attempt = asdict(event.attempt) | {"log": ui_url(request, event.attempt.log_path())}
-    return {"at": event.at, "event": event.event, "text": event.text, "attempt": attempt}
+        shown["attempt"]["log"] = ui_url(request, event.attempt.log_path())
+    return shown

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -49,30 +48,22 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
-class ProblemType(NamedTuple):
-    """One kind of problem."""
-
-    name: str
-    status: int
-    title: str
-
-
 PROBLEM_TYPES = {
-    kind.status: kind
-    for kind in (
-        ProblemType("malformed", 400, "The request cannot be parsed"),
-        ProblemType("unauthenticated", 401, "Authentication required"),
-        ProblemType("forbidden", 403, "Forbidden"),
-        ProblemType("not-found", 404, "Not found"),
-        ProblemType("wrong-method", 405, "Method not allowed"),
-        ProblemType("conflict", 409, "The current state does not allow this"),
-        ProblemType("too-large", 413, "The request is too large"),
-        ProblemType("wrong-media-type", 415, "The body must be JSON"),
-        ProblemType("invalid", 422, "Invalid request"),
-        ProblemType("unexpected", 500, "Internal error"),
-        ProblemType("unavailable", 503, "Temporarily unavailable"),
-    )
+    400: ("malformed", "The request cannot be parsed"),
+    401: ("unauthenticated", "Authentication required"),
+    403: ("forbidden", "Forbidden"),
+    404: ("not-found", "Not found"),
+    405: ("wrong-method", "Method not allowed"),
+    409: ("conflict", "The current state does not allow this"),
+    413: ("too-large", "The request is too large"),
+    415: ("wrong-media-type", "The body must be JSON"),
+    422: ("invalid", "Invalid request"),
+    500: ("unexpected", "Internal error"),
+    503: ("unavailable", "Temporarily unavailable"),
 }
+"""The name and title of each status."""
+_LOG_LEVELS = {403: logging.WARNING, 500: logging.ERROR, 503: logging.WARNING}
+"""For errors of Backline whose text is only logged."""
 
 
 class ApiError(HTTPException):
@@ -82,7 +73,7 @@ class ApiError(HTTPException):
         self,
         status: int,
         detail: str,
-        errors: Sequence[FieldError] | None = None,
+        errors: list[FieldError] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, detail, headers)
@@ -94,25 +85,16 @@ def unknown_field(_: Location) -> str:
     return "is not a known field; remove it, or move it into payload if it is a field of the message's type"
 
 
-def problem_response(
-    request: Request,
-    status: int,
-    detail: str,
-    errors: Sequence[FieldError] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """The response of a problem."""
-    kind = PROBLEM_TYPES.get(status) or ProblemType("other", status, HTTPStatus(status).phrase)
+def problem_response(request: Request, error: HTTPException) -> Response:
+    """An error as a response."""
+    status = error.status_code
+    name, title = PROBLEM_TYPES.get(status) or ("other", HTTPStatus(status).phrase)
     problem = Problem(
-        type=f"urn:backline:problem:{kind.name}",
-        title=kind.title,
-        status=status,
-        detail=detail,
-        instance=request.url.path,
-        request_id=request.state.request_id,
-        errors=None if errors is None else list(errors),
-    )
-    return Response(problem.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
+        type=f"urn:backline:problem:{name}", title=title, status=status, detail=str(error.detail),
+        instance=request.url.path, request_id=request.state.request_id,
+        errors=error.errors if isinstance(error, ApiError) else None,
+    )  # fmt: skip
+    return Response(problem.model_dump_json(exclude_none=True), status, error.headers, MEDIA_TYPE)
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -124,47 +106,46 @@ def install_handlers(app: FastAPI) -> None:
 
 async def _handle_http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101 - registered for it
-    detail, headers = str(exc.detail), exc.headers
-    if exc.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
+    if exc.status_code == HTTPStatus.NOT_FOUND and exc.detail == HTTPStatus.NOT_FOUND.phrase:
         openapi = f"{request.scope.get('root_path', '')}/openapi.json"
-        detail = f"{request.url.path} does not exist; {openapi} lists all paths"
+        exc = ApiError(404, f"{request.url.path} does not exist; {openapi} lists all paths")
     elif exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers = {"Allow": _allowed_methods(request)}
-        detail = f"{request.method} is not allowed here; use {headers['Allow']}"
-    errors = exc.errors if isinstance(exc, ApiError) else None
-    return problem_response(request, exc.status_code, detail, errors, headers)
+        allowed = _allowed_methods(request)
+        exc = ApiError(405, f"{request.method} is not allowed here; use {allowed}", headers={"Allow": allowed})
+    return problem_response(request, exc)
 
 
 async def _handle_parameter_errors(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - registered for it
     problems = field_problems(exc.errors(), unknown_field=unknown_field)
     errors = [FieldError(field=field_path(problem.location[1:]), detail=problem.text) for problem in problems]
-    return problem_response(request, 422, f"{errors[0].field}: {errors[0].detail}", errors)
+    return problem_response(request, ApiError(422, f"{errors[0].field}: {errors[0].detail}", errors))
 
 
 async def _handle_backline_error(request: Request, exc: Exception) -> Response:
+    error = _to_api_error(exc)
+    if level := _LOG_LEVELS.get(error.status_code):
+        log.log(level, "%s %s: %s", request.method, request.url.path, exc)
+    return problem_response(request, error)
+
+
+def _to_api_error(exc: Exception) -> ApiError:
     if isinstance(exc, BatchValidationError):
         errors = [FieldError(field=error.field, detail=error.problem, index=index) for index, error in exc.problems]
         index, first = exc.problems[0]
-        return problem_response(request, 422, f"no message was accepted; message {index}: {first}", errors)
+        return ApiError(422, f"no message was accepted; message {index}: {first}", errors)
     if isinstance(exc, InvalidInput):
-        return problem_response(request, 422, str(exc), [FieldError(field=exc.field, detail=exc.problem)])
+        return ApiError(422, str(exc), [FieldError(field=exc.field, detail=exc.problem)])
     if isinstance(exc, MessageNotFound | SuppressionNotFound | EndpointNotFound):
-        return problem_response(request, 404, str(exc))
-    if isinstance(exc, PermanentError) and not isinstance(exc, InvalidSignature):
-        return problem_response(request, 409, str(exc))
-    if isinstance(exc, RetryableError | InvalidSignature):
-        log.warning("%s %s: %s", request.method, request.url.path, exc)
-    else:
-        log.error("%s %s: %s", request.method, request.url.path, exc)
-    if isinstance(exc, RetryableError):
-        headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return problem_response(
-            request, 503, "The database is busy or unavailable; repeat the request later.", headers=headers
-        )
+        return ApiError(404, str(exc))
     if isinstance(exc, InvalidSignature):
-        return problem_response(request, 403, "The signature is not valid; the api-server's log has the reason.")
-    return problem_response(request, 500, UNEXPECTED_ERROR_DETAIL)
+        return ApiError(403, "The signature is not valid; the api-server's log has the reason.")
+    if isinstance(exc, PermanentError):
+        return ApiError(409, str(exc))
+    if isinstance(exc, RetryableError):
+        detail = "The database is busy or unavailable; repeat the request later."
+        return ApiError(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return ApiError(500, UNEXPECTED_ERROR_DETAIL)
 
 
 def _allowed_methods(request: Request) -> str:

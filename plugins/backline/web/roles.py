@@ -14,8 +14,8 @@ from fastapi import Depends, HTTPException, Request
 from pydantic import BaseModel
 
 from backline.audit_trail import Actor
-from backline.web.bodies import request_body
 from backline.web.problems import ApiError
+from backline.web.schemas import BATCH_LIMIT
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
@@ -80,10 +80,15 @@ def route(
         if not has_role(role, user):
             raise ApiError(403, f"{user.get_name()} needs Airflow's permissions of the role {role}")
 
-    described = {} if body is None else request_body(body, batch=batch, required=body_required)
+    extra: dict[str, Any] = {LEAST_ROLE: role.value}
+    if body is not None:
+        schema: dict[str, Any] = {"$ref": f"#/components/schemas/{body.__name__}"}
+        if batch:
+            schema = {"oneOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": BATCH_LIMIT}]}
+        extra["requestBody"] = {"required": body_required, "content": {"application/json": {"schema": schema}}}
     return {
         "summary": summary, "response_model": response, "status_code": status, "dependencies": [Depends(check)],
-        "openapi_extra": {LEAST_ROLE: role.value, **described},
+        "openapi_extra": extra,
     }  # fmt: skip
 
 

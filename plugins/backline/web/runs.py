@@ -33,9 +33,7 @@ def get_result(request: Request, database: Database, id: RunId) -> dict[str, Any
     run, row = _find(request, database, id)
     if row is not None and row["result"] is not None:
         return row
-    state = _state(run)
-    if state is None:
-        raise _not_found(run)
+    state = _get_state(run)
     if state not in FINAL_STATES:
         raise ApiError(404, f"Run {run} has no result yet: it is {state}")
     raise ApiError(
@@ -49,9 +47,7 @@ def get_progress(request: Request, database: Database, id: RunId) -> dict[str, A
     run, row = _find(request, database, id)
     if row is not None:
         return row
-    state = _state(run)
-    if state is None:
-        raise _not_found(run)
+    state = _get_state(run)
     if state in FINAL_STATES:
         raise ApiError(404, f"Run {run} ended as {state}; its progress is no longer kept. {_retention()}")
     return {
@@ -67,16 +63,14 @@ def _find(request: Request, database: Connections, text: str) -> tuple[RunRef, d
         return run, fetch_result(connection, run)
 
 
-def _state(run: RunRef) -> str | None:
-    """The run's state in Airflow, or None if there is no such run."""
+def _get_state(run: RunRef) -> str:
+    """The run's state in Airflow; 404 if there is no such run."""
     with create_session() as session:
         query = select(DagRun.state).where(DagRun.dag_id == run.dag_id, DagRun.run_id == run.run_id)
         state = session.scalar(query)
-    return None if state is None else str(state)
-
-
-def _not_found(run: RunRef) -> ApiError:
-    return ApiError(404, f"There is no run {run.run_id!r} of DAG {run.dag_id!r}")
+    if state is None:
+        raise ApiError(404, f"There is no run {run.run_id!r} of DAG {run.dag_id!r}")
+    return str(state)
 
 
 def _retention() -> str:

@@ -52,7 +52,7 @@ def submit(request: Request, database: Database, token: str, body: Body) -> Resp
 
 
 def _respond(request: Request, database: Database, token: str, action: OptOutAction | None) -> Response:
-    if (subscription := read_token(token, encryptor(request))) is None:
+    if (subscription := read_token(token, encryptor())) is None:
         return _page(request, "invalid_link", status=404)
     with database.transaction() as connection:
         if action is not None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from backline.errors import InvalidInput
 from backline.settings import settings
-from backline.web import webhook_schemas as schemas
+from backline.web import schemas
 from backline.web.bodies import Body, OptionalBody, parse_body
 from backline.web.database import Database, encryptor
 from backline.web.roles import Role, actor, route
@@ -30,7 +30,7 @@ def create(request: Request, response: Response, database: Database, body: Body)
     given = parse_body(schemas.NewEndpoint, body)
     with database.transaction() as connection:
         created = endpoints.create(
-            connection, settings().section(WebhookSettings), encryptor(request), actor(request), url=given.url,
+            connection, settings().section(WebhookSettings), encryptor(), actor(request), url=given.url,
             event_types=given.event_types, description=given.description, scheme=given.scheme,
         )  # fmt: skip
     response.headers["Location"] = api_url(request, f"webhooks/endpoints/{created.endpoint.id}")
@@ -80,7 +80,7 @@ def rotate(request: Request, database: Database, id: Id, body: OptionalBody) -> 
     given = parse_body(schemas.SecretRotation, body)
     with database.transaction() as connection:
         rotated = endpoints.rotate_secret(
-            connection, settings().section(WebhookSettings), encryptor(request), actor(request), id,
+            connection, settings().section(WebhookSettings), encryptor(), actor(request), id,
             scheme=given.scheme, overlap_seconds=given.overlap_seconds,
         )  # fmt: skip
     return _with_secret(rotated)

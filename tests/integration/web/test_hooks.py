@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from httpx import Response
 
-from backline.delivery_events import twilio
+from backline.delivery_events import ses, twilio
 from backline.outbox import queries
 from backline.web import hooks
 from backline.web.settings import HookSettings
@@ -48,7 +48,7 @@ def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSns]:
     amazon = FakeSns(NOW)
     api.app.dependency_overrides |= {
         hooks.hook_settings: lambda: OPEN,
-        hooks.sns_client: lambda: hooks.SnsClient(amazon.fetch),
+        hooks.certificate_cache: lambda: ses.CertificateCache(amazon.fetch),
     }
     yield amazon
     api.app.dependency_overrides.clear()
@@ -142,7 +142,7 @@ def test_amazons_subscription_is_confirmed(api: Api, open_hooks: FakeSns) -> Non
         asked.append(url)
         return open_hooks.fetch(url) if url.endswith(".pem") else b"<ConfirmSubscriptionResponse/>"
 
-    api.app.dependency_overrides[hooks.sns_client] = lambda: hooks.SnsClient(fetch)
+    api.app.dependency_overrides[hooks.certificate_cache] = lambda: ses.CertificateCache(fetch)
     url = "https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&Token=t"
     assert hook(api, "ses", open_hooks.confirmation(url)).status_code == 204
     assert asked[-1] == url
