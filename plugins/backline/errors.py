@@ -109,8 +109,6 @@ class ResourceExhausted(RetryableError):
 class UnknownFailure(RetryableError):
     """It failed for an unknown reason."""
 
-    failure_class = FailureClass.UNKNOWN
-
 
 class PermanentError(BacklineError):
     """It cannot succeed unchanged, so it is not retried."""
@@ -146,8 +144,6 @@ class Misconfigured(BacklineError):
 
     Its class is unknown, so a message that fails with it is attempted again: it succeeds once the setting is fixed.
     """
-
-    failure_class = FailureClass.UNKNOWN
 
 
 class Skipped(BacklineError):
