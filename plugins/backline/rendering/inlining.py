@@ -88,7 +88,3 @@ class InliningLoader(BaseLoader):
         """As `BaseLoader.get_source`."""
         source, filename, fresh = self._files.get_source(environment, template)
         return (inline_css(source, self._css, template) if template.endswith(".html") else source), filename, fresh
-
-    def list_templates(self) -> list[str]:
-        """As `BaseLoader.list_templates`."""
-        return self._files.list_templates()

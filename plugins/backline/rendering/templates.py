@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,10 @@ class EmailTemplate:
     subject: Template
     text: Template
     html: Template
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Jinja's own globals; a context may override them."""
 
     def render(self, context: Mapping[str, Any]) -> tuple[str, str, str]:
         """Subject (one line), text and HTML; InvalidInput names a variable that is missing or not usable."""
-        values = {**self.defaults, **context}
+        values = {**self.text.environment.globals, **context}
         try:
             # Layouts use the subject as the HTML document's title.
             subject = values["subject"] = " ".join(_render(self.subject, values).split())
@@ -91,8 +89,8 @@ def _sms_template(name: str, language: str | None) -> tuple[Template, str]:
 
 def compile_email(source: ImmutableSandboxedEnvironment, name: str, language: str, locale: str) -> EmailTemplate:
     """Compile an email template in a language that has it; amounts and dates are formatted for `locale`."""
-    subject, text, html = _compile(source, name, language, locale, ("subject.txt", "body.txt", "body.html"))
-    return EmailTemplate(name, language, subject, text, html, dict(source.globals))
+    files = ("subject.txt", "body.txt", "body.html")
+    return EmailTemplate(name, language, *_compile(source, name, language, locale, files))
 
 
 def _compile(
