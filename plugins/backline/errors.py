@@ -136,8 +136,6 @@ class AuthenticationFailed(PermanentError):
 class Rejected(PermanentError):
     """The receiver refused this message permanently."""
 
-    failure_class = FailureClass.REJECTED
-
 
 class Misconfigured(BacklineError):
     """A setting is wrong. The text names the setting and the fix.

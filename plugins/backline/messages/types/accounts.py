@@ -17,6 +17,7 @@ from backline.settings import settings
 class TokenMessage(DatedMessage):
     """An email whose link, the setting in `[links]` of the type's name, contains a secret token; it expires with that."""
 
+    lanes: ClassVar = {"email": "email.urgent"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
     expiry_field: ClassVar[str | None] = "valid_until"
 
@@ -40,7 +41,6 @@ class PasswordReset(TokenMessage):
     """A link to set a new password."""
 
     type_name: ClassVar[str] = "password_reset"
-    lanes: ClassVar = {"email": "email.urgent"}
     secret_references: ClassVar = {"token": ("password_reset_token",)}
     example: ClassVar = {
         "name": "Ann", "token": {"$ref": "password_reset_token", "id": 17}, "valid_until": "2030-01-31T12:00:00Z",
@@ -57,7 +57,6 @@ class AccountVerification(TokenMessage):
     """A link that verifies an email address."""
 
     type_name: ClassVar[str] = "account_verification"
-    lanes: ClassVar = {"email": "email.urgent"}
     secret_references: ClassVar = {"token": ("email_verification_token",)}
     example: ClassVar = {
         "name": "Ann", "token": {"$ref": "email_verification_token", "id": 18}, "valid_until": "2030-01-31T12:00:00Z",
