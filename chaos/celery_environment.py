@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import psutil
 
-from backline.airflow_api import AirflowClient
 from chaos.environment import FAST_RETRY_SETTINGS, ChaosEnvironment
 from chaos.scenario import Scenario
 from testkit.containers.local_host import LocalHost, running_services, start_redis
+from testkit.run_inspector import RunInspector
 from testkit.tools import Tools
 
 WORKERS = ("worker-default", "worker-critical")
@@ -44,7 +44,7 @@ class CeleryEnvironment(ChaosEnvironment):
 
     def task_queue(self, dag_id: str) -> str:
         """The queue of the latest run's task."""
-        with AirflowClient(
+        with RunInspector(
             f"http://127.0.0.1:{self._host.ports['api']}", "admin", self._host.values["BACKLINE_PASSWORD"]
         ) as airflow:
             run = airflow.runs(dag_id)[0]

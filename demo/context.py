@@ -15,12 +15,12 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from backline.airflow_api import AirflowClient
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.outbox import submission
 from demo.check import wait_until
 from stack.lifecycle import Stack
+from testkit.run_inspector import RunInspector
 from testkit.sandbox_clients import EmailSummary, GatewayClient, MailCatcherClient
 
 Row = dict[str, Any]
@@ -41,7 +41,7 @@ class DemoContext:
         self.report_progress = report_progress
         self.started_at = datetime.now(UTC)
         self.tag = f"d{time.time_ns() // 1_000_000:x}"
-        self.airflow = AirflowClient(
+        self.airflow = RunInspector(
             variables["BACKLINE_URL"], variables["BACKLINE_USER"], variables["BACKLINE_PASSWORD"]
         )
         self.mail = MailCatcherClient(variables["BACKLINE_MAIL_URL"])

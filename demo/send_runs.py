@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from backline.airflow_api import AirflowClient
 from backline.encryption import Encryptor
 from backline.errors import Rejected
 from backline.messages import MessageType, registry
@@ -16,6 +15,7 @@ from backline.messages.recipients import serialize
 from backline.messages.secrets import encrypt_secrets
 from demo.check import TIMEOUT_SECONDS, Check, CheckFailed, Result, require, wait_until
 from demo.context import DemoContext
+from testkit.run_inspector import RunInspector
 from testkit.sandbox_clients import ReceivedEmail
 
 TASK_ID = "send"
@@ -201,6 +201,6 @@ def _recipient(context: DemoContext, kind: type[MessageType]) -> str:
     return f"ann@{context.domain(kind.type_name)}"
 
 
-def _last_exception(airflow: AirflowClient, dag: str, run_id: str, task: str) -> str:
+def _last_exception(airflow: RunInspector, dag: str, run_id: str, task: str) -> str:
     lines = [line for line in airflow.log(dag, run_id, task).splitlines() if "exc_value" in line]
     return json.dumps(lines[-1][:300]) if lines else "see the task's log in the UI"

@@ -145,11 +145,6 @@ class AirflowClient:
         """One run."""
         return cast("Run", self.get(run_path(dag_id, run_id)))
 
-    def runs(self, dag_id: str = ALL, **filters: Any) -> list[Run]:
-        """The latest runs that match the API's filters (`state="running"`, `limit=10`), newest first: one page."""
-        params = {"order_by": "-run_after", "limit": PAGE_SIZE, **filters}
-        return cast("list[Run]", self.get(f"/api/v2/dags/{quote(dag_id)}/dagRuns", **params)["dag_runs"])
-
     def iterate_runs(self, dag_id: str = ALL, **filters: Any) -> Iterator[Run]:
         """All runs that match the API's filters."""
         return cast("Iterator[Run]", self.pages(f"/api/v2/dags/{quote(dag_id)}/dagRuns", "dag_runs", **filters))
@@ -170,47 +165,18 @@ class AirflowClient:
                 raise TimeoutFailure(f"{dag_id}/{run_id} is still {found['state']} after {timeout:.0f} s")
             time.sleep(POLL_INTERVAL_SECONDS)
 
-    def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
-        """Set a run's state: "failed" or "success" ends it."""
-        self._request("PATCH", run_path(dag_id, run_id), body={"state": state})
-
-    def clear(self, dag_id: str, run_id: str) -> None:
-        """Clear all tasks of a run, so that they run again."""
-        self.post(f"{run_path(dag_id, run_id)}/clear", {"dry_run": False, "only_failed": False})
-
     # --- tasks --------------------------------------------------------------------------------------
-
-    def task(self, dag_id: str, run_id: str, task_id: str) -> TaskInstance:
-        """One task instance."""
-        return cast("TaskInstance", self.get(task_path(dag_id, run_id, task_id)))
 
     def iterate_tasks(self, dag_id: str = ALL, run_id: str = ALL, **filters: Any) -> Iterator[TaskInstance]:
         """All task instances that match the API's filters."""
         path = f"{run_path(dag_id, run_id)}/taskInstances"
         return cast("Iterator[TaskInstance]", self.pages(path, "task_instances", **filters))
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """What a task returned, or another XCom of it; None if there is none."""
-        try:
-            return self.get(f"{task_path(dag_id, run_id, task_id)}/xcomEntries/{quote(key)}", deserialize=True)["value"]
-        except Rejected as exc:
-            if exc.code == "404":
-                return None
-            raise
-
     def log_events(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[Json]:
         """The events of one try's log, oldest first; each has its text as `event`."""
         path = f"{task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         content = self.get(path, full_content=True, map_index=map_index)["content"]
         return [event if isinstance(event, dict) else {"event": str(event)} for event in content]
-
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
-        """The log of one try: one line an event, with the event's further fields as KEY=VALUE."""
-        usual = {"event", "timestamp", "level", "logger"}
-        return "\n".join(
-            " ".join([str(event.get("event", "")), *(f"{key}={event[key]}" for key in event if key not in usual)])
-            for event in self.log_events(dag_id, run_id, task_id, try_number)
-        )
 
     # --- any path -----------------------------------------------------------------------------------
 

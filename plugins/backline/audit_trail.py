@@ -33,12 +33,13 @@ def record(
 ) -> None:
     """Write one entry in the caller's transaction.
 
-    `action` is like "message.cancel", `target` like "message/17". `before` and `after` describe the change; they must not
-    contain values of a payload, which may be secret.
+    `action` is like "message.cancel", `target` like "message/17". `before` and `after` describe the change, times as text; they
+    must not contain values of a payload, which may be secret.
     """
     values = {
-        "actor": actor.name, "action": action, "target": target, "before": _json(before), "after": _json(after),
-        "request_id": actor.request_id,
+        "actor": actor.name, "action": action, "target": target, "request_id": actor.request_id,
+        "before": None if before is None else json.dumps(before, default=str),
+        "after": None if after is None else json.dumps(after, default=str),
     }  # fmt: skip
     connection.execute(statement("audit_trail", "entry_insert"), values)
 
@@ -59,7 +60,3 @@ def search(connection: Session, filters: Filters, cursor: int | None, limit: int
     """Up to `limit` entries, newest first, below the id `cursor`."""
     values = {**asdict(filters), "cursor": cursor, "batch_limit": limit}
     return connection.execute(statement("audit_trail", "entry_search"), values).fetchall()
-
-
-def _json(value: Mapping[str, Any] | None) -> str | None:
-    return None if value is None else json.dumps(value)

@@ -109,8 +109,6 @@ class ResourceExhausted(RetryableError):
 class UnknownFailure(RetryableError):
     """It failed for an unknown reason."""
 
-    failure_class = FailureClass.UNKNOWN
-
 
 class PermanentError(BacklineError):
     """It cannot succeed unchanged, so it is not retried."""
@@ -138,16 +136,12 @@ class AuthenticationFailed(PermanentError):
 class Rejected(PermanentError):
     """The receiver refused this message permanently."""
 
-    failure_class = FailureClass.REJECTED
-
 
 class Misconfigured(BacklineError):
     """A setting is wrong. The text names the setting and the fix.
 
     Its class is unknown, so a message that fails with it is attempted again: it succeeds once the setting is fixed.
     """
-
-    failure_class = FailureClass.UNKNOWN
 
 
 class Skipped(BacklineError):

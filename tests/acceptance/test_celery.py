@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from backline.airflow_api import AirflowClient
 from stack.paths import Paths
 from testkit.containers import files
 from testkit.containers.local_host import LocalHost, running_services
+from testkit.run_inspector import RunInspector
 from testkit.sandbox_clients import MailCatcherClient
 from testkit.tools import Tools
 
@@ -28,13 +28,13 @@ def host() -> Iterator[LocalHost]:
 
 
 @pytest.fixture
-def airflow(host: LocalHost) -> Iterator[AirflowClient]:
+def airflow(host: LocalHost) -> Iterator[RunInspector]:
     url = f"http://127.0.0.1:{host.ports['api']}"
-    with AirflowClient(url, "admin", host.values["BACKLINE_PASSWORD"]) as client:
+    with RunInspector(url, "admin", host.values["BACKLINE_PASSWORD"]) as client:
         yield client
 
 
-def test_a_message_is_sent_by_the_worker_of_its_queue(host: LocalHost, airflow: AirflowClient) -> None:
+def test_a_message_is_sent_by_the_worker_of_its_queue(host: LocalHost, airflow: RunInspector) -> None:
     payload = json.dumps({"context": {"title": "Disk almost full", "summary": "db-1 has 4 % left."}})
     with psycopg.connect(host.environment("init")["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
         connection.execute("SELECT backline.enqueue('urgent_email', 'ann@celery.example.com', %s::jsonb)", [payload])
@@ -90,12 +90,12 @@ def test_init_sets_a_new_password_and_changes_nothing_else(host: LocalHost) -> N
     assert host.start("init", env=environment).wait(120) == 0, host.log_tail("init")
     assert "pools: unchanged" in host.log_tail("init")
     assert "user admin: has the new password" in host.log_tail("init")
-    with AirflowClient(environment["BACKLINE_URL"], "admin", "another-password") as client:
+    with RunInspector(environment["BACKLINE_URL"], "admin", "another-password") as client:
         assert any(dag["dag_id"] == "dispatch_email" for dag in client.dags())
     host.values["BACKLINE_PASSWORD"] = "another-password"
 
 
-def test_a_stopping_worker_ends_its_dispatchers(host: LocalHost, airflow: AirflowClient) -> None:
+def test_a_stopping_worker_ends_its_dispatchers(host: LocalHost, airflow: RunInspector) -> None:
     worker = host.processes["worker-critical"]
     [run] = airflow.runs("dispatch_email_urgent", state="running")
     before = time.monotonic()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backline import airflow_api
-from backline.airflow_api import AirflowClient, check_conf, log_url
+from backline.airflow_api import check_conf, log_url
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,
@@ -25,6 +25,7 @@ from backline.errors import (
     UnknownFailure,
 )
 from backline.settings import ROOT
+from testkit.run_inspector import RunInspector
 
 Reply = tuple[int, Any]
 
@@ -86,36 +87,36 @@ def api() -> Iterator[FakeApi]:
 
 
 @pytest.fixture
-def client(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowClient]:
+def client(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunInspector]:
     monkeypatch.setattr(airflow_api, "INITIAL_RETRY_DELAY_SECONDS", 0.001)
-    with AirflowClient(api.url, "admin", "x", timeout=0.5) as made:  # type: ignore[attr-defined]
+    with RunInspector(api.url, "admin", "x", timeout=0.5) as made:  # type: ignore[attr-defined]
         yield made
 
 
 RUN = "/api/v2/dags/job/dagRuns/r%2F1"
 
 
-def test_one_login_serves_all_requests(api: FakeApi, client: AirflowClient) -> None:
+def test_one_login_serves_all_requests(api: FakeApi, client: RunInspector) -> None:
     api.replies = {RUN: [(200, {"state": "success"})]}
     assert client.run("job", "r/1")["state"] == client.run("job", "r/1")["state"] == "success"
     assert (api.logins, api.tokens) == (1, ["Bearer token-1"] * 2)
 
 
-def test_an_expired_token_is_renewed(api: FakeApi, client: AirflowClient) -> None:
+def test_an_expired_token_is_renewed(api: FakeApi, client: RunInspector) -> None:
     api.replies = {RUN: [(200, {}), (401, {"detail": "expired"}), (200, {"state": "failed"})]}
     client.run("job", "r/1")
     assert client.run("job", "r/1")["state"] == "failed"
     assert api.tokens == ["Bearer token-1", "Bearer token-1", "Bearer token-2"]
 
 
-def test_a_fresh_token_that_is_refused_is_an_error(api: FakeApi, client: AirflowClient) -> None:
+def test_a_fresh_token_that_is_refused_is_an_error(api: FakeApi, client: RunInspector) -> None:
     api.replies = {RUN: [(401, {"detail": "who are you"})]}
     with pytest.raises(AuthenticationFailed, match="401 who are you"):
         client.run("job", "r/1")
     assert api.logins == 1
 
 
-def test_health_needs_no_login(api: FakeApi, client: AirflowClient) -> None:
+def test_health_needs_no_login(api: FakeApi, client: RunInspector) -> None:
     api.replies = {"/api/v2/monitor/health": [(200, {"scheduler": {"status": "healthy"}})]}
     assert client.health() == {"scheduler": {"status": "healthy"}}
     assert (api.logins, api.tokens) == (0, [None])
@@ -133,7 +134,7 @@ def test_health_needs_no_login(api: FakeApi, client: AirflowClient) -> None:
         (503, UnknownFailure),
     ],
 )
-def test_a_status_is_translated(api: FakeApi, client: AirflowClient, status: int, error: type[BacklineError]) -> None:
+def test_a_status_is_translated(api: FakeApi, client: RunInspector, status: int, error: type[BacklineError]) -> None:
     api.replies = {RUN: [(status, {"detail": "because"})]}
     with pytest.raises(error, match=f"Airflow refused {RUN}: {status} because") as raised:
         client.run("job", "r/1")
@@ -142,14 +143,14 @@ def test_a_status_is_translated(api: FakeApi, client: AirflowClient, status: int
 
 
 @pytest.mark.parametrize("reply", [(503, {}), (429, {}), (0, None)])
-def test_a_reading_request_is_repeated(api: FakeApi, client: AirflowClient, reply: Reply) -> None:
+def test_a_reading_request_is_repeated(api: FakeApi, client: RunInspector, reply: Reply) -> None:
     api.hang.set()  # status 0: the connection is closed without a response
     api.replies = {RUN: [reply, (200, {"state": "success"})]}
     assert client.run("job", "r/1")["state"] == "success"
     assert len(api.requests) == 2
 
 
-def test_a_post_that_may_have_been_processed_is_not_repeated(api: FakeApi, client: AirflowClient) -> None:
+def test_a_post_that_may_have_been_processed_is_not_repeated(api: FakeApi, client: RunInspector) -> None:
     api.hang.set()
     path = "/api/v2/dags/job/dagRuns"
     for reply, error in (((503, {}), UnknownFailure), ((0, None), NetworkFailure)):
@@ -159,7 +160,7 @@ def test_a_post_that_may_have_been_processed_is_not_repeated(api: FakeApi, clien
         assert api.requests == [f"POST {path}"]
 
 
-def test_a_slow_response_is_a_timeout(api: FakeApi, client: AirflowClient) -> None:
+def test_a_slow_response_is_a_timeout(api: FakeApi, client: RunInspector) -> None:
     api.replies = {RUN: [(0, None)]}
     with pytest.raises(TimeoutFailure, match=r"did not answer GET .* within"):
         client.run("job", "r/1")
@@ -167,24 +168,24 @@ def test_a_slow_response_is_a_timeout(api: FakeApi, client: AirflowClient) -> No
 
 
 def test_a_server_that_is_down_is_a_network_failure() -> None:
-    with AirflowClient("http://127.0.0.1:9", "admin", "x", retries=0) as down, pytest.raises(NetworkFailure):
+    with RunInspector("http://127.0.0.1:9", "admin", "x", retries=0) as down, pytest.raises(NetworkFailure):
         down.run("job", "r1")
 
 
-def test_a_response_is_bounded(api: FakeApi, client: AirflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_is_bounded(api: FakeApi, client: RunInspector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(airflow_api, "MAX_RESPONSE_BYTES", 1000)
     api.replies = {RUN: [(200, {"conf": "x" * 2000})]}
     with pytest.raises(Rejected, match="is over"):
         client.run("job", "r/1")
 
 
-def test_a_response_that_is_not_json_is_an_error(api: FakeApi, client: AirflowClient) -> None:
+def test_a_response_that_is_not_json_is_an_error(api: FakeApi, client: RunInspector) -> None:
     api.replies = {RUN: [(200, b"<html>")]}
     with pytest.raises(UnknownFailure, match="with JSON"):
         client.run("job", "r/1")
 
 
-def test_lists_are_read_page_by_page(api: FakeApi, client: AirflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_read_page_by_page(api: FakeApi, client: RunInspector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(airflow_api, "PAGE_SIZE", 2)
     pages = [[{"dag_id": "a"}, {"dag_id": "b"}], [{"dag_id": "c"}]]
     api.replies = {"/api/v2/dags": [(200, {"dags": page, "total_entries": 3}) for page in pages]}
@@ -195,19 +196,19 @@ def test_lists_are_read_page_by_page(api: FakeApi, client: AirflowClient, monkey
     ]
 
 
-def test_an_xcom_that_does_not_exist_is_none(api: FakeApi, client: AirflowClient) -> None:
+def test_an_xcom_that_does_not_exist_is_none(api: FakeApi, client: RunInspector) -> None:
     api.replies = {f"{RUN}/taskInstances/work/xcomEntries/return_value": [(404, {}), (200, {"value": 7})]}
     assert client.xcom("job", "r/1", "work") is None
     assert client.xcom("job", "r/1", "work") == 7
 
 
-def test_a_log_is_one_line_an_event(api: FakeApi, client: AirflowClient) -> None:
+def test_a_log_is_one_line_an_event(api: FakeApi, client: RunInspector) -> None:
     events = ["plain", {"event": "Task failed", "level": "error", "exc_value": "no route"}]
     api.replies = {f"{RUN}/taskInstances/work/logs/2": [(200, {"content": events})]}
     assert client.log("job", "r/1", "work", 2) == "plain\nTask failed exc_value=no route"
 
 
-def test_waiting_ends_with_the_run_or_with_the_time(api: FakeApi, client: AirflowClient) -> None:
+def test_waiting_ends_with_the_run_or_with_the_time(api: FakeApi, client: RunInspector) -> None:
     api.replies = {RUN: [(200, {"state": "running"}), (200, {"state": "success"})]}
     assert client.wait("job", "r/1", 10)["state"] == "success"
     api.replies = {RUN: [(200, {"state": "queued"})]}

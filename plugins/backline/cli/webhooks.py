@@ -12,7 +12,7 @@ from backline.cli import console
 from backline.cli.console import AsJson, err, out
 from backline.errors import InvalidInput
 from backline.settings import config_file, load
-from backline.settings.environment import ENVIRONMENT_PREFIX
+from backline.settings.loader import ENVIRONMENT_PREFIX
 from backline.webhooks import endpoints, events
 from backline.webhooks.settings import WebhookSettings
 

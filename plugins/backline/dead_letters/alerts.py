@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError
+from backline.rendering.html import create_html_environment
 from backline.settings import ROOT, AlertSettings
 
 if TYPE_CHECKING:
@@ -132,8 +133,4 @@ def _fetch(connection: Session, name: str, **values: Any) -> list[dict[str, Any]
 
 @lru_cache(maxsize=1)
 def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(ROOT / "include" / "templates" / "alerts"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("failure.html")
+    return create_html_environment(ROOT / "include" / "templates" / "alerts").get_template("failure.html")

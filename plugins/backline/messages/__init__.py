@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from backline.channels.base import Message
@@ -26,6 +27,7 @@ __all__ = [
     "render_webhook",
     "spec",
     "split_conf",
+    "with_unsubscribe",
 ]
 
 
@@ -38,12 +40,27 @@ def render_email(message: Message) -> EmailContent:
     parsed = cast("EmailMessage", _parse_message(message, "email"))
     if (topic := parsed.topic_of(message.payload)) is None:
         return parsed.email()
-    from backline.messages.unsubscribe import with_unsubscribe
     from backline.preferences.addresses import address_key
     from backline.preferences.unsubscribe import Subscription, unsubscribe_link
 
     subscription = Subscription("email", address_key("email", message.recipient), topic, message.id)
     return with_unsubscribe(parsed, lambda: unsubscribe_link(subscription))
+
+
+def with_unsubscribe(message: EmailMessage, default_url: Callable[[], str]) -> EmailContent:
+    """A message of a topic as an email, with its own unsubscribe link or else with `default_url`.
+
+    Mail programs show its List-Unsubscribe headers as a button: RFC 2369, and RFC 8058, whose section 3.1 requires https. The
+    payload's own headers are kept.
+    """
+    url = message.own_unsubscribe_url or default_url()
+    content = message.with_unsubscribe_url(url).email()
+    if "list-unsubscribe" in {name.lower() for name in content.headers}:
+        return content
+    headers = {"List-Unsubscribe": f"<{url}>"}
+    if url.startswith("https://"):
+        headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    return content._replace(headers={**content.headers, **headers})
 
 
 def render_sms(message: Message) -> str:

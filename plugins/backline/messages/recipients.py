@@ -7,7 +7,7 @@ an omitted channel; a single address is for the first of its channels that accep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from backline.channels import recipients
 from backline.channels.email import addresses
@@ -25,9 +25,8 @@ def check(channel: str, recipient: object, field: str = "to") -> str:
     return _CHECKS[channel](recipient.strip(), field) if channel in _CHECKS else recipient.strip()
 
 
-def by_channel(type_name: str, channels: Iterable[str], to: object) -> dict[str, str]:
+def by_channel(type_name: str, channels: tuple[str, ...], to: object) -> dict[str, str]:
     """The valid recipients of a message by channel; InvalidInput for `to` or `to.<channel>`."""
-    channels = tuple(channels)
     if len(channels) == 1:
         return {channels[0]: check(channels[0], to)}
     to = _parse_json_object(to) if isinstance(to, str) else to
@@ -42,14 +41,13 @@ def by_channel(type_name: str, channels: Iterable[str], to: object) -> dict[str,
     return {channel: check(channel, to[channel], f"to.{channel}") for channel in channels if channel in to}
 
 
-def serialize(channels: Iterable[str], recipients: Mapping[str, str]) -> str:
+def serialize(channels: tuple[str, ...], recipients: Mapping[str, str]) -> str:
     """Recipients by channel in the format that `backline.enqueue` takes for a type of these channels."""
-    return json.dumps(dict(recipients)) if len(tuple(channels)) > 1 else next(iter(recipients.values()))
+    return json.dumps(dict(recipients)) if len(channels) > 1 else next(iter(recipients.values()))
 
 
-def channels_of(channels: Iterable[str], recipient: str) -> tuple[str, ...]:
+def channels_of(channels: tuple[str, ...], recipient: str) -> tuple[str, ...]:
     """The channels of a serialized recipient."""
-    channels = tuple(channels)
     return tuple(json.loads(recipient)) if len(channels) > 1 else channels
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, time
@@ -94,9 +93,7 @@ def list_suppressions(
         raise InvalidInput(
             "reason", f"{filters.reason[:40]!r} is not a reason; use one of: {', '.join(SUPPRESSION_REASONS)}"
         )
-    values = {
-        "channel": filters.channel, "address": filters.address, "reason": filters.reason, "cursor": cursor, "batch_limit": limit
-    }  # fmt: skip
+    values = {**asdict(filters), "cursor": cursor, "batch_limit": limit}
     return connection.execute(statement("preferences", "suppression_list"), values).fetchall()
 
 
@@ -182,7 +179,4 @@ def opt_out_status(connection: Connection, subscription: Subscription) -> Mappin
 
 def _audit_values(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row for the audit trail."""
-    values: dict[str, Any] = json.loads(
-        json.dumps({key: value for key, value in row.items() if value is not None}, default=str)
-    )
-    return values
+    return {key: value for key, value in row.items() if value is not None}

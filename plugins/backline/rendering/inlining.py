@@ -12,7 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import css_inline
-from jinja2 import BaseLoader, Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader
 
 from backline.errors import Misconfigured
 
@@ -77,18 +77,14 @@ def _replace_jinja_tags(source: str) -> tuple[str, list[str]]:
     return _TOKEN.sub(mark, source), tags
 
 
-class InliningLoader(BaseLoader):
+class InliningLoader(FileSystemLoader):
     """Loads templates from a folder; inlines its `style.css` into those that end in .html."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = FileSystemLoader(folder)
+        super().__init__(folder)
         self._css = (folder / "style.css").read_text(encoding="utf-8")
 
-    def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, Callable[[], bool] | None]:
-        """As `BaseLoader.get_source`."""
-        source, filename, fresh = self._files.get_source(environment, template)
+    def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        """As `FileSystemLoader.get_source`."""
+        source, filename, fresh = super().get_source(environment, template)
         return (inline_css(source, self._css, template) if template.endswith(".html") else source), filename, fresh
-
-    def list_templates(self) -> list[str]:
-        """As `BaseLoader.list_templates`."""
-        return self._files.list_templates()

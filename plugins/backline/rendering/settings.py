@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
 
 from pydantic import field_validator
 
+from backline.preferences.quiet_hours import find_time_zone
 from backline.settings.base import Section, register
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -25,10 +25,8 @@ class TemplateSettings(Section):
     @field_validator("time_zone")
     @classmethod
     def _validate_time_zone(cls, zone: str) -> str:
-        try:
-            ZoneInfo(zone)
-        except (KeyError, ValueError, OSError):
-            raise ValueError(f'{zone!r} is not a time zone; give one of IANA\'s, like "Europe/Berlin"') from None
+        if find_time_zone(zone) is None:
+            raise ValueError(f'{zone!r} is not a time zone; give one of IANA\'s, like "Europe/Berlin"')
         return zone
 
 

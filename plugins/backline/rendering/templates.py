@@ -7,23 +7,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import (
-    BaseLoader,
-    FileSystemLoader,
-    StrictUndefined,
-    Template,
-    TemplateError,
-    TemplateNotFound,
-    select_autoescape,
-)
+from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateNotFound, select_autoescape
 from jinja2.exceptions import UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import missing
 
 from backline.channels.sms import segments
 from backline.errors import InvalidInput, Misconfigured
@@ -45,12 +36,10 @@ class EmailTemplate:
     subject: Template
     text: Template
     html: Template
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Jinja's own globals; a context may override them."""
 
     def render(self, context: Mapping[str, Any]) -> tuple[str, str, str]:
         """Subject (one line), text and HTML; InvalidInput names a variable that is missing or not usable."""
-        values = {**self.defaults, **context}
+        values = {**self.text.environment.globals, **context}
         try:
             # Layouts use the subject as the HTML document's title.
             subject = values["subject"] = " ".join(_render(self.subject, values).split())
@@ -91,8 +80,8 @@ def _sms_template(name: str, language: str | None) -> tuple[Template, str]:
 
 def compile_email(source: ImmutableSandboxedEnvironment, name: str, language: str, locale: str) -> EmailTemplate:
     """Compile an email template in a language that has it; amounts and dates are formatted for `locale`."""
-    subject, text, html = _compile(source, name, language, locale, ("subject.txt", "body.txt", "body.html"))
-    return EmailTemplate(name, language, subject, text, html, dict(source.globals))
+    files = ("subject.txt", "body.txt", "body.html")
+    return EmailTemplate(name, language, *_compile(source, name, language, locale, files))
 
 
 def _compile(
@@ -132,8 +121,8 @@ def _render(template: Template, values: dict[str, Any]) -> str:
 
 
 def _to_invalid_input(exc: Exception, name: str, language: str) -> InvalidInput:
-    if isinstance(exc, _MissingVariableError):
-        return InvalidInput(f"context.{exc.variable}", f"is required by template {name!r} ({language}); add it")
+    if isinstance(exc, UndefinedError):
+        return InvalidInput(f"context.{exc}", f"is required by template {name!r} ({language}); add it")
     return InvalidInput("context", f"template {name!r} ({language}) cannot use it: {exc}")
 
 
@@ -142,7 +131,7 @@ def _to_invalid_input(exc: Exception, name: str, language: str) -> InvalidInput:
 
 def create_environment(folder: Path) -> ImmutableSandboxedEnvironment:
     """A sandboxed environment over a folder of templates. Those that end in .html escape values, and inline its style.css."""
-    loader: BaseLoader = FileSystemLoader(folder)
+    loader = FileSystemLoader(folder)
     if (folder / "style.css").exists():
         from backline.rendering.inlining import InliningLoader  # slow to import, and not needed for SMS
 
@@ -178,31 +167,16 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
 
-class _MissingVariableError(UndefinedError):
-    def __init__(self, variable: str) -> None:
-        super().__init__(variable)
-        self.variable = variable
-
-
 class _Undefined(StrictUndefined):
-    """An undefined variable whose use raises an error with its name."""
+    """An undefined variable whose use raises UndefinedError with only its name."""
 
     __slots__ = ()
 
-    def __init__(
-        self,
-        hint: str | None = None,
-        obj: Any = missing,
-        name: str | None = None,
-        exc: type[Exception] = UndefinedError,
-    ) -> None:
-        # The sandbox passes an exception of its own for forbidden access.
-        factory = partial(_missing_variable, name) if exc is UndefinedError else exc
-        super().__init__(hint, obj, name, factory)  # type: ignore[arg-type]
-
-
-def _missing_variable(name: str | None, _hint: str) -> Exception:
-    return _MissingVariableError(str(name))
+    @property
+    def _undefined_message(self) -> str:
+        # The sandbox has an exception of its own for forbidden access.
+        is_missing = self._undefined_exception is UndefinedError
+        return str(self._undefined_name) if is_missing else super()._undefined_message
 
 
 def _safe_link(url: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -45,9 +45,13 @@ def registered_sections() -> Mapping[str, type[Section]]:
     return dict(_registered)
 
 
-def section_name(model: type[Section]) -> str:
-    """The name under which a section is registered."""
-    return next(name for name, registered in registered_sections().items() if registered is model)
+def deep_merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two mappings, table by table; `overrides` takes precedence."""
+    both = {**base, **overrides}
+    for key in base.keys() & overrides.keys():
+        if isinstance(base[key], dict) and isinstance(overrides[key], dict):
+            both[key] = deep_merge(base[key], overrides[key])
+    return both
 
 
 def format_errors(errors: ValidationError, section: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, ValidationError, field_validator, model_validator
 
 from backline.errors import FailureClass, Misconfigured
-from backline.settings.base import Section, SectionT, format_errors, registered_sections, section_name
+from backline.settings.base import Section, SectionT, deep_merge, format_errors, registered_sections
 
 ChannelName = Literal["email", "sms", "push", "webhook"]
 
@@ -155,7 +155,7 @@ JOB_POOLS = {"payments": 4, "orders": 4, "reports": 2, "database": 4, "sync": 4,
 class Settings(Section):
     """All of Backline's settings; get them from `settings()`. What is not of the engine is read with `section`."""
 
-    _sections: dict[str, Section] = PrivateAttr(default_factory=dict)
+    _sections: dict[type[Section], Section] = PrivateAttr(default_factory=dict)
 
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
@@ -175,11 +175,7 @@ class Settings(Section):
         if not isinstance(given, dict):
             return given
         defaults = {name.value: policy.model_dump() for name, policy in DEFAULT_RETRY_POLICIES.items()}
-        changed = {name: value for name, value in given.items() if not isinstance(value, dict)}
-        merged = {
-            name: {**defaults.get(name, {}), **given.get(name, {})} for name in {*defaults, *given} - set(changed)
-        }
-        return {**merged, **changed}
+        return deep_merge(defaults, given)
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> Self:
@@ -188,14 +184,14 @@ class Settings(Section):
         built = cls(**{name: value for name, value in values.items() if name not in sections})
         for name, model in sections.items():
             try:
-                built._sections[name] = model.model_validate(values.get(name, {}))
+                built._sections[model] = model.model_validate(values.get(name, {}))
             except ValidationError as exc:
                 raise Misconfigured(format_errors(exc, name)) from None
         return built
 
     def section(self, model: type[SectionT]) -> SectionT:
         """The section of that class: `settings().section(OrderSettings)`."""
-        return cast("SectionT", self._sections[section_name(model)])
+        return cast("SectionT", self._sections[model])
 
     def lane(self, name: str) -> LaneSettings:
         """The lane of that name; Misconfigured if there is none."""
@@ -212,12 +208,8 @@ class Settings(Section):
 
         Misconfigured names the job and the setting that is wrong.
         """
-        changed = self.jobs.overrides.get(name)
-        values = {
-            **self.jobs.model_dump(exclude={"overrides"}),
-            **declared,
-            **(changed.model_dump(exclude_unset=True) if changed else {}),
-        }
+        changed = self.jobs.overrides.get(name, JobSettings()).model_dump(exclude_unset=True)
+        values = {**self.jobs.model_dump(exclude={"overrides"}), **declared, **changed}
         try:
             job = JobSettings(**values)
         except ValidationError as exc:

@@ -1,7 +1,8 @@
-"""Reads `include/config/backline.toml` and the environment's `BACKLINE__SECTION__KEY`, and checks both once."""
+"""Reads `include/config/backline.toml` and over it the environment's `BACKLINE__SECTION__KEY`, and checks both once."""
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from functools import lru_cache
@@ -11,12 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from backline.errors import PERMANENT_CLASSES, Misconfigured
-from backline.settings.base import format_errors, registered_sections
+from backline.settings.base import deep_merge, format_errors, registered_sections
 from backline.settings.core import Settings
-from backline.settings.environment import ENVIRONMENT_PREFIX, deep_merge, read_environment
 
 ROOT = Path(__file__).resolve().parents[3]
 """The project's root: the folder with `dags/`, `plugins/` and `include/`."""
+ENVIRONMENT_PREFIX = "BACKLINE__"
 
 
 def resolve_folder(setting: str) -> Path:
@@ -41,7 +42,7 @@ def load(path: Path) -> Settings:
         raise Misconfigured(f"{path}: not valid TOML: {exc}") from exc
     _check_environment()
     try:
-        loaded = Settings.build(deep_merge(values, read_environment()))
+        loaded = Settings.build(deep_merge(values, _read_environment()))
     except ValidationError as exc:
         raise Misconfigured(f"{path}: {format_errors(exc)}") from None
     except Misconfigured as exc:
@@ -49,6 +50,29 @@ def load(path: Path) -> Settings:
     if wrong := sorted(set(loaded.retry) & PERMANENT_CLASSES):
         raise Misconfigured(f"{path}: retry.{wrong[0]}: this class is permanent and never retried; remove the section")
     return loaded
+
+
+def _read_environment() -> dict[str, Any]:
+    """The settings of the environment: BACKLINE__EMAIL__TIMEOUT_SECONDS, or BACKLINE__EMAIL as JSON."""
+    found: dict[str, Any] = {}
+    given = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith(ENVIRONMENT_PREFIX)}
+    for name, value in sorted(given.items()):  # a whole section is sorted before its settings, which override it
+        *outer, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        setting: dict[str, Any] = {key: _parse_value(value)}
+        for part in reversed(outer):
+            setting = {part: setting}
+        found = deep_merge(found, setting)
+    return found
+
+
+def _parse_value(text: str) -> object:
+    """Lists and tables are JSON; numbers and booleans stay text, which the settings' validation converts."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _check_environment() -> None:

@@ -15,12 +15,11 @@ from backline.settings import settings
 
 
 class TokenMessage(DatedMessage):
-    """An email whose link contains a secret token; it expires with the token."""
+    """An email whose link, the setting in `[links]` of the type's name, contains a secret token; it expires with that."""
 
+    lanes: ClassVar = {"email": "email.urgent"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
     expiry_field: ClassVar[str | None] = "valid_until"
-    link_name: ClassVar[str]
-    """The setting in `[links]` with the link's URL."""
 
     token: Token = Field(description="Becomes part of the link.", examples=["Xk3vQ9-made-up-b7RzL2"])
     valid_until: Timestamp | None = Field(
@@ -32,7 +31,7 @@ class TokenMessage(DatedMessage):
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """With the link instead of the token."""
         name, context = super().template_and_context()
-        address: str = getattr(settings().section(LinkSettings), self.link_name)
+        address: str = getattr(settings().section(LinkSettings), self.type_name)
         context["link"] = address.replace("{token}", quote(context.pop("token"), safe=""))
         return name, context
 
@@ -42,9 +41,7 @@ class PasswordReset(TokenMessage):
     """A link to set a new password."""
 
     type_name: ClassVar[str] = "password_reset"
-    lanes: ClassVar = {"email": "email.urgent"}
     secret_references: ClassVar = {"token": ("password_reset_token",)}
-    link_name: ClassVar[str] = "password_reset"
     example: ClassVar = {
         "name": "Ann", "token": {"$ref": "password_reset_token", "id": 17}, "valid_until": "2030-01-31T12:00:00Z",
         "zone": "Europe/Berlin", "requested_from": "Firefox on Linux, near Berlin",
@@ -60,9 +57,7 @@ class AccountVerification(TokenMessage):
     """A link that verifies an email address."""
 
     type_name: ClassVar[str] = "account_verification"
-    lanes: ClassVar = {"email": "email.urgent"}
     secret_references: ClassVar = {"token": ("email_verification_token",)}
-    link_name: ClassVar[str] = "account_verification"
     example: ClassVar = {
         "name": "Ann", "token": {"$ref": "email_verification_token", "id": 18}, "valid_until": "2030-01-31T12:00:00Z",
         "zone": "Europe/Berlin",

@@ -11,7 +11,7 @@ from backline.messages.attachments import Attachments, read_attachments
 from backline.messages.base import EmailMessage
 from backline.messages.fields import Address, Addresses, Headers, Line, LongText, Variables, WebUrl
 from backline.messages.registry import register
-from backline.messages.templated import TemplatedMessage, TemplateName
+from backline.messages.templated import PersonalMessage, TemplatedMessage, TemplateName
 from backline.preferences.settings import PreferenceSettings
 from backline.settings import settings
 from backline.validation_errors import field_error
@@ -125,14 +125,13 @@ class UrgentEmail(TemplatedEmail):
 
 
 @register
-class Welcome(TemplatedMessage):
+class Welcome(PersonalMessage):
     """Welcomes a new account."""
 
     type_name: ClassVar[str] = "welcome"
     lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {"name": "Ann", "login_url": "https://shop.example/login"}
 
-    name: Annotated[Line, Field(max_length=200)] = Field(description="How to address the person.", examples=["Ann"])
     login_url: WebUrl | None = Field(
         None,
         description="Where the button leads; the product's own page when omitted.",

@@ -78,6 +78,8 @@ class ReportApprovalRequest(DatedMessage):
 class ReportDecision(DatedMessage):
     """What the two decisions about a report have in common."""
 
+    lanes: ClassVar = {"email": "email.normal"}
+
     report: Name = REPORT
     approver: Name = Field(description="Who decided.", examples=["Ann"])
     decided_at: Timestamp = Field(description="When.", examples=["2026-03-02T10:40:00Z"])
@@ -88,7 +90,6 @@ class ReportApproved(ReportDecision):
     """Notifies the requester that a report was approved."""
 
     type_name: ClassVar[str] = "report_approved"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Bob", "report": "Sales in February 2026", "approver": "Ann", "decided_at": "2026-03-02T10:40:00Z",
         "comment": "Good work. Please keep the chart by region.",
@@ -104,7 +105,6 @@ class ReportRejected(ReportDecision):
     """Notifies the requester that a report was not approved, and why."""
 
     type_name: ClassVar[str] = "report_rejected"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Bob", "report": "Sales in February 2026", "approver": "Ann", "decided_at": "2026-03-02T10:40:00Z",
         "reason": "Returns are missing for the last week. Please add them and ask again.",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from backline.messages.base import SmsMessage
-from backline.messages.fields import Variables, check_text
+from backline.messages.fields import Variables, check_text, matching
 from backline.messages.registry import register
 from backline.messages.templated import SmsTemplateName, TemplatedSms
 
@@ -16,11 +16,7 @@ Body = Annotated[str, Field(min_length=1, max_length=1600), AfterValidator(check
 MFA_LIFETIME = timedelta(minutes=5)
 
 
-def check_code(text: str) -> str:
-    """A code that a person types."""
-    if not text.isascii() or not text.replace("-", "").isalnum():
-        raise ValueError("must be ASCII letters, digits and hyphens")
-    return text
+check_code = matching("-*[A-Za-z0-9][A-Za-z0-9-]*", "must be ASCII letters, digits and hyphens")
 
 
 @register

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Annotated, ClassVar
 
@@ -10,27 +9,14 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from backline.channels.content import WebhookContent
 from backline.messages.base import WebhookMessage
-from backline.messages.fields import Timestamp
+from backline.messages.fields import Timestamp, matching
 from backline.messages.registry import register
 
-_EVENT_TYPE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_EVENT_ID = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def check_event_type(text: str) -> str:
-    """An event type: words of letters, digits, '_' and '-', separated by full stops."""
-    if not _EVENT_TYPE.fullmatch(text):
-        raise ValueError('must be words separated by full stops, such as "order.paid"')
-    return text
-
-
-def check_event_id(text: str) -> str:
-    """An event id, without a full stop, which the specification reserves."""
-    if not _EVENT_ID.fullmatch(text):
-        raise ValueError("must consist of letters, digits, '_' and '-'")
-    return text
-
-
+check_event_type = matching(
+    r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", 'must be words separated by full stops, such as "order.paid"'
+)
+# Without a full stop, which the specification reserves.
+check_event_id = matching(r"[A-Za-z0-9_-]+", "must consist of letters, digits, '_' and '-'")
 EventType = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(check_event_type)]
 EventId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_event_id)]
 
