@@ -18,34 +18,29 @@ _USER_ID = re.compile(r"[!-~]{1,200}")
 _ENDPOINT_ID = re.compile(r"ep_[0-9]{1,18}")
 
 
+@lru_cache(maxsize=4096)
 def parse_phone_number(text: str, field: str) -> str:
     """A number with its country code, in any usual notation, as E.164 (ITU-T): +4915112345678.
 
     InvalidInput names the field. Only the length is checked for its country: which ranges are in use changes too often,
     and the gateway knows.
     """
-    try:
-        return _parse_phone_number(text)
-    except ValueError as exc:
-        raise InvalidInput(field, str(exc)) from None
-
-
-@lru_cache(maxsize=4096)
-def _parse_phone_number(text: str) -> str:
     # Imported here because it is slow to import, and most tasks do not need it.
     import phonenumbers
 
     stripped = text.strip()
     if len(stripped) > MAX_NUMBER_LENGTH or not stripped.isascii() or not stripped.isprintable():
-        raise ValueError(f"{stripped[:MAX_NUMBER_LENGTH]!r} is not a phone number; {_NUMBER_HINT}")
+        raise InvalidInput(field, f"{stripped[:MAX_NUMBER_LENGTH]!r} is not a phone number; {_NUMBER_HINT}")
     if not stripped.startswith("+"):
-        raise ValueError(f"{stripped!r} lacks its country code; {_NUMBER_HINT}")
+        raise InvalidInput(field, f"{stripped!r} lacks its country code; {_NUMBER_HINT}")
     if any(char.isalpha() for char in stripped):
-        raise ValueError(f"{stripped!r} is not a phone number: it has letters; {_NUMBER_HINT}")
+        raise InvalidInput(field, f"{stripped!r} is not a phone number: it has letters; {_NUMBER_HINT}")
     try:
         number = phonenumbers.parse(stripped)
     except phonenumbers.NumberParseException:
-        raise ValueError(f"{stripped!r} is not a phone number: no country has that code; {_NUMBER_HINT}") from None
+        raise InvalidInput(
+            field, f"{stripped!r} is not a phone number: no country has that code; {_NUMBER_HINT}"
+        ) from None
     match phonenumbers.is_possible_number_with_reason(number):
         case phonenumbers.ValidationResult.TOO_SHORT:
             problem = "too short"
@@ -55,7 +50,7 @@ def _parse_phone_number(text: str) -> str:
             return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
         case _:
             problem = "of the wrong length"
-    raise ValueError(f"{stripped!r} is {problem} for its country; {_NUMBER_HINT}")
+    raise InvalidInput(field, f"{stripped!r} is {problem} for its country; {_NUMBER_HINT}")
 
 
 def parse_push_recipient(text: str, field: str) -> str:

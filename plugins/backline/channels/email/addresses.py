@@ -16,7 +16,7 @@ _SIMPLE_ADDRESS = re.compile(
 # Names that RFC 2606 and RFC 6761 reserve for tests and development. They are accepted, because local receivers use
 # them; email-validator, written for sign-up forms, refuses most of them.
 _RESERVED_DOMAIN = re.compile(r"localhost|.+\.(?:localhost|test|example|invalid|local)", re.IGNORECASE)
-_CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Address(NamedTuple):
@@ -33,40 +33,35 @@ class Address(NamedTuple):
         return not self.addr_spec.isascii()
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str, field: str) -> Address:
     """Parse `a@b.example`, `<a@b.example>` or `Name <a@b.example>`; InvalidInput names the field."""
-    try:
-        return _parse_address(text)
-    except ValueError as exc:
-        raise InvalidInput(field, str(exc)) from None
-
-
-@lru_cache(maxsize=4096)
-def _parse_address(text: str) -> Address:
-    if not text.isprintable() and _CONTROL_CHARACTERS.search(text):
-        raise ValueError("control characters and line breaks are not allowed in an address")
+    if not text.isprintable() and CONTROL_CHARACTERS.search(text):
+        raise InvalidInput(field, "control characters and line breaks are not allowed in an address")
     text = text.strip()
     if not text.endswith(">"):
-        return Address("", _validate_addr_spec(text))
+        return Address("", _validate_addr_spec(text, field))
     name, bracket, spec = text[:-1].rpartition("<")
     if not bracket:
-        raise ValueError(f"{text[:80]!r} has a '>' without '<'; write it as: Name <user@example.com>")
+        raise InvalidInput(field, f"{text[:80]!r} has a '>' without '<'; write it as: Name <user@example.com>")
     name = name.strip()
     if len(name) >= 2 and name.startswith('"') and name.endswith('"'):
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
     elif re.search(r"[<>@]", name):
-        raise ValueError("give one address only; a name that contains '@', '<' or '>' must be in double quotes")
-    return Address(name, _validate_addr_spec(spec.strip()))
+        raise InvalidInput(
+            field, "give one address only; a name that contains '@', '<' or '>' must be in double quotes"
+        )
+    return Address(name, _validate_addr_spec(spec.strip(), field))
 
 
-def _validate_addr_spec(spec: str) -> str:
+def _validate_addr_spec(spec: str, field: str) -> str:
     if match := _SIMPLE_ADDRESS.fullmatch(spec):
         local, domain = match["local"], match["domain"]
         # "--" may be punycode, which email-validator has to check.
         if len(local) <= 64 and len(spec) <= 254 and "--" not in domain:
             return f"{local}@{domain.lower()}"
     if not spec:
-        raise ValueError("an address is missing; write one such as user@example.com")
+        raise InvalidInput(field, "an address is missing; write one such as user@example.com")
     # Imported here because it is slow to import, and most tasks do not need it.
     from email_validator import EmailNotValidError, validate_email
 
@@ -76,6 +71,6 @@ def _validate_addr_spec(spec: str) -> str:
         # The syntax is checked with an ordinary top-level domain in place of the reserved one.
         checked = validate_email(f"{spec}.com" if development else spec, check_deliverability=False, strict=True)
     except EmailNotValidError as exc:
-        raise ValueError(f"{spec[:80]!r} is not an email address: {exc}") from None
+        raise InvalidInput(field, f"{spec[:80]!r} is not an email address: {exc}") from None
     ascii_domain = checked.ascii_domain.removesuffix(".com") if development else checked.ascii_domain
     return f"{checked.local_part}@{ascii_domain}"

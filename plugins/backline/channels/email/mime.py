@@ -16,7 +16,7 @@ from time import gmtime, strftime
 from urllib.parse import quote
 
 from backline.channels.content import Attachment, EmailContent
-from backline.channels.email.addresses import Address
+from backline.channels.email.addresses import CONTROL_CHARACTERS, Address
 from backline.errors import InvalidInput
 
 PREFERRED_LINE_LENGTH = 78
@@ -26,7 +26,6 @@ MAX_LINE_LENGTH = 998
 MAX_ENCODED_LINE_LENGTH = 76
 """Characters that a line with an encoded word must not exceed (RFC 2047 section 2)."""
 
-_CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,70}")
 _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 _SINGLE_SPACE = re.compile(r"(?<=[^ ]) (?=[^ ])")
@@ -171,7 +170,7 @@ def _base64(data: bytes) -> bytes:
 
 def reject_control_characters(value: str, field: str) -> None:
     """Raise InvalidInput, naming the field, for a text that could end its header field."""
-    if not value.isprintable() and (match := _CONTROL_CHARACTERS.search(value)):
+    if not value.isprintable() and (match := CONTROL_CHARACTERS.search(value)):
         code = f"U+{ord(match[0]):04X}"
         problem = f"character {match.start() + 1} is a line break or control character ({code}); remove it"
         raise InvalidInput(field, problem)
