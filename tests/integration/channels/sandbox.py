@@ -22,7 +22,7 @@ from backline.channels.base import Channel, Message
 from backline.channels.content import EmailContent, PushContent, WebhookContent
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.channels.push.channel import PushChannel
 from backline.channels.push.devices import DeviceStore
 from backline.channels.settings import EmailSettings, PushSettings, SmsSettings

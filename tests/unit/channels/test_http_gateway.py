@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from backline.channels.http.gateway import HttpGateway, proxy_for
-from backline.channels.http.session import HttpRequest, timeout
+from backline.channels.http import HttpGateway, HttpRequest, proxy_for, timeout
 from backline.errors import Misconfigured
 
 

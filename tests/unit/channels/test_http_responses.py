@@ -7,7 +7,7 @@ from email.utils import formatdate
 import pytest
 
 from backline.channels.base import RESPONSE_LIMIT
-from backline.channels.http.responses import error_class_of, error_from_response, raise_for_status, retry_after
+from backline.channels.http import HttpResponse, error_class_of, error_from_response, raise_for_status, retry_after
 from backline.errors import BacklineError, FailureClass, PermanentError, RateLimited, Rejected, RetryableError
 
 CLASSES = {
@@ -21,7 +21,7 @@ CLASSES = {
 @pytest.mark.parametrize(("status", "name"), CLASSES.items())
 def test_each_status_has_its_class(status: int, name: str) -> None:
     assert error_class_of(status).failure_class is FailureClass(name)
-    error = error_from_response(status, {}, "no", server="https://api.example")
+    error = error_from_response(HttpResponse(status, {}, "no"), "https://api.example")
     assert error.failure_class is FailureClass(name)
     assert error.code == str(status)
     assert str(error).startswith(f"https://api.example answered {status}: no")
@@ -35,12 +35,12 @@ def test_retryable_statuses() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_2xx_is_no_error(status: int) -> None:
-    raise_for_status(status, {}, "")
+    raise_for_status(HttpResponse(status, {}, ""), "x")
 
 
 def test_a_503_with_retry_after_is_rate_limited() -> None:
     with pytest.raises(RateLimited) as caught:
-        raise_for_status(503, {"Retry-After": "120"}, "")
+        raise_for_status(HttpResponse(503, {"Retry-After": "120"}, ""), "x")
     assert caught.value.retry_after == 120
 
 
@@ -66,19 +66,23 @@ def test_retry_after_in_seconds_or_as_a_date_relative_to_the_servers_clock(
 
 
 def test_a_redirects_target_is_named() -> None:
-    error = error_from_response(307, {"Location": "https://elsewhere.example/"}, "", server="https://api.example")
+    error = error_from_response(
+        HttpResponse(307, {"Location": "https://elsewhere.example/"}, ""), "https://api.example"
+    )
     assert "a redirect to 'https://elsewhere.example/'" in str(error)
 
 
 def test_a_long_response_is_cut_in_the_text_and_in_the_stored_response() -> None:
-    error = error_from_response(500, {}, "ä\n" * 100_000, server="x")
+    error = error_from_response(HttpResponse(500, {}, "ä\n" * 100_000), "x")
     assert len(str(error)) < 400
     assert "\n" not in str(error)
     assert len(error.response.encode()) <= RESPONSE_LIMIT
 
 
 def test_a_known_error_format_overrides_the_status() -> None:
-    error = error_from_response(403, {}, "{...}", server="x", detail="not there (code 21408)", error_class=Rejected)
+    error = error_from_response(
+        HttpResponse(403, {}, "{...}"), "x", detail="not there (code 21408)", error_class=Rejected
+    )
     assert isinstance(error, Rejected)
     assert (str(error), error.response) == ("x answered 403: not there (code 21408)", "not there (code 21408)")
-    assert isinstance(error_from_response(429, {}, "", server="x", error_class=None), BacklineError)
+    assert isinstance(error_from_response(HttpResponse(429, {}, ""), "x", error_class=None), BacklineError)

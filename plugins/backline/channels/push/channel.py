@@ -14,9 +14,16 @@ from urllib.parse import quote
 
 from backline.channels.base import Message, Receipt, truncate
 from backline.channels.content import PushContent
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.responses import error_from_response, json_object
-from backline.channels.http.session import UNKNOWN_OUTCOME, HttpRequest, HttpResponse, HttpSession, timeout
+from backline.channels.http import (
+    UNKNOWN_OUTCOME,
+    HttpGateway,
+    HttpRequest,
+    HttpResponse,
+    HttpSession,
+    error_from_response,
+    json_object,
+    timeout,
+)
 from backline.channels.push.devices import DeviceStore
 from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
 from backline.channels.recipients import USER_PREFIX, parse_push_recipient
@@ -187,10 +194,7 @@ def parse_response(response: HttpResponse, server: str) -> Receipt:
     detail = f"{code}: {error.get('message', 'no reason given')}" if code else ""
     if response.status == 404 and code == "UNREGISTERED":
         raise DeviceUnregistered(f"{server} answered 404: {detail}", code="404", response=truncate(detail))
-    raise error_from_response(
-        response.status, response.headers, response.body, server=server, detail=detail,
-        error_class=_ERROR_CLASSES.get(code),
-    )  # fmt: skip
+    raise error_from_response(response, server, detail=detail, error_class=_ERROR_CLASSES.get(code))
 
 
 def _error_code(error: dict[str, Any]) -> str:

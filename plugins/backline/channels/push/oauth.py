@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlencode, urlsplit
 
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.responses import raise_for_status
-from backline.channels.http.session import HttpRequest, HttpSession
+from backline.channels.http import HttpGateway, HttpRequest, HttpSession, raise_for_status
 from backline.errors import AuthenticationFailed, Misconfigured, UnknownFailure
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -119,7 +117,7 @@ class AccessTokenCache:
         if answer.status == 400:  # RFC 6749 section 5.2: invalid_grant and the like
             text = f"{server} answered 400: {_error_description(answer.body)}; check extra.service_account and this host's clock"
             raise AuthenticationFailed(text, code="400")
-        raise_for_status(answer.status, answer.headers, answer.body, server=server)
+        raise_for_status(answer, server)
         try:
             found = json.loads(answer.body)
             return str(found["access_token"]), float(found.get("expires_in", ASSERTION_LIFETIME_SECONDS))

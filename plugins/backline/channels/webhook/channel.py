@@ -19,8 +19,7 @@ from pydantic_core import to_json
 
 from backline.channels.base import Message, Receipt, truncate
 from backline.channels.content import WebhookContent
-from backline.channels.http.responses import raise_for_status
-from backline.channels.http.session import HttpRequest, HttpResponse, HttpSession
+from backline.channels.http import HttpRequest, HttpResponse, HttpSession, raise_for_status
 from backline.channels.recipients import parse_webhook_recipient
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import signature_header
@@ -177,7 +176,7 @@ def _check_status(endpoint: DeliveryEndpoint, response: HttpResponse) -> None:
         redirect = f"{endpoint.id} answered {status}, a redirect" + (f" to {host}" if host else "")
         raise UnknownFailure(f"{redirect}; redirects are not followed: set the endpoint's final URL", code=str(status))
     try:
-        raise_for_status(status, response.headers, response.body, server=endpoint.id)
+        raise_for_status(response, endpoint.id)
     except PermanentError as exc:
         if status == HTTP_GONE:
             raise
