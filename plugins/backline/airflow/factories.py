@@ -36,8 +36,7 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
         sms = config.section(SmsSettings)
         return SmsChannel(sms, http_gateway(sms.connection), render_sms)
     if name == "push":
-        from backline.channels.push.channel import PushChannel
-        from backline.channels.push.devices import DeviceStore
+        from backline.channels.push.channel import DeviceStore, PushChannel
         from backline.messages import render_push
 
         push = config.section(PushSettings)

@@ -55,16 +55,12 @@ MAX_DETAIL_CHARACTERS = 300
 """Characters of a response in an error's text; its `response` holds more."""
 
 _ERROR_CLASSES: dict[int, type[BacklineError]] = {
-    401: AuthenticationFailed,
-    403: AuthenticationFailed,
-    407: AuthenticationFailed,
-    408: TimeoutFailure,
-    425: UnknownFailure,
     429: RateLimited,
-    502: NetworkFailure,
-    503: NetworkFailure,
-    504: TimeoutFailure,
+    **dict.fromkeys((408, 504), TimeoutFailure),
+    **dict.fromkeys((502, 503), NetworkFailure),
     507: ResourceExhausted,
+    425: UnknownFailure,
+    **dict.fromkeys((401, 403, 407), AuthenticationFailed),
 }
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 

@@ -23,8 +23,7 @@ from backline.channels.content import EmailContent, PushContent, WebhookContent
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
 from backline.channels.http import HttpGateway
-from backline.channels.push.channel import PushChannel
-from backline.channels.push.devices import DeviceStore
+from backline.channels.push.channel import DeviceStore, PushChannel
 from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.channels.webhook.channel import WebhookChannel

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import psycopg
+
 from backline.channels.base import Message, Receipt, truncate
 from backline.channels.content import PushContent
 from backline.channels.http import (
@@ -24,14 +26,16 @@ from backline.channels.http import (
     json_object,
     timeout,
 )
-from backline.channels.push.devices import DeviceStore
 from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
 from backline.channels.recipients import USER_PREFIX, parse_push_recipient
 from backline.channels.settings import PushSettings
+from backline.db.connect import Database
+from backline.db.statements import statement
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,
     InvalidInput,
+    Misconfigured,
     PermanentError,
     RateLimited,
     Rejected,
@@ -177,6 +181,43 @@ class PushSession:
         except BacklineError as exc:
             # The message's outcome must not depend on this: the next message to the device tries again.
             log.warning("could not remove the unregistered device %s: %s", mask_token(token), exc)
+
+
+class DeviceStore:
+    """Users' devices in the app's own tables; raises DatabaseFailure if the database is unavailable.
+
+    Uses the statements `push_tokens` and `push_token_remove` of include/sql/identity.sql.
+    """
+
+    def __init__(self, dsn: Callable[[], str]) -> None:
+        self._dsn = dsn
+        self._database: Database | None = None
+
+    async def list_tokens(self, user_id: str) -> list[str]:
+        """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
+        try:
+            rows = await self._get_database().fetch(statement("identity", "push_tokens"), {"id": user_id})
+        except Misconfigured as exc:
+            if isinstance(exc.__cause__, psycopg.DataError):
+                raise InvalidInput(
+                    "to", f"{user_id!r} is not a user id that the statement push_tokens accepts"
+                ) from None
+            raise
+        return [str(row["token"]) for row in rows]
+
+    async def remove(self, token: str, reason: str) -> None:
+        """Remove a device that no longer exists; does nothing if it was removed already."""
+        await self._get_database().fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
+
+    async def close(self) -> None:
+        """Close the connection; the next use reopens it. Never raises."""
+        if self._database is not None:
+            await self._database.close()
+
+    def _get_database(self) -> Database:
+        if self._database is None:
+            self._database = Database(self._dsn(), name="push devices", retry_timeout=5.0)
+        return self._database
 
 
 def parse_response(response: HttpResponse, server: str) -> Receipt:
