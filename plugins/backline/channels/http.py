@@ -161,29 +161,20 @@ class HttpResponse(NamedTuple):
     body: str
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class HttpSession:
-    """A few persistent connections, opened by the first request and reopened after they break.
+    """A persistent connection, opened by the first request and reopened after it breaks.
 
-    Redirects are not followed and cookies not kept. `connector` creates the aiohttp connector, for callers that choose
-    addresses themselves. `repeat_disconnected`: send once more if the server has closed a persistent connection, for
-    servers that recognize a repetition.
+    Redirects are not followed and cookies not kept.
     """
 
-    def __init__(
-        self,
-        *,
-        connections: int = 1,
-        verify_tls: bool = True,
-        proxy: str | None = None,
-        connector: Callable[[], aiohttp.BaseConnector] | None = None,
-        repeat_disconnected: bool = False,
-    ) -> None:
-        self._connections = connections
-        self._verify_tls = verify_tls
-        self._proxy = proxy
-        self._connector = connector
-        self._repeat_disconnected = repeat_disconnected
-        self._client: aiohttp.ClientSession | None = None
+    verify_tls: bool = True
+    proxy: str | None = None
+    connector: Callable[[], aiohttp.BaseConnector] | None = None
+    """Creates the aiohttp connector, for callers that choose addresses or need several connections."""
+    repeat_disconnected: bool = False
+    """Send once more if the server has closed the connection; for servers that recognize a repetition."""
+    _client: aiohttp.ClientSession | None = field(default=None, init=False)
 
     async def exchange(self, request: HttpRequest, server: str = "") -> HttpResponse:
         """The response, whatever its status; raises TimeoutFailure or NetworkFailure, or InvalidInput for a wrong URL.
@@ -198,7 +189,7 @@ class HttpSession:
             try:
                 return await self._request(request)
             except aiohttp.ServerDisconnectedError:
-                if not self._repeat_disconnected:
+                if not self.repeat_disconnected:
                     raise
                 return await self._request(request)
         except aiohttp.ConnectionTimeoutError:
@@ -233,16 +224,15 @@ class HttpSession:
         timeout = aiohttp.ClientTimeout(total=request.timeout, connect=min(request.timeout, CONNECT_TIMEOUT_SECONDS))
         async with self._get_client().request(
             request.method, request.url, data=request.body, headers=request.headers, timeout=timeout,
-            allow_redirects=False, proxy=self._proxy,
+            allow_redirects=False, proxy=self.proxy,
         ) as response:  # fmt: skip
-            content = await _read_body(response)
-            return HttpResponse(response.status, response.headers, _decode(content, response.charset or "utf-8"))
+            return HttpResponse(response.status, response.headers, await _read_text(response))
 
     def _get_client(self) -> aiohttp.ClientSession:
         import aiohttp
 
         if self._client is None:
-            factory = self._connector or partial(aiohttp.TCPConnector, limit=self._connections, ssl=self._verify_tls)
+            factory = self.connector or partial(aiohttp.TCPConnector, limit=1, ssl=self.verify_tls)
             self._client = aiohttp.ClientSession(
                 connector=factory(), cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "Backline"}
             )
@@ -254,18 +244,15 @@ def timeout(seconds: float, attempt: int) -> float:
     return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), MAX_TIMEOUT_SECONDS))
 
 
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+async def _read_text(response: aiohttp.ClientResponse) -> str:
     content = bytearray()
     async for piece in response.content.iter_chunked(8192):
         content += piece
         if len(content) >= MAX_RESPONSE_BYTES:
             break
-    return bytes(content[:MAX_RESPONSE_BYTES])
-
-
-def _decode(content: bytes, charset: str) -> str:
+    del content[MAX_RESPONSE_BYTES:]
     try:
-        text = content.decode(charset, "replace")
+        text = content.decode(response.charset or "utf-8", "replace")
     except LookupError:
         text = content.decode("utf-8", "replace")
     return text.replace("\0", "\ufffd")  # PostgreSQL cannot store a NUL

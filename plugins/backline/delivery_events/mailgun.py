@@ -74,9 +74,5 @@ def _parse_event(data: dict[str, Any], token: str) -> DeliveryEvent | None:
             return bounce(hard=data.get("reason") in _HARD_BOUNCE_REASONS, **common)
         case "complained":
             return DeliveryEvent(event="complained", suppress="complaint", **common)
-        case "unsubscribed":
-            return DeliveryEvent(event="unsubscribed", **common)
-        case "delivered":
-            return DeliveryEvent(event="delivered", **common)
-        case _:
-            return DeliveryEvent(event="rejected", **common)
+        case _:  # delivered, rejected or unsubscribed
+            return DeliveryEvent(event=kind, **common)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, PositiveFloat, field_validator
 
+from backline.channels.webhook.ssrf_guard import parse_allowed_address
 from backline.settings.base import Section, register
 
 
@@ -25,10 +26,6 @@ class WebhookSettings(Section):
     @field_validator("allowed_addresses")
     @classmethod
     def _check_addresses(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
-        if allowed:
-            # Imported here because every process reads the settings, and few use this one.
-            from backline.channels.webhook.ssrf_guard import parse_allowed_address
-
-            for entry in allowed:
-                parse_allowed_address(entry)
+        for entry in allowed:
+            parse_allowed_address(entry)
         return allowed

@@ -25,12 +25,10 @@ class Address(NamedTuple):
     name: str
     """Display name, or empty."""
     addr_spec: str
-    """`local@domain` (RFC 5322), the domain in lower case and, if international, as punycode (RFC 5890)."""
+    """`local@domain` (RFC 5322), the domain in lower case and, if international, as punycode (RFC 5890).
 
-    @property
-    def needs_utf8(self) -> bool:
-        """Whether it requires a server with SMTPUTF8 (RFC 6531), because its local part is not ASCII."""
-        return not self.addr_spec.isascii()
+    It requires a server with SMTPUTF8 (RFC 6531) if it is not ASCII.
+    """
 
 
 @lru_cache(maxsize=4096)

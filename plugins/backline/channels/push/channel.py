@@ -267,8 +267,5 @@ def _platform_options(content: PushContent, now: float) -> dict[str, Any]:
     if content.collapse_key is not None:
         android["collapse_key"] = content.collapse_key
         apns["apns-collapse-id"] = content.collapse_key
-    options: dict[str, Any] = {"android": android} if android else {}
-    for platform, headers in (("apns", apns), ("webpush", webpush)):
-        if headers:
-            options[platform] = {"headers": headers}
-    return options
+    options = {"android": android, "apns": apns and {"headers": apns}, "webpush": webpush and {"headers": webpush}}
+    return {platform: values for platform, values in options.items() if values}
