@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from backline.airflow.connections import app_dsn, http_gateway, smtp_server
 from backline.channels.base import Channel
-from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
+from backline.channels.settings import EmailSettings, PushSettings, SmsSettings, WebhookSettings
 from backline.encryption import Encryptor
 from backline.errors import FailureClass, Misconfigured
 from backline.outbox.delivery import Delivery, ScheduledRetry, SecretResolver
 from backline.settings import RetrySettings, Settings
-from backline.webhooks.settings import WebhookSettings
 
 if TYPE_CHECKING:
     from backline.channels.webhook.endpoints import EndpointStore

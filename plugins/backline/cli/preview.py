@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.channels.email import mime
-from backline.channels.email.addresses import parse_address
+from backline.channels.recipients import parse_address
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
 from backline.cli.console import AsJson, app, err, out, print_json

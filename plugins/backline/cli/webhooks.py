@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from backline.audit_trail import Actor
+from backline.channels.settings import WebhookSettings
 from backline.cli import console
 from backline.cli.console import AsJson, err, out
 from backline.errors import InvalidInput
 from backline.settings import config_file, load
 from backline.settings.environment import ENVIRONMENT_PREFIX
 from backline.webhooks import endpoints
-from backline.webhooks.settings import WebhookSettings
 
 group = console.add_group("webhooks", "Webhook endpoints: list, add, rotate, disable, test, replay.")
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, JsonValue, PlainValidator, WithJsonSchema
 
-from backline.channels.email import addresses
+from backline.channels.recipients import parse_address
 from backline.errors import InvalidInput
 
 HEADER_NAME = re.compile(r"[!#-9;-~]{1,70}")
@@ -33,7 +33,7 @@ RESERVED_HEADERS = frozenset({
 def check_address(text: str) -> str:
     """One email address, with or without a display name."""
     try:
-        addresses.parse_address(text, "address")
+        parse_address(text, "address")
     except InvalidInput as exc:
         raise ValueError(exc.problem) from None
     return text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.messages.base import EmailMessage
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
+from backline.channels.settings import WebhookSettings
 from backline.errors import InvalidInput
 from backline.settings import settings
 from backline.web import webhook_schemas as schemas
@@ -15,7 +16,6 @@ from backline.web.database import Database, encryptor
 from backline.web.roles import Role, actor, route
 from backline.web.urls import api_url
 from backline.webhooks import endpoints
-from backline.webhooks.settings import WebhookSettings
 
 router = APIRouter(prefix="/api/v1/webhooks/endpoints", tags=["webhooks"])
 

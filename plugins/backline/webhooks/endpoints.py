@@ -17,6 +17,7 @@ from psycopg.rows import DictRow
 from pydantic import ConfigDict
 
 from backline.audit_trail import Actor, record
+from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.signatures import SCHEMES, Scheme, new_secret, public_key
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 from backline.db.connect import Session
@@ -26,7 +27,6 @@ from backline.errors import InvalidInput, PermanentError
 from backline.messages.fields import check_line
 from backline.messages.types.webhooks import check_event_type
 from backline.outbox.submission import NewMessage, enqueue, enqueue_many
-from backline.webhooks.settings import WebhookSettings
 
 Connection = Session
 API_CONFIG = ConfigDict(use_attribute_docstrings=True)

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from backline.channels.base import Channel, Message
-from backline.channels.content import Attachment, EmailContent
+from backline.channels.base import Attachment, Channel, EmailContent, Message
 from backline.channels.email.channel import EmailChannel, PreparedEmail
 from backline.channels.email.server import SmtpServer
 from backline.channels.settings import EmailSettings

@@ -15,8 +15,7 @@ import pytest
 from aiohttp import web
 from psycopg.rows import dict_row
 
-from backline.channels.base import Message, Receipt
-from backline.channels.content import PushContent
+from backline.channels.base import Message, PushContent, Receipt
 from backline.channels.http import HttpGateway
 from backline.channels.push.channel import DeviceStore, PushChannel
 from backline.channels.push.oauth import GRANT_TYPE, SCOPE, ServiceAccount

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backline.audit_trail import Filters, search
+from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.endpoints import DeliveryEndpoint, disabled_notification
 from backline.channels.webhook.signatures import public_key
 from backline.channels.webhook.ssrf_guard import AddressNotAllowed
@@ -17,7 +18,6 @@ from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
 from backline.outbox import queries
 from backline.webhooks import endpoints
-from backline.webhooks.settings import WebhookSettings
 from tests.integration.webhooks.conftest import ACTOR, ENCRYPTOR, PERMISSIVE_SETTINGS, WebhookOutbox
 
 

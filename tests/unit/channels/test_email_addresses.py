@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backline.channels.email.addresses import Address, parse_address
+from backline.channels.recipients import Address, parse_address
 from backline.errors import InvalidInput
 
 

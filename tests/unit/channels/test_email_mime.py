@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backline.channels.content import Attachment, EmailContent
-from backline.channels.email.addresses import Address
+from backline.channels.base import Attachment, EmailContent
 from backline.channels.email.mime import address_header, build_message, normalize_newlines
+from backline.channels.recipients import Address
 from backline.errors import InvalidInput
 
 SENDER = Address("Backline", "backline@example.com")

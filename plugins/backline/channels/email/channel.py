@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from backline.channels.base import Message, Receipt, truncate
-from backline.channels.content import Attachment, EmailContent
-from backline.channels.email.addresses import parse_address
+from backline.channels.base import Attachment, EmailContent, Message, Receipt, truncate
 from backline.channels.email.connection import ConnectionBroken, SmtpConnection, Transaction, connect
 from backline.channels.email.mime import address_header, build_message
 from backline.channels.email.replies import Reply, Stage, error_from_reply
 from backline.channels.email.server import SmtpServer
+from backline.channels.recipients import parse_address
 from backline.channels.settings import EmailSettings
 from backline.errors import BacklineError, InvalidInput, Misconfigured, NetworkFailure, Rejected, TimeoutFailure
 

@@ -15,8 +15,8 @@ from html.parser import HTMLParser
 from time import gmtime, strftime
 from urllib.parse import quote
 
-from backline.channels.content import Attachment, EmailContent
-from backline.channels.email.addresses import CONTROL_CHARACTERS, Address
+from backline.channels.base import Attachment, EmailContent
+from backline.channels.recipients import CONTROL_CHARACTERS, Address
 from backline.errors import InvalidInput
 
 PREFERRED_LINE_LENGTH = 78

@@ -14,8 +14,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from backline.channels.base import Message, Receipt, truncate
-from backline.channels.content import PushContent
+from backline.channels.base import Message, PushContent, Receipt, truncate
 from backline.channels.http import (
     UNKNOWN_OUTCOME,
     HttpGateway,

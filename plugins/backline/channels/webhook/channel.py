@@ -17,15 +17,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from pydantic_core import to_json
 
-from backline.channels.base import Message, Receipt, truncate
-from backline.channels.content import WebhookContent
+from backline.channels.base import Message, Receipt, WebhookContent, truncate
 from backline.channels.http import HttpRequest, HttpResponse, HttpSession, raise_for_status
 from backline.channels.recipients import parse_webhook_recipient
+from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import signature_header
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 from backline.errors import BacklineError, PermanentError, Rejected, UnknownFailure
-from backline.webhooks.settings import WebhookSettings
 
 USER_AGENT = "Backline-Webhooks/1"
 HTTP_GONE = 410
