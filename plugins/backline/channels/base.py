@@ -3,7 +3,8 @@
 A channel turns a message into bytes (`prepare`, pure CPU) and delivers them through sessions (`Session.send`, I/O). A
 session is one persistent connection. The dispatcher opens `Channel.connections` of them and gives each up to
 `Channel.messages_per_session` messages at a time. All errors are subclasses of `backline.errors.BacklineError`.
-Kept free of heavy imports: every task imports the message types.
+
+Heavy imports do not belong here: every task imports the message types, and with them this module.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
 
+MAX_TIMEOUT_SECONDS = 120.0
+"""Of one attempt, unless a channel has its own limit."""
 RESPONSE_LIMIT = 4096
 """Bytes of a receiver's response that are stored."""
 ALL_ENDPOINTS = "*"
 """The webhook recipient that means every subscribed endpoint."""
+
+
+def attempt_timeout(seconds: float, attempt: int, limit: float = MAX_TIMEOUT_SECONDS) -> float:
+    """The timeout of an attempt, numbered from 1: doubles with every attempt up to the limit, and never shrinks."""
+    return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), limit))
 
 
 def truncate(text: str) -> str:

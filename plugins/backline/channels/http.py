@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are read."""
 CONNECT_TIMEOUT_SECONDS = 10.0
-MAX_TIMEOUT_SECONDS = 120.0
 UNKNOWN_OUTCOME = "; outcome unknown: it may have accepted the message"
 MAX_DETAIL_CHARACTERS = 300
 """Characters of a response in an error's text; its `response` holds more."""
@@ -160,6 +159,41 @@ class HttpResponse(NamedTuple):
     """Names may be in any case."""
     body: str
 
+    def raise_for_status(self, server: str) -> None:
+        """Raise the error for a response, by the table above; none for 2xx."""
+        if not 200 <= self.status < 300:
+            raise self.error(server)
+
+    def error(self, server: str, *, detail: str = "", error_class: type[BacklineError] | None = None) -> BacklineError:
+        """The error for a response other than 2xx.
+
+        `detail` is the server's error message, if the body has a known format; `error_class` overrides the status's class.
+        """
+        status, headers, body = self
+        lower = {name.lower(): value for name, value in headers.items()}
+        wait = retry_after(lower)
+        if error_class is None and status == 503 and wait is not None:
+            error_class = RateLimited
+        elif error_class is None:
+            error_class = _ERROR_CLASSES.get(status, Rejected if 400 <= status < 500 else UnknownFailure)
+        message = detail or " ".join(body.split())[:MAX_DETAIL_CHARACTERS]
+        text = f"{server} answered {status}" + (f": {message}" if message else "")
+        if 300 <= status < 400:
+            text += (
+                f", a redirect to {lower.get('location', 'nowhere')!r}; redirects are not followed: give the final URL"
+            )
+        if issubclass(error_class, RetryableError):
+            return error_class(text, code=str(status), response=truncate(detail or body), retry_after=wait)
+        return error_class(text, code=str(status), response=truncate(detail or body))
+
+    def json_object(self) -> dict[str, Any]:
+        """The JSON object in the body; empty if it is anything else."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class HttpSession:
@@ -239,11 +273,6 @@ class HttpSession:
         return self._client
 
 
-def timeout(seconds: float, attempt: int) -> float:
-    """The timeout of an attempt, numbered from 1: doubles with every attempt, up to 120 s."""
-    return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), MAX_TIMEOUT_SECONDS))
-
-
 async def _read_text(response: aiohttp.ClientResponse) -> str:
     content = bytearray()
     async for piece in response.content.iter_chunked(8192):
@@ -264,41 +293,6 @@ def _origin(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
-def raise_for_status(response: HttpResponse, server: str) -> None:
-    """Raise the error for a response, by the table above; none for 2xx."""
-    if not 200 <= response.status < 300:
-        raise error_from_response(response, server)
-
-
-def error_from_response(
-    response: HttpResponse, server: str, *, detail: str = "", error_class: type[BacklineError] | None = None
-) -> BacklineError:
-    """The error for a response other than 2xx.
-
-    `detail` is the server's error message, if the body has a known format; `error_class` overrides the status's class.
-    """
-    status, headers, body = response
-    lower = {name.lower(): value for name, value in headers.items()}
-    wait = retry_after(lower)
-    error_class = error_class or error_class_of(status, has_retry_after=wait is not None)
-    message = detail or " ".join(body.split())[:MAX_DETAIL_CHARACTERS]
-    text = f"{server} answered {status}" + (f": {message}" if message else "")
-    if 300 <= status < 400:
-        text += f", a redirect to {lower.get('location', 'nowhere')!r}; redirects are not followed: give the final URL"
-    if issubclass(error_class, RetryableError):
-        return error_class(text, code=str(status), response=truncate(detail or body), retry_after=wait)
-    return error_class(text, code=str(status), response=truncate(detail or body))
-
-
-def error_class_of(status: int, *, has_retry_after: bool = False) -> type[BacklineError]:
-    """The class of a status other than 2xx; `has_retry_after`: whether the response has a Retry-After."""
-    if status == 503 and has_retry_after:
-        return RateLimited
-    if status in _ERROR_CLASSES:
-        return _ERROR_CLASSES[status]
-    return Rejected if 400 <= status < 500 else UnknownFailure
-
-
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds of a Retry-After (RFC 9110 section 10.2.3); None without a readable one.
 
@@ -311,15 +305,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if until is None:
         return None
     return max(0.0, until - (_parse_http_date(headers.get("date", "")) or time.time()))
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """The JSON object of a response's body; empty if it is anything else."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _parse_http_date(text: str) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from backline.channels.base import Attachment, EmailContent, Message, Receipt, truncate
+from backline.channels.base import Attachment, EmailContent, Message, Receipt, attempt_timeout, truncate
 from backline.channels.email.connection import ConnectionBroken, SmtpConnection, Transaction, connect
 from backline.channels.email.mime import address_header, build_message
 from backline.channels.email.replies import Reply, Stage, error_from_reply
@@ -91,6 +91,7 @@ class EmailChannel:
             message_id=message_id,
             date=int(time.time()),
         )
+        seconds = attempt_timeout(self._settings.timeout_seconds, message.attempt, _MAX_TIMEOUT_SECONDS)
         recipients = (to.addr_spec, *[address.addr_spec for address in cc], *[address.addr_spec for address in bcc])
         return PreparedEmail(
             message_id=message_id,
@@ -98,7 +99,7 @@ class EmailChannel:
             recipients=tuple(dict.fromkeys(recipients)) if len(recipients) > 1 else recipients,
             body=data.replace(b"\r\n.", b"\r\n..") + b".\r\n",
             size=len(data),
-            timeout=self._timeout(message.attempt, len(data)),
+            timeout=seconds + len(data) / _MIN_BYTES_PER_SECOND,
             utf8=not (self._from_header + "".join(recipients) + (reply_to.addr_spec if reply_to else "")).isascii(),
         )
 
@@ -110,11 +111,6 @@ class EmailChannel:
         """The same in every attempt, so that receivers can recognize a repetition (RFC 5322 section 3.6.4)."""
         created = round(message.created_at.timestamp() * 1_000_000)
         return f"<backline.{message.id}.{created}@{self._message_id_domain}>"
-
-    def _timeout(self, attempt: int, size: int) -> float:
-        """Doubles with every attempt."""
-        seconds = self._settings.timeout_seconds * 2.0 ** min(attempt - 1, 10)
-        return min(seconds, _MAX_TIMEOUT_SECONDS) + size / _MIN_BYTES_PER_SECOND
 
     def _check_attachments(self, attachments: tuple[Attachment, ...]) -> None:
         limit = self._settings.attachment_max_mib

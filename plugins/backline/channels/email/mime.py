@@ -10,9 +10,10 @@ import re
 import secrets
 from binascii import b2a_base64, b2a_qp
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from functools import cache, lru_cache
 from html.parser import HTMLParser
-from time import gmtime, strftime
 from urllib.parse import quote
 
 from backline.channels.base import Attachment, EmailContent
@@ -62,8 +63,6 @@ _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&
 _HIDDEN_TAGS = frozenset({"head", "style", "script", "title", "template"})
 _PARAGRAPH_TAGS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "blockquote", "pre", "hr"})
 _LINE_TAGS = frozenset({"br", "div", "tr", "li", "section", "article", "header", "footer"})
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def build_message(
@@ -278,10 +277,7 @@ def _encoded_words(text: str, column: int) -> str:
 
 @lru_cache(maxsize=8)
 def _date(seconds: int) -> str:
-    # strftime's own names of days and months depend on the process's locale.
-    utc = gmtime(seconds)
-    day, month = _DAYS[utc.tm_wday], _MONTHS[utc.tm_mon - 1]
-    return strftime(f"{day}, %d {month} %Y %H:%M:%S +0000", utc)
+    return format_datetime(datetime.fromtimestamp(seconds, UTC))
 
 
 def html_to_text(html: str) -> str:

@@ -14,17 +14,8 @@ from urllib.parse import quote
 
 import psycopg
 
-from backline.channels.base import Message, PushContent, Receipt, truncate
-from backline.channels.http import (
-    UNKNOWN_OUTCOME,
-    HttpGateway,
-    HttpRequest,
-    HttpResponse,
-    HttpSession,
-    error_from_response,
-    json_object,
-    timeout,
-)
+from backline.channels.base import Message, PushContent, Receipt, attempt_timeout, truncate
+from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
 from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
 from backline.channels.recipients import USER_PREFIX, parse_push_recipient
 from backline.channels.settings import PushSettings
@@ -106,7 +97,7 @@ class PushChannel:
         if not content.data:
             del body["data"]
         built = {**body, **_platform_options(content, time.time())}
-        return PreparedPush(recipient, built, timeout(self._settings.timeout_seconds, message.attempt))
+        return PreparedPush(recipient, built, attempt_timeout(self._settings.timeout_seconds, message.attempt))
 
     def session(self) -> PushSession:
         """A new session, not yet connected."""
@@ -221,7 +212,7 @@ class DeviceStore:
 
 def parse_response(response: HttpResponse, server: str) -> Receipt:
     """The provider's confirmation; raises DeviceUnregistered, or the error for any other response."""
-    found = json_object(response.body)
+    found = response.json_object()
     if 200 <= response.status < 300:
         name = found.get("name")
         if not isinstance(name, str):
@@ -234,7 +225,7 @@ def parse_response(response: HttpResponse, server: str) -> Receipt:
     detail = f"{code}: {error.get('message', 'no reason given')}" if code else ""
     if response.status == 404 and code == "UNREGISTERED":
         raise DeviceUnregistered(f"{server} answered 404: {detail}", code="404", response=truncate(detail))
-    raise error_from_response(response, server, detail=detail, error_class=_ERROR_CLASSES.get(code))
+    raise response.error(server, detail=detail, error_class=_ERROR_CLASSES.get(code))
 
 
 def _error_code(error: dict[str, Any]) -> str:

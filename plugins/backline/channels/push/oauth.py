@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlencode, urlsplit
 
-from backline.channels.http import HttpGateway, HttpRequest, HttpSession, json_object, raise_for_status
+from backline.channels.http import HttpGateway, HttpRequest, HttpSession
 from backline.errors import AuthenticationFailed, Misconfigured, UnknownFailure
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -108,14 +108,14 @@ class AccessTokenCache:
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         answer = await http.exchange(HttpRequest("POST", account.token_url, headers, body, self._timeout))
         server = f"the token server of {account.client_email}"
-        found = json_object(answer.body)
+        found = answer.json_object()
         if answer.status == 400:  # RFC 6749 section 5.2: invalid_grant and the like
             problem = found.get("error_description", "no description")
             if "error" in found:
                 problem = f"{found['error']}: {problem}"
             advice = "check extra.service_account and this host's clock"
             raise AuthenticationFailed(f"{server} answered 400: {problem}; {advice}", code="400")
-        raise_for_status(answer, server)
+        answer.raise_for_status(server)
         try:
             return str(found["access_token"]), float(found.get("expires_in", ASSERTION_LIFETIME_SECONDS))
         except (ValueError, KeyError, TypeError):

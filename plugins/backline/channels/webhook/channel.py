@@ -18,7 +18,7 @@ from aiohttp.resolver import DefaultResolver
 from pydantic_core import to_json
 
 from backline.channels.base import Message, Receipt, WebhookContent, truncate
-from backline.channels.http import HttpRequest, HttpResponse, HttpSession, raise_for_status
+from backline.channels.http import HttpRequest, HttpResponse, HttpSession
 from backline.channels.recipients import parse_webhook_recipient
 from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
@@ -175,7 +175,7 @@ def _check_status(endpoint: DeliveryEndpoint, response: HttpResponse) -> None:
         redirect = f"{endpoint.id} answered {status}, a redirect" + (f" to {host}" if host else "")
         raise UnknownFailure(f"{redirect}; redirects are not followed: set the endpoint's final URL", code=str(status))
     try:
-        raise_for_status(response, endpoint.id)
+        response.raise_for_status(endpoint.id)
     except PermanentError as exc:
         if status == HTTP_GONE:
             raise
