@@ -211,10 +211,9 @@ class HttpSession:
     _client: aiohttp.ClientSession | None = field(default=None, init=False)
 
     async def exchange(self, request: HttpRequest, server: str = "") -> HttpResponse:
-        """The response, whatever its status; raises TimeoutFailure or NetworkFailure, or InvalidInput for a wrong URL.
+        """The response, whatever its status; TimeoutFailure, NetworkFailure, or InvalidInput for a wrong URL.
 
-        The error says if the server may nevertheless have processed the request. It names the server as `server`, or by
-        the URL's origin.
+        Errors name the `server`, or else the URL's origin, and say if it may have processed the request.
         """
         import aiohttp
 

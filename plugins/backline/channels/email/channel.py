@@ -138,12 +138,11 @@ class EmailSession:
         self._tls_context = context
 
     async def send(self, prepared: PreparedEmail) -> Receipt:
-        """Submit one message. After an error the server has not accepted it, unless the error says so.
+        """Submit one message; after an error the server has not accepted it, unless the error says so.
 
-        May be called for the next message before this one is finished: its envelope is then sent with this body (RFC 2920
-        section 3.1). A connection that turns out to be closed is replaced at once, unless the server may have the message.
-        If the message's own recipient is refused, it is sent to no one; refused cc and bcc are listed in the receipt. A
-        cancelled send closes its connection.
+        The next `send` may begin before this one ends: its envelope is then sent with this body (RFC 2920 section 3.1).
+        A connection that turns out to be closed is replaced at once, unless the server may have the message. If the
+        message's own recipient is refused, it is sent to no one; refused cc and bcc are listed in the receipt.
         """
         await self.pipeline_lock.acquire()
         return await _Delivery(self, prepared).run()

@@ -187,9 +187,8 @@ class SmtpConnection(asyncio.Protocol):
     ) -> list[Reply]:
         """Write commands and wait for so many replies; fewer if one of them is 421, which ends the session.
 
-        `body` is written at once when the last reply is 354 and no earlier one is a refusal; the reply to it then comes
-        last. Until then no other command may be sent. After ConnectionBroken, TimeoutError or a cancellation the
-        connection can only be aborted.
+        `body` is written when the last reply is 354 and none was a refusal; the reply to it then comes last. Until then no
+        other command may be sent. After an error or a cancellation the connection can only be aborted.
         """
         if not self.usable:
             raise ConnectionBroken(self._close_reason)

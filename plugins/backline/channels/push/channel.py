@@ -153,17 +153,15 @@ class PushSession:
             raise Rejected(text, code=exc.code, response=exc.response) from None
 
     async def _post(self, body: bytes, seconds: float) -> HttpResponse:
-        access_token = await self._tokens.get(self._http)
-        response = await self._exchange(access_token, body, seconds)
-        if response.status == 401:
+        for is_last in (False, True):
+            token = await self._tokens.get(self._http)
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json; charset=utf-8"}
+            response = await self._http.exchange(HttpRequest("POST", self._url, headers, body, seconds))
+            if response.status != 401 or is_last:
+                break
             # The token was revoked, or expired early by the provider's clock: send once more with a new one.
-            self._tokens.invalidate(access_token)
-            response = await self._exchange(await self._tokens.get(self._http), body, seconds)
+            self._tokens.invalidate(token)
         return response
-
-    async def _exchange(self, access_token: str, body: bytes, seconds: float) -> HttpResponse:
-        headers = {"Authorization": f"Bearer {access_token}", "Content-Type": "application/json; charset=utf-8"}
-        return await self._http.exchange(HttpRequest("POST", self._url, headers, body, seconds))
 
     async def _remove_device(self, token: str) -> None:
         try:

@@ -87,10 +87,7 @@ class AccessTokenCache:
         self._lock = asyncio.Lock()
 
     async def get(self, http: HttpSession) -> str:
-        """A token that is valid for at least a minute; only one request at a time fetches a new one.
-
-        AuthenticationFailed if the account is refused; other errors as for any request.
-        """
+        """A token that is valid for at least a minute; AuthenticationFailed if the account is refused."""
         async with self._lock:
             if time.monotonic() >= self._valid_until:
                 self._token, lifetime = await self._request_token(http)
