@@ -171,8 +171,7 @@ def rotate_secret(
 ) -> EndpointWithSecret:
     """Create a new secret for an endpoint, of another scheme if one is given.
 
-    The old ones also sign for `overlap_seconds` (by default the settings'), so that the receiver has time to switch; 0
-    after a secret has leaked.
+    The old ones also sign for `overlap_seconds`, by default the settings'; give 0 after a secret has leaked.
     """
     endpoint = get_endpoint(connection, endpoint_id)
     seconds = settings.rotation_overlap_seconds if overlap_seconds is None else overlap_seconds

@@ -107,9 +107,7 @@ class AccessTokenCache:
         server = f"the token server of {account.client_email}"
         found = answer.json_object()
         if answer.status == 400:  # RFC 6749 section 5.2: invalid_grant and the like
-            problem = found.get("error_description", "no description")
-            if "error" in found:
-                problem = f"{found['error']}: {problem}"
+            problem = f"{found.get('error', 'unknown error')}: {found.get('error_description', 'no description')}"
             advice = "check extra.service_account and this host's clock"
             raise AuthenticationFailed(f"{server} answered 400: {problem}; {advice}", code="400")
         answer.raise_for_status(server)

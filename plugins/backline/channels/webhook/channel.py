@@ -137,11 +137,10 @@ class GuardedResolver(AbstractResolver):
         await self._inner.close()
 
 
-def guarded_connector(guard: AddressGuard, resolver_factory: ResolverFactory = DefaultResolver) -> aiohttp.TCPConnector:
-    """A connection pool without limits that connects only to allowed addresses.
+def guarded_connector(guard: AddressGuard, resolver_factory: ResolverFactory) -> aiohttp.TCPConnector:
+    """A connection pool without limits that connects only to allowed addresses, or raises AddressNotAllowed.
 
     The address is checked again when its socket is created, because an address in the URL is not resolved.
-    AddressNotAllowed is raised to the caller that requested the connection.
     """
 
     def open_socket(info: Any) -> socket.socket:
