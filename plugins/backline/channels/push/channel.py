@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from backline import errors
 from backline.channels.base import Message, PushContent, Receipt, attempt_timeout, truncate
 from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
 from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
@@ -21,17 +22,6 @@ from backline.channels.recipients import USER_PREFIX, parse_push_recipient
 from backline.channels.settings import PushSettings
 from backline.db.connect import Database
 from backline.db.statements import statement
-from backline.errors import (
-    AuthenticationFailed,
-    BacklineError,
-    InvalidInput,
-    Misconfigured,
-    PermanentError,
-    RateLimited,
-    Rejected,
-    RetryableError,
-    UnknownFailure,
-)
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +29,14 @@ MAX_PAYLOAD_BYTES = 4096
 """Bytes of notification and data together that FCM accepts."""
 VISIBLE_TOKEN_CHARACTERS = 12
 """Characters of a device token in texts: enough to find the device, too few to send to it."""
-_ERROR_CLASSES: dict[str, type[BacklineError]] = {
-    "SENDER_ID_MISMATCH": Rejected,  # 403: the device belongs to another project; our credentials are valid
-    "QUOTA_EXCEEDED": RateLimited,
-    "THIRD_PARTY_AUTH_ERROR": AuthenticationFailed,
+_ERROR_CLASSES: dict[str, type[errors.BacklineError]] = {
+    "SENDER_ID_MISMATCH": errors.Rejected,  # 403: the device belongs to another project; our credentials are valid
+    "QUOTA_EXCEEDED": errors.RateLimited,
+    "THIRD_PARTY_AUTH_ERROR": errors.AuthenticationFailed,
 }
 
 
-class DeviceUnregistered(PermanentError):
+class DeviceUnregistered(errors.PermanentError):
     """The device has uninstalled the app, or has a new token."""
 
 
@@ -93,7 +83,7 @@ class PushChannel:
         size = len(json.dumps(body, ensure_ascii=False).encode())
         if size > MAX_PAYLOAD_BYTES:
             problem = f"title, body and data have {size} bytes; the limit is {MAX_PAYLOAD_BYTES}: shorten them"
-            raise InvalidInput("data", problem)
+            raise errors.InvalidInput("data", problem)
         if not content.data:
             del body["data"]
         built = {**body, **_platform_options(content, time.time())}
@@ -123,20 +113,20 @@ class PushSession:
         if not prepared.recipient.startswith(USER_PREFIX):
             return await self._send_to_device(prepared, prepared.recipient)
         receipts: list[Receipt] = []
-        refused: list[tuple[str, BacklineError]] = []
+        refused: list[tuple[str, errors.BacklineError]] = []
         for token in await self._devices.list_tokens(prepared.recipient.removeprefix(USER_PREFIX)):
             try:
                 receipts.append(await self._send_to_device(prepared, token))
-            except BacklineError as exc:
+            except errors.BacklineError as exc:
                 refused.append((mask_token(token), exc))
         if receipts:
             others = tuple((token, str(exc)) for token, exc in refused)
             response = ", ".join(receipt.response for receipt in receipts)
             return receipts[0]._replace(response=response, refused_recipients=others)
         if not refused:
-            raise Rejected(f"{prepared.recipient} has no device for push messages")
-        errors = [exc for _, exc in refused]
-        raise next((exc for exc in errors if isinstance(exc, RetryableError)), errors[-1])
+            raise errors.Rejected(f"{prepared.recipient} has no device for push messages")
+        failures = [exc for _, exc in refused]
+        raise next((exc for exc in failures if isinstance(exc, errors.RetryableError)), failures[-1])
 
     async def close(self) -> None:
         """Close the connection; never raises."""
@@ -150,7 +140,7 @@ class PushSession:
         except DeviceUnregistered as exc:
             await self._remove_device(token)
             text = f"{exc}; the device {mask_token(token)} no longer exists and was removed"
-            raise Rejected(text, code=exc.code, response=exc.response) from None
+            raise errors.Rejected(text, code=exc.code, response=exc.response) from None
 
     async def _post(self, body: bytes, seconds: float) -> HttpResponse:
         for is_last in (False, True):
@@ -166,7 +156,7 @@ class PushSession:
     async def _remove_device(self, token: str) -> None:
         try:
             await self._devices.remove(token, "the push provider reports it as unregistered (UNREGISTERED)")
-        except BacklineError as exc:
+        except errors.BacklineError as exc:
             # The message's outcome must not depend on this: the next message to the device tries again.
             log.warning("could not remove the unregistered device %s: %s", mask_token(token), exc)
 
@@ -185,9 +175,9 @@ class DeviceStore:
         """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
         try:
             rows = await self._get_database().fetch(statement("identity", "push_tokens"), {"id": user_id})
-        except Misconfigured as exc:
+        except errors.Misconfigured as exc:
             if isinstance(exc.__cause__, psycopg.DataError):
-                raise InvalidInput(
+                raise errors.InvalidInput(
                     "to", f"{user_id!r} is not a user id that the statement push_tokens accepts"
                 ) from None
             raise
@@ -215,7 +205,7 @@ def parse_response(response: HttpResponse, server: str) -> Receipt:
         name = found.get("name")
         if not isinstance(name, str):
             text = f"{server} answered {response.status} without a message name{UNKNOWN_OUTCOME}"
-            raise UnknownFailure(text, code=str(response.status), response=truncate(response.body))
+            raise errors.UnknownFailure(text, code=str(response.status), response=truncate(response.body))
         return Receipt(str(response.status), name, name)
     error = found.get("error")
     error = error if isinstance(error, dict) else {}
