@@ -107,7 +107,9 @@ class AccessTokenCache:
         server = f"the token server of {account.client_email}"
         found = answer.json_object()
         if answer.status == 400:  # RFC 6749 section 5.2: invalid_grant and the like
-            problem = f"{found.get('error', 'unknown error')}: {found.get('error_description', 'no description')}"
+            problem = "no description"
+            if "error" in found:
+                problem = f"{found['error']}: {found.get('error_description', problem)}"
             advice = "check extra.service_account and this host's clock"
             raise AuthenticationFailed(f"{server} answered 400: {problem}; {advice}", code="400")
         answer.raise_for_status(server)
