@@ -235,8 +235,8 @@ def mask_token(recipient: str) -> str:
 def _platform_options(content: PushContent, now: float) -> dict[str, Any]:
     """Time to live and collapse key, under each platform's own name."""
     android: dict[str, Any] = {}
-    apns: dict[str, str] = {}
-    webpush: dict[str, str] = {}
+    apns: dict[str, Any] = {}
+    webpush: dict[str, Any] = {}
     if content.ttl_seconds is not None:
         android["ttl"] = f"{content.ttl_seconds}s"
         # Apple takes a point in time; 0 means now or never.
