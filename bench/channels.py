@@ -12,13 +12,12 @@ import psycopg
 from psycopg.rows import DictRow
 
 from backline.audit_trail import Actor
-from backline.channels.settings import PushSettings, SmsSettings
+from backline.channels.settings import PushSettings, SmsSettings, WebhookSettings
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import UnknownFailure
 from backline.settings import settings
 from backline.webhooks import endpoints
-from backline.webhooks.settings import WebhookSettings
 from bench import outbox
 from bench.gateway_sink import GatewaySink
 from bench.harness import BenchRun

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 
 from backline.audit_trail import Actor
+from backline.channels.settings import WebhookSettings
 from backline.db.connect import session
 from backline.encryption import Encryptor
 from backline.webhooks import endpoints
-from backline.webhooks.settings import WebhookSettings
 from demo.check import Check, Result, require, wait_until
 from demo.context import DemoContext
 

@@ -16,7 +16,7 @@ import os
 import signal
 from typing import ClassVar
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.messages.base import EmailMessage
 from backline.messages.registry import register
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.dead_letters.alerts import AlertSender
 from backline.dead_letters.runs import AirflowRuns
 from backline.errors import NotConfigured

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from backline.channels.settings import EmailSettings
+from backline.channels.settings import EmailSettings, WebhookSettings
 from backline.errors import FailureClass, Misconfigured
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Settings, config_file, load
 from backline.settings.base import registered_sections
-from backline.webhooks.settings import WebhookSettings
 
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
 CORE_SECTIONS = ("database", "outbox", "lane_trigger", "direct_pools", "alerts", "jobs", "job_pools")

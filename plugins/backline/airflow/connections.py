@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from backline.airflow_api import AirflowClient
     from backline.channels.email.server import SmtpServer
-    from backline.channels.http.gateway import HttpGateway
+    from backline.channels.http import HttpGateway
     from backline.dead_letters.alerts import Alert, AlertSender
     from backline.dead_letters.runs import AirflowRuns
     from backline.payments.provider import Provider
@@ -111,7 +111,7 @@ def http_gateway(connection_id: str) -> HttpGateway:
     """The HTTP gateway of a connection; NotConfigured if the connection does not exist."""
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-    from backline.channels.http.gateway import HttpGateway
+    from backline.channels.http import HttpGateway
 
     try:
         connection = BaseHook.get_connection(connection_id)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from backline.airflow.connections import app_dsn, http_gateway, smtp_server
 from backline.channels.base import Channel
-from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
+from backline.channels.settings import EmailSettings, PushSettings, SmsSettings, WebhookSettings
 from backline.encryption import Encryptor
 from backline.errors import FailureClass, Misconfigured
 from backline.outbox.delivery import Delivery, ScheduledRetry, SecretResolver
 from backline.settings import RetrySettings, Settings
-from backline.webhooks.settings import WebhookSettings
 
 if TYPE_CHECKING:
     from backline.channels.webhook.endpoints import EndpointStore
@@ -36,8 +35,7 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
         sms = config.section(SmsSettings)
         return SmsChannel(sms, http_gateway(sms.connection), render_sms)
     if name == "push":
-        from backline.channels.push.channel import PushChannel
-        from backline.channels.push.devices import DeviceStore
+        from backline.channels.push.channel import DeviceStore, PushChannel
         from backline.messages import render_push
 
         push = config.section(PushSettings)

@@ -1,22 +1,35 @@
-"""The contract between the dispatcher and a channel.
+"""The contract between message types, the dispatcher and channels.
 
 A channel turns a message into bytes (`prepare`, pure CPU) and delivers them through sessions (`Session.send`, I/O). A
 session is one persistent connection. The dispatcher opens `Channel.connections` of them and gives each up to
 `Channel.messages_per_session` messages at a time. All errors are subclasses of `backline.errors.BacklineError`.
+
+Heavy imports do not belong here: every task imports the message types, and with them this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
 
+MAX_TIMEOUT_SECONDS = 120.0
+"""Of one attempt, unless a channel has its own limit."""
 RESPONSE_LIMIT = 4096
 """Bytes of a receiver's response that are stored."""
+ALL_ENDPOINTS = "*"
+"""The webhook recipient that means every subscribed endpoint."""
+
+
+def attempt_timeout(seconds: float, attempt: int, limit: float = MAX_TIMEOUT_SECONDS) -> float:
+    """The timeout of an attempt, numbered from 1: doubles with every attempt up to the limit, and never shrinks."""
+    return max(seconds, min(seconds * 2.0 ** min(attempt - 1, 10), limit))
 
 
 def truncate(text: str) -> str:
@@ -36,6 +49,49 @@ class Message(NamedTuple):
     created_at: datetime
     attempt: int = 1
     """The attempt's number, from 1; a channel may give later attempts a longer timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file attached to an email."""
+
+    filename: str
+    content_type: str
+    content: bytes
+
+
+class EmailContent(NamedTuple):
+    """An email's subject, parts and further addresses; `text` or `html` may be None, not both."""
+
+    subject: str
+    text: str | None = None
+    html: str | None = None
+    cc: tuple[str, ...] = ()
+    bcc: tuple[str, ...] = ()
+    reply_to: str | None = None
+    headers: Mapping[str, str] = MappingProxyType({})
+    attachments: tuple[Attachment, ...] = ()
+
+
+class PushContent(NamedTuple):
+    """A push notification, with data for the app on the device."""
+
+    title: str
+    body: str
+    data: Mapping[str, str] = MappingProxyType({})
+    ttl_seconds: int | None = None
+    """How long the provider keeps it for a device that is offline. None: four weeks, the maximum. 0: now or never."""
+    collapse_key: str | None = None
+    """A device that was offline shows only the latest notification of each key."""
+
+
+class WebhookContent(NamedTuple):
+    """One event. Its id and time are the same in every attempt, every replay and for every endpoint."""
+
+    event_id: str
+    event_type: str
+    occurred_at: datetime
+    data: Mapping[str, Any]
 
 
 class Receipt(NamedTuple):

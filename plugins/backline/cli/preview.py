@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from backline.channels.content import EmailContent
-from backline.channels.email import headers, mime
-from backline.channels.email.addresses import parse_address
+from backline.channels.base import EmailContent
+from backline.channels.email import mime
+from backline.channels.recipients import parse_address
 from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
 from backline.cli.console import AsJson, app, err, out, print_json
@@ -111,7 +111,7 @@ def _details(message: EmailMessage, content: EmailContent) -> dict[str, Any]:
     config = settings().section(EmailSettings)
     data = mime.build_message(
         content,
-        sender=headers.address_header("From", (parse_address(config.from_address, "email.from_address"),)),
+        sender=mime.address_header("From", (parse_address(config.from_address, "email.from_address"),)),
         to=parse_address("ann@example.com", "to"),
         message_id=f"<preview@{config.message_id_domain}>",
         date=int(time.time()),

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from backline.channels.settings import WebhookSettings
 from backline.cli import console
 from backline.cli.console import AsJson, err, out
 from backline.errors import InvalidInput
 from backline.settings import config_file, load
 from backline.settings.loader import ENVIRONMENT_PREFIX
-from backline.webhooks import endpoints, events
-from backline.webhooks.settings import WebhookSettings
+from backline.webhooks import endpoints
 
 group = console.add_group("webhooks", "Webhook endpoints: list, add, rotate, disable, test, replay.")
 
@@ -149,7 +149,7 @@ def delete(
 def send_test(endpoint: Id, as_json: AsJson = False) -> None:
     """Send a test event to an endpoint."""
     with console.transaction("webhooks") as connection:
-        message = events.send_test(connection, console.actor(), endpoint)
+        message = endpoints.send_test(connection, console.actor(), endpoint)
     text = f"Sent as message {message}. Follow it: ./backline inspect {message}"
     console.print_result({"messages": [message]}, text, as_json)
 
@@ -168,10 +168,10 @@ def replay(
     start = console.parse_time("--since", since)
     with console.transaction("webhooks") as connection:
         if start is None:
-            ids = [events.replay_one(connection, console.actor(), endpoint, message or 0)]
+            ids = [endpoints.replay_one(connection, console.actor(), endpoint, message or 0)]
         else:
-            ids = events.replay_since(connection, console.actor(), endpoint, start, include_delivered=everything)
-    more = "; there may be more, so run this again" if len(ids) == events.BATCH_LIMIT else ""
+            ids = endpoints.replay_since(connection, console.actor(), endpoint, start, include_delivered=everything)
+    more = "; there may be more, so run this again" if len(ids) == endpoints.BATCH_LIMIT else ""
     console.print_result({"messages": ids}, f"{len(ids)} events sent again to {endpoint}{more}", as_json)
 
 

@@ -10,16 +10,8 @@ import hmac
 from datetime import datetime
 from typing import Any
 
-from backline.delivery_events.events import (
-    DeliveryEvent,
-    InvalidSignature,
-    bounce,
-    check_signature_age,
-    join_text,
-    parse_epoch,
-    parse_json,
-    require_object,
-)
+from backline.delivery_events import events
+from backline.delivery_events.events import DeliveryEvent, InvalidSignature
 from backline.errors import InvalidInput
 
 SOURCE = "mailgun"
@@ -31,9 +23,9 @@ def parse_request(body: bytes, signing_key: str, now: datetime) -> list[Delivery
 
     Only time and token are signed, so the token is the event's id: the same token with another body is a duplicate.
     """
-    request = require_object(parse_json(body, "body"), "body")
-    token = _verify(require_object(request.get("signature"), "signature"), signing_key, now)
-    event = _parse_event(require_object(request.get("event-data"), "event-data"), token)
+    request = events.require_object(events.parse_json(body, "body"), "body")
+    token = _verify(events.require_object(request.get("signature"), "signature"), signing_key, now)
+    event = _parse_event(events.require_object(request.get("event-data"), "event-data"), token)
     return [] if event is None else [event]
 
 
@@ -44,7 +36,7 @@ def _verify(signature: dict[str, Any], signing_key: str, now: datetime) -> str:
     expected = hmac.new(signing_key.encode(), f"{stamp}{token}".encode(), hashlib.sha256).hexdigest()
     if not hmac.compare_digest(expected, given):
         raise InvalidSignature("its signature is wrong")
-    check_signature_age(parse_epoch(stamp, "signature.timestamp"), now)
+    events.check_signature_age(events.parse_epoch(stamp, "signature.timestamp"), now)
     return token
 
 
@@ -57,13 +49,14 @@ def _parse_event(data: dict[str, Any], token: str) -> DeliveryEvent | None:
     if not isinstance(recipient, str) or not recipient:
         raise InvalidInput("event-data.recipient", "is missing")
     status, message = data.get("delivery-status") or {}, data.get("message") or {}
-    headers = require_object(message, "event-data.message").get("headers") or {}
-    status = require_object(status, "event-data.delivery-status")
-    header = require_object(headers, "event-data.message.headers").get("message-id")
+    headers = events.require_object(message, "event-data.message").get("headers") or {}
+    status = events.require_object(status, "event-data.delivery-status")
+    header = events.require_object(headers, "event-data.message.headers").get("message-id")
+    detail = status.get("message") or status.get("description") or data.get("reason")
     common: dict[str, Any] = {
-        "source_id": token, "channel": "email", "at": parse_epoch(data.get("timestamp"), "event-data.timestamp"),
+        "source_id": token, "channel": "email", "at": events.parse_epoch(data.get("timestamp"), "event-data.timestamp"),
         "recipient": recipient, "message_id": header if isinstance(header, str) else None,
-        "detail": join_text(status.get("code"), status.get("message") or status.get("description") or data.get("reason")),
+        "detail": events.join_text(status.get("code"), detail),
     }  # fmt: skip
     match kind:
         case "failed" if data.get("severity") == "temporary":
@@ -71,12 +64,8 @@ def _parse_event(data: dict[str, Any], token: str) -> DeliveryEvent | None:
         case "failed" if data.get("reason") == "suppress-complaint":
             return DeliveryEvent(event="rejected", suppress="complaint", **common)
         case "failed":
-            return bounce(hard=data.get("reason") in _HARD_BOUNCE_REASONS, **common)
+            return events.bounce(hard=data.get("reason") in _HARD_BOUNCE_REASONS, **common)
         case "complained":
             return DeliveryEvent(event="complained", suppress="complaint", **common)
-        case "unsubscribed":
-            return DeliveryEvent(event="unsubscribed", **common)
-        case "delivered":
-            return DeliveryEvent(event="delivered", **common)
-        case _:
-            return DeliveryEvent(event="rejected", **common)
+        case _:  # delivered, rejected or unsubscribed
+            return DeliveryEvent(event=kind, **common)

@@ -18,16 +18,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from backline.delivery_events.events import (
-    DeliveryEvent,
-    InvalidSignature,
-    bounce,
-    check_signature_age,
-    join_text,
-    parse_epoch,
-    parse_json,
-    require_object,
-)
+from backline.delivery_events import events
+from backline.delivery_events.events import DeliveryEvent, InvalidSignature
 from backline.errors import InvalidInput, Misconfigured
 
 SOURCE = "sendgrid"
@@ -40,10 +32,10 @@ _DROP_SUPPRESSION_REASONS = {"Bounced Address": "hard_bounce", "Spam Reporting A
 def parse_request(headers: Mapping[str, str], body: bytes, public_key: str, now: datetime) -> list[DeliveryEvent]:
     """The events of one request. InvalidSignature; InvalidInput for a body that is not SendGrid's; Misconfigured."""
     _verify(headers, body, public_key, now)
-    events = parse_json(body, "body")
-    if not isinstance(events, list):
+    items = events.parse_json(body, "body")
+    if not isinstance(items, list):
         raise InvalidInput("body", "must be an array of events")
-    found = (_parse_event(require_object(one, f"[{index}]"), f"[{index}]") for index, one in enumerate(events))
+    found = (_parse_event(events.require_object(one, f"[{index}]"), f"[{index}]") for index, one in enumerate(items))
     return [event for event in found if event is not None]
 
 
@@ -63,7 +55,7 @@ def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datet
             key.verify(signature, stamp.encode() + body)
     except (BadSignature, binascii.Error):
         raise InvalidSignature("its signature is missing or wrong") from None
-    check_signature_age(parse_epoch(stamp, TIMESTAMP_HEADER), now)
+    events.check_signature_age(events.parse_epoch(stamp, TIMESTAMP_HEADER), now)
 
 
 def _parse_event(data: dict[str, Any], field: str) -> DeliveryEvent | None:
@@ -75,16 +67,17 @@ def _parse_event(data: dict[str, Any], field: str) -> DeliveryEvent | None:
     if not isinstance(recipient, str) or not recipient or not isinstance(source_id, str) or not source_id:
         raise InvalidInput(field, "must have email and sg_event_id")
     common: dict[str, Any] = {
-        "source_id": source_id, "channel": "email", "at": parse_epoch(data.get("timestamp"), f"{field}.timestamp"),
-        "recipient": recipient, "message_id": _text(data.get("smtp-id")), "provider_id": _text(data.get("sg_message_id")),
-        "detail": join_text(data.get("status"), data.get("reason") or data.get("response")),
+        "source_id": source_id, "channel": "email", "recipient": recipient,
+        "at": events.parse_epoch(data.get("timestamp"), f"{field}.timestamp"),
+        "message_id": _text(data.get("smtp-id")), "provider_id": _text(data.get("sg_message_id")),
+        "detail": events.join_text(data.get("status"), data.get("reason") or data.get("response")),
     }  # fmt: skip
     match kind:
         case "delivered" | "deferred":
             return DeliveryEvent(event=kind, **common)
         case "bounce":
             # A blocked one was refused temporarily, by the receiver's policy.
-            return bounce(hard=data.get("type") != "blocked", **common)
+            return events.bounce(hard=data.get("type") != "blocked", **common)
         case "dropped":
             reason: Any = _DROP_SUPPRESSION_REASONS.get(str(data.get("reason")))
             return DeliveryEvent(event="rejected", suppress=reason, **common)

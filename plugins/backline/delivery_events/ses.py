@@ -19,15 +19,8 @@ from cryptography.exceptions import InvalidSignature as BadSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from backline.delivery_events.events import (
-    DeliveryEvent,
-    InvalidSignature,
-    bounce,
-    check_signature_age,
-    join_text,
-    parse_json,
-    require_object,
-)
+from backline.delivery_events import events
+from backline.delivery_events.events import DeliveryEvent, InvalidSignature
 from backline.errors import InvalidInput
 
 SOURCE = "ses"
@@ -82,7 +75,7 @@ def parse_request(
 
     `topics` are the accepted topic ARNs. InvalidSignature; InvalidInput for a body that is not SNS's.
     """
-    note = require_object(parse_json(body, "body"), "body")
+    note = events.require_object(events.parse_json(body, "body"), "body")
     _verify(note, topics, certificates, now)
     if note["Type"] == "SubscriptionConfirmation":
         url = note["SubscribeURL"]
@@ -92,7 +85,7 @@ def parse_request(
     if note["Type"] != "Notification":
         return [], None
     try:
-        message = require_object(parse_json(note["Message"], "Message"), "Message")
+        message = events.require_object(events.parse_json(note["Message"], "Message"), "Message")
     except InvalidInput:  # SNS sends plain text when a topic is set up
         return [], None
     try:
@@ -119,7 +112,7 @@ def _verify(note: dict[str, Any], topics: Sequence[str], certificates: Certifica
         key.verify(base64.b64decode(note["Signature"], validate=True), text.encode(), padding.PKCS1v15(), algorithm)
     except (BadSignature, binascii.Error):
         raise InvalidSignature("its signature is wrong") from None
-    check_signature_age(_parse_time(note["Timestamp"]), now)
+    events.check_signature_age(_parse_time(note["Timestamp"]), now)
 
 
 _PARTS = {
@@ -150,17 +143,17 @@ def _events(message: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
             "recipient": data["emailAddress"], "message_id": header, "provider_id": mail["messageId"],
         }  # fmt: skip
         if kind == "Delivery":
-            yield DeliveryEvent(event="delivered", detail=join_text(part.get("smtpResponse")), **common)
+            yield DeliveryEvent(event="delivered", detail=events.join_text(part.get("smtpResponse")), **common)
         elif kind == "Bounce":
-            detail = join_text(part.get("bounceSubType"), data.get("diagnosticCode") or data.get("status"))
-            yield bounce(hard=part["bounceType"] == "Permanent", detail=detail, **common)
+            detail = events.join_text(part.get("bounceSubType"), data.get("diagnosticCode") or data.get("status"))
+            yield events.bounce(hard=part["bounceType"] == "Permanent", detail=detail, **common)
         elif kind == "DeliveryDelay":
-            detail = join_text(part.get("delayType"), data.get("diagnosticCode"))
+            detail = events.join_text(part.get("delayType"), data.get("diagnosticCode"))
             yield DeliveryEvent(event="deferred", detail=detail, **common)
         elif kind == "Reject":
-            yield DeliveryEvent(event="rejected", detail=join_text(part.get("reason")), **common)
+            yield DeliveryEvent(event="rejected", detail=events.join_text(part.get("reason")), **common)
         elif part.get("complaintFeedbackType") != "not-spam":
-            detail = join_text(part.get("complaintFeedbackType"))
+            detail = events.join_text(part.get("complaintFeedbackType"))
             yield DeliveryEvent(event="complained", suppress="complaint", detail=detail, **common)
 
 

@@ -20,7 +20,7 @@ from backline.jobs.results import ResultStore
 from backline.outbox import submission
 
 if TYPE_CHECKING:
-    from backline.channels.http.gateway import HttpGateway
+    from backline.channels.http import HttpGateway
     from backline.dead_letters.alerts import AlertSender
     from backline.dead_letters.runs import AirflowRuns
     from backline.payments.provider import Provider

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
-from backline.channels.base import Message
-from backline.channels.content import EmailContent, PushContent, WebhookContent
+from backline.channels.base import EmailContent, Message, PushContent, WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage, WebhookMessage

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backline.channels.content import Attachment
+from backline.channels.base import Attachment
 from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput
 from backline.messages.base import PayloadPart

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from backline.channels.content import EmailContent, PushContent, WebhookContent
+from backline.channels.base import EmailContent, PushContent, WebhookContent
 from backline.errors import InvalidInput
 from backline.messages import recipients
 from backline.messages.fields import parse_timestamp

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, PlainValidator, WithJsonSchema
 
-from backline.channels.email import addresses
+from backline.channels.recipients import parse_address
 from backline.errors import InvalidInput
 from backline.preferences.quiet_hours import find_time_zone
 
@@ -45,7 +45,7 @@ def matching(pattern: str, problem: str) -> Callable[[str], str]:
 def check_address(text: str) -> str:
     """One email address, with or without a display name."""
     try:
-        addresses.parse_address(text, "address")
+        parse_address(text, "address")
     except InvalidInput as exc:
         raise ValueError(exc.problem) from None
     return text

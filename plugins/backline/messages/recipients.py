@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 
 from backline.channels import recipients
-from backline.channels.email import addresses
 from backline.errors import InvalidInput
 
 EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17", "webhook": "*"}
@@ -72,7 +71,7 @@ def _parse_json_object(text: str) -> object:
 
 
 def _email(text: str, field: str) -> str:
-    addresses.parse_address(text, field)
+    recipients.parse_address(text, field)
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.errors import InvalidInput
 from backline.messages.base import EmailMessage, MessageType, SmsMessage
 from backline.messages.fields import Language, Name, TimeZone

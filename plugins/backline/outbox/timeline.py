@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
 
-from backline.channels.content import ALL_ENDPOINTS
+from backline.channels.base import ALL_ENDPOINTS
 from backline.errors import PERMANENT_CLASSES, FailureClass
 
 FAILURE_REASONS = {

@@ -14,7 +14,7 @@ from typing import Any
 
 import stripe
 
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.errors import (
     AuthenticationFailed,
     Misconfigured,

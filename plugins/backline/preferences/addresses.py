@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from backline.channels.email import addresses
+from backline.channels.recipients import parse_address
 from backline.errors import InvalidInput
 
 CHANNELS = ("email", "sms", "push", "webhook")
@@ -20,7 +20,7 @@ def address_key(channel: str, recipient: str) -> str:
         if key.isascii():
             return key
         try:
-            return addresses.parse_address(key, "address").addr_spec.lower()
+            return parse_address(key, "address").addr_spec.lower()
         except InvalidInput:  # the channel refuses it with the reason
             return key
     if channel == "sms":
@@ -33,7 +33,7 @@ def validate_address(channel: str, address: str) -> str:
     if channel not in CHANNELS:
         raise InvalidInput("channel", f"{channel[:40]!r} is not a channel; use one of: {', '.join(CHANNELS)}")
     if channel == "email":
-        return addresses.parse_address(address, "address").addr_spec.lower()
+        return parse_address(address, "address").addr_spec.lower()
     if not address.isprintable() or len(address) > 400:
         raise InvalidInput("address", "must be one line of at most 400 characters")
     key = address_key(channel, address)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
+from backline.channels.settings import WebhookSettings
 from backline.errors import InvalidInput
 from backline.settings import settings
 from backline.web import schemas
@@ -14,8 +15,7 @@ from backline.web.bodies import Body, OptionalBody, parse_body
 from backline.web.database import Database, encryptor
 from backline.web.roles import Role, actor, route
 from backline.web.urls import api_url
-from backline.webhooks import endpoints, events
-from backline.webhooks.settings import WebhookSettings
+from backline.webhooks import endpoints
 
 router = APIRouter(prefix="/api/v1/webhooks/endpoints", tags=["webhooks"])
 
@@ -108,7 +108,7 @@ def enable(request: Request, database: Database, id: Id) -> endpoints.Endpoint: 
 def test(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002
     """Of the type backline.test, whatever it subscribes to; 409 if it is disabled."""
     with database.transaction() as connection:
-        ids = [events.send_test(connection, actor(request), id)]
+        ids = [endpoints.send_test(connection, actor(request), id)]
     return _enqueued_events(request, ids)
 
 
@@ -123,9 +123,9 @@ def replay(request: Request, database: Database, id: Id, body: Body) -> dict[str
         raise InvalidInput("include_delivered", "requires since")
     with database.transaction() as connection:
         if given.message is not None and given.since is None:
-            ids = [events.replay_one(connection, actor(request), id, given.message)]
+            ids = [endpoints.replay_one(connection, actor(request), id, given.message)]
         elif given.since is not None and given.message is None:
-            ids = events.replay_since(
+            ids = endpoints.replay_since(
                 connection, actor(request), id, given.since, include_delivered=given.include_delivered
             )
         else:

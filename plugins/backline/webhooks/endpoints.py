@@ -1,6 +1,7 @@
-"""Manages endpoints. Each action runs in the caller's transaction and writes its entry of the audit trail there.
+"""Manages endpoints, and sends them test events and replays.
 
-A secret is returned once, by the action that creates it; afterwards it is used only for signing.
+Each action runs in the caller's transaction and writes its entry of the audit trail there. A secret is returned once, by
+the action that creates it; afterwards it is used only for signing.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from typing import Literal
+from urllib.parse import urlsplit
 
 from psycopg.rows import DictRow
 from pydantic import ConfigDict
 
 from backline.audit_trail import Actor, record
+from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.signatures import SCHEMES, Scheme, new_secret, public_key
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 from backline.db.connect import Session
@@ -24,7 +26,7 @@ from backline.encryption import Encryptor
 from backline.errors import InvalidInput, PermanentError
 from backline.messages.fields import check_line
 from backline.messages.types.webhooks import check_event_type
-from backline.webhooks.settings import WebhookSettings
+from backline.outbox.submission import NewMessage, enqueue, enqueue_many
 
 Connection = Session
 API_CONFIG = ConfigDict(use_attribute_docstrings=True)
@@ -36,6 +38,9 @@ MAX_EVENT_TYPES = 100
 MAX_EVENT_TYPE_LENGTH = 128
 MAX_DESCRIPTION_LENGTH = 200
 DEFAULT_PORTS = {"http": 80, "https": 443}
+TEST_EVENT = "backline.test"
+BATCH_LIMIT = 10_000
+"""Maximum number of events in one replay; repeating it continues with those still missing."""
 
 
 class EndpointNotFound(PermanentError):
@@ -90,8 +95,7 @@ class EndpointWithSecret:
 
 def list_endpoints(connection: Connection) -> list[Endpoint]:
     """All endpoints, oldest first."""
-    rows = connection.execute(statement("webhooks", "endpoint_list")).fetchall()
-    return _load_secrets(connection, rows)
+    return _load_secrets(connection, connection.execute(statement("webhooks", "endpoint_list")).fetchall())
 
 
 def get_endpoint(connection: Connection, endpoint_id: str) -> Endpoint:
@@ -123,7 +127,8 @@ def create(
     kind = _parse_scheme(scheme)
     [row] = connection.execute(statement("webhooks", "endpoint_create"), values).fetchall()
     secret = _add_secret(connection, row["id"], kind, encryptor)
-    _record_action(connection, actor, "create", row["id"], after={"event_types": values["event_types"], "scheme": kind})
+    after = {"event_types": values["event_types"], "scheme": kind}
+    record(connection, actor, "webhook.create", _target(row["id"]), after=after)
     return EndpointWithSecret(get_endpoint(connection, row["id"]), secret)
 
 
@@ -146,9 +151,8 @@ def update(
     }  # fmt: skip
     connection.execute(statement("webhooks", "endpoint_update"), values)
     after = get_endpoint(connection, endpoint_id)
-    _record_action(
-        connection, actor, "update", endpoint_id,
-        before={"event_types": before.event_types},
+    record(
+        connection, actor, "webhook.update", _target(endpoint_id), before={"event_types": before.event_types},
         # Not the URL, which may hold a token.
         after={"event_types": after.event_types, "new_url": after.url != before.url},
     )  # fmt: skip
@@ -167,8 +171,7 @@ def rotate_secret(
 ) -> EndpointWithSecret:
     """Create a new secret for an endpoint, of another scheme if one is given.
 
-    The old ones also sign for `overlap_seconds` (by default the settings'), so that the receiver has time to switch; 0
-    after a secret has leaked.
+    The old ones also sign for `overlap_seconds`, by default the settings'; give 0 after a secret has leaked.
     """
     endpoint = get_endpoint(connection, endpoint_id)
     seconds = settings.rotation_overlap_seconds if overlap_seconds is None else overlap_seconds
@@ -177,7 +180,9 @@ def rotate_secret(
     kind = _parse_scheme(scheme or next((secret.scheme for secret in endpoint.secrets), "v1"))
     connection.execute(statement("webhooks", "secret_expire"), {"id": endpoint_id, "overlap_seconds": seconds})
     secret = _add_secret(connection, endpoint_id, kind, encryptor)
-    _record_action(connection, actor, "rotate", endpoint_id, after={"scheme": kind, "overlap_seconds": seconds})
+    record(
+        connection, actor, "webhook.rotate", _target(endpoint_id), after={"scheme": kind, "overlap_seconds": seconds}
+    )
     return EndpointWithSecret(get_endpoint(connection, endpoint_id), secret)
 
 
@@ -190,7 +195,9 @@ def disable(connection: Connection, actor: Actor, endpoint_id: str, reason: str)
     count = _disable_silently(connection, endpoint_id, reason)
     if count is None:
         raise InvalidEndpointState(f"endpoint {endpoint_id} is already disabled")
-    _record_action(connection, actor, "disable", endpoint_id, after={"reason": reason, "suppressed_count": count})
+    record(
+        connection, actor, "webhook.disable", _target(endpoint_id), after={"reason": reason, "suppressed_count": count}
+    )
     return count
 
 
@@ -199,7 +206,7 @@ def enable(connection: Connection, actor: Actor, endpoint_id: str) -> Endpoint:
     before = get_endpoint(connection, endpoint_id)
     if not connection.execute(statement("webhooks", "endpoint_enable"), {"id": endpoint_id}).fetchall():
         raise InvalidEndpointState(f"endpoint {endpoint_id} is already active")
-    _record_action(connection, actor, "enable", endpoint_id, before={"reason": before.disabled_reason})
+    record(connection, actor, "webhook.enable", _target(endpoint_id), before={"reason": before.disabled_reason})
     return get_endpoint(connection, endpoint_id)
 
 
@@ -208,8 +215,64 @@ def delete(connection: Connection, actor: Actor, endpoint_id: str) -> int:
     before = {"event_types": get_endpoint(connection, endpoint_id).event_types}
     count = _disable_silently(connection, endpoint_id, "it was deleted") or 0
     connection.execute(statement("webhooks", "endpoint_delete"), {"id": endpoint_id})
-    _record_action(connection, actor, "delete", endpoint_id, before=before, after={"suppressed_count": count})
+    record(connection, actor, "webhook.delete", _target(endpoint_id), before=before, after={"suppressed_count": count})
     return count
+
+
+def send_test(connection: Connection, actor: Actor, endpoint_id: str) -> int:
+    """Send an event of the type `backline.test` to an active endpoint, whatever it subscribes to; the message's id."""
+    _require_active(connection, endpoint_id)
+    payload = {
+        "event_type": TEST_EVENT,
+        "data": {"endpoint": endpoint_id, "text": "A test event: the endpoint works if you can read this."},
+    }
+    message_id = enqueue(connection, "webhook", endpoint_id, payload, request_id=actor.request_id)
+    record(connection, actor, "webhook.test", _target(endpoint_id), after={"message": message_id})
+    return message_id
+
+
+def replay_one(connection: Connection, actor: Actor, endpoint_id: str, message_id: int) -> int:
+    """Send the event of one message to an endpoint again, under the event's own id; the new message's id."""
+    _require_active(connection, endpoint_id)
+    values = {"id": endpoint_id, "message_id": message_id}
+    found = connection.execute(statement("webhooks", "endpoint_message_get"), values).fetchone()
+    if found is None:
+        raise InvalidInput("message", f"{message_id} is not an event for endpoint {endpoint_id}; give the id of one")
+    message = NewMessage("webhook", endpoint_id, found["payload"], request_id=actor.request_id, replay_of=message_id)
+    [new] = enqueue_many(connection, [message])
+    record(connection, actor, "webhook.replay", _target(endpoint_id), after={"message": message_id, "new": new})
+    return new
+
+
+def replay_since(
+    connection: Connection, actor: Actor, endpoint_id: str, since: datetime, *, include_delivered: bool = False
+) -> list[int]:
+    """Send an endpoint the events since then that it subscribes to and has missed; returns the ids of the new messages.
+
+    Events from before it existed and while it was disabled are included; with `include_delivered` also those that were
+    delivered. At most 10,000 at a time, oldest first.
+    """
+    endpoint = _require_active(connection, endpoint_id)
+    values = {
+        "id": endpoint_id, "since": since, "include_delivered": include_delivered, "event_types": list(endpoint.event_types),
+        "request_id": actor.request_id, "batch_limit": BATCH_LIMIT,
+    }  # fmt: skip
+    ids = [int(row["id"]) for row in connection.execute(statement("webhooks", "event_replay"), values).fetchall()]
+    after = {"since": since.isoformat(), "include_delivered": include_delivered, "count": len(ids)}
+    record(connection, actor, "webhook.replay", _target(endpoint_id), after=after)
+    return sorted(ids)
+
+
+def _require_active(connection: Connection, endpoint_id: str) -> Endpoint:
+    endpoint = get_endpoint(connection, endpoint_id)
+    if endpoint.state != "active":
+        raise InvalidEndpointState(f"endpoint {endpoint_id} is disabled: {endpoint.disabled_reason}; enable it first")
+    return endpoint
+
+
+def _target(endpoint_id: str) -> str:
+    """The endpoint's name in the audit trail."""
+    return f"webhook/{endpoint_id}"
 
 
 def _disable_silently(connection: Connection, endpoint_id: str, why: str) -> int | None:
@@ -243,18 +306,6 @@ def _load_secrets(connection: Connection, rows: Sequence[DictRow]) -> list[Endpo
     ]
 
 
-def _record_action(
-    connection: Connection,
-    actor: Actor,
-    action: str,
-    endpoint_id: str,
-    *,
-    before: dict[str, Any] | None = None,
-    after: dict[str, Any] | None = None,
-) -> None:
-    record(connection, actor, f"webhook.{action}", f"webhook/{endpoint_id}", before=before, after=after)
-
-
 def _check_url(url: str, settings: WebhookSettings) -> str:
     """An absolute https URL (http if the settings allow it); InvalidInput for the field `url`.
 
@@ -263,7 +314,14 @@ def _check_url(url: str, settings: WebhookSettings) -> str:
     url = url.strip()
     if not 1 <= len(url) <= MAX_URL_LENGTH:
         raise InvalidInput("url", f"must have 1 to {MAX_URL_LENGTH} characters")
-    parts, port = _split_url(url)
+    invalid = InvalidInput("url", 'is not a valid URL; write it like "https://shop.example/hooks"')
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise invalid from None
+    if not url.isprintable() or " " in url or port == 0:
+        raise invalid
     schemes = ["https"] if settings.require_https else ["https", "http"]
     if parts.scheme not in schemes or not parts.hostname:
         prefixes = " or ".join(f"{scheme}://" for scheme in schemes)
@@ -309,15 +367,3 @@ def _is_event_type(text: str) -> bool:
     except ValueError:
         return False
     return len(text) <= MAX_EVENT_TYPE_LENGTH
-
-
-def _split_url(url: str) -> tuple[SplitResult, int | None]:
-    error = InvalidInput("url", 'is not a valid URL; write it like "https://shop.example/hooks"')
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise error from None
-    if not url.isprintable() or " " in url or port == 0:
-        raise error
-    return parts, port

@@ -18,21 +18,18 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from backline.channels.base import Channel, Message
-from backline.channels.content import EmailContent, PushContent, WebhookContent
+from backline.channels.base import Channel, EmailContent, Message, PushContent, WebhookContent
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.push.channel import PushChannel
-from backline.channels.push.devices import DeviceStore
-from backline.channels.settings import EmailSettings, PushSettings, SmsSettings
+from backline.channels.http import HttpGateway
+from backline.channels.push.channel import DeviceStore, PushChannel
+from backline.channels.settings import EmailSettings, PushSettings, SmsSettings, WebhookSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.channels.webhook.channel import WebhookChannel
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import new_secret
 from backline.errors import BacklineError
 from backline.settings import ROOT
-from backline.webhooks.settings import WebhookSettings
 
 READY = re.compile(r"SMTP 127\.0\.0\.1:(\d+), page (http://127\.0\.0\.1:\d+)/")
 ENDPOINT = "ep_1"

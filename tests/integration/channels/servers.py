@@ -10,7 +10,7 @@ from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from backline.channels.email.session import PreparedEmail
+from backline.channels.email.channel import PreparedEmail
 
 BODY = b"From: a@example.com\r\nTo: ann@example.com\r\nSubject: hello\r\n\r\nhello\r\n..dot\r\n"
 

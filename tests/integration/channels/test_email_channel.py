@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from backline.channels.base import Channel, Message
-from backline.channels.content import Attachment, EmailContent
-from backline.channels.email.channel import EmailChannel
+from backline.channels.base import Attachment, Channel, EmailContent, Message
+from backline.channels.email.channel import EmailChannel, PreparedEmail
 from backline.channels.email.server import SmtpServer
-from backline.channels.email.session import PreparedEmail
 from backline.channels.settings import EmailSettings
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.servers import Mailbox

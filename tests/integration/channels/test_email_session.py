@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from backline.channels.base import Receipt
+from backline.channels.email.channel import EmailSession
 from backline.channels.email.server import SmtpServer
-from backline.channels.email.session import EmailSession
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from backline.channels.http.session import MAX_RESPONSE_BYTES, HttpRequest, HttpResponse, HttpSession
+from backline.channels.http import MAX_RESPONSE_BYTES, HttpRequest, HttpResponse, HttpSession
 from backline.errors import NetworkFailure, TimeoutFailure
 
 pytestmark = pytest.mark.anyio

@@ -15,11 +15,9 @@ import pytest
 from aiohttp import web
 from psycopg.rows import dict_row
 
-from backline.channels.base import Message, Receipt
-from backline.channels.content import PushContent
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.push.channel import PushChannel
-from backline.channels.push.devices import DeviceStore
+from backline.channels.base import Message, PushContent, Receipt
+from backline.channels.http import HttpGateway
+from backline.channels.push.channel import DeviceStore, PushChannel
 from backline.channels.push.oauth import GRANT_TYPE, SCOPE, ServiceAccount
 from backline.errors import (
     AuthenticationFailed,

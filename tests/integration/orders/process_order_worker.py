@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.db.connect import session
 from backline.orders.saga import run_saga
 from backline.orders.settings import OrderSettings

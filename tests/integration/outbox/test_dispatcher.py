@@ -21,9 +21,8 @@ import httpx
 import pytest
 
 from backline.channels.base import Message
-from backline.channels.email.channel import EmailChannel
+from backline.channels.email.channel import EmailChannel, PreparedEmail
 from backline.channels.email.server import SmtpServer
-from backline.channels.email.session import PreparedEmail
 from backline.channels.settings import EmailSettings
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery

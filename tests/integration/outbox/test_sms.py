@@ -15,7 +15,7 @@ from cryptography.fernet import Fernet
 from backline.channels.base import Channel
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.channels.settings import EmailSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
 from backline.encryption import Encryptor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.db.connect import session
 from backline.payments.charges import charge
 from backline.payments.stripe_client import StripeProvider

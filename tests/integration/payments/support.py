@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.payments.provider import PaymentState, ProviderPayment
 from backline.payments.stripe_client import StripeProvider
 from tests.integration import shop

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,

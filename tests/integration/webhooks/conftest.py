@@ -9,9 +9,9 @@ import pytest
 from psycopg.rows import DictRow
 
 from backline.audit_trail import Actor
+from backline.channels.settings import WebhookSettings
 from backline.encryption import Encryptor
 from backline.webhooks import endpoints
-from backline.webhooks.settings import WebhookSettings
 from tests.integration.conftest import TEST_FERNET_KEY
 from tests.integration.outbox.conftest import outbox, shared_database
 from tests.integration.outbox.support import Outbox

@@ -15,6 +15,7 @@ from standardwebhooks import Webhook
 
 from backline.airflow.factories import _retry_policies
 from backline.channels.base import Message
+from backline.channels.settings import WebhookSettings
 from backline.channels.webhook import endpoints as module
 from backline.channels.webhook.channel import PreparedWebhook, WebhookChannel, WebhookSession
 from backline.channels.webhook.endpoints import EndpointStore
@@ -37,7 +38,6 @@ from backline.outbox.inline_delivery import InlineSender, Route, SendResult
 from backline.outbox.submission import NewMessage
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings, config_file, load
 from backline.webhooks import endpoints
-from backline.webhooks.settings import WebhookSettings
 from tests.integration.webhooks.conftest import ACTOR, ENCRYPTOR, PERMISSIVE_SETTINGS, WebhookOutbox
 from tests.integration.webhooks.receiver import Receiver, running_receiver
 

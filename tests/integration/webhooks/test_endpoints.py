@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backline.audit_trail import Filters, search
+from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.endpoints import DeliveryEndpoint, disabled_notification
 from backline.channels.webhook.signatures import public_key
 from backline.channels.webhook.ssrf_guard import AddressNotAllowed
@@ -16,8 +17,7 @@ from backline.db.connect import translate_error
 from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
 from backline.outbox import queries
-from backline.webhooks import endpoints, events
-from backline.webhooks.settings import WebhookSettings
+from backline.webhooks import endpoints
 from tests.integration.webhooks.conftest import ACTOR, ENCRYPTOR, PERMISSIVE_SETTINGS, WebhookOutbox
 
 
@@ -321,7 +321,7 @@ def test_missed_events_are_replayed_with_their_own_ids(webhook_outbox: WebhookOu
     endpoints.disable(webhook_outbox.connection, ACTOR, mine, "a while")
     missed = webhook_outbox.event("order.d")
     endpoints.enable(webhook_outbox.connection, ACTOR, mine)
-    ids = events.replay_since(webhook_outbox.connection, ACTOR, mine, since)
+    ids = endpoints.replay_since(webhook_outbox.connection, ACTOR, mine, since)
     event_ids = {
         event: webhook_outbox.outbox.message(event)["payload"]["event_id"] for event in (took, died, waits, missed)
     }
@@ -329,8 +329,8 @@ def test_missed_events_are_replayed_with_their_own_ids(webhook_outbox: WebhookOu
     rows = [webhook_outbox.outbox.message(one) for one in ids]
     assert {(row["state"], row["recipient"], row["request_id"]) for row in rows} == {("pending", mine, "request-1")}
     assert [row["replay_of"] for row in rows] == [died, waits, straight, missed]
-    assert events.replay_since(webhook_outbox.connection, ACTOR, mine, since) == []
-    everything = events.replay_since(webhook_outbox.connection, ACTOR, mine, since, include_delivered=True)
+    assert endpoints.replay_since(webhook_outbox.connection, ACTOR, mine, since) == []
+    everything = endpoints.replay_since(webhook_outbox.connection, ACTOR, mine, since, include_delivered=True)
     assert set(replayed(webhook_outbox, everything)) == {*event_ids.values(), "straight"}
     assert webhook_outbox.outbox.message(foreign)["payload"]["event_id"] not in replayed(webhook_outbox, everything)
     act = search(webhook_outbox.connection, Filters(action="webhook.replay"), None, 10)[0]
@@ -340,12 +340,12 @@ def test_missed_events_are_replayed_with_their_own_ids(webhook_outbox: WebhookOu
 def test_a_new_endpoint_can_replay_earlier_events(webhook_outbox: WebhookOutbox) -> None:
     event = webhook_outbox.event()
     made = webhook_outbox.endpoint()
-    (new,) = events.replay_since(
+    (new,) = endpoints.replay_since(
         webhook_outbox.connection, ACTOR, made.endpoint.id, datetime.now(UTC) - timedelta(minutes=1)
     )
     assert webhook_outbox.outbox.message(new)["payload"] == webhook_outbox.outbox.message(event)["payload"]
     assert (
-        events.replay_since(
+        endpoints.replay_since(
             webhook_outbox.connection, ACTOR, made.endpoint.id, datetime.now(UTC) + timedelta(minutes=1)
         )
         == []
@@ -359,18 +359,18 @@ def test_one_event_is_replayed_to_one_endpoint(webhook_outbox: WebhookOutbox) ->
     (first, second) = webhook_outbox.rows(event)
     for message in (event, first["id"]):
         new = webhook_outbox.outbox.message(
-            events.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, message)
+            endpoints.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, message)
         )
         assert (new["payload"], new["recipient"], new["replay_of"]) == (first["payload"], made.endpoint.id, message)
     with pytest.raises(InvalidInput, match="is not an event for endpoint"):
-        events.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, second["id"])
+        endpoints.replay_one(webhook_outbox.connection, ACTOR, made.endpoint.id, second["id"])
     endpoints.disable(webhook_outbox.connection, ACTOR, other.endpoint.id, "x")
     with pytest.raises(endpoints.InvalidEndpointState, match="is disabled: x; enable it first"):
-        events.replay_one(webhook_outbox.connection, ACTOR, other.endpoint.id, event)
+        endpoints.replay_one(webhook_outbox.connection, ACTOR, other.endpoint.id, event)
 
 
 def test_a_test_event_goes_to_one_endpoint_whatever_it_subscribes_to(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint("http://127.0.0.1:9/", "user.*")
-    row = webhook_outbox.outbox.message(events.send_test(webhook_outbox.connection, ACTOR, made.endpoint.id))
+    row = webhook_outbox.outbox.message(endpoints.send_test(webhook_outbox.connection, ACTOR, made.endpoint.id))
     assert (row["payload"]["event_type"], row["recipient"]) == ("backline.test", made.endpoint.id)
     registry.get("webhook").parse(row["payload"])

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backline.channels.content import Attachment, EmailContent
-from backline.channels.email import headers
-from backline.channels.email.addresses import Address
-from backline.channels.email.mime import build_message, normalize_newlines
+from backline.channels.base import Attachment, EmailContent
+from backline.channels.email.mime import address_header, build_message, normalize_newlines
+from backline.channels.recipients import Address
 from backline.errors import InvalidInput
 
 SENDER = Address("Backline", "backline@example.com")
@@ -35,7 +34,7 @@ def raw(
 ) -> bytes:
     return build_message(
         content,
-        sender=headers.address_header("From", (SENDER,)),
+        sender=address_header("From", (SENDER,)),
         to=to,
         cc=cc,
         reply_to=reply_to,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from backline.channels.http.gateway import HttpGateway, proxy_for
-from backline.channels.http.session import HttpRequest, timeout
+from backline.channels.base import attempt_timeout
+from backline.channels.http import HttpGateway, HttpRequest, proxy_for
 from backline.errors import Misconfigured
 
 
@@ -85,8 +85,8 @@ def test_the_environments_proxy_is_used_except_for_no_proxy(monkeypatch: pytest.
 
 
 def test_the_timeout_doubles_up_to_two_minutes_and_never_shrinks() -> None:
-    assert [timeout(15, attempt) for attempt in range(1, 6)] == [15, 30, 60, 120, 120]
-    assert timeout(120, 3) == 120
+    assert [attempt_timeout(15, attempt) for attempt in range(1, 6)] == [15, 30, 60, 120, 120]
+    assert attempt_timeout(120, 3) == 120
 
 
 def test_the_repr_of_a_request_hides_its_content() -> None:

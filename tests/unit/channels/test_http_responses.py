@@ -7,7 +7,7 @@ from email.utils import formatdate
 import pytest
 
 from backline.channels.base import RESPONSE_LIMIT
-from backline.channels.http.responses import error_class_of, error_from_response, raise_for_status, retry_after
+from backline.channels.http import HttpResponse, retry_after
 from backline.errors import BacklineError, FailureClass, PermanentError, RateLimited, Rejected, RetryableError
 
 CLASSES = {
@@ -20,27 +20,27 @@ CLASSES = {
 
 @pytest.mark.parametrize(("status", "name"), CLASSES.items())
 def test_each_status_has_its_class(status: int, name: str) -> None:
-    assert error_class_of(status).failure_class is FailureClass(name)
-    error = error_from_response(status, {}, "no", server="https://api.example")
+    error = HttpResponse(status, {}, "no").error("https://api.example")
     assert error.failure_class is FailureClass(name)
     assert error.code == str(status)
     assert str(error).startswith(f"https://api.example answered {status}: no")
 
 
 def test_retryable_statuses() -> None:
-    retryable = {status for status in range(400, 600) if issubclass(error_class_of(status), RetryableError)}
+    errors = {status: HttpResponse(status, {}, "").error("x") for status in range(400, 600)}
+    retryable = {status for status, error in errors.items() if isinstance(error, RetryableError)}
     assert retryable == {408, 425, 429, *range(500, 600)}
-    assert all(issubclass(error_class_of(status), PermanentError) for status in set(range(400, 500)) - retryable)
+    assert all(isinstance(errors[status], PermanentError) for status in set(range(400, 500)) - retryable)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 def test_2xx_is_no_error(status: int) -> None:
-    raise_for_status(status, {}, "")
+    HttpResponse(status, {}, "").raise_for_status("x")
 
 
 def test_a_503_with_retry_after_is_rate_limited() -> None:
     with pytest.raises(RateLimited) as caught:
-        raise_for_status(503, {"Retry-After": "120"}, "")
+        HttpResponse(503, {"Retry-After": "120"}, "").raise_for_status("x")
     assert caught.value.retry_after == 120
 
 
@@ -66,19 +66,19 @@ def test_retry_after_in_seconds_or_as_a_date_relative_to_the_servers_clock(
 
 
 def test_a_redirects_target_is_named() -> None:
-    error = error_from_response(307, {"Location": "https://elsewhere.example/"}, "", server="https://api.example")
+    error = HttpResponse(307, {"Location": "https://elsewhere.example/"}, "").error("https://api.example")
     assert "a redirect to 'https://elsewhere.example/'" in str(error)
 
 
 def test_a_long_response_is_cut_in_the_text_and_in_the_stored_response() -> None:
-    error = error_from_response(500, {}, "ä\n" * 100_000, server="x")
+    error = HttpResponse(500, {}, "ä\n" * 100_000).error("x")
     assert len(str(error)) < 400
     assert "\n" not in str(error)
     assert len(error.response.encode()) <= RESPONSE_LIMIT
 
 
 def test_a_known_error_format_overrides_the_status() -> None:
-    error = error_from_response(403, {}, "{...}", server="x", detail="not there (code 21408)", error_class=Rejected)
+    error = HttpResponse(403, {}, "{...}").error("x", detail="not there (code 21408)", error_class=Rejected)
     assert isinstance(error, Rejected)
     assert (str(error), error.response) == ("x answered 403: not there (code 21408)", "not there (code 21408)")
-    assert isinstance(error_from_response(429, {}, "", server="x", error_class=None), BacklineError)
+    assert isinstance(HttpResponse(429, {}, "").error("x", error_class=None), BacklineError)

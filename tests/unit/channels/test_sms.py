@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from backline.channels import recipients
 from backline.channels.base import Message
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.session import HttpResponse
+from backline.channels.http import HttpGateway, HttpResponse
 from backline.channels.settings import SmsSettings
 from backline.channels.sms import segments
 from backline.channels.sms.channel import SmsChannel, parse_response

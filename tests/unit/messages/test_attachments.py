@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from backline.channels.base import Message
-from backline.channels.content import Attachment
+from backline.channels.base import Attachment, Message
 from backline.errors import InvalidInput
 from backline.messages import registry, render_email
 

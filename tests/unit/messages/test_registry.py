@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.errors import InvalidInput
 from backline.messages import EmailMessage, MessageType, WebhookMessage, registry, types
 from backline.messages.types import MODULES

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from backline.channels.base import Message
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent, Message
 from backline.channels.sms import segments
 from backline.errors import InvalidInput
 from backline.messages import registry, render_email, render_push, render_sms, render_webhook

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from backline.channels.base import Message
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent, Message
 from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import Misconfigured
 from backline.messages import registry, render_email

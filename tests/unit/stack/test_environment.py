@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backline.channels.http.gateway import HttpGateway
+from backline.channels.http import HttpGateway
 from backline.channels.push.oauth import ServiceAccount
 from backline.channels.webhook.ssrf_guard import AddressGuard
 from backline.errors import Misconfigured

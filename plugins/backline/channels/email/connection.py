@@ -68,7 +68,8 @@ class SmtpConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._exchanges: deque[_Exchange] = deque()
-        self._greeting = self._add_exchange(Transaction(math.inf), 1)  # the server sends the first reply unasked
+        self.greeting = self._add_exchange(Transaction(math.inf), 1)
+        """The server's first reply, which it sends unasked; ConnectionBroken."""
         self._write_buffer: list[bytes] = []
         self._reply_lines: list[str] = []
         self._read_buffer = b""
@@ -91,7 +92,7 @@ class SmtpConnection(asyncio.Protocol):
             data = data.replace(b"\0", b"?")  # PostgreSQL cannot store a NUL
         whole, _, self._read_buffer = (self._read_buffer + data if self._read_buffer else data).rpartition(b"\n")
         if len(self._read_buffer) > _MAX_REPLY_BYTES or len(self._reply_lines) > _MAX_REPLY_LINES:
-            return self._abort("its reply never ends")
+            return self.abort("its reply never ends")
         if not whole:
             return None
         for line in whole.decode("utf-8", "replace").split("\n"):
@@ -100,7 +101,7 @@ class SmtpConnection(asyncio.Protocol):
                 continue
             code = int(line[:3]) if line[:3].isdecimal() else 0
             if not 200 <= code < 600:
-                return self._abort("its reply is not SMTP")
+                return self.abort("its reply is not SMTP")
             text = line[4:].rstrip("\r")
             if self._reply_lines:
                 text = "\n".join([*self._reply_lines, text])
@@ -151,10 +152,6 @@ class SmtpConnection(asyncio.Protocol):
         else:
             self._fail_exchanges(TimeoutError())
 
-    def _abort(self, reason: str) -> None:
-        self._close_reason = reason
-        self.abort()
-
     def _fail_exchanges(self, exc: Exception) -> None:
         """Fail the first exchange with this error and the others, which had not begun, with a broken connection."""
         self.usable = False
@@ -185,18 +182,13 @@ class SmtpConnection(asyncio.Protocol):
 
     # Called by sessions.
 
-    async def greeting(self) -> Reply:
-        """The server's first reply. Raises ConnectionBroken."""
-        return (await self._greeting)[0]
-
     async def exchange(
         self, transaction: Transaction, commands: bytes, replies: int = 1, body: bytes = b""
     ) -> list[Reply]:
         """Write commands and wait for so many replies; fewer if one of them is 421, which ends the session.
 
-        `body` is written at once when the last reply is 354 and no earlier one is a refusal; the reply to it then comes
-        last. Until then no other command may be sent. After ConnectionBroken, TimeoutError or a cancellation the
-        connection can only be aborted.
+        `body` is written when the last reply is 354 and none was a refusal; the reply to it then comes last. Until then no
+        other command may be sent. After an error or a cancellation the connection can only be aborted.
         """
         if not self.usable:
             raise ConnectionBroken(self._close_reason)
@@ -213,8 +205,9 @@ class SmtpConnection(asyncio.Protocol):
             self._timer.cancel()
         self._timer = self._loop.call_at(deadline, self._on_timer)
 
-    def abort(self) -> None:
+    def abort(self, reason: str = "") -> None:
         """Close the connection at once and discard unsent bytes."""
+        self._close_reason = reason or self._close_reason
         self._fail_exchanges(ConnectionBroken(self._close_reason))
         if self._transport is not None:
             self._transport.abort()
@@ -285,7 +278,7 @@ async def _set_up(
     await asyncio.get_running_loop().create_connection(
         lambda: connection, server.host, server.port, ssl=context if server.security == "tls" else None
     )
-    _require_code(await connection.greeting(), 220, Stage.GREETING, server)
+    _require_code((await connection.greeting)[0], 220, Stage.GREETING, server)
     await _send_ehlo(connection, transaction, server)
     if server.security == "starttls":
         if "STARTTLS" not in connection.extensions or context is None:

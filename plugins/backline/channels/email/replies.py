@@ -22,17 +22,8 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
+from backline import errors
 from backline.channels.base import truncate
-from backline.errors import (
-    AuthenticationFailed,
-    BacklineError,
-    NetworkFailure,
-    RateLimited,
-    Rejected,
-    ResourceExhausted,
-    RetryableError,
-    UnknownFailure,
-)
 
 _ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
 _RATE_LIMIT_TEXT = re.compile(
@@ -84,40 +75,42 @@ class Reply(NamedTuple):
         return f"{self.code} {self.text}"
 
 
-def error_from_reply(reply: Reply, stage: Stage, server: str, recipient: str = "") -> BacklineError:
+def error_from_reply(reply: Reply, stage: Stage, server: str, recipient: str = "") -> errors.BacklineError:
     """The error for a reply, by the table above."""
     kind = _error_class(reply, stage)
     subject = f"{stage.value} for {recipient}" if recipient else stage.value
     text = f"{server} answered {subject} with {truncate(str(reply))!r}"
-    if kind is Rejected and (reply.enhanced == "5.3.4" or (reply.code == 552 and stage in {Stage.MAIL, Stage.BODY})):
+    if kind is errors.Rejected and (
+        reply.enhanced == "5.3.4" or (reply.code == 552 and stage in {Stage.MAIL, Stage.BODY})
+    ):
         text += ": the message is larger than this server or mailbox accepts; make the attachments smaller"
-    if issubclass(kind, RetryableError):
+    if issubclass(kind, errors.RetryableError):
         return kind(text, code=reply.status, response=truncate(reply.text), retry_after=_retry_after(reply.text))
     return kind(text, code=reply.status, response=truncate(reply.text))
 
 
-def _error_class(reply: Reply, stage: Stage) -> type[BacklineError]:
+def _error_class(reply: Reply, stage: Stage) -> type[errors.BacklineError]:
     code, enhanced = reply.code, reply.enhanced
     temporary = 400 <= code < 500
     permanent = 500 <= code < 600
     asked_to_wait = temporary and (enhanced.startswith("4.7.") or _RATE_LIMIT_TEXT.search(reply.text) is not None)
     if permanent and (stage is Stage.AUTH or code in _CREDENTIAL_CODES or enhanced in _CREDENTIAL_STATUS):
-        return AuthenticationFailed
+        return errors.AuthenticationFailed
     if stage in CONNECTION_STAGES:
-        return RateLimited if asked_to_wait and code != 454 else NetworkFailure
+        return errors.RateLimited if asked_to_wait and code != 454 else errors.NetworkFailure
     if permanent:
-        return Rejected
+        return errors.Rejected
     if not temporary or code == 454:
-        return UnknownFailure
+        return errors.UnknownFailure
     if enhanced in {"4.2.2", "4.3.1"}:
-        return ResourceExhausted
+        return errors.ResourceExhausted
     if asked_to_wait:
-        return RateLimited
+        return errors.RateLimited
     if code == 452:
-        return ResourceExhausted
+        return errors.ResourceExhausted
     if code == 421 or enhanced == "4.3.2" or enhanced.startswith("4.4."):
-        return NetworkFailure
-    return UnknownFailure
+        return errors.NetworkFailure
+    return errors.UnknownFailure
 
 
 def _retry_after(text: str) -> float | None:

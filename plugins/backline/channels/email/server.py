@@ -53,15 +53,13 @@ class SmtpServer:
         if (context := extra.get("ssl_context")) not in (None, "default", "none"):
             raise Misconfigured(f"the SMTP connection's extra.ssl_context must be 'default' or 'none', not {context!r}")
         security: Security
-        match _bool_extra(extra, "disable_ssl"), _bool_extra(extra, "disable_tls"):
-            case True, True:
-                security = "none"
-            case True, False:
-                security = "starttls"
-            case False, True:
-                security = "tls"
-            case _:
-                security = "starttls" if port in (25, 587) else "tls"
+        without_ssl, without_tls = _bool_extra(extra, "disable_ssl"), _bool_extra(extra, "disable_tls")
+        if without_ssl and without_tls:
+            security = "none"
+        elif without_ssl or (not without_tls and port in (25, 587)):
+            security = "starttls"
+        else:
+            security = "tls"
         has_credentials = bool(login and password)
         return cls(
             host=host,

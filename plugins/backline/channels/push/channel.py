@@ -12,25 +12,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from backline.channels.base import Message, Receipt, truncate
-from backline.channels.content import PushContent
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.responses import error_from_response, json_object
-from backline.channels.http.session import UNKNOWN_OUTCOME, HttpRequest, HttpResponse, HttpSession, timeout
-from backline.channels.push.devices import DeviceStore
+import psycopg
+
+from backline import errors
+from backline.channels.base import Message, PushContent, Receipt, attempt_timeout, truncate
+from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
 from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
 from backline.channels.recipients import USER_PREFIX, parse_push_recipient
 from backline.channels.settings import PushSettings
-from backline.errors import (
-    AuthenticationFailed,
-    BacklineError,
-    InvalidInput,
-    PermanentError,
-    RateLimited,
-    Rejected,
-    RetryableError,
-    UnknownFailure,
-)
+from backline.db.connect import Database
+from backline.db.statements import statement
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +29,14 @@ MAX_PAYLOAD_BYTES = 4096
 """Bytes of notification and data together that FCM accepts."""
 VISIBLE_TOKEN_CHARACTERS = 12
 """Characters of a device token in texts: enough to find the device, too few to send to it."""
-_ERROR_CLASSES: dict[str, type[BacklineError]] = {
-    "SENDER_ID_MISMATCH": Rejected,  # 403: the device belongs to another project; our credentials are valid
-    "QUOTA_EXCEEDED": RateLimited,
-    "THIRD_PARTY_AUTH_ERROR": AuthenticationFailed,
+_ERROR_CLASSES: dict[str, type[errors.BacklineError]] = {
+    "SENDER_ID_MISMATCH": errors.Rejected,  # 403: the device belongs to another project; our credentials are valid
+    "QUOTA_EXCEEDED": errors.RateLimited,
+    "THIRD_PARTY_AUTH_ERROR": errors.AuthenticationFailed,
 }
 
 
-class DeviceUnregistered(PermanentError):
+class DeviceUnregistered(errors.PermanentError):
     """The device has uninstalled the app, or has a new token."""
 
 
@@ -92,11 +83,11 @@ class PushChannel:
         size = len(json.dumps(body, ensure_ascii=False).encode())
         if size > MAX_PAYLOAD_BYTES:
             problem = f"title, body and data have {size} bytes; the limit is {MAX_PAYLOAD_BYTES}: shorten them"
-            raise InvalidInput("data", problem)
+            raise errors.InvalidInput("data", problem)
         if not content.data:
             del body["data"]
         built = {**body, **_platform_options(content, time.time())}
-        return PreparedPush(recipient, built, timeout(self._settings.timeout_seconds, message.attempt))
+        return PreparedPush(recipient, built, attempt_timeout(self._settings.timeout_seconds, message.attempt))
 
     def session(self) -> PushSession:
         """A new session, not yet connected."""
@@ -122,20 +113,20 @@ class PushSession:
         if not prepared.recipient.startswith(USER_PREFIX):
             return await self._send_to_device(prepared, prepared.recipient)
         receipts: list[Receipt] = []
-        refused: list[tuple[str, BacklineError]] = []
+        refused: list[tuple[str, errors.BacklineError]] = []
         for token in await self._devices.list_tokens(prepared.recipient.removeprefix(USER_PREFIX)):
             try:
                 receipts.append(await self._send_to_device(prepared, token))
-            except BacklineError as exc:
+            except errors.BacklineError as exc:
                 refused.append((mask_token(token), exc))
         if receipts:
             others = tuple((token, str(exc)) for token, exc in refused)
             response = ", ".join(receipt.response for receipt in receipts)
             return receipts[0]._replace(response=response, refused_recipients=others)
         if not refused:
-            raise Rejected(f"{prepared.recipient} has no device for push messages")
-        errors = [exc for _, exc in refused]
-        raise next((exc for exc in errors if isinstance(exc, RetryableError)), errors[-1])
+            raise errors.Rejected(f"{prepared.recipient} has no device for push messages")
+        failures = [exc for _, exc in refused]
+        raise next((exc for exc in failures if isinstance(exc, errors.RetryableError)), failures[-1])
 
     async def close(self) -> None:
         """Close the connection; never raises."""
@@ -149,37 +140,72 @@ class PushSession:
         except DeviceUnregistered as exc:
             await self._remove_device(token)
             text = f"{exc}; the device {mask_token(token)} no longer exists and was removed"
-            raise Rejected(text, code=exc.code, response=exc.response) from None
+            raise errors.Rejected(text, code=exc.code, response=exc.response) from None
 
     async def _post(self, body: bytes, seconds: float) -> HttpResponse:
-        access_token = await self._tokens.get(self._http)
-        response = await self._exchange(access_token, body, seconds)
-        if response.status == 401:
+        for is_last in (False, True):
+            token = await self._tokens.get(self._http)
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json; charset=utf-8"}
+            response = await self._http.exchange(HttpRequest("POST", self._url, headers, body, seconds))
+            if response.status != 401 or is_last:
+                break
             # The token was revoked, or expired early by the provider's clock: send once more with a new one.
-            self._tokens.invalidate(access_token)
-            response = await self._exchange(await self._tokens.get(self._http), body, seconds)
+            self._tokens.invalidate(token)
         return response
-
-    async def _exchange(self, access_token: str, body: bytes, seconds: float) -> HttpResponse:
-        headers = {"Authorization": f"Bearer {access_token}", "Content-Type": "application/json; charset=utf-8"}
-        return await self._http.exchange(HttpRequest("POST", self._url, headers, body, seconds))
 
     async def _remove_device(self, token: str) -> None:
         try:
             await self._devices.remove(token, "the push provider reports it as unregistered (UNREGISTERED)")
-        except BacklineError as exc:
+        except errors.BacklineError as exc:
             # The message's outcome must not depend on this: the next message to the device tries again.
             log.warning("could not remove the unregistered device %s: %s", mask_token(token), exc)
 
 
+class DeviceStore:
+    """Users' devices in the app's own tables; raises DatabaseFailure if the database is unavailable.
+
+    Uses the statements `push_tokens` and `push_token_remove` of include/sql/identity.sql.
+    """
+
+    def __init__(self, dsn: Callable[[], str]) -> None:
+        self._dsn = dsn
+        self._database: Database | None = None
+
+    async def list_tokens(self, user_id: str) -> list[str]:
+        """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
+        try:
+            rows = await self._get_database().fetch(statement("identity", "push_tokens"), {"id": user_id})
+        except errors.Misconfigured as exc:
+            if isinstance(exc.__cause__, psycopg.DataError):
+                raise errors.InvalidInput(
+                    "to", f"{user_id!r} is not a user id that the statement push_tokens accepts"
+                ) from None
+            raise
+        return [str(row["token"]) for row in rows]
+
+    async def remove(self, token: str, reason: str) -> None:
+        """Remove a device that no longer exists; does nothing if it was removed already."""
+        await self._get_database().fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
+
+    async def close(self) -> None:
+        """Close the connection; the next use reopens it. Never raises."""
+        if self._database is not None:
+            await self._database.close()
+
+    def _get_database(self) -> Database:
+        if self._database is None:
+            self._database = Database(self._dsn(), name="push devices", retry_timeout=5.0)
+        return self._database
+
+
 def parse_response(response: HttpResponse, server: str) -> Receipt:
     """The provider's confirmation; raises DeviceUnregistered, or the error for any other response."""
-    found = json_object(response.body)
+    found = response.json_object()
     if 200 <= response.status < 300:
         name = found.get("name")
         if not isinstance(name, str):
             text = f"{server} answered {response.status} without a message name{UNKNOWN_OUTCOME}"
-            raise UnknownFailure(text, code=str(response.status), response=truncate(response.body))
+            raise errors.UnknownFailure(text, code=str(response.status), response=truncate(response.body))
         return Receipt(str(response.status), name, name)
     error = found.get("error")
     error = error if isinstance(error, dict) else {}
@@ -187,10 +213,7 @@ def parse_response(response: HttpResponse, server: str) -> Receipt:
     detail = f"{code}: {error.get('message', 'no reason given')}" if code else ""
     if response.status == 404 and code == "UNREGISTERED":
         raise DeviceUnregistered(f"{server} answered 404: {detail}", code="404", response=truncate(detail))
-    raise error_from_response(
-        response.status, response.headers, response.body, server=server, detail=detail,
-        error_class=_ERROR_CLASSES.get(code),
-    )  # fmt: skip
+    raise response.error(server, detail=detail, error_class=_ERROR_CLASSES.get(code))
 
 
 def _error_code(error: dict[str, Any]) -> str:
@@ -212,8 +235,8 @@ def mask_token(recipient: str) -> str:
 def _platform_options(content: PushContent, now: float) -> dict[str, Any]:
     """Time to live and collapse key, under each platform's own name."""
     android: dict[str, Any] = {}
-    apns: dict[str, str] = {}
-    webpush: dict[str, str] = {}
+    apns: dict[str, Any] = {}
+    webpush: dict[str, Any] = {}
     if content.ttl_seconds is not None:
         android["ttl"] = f"{content.ttl_seconds}s"
         # Apple takes a point in time; 0 means now or never.
@@ -222,8 +245,5 @@ def _platform_options(content: PushContent, now: float) -> dict[str, Any]:
     if content.collapse_key is not None:
         android["collapse_key"] = content.collapse_key
         apns["apns-collapse-id"] = content.collapse_key
-    options: dict[str, Any] = {"android": android} if android else {}
-    for platform, headers in (("apns", apns), ("webpush", webpush)):
-        if headers:
-            options[platform] = {"headers": headers}
-    return options
+    options = {"android": android, "apns": apns and {"headers": apns}, "webpush": webpush and {"headers": webpush}}
+    return {platform: values for platform, values in options.items() if values}

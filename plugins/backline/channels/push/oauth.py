@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlencode, urlsplit
 
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.responses import raise_for_status
-from backline.channels.http.session import HttpRequest, HttpSession
+from backline.channels.http import HttpGateway, HttpRequest, HttpSession
 from backline.errors import AuthenticationFailed, Misconfigured, UnknownFailure
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
@@ -38,6 +36,8 @@ class ServiceAccount:
     @classmethod
     def from_gateway(cls, gateway: HttpGateway) -> Self:
         """Read `service_account` of the connection's extra, an object or its JSON text; raises Misconfigured."""
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         where = f"connection {gateway.name!r}: extra.service_account"
         key = gateway.extra.get("service_account")
         if isinstance(key, str):
@@ -53,21 +53,13 @@ class ServiceAccount:
         if urlsplit(token_url).scheme not in {"http", "https"}:
             raise Misconfigured(f"{where}.token_uri must be an http or https URL")
         key_id = str(key.get("private_key_id") or "")
-        account = cls(key["project_id"], key["client_email"], key["private_key"], key_id, token_url)
-        account.check_key(where)
-        return account
-
-    def check_key(self, where: str) -> None:
-        """Raise Misconfigured if the private key cannot be read."""
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
         try:
-            load_pem_private_key(self.private_key.encode(), None)
+            load_pem_private_key(key["private_key"].encode(), None)
         except (ValueError, TypeError):
             # Without the error's own text, which might quote the key.
-            raise Misconfigured(
-                f"{where}.private_key is not a PEM private key; copy it unchanged from the file"
-            ) from None
+            advice = "copy it unchanged from the file"
+            raise Misconfigured(f"{where}.private_key is not a PEM private key; {advice}") from None
+        return cls(key["project_id"], key["client_email"], key["private_key"], key_id, token_url)
 
     def assertion(self, now: float) -> str:
         """A signed JWT that requests a token, valid for an hour from `now` (seconds since 1970)."""
@@ -95,10 +87,7 @@ class AccessTokenCache:
         self._lock = asyncio.Lock()
 
     async def get(self, http: HttpSession) -> str:
-        """A token that is valid for at least a minute; only one request at a time fetches a new one.
-
-        AuthenticationFailed if the account is refused; other errors as for any request.
-        """
+        """A token that is valid for at least a minute; AuthenticationFailed if the account is refused."""
         async with self._lock:
             if time.monotonic() >= self._valid_until:
                 self._token, lifetime = await self._request_token(http)
@@ -116,21 +105,16 @@ class AccessTokenCache:
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         answer = await http.exchange(HttpRequest("POST", account.token_url, headers, body, self._timeout))
         server = f"the token server of {account.client_email}"
+        found = answer.json_object()
         if answer.status == 400:  # RFC 6749 section 5.2: invalid_grant and the like
-            text = f"{server} answered 400: {_error_description(answer.body)}; check extra.service_account and this host's clock"
-            raise AuthenticationFailed(text, code="400")
-        raise_for_status(answer.status, answer.headers, answer.body, server=server)
+            problem = "no description"
+            if "error" in found:
+                problem = f"{found['error']}: {found.get('error_description', problem)}"
+            advice = "check extra.service_account and this host's clock"
+            raise AuthenticationFailed(f"{server} answered 400: {problem}; {advice}", code="400")
+        answer.raise_for_status(server)
         try:
-            found = json.loads(answer.body)
             return str(found["access_token"]), float(found.get("expires_in", ASSERTION_LIFETIME_SECONDS))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError):
             # The response is not quoted, because it may contain part of a token.
             raise UnknownFailure(f"{server} answered {answer.status} without an access token") from None
-
-
-def _error_description(body: str) -> str:
-    try:
-        found = json.loads(body)
-        return f"{found['error']}: {found.get('error_description', 'no description')}"
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "no description"

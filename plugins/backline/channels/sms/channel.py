@@ -9,10 +9,8 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
-from backline.channels.base import Message, Receipt, truncate
-from backline.channels.http.gateway import HttpGateway
-from backline.channels.http.responses import error_from_response, json_object
-from backline.channels.http.session import UNKNOWN_OUTCOME, HttpRequest, HttpResponse, HttpSession, timeout
+from backline.channels.base import Message, Receipt, attempt_timeout, truncate
+from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
 from backline.channels.recipients import parse_phone_number
 from backline.channels.settings import SmsSettings
 from backline.channels.sms import segments
@@ -63,7 +61,7 @@ class SmsChannel:
         text = self._render(message)
         self._check_length(text)
         body = urlencode({"To": number, **self._sender_params, "Body": text}).encode()
-        seconds = timeout(self._settings.timeout_seconds, message.attempt)
+        seconds = attempt_timeout(self._settings.timeout_seconds, message.attempt)
         return HttpRequest("POST", self._url, self._headers, body, seconds)
 
     def session(self) -> SmsSession:
@@ -101,14 +99,12 @@ class SmsSession:
 
 def parse_response(response: HttpResponse, server: str) -> Receipt:
     """The gateway's confirmation; raises the error for any other response."""
-    found, status_code = json_object(response.body), str(response.status)
+    found, status_code = response.json_object(), str(response.status)
     if not 200 <= response.status < 300:
         code, message = found.get("code"), found.get("message")
-        raise error_from_response(
-            response.status, response.headers, response.body, server=server,
-            detail=f"{message} (code {code})" if code and message else "",
-            error_class=_ERROR_CLASSES.get(code) if isinstance(code, int) else None,
-        )  # fmt: skip
+        detail = f"{message} (code {code})" if code and message else ""
+        error_class = _ERROR_CLASSES.get(code) if isinstance(code, int) else None
+        raise response.error(server, detail=detail, error_class=error_class)
     sid, status = found.get("sid"), found.get("status")
     if not isinstance(sid, str) or not isinstance(status, str):
         text = f"{server} answered {status_code} without a message sid and status{UNKNOWN_OUTCOME}"

@@ -17,16 +17,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from pydantic_core import to_json
 
-from backline.channels.base import Message, Receipt, truncate
-from backline.channels.content import WebhookContent
-from backline.channels.http.responses import raise_for_status
-from backline.channels.http.session import HttpRequest, HttpResponse, HttpSession
+from backline.channels.base import Message, Receipt, WebhookContent, truncate
+from backline.channels.http import HttpRequest, HttpResponse, HttpSession
 from backline.channels.recipients import parse_webhook_recipient
+from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.signatures import signature_header
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 from backline.errors import BacklineError, PermanentError, Rejected, UnknownFailure
-from backline.webhooks.settings import WebhookSettings
 
 USER_AGENT = "Backline-Webhooks/1"
 HTTP_GONE = 410
@@ -139,11 +137,10 @@ class GuardedResolver(AbstractResolver):
         await self._inner.close()
 
 
-def guarded_connector(guard: AddressGuard, resolver_factory: ResolverFactory = DefaultResolver) -> aiohttp.TCPConnector:
-    """A connection pool without limits that connects only to allowed addresses.
+def guarded_connector(guard: AddressGuard, resolver_factory: ResolverFactory) -> aiohttp.TCPConnector:
+    """A connection pool without limits that connects only to allowed addresses, or raises AddressNotAllowed.
 
     The address is checked again when its socket is created, because an address in the URL is not resolved.
-    AddressNotAllowed is raised to the caller that requested the connection.
     """
 
     def open_socket(info: Any) -> socket.socket:
@@ -177,7 +174,7 @@ def _check_status(endpoint: DeliveryEndpoint, response: HttpResponse) -> None:
         redirect = f"{endpoint.id} answered {status}, a redirect" + (f" to {host}" if host else "")
         raise UnknownFailure(f"{redirect}; redirects are not followed: set the endpoint's final URL", code=str(status))
     try:
-        raise_for_status(status, response.headers, response.body, server=endpoint.id)
+        response.raise_for_status(endpoint.id)
     except PermanentError as exc:
         if status == HTTP_GONE:
             raise

@@ -70,15 +70,14 @@ class EndpointStore:
     async def record_success(self, endpoint: DeliveryEndpoint) -> None:
         """Record that the endpoint has accepted an event."""
         if endpoint.failing_seconds is not None:
-            await self._execute(endpoint, "endpoint_clear_failure", id=endpoint.id)
+            await self._execute(endpoint, "endpoint_clear_failure")
 
     async def record_failure(self, endpoint: DeliveryEndpoint, error: BacklineError, *, gone: bool = False) -> None:
         """Record a failed delivery; disable the endpoint if it is gone, or has been failing for too long."""
         if gone:
             await self._disable(endpoint, "it answered 410 Gone, which asks for no more events", None)
         elif endpoint.failing_seconds is None:
-            error_text = str(error)[:MAX_REASON_LENGTH]
-            await self._execute(endpoint, "endpoint_record_failure", id=endpoint.id, error=error_text)
+            await self._execute(endpoint, "endpoint_record_failure", error=str(error)[:MAX_REASON_LENGTH])
         elif endpoint.failing_seconds >= self._disable_after:
             days = self._disable_after / 86_400
             reason = f"it has accepted nothing for {days:.3g} days; the last failure: {error}"
@@ -113,7 +112,7 @@ class EndpointStore:
     async def _execute(self, endpoint: DeliveryEndpoint, name: str, **params: Any) -> None:
         self._cache.pop(endpoint.id, None)
         try:
-            await self._database.fetch(statement("webhooks", name), params)
+            await self._database.fetch(statement("webhooks", name), {"id": endpoint.id, **params})
         except BacklineError as exc:
             # The delivery's own outcome matters more; the next delivery records it again.
             log.warning("webhook endpoint %s: %s failed: %s", endpoint.id, name, exc)

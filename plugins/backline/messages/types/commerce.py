@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.messages.attachments import PdfAttachment, read_attachment
 from backline.messages.base import PayloadPart
 from backline.messages.fields import (

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.messages.attachments import Attachments, read_attachments
 from backline.messages.base import EmailMessage
 from backline.messages.fields import Address, Addresses, Headers, Line, LongText, Variables, WebUrl

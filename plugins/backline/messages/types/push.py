@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from backline.channels.content import PushContent
+from backline.channels.base import PushContent
 from backline.messages.base import PushMessage
 from backline.messages.fields import Line, Paragraph
 from backline.messages.registry import register

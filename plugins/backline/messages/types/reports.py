@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from backline.channels.content import EmailContent
+from backline.channels.base import EmailContent
 from backline.messages.attachments import AttachmentField, read_attachment
 from backline.messages.fields import Day, Name, Paragraph, Timestamp, WebUrl
 from backline.messages.registry import register

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from backline.channels.content import WebhookContent
+from backline.channels.base import WebhookContent
 from backline.messages.base import WebhookMessage
 from backline.messages.fields import Timestamp, matching
 from backline.messages.registry import register

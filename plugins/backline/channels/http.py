@@ -1,0 +1,313 @@
+"""HTTP for channels: gateways, persistent sessions, and the error class of each response.
+
+Error classes follow RFC 9110 section 15, RFC 6585 and RFC 8470. The first match applies:
+
+| status | class | why |
+|---|---|---|
+| 2xx | | accepted |
+| 3xx | unknown | redirects are not followed: they could lead anywhere |
+| 429, 503 with Retry-After | rate_limited | the server asks to retry later |
+| 408, 504 | timeout | the server or a gateway timed out |
+| 502, 503 | network | the server behind a gateway is unreachable |
+| 507 | resource | out of storage |
+| 425, any other 5xx | unknown | a server error, which may be temporary |
+| 401, 403, 407 | authentication | our credentials are wrong or missing |
+| any other 4xx | rejected | our request is wrong, and a retry would repeat it |
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from backline.channels.base import truncate
+from backline.errors import (
+    AuthenticationFailed,
+    BacklineError,
+    InvalidInput,
+    Misconfigured,
+    NetworkFailure,
+    RateLimited,
+    Rejected,
+    ResourceExhausted,
+    RetryableError,
+    TimeoutFailure,
+    UnknownFailure,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_RESPONSE_BYTES = 64 * 1024
+"""Bytes of a response that are read."""
+CONNECT_TIMEOUT_SECONDS = 10.0
+UNKNOWN_OUTCOME = "; outcome unknown: it may have accepted the message"
+MAX_DETAIL_CHARACTERS = 300
+"""Characters of a response in an error's text; its `response` holds more."""
+
+_ERROR_CLASSES: dict[int, type[BacklineError]] = {
+    429: RateLimited,
+    **dict.fromkeys((408, 504), TimeoutFailure),
+    **dict.fromkeys((502, 503), NetworkFailure),
+    507: ResourceExhausted,
+    425: UnknownFailure,
+    **dict.fromkeys((401, 403, 407), AuthenticationFailed),
+}
+_FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class HttpGateway:
+    """Where requests are sent. `url` has no trailing slash; `verify_tls` is off only for test servers."""
+
+    name: str
+    """The connection's id, used in error texts."""
+    url: str
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
+    extra: Mapping[str, object] = field(default_factory=dict, repr=False)
+    verify_tls: bool = True
+    proxy: str | None = field(default=None, repr=False)
+    """From HTTPS_PROXY and similar variables; may hold a password."""
+
+    def __str__(self) -> str:
+        return self.url
+
+    @classmethod
+    def from_connection(
+        cls,
+        name: str,
+        *,
+        host: str | None,
+        schema: str | None,
+        port: int | None,
+        login: str | None,
+        password: str | None,
+        extra: Mapping[str, object],
+    ) -> Self:
+        """Read an Airflow connection, whose host may be a whole URL; without a scheme it is https.
+
+        `"verify": false` in the extra accepts any certificate. Raises Misconfigured.
+        """
+        if not host:
+            raise Misconfigured(f"connection {name!r} has no host; set its host, for example https://api.example.com")
+        text = host if "://" in host else f"{schema or 'https'}://{host}"
+        try:
+            parts = urlsplit(text)
+            url_port = parts.port
+        except ValueError as exc:
+            raise Misconfigured(f"connection {name!r}: its host is not a URL: {exc}") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise Misconfigured(f"connection {name!r}: its host must be an http or https URL, not {parts.scheme}://...")
+        if parts.username or parts.query or parts.fragment:
+            advice = "put credentials into its login and password"
+            raise Misconfigured(f"connection {name!r}: its host must be a URL without user, '?' and '#'; {advice}")
+        authority = parts.netloc if url_port or not port else f"{parts.netloc}:{port}"
+        return cls(
+            name=name,
+            url=f"{parts.scheme}://{authority}{parts.path.rstrip('/')}",
+            login=login or None,
+            password=password or None,
+            extra=extra,
+            verify_tls=str(extra.get("verify", True)).strip().lower() not in _FALSE,
+            proxy=proxy_for(parts.scheme, parts.hostname),
+        )
+
+    def basic_auth(self) -> str:
+        """The value of the header Authorization (RFC 7617); Misconfigured unless login and password are set."""
+        if not self.login or not self.password:
+            raise Misconfigured(f"connection {self.name!r} needs a login and a password")
+        return "Basic " + b64encode(f"{self.login}:{self.password}".encode()).decode()
+
+
+def proxy_for(scheme: str, host: str) -> str | None:
+    """The proxy for a host from HTTPS_PROXY, HTTP_PROXY and NO_PROXY, or None."""
+    if proxy_bypass(host):
+        return None
+    proxies = getproxies()
+    return proxies.get(scheme) or proxies.get("all")
+
+
+class HttpRequest(NamedTuple):
+    """One request, complete with headers and body."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+    timeout: float
+    """Seconds, including the time to connect."""
+
+    def __repr__(self) -> str:
+        """Without headers and body, which may hold secrets."""
+        return f"HttpRequest({self.method} {self.url}, {len(self.body)} bytes)"
+
+
+class HttpResponse(NamedTuple):
+    """A response; `body` is cut to MAX_RESPONSE_BYTES bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names may be in any case."""
+    body: str
+
+    def raise_for_status(self, server: str) -> None:
+        """Raise the error for a response, by the table above; none for 2xx."""
+        if not 200 <= self.status < 300:
+            raise self.error(server)
+
+    def error(self, server: str, *, detail: str = "", error_class: type[BacklineError] | None = None) -> BacklineError:
+        """The error for a response other than 2xx.
+
+        `detail` is the server's error message, if the body has a known format; `error_class` overrides the status's class.
+        """
+        status, headers, body = self
+        lower = {name.lower(): value for name, value in headers.items()}
+        wait = retry_after(lower)
+        if error_class is None and status == 503 and wait is not None:
+            error_class = RateLimited
+        elif error_class is None:
+            error_class = _ERROR_CLASSES.get(status, Rejected if 400 <= status < 500 else UnknownFailure)
+        message = detail or " ".join(body.split())[:MAX_DETAIL_CHARACTERS]
+        text = f"{server} answered {status}" + (f": {message}" if message else "")
+        if 300 <= status < 400:
+            text += (
+                f", a redirect to {lower.get('location', 'nowhere')!r}; redirects are not followed: give the final URL"
+            )
+        if issubclass(error_class, RetryableError):
+            return error_class(text, code=str(status), response=truncate(detail or body), retry_after=wait)
+        return error_class(text, code=str(status), response=truncate(detail or body))
+
+    def json_object(self) -> dict[str, Any]:
+        """The JSON object in the body; empty if it is anything else."""
+        try:
+            found = json.loads(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class HttpSession:
+    """A persistent connection, opened by the first request and reopened after it breaks.
+
+    Redirects are not followed and cookies not kept.
+    """
+
+    verify_tls: bool = True
+    proxy: str | None = None
+    connector: Callable[[], aiohttp.BaseConnector] | None = None
+    """Creates the aiohttp connector, for callers that choose addresses or need several connections."""
+    repeat_disconnected: bool = False
+    """Send once more if the server has closed the connection; for servers that recognize a repetition."""
+    _client: aiohttp.ClientSession | None = field(default=None, init=False)
+
+    async def exchange(self, request: HttpRequest, server: str = "") -> HttpResponse:
+        """The response, whatever its status; TimeoutFailure, NetworkFailure, or InvalidInput for a wrong URL.
+
+        Errors name the `server`, or else the URL's origin, and say if it may have processed the request.
+        """
+        import aiohttp
+
+        host = server or _origin(request.url)
+        try:
+            try:
+                return await self._request(request)
+            except aiohttp.ServerDisconnectedError:
+                if not self.repeat_disconnected:
+                    raise
+                return await self._request(request)
+        except aiohttp.ConnectionTimeoutError:
+            seconds = min(request.timeout, CONNECT_TIMEOUT_SECONDS)
+            raise TimeoutFailure(f"{host}: no connection within {seconds:g} s") from None
+        except TimeoutError:
+            raise TimeoutFailure(f"{host} did not answer within {request.timeout:g} s{UNKNOWN_OUTCOME}") from None
+        except aiohttp.InvalidURL:
+            raise InvalidInput("url", f"of {host} is not usable; change it") from None
+        except aiohttp.ClientConnectorCertificateError as exc:
+            advice = 'trust its authority (SSL_CERT_FILE), or set "verify": false in the extra for a test server'
+            raise NetworkFailure(f"{host}: its certificate is not valid ({exc.certificate_error}); {advice}") from exc
+        except aiohttp.ClientConnectorDNSError as exc:
+            raise NetworkFailure(f"{host}: cannot find that host; check the connection's host and DNS") from exc
+        except (aiohttp.ClientConnectorError, aiohttp.ClientProxyConnectionError) as exc:
+            raise NetworkFailure(f"{host}: no connection ({exc.os_error.strerror or exc.os_error})") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            # str() of an error about a response would contain the whole URL.
+            text = exc.message if isinstance(exc, aiohttp.ClientResponseError) else str(exc)
+            reason = " ".join(text.split()) or type(exc).__name__
+            raise NetworkFailure(f"{host}: the connection broke ({reason}){UNKNOWN_OUTCOME}") from exc
+
+    async def close(self) -> None:
+        """Close all connections; never raises."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _request(self, request: HttpRequest) -> HttpResponse:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=request.timeout, connect=min(request.timeout, CONNECT_TIMEOUT_SECONDS))
+        async with self._get_client().request(
+            request.method, request.url, data=request.body, headers=request.headers, timeout=timeout,
+            allow_redirects=False, proxy=self.proxy,
+        ) as response:  # fmt: skip
+            return HttpResponse(response.status, response.headers, await _read_text(response))
+
+    def _get_client(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._client is None:
+            factory = self.connector or partial(aiohttp.TCPConnector, limit=1, ssl=self.verify_tls)
+            self._client = aiohttp.ClientSession(
+                connector=factory(), cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "Backline"}
+            )
+        return self._client
+
+
+async def _read_text(response: aiohttp.ClientResponse) -> str:
+    content = bytearray()
+    async for piece in response.content.iter_chunked(8192):
+        content += piece
+        if len(content) >= MAX_RESPONSE_BYTES:
+            break
+    del content[MAX_RESPONSE_BYTES:]
+    try:
+        text = content.decode(response.charset or "utf-8", "replace")
+    except LookupError:
+        text = content.decode("utf-8", "replace")
+    return text.replace("\0", "\ufffd")  # PostgreSQL cannot store a NUL
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port only: a path may hold a secret."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds of a Retry-After (RFC 9110 section 10.2.3); None without a readable one.
+
+    A date is compared with the response's own Date header, so the clocks need not agree. Header names are in lower case.
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:12])
+    until = _parse_http_date(text)
+    if until is None:
+        return None
+    return max(0.0, until - (_parse_http_date(headers.get("date", "")) or time.time()))
+
+
+def _parse_http_date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
