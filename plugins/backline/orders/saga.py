@@ -22,9 +22,8 @@ from backline.errors import BacklineError, InvalidInput, UnknownFailure
 from backline.orders import notifications
 from backline.orders.repository import Order, OrderLine, get_lines, get_order, lock_stock
 from backline.orders.settings import OrderSettings
-from backline.payments.charges import charge
+from backline.payments.charges import charge, refund
 from backline.payments.provider import Provider
-from backline.payments.refunds import refund
 
 StepCallback = Callable[[str], None]
 STEP_PROGRESS = {"validate": 0, "reserve": 20, "pay": 40, "confirm": 80, "refund": 90, "cancel": 95}
