@@ -14,17 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
+
+from psycopg.rows import class_row
 
 from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, UnknownFailure
+from backline.jobs.job import Job
 from backline.orders import notifications
-from backline.orders.repository import Order, OrderLine, get_lines, get_order, lock_stock
+from backline.orders.repository import Order, OrderLine, StockDemand
 from backline.orders.settings import OrderSettings
 from backline.payments.charges import charge, refund
 from backline.payments.provider import Provider
 
+Row = TypeVar("Row")
 StepCallback = Callable[[str], None]
 STEP_PROGRESS = {"validate": 0, "reserve": 20, "pay": 40, "confirm": 80, "refund": 90, "cancel": 95}
 """The steps, and the progress in percent at the start of each."""
@@ -62,6 +66,14 @@ class _StepRejected(BacklineError):
 
 class _StepWaiting(BacklineError):
     """The next step waits for someone else, such as the customer."""
+
+
+def process_order(job: Job[OrderSettings]) -> SagaResult:
+    """Advance the order `order_id` as far as possible."""
+    order_id = job.params.required("order_id", int)
+    return run_saga(
+        job.database, job.provider(), order_id, job.settings, lambda step: job.progress(STEP_PROGRESS[step], step)
+    )
 
 
 def run_saga(
@@ -105,7 +117,7 @@ class _Saga:
         with self._database.transaction():
             if not any(row["state"] == "pending" for row in self._execute("order_lock")):
                 return
-            short = [demand.sku for demand in lock_stock(self._database, self._id) if demand.free < demand.wanted]
+            short = [demand.sku for demand in self._rows("stock_lock", StockDemand) if demand.free < demand.wanted]
             if short:
                 raise _StepRejected(f"not in stock: {', '.join(short[:5])}")
             self._execute("order_reserve")
@@ -141,7 +153,7 @@ class _Saga:
 
     def _validate(self, order: Order) -> list[OrderLine]:
         """Check that the order can be delivered and its customer notified; returns its lines."""
-        lines = get_lines(self._database, self._id)
+        lines = self._rows("order_lines", OrderLine)
         if not lines:
             raise _StepRejected("it has no lines")
         if retired := [line.sku for line in lines if line.is_retired]:
@@ -195,7 +207,15 @@ class _Saga:
     # --- reading ------------------------------------------------------------------------------------
 
     def _load_order(self) -> Order:
-        return get_order(self._database, self._id, self._config.payment_timeout_hours)
+        orders = self._rows("order_get", Order)
+        if not orders:
+            raise InvalidInput("order_id", f"there is no order {self._id}; give an order's id, not its number")
+        return orders[0]
+
+    def _rows(self, name: LiteralString, row: type[Row]) -> list[Row]:
+        values = {"id": self._id, "payment_timeout_hours": self._config.payment_timeout_hours}
+        with self._database.cursor(row_factory=class_row(row)) as cursor:
+            return cursor.execute(statement("orders", name), values).fetchall()
 
     def _execute(self, name: LiteralString) -> list[Any]:
         return self._database.execute(statement("orders", name), {"id": self._id}).fetchall()
