@@ -6,12 +6,49 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
+from psycopg.rows import DictRow, class_row
+
 from backline.db.connect import Session, translate_errors
 from backline.db.statements import statement
-from backline.subscriptions import notifications
-from backline.subscriptions.repository import SubscriptionRow, lock_subscription
-from backline.subscriptions.rules import Action, Plan, decide, line_amounts
+from backline.errors import InvalidInput
+from backline.jobs.job import Job
+from backline.outbox.submission import enqueue
+from backline.subscriptions.rules import Action, Plan, Subscription, decide, line_amounts
 from backline.subscriptions.settings import SubscriptionSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRow(Subscription):
+    """A subscription with its owner and product, as the database has it."""
+
+    id: int
+    reminded_cycle_on: date | None
+    quantity: int
+    currency: str
+    user_id: int
+    product_id: int
+    zone: str
+    today: date
+    """The current day in `zone`."""
+    product: str
+    product_is_retired: bool
+    name: str
+    email: str
+    phone: str | None
+    """Only of owners who want text messages."""
+    language: str
+    country: str
+    customer_is_deactivated: bool
+    tax_rate: int
+    """In basis points."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionItem:
+    """A subscription of a batch. After a permanent failure it is attempted again if its owner's address changes."""
+
+    id: int
+    email: str
 
 
 class RenewalOutcome(StrEnum):
@@ -50,9 +87,9 @@ class Renewal:
     reason: str | None = None
 
 
-def order_number(subscription_id: int, cycle_on: date) -> str:
-    """The number of a cycle's order: always the same for one cycle."""
-    return f"S-{subscription_id:08d}-{cycle_on:%Y%m%d}"
+def process_single_subscription(job: Job[SubscriptionSettings]) -> Renewal:
+    """Renew the subscription `subscription_id`, if it is due."""
+    return renew(job.database, job.params.required("subscription_id", int), job.now, job.settings)
 
 
 def renew(database: Session, subscription_id: int, now: datetime, config: SubscriptionSettings) -> Renewal:
@@ -73,13 +110,26 @@ def renew(database: Session, subscription_id: int, now: datetime, config: Subscr
         return Renewal(row.id, outcome, plan.cycle_on, plan.next_on)
 
 
+def lock_subscription(database: Session, subscription_id: int, now: datetime) -> SubscriptionRow:
+    """A subscription, locked for the caller's transaction.
+
+    InvalidInput if it does not exist; psycopg's LockNotAvailable while another transaction has it.
+    """
+    with database.cursor(row_factory=class_row(SubscriptionRow)) as cursor:
+        values = {"id": subscription_id, "now": now}
+        row = cursor.execute(statement("subscriptions", "subscription_lock"), values).fetchone()
+    if row is None:
+        raise InvalidInput("subscription_id", f"there is no subscription {subscription_id}; give the id of one")
+    return row
+
+
 def _place_order(database: Session, row: SubscriptionRow, plan: Plan, config: SubscriptionSettings) -> Renewal:
     assert plan.cycle_on is not None  # noqa: S101 - a plan to order has a cycle
     if row.customer_is_deactivated or row.product_is_retired:
         reason = "the customer is deactivated" if row.customer_is_deactivated else "the product is no longer sold"
         return Renewal(row.id, RenewalOutcome.BLOCKED, plan.cycle_on, row.next_on, reason=reason)
     net, tax = line_amounts(row.quantity, plan.unit_price_minor, row.tax_rate)
-    number = order_number(row.id, plan.cycle_on)
+    number = f"S-{row.id:08d}-{plan.cycle_on:%Y%m%d}"  # always the same for one cycle
     values = {
         "subscription_id": row.id, "cycle_on": plan.cycle_on, "number": number, "user_id": row.user_id,
         "product_id": row.product_id, "quantity": row.quantity, "unit_price_minor": plan.unit_price_minor,
@@ -89,10 +139,7 @@ def _place_order(database: Session, row: SubscriptionRow, plan: Plan, config: Su
     order = database.execute(statement("subscriptions", "order_place"), values).fetchone()
     if order is not None:
         database.execute(statement("subscriptions", "order_reserve"), {"id": order["id"]})
-        notifications.enqueue_order_confirmation(
-            database, row, config, number=number, placed_at=order["placed_at"], unit_price_minor=plan.unit_price_minor,
-            tax_minor=tax, total_minor=order["total_minor"],
-        )  # fmt: skip
+        _enqueue_order_confirmation(database, row, config, order, plan, tax)
     else:
         outcome = RenewalOutcome.ALREADY_ORDERED
         order = database.execute(statement("subscriptions", "order_for_cycle"), values).fetchone()
@@ -102,11 +149,28 @@ def _place_order(database: Session, row: SubscriptionRow, plan: Plan, config: Su
     return Renewal(row.id, outcome, plan.cycle_on, plan.next_on, order=order["number"], order_id=order["id"])
 
 
+def _enqueue_order_confirmation(
+    database: Session, row: SubscriptionRow, config: SubscriptionSettings, order: DictRow, plan: Plan, tax_minor: int
+) -> None:
+    """Confirm the order of a cycle: by email, and by text message to owners who want that."""
+    recipient = {"email": row.email, **({"sms": row.phone} if row.phone else {})}
+    payload = {
+        "name": row.name, "language": row.language, "zone": row.zone, "order": order["number"], "currency": row.currency,
+        "placed_at": order["placed_at"].isoformat(), "tax": tax_minor, "total": order["total_minor"],
+        "lines": [{"description": row.product, "quantity": row.quantity, "unit_price": plan.unit_price_minor}],
+        "order_url": config.order_url.replace("{order}", order["number"]),
+    }  # fmt: skip
+    enqueue(database, "order_confirmation", recipient, payload, key=f"order-{order['number']}")
+
+
 def _defer(database: Session, row: SubscriptionRow, cycle_on: date, config: SubscriptionSettings) -> Renewal:
     retry_on = row.today + timedelta(days=config.out_of_stock_retry_days)
     _advance(database, row.id, cycle_on, retry_on=retry_on)
     if row.retry_on is None:  # the owner is notified once for each cycle
-        notifications.enqueue_deferral(database, row, cycle_on, config)
+        context = {"name": row.name, "product": row.product, "manage_url": config.manage_url}
+        payload = {"template": "subscription_deferred", "language": row.language, "context": context}
+        key = f"subscription-{row.id}-{cycle_on}-deferred-{row.today}"
+        enqueue(database, "templated_email", row.email, payload, key=key)
     reason = f"{row.product} is out of stock"
     return Renewal(row.id, RenewalOutcome.DEFERRED, cycle_on, cycle_on, retry_on, reason=reason)
 
