@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from backline.payments.provider import PaymentState, ProviderPayment
+from backline.payments.provider import PAYMENT_STATES, PaymentState, ProviderPayment
 
 
 class DiscrepancyKind(StrEnum):
@@ -25,13 +25,6 @@ class DiscrepancyKind(StrEnum):
     """The order was paid by another payment, and this one was captured too."""
 
 
-LOCAL_STATES: Mapping[str, PaymentState] = {
-    "pending": PaymentState.PENDING,
-    "requires_action": PaymentState.REQUIRES_ACTION,
-    "captured": PaymentState.CAPTURED,
-    "failed": PaymentState.FAILED,
-    "abandoned": PaymentState.FAILED,
-}
 FIXABLE_STATES = ("pending", "requires_action", "failed")
 
 
@@ -122,7 +115,7 @@ def _matching_order(payment: ProviderPayment) -> tuple[bool, datetime, str]:
 
 
 def _compare(payment: ProviderPayment, local: LocalPayment) -> Iterator[Discrepancy]:
-    local_state, is_captured = LOCAL_STATES.get(local.state), payment.state is PaymentState.CAPTURED
+    local_state, is_captured = PAYMENT_STATES.get(local.state), payment.state is PaymentState.CAPTURED
     same_currency, same_amount = local.currency == payment.currency, local.amount_minor == payment.amount_minor
     if not same_currency:
         yield _discrepancy(DiscrepancyKind.CURRENCY, payment, local, local.currency, payment.currency)
