@@ -17,8 +17,7 @@ from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
 from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.encryption import Encryptor
-from backline.reference_app import SeedResult, seed
-from backline.reference_app.seeding import DEFAULT_SEED, MAX_SCALE, SEED_STEPS
+from backline.reference_app import DEFAULT_SEED, MAX_SCALE, SEED_STEPS, SeedResult, seed
 from backline.settings import settings
 from stack.environment import to_shell_exports
 from stack.lifecycle import Stack

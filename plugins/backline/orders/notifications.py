@@ -39,12 +39,6 @@ def build_confirmation(order: Order, lines: Sequence[OrderLine], url_template: s
     return kind.check_recipient(recipient), payload
 
 
-def enqueue_confirmation(database: Session, order: Order, lines: Sequence[OrderLine], url_template: str) -> None:
-    """Enqueue the confirmation of an order."""
-    recipient, payload = build_confirmation(order, lines, url_template)
-    enqueue(database, "order_confirmation", recipient, payload, key=f"order:{order.id}:confirmation")
-
-
 def enqueue_status(database: Session, order: Order, status: str, note: str, url_template: str) -> bool:
     """Enqueue an `order_status`; False if the customer cannot be notified, which must not stop the order."""
     if not order.can_be_notified:

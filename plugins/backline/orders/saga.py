@@ -25,6 +25,7 @@ from backline.jobs.job import Job
 from backline.orders import notifications
 from backline.orders.repository import Order, OrderLine, StockDemand
 from backline.orders.settings import OrderSettings
+from backline.outbox.submission import enqueue
 from backline.payments.charges import charge, refund
 from backline.payments.provider import Provider
 
@@ -146,13 +147,14 @@ class _Saga:
         if order.is_refunding:
             raise _StepRejected("its payment is being refunded")
         self._on_step("confirm")
-        lines = self._validate(order)
+        recipient, payload = self._validate(order)
         with self._database.transaction():
             if self._execute("order_confirm") and not order.was_notified:
-                notifications.enqueue_confirmation(self._database, order, lines, self._config.order_url)
+                key = f"order:{order.id}:confirmation"
+                enqueue(self._database, "order_confirmation", recipient, payload, key=key)
 
-    def _validate(self, order: Order) -> list[OrderLine]:
-        """Check that the order can be delivered and its customer notified; returns its lines."""
+    def _validate(self, order: Order) -> tuple[str, dict[str, Any]]:
+        """Check that the order can be delivered and its customer notified; returns recipient and payload of its confirmation."""
         lines = self._rows("order_lines", OrderLine)
         if not lines:
             raise _StepRejected("it has no lines")
@@ -161,10 +163,9 @@ class _Saga:
         if not order.can_be_notified:
             raise _StepRejected("the customer's account is closed")
         try:
-            notifications.build_confirmation(order, lines, self._config.order_url)
+            return notifications.build_confirmation(order, lines, self._config.order_url)
         except InvalidInput as exc:
             raise _StepRejected(f"it could not be confirmed: {exc}") from exc
-        return lines
 
     def _unpaid_error(self, order: Order, reason: str) -> BacklineError:
         """Wait for someone else to pay, unless the time for that is over."""

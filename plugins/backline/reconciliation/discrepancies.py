@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 
 from backline.payments.provider import PAYMENT_STATES, PaymentState, ProviderPayment
@@ -97,17 +97,7 @@ def page_discrepancies(
 
 def missing_at_provider(payment: LocalPayment) -> Discrepancy:
     """The discrepancy of a local payment that the provider did not list."""
-    return Discrepancy(
-        kind=DiscrepancyKind.MISSING_THERE,
-        reference=payment.reference or "",
-        payment_id=payment.payment_id,
-        order_id=payment.order_id,
-        amount_minor=payment.amount_minor,
-        currency=payment.currency,
-        created_at=payment.created_at,
-        local_value=payment.state,
-        provider_value="no such payment",
-    )
+    return _discrepancy(DiscrepancyKind.MISSING_THERE, payment, payment, payment.state, "no such payment")
 
 
 def _matching_order(payment: ProviderPayment) -> tuple[bool, datetime, str]:
@@ -137,22 +127,17 @@ def _compare(payment: ProviderPayment, local: LocalPayment) -> Iterator[Discrepa
 
 
 def _discrepancy(
-    kind: DiscrepancyKind,
-    payment: ProviderPayment,
-    local: LocalPayment | None,
-    local_value: str,
-    provider_value: str,
-    *,
-    is_safe: bool = False,
-) -> Discrepancy:
+    kind: DiscrepancyKind, payment: ProviderPayment | LocalPayment, local: LocalPayment | None, local_value: str,
+    provider_value: str, *, is_safe: bool = False,
+) -> Discrepancy:  # fmt: skip
     return Discrepancy(
         kind=kind,
-        reference=payment.reference,
+        reference=payment.reference or "",
         payment_id=local.payment_id if local else None,
         order_id=local.order_id if local else payment.order_id,
         amount_minor=payment.amount_minor,
         currency=payment.currency,
-        created_at=payment.created_at.astimezone(UTC),
+        created_at=payment.created_at,
         local_value=local_value,
         provider_value=str(provider_value),
         is_safe_to_fix=is_safe,

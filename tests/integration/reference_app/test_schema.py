@@ -11,7 +11,7 @@ from psycopg.rows import DictRow
 
 from backline import reference_app
 from backline.errors import Misconfigured
-from backline.reference_app.seeding import FOLDER
+from backline.reference_app import FOLDER
 
 FILES = [path.stem for path in sorted(FOLDER.glob("*.sql"))]
 UNCOMMENTED: LiteralString = """

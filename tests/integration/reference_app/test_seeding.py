@@ -15,8 +15,7 @@ from psycopg.sql import SQL, Identifier
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import InvalidInput
-from backline.reference_app import invariant_violations, seed
-from backline.reference_app.seeding import SEED_STEPS
+from backline.reference_app import SEED_STEPS, invariant_violations, seed
 from tests.integration.conftest import TEST_FERNET_KEY
 
 TODAY = date(2026, 3, 31)

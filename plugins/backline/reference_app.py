@@ -1,4 +1,7 @@
-"""The reference app's schema and generated data: in bulk, by SQL, the same for the same seed, scale and day."""
+"""The reference app: the tables of a small shop (schema `app`) with generated data, for every job to run on.
+
+The data are generated in bulk, by SQL, and are the same for the same seed, scale and day.
+"""
 
 from __future__ import annotations
 
