@@ -92,7 +92,7 @@ class OfferTable:
         price = self.price[found]
         cheapest = int(price.min())
         days = order.days_left + 1
-        # As score_components and weighted_score do, for all offers at once; a test compares the two.
+        # The weighted sum of score_components, for all offers at once; a test compares the two.
         score = (
             weights.price * (SCORE_SCALE * cheapest // price)
             + weights.lead_time * (SCORE_SCALE * (days - self.lead_days[found]) // days)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from backline.db.statements import statement
@@ -21,7 +21,7 @@ from backline.payments.charges import record_action_required, record_capture, re
 from backline.payments.declines import CANCELLED, classify
 from backline.payments.repository import Order, Payment, RunStatement, lock_order, transaction
 from backline.payments.settings import PaymentSettings
-from backline.payments.webhook_parsing import PARSERS, ParsedEvent
+from backline.payments.webhook_parsing import PARSERS, ParsedEvent, PaymentEvent
 from backline.settings import settings
 from backline.subscriptions.renewal import RenewalOutcome, renew
 from backline.subscriptions.settings import SubscriptionSettings
@@ -39,16 +39,11 @@ class NotReady(PermanentError):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(PaymentEvent):
     """An event that is not processed yet."""
 
     id: int
-    provider: str
-    event_id: str
-    type: str
-    occurred_at: datetime
     received_at: datetime
-    body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

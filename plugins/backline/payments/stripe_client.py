@@ -161,10 +161,7 @@ class StripeProvider:
             "amount": payment.amount_minor,
             "currency": payment.currency.lower(),
             "description": f"Order {request.order_number}",
-            "metadata": {
-                PAYMENT_KEY_METADATA: payment.idempotency_key,
-                "order_id": str(payment.order_id),
-            },
+            "metadata": {PAYMENT_KEY_METADATA: payment.idempotency_key, "order_id": str(payment.order_id)},
             "payment_method_types": ["card"],
         }
         if payment.customer_reference:

@@ -108,7 +108,7 @@ class _Row:
             amount_minor=self.minor_units("amount", currency),
             currency=currency,
             state=state,
-            created_at=created_at.astimezone(UTC),
+            created_at=created_at,
             refunded_minor=self.minor_units("refunded", currency),
             order_id=int(order) if order else None,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from backline.payments.provider import PAYMENT_STATES, PaymentState, ProviderPayment
@@ -137,7 +137,7 @@ def _discrepancy(
         order_id=local.order_id if local else payment.order_id,
         amount_minor=payment.amount_minor,
         currency=payment.currency,
-        created_at=payment.created_at,
+        created_at=payment.created_at.astimezone(UTC),
         local_value=local_value,
         provider_value=str(provider_value),
         is_safe_to_fix=is_safe,

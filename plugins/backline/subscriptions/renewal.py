@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from enum import StrEnum
 
 from psycopg.rows import DictRow, class_row
 
@@ -13,7 +12,7 @@ from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.jobs.job import Job
 from backline.outbox.submission import enqueue
-from backline.subscriptions.rules import Action, Plan, Subscription, decide, line_amounts
+from backline.subscriptions.rules import Plan, RenewalOutcome, Subscription, decide, line_amounts
 from backline.subscriptions.settings import SubscriptionSettings
 
 
@@ -51,25 +50,6 @@ class SubscriptionItem:
     email: str
 
 
-class RenewalOutcome(StrEnum):
-    """The outcome of a renewal."""
-
-    ORDERED = "ordered"
-    ALREADY_ORDERED = "already_ordered"
-    """The cycle had its order; the subscription moved to the next cycle."""
-    SKIPPED = "skipped"
-    """At the owner's request: no order; the subscription moved to the next cycle."""
-    DEFERRED = "deferred"
-    """Out of stock: attempted again later; the owner is notified the first time."""
-    RESUMED = "resumed"
-    """The pause is over; the next cycle is still to come."""
-    BLOCKED = "blocked"
-    """Due, but the product is no longer sold or the customer is deactivated: a person has to decide. Nothing changes."""
-    NOT_DUE = "not_due"
-    INACTIVE = "inactive"
-    """Cancelled, or paused."""
-
-
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """What a renewal did."""
@@ -101,13 +81,12 @@ def renew(database: Session, subscription_id: int, now: datetime, config: Subscr
     with translate_errors(), database.transaction():
         row = lock_subscription(database, subscription_id, now)
         plan = decide(row, row.today)
-        if plan.action in (Action.INACTIVE, Action.NOT_DUE):
-            return Renewal(row.id, RenewalOutcome(plan.action), next_on=row.next_on, retry_on=row.retry_on)
-        if plan.action is Action.ORDER:
+        if plan.outcome in (RenewalOutcome.INACTIVE, RenewalOutcome.NOT_DUE):
+            return Renewal(row.id, plan.outcome, next_on=row.next_on, retry_on=row.retry_on)
+        if plan.outcome is RenewalOutcome.ORDERED:
             return _place_order(database, row, plan, config)
         _advance(database, row.id, plan.next_on)
-        outcome = RenewalOutcome.SKIPPED if plan.action is Action.SKIP else RenewalOutcome.RESUMED
-        return Renewal(row.id, outcome, plan.cycle_on, plan.next_on)
+        return Renewal(row.id, plan.outcome, plan.cycle_on, plan.next_on)
 
 
 def lock_subscription(database: Session, subscription_id: int, now: datetime) -> SubscriptionRow:
@@ -135,7 +114,7 @@ def _place_order(database: Session, row: SubscriptionRow, plan: Plan, config: Su
         "product_id": row.product_id, "quantity": row.quantity, "unit_price_minor": plan.unit_price_minor,
         "tax_rate": row.tax_rate, "net_minor": net, "tax_minor": tax, "currency": row.currency, "country": row.country,
     }  # fmt: skip
-    outcome = RenewalOutcome.ORDERED
+    outcome = plan.outcome
     order = database.execute(statement("subscriptions", "order_place"), values).fetchone()
     if order is not None:
         database.execute(statement("subscriptions", "order_reserve"), {"id": order["id"]})
