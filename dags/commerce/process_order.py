@@ -35,4 +35,4 @@ with job_dag(
     result_ttl_seconds=86_400,
     tags=("commerce",),
 ):
-    job_task("backline.orders.saga:process_order")
+    job_task("backline.orders.process_order")

@@ -30,4 +30,4 @@ with job_dag(
     soft_limit_seconds=180,
     tags=("commerce",),
 ):
-    job_task("backline.payments.charges:process_payment")
+    job_task("backline.payments.process_payment")

@@ -24,4 +24,4 @@ with job_dag(
     soft_limit_seconds=60,
     tags=("commerce",),
 ):
-    job_task("backline.subscriptions.renewal:process_single_subscription")
+    job_task("backline.subscriptions.process_single_subscription")

@@ -39,18 +39,16 @@ def build_confirmation(order: Order, lines: Sequence[OrderLine], url_template: s
     return kind.check_recipient(recipient), payload
 
 
-def enqueue_status(database: Session, order: Order, status: str, note: str, url_template: str) -> bool:
-    """Enqueue an `order_status`; False if the customer cannot be notified, which must not stop the order."""
+def enqueue_status(database: Session, order: Order, status: str, note: str, url_template: str) -> None:
+    """Enqueue an `order_status`, unless the customer cannot be notified, which must not stop the order."""
     if not order.can_be_notified:
-        return False
+        return
     payload = _payload(order, url_template, status=status, note=note)
     try:
         with database.transaction():
             enqueue(database, "order_status", order.email, payload, key=f"order:{order.id}:{status}")
     except InvalidInput as exc:
         log.warning("order %s: cannot notify the customer that it is %s: %s", order.number, status, exc)
-        return False
-    return True
 
 
 def _payload(order: Order, url_template: str, **fields: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.jobs.job import Job
-from backline.orders.saga import run_saga
+from backline.orders.process_order import run_saga
 from backline.orders.settings import OrderSettings
 
 MAX_KEY_LENGTH = 255

@@ -1,4 +1,4 @@
-"""Charges an order at most once and refunds it at most once, even if a process dies at any point.
+"""Charges an order and refunds it, each at most once, even if a process dies at any point.
 
 An attempt is committed before the provider is called, and its result afterwards. An attempt without a result may have
 charged: the next run repeats it with the same keys, and the provider returns what happened. No transaction is open during a
@@ -13,7 +13,7 @@ call, so overlapping runs for one order repeat the same attempt.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -21,7 +21,6 @@ import psycopg
 from psycopg.rows import DictRow
 
 from backline.errors import InvalidInput, PermanentError, Rejected
-from backline.jobs.job import Job
 from backline.outbox.submission import enqueue
 from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
 from backline.payments.provider import ChargeRequest, ChargeResult, Provider
@@ -48,12 +47,6 @@ class ChargeOutcome:
     decline: Decline | None = None
     next_attempt_at: datetime | None = None
     """When the next automatic attempt is due; None if there is none."""
-
-
-def process_payment(job: Job[PaymentSettings]) -> dict[str, object]:
-    """Charge the order `order_id`, or find out that it was charged; returns the state of its payment."""
-    order_id = job.params.required("order_id", int)
-    return {"order_id": order_id, **asdict(charge(job.database, job.provider(), order_id))}
 
 
 def charge(

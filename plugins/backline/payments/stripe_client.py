@@ -131,14 +131,12 @@ class StripeProvider:
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
         """The intents created in [since, until), newest first."""
         with self._translate_errors():
-            pages = self._intents.list(
-                {
-                    "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
-                    "limit": PAGE_SIZE,
-                    "expand": ["data.latest_charge"],  # has the refunded amount
-                }
-            )
-            for intent in pages.auto_paging_iter():
+            params: Any = {
+                "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
+                "limit": PAGE_SIZE,
+                "expand": ["data.latest_charge"],  # has the refunded amount
+            }
+            for intent in self._intents.list(params).auto_paging_iter():
                 yield _provider_payment(intent)
 
     def _get_or_create_intent(self, request: ChargeRequest) -> stripe.PaymentIntent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from backline.db.statements import statement
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
-from backline.subscriptions.renewal import SubscriptionItem, lock_subscription
+from backline.subscriptions.process_single_subscription import SubscriptionItem, lock_subscription
 from backline.subscriptions.rules import cycle_to_remind, line_amounts, price_of
 from backline.subscriptions.settings import SubscriptionSettings
 

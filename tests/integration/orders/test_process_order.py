@@ -9,7 +9,7 @@ import pytest
 from backline.db.connect import session
 from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
-from backline.orders.saga import STEP_PROGRESS, SagaOutcome, SagaResult, run_saga
+from backline.orders.process_order import STEP_PROGRESS, SagaOutcome, SagaResult, run_saga
 from backline.orders.settings import OrderSettings
 from backline.payments.charges import refund
 from backline.payments.stripe_client import StripeProvider
