@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -126,9 +126,13 @@ def parse_stripe_event(event_type: str, body: Mapping[str, Any]) -> ParsedEvent 
         return None
     intent = require_object(require_object(body.get("data"), "data").get("object"), "data.object")
     error = intent.get("last_payment_error") or {}
-    codes = error.get("decline_code"), error.get("code")
-    parsed = _parsed_event(kind, intent, "data.object", intent.get("metadata"), codes)
-    return replace(parsed, currency=parsed.currency.upper())
+    key = (intent.get("metadata") or {}).get(PAYMENT_KEY_METADATA)
+    return ParsedEvent(
+        kind, _require_text(intent.get("id"), "data.object.id"), key if isinstance(key, str) else None,
+        _require_minor_units(intent.get("amount"), "data.object.amount"),
+        _require_text(intent.get("currency"), "data.object.currency").upper(),
+        classify((error.get("decline_code"), error.get("code"))) if kind == "failed" else None,
+    )  # fmt: skip
 
 
 def parse_razorpay_event(event_type: str, body: Mapping[str, Any]) -> ParsedEvent | None:
@@ -137,25 +141,17 @@ def parse_razorpay_event(event_type: str, body: Mapping[str, Any]) -> ParsedEven
     if kind is None:
         return None
     payment = _razorpay_entity(body, "payment")
-    codes = payment.get("error_reason"), payment.get("error_code")
-    parsed = _parsed_event(kind, payment, "payload.payment.entity", payment.get("notes"), codes)
+    notes = payment.get("notes")
+    subscription = None
     if kind == "subscription_charged":
-        subscription = _razorpay_entity(body, "subscription").get("id")
-        return replace(parsed, subscription_reference=_require_text(subscription, "payload.subscription.entity.id"))
-    return parsed
-
-
-def _parsed_event(
-    kind: EventKind, payment: Mapping[str, Any], path: str, metadata: object, codes: tuple[str | None, str | None]
-) -> ParsedEvent:
-    """The parts that the providers' payments have in common; `path` is the payment's place in the body."""
-    key = (
-        metadata.get(PAYMENT_KEY_METADATA) if isinstance(metadata, dict) else None
-    )  # Razorpay's empty notes are a list
+        subscription = _require_text(_razorpay_entity(body, "subscription").get("id"), "payload.subscription.entity.id")
+    key = notes.get(PAYMENT_KEY_METADATA) if isinstance(notes, dict) else None  # empty notes are a list
     return ParsedEvent(
-        kind, _require_text(payment.get("id"), f"{path}.id"), key if isinstance(key, str) else None,
-        _require_minor_units(payment.get("amount"), f"{path}.amount"),
-        _require_text(payment.get("currency"), f"{path}.currency"), classify(codes) if kind == "failed" else None,
+        kind, _require_text(payment.get("id"), "payload.payment.entity.id"), key if isinstance(key, str) else None,
+        _require_minor_units(payment.get("amount"), "payload.payment.entity.amount"),
+        _require_text(payment.get("currency"), "payload.payment.entity.currency"),
+        classify((payment.get("error_reason"), payment.get("error_code"))) if kind == "failed" else None,
+        subscription,
     )  # fmt: skip
 
 
