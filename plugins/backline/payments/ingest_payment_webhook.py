@@ -23,7 +23,8 @@ from backline.payments.repository import Order, Payment, RunStatement, lock_orde
 from backline.payments.settings import PaymentSettings
 from backline.payments.webhook_parsing import PARSERS, ParsedEvent, PaymentEvent
 from backline.settings import settings
-from backline.subscriptions.process_single_subscription import RenewalOutcome, renew
+from backline.subscriptions.process_single_subscription import renew
+from backline.subscriptions.rules import RenewalOutcome
 from backline.subscriptions.settings import SubscriptionSettings
 
 BATCH_LIMIT = 1_000
