@@ -13,12 +13,8 @@ from backline.db.connect import session
 from backline.errors import DatabaseFailure, InvalidInput
 from backline.messages import registry
 from backline.reference_app import invariant_violations
-from backline.subscriptions.process_single_subscription import (
-    Renewal,
-    RenewalOutcome,
-    process_single_subscription,
-    renew,
-)
+from backline.subscriptions.process_single_subscription import Renewal, process_single_subscription, renew
+from backline.subscriptions.rules import RenewalOutcome
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.job_factory import create_job
 from tests.integration.subscriptions.support import CONFIG, LONG_AGO, NOW, TODAY, Shop
