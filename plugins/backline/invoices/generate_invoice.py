@@ -1,28 +1,42 @@
-"""Issues invoices and credit notes, writes their PDF files, and sends each first invoice with the receipt."""
+"""Issues invoices and credit notes, writes their PDF files, and sends each first invoice with the receipt.
+
+An order has its invoice once it is paid and its credit note once it is refunded, each exactly once. One short transaction
+takes the number and inserts the invoice while it locks the series' row: numbers have no gaps, and a rollback returns its
+number. No file is generated under that lock.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
 
+from backline.audit_trail import Actor
 from backline.db.connect import Session
 from backline.db.statements import statement
+from backline.errors import InvalidInput
 from backline.files import write_file
-from backline.invoices.documents import Document, load_document, render_document_pdf
-from backline.invoices.issuing import issue
-from backline.invoices.notifications import enqueue_receipt
+from backline.invoices.documents import CURRENT_LAYOUT, Document, labels, load_document, render_document_pdf
 from backline.invoices.settings import InvoiceSettings
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
+from backline.outbox.submission import enqueue, replace_payload
 from backline.rendering.settings import TemplateSettings
 from backline.settings import resolve_folder, settings
 
 log = logging.getLogger(__name__)
 
+ACTOR = Actor("generate_invoice")
 MAX_LISTED = 20
 """Documents that the result lists; all are counted."""
+US_LETTER_COUNTRIES = frozenset(["BZ", "CA", "CL", "CO", "CR", "GT", "MX", "NI", "PA", "PH", "PR", "SV", "US", "VE"])
+"""Countries that print on US Letter (CLDR, supplemental data, paperSize)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +96,56 @@ def generate_for_order(
     return [_generate_file(database, load_document(database, number), config, now) for number in ids]
 
 
+def issue(connection: Session, order_id: int, config: InvoiceSettings, zone: str, now: datetime) -> list[int]:
+    """Issue the documents that the order lacks; returns the ids of its invoice and, if refunded, its credit note.
+
+    The series' year is that of `now` in `zone`. InvalidInput if the order does not exist or is not paid.
+    """
+    with connection.transaction():
+        order = connection.execute(statement("invoices", "order_lock"), {"order_id": order_id}).fetchone()
+        if order is None:
+            raise InvalidInput("order_id", f"there is no order {order_id}")
+        rows = connection.execute(statement("invoices", "documents_of_order"), {"order_id": order_id}).fetchall()
+        issued = {row["is_credit_note"]: row["id"] for row in rows}
+        invoice, credit_note = issued.get(False), issued.get(True)
+        if invoice is None and not order["is_paid"]:
+            raise InvalidInput("order_id", f"order {order_id} is not paid; an invoice is issued once it is")
+        common = _document_values(config, zone, order["country"])
+        year = now.astimezone(ZoneInfo(zone)).year
+        if invoice is None:
+            values = {**common, "series": config.series.format(year=year), "order_id": order_id}
+            values["shipping"] = labels(order["language"])["shipping"]
+            invoice = _issued_id(connection.execute(statement("invoices", "invoice_issue"), values).fetchone())
+        if credit_note is None and order["is_refunded"]:
+            values = {**common, "series": config.credit_note_series.format(year=year), "credits_id": invoice}
+            credit_note = _issued_id(connection.execute(statement("invoices", "credit_note_issue"), values).fetchone())
+        documents = [invoice] if credit_note is None else [invoice, credit_note]
+        for document in documents:
+            connection.execute(statement("invoices", "document_ensure"), {**common, "invoice_id": document})
+    return documents
+
+
+def _document_values(config: InvoiceSettings, zone: str, country: str) -> dict[str, Any]:
+    """The parts of a document issued now that are not figures."""
+    seller = {
+        "name": config.seller_name,
+        "address": list(config.seller_address),
+        "tax_id": config.seller_tax_id,
+        "email": config.seller_email,
+    }
+    customary = "Letter" if country in US_LETTER_COUNTRIES else "A4"
+    page_size = customary if config.page_size == "auto" else config.page_size
+    return {"seller": json.dumps(seller), "page_size": page_size, "zone": zone, "layout": CURRENT_LAYOUT}
+
+
+def _issued_id(row: Mapping[str, Any] | None) -> int:
+    if row is None:  # order and customer are locked, so only a custom statement can return none
+        raise InvalidInput(
+            "order_id", "the statement that issues a document returned no row; see include/sql/invoices.sql"
+        )
+    return int(row["id"])
+
+
 def _generate_file(database: Session, document: Document, config: InvoiceSettings, now: datetime) -> GeneratedDocument:
     """Write a document's file; the first time, store its checksum and send the receipt in one transaction."""
     pdf = render_document_pdf(document)
@@ -93,7 +157,7 @@ def _generate_file(database: Session, document: Document, config: InvoiceSetting
     with database.transaction():
         is_first = database.execute(statement("invoices", "document_set_checksum"), values).fetchone() is not None
         if is_first and not document.is_credit_note:
-            receipt_id = enqueue_receipt(database, document, pdf, config.receipt_max_age_hours, now)
+            receipt_id = _enqueue_receipt(database, document, pdf, config.receipt_max_age_hours, now)
     if not is_first:
         # A concurrent run may have stored the checksum after this document was loaded.
         stored = document.pdf_sha256 or load_document(database, document.id).pdf_sha256
@@ -103,3 +167,32 @@ def _generate_file(database: Session, document: Document, config: InvoiceSetting
                 "%s: the file differs from the first one: its rows, fonts or libraries changed", document.number
             )
     return GeneratedDocument(document.number, document.order_id, str(path), is_identical, receipt_id)
+
+
+def _enqueue_receipt(
+    database: Session, document: Document, pdf: bytes, max_age_hours: float, now: datetime
+) -> int | None:
+    """Send an invoice with the receipt, in the caller's transaction; returns the message's id.
+
+    A receipt that still waits for the invoice gets it and is sent; otherwise a second receipt brings it. None, and no
+    message, if the payment is more than `max_age_hours` old, or if that is 0.
+    """
+    payload = {
+        "name": document.buyer_name,
+        "what": f"{labels(document.language)['order']} {document.order_number}",
+        "paid_at": document.paid_at.isoformat(),
+        "amount": document.total_minor,
+        "currency": document.currency,
+        "receipt": document.number,
+        # In the message itself: the dispatcher may run on another machine.
+        "invoice": {"filename": f"{document.number}.pdf", "content_base64": base64.b64encode(pdf).decode()},
+        "zone": document.buyer_zone,
+        "language": document.language,
+    }
+    waiting = database.execute(statement("invoices", "receipt_find"), {"order_id": document.order_id}).fetchone()
+    if waiting is not None and max_age_hours and replace_payload(database, waiting["id"], payload, ACTOR):
+        return int(waiting["id"])
+    if document.paid_at <= now - timedelta(hours=max_age_hours):
+        return None
+    key = f"payment_receipt/{document.order_id}/invoice"
+    return enqueue(database, "payment_receipt", document.buyer_email, payload, key=key)

@@ -15,17 +15,16 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backline.matching.score import SCORE_SCALE, Offer, PurchaseOrder, failed_constraints, score_components
 from backline.matching.settings import Weights
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    IntArray = NDArray[np.integer[Any]]
-    BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.integer[Any]]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,6 @@ class OfferTable:
     """The offers of one product in one currency, as columns; `remaining` shrinks."""
 
     def __init__(self, offers: Sequence[Offer], suppliers: dict[int, int]) -> None:
-        import numpy as np
-
         def column(name: str) -> IntArray:
             return np.array([getattr(offer, name) for offer in offers], dtype=np.int64)
 
@@ -80,8 +77,6 @@ class OfferTable:
 
     def rank(self, order: PurchaseOrder, weights: Weights) -> _Ranking:
         """The eligible offers, best first."""
-        import numpy as np
-
         eligible = (
             self._delivers_to(order.region)
             & (self.lead_days <= order.days_left)
@@ -97,7 +92,7 @@ class OfferTable:
         price = self.price[found]
         cheapest = int(price.min())
         days = order.days_left + 1
-        # As score_components and weighted_score do, for all offers at once; a test compares the two.
+        # The weighted sum of score_components, for all offers at once; a test compares the two.
         score = (
             weights.price * (SCORE_SCALE * cheapest // price)
             + weights.lead_time * (SCORE_SCALE * (days - self.lead_days[found]) // days)
@@ -109,8 +104,6 @@ class OfferTable:
         return _Ranking(order, self, found[best_first].astype(np.int32), score[best_first].astype(np.int32), cheapest)
 
     def _delivers_to(self, region: str) -> BoolArray:
-        import numpy as np
-
         if region not in self._regions:
             self._regions[region] = np.array([region in offer.regions for offer in self.offers], dtype=np.bool_)
         return self._regions[region]
@@ -165,8 +158,6 @@ def match(orders: Iterable[PurchaseOrder], offers: Iterable[Offer], weights: Wei
 
     Offers of one supplier must have the same capacity and free capacity.
     """
-    import numpy as np
-
     by_id = sorted(offers, key=lambda offer: offer.id)
     suppliers = {supplier: index for index, supplier in enumerate(sorted({offer.supplier_id for offer in by_id}))}
     free: IntArray = np.zeros(len(suppliers), dtype=np.int64)

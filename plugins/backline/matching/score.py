@@ -9,8 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 
-from backline.matching.settings import Weights
-
 SCORE_SCALE = 100_000
 """A score of 1."""
 COMPONENTS = ("price", "lead_time", "quality", "capacity")
@@ -81,11 +79,6 @@ def score_components(order: PurchaseOrder, offer: Offer, cheapest_minor: int) ->
         "quality": SCORE_SCALE // 1000 * offer.quality,
         "capacity": SCORE_SCALE * (offer.free_capacity - order.quantity) // offer.capacity,
     }
-
-
-def weighted_score(components: dict[str, int], weights: Weights) -> int:
-    """The score: the components by their weights."""
-    return sum(int(getattr(weights, name)) * components[name] for name in COMPONENTS) // 100
 
 
 def to_decimal(score: int) -> Decimal:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
 from typing import Any
 
 from backline.db.connect import Session
@@ -18,18 +16,6 @@ log = logging.getLogger(__name__)
 
 MAX_LINES = 100
 """Lines of a confirmation; the last one sums up the rest of a longer order."""
-MAX_KEY_LENGTH = 255
-
-
-@dataclass(frozen=True, slots=True)
-class StuckOrders:
-    """The orders that have been in one state for too long."""
-
-    state: str
-    orders: int
-    since: datetime
-    numbers: list[str]
-    """Of the first ten."""
 
 
 def build_confirmation(order: Order, lines: Sequence[OrderLine], url_template: str) -> tuple[str, dict[str, Any]]:
@@ -53,60 +39,22 @@ def build_confirmation(order: Order, lines: Sequence[OrderLine], url_template: s
     return kind.check_recipient(recipient), payload
 
 
-def enqueue_confirmation(database: Session, order: Order, lines: Sequence[OrderLine], url_template: str) -> None:
-    """Enqueue the confirmation of an order."""
-    recipient, payload = build_confirmation(order, lines, url_template)
-    enqueue(database, "order_confirmation", recipient, payload, key=f"order:{order.id}:confirmation")
-
-
-def enqueue_status(database: Session, order: Order, status: str, note: str, url_template: str) -> bool:
-    """Enqueue an `order_status`; False if the customer cannot be notified, which must not stop the order."""
+def enqueue_status(database: Session, order: Order, status: str, note: str, url_template: str) -> None:
+    """Enqueue an `order_status`, unless the customer cannot be notified, which must not stop the order."""
     if not order.can_be_notified:
-        return False
+        return
     payload = _payload(order, url_template, status=status, note=note)
     try:
         with database.transaction():
             enqueue(database, "order_status", order.email, payload, key=f"order:{order.id}:{status}")
     except InvalidInput as exc:
         log.warning("order %s: cannot notify the customer that it is %s: %s", order.number, status, exc)
-        return False
-    return True
-
-
-def enqueue_stuck_alert(
-    database: Session, recipients: Sequence[str], stuck: Sequence[StuckOrders], today: date
-) -> None:
-    """Alert operators of stuck orders, once a day for the same counts."""
-    counts = ", ".join(f"{each.orders} {each.state}" for each in stuck)
-    context = {
-        "title": f"Orders are stuck: {counts}",
-        "summary": "They have been in their state for longer than orders.stuck_hours allows.",
-        "severity": "warning",
-        "details": {
-            f"{each.state.capitalize()}, {each.orders}": f"since {each.since:%Y-%m-%dT%H:%M} UTC: {', '.join(each.numbers)}"
-            for each in stuck
-        },
-        "action": "Start process_order with the id of one: its result says what it waits for.",
-    }
-    payload = {"template": "system_alert", "context": context}
-    for address in recipients:
-        key = f"orders stuck:{today}:{address}:{counts}"[:MAX_KEY_LENGTH]
-        try:
-            enqueue(database, "templated_email", address, payload, key=key)
-        except InvalidInput as exc:
-            if exc.field != "idempotency_key":  # used today for other orders with the same counts
-                raise
-
-
-def order_url(url_template: str, number: str) -> str:
-    """The page of an order."""
-    return url_template.replace("{order}", number)
 
 
 def _payload(order: Order, url_template: str, **fields: Any) -> dict[str, Any]:
     """The fields that all messages share, and those given, without those that are None."""
     payload = {
-        "name": order.name, "order": order.number, "order_url": order_url(url_template, order.number),
+        "name": order.name, "order": order.number, "order_url": url_template.replace("{order}", order.number),
         "language": order.language, **fields,
     }  # fmt: skip
     return {name: value for name, value in payload.items() if value is not None}

@@ -1,10 +1,72 @@
-"""Processes one order: validates it, reserves its stock, charges and confirms it, or compensates."""
+"""Advances an order from placed to confirmed, or compensates: validate, reserve, pay, confirm.
+
+Each step is one transaction that names the state it starts from, so the order's state says which step is next: another run,
+later or at the same time, continues from there. When a step is refused for good, the earlier ones are compensated in reverse:
+the payment first, then the stock. A failure that may pass, such as an unavailable provider, refuses nothing.
+
+    pending ── reserve ──> reserved ── pay ──> paid ── confirm ──> confirmed
+       │                      │                  │
+       └──────> cancelled <───┘ stock released   └──> refunded: payment refunded, then stock released
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, LiteralString, TypeVar
+
+from psycopg.rows import class_row
+
+from backline.db.connect import Session
+from backline.db.statements import statement
+from backline.errors import BacklineError, InvalidInput, UnknownFailure
 from backline.jobs.job import Job
-from backline.orders.saga import STEP_PROGRESS, SagaResult, run_saga
+from backline.orders import notifications
+from backline.orders.repository import Order, OrderLine, StockDemand
 from backline.orders.settings import OrderSettings
+from backline.outbox.submission import enqueue
+from backline.payments.charges import charge, refund
+from backline.payments.provider import Provider
+
+Row = TypeVar("Row")
+StepCallback = Callable[[str], None]
+STEP_PROGRESS = {"validate": 0, "reserve": 20, "pay": 40, "confirm": 80, "refund": 90, "cancel": 95}
+"""The steps, and the progress in percent at the start of each."""
+RETRY_SCHEDULED = "the payment was declined and will be attempted again"
+MAX_COMPENSATION_ATTEMPTS = 5
+"""How often the compensation of an order that changes meanwhile is attempted before the run fails."""
+
+
+class SagaOutcome(StrEnum):
+    """The outcome of a run of the saga."""
+
+    CONFIRMED = "confirmed"
+    WAITING = "waiting"
+    """For the customer, the next attempt of the payment, or the refund."""
+    CANCELLED = "cancelled"
+    REFUNDED = "refunded"
+    NOTHING_TO_DO = "nothing_to_do"
+    """The order was past all of the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaResult:
+    """The state of an order after a run."""
+
+    order: str
+    """Its number."""
+    state: str
+    outcome: SagaOutcome
+    reason: str = ""
+
+
+class _StepRejected(BacklineError):
+    """A step is refused for good: the order is compensated. The text is for the customer."""
+
+
+class _StepWaiting(BacklineError):
+    """The next step waits for someone else, such as the customer."""
 
 
 def process_order(job: Job[OrderSettings]) -> SagaResult:
@@ -13,3 +75,152 @@ def process_order(job: Job[OrderSettings]) -> SagaResult:
     return run_saga(
         job.database, job.provider(), order_id, job.settings, lambda step: job.progress(STEP_PROGRESS[step], step)
     )
+
+
+def run_saga(
+    database: Session, provider: Provider, order_id: int, config: OrderSettings, on_step: StepCallback = lambda _: None
+) -> SagaResult:
+    """Advance an order as far as possible. `database` is in autocommit; `on_step` is called with each step of `STEP_PROGRESS`.
+
+    InvalidInput if the order does not exist. Retryable errors, such as the payment provider's, leave the order in its
+    state: another call continues from there.
+    """
+    return _Saga(database, provider, order_id, config, on_step).run()
+
+
+class _Saga:
+    def __init__(
+        self, database: Session, provider: Provider, order_id: int, config: OrderSettings, on_step: StepCallback
+    ) -> None:
+        self._database, self._provider, self._id = database, provider, order_id
+        self._config, self._on_step = config, on_step
+
+    def run(self) -> SagaResult:
+        steps = {"pending": self._reserve, "reserved": self._pay, "paid": self._confirm}
+        moved = False
+        while (step := steps.get((order := self._load_order()).state)) is not None:
+            try:
+                step(order)
+            except _StepRejected as exc:
+                return self._compensate(str(exc))
+            except _StepWaiting as exc:
+                return self._result(SagaOutcome.WAITING, str(exc))
+            moved = True
+        is_final = moved and order.state in ("confirmed", "cancelled", "refunded")
+        return self._result(SagaOutcome(order.state) if is_final else SagaOutcome.NOTHING_TO_DO)
+
+    # --- forward ------------------------------------------------------------------------------------
+
+    def _reserve(self, order: Order) -> None:
+        self._on_step("validate")
+        self._validate(order)
+        self._on_step("reserve")
+        with self._database.transaction():
+            if not any(row["state"] == "pending" for row in self._execute("order_lock")):
+                return
+            short = [demand.sku for demand in self._rows("stock_lock", StockDemand) if demand.free < demand.wanted]
+            if short:
+                raise _StepRejected(f"not in stock: {', '.join(short[:5])}")
+            self._execute("order_reserve")
+
+    def _pay(self, order: Order) -> None:
+        if order.is_payment_abandoned and not order.has_open_attempt:
+            raise _StepRejected("the payment was declined")
+        if order.is_retry_scheduled and not order.has_open_attempt:
+            raise _StepWaiting(RETRY_SCHEDULED)
+        if order.is_billed_by_provider:
+            raise self._unpaid_error(order, "its subscription is charged by the provider itself")
+        # Also when the payment is overdue or the customer must act: it may have been paid meanwhile.
+        self._on_step("pay")
+        outcome = charge(self._database, self._provider, self._id)
+        order = self._load_order()
+        if outcome.state == "needs_action":
+            raise self._unpaid_error(order, "the customer must confirm the payment")
+        if outcome.state == "declined" and order.is_retry_scheduled:
+            raise _StepWaiting(RETRY_SCHEDULED)
+        if outcome.state == "declined":
+            raise _StepRejected("the payment was declined")
+        if order.state == "reserved":
+            raise UnknownFailure(f"order {order.number} is not paid, but its payment is captured; check its rows")
+
+    def _confirm(self, order: Order) -> None:
+        if order.is_refunding:
+            raise _StepRejected("its payment is being refunded")
+        self._on_step("confirm")
+        recipient, payload = self._validate(order)
+        with self._database.transaction():
+            if self._execute("order_confirm") and not order.was_notified:
+                key = f"order:{order.id}:confirmation"
+                enqueue(self._database, "order_confirmation", recipient, payload, key=key)
+
+    def _validate(self, order: Order) -> tuple[str, dict[str, Any]]:
+        """Check that the order can be delivered and its customer notified; returns recipient and payload of its confirmation."""
+        lines = self._rows("order_lines", OrderLine)
+        if not lines:
+            raise _StepRejected("it has no lines")
+        if retired := [line.sku for line in lines if line.is_retired]:
+            raise _StepRejected(f"no longer sold: {', '.join(retired[:5])}")
+        if not order.can_be_notified:
+            raise _StepRejected("the customer's account is closed")
+        try:
+            return notifications.build_confirmation(order, lines, self._config.order_url)
+        except InvalidInput as exc:
+            raise _StepRejected(f"it could not be confirmed: {exc}") from exc
+
+    def _unpaid_error(self, order: Order, reason: str) -> BacklineError:
+        """Wait for someone else to pay, unless the time for that is over."""
+        return _StepRejected("it was not paid in time") if order.is_payment_overdue else _StepWaiting(reason)
+
+    # --- compensation -------------------------------------------------------------------------------
+
+    def _compensate(self, reason: str) -> SagaResult:
+        """Undo the steps in reverse, starting over if the order changes meanwhile."""
+        for _ in range(MAX_COMPENSATION_ATTEMPTS):
+            order = self._load_order()
+            if order.state not in ("pending", "reserved", "paid"):
+                return self._result(SagaOutcome.NOTHING_TO_DO, reason)
+            if order.has_payment:
+                # Refunds what was captured, and closes an open payment at the provider.
+                self._on_step("refund")
+                refund(self._database, self._provider, self._id, reason)
+            if order.state == "paid":
+                if self._close(order, "refunded", reason) or self._load_order().state == "refunded":
+                    return self._result(SagaOutcome.REFUNDED, reason)
+                return self._result(SagaOutcome.WAITING, f"{reason}; the refund is pending")
+            if self._close(order, "cancelled", reason):
+                return self._result(SagaOutcome.CANCELLED, reason)
+        raise UnknownFailure(
+            f"order {order.number} cannot be cancelled ({reason}): check its rows in payments and payment_attempts"
+        )
+
+    def _close(self, order: Order, state: str, reason: str) -> bool:
+        """Move the order to its final state, release its stock and notify the customer; False if its rows do not allow it."""
+        self._on_step("cancel")
+        with self._database.transaction():
+            self._execute("order_lock")
+            self._execute("payments_lock")
+            done = bool(self._execute("order_cancel" if state == "cancelled" else "order_refund"))
+            if done:
+                note = f"Reason: {reason}."
+                notifications.enqueue_status(self._database, order, state, note, self._config.order_url)
+        return done
+
+    # --- reading ------------------------------------------------------------------------------------
+
+    def _load_order(self) -> Order:
+        orders = self._rows("order_get", Order)
+        if not orders:
+            raise InvalidInput("order_id", f"there is no order {self._id}; give an order's id, not its number")
+        return orders[0]
+
+    def _rows(self, name: LiteralString, row: type[Row]) -> list[Row]:
+        values = {"id": self._id, "payment_timeout_hours": self._config.payment_timeout_hours}
+        with self._database.cursor(row_factory=class_row(row)) as cursor:
+            return cursor.execute(statement("orders", name), values).fetchall()
+
+    def _execute(self, name: LiteralString) -> list[Any]:
+        return self._database.execute(statement("orders", name), {"id": self._id}).fetchall()
+
+    def _result(self, outcome: SagaOutcome, reason: str = "") -> SagaResult:
+        order = self._load_order()
+        return SagaResult(order.number, order.state, outcome, reason)

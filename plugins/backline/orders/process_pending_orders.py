@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from backline.db.statements import statement
+from backline.errors import InvalidInput
 from backline.jobs.job import Job
-from backline.orders.notifications import StuckOrders, enqueue_stuck_alert
-from backline.orders.saga import run_saga
+from backline.orders.process_order import run_saga
 from backline.orders.settings import OrderSettings
+
+MAX_KEY_LENGTH = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,17 @@ class UnfinishedOrder:
     payment_state: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StuckOrders:
+    """The orders that have been in one state for too long."""
+
+    state: str
+    orders: int
+    since: datetime
+    numbers: list[str]
+    """Of the first ten."""
+
+
 def process_pending_orders(job: Job[OrderSettings]) -> dict[str, object]:
     """Advance up to `batch_limit` unfinished orders, then report and alert of the stuck ones."""
     config, provider = job.settings, job.provider()
@@ -33,14 +47,31 @@ def process_pending_orders(job: Job[OrderSettings]) -> dict[str, object]:
         lambda order: run_saga(job.database, provider, order.id, config).outcome,
         key=lambda order: order.number, limit=config.batch_limit, transactional=False, span=(0, 95),
     )  # fmt: skip
-    stuck = find_stuck(job)
+    limits = {"states": list(config.stuck_hours), "hours": list(config.stuck_hours.values())}
+    stuck = job.rows(statement("orders", "order_stuck"), StuckOrders, limits)
     if stuck:
-        enqueue_stuck_alert(job.database, job.alert_recipients, stuck, job.now.date())
+        _enqueue_stuck_alert(job, stuck)
     return {"orders": orders, "stuck": {each.state: each for each in stuck}}
 
 
-def find_stuck(job: Job[OrderSettings]) -> list[StuckOrders]:
-    """Orders that have been in their state for longer than `stuck_hours` allows, by state."""
-    allowed = job.settings.stuck_hours
-    values = {"states": list(allowed), "hours": list(allowed.values())}
-    return job.rows(statement("orders", "order_stuck"), StuckOrders, values)
+def _enqueue_stuck_alert(job: Job[OrderSettings], stuck: Sequence[StuckOrders]) -> None:
+    """Alert operators of stuck orders, once a day for the same counts."""
+    counts = ", ".join(f"{each.orders} {each.state}" for each in stuck)
+    context = {
+        "title": f"Orders are stuck: {counts}",
+        "summary": "They have been in their state for longer than orders.stuck_hours allows.",
+        "severity": "warning",
+        "details": {
+            f"{each.state.capitalize()}, {each.orders}": f"since {each.since:%Y-%m-%dT%H:%M} UTC: {', '.join(each.numbers)}"
+            for each in stuck
+        },
+        "action": "Start process_order with the id of one: its result says what it waits for.",
+    }
+    payload = {"template": "system_alert", "context": context}
+    for address in job.alert_recipients:
+        key = f"orders stuck:{job.now.date()}:{address}:{counts}"[:MAX_KEY_LENGTH]
+        try:
+            job.enqueue("templated_email", address, payload, key=key)
+        except InvalidInput as exc:
+            if exc.field != "idempotency_key":  # used today for other orders with the same counts
+                raise

@@ -5,12 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from psycopg.rows import class_row
-
-from backline.db.connect import Session
-from backline.db.statements import statement
-from backline.errors import InvalidInput
-
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -61,25 +55,3 @@ class StockDemand:
     sku: str
     wanted: int
     free: int
-
-
-def get_order(database: Session, order_id: int, payment_timeout_hours: float) -> Order:
-    """One order; InvalidInput if it does not exist."""
-    values = {"id": order_id, "payment_timeout_hours": payment_timeout_hours}
-    with database.cursor(row_factory=class_row(Order)) as cursor:
-        order = cursor.execute(statement("orders", "order_get"), values).fetchone()
-    if order is None:
-        raise InvalidInput("order_id", f"there is no order {order_id}; give an order's id, not its number")
-    return order
-
-
-def get_lines(database: Session, order_id: int) -> list[OrderLine]:
-    """The lines of an order."""
-    with database.cursor(row_factory=class_row(OrderLine)) as cursor:
-        return cursor.execute(statement("orders", "order_lines"), {"id": order_id}).fetchall()
-
-
-def lock_stock(database: Session, order_id: int) -> list[StockDemand]:
-    """The products of an order, locked until the transaction ends."""
-    with database.cursor(row_factory=class_row(StockDemand)) as cursor:
-        return cursor.execute(statement("orders", "stock_lock"), {"id": order_id}).fetchall()

@@ -9,7 +9,6 @@ from typing import Any
 from backline.db.statements import statement
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
-from backline.orders.notifications import order_url
 from backline.orders.settings import OrderSettings
 
 HOURS_PER_DAY = 24
@@ -83,7 +82,7 @@ def _send_stage(job: Job[OrderSettings], stage: Stage, span: tuple[float, float]
 def _payload(config: OrderSettings, stage: Stage, order: DueReminder) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "name": order.name, "order": order.number, "stage": stage.message_stage, "language": order.language,
-        "order_url": order_url(config.order_url, order.number),
+        "order_url": config.order_url.replace("{order}", order.number),
     }  # fmt: skip
     if stage.message_stage == "payment_due":
         payload |= {

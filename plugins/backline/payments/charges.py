@@ -1,4 +1,4 @@
-"""Charges an order at most once, even if a process dies at any point.
+"""Charges an order and refunds it, each at most once, even if a process dies at any point.
 
 An attempt is committed before the provider is called, and its result afterwards. An attempt without a result may have
 charged: the next run repeats it with the same keys, and the provider returns what happened. No transaction is open during a
@@ -14,20 +14,20 @@ call, so overlapping runs for one order repeat the same attempt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import psycopg
+from psycopg.rows import DictRow
 
 from backline.errors import InvalidInput, PermanentError, Rejected
+from backline.outbox.submission import enqueue
 from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
-from backline.payments.notifications import enqueue_payment_failed, enqueue_receipt
 from backline.payments.provider import ChargeRequest, ChargeResult, Provider
 from backline.payments.repository import (
     Order,
     Payment,
     RunStatement,
-    charge_request,
     lock_or_create,
     lock_order,
     transaction,
@@ -49,30 +49,16 @@ class ChargeOutcome:
     """When the next automatic attempt is due; None if there is none."""
 
 
-def charge(database: psycopg.Connection[Any], provider: Provider, order_id: int) -> ChargeOutcome:
+def charge(
+    database: psycopg.Connection[Any], provider: Provider, order_id: int, number: int | None = None
+) -> ChargeOutcome:
     """Charge a reserved order, or return the state of its payment. Repeated calls charge and notify no second time.
 
-    A declined payment is attempted again only by `retry_charge`. The transaction that captures the payment also marks the
-    order paid and enqueues the receipt; the one that records a decline enqueues the message about it. If the order was
-    cancelled meanwhile, captured money is refunded. Raises InvalidInput if the order does not exist or is not reserved, and
-    the provider's errors.
+    A declined payment is attempted again only as attempt `number`, by `retry_charge`. The transaction that captures the
+    payment also marks the order paid and enqueues the receipt; the one that records a decline enqueues the message about
+    it. If the order was cancelled meanwhile, captured money is refunded. Raises InvalidInput if the order does not exist or
+    is not reserved, and the provider's errors.
     """
-    return _charge(database, provider, order_id, None)
-
-
-def retry_charge(
-    database: psycopg.Connection[Any], provider: Provider, order_id: int, number: int
-) -> ChargeOutcome | None:
-    """Make attempt `number` of a declined payment; None if it was made already or is not due."""
-    with transaction(database) as run:
-        _, payment = lock_or_create(run, order_id, provider.name)
-    is_due = payment.state == "failed" and payment.next_attempt_at is not None and payment.attempts + 1 == number
-    if not is_due and payment.open_attempt != number:
-        return None
-    return _charge(database, provider, order_id, number)
-
-
-def _charge(database: psycopg.Connection[Any], provider: Provider, order_id: int, number: int | None) -> ChargeOutcome:
     with transaction(database) as run:
         order, payment = lock_or_create(run, order_id, provider.name)
         request = _prepare_attempt(run, order, payment, number)
@@ -96,6 +82,18 @@ def _charge(database: psycopg.Connection[Any], provider: Provider, order_id: int
     return void_payment(database, provider, request, payment)
 
 
+def retry_charge(
+    database: psycopg.Connection[Any], provider: Provider, order_id: int, number: int
+) -> ChargeOutcome | None:
+    """Make attempt `number` of a declined payment; None if it was made already or is not due."""
+    with transaction(database) as run:
+        _, payment = lock_or_create(run, order_id, provider.name)
+    is_due = payment.state == "failed" and payment.next_attempt_at is not None and payment.attempts + 1 == number
+    if not is_due and payment.open_attempt != number:
+        return None
+    return charge(database, provider, order_id, number)
+
+
 def _prepare_attempt(
     run: RunStatement, order: Order, payment: Payment, number: int | None
 ) -> ChargeRequest | ChargeOutcome:
@@ -103,7 +101,7 @@ def _prepare_attempt(
     if payment.state == "captured":
         return ChargeOutcome("paid", payment.id)
     if payment.open_attempt is not None:
-        return charge_request(order, payment, payment.open_attempt, resumed=True)
+        return ChargeRequest(payment, order.number, payment.open_attempt, is_resumed=True)
     if order.state != "reserved":
         raise InvalidInput("order_id", f"order {order.number} is {order.state}; only a reserved one can be paid")
     if payment.amount_minor != order.total_minor:
@@ -114,13 +112,13 @@ def _prepare_attempt(
         return ChargeOutcome("declined", payment.id, payment.decline, payment.next_attempt_at)
     if _awaits_customer(payment):
         # Only the status is requested: the customer acts, and we make no attempt.
-        return charge_request(order, payment, payment.attempts, resumed=True)
+        return ChargeRequest(payment, order.number, payment.attempts, is_resumed=True)
     if payment.method_reference is None:
         if payment.state != "requires_action":
             start_attempt(run, payment)
             return record_action_required(run, payment, payment.attempts + 1, None, NO_METHOD)
         return ChargeOutcome("needs_action", payment.id, NO_METHOD)
-    return charge_request(order, payment, start_attempt(run, payment), resumed=False)
+    return ChargeRequest(payment, order.number, start_attempt(run, payment), is_resumed=False)
 
 
 def _awaits_customer(payment: Payment) -> bool:
@@ -163,7 +161,7 @@ def record_capture(run: RunStatement, payment: Payment, reference: str) -> Charg
     number = payment.open_attempt if payment.open_attempt is not None else start_attempt(run, payment)
     if not run("payment_capture", payment_id=payment.id, number=number, reference=reference):
         raise Rejected(f"payment {payment.id} was captured, but its order is not reserved")
-    enqueue_receipt(run, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
+    _enqueue_receipt(run, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
     return ChargeOutcome("paid", payment.id)
 
 
@@ -177,7 +175,7 @@ def record_decline(run: RunStatement, payment: Payment, reference: str | None, d
         "payment_decline", payment_id=payment.id, reference=reference, decline_kind=decline.kind,
         decline_code=decline.code, retry_delay_hours=delay,
     )  # fmt: skip
-    enqueue_payment_failed(run, payment.id, decline.reason, config.fix_url)
+    _enqueue_payment_failed(run, payment.id, decline.reason, config.fix_url)
     return ChargeOutcome("declined", payment.id, decline, rows[0]["next_attempt_at"] if rows else None)
 
 
@@ -187,7 +185,7 @@ def record_action_required(
     """Mark the payment as waiting for the customer, and notify them."""
     _finish_attempt(run, payment, number, "requires_action")
     run("payment_needs_action", payment_id=payment.id, reference=reference, decline_code=decline.code)
-    enqueue_payment_failed(run, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
+    _enqueue_payment_failed(run, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
     return ChargeOutcome("needs_action", payment.id, decline)
 
 
@@ -200,9 +198,9 @@ def void_payment(
         result = provider.cancel(request)
         reference = result.reference
         if result.state == "captured":
-            provider.refund(result.reference, request.amount_minor, f"{request.idempotency_key}-void")
+            provider.refund(result.reference, request.payment.amount_minor, f"{request.payment.idempotency_key}-void")
     with transaction(database) as run:
-        _, current = lock_order(run, request.order_id)
+        _, current = lock_order(run, request.payment.order_id)
         if current is None or current.id != payment.id:
             return ChargeOutcome("declined", payment.id, CANCELLED)
         if current.state == "captured":
@@ -212,3 +210,68 @@ def void_payment(
         run("payment_decline", payment_id=current.id, reference=reference, decline_kind=CANCELLED.kind,
             decline_code=CANCELLED.code, retry_delay_hours=None)  # fmt: skip
     return ChargeOutcome("declined", payment.id, CANCELLED)
+
+
+def refund(database: psycopg.Connection[Any], provider: Provider, order_id: int, reason: str) -> None:
+    """Refund all that was paid for an order; if nothing was, prevent any further capture. Repeated calls refund no second time.
+
+    The order's own state does not change: `orders` changes it with the stock. Raises InvalidInput if the order does not
+    exist, Rejected if the provider refuses, and the provider's other errors.
+    """
+    with transaction(database) as run:
+        order, payment = lock_order(run, order_id)
+        if payment is None:
+            return
+        if payment.provider != provider.name:
+            raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not {provider.name}")
+        started = run("refund_start", payment_id=payment.id, reason=reason)
+    if payment.state != "captured":
+        if payment.state != "abandoned" or payment.open_attempt is not None:
+            request = ChargeRequest(payment, order.number, max(payment.attempts, 1), is_resumed=True)
+            void_payment(database, provider, request, payment)
+        return
+    if not started or payment.provider_reference is None:
+        return
+    refund_id, amount = started[0]["id"], started[0]["amount_minor"]
+    try:
+        reference = provider.refund(payment.provider_reference, amount, f"refund-{order.number}-{refund_id}")
+    except Rejected as exc:
+        with transaction(database) as run:
+            run("refund_fail", refund_id=refund_id, reference=None)
+        raise Rejected(f"order {order.number}: {exc}", code=exc.code) from exc
+    with transaction(database) as run:
+        lock_order(run, order_id)
+        run("refund_finish", refund_id=refund_id, reference=reference)
+
+
+def _enqueue_receipt(run: RunStatement, payment_id: int, delay_seconds: float) -> None:
+    """Enqueue the receipt of a captured payment, once per order. Until it is due, the invoice can be added to it."""
+    [row] = run("payment_notice_get", payment_id=payment_id)
+    if row["state"] != "captured":
+        return
+    payload = _message_payload(row, paid_at=row["captured_at"], zone=row["zone"])
+    due_at = row["captured_at"] + timedelta(seconds=delay_seconds)
+    key = f"payment_receipt/{row['order_id']}"
+    enqueue(run.database, "payment_receipt", row["email"], payload, key=key, due_at=due_at)
+
+
+def _enqueue_payment_failed(run: RunStatement, payment_id: int, reason: str | None, fix_url: str) -> None:
+    """Tell the customer, unless deactivated, that an attempt failed, once per attempt."""
+    [row] = run("payment_notice_get", payment_id=payment_id)
+    if row["customer_is_deactivated"]:
+        return
+    payload = _message_payload(
+        row, reason=reason, fix_url=fix_url.replace("{order}", row["order_number"]), retry_on=row["retry_on"]
+    )
+    key = f"payment_failed:{payment_id}:{row['attempts']}:{row['state']}"
+    enqueue(run.database, "payment_failed", row["email"], payload, key=key)
+
+
+def _message_payload(row: DictRow, **more: Any) -> dict[str, Any]:
+    """What both have in common, and more; what is None is left out."""
+    order = "Bestellung" if row["language"].startswith("de") else "Order"
+    common = {
+        "name": row["name"], "what": f"{order} {row['order_number']}", "amount": row["amount_minor"],
+        "currency": row["currency"], "language": row["language"],
+    }  # fmt: skip
+    return {name: value for name, value in {**common, **more}.items() if value is not None}

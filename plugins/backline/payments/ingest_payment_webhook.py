@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo
 
-from backline.db.connect import Session
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError, Rejected
 from backline.jobs.batch import BatchResult
@@ -22,9 +21,10 @@ from backline.payments.charges import record_action_required, record_capture, re
 from backline.payments.declines import CANCELLED, classify
 from backline.payments.repository import Order, Payment, RunStatement, lock_order, transaction
 from backline.payments.settings import PaymentSettings
-from backline.payments.webhook_parsing import PARSERS, ParsedEvent
+from backline.payments.webhook_parsing import PARSERS, ParsedEvent, PaymentEvent
 from backline.settings import settings
-from backline.subscriptions.renewal import RenewalOutcome, renew
+from backline.subscriptions.process_single_subscription import renew
+from backline.subscriptions.rules import RenewalOutcome
 from backline.subscriptions.settings import SubscriptionSettings
 
 BATCH_LIMIT = 1_000
@@ -40,16 +40,11 @@ class NotReady(PermanentError):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(PaymentEvent):
     """An event that is not processed yet."""
 
     id: int
-    provider: str
-    event_id: str
-    type: str
-    occurred_at: datetime
     received_at: datetime
-    body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +93,7 @@ def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
         with transaction(job.database) as run:
             if not run("event_claim", id=event.id):
                 return "claimed"  # by another run
-            outcome, payment_id = _apply_event(job.database, run, event, job.now)
+            outcome, payment_id = _apply_event(run, event, job.now)
             run("event_finish", id=event.id, payment_id=payment_id)
             return outcome
     except Exception as exc:
@@ -113,9 +108,7 @@ def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
         return "waiting"
 
 
-def _apply_event(
-    database: Session, run: RunStatement, event: StoredEvent, now: datetime
-) -> tuple[EventOutcome, int | None]:
+def _apply_event(run: RunStatement, event: StoredEvent, now: datetime) -> tuple[EventOutcome, int | None]:
     """Apply an event in the caller's transaction; returns the outcome and the payment's id, if the event is about one.
 
     NotReady if what it refers to does not exist yet; Rejected or InvalidInput if it can never be applied.
@@ -125,7 +118,7 @@ def _apply_event(
         return "ignored", None
     found = run("event_payment_find", provider=event.provider, reference=parsed.reference, key=parsed.idempotency_key)
     if parsed.kind == "subscription_charged" and not found:
-        return _apply_subscription_charge(database, run, event, parsed, now)
+        return _apply_subscription_charge(run, event, parsed, now)
     if not found:
         if parsed.idempotency_key is None:  # not a payment of Backline's
             return "ignored", None
@@ -179,7 +172,7 @@ def _apply_capture(run: RunStatement, parsed: ParsedEvent, order: Order, payment
 
 
 def _apply_subscription_charge(
-    database: Session, run: RunStatement, event: StoredEvent, parsed: ParsedEvent, now: datetime
+    run: RunStatement, event: StoredEvent, parsed: ParsedEvent, now: datetime
 ) -> tuple[EventOutcome, int | None]:
     """Pay the subscription's order that waits for its payment, or create the next cycle's order and pay that."""
     reference = parsed.subscription_reference
@@ -187,9 +180,7 @@ def _apply_subscription_charge(
     if not found:
         raise NotReady(f"no subscription has the reference {reference}")
     subscription = ChargedSubscription(**found[0])
-    order_id = subscription.order_id
-    if order_id is None:
-        order_id = _create_cycle_order(database, subscription, now)
+    order_id = subscription.order_id or _create_cycle_order(run, subscription, now)
     order, payment = lock_order(run, order_id)
     if payment is None:
         run("payment_insert", order_id=order.id, provider=event.provider)
@@ -199,7 +190,7 @@ def _apply_subscription_charge(
     return _apply_capture(run, parsed, order, payment), payment.id
 
 
-def _create_cycle_order(database: Session, subscription: ChargedSubscription, now: datetime) -> int:
+def _create_cycle_order(run: RunStatement, subscription: ChargedSubscription, now: datetime) -> int:
     """Create the next cycle's order, possibly some days early; returns its id."""
     name, cycle_on = f"subscription {subscription.id}", subscription.next_on
     if cycle_on is None:
@@ -208,7 +199,7 @@ def _create_cycle_order(database: Session, subscription: ChargedSubscription, no
         raise Rejected(f"{name} was charged, but its next cycle is {cycle_on}; refund it if the last cycle is paid")
     # The cycle counts as due on its own day, or on the day to which it was deferred.
     due_at = datetime.combine(subscription.retry_on or cycle_on, time(), ZoneInfo(subscription.zone))
-    renewal = renew(database, subscription.id, max(due_at, now), settings().section(SubscriptionSettings))
+    renewal = renew(run.database, subscription.id, max(due_at, now), settings().section(SubscriptionSettings))
     if renewal.outcome is RenewalOutcome.DEFERRED:
         raise NotReady(f"{name} is paid, but there is not enough stock for its order")
     if renewal.outcome is not RenewalOutcome.ORDERED or renewal.order_id is None:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Literal, Protocol
 
 from backline.payments.declines import Decline
+from backline.payments.repository import Payment
 
 PAYMENT_KEY_METADATA = "backline_payment"
 """The metadata in which a provider stores our key of a payment."""
@@ -16,20 +17,15 @@ PAYMENT_KEY_METADATA = "backline_payment"
 
 @dataclass(frozen=True, slots=True)
 class ChargeRequest:
-    """One attempt to charge an order. Money is in the currency's minor units."""
+    """One attempt to charge an order.
 
-    idempotency_key: str
-    """The same for every attempt: it identifies one payment at the provider, which is captured once."""
+    The payment's idempotency key identifies it at the provider, which captures it once, whatever the attempt.
+    """
+
+    payment: Payment
+    order_number: str
     attempt: int
     """Which attempt, from 1."""
-    order_id: int
-    order_number: str
-    amount_minor: int
-    currency: str
-    method: str | None
-    customer: str | None
-    reference: str | None
-    """The provider's id of the payment, if an earlier attempt stored it."""
     is_resumed: bool
     """Whether this attempt was started before, with an unknown result."""
 

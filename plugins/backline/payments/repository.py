@@ -16,7 +16,6 @@ from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.payments.declines import CANCELLED, Decline
-from backline.payments.provider import ChargeRequest
 
 
 class RunStatement:
@@ -112,12 +111,3 @@ def lock_or_create(run: RunStatement, order_id: int, provider: str) -> tuple[Ord
     if payment.provider != provider:
         raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not by {provider}")
     return order, payment
-
-
-def charge_request(order: Order, payment: Payment, number: int, *, resumed: bool) -> ChargeRequest:
-    """The request for an attempt."""
-    return ChargeRequest(
-        idempotency_key=payment.idempotency_key, attempt=number, order_id=order.id, order_number=order.number,
-        amount_minor=payment.amount_minor, currency=payment.currency, method=payment.method_reference,
-        customer=payment.customer_reference, reference=payment.provider_reference, is_resumed=resumed,
-    )  # fmt: skip

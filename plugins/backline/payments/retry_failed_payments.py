@@ -19,8 +19,8 @@ ORPHANED_AFTER_SECONDS = 900.0
 
 
 @dataclass(frozen=True, slots=True)
-class DueAttempt:
-    """The next attempt of a declined payment. Money is in minor units."""
+class Attempt:
+    """An attempt; of an orphaned one, which was started and has no result, this is all there is to know."""
 
     id: int
     """The payment's."""
@@ -28,6 +28,12 @@ class DueAttempt:
     order_number: str
     number: int
     """Which attempt, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueAttempt(Attempt):
+    """The next attempt of a declined payment. Money is in minor units."""
+
     amount_minor: int
     currency: str
     decline_code: str
@@ -38,17 +44,6 @@ class DueAttempt:
     def is_allowed(self, config: PaymentSettings) -> bool:
         """Whether it can be made now: its amount needs no approval, or it was approved."""
         return bool(self.approved) or not config.needs_approval(self.amount_minor, self.currency)
-
-
-@dataclass(frozen=True, slots=True)
-class OrphanedAttempt:
-    """An attempt that was started and has no result."""
-
-    id: int
-    """The payment's."""
-    order_id: int
-    order_number: str
-    number: int
 
 
 def request_approvals(job: Job[PaymentSettings]) -> list[dict[str, object]]:
@@ -81,7 +76,7 @@ def retry_failed_payments(job: Job[PaymentSettings]) -> dict[str, object]:
     provider = job.provider()
     values = {"provider": provider.name, "orphaned_after_seconds": ORPHANED_AFTER_SECONDS}
     settled = job.run_each(
-        job.scan(statement("payments", "attempts_orphaned"), OrphanedAttempt, values),
+        job.scan(statement("payments", "attempts_orphaned"), Attempt, values),
         lambda attempt: charge(job.database, provider, attempt.order_id).state,
         key=lambda attempt: attempt.order_number, limit=job.settings.batch_limit, transactional=False, span=(0, 20),
     )  # fmt: skip

@@ -66,8 +66,8 @@ class StripeProvider:
             if intent.status == "processing":
                 raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
             try:
-                key = f"{request.idempotency_key}-attempt-{request.attempt}"
-                params: Any = {"payment_method": request.method or "", "off_session": True}
+                key = f"{request.payment.idempotency_key}-attempt-{request.attempt}"
+                params: Any = {"payment_method": request.payment.method_reference or "", "off_session": True}
                 intent = self._intents.confirm(intent.id, params, {"idempotency_key": key})
             except stripe.CardError as exc:
                 return _declined_result(intent.id, exc.error)
@@ -93,7 +93,7 @@ class StripeProvider:
             intent = self._get_or_create_intent(request)
             if intent.status not in ("succeeded", "canceled"):
                 try:
-                    key = f"{request.idempotency_key}-cancel"
+                    key = f"{request.payment.idempotency_key}-cancel"
                     params: Any = {"cancellation_reason": "abandoned"}
                     intent = self._intents.cancel(intent.id, params, {"idempotency_key": key})
                 except stripe.InvalidRequestError as exc:
@@ -131,44 +131,43 @@ class StripeProvider:
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
         """The intents created in [since, until), newest first."""
         with self._translate_errors():
-            pages = self._intents.list(
-                {
-                    "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
-                    "limit": PAGE_SIZE,
-                    "expand": ["data.latest_charge"],  # has the refunded amount
-                }
-            )
-            for intent in pages.auto_paging_iter():
+            params: Any = {
+                "created": {"gte": int(since.timestamp()), "lt": int(until.timestamp())},
+                "limit": PAGE_SIZE,
+                "expand": ["data.latest_charge"],  # has the refunded amount
+            }
+            for intent in self._intents.list(params).auto_paging_iter():
                 yield _provider_payment(intent)
 
     def _get_or_create_intent(self, request: ChargeRequest) -> stripe.PaymentIntent:
         """The payment's intent: found by its id or its metadata, else created."""
-        if request.reference is not None:
+        payment = request.payment
+        if payment.provider_reference is not None:
             try:
-                return self._intents.retrieve(request.reference)
+                return self._intents.retrieve(payment.provider_reference)
             except stripe.InvalidRequestError as exc:
                 if exc.code != "resource_missing":
                     raise
                 if request.is_resumed:  # it may be captured in another account: a new intent could charge twice
                     raise Misconfigured(
-                        f"Stripe does not know {request.reference}: connection {self._connection!r} is for another account "
+                        f"Stripe does not know {payment.provider_reference}: connection {self._connection!r} is for another account "
                         f"than the one that charged order {request.order_number}; set it back"
                     ) from exc
-        elif request.is_resumed and (found := self._find_intent(request.idempotency_key)) is not None:
+        elif request.is_resumed and (found := self._find_intent(payment.idempotency_key)) is not None:
             return found
         params: dict[str, Any] = {
-            "amount": request.amount_minor,
-            "currency": request.currency.lower(),
+            "amount": payment.amount_minor,
+            "currency": payment.currency.lower(),
             "description": f"Order {request.order_number}",
-            "metadata": {PAYMENT_KEY_METADATA: request.idempotency_key, "order_id": str(request.order_id)},
+            "metadata": {PAYMENT_KEY_METADATA: payment.idempotency_key, "order_id": str(payment.order_id)},
             "payment_method_types": ["card"],
         }
-        if request.customer:
-            params["customer"] = request.customer
+        if payment.customer_reference:
+            params["customer"] = payment.customer_reference
         try:
-            return self._intents.create(params, {"idempotency_key": request.idempotency_key})  # type: ignore[arg-type]
+            return self._intents.create(params, {"idempotency_key": payment.idempotency_key})  # type: ignore[arg-type]
         except stripe.IdempotencyError:  # it was created with another customer id, or before that was known
-            found = self._find_intent(request.idempotency_key)
+            found = self._find_intent(payment.idempotency_key)
             if found is None or (found.amount, found.currency) != (params["amount"], params["currency"]):
                 raise
             return found

@@ -72,17 +72,16 @@ class CsvStatement:
     def _find_columns(self, head: list[str]) -> dict[str, tuple[int, str]]:
         """Index and name in this file of each column."""
         names = [name.strip().lower() for name in head]
-        columns = {
-            column: next(((names.index(name), name) for name in known if name in names), None)
-            for column, known in COLUMNS.items()
-        }
-        for column, found in columns.items():
-            if found is None and column not in OPTIONAL_COLUMNS:
-                known = COLUMNS[column]
+        columns = {}
+        for column, known in COLUMNS.items():
+            found = next((name for name in known if name in names), None)
+            if found is not None:
+                columns[column] = (names.index(found), found)
+            elif column not in OPTIONAL_COLUMNS:
                 raise InvalidInput(
                     "file", f"{self.path.name} has no column {known[0]!r}; name it in the first line, as one of {known}"
                 )
-        return {column: found for column, found in columns.items() if found is not None}
+        return columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from backline.payments.provider import PaymentState, ProviderPayment
+from backline.payments.provider import PAYMENT_STATES, PaymentState, ProviderPayment
 
 
 class DiscrepancyKind(StrEnum):
@@ -25,13 +25,6 @@ class DiscrepancyKind(StrEnum):
     """The order was paid by another payment, and this one was captured too."""
 
 
-LOCAL_STATES: Mapping[str, PaymentState] = {
-    "pending": PaymentState.PENDING,
-    "requires_action": PaymentState.REQUIRES_ACTION,
-    "captured": PaymentState.CAPTURED,
-    "failed": PaymentState.FAILED,
-    "abandoned": PaymentState.FAILED,
-}
 FIXABLE_STATES = ("pending", "requires_action", "failed")
 
 
@@ -104,17 +97,7 @@ def page_discrepancies(
 
 def missing_at_provider(payment: LocalPayment) -> Discrepancy:
     """The discrepancy of a local payment that the provider did not list."""
-    return Discrepancy(
-        kind=DiscrepancyKind.MISSING_THERE,
-        reference=payment.reference or "",
-        payment_id=payment.payment_id,
-        order_id=payment.order_id,
-        amount_minor=payment.amount_minor,
-        currency=payment.currency,
-        created_at=payment.created_at,
-        local_value=payment.state,
-        provider_value="no such payment",
-    )
+    return _discrepancy(DiscrepancyKind.MISSING_THERE, payment, payment, payment.state, "no such payment")
 
 
 def _matching_order(payment: ProviderPayment) -> tuple[bool, datetime, str]:
@@ -122,7 +105,7 @@ def _matching_order(payment: ProviderPayment) -> tuple[bool, datetime, str]:
 
 
 def _compare(payment: ProviderPayment, local: LocalPayment) -> Iterator[Discrepancy]:
-    local_state, is_captured = LOCAL_STATES.get(local.state), payment.state is PaymentState.CAPTURED
+    local_state, is_captured = PAYMENT_STATES.get(local.state), payment.state is PaymentState.CAPTURED
     same_currency, same_amount = local.currency == payment.currency, local.amount_minor == payment.amount_minor
     if not same_currency:
         yield _discrepancy(DiscrepancyKind.CURRENCY, payment, local, local.currency, payment.currency)
@@ -144,17 +127,12 @@ def _compare(payment: ProviderPayment, local: LocalPayment) -> Iterator[Discrepa
 
 
 def _discrepancy(
-    kind: DiscrepancyKind,
-    payment: ProviderPayment,
-    local: LocalPayment | None,
-    local_value: str,
-    provider_value: str,
-    *,
-    is_safe: bool = False,
-) -> Discrepancy:
+    kind: DiscrepancyKind, payment: ProviderPayment | LocalPayment, local: LocalPayment | None, local_value: str,
+    provider_value: str, *, is_safe: bool = False,
+) -> Discrepancy:  # fmt: skip
     return Discrepancy(
         kind=kind,
-        reference=payment.reference,
+        reference=payment.reference or "",
         payment_id=local.payment_id if local else None,
         order_id=local.order_id if local else payment.order_id,
         amount_minor=payment.amount_minor,

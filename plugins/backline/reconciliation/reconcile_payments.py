@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,7 @@ from backline.jobs.job import Job
 from backline.payments.provider import PaymentSource
 from backline.reconciliation.csv_statement import CsvStatement, find_statement
 from backline.reconciliation.discrepancies import Discrepancy, LocalPayment, missing_at_provider, page_discrepancies
-from backline.reconciliation.notifications import send_alerts
-from backline.reconciliation.report import COLUMNS, FOLDER_SETTING, Findings, csv_row, write_pdf
+from backline.reconciliation.report import COLUMNS, FOLDER_SETTING, KIND_LABELS, Findings, csv_row, write_pdf
 from backline.reconciliation.settings import ReconciliationSettings
 from backline.settings import resolve_folder
 
@@ -28,6 +28,8 @@ PAGE_SIZE = 5_000
 MAX_TRACKED = 10_000
 """Remaining discrepancies of a run that are checked for being new; a run with more has another problem."""
 RETENTION_DAYS = 90.0
+MAX_EXAMPLES = 5
+"""Discrepancies that an alert names."""
 
 ReconciliationJob = Job[ReconciliationSettings]
 
@@ -86,16 +88,10 @@ def reconcile(
                     remaining.append(discrepancy)
     write_pdf(findings, path.with_suffix(".pdf"))
     return {
-        "provider": provider,
-        "since": since,
-        "until": until,
+        **findings.summary(),
         "dry_run": job.dry_run,
-        "provider_count": findings.provider_count,
-        "local_count": findings.local_count,
         "found": findings.found_by_kind,
-        "fixed": findings.fixed,
         "fixes": fixes,
-        "remaining": findings.remaining,
         "csv": path,
         "pdf": path.with_suffix(".pdf"),
         "alerts": 0 if job.dry_run else _finish(job, findings, remaining, path),
@@ -193,17 +189,7 @@ def _fix(
 
 def _finish(job: ReconciliationJob, findings: Findings, remaining: Sequence[Discrepancy], path: Path) -> int:
     """Record the window and its discrepancies and alert about new ones, in one transaction; returns the number of alerts."""
-    run = {
-        "provider": findings.provider,
-        "since": findings.since,
-        "until": findings.until,
-        "provider_count": findings.provider_count,
-        "local_count": findings.local_count,
-        "discrepancies": json.dumps(findings.found_by_kind),
-        "fixed": findings.fixed,
-        "remaining": findings.remaining,
-        "report": path.name,
-    }
+    run = {**findings.summary(), "discrepancies": json.dumps(findings.found_by_kind), "report": path.name}
     found = {
         "provider": findings.provider,
         "kinds": [discrepancy.kind.value for discrepancy in remaining],
@@ -218,4 +204,28 @@ def _finish(job: ReconciliationJob, findings: Findings, remaining: Sequence[Disc
         new = sum(row["is_new"] for row in rows)
         if findings.remaining <= job.settings.alert_threshold or not new:
             return 0
-        return send_alerts(job, findings, remaining, new, path)
+        return _send_alerts(job, findings, remaining, new, path)
+
+
+def _send_alerts(
+    job: ReconciliationJob, findings: Findings, remaining: Sequence[Discrepancy], new: int, path: Path
+) -> int:
+    """Enqueue one alert for each operator, in the current transaction; returns how many."""
+    count = findings.remaining
+    by_kind = findings.found_by_kind - findings.fixed_by_kind
+    examples = {f"{KIND_LABELS[one.kind]} {one.reference}": one.summary for one in remaining[:MAX_EXAMPLES]}
+    context = {
+        "title": f"Payments differ from {findings.provider}'s statement",
+        "summary": (
+            f"{count} {'discrepancy needs' if count == 1 else 'discrepancies need'} review, {new} of them new; "
+            f"{findings.fixed} fixed. Window: {findings.since:%Y-%m-%d %H:%M} to {findings.until:%Y-%m-%d %H:%M} UTC."
+        ),
+        "severity": "warning",
+        "details": {**{KIND_LABELS[kind]: str(number) for kind, number in by_kind.items()}, **examples},
+        "action": f"Read {path.with_suffix('.pdf').name}, or every discrepancy in {path.name}, in the folder {path.parent}.",
+    }
+    payload = {"context": context}
+    for recipient in job.alert_recipients:
+        digest = hashlib.sha256(f"{recipient}/{json.dumps(payload)}".encode()).hexdigest()
+        job.enqueue("urgent_email", recipient, payload, key=f"reconciliation/{digest}")
+    return len(job.alert_recipients)

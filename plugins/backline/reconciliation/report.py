@@ -57,6 +57,13 @@ class Findings:
         """Discrepancies that need review."""
         return self.found_by_kind.total() - self.fixed
 
+    def summary(self) -> dict[str, object]:
+        """What the result and the stored run have in common."""
+        return {
+            "provider": self.provider, "since": self.since, "until": self.until, "provider_count": self.provider_count,
+            "local_count": self.local_count, "fixed": self.fixed, "remaining": self.remaining,
+        }  # fmt: skip
+
 
 def csv_row(one: Discrepancy, *, is_fixed: bool) -> list[object]:
     """A discrepancy as a line of the CSV file."""

@@ -9,8 +9,7 @@ from backline.db.statements import statement
 from backline.errors import Rejected
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
-from backline.subscriptions.renewal import renew
-from backline.subscriptions.repository import SubscriptionItem
+from backline.subscriptions.process_single_subscription import SubscriptionItem, renew
 from backline.subscriptions.settings import SubscriptionSettings
 
 _MAX_ID = 2**63 - 1

@@ -14,15 +14,20 @@ from enum import StrEnum
 ONE_DAY = timedelta(days=1)
 
 
-class Action(StrEnum):
-    """What is due."""
+class RenewalOutcome(StrEnum):
+    """The outcome of a renewal: planned by the rules, or found out when the order is placed."""
 
-    ORDER = "order"
-    """The cycle is due: create its order."""
-    SKIP = "skip"
-    """The cycle is due, but its owner skips it."""
-    RESUME = "resume"
+    ORDERED = "ordered"
+    ALREADY_ORDERED = "already_ordered"
+    """The cycle had its order; the subscription moved to the next cycle."""
+    SKIPPED = "skipped"
+    """At the owner's request: no order; the subscription moved to the next cycle."""
+    DEFERRED = "deferred"
+    """Out of stock: attempted again later; the owner is notified the first time."""
+    RESUMED = "resumed"
     """The pause is over; the next cycle is still to come."""
+    BLOCKED = "blocked"
+    """Due, but the product is no longer sold or the customer is deactivated: a person has to decide. Nothing changes."""
     NOT_DUE = "not_due"
     INACTIVE = "inactive"
     """Cancelled, or paused."""
@@ -51,7 +56,7 @@ class Subscription:
 class Plan:
     """What is due, for which cycle, and the next cycle afterwards."""
 
-    action: Action
+    outcome: RenewalOutcome
     cycle_on: date | None = None
     next_on: date | None = None
     unit_price_minor: int = 0
@@ -68,18 +73,18 @@ def decide(subscription: Subscription, today: date) -> Plan:
     cycle_on = next_cycle(subscription)
     is_paused = subscription.state == "paused"
     if cycle_on is None or (is_paused and (subscription.resume_on is None or subscription.resume_on > today)):
-        return Plan(Action.INACTIVE)
+        return Plan(RenewalOutcome.INACTIVE)
     if cycle_on > today:
-        return Plan(Action.RESUME, cycle_on, cycle_on) if is_paused else Plan(Action.NOT_DUE, cycle_on)
+        return Plan(RenewalOutcome.RESUMED, cycle_on, cycle_on) if is_paused else Plan(RenewalOutcome.NOT_DUE, cycle_on)
     if subscription.retry_on is not None and subscription.retry_on > today:
-        return Plan(Action.NOT_DUE, cycle_on)
+        return Plan(RenewalOutcome.NOT_DUE, cycle_on)
     next_on = first_cycle_from(
         cycle_on, subscription.anchor_day, subscription.interval_months, max(cycle_on, today) + ONE_DAY
     )
     if is_skipped(subscription, cycle_on):
-        return Plan(Action.SKIP, cycle_on, next_on)
+        return Plan(RenewalOutcome.SKIPPED, cycle_on, next_on)
     price, changes = price_of(subscription, cycle_on)
-    return Plan(Action.ORDER, cycle_on, next_on, price, changes)
+    return Plan(RenewalOutcome.ORDERED, cycle_on, next_on, price, changes)
 
 
 def next_cycle(subscription: Subscription) -> date | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from backline.db.statements import statement
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
-from backline.subscriptions import notifications
-from backline.subscriptions.repository import SubscriptionItem, lock_subscription
+from backline.subscriptions.process_single_subscription import SubscriptionItem, lock_subscription
 from backline.subscriptions.rules import cycle_to_remind, line_amounts, price_of
 from backline.subscriptions.settings import SubscriptionSettings
 
@@ -27,5 +26,10 @@ def _remind(job: Job[SubscriptionSettings], subscription_id: int) -> str:
     values = {"id": subscription_id, "cycle_on": cycle_on}
     job.database.execute(statement("subscriptions", "subscription_mark_reminded"), values)
     amount = sum(line_amounts(row.quantity, price_of(row, cycle_on)[0], row.tax_rate))
-    notifications.enqueue_reminder(job.database, row, cycle_on, amount, job.settings)
+    payload = {
+        "name": row.name, "language": row.language, "product": row.product, "renews_on": cycle_on.isoformat(),
+        "amount": amount, "currency": row.currency, "manage_url": job.settings.manage_url,
+    }  # fmt: skip
+    key = f"subscription-{row.id}-{cycle_on}-reminder"
+    job.enqueue("subscription_renewal_reminder", row.email, payload, key=key)
     return "reminded"

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from backline.db.connect import session
 from backline.jobs.results import RunRef, get_result
-from backline.orders.saga import run_saga
+from backline.orders.process_order import run_saga
 from backline.orders.settings import OrderSettings
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags

@@ -18,8 +18,7 @@ from pypdf import PdfReader
 from backline.db.connect import session
 from backline.errors import InvalidInput, Misconfigured
 from backline.invoices.documents import load_document, render_document_pdf
-from backline.invoices.generate_invoice import GeneratedDocument, generate_for_order, generate_invoice
-from backline.invoices.issuing import issue
+from backline.invoices.generate_invoice import GeneratedDocument, generate_for_order, generate_invoice, issue
 from backline.invoices.settings import InvoiceSettings
 from backline.messages import registry
 from backline.settings import ROOT

@@ -8,7 +8,7 @@ import sys
 
 from backline.channels.http import HttpGateway
 from backline.db.connect import session
-from backline.orders.saga import run_saga
+from backline.orders.process_order import run_saga
 from backline.orders.settings import OrderSettings
 from backline.payments.provider import ChargeRequest, ChargeResult
 from backline.payments.stripe_client import StripeProvider

@@ -9,9 +9,9 @@ import pytest
 from backline.db.connect import session
 from backline.errors import InvalidInput, UnknownFailure
 from backline.messages import registry
-from backline.orders.saga import STEP_PROGRESS, SagaOutcome, SagaResult, run_saga
+from backline.orders.process_order import STEP_PROGRESS, SagaOutcome, SagaResult, run_saga
 from backline.orders.settings import OrderSettings
-from backline.payments.refunds import refund
+from backline.payments.charges import refund
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.orders.support import Shop
 from tests.integration.payments.support import (

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from backline.orders.saga import SagaOutcome, SagaResult, run_saga
+from backline.orders.process_order import SagaOutcome, SagaResult, run_saga
 from backline.orders.settings import OrderSettings
 from backline.payments.stripe_client import StripeProvider
 from backline.settings import ROOT
@@ -93,6 +93,6 @@ def test_killed_while_a_paid_order_is_compensated(
 
 
 def test_every_step_has_a_kill_test() -> None:
-    from backline.orders.saga import STEP_PROGRESS
+    from backline.orders.process_order import STEP_PROGRESS
 
     assert set(STEP_PROGRESS) <= {*FORWARD, "cancel", "refund"}

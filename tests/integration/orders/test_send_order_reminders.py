@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from backline.messages import registry
-from backline.orders.saga import run_saga
+from backline.orders.process_order import run_saga
 from backline.orders.send_order_reminders import send_order_reminders
 from backline.orders.settings import OrderSettings
 from backline.payments.stripe_client import StripeProvider

@@ -16,7 +16,8 @@ from backline.payments.ingest_payment_webhook import ingest_payment_webhook
 from backline.payments.settings import PaymentSettings
 from backline.payments.stripe_client import StripeProvider
 from backline.payments.webhook_parsing import PaymentEvent, insert_event
-from backline.subscriptions.renewal import RenewalOutcome, renew
+from backline.subscriptions.process_single_subscription import renew
+from backline.subscriptions.rules import RenewalOutcome
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.job_factory import create_job
 from tests.integration.payments.support import CARD_NEEDS_AUTHENTICATION, Account, Shop

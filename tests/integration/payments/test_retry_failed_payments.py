@@ -122,7 +122,7 @@ def test_a_transient_failure_affects_only_its_payment_and_is_raised(
     working = provider.charge
 
     def fail_for_one(request: ChargeRequest) -> ChargeResult:
-        if request.order_id == orders[1]:
+        if request.payment.order_id == orders[1]:
             raise NetworkFailure("no route to the provider")
         return working(request)
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import DictRow, dict_row
 
-from backline.subscriptions.renewal import Renewal, renew
+from backline.subscriptions.process_single_subscription import Renewal, renew
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration import shop
 

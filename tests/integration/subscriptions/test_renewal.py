@@ -12,8 +12,8 @@ import pytest
 from backline.db.connect import session
 from backline.errors import DatabaseFailure, InvalidInput
 from backline.messages import registry
-from backline.subscriptions.process_single_subscription import process_single_subscription
-from backline.subscriptions.renewal import Renewal, RenewalOutcome, renew
+from backline.subscriptions.process_single_subscription import Renewal, process_single_subscription, renew
+from backline.subscriptions.rules import RenewalOutcome
 from backline.subscriptions.settings import SubscriptionSettings
 from stack.reference_app import invariant_violations
 from tests.integration.job_factory import create_job

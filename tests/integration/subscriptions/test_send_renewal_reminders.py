@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backline.messages import registry
-from backline.subscriptions.renewal import RenewalOutcome
+from backline.subscriptions.rules import RenewalOutcome
 from backline.subscriptions.send_renewal_reminders import send_renewal_reminders
 from backline.subscriptions.settings import SubscriptionSettings
 from tests.integration.job_factory import create_job

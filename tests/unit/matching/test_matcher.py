@@ -18,7 +18,6 @@ from backline.matching.score import (
     failed_constraints,
     score_components,
     to_decimal,
-    weighted_score,
 )
 from backline.matching.settings import Weights
 
@@ -62,6 +61,11 @@ def markets(draw: st.DrawFn) -> Market:
         for number in range(draw(st.integers(0, 9)))
     ]  # fmt: skip
     return orders, offers
+
+
+def weighted_score(components: dict[str, int], weights: Weights) -> int:
+    """The score: the components by their weights."""
+    return sum(int(getattr(weights, name)) * components[name] for name in COMPONENTS) // 100
 
 
 def scores_of(order: PurchaseOrder, offers: Sequence[Offer], weights: Weights) -> dict[int, int]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backline.subscriptions.rules import (
-    Action,
     Plan,
+    RenewalOutcome,
     Subscription,
     anchor_date,
     cycle_after,
@@ -35,39 +35,39 @@ def day(text: str) -> date:
 
 
 CASES: dict[str, tuple[Subscription, str, Plan]] = {
-    "due today": (MONTHLY, "2026-01-31", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000)),
-    "due tomorrow": (MONTHLY, "2026-01-30", Plan(Action.NOT_DUE, TODAY)),
-    "three days late": (MONTHLY, "2026-02-03", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000)),
+    "due today": (MONTHLY, "2026-01-31", Plan(RenewalOutcome.ORDERED, TODAY, day("2026-02-28"), 1000)),
+    "due tomorrow": (MONTHLY, "2026-01-30", Plan(RenewalOutcome.NOT_DUE, TODAY)),
+    "three days late": (MONTHLY, "2026-02-03", Plan(RenewalOutcome.ORDERED, TODAY, day("2026-02-28"), 1000)),
     "a whole cycle late, on the day of the next": (
-        MONTHLY, "2026-02-28", Plan(Action.ORDER, TODAY, day("2026-03-31"), 1000),
+        MONTHLY, "2026-02-28", Plan(RenewalOutcome.ORDERED, TODAY, day("2026-03-31"), 1000),
     ),
-    "months late: one order, not several": (MONTHLY, "2026-05-07", Plan(Action.ORDER, TODAY, day("2026-05-31"), 1000)),
-    "skipped": (replace(MONTHLY, skip_next=True), "2026-01-31", Plan(Action.SKIP, TODAY, day("2026-02-28"))),
-    "to be skipped later": (replace(MONTHLY, skip_next=True), "2026-01-30", Plan(Action.NOT_DUE, TODAY)),
-    "deferred until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(Action.NOT_DUE, TODAY)),
+    "months late: one order, not several": (MONTHLY, "2026-05-07", Plan(RenewalOutcome.ORDERED, TODAY, day("2026-05-31"), 1000)),
+    "skipped": (replace(MONTHLY, skip_next=True), "2026-01-31", Plan(RenewalOutcome.SKIPPED, TODAY, day("2026-02-28"))),
+    "to be skipped later": (replace(MONTHLY, skip_next=True), "2026-01-30", Plan(RenewalOutcome.NOT_DUE, TODAY)),
+    "deferred until tomorrow": (replace(MONTHLY, retry_on=day("2026-02-01")), "2026-01-31", Plan(RenewalOutcome.NOT_DUE, TODAY)),
     "deferred until today": (
-        replace(MONTHLY, retry_on=day("2026-02-01")), "2026-02-01", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
+        replace(MONTHLY, retry_on=day("2026-02-01")), "2026-02-01", Plan(RenewalOutcome.ORDERED, TODAY, day("2026-02-28"), 1000),
     ),
-    "cancelled": (replace(MONTHLY, state="cancelled", next_on=None), "2026-01-31", Plan(Action.INACTIVE)),
-    "paused without an end": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(Action.INACTIVE)),
-    "paused until tomorrow": (PAUSED, "2026-01-14", Plan(Action.INACTIVE)),
-    "resumed, its next day still to come": (PAUSED, "2026-01-15", Plan(Action.RESUME, TODAY, TODAY)),
+    "cancelled": (replace(MONTHLY, state="cancelled", next_on=None), "2026-01-31", Plan(RenewalOutcome.INACTIVE)),
+    "paused without an end": (replace(PAUSED, resume_on=None), "2026-01-31", Plan(RenewalOutcome.INACTIVE)),
+    "paused until tomorrow": (PAUSED, "2026-01-14", Plan(RenewalOutcome.INACTIVE)),
+    "resumed, its next day still to come": (PAUSED, "2026-01-15", Plan(RenewalOutcome.RESUMED, TODAY, TODAY)),
     "resumed on its day": (
-        replace(PAUSED, resume_on=TODAY), "2026-01-31", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
+        replace(PAUSED, resume_on=TODAY), "2026-01-31", Plan(RenewalOutcome.ORDERED, TODAY, day("2026-02-28"), 1000),
     ),
     "resumed, and what was skipped lay in the pause": (
-        replace(PAUSED, resume_on=TODAY, skip_next=True), "2026-01-31", Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
+        replace(PAUSED, resume_on=TODAY, skip_next=True), "2026-01-31", Plan(RenewalOutcome.ORDERED, TODAY, day("2026-02-28"), 1000),
     ),
     "resumed before what is skipped": (
-        replace(PAUSED, next_on=TODAY, skip_next=True), "2026-01-31", Plan(Action.SKIP, TODAY, day("2026-02-28")),
+        replace(PAUSED, next_on=TODAY, skip_next=True), "2026-01-31", Plan(RenewalOutcome.SKIPPED, TODAY, day("2026-02-28")),
     ),
     "a new price from this cycle on": (
         replace(MONTHLY, new_price_minor=1200, new_price_from=TODAY), "2026-01-31",
-        Plan(Action.ORDER, TODAY, day("2026-02-28"), 1200, applies_new_price=True),
+        Plan(RenewalOutcome.ORDERED, TODAY, day("2026-02-28"), 1200, applies_new_price=True),
     ),
     "a new price from the next cycle on, and a late order": (
         replace(MONTHLY, new_price_minor=1200, new_price_from=day("2026-02-01")), "2026-02-10",
-        Plan(Action.ORDER, TODAY, day("2026-02-28"), 1000),
+        Plan(RenewalOutcome.ORDERED, TODAY, day("2026-02-28"), 1000),
     ),
 }  # fmt: skip
 
@@ -107,19 +107,22 @@ def advanced(subscription: Subscription, plan: Plan) -> Subscription:
 def test_a_cycle_is_due_once(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
     plan = decide(subscription, today)
-    if plan.action in (Action.ORDER, Action.SKIP, Action.RESUME):
+    if plan.outcome in (RenewalOutcome.ORDERED, RenewalOutcome.SKIPPED, RenewalOutcome.RESUMED):
         assert plan.next_on is not None
         assert plan.next_on > today
-        assert decide(advanced(subscription, plan), today).action is Action.NOT_DUE
+        assert decide(advanced(subscription, plan), today).outcome is RenewalOutcome.NOT_DUE
         # ... and on its next day it is due, whatever came before.
-        assert decide(advanced(subscription, plan), plan.next_on).action in (Action.ORDER, Action.SKIP)
+        assert decide(advanced(subscription, plan), plan.next_on).outcome in (
+            RenewalOutcome.ORDERED,
+            RenewalOutcome.SKIPPED,
+        )
 
 
 @given(subscriptions(), st.integers(-400, 800))
 def test_an_order_is_for_a_past_or_present_cycle(subscription: Subscription, days: int) -> None:
     today = (subscription.next_on or date(2026, 1, 1)) + timedelta(days=days)
     plan = decide(subscription, today)
-    if plan.action is not Action.ORDER:
+    if plan.outcome is not RenewalOutcome.ORDERED:
         return
     assert subscription.next_on is not None
     assert plan.cycle_on is not None
@@ -141,9 +144,9 @@ def test_daily_runs_order_each_cycle_once_on_its_day(subscription: Subscription,
     expected = [cycle_after(subscription.next_on, current.anchor_day, current.interval_months, n) for n in range(count)]
     ordered = []
     for today in expected:
-        assert decide(current, today - timedelta(days=1)).action is Action.NOT_DUE
+        assert decide(current, today - timedelta(days=1)).outcome is RenewalOutcome.NOT_DUE
         plan = decide(current, today)
-        assert plan.action is Action.ORDER
+        assert plan.outcome is RenewalOutcome.ORDERED
         ordered.append(plan.cycle_on)
         current = advanced(current, plan)
     assert ordered == expected
@@ -183,7 +186,7 @@ def test_a_reminder_is_followed_by_an_order_the_next_day(subscription: Subscript
     assert cycle_on == today + timedelta(days=1)
     announced = replace(subscription, retry_on=None)
     plan = decide(announced, cycle_on)
-    assert (plan.action, plan.cycle_on) == (Action.ORDER, cycle_on)
+    assert (plan.outcome, plan.cycle_on) == (RenewalOutcome.ORDERED, cycle_on)
     assert plan.unit_price_minor == price_of(subscription, cycle_on)[0]
 
 
