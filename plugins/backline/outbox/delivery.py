@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic
 from urllib.parse import quote
@@ -74,21 +74,15 @@ def upgraded(message: LeasedMessage) -> LeasedMessage:
     return replace(message, payload=payload, type_version=kind.version)
 
 
+@dataclass(frozen=True, slots=True)
 class Delivery(Generic[P]):
     """Delivers messages over one channel. It has no access to the outbox: the caller stores the outcomes that it returns."""
 
-    def __init__(
-        self,
-        channel: Channel[P],
-        policies: Mapping[FailureClass, RetrySettings],
-        random: Callable[[], float],
-        resolver: SecretResolver | None = None,
-    ) -> None:
-        """`resolver` provides the values of secret fields; without it, a type that has some is Misconfigured."""
-        self._channel = channel
-        self._policies = policies
-        self._random = random
-        self._resolver = resolver
+    channel: Channel[P]
+    policies: Mapping[FailureClass, RetrySettings]
+    random: Callable[[], float]
+    resolver: SecretResolver | None = None
+    """Provides the values of secret fields; without it, a type that has some is Misconfigured."""
 
     async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
         """Attempt delivery once. Every failure becomes an outcome; only the caller's cancellation is raised.
@@ -110,7 +104,7 @@ class Delivery(Generic[P]):
             content = Message(
                 message.id, message.type, message.recipient, payload, message.created_at, message.attempt + 1
             )
-            receipt = await session.send(self._channel.prepare(content))
+            receipt = await session.send(self.channel.prepare(content))
         except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
             outcome = self._failure_outcome(message, exc, started)
         else:
@@ -122,9 +116,9 @@ class Delivery(Generic[P]):
         return _redact(outcome, secrets.values()) if secrets else outcome
 
     async def _secret_values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
-        if self._resolver is None:
+        if self.resolver is None:
             raise Misconfigured(f"{kind.type_name} has secret fields, and this sender cannot decrypt them")
-        return await self._resolver.values(kind, payload)
+        return await self.resolver.values(kind, payload)
 
     def _failure_outcome(self, message: LeasedMessage, exc: Exception, started: float) -> Outcome:
         if not isinstance(exc, BacklineError):
@@ -132,7 +126,7 @@ class Delivery(Generic[P]):
             exc = UnknownFailure(f"unexpected {describe_exception(exc)}")
         retry_after = exc.retry_after if isinstance(exc, RetryableError) else None
         delay = retry_delay(
-            self._policies, exc.failure_class, message.attempt + 1, message.max_attempts, retry_after, self._random
+            self.policies, exc.failure_class, message.attempt + 1, message.max_attempts, retry_after, self.random
         )
         return Outcome(
             message.id, message.token, "dead" if delay is None else "scheduled", started, time.monotonic(), delay or 0.0,
@@ -153,14 +147,8 @@ def _not_attempted(message: LeasedMessage, state: str, now: float, why: str) -> 
     return Outcome(message.id, message.token, state, now, now, error=why)
 
 
-# --- secrets -----------------------------------------------------------------------------------------
-
-
 class SecretResolver:
-    """Decrypts secret fields, and looks references up with the statements of include/sql/identity.sql.
-
-    The lookups use one connection, opened at first use.
-    """
+    """Decrypts secret fields, and looks references up with include/sql/identity.sql, over one connection."""
 
     def __init__(self, dsn: Callable[[], str], encryptor: Callable[[], Encryptor]) -> None:
         self._dsn = dsn
@@ -182,11 +170,7 @@ class SecretResolver:
         return secrets
 
     def resolve(self, field: str, reference: Reference) -> str:
-        """The secret, in plaintext or as Fernet text.
-
-        InvalidInput for the field if there is none; DatabaseFailure if the database is unavailable; Misconfigured if the
-        statement does not fit the database.
-        """
+        """The secret, in plaintext or as Fernet text; InvalidInput for the field if there is none. DatabaseFailure."""
         with self._lock:
             try:
                 row = self._fetch_row(reference)

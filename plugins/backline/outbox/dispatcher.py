@@ -172,14 +172,10 @@ class Dispatcher(Generic[P]):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*[session.close() for session in sessions])
-            await self._shut_down()
-
-    async def _shut_down(self) -> None:
-        """Commit the outcomes, return the other messages, and unregister."""
-        await self._commit_outcomes()
-        if self._in_hand:
-            await self._claim_store.return_unsent(list(self._in_hand.values()))
-        await self._claim_store.unregister(self._dispatcher_id)
+            await self._commit_outcomes()
+            if self._in_hand:
+                await self._claim_store.return_unsent(list(self._in_hand.values()))
+            await self._claim_store.unregister(self._dispatcher_id)
 
     # --- the feeder ---------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
-"""Adds messages to the outbox, and acts on messages that are in it: cancel, retry, replay.
+"""Adds messages to the outbox with the SQL function that apps call, and acts on messages in it: cancel, retry, replay.
 
-`enqueue` and `enqueue_many` are the way in for all Python code: they run in the caller's transaction, over the same SQL
-function that apps call. `validate_batch` and `enqueue_batch` serve HTTP: each message is checked by its type's model first.
+`enqueue` and `enqueue_many` are for all Python code. `validate_batch` and `enqueue_batch` serve HTTP.
 """
 
 from __future__ import annotations
@@ -72,10 +71,7 @@ def enqueue(
     due_at: datetime | None = None,
     request_id: str | None = None,
 ) -> int:
-    """Enqueue one message in the caller's transaction; returns its id, or its group's id for a type of several channels.
-
-    InvalidInput names the field that is refused.
-    """
+    """Enqueue one message in the caller's transaction; returns its or its group's id. InvalidInput names a wrong field."""
     return enqueue_many(database, [NewMessage(type, recipient, payload, key, due_at, request_id=request_id)])[0]
 
 
