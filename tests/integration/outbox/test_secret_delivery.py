@@ -43,7 +43,7 @@ LANE = LaneSettings(channel="email")
 def catcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catcher]:
     made = Catcher(tmp_path_factory.mktemp("mail") / "box")
     yield made
-    made.close()
+    asyncio.run(made.close())
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def app(outbox: Outbox) -> psycopg.Connection[Any]:
 def lookup(outbox: Outbox) -> Iterator[SecretResolver]:
     made = SecretResolver(lambda: outbox.dsn, lambda: ENCRYPTOR)
     yield made
-    made.close()
+    asyncio.run(made.close())
 
 
 def delivery(mail: Catcher, lookup: SecretResolver) -> tuple[EmailChannel, Delivery[Any]]:
