@@ -99,10 +99,7 @@ class DeadLetterStore:
 
     def list_page(self, wanted: Filter, *, before_id: int | None = None, limit: int = 50) -> list[Row]:
         """Dead letters that match, newest first; `before_id` is the last id of the previous page."""
-        values = {
-            "state": wanted.state, "kind": wanted.kind, "name": wanted.name, "class": wanted.failure_class,
-            "since": wanted.since, "before_id": before_id, "batch_limit": limit,
-        }  # fmt: skip
+        values = {**asdict(wanted), "class": wanted.failure_class, "before_id": before_id, "batch_limit": limit}
         return self._fetch("letter_list", values)
 
     def iterate(self, wanted: Filter, limit: int | None = None) -> Iterator[Row]:

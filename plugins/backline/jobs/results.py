@@ -90,12 +90,6 @@ def serialize_result(value: Any) -> str:
     return text
 
 
-def get_result(dsn: str, run: RunRef) -> dict[str, Any] | None:
-    """As `fetch_result`, over a connection of its own."""
-    with session(dsn, name="result") as connection:
-        return fetch_result(connection, run)
-
-
 def fetch_result(connection: Session, run: RunRef) -> dict[str, Any] | None:
     """Progress, result and times of a run; None if nothing is stored or it is no longer kept."""
     values = {"dag_id": run.dag_id, "run_id": run.run_id}

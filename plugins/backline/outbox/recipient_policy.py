@@ -256,9 +256,8 @@ async def defer_over_domain_rate(
         return messages
     keys = {domain: f"domain:{lane_name}:{domain}" for domain in limited}
     intervals = {domain: 60.0 / lane.domain_rates_per_minute[domain] for domain in limited}
-    first = await store.reserve_rate_tokens(
-        {keys[domain]: (len(batch), intervals[domain], lane.rate_burst) for domain, batch in limited.items()}
-    )
+    counts = [len(batch) for batch in limited.values()]
+    first = await store.reserve_rate_tokens(list(keys.values()), counts, list(intervals.values()), lane.rate_burst)
     deferred = []
     for domain, batch in limited.items():
         for index, message in enumerate(batch):

@@ -214,18 +214,13 @@ class Store:
         rows = await self._database.fetch(statement("webhooks", "endpoint_list_failing"), {"ids": list(recipients)})
         return {row["id"] for row in rows}
 
-    async def reserve_rate_tokens(self, wanted: Mapping[str, tuple[int, float, int]]) -> dict[str, float]:
-        """Reserve tokens: bucket to (count, seconds between two tokens, burst).
-
-        Returns for each bucket the seconds until its first token comes, less than zero if it is available now.
-        """
-        counts, intervals, bursts = zip(*wanted.values(), strict=True)
+    async def reserve_rate_tokens(
+        self, keys: list[str], token_counts: list[int], intervals: list[float], burst: int
+    ) -> dict[str, float]:
+        """Reserve tokens of each bucket; returns the seconds until its first one comes, less than 0 if it is available."""
+        bursts = [burst] * len(keys)
         rows = await self._rows(
-            "rate_reserve_many",
-            keys=list(wanted),
-            token_counts=list(counts),
-            intervals=list(intervals),
-            bursts=list(bursts),
+            "rate_reserve_many", keys=keys, token_counts=token_counts, intervals=intervals, bursts=bursts
         )
         return {row["key"]: row["seconds_to_first_token"] for row in rows}
 
