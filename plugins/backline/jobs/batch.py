@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from backline.dead_letters.failures import classify, format_cause
@@ -67,13 +68,9 @@ class BatchResult:
     @classmethod
     def from_results(cls, results: Iterable[Mapping[str, Any]]) -> Self:
         """The sum of the results of mapped tasks, each as its task returned it (JSON)."""
-        total = cls()
+        total, adapter = cls(), TypeAdapter(cls)
         for result in results:
-            failures = [
-                ItemFailure(each["key"], FailureClass(each["failure_class"]), each["reason"])
-                for each in result["failures"]
-            ]
-            total.add(cls(**{**result, "failures": failures}))
+            total.add(adapter.validate_python(result))
         return total
 
     def count_success(self, outcome: object) -> None:
