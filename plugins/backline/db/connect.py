@@ -79,8 +79,7 @@ Execute = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
 class Database:
     """One asynchronous connection in autocommit, opened on first use and reopened after it breaks.
 
-    While the server is unavailable a statement is retried for `retry_timeout` seconds, so every statement must be safe to
-    run twice.
+    A statement is retried for `retry_timeout` seconds, so it must be safe to run twice.
     """
 
     def __init__(self, dsn: str, *, name: str, retry_timeout: float = 20.0) -> None:

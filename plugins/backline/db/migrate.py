@@ -75,8 +75,7 @@ def read_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
 def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     """Bring the database's schema up to date and register the message types; returns the names of the migrations applied.
 
-    Runs in one transaction under a lock, so concurrent calls are safe and a failure changes nothing. Misconfigured if an
-    applied file was changed or deleted.
+    One transaction, so a failure changes nothing. Misconfigured as in `apply_files`.
     """
     from backline.messages.sync import sync_types
 

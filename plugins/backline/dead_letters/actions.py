@@ -49,9 +49,8 @@ def replay(
 ) -> ReplayResult:
     """Run again what a dead letter is about, and close the dead letter.
 
-    A job starts as a new run with the same conf, or with `edited` as its conf. For an item of a job such a run takes the
-    item again; `also` are dead letters of further items for the same run. A message is retried under its own id, so that
-    the receiver can recognize it, or is sent as a new one with `edited` as its payload. A DAG file is parsed again.
+    A job or an item starts a new run with the same conf, or with `edited`; `also` are further items for the same run. A
+    message is retried under its own id, or is sent as a new one with `edited` as its payload. A DAG file is parsed again.
     InvalidInput if the dead letter is not open or `edited` is not valid; nothing has changed then.
     """
     with store.connection.transaction():

@@ -276,10 +276,9 @@ class Job(Generic[SettingsT_co]):
     def execute(
         self, function: Callable[..., object], inputs: Mapping[str, Any] | None = None, *, store: bool = True
     ) -> Any:
-        """Call a job's function, store its return value as the run's result, and return it as JSON-compatible data.
+        """Call a job's function, store what it returns as the run's result (unless None), and return it as JSON data.
 
-        `inputs` are further keyword arguments: what other tasks of the run returned. None is stored as no result. The
-        driver's errors are raised as Backline's.
+        `inputs` are further keyword arguments: what other tasks of the run returned.
         """
         with self._resources, translate_errors():
             returned = function(self, **(inputs or {}))
