@@ -57,6 +57,8 @@ def replay(
         _require_open(store, letter_id)
         letter = store.get(letter_id)
         kind, name = letter["kind"], letter["name"]
+        if kind == "message" and letter["message_state"] is None:
+            raise InvalidInput("id", f"message {letter['message_id']} no longer exists; send it as a new message")
         if kind == "message":
             reference = f"message {letter['message_id']}" if edited is None else _send_edited(store, letter, edited)
         elif kind == "import":
@@ -166,7 +168,6 @@ def _note(letter: Row, by: str, reason: str | None, *, more: int) -> str:
 
 
 def _retry_message(store: DeadLetterStore, letter: Row) -> None:
-    _require_message(letter)
     if not store.connection.execute(statement("outbox", "message_retry"), {"id": letter["message_id"]}).fetchall():
         raise InvalidInput(
             "id", f"message {letter['message_id']} cannot be retried unchanged: it is not dead any more, it has expired, "
@@ -176,7 +177,6 @@ def _retry_message(store: DeadLetterStore, letter: Row) -> None:
 
 def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any]) -> str:
     """Enqueue an edited message as a new one; returns its reference."""
-    _require_message(letter)
     kind = registry.get(letter["name"])
     kind.parse(edited)
     several = len(kind.channels) > 1
@@ -187,8 +187,3 @@ def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any])
     )  # fmt: skip
     [new_id] = enqueue_many(store.connection, [message])
     return f"{'group' if several else 'message'} {new_id}"
-
-
-def _require_message(letter: Row) -> None:
-    if letter["message_state"] is None:
-        raise InvalidInput("id", f"message {letter['message_id']} no longer exists; send it as a new message")
