@@ -43,7 +43,7 @@ LANE = LaneSettings(channel="email")
 def catcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catcher]:
     made = Catcher(tmp_path_factory.mktemp("mail") / "box")
     yield made
-    asyncio.run(made.close())
+    made.close()
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher,
     made = outbox.enqueue(type="urgent_email", payload='{"context": {"title": "Down", "summary": "db-1"}}')
     drain(outbox, mail, lookup)
     assert outbox.message(made)["state"] == "sent"
-    assert lookup._connection is None
+    assert lookup._database is None
 
 
 def test_a_run_that_sends_resolves_too(
