@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from backline.channels.http import HttpGateway
+from backline.db.connect import session
 from backline.dead_letters.alerts import AlertSender
 from backline.dead_letters.runs import AirflowRuns
 from backline.errors import NotConfigured
 from backline.jobs.job import Job, Params
-from backline.jobs.results import ResultStore, RunRef
+from backline.jobs.results import ResultStore, RunRef, fetch_result
 from backline.payments.provider import Provider
 
 S = TypeVar("S")
@@ -69,3 +70,9 @@ def create_job(
         results=ResultStore(dsn, RunRef(name, run_id), 3600), clients=TestClients(provider, gateways, runs, alerts),
         alert_recipients=(OPERATOR,), conf=params or {},
     )  # fmt: skip
+
+
+def get_result(dsn: str, run: RunRef) -> dict[str, Any] | None:
+    """What is stored of a run, read over a connection of its own."""
+    with session(dsn, name="result") as connection:
+        return fetch_result(connection, run)

@@ -9,7 +9,7 @@ import psycopg
 from psycopg.sql import SQL
 
 from backline.db.connect import translate_errors
-from backline.db.statements import SQL_FOLDER, custom_folder, read_statements, statements, to_positional
+from backline.db.statements import SQL_FOLDER, custom_folder, custom_statements, statements, to_positional
 from backline.errors import InvalidInput
 
 EXCLUDED_DOMAINS = frozenset({"reference_app", "demo", "bench"})
@@ -44,7 +44,7 @@ def check_statements(dsn: str, chosen: Sequence[str] = ()) -> list[StatementChec
     found = []
     with translate_errors(), psycopg.connect(dsn, autocommit=True) as connection:
         for domain in chosen or known:
-            custom = _custom_statements(domain)
+            custom = custom_statements(domain)
             for name, text in statements(domain).items():
                 problem = None
                 try:
@@ -53,9 +53,3 @@ def check_statements(dsn: str, chosen: Sequence[str] = ()) -> list[StatementChec
                     problem = exc.diag.message_primary or str(exc)
                 found.append(StatementCheck(domain, name, name in custom, problem))
     return found
-
-
-def _custom_statements(domain: str) -> frozenset[str]:
-    folder = custom_folder()
-    path = folder / f"{domain}.sql" if folder else None
-    return frozenset(read_statements(path)) if path and path.exists() else frozenset()

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, LiteralString, TypeAlias
 
 import psycopg
@@ -78,8 +79,7 @@ Execute = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
 class Database:
     """One asynchronous connection in autocommit, opened on first use and reopened after it breaks.
 
-    While the server is unavailable a statement is retried for `retry_timeout` seconds, so every statement must be safe to
-    run twice.
+    A statement is retried for `retry_timeout` seconds, so it must be safe to run twice.
     """
 
     def __init__(self, dsn: str, *, name: str, retry_timeout: float = 20.0) -> None:
@@ -98,10 +98,9 @@ class Database:
             while True:
                 try:
                     with translate_errors():
-                        cursor = await (await self._open()).execute(sql, params)
-                        return await cursor.fetchall() if cursor.description else []
+                        return await _execute(await self._open(), sql, params)
                 except DatabaseFailure as exc:
-                    await self._disconnect()
+                    await self.close()
                     if time.monotonic() + delay > deadline:
                         raise
                     log.warning("%s: %s; retrying in %.1f s", self._name, exc, delay)
@@ -115,20 +114,11 @@ class Database:
             try:
                 with translate_errors():
                     connection = await self._open()
-
-                    async def run(sql: LiteralString, params: Mapping[str, Any]) -> list[DictRow]:
-                        cursor = await connection.execute(sql, params)
-                        return await cursor.fetchall() if cursor.description else []
-
                     async with connection.transaction():
-                        yield run
+                        yield partial(_execute, connection)
             except DatabaseFailure:
-                await self._disconnect()
+                await self.close()
                 raise
-
-    async def close(self) -> None:
-        """Close the connection; never raises."""
-        await self._disconnect()
 
     async def _open(self) -> psycopg.AsyncConnection[DictRow]:
         if self._connection is None or self._connection.closed:
@@ -142,10 +132,18 @@ class Database:
             self._planned_at = time.monotonic()
         return self._connection
 
-    async def _disconnect(self) -> None:
+    async def close(self) -> None:
+        """Close the connection, which the next use reopens; never raises."""
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
                 await connection.close()
             except psycopg.Error as exc:
                 log.debug("%s: closing a broken connection: %s", self._name, exc)
+
+
+async def _execute(
+    connection: psycopg.AsyncConnection[DictRow], sql: LiteralString, params: Mapping[str, Any] | None
+) -> list[DictRow]:
+    cursor = await connection.execute(sql, params)
+    return await cursor.fetchall() if cursor.description else []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString, cast
@@ -50,6 +48,11 @@ class Migration:
     sql: str
 
     @property
+    def label(self) -> str:
+        """Number and name, as in the file's name."""
+        return f"{self.number:04d}_{self.name}"
+
+    @property
     def checksum(self) -> str:
         """SHA-256 of the file's text."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
@@ -72,8 +75,7 @@ def read_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
 def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     """Bring the database's schema up to date and register the message types; returns the names of the migrations applied.
 
-    Runs in one transaction under a lock, so concurrent calls are safe and a failure changes nothing. Misconfigured if an
-    applied file was changed or deleted.
+    One transaction, so a failure changes nothing. Misconfigured as in `apply_files`.
     """
     from backline.messages.sync import sync_types
 
@@ -101,10 +103,15 @@ def apply_files(connection: Connection, schema: str, folder: Path) -> list[str]:
         _check_unchanged(migrations, number, name, checksum, folder)
     fresh = [migration for migration in migrations if migration.number not in applied]
     for migration in fresh:
-        with _translate_errors_in(migration, folder):
+        try:
             connection.execute(migration.sql, prepare=False)
+        except psycopg.Error as exc:
+            error = translate_error(exc)
+            if isinstance(error, RetryableError):
+                raise error from exc
+            raise Misconfigured(f"{folder}/{migration.label}.sql: {error}; nothing of it was applied") from exc
         connection.execute(_INSERT_MIGRATION.format(**names), (migration.number, migration.name, migration.checksum))
-    return [f"{migration.number:04d}_{migration.name}" for migration in fresh]
+    return [migration.label for migration in fresh]
 
 
 def pending(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
@@ -113,19 +120,7 @@ def pending(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     with translate_errors(), psycopg.connect(dsn) as connection:
         if _query_bool(connection, _MIGRATION_TABLE_EXISTS, SCHEMA):
             numbers = {row[0] for row in connection.execute(_LIST_APPLIED.format(schema=Identifier(SCHEMA)))}
-    return [f"{m.number:04d}_{m.name}" for m in read_migrations(folder) if m.number not in numbers]
-
-
-@contextmanager
-def _translate_errors_in(migration: Migration, folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as exc:
-        error = translate_error(exc)
-        if isinstance(error, RetryableError):
-            raise error from exc
-        path = folder / f"{migration.number:04d}_{migration.name}.sql"
-        raise Misconfigured(f"{path}: {error}; nothing of it was applied") from exc
+    return [migration.label for migration in read_migrations(folder) if migration.number not in numbers]
 
 
 def _query_bool(connection: Connection, query: LiteralString, schema: str) -> bool:
@@ -148,6 +143,6 @@ def _check_unchanged(migrations: list[Migration], number: int, name: str, checks
         )
     if migrations[number - 1].checksum != checksum:
         raise Misconfigured(
-            f"{folder}/{number:04d}_{migrations[number - 1].name}.sql was changed after it was applied; "
+            f"{folder}/{migrations[number - 1].label}.sql was changed after it was applied; "
             "restore it and put the change into a new migration"
         )

@@ -21,10 +21,14 @@ def statements(domain: str) -> dict[str, LiteralString]:
 
     Statements of the same file in `database.statements_folder` are added, and replace those of the same name.
     """
-    found = read_statements(SQL_FOLDER / f"{domain}.sql")
-    if (custom := custom_folder()) and (path := custom / f"{domain}.sql").exists():
-        found |= read_statements(path)
-    return found
+    return read_statements(SQL_FOLDER / f"{domain}.sql") | custom_statements(domain)
+
+
+def custom_statements(domain: str) -> dict[str, LiteralString]:
+    """The statements of one domain in `database.statements_folder`."""
+    folder = custom_folder()
+    path = folder / f"{domain}.sql" if folder else None
+    return read_statements(path) if path and path.exists() else {}
 
 
 def to_positional(text: LiteralString) -> LiteralString:

@@ -49,15 +49,16 @@ def replay(
 ) -> ReplayResult:
     """Run again what a dead letter is about, and close the dead letter.
 
-    A job starts as a new run with the same conf, or with `edited` as its conf. For an item of a job such a run takes the
-    item again; `also` are dead letters of further items for the same run. A message is retried under its own id, so that
-    the receiver can recognize it, or is sent as a new one with `edited` as its payload. A DAG file is parsed again.
+    A job or an item starts a new run with the same conf, or with `edited`; `also` are further items for the same run. A
+    message is retried under its own id, or is sent as a new one with `edited` as its payload. A DAG file is parsed again.
     InvalidInput if the dead letter is not open or `edited` is not valid; nothing has changed then.
     """
     with store.connection.transaction():
         _require_open(store, letter_id)
         letter = store.get(letter_id)
         kind, name = letter["kind"], letter["name"]
+        if kind == "message" and letter["message_state"] is None:
+            raise InvalidInput("id", f"message {letter['message_id']} no longer exists; send it as a new message")
         if kind == "message":
             reference = f"message {letter['message_id']}" if edited is None else _send_edited(store, letter, edited)
         elif kind == "import":
@@ -167,7 +168,6 @@ def _note(letter: Row, by: str, reason: str | None, *, more: int) -> str:
 
 
 def _retry_message(store: DeadLetterStore, letter: Row) -> None:
-    _require_message(letter)
     if not store.connection.execute(statement("outbox", "message_retry"), {"id": letter["message_id"]}).fetchall():
         raise InvalidInput(
             "id", f"message {letter['message_id']} cannot be retried unchanged: it is not dead any more, it has expired, "
@@ -177,7 +177,6 @@ def _retry_message(store: DeadLetterStore, letter: Row) -> None:
 
 def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any]) -> str:
     """Enqueue an edited message as a new one; returns its reference."""
-    _require_message(letter)
     kind = registry.get(letter["name"])
     kind.parse(edited)
     several = len(kind.channels) > 1
@@ -188,8 +187,3 @@ def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any])
     )  # fmt: skip
     [new_id] = enqueue_many(store.connection, [message])
     return f"{'group' if several else 'message'} {new_id}"
-
-
-def _require_message(letter: Row) -> None:
-    if letter["message_state"] is None:
-        raise InvalidInput("id", f"message {letter['message_id']} no longer exists; send it as a new message")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Template
 
-from backline.db.connect import Session
-from backline.db.statements import statement
+from backline.dead_letters.store import DeadLetterStore
 from backline.errors import BacklineError
 from backline.rendering.html import create_html_environment
 from backline.settings import ROOT, AlertSettings
@@ -68,19 +67,19 @@ def send_due_alerts(job: Job[DeadLetterSettings]) -> AlertReport:
 
     An email that could not be sent is deferred and does not count as a failure: alerts about alerts would never end.
     """
-    report, connection, sender = AlertReport(), job.database, job.clients.alert_sender()
+    report, store, sender = AlertReport(), DeadLetterStore(job.database), job.clients.alert_sender()
     if not sender.config.recipients:
         return report
-    for row in _fetch(connection, "alert_due", batch_limit=GROUP_LIMIT):
+    for row in store.fetch("alert_due", {"batch_limit": GROUP_LIMIT}):
         key = str(row["key"])
         # In a transaction of its own: inside the next one, a second sender would wait for the first one's email.
-        _fetch(connection, "alert_group_ensure", key=key)
+        store.fetch("alert_group_ensure", {"key": key})
         try:
-            with connection.transaction():
-                failures = _send_group(connection, key, sender)
+            with store.connection.transaction():
+                failures = _send_group(store, key, sender)
         except BacklineError as exc:
             log.warning("alert %r could not be sent, retry in %.0f s: %s", key, RETRY_DELAY_SECONDS, exc)
-            _fetch(connection, "alert_group_defer", key=key, delay_seconds=RETRY_DELAY_SECONDS)
+            store.fetch("alert_group_defer", {"key": key, "delay_seconds": RETRY_DELAY_SECONDS})
             report.deferred += 1
             continue
         report.emails += failures > 0
@@ -88,16 +87,16 @@ def send_due_alerts(job: Job[DeadLetterSettings]) -> AlertReport:
     return report
 
 
-def _send_group(connection: Session, key: str, sender: AlertSender) -> int:
+def _send_group(store: DeadLetterStore, key: str, sender: AlertSender) -> int:
     """Send one group's email; returns how many failures it reports."""
-    if not (claimed := _fetch(connection, "alert_group_claim", key=key)):
+    if not (claimed := store.fetch("alert_group_claim", {"key": key})):
         return 0
     claim = "alert_late_runs_claim" if key.startswith(LATE_KEY_PREFIX) else "alert_failures_claim"
-    rows = _fetch(connection, claim, key=key, batch_limit=MAX_LISTED_FAILURES)
+    rows = store.fetch(claim, {"key": key, "batch_limit": MAX_LISTED_FAILURES})
     if not rows:
         return 0
     sender.send(compose_alert(key, rows, claimed[0], sender))
-    _fetch(connection, "alert_group_sent", key=key, window_seconds=sender.config.window_seconds)
+    store.fetch("alert_group_sent", {"key": key, "window_seconds": sender.config.window_seconds})
     return int(rows[0]["failures"])
 
 
@@ -124,11 +123,6 @@ def _describe(failure: Mapping[str, Any], *, is_late: bool) -> str:
         return f"an item of {failure['name']} failed ({failure['class']})"
     task = f".{failure['task_id']}" if failure["task_id"] else ""
     return f"{failure['name']}{task} failed ({failure['class']})"
-
-
-def _fetch(connection: Session, name: str, **values: Any) -> list[dict[str, Any]]:
-    cursor = connection.execute(statement("dead_letters", name), values)
-    return cursor.fetchall() if cursor.description else []
 
 
 @lru_cache(maxsize=1)

@@ -51,17 +51,20 @@ class DeadLetterStore:
         with session(dsn, name="dead letters") as connection:
             yield cls(connection)
 
-    # --- recording
+    def fetch(self, name: str, values: Mapping[str, Any]) -> list[Row]:
+        """The rows of a statement; none if it returns nothing."""
+        cursor = self.connection.execute(statement("dead_letters", name), values)
+        return cursor.fetchall() if cursor.description else []
 
     def record(self, failure: Failure) -> int | None:
         """Record a failed task or run; returns the dead letter's id, or None if the failure is that of a message."""
         values = {**asdict(failure), "class": failure.failure_class, "conf": json.dumps(dict(failure.conf))}
-        rows = self._fetch("job_record", values)
+        rows = self.fetch("job_record", values)
         return rows[0]["id"] if rows else None
 
     def record_messages(self) -> int:
         """Record dead messages that the outbox's trigger has missed; returns how many."""
-        return len(self._fetch("message_record_missing", {}))
+        return len(self.fetch("message_record_missing", {}))
 
     def record_import(self, failure: ImportFailure) -> int:
         """Record a DAG file that cannot be imported; returns the dead letter's id."""
@@ -70,28 +73,26 @@ class DeadLetterStore:
             "file": failure.file, "bundle": failure.bundle, "error_hash": import_hash(failure), "cause": cause,
             "failed_at": failure.failed_at,
         }  # fmt: skip
-        return int(self._fetch("import_record", values)[0]["id"])
+        return int(self.fetch("import_record", values)[0]["id"])
 
     def resolve_imports(self, present: Sequence[ImportFailure]) -> int:
         """Close the dead letters of import errors that are not among `present`; returns how many."""
         files, hashes = [error.file for error in present], [import_hash(error) for error in present]
-        return len(self._fetch("import_resolve", {"files": files, "hashes": hashes}))
+        return len(self.fetch("import_resolve", {"files": files, "hashes": hashes}))
 
     def for_runs(self, runs: Sequence[tuple[str, str]]) -> list[Row]:
         """Dead letters of runs, each given as (DAG id, run id)."""
         values = {"dag_ids": [dag_id for dag_id, _ in runs], "run_ids": [run_id for _, run_id in runs]}
-        return self._fetch("run_letter_list", values)
+        return self.fetch("run_letter_list", values)
 
     def get_cursor(self, name: str) -> datetime | None:
         """Up to when a reader has read; None if it has never run."""
-        rows = self._fetch("cursor_get", {"name": name})
+        rows = self.fetch("cursor_get", {"name": name})
         return rows[0]["at"] if rows else None
 
     def set_cursor(self, name: str, at: datetime) -> None:
         """Note up to when a reader has read; a cursor never goes back."""
-        self._fetch("cursor_set", {"name": name, "at": at})
-
-    # --- reading
+        self.fetch("cursor_set", {"name": name, "at": at})
 
     def get(self, letter_id: int) -> Row:
         """One dead letter; InvalidInput for the field `id` if it does not exist."""
@@ -99,11 +100,8 @@ class DeadLetterStore:
 
     def list_page(self, wanted: Filter, *, before_id: int | None = None, limit: int = 50) -> list[Row]:
         """Dead letters that match, newest first; `before_id` is the last id of the previous page."""
-        values = {
-            "state": wanted.state, "kind": wanted.kind, "name": wanted.name, "class": wanted.failure_class,
-            "since": wanted.since, "before_id": before_id, "batch_limit": limit,
-        }  # fmt: skip
-        return self._fetch("letter_list", values)
+        values = {**asdict(wanted), "class": wanted.failure_class, "before_id": before_id, "batch_limit": limit}
+        return self.fetch("letter_list", values)
 
     def iterate(self, wanted: Filter, limit: int | None = None) -> Iterator[Row]:
         """All dead letters that match, up to `limit`, newest first, read page by page."""
@@ -118,9 +116,7 @@ class DeadLetterStore:
 
     def failure_groups(self, since: datetime, limit: int = 50) -> list[Row]:
         """Failures since then, grouped by name, task and class, the most frequent group first."""
-        return self._fetch("failure_group_list", {"since": since, "batch_limit": limit})
-
-    # --- closing
+        return self.fetch("failure_group_list", {"since": since, "batch_limit": limit})
 
     def lock(self, letter_id: int) -> str:
         """The state of a dead letter, which is locked until the transaction ends; InvalidInput if it does not exist."""
@@ -129,19 +125,15 @@ class DeadLetterStore:
     def close(self, letter_id: int, state: State, *, by: str, reason: str | None, replay_ref: str | None) -> None:
         """Close one dead letter."""
         values = {"id": letter_id, "state": state, "by": by, "reason": reason, "replay_ref": replay_ref}
-        self._fetch("letter_close", values)
+        self.fetch("letter_close", values)
 
     def close_run(self, dag_id: str, run_id: str, *, by: str, reason: str | None, replay_ref: str) -> None:
         """Close every open dead letter of a run as replayed."""
         values = {"dag_id": dag_id, "run_id": run_id, "by": by, "reason": reason, "replay_ref": replay_ref}
-        self._fetch("run_letters_close", values)
-
-    def _fetch(self, name: str, values: Mapping[str, Any]) -> list[Row]:
-        cursor = self.connection.execute(statement("dead_letters", name), values)
-        return cursor.fetchall() if cursor.description else []
+        self.fetch("run_letters_close", values)
 
     def _fetch_one(self, name: str, letter_id: int) -> Row:
-        rows = self._fetch(name, {"id": letter_id})
+        rows = self.fetch(name, {"id": letter_id})
         if not rows:
             raise InvalidInput("id", f"there is no dead letter {letter_id}; list them with dead-letters list")
         return rows[0]

@@ -68,7 +68,7 @@ def generate_invoice(job: Job[InvoiceSettings]) -> dict[str, object]:
 
     if (order_id := job.params.optional("order_id", int)) is not None:
         generate(order_id)
-        job.dead_letters.resolve_item(str(order_id))
+        job.resolve_item(str(order_id))
         orders = BatchResult(done=1)
     else:
         due = job.scan(statement("invoices", "orders_due"), DueOrder, {"lookback_days": job.settings.lookback_days})

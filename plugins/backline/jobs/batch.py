@@ -1,27 +1,18 @@
-"""Work on many items of which each may fail alone: `Job.run_each`, and the result that it returns."""
+"""Rules and result of `Job.run_each`, which works on many items of which each may fail alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sized
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self
 
-import psycopg
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from backline.db.connect import translate_error
 from backline.dead_letters.failures import classify, format_cause
 from backline.errors import AuthenticationFailed, FailureClass, Misconfigured, UnknownFailure
-
-if TYPE_CHECKING:
-    from backline.jobs.job import Job
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 MAX_REPORTED_FAILURES = 50
 """How many failures a result names; all are counted."""
@@ -77,13 +68,9 @@ class BatchResult:
     @classmethod
     def from_results(cls, results: Iterable[Mapping[str, Any]]) -> Self:
         """The sum of the results of mapped tasks, each as its task returned it (JSON)."""
-        total = cls()
+        total, adapter = cls(), TypeAdapter(cls)
         for result in results:
-            failures = [
-                ItemFailure(each["key"], FailureClass(each["failure_class"]), each["reason"])
-                for each in result["failures"]
-            ]
-            total.add(cls(**{**result, "failures": failures}))
+            total.add(adapter.validate_python(result))
         return total
 
     def count_success(self, outcome: object) -> None:
@@ -122,69 +109,3 @@ def stops_batch(error: Exception) -> bool:
         return True
     sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
     return isinstance(error, Misconfigured) and not sqlstate.startswith(_BAD_DATA_SQLSTATES)
-
-
-def run_batch(
-    job: Job[object],
-    items: Iterable[T],
-    function: Callable[[T], object],
-    *,
-    key: Callable[[T], str] = item_key,
-    limit: int | None = None,
-    transactional: bool = True,
-    span: tuple[float, float] = (0.0, 100.0),
-) -> BatchResult:
-    """See `Job.run_each`."""
-    result = BatchResult()
-    open_letters = job.dead_letters.open_items()
-    total = min(len(items), limit or len(items)) if isinstance(items, Sized) else limit
-    transient: list[tuple[T, Exception]] = []
-    in_a_row = 0
-
-    def attempt(item: T) -> Exception | None:
-        name = key(item)[:MAX_KEY_LENGTH]
-        try:
-            with job.database.transaction() if transactional else nullcontext():
-                outcome = function(item)
-        except Exception as exc:
-            error = translate_error(exc) if isinstance(exc, psycopg.Error) else exc
-            if error is not exc:
-                error.__cause__ = exc
-            if job.database.closed or stops_batch(error):
-                raise error from exc
-            log.warning("%s: item %s: %s", job.name, name, format_cause(error))
-            if is_transient(error):
-                return error
-            result.count_failure(name, error)
-            job.dead_letters.record_item(name, fingerprint(item), error)
-        else:
-            result.count_success(outcome)
-            if name in open_letters:
-                job.dead_letters.resolve_item(name)
-        return None
-
-    attempted = 0
-    for item in items:
-        name = key(item)[:MAX_KEY_LENGTH]
-        if open_letters.get(name) == fingerprint(item):
-            result.skipped += 1
-            continue
-        if attempted == limit:
-            result.limit_reached = True
-            break
-        if total:
-            job.progress(span[0] + (span[1] - span[0]) * min(1.0, attempted / total), name)
-        attempted += 1
-        error = attempt(item)
-        in_a_row = in_a_row + 1 if error is not None else 0
-        if error is not None:
-            transient.append((item, error))
-            if in_a_row == MAX_CONSECUTIVE_TRANSIENT:
-                result.stopped_early = True
-                break
-    for item, first in transient:  # once more: a lock that was held or a deadlock has passed by now
-        error = first if result.stopped_early else attempt(item)
-        if error is not None:
-            result.count_failure(key(item), error)
-            job.fail_at_end(error)
-    return result

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+import json
+import logging
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, LiteralString, Protocol, TypeVar
 
+import psycopg
 from psycopg.rows import class_row
 from pydantic_core import to_jsonable_python
 
-from backline.db.connect import Session, session, translate_errors
+from backline.db.connect import Session, session, translate_error, translate_errors
+from backline.db.statements import statement
+from backline.dead_letters.failures import classify, format_cause
 from backline.errors import InvalidInput
-from backline.jobs import batch
-from backline.jobs.batch import BatchResult, item_key
-from backline.jobs.item_dead_letters import ItemDeadLetters
+from backline.jobs.batch import (
+    MAX_CONSECUTIVE_TRANSIENT,
+    MAX_KEY_LENGTH,
+    BatchResult,
+    fingerprint,
+    is_transient,
+    item_key,
+    stops_batch,
+)
 from backline.jobs.results import ResultStore
 from backline.outbox import submission
 
@@ -28,6 +40,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Row = TypeVar("Row")
 SettingsT_co = TypeVar("SettingsT_co", covariant=True)
+log = logging.getLogger(__name__)
+
 PAGE_SIZE = 500
 
 
@@ -47,25 +61,16 @@ class Clients(Protocol):
         """How alerts about failures are sent, and to whom."""
 
 
-class Params(Mapping[str, object]):
+class Params(UserDict[str, object]):
     """The run's params, as the DAG file declares them."""
 
     def __init__(self, values: Mapping[str, object], declared: Iterable[str] | None = None) -> None:
         """InvalidInput names a key that is not among the declared ones."""
-        self._values = dict(values)
-        known = set(self._values if declared is None else declared)
-        if unknown := sorted(set(self._values) - known):
+        super().__init__(values)
+        known = set(values if declared is None else declared)
+        if unknown := sorted(set(values) - known):
             names = ", ".join(sorted(known)) or "none"
             raise InvalidInput(f"conf.{unknown[0]}", f"is not a parameter of this job; use one of: {names}")
-
-    def __getitem__(self, name: str) -> object:
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
     def required(self, name: str, kind: type[T]) -> T:
         """The value, which must be of that type; InvalidInput if it is not, or is not set."""
@@ -76,7 +81,7 @@ class Params(Mapping[str, object]):
 
     def optional(self, name: str, kind: type[T]) -> T | None:
         """The value, or None if it is not set; InvalidInput if it is of another type."""
-        value = self._values.get(name)
+        value = self.get(name)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return kind(value)  # type: ignore[call-arg]
         if value is None or (isinstance(value, kind) and isinstance(value, bool) == (kind is bool)):
@@ -115,11 +120,6 @@ class Job(Generic[SettingsT_co]):
         if self._database is None:
             self._database = self._resources.enter_context(session(self.dsn, name=self.name))
         return self._database
-
-    @property
-    def dead_letters(self) -> ItemDeadLetters:
-        """The dead letters of this job's items."""
-        return ItemDeadLetters(self.database, self.name, self.run_id, self.conf)
 
     @property
     def dry_run(self) -> bool:
@@ -199,7 +199,75 @@ class Job(Generic[SettingsT_co]):
         `limit`: at most so many items are attempted. `transactional=False`: `function` commits by itself, for work that
         must be on disk before a provider is called. `span`: the range of the run's progress that this batch covers, percent.
         """
-        return batch.run_batch(self, items, function, key=key, limit=limit, transactional=transactional, span=span)
+        result = BatchResult()
+        open_letters = self._open_item_letters()
+        total = min(len(items), limit or len(items)) if isinstance(items, Sized) else limit
+        transient: list[tuple[T, Exception]] = []
+        attempted = in_a_row = 0
+
+        def attempt(item: T) -> Exception | None:
+            name = key(item)[:MAX_KEY_LENGTH]
+            try:
+                with self.database.transaction() if transactional else nullcontext():
+                    outcome = function(item)
+            except Exception as exc:
+                error = translate_error(exc) if isinstance(exc, psycopg.Error) else exc
+                if error is not exc:
+                    error.__cause__ = exc
+                if self.database.closed or stops_batch(error):
+                    raise error from exc
+                log.warning("%s: item %s: %s", self.name, name, format_cause(error))
+                if is_transient(error):
+                    return error
+                result.count_failure(name, error)
+                self._record_item(name, item, error)
+            else:
+                result.count_success(outcome)
+                if name in open_letters:
+                    self.resolve_item(name)
+            return None
+
+        for item in items:
+            name = key(item)[:MAX_KEY_LENGTH]
+            if open_letters.get(name) == fingerprint(item):
+                result.skipped += 1
+                continue
+            if attempted == limit:
+                result.limit_reached = True
+                break
+            if total:
+                self.progress(span[0] + (span[1] - span[0]) * min(1.0, attempted / total), name)
+            attempted += 1
+            error = attempt(item)
+            in_a_row = in_a_row + 1 if error is not None else 0
+            if error is not None:
+                transient.append((item, error))
+                if in_a_row == MAX_CONSECUTIVE_TRANSIENT:
+                    result.stopped_early = True
+                    break
+        for item, first in transient:  # once more: a lock that was held or a deadlock has passed by now
+            error = first if result.stopped_early else attempt(item)
+            if error is not None:
+                result.count_failure(key(item), error)
+                self.fail_at_end(error)
+        return result
+
+    def _open_item_letters(self) -> dict[str, str]:
+        """Fingerprint by key of the items that have an open dead letter."""
+        rows = self.database.execute(statement("dead_letters", "item_list_open"), {"job": self.name}).fetchall()
+        return {row["item_key"]: row["item_fingerprint"] for row in rows}
+
+    def _record_item(self, key: str, item: object, error: BaseException) -> None:
+        """Record that an item failed permanently: one dead letter for each item, however often it fails."""
+        values = {
+            "job": self.name, "item_key": key, "item_fingerprint": fingerprint(item), "run_id": self.run_id,
+            "class": classify(error), "cause": format_cause(error), "conf": json.dumps(dict(self.conf)),
+        }  # fmt: skip
+        self.database.execute(statement("dead_letters", "item_record"), values)
+
+    def resolve_item(self, key: str) -> None:
+        """Close the dead letter of an item that has succeeded."""
+        self.database.execute(statement("dead_letters", "item_resolve"), {"job": self.name, "item_key": key})
 
     def fail_at_end(self, error: Exception) -> None:
         """Fail the run with this error once its result has been stored; the first one given counts."""
@@ -208,10 +276,9 @@ class Job(Generic[SettingsT_co]):
     def execute(
         self, function: Callable[..., object], inputs: Mapping[str, Any] | None = None, *, store: bool = True
     ) -> Any:
-        """Call a job's function, store its return value as the run's result, and return it as JSON-compatible data.
+        """Call a job's function, store what it returns as the run's result (unless None), and return it as JSON data.
 
-        `inputs` are further keyword arguments: what other tasks of the run returned. None is stored as no result. The
-        driver's errors are raised as Backline's.
+        `inputs` are further keyword arguments: what other tasks of the run returned.
         """
         with self._resources, translate_errors():
             returned = function(self, **(inputs or {}))

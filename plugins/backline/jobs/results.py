@@ -54,10 +54,7 @@ class ResultStore:
         self._next_write_at = clock()
 
     def progress(self, percent: float, doing: str = "") -> bool:
-        """Say how far the run is, 0 to 100, and what it does; False if it was too soon after the last time to write it.
-
-        InvalidInput if the percentage is out of range.
-        """
+        """Store how far the run is, 0 to 100, and what it does; False if it is too soon to write again. InvalidInput."""
         if not 0 <= percent <= 100:
             raise InvalidInput("percent", f"{percent} is not from 0 to 100")
         now = self._clock()
@@ -88,12 +85,6 @@ def serialize_result(value: Any) -> str:
     if (name := _find_secret_field(value)) is not None:
         raise InvalidInput(f"result.{name}", "looks like a secret, and every viewer can read results; leave it out")
     return text
-
-
-def get_result(dsn: str, run: RunRef) -> dict[str, Any] | None:
-    """As `fetch_result`, over a connection of its own."""
-    with session(dsn, name="result") as connection:
-        return fetch_result(connection, run)
 
 
 def fetch_result(connection: Session, run: RunRef) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """Kills a task that is past its hard limit or its memory limit, also when Python is stuck in C code.
 
-A process of its own, so that nothing the task does can hold it up: `watch()` starts it, and it ends with the task. It
-is run as a file by a bare interpreter and imports nothing of ours.
+A process of its own, which ends with the task. A bare interpreter runs this file, so it imports nothing of ours.
 """
 
 from __future__ import annotations

@@ -6,21 +6,19 @@ attempt. `retry_delay` is the retry policy.
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic
 from urllib.parse import quote
 
 import psycopg
-from psycopg.rows import TupleRow
+from psycopg.conninfo import make_conninfo
 from pydantic import Field, PositiveFloat
 
 from backline.channels.base import Channel, Message, P, Session
-from backline.db.connect import translate_error
+from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, FailureClass, InvalidInput, Misconfigured, RetryableError, UnknownFailure
@@ -30,6 +28,8 @@ from backline.outbox.store import LeasedMessage, Outcome
 from backline.settings import RetrySettings
 
 CONNECT_TIMEOUT_SECONDS = 5
+RECONNECT_TIMEOUT_SECONDS = 0.1
+"""Enough for one more attempt when the server has closed the idle connection of the secrets' lookups."""
 REDACTED = "[secret]"
 
 
@@ -74,21 +74,15 @@ def upgraded(message: LeasedMessage) -> LeasedMessage:
     return replace(message, payload=payload, type_version=kind.version)
 
 
+@dataclass(frozen=True, slots=True)
 class Delivery(Generic[P]):
     """Delivers messages over one channel. It has no access to the outbox: the caller stores the outcomes that it returns."""
 
-    def __init__(
-        self,
-        channel: Channel[P],
-        policies: Mapping[FailureClass, RetrySettings],
-        random: Callable[[], float],
-        resolver: SecretResolver | None = None,
-    ) -> None:
-        """`resolver` provides the values of secret fields; without it, a type that has some is Misconfigured."""
-        self._channel = channel
-        self._policies = policies
-        self._random = random
-        self._resolver = resolver
+    channel: Channel[P]
+    policies: Mapping[FailureClass, RetrySettings]
+    random: Callable[[], float]
+    resolver: SecretResolver | None = None
+    """Provides the values of secret fields; without it, a type that has some is Misconfigured."""
 
     async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
         """Attempt delivery once. Every failure becomes an outcome; only the caller's cancellation is raised.
@@ -110,7 +104,7 @@ class Delivery(Generic[P]):
             content = Message(
                 message.id, message.type, message.recipient, payload, message.created_at, message.attempt + 1
             )
-            receipt = await session.send(self._channel.prepare(content))
+            receipt = await session.send(self.channel.prepare(content))
         except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
             outcome = self._failure_outcome(message, exc, started)
         else:
@@ -122,9 +116,9 @@ class Delivery(Generic[P]):
         return _redact(outcome, secrets.values()) if secrets else outcome
 
     async def _secret_values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
-        if self._resolver is None:
+        if self.resolver is None:
             raise Misconfigured(f"{kind.type_name} has secret fields, and this sender cannot decrypt them")
-        return await self._resolver.values(kind, payload)
+        return await self.resolver.values(kind, payload)
 
     def _failure_outcome(self, message: LeasedMessage, exc: Exception, started: float) -> Outcome:
         if not isinstance(exc, BacklineError):
@@ -132,7 +126,7 @@ class Delivery(Generic[P]):
             exc = UnknownFailure(f"unexpected {describe_exception(exc)}")
         retry_after = exc.retry_after if isinstance(exc, RetryableError) else None
         delay = retry_delay(
-            self._policies, exc.failure_class, message.attempt + 1, message.max_attempts, retry_after, self._random
+            self.policies, exc.failure_class, message.attempt + 1, message.max_attempts, retry_after, self.random
         )
         return Outcome(
             message.id, message.token, "dead" if delay is None else "scheduled", started, time.monotonic(), delay or 0.0,
@@ -153,20 +147,13 @@ def _not_attempted(message: LeasedMessage, state: str, now: float, why: str) -> 
     return Outcome(message.id, message.token, state, now, now, error=why)
 
 
-# --- secrets -----------------------------------------------------------------------------------------
-
-
 class SecretResolver:
-    """Decrypts secret fields, and looks references up with the statements of include/sql/identity.sql.
-
-    The lookups use one connection, opened at first use.
-    """
+    """Decrypts secret fields, and looks references up with include/sql/identity.sql, over one connection."""
 
     def __init__(self, dsn: Callable[[], str], encryptor: Callable[[], Encryptor]) -> None:
         self._dsn = dsn
         self._encryptor = encryptor
-        self._connection: psycopg.Connection[TupleRow] | None = None
-        self._lock = threading.Lock()
+        self._database: Database | None = None
 
     async def values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
         """The plaintext of a payload's secret fields; InvalidInput for a field whose secret cannot be obtained."""
@@ -174,60 +161,36 @@ class SecretResolver:
         for name in kind.secret_fields:
             value = payload.get(name)
             if isinstance(value, Mapping):
-                # In a thread, so that the lane's other messages go on.
-                found = await asyncio.to_thread(self.resolve, name, parse_reference(kind, name, value))
+                found = await self._look_up(name, parse_reference(kind, name, value))
                 secrets[name] = self._encryptor().decrypt(name, found) if is_encrypted(found) else found
             elif value is not None:  # anything that no key decrypts is refused by name
                 secrets[name] = self._encryptor().decrypt(name, value)
         return secrets
 
-    def resolve(self, field: str, reference: Reference) -> str:
-        """The secret, in plaintext or as Fernet text.
-
-        InvalidInput for the field if there is none; DatabaseFailure if the database is unavailable; Misconfigured if the
-        statement does not fit the database.
-        """
-        with self._lock:
-            try:
-                row = self._fetch_row(reference)
-            except psycopg.DataError:
+    async def _look_up(self, field: str, reference: Reference) -> str:
+        """The secret, in plaintext or as Fernet text; InvalidInput for the field if there is none. DatabaseFailure."""
+        if self._database is None:
+            dsn = make_conninfo(self._dsn(), connect_timeout=CONNECT_TIMEOUT_SECONDS)
+            self._database = Database(dsn, name="secrets", retry_timeout=RECONNECT_TIMEOUT_SECONDS)
+        try:
+            # The id is passed as text: the statement casts it.
+            rows = await self._database.fetch(statement("identity", reference.statement), {"id": str(reference.id)})
+        except Misconfigured as exc:
+            if isinstance(exc.__cause__, psycopg.DataError):
                 raise InvalidInput(field, f"{reference} cannot be looked up: its id is of the wrong type") from None
-            except psycopg.Error as exc:
-                raise translate_error(exc) from exc
-        if row is None or row[0] is None:
+            raise
+        found = next(iter(rows[0].values())) if rows else None
+        if found is None:
             raise InvalidInput(
                 field,
                 f"{reference} gives nothing: there is no such row, or it is used up or has expired; send a new one",
             )
-        return str(row[0])
+        return str(found)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close the connection, if there is one."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-
-    def _fetch_row(self, reference: Reference) -> TupleRow | None:
-        text = statement("identity", reference.statement)
-        parameters = {"id": str(reference.id)}  # as text: the statement casts it
-        previous = self._connection
-        try:
-            return self._connect().execute(text, parameters).fetchone()
-        except psycopg.OperationalError:
-            if previous is None or not previous.closed:
-                raise
-            # The server had closed the idle connection: retry once with a new one.
-            return self._connect().execute(text, parameters).fetchone()
-
-    def _connect(self) -> psycopg.Connection[TupleRow]:
-        if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(
-                self._dsn(),
-                autocommit=True,
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                application_name="backline secrets",
-            )
-        return self._connection
+        if self._database is not None:
+            await self._database.close()
 
 
 def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:

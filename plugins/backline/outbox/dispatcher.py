@@ -66,37 +66,31 @@ class DispatchReport:
         return {"lane": self.lane, "ended": self.end_reason, "seconds": round(self.seconds, 3), **self.outcomes}
 
 
+@dataclass(eq=False, repr=False)  # a text of it would contain the database's password
 class Dispatcher(Generic[P]):
     """Serves one lane until it is quiet, its lifetime is over, or it is stopped."""
 
-    def __init__(
-        self,
-        lane_name: str,
-        lane: LaneSettings,
-        outbox: OutboxSettings,
-        dsn: str,
-        channel: Channel[P],
-        delivery: Delivery[P],
-        *,
-        once: bool = False,
-        dag_run: str | None = None,
-    ) -> None:
-        """`once`: end as soon as the lane is drained, without waiting for more."""
-        self._lane_name = lane_name
-        self._lane = lane
-        self._outbox = outbox
-        self._channel = channel
-        self._delivery = delivery
-        self._once = once
-        self._dag_run = dag_run
+    lane_name: str
+    lane: LaneSettings
+    outbox: OutboxSettings
+    dsn: str
+    channel: Channel[P]
+    delivery: Delivery[P]
+    once: bool = field(default=False, kw_only=True)
+    """End as soon as the lane is drained, without waiting for more."""
+    dag_run: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
         # Only if it does not end at the first empty claim, which then would have to mean an empty lane.
-        resume_scans = not once and lane.idle_timeout_seconds > RESCAN_INTERVAL_SECONDS
-        claims = Database(dsn, name=f"{lane_name} claim")
+        resume_scans = not self.once and self.lane.idle_timeout_seconds > RESCAN_INTERVAL_SECONDS
+        claims = Database(self.dsn, name=f"{self.lane_name} claim")
         self._claim_store = Store(claims, resume_scans=resume_scans)
-        self._preference_filter = PreferenceFilter(claims, lane)
-        self._commit_store = Store(Database(dsn, name=f"{lane_name} commit"))
+        self._preference_filter = PreferenceFilter(claims, self.lane)
+        self._commit_store = Store(Database(self.dsn, name=f"{self.lane_name} commit"))
         self._heartbeat_store = Store(
-            Database(dsn, name=f"{lane_name} heartbeat", retry_timeout=outbox.heartbeat_timeout_seconds / 2)
+            Database(
+                self.dsn, name=f"{self.lane_name} heartbeat", retry_timeout=self.outbox.heartbeat_timeout_seconds / 2
+            )
         )
         self._dispatcher_id = 0
         self._queue: asyncio.Queue[LeasedMessage] = asyncio.Queue()
@@ -114,7 +108,7 @@ class Dispatcher(Generic[P]):
         self._handing_over = False
         self._has_successor = False
         self._check_rescued = True
-        self._report = DispatchReport(lane_name)
+        self._report = DispatchReport(self.lane_name)
 
     def stop(self, why: str = "stopped") -> None:
         """Stop claiming, return what is not in flight, and end. Safe to call from a signal handler or thread."""
@@ -131,9 +125,9 @@ class Dispatcher(Generic[P]):
         try:
             if self._stopping.is_set():
                 return self._report
-            await self._claim_store.rescue(self._outbox.max_rescues, self._outbox.heartbeat_timeout_seconds)
+            await self._claim_store.rescue(self.outbox.max_rescues, self.outbox.heartbeat_timeout_seconds)
             await self._claim_store.promote()
-            registered = await self._claim_store.register(self._lane_name, self._lane.max_dispatchers, self._dag_run)
+            registered = await self._claim_store.register(self.lane_name, self.lane.max_dispatchers, self.dag_run)
             if registered is None:
                 self._report.end_reason = "the lane has all its dispatchers"
             else:
@@ -148,10 +142,10 @@ class Dispatcher(Generic[P]):
 
     async def _serve(self, started: float, *, is_successor: bool) -> None:
         loops = [asyncio.create_task(self._heartbeat_loop()), asyncio.create_task(self._committer_loop())]
-        sessions = [self._channel.session() for _ in range(self._channel.connections)]
+        sessions = [self.channel.session() for _ in range(self.channel.connections)]
         workers = [
             asyncio.create_task(self._worker_loop(session))
-            for _ in range(self._channel.messages_per_session)
+            for _ in range(self.channel.messages_per_session)
             for session in sessions
         ]
         feeder = asyncio.create_task(self._feeder_loop(started, is_successor=is_successor))
@@ -172,14 +166,10 @@ class Dispatcher(Generic[P]):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*[session.close() for session in sessions])
-            await self._shut_down()
-
-    async def _shut_down(self) -> None:
-        """Commit the outcomes, return the other messages, and unregister."""
-        await self._commit_outcomes()
-        if self._in_hand:
-            await self._claim_store.return_unsent(list(self._in_hand.values()))
-        await self._claim_store.unregister(self._dispatcher_id)
+            await self._commit_outcomes()
+            if self._in_hand:
+                await self._claim_store.return_unsent(list(self._in_hand.values()))
+            await self._claim_store.unregister(self._dispatcher_id)
 
     # --- the feeder ---------------------------------------------------------------------------------
 
@@ -196,7 +186,7 @@ class Dispatcher(Generic[P]):
             if self._check_rescued and await self._send_rescued_singly():
                 last_work = time.monotonic()
             wait = 0.0
-            if self._queue.qsize() <= self._lane.batch_size // 2:
+            if self._queue.qsize() <= self.lane.batch_size // 2:
                 claimed, wait = await self._claim_batch()
                 now = time.monotonic()
                 if claimed or wait:  # with `wait`, messages wait for the lane's rate
@@ -204,12 +194,12 @@ class Dispatcher(Generic[P]):
                 if claimed:
                     continue
             quiet = now - last_work
-            if not self._in_hand and not wait and (self._once or quiet > self._lane.idle_timeout_seconds):
+            if not self._in_hand and not wait and (self.once or quiet > self.lane.idle_timeout_seconds):
                 return
             await self._wait_for_commit(min(wait or poll_interval(quiet), MAX_POLL_INTERVAL_SECONDS))
 
     def _should_hand_over(self, age: float, quiet: float) -> bool:
-        lifetime = self._outbox.dispatcher_lifetime_seconds
+        lifetime = self.outbox.dispatcher_lifetime_seconds
         if age < lifetime:
             return False
         if quiet > RECENT_WORK_SECONDS:
@@ -220,18 +210,18 @@ class Dispatcher(Generic[P]):
     async def _claim_batch(self) -> tuple[bool, float]:
         """Whether any message was due, even if all were deferred; and the seconds until the lane's rate allows more."""
         wait = 0.0
-        if self._lane.rate_per_minute:
+        if self.lane.rate_per_minute:
             messages, wait = await self._claim_store.claim_within_rate(
-                self._lane_name, self._lane, self._lane.batch_size, self._dispatcher_id
+                self.lane_name, self.lane, self.lane.batch_size, self._dispatcher_id
             )
         else:
             messages = await self._claim_store.claim(
-                self._lane_name, self._lane.batch_size, self._dispatcher_id, self._lane.lease_seconds
+                self.lane_name, self.lane.batch_size, self._dispatcher_id, self.lane.lease_seconds
             )
         admitted = await self._admit(messages)
-        if admitted and self._lane.domain_rates_per_minute:
-            admitted = await defer_over_domain_rate(self._claim_store, self._lane_name, self._lane, admitted)
-        if self._lane.channel == WEBHOOK_CHANNEL:
+        if admitted and self.lane.domain_rates_per_minute:
+            admitted = await defer_over_domain_rate(self._claim_store, self.lane_name, self.lane, admitted)
+        if self.lane.channel == WEBHOOK_CHANNEL:
             admitted = await hold_back_failing_endpoints(self._claim_store, admitted, self._in_hand.values())
         self._queue_messages(admitted)
         return bool(messages), wait
@@ -257,7 +247,7 @@ class Dispatcher(Generic[P]):
                 await self._wait_for_commit(MAX_POLL_INTERVAL_SECONDS)
                 continue
             messages = await self._claim_store.claim_rescued(
-                self._lane_name, self._dispatcher_id, self._lane.lease_seconds
+                self.lane_name, self._dispatcher_id, self.lane.lease_seconds
             )
             if not messages:
                 return found
@@ -273,10 +263,10 @@ class Dispatcher(Generic[P]):
     # --- the workers --------------------------------------------------------------------------------
 
     async def _worker_loop(self, session: Session[P]) -> None:
-        margin = min(self._lane.lease_seconds / 6, 5.0)
+        margin = min(self.lane.lease_seconds / 6, 5.0)
         while True:
             message = await self._queue.get()
-            while self._unconfirmed >= self._outbox.max_unconfirmed:
+            while self._unconfirmed >= self.outbox.max_unconfirmed:
                 self._committed.clear()
                 await self._committed.wait()
             if self._stopping.is_set():
@@ -287,11 +277,11 @@ class Dispatcher(Generic[P]):
                 continue
             self._unconfirmed += 1
             self._in_flight += 1
-            outcome = await self._delivery.attempt(message, session, cancelled=message.id in self._cancelled)
+            outcome = await self.delivery.attempt(message, session, cancelled=message.id in self._cancelled)
             self._in_flight -= 1
             self._finished.append(outcome)
             self._outcome_ready.set()
-            if len(self._finished) >= self._outbox.max_unconfirmed // 2:
+            if len(self._finished) >= self.outbox.max_unconfirmed // 2:
                 self._batch_ready.set()
 
     # --- the committer ------------------------------------------------------------------------------
@@ -311,7 +301,7 @@ class Dispatcher(Generic[P]):
         batch = self._finished[:]  # never more than may be unconfirmed
         if not batch:
             return
-        states = await self._commit_store.complete(batch, self._dispatcher_id, self._dag_run)
+        states = await self._commit_store.complete(batch, self._dispatcher_id, self.dag_run)
         del self._finished[: len(batch)]
         if len(states) < len(batch):
             # Another dispatcher took them over, or a server crash undid the claim: the other leases are in doubt too.
@@ -351,13 +341,13 @@ class Dispatcher(Generic[P]):
                 self.stop(f"stuck: no claim for {FEEDER_TIMEOUT_SECONDS:.0f} seconds")
                 return
             await self._renew_leases(now)
-            if self._lane.channel == WEBHOOK_CHANNEL and not self._queue.empty():
+            if self.lane.channel == WEBHOOK_CHANNEL and not self._queue.empty():
                 await self._hold_back_failing_endpoints()
             await self._heartbeat_store.promote()
             await self._heartbeat_store.expire()
             if now >= next_rescue:
                 next_rescue = now + RESCUE_INTERVAL_SECONDS
-                await self._heartbeat_store.rescue(self._outbox.max_rescues, self._outbox.heartbeat_timeout_seconds)
+                await self._heartbeat_store.rescue(self.outbox.max_rescues, self.outbox.heartbeat_timeout_seconds)
                 self._check_rescued = True
             await asyncio.sleep(HEARTBEAT_INTERVAL_SECONDS)
 
@@ -375,7 +365,7 @@ class Dispatcher(Generic[P]):
         if not self._in_hand:
             return
         self._cancelled |= await self._heartbeat_store.cancel_requests(self._dispatcher_id)
-        lease = self._lane.lease_seconds
+        lease = self.lane.lease_seconds
         aging = [message for message in self._in_hand.values() if message.lease_deadline - now < lease * 2 / 3]
         if aging and (lost := len(aging) - await self._heartbeat_store.renew(aging, lease)):
-            log.warning("%s: the leases of %d messages were taken over or have ended", self._lane_name, lost)
+            log.warning("%s: the leases of %d messages were taken over or have ended", self.lane_name, lost)

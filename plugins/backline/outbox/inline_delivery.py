@@ -52,10 +52,9 @@ class Route(NamedTuple):
 
 
 class InlineSender:
-    """Enqueues a message and delivers it at once."""
+    """Enqueues a message and delivers it at once, over the channels of its recipient: `routes`."""
 
     def __init__(self, dsn: str, routes: Mapping[str, Route]) -> None:
-        """`routes` by channel: those that the message's recipient has."""
         self._database = Database(dsn, name="send")
         self._store = Store(self._database)
         self._routes = routes

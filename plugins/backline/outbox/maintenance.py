@@ -63,12 +63,10 @@ async def _run(dsn: str, config: Settings) -> dict[str, int]:
                 database, "delivery_event_prune", retention_days=outbox.retention_days
             ),
             "daily_send_counts_pruned": await _prune_in_batches(database, "daily_send_count_prune"),
-            "partitions_created": (await _fetch_one(database, "attempt_partitions_create", days=PARTITION_DAYS_AHEAD))[
-                "created"
-            ],
-            "partitions_dropped": (
-                await _fetch_one(database, "attempt_partitions_drop", retention_days=outbox.retention_days)
-            )["dropped"],
+            "partitions_created": await _fetch_count(database, "attempt_partitions_create", days=PARTITION_DAYS_AHEAD),
+            "partitions_dropped": await _fetch_count(
+                database, "attempt_partitions_drop", retention_days=outbox.retention_days
+            ),
         }
     finally:
         await store.close()
@@ -112,5 +110,7 @@ async def _fetch_throttled(database: Database, name: str, **params: Any) -> list
     return rows
 
 
-async def _fetch_one(database: Database, name: str, **params: Any) -> dict[str, Any]:
-    return (await database.fetch(statement("outbox", name), params))[0]
+async def _fetch_count(database: Database, name: str, **params: Any) -> int:
+    [row] = await database.fetch(statement("outbox", name), params)
+    [count] = row.values()
+    return int(count)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import DictRow
+from psycopg.rows import DictRow, class_row
 
 from backline.db.statements import statement
 from backline.outbox.timeline import Attempt, AuditEntry, DeliveryEventRow, MessageRow, TimelineEvent, explain, timeline
@@ -38,20 +38,14 @@ def get_message(connection: psycopg.Connection[DictRow], message_id: int) -> Mes
         return None
     payload = row.pop("payload") | dict.fromkeys(row.pop("secret_fields_present"), REDACTED)
     message = MessageRow(**row)
-    attempts = [
-        Attempt(**found)
-        for found in connection.execute(statement("outbox", "message_attempts"), {"id": message_id}).fetchall()
-    ]
+    with connection.cursor(row_factory=class_row(Attempt)) as cursor:
+        attempts = cursor.execute(statement("outbox", "message_attempts"), {"id": message_id}).fetchall()
     parameters = {"id": message_id, "accepted_id": message.group_id or message_id, "request_id": message.request_id}
-    entries = [
-        AuditEntry(**found)
-        for found in connection.execute(statement("audit_trail", "entry_list_of_message"), parameters).fetchall()
-    ]
+    with connection.cursor(row_factory=class_row(AuditEntry)) as cursor:
+        entries = cursor.execute(statement("audit_trail", "entry_list_of_message"), parameters).fetchall()
     parameters = {"id": message_id, "provider_id": message.provider_id, "channel": message.channel}
-    events = [
-        DeliveryEventRow(**found)
-        for found in connection.execute(statement("delivery_events", "delivery_event_list"), parameters).fetchall()
-    ]
+    with connection.cursor(row_factory=class_row(DeliveryEventRow)) as cursor:
+        events = cursor.execute(statement("delivery_events", "delivery_event_list"), parameters).fetchall()
     history = (message, attempts, entries, events)
     return MessageDetails(message, payload, explain(*history), timeline(*history))
 
@@ -105,11 +99,8 @@ def search_messages(
         from_id = max(lowest, below - id_span)
         rows = connection.execute(
             statement("messages", "message_search"),
-            {
-                "from_id": from_id, "below_id": below, "recipient": filters.recipient, "type": filters.type,
-                "state": filters.state, "lane": filters.lane, "request_id": filters.request_id, "batch_limit": limit,
-            },
-        ).fetchall()  # fmt: skip
+            {**asdict(filters), "from_id": from_id, "below_id": below, "batch_limit": limit},
+        ).fetchall()
     if len(rows) == limit:
         return SearchPage(rows, int(rows[-1]["id"]))
     return SearchPage(rows, from_id if from_id > lowest else None)

@@ -50,10 +50,9 @@ NEWER_VERSION_DELAY_SECONDS = 30.0
 
 
 async def upgrade_payloads(store: Store, messages: list[LeasedMessage]) -> list[LeasedMessage]:
-    """The messages with payloads of the versions that this process knows, older ones upgraded.
+    """The messages with older payloads upgraded; those of a newer version than this process knows are deferred.
 
-    A message of a newer version is deferred until a newer dispatcher claims it, or until it expires. An upgrade that fails
-    leaves the message as it is: the attempt repeats it, and the failure is the attempt's.
+    An upgrade that fails leaves the message as it is: the attempt repeats it, and the failure is the attempt's.
     """
     known, newer = [], []
     for message in messages:
@@ -110,11 +109,9 @@ class SendWindow:
 
 
 class PreferenceFilter:
-    """Applies suppressions, opt-outs, quiet hours and daily limits to the batches of one lane.
+    """Applies suppressions, opt-outs, quiet hours and daily limits to the batches of one lane, by one query per batch.
 
-    It runs one query per batch, and none while no recipient has a preference and the settings have neither quiet hours nor a
-    daily limit for the channel. Suppressions and opt-outs apply to every message. Quiet hours and limits do not apply to
-    urgent lanes and to types with secrets.
+    Suppressions and opt-outs apply to every message, quiet hours and limits not to urgent lanes and types with secrets.
     """
 
     def __init__(self, database: Database, lane: LaneSettings) -> None:
@@ -256,9 +253,8 @@ async def defer_over_domain_rate(
         return messages
     keys = {domain: f"domain:{lane_name}:{domain}" for domain in limited}
     intervals = {domain: 60.0 / lane.domain_rates_per_minute[domain] for domain in limited}
-    first = await store.reserve_rate_tokens(
-        {keys[domain]: (len(batch), intervals[domain], lane.rate_burst) for domain, batch in limited.items()}
-    )
+    counts = [len(batch) for batch in limited.values()]
+    first = await store.reserve_rate_tokens(list(keys.values()), counts, list(intervals.values()), lane.rate_burst)
     deferred = []
     for domain, batch in limited.items():
         for index, message in enumerate(batch):
@@ -277,10 +273,9 @@ async def defer_over_domain_rate(
 async def hold_back_failing_endpoints(
     store: Store, messages: list[LeasedMessage], in_hand: Iterable[LeasedMessage]
 ) -> list[LeasedMessage]:
-    """Admit one message at a time for an endpoint that has failed for a while, and defer the others.
+    """Admit one message at a time for an endpoint that has failed for a while: more would delay the other endpoints.
 
-    An attempt at an endpoint that hangs occupies one of the lane's deliveries until its timeout, so more of them would delay
-    the other endpoints. `in_hand` are the messages that the dispatcher already has.
+    The others are deferred. `in_hand` are the messages that the dispatcher already has.
     """
     if not messages:
         return messages

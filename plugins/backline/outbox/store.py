@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 from psycopg.rows import DictRow
 from pydantic_core import to_json
@@ -91,8 +91,8 @@ class _ScanPosition:
 _LANE_START = _ScanPosition(-32768, datetime.min.replace(tzinfo=UTC), 0)
 
 
-def _sql(name: str, params: Mapping[str, Any] | None = None) -> tuple[Any, Mapping[str, Any]]:
-    return statement("outbox", name), params or {}
+def _sql(name: str, params: Mapping[str, Any]) -> tuple[LiteralString, Mapping[str, Any]]:
+    return statement("outbox", name), params
 
 
 class Store:
@@ -128,13 +128,10 @@ class Store:
         """End waiting messages that have expired; returns how many."""
         return len(await self._rows("message_expire", batch_limit=limit))
 
-    async def claim(self, lane: str, limit: int, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
-        """Lease up to `limit` due messages of a lane, by priority."""
-        return await self._claim(self._database.fetch, lane, limit, dispatcher, lease_seconds)
-
-    async def _claim(
-        self, run: Execute, lane: str, limit: int, dispatcher: int | None, lease_seconds: float
+    async def claim(
+        self, lane: str, limit: int, dispatcher: int | None, lease_seconds: float, run: Execute | None = None
     ) -> list[LeasedMessage]:
+        """Lease up to `limit` due messages of a lane, by priority; in the transaction of `run`, if given."""
         asked = time.monotonic()
         last = self._scan_positions.get(lane, _LANE_START)
         start = last if asked < (last.valid_until_if_filled if last.filled_limit else last.valid_until) else _LANE_START
@@ -142,7 +139,7 @@ class Store:
             "lane": lane, "batch_limit": limit, "dispatcher": dispatcher, "token": uuid.uuid4(),
             "lease_seconds": lease_seconds, "after_rank": start.negated_priority, "due_at": start.due_at, "id": start.id,
         }  # fmt: skip
-        rows = in_claim_order(await run(*_sql("message_claim", claim)))
+        rows = in_claim_order(await (run or self._database.fetch)(*_sql("message_claim", claim)))
         if self._resume_scans:
             if start is _LANE_START:
                 now = time.monotonic()
@@ -181,7 +178,7 @@ class Store:
                 query = {"lanes": [name], "heartbeat_timeout": 0.0, "count_limits": [1]}
                 waiting = (await run(*_sql("lane_status", query)))[0]["pending"]
                 return [], float(available["wait_seconds"]) if waiting else 0.0
-            messages = await self._claim(run, name, limit, dispatcher, lane.lease_seconds)
+            messages = await self.claim(name, limit, dispatcher, lane.lease_seconds, run)
             await run(*_sql("rate_lane_spend", bucket | {"spent": len(messages)}))
         return messages, 0.0
 
@@ -217,18 +214,13 @@ class Store:
         rows = await self._database.fetch(statement("webhooks", "endpoint_list_failing"), {"ids": list(recipients)})
         return {row["id"] for row in rows}
 
-    async def reserve_rate_tokens(self, wanted: Mapping[str, tuple[int, float, int]]) -> dict[str, float]:
-        """Reserve tokens: bucket to (count, seconds between two tokens, burst).
-
-        Returns for each bucket the seconds until its first token comes, less than zero if it is available now.
-        """
-        counts, intervals, bursts = zip(*wanted.values(), strict=True)
+    async def reserve_rate_tokens(
+        self, keys: list[str], token_counts: list[int], intervals: list[float], burst: int
+    ) -> dict[str, float]:
+        """Reserve tokens of each bucket; returns the seconds until its first one comes, less than 0 if it is available."""
+        bursts = [burst] * len(keys)
         rows = await self._rows(
-            "rate_reserve_many",
-            keys=list(wanted),
-            token_counts=list(counts),
-            intervals=list(intervals),
-            bursts=list(bursts),
+            "rate_reserve_many", keys=keys, token_counts=token_counts, intervals=intervals, bursts=bursts
         )
         return {row["key"]: row["seconds_to_first_token"] for row in rows}
 

@@ -1,7 +1,6 @@
-"""Adds messages to the outbox, and acts on messages that are in it: cancel, retry, replay.
+"""Adds messages to the outbox with the SQL function that apps call, and acts on messages in it: cancel, retry, replay.
 
-`enqueue` and `enqueue_many` are the way in for all Python code: they run in the caller's transaction, over the same SQL
-function that apps call. `validate_batch` and `enqueue_batch` serve HTTP: each message is checked by its type's model first.
+`enqueue` and `enqueue_many` are for all Python code. `validate_batch` and `enqueue_batch` serve HTTP.
 """
 
 from __future__ import annotations
@@ -70,17 +69,10 @@ def enqueue(
     *,
     key: str | None = None,
     due_at: datetime | None = None,
-    priority: int | None = None,
-    expires_at: datetime | None = None,
     request_id: str | None = None,
-    lane: str | None = None,
 ) -> int:
-    """Enqueue one message in the caller's transaction; returns its id, or its group's id for a type of several channels.
-
-    InvalidInput names the field that is refused.
-    """
-    message = NewMessage(type, recipient, payload, key, due_at, expires_at, priority, lane, request_id)
-    return enqueue_many(database, [message])[0]
+    """Enqueue one message in the caller's transaction; returns its or its group's id. InvalidInput names a wrong field."""
+    return enqueue_many(database, [NewMessage(type, recipient, payload, key, due_at, request_id=request_id)])[0]
 
 
 def enqueue_many(database: psycopg.Connection[Any], messages: Sequence[NewMessage]) -> list[int]:
@@ -249,14 +241,6 @@ class InvalidStateTransition(PermanentError):
     """The message's state does not allow the action."""
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
-    """How a replay differs from the original message; None keeps the original's value."""
-
-    recipient: str | None = None
-    payload: Mapping[str, Any] | None = None
-
-
 def cancel(database: psycopg.Connection[DictRow], message_id: int, who: Actor) -> None:
     """Cancel a message in the caller's transaction: at once if it is not leased, else its dispatcher is asked to.
 
@@ -312,14 +296,16 @@ def retry(database: psycopg.Connection[DictRow], message_id: int, who: Actor) ->
 def replay(
     database: psycopg.Connection[DictRow],
     message_id: int,
-    edits: Edits,
     key: str | None,
     who: Actor,
     encryptor: Encryptor,
+    *,
+    recipient: str | None = None,
+    payload: Mapping[str, Any] | None = None,
 ) -> tuple[int, bool]:
     """Send a message in a final state again, as a new message over the same channel, in the caller's transaction.
 
-    Returns the new message's id, or its group's id and True for a type of several channels. InvalidInput if the model
+    `recipient` and `payload` replace the original's. Returns the new message's id, or its group's id and True for a type of several channels. InvalidInput if the model
     refuses the payload, for example because its erased secrets are missing; MessageNotFound; InvalidStateTransition if
     the message may still be sent.
     """
@@ -327,27 +313,27 @@ def replay(
     if row["state"] not in FINAL_STATES:
         raise InvalidStateTransition(f"message {message_id} is {row['state']} and may still be sent; cancel it first")
     kind = registry.get(row["type"])
-    payload = row["payload"] if edits.payload is None else edits.payload
-    if missing := [name for name in sorted(kind.secret_fields) if name not in payload]:
+    edited = [name for name, value in (("to", recipient), ("payload", payload)) if value is not None]
+    replayed = row["payload"] if payload is None else payload
+    if missing := [name for name in sorted(kind.secret_fields) if name not in replayed]:
         raise InvalidInput(f"payload.{missing[0]}", "was erased when the message ended; give the complete payload")
-    if edits.payload is None:
+    if payload is None:
         if row["type_version"] > kind.version:
             raise InvalidStateTransition(
                 f"the payload of message {message_id} is of a newer version than this server knows"
             )
-        payload = kind.to_current(payload, row["type_version"])
-    recipient = recipients.check(row["channel"], row["recipient"] if edits.recipient is None else edits.recipient)
+        replayed = kind.to_current(replayed, row["type_version"])
+    address = recipients.check(row["channel"], row["recipient"] if recipient is None else recipient)
     is_group = len(kind.channels) > 1
     message = NewMessage(
-        row["type"], {row["channel"]: recipient} if is_group else recipient,
-        to_stored_payload(kind, payload, encryptor), key, priority=row["priority"],
+        row["type"], {row["channel"]: address} if is_group else address,
+        to_stored_payload(kind, replayed, encryptor), key, priority=row["priority"],
         lane=None if is_group else row["lane"], request_id=who.request_id, replay_of=message_id,
     )  # fmt: skip
     try:
         [new_id] = enqueue_many(database, [message])
     except InvalidInput as exc:
         raise with_http_field_name(exc) from None
-    edited = [name for name, value in (("to", edits.recipient), ("payload", edits.payload)) if value is not None]
     record(
         database, who, "message.replay", f"message/{message_id}",
         before={"state": row["state"]}, after={"new": new_id, "edited": edited},

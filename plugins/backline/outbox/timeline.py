@@ -188,7 +188,11 @@ def timeline(
         events.append(TimelineEvent(None, "rescued", rescued))
     dated = [
         *(_attempt_event(message, attempt) for attempt in attempts),
-        *(_action_event(entry) for entry in audit_entries if entry.action in _ACTION_TEXT),
+        *(
+            TimelineEvent(entry.at, entry.action.removeprefix("message."), f"{what} by {entry.actor}")
+            for entry in audit_entries
+            if (what := _ACTION_TEXT.get(entry.action))
+        ),
     ]
     if message.finalized_at is not None:
         text = _FINAL_STATE_TEXT[message.state] + _in_parentheses(message.error)
@@ -298,11 +302,6 @@ def _attempt_event(message: MessageRow, attempt: Attempt) -> TimelineEvent:
     number = f"attempt {attempt.number} of {message.max_attempts}"
     text = f"{number}: {outcome}{because}{answer} ({attempt.duration_ms:.0f} ms)"
     return TimelineEvent(attempt.started_at, "attempt", text, attempt)
-
-
-def _action_event(entry: AuditEntry) -> TimelineEvent:
-    text = f"{_ACTION_TEXT[entry.action]} by {entry.actor}"
-    return TimelineEvent(entry.at, entry.action.removeprefix("message."), text)
 
 
 def _response_text(attempt: Attempt) -> str:

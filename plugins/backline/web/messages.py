@@ -140,10 +140,11 @@ def replay(
 ) -> Response:
     """As a new message whose `replay_of` is this one; 409 if this one is not final."""
     given = parse_body(schemas.Replay, body)
-    edits = submission.Edits(given.to, given.payload)
     key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
     with database.transaction() as connection:
-        new, grouped = submission.replay(connection, id, edits, key, actor(request), encryptor())
+        new, grouped = submission.replay(
+            connection, id, key, actor(request), encryptor(), recipient=given.to, payload=given.payload
+        )
     return _accepted_response(request, [new], [api_url(request, f"{'groups' if grouped else 'messages'}/{new}")])
 
 

@@ -14,10 +14,11 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
 
-from backline.jobs.results import RunRef, get_result
+from backline.jobs.results import RunRef
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
 from tests.integration.conftest import create, drop
+from tests.integration.job_factory import get_result
 
 HERE = Path(__file__).parent
 JOBS = ("needs_connection", "needs_table", "permanent", "transient", "too_long", "paced", "mapped", "nothing_to_do")

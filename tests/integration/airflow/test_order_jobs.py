@@ -13,13 +13,14 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from backline.db.connect import session
-from backline.jobs.results import RunRef, get_result
+from backline.jobs.results import RunRef
 from backline.orders.process_order import run_saga
 from backline.orders.settings import OrderSettings
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
 from tests.integration.channels.sandbox import Sandbox
 from tests.integration.conftest import create, drop
+from tests.integration.job_factory import get_result
 from tests.integration.orders.support import Shop
 from tests.integration.payments.support import API_KEY, CARD_NEEDS_AUTHENTICATION, CARD_VALID, Account
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from backline.jobs.results import RunRef, get_result
+from backline.jobs.results import RunRef
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
+from tests.integration.job_factory import get_result
 from tests.integration.subscriptions.support import Shop
 
 DUE, SINGLE, REMINDERS = "process_due_subscriptions", "process_single_subscription", "send_renewal_reminders"

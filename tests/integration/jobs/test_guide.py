@@ -17,10 +17,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from backline.jobs.results import RunRef, get_result
+from backline.jobs.results import RunRef
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
 from tests.integration.conftest import create, drop
+from tests.integration.job_factory import get_result
 
 SECTION = re.compile(r"^## Add a job.*?\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^`([\w/]+\.\w+)`.*\n(?:.+\n)*\n```\w+\n((?:.*\n)*?)```$", re.MULTILINE)

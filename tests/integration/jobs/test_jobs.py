@@ -13,9 +13,10 @@ import pytest
 
 from backline.errors import InvalidInput
 from backline.jobs.limits import missing_tables, reserve_rate_token
-from backline.jobs.results import MAX_RESULT_BYTES, ResultStore, RunRef, get_result, prune_results
+from backline.jobs.results import MAX_RESULT_BYTES, ResultStore, RunRef, prune_results
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 from backline.settings import ROOT
+from tests.integration.job_factory import get_result
 
 RUN = RunRef("report", "r1")
 

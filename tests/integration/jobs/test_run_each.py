@@ -13,8 +13,8 @@ from psycopg.rows import DictRow, dict_row
 from backline.errors import AuthenticationFailed, DatabaseFailure, InvalidInput, Misconfigured, NetworkFailure, Rejected
 from backline.jobs.batch import MAX_CONSECUTIVE_TRANSIENT, MAX_REPORTED_FAILURES, BatchResult
 from backline.jobs.job import Job
-from backline.jobs.results import RunRef, get_result
-from tests.integration.job_factory import create_job
+from backline.jobs.results import RunRef
+from tests.integration.job_factory import create_job, get_result
 
 CREATE = "CREATE TABLE done (item text PRIMARY KEY, value numeric(3))"
 

@@ -9,13 +9,13 @@ import pytest
 
 from backline.errors import UnknownFailure
 from backline.jobs.batch import MAX_CONSECUTIVE_TRANSIENT
-from backline.jobs.results import RunRef, get_result
+from backline.jobs.results import RunRef
 from backline.messages import registry
 from backline.orders.process_order import SagaOutcome, run_saga
 from backline.orders.process_pending_orders import process_pending_orders
 from backline.orders.settings import OrderSettings
 from backline.payments.stripe_client import StripeProvider
-from tests.integration.job_factory import create_job
+from tests.integration.job_factory import create_job, get_result
 from tests.integration.orders.support import Shop
 from tests.integration.payments.support import (
     CARD_INSUFFICIENT_FUNDS,

@@ -24,7 +24,7 @@ from backline.messages.sync import type_row
 from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher, DispatchReport
 from backline.outbox.inline_delivery import InlineSender, Route
-from backline.outbox.submission import Edits, InvalidStateTransition, NewMessage, enqueue_many, replace_payload, replay
+from backline.outbox.submission import InvalidStateTransition, NewMessage, enqueue_many, replace_payload, replay
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings, settings
 from tests.integration.conftest import TEST_FERNET_KEY
 from tests.integration.outbox.support import Outbox
@@ -269,9 +269,9 @@ def final(outbox: Outbox, message_id: int) -> int:
     return message_id
 
 
-def replayed(outbox: Outbox, message_id: int, edits: Edits | None = None) -> DictRow:
+def replayed(outbox: Outbox, message_id: int, payload: dict[str, Any] | None = None) -> DictRow:
     connection: psycopg.Connection[DictRow] = outbox.connection
-    new_id, _ = replay(connection, message_id, edits or Edits(), None, WHO, ENCRYPTOR)
+    new_id, _ = replay(connection, message_id, None, WHO, ENCRYPTOR, payload=payload)
     return outbox.message(new_id)
 
 
@@ -281,7 +281,7 @@ def test_a_replay_upgrades_the_payload(outbox: Outbox, deploy: Deploy) -> None:
     deploy(NewInvitation)
     row = replayed(outbox, made)
     assert (row["payload"], row["type_version"]) == ({"subject": "Party", "size": 1, "topic": None}, 2)
-    edited = replayed(outbox, made, Edits(payload={"subject": "Dinner", "size": 2}))
+    edited = replayed(outbox, made, {"subject": "Dinner", "size": 2})
     assert (edited["payload"], edited["type_version"]) == ({"subject": "Dinner", "size": 2}, 2)
 
 

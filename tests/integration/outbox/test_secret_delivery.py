@@ -63,7 +63,7 @@ def app(outbox: Outbox) -> psycopg.Connection[Any]:
 def lookup(outbox: Outbox) -> Iterator[SecretResolver]:
     made = SecretResolver(lambda: outbox.dsn, lambda: ENCRYPTOR)
     yield made
-    made.close()
+    asyncio.run(made.close())
 
 
 def delivery(mail: Catcher, lookup: SecretResolver) -> tuple[EmailChannel, Delivery[Any]]:
@@ -238,7 +238,7 @@ def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher,
     made = outbox.enqueue(type="urgent_email", payload='{"context": {"title": "Down", "summary": "db-1"}}')
     drain(outbox, mail, lookup)
     assert outbox.message(made)["state"] == "sent"
-    assert lookup._connection is None
+    assert lookup._database is None
 
 
 def test_a_run_that_sends_resolves_too(

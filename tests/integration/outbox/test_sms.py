@@ -55,7 +55,7 @@ def sandbox(running: Sandbox) -> Sandbox:
 def lookup(outbox: Outbox) -> Iterator[SecretResolver]:
     made = SecretResolver(lambda: outbox.dsn, lambda: ENCRYPTOR)
     yield made
-    made.close()
+    asyncio.run(made.close())
 
 
 def channels(sandbox: Sandbox) -> dict[str, Channel[Any]]:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
-from backline.jobs.results import RunRef, get_result
+from backline.jobs.results import RunRef
 from backline.payments.charges import charge
 from backline.payments.webhook_parsing import PaymentEvent, insert_event
 from backline.settings import ROOT
 from tests.integration.airflow import run_dags
+from tests.integration.job_factory import get_result
 from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_STOLEN, CARD_VALID, Account, Shop
 from tests.integration.payments.test_retry_failed_payments import make_due
 from tests.unit.payments.signing import intent_event

@@ -19,12 +19,12 @@ import pytest
 from backline.db.connect import session
 from backline.errors import DatabaseFailure, Rejected
 from backline.jobs.batch import BatchResult
-from backline.jobs.results import RunRef, get_result
+from backline.jobs.results import RunRef
 from backline.settings import ROOT
 from backline.subscriptions.process_due_subscriptions import find_chunks, renew_chunk, summarize
 from backline.subscriptions.settings import SubscriptionSettings
 from stack.reference_app import invariant_violations
-from tests.integration.job_factory import create_job
+from tests.integration.job_factory import create_job, get_result
 from tests.integration.subscriptions.support import CONFIG, NOW, TODAY, Shop
 
 ALL = {"first": 1, "last": 2**62}

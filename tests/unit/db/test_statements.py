@@ -14,7 +14,9 @@ from backline.settings import ROOT, settings
 DOMAINS = [path.stem for path in SQL_FOLDER.glob("*.sql")]
 # Who people are: a statement there may be named by a message's payload alone.
 UNREFERENCED_DOMAINS = {"identity"}
-SOURCES = sorted(path for folder in ("plugins", "bench", "chaos", "demo") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("plugins", "stack", "bench", "chaos", "demo") for path in (ROOT / folder).rglob("*.py")
+)
 # Methods of the store and of its housekeeping that are given an outbox statement's name, as which argument.
 STATEMENT_NAME_ARGUMENTS = {"_sql": 0, "_rows": 0, "_prune_in_batches": 1, "_fetch_throttled": 1, "_fetch_one": 1}
 
