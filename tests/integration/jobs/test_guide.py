@@ -30,6 +30,7 @@ COPIED = (
     "include",
     "plugins",
     "stack",
+    "testkit",
     "tests/integration/conftest.py",
     "tests/integration/job_factory.py",
     "tests/integration/shop.py",
