@@ -31,11 +31,7 @@ def record(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one entry in the caller's transaction.
-
-    `action` is like "message.cancel", `target` like "message/17". `before` and `after` describe the change, times as text; they
-    must not contain values of a payload, which may be secret.
-    """
+    """Write an entry ("message.cancel", "message/17") in the caller's transaction; no payload values, they may be secret."""
     values = {
         "actor": actor.name, "action": action, "target": target, "request_id": actor.request_id,
         "before": None if before is None else json.dumps(before, default=str),

@@ -1,8 +1,4 @@
-"""Encrypts secret payload fields: ciphertext in the database, plaintext only in the channel.
-
-Fernet (https://github.com/fernet/spec) with key rotation: BACKLINE_FERNET_KEYS holds the keys, newest first. The newest key
-encrypts, any of them decrypts.
-"""
+"""Encrypts secret fields by Fernet (https://github.com/fernet/spec); the newest, first of BACKLINE_FERNET_KEYS encrypts."""
 
 from __future__ import annotations
 

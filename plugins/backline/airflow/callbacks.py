@@ -1,7 +1,4 @@
-"""Callbacks of Airflow for failed and late runs. They are quick and never fail.
-
-If the app's database or Airflow's API is not available nothing is lost: `reconcile_dead_letters` finds the failure.
-"""
+"""Callbacks for failed and late runs: quick, never failing; `reconcile_dead_letters` finds what they miss."""
 
 from __future__ import annotations
 

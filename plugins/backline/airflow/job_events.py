@@ -1,9 +1,4 @@
-"""Publishes the webhook events `job.succeeded` and `job.failed` for every run of a job that has ended.
-
-Callbacks cannot do it: Airflow calls none for a run whose task was killed, and parses the DAG file again for each one it
-calls. So the poller's failure watch calls `JobEventPublisher.poll`: one query while no endpoint is subscribed, and one
-request more while one is.
-"""
+"""Publishes `job.succeeded` and `job.failed` by polling: Airflow calls no callback for a run whose task was killed."""
 
 from __future__ import annotations
 

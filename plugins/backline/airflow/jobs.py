@@ -1,8 +1,4 @@
-"""Jobs: a DAG that has all that every job has, from one function and one table of settings.
-
-Owner, pool, priority, queue, retries by failure class, soft and hard time limit, memory limit, rate, what it needs
-configured, dead letters, deadline: all from `job_dag`, so that no DAG file repeats it (docs/jobs.md).
-"""
+"""Jobs: a DAG that has all that every job has, from one function and one table of settings (docs/jobs.md)."""
 
 from __future__ import annotations
 
@@ -84,10 +80,7 @@ class JobRetryPolicy(RetryPolicy):
 
 @dataclass(frozen=True, slots=True)
 class PreExecute:
-    """What happens before each task of a job: skip it unconfigured, wait for its rate, set its limits.
-
-    It is the tasks' `pre_execute`.
-    """
+    """The tasks' `pre_execute`: skips an unconfigured job, waits for its rate, sets its limits."""
 
     name: str
     job: JobSettings
@@ -233,7 +226,6 @@ def create_job(context: Context, domain: str) -> Job[Any]:
 
 
 def _domain_settings(domain: str) -> object:
-    """The section that is registered under the domain's name, None for a domain without one."""
     model = registered_sections().get(domain)
     return None if model is None else settings().section(model)
 

@@ -1,8 +1,4 @@
-"""Logging that never blocks its caller.
-
-A task's log goes through a pipe to a process that writes it to disk. While that disk is full nothing reads the pipe, and
-the next line would block for ever: a dispatcher would stop with leased messages.
-"""
+"""Logging that never blocks: with a full disk nothing reads a task's log pipe, and a dispatcher would stop with leases."""
 
 from __future__ import annotations
 
@@ -59,7 +55,6 @@ class _Listener(QueueListener):
 
 
 def _effective_handlers(logger: logging.Logger) -> list[logging.Handler]:
-    """All handlers that get the logger's lines."""
     found = list(logger.handlers)
     while logger.propagate and logger.parent is not None:
         logger = logger.parent

@@ -35,11 +35,7 @@ COPIED_KEYWORDS = frozenset(
 
 
 def params_for(kind: type[MessageType]) -> dict[str, Param]:
-    """The Params: `to`, the required fields, the optional ones, then `request_id` and `expires_at`.
-
-    Required ones have no default; the others are null unless the type has a default. What a schema cannot express
-    (addresses, templates, paths) is validated by the type's model when the run starts.
-    """
+    """The Params: `to`, required fields, optional ones, `request_id`, `expires_at`. The type's model checks the rest."""
     # Imported here, because this module is imported where DAG files are parsed.
     from airflow.sdk import Param
 

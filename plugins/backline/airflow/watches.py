@@ -1,8 +1,4 @@
-"""What the poller polls: lanes, SQL statements of [watches], and Airflow's failures.
-
-Each watch runs in a loop of its own at its own interval, over one database connection. A watch that fails is logged
-once, is tried again after a growing delay, and affects no other watch.
-"""
+"""What the poller polls: lanes, [watches], Airflow's failures; each in its own loop, so a failing one affects no other."""
 
 from __future__ import annotations
 

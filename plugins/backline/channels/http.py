@@ -165,10 +165,7 @@ class HttpResponse(NamedTuple):
             raise self.error(server)
 
     def error(self, server: str, *, detail: str = "", error_class: type[BacklineError] | None = None) -> BacklineError:
-        """The error for a response other than 2xx.
-
-        `detail` is the server's error message, if the body has a known format; `error_class` overrides the status's class.
-        """
+        """The error for a response other than 2xx; `detail`: the server's message; `error_class` overrides the status's."""
         status, headers, body = self
         lower = {name.lower(): value for name, value in headers.items()}
         wait = retry_after(lower)
@@ -197,10 +194,7 @@ class HttpResponse(NamedTuple):
 
 @dataclass(slots=True, eq=False, repr=False)
 class HttpSession:
-    """A persistent connection, opened by the first request and reopened after it breaks.
-
-    Redirects are not followed and cookies not kept.
-    """
+    """A persistent connection, opened by the first request, reopened after it breaks; no redirects, no cookies."""
 
     verify_tls: bool = True
     proxy: str | None = None
@@ -293,10 +287,7 @@ def _origin(url: str) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds of a Retry-After (RFC 9110 section 10.2.3); None without a readable one.
-
-    A date is compared with the response's own Date header, so the clocks need not agree. Header names are in lower case.
-    """
+    """Seconds of Retry-After (RFC 9110 section 10.2.3), a date relative to the response's Date; names are in lower case."""
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
         return float(text[:12])

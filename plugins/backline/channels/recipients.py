@@ -34,10 +34,7 @@ class Address(NamedTuple):
     name: str
     """Display name, or empty."""
     addr_spec: str
-    """`local@domain` (RFC 5322), the domain in lower case and, if international, as punycode (RFC 5890).
-
-    It requires a server with SMTPUTF8 (RFC 6531) if it is not ASCII.
-    """
+    """`local@domain` (RFC 5322), the domain lower case and punycode (RFC 5890); needs SMTPUTF8 (RFC 6531) unless ASCII."""
 
 
 @lru_cache(maxsize=4096)

@@ -182,7 +182,6 @@ def _is_bulk(ids: list[int] | None, everything: bool) -> bool:
 
 
 def _print_report(report: actions.BulkReport, done: str, as_json: bool) -> NoReturn:
-    """Print what a bulk action did, and exit with 1 if something failed."""
     listed = ", ".join(map(str, report.done[:20])) + (", ..." if len(report.done) > 20 else "")
     if as_json:
         typer.echo(json.dumps({"dry_run": report.dry_run, done: report.done, "failed": report.failed}))

@@ -99,7 +99,6 @@ def _validate(kind: type[MessageType], content: dict[str, Any]) -> None:
 
 
 def _enqueue(message: NewMessage) -> list[dict[str, Any]]:
-    """Enqueue in one transaction; returns one row per channel."""
     try:
         with console.transaction("send") as connection:
             [accepted_id] = enqueue_many(connection, [message])

@@ -106,7 +106,6 @@ def _write_html(file: Path, content: EmailContent) -> None:
 
 
 def _details(message: EmailMessage, content: EmailContent) -> dict[str, Any]:
-    """Headers, parts and sizes of an email."""
     body = mime.normalize_newlines(content.text if content.text is not None else mime.html_to_text(content.html or ""))
     config = settings().section(EmailSettings)
     data = mime.build_message(
@@ -137,7 +136,6 @@ def _sms_details(body: str) -> dict[str, Any]:
 
 
 def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> None:
-    """Print an SMS or a push notification."""
     if isinstance(message, SmsMessage):
         found = _sms_details(message.sms())
         size = f"Size: {found['segments']} x SMS in {found['encoding']}, {found['characters']} characters"

@@ -1,7 +1,4 @@
-"""Mailgun's webhooks, signed by an HMAC of time and token, both in the body.
-
-https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks
-"""
+"""Mailgun's webhooks (https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks)."""
 
 from __future__ import annotations
 
@@ -41,7 +38,6 @@ def _verify(signature: dict[str, Any], signing_key: str, now: datetime) -> str:
 
 
 def _parse_event(data: dict[str, Any], token: str) -> DeliveryEvent | None:
-    """The event; None for one that is not about delivery, such as an opened mail."""
     kind = data.get("event")
     if kind not in {"delivered", "failed", "rejected", "complained", "unsubscribed"}:
         return None

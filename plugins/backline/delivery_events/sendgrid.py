@@ -59,7 +59,6 @@ def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datet
 
 
 def _parse_event(data: dict[str, Any], field: str) -> DeliveryEvent | None:
-    """One event; None for one that is not about delivery, such as an opened mail."""
     kind = data.get("event")
     if kind not in {"delivered", "deferred", "bounce", "dropped", "spamreport", "unsubscribe", "group_unsubscribe"}:
         return None

@@ -71,10 +71,7 @@ def is_sns_url(url: str) -> bool:
 def parse_request(
     body: bytes, topics: Sequence[str], certificates: CertificateCache, now: datetime
 ) -> tuple[list[DeliveryEvent], str | None]:
-    """The events of one request, and the URL to confirm the subscription if the request asks for it.
-
-    `topics` are the accepted topic ARNs. InvalidSignature; InvalidInput for a body that is not SNS's.
-    """
+    """The events, and the URL to confirm a subscription; `topics` are the accepted ARNs. InvalidSignature; InvalidInput."""
     note = events.require_object(events.parse_json(body, "body"), "body")
     _verify(note, topics, certificates, now)
     if note["Type"] == "SubscriptionConfirmation":
@@ -125,7 +122,6 @@ _PARTS = {
 
 
 def _events(message: dict[str, Any], note_id: str) -> Iterator[DeliveryEvent]:
-    """The events of one SES message, one per recipient; none for one that is not about delivery."""
     mail = message["mail"]
     header = next((one["value"] for one in mail.get("headers", ()) if one["name"].lower() == "message-id"), None)
     kind = message.get("eventType") or message.get("notificationType")

@@ -26,10 +26,7 @@ _STOP_CODE = "21610"
 
 
 def parse_request(url: str, signature: str, body: bytes, auth_token: str, now: datetime) -> list[DeliveryEvent]:
-    """The event of one callback, none for an intermediate status. InvalidSignature; InvalidInput for a body that is not Twilio's.
-
-    `url` is the complete public URL that Twilio calls, query included.
-    """
+    """The callback's event if final; `url` is the complete public URL, query included. InvalidSignature; InvalidInput."""
     try:
         form = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), errors="strict"))
     except ValueError:

@@ -31,10 +31,7 @@ __all__ = [
 
 
 def render_email(message: Message) -> EmailContent:
-    """A message as an email: its payload validated and its template rendered.
-
-    InvalidInput names the field: an invalid payload, a template's missing variable, a missing file.
-    """
+    """A message as an email; InvalidInput names the field: invalid payload, missing variable of a template, missing file."""
     # The registry checked the class; issubclass costs 10 µs here, as pydantic models are ABCs.
     parsed = cast("EmailMessage", _parse_message(message, "email"))
     if (topic := parsed.topic_of(message.payload)) is None:
@@ -47,11 +44,7 @@ def render_email(message: Message) -> EmailContent:
 
 
 def with_unsubscribe(message: EmailMessage, default_url: Callable[[], str]) -> EmailContent:
-    """A message of a topic as an email, with its own unsubscribe link or else with `default_url`.
-
-    Mail programs show its List-Unsubscribe headers as a button: RFC 2369, and RFC 8058, whose section 3.1 requires https. The
-    payload's own headers are kept.
-    """
+    """An email with List-Unsubscribe headers (RFC 2369, RFC 8058: https), by default `default_url`; own headers are kept."""
     url = message.own_unsubscribe_url or default_url()
     content = message.with_unsubscribe_url(url).email()
     if "list-unsubscribe" in {name.lower() for name in content.headers}:

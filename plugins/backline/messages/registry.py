@@ -69,7 +69,6 @@ def all_types() -> tuple[type[MessageType], ...]:
 
 @cache
 def _load(module: str | None) -> None:
-    """Import one module of types, or all of them."""
     # Imported here, because the types' modules import this one to register themselves.
     for name in MODULES if module is None else (module,):
         importlib.import_module(f"backline.messages.types.{name}")

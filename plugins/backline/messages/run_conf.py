@@ -24,11 +24,7 @@ class Options:
 
 
 def split_conf(kind: type[MessageType], conf: Mapping[str, Any]) -> tuple[str, dict[str, Any], Options]:
-    """Recipient (`to`), payload and options of a conf; InvalidInput names an invalid key.
-
-    A key that is null and not required counts as omitted, as in Airflow's trigger form. Only the payload's keys are checked:
-    `kind.parse` checks its values.
-    """
+    """`to`, payload, options of a conf; an optional null counts as omitted, as in Airflow's form. InvalidInput for a key."""
     if unknown := sorted(set(conf) - set(kind.model_fields) - RESERVED_KEYS):
         known = ", ".join(("to", *kind.model_fields, "request_id", "expires_at", "priority"))
         raise InvalidInput(str(unknown[0]), f"is not a field of {kind.type_name}; known fields: {known}")

@@ -52,10 +52,7 @@ def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, Any]
 
 
 def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
-    """Check a payload whose secrets must not be plaintext: a run's conf, or a payload for the outbox.
-
-    InvalidInput names the field. Encrypted values and references are checked when the message is sent.
-    """
+    """Check that no secret is plaintext; InvalidInput names the field. Ciphertext and references are checked when sent."""
     for name in sorted(kind.secret_fields & set(payload)):
         value = payload[name]
         if isinstance(value, Mapping):

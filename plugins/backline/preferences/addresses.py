@@ -11,10 +11,7 @@ CHANNELS = ("email", "sms", "push", "webhook")
 
 
 def address_key(channel: str, recipient: str) -> str:
-    """The bare address in lower case, or a phone number without spaces. A test compares it with `backline.address_key`.
-
-    The domain of an international address becomes punycode, as providers report it.
-    """
+    """The bare address in lower case, its domain as punycode, or a phone number; like SQL's `backline.address_key`."""
     if channel == "email":
         key = recipient.rpartition("<")[2].strip(" >").lower()
         if key.isascii():

@@ -30,11 +30,7 @@ def parse_quiet_hours(text: str) -> QuietHours:
 
 
 def quiet_period_end(now: datetime, hours: QuietHours, zone: ZoneInfo) -> datetime | None:
-    """The end of the quiet hours that `now` is in; None if it is in none.
-
-    In local time: an hour that occurs twice is quiet twice. An end that a clock change skips is late by the skipped time, never
-    early.
-    """
+    """The end of the quiet hours at `now`, or None; an end that a clock change skips is late by that time, never early."""
     local = now.astimezone(zone)
     clock = local.time()
     after_start, before_end = clock >= hours.start, clock < hours.end

@@ -62,10 +62,7 @@ def suppress(
     until: datetime | None = None,
     detail: str | None = None,
 ) -> DictRow:
-    """Suppress an address; returns the suppression. An existing one that lasts longer is kept.
-
-    InvalidInput names an invalid channel or address.
-    """
+    """Suppress an address; an existing suppression that lasts longer is kept. InvalidInput names the field."""
     key = validate_address(channel, address)
     values = {
         "channel": channel, "address": key, "reason": "manual", "detail": detail, "until": until, "source": who.name
@@ -119,10 +116,7 @@ def update_preference(
     opted_out: Sequence[str] | None,
     who: Actor,
 ) -> None:
-    """Set a recipient's preference.
-
-    `opted_out` are all the topics that they opted out of; None keeps those. InvalidInput names an invalid field.
-    """
+    """Set a preference; `opted_out` are all topics opted out of, None keeps those. InvalidInput names the field."""
     one = {"channel": channel, "address": validate_address(channel, address)}
     if (preference.quiet_from is None) != (preference.quiet_until is None):
         raise InvalidInput("quiet_until", "must be given with quiet_from, or neither")
@@ -146,10 +140,7 @@ def check_topic(topic: str) -> str:
 
 
 def apply_link_action(connection: Connection, subscription: Subscription, action: OptOutAction) -> None:
-    """Apply what a recipient chose on the page of an unsubscribe link, and add it to the message's timeline.
-
-    Repeating it is no error. Opting in again ends both kinds of opt-out.
-    """
+    """Apply a choice from an unsubscribe page, add it to the timeline; repeatable. Opting in ends both kinds of opt-out."""
     one = {"channel": subscription.channel, "address": subscription.address}
     topic = ALL_TOPICS if action == "opted_out_all" else subscription.topic
     if opt_out_status(connection, subscription).get(action):
@@ -178,5 +169,4 @@ def opt_out_status(connection: Connection, subscription: Subscription) -> Mappin
 
 
 def _audit_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for the audit trail."""
     return {key: value for key, value in row.items() if value is not None}

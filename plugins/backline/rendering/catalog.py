@@ -40,10 +40,7 @@ def sample_context(channel: str, name: str) -> dict[str, Any]:
 
 
 def resolve_language(channel: str, name: str, wanted: str | None) -> str:
-    """The language to render in: the wanted one, else the same without its region, else the default language.
-
-    InvalidInput for the field `template` if the template does not exist, or not in one of these languages.
-    """
+    """The wanted language, else without its region, else the default; InvalidInput for `template` if it has none of them."""
     require_template(channel, name)
     available = templates(channel)[name]
     for language in (wanted, wanted and wanted.split("-")[0], settings().section(TemplateSettings).language):

@@ -66,10 +66,7 @@ def day(value: date, locale: str) -> str:
 
 
 def timestamp(value: datetime, zone: str | None, locale: str) -> str:
-    """A point in time in the local time of a zone, with the zone's name: 22. November 2026, 19:30 MEZ.
-
-    `zone` is an IANA name; None: the setting `templates.time_zone`.
-    """
+    """A time in `zone` (IANA; None: `templates.time_zone`), with the zone's name: 22. November 2026, 19:30 MEZ."""
     from babel.dates import format_date, format_time
 
     babel_locale = _locale(locale)
@@ -92,7 +89,6 @@ def _zone_name(local: datetime, locale: Locale) -> str:
 
 @lru_cache(maxsize=64)
 def _locale(tag: str) -> Locale:
-    """The tag's locale, or else that of its language."""
     from babel import Locale, UnknownLocaleError
 
     try:

@@ -1,8 +1,4 @@
-"""Inlines CSS into a template's tags once, when the template is loaded, instead of for every message.
-
-Some mail clients ignore style sheets (Outlook, and Gmail in part), so rules have to be in each tag's `style`. Jinja's own
-tags are replaced by markers that the HTML parser does not change, and restored afterwards.
-"""
+"""Inlines CSS into tags when a template is loaded, because Outlook and, in part, Gmail ignore style sheets."""
 
 from __future__ import annotations
 
@@ -26,10 +22,7 @@ _PART = re.compile(rf"<([A-Za-z][A-Za-z0-9]*)|{_PLACEHOLDER.pattern}")
 
 
 def inline_css(source: str, css: str, name: str) -> str:
-    """The template's source with the rules of `css` in its tags; Misconfigured if an HTML parser would move Jinja tags.
-
-    A source that contains `<html` is parsed as a document, any other as a fragment.
-    """
+    """The source with the rules of `css` in its tags; Misconfigured if an HTML parser would move Jinja tags."""
     marked, tags = _replace_jinja_tags(source)
     if "<html" in source:
         inliner = css_inline.CSSInliner(

@@ -1,7 +1,4 @@
-"""Renders the templates of email and SMS from a name, a language and a context, in a sandbox.
-
-The templates are trusted, their context is not: it is escaped in HTML, and never executed as a template.
-"""
+"""Renders the templates of email and SMS in a sandbox: templates are trusted, their context is not."""
 
 from __future__ import annotations
 

@@ -204,10 +204,7 @@ class Settings(Section):
             ) from None
 
     def job(self, name: str, declared: Mapping[str, Any]) -> JobSettings:
-        """A job's settings: the defaults, over them what its file declares, over that what an operator has set.
-
-        Misconfigured names the job and the setting that is wrong.
-        """
+        """A job's settings: an operator's, else its file's, else the defaults. Misconfigured names job and setting."""
         changed = self.jobs.overrides.get(name, JobSettings()).model_dump(exclude_unset=True)
         values = {**self.jobs.model_dump(exclude={"overrides"}), **declared, **changed}
         try:

@@ -111,10 +111,7 @@ async def _authenticate(request: Request) -> None:
 
 
 def _same_origin(request: Request) -> bool:
-    """Whether the browser reports that a page of the same origin sends the request.
-
-    By Fetch Metadata, or by Origin from older browsers (OWASP's CSRF prevention cheat sheet). False without either.
-    """
+    """Whether the browser reports the same origin: Fetch Metadata, else Origin (OWASP's CSRF prevention cheat sheet)."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"

@@ -30,10 +30,7 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
-        """A connection in a transaction, committed at the end and rolled back on any error.
-
-        DatabaseFailure if no connection is free in time or the database is unavailable.
-        """
+        """A connection in a transaction; DatabaseFailure if none is free in time or the database is unavailable."""
         with translate_errors(), self._get_pool().connection() as connection:
             yield connection
 

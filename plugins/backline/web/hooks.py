@@ -1,8 +1,4 @@
-"""Hooks: providers post delivery and payment events here.
-
-A request is authenticated by its signature, and its events are stored before it is answered. The job
-ingest_payment_webhook processes payment events.
-"""
+"""Hooks for providers' delivery and payment events, authenticated by signature and stored before the answer."""
 
 from __future__ import annotations
 
@@ -121,7 +117,6 @@ def receive_razorpay(request: Request, database: Database, hooks: Hooks, body: B
 
 
 def _require_enabled(setting: object) -> None:
-    """404 for a hook whose setting is empty."""
     if not setting:
         raise ApiError(404, "This hook is not enabled")
 

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
 
 PUBLIC_PATHS = ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/")
-"""Paths below the prefix that need no login; one that ends in "/" includes all below it.
-
-A route below them checks its own proof (a provider's signature, an opaque token) before it does anything, and returns no
-more than necessary.
-"""
+"""Paths below the prefix without login; a last "/" includes all below. Each route there checks its own proof first."""
 LEAST_ROLE = "x-least-role"
 """The OpenAPI extension with the least role that may use a route."""
 NOBODY = "nobody"
@@ -70,10 +66,7 @@ def route(
     body_required: bool = True,
     status: int = 200,
 ) -> dict[str, Any]:
-    """Keyword arguments of a route that requires a role: `@router.get("/lanes", **route(Role.VIEWER, "All lanes", Lanes))`.
-
-    `response` is the model of the response, `body` that of a request body which the route parses itself.
-    """
+    """Arguments of a route that requires a role; `response` is its model, `body` that of a body that it parses itself."""
 
     def check(request: Request) -> None:
         user: BaseUser = request.state.user

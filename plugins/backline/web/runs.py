@@ -1,8 +1,4 @@
-"""Runs of jobs over HTTP: their results and progress.
-
-A run's id is `<dag_id>:<run_id>`, percent-encoded where necessary. It is split at the first colon, which a DAG id cannot
-contain: `/runs/count_orders:scheduled__2026-01-01T00:00:00+00:00/result`.
-"""
+"""Runs of jobs over HTTP; an id is `<dag_id>:<run_id>`, split at the first colon, which a DAG id cannot contain."""
 
 from __future__ import annotations
 
@@ -64,7 +60,6 @@ def _find(request: Request, database: Connections, text: str) -> tuple[RunRef, d
 
 
 def _get_state(run: RunRef) -> str:
-    """The run's state in Airflow; 404 if there is no such run."""
     with create_session() as session:
         query = select(DagRun.state).where(DagRun.dag_id == run.dag_id, DagRun.run_id == run.run_id)
         state = session.scalar(query)

@@ -1,8 +1,4 @@
-"""Opting out of a topic by the link in an email. The link's token is the only proof: no cookie or login is needed.
-
-A GET changes nothing, because mail programs and link scanners follow links. A mail program's unsubscribe button posts
-`List-Unsubscribe=One-Click` (RFC 8058 section 3.2).
-"""
+"""Opting out by an email's link, whose token is the proof (RFC 8058); a GET changes nothing: link scanners follow links."""
 
 from __future__ import annotations
 
@@ -87,7 +83,6 @@ def _mask_address(address: str) -> str:
 
 
 def _negotiate_language(accept_language: str, default: str) -> str:
-    """The first of the browser's languages in which the page exists."""
     from babel import negotiate_locale
 
     known = [path.parent.name for path in PAGE_FOLDER.glob("*/unsubscribe.html")]

@@ -1,8 +1,4 @@
-"""Manages endpoints, and sends them test events and replays.
-
-Each action runs in the caller's transaction and writes its entry of the audit trail there. A secret is returned once, by
-the action that creates it; afterwards it is used only for signing.
-"""
+"""Manages endpoints in the caller's transaction, with an audit entry; a secret is returned only when it is created."""
 
 from __future__ import annotations
 
@@ -169,10 +165,7 @@ def rotate_secret(
     scheme: str | None = None,
     overlap_seconds: float | None = None,
 ) -> EndpointWithSecret:
-    """Create a new secret for an endpoint, of another scheme if one is given.
-
-    The old ones also sign for `overlap_seconds`, by default the settings'; give 0 after a secret has leaked.
-    """
+    """Create a new secret; the old ones also sign for `overlap_seconds` (None: the settings'), 0 after a leak."""
     endpoint = get_endpoint(connection, endpoint_id)
     seconds = settings.rotation_overlap_seconds if overlap_seconds is None else overlap_seconds
     if not 0 <= seconds <= MAX_OVERLAP_SECONDS:
@@ -271,7 +264,6 @@ def _require_active(connection: Connection, endpoint_id: str) -> Endpoint:
 
 
 def _target(endpoint_id: str) -> str:
-    """The endpoint's name in the audit trail."""
     return f"webhook/{endpoint_id}"
 
 
@@ -307,10 +299,7 @@ def _load_secrets(connection: Connection, rows: Sequence[DictRow]) -> list[Endpo
 
 
 def _check_url(url: str, settings: WebhookSettings) -> str:
-    """An absolute https URL (http if the settings allow it); InvalidInput for the field `url`.
-
-    An IP address in the URL is checked here, a host name when it is connected to: it may resolve differently by then.
-    """
+    """An absolute https URL (http if allowed), or InvalidInput; a host name's address is checked on connecting."""
     url = url.strip()
     if not 1 <= len(url) <= MAX_URL_LENGTH:
         raise InvalidInput("url", f"must have 1 to {MAX_URL_LENGTH} characters")
@@ -351,7 +340,6 @@ def _check_event_types(event_types: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_description(text: str, field: str = "description") -> str:
-    """One line of text, or an empty one; InvalidInput for the field."""
     if len(text) > MAX_DESCRIPTION_LENGTH:
         raise InvalidInput(field, f"must have at most {MAX_DESCRIPTION_LENGTH} characters")
     try:

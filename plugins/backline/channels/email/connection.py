@@ -43,8 +43,6 @@ class Transaction:
 
 @dataclass(slots=True)
 class _Exchange:
-    """Commands that were written, and the replies expected for them."""
-
     transaction: Transaction
     expected_replies: int
     body: bytes
@@ -198,7 +196,6 @@ class SmtpConnection(asyncio.Protocol):
         return await waiter
 
     def _schedule_timer(self, deadline: float) -> None:
-        """Make the timer fire at the deadline or before."""
         if self._timer is not None:
             if self._timer.when() <= deadline:
                 return

@@ -48,7 +48,6 @@ _BOUNDARY_MARK = b"=_"
 
 
 def _multipart_delimiters(subtype: str) -> tuple[bytes, bytes, bytes]:
-    """The text before, between and after the parts."""
     boundary = f"=_{subtype[:3]}_{secrets.token_hex(12)}"
     start = f'Content-Type: multipart/{subtype}; boundary="{boundary}"\r\n\r\n--{boundary}\r\n'
     return start.encode(), f"\r\n--{boundary}\r\n".encode(), f"\r\n--{boundary}--\r\n".encode()

@@ -1,7 +1,4 @@
-"""The push channel: builds a notification once, and posts it for each device of its recipient.
-
-Responses are those of FCM ("Method: projects.messages.send" and "ErrorCode").
-"""
+"""The push channel: one notification for each device (FCM's "Method: projects.messages.send" and "ErrorCode")."""
 
 from __future__ import annotations
 
@@ -162,10 +159,7 @@ class PushSession:
 
 
 class DeviceStore:
-    """Users' devices in the app's own tables; raises DatabaseFailure if the database is unavailable.
-
-    Uses the statements `push_tokens` and `push_token_remove` of include/sql/identity.sql.
-    """
+    """Users' devices, by `push_tokens` and `push_token_remove` of include/sql/identity.sql; raises DatabaseFailure."""
 
     def __init__(self, dsn: Callable[[], str]) -> None:
         self._dsn = dsn
@@ -217,7 +211,6 @@ def parse_response(response: HttpResponse, server: str) -> Receipt:
 
 
 def _error_code(error: dict[str, Any]) -> str:
-    """FCM's own error code, or else the general one of Google's APIs."""
     details = error.get("details")
     for detail in details if isinstance(details, list) else []:
         if isinstance(detail, dict) and isinstance(detail.get("errorCode"), str):
@@ -233,7 +226,6 @@ def mask_token(recipient: str) -> str:
 
 
 def _platform_options(content: PushContent, now: float) -> dict[str, Any]:
-    """Time to live and collapse key, under each platform's own name."""
     android: dict[str, Any] = {}
     apns: dict[str, Any] = {}
     webpush: dict[str, Any] = {}

@@ -1,7 +1,4 @@
-"""The SMS channel: renders a text, counts its segments, and posts it to a gateway that implements Twilio's message API.
-
-Responses are those of Twilio ("Messages resource" and "Errors and Warnings dictionary").
-"""
+"""The SMS channel, for gateways with Twilio's API ("Messages resource", "Errors and Warnings dictionary")."""
 
 from __future__ import annotations
 
@@ -120,7 +117,6 @@ def parse_response(response: HttpResponse, server: str) -> Receipt:
 
 
 def _sender_params(text: str) -> dict[str, str]:
-    """The API's parameters for the sender; a messaging service has its own."""
     if _MESSAGING_SERVICE.fullmatch(text):
         return {"MessagingServiceSid": text}
     if _SENDER.fullmatch(text):

@@ -1,7 +1,4 @@
-"""The webhook channel: a message becomes one signed HTTP request to its endpoint.
-
-Each connection is checked by the address it connects to, and each attempt is signed anew.
-"""
+"""The webhook channel: one HTTP request per message, signed anew for each attempt, only to allowed addresses."""
 
 from __future__ import annotations
 
