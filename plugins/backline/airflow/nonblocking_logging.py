@@ -1,4 +1,8 @@
-"""Logging that never blocks: with a full disk nothing reads a task's log pipe, and a dispatcher would stop with leases."""
+"""Logging that never blocks its caller.
+
+A task's log goes through a pipe to a process that writes it to disk. While that disk is full nothing reads the pipe, and
+the next line would block for ever: a dispatcher would stop with leased messages.
+"""
 
 from __future__ import annotations
 

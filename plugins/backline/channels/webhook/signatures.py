@@ -1,4 +1,8 @@
-"""Signatures of Standard Webhooks (v1: HMAC-SHA256, v1a: ed25519), one per secret so that a secret can be rotated."""
+"""Signatures of Standard Webhooks: v1 is HMAC-SHA256 with a shared secret, v1a is ed25519 with a public key.
+
+The signed text is `webhook-id`, `webhook-timestamp` and the body, joined by full stops. The header `webhook-signature`
+holds one signature per secret, separated by spaces. The receiver accepts any valid one, so a secret can be rotated.
+"""
 
 from __future__ import annotations
 

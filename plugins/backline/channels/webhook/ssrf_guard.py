@@ -1,4 +1,8 @@
-"""Decides which addresses a webhook may connect to (SSRF), at each connection: a name can resolve differently later."""
+"""Decides which addresses a webhook may connect to: public ones, and those that the settings allow.
+
+A URL is untrusted input: it could point to this host, its network or a cloud's metadata service (server-side request
+forgery). A host name can resolve to another address later, so the address is checked when the connection is made.
+"""
 
 from __future__ import annotations
 
