@@ -145,7 +145,7 @@ def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, databas
             "DAGS_ARE_PAUSED_AT_CREATION": "False",
             "DAGS_FOLDER": str(paths.root / "dags"),
             "EXECUTION_API_SERVER_URL": f"http://{LOOPBACK}:{paths.port}/execution/",
-            "EXECUTOR": "backline.airflow.executor.PreloadedLocalExecutor",
+            "EXECUTOR": "stack.executor.PreloadedLocalExecutor",
             "FERNET_KEY": secrets.airflow_fernet_key,
             "HOSTNAME_CALLABLE": "socket.gethostname",  # the default queries DNS, which may be slow or absent
             "LAZY_LOAD_PLUGINS": "True",
