@@ -8,6 +8,10 @@ VALUES (%(dag_id)s::text, %(run_id)s::text, %(percent)s::real, %(doing)s::text,
 ON CONFLICT (dag_id, run_id) DO UPDATE
 SET percent = excluded.percent, doing = excluded.doing, updated_at = clock_timestamp(), expires_at = excluded.expires_at;
 
+-- name: lock_timeout_set
+-- Limits how long the current transaction waits for locks.
+SELECT set_config('lock_timeout', %(seconds)s::float8 * 1000 || 'ms', true);
+
 -- name: result_set
 -- Keeps a run's result; it is at 100 percent then.
 INSERT INTO backline.job_result AS r (dag_id, run_id, percent, result, expires_at)

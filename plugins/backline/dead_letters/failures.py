@@ -78,8 +78,11 @@ def classify(exception: BaseException) -> FailureClass:
 
 def format_cause(exception: BaseException) -> str:
     """The exception in one line: the text of Backline's errors, type and text of all others."""
-    text = " ".join(str(exception).split())
     name = type(exception).__name__
+    try:
+        text = " ".join(str(exception).split())
+    except Exception:  # noqa: BLE001 - an exception of the job whose text cannot be built
+        text = "its text could not be built"
     if isinstance(exception, BacklineError) and text:
         return text[:MAX_CAUSE_LENGTH]
     return (f"{name}: {text}" if text else name)[:MAX_CAUSE_LENGTH]

@@ -8,23 +8,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import psycopg
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
 from backline.dead_letters.failures import classify, format_cause
-from backline.errors import AuthenticationFailed, FailureClass, Misconfigured, UnknownFailure
+from backline.errors import AuthenticationFailed, FailureClass, InvalidInput, Misconfigured, UnknownFailure
 
 MAX_REPORTED_FAILURES = 50
 """How many failures a result names; all are counted."""
+MAX_REPORTED_BYTES = 32 * 1024
+"""Of the failures that a result names: half of what a result may have."""
 MAX_REASON_LENGTH = 500
 MAX_KEY_LENGTH = 255
+MAX_OUTCOMES = 50
+"""How many different words for outcomes a result counts; further ones are counted together."""
+OTHER_OUTCOMES = "others"
+MAX_OUTCOME_LENGTH = 60
 MAX_CONSECUTIVE_TRANSIENT = 5
 """After so many transient failures in a row the batch stops: what it depends on is away."""
 _TRANSIENT = frozenset({
     FailureClass.TIMEOUT, FailureClass.NETWORK, FailureClass.DATABASE, FailureClass.RATE_LIMITED, FailureClass.RESOURCE,
 })  # fmt: skip
-_BAD_DATA_SQLSTATES = ("22", "23")
-"""Classes of SQLSTATE that are about a row's own values: data exception, integrity constraint violation."""
+_JOB_SQLSTATES = ("28", "3D", "3F", "42")
+"""Classes of SQLSTATE that are about the job: access, missing database or schema, syntax, missing tables and privileges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +64,11 @@ class BatchResult:
         """Add the counts of another batch; returns itself."""
         self.done += other.done
         for outcome, count in other.outcomes.items():
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+            self._count_outcome(outcome, count)
         self.skipped += other.skipped
         self.failed += other.failed
-        self.failures += other.failures[: MAX_REPORTED_FAILURES - len(self.failures)]
+        for failure in other.failures:
+            self._report(failure)
         self.limit_reached |= other.limit_reached
         self.stopped_early |= other.stopped_early
         return self
@@ -77,13 +85,37 @@ class BatchResult:
         """Count one item that was done, under its outcome if it has one."""
         self.done += 1
         if outcome is not None:
-            self.outcomes[str(outcome)] = self.outcomes.get(str(outcome), 0) + 1
+            self._count_outcome(to_storable(str(outcome))[:MAX_OUTCOME_LENGTH], 1)
 
     def count_failure(self, key: str, error: Exception) -> None:
         """Count one item that failed, and name it while few have."""
         self.failed += 1
-        if len(self.failures) < MAX_REPORTED_FAILURES:
-            self.failures.append(ItemFailure(key, classify(error), format_cause(error)[:MAX_REASON_LENGTH]))
+        self._report(ItemFailure(key, classify(error), to_storable(format_cause(error))[:MAX_REASON_LENGTH]))
+
+    def _count_outcome(self, outcome: str, count: int) -> None:
+        if outcome not in self.outcomes and len(self.outcomes) >= MAX_OUTCOMES:
+            outcome = OTHER_OUTCOMES
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+
+    def _report(self, failure: ItemFailure) -> None:
+        size = sum(len(f"{each.key}{each.reason}".encode()) for each in (*self.failures, failure))
+        if len(self.failures) < MAX_REPORTED_FAILURES and size <= MAX_REPORTED_BYTES:
+            self.failures.append(failure)
+
+
+def to_storable(text: str) -> str:
+    """Text without what PostgreSQL cannot store, NUL and lone surrogates: those are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def letter_key(key: object) -> str:
+    """An item's key as it is stored: a long one is cut, with a digest of the whole. InvalidInput if it is no text."""
+    if not isinstance(key, str) or not key:
+        raise InvalidInput("key", f"must be text that identifies the item, not {key!r:.100}")
+    text = to_storable(key)
+    if len(text) <= MAX_KEY_LENGTH:
+        return text
+    return f"{text[: MAX_KEY_LENGTH - 17]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def item_key(item: object) -> str:
@@ -95,7 +127,11 @@ def fingerprint(item: object) -> str:
     """A digest of an item's data, so that a changed item is attempted again; of a bare key it never changes."""
     if not dataclasses.is_dataclass(item) or isinstance(item, type):
         return ""
-    return hashlib.sha256(to_json(item, fallback=str, inf_nan_mode="strings")).hexdigest()
+    try:
+        data = to_json(item, fallback=str, inf_nan_mode="strings")
+    except Exception:  # noqa: BLE001 - a value that JSON cannot hold, such as half a surrogate pair, or itself
+        data = repr(item).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(data).hexdigest()
 
 
 def is_transient(error: Exception) -> bool:
@@ -104,8 +140,10 @@ def is_transient(error: Exception) -> bool:
 
 
 def stops_batch(error: Exception) -> bool:
-    """Whether a failure is about the job and not about its item: a wrong setting, refused credentials."""
+    """Whether a failure is about the job and not about its item: a wrong setting, a missing table, refused credentials."""
     if isinstance(error, AuthenticationFailed):
         return True
-    sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
-    return isinstance(error, Misconfigured) and not sqlstate.startswith(_BAD_DATA_SQLSTATES)
+    if not isinstance(error, Misconfigured):
+        return False
+    cause = error.__cause__
+    return not isinstance(cause, psycopg.Error) or (cause.sqlstate or "").startswith(_JOB_SQLSTATES)

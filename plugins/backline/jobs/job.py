@@ -12,21 +12,23 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, LiteralString, Protocol, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import class_row
 from pydantic_core import to_jsonable_python
 
 from backline.db.connect import Session, session, translate_error, translate_errors
 from backline.db.statements import statement
 from backline.dead_letters.failures import classify, format_cause
-from backline.errors import InvalidInput
+from backline.errors import BacklineError, InvalidInput, Misconfigured, PermanentError, Skipped
 from backline.jobs.batch import (
     MAX_CONSECUTIVE_TRANSIENT,
-    MAX_KEY_LENGTH,
     BatchResult,
     fingerprint,
     is_transient,
     item_key,
+    letter_key,
     stops_batch,
+    to_storable,
 )
 from backline.jobs.results import ResultStore
 from backline.outbox import submission
@@ -43,6 +45,12 @@ SettingsT_co = TypeVar("SettingsT_co", covariant=True)
 log = logging.getLogger(__name__)
 
 PAGE_SIZE = 500
+LOCK_TIMEOUT_SECONDS = 5.0
+"""How long an item waits for a row that another transaction has locked."""
+
+
+class TransactionLost(PermanentError):
+    """The function of an item has ended or broken the item's transaction, so nothing of the item can be stored."""
 
 
 class Clients(Protocol):
@@ -113,6 +121,8 @@ class Job(Generic[SettingsT_co]):
     _resources: ExitStack = field(default_factory=ExitStack)
     _database: Session | None = None
     _failure: Exception | None = None
+    _batch: BatchResult = field(default_factory=BatchResult)
+    """What `run_each` has done so far, for a run that fails later."""
 
     @property
     def database(self) -> Session:
@@ -152,6 +162,8 @@ class Job(Generic[SettingsT_co]):
         due_at: datetime | None = None,
     ) -> int:
         """Enqueue one message in the current transaction, once for its key; returns its id. InvalidInput names a wrong field."""
+        if not isinstance(key, str) or not key:
+            raise InvalidInput("key", f"must be text that identifies the message, not {key!r:.100}")
         return submission.enqueue(self.database, type_name, recipient, payload, key=key, due_at=due_at)
 
     def enqueue_many(self, messages: Sequence[submission.NewMessage]) -> list[int]:
@@ -193,64 +205,103 @@ class Job(Generic[SettingsT_co]):
         `function` may return a word for the outcome, which is counted. A permanent failure becomes one dead letter of the
         item (this job and the item's key), and the item is left out until the letter is replayed or discarded or the item's
         data changes; the run goes on and succeeds. Transient failures are attempted once more at the end; what still fails
-        is raised after the run's result has been stored, so that Airflow retries what is left. A wrong setting and refused
-        credentials stop the batch at once.
+        is raised after the run's result has been stored, so that Airflow retries what is left. A wrong setting, a missing
+        table and refused credentials stop the batch at once. A dry run neither opens nor closes dead letters.
 
-        `limit`: at most so many items are attempted. `transactional=False`: `function` commits by itself, for work that
-        must be on disk before a provider is called. `span`: the range of the run's progress that this batch covers, percent.
+        `key`: text, unique within the job. `limit`: at most so many items are attempted. `transactional=False`: `function`
+        commits by itself, for work that must be on disk before a provider is called. `span`: the range of the run's progress
+        that this batch covers, percent. InvalidInput for a negative limit; Misconfigured inside a transaction.
         """
-        result = BatchResult()
+        if limit is not None and limit < 0:
+            raise InvalidInput("limit", f"{limit} is negative; give the number of items to attempt, or None for all")
+        if self.database.info.transaction_status is not TransactionStatus.IDLE:
+            raise Misconfigured(
+                "run_each was called inside a transaction, which one item could undo for all; end it first"
+            )
+        result, dry_run = BatchResult(), self.dry_run
         open_letters = self._open_item_letters()
         total = min(len(items), limit or len(items)) if isinstance(items, Sized) else limit
-        transient: list[tuple[T, Exception]] = []
+        transient: list[tuple[T, str, Exception]] = []
         attempted = in_a_row = 0
 
-        def attempt(item: T) -> Exception | None:
-            name = key(item)[:MAX_KEY_LENGTH]
+        def attempt(item: T, name: str) -> Exception | None:
             try:
-                with self.database.transaction() if transactional else nullcontext():
-                    outcome = function(item)
-            except Exception as exc:
-                error = translate_error(exc) if isinstance(exc, psycopg.Error) else exc
-                if error is not exc:
-                    error.__cause__ = exc
-                if self.database.closed or stops_batch(error):
-                    raise error from exc
+                outcome = self._run_item(function, item, transactional=transactional)
+            except Skipped as exc:
+                log.info("%s: item %s: %s", self.name, name, exc)
+                result.skipped += 1
+            except Exception as exc:  # noqa: BLE001 - whatever the function raises
+                error = self._item_error(exc)
                 log.warning("%s: item %s: %s", self.name, name, format_cause(error))
                 if is_transient(error):
                     return error
                 result.count_failure(name, error)
-                self._record_item(name, item, error)
+                if not dry_run:
+                    self._record_item(name, item, error)
             else:
                 result.count_success(outcome)
-                if name in open_letters:
+                if name in open_letters and not dry_run:
                     self.resolve_item(name)
             return None
 
-        for item in items:
-            name = key(item)[:MAX_KEY_LENGTH]
-            if open_letters.get(name) == fingerprint(item):
-                result.skipped += 1
-                continue
-            if attempted == limit:
-                result.limit_reached = True
-                break
-            if total:
-                self.progress(span[0] + (span[1] - span[0]) * min(1.0, attempted / total), name)
-            attempted += 1
-            error = attempt(item)
-            in_a_row = in_a_row + 1 if error is not None else 0
-            if error is not None:
-                transient.append((item, error))
-                if in_a_row == MAX_CONSECUTIVE_TRANSIENT:
-                    result.stopped_early = True
+        try:
+            for item in items:
+                try:
+                    name = letter_key(key(item))
+                except Exception as exc:  # noqa: BLE001 - whatever `key` raises
+                    log.warning("%s: an item has no key: %s", self.name, format_cause(exc))
+                    result.count_failure(f"item {attempted + result.skipped + 1}", exc)
+                    self.fail_at_end(exc)  # without a key it cannot have a dead letter
+                    continue
+                if open_letters.get(name) == fingerprint(item):
+                    result.skipped += 1
+                    continue
+                if attempted == limit:
+                    result.limit_reached = True
                     break
-        for item, first in transient:  # once more: a lock that was held or a deadlock has passed by now
-            error = first if result.stopped_early else attempt(item)
-            if error is not None:
-                result.count_failure(key(item), error)
-                self.fail_at_end(error)
+                if total:
+                    self.progress(span[0] + (span[1] - span[0]) * min(1.0, attempted / total), name)
+                attempted += 1
+                error = attempt(item, name)
+                in_a_row = in_a_row + 1 if error is not None else 0
+                if error is not None:
+                    transient.append((item, name, error))
+                    if in_a_row == MAX_CONSECUTIVE_TRANSIENT:
+                        result.stopped_early = True
+                        break
+            for item, name, first in transient:  # once more: a lock that was held or a deadlock has passed by now
+                last = first if result.stopped_early else attempt(item, name)
+                if last is not None:
+                    result.count_failure(name, last)
+                    self.fail_at_end(last)
+        finally:
+            self._batch.add(result)
         return result
+
+    def _run_item(self, function: Callable[[T], object], item: T, *, transactional: bool) -> object:
+        """Call the function in the item's transaction; TransactionLost if that is not as it was when the function returns."""
+        database = self.database
+        with database.transaction() if transactional else nullcontext():
+            if transactional:
+                database.execute(statement("jobs", "lock_timeout_set"), {"seconds": LOCK_TIMEOUT_SECONDS})
+            expected = database.info.transaction_status
+            outcome = function(item)
+            if database.info.transaction_status is not expected:
+                raise TransactionLost(
+                    "the function ended its transaction, or caught a database error, which undoes all before it"
+                )
+        return outcome
+
+    def _item_error(self, exc: Exception) -> Exception:
+        """Our error for an item's failure, with the session ready for the next item; raises what is not the item's failure."""
+        error = translate_error(exc) if isinstance(exc, psycopg.Error) else exc
+        if error is not exc:
+            error.__cause__ = exc
+        if self.database.closed or stops_batch(error):
+            raise error from exc
+        if self.database.info.transaction_status is not TransactionStatus.IDLE:
+            self.database.rollback()
+        return error
 
     def _open_item_letters(self) -> dict[str, str]:
         """Fingerprint by key of the items that have an open dead letter."""
@@ -261,9 +312,15 @@ class Job(Generic[SettingsT_co]):
         """Record that an item failed permanently: one dead letter for each item, however often it fails."""
         values = {
             "job": self.name, "item_key": key, "item_fingerprint": fingerprint(item), "run_id": self.run_id,
-            "class": classify(error), "cause": format_cause(error), "conf": json.dumps(dict(self.conf)),
+            "class": classify(error), "cause": to_storable(format_cause(error)), "conf": json.dumps(dict(self.conf)),
         }  # fmt: skip
-        self.database.execute(statement("dead_letters", "item_record"), values)
+        try:
+            self.database.execute(statement("dead_letters", "item_record"), values)
+        except psycopg.Error as exc:
+            if self.database.closed:
+                raise
+            log.warning("%s: item %s: its dead letter could not be stored: %s", self.name, key, exc)
+            self.fail_at_end(translate_error(exc))
 
     def resolve_item(self, key: str) -> None:
         """Close the dead letter of an item that has succeeded."""
@@ -281,10 +338,24 @@ class Job(Generic[SettingsT_co]):
         `inputs` are further keyword arguments: what other tasks of the run returned.
         """
         with self._resources, translate_errors():
-            returned = function(self, **(inputs or {}))
-            value = to_jsonable_python(returned, inf_nan_mode="strings")
-            if store and value is not None:
-                self.results.result(value)
+            try:
+                value = to_jsonable_python(function(self, **(inputs or {})), inf_nan_mode="strings")
+                if store and value is not None:
+                    self.results.result(value)
+            except Exception as exc:
+                self._store_partial_result(exc, store=store)
+                if self._failure is not None:  # perhaps a transient one, with which Airflow retries the run
+                    raise self._failure from exc
+                raise
             if self._failure is not None:
                 raise self._failure
             return value
+
+    def _store_partial_result(self, error: Exception, *, store: bool) -> None:
+        """Store what `run_each` has done, for a run that fails afterwards: it is committed."""
+        if not store or self._batch == BatchResult():
+            return
+        try:
+            self.results.result({"error": to_storable(format_cause(error)), **to_jsonable_python(self._batch)})
+        except BacklineError as exc:
+            log.warning("%s: the partial result could not be stored: %s", self.name, exc)
