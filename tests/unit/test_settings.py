@@ -235,8 +235,33 @@ def test_a_wrong_environment_variable_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, key: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(Misconfigured, match=rf"(?i){key}"):
+    with pytest.raises(Misconfigured, match=rf"(?i){key}") as caught:
         load(SHIPPED)
+    assert f"environment: {name}" in str(caught.value)
+
+
+def test_a_wrong_file_is_named_although_the_environment_has_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BACKLINE__EMAIL__CONNECTIONS", "4")
+    path = spoiled(tmp_path, "max_rescues = 5", "max_rescues = 1.5")
+    with pytest.raises(Misconfigured, match=re.escape(f"{path}: outbox.max_rescues")):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["BACKLINE__RETRY__UNKNOWN__INITIAL_DELAY_SECONDS", "BACKLINE__JOBS__SOFT_LIMIT_SECONDS"]
+)
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_must_be_finite(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(Misconfigured, match=f"environment: {name}.*finite"):
+        load(SHIPPED)
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match=f"{tmp_path}: cannot be read"):
+        load(tmp_path)
 
 
 def test_an_unknown_lane_lists_the_known_ones() -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Generic, LiteralString, Protocol, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import class_row
-from pydantic_core import to_jsonable_python
 
 from backline.db.connect import Session, session, translate_error, translate_errors
 from backline.db.statements import statement
@@ -30,7 +29,7 @@ from backline.jobs.batch import (
     stops_batch,
     to_storable,
 )
-from backline.jobs.results import ResultStore
+from backline.jobs.results import ResultStore, to_json_data
 from backline.outbox import submission
 
 if TYPE_CHECKING:
@@ -339,7 +338,7 @@ class Job(Generic[SettingsT_co]):
         """
         with self._resources, translate_errors():
             try:
-                value = to_jsonable_python(function(self, **(inputs or {})), inf_nan_mode="strings")
+                value = to_json_data(function(self, **(inputs or {})))
                 if store and value is not None:
                     self.results.result(value)
             except Exception as exc:
@@ -356,6 +355,6 @@ class Job(Generic[SettingsT_co]):
         if not store or self._batch == BatchResult():
             return
         try:
-            self.results.result({"error": to_storable(format_cause(error)), **to_jsonable_python(self._batch)})
+            self.results.result({"error": to_storable(format_cause(error)), **to_json_data(self._batch)})
         except BacklineError as exc:
             log.warning("%s: the partial result could not be stored: %s", self.name, exc)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
 from backline.db.connect import Session, session
 from backline.db.statements import statement
 from backline.errors import InvalidInput
@@ -72,6 +74,14 @@ class ResultStore:
         given = {"dag_id": self._run.dag_id, "run_id": self._run.run_id, "ttl_seconds": self._ttl_seconds, **values}
         with session(self._dsn, name="job") as connection:
             connection.execute(statement("jobs", name), given)
+
+
+def to_json_data(value: object) -> Any:
+    """What a function returned (a dataclass, a model, dates) as JSON data; InvalidInput if that is impossible."""
+    try:
+        return to_jsonable_python(value, inf_nan_mode="strings")
+    except (PydanticSerializationError, ValueError, RecursionError) as exc:
+        raise InvalidInput("result", f"cannot be written as JSON: {exc}") from None
 
 
 def serialize_result(value: Any) -> str:

@@ -21,7 +21,7 @@ class Section(BaseModel):
     """A table of backline.toml: immutable, and an unknown key is an error."""
 
     # Deferred, because every process imports all sections: a validator is built when it is first used.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 SectionT = TypeVar("SectionT", bound=Section)

@@ -40,16 +40,36 @@ def load(path: Path) -> Settings:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise Misconfigured(f"{path}: not valid TOML: {exc}") from exc
+    except OSError as exc:
+        raise Misconfigured(f"{path}: cannot be read: {exc.strerror}; set BACKLINE_CONFIG to a file") from exc
     _check_environment()
     try:
-        loaded = Settings.build(deep_merge(values, _read_environment()))
-    except ValidationError as exc:
-        raise Misconfigured(f"{path}: {format_errors(exc)}") from None
+        loaded = _build(deep_merge(values, _read_environment()))
     except Misconfigured as exc:
-        raise Misconfigured(f"{path}: {exc}") from None
+        raise Misconfigured(f"{_source(path, values, str(exc))}: {exc}") from None
     if wrong := sorted(set(loaded.retry) & PERMANENT_CLASSES):
         raise Misconfigured(f"{path}: retry.{wrong[0]}: this class is permanent and never retried; remove the section")
     return loaded
+
+
+def _build(values: dict[str, Any]) -> Settings:
+    try:
+        return Settings.build(values)
+    except ValidationError as exc:
+        raise Misconfigured(format_errors(exc)) from None
+
+
+def _source(path: Path, values: dict[str, Any], problem: str) -> str:
+    """Where the wrong value comes from: the file, or variables of the environment if the file alone is valid."""
+    try:
+        _build(values)
+    except Misconfigured:
+        return str(path)
+    names = [name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX)]
+    named = [
+        name for name in names if name.upper().removeprefix(ENVIRONMENT_PREFIX).replace("__", ".").lower() in problem
+    ]
+    return f"environment: {', '.join(sorted(named or names))}"
 
 
 def _read_environment() -> dict[str, Any]:

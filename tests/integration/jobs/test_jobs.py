@@ -16,7 +16,7 @@ from backline.jobs.limits import missing_tables, reserve_rate_token
 from backline.jobs.results import MAX_RESULT_BYTES, ResultStore, RunRef, prune_results
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 from backline.settings import ROOT
-from tests.integration.job_factory import get_result
+from tests.integration.job_factory import create_job, get_result
 
 RUN = RunRef("report", "r1")
 
@@ -74,6 +74,9 @@ def test_a_result_is_kept_and_then_forgotten(database: str, reporter: ResultStor
         ("x" * MAX_RESULT_BYTES, "result"),
         ({1, 2}, "result"),
         (float("nan"), "result"),
+        ("a\0b", "result"),
+        ("half\ud800", "result"),
+        ({"outcomes": {"token": "x"}}, "result.outcomes.token"),
     ],
 )
 def test_what_is_no_result_is_refused(database: str, reporter: ResultStore, value: Any, field: str) -> None:
@@ -154,3 +157,16 @@ def test_results_are_json(reporter: ResultStore, database: str) -> None:
     seen = get_result(database, RUN)
     assert seen is not None
     assert json.dumps(seen["result"]) == '[1, {"a": null}]'
+
+
+def test_a_backslash_before_u0000_is_text(reporter: ResultStore, database: str) -> None:
+    reporter.result("\\u0000")
+    seen = get_result(database, RUN)
+    assert seen is not None
+    assert seen["result"] == "\\u0000"
+
+
+@pytest.mark.parametrize("value", [object(), b"\xff", "half\ud800", {"a": {1: {2: "half\ud800"}}}])
+def test_what_a_function_returns_must_be_json(database: str, value: Any) -> None:
+    with pytest.raises(InvalidInput, match="result"):
+        create_job(database, None).execute(lambda _: value)
