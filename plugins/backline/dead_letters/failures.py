@@ -76,11 +76,16 @@ def classify(exception: BaseException) -> FailureClass:
     return FailureClass.UNKNOWN
 
 
+def to_storable(text: str) -> str:
+    """Text without what PostgreSQL and logs cannot take, NUL and lone surrogates: those are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
 def format_cause(exception: BaseException) -> str:
     """The exception in one line: the text of Backline's errors, type and text of all others."""
     name = type(exception).__name__
     try:
-        text = " ".join(str(exception).split())
+        text = to_storable(" ".join(str(exception).split()))
     except Exception:  # noqa: BLE001 - an exception of the job whose text cannot be built
         text = "its text could not be built"
     if isinstance(exception, BacklineError) and text:

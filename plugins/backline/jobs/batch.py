@@ -12,7 +12,7 @@ import psycopg
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from backline.dead_letters.failures import classify, format_cause
+from backline.dead_letters.failures import classify, format_cause, to_storable
 from backline.errors import AuthenticationFailed, FailureClass, InvalidInput, Misconfigured, UnknownFailure
 
 MAX_REPORTED_FAILURES = 50
@@ -90,7 +90,7 @@ class BatchResult:
     def count_failure(self, key: str, error: Exception) -> None:
         """Count one item that failed, and name it while few have."""
         self.failed += 1
-        self._report(ItemFailure(key, classify(error), to_storable(format_cause(error))[:MAX_REASON_LENGTH]))
+        self._report(ItemFailure(key, classify(error), format_cause(error)[:MAX_REASON_LENGTH]))
 
     def _count_outcome(self, outcome: str, count: int) -> None:
         if outcome not in self.outcomes and len(self.outcomes) >= MAX_OUTCOMES:
@@ -101,11 +101,6 @@ class BatchResult:
         size = sum(len(f"{each.key}{each.reason}".encode()) for each in (*self.failures, failure))
         if len(self.failures) < MAX_REPORTED_FAILURES and size <= MAX_REPORTED_BYTES:
             self.failures.append(failure)
-
-
-def to_storable(text: str) -> str:
-    """Text without what PostgreSQL cannot store, NUL and lone surrogates: those are written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def letter_key(key: object) -> str:

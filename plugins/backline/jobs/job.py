@@ -27,7 +27,6 @@ from backline.jobs.batch import (
     item_key,
     letter_key,
     stops_batch,
-    to_storable,
 )
 from backline.jobs.results import ResultStore, to_json_data
 from backline.outbox import submission
@@ -227,7 +226,7 @@ class Job(Generic[SettingsT_co]):
             try:
                 outcome = self._run_item(function, item, transactional=transactional)
             except Skipped as exc:
-                log.info("%s: item %s: %s", self.name, name, exc)
+                log.info("%s: item %s: %s", self.name, name, format_cause(exc))
                 result.skipped += 1
             except Exception as exc:  # noqa: BLE001 - whatever the function raises
                 error = self._item_error(exc)
@@ -311,7 +310,7 @@ class Job(Generic[SettingsT_co]):
         """Record that an item failed permanently: one dead letter for each item, however often it fails."""
         values = {
             "job": self.name, "item_key": key, "item_fingerprint": fingerprint(item), "run_id": self.run_id,
-            "class": classify(error), "cause": to_storable(format_cause(error)), "conf": json.dumps(dict(self.conf)),
+            "class": classify(error), "cause": format_cause(error), "conf": json.dumps(dict(self.conf)),
         }  # fmt: skip
         try:
             self.database.execute(statement("dead_letters", "item_record"), values)
@@ -355,6 +354,6 @@ class Job(Generic[SettingsT_co]):
         if not store or self._batch == BatchResult():
             return
         try:
-            self.results.result({"error": to_storable(format_cause(error)), **to_json_data(self._batch)})
+            self.results.result({"error": format_cause(error), **to_json_data(self._batch)})
         except BacklineError as exc:
             log.warning("%s: the partial result could not be stored: %s", self.name, exc)
