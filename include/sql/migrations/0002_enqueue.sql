@@ -144,7 +144,7 @@ CREATE FUNCTION backline.enqueue(
     lane            text DEFAULT NULL,
     replay_of       bigint DEFAULT NULL
 ) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kind    backline.message_type;
     route   backline.route;
@@ -260,7 +260,7 @@ CREATE FUNCTION backline.enqueue_many(
     idempotency_keys text[] DEFAULT NULL,
     replay_of        bigint DEFAULT NULL
 ) RETURNS bigint[]
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     kind   backline.message_type;
     route  backline.route;

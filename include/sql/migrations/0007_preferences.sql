@@ -97,7 +97,7 @@ CREATE FUNCTION backline.suppress(
     source     text DEFAULT session_user::text,
     message_id bigint DEFAULT NULL
 ) RETURNS bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO backline.suppression AS s (channel, address, reason, source, detail, message_id, until)
     VALUES ($1, backline.address_key($1, $2), $3, $6, left($4, 1000), $7, $5)
     ON CONFLICT (channel, address) DO UPDATE
@@ -115,7 +115,7 @@ CREATE FUNCTION backline.opt_out(
     source     text DEFAULT session_user::text,
     message_id bigint DEFAULT NULL
 ) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO backline.opt_out (channel, address, topic, source, message_id)
     VALUES ($1, backline.address_key($1, $2), $3, $4, $5)
     ON CONFLICT DO NOTHING
@@ -124,7 +124,7 @@ $$;
 -- Opts a recipient in to a topic, or with '*' to all. Opting in to one topic also ends an opt-out of all topics ('*'), but not the
 -- opt-outs of other topics by name.
 CREATE FUNCTION backline.opt_in(channel text, address text, topic text DEFAULT '*')
-RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM backline.opt_out AS o
     WHERE o.channel = $1 AND o.address = backline.address_key($1, $2) AND ($3 = '*' OR o.topic IN ($3, '*'))
 $$;
@@ -138,7 +138,7 @@ CREATE FUNCTION backline.set_preference(
     quiet_until time DEFAULT NULL,
     per_day     integer DEFAULT NULL
 ) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO backline.recipient_preference AS p (channel, address, zone, quiet_from, quiet_until, per_day)
     VALUES ($1, backline.address_key($1, $2), $3, $4, $5, $6)
     ON CONFLICT (channel, address) DO UPDATE
