@@ -9,8 +9,8 @@ from typing import Any
 
 from backline.encryption import Encryptor
 from backline.errors import Rejected
-from backline.messages import MessageType, registry
-from backline.messages.base import EmailMessage, PushMessage, SmsMessage
+from backline.messages import registry
+from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage
 from backline.messages.recipients import serialize
 from backline.messages.secrets import encrypt_secrets
 from demo.check import TIMEOUT_SECONDS, Check, CheckFailed, Result, require, wait_until

@@ -18,7 +18,8 @@ from typing import Literal
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from backline.errors import Misconfigured
-from backline.messages import EmailMessage, registry
+from backline.messages import registry
+from backline.messages.base import EmailMessage
 
 IMAGE_FOLDER = Path(__file__).parent / "img"
 VIEWPORT = ViewportSize(width=1360, height=850)

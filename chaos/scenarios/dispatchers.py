@@ -21,12 +21,9 @@ from backline.messages.base import EmailMessage
 from backline.messages.registry import register
 
 
-@register
+@register("poison", email="email.normal")
 class Poison(EmailMessage):
     """Kills the process that renders it."""
-
-    type_name: ClassVar[str] = "poison"
-    lanes: ClassVar = {"email": "email.normal"}
 
     def email(self) -> EmailContent:
         """Never returns."""

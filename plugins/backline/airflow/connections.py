@@ -30,6 +30,19 @@ AIRFLOW_API = "backline_airflow"
 """The connection to Airflow's own REST API, as a user who may read all runs and start them."""
 
 
+def get_connection(connection_id: str) -> Connection:
+    """A connection of Airflow; NotConfigured, with the fix, if there is none of that id."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        return BaseHook.get_connection(connection_id)
+    except AirflowNotFoundException:
+        raise NotConfigured(
+            f"connection {connection_id!r} is not configured: set AIRFLOW_CONN_{connection_id.upper()}, or add it in "
+            "Airflow under Admin, Connections"
+        ) from None
+
+
 def app_dsn() -> str:
     """The app database's connection string, for psycopg."""
     return connection_dsn(BaseHook.get_connection(APP_DATABASE))
@@ -57,15 +70,9 @@ def connection_dsn(connection: Connection) -> str:
 
 def connection_password(connection_id: str) -> str:
     """The password of a connection; Misconfigured if the connection or its password does not exist."""
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
-    try:
-        found = BaseHook.get_connection(connection_id).password
-    except AirflowNotFoundException:
-        found = None
-    if not found:
-        raise Misconfigured(f"Airflow connection {connection_id!r} does not exist or has no password; add it")
-    return found
+    if password := get_connection(connection_id).password:
+        return password
+    raise Misconfigured(f"Airflow connection {connection_id!r} has no password; add it")
 
 
 def airflow_rest() -> AirflowClient:
@@ -109,17 +116,9 @@ def smtp_server(connection_id: str) -> SmtpServer:
 
 def http_gateway(connection_id: str) -> HttpGateway:
     """The HTTP gateway of a connection; NotConfigured if the connection does not exist."""
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
     from backline.channels.http import HttpGateway
 
-    try:
-        connection = BaseHook.get_connection(connection_id)
-    except AirflowNotFoundException:
-        raise NotConfigured(
-            f"connection {connection_id!r} is not configured: set AIRFLOW_CONN_{connection_id.upper()}, or add it in "
-            "Airflow under Admin, Connections (its fields: docs/messages.md)"
-        ) from None
+    connection = get_connection(connection_id)
     return HttpGateway.from_connection(
         connection_id, host=connection.host, schema=connection.schema, port=connection.port, login=connection.login,
         password=connection.password, extra=connection.extra_dejson,

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from backline.airflow.callbacks import record_late_run, record_run_failure, record_task_failure
 from backline.airflow.defaults import dag_arguments, task_arguments
-from backline.errors import FailureClass
+from backline.errors import FailureClass, NotConfigured
 from backline.settings import JobSettings, settings
 from backline.settings.base import registered_sections
 
@@ -266,26 +266,19 @@ def _reject_unknown_params(context: Context) -> None:
 
 
 def _skip_unless_configured(requires: Requires) -> None:
-    from airflow.sdk.bases.hook import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
+    from backline.airflow.connections import app_dsn, get_connection
+    from backline.jobs.limits import missing_tables
 
     for wanted in requires.connections:
         try:
-            BaseHook.get_connection(wanted)
-        except AirflowNotFoundException:
-            raise AirflowSkipException(
-                f"connection {wanted!r} is not configured: set AIRFLOW_CONN_{wanted.upper()}, or add it in Airflow under "
-                "Admin, Connections"
-            ) from None
-    if requires.tables:
-        from backline.airflow.connections import app_dsn
-        from backline.jobs.limits import missing_tables
-
-        if missing := missing_tables(app_dsn(), requires.tables):
-            raise AirflowSkipException(
-                f"the app's database has no {', '.join(missing)}: point the statements of include/sql at your own tables "
-                "(docs/adopting.md), or make the reference app's with ./backline seed"
-            )
+            get_connection(wanted)
+        except NotConfigured as exc:
+            raise AirflowSkipException(str(exc)) from None
+    if requires.tables and (missing := missing_tables(app_dsn(), requires.tables)):
+        raise AirflowSkipException(
+            f"the app's database has no {', '.join(missing)}: point the statements of include/sql at your own tables "
+            "(docs/adopting.md), or make the reference app's with ./backline seed"
+        )
 
 
 def _defer_until_token(name: str, rate_per_minute: float) -> None:

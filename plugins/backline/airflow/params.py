@@ -76,13 +76,13 @@ def _param(
     secret = name in kind.secret_fields
     rules = _secret_schema(kind, name) if secret else _param_schema(field, schema)
     types = rules.pop("type")
-    examples = field.get("examples", [])
+    example = next(iter(field.get("examples", ())), kind.example.get(name))
     description = field.get("description", "")
     if secret:
         description += f" Secret: {_secret_help(kind, name)}."
-    elif examples:
+    elif example is not None and "enum" not in rules:
         # As text: Airflow's form would show `examples` as a list to choose from.
-        description += f" For example: {json.dumps(examples[0], ensure_ascii=False)}"
+        description += f" For example: {json.dumps(example, ensure_ascii=False)}"
     rules |= {"title": field.get("title", name), "description": description.strip()}
     if required:
         return Param(type=types[0] if len(types) == 1 else types, **rules)

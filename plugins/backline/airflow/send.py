@@ -19,7 +19,7 @@ from backline.settings import Settings
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from backline.messages import MessageType
+    from backline.messages.base import MessageType
     from backline.outbox.inline_delivery import SendResult
 
 RETRY_MARGIN_SECONDS = 0.5
@@ -64,8 +64,9 @@ class SendOperator(BaseOperator):
         """Send; returns the message's id, state, attempts and provider id (per channel if several), and no content."""
         from backline.airflow.connections import app_dsn
         from backline.airflow.factories import create_channel, create_delivery
-        from backline.messages import registry, split_conf
+        from backline.messages import registry
         from backline.messages.recipients import channels_of
+        from backline.messages.run_conf import split_conf
         from backline.messages.secrets import check_no_plaintext_secrets
         from backline.outbox.inline_delivery import InlineSender, Route
         from backline.outbox.submission import NewMessage

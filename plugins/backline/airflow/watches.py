@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, LiteralString, Protocol, TypeVar
 
-import psycopg
 from psycopg.rows import DictRow
 
 from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
@@ -100,15 +99,10 @@ async def _poll_one(watch: Watch, used: Mapping[str, int], fired: asyncio.Queue[
 
 
 class AppDatabase(Database):
-    """The poller's connection. It reads Airflow's connection each time it connects: the password may have changed."""
+    """The poller's connection."""
 
     def __init__(self) -> None:
-        super().__init__("", name="poller", retry_timeout=0)
-
-    async def _open(self) -> psycopg.AsyncConnection[DictRow]:
-        if self._connection is None:
-            self._dsn = await app_dsn_async()
-        return await super()._open()
+        super().__init__(app_dsn_async, name="poller", retry_timeout=0)
 
     async def fetch_quickly(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
         """As `fetch`, but TimeoutFailure, and the statement cancelled, when it takes too long."""

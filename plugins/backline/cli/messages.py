@@ -14,8 +14,8 @@ from backline.cli.console import AsJson, app, err, out
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure
-from backline.messages import MessageType, registry
-from backline.messages.secrets import encrypt_secrets, is_encrypted, parse_reference
+from backline.messages import registry
+from backline.messages.secrets import check_payload, encrypt_secrets
 from backline.outbox import queries
 from backline.outbox.submission import NewMessage, enqueue_many
 from backline.outbox.timeline import TimelineEvent, format_time
@@ -47,7 +47,7 @@ def send(
     kind = registry.get(type_name)
     recipient = kind.check_recipient(to)
     content = prompt_secrets(kind, parse_payload(kind, payload, fields or []))
-    _validate(kind, content)
+    check_payload(kind, content)
     encrypted = encrypt_secrets(kind, content, console.encryptor().encrypt) if kind.secret_fields else content
     message = NewMessage(
         type_name, recipient, encrypted, key, due_at=console.parse_time("--at", at),
@@ -85,17 +85,6 @@ def inspect(
         return
     for message in messages:
         _show(message, url)
-
-
-def _validate(kind: type[MessageType], content: dict[str, Any]) -> None:
-    """Validate by the type's model, with fake values for secrets that are references or encrypted."""
-    shown = dict(content)
-    for name in kind.secret_fields & set(content):
-        if isinstance(content[name], dict):
-            parse_reference(kind, name, content[name])
-        if isinstance(content[name], dict) or is_encrypted(content[name]):
-            shown[name] = kind.fake_secret(name)
-    kind.parse(shown)
 
 
 def _enqueue(message: NewMessage) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from backline.errors import InvalidInput
-from backline.messages import MessageType, spec
+from backline.messages.base import MessageType
+from backline.messages.rules import spec
 from backline.messages.secrets import REFERENCE_KEY, is_encrypted
 
 TypeName = Annotated[str, typer.Argument(metavar="TYPE", help="A message type; docs/messages.md lists them.")]

@@ -18,7 +18,8 @@ from backline.channels.sms import segments
 from backline.cli.console import AsJson, app, err, out, print_json
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload
 from backline.errors import InvalidInput
-from backline.messages import EmailMessage, MessageType, PushMessage, SmsMessage, registry, with_unsubscribe
+from backline.messages import registry, with_unsubscribe
+from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage
 from backline.messages.secrets import plaintext
 from backline.preferences.unsubscribe import link_for_token
 from backline.settings import settings

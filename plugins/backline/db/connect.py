@@ -79,10 +79,13 @@ Execute = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
 class Database:
     """One asynchronous connection in autocommit, opened on first use and reopened after it breaks.
 
-    A statement is retried for `retry_timeout` seconds, so it must be safe to run twice.
+    A statement is retried for `retry_timeout` seconds, so it must be safe to run twice. A function as `dsn` is called each time
+    it connects: the password may have changed.
     """
 
-    def __init__(self, dsn: str, *, name: str, retry_timeout: float = 20.0) -> None:
+    def __init__(
+        self, dsn: str | Callable[[], str | Awaitable[str]], *, name: str, retry_timeout: float = 20.0
+    ) -> None:
         self._dsn = dsn
         self._name = name
         self._retry_timeout = retry_timeout
@@ -122,8 +125,12 @@ class Database:
 
     async def _open(self) -> psycopg.AsyncConnection[DictRow]:
         if self._connection is None or self._connection.closed:
+            dsn = self._dsn if isinstance(self._dsn, str) else self._dsn()
             self._connection = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, row_factory=dict_row, application_name=f"backline {self._name}"[:63]
+                dsn if isinstance(dsn, str) else await dsn,
+                autocommit=True,
+                row_factory=dict_row,
+                application_name=f"backline {self._name}"[:63],
             )
             set_json_loads(from_json, self._connection)  # twice as fast as the standard library's
             self._planned_at = time.monotonic()

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backline.airflow_api import check_conf
-from backline.db.statements import statement
+from backline.audit_trail import Actor
 from backline.dead_letters.runs import AirflowRuns
 from backline.dead_letters.store import DeadLetterStore, Filter, Row
 from backline.errors import BacklineError, InvalidInput
 from backline.messages import registry
-from backline.outbox.submission import NewMessage, enqueue_many
+from backline.outbox.submission import NewMessage, enqueue_many, retry
 
 BULK_LIMIT = 10_000
 MAX_REASON_LENGTH = 500
@@ -73,7 +73,7 @@ def replay(
             store.close(closed, "replayed", by=by, reason=reason, replay_ref=reference)
         # Last, because what starts now must find the dead letters closed.
         if kind == "message" and edited is None:
-            _retry_message(store, letter)
+            retry(store.connection, letter["message_id"], Actor(by))
         elif kind == "import":
             if edited is not None:
                 raise InvalidInput("edited", "is not for a DAG file: edit the file, then replay without it")
@@ -165,14 +165,6 @@ def _note(letter: Row, by: str, reason: str | None, *, more: int) -> str:
     others = f" and {more} more" if more else ""
     note = f"Replay of dead letter {letter['id']}{others}: {letter['name']}/{letter['run_id']}{item}, by {by}"
     return f"{note} ({reason})" if reason else note
-
-
-def _retry_message(store: DeadLetterStore, letter: Row) -> None:
-    if not store.connection.execute(statement("outbox", "message_retry"), {"id": letter["message_id"]}).fetchall():
-        raise InvalidInput(
-            "id", f"message {letter['message_id']} cannot be retried unchanged: it is not dead any more, it has expired, "
-            "or its secret fields are erased; replay it edited",
-        )  # fmt: skip
 
 
 def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any]) -> str:

@@ -9,25 +9,6 @@ from backline.channels.base import EmailContent, Message, PushContent, WebhookCo
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage, WebhookMessage
-from backline.messages.rules import spec
-from backline.messages.run_conf import Options, split_conf
-
-__all__ = [
-    "EmailMessage",
-    "MessageType",
-    "Options",
-    "PushMessage",
-    "SmsMessage",
-    "WebhookMessage",
-    "registry",
-    "render_email",
-    "render_push",
-    "render_sms",
-    "render_webhook",
-    "spec",
-    "split_conf",
-    "with_unsubscribe",
-]
 
 
 def render_email(message: Message) -> EmailContent:

@@ -1,6 +1,6 @@
 """The base classes of message types: one pydantic model per type, from which everything else about the type is derived.
 
-A type's class sets its channels and lanes (`lanes`), its payload fields, its secret fields, and how a payload becomes content.
+A type's class sets its payload fields, its secret fields, and how a payload becomes content; `register` names it and its lanes.
 The recipient is not part of the payload: in a DAG run's conf or an HTTP body it is the key `to` beside it.
 """
 
@@ -63,15 +63,15 @@ class MessageType(PayloadPart):
     max_attempts: ClassVar[int | None] = None
     """Maximum attempts, the first one included; None means the lane's setting."""
     example: ClassVar[Mapping[str, Any]] = {}
-    """A payload to show, with references for secret fields; `sample` has made-up values instead."""
+    """A payload to show in forms and docs, with references for secret fields; `sample` has made-up values instead. A field's own
+    `examples` are for what it lacks."""
     version: ClassVar[int] = 1
     """The version of the payload's fields. Raise it with each incompatible change, and let `upgrade` convert older payloads."""
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep `channels` in step with `lanes`."""
-        super().__pydantic_init_subclass__(**kwargs)
-        cls.channels = tuple(getattr(cls, "lanes", ()))
+    def declare(cls, name: str, lanes: Mapping[str, str]) -> None:
+        """Set the type's name and lanes: `registry.register` calls it."""
+        cls.type_name, cls.lanes, cls.channels = name, lanes, tuple(lanes)
 
     @classmethod
     def lane_for(cls, channel: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
@@ -15,30 +16,43 @@ T = TypeVar("T", bound=MessageType)
 _types: dict[str, type[MessageType]] = {}
 
 
-def register(kind: type[T]) -> type[T]:
-    """Class decorator: registers a type. ValueError for an invalid definition, which is a bug in the type."""
-    name = kind.type_name
-    if name in _types and _types[name] is not kind:
-        raise ValueError(f"message type {name!r} is defined twice: {_types[name].__qualname__}, {kind.__qualname__}")
-    if taken := RESERVED_KEYS & set(kind.model_fields):
-        raise ValueError(f"{name}: field {min(taken)!r} is a key beside the payload; give the field another name")
-    if unknown := kind.secret_fields - set(kind.model_fields):
-        raise ValueError(f"{name}: secret field {min(unknown)!r} is not a field of the payload")
+def register(name: str, **lanes: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: registers a type with a lane per channel, `@register("welcome", email="email.normal")`.
+
+    ValueError for an invalid definition, which is a bug in the type.
+    """
+
+    def decorate(kind: type[T]) -> type[T]:
+        kind.declare(name, lanes)
+        if name in _types and _types[name] is not kind:
+            both = f"{_types[name].__qualname__}, {kind.__qualname__}"
+            raise ValueError(f"message type {name!r} is defined twice: {both}")
+        if problem := _find_mistake(kind):
+            raise ValueError(f"{name}: {problem}")
+        _types[name] = kind
+        return kind
+
+    return decorate
+
+
+def _find_mistake(kind: type[MessageType]) -> str | None:
+    fields = set(kind.model_fields)
+    if taken := RESERVED_KEYS & fields:
+        return f"field {min(taken)!r} is a key beside the payload; give the field another name"
+    if unknown := kind.secret_fields - fields:
+        return f"secret field {min(unknown)!r} is not a field of the payload"
     if unknown := frozenset(kind.secret_references) - kind.secret_fields:
-        raise ValueError(f"{name}: secret_references names {min(unknown)!r}, which is not a secret field")
-    if kind.expiry_field not in {None, *kind.model_fields}:
-        raise ValueError(f"{name}: expiry_field {kind.expiry_field!r} is not a field of the payload")
+        return f"secret_references names {min(unknown)!r}, which is not a secret field"
+    if kind.expiry_field not in {None, *fields}:
+        return f"expiry_field {kind.expiry_field!r} is not a field of the payload"
     if not kind.lanes:
-        raise ValueError(f"{name}: no lanes")
-    for channel in set(kind.lanes) & set(CHANNEL_CLASSES):
-        if not issubclass(kind, base := CHANNEL_CLASSES[channel]):
-            raise ValueError(  # noqa: TRY004 - an invalid definition, as above
-                f"{name}: is sent over {channel}, so its class must be a subclass of {base.__name__}"
-            )
-    if "webhook" in kind.lanes and (name, len(kind.lanes)) != ("webhook", 1):
-        raise ValueError(f"{name}: events are sent as the type webhook, with an event type of their own")
-    _types[name] = kind
-    return kind
+        return "no lanes"
+    for channel in kind.lanes:
+        if not issubclass(kind, base := CHANNEL_CLASSES.get(channel, kind)):
+            return f"is sent over {channel}, so its class must be a subclass of {base.__name__}"
+    if "webhook" in kind.lanes and (kind.type_name, len(kind.lanes)) != ("webhook", 1):
+        return "events are sent as the type webhook, with an event type of their own"
+    return None
 
 
 def get(name: str) -> type[MessageType]:

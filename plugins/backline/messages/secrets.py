@@ -55,9 +55,7 @@ def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, An
     """Check that no secret is plaintext; InvalidInput names the field. Ciphertext and references are checked when sent."""
     for name in sorted(kind.secret_fields & set(payload)):
         value = payload[name]
-        if isinstance(value, Mapping):
-            parse_reference(kind, name, value)
-        elif value is not None and not is_encrypted(value):
+        if value is not None and not isinstance(value, Mapping) and not is_encrypted(value):
             raise InvalidInput(
                 name,
                 "is secret and must not be plaintext here; give Fernet text that your app encrypted"
@@ -67,7 +65,18 @@ def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, An
                     else ""
                 ),
             )
-    kind.parse(plaintext(kind, payload, kind.fake_secret))
+    check_payload(kind, payload)
+
+
+def check_payload(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
+    """Validate by the type's model, with made-up values for references and encrypted secrets; InvalidInput names the field."""
+    shown = dict(payload)
+    for name in kind.secret_fields & set(payload):
+        if isinstance(value := payload[name], Mapping):
+            parse_reference(kind, name, value)
+        if isinstance(value, Mapping) or is_encrypted(value):
+            shown[name] = kind.fake_secret(name)
+    kind.parse(shown)
 
 
 def plaintext(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -41,11 +41,11 @@ class FromTemplate(MessageType):
     )
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+    def declare(cls, name: str, lanes: Mapping[str, str]) -> None:
         """A type's template has its name, unless the payload names the template."""
-        super().__pydantic_init_subclass__(**kwargs)
-        if "type_name" in cls.__dict__ and "template" not in cls.model_fields:
-            cls.template_name = cls.__dict__.get("template_name", cls.type_name)
+        super().declare(name, lanes)
+        if "template" not in cls.model_fields:
+            cls.template_name = name
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """The template's name and variables: by default `template_name` and the payload's fields."""
@@ -86,14 +86,12 @@ class TemplatedSms(FromTemplate, SmsMessage):
 class PersonalMessage(TemplatedMessage):
     """An email that addresses a person by name."""
 
-    name: Name = Field(description="How to address the person.", examples=["Ann"])
+    name: Name = Field(description="How to address the person.")
 
 
 class DatedMessage(PersonalMessage):
     """An email with times, in the person's time zone."""
 
     zone: TimeZone | None = Field(
-        None,
-        description="Of the times in it, as in `Europe/Berlin`; the setting `templates.time_zone` when omitted.",
-        examples=["Europe/Berlin"],
+        None, description="Of the times in it, as in `Europe/Berlin`; the setting `templates.time_zone` when omitted."
     )

@@ -22,7 +22,8 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, FailureClass, InvalidInput, Misconfigured, RetryableError, UnknownFailure
-from backline.messages import MessageType, registry
+from backline.messages import registry
+from backline.messages.base import MessageType
 from backline.messages.secrets import Reference, is_encrypted, parse_reference
 from backline.outbox.store import LeasedMessage, Outcome
 from backline.settings import RetrySettings
@@ -151,9 +152,12 @@ class SecretResolver:
     """Decrypts secret fields, and looks references up with include/sql/identity.sql, over one connection."""
 
     def __init__(self, dsn: Callable[[], str], encryptor: Callable[[], Encryptor]) -> None:
-        self._dsn = dsn
         self._encryptor = encryptor
-        self._database: Database | None = None
+        self._database = Database(
+            lambda: make_conninfo(dsn(), connect_timeout=CONNECT_TIMEOUT_SECONDS),
+            name="secrets",
+            retry_timeout=RECONNECT_TIMEOUT_SECONDS,
+        )
 
     async def values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
         """The plaintext of a payload's secret fields; InvalidInput for a field whose secret cannot be obtained."""
@@ -169,9 +173,6 @@ class SecretResolver:
 
     async def _look_up(self, field: str, reference: Reference) -> str:
         """The secret, in plaintext or as Fernet text; InvalidInput for the field if there is none. DatabaseFailure."""
-        if self._database is None:
-            dsn = make_conninfo(self._dsn(), connect_timeout=CONNECT_TIMEOUT_SECONDS)
-            self._database = Database(dsn, name="secrets", retry_timeout=RECONNECT_TIMEOUT_SECONDS)
         try:
             # The id is passed as text: the statement casts it.
             rows = await self._database.fetch(statement("identity", reference.statement), {"id": str(reference.id)})
@@ -189,8 +190,7 @@ class SecretResolver:
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
-        if self._database is not None:
-            await self._database.close()
+        await self._database.close()
 
 
 def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:

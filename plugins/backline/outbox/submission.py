@@ -21,7 +21,8 @@ from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, InvalidInput, PermanentError
-from backline.messages import MessageType, recipients, registry
+from backline.messages import recipients, registry
+from backline.messages.base import MessageType
 from backline.settings import settings
 
 IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from threading import Lock
+from functools import lru_cache
 
 from fastapi import APIRouter
 
@@ -22,26 +22,6 @@ router = APIRouter(tags=["health"])
 CACHE_TTL_SECONDS = 1.0
 
 
-class Readiness:
-    """Whether the database is reachable and migrated; checked at most once a second."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._checked_at = float("-inf")
-        self._ready = False
-
-    def check(self, database: Connections) -> bool:
-        """The result of the last second, or a new one."""
-        with self._lock:
-            if time.monotonic() - self._checked_at > CACHE_TTL_SECONDS:
-                self._ready = _is_ready(database)
-                self._checked_at = time.monotonic()
-            return self._ready
-
-
-_readiness = Readiness()
-
-
 @router.get("/livez", **public_route("Whether the process is alive", schemas.Status))
 async def livez() -> schemas.Status:
     """Responds as long as the process is alive; checks nothing else."""
@@ -51,12 +31,18 @@ async def livez() -> schemas.Status:
 @router.get("/readyz", **public_route("Whether it can serve requests", schemas.Status))
 def readyz(database: Database) -> schemas.Status:
     """The database is reachable and migrated; 503 if not."""
-    if not _readiness.check(database):
+    if not _check_once(database, int(time.monotonic() / CACHE_TTL_SECONDS)):
         raise ApiError(503, "Not ready")
     return schemas.Status()
 
 
-def _is_ready(database: Connections) -> bool:
+@lru_cache(maxsize=1)
+def _check_once(database: Connections, period: int) -> bool:  # noqa: ARG001 - the cache's key
+    return is_ready(database)
+
+
+def is_ready(database: Connections) -> bool:
+    """Whether the database is reachable and migrated; the log has the reason if not."""
     try:
         with database.transaction() as connection:
             applied = connection.execute(statement("messages", "schema_version")).fetchall()[0]["number"]

@@ -9,6 +9,7 @@ import pytest
 from backline.dead_letters.actions import BulkReport, discard, discard_bulk, replay, replay_bulk
 from backline.dead_letters.store import DeadLetterStore, Filter
 from backline.errors import InvalidInput, NetworkFailure
+from backline.outbox.submission import InvalidStateTransition
 from tests.integration.dead_letters.support import (
     FakeAirflow,
     all_dead_letters,
@@ -109,7 +110,7 @@ def test_a_message_that_has_expired_is_refused(outbox: Outbox, store: DeadLetter
     message_id = make_dead_message(outbox)
     outbox.sql("UPDATE backline.message SET expires_at = now() - interval '1 s' WHERE id = %s", message_id)
     [letter] = all_dead_letters(store)
-    with pytest.raises(InvalidInput, match="it has expired"):
+    with pytest.raises(InvalidStateTransition, match="expired at"):
         replay(store, airflow, letter["id"], by="ann")
     assert store.get(letter["id"])["state"] == "open"
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, note
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from backline.messages import MessageType
+from backline.messages.base import MessageType
 from backline.messages.recipients import EXAMPLES as EXAMPLES_BY_CHANNEL
 from backline.messages.registry import all_types
 from tests.integration.outbox.support import Outbox

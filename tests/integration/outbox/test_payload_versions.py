@@ -39,20 +39,19 @@ Deploy = Callable[..., None]
 class Invitation(EmailMessage):
     """Version 1."""
 
-    type_name: ClassVar[str] = "invitation"
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset()
 
     title: TEXT
     about: TEXT | None = None
 
 
+Invitation.declare("invitation", {"email": "email.normal"})
+
+
 class NewInvitation(EmailMessage):
     """Version 2: `title` is `subject`, `about` is `topic`, and `size` is required."""
 
-    type_name: ClassVar[str] = "invitation"
     version: ClassVar[int] = 2
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset()
 
     subject: TEXT
@@ -68,22 +67,24 @@ class NewInvitation(EmailMessage):
         return {"subject": payload["title"], "size": from_version, "topic": payload.get("about")}
 
 
+NewInvitation.declare("invitation", {"email": "email.normal"})
+
+
 class SecretInvitation(EmailMessage):
     """Version 1, with a secret."""
 
-    type_name: ClassVar[str] = "secret_invitation"
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
 
     code: TEXT
 
 
+SecretInvitation.declare("secret_invitation", {"email": "email.normal"})
+
+
 class NewSecretInvitation(EmailMessage):
     """Version 2: the secret has another name."""
 
-    type_name: ClassVar[str] = "secret_invitation"
     version: ClassVar[int] = 2
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"password"})
 
     password: TEXT
@@ -91,6 +92,9 @@ class NewSecretInvitation(EmailMessage):
     @classmethod
     def upgrade(cls, payload: Mapping[str, Any], from_version: int) -> Mapping[str, Any]:  # noqa: ARG003
         return {"password": payload["code"]}
+
+
+NewSecretInvitation.declare("secret_invitation", {"email": "email.normal"})
 
 
 class RecordingChannel:

@@ -238,7 +238,7 @@ def test_types_without_secrets_open_no_connection(outbox: Outbox, mail: Catcher,
     made = outbox.enqueue(type="urgent_email", payload='{"context": {"title": "Down", "summary": "db-1"}}')
     drain(outbox, mail, lookup)
     assert outbox.message(made)["state"] == "sent"
-    assert lookup._database is None
+    assert lookup._database._connection is None
 
 
 def test_a_run_that_sends_resolves_too(

@@ -185,18 +185,14 @@ def test_readiness_follows_the_database(make_api: Callable[..., Api], database: 
     from backline.web import health
 
     ready = make_api(database)
-    assert health.Readiness().check(ready.app.state.connections)
+    assert health.is_ready(ready.app.state.connections)
     with psycopg.connect(database) as connection:
         connection.execute("DELETE FROM backline.migration WHERE number = (SELECT max(number) FROM backline.migration)")
-    assert not health.Readiness().check(ready.app.state.connections)
-    assert not health.Readiness().check(make_api(empty_database).app.state.connections)
+    assert not health.is_ready(ready.app.state.connections)
+    assert not health.is_ready(make_api(empty_database).app.state.connections)
 
 
 def test_readyz_gives_no_details(make_api: Callable[..., Api], empty_database: str) -> None:
-    from backline.web import health
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(health, "_readiness", health.Readiness())
-        answer = make_api(empty_database).get(f"{PREFIX}/readyz", None)
+    answer = make_api(empty_database).get(f"{PREFIX}/readyz", None)
     assert answer.status_code == 503
     assert answer.json()["detail"] == "Not ready"

@@ -11,8 +11,10 @@ from airflow.sdk.exceptions import ParamValidationError
 from pydantic import Field
 
 from backline.airflow.params import params_for
-from backline.messages import MessageType, registry, split_conf
+from backline.messages import registry
+from backline.messages.base import MessageType
 from backline.messages.recipients import EXAMPLES
+from backline.messages.run_conf import split_conf
 from backline.messages.secrets import check_no_plaintext_secrets
 
 TYPES = registry.all_types()
@@ -21,13 +23,14 @@ TYPES = registry.all_types()
 class Choice(MessageType):
     """A type made up for these tests."""
 
-    type_name: ClassVar[str] = "choice"
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
     secret_references: ClassVar = {"code": ("mfa_code",)}
 
     level: Literal["low", "high"] = Field("low", title="Level")
     code: str = Field(max_length=6, title="Code", examples=["123456"])
+
+
+Choice.declare("choice", {"email": "email.normal"})
 
 
 def validated(kind: type[MessageType], conf: dict[str, Any]) -> dict[str, Any]:
@@ -109,8 +112,9 @@ def test_an_enum_is_a_choice_and_a_secret_is_never_asked_for_as_plaintext() -> N
 
 def test_a_secret_that_takes_no_reference_is_text_only() -> None:
     class EncryptedChoice(Choice):
-        type_name: ClassVar[str] = "encrypted"
         secret_references: ClassVar = {}
+
+    EncryptedChoice.declare("encrypted", Choice.lanes)
 
     assert params_for(EncryptedChoice)["code"].schema["type"] == "string"
 

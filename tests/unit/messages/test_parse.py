@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from backline.errors import InvalidInput
-from backline.messages import MessageType, registry
+from backline.messages import registry
+from backline.messages.base import MessageType
 from backline.messages.secrets import check_no_plaintext_secrets
 
 BODY = {"subject": "Hello", "text": "Hi"}

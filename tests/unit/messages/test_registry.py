@@ -10,7 +10,8 @@ import pytest
 
 from backline.channels.base import EmailContent
 from backline.errors import InvalidInput
-from backline.messages import EmailMessage, MessageType, WebhookMessage, registry, types
+from backline.messages import registry, types
+from backline.messages.base import EmailMessage, MessageType, WebhookMessage
 from backline.messages.types import MODULES
 from backline.settings import ROOT
 
@@ -18,14 +19,15 @@ from backline.settings import ROOT
 class Greeting(EmailMessage):
     """A type made up for these tests."""
 
-    type_name: ClassVar[str] = "greeting"
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"word"})
 
     word: str
 
     def email(self) -> EmailContent:
         return EmailContent(subject=self.word, text=self.word)
+
+
+Greeting.declare("greeting", {"email": "email.normal"})
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +98,7 @@ def test_an_unknown_type_lists_the_known_ones() -> None:
 
 
 def test_a_registered_type_is_found_and_knows_its_channels() -> None:
-    registry.register(Greeting)
+    registry.register("greeting", email="email.normal")(Greeting)
     assert registry.get("greeting") is Greeting
     assert Greeting.channels == ("email",)
     with pytest.raises(InvalidInput, match="its channels: email"):
@@ -104,46 +106,42 @@ def test_a_registered_type_is_found_and_knows_its_channels() -> None:
 
 
 def test_two_types_of_one_name_are_refused() -> None:
-    registry.register(Greeting)
+    registry.register("greeting", email="email.normal")(Greeting)
     twin = type("Twin", (Greeting,), {"__module__": __name__})
     with pytest.raises(ValueError, match="'greeting' is defined twice"):
-        registry.register(twin)
+        registry.register("greeting", email="email.normal")(twin)
 
 
 def test_a_field_named_like_a_key_beside_the_payload_is_refused() -> None:
     class Addressed(Greeting):
-        type_name: ClassVar[str] = "addressed"
         to: str
 
     with pytest.raises(ValueError, match="'to' is a key beside the payload"):
-        registry.register(Addressed)
+        registry.register("addressed", email="email.normal")(Addressed)
 
 
 def test_a_secret_that_is_not_a_field_is_refused() -> None:
     class Keeper(Greeting):
-        type_name: ClassVar[str] = "keeper"
         secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
 
     with pytest.raises(ValueError, match="secret field 'token'"):
-        registry.register(Keeper)
+        registry.register("keeper", email="email.normal")(Keeper)
 
 
 def test_a_reference_for_a_field_that_is_not_secret_is_refused() -> None:
     class Loose(Greeting):
-        type_name: ClassVar[str] = "loose"
         secret_references: ClassVar = {"name": ("password_reset_token",)}
 
     with pytest.raises(ValueError, match="secret_references names 'name'"):
-        registry.register(Loose)
+        registry.register("loose", email="email.normal")(Loose)
 
 
 def test_an_expiry_that_is_not_a_field_is_refused() -> None:
     class Late(Greeting):
-        type_name: ClassVar[str] = "late"
         expiry_field: ClassVar[str | None] = "until"
 
     with pytest.raises(ValueError, match="expiry_field 'until' is not a field"):
-        registry.register(Late)
+        registry.register("late", email="email.normal")(Late)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +150,10 @@ def test_an_expiry_that_is_not_a_field_is_refused() -> None:
 )
 def test_a_type_must_subclass_its_channels_class(channel: str, wanted: str) -> None:
     class Mute(MessageType):
-        type_name: ClassVar[str] = "mute"
-        lanes: ClassVar = {channel: f"{channel}.normal"}
+        """A type without content."""
 
     with pytest.raises(ValueError, match=f"is sent over {channel}, so its class must be a subclass of {wanted}"):
-        registry.register(Mute)
+        registry.register("mute", **{channel: f"{channel}.normal"})(Mute)
 
 
 def test_errors_of_a_secret_field_do_not_contain_its_value() -> None:
@@ -168,8 +165,9 @@ def test_errors_of_a_secret_field_do_not_contain_its_value() -> None:
         raise ValueError(f"{text} is too easy to guess")
 
     class Code(Greeting):
-        type_name: ClassVar[str] = "code"
         word: Annotated[str, AfterValidator(refuse)]
+
+    Code.declare("code", Greeting.lanes)
 
     with pytest.raises(InvalidInput) as caught:
         Code.parse({"word": "s3cret-value"})
@@ -179,8 +177,7 @@ def test_errors_of_a_secret_field_do_not_contain_its_value() -> None:
 
 def test_no_other_type_goes_by_webhook() -> None:
     class Paid(WebhookMessage):
-        type_name: ClassVar[str] = "paid"
-        lanes: ClassVar = {"webhook": "webhook.normal"}
+        """An event with a type of its own."""
 
     with pytest.raises(ValueError, match="events are sent as the type webhook"):
-        registry.register(Paid)
+        registry.register("paid", webhook="webhook.normal")(Paid)

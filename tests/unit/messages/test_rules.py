@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from backline.errors import InvalidInput
-from backline.messages import MessageType, registry, spec
+from backline.messages import registry
+from backline.messages.base import MessageType
+from backline.messages.rules import spec
 
 TYPES = registry.all_types()
 
@@ -21,8 +23,6 @@ TYPES = registry.all_types()
 class Every(MessageType):
     """A type made up for these tests, with every rule that a field can have."""
 
-    type_name: ClassVar[str] = "every"
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
     max_attempts: ClassVar[int | None] = 2
     example: ClassVar = {"code": {"$ref": "mfa_code", "id": 1}, "level": "low", "count": 1}
@@ -36,6 +36,9 @@ class Every(MessageType):
     what: str | int | None = None
     note: str | None = Field(None, min_length=2, max_length=5)
     extra: dict[str, str] | None = Field(None, max_length=2)
+
+
+Every.declare("every", {"email": "email.normal"})
 
 
 ALL: list[type[MessageType]] = [*TYPES, Every]

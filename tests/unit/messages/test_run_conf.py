@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from backline.errors import InvalidInput
-from backline.messages import Options, registry, split_conf
+from backline.messages import registry
+from backline.messages.run_conf import Options, split_conf
 
 WELCOME = registry.get("welcome")
 

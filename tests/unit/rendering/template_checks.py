@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin
 from jinja2 import TemplateError
 
 from backline.errors import BacklineError
-from backline.messages import MessageType, registry
+from backline.messages import registry
+from backline.messages.base import MessageType
 from backline.messages.templated import TemplatedMessage
 from backline.rendering import catalog
 from backline.rendering.settings import TemplateSettings

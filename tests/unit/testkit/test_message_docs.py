@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from backline.errors import FailureClass
-from backline.messages import registry, split_conf
+from backline.messages import registry
+from backline.messages.run_conf import split_conf
 from backline.messages.secrets import check_no_plaintext_secrets
 from backline.rendering import catalog
 from testkit import message_docs

@@ -34,8 +34,6 @@ class NamedPart(Part):
 class Before(EmailMessage):
     """The type as it was."""
 
-    type_name: ClassVar[str] = "invitation"
-    lanes: ClassVar = {"email": "email.normal"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
     example: ClassVar = {"title": "Party", "code": "made-up", "size": 3, "parts": [{"label": "a"}]}
 
@@ -49,6 +47,9 @@ class Before(EmailMessage):
     extra: dict[str, str] | None = None
 
 
+Before.declare("invitation", {"email": "email.normal"})
+
+
 def changed(fields: Mapping[str, tuple[Any, Any]] | None = None, /, **attributes: Any) -> type[MessageType]:
     """The type with other fields or class variables."""
     annotations = {name: kind for name, (kind, _) in (fields or {}).items()}
@@ -57,6 +58,7 @@ def changed(fields: Mapping[str, tuple[Any, Any]] | None = None, /, **attributes
         annotations[name] = ClassVar[type(value)]
     body = {"__annotations__": annotations, "__module__": __name__, **defaults, **attributes}
     made: type[MessageType] = type("After", (Before,), body)
+    made.declare("invitation", attributes.get("lanes", Before.lanes))
     return made
 
 
@@ -98,11 +100,11 @@ def test_an_incompatible_change_is_refused(fields: Mapping[str, tuple[Any, Any]]
 
 def test_a_removed_field_is_refused(file: Path) -> None:
     class After(EmailMessage):
-        type_name: ClassVar[str] = "invitation"
-        lanes: ClassVar = Before.lanes
         secret_fields: ClassVar[frozenset[str]] = Before.secret_fields
         title: SHORT
         code: str
+
+    After.declare("invitation", Before.lanes)
 
     [*_, last] = check([After], file)
     assert "field tags was removed" in last
@@ -155,9 +157,7 @@ def test_descriptions_and_defaults_are_not_compared(file: Path) -> None:
 class Renamed(EmailMessage):
     """The next version: `title` is `subject`, and `size` is required."""
 
-    type_name: ClassVar[str] = "invitation"
     version: ClassVar[int] = 2
-    lanes: ClassVar = Before.lanes
     secret_fields: ClassVar[frozenset[str]] = Before.secret_fields
     example: ClassVar = {"subject": "Party", "code": "made-up", "size": 3}
 
@@ -169,6 +169,9 @@ class Renamed(EmailMessage):
     def upgrade(cls, payload: Mapping[str, Any], from_version: int) -> Mapping[str, Any]:
         assert from_version == 1
         return {"subject": payload["title"], "code": payload["code"], "size": payload.get("size", 0)}
+
+
+Renamed.declare("invitation", Before.lanes)
 
 
 def test_a_raised_version_needs_an_upgrade(file: Path) -> None:
@@ -193,7 +196,9 @@ def test_an_upgrade_must_handle_optional_fields_that_are_missing(file: Path) -> 
 
 def test_a_removed_channel_has_no_upgrade(file: Path) -> None:
     class ByText(Renamed):
-        lanes: ClassVar = {"sms": "sms.normal"}
+        """By SMS only."""
+
+    ByText.declare(Renamed.type_name, {"sms": "sms.normal"})
 
     [problem] = check([ByText], file)
     assert "the type is no longer sent over email" in problem
@@ -213,7 +218,9 @@ def test_a_version_is_never_lowered(file: Path) -> None:
 
 def test_a_removed_type_is_reported_and_a_new_one_is_added(file: Path) -> None:
     class Other(Before):
-        type_name: ClassVar[str] = "other"
+        """Another type."""
+
+    Other.declare("other", Before.lanes)
 
     assert check([Other], file)[0].startswith("invitation: was removed; delete its entry")
     assert write([Before, Other], file) == []

@@ -162,13 +162,12 @@ class DeviceStore:
     """Users' devices, by `push_tokens` and `push_token_remove` of include/sql/identity.sql; raises DatabaseFailure."""
 
     def __init__(self, dsn: Callable[[], str]) -> None:
-        self._dsn = dsn
-        self._database: Database | None = None
+        self._database = Database(dsn, name="push devices", retry_timeout=5.0)
 
     async def list_tokens(self, user_id: str) -> list[str]:
         """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
         try:
-            rows = await self._get_database().fetch(statement("identity", "push_tokens"), {"id": user_id})
+            rows = await self._database.fetch(statement("identity", "push_tokens"), {"id": user_id})
         except errors.Misconfigured as exc:
             if isinstance(exc.__cause__, psycopg.DataError):
                 raise errors.InvalidInput(
@@ -179,17 +178,11 @@ class DeviceStore:
 
     async def remove(self, token: str, reason: str) -> None:
         """Remove a device that no longer exists; does nothing if it was removed already."""
-        await self._get_database().fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
+        await self._database.fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
 
     async def close(self) -> None:
         """Close the connection; the next use reopens it. Never raises."""
-        if self._database is not None:
-            await self._database.close()
-
-    def _get_database(self) -> Database:
-        if self._database is None:
-            self._database = Database(self._dsn(), name="push devices", retry_timeout=5.0)
-        return self._database
+        await self._database.close()
 
 
 def parse_response(response: HttpResponse, server: str) -> Receipt:

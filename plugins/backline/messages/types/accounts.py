@@ -17,15 +17,12 @@ from backline.settings import settings
 class TokenMessage(DatedMessage):
     """An email whose link, the setting in `[links]` of the type's name, contains a secret token; it expires with that."""
 
-    lanes: ClassVar = {"email": "email.urgent"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"token"})
     expiry_field: ClassVar[str | None] = "valid_until"
 
     token: Token = Field(description="Becomes part of the link.", examples=["Xk3vQ9-made-up-b7RzL2"])
     valid_until: Timestamp | None = Field(
-        None,
-        description="When the token expires; shown in the message, which is not sent after it.",
-        examples=["2030-01-31T12:00:00Z"],
+        None, description="When the token expires; shown in the message, which is not sent after it."
     )
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
@@ -36,11 +33,10 @@ class TokenMessage(DatedMessage):
         return name, context
 
 
-@register
+@register("password_reset", email="email.urgent")
 class PasswordReset(TokenMessage):
     """A link to set a new password."""
 
-    type_name: ClassVar[str] = "password_reset"
     secret_references: ClassVar = {"token": ("password_reset_token",)}
     example: ClassVar = {
         "name": "Ann", "token": {"$ref": "password_reset_token", "id": 17}, "valid_until": "2030-01-31T12:00:00Z",
@@ -52,11 +48,10 @@ class PasswordReset(TokenMessage):
     )
 
 
-@register
+@register("account_verification", email="email.urgent")
 class AccountVerification(TokenMessage):
     """A link that verifies an email address."""
 
-    type_name: ClassVar[str] = "account_verification"
     secret_references: ClassVar = {"token": ("email_verification_token",)}
     example: ClassVar = {
         "name": "Ann", "token": {"$ref": "email_verification_token", "id": 18}, "valid_until": "2030-01-31T12:00:00Z",
@@ -64,12 +59,10 @@ class AccountVerification(TokenMessage):
     }  # fmt: skip
 
 
-@register
+@register("security_alert", email="email.urgent")
 class SecurityAlert(DatedMessage):
     """Notifies a person of an event in their account, and what to do if it was not them."""
 
-    type_name: ClassVar[str] = "security_alert"
-    lanes: ClassVar = {"email": "email.urgent"}
     example: ClassVar = {
         "name": "Ann", "event": "new_sign_in", "occurred_at": "2026-03-01T18:30:00Z", "device": "Chrome on Windows",
         "location": "Lisbon, Portugal", "ip_address": "203.0.113.7",
@@ -79,21 +72,17 @@ class SecurityAlert(DatedMessage):
     event: Literal[
         "new_sign_in", "password_changed", "email_changed", "mfa_disabled", "account_locked", "unusual_activity"
     ] = Field(description="What happened.")
-    occurred_at: Timestamp = Field(description="When.", examples=["2026-03-01T18:30:00Z"])
-    secure_url: HttpsUrl = Field(
-        description="Where to secure the account.", examples=["https://shop.example/account/security"]
-    )
-    device: Line | None = Field(None, description="As in Chrome on Windows.")
+    occurred_at: Timestamp = Field(description="When.")
+    secure_url: HttpsUrl = Field(description="Where to secure the account.")
+    device: Line | None = Field(None, description="Browser and system.")
     location: Line | None = Field(None, description="City and country, as far as they are known.")
     ip_address: Annotated[Line, Field(max_length=45)] | None = Field(None, description="Where it came from.")
 
 
-@register
+@register("security_alert_admin", email="email.urgent")
 class SecurityAlertAdmin(TemplatedMessage):
     """Notifies an admin of an anomaly in an account, with the reasons."""
 
-    type_name: ClassVar[str] = "security_alert_admin"
-    lanes: ClassVar = {"email": "email.urgent"}
     example: ClassVar = {
         "anomaly": "brute_force", "severity": "high", "account": "ann@shop.example", "score": 87,
         "explanation": "412 failed sign-ins from 3 addresses in 10 minutes; this account has had 2 a week so far.",
@@ -106,14 +95,12 @@ class SecurityAlertAdmin(TemplatedMessage):
         description="Its kind."
     )
     severity: Literal["low", "medium", "high", "critical"] = Field(description="How bad it is.")
-    account: Name = Field(description="The affected account.", examples=["ann@shop.example"])
+    account: Name = Field(description="The affected account.")
     explanation: Paragraph = Field(description="Why it counts as an anomaly.")
-    occurred_at: Timestamp = Field(description="When.", examples=["2026-03-01T18:30:00Z"])
+    occurred_at: Timestamp = Field(description="When.")
     review_url: WebUrl = Field(description="Where to review it.")
     score: int | None = Field(None, ge=0, le=100, description="Of 100.")
-    evidence: dict[str, Line] | None = Field(
-        None, max_length=20, description="Names and values to show.", examples=[{"Successful": "none"}]
-    )
+    evidence: dict[str, Line] | None = Field(None, max_length=20, description="Names and values to show.")
     zone: TimeZone | None = Field(
         None, description="Of the time in it; the setting `templates.time_zone` when omitted."
     )

@@ -26,9 +26,9 @@ from backline.messages.templated import DatedMessage, PersonalMessage, Templated
 from backline.validation_errors import field_error
 
 DocumentNumber = Annotated[Line, Field(max_length=60)]
-ORDER = Field(description="Its number, as the customer knows it.", examples=["1042"])
-ORDER_URL = Field(description="The order's page.", examples=["https://shop.example/orders/1042"])
-CURRENCY = Field(description="Of all amounts, as its ISO 4217 code.", examples=["EUR"])
+ORDER = Field(description="Its number, as the customer knows it.")
+ORDER_URL = Field(description="The order's page.")
+CURRENCY = Field(description="Of all amounts, as its ISO 4217 code.")
 ADDRESS = ["Ann Example", "1 High Street", "10115 Berlin", "Germany"]
 
 
@@ -45,12 +45,10 @@ class OrderLine(Item):
     unit_price: MinorUnits
 
 
-@register
+@register("order_confirmation", email="email.normal", sms="sms.normal")
 class OrderConfirmation(DatedMessage, TemplatedSms):
     """Confirms an order: its lines, its total and the delivery address."""
 
-    type_name: ClassVar[str] = "order_confirmation"
-    lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
     example: ClassVar = {
         "name": "Ann", "order": "1042", "placed_at": "2026-03-01T18:30:00Z",
         "lines": [
@@ -62,7 +60,7 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
     }  # fmt: skip
 
     order: DocumentNumber = ORDER
-    placed_at: Timestamp = Field(description="When it was ordered.", examples=["2026-03-01T18:30:00Z"])
+    placed_at: Timestamp = Field(description="When it was ordered.")
     lines: tuple[OrderLine, ...] = Field(
         min_length=1,
         max_length=100,
@@ -70,21 +68,19 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
         examples=[[{"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890}]],
     )
     currency: Currency = CURRENCY
-    total: MinorUnits = Field(description="To pay, in the currency's smallest unit (cents).", examples=[7280])
+    total: MinorUnits = Field(description="To pay, in the currency's smallest unit (cents).")
     order_url: WebUrl = ORDER_URL
     shipping: MinorUnits | None = Field(None, description="Its price; 0 is shown as free.")
     discount: MinorUnits | None = Field(None, description="The amount deducted.")
     tax: MinorUnits | None = Field(None, description="Included in the total.")
-    delivery_address: Lines | None = Field(None, description="As on a label, one line each.", examples=[ADDRESS])
-    estimated_delivery: Day | None = Field(None, description="The day.", examples=["2026-03-05"])
+    delivery_address: Lines | None = Field(None, description="As on a label, one line each.")
+    estimated_delivery: Day | None = Field(None, description="The day.")
 
 
-@register
+@register("order_status", email="email.normal")
 class OrderStatus(PersonalMessage):
     """Notifies the customer of an order's new status; each status has its own text."""
 
-    type_name: ClassVar[str] = "order_status"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Ann", "order": "1042", "status": "in_production", "estimated_delivery": "2026-03-05",
         "note": "The blue glaze takes a day longer than the white one.",
@@ -109,12 +105,10 @@ class OrderStatus(PersonalMessage):
     note: Paragraph | None = Field(None, description="Further text of your own.")
 
 
-@register
+@register("order_shipped", email="email.normal", sms="sms.normal")
 class OrderShipped(PersonalMessage, TemplatedSms):
     """Notifies the customer that the parcel was shipped, with a tracking link."""
 
-    type_name: ClassVar[str] = "order_shipped"
-    lanes: ClassVar = {"email": "email.normal", "sms": "sms.normal"}
     example: ClassVar = {
         "name": "Ann", "order": "1042", "carrier": "Parcel Post", "tracking_number": "PP 4711 0815 99",
         "tracking_url": "https://carrier.example/track/4711081599",
@@ -123,28 +117,20 @@ class OrderShipped(PersonalMessage, TemplatedSms):
     }  # fmt: skip
 
     order: DocumentNumber = ORDER
-    carrier: Name = Field(description="Who delivers it.", examples=["Parcel Post"])
-    tracking_url: HttpsUrl = Field(
-        description="Where the parcel can be tracked; https only.",
-        examples=["https://carrier.example/track/4711081599"],
-    )
+    carrier: Name = Field(description="Who delivers it.")
+    tracking_url: HttpsUrl = Field(description="Where the parcel can be tracked; https only.")
     tracking_number: DocumentNumber | None = Field(None, description="The carrier's.")
     items: tuple[Item, ...] | None = Field(
-        None,
-        max_length=100,
-        description="What is in the parcel: each with `description` and `quantity` (default 1).",
-        examples=[[{"description": "Coffee beans, 1 kg"}]],
+        None, max_length=100, description="What is in the parcel: each with `description` and `quantity` (default 1)."
     )
     estimated_delivery: Day | None = Field(None, description="The day.")
-    delivery_address: Lines | None = Field(None, description="As on a label, one line each.", examples=[ADDRESS])
+    delivery_address: Lines | None = Field(None, description="As on a label, one line each.")
 
 
-@register
+@register("order_reminder", email="email.normal")
 class OrderReminder(PersonalMessage):
     """Reminds the customer of an open step of an order, or asks for a review."""
 
-    type_name: ClassVar[str] = "order_reminder"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Ann", "order": "1042", "stage": "payment_due", "due_on": "2026-03-08", "amount": 7280,
         "currency": "EUR", "order_url": "https://shop.example/orders/1042",
@@ -155,9 +141,9 @@ class OrderReminder(PersonalMessage):
         description="What the order waits for."
     )
     order_url: WebUrl = ORDER_URL
-    due_on: Day | None = Field(None, description="The deadline.", examples=["2026-03-08"])
+    due_on: Day | None = Field(None, description="The deadline.")
     amount: MinorUnits | None = Field(None, description="To pay, in the currency's smallest unit (cents).")
-    currency: Currency | None = Field(None, description="Of the amount, as its ISO 4217 code.", examples=["EUR"])
+    currency: Currency | None = Field(None, description="Of the amount, as its ISO 4217 code.")
 
     @model_validator(mode="after")
     def _amount_has_a_currency(self) -> Self:
@@ -166,28 +152,24 @@ class OrderReminder(PersonalMessage):
         return self
 
 
-@register
+@register("payment_receipt", email="email.normal")
 class PaymentReceipt(DatedMessage):
     """Confirms a payment, with the invoice attached."""
 
-    type_name: ClassVar[str] = "payment_receipt"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Ann", "what": "Order 1042", "receipt": "R-2026-0311", "paid_at": "2026-03-01T18:31:00Z",
         "amount": 7280, "currency": "EUR", "method": "Visa ending in 4242",
         "invoice": {"path": "samples/invoice.pdf", "filename": "Invoice R-2026-0311.pdf"}, "zone": "Europe/Berlin",
     }  # fmt: skip
 
-    what: Name = Field(description="What was paid for.", examples=["Order 1042"])
-    paid_at: Timestamp = Field(description="When.", examples=["2026-03-01T18:31:00Z"])
-    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).", examples=[7280])
+    what: Name = Field(description="What was paid for.")
+    paid_at: Timestamp = Field(description="When.")
+    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).")
     currency: Currency = CURRENCY
     receipt: DocumentNumber | None = Field(None, description="Its number.")
-    method: Name | None = Field(None, description="As in Visa ending in 4242.")
+    method: Name | None = Field(None, description="The card or account, as the customer knows it.")
     invoice: PdfAttachment | None = Field(
-        None,
-        description="A PDF: by `path` under the allowed folder, or by `filename` with `content_base64`.",
-        examples=[{"path": "samples/invoice.pdf"}],
+        None, description="A PDF: by `path` under the allowed folder, or by `filename` with `content_base64`."
     )
 
     def email(self) -> EmailContent:
@@ -201,19 +183,17 @@ class PaymentReceipt(DatedMessage):
         return name, {**context, "invoice": self.invoice and self.invoice.display_name}
 
 
-@register
+@register("payment_failed", email="email.urgent")
 class PaymentFailed(PersonalMessage):
     """Notifies the customer that a payment failed, why, and how to fix it."""
 
-    type_name: ClassVar[str] = "payment_failed"
-    lanes: ClassVar = {"email": "email.urgent"}
     example: ClassVar = {
         "name": "Ann", "what": "Order 1042", "amount": 7280, "currency": "EUR", "reason": "card_expired",
         "method": "Visa ending in 4242", "fix_url": "https://shop.example/orders/1042/pay", "retry_on": "2026-03-04",
     }  # fmt: skip
 
-    what: Name = Field(description="What the payment is for.", examples=["Order 1042"])
-    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).", examples=[7280])
+    what: Name = Field(description="What the payment is for.")
+    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).")
     currency: Currency = CURRENCY
     reason: Literal[
         "card_declined",
@@ -223,31 +203,24 @@ class PaymentFailed(PersonalMessage):
         "provider_unavailable",
         "other",
     ] = Field(description="Why; each reason has its own advice.")
-    fix_url: HttpsUrl = Field(
-        description="Where it is paid, or the card changed; https only.",
-        examples=["https://shop.example/orders/1042/pay"],
-    )
-    method: Name | None = Field(None, description="As in Visa ending in 4242.")
+    fix_url: HttpsUrl = Field(description="Where it is paid, or the card changed; https only.")
+    method: Name | None = Field(None, description="The card or account, as the customer knows it.")
     retry_on: Day | None = Field(None, description="When the payment is retried automatically, if it is.")
 
 
-@register
+@register("subscription_renewal_reminder", email="email.normal")
 class SubscriptionRenewalReminder(PersonalMessage):
     """Reminds the customer a day ahead that a subscription renews, and of the price."""
 
-    type_name: ClassVar[str] = "subscription_renewal_reminder"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Ann", "product": "Coffee beans, 1 kg a month", "renews_on": "2026-03-02", "amount": 1890,
         "currency": "EUR", "method": "Visa ending in 4242",
         "manage_url": "https://shop.example/account/subscriptions",
     }  # fmt: skip
 
-    product: Name = Field(description="What renews.", examples=["Coffee beans, 1 kg a month"])
-    renews_on: Day = Field(description="The day.", examples=["2026-03-02"])
-    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).", examples=[1890])
+    product: Name = Field(description="What renews.")
+    renews_on: Day = Field(description="The day.")
+    amount: MinorUnits = Field(description="In the currency's smallest unit (cents).")
     currency: Currency = CURRENCY
-    manage_url: WebUrl = Field(
-        description="Where it is changed, paused or cancelled.", examples=["https://shop.example/account/subscriptions"]
-    )
+    manage_url: WebUrl = Field(description="Where it is changed, paused or cancelled.")
     method: Name | None = Field(None, description="The payment method.")

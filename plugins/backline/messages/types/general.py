@@ -32,15 +32,13 @@ TOPIC = Field(
 )
 
 
-@register
+@register("email", email="email.normal")
 class Email(EmailMessage):
     """An email with any subject and body."""
 
-    type_name: ClassVar[str] = "email"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {"subject": "Your order 1042", "text": "It is on its way."}
 
-    subject: Line = Field(description="One line.", examples=["Your order 1042"])
+    subject: Line = Field(description="One line.")
     text: LongText | None = Field(None, description="The plain text part; give it, or html, or both.")
     html: LongText | None = Field(None, description="The HTML part, sent as it is.")
     cc: Addresses | None = Field(None, description="Further recipients that all can see.")
@@ -74,23 +72,17 @@ class Email(EmailMessage):
         )
 
 
-@register
+@register("templated_email", email="email.normal")
 class TemplatedEmail(TemplatedMessage):
     """An email rendered from any template."""
 
-    type_name: ClassVar[str] = "templated_email"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "template": "notice",
         "context": {"heading": "We have moved", "paragraphs": ["Our new address is 1 High Street."]},
     }  # fmt: skip
 
     template: TemplateName = Field(description="The template's name.", examples=["notice"])
-    context: Variables = Field(
-        default_factory=dict,
-        description="The template's variables.",
-        examples=[{"heading": "We have moved", "paragraphs": ["Our new address is 1 High Street."]}],
-    )
+    context: Variables = Field(default_factory=dict, description="The template's variables.")
     cc: Addresses | None = Field(None, description="Further recipients that all can see.")
     reply_to: Address | None = Field(None, description="Where answers go.")
     topic: Topic | None = TOPIC
@@ -108,32 +100,19 @@ class TemplatedEmail(TemplatedMessage):
         return EmailContent(*self.rendered(), cc=self.cc or (), reply_to=self.reply_to)
 
 
-@register
+@register("urgent_email", email="email.urgent")
 class UrgentEmail(TemplatedEmail):
     """A templated_email on the urgent lane, so that it does not wait behind bulk mail."""
 
-    type_name: ClassVar[str] = "urgent_email"
-    lanes: ClassVar = {"email": "email.urgent"}
     example: ClassVar = {"context": {"title": "Disk almost full on db-1", "summary": "Only 4 % is left."}}
 
     template: TemplateName = Field("system_alert", description="The template's name.", examples=["system_alert"])
-    context: Variables = Field(
-        default_factory=dict,
-        description="The template's variables.",
-        examples=[{"title": "Disk almost full", "summary": "db-1 has 4 % left.", "severity": "critical"}],
-    )
 
 
-@register
+@register("welcome", email="email.normal")
 class Welcome(PersonalMessage):
     """Welcomes a new account."""
 
-    type_name: ClassVar[str] = "welcome"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {"name": "Ann", "login_url": "https://shop.example/login"}
 
-    login_url: WebUrl | None = Field(
-        None,
-        description="Where the button leads; the product's own page when omitted.",
-        examples=["https://shop.example/login"],
-    )
+    login_url: WebUrl | None = Field(None, description="Where the button leads; the product's own page when omitted.")

@@ -33,12 +33,10 @@ class Article(PayloadPart):
         return self
 
 
-@register
+@register("newsletter", email="email.bulk")
 class Newsletter(TemplatedMessage):
     """News to a subscriber, with one-click unsubscribe (RFC 8058)."""
 
-    type_name: ClassVar[str] = "newsletter"
-    lanes: ClassVar = {"email": "email.bulk"}
     topic_name: ClassVar[str | None] = "newsletter"
     example: ClassVar = {
         "subject": "What is new in March", "preheader": "Cups in blue, and a recipe.",
@@ -53,8 +51,8 @@ class Newsletter(TemplatedMessage):
         "unsubscribe_url": "https://shop.example/unsubscribe/q7J2made-up",
     }  # fmt: skip
 
-    subject: Line = Field(description="One line.", examples=["What is new in March"])
-    heading: Name = Field(description="On top of it.", examples=["What is new in March"])
+    subject: Line = Field(description="One line.")
+    heading: Name = Field(description="On top of it.")
     articles: tuple[Article, ...] = Field(
         min_length=1,
         max_length=30,

@@ -24,12 +24,10 @@ def check_data(data: dict[str, str]) -> dict[str, str]:
     return data
 
 
-@register
+@register("push", push="push.normal")
 class Push(PushMessage):
     """A notification on one device, or on all devices of a person."""
 
-    type_name: ClassVar[str] = "push"
-    lanes: ClassVar = {"push": "push.normal"}
     example: ClassVar = {
         "title": "Your order is on its way", "body": "Parcel Post brings it on Thursday.", "data": {"order": "1042"},
         "ttl_seconds": 86400, "collapse_key": "order-1042",
@@ -41,7 +39,6 @@ class Push(PushMessage):
         None,
         max_length=50,
         description="Data for the app on the device: names and texts; at most 4,096 bytes with title and body.",
-        examples=[{"order": "1042"}],
     )
     ttl_seconds: int | None = Field(
         None,
@@ -51,9 +48,7 @@ class Push(PushMessage):
         description="How long the provider keeps it for a device that is off; four weeks when omitted, 0 for now or never.",
     )
     collapse_key: Annotated[Line, Field(max_length=64, pattern="^[!-~]+$")] | None = Field(
-        None,
-        description="A device that was off shows only the last of those with the same key.",
-        examples=["order-1042"],
+        None, description="A device that was off shows only the last of those with the same key."
     )
 
     def push(self) -> PushContent:

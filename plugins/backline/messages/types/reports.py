@@ -13,15 +13,13 @@ from backline.messages.registry import register
 from backline.messages.templated import DatedMessage
 from backline.validation_errors import field_error
 
-REPORT = Field(description="Its title.", examples=["Sales in February 2026"])
+REPORT = Field(description="Its title.")
 
 
-@register
+@register("report_ready", email="email.normal")
 class ReportReady(DatedMessage):
     """Delivers a report: as a link, or as a file if it is small."""
 
-    type_name: ClassVar[str] = "report_ready"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Ann", "report": "Sales in February 2026", "made_at": "2026-03-01T06:00:00Z",
         "report_url": "https://shop.example/reports/2026-02", "available_until": "2026-04-01",
@@ -29,7 +27,7 @@ class ReportReady(DatedMessage):
     }  # fmt: skip
 
     report: Name = REPORT
-    made_at: Timestamp = Field(description="When it was created.", examples=["2026-03-01T06:00:00Z"])
+    made_at: Timestamp = Field(description="When it was created.")
     report_url: WebUrl | None = Field(None, description="Where to read it; give it, or the file, or both.")
     file: AttachmentField | None = Field(
         None,
@@ -55,12 +53,10 @@ class ReportReady(DatedMessage):
         return name, {**context, "file": self.file and self.file.display_name}
 
 
-@register
+@register("report_approval_request", email="email.normal")
 class ReportApprovalRequest(DatedMessage):
     """Asks an approver to review a report."""
 
-    type_name: ClassVar[str] = "report_approval_request"
-    lanes: ClassVar = {"email": "email.normal"}
     example: ClassVar = {
         "name": "Ann", "report": "Sales in February 2026", "requester": "Bob", "requested_at": "2026-03-01T09:15:00Z",
         "decide_by": "2026-03-03T16:00:00Z", "note": "The board meets on Wednesday.",
@@ -68,8 +64,8 @@ class ReportApprovalRequest(DatedMessage):
     }  # fmt: skip
 
     report: Name = REPORT
-    requester: Name = Field(description="Who asks.", examples=["Bob"])
-    requested_at: Timestamp = Field(description="When.", examples=["2026-03-01T09:15:00Z"])
+    requester: Name = Field(description="Who asks.")
+    requested_at: Timestamp = Field(description="When.")
     review_url: WebUrl = Field(description="Where to review it.")
     decide_by: Timestamp | None = Field(None, description="After this the report counts as not approved.")
     note: Paragraph | None = Field(None, description="The requester's comment.")
@@ -78,18 +74,15 @@ class ReportApprovalRequest(DatedMessage):
 class ReportDecision(DatedMessage):
     """What the two decisions about a report have in common."""
 
-    lanes: ClassVar = {"email": "email.normal"}
-
     report: Name = REPORT
-    approver: Name = Field(description="Who decided.", examples=["Ann"])
-    decided_at: Timestamp = Field(description="When.", examples=["2026-03-02T10:40:00Z"])
+    approver: Name = Field(description="Who decided.")
+    decided_at: Timestamp = Field(description="When.")
 
 
-@register
+@register("report_approved", email="email.normal")
 class ReportApproved(ReportDecision):
     """Notifies the requester that a report was approved."""
 
-    type_name: ClassVar[str] = "report_approved"
     example: ClassVar = {
         "name": "Bob", "report": "Sales in February 2026", "approver": "Ann", "decided_at": "2026-03-02T10:40:00Z",
         "comment": "Good work. Please keep the chart by region.",
@@ -100,11 +93,10 @@ class ReportApproved(ReportDecision):
     report_url: WebUrl | None = Field(None, description="Where to read it.")
 
 
-@register
+@register("report_rejected", email="email.normal")
 class ReportRejected(ReportDecision):
     """Notifies the requester that a report was not approved, and why."""
 
-    type_name: ClassVar[str] = "report_rejected"
     example: ClassVar = {
         "name": "Bob", "report": "Sales in February 2026", "approver": "Ann", "decided_at": "2026-03-02T10:40:00Z",
         "reason": "Returns are missing for the last week. Please add them and ask again.",

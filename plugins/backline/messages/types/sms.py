@@ -19,53 +19,40 @@ MFA_LIFETIME = timedelta(minutes=5)
 check_code = matching("-*[A-Za-z0-9][A-Za-z0-9-]*", "must be ASCII letters, digits and hyphens")
 
 
-@register
+@register("sms", sms="sms.normal")
 class Sms(SmsMessage):
     """A text message with any text."""
 
-    type_name: ClassVar[str] = "sms"
-    lanes: ClassVar = {"sms": "sms.normal"}
     example: ClassVar = {"body": "Your order 1042 is ready. You can pick it up until 6 pm."}
 
-    body: Body = Field(
-        description="Its text. The setting `sms.max_segments` limits its length.",
-        examples=["Your order 1042 is ready."],
-    )
+    body: Body = Field(description="Its text. The setting `sms.max_segments` limits its length.")
 
     def sms(self) -> str:
         """The payload's text."""
         return self.body
 
 
-@register
+@register("templated_sms", sms="sms.normal")
 class SmsFromTemplate(TemplatedSms):
     """A text message rendered from any template."""
 
-    type_name: ClassVar[str] = "templated_sms"
-    lanes: ClassVar = {"sms": "sms.normal"}
     example: ClassVar = {
         "template": "notice",
         "context": {"text": "We have moved: 1 High Street.", "link": "https://shop.example/stores"},
     }  # fmt: skip
 
-    template: SmsTemplateName = Field(description="The template's name.", examples=["notice"])
-    context: Variables = Field(
-        default_factory=dict,
-        description="The template's variables.",
-        examples=[{"text": "We have moved: 1 High Street."}],
-    )
+    template: SmsTemplateName = Field(description="The template's name.")
+    context: Variables = Field(default_factory=dict, description="The template's variables.")
 
     def template_and_context(self) -> tuple[str, dict[str, Any]]:
         """Both from the payload."""
         return self.template, dict(self.context)
 
 
-@register
+@register("mfa_code", sms="sms.urgent")
 class MfaCode(TemplatedSms):
     """A sign-in code, on the urgent lane; it expires 5 minutes after it was accepted."""
 
-    type_name: ClassVar[str] = "mfa_code"
-    lanes: ClassVar = {"sms": "sms.urgent"}
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
     secret_references: ClassVar = {"code": ("mfa_code",)}
     lifetime: ClassVar[timedelta | None] = MFA_LIFETIME

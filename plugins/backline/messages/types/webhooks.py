@@ -21,16 +21,14 @@ EventType = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(c
 EventId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_event_id)]
 
 
-@register
+@register("webhook", webhook="webhook.normal")
 class Webhook(WebhookMessage):
     """A webhook event for every subscribed endpoint (`*`), or for one (its id)."""
 
-    type_name: ClassVar[str] = "webhook"
-    lanes: ClassVar = {"webhook": "webhook.normal"}
     example: ClassVar = {"event_type": "order.paid", "data": {"order": "1042", "total": "72.80", "currency": "EUR"}}
 
-    event_type: EventType = Field(description="What happened; endpoints subscribe to it.", examples=["order.paid"])
-    data: dict[str, JsonValue] = Field(description="The event's data.", examples=[{"order": "1042"}])
+    event_type: EventType = Field(description="What happened; endpoints subscribe to it.")
+    data: dict[str, JsonValue] = Field(description="The event's data.")
     event_id: EventId | None = Field(
         None,
         description="The same for each repetition of the event (`webhook-id`); generated when omitted.",
