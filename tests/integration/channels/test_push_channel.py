@@ -17,8 +17,7 @@ from psycopg.rows import dict_row
 
 from backline.channels.base import Message, PushContent, Receipt
 from backline.channels.http import HttpGateway
-from backline.channels.push.channel import DeviceStore, PushChannel
-from backline.channels.push.oauth import GRANT_TYPE, SCOPE, ServiceAccount
+from backline.channels.push.channel import SCOPE, DeviceStore, PushChannel, ServiceAccount
 from backline.errors import (
     AuthenticationFailed,
     DatabaseFailure,
@@ -152,7 +151,7 @@ async def test_the_assertion_is_signed_by_the_account_with_its_claims() -> None:
     async with provider(token("t1")) as (url, asked, _):
         await send(push_channel(url), "device-of-ann")
     [form] = asked
-    assert form["grant_type"] == GRANT_TYPE
+    assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
     claims = jwt.decode(
         form["assertion"], service_key().public_key(), algorithms=["RS256"], audience=f"{url}/token",
         issuer="backline@shop.example", options={"require": ["exp", "iat"]},
@@ -231,15 +230,13 @@ async def test_a_partial_token_is_not_quoted() -> None:
 )
 def test_a_connection_without_a_valid_account_is_refused_with_the_reason(extra: dict[str, object], word: str) -> None:
     with pytest.raises(Misconfigured, match=word) as caught:
-        ServiceAccount.from_gateway(HttpGateway("push_gateway", "https://fcm.example", extra=extra))
+        ServiceAccount(HttpGateway("push_gateway", "https://fcm.example", extra=extra))
     assert "s3cret" not in str(caught.value)
 
 
 def test_the_key_file_may_be_text_and_is_never_shown() -> None:
     text = json.dumps(service_account(""))
-    account = ServiceAccount.from_gateway(
-        HttpGateway("push_gateway", "https://fcm.example", extra={"service_account": text})
-    )
+    account = ServiceAccount(HttpGateway("push_gateway", "https://fcm.example", extra={"service_account": text}))
     assert account.token_url == "https://oauth2.googleapis.com/token"
     assert "PRIVATE" not in repr(account)
 

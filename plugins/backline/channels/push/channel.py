@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 
 from backline import errors
 from backline.channels.base import Message, PushContent, Receipt, attempt_timeout, truncate
 from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
-from backline.channels.push.oauth import AccessTokenCache, ServiceAccount
 from backline.channels.recipients import USER_PREFIX, parse_push_recipient
 from backline.channels.settings import PushSettings
 from backline.db.connect import Database
@@ -22,6 +23,8 @@ from backline.db.statements import statement
 
 log = logging.getLogger(__name__)
 
+SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+TOKEN_URL = "https://oauth2.googleapis.com/token"  # noqa: S105 - not a token
 MAX_PAYLOAD_BYTES = 4096
 """Bytes of notification and data together that FCM accepts."""
 VISIBLE_TOKEN_CHARACTERS = 12
@@ -68,9 +71,8 @@ class PushChannel:
         self._gateway = gateway
         self._render = render
         self._devices = devices
-        account = ServiceAccount.from_gateway(gateway)
-        self._url = f"{gateway.url}/v1/projects/{quote(account.project_id, safe='')}/messages:send"
-        self._tokens = AccessTokenCache(account, settings.timeout_seconds)
+        self._account = ServiceAccount(gateway)
+        self._url = f"{gateway.url}/v1/projects/{quote(self._account.project_id, safe='')}/messages:send"
 
     def prepare(self, message: Message) -> PreparedPush:
         """Render and build the message; raises InvalidInput, naming the field, if that is impossible."""
@@ -88,16 +90,16 @@ class PushChannel:
 
     def session(self) -> PushSession:
         """A new session, not yet connected."""
-        return PushSession(self._gateway, self._url, self._tokens, self._devices)
+        return PushSession(self._gateway, self._url, self._account, self._devices)
 
 
 class PushSession:
     """One persistent connection to the provider."""
 
-    def __init__(self, gateway: HttpGateway, url: str, tokens: AccessTokenCache, devices: DeviceStore) -> None:
+    def __init__(self, gateway: HttpGateway, url: str, account: ServiceAccount, devices: DeviceStore) -> None:
         self._server = str(gateway)
         self._url = url
-        self._tokens = tokens
+        self._account = account
         self._devices = devices
         self._http = HttpSession(verify_tls=gateway.verify_tls, proxy=gateway.proxy)
 
@@ -141,13 +143,13 @@ class PushSession:
 
     async def _post(self, body: bytes, seconds: float) -> HttpResponse:
         for is_last in (False, True):
-            token = await self._tokens.get(self._http)
+            token = await self._account.get_token(self._http, seconds)
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json; charset=utf-8"}
             response = await self._http.exchange(HttpRequest("POST", self._url, headers, body, seconds))
             if response.status != 401 or is_last:
                 break
             # The token was revoked, or expired early by the provider's clock: send once more with a new one.
-            self._tokens.invalidate(token)
+            self._account.invalidate(token)
         return response
 
     async def _remove_device(self, token: str) -> None:
@@ -156,6 +158,74 @@ class PushSession:
         except errors.BacklineError as exc:
             # The message's outcome must not depend on this: the next message to the device tries again.
             log.warning("could not remove the unregistered device %s: %s", mask_token(token), exc)
+
+
+class ServiceAccount:
+    """Our identity at the push provider, and its current access token, which all sessions of a channel share."""
+
+    def __init__(self, gateway: HttpGateway) -> None:
+        """Read `service_account` of the connection's extra, an object or its JSON text; raises Misconfigured."""
+        from google.oauth2.service_account import Credentials
+
+        where = f"connection {gateway.name!r}: extra.service_account"
+        key = gateway.extra.get("service_account")
+        try:
+            key = json.loads(key) if isinstance(key, str) else key
+        except ValueError:
+            raise errors.Misconfigured(f"{where} is not JSON; set it to the service account's key file") from None
+        if not isinstance(key, Mapping):
+            raise errors.Misconfigured(f"{where} is missing; set it to the service account's key file, as an object")
+        for name in ("project_id", "client_email", "private_key"):
+            if not isinstance(key.get(name), str) or not key[name]:
+                raise errors.Misconfigured(f"{where}.{name} is missing; use the whole key file of the service account")
+        self.project_id: str = key["project_id"]
+        self.token_url = str(key.get("token_uri") or TOKEN_URL)
+        if urlsplit(self.token_url).scheme not in {"http", "https"}:
+            raise errors.Misconfigured(f"{where}.token_uri must be an http or https URL")
+        info, claims = {**key, "token_uri": self.token_url}, {"aud": self.token_url}
+        try:
+            self.credentials = Credentials.from_service_account_info(info, scopes=[SCOPE], additional_claims=claims)
+            self.credentials.sign_bytes(b"fails unless it is an RSA key")
+        except (TypeError, ValueError):  # not shown: its text might quote the key
+            raise errors.Misconfigured(
+                f"{where}.private_key is not a PEM private key; copy it unchanged from the file"
+            ) from None
+        self._server = f"the token server of {key['client_email']}"
+        self._lock = asyncio.Lock()
+
+    async def get_token(self, http: HttpSession, seconds: float) -> str:
+        """A token that is valid for some minutes, requested if necessary; AuthenticationFailed if the account is refused."""
+        from google.auth.exceptions import RefreshError
+
+        loop = asyncio.get_running_loop()
+
+        def send(url: str, method: str, body: bytes, headers: Mapping[str, str]) -> SimpleNamespace:
+            request = HttpRequest(method, url, headers, body, seconds)
+            return asyncio.run_coroutine_threadsafe(self._exchange(http, request), loop).result()
+
+        async with self._lock:
+            if not self.credentials.valid:
+                try:
+                    await asyncio.to_thread(self.credentials.refresh, send)
+                except (RefreshError, OverflowError, TypeError, ValueError):
+                    # The response is not quoted, because it may contain part of a token.
+                    raise errors.UnknownFailure(f"{self._server} answered without an access token") from None
+            return str(self.credentials.token)
+
+    def invalidate(self, token: str) -> None:
+        """Discard a token that was refused, unless it has already been replaced."""
+        if token == self.credentials.token:
+            self.credentials.token = None
+
+    async def _exchange(self, http: HttpSession, request: HttpRequest) -> SimpleNamespace:
+        response = await http.exchange(request)
+        if response.status == 400:  # RFC 6749 section 5.2: invalid_grant and the like
+            found = response.json_object()
+            problem = f"{found.get('error', 'no error code')}: {found.get('error_description', 'no description')}"
+            detail = f"{problem}; check extra.service_account and this host's clock"
+            raise response.error(self._server, detail=detail, error_class=errors.AuthenticationFailed)
+        response.raise_for_status(self._server)  # so that google-auth itself never retries
+        return SimpleNamespace(status=response.status, data=response.body)
 
 
 class DeviceStore:
