@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from backline.settings import settings
@@ -15,7 +14,7 @@ from backline.web import audit, health, hooks, messages, preferences, problems, 
 from backline.web.auth_middleware import AuthMiddleware
 from backline.web.database import Connections
 from backline.web.roles import LEAST_ROLE, NOBODY
-from backline.web.schemas import RequestBody
+from backline.web.schemas import NewMessage
 from backline.web.settings import HttpSettings
 
 ROUTERS = (
@@ -54,13 +53,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _openapi_document(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with problems for all errors, logins, and the bodies that routes parse themselves."""
+    """FastAPI's document, with problems for all errors, logins, and the messages that a route parses itself."""
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
         parts = document.setdefault("components", {})
-        models: list[type[BaseModel]] = [*RequestBody.__subclasses__(), problems.Problem]
         _, extra = models_json_schema(
-            [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+            [(NewMessage, "validation"), (problems.Problem, "validation")], ref_template="#/components/schemas/{model}"
         )
         parts["schemas"] = {
             name: schema

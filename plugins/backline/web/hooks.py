@@ -16,6 +16,7 @@ from backline.delivery_events import mailgun, sendgrid, ses, twilio
 from backline.delivery_events.events import DeliveryEvent, record_events
 from backline.payments.webhook_parsing import PaymentEvent, insert_event, verify_razorpay_event, verify_stripe_event
 from backline.settings import settings
+from backline.web.bodies import Body
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
 from backline.web.roles import public_route
@@ -26,11 +27,6 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/hooks", tags=["hooks"])
 FETCH_TIMEOUT_SECONDS = 5.0
-
-
-async def raw_body(request: Request) -> bytes:
-    """The body's exact bytes, which signatures cover."""
-    return await request.body()
 
 
 def hook_settings() -> HookSettings:
@@ -54,7 +50,6 @@ def certificate_cache() -> ses.CertificateCache:
     return ses.CertificateCache(fetch)
 
 
-Body = Annotated[bytes, Depends(raw_body)]
 Hooks = Annotated[HookSettings, Depends(hook_settings)]
 
 

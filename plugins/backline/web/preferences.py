@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Request
 
 from backline.preferences import repository
 from backline.web import schemas
-from backline.web.bodies import Body, parse_body
+from backline.web.bodies import JsonRoute
 from backline.web.database import Database
 from backline.web.roles import Role, actor, route
 from backline.web.schemas import Id
 from backline.web.urls import next_url
 
-router = APIRouter(prefix="/api/v1", tags=["preferences"])
+router = APIRouter(prefix="/api/v1", tags=["preferences"], route_class=JsonRoute)
 
 Address = Annotated[str, Query(min_length=1, max_length=400, pattern=schemas.ONE_LINE)]
 Reason = Annotated[str | None, Query(max_length=40, pattern=r"^[a-z_]+$")]
@@ -38,13 +38,9 @@ def list_suppressions(
     return {"suppressions": found, "next": next_url(request, found[-1]["id"] if len(found) == limit else None)}
 
 
-@router.post(
-    "/suppressions",
-    **route(Role.OP, "Suppress an address", schemas.Suppression, body=schemas.NewSuppression, status=201),
-)  # fmt: skip
-def add_suppression(request: Request, database: Database, body: Body) -> dict[str, Any]:
+@router.post("/suppressions", **route(Role.OP, "Suppress an address", schemas.Suppression, status=201))
+def add_suppression(request: Request, database: Database, given: schemas.NewSuppression) -> dict[str, Any]:
     """Permanently or until a time; an existing suppression that lasts longer is kept."""
-    given = parse_body(schemas.NewSuppression, body)
     with database.transaction() as connection:
         return repository.suppress(
             connection, given.channel, given.address, actor(request), until=given.until, detail=given.detail
@@ -65,13 +61,9 @@ def get_preferences(database: Database, channel: schemas.Channel, address: Addre
         return repository.get_preferences(connection, channel, address)
 
 
-@router.post(
-    "/preferences",
-    **route(Role.OP, "Set the preferences of one recipient", schemas.Preferences, body=schemas.PreferenceUpdate),
-)  # fmt: skip
-def update_preference(request: Request, database: Database, body: Body) -> dict[str, Any]:
+@router.post("/preferences", **route(Role.OP, "Set the preferences of one recipient", schemas.Preferences))
+def update_preference(request: Request, database: Database, given: schemas.PreferenceUpdate) -> dict[str, Any]:
     """A field that is left out is reset to the settings' default; `opted_out`, if left out, is not changed."""
-    given = parse_body(schemas.PreferenceUpdate, body)
     preference = repository.RecipientPreference(
         given.zone, _parse_time(given.quiet_from), _parse_time(given.quiet_until), given.per_day
     )

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
+MAX_LISTED_ERRORS = 50
 UNEXPECTED_ERROR_DETAIL = "An unexpected error; the api-server's log has it under this request_id."
 
 
@@ -85,6 +86,25 @@ def unknown_field(_: Location) -> str:
     return "is not a known field; remove it, or move it into payload if it is a field of the message's type"
 
 
+def check_media_type(request: Request) -> None:
+    """415 unless the body's content type is JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "Send the body as JSON, with Content-Type: application/json")
+
+
+def invalid_request(exc: ValidationError | RequestValidationError, *, skip: int = 0) -> ApiError:
+    """The error for a body that is not valid JSON, or has wrong fields; `skip` parts of each location precede the field."""
+    details = exc.errors()
+    if details[0]["type"] == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {details[0]['ctx']['error']}")
+    errors = []
+    for location, text in field_problems(details, unknown_field=unknown_field)[:MAX_LISTED_ERRORS]:
+        index = location[0] if skip and isinstance(location[0], int) else None
+        errors.append(FieldError(field=field_path(location[skip:]), detail=text, index=index))
+    where = "" if errors[0].index is None else f"no message was accepted; message {errors[0].index}: "
+    return ApiError(422, f"{where}{errors[0].field}: {errors[0].detail}", errors)
+
+
 def problem_response(request: Request, error: HTTPException) -> Response:
     """An error as a response."""
     status = error.status_code
@@ -100,7 +120,7 @@ def problem_response(request: Request, error: HTTPException) -> Response:
 def install_handlers(app: FastAPI) -> None:
     """Turn every error of the app's routes into a problem."""
     app.add_exception_handler(HTTPException, _handle_http_exception)
-    app.add_exception_handler(RequestValidationError, _handle_parameter_errors)
+    app.add_exception_handler(RequestValidationError, _handle_invalid_request)
     app.add_exception_handler(BacklineError, _handle_backline_error)
 
 
@@ -115,11 +135,12 @@ async def _handle_http_exception(request: Request, exc: Exception) -> Response:
     return problem_response(request, exc)
 
 
-async def _handle_parameter_errors(request: Request, exc: Exception) -> Response:
+async def _handle_invalid_request(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - registered for it
-    problems = field_problems(exc.errors(), unknown_field=unknown_field)
-    errors = [FieldError(field=field_path(problem.location[1:]), detail=problem.text) for problem in problems]
-    return problem_response(request, ApiError(422, f"{errors[0].field}: {errors[0].detail}", errors))
+    if any(error["loc"] == ("body",) for error in exc.errors()):  # FastAPI did not parse it, or it is empty
+        check_media_type(request)
+        raise ApiError(400, "The body is not valid JSON: it is empty")
+    return problem_response(request, invalid_request(exc, skip=1))
 
 
 async def _handle_backline_error(request: Request, exc: Exception) -> Response:

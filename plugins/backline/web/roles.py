@@ -11,11 +11,9 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, HTTPException, Request
-from pydantic import BaseModel
 
 from backline.audit_trail import Actor
 from backline.web.problems import ApiError
-from backline.web.schemas import BATCH_LIMIT
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
@@ -56,32 +54,17 @@ def has_role(role: Role, user: BaseUser) -> bool:
     return manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.AUDIT_LOG, user=user)
 
 
-def route(
-    role: Role,
-    summary: str,
-    response: Any,
-    *,
-    body: type[BaseModel] | None = None,
-    batch: bool = False,
-    body_required: bool = True,
-    status: int = 200,
-) -> dict[str, Any]:
-    """Arguments of a route that requires a role; `response` is its model, `body` that of a body that it parses itself."""
+def route(role: Role, summary: str, response: Any, *, status: int = 200, **openapi: Any) -> dict[str, Any]:
+    """Arguments of a route that requires a role; `response` is its model, `openapi` adds to its OpenAPI description."""
 
     def check(request: Request) -> None:
         user: BaseUser = request.state.user
         if not has_role(role, user):
             raise ApiError(403, f"{user.get_name()} needs Airflow's permissions of the role {role}")
 
-    extra: dict[str, Any] = {LEAST_ROLE: role.value}
-    if body is not None:
-        schema: dict[str, Any] = {"$ref": f"#/components/schemas/{body.__name__}"}
-        if batch:
-            schema = {"oneOf": [schema, {"type": "array", "items": schema, "minItems": 1, "maxItems": BATCH_LIMIT}]}
-        extra["requestBody"] = {"required": body_required, "content": {"application/json": {"schema": schema}}}
     return {
         "summary": summary, "response_model": response, "status_code": status, "dependencies": [Depends(check)],
-        "openapi_extra": extra,
+        "openapi_extra": {LEAST_ROLE: role.value, **openapi},
     }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from backline.preferences.unsubscribe import Subscription, read_token
 from backline.rendering.html import create_html_environment
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
+from backline.web.bodies import Body
 from backline.web.database import Database, encryptor
-from backline.web.hooks import Body
 from backline.web.roles import public_route
 
 if TYPE_CHECKING:

@@ -11,23 +11,20 @@ from backline.channels.settings import WebhookSettings
 from backline.errors import InvalidInput
 from backline.settings import settings
 from backline.web import schemas
-from backline.web.bodies import Body, OptionalBody, parse_body
+from backline.web.bodies import JsonRoute
 from backline.web.database import Database, encryptor
 from backline.web.roles import Role, actor, route
 from backline.web.urls import api_url
 from backline.webhooks import endpoints
 
-router = APIRouter(prefix="/api/v1/webhooks/endpoints", tags=["webhooks"])
+router = APIRouter(prefix="/api/v1/webhooks/endpoints", tags=["webhooks"], route_class=JsonRoute)
 
 Id = Annotated[str, Path(pattern=r"^ep_[0-9]{1,18}$", examples=["ep_1"])]
 
 
-@router.post(
-    "", **route(Role.ADMIN, "Add an endpoint", schemas.EndpointWithSecret, body=schemas.NewEndpoint, status=201),
-)  # fmt: skip
-def create(request: Request, response: Response, database: Database, body: Body) -> dict[str, Any]:
+@router.post("", **route(Role.ADMIN, "Add an endpoint", schemas.EndpointWithSecret, status=201))
+def create(request: Request, response: Response, database: Database, given: schemas.NewEndpoint) -> dict[str, Any]:
     """The response is the only one that contains the secret."""
-    given = parse_body(schemas.NewEndpoint, body)
     with database.transaction() as connection:
         created = endpoints.create(
             connection, settings().section(WebhookSettings), encryptor(), actor(request), url=given.url,
@@ -52,10 +49,9 @@ def get_endpoint(database: Database, id: Id) -> endpoints.Endpoint:  # noqa: A00
         return endpoints.get_endpoint(connection, id)
 
 
-@router.patch("/{id}", **route(Role.ADMIN, "Change an endpoint", endpoints.Endpoint, body=schemas.EndpointUpdate))
-def update(request: Request, database: Database, id: Id, body: Body) -> endpoints.Endpoint:  # noqa: A002
+@router.patch("/{id}", **route(Role.ADMIN, "Change an endpoint", endpoints.Endpoint))
+def update(request: Request, database: Database, id: Id, given: schemas.EndpointUpdate) -> endpoints.Endpoint:  # noqa: A002
     """Omitted fields are not changed. Waiting messages go to the new URL."""
-    given = parse_body(schemas.EndpointUpdate, body)
     with database.transaction() as connection:
         return endpoints.update(
             connection, settings().section(WebhookSettings), actor(request), id,
@@ -70,14 +66,14 @@ def delete(request: Request, database: Database, id: Id) -> dict[str, Any]:  # n
         return {"id": id, "suppressed_count": endpoints.delete(connection, actor(request), id)}
 
 
-@router.post(
-    "/{id}/rotate",
-    **route(Role.ADMIN, "Create a new secret for an endpoint", schemas.EndpointWithSecret,
-            body=schemas.SecretRotation, body_required=False),
-)  # fmt: skip
-def rotate(request: Request, database: Database, id: Id, body: OptionalBody) -> dict[str, Any]:  # noqa: A002
+@router.post("/{id}/rotate", **route(Role.ADMIN, "Create a new secret for an endpoint", schemas.EndpointWithSecret))
+def rotate(
+    request: Request,
+    database: Database,
+    id: Id,  # noqa: A002
+    given: schemas.SecretRotation = schemas.SecretRotation(),  # noqa: B008 - FastAPI copies it
+) -> dict[str, Any]:
     """The old secret also signs for a day, or for `overlap_seconds`."""
-    given = parse_body(schemas.SecretRotation, body)
     with database.transaction() as connection:
         rotated = endpoints.rotate_secret(
             connection, settings().section(WebhookSettings), encryptor(), actor(request), id,
@@ -86,13 +82,9 @@ def rotate(request: Request, database: Database, id: Id, body: OptionalBody) -> 
     return _with_secret(rotated)
 
 
-@router.post(
-    "/{id}/disable",
-    **route(Role.OP, "Stop sending to an endpoint", schemas.DisabledEndpoint, body=schemas.DisableRequest),
-)  # fmt: skip
-def disable(request: Request, database: Database, id: Id, body: Body) -> dict[str, Any]:  # noqa: A002
+@router.post("/{id}/disable", **route(Role.OP, "Stop sending to an endpoint", schemas.DisabledEndpoint))
+def disable(request: Request, database: Database, id: Id, given: schemas.DisableRequest) -> dict[str, Any]:  # noqa: A002
     """Its waiting messages are suppressed; 409 if it is already disabled."""
-    given = parse_body(schemas.DisableRequest, body)
     with database.transaction() as connection:
         return {"id": id, "suppressed_count": endpoints.disable(connection, actor(request), id, given.reason)}
 
@@ -112,13 +104,9 @@ def test(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noq
     return _enqueued_events(request, ids)
 
 
-@router.post(
-    "/{id}/replay",
-    **route(Role.OP, "Send events again", schemas.EnqueuedEvents, body=schemas.WebhookReplay, status=202),
-)  # fmt: skip
-def replay(request: Request, database: Database, id: Id, body: Body) -> dict[str, Any]:  # noqa: A002
+@router.post("/{id}/replay", **route(Role.OP, "Send events again", schemas.EnqueuedEvents, status=202))
+def replay(request: Request, database: Database, id: Id, given: schemas.WebhookReplay) -> dict[str, Any]:  # noqa: A002
     """One event, or those missed since a time, oldest first, at most 10,000; the event ids stay the same."""
-    given = parse_body(schemas.WebhookReplay, body)
     if given.include_delivered and given.since is None:
         raise InvalidInput("include_delivered", "requires since")
     with database.transaction() as connection:

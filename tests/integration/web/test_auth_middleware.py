@@ -61,6 +61,48 @@ def test_every_error_is_a_problem(
     assert (status == 422) == ("errors" in problem)
 
 
+# Bodies of routes that FastAPI parses: the content, its type, and the status and a part of the text of the problem.
+JSON = "application/json"
+BODIES = {
+    "a form": (b"reason=x", "application/x-www-form-urlencoded", 415, "Content-Type: application/json"),
+    "no type": (b"{}", None, 415, "Content-Type: application/json"),
+    "another JSON type": (b"{}", "application/merge-patch+json", 415, "Content-Type: application/json"),
+    "not JSON": (b"{", JSON, 400, "not valid JSON"),
+    "not UTF-8": (b'{"reason": "\xff"}', JSON, 400, "not valid JSON"),
+    "UTF-16": ("{}".encode("utf-16"), JSON, 400, "not valid JSON"),
+    "half a character": (b'{"payload": {"text": "\\ud800"}}', JSON, 400, "not valid JSON"),
+    "half a character in a name": (b'{"\\ud800": 1}', JSON, 400, "not valid JSON"),
+    "too deep": (b'{"payload":' + b'{"a":' * 250 + b"1" + b"}" * 251, JSON, 400, "recursion limit"),
+    "much too deep": (b"[" * 100_000, JSON, 400, "recursion limit"),
+    "too long a number": (b'{"payload": ' + b"1" * 5000 + b"}", JSON, 400, "not valid JSON"),
+    "null": (b"null", JSON, 422, "must be an object, not null"),
+    "a list": (b"[]", f"{JSON}; charset=utf-8", 422, "must be an object, not a list"),
+    "a wrong field": (b'{"reasons": "x"}', "Application/JSON;charset=utf-8", 422, "is not a known field"),
+}
+
+
+@pytest.mark.parametrize("path", ["messages/1/replay", "webhooks/endpoints/ep_1/disable"])
+@pytest.mark.parametrize(("content", "media_type", "status", "word"), BODIES.values(), ids=BODIES)
+def test_a_wrong_body_is_a_problem(
+    api: Api, path: str, content: bytes, media_type: str | None, status: int, word: str
+) -> None:
+    headers = {"Content-Type": media_type} if media_type else {}
+    answer = api.call("POST", path, "op", content=content, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert word in str(answer.json())
+
+
+@pytest.mark.parametrize(("media_type", "status"), [(JSON, 400), ("text/plain", 415), (None, 415)])
+def test_an_empty_body_is_a_problem_unless_it_is_optional(api: Api, media_type: str | None, status: int) -> None:
+    headers = {"Content-Type": media_type} if media_type else {}
+    assert api.call("POST", "webhooks/endpoints/ep_1/disable", "op", headers=headers).status_code == status
+    assert api.call("POST", "messages/4711/replay", "op", headers=headers).status_code == 404
+
+
+def test_at_most_50_wrong_fields_are_listed(api: Api) -> None:
+    assert len(api.post("suppressions", {f"field{number}": 1 for number in range(80)}).json()["errors"]) == 50
+
+
 def test_a_wrong_field_is_named_with_the_fix(api: Api) -> None:
     answer = api.get("messages?limit=0&state=lost").json()
     assert [error["field"] for error in answer["errors"]] == ["state", "limit"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from starlette.routing import Mount, Route
 
 from backline.settings import ROOT
 from backline.web import hooks, roles
+from backline.web.bodies import JsonRoute
 from backline.web.roles import PUBLIC_PATHS, Role, has_role, is_public
 from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX
@@ -141,3 +143,25 @@ def test_the_documentation_lists_every_route(api: Api) -> None:
     itself = {("GET", "/openapi.json"): "nobody"}  # not in the document
     assert said | itself == LEAST
     assert table == LEAST
+
+
+def test_the_document_describes_every_body(api: Api) -> None:
+    document = api.get(f"{PREFIX}/openapi.json", None).json()
+    bodies = {
+        path: operation["requestBody"]
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        if "requestBody" in operation
+    }
+    assert {path.removeprefix("/api/v1/") for path, body in bodies.items() if body.get("required")} == {
+        "messages", "suppressions", "preferences", "webhooks/endpoints", "webhooks/endpoints/{id}",
+        "webhooks/endpoints/{id}/disable", "webhooks/endpoints/{id}/replay",
+    }  # fmt: skip
+    optional = {path.removeprefix("/api/v1/") for path, body in bodies.items() if not body.get("required")}
+    assert optional == {"messages/{id}/replay", "webhooks/endpoints/{id}/rotate"}
+    schemas = set(document["components"]["schemas"])
+    assert set(re.findall('"#/components/schemas/([^"]+)"', json.dumps(document))) <= schemas
+    assert not {"HTTPValidationError", "ValidationError"} & schemas
+    own = [route for route in api.app.routes if isinstance(route, APIRoute) and route.body_field]
+    assert own
+    assert all(isinstance(route, JsonRoute) for route in own)
