@@ -132,10 +132,8 @@ def _dispatchers_holding_messages(env: StackEnvironment) -> set[int]:
 
 
 def _add_poison_type(project: Path) -> None:
-    folder = project / "plugins" / "backline" / "messages" / "types"
-    (folder / "poison.py").write_text(POISON_MODULE, encoding="utf-8")
-    with (folder / "__init__.py").open("a", encoding="utf-8") as types:
-        types.write('MODULES["poison"] = ("poison",)\n')
+    module = project / "plugins" / "backline" / "messages" / "types" / "poison.py"
+    module.write_text(POISON_MODULE, encoding="utf-8")
 
 
 SCENARIOS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -41,3 +42,9 @@ class Encryptor:
                 field,
                 f"none of the keys in {KEYS_VARIABLE} decrypts it; encrypt it with one of them, or add the key that was used",
             ) from None
+
+
+@lru_cache(maxsize=1)
+def encryptor() -> Encryptor:
+    """The encryptor of this process, with the keys of the environment."""
+    return Encryptor.from_environment()

@@ -74,6 +74,11 @@ def write_manifest(path: Path, count: int, *, setting: str = "") -> Path:
     return manifest
 
 
+def csv_cell(value: object) -> object:
+    """A value for a CSV file. Spreadsheets take text that starts like a formula for one, and it may come from outside."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def _translate(exc: OSError, path: Path, draft: Path, setting: str) -> BacklineError | None:
     """The error for a failed operation on this file; None if the caller's block failed for another reason."""
     if exc.filename is not None and Path(exc.filename) not in (draft, path, *path.parents):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from backline.airflow.connections import app_dsn, http_gateway, smtp_server
 from backline.channels.base import Channel
 from backline.channels.settings import EmailSettings, PushSettings, SmsSettings, WebhookSettings
-from backline.encryption import Encryptor
+from backline.encryption import encryptor
 from backline.errors import FailureClass, Misconfigured
 from backline.outbox.delivery import Delivery, ScheduledRetry, SecretResolver
 from backline.settings import RetrySettings, Settings
@@ -51,7 +50,7 @@ def create_channel(name: str, config: Settings) -> Channel[Any]:
 
 def create_delivery(channel: Channel[Any], config: Settings) -> Delivery[Any]:
     """Delivery over this channel, with the retry policies of the settings."""
-    resolver = SecretResolver(app_dsn, _encryptor)
+    resolver = SecretResolver(app_dsn, encryptor)
     return Delivery(channel, _retry_policies(channel.name, config), random.random, resolver)
 
 
@@ -59,7 +58,7 @@ def _create_endpoint_directory(config: Settings) -> EndpointStore:
     from backline.channels.webhook.endpoints import EndpointStore
 
     disable_after = config.section(WebhookSettings).disable_after_seconds
-    return EndpointStore(app_dsn(), _encryptor, disable_after=disable_after, recipients=config.alerts.recipients)
+    return EndpointStore(app_dsn(), encryptor, disable_after=disable_after, recipients=config.alerts.recipients)
 
 
 def _retry_policies(channel: str, config: Settings) -> Mapping[FailureClass, RetrySettings]:
@@ -70,8 +69,3 @@ def _retry_policies(channel: str, config: Settings) -> Mapping[FailureClass, Ret
     delays = webhooks.retry_delays_seconds
     policy = ScheduledRetry(schedule=delays, max_delay_seconds=max(delays), jitter=webhooks.retry_jitter)
     return dict.fromkeys(config.retry, policy)
-
-
-@lru_cache(maxsize=1)
-def _encryptor() -> Encryptor:
-    return Encryptor.from_environment()

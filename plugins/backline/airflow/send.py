@@ -122,11 +122,8 @@ class SendOperator(BaseOperator):
 def _message(result: SendResult, *, several: bool) -> str:
     where = f"message {result.message_id}" + (f" by {result.channel}" if several else "")
     why = f"{result.error_class}: {result.error}" if result.error_class else result.error or ""
-    if result.state == "dead":
-        return f"{where} is dead after {result.attempt} attempts: {why}"
-    if result.final:
-        return f"{where} is {result.state}: {why}"
-    return f"{where} is {result.state} after {result.attempt} attempts: {why}"
+    attempts = f" after {result.attempt} attempts" if result.state == "dead" or not result.final else ""
+    return f"{where} is {result.state}{attempts}: {why}"
 
 
 def send_dag_id(type_name: str) -> str:

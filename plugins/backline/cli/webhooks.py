@@ -78,14 +78,8 @@ def update(
     """Change the given options; all others stay."""
     with console.transaction("webhooks") as connection:
         changed = endpoints.update(
-            connection,
-            _webhook_settings(),
-            console.actor(),
-            endpoint,
-            url=url,
-            event_types=event,
-            description=description,
-        )
+            connection, _webhook_settings(), console.actor(), endpoint, url=url, event_types=event, description=description,
+        )  # fmt: skip
     _show(changed, as_json)
 
 

@@ -10,13 +10,13 @@ from datetime import datetime
 
 from backline.dead_letters.store import Row
 from backline.errors import InvalidInput
+from backline.files import csv_cell
 
 FORMATS = ("jsonl", "csv")
 COLUMNS = (
     "id", "kind", "name", "message_id", "run_id", "task_id", "map_index", "item_key", "class", "cause", "attempts", "conf", "log_url",
     "failed_at", "first_seen_at", "last_seen_at", "alerted_at", "state", "reason", "closed_by", "closed_at", "replay_ref",
 )  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(rows: Iterable[Row], export_format: str) -> Iterator[str]:
@@ -41,5 +41,4 @@ def _cell(value: object) -> object:
         return json.dumps(value)
     if isinstance(value, datetime):
         return value.isoformat()
-    # A spreadsheet would evaluate a cell that starts like a formula.
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return csv_cell(value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
 from backline.errors import InvalidInput
+from backline.messages import types
 from backline.messages.base import CHANNEL_CLASSES, RESERVED_KEYS, MessageType
-from backline.messages.types import MODULES
 
 T = TypeVar("T", bound=MessageType)
 
@@ -57,8 +58,7 @@ def _find_mistake(kind: type[MessageType]) -> str | None:
 
 def get(name: str) -> type[MessageType]:
     """The type of that name; InvalidInput for the field `type`, listing the known ones."""
-    if name not in _types:
-        _load(next((module for module, names in MODULES.items() if name in names), None))
+    _load()
     try:
         return _types[name]
     except KeyError:
@@ -77,12 +77,12 @@ def find(name: str) -> type[MessageType] | None:
 
 def all_types() -> tuple[type[MessageType], ...]:
     """Every type, by name."""
-    _load(None)
+    _load()
     return tuple(_types[name] for name in sorted(_types))
 
 
 @cache
-def _load(module: str | None) -> None:
-    # Imported here, because the types' modules import this one to register themselves.
-    for name in MODULES if module is None else (module,):
-        importlib.import_module(f"backline.messages.types.{name}")
+def _load() -> None:
+    # Here, because the types' modules import this one to register themselves.
+    for module in pkgutil.iter_modules(types.__path__):
+        importlib.import_module(f"{types.__name__}.{module.name}")

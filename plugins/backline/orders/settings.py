@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from backline.settings.base import Section, register
+from backline.settings.base import Section, register, url_with
 
 StuckState = Literal["pending", "reserved", "paid", "confirmed", "shipped"]
 STUCK_HOURS: dict[StuckState, PositiveFloat] = {
@@ -22,7 +22,7 @@ STUCK_HOURS: dict[StuckState, PositiveFloat] = {
 class OrderSettings(Section):
     """How orders are processed, and when customers are reminded of them."""
 
-    order_url: str = "http://localhost:8080/orders/{order}"
+    order_url: Annotated[str, url_with("order")] = "http://localhost:8080/orders/{order}"
     grace_seconds: float = Field(300.0, ge=0)
     payment_timeout_hours: float = Field(72.0, gt=0, le=8760)
     batch_limit: int = Field(1000, ge=1, le=100_000)
@@ -31,13 +31,6 @@ class OrderSettings(Section):
     payment_missing_again_hours: float = Field(48.0, gt=0)
     review_days: float = Field(7.0, gt=0)
     review_until_days: float = Field(30.0, gt=0)
-
-    @field_validator("order_url")
-    @classmethod
-    def _check_order_url(cls, url: str) -> str:
-        if not url.startswith(("https://", "http://")) or url.count("{order}") != 1:
-            raise ValueError(f"{url!r} must be an http or https URL with {{order}}, the order's number, once")
-        return url
 
     @model_validator(mode="after")
     def _check_order_of_times(self) -> Self:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat
 
-from backline.settings.base import Section, register
+from backline.settings.base import Section, register, url_with
 
 DEFAULT_CURRENCY_KEY = "*"
 """In `approval_above`: every currency without an entry."""
@@ -26,16 +26,9 @@ class PaymentSettings(Section):
         default_factory=lambda: {DEFAULT_CURRENCY_KEY: 100_000, "JPY": 100_000, "INR": 5_000_000}
     )
     approval_timeout_hours: float = Field(24.0, gt=0, le=720)
-    fix_url: str = "https://localhost/orders/{order}/pay"
+    fix_url: Annotated[str, url_with("order", "https")] = "https://localhost/orders/{order}/pay"
     receipt_delay_seconds: float = Field(60.0, ge=0, le=3600)
     event_max_wait_hours: float = Field(24.0, gt=0, le=720)
-
-    @field_validator("fix_url")
-    @classmethod
-    def _check_fix_url(cls, link: str) -> str:
-        if not link.startswith("https://") or link.count("{order}") != 1:
-            raise ValueError(f"{link!r} must begin with https:// and contain {{order}}, the order's number, once")
-        return link
 
     def needs_approval(self, amount_minor: int, currency: str) -> bool:
         """Whether a person must approve another attempt of that amount, in the currency's minor units."""

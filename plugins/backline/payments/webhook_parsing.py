@@ -8,10 +8,9 @@ repeated under another id is processed again, which must change nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import psycopg
@@ -19,7 +18,7 @@ from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.db.statements import statement
-from backline.delivery_events.events import MAX_SIGNATURE_AGE, InvalidSignature, require_object
+from backline.delivery_events.events import MAX_SIGNATURE_AGE, InvalidSignature, parse_epoch, parse_json, require_object
 from backline.errors import InvalidInput
 from backline.payments.declines import Decline, classify
 from backline.payments.provider import PAYMENT_KEY_METADATA
@@ -170,14 +169,8 @@ def _parse_body(text: str, time_field: str) -> tuple[dict[str, Any], datetime]:
     """A signed body and its time, from a field in seconds since 1970. A NUL is refused: PostgreSQL's jsonb cannot store it."""
     if "\\u0000" in text:
         raise InvalidInput("body", "must not contain \\u0000")
-    try:
-        content = require_object(json.loads(text), "body")
-    except ValueError:
-        raise InvalidInput("body", "must be JSON") from None
-    try:
-        return content, datetime.fromtimestamp(int(content[time_field]), UTC)
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        raise InvalidInput(time_field, "must be seconds since 1970") from None
+    content = require_object(parse_json(text, "body"), "body")
+    return content, parse_epoch(content.get(time_field), time_field)
 
 
 def _require_text(value: object, field: str) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 
-from backline.encryption import Encryptor
+from backline.encryption import Encryptor, encryptor
 from backline.errors import InvalidInput
 from backline.rendering.settings import LinkSettings
 from backline.settings import settings
@@ -29,19 +28,19 @@ class Subscription:
     """The message that contains the link."""
 
 
-def create_token(subscription: Subscription, encryptor: Encryptor) -> str:
+def create_token(subscription: Subscription, keys: Encryptor) -> str:
     """The link's token, encrypted with the newest of BACKLINE_FERNET_KEYS. It does not expire, as emails are kept."""
     one = subscription
     content = json.dumps([_TOKEN_PURPOSE, one.channel, one.address, one.topic, one.message_id])
-    return encryptor.encrypt(content).rstrip("=")
+    return keys.encrypt(content).rstrip("=")
 
 
-def read_token(token: str, encryptor: Encryptor) -> Subscription | None:
+def read_token(token: str, keys: Encryptor) -> Subscription | None:
     """A token's subscription; None if the token is not valid."""
     if len(token) > _MAX_TOKEN_LENGTH or not token.isascii():
         return None
     try:
-        content = json.loads(encryptor.decrypt("token", token + "=" * (-len(token) % 4)))
+        content = json.loads(keys.decrypt("token", token + "=" * (-len(token) % 4)))
     except (InvalidInput, ValueError):
         return None
     # Other values that the keys encrypted are no tokens.
@@ -53,14 +52,9 @@ def read_token(token: str, encryptor: Encryptor) -> Subscription | None:
 
 def unsubscribe_link(subscription: Subscription) -> str:
     """The link, from the setting `links.unsubscribe`. Misconfigured without BACKLINE_FERNET_KEYS."""
-    return link_for_token(create_token(subscription, _encryptor()))
+    return link_for_token(create_token(subscription, encryptor()))
 
 
 def link_for_token(token: str) -> str:
     """A token's link."""
     return settings().section(LinkSettings).unsubscribe.replace("{token}", token)
-
-
-@lru_cache(maxsize=1)
-def _encryptor() -> Encryptor:
-    return Encryptor.from_environment()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from backline.files import write_file
+from backline.files import csv_cell, write_file
 from backline.reconciliation.discrepancies import Discrepancy, DiscrepancyKind
 from backline.rendering.html import create_html_environment, render_pdf
 from backline.settings import ROOT
@@ -71,7 +71,7 @@ def csv_row(one: Discrepancy, *, is_fixed: bool) -> list[object]:
         one.kind.value, one.reference, one.payment_id, one.order_id, one.amount_minor, one.currency,
         one.created_at.isoformat(), one.local_value, one.provider_value, "yes" if is_fixed else "no",
     )  # fmt: skip
-    return [_escape_formula(value) for value in values]
+    return [csv_cell(value) for value in values]
 
 
 def write_pdf(findings: Findings, path: Path) -> None:
@@ -109,8 +109,3 @@ def chart_data_url(findings: Findings) -> str:
         image = io.StringIO()
         figure.savefig(image, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(image.getvalue().encode()).decode()
-
-
-def _escape_formula(value: object) -> object:
-    # Spreadsheets take such text for a formula, and references come from the provider.
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -7,8 +7,9 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from backline.validation_errors import field_path, field_problems
 
@@ -25,6 +26,23 @@ class Section(BaseModel):
 
 
 SectionT = TypeVar("SectionT", bound=Section)
+
+
+def url_with(placeholder: str, *schemes: str) -> AfterValidator:
+    """Validator of a URL of the schemes (default http and https) that has the placeholder once: "order" for `{order}`."""
+
+    def check(url: str) -> str:
+        parts = urlsplit(url)
+        if (
+            parts.scheme not in (schemes or ("http", "https"))
+            or not parts.netloc
+            or url.count(f"{{{placeholder}}}") != 1
+        ):
+            known = " or ".join(schemes or ("http", "https"))
+            raise ValueError(f"{url!r} must be a URL, {known}, with {{{placeholder}}} in it once")
+        return url
+
+    return AfterValidator(check)
 
 
 def register(name: str) -> Callable[[type[SectionT]], type[SectionT]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from threading import Lock
 from typing import Annotated, Any
 
@@ -16,7 +15,6 @@ from psycopg_pool import ConnectionPool
 
 from backline.airflow.connections import app_dsn
 from backline.db.connect import translate_errors
-from backline.encryption import Encryptor
 from backline.web.settings import HttpSettings
 
 
@@ -64,12 +62,6 @@ def connections(request: Request) -> Connections:
 
 
 Database = Annotated[Connections, Depends(connections)]
-
-
-@cache
-def encryptor() -> Encryptor:
-    """The encryptor of secret fields, created once. Misconfigured if there are no keys."""
-    return Encryptor.from_environment()
 
 
 def _configure(connection: psycopg.Connection[Any]) -> None:

@@ -12,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from backline.audit_trail import record
+from backline.encryption import encryptor
 from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
 from backline.web.bodies import Body, JsonRoute
-from backline.web.database import Database, encryptor
+from backline.web.database import Database
 from backline.web.problems import ApiError, check_media_type, invalid_request
 from backline.web.roles import Role, actor, route
 from backline.web.schemas import BATCH_LIMIT, Id, Text

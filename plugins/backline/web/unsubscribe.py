@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from backline.encryption import encryptor
 from backline.preferences.repository import OptOutAction, apply_link_action, opt_out_status
 from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import Subscription, read_token
@@ -16,7 +17,7 @@ from backline.rendering.html import create_html_environment
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
 from backline.web.bodies import Body
-from backline.web.database import Database, encryptor
+from backline.web.database import Database
 from backline.web.roles import public_route
 
 if TYPE_CHECKING:

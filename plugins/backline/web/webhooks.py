@@ -8,11 +8,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from backline.channels.settings import WebhookSettings
+from backline.encryption import encryptor
 from backline.errors import InvalidInput
 from backline.settings import settings
 from backline.web import schemas
 from backline.web.bodies import JsonRoute
-from backline.web.database import Database, encryptor
+from backline.web.database import Database
 from backline.web.roles import Role, actor, route
 from backline.web.urls import api_url
 from backline.webhooks import endpoints

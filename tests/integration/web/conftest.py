@@ -33,6 +33,7 @@ from fastapi import FastAPI  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 from httpx import Response  # noqa: E402
 
+from backline.encryption import encryptor  # noqa: E402
 from backline.messages.sync import sync_types  # noqa: E402
 from backline.web.app import create_app  # noqa: E402
 from backline.web.urls import PREFIX  # noqa: E402
@@ -113,6 +114,7 @@ def make_api(
     def make(dsn: str = shared_database) -> Api:
         monkeypatch.setenv("AIRFLOW_CONN_BACKLINE_DB", connection_json(dsn))
         monkeypatch.setenv("BACKLINE_FERNET_KEYS", FERNET_KEY)
+        encryptor.cache_clear()
         app = create_app()
         root = FastAPI()
         root.mount(PREFIX, app)

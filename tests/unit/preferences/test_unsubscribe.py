@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
+from backline import encryption
 from backline.channels.base import EmailContent, Message
 from backline.encryption import KEYS_VARIABLE, Encryptor
 from backline.errors import Misconfigured
 from backline.messages import registry, render_email
-from backline.preferences import unsubscribe
 from backline.preferences.unsubscribe import Subscription, create_token, read_token, unsubscribe_link
 from backline.settings import settings
 
@@ -28,10 +28,10 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(KEYS_VARIABLE, f"{NEW},{OLD}")
     monkeypatch.setenv("BACKLINE__LINKS__UNSUBSCRIBE", PUBLIC + "{token}")
     settings.cache_clear()
-    unsubscribe._encryptor.cache_clear()
+    encryption.encryptor.cache_clear()
     yield
     settings.cache_clear()
-    unsubscribe._encryptor.cache_clear()
+    encryption.encryptor.cache_clear()
 
 
 def rendered(kind: str, payload: dict[str, Any]) -> EmailContent:
@@ -85,7 +85,7 @@ def test_a_newsletter_carries_our_link_in_headers_and_both_parts() -> None:
 
 def test_a_newsletter_with_a_page_of_the_apps_own_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEYS_VARIABLE, raising=False)
-    unsubscribe._encryptor.cache_clear()
+    encryption.encryptor.cache_clear()
     content = rendered("newsletter", newsletter(unsubscribe_url="https://shop.example/leave/1"))
     assert content.headers["List-Unsubscribe"] == "<https://shop.example/leave/1>"
     with pytest.raises(Misconfigured, match=KEYS_VARIABLE):
