@@ -28,7 +28,6 @@ Greeting.declare("greeting", {"email": "email.normal"})
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    registry.all_types()
     registry.all_types()  # they register once in a process
     kept = dict(registry._types)
     yield
