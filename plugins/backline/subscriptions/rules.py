@@ -6,10 +6,11 @@ before: a subscription of the 31st has cycles on 28 February and 31 March. `toda
 
 from __future__ import annotations
 
-from calendar import monthrange
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
+
+from dateutil.relativedelta import relativedelta
 
 ONE_DAY = timedelta(days=1)
 
@@ -127,15 +128,9 @@ def line_amounts(quantity: int, unit_price_minor: int, tax_rate: int) -> tuple[i
     return net, (net * tax_rate + 5000) // 10_000
 
 
-def anchor_date(year: int, month: int, anchor_day: int) -> date:
-    """The day of a month that an anchor day (1 to 31) falls on."""
-    return date(year, month, min(anchor_day, monthrange(year, month)[1]))
-
-
 def cycle_after(cycle_on: date, anchor_day: int, interval_months: int, count: int) -> date:
     """The cycle that is `count` cycles after `cycle_on`; with 0, `cycle_on` on its anchor day."""
-    year, month = divmod(cycle_on.year * 12 + cycle_on.month - 1 + count * interval_months, 12)
-    return anchor_date(year, month + 1, anchor_day)
+    return cycle_on + relativedelta(months=count * interval_months, day=anchor_day)
 
 
 def first_cycle_from(cycle_on: date, anchor_day: int, interval_months: int, earliest: date) -> date:
