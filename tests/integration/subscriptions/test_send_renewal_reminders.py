@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from backline.errors import DatabaseFailure
 from backline.messages import registry
 from backline.subscriptions.rules import RenewalOutcome
 from backline.subscriptions.send_renewal_reminders import send_renewal_reminders
@@ -112,7 +114,14 @@ def test_a_run_is_bounded(shop: Shop) -> None:
 def test_overlapping_runs_remind_once(shop: Shop) -> None:
     for _ in range(40):
         shop.subscription(TOMORROW)
+
+    def run_until_it_succeeds(_: int) -> int:
+        """As Airflow retries it: a run that finds the same row locked by the other one twice fails."""
+        for _ in range(20):
+            with suppress(DatabaseFailure):
+                return reminded(shop)
+        return -1
+
     with ThreadPoolExecutor(2) as pool:
-        counts = list(pool.map(lambda _: reminded(shop), range(2)))
-    assert sum(counts) == 40
+        assert min(pool.map(run_until_it_succeeds, range(2))) >= 0
     assert len(shop.messages(KIND)) == 40
