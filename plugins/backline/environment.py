@@ -22,6 +22,10 @@ def load_dotenv(root: Path) -> None:
         if not text or text.startswith("#"):
             continue
         key, separator, value = text.partition("=")
+        try:
+            words = shlex.split(value, comments=True)
+        except ValueError:  # a quote without its end
+            separator = ""
         if not separator or not key.strip().isidentifier():
             raise Misconfigured(f"{path}: line {number} is not KEY=value; correct or remove it")
-        os.environ.setdefault(key.strip(), " ".join(shlex.split(value, comments=True)))
+        os.environ.setdefault(key.strip(), " ".join(words))

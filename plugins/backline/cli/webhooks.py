@@ -126,9 +126,7 @@ def enable(endpoint: Id, as_json: AsJson = False) -> None:
 
 @group.command()
 def delete(
-    endpoint: Id,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: AsJson = False,
+    endpoint: Id, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False, as_json: AsJson = False
 ) -> None:
     """Delete an endpoint with its secrets; its waiting messages end."""
     if not yes:

@@ -24,14 +24,7 @@ from backline.errors import InvalidInput, PermanentError, Rejected
 from backline.outbox.submission import enqueue
 from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
 from backline.payments.provider import ChargeRequest, ChargeResult, Provider
-from backline.payments.repository import (
-    Order,
-    Payment,
-    RunStatement,
-    lock_or_create,
-    lock_order,
-    transaction,
-)
+from backline.payments.repository import Order, Payment, RunStatement, lock_or_create, lock_order, transaction
 from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 

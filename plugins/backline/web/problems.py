@@ -71,11 +71,7 @@ class ApiError(HTTPException):
     """An error response; raise it anywhere below the routes."""
 
     def __init__(
-        self,
-        status: int,
-        detail: str,
-        errors: list[FieldError] | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, detail: str, errors: list[FieldError] | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(status, detail, headers)
         self.errors = errors
