@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +12,7 @@ from backline.channels.base import EmailContent
 from backline.errors import InvalidInput
 from backline.messages import registry, types
 from backline.messages.base import EmailMessage, MessageType, WebhookMessage
+from backline.settings import ROOT
 
 
 class Greeting(EmailMessage):
@@ -73,6 +76,24 @@ def test_the_types_that_ship() -> None:
 def test_each_module_of_types_registers_some() -> None:
     modules = {path.stem for path in Path(types.__file__).parent.glob("[a-z]*.py")}
     assert {kind.__module__.rpartition(".")[2] for kind in registry.all_types()} == modules
+
+
+def test_getting_one_type_loads_no_other_module() -> None:
+    code = """
+import sys
+from backline.messages import registry
+registry.get("welcome")
+print(*(name for name in sys.modules if name.startswith("backline.messages.types.")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT / "plugins")},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    assert done.stdout.split() == ["backline.messages.types.general"]
 
 
 def test_an_unknown_type_lists_the_known_ones() -> None:

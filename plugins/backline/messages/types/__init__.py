@@ -1,1 +1,1 @@
-"""The message types. A module registers its types when it is imported; `registry` imports all."""
+"""The message types. A module registers its types when it is imported; `registry` imports those that are needed."""
