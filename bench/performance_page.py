@@ -194,7 +194,7 @@ _HEAD = """
 
 Backline's performance on one small machine, compared with what it replaces and with similar projects. Every figure
 comes from `./backline bench`, which runs all sides in turn in the same run on the same machine and takes medians. This
-page is generated from the results by `python -m bench.performance_page`; only the texts about limits are written by hand.
+page is generated from the results by `./backline generate`; only the texts about limits are written by hand.
 """
 _RERUN = """
 ## Measure it yourself
@@ -204,7 +204,7 @@ _RERUN = """
 ./backline bench growth                 # one bench
 ./backline bench --json results.json    # with all measurements
 ./backline bench --short                # small sizes: tests the bench, does not measure speed
-.venv/bin/python -m bench.performance_page results.json   # this page and its charts (with PYTHONPATH=plugins:.)
+./backline generate --results results.json  # this page and its charts
 ```
 
 A bench starts its own copy of the stack under `.backline/bench`, on ports 50 above yours, and removes it at the end. The

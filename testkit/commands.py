@@ -1,4 +1,4 @@
-"""Commands for developers of Backline: test, check."""
+"""Commands for developers of Backline: test, check, generate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -25,9 +26,10 @@ LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testk
 """Lists of requirements (.in) with their lock files (.txt)."""
 GENERATED_FILES = {
     "testkit.dag_docs": ("docs/dags.md",),
+    "testkit.message_docs": ("docs/messages.md",),
     "bench.performance_page": ("docs/performance.md", "docs/img/performance/*.svg"),
 }
-"""Module that writes files from other sources → those files."""
+"""Module that writes files from other sources → those files. `generate` also writes the snapshot of message types."""
 _REQUIREMENT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(==\s*([^\s;\\]+))?")
 
 
@@ -61,6 +63,20 @@ def check() -> None:
     if failed:
         err.print(f"backline: failed: {', '.join(failed)}; see the output above", markup=False)
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def generate(
+    results: Annotated[
+        Path | None, typer.Option("--results", help="New results of `bench --json`, for the page of figures.")
+    ] = None,
+) -> None:
+    """Write all generated files: the pages of DAGs, message types and figures, and the snapshot of message types."""
+    code = 0
+    for module in GENERATED_FILES:
+        arguments = [str(results)] if results is not None and module == "bench.performance_page" else []
+        code |= run_command([sys.executable, "-P", "-m", module, *arguments], _tool_environment(), quiet=True)
+    raise typer.Exit(code or schema_snapshot.main(("--write",)))
 
 
 def lock_problems(wanted: Path, locked: Path) -> list[str]:
@@ -121,7 +137,7 @@ def _check_generated_files() -> int:
                 path.write_bytes(before[path])
             else:
                 path.unlink()
-            err.print(f"{path.relative_to(ROOT)}: stale; run `python -m {module}`", markup=False)
+            err.print(f"{path.relative_to(ROOT)}: stale; run ./backline generate", markup=False)
         stale += len(changed) + code
     return stale
 

@@ -1,7 +1,7 @@
 """Compares the message types with a committed snapshot, so that a change cannot break messages that are already waiting.
 
-`python -m testkit.schema_snapshot` prints what is wrong with the types' changes since the snapshot; with `--write` it
-also updates the snapshot, unless a change is incompatible. See docs/messages.md, "Changing a message type".
+`./backline check` prints what is wrong with the types' changes since the snapshot; `./backline generate` updates the snapshot,
+unless a change is incompatible. See docs/messages.md, "Changing a message type".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from backline.messages.secrets import plaintext
 from backline.settings import ROOT
 
 FILE = ROOT / "include" / "config" / "message_types.json"
-REWRITE = "run `python -m testkit.schema_snapshot --write`"
+REWRITE = "run ./backline generate"
 ANNOTATIONS = frozenset({"title", "description", "examples", "default"})
 """Keywords that do not affect which payloads are valid."""
 LOWER_BOUNDS = ("minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum")

@@ -24,7 +24,7 @@ def bag() -> DagBag:
 
 
 def test_the_page_is_fresh(bag: DagBag) -> None:
-    assert OUTPUT_FILE.read_text(encoding="utf-8") == render_page(bag.dags.values()), "run: python -m testkit.dag_docs"
+    assert OUTPUT_FILE.read_text(encoding="utf-8") == render_page(bag.dags.values()), "run: ./backline generate"
 
 
 def test_each_dag_has_an_entry_with_its_tasks_and_params(bag: DagBag) -> None:

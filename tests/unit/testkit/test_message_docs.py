@@ -15,9 +15,7 @@ from testkit import message_docs
 
 
 def test_the_page_is_fresh() -> None:
-    assert message_docs.PAGE.read_text(encoding="utf-8") == message_docs.render_page(), (
-        "run: python -m testkit.message_docs"
-    )
+    assert message_docs.PAGE.read_text(encoding="utf-8") == message_docs.render_page(), "run: ./backline generate"
 
 
 def test_every_type_template_and_failure_class_is_on_it() -> None:
