@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from backline.cli.console import PASS_THROUGH, app, err, out, print_progress
+from backline.errors import InvalidInput
 from backline.settings import ROOT
 from stack.lifecycle import Stack
 from testkit import schema_snapshot
@@ -40,25 +41,21 @@ def test(context: typer.Context) -> None:
 
 
 @app.command()
-def check() -> None:
-    """Run all checks of CI: format, lint, types, words, generated files, lock files, launcher, tests."""
-    steps: dict[str, Callable[[], int]] = {
-        "format": lambda: run_command([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
-        "lint": lambda: run_command([sys.executable, "-P", "-m", "ruff", "check", "."]),
-        "types": lambda: run_command([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
-        "words": check_wording,
-        "generated files": _check_generated_files,
-        "lock files": _check_locks,
-        "launcher": lambda: run_command(["/bin/sh", "-n", str(ROOT / "backline")]),
-        "message types": lambda: schema_snapshot.main(()),
-        "tests": _run_test_suite,
-    }
+def check(
+    steps: Annotated[
+        list[str] | None, typer.Argument(metavar="[STEP]...", help="Only these; all if not given.")
+    ] = None,
+) -> None:
+    """Run the checks of CI: format, lint, types, words, generated-files, lock-files, launcher, message-types, tests."""
+    wanted = steps or list(CHECKS)
+    if unknown := [name for name in wanted if name not in CHECKS]:
+        raise InvalidInput("STEP", f"there is no check {unknown[0]!r}; use one of: {', '.join(CHECKS)}")
     failed = []
-    for name, step in steps.items():
+    for name in wanted:
         err.rule(name, style="dim")
-        if step():
+        if CHECKS[name]():
             failed.append(name)
-    for name in steps:
+    for name in wanted:
         out.print(f"[red]FAILED[/] {name}" if name in failed else f"[green]ok[/]     {name}")
     if failed:
         err.print(f"backline: failed: {', '.join(failed)}; see the output above", markup=False)
@@ -160,3 +157,17 @@ def _run_pytest(arguments: Sequence[str]) -> int:
     current = Stack(print_progress)
     with current.temporary_setup():
         return run_to_end([sys.executable, "-P", "-m", "pytest", *arguments], current.subprocess_environment())
+
+
+CHECKS: dict[str, Callable[[], int]] = {
+    "format": lambda: run_command([sys.executable, "-P", "-m", "ruff", "format", "--check", "."]),
+    "lint": lambda: run_command([sys.executable, "-P", "-m", "ruff", "check", "."]),
+    "types": lambda: run_command([sys.executable, "-P", "-m", "mypy", *MYPY_FOLDERS]),
+    "words": check_wording,
+    "generated-files": _check_generated_files,
+    "lock-files": _check_locks,
+    "launcher": lambda: run_command(["/bin/sh", "-n", str(ROOT / "backline")]),
+    "message-types": lambda: schema_snapshot.main(()),
+    "tests": _run_test_suite,
+}
+"""The steps of `check`, in their order."""

@@ -15,7 +15,7 @@ from backline.cli.__main__ import load_commands
 from backline.cli.console import app
 from backline.settings import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 _INLINE = re.compile(r"`(?:[A-Z_]+=\S+ )?\./backline([^`]*)`")
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 _LINE = re.compile(r"\./backline([^\n)]*)")
