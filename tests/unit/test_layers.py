@@ -125,3 +125,23 @@ def test_dag_files_are_short(path: Path) -> None:
 
 def test_library_modules_are_no_longer_than_400_lines() -> None:
     assert [path for path in PACKAGE.rglob("*.py") if len(path.read_text().splitlines()) > 400] == []
+
+
+LAYER = re.compile(r'\w+\["(?:<b>[^<]*</b><br>)?([\w, ]+)"\]')
+UPWARD_IMPORTS = {("db/migrate.py", "messages"), ("jobs/job.py", "payments")}
+"""A migration also registers the message types; the type of `Job.provider` is the payment provider's."""
+
+
+def test_the_diagram_of_layers_is_true() -> None:
+    """docs/architecture.md: every folder is in one layer, and imports only from its own layer and those below."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    diagram = page.partition("## Layers")[2].partition("```mermaid")[2].partition("```")[0]
+    level = {name: index for index, names in enumerate(LAYER.findall(diagram)) for name in names.split(", ")}
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert level.keys() == folders | {"dags"}
+    upward = set()
+    for folder in folders:
+        for path in (PACKAGE / folder).rglob("*.py"):
+            imported = {name.split(".")[1] for name in imports(path) if name.startswith("backline.")} & folders
+            upward |= {(str(path.relative_to(PACKAGE)), name) for name in imported if level[name] < level[folder]}
+    assert upward == UPWARD_IMPORTS
