@@ -45,10 +45,6 @@ def pre_execute_of(task: Any) -> PreExecute:
     return found
 
 
-def test_jobs_are_found(jobs: dict[str, DAG]) -> None:
-    assert set(jobs) >= {"reconcile_dead_letters", "purge_dead_letters"}
-
-
 def test_each_has_the_defaults_of_jobs(jobs: dict[str, DAG]) -> None:
     for dag_id, dag in jobs.items():
         assert dag.on_failure_callback == [record_run_failure] or dag.on_failure_callback is record_run_failure
