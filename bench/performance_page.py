@@ -192,9 +192,9 @@ def main(arguments: list[str]) -> None:
 _HEAD = """
 # Performance
 
-Backline's performance on one small machine, compared with what it replaces and with similar projects. Every figure
-comes from `./backline bench`, which runs all sides in turn in the same run on the same machine and takes medians. This
-page is generated from the results by `./backline generate`; only the texts about limits are written by hand.
+For those who choose or size Backline: its speed on one small machine, compared with Celery, procrastinate, pgqueuer
+and bare Airflow. `./backline bench` runs all sides in turn on the same machine and takes medians. This page is generated
+by `./backline generate`; the texts are in `bench/bounds.toml`.
 """
 _RERUN = """
 ## Measure it yourself
@@ -208,7 +208,7 @@ _RERUN = """
 ```
 
 A bench starts its own copy of the stack under `.backline/bench`, on ports 50 above yours, and removes it at the end. The
-peers are installed in a venv there. Run nothing else meanwhile: it would compete for the cores.
+peers are installed in a venv there. Run nothing else meanwhile.
 """
 _PLANS_HEAD = """
 ## Query plans
