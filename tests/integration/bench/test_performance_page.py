@@ -51,14 +51,6 @@ def test_results_without_a_key_are_rejected() -> None:
         performance_page.render_page({**RESULTS, "benches": benches}, {})
 
 
-def test_a_new_figure_that_the_results_lack_is_shown_as_not_measured() -> None:
-    idle = {"keys": {"ratio_cpu": 1.3, "ratio_mem": 1.2}, "backline": {}, "bare": {}}
-    lines = performance_page._render_targets({"idle": idle}, {}).splitlines()
-    assert [line for line in lines if "not measured" in line] == [
-        "| idle | the same with every job of the catalogue | ≤ 1.5 × | not measured | | |"  # noqa: RUF001 - as the page shows it
-    ]
-
-
 def test_new_results_of_one_bench_keep_the_others_and_show_their_date() -> None:
     later = {"measured_at": "2026-02-03T04:05:06+00:00", "commit": "def5678"}
     parse = {"keys": {"total_s": 1.0, "worst_ms": 90.0}, "each_ms": {"dags/a.py": 90.0}}
