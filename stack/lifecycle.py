@@ -106,6 +106,7 @@ class Stack:
 
     def up(self) -> bool:
         """Start everything and wait until it is ready; False if it already ran."""
+        settings().check_job_sections()
         with self.paths.lock(self.report):
             fresh = not (self._is_set_up() and self.is_running())
             if fresh:
@@ -167,6 +168,7 @@ class Stack:
         return False
 
     def _run_setup(self) -> None:
+        settings().check_job_sections()
         write_airflow_passwords(self.paths.password_file, self.secrets)
         self._check_same_port(self.supervisor.states())
         if self.supervisor.pid() is None:

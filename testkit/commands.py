@@ -26,6 +26,7 @@ MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
 LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
 """Lists of requirements (.in) with their lock files (.txt)."""
 GENERATED_FILES = {
+    "testkit.settings_file": ("include/config/backline.toml",),
     "testkit.dag_docs": ("docs/dags.md",),
     "testkit.message_docs": ("docs/messages.md",),
     "bench.performance_page": ("docs/performance.md", "docs/img/performance/*.svg"),
@@ -68,7 +69,7 @@ def generate(
         Path | None, typer.Option("--results", help="New results of `bench --json`, for the page of figures.")
     ] = None,
 ) -> None:
-    """Write all generated files: the pages of DAGs, message types and figures, and the snapshot of message types."""
+    """Write what is generated: new settings, the pages of DAGs, message types and figures, and the types' snapshot."""
     code = 0
     for module in GENERATED_FILES:
         arguments = [str(results)] if results is not None and module == "bench.performance_page" else []

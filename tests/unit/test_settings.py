@@ -12,7 +12,7 @@ from backline.channels.settings import EmailSettings, WebhookSettings
 from backline.errors import FailureClass, Misconfigured
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Settings, config_file, load
-from backline.settings.base import registered_sections
+from testkit.settings_file import all_sections
 
 SHIPPED = ROOT / "include" / "config" / "backline.toml"
 CORE_SECTIONS = ("database", "outbox", "lane_trigger", "direct_pools", "alerts", "jobs", "job_pools")
@@ -42,10 +42,9 @@ def test_every_shipped_value_of_the_core_is_the_codes_default(name: str) -> None
     assert getattr(load(SHIPPED), name) == getattr(Settings(lanes={}), name)
 
 
-@pytest.mark.parametrize("name", registered_sections())
+@pytest.mark.parametrize("name", all_sections())
 def test_every_shipped_value_is_the_codes_default(name: str) -> None:
-    model = registered_sections()[name]
-    assert load(SHIPPED).section(model) == model()
+    assert load(SHIPPED).job_section(name, domain=name) == all_sections()[name]()
 
 
 def test_every_shipped_retry_policy_is_the_codes_default() -> None:
@@ -54,8 +53,8 @@ def test_every_shipped_retry_policy_is_the_codes_default() -> None:
 
 def test_every_setting_is_in_the_shipped_file() -> None:
     shipped = parsed()
-    assert set(shipped) == {*Settings.model_fields, *registered_sections()}
-    for name, model in registered_sections().items():
+    assert set(shipped) == {*Settings.model_fields, *all_sections()}
+    for name, model in all_sections().items():
         assert set(shipped[name]) == set(model.model_fields)
     for name in ("database", "outbox", "lane_trigger", "alerts"):
         core = Settings.model_fields[name].annotation

@@ -23,6 +23,7 @@ def bootstrap(environ: Mapping[str, str]) -> None:
     """Run all steps; each can be repeated after a failure."""
     if missing := [name for name in REQUIRED_VARIABLES if not environ.get(name)]:
         raise Misconfigured(f"{', '.join(missing)}: must be set")
+    settings().check_job_sections()
     for name in migrate(environ["BACKLINE_DATABASE_URL"]):
         _print_step(f"applied migration {name}")
     # Includes the tables of Airflow's auth manager.

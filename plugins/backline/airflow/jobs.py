@@ -18,7 +18,6 @@ from backline.airflow.callbacks import record_late_run, record_run_failure, reco
 from backline.airflow.defaults import dag_arguments, task_arguments
 from backline.errors import FailureClass, NotConfigured
 from backline.settings import JobSettings, settings
-from backline.settings.base import registered_sections
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
@@ -203,7 +202,7 @@ class JobOperator(BaseOperator):
 
 
 def create_job(context: Context, domain: str) -> Job[Any]:
-    """The `Job` of a running task; its settings are the section of that domain."""
+    """The `Job` of a running task; its settings are its own section, or that of the domain."""
     from backline.airflow.connections import JobClients, app_dsn
     from backline.jobs.job import Job, Params
     from backline.jobs.results import ResultStore, RunRef
@@ -214,7 +213,7 @@ def create_job(context: Context, domain: str) -> Job[Any]:
     return Job(
         name=run.dag_id,
         run_id=run.run_id,
-        settings=_domain_settings(domain),
+        settings=config.job_section(run.dag_id, domain),
         params=Params(dict(context["params"])),
         now=datetime.now(UTC),
         dsn=dsn,
@@ -223,11 +222,6 @@ def create_job(context: Context, domain: str) -> Job[Any]:
         alert_recipients=config.alerts.recipients,
         conf=conf,
     )
-
-
-def _domain_settings(domain: str) -> object:
-    model = registered_sections().get(domain)
-    return None if model is None else settings().section(model)
 
 
 def _task_defaults(name: str, job: JobSettings, requires: Requires) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from backline.messages.recipients import EXAMPLES
+from backline.messages.recipients import EXAMPLES, HELP
 from backline.messages.rules import branches, form_order
 from backline.messages.run_conf import MAX_REQUEST_ID_LENGTH
 from backline.messages.secrets import FERNET_PREFIX
@@ -21,13 +21,6 @@ RECIPIENT_MAX_LENGTH = 5000
 
 MULTILINE_MIN_LENGTH = 2000
 """A text field that may be longer than this many characters gets a multiline input."""
-
-_RECIPIENT_HELP = {
-    "email": "The recipient's email address, with or without a name: Ann <ann@example.com>",
-    "sms": "The recipient's phone number with its country: +49 1511 2345678",
-    "push": "A device's token, or user:17 for all devices of a person",
-    "webhook": "* for every endpoint that is subscribed to the event, or the id of one: ep_1",
-}
 
 COPIED_KEYWORDS = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minimum", "maximum", "format"}
@@ -59,8 +52,9 @@ def _recipient_param(kind: type[MessageType]) -> Param:
     from airflow.sdk import Param
 
     if len(kind.channels) == 1:
+        text = HELP.get(kind.channels[0], "the recipient")
         return Param(
-            type="string", title="To", description=_RECIPIENT_HELP.get(kind.channels[0], "The recipient"),
+            type="string", title="To", description=text[0].upper() + text[1:],
             minLength=1 if kind.channels == ("webhook",) else 3, maxLength=RECIPIENT_MAX_LENGTH,
         )  # fmt: skip
     example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in kind.channels})

@@ -105,7 +105,7 @@ class Job(Generic[SettingsT_co]):
     name: str
     run_id: str
     settings: SettingsT_co
-    """The section of the function's domain."""
+    """The job's own section, or that of its function's domain."""
     params: Params
     now: datetime
     """The time of the run: one clock for all that it decides."""

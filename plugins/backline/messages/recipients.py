@@ -14,13 +14,18 @@ from backline.errors import InvalidInput
 
 EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17", "webhook": "*"}
 """An example of each channel's recipient."""
+HELP = {
+    "email": "an email address, with or without a name: Ann <ann@example.com>",
+    "sms": "a phone number with its country: +49 1511 2345678",
+    "push": "a device's token, or user:17 for all devices of a person",
+    "webhook": "* for every endpoint that is subscribed to the event, or the id of one: ep_1",
+}
 
 
 def check(channel: str, recipient: object, field: str = "to") -> str:
     """One recipient in the channel's format; InvalidInput names the field."""
     if not isinstance(recipient, str) or not recipient.strip():
-        what = _RECIPIENT_NAMES.get(channel, "recipient")
-        raise InvalidInput(field, f'is required; give one {what}, for example "{EXAMPLES.get(channel, "")}"')
+        raise InvalidInput(field, f"is required; give {HELP.get(channel, 'one recipient')}")
     return _CHECKS[channel](recipient.strip(), field) if channel in _CHECKS else recipient.strip()
 
 
@@ -80,10 +85,4 @@ _CHECKS: dict[str, Callable[[str, str], str]] = {
     "sms": recipients.parse_phone_number,
     "push": recipients.parse_push_recipient,
     "webhook": recipients.parse_webhook_recipient,
-}
-_RECIPIENT_NAMES = {
-    "email": "email address",
-    "sms": "phone number",
-    "push": "device's token or person",
-    "webhook": "endpoint's id, or * for every subscribed one",
 }

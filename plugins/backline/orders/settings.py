@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from backline.settings.base import Section, register, url_with
 
 StuckState = Literal["pending", "reserved", "paid", "confirmed", "shipped"]
-STUCK_HOURS: dict[StuckState, PositiveFloat] = {
+STUCK_HOURS: dict[StuckState, float] = {
     "pending": 2.0,
     "reserved": 96.0,
     "paid": 2.0,
@@ -26,7 +26,7 @@ class OrderSettings(Section):
     grace_seconds: float = Field(300.0, ge=0)
     payment_timeout_hours: float = Field(72.0, gt=0, le=8760)
     batch_limit: int = Field(1000, ge=1, le=100_000)
-    stuck_hours: dict[StuckState, PositiveFloat] = Field(default_factory=lambda: dict(STUCK_HOURS))
+    stuck_hours: dict[StuckState, PositiveFloat] = STUCK_HOURS
     payment_missing_hours: float = Field(24.0, gt=0)
     payment_missing_again_hours: float = Field(48.0, gt=0)
     review_days: float = Field(7.0, gt=0)

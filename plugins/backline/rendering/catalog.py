@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from backline.errors import InvalidInput
 from backline.rendering.settings import TemplateSettings
@@ -30,13 +28,6 @@ def require_template(channel: str, name: str) -> None:
     """Raise InvalidInput for the field `template`, listing the known ones, if there is none of that name."""
     if name not in (known := templates(channel)):
         raise InvalidInput("template", f"there is no {channel} template {name!r}; known templates: {', '.join(known)}")
-
-
-def sample_context(channel: str, name: str) -> dict[str, Any]:
-    """A sample context, from `sample.json`, of a template that belongs to no message type."""
-    file = TEMPLATE_FOLDER / channel / settings().section(TemplateSettings).language / name / "sample.json"
-    loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return loaded
 
 
 def resolve_language(channel: str, name: str, wanted: str | None) -> str:

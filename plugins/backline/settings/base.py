@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from backline.errors import Misconfigured
 from backline.validation_errors import field_path, field_problems
 
 LIBRARY = Path(__file__).resolve().parents[1]
 _UNKNOWN_SETTING = "unknown setting; remove it or check its spelling (all settings: include/config/backline.toml)"
-_registered: dict[str, type[Section]] = {}
+REGISTERED: dict[str, type[Section]] = {}
+"""What has been registered so far. A job's own section is when its module is imported."""
 
 
 class Section(BaseModel):
@@ -29,27 +31,28 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def url_with(placeholder: str, *schemes: str) -> AfterValidator:
-    """Validator of a URL of the schemes (default http and https) that has the placeholder once: "order" for `{order}`."""
+    """Validator of a URL of the schemes (default http and https) with the placeholder once: "order" for `{order}`; "": none."""
 
     def check(url: str) -> str:
         parts = urlsplit(url)
         if (
             parts.scheme not in (schemes or ("http", "https"))
             or not parts.netloc
-            or url.count(f"{{{placeholder}}}") != 1
+            or url.count(f"{{{placeholder}}}") != bool(placeholder)
         ):
             known = " or ".join(schemes or ("http", "https"))
-            raise ValueError(f"{url!r} must be a URL, {known}, with {{{placeholder}}} in it once")
+            place = f", with {{{placeholder}}} in it once" if placeholder else ""
+            raise ValueError(f"{url!r} must be a URL, {known}{place}")
         return url
 
     return AfterValidator(check)
 
 
 def register(name: str) -> Callable[[type[SectionT]], type[SectionT]]:
-    """Class decorator: this model is the section `[name]`. It stands in `settings.py` of the folder whose code it is for."""
+    """Class decorator: this model is the section `[name]`, in `settings.py` of a folder, or in the job's module of that name."""
 
     def decorate(model: type[SectionT]) -> type[SectionT]:
-        _registered[name] = model
+        REGISTERED[name] = model
         return model
 
     return decorate
@@ -60,7 +63,24 @@ def registered_sections() -> Mapping[str, type[Section]]:
     """All registered sections by name: every `settings.py` of the library's folders is imported."""
     for path in sorted(LIBRARY.glob("*/settings.py")):
         import_module(f"backline.{path.parent.name}.settings")
-    return dict(_registered)
+    return dict(REGISTERED)
+
+
+@cache
+def find_job_section(name: str) -> str | None:
+    """The job's module, `<folder>/<name>.py`, if by its text it registers a section of the job's name."""
+    for path in LIBRARY.glob(f"*/{name}.py") if name.isidentifier() else ():
+        if f'@register("{name}")' in path.read_text(encoding="utf-8"):
+            return f"backline.{path.parent.name}.{name}"
+    return None
+
+
+def build_section(name: str, values: object) -> Section:
+    """The registered section of that name from a file's values; Misconfigured names a setting that is wrong."""
+    try:
+        return REGISTERED[name].model_validate(values)
+    except ValidationError as exc:
+        raise Misconfigured(format_errors(exc, name)) from None
 
 
 def deep_merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, ValidationError, field_validator, model_validator
 
 from backline.errors import FailureClass, Misconfigured
+from backline.settings import base
 from backline.settings.base import Section, SectionT, deep_merge, format_errors, registered_sections
 
 ChannelName = Literal["email", "sms", "push", "webhook"]
@@ -156,6 +158,8 @@ class Settings(Section):
     """All of Backline's settings; get them from `settings()`. What is not of the engine is read with `section`."""
 
     _sections: dict[type[Section], Section] = PrivateAttr(default_factory=dict)
+    _of_jobs: dict[str, object] = PrivateAttr(default_factory=dict)
+    """What the file has for the sections of single jobs: they are built when the job runs, as their modules import its code."""
 
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     outbox: OutboxSettings = Field(default_factory=OutboxSettings)
@@ -181,13 +185,25 @@ class Settings(Section):
     def build(cls, values: Mapping[str, Any]) -> Self:
         """Settings from the values of a file, by section; ValidationError, or Misconfigured naming a section's setting."""
         sections = registered_sections()
-        built = cls(**{name: value for name, value in values.items() if name not in sections})
-        for name, model in sections.items():
-            try:
-                built._sections[model] = model.model_validate(values.get(name, {}))
-            except ValidationError as exc:
-                raise Misconfigured(format_errors(exc, name)) from None
+        others = {name: value for name, value in values.items() if name not in sections}
+        of_jobs = {name: others.pop(name) for name in others.keys() - cls.model_fields if base.find_job_section(name)}
+        built = cls(**others)
+        built._of_jobs = of_jobs
+        built._sections = {model: base.build_section(name, values.get(name, {})) for name, model in sections.items()}
         return built
+
+    def job_section(self, job: str, domain: str) -> Section | None:
+        """The job's own section, else its domain's, else None; Misconfigured names a wrong setting of the job's own."""
+        if module := base.find_job_section(job):
+            import_module(module)
+            return base.build_section(job, self._of_jobs.get(job, {}))
+        sections = registered_sections()
+        return self.section(sections[domain]) if domain in sections else None
+
+    def check_job_sections(self) -> None:
+        """Misconfigured names a wrong setting of a job's own section, which otherwise only its runs check."""
+        for job in self._of_jobs:
+            self.job_section(job, "")
 
     def section(self, model: type[SectionT]) -> SectionT:
         """The section of that class: `settings().section(OrderSettings)`."""

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from backline.errors import PERMANENT_CLASSES, Misconfigured
-from backline.settings.base import deep_merge, format_errors, registered_sections
+from backline.settings.base import deep_merge, find_job_section, format_errors, registered_sections
 from backline.settings.core import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -98,8 +98,10 @@ def _parse_value(text: str) -> object:
 def _check_environment() -> None:
     known = sorted({*Settings.model_fields, *registered_sections()})
     for name in os.environ:
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
+            continue
         section = name.upper().removeprefix(ENVIRONMENT_PREFIX).partition("__")[0].lower()
-        if name.upper().startswith(ENVIRONMENT_PREFIX) and section not in known:
+        if section not in known and not find_job_section(section):
             raise Misconfigured(f"environment: {name}: unknown section {section!r}; use one of: {', '.join(known)}")
 
 

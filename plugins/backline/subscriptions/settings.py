@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from backline.settings.base import Section, register, url_with
 
@@ -20,12 +19,4 @@ class SubscriptionSettings(Section):
     out_of_stock_retry_days: int = Field(1, ge=1, le=30)
     reminder_batch_limit: int = Field(100_000, ge=1, le=1_000_000)
     order_url: Annotated[str, url_with("order")] = "http://localhost:8080/orders/{order}"
-    manage_url: str = "http://localhost:8080/account/subscriptions"
-
-    @field_validator("manage_url")
-    @classmethod
-    def _check_http_url(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{url!r} must be an absolute http or https URL")
-        return url
+    manage_url: Annotated[str, url_with("")] = "http://localhost:8080/account/subscriptions"

@@ -25,7 +25,6 @@ from tests.integration.job_factory import get_result
 
 SECTION = re.compile(r"^## Add a job.*?\n(.*?)^## ", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"^`([\w/]+\.\w+)`.*\n(?:.+\n)*\n```\w+\n((?:.*\n)*?)```$", re.MULTILINE)
-SETTINGS = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COPIED = (
     "include",
     "plugins",
@@ -58,10 +57,12 @@ class Copy:
     database: str
     variables: dict[str, str]
 
-    def run(self, conf: dict[str, Any]) -> dict[str, Any]:
+    def run(self, conf: dict[str, Any], **variables: str) -> dict[str, Any]:
         """One run of the job, as `airflow dags test` does it."""
         command = run_dags.command(self.root / "dags" / "stock", {"report_low_stock": conf})
-        done = subprocess.run(command, check=False, env=self.variables, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(
+            command, check=False, env={**self.variables, **variables}, capture_output=True, text=True, timeout=200
+        )
         ran: dict[str, Any] = run_dags.parse_results(done.stdout, done.stderr)["report_low_stock"]
         assert ran["state"] == "success", done.stdout[-3000:] + done.stderr[-3000:]
         stored = get_result(self.database, RunRef("report_low_stock", ran["run_id"]))
@@ -89,9 +90,8 @@ def copy(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -
     for name, text in files().items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
-    [section] = SETTINGS.findall(guide())
-    with (root / "include" / "config" / "backline.toml").open("a", encoding="utf-8") as settings:
-        settings.write("\n" + section)
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'plugins'}:{root}"}
+    subprocess.run([sys.executable, "-m", "testkit.settings_file"], check=True, cwd=root, env=environment, timeout=60)
     create(server, "backline_guide", template)
     database = make_conninfo(server, dbname="backline_guide")
     with psycopg.connect(database) as connection:
@@ -111,8 +111,8 @@ def copy(server: str, template: str, tmp_path_factory: pytest.TempPathFactory) -
     drop(server, "backline_guide")
 
 
-def test_the_job_has_four_files_and_its_settings_in_at_most_120_lines() -> None:
-    assert [Path(name).parts[0] for name in files()] == ["dags", "plugins", "plugins", "include", "tests"]
+def test_the_job_has_four_files_of_at_most_120_lines() -> None:
+    assert [Path(name).parts[0] for name in files()] == ["dags", "plugins", "include", "tests"]
     assert sum(len(text.splitlines()) for text in files().values()) <= 120
 
 
@@ -142,6 +142,18 @@ def test_the_guides_own_test_passes_and_fails_when_the_job_does_nothing(copy: Co
         function.write_text(text, encoding="utf-8")
 
 
+def test_its_settings_are_written_into_the_file_with_their_descriptions(copy: Copy) -> None:
+    text = (copy.root / "include" / "config" / "backline.toml").read_text(encoding="utf-8")
+    assert text.endswith("""
+# Reports of products that are running out.
+[report_low_stock]
+# Products with fewer unreserved pieces than this are reported.
+threshold = 5
+# Maximum products per run.
+batch_limit = 1000
+""")
+
+
 def test_it_runs_as_a_dag_and_stores_its_result(copy: Copy) -> None:
     assert copy.run({"dry_run": True})["outcomes"] == {"would be reported": 2}
     assert copy.subjects() == []
@@ -152,3 +164,15 @@ def test_it_runs_as_a_dag_and_stores_its_result(copy: Copy) -> None:
         assert connection.execute("SELECT kind, name, item_key FROM backline.dead_letter").fetchall() == [
             ("item", "report_low_stock", "2")
         ]
+
+
+def test_a_changed_setting_reaches_the_job_and_a_wrong_one_is_named_by_its_run_and_by_set_up(copy: Copy) -> None:
+    result = copy.run({"dry_run": True}, BACKLINE__REPORT_LOW_STOCK__THRESHOLD="2")
+    assert (result["outcomes"], result["skipped"]) == ({}, 1)  # the cup has 3; the jug has failed before
+    wrong = "report_low_stock.threshold: input should be greater than or equal to 1"
+    with pytest.raises(AssertionError, match=wrong):
+        copy.run({"dry_run": True}, BACKLINE__REPORT_LOW_STOCK__THRESHOLD="0")
+    check = "from backline.settings import settings; settings().check_job_sections()"
+    variables = {**copy.variables, "BACKLINE__REPORT_LOW_STOCK__THRESHOLD": "0"}
+    done = subprocess.run([sys.executable, "-c", check], check=False, env=variables, capture_output=True, text=True)
+    assert wrong in done.stderr

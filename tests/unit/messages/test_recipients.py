@@ -57,7 +57,7 @@ def test_an_invalid_recipient_is_named_by_its_channel(given: object, field: str,
 
 @pytest.mark.parametrize("given", [None, "", " ", 5, ANN])
 def test_of_one_channel_there_is_one(given: object) -> None:
-    with pytest.raises(InvalidInput, match="give one phone number") as caught:
+    with pytest.raises(InvalidInput, match="give a phone number") as caught:
         by_channel("sms", ("sms",), given)
     assert caught.value.field == "to"
 

@@ -40,7 +40,7 @@ def test_null_for_a_required_field_is_left_for_the_model_to_refuse() -> None:
 @pytest.mark.parametrize(
     ("conf", "field", "text"),
     [
-        ({}, "to", "is required; give one email address"),
+        ({}, "to", "is required; give an email address"),
         ({"to": None}, "to", "is required"),
         ({"to": " "}, "to", "is required"),
         ({"to": ["ann@example.com"]}, "to", "is required"),

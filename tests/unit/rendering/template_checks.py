@@ -15,10 +15,10 @@ from backline.errors import BacklineError
 from backline.messages import registry
 from backline.messages.base import MessageType
 from backline.messages.templated import TemplatedMessage
-from backline.rendering import catalog
 from backline.rendering.settings import TemplateSettings
 from backline.rendering.templates import EmailTemplate, compile_email, create_environment
 from backline.settings import settings
+from testkit import message_docs
 
 MARKUP = "<i>&\"'"
 TYPES_BY_TEMPLATE: dict[str, type[TemplatedMessage]] = {
@@ -53,7 +53,7 @@ class TagCollector(HTMLParser):
 def sample_context(name: str, language: str) -> dict[str, Any]:
     """A template's sample context: that of its message type, or else its sample.json."""
     if name not in TYPES_BY_TEMPLATE:
-        return catalog.sample_context("email", name)
+        return message_docs.sample_context("email", name)
     return context(TYPES_BY_TEMPLATE[name], {**TYPES_BY_TEMPLATE[name].sample(), "language": language})
 
 

@@ -12,6 +12,7 @@ from backline.messages import registry
 from backline.messages.templated import TemplatedSms
 from backline.rendering import catalog
 from backline.rendering.templates import render_sms as render
+from testkit import message_docs
 
 KINDS = {
     kind.template_name: kind for kind in registry.all_types() if kind.template_name and issubclass(kind, TemplatedSms)
@@ -25,7 +26,7 @@ TEMPLATES = [
 
 def context(name: str, *without: str) -> dict[str, Any]:
     if name not in KINDS:
-        return catalog.sample_context("sms", name)
+        return message_docs.sample_context("sms", name)
     payload = {key: value for key, value in KINDS[name].sample().items() if key not in without}
     return KINDS[name].parse(payload).template_and_context()[1]
 

@@ -11,7 +11,7 @@ from backline.subscriptions.settings import SubscriptionSettings
     [
         ("order_url", "/orders/{order}", "must be a URL, http or https"),
         ("order_url", "https://shop.example/orders", "with {order} in it once"),
-        ("manage_url", "javascript:alert(1)", "must be an absolute http or https URL"),
+        ("manage_url", "javascript:alert(1)", "must be a URL, http or https"),
         ("chunk_size", 0, "greater than or equal to 1"),
         ("out_of_stock_retry_days", 31, "less than or equal to 30"),
     ],
