@@ -85,7 +85,7 @@ BAD = {
     "a type that is not known": ([email(), {**email(), "type": "telegram"}], 1, "type", "known types"),
     "a recipient that is none": ([email(), email(), email("ann")], 2, "to", "@-sign"),
     "no recipient": ([{"type": "email", "payload": {}}], 0, "to", "is required"),
-    "a recipient a channel, for one channel": ([email({"email": "ann@example.com"})], 0, "to", "one email address"),  # type: ignore[arg-type]
+    "a recipient a channel, for one channel": ([email({"email": "ann@example.com"})], 0, "to", "an email address"),  # type: ignore[arg-type]
     "a payload's field": ([email(), email(payload={"subject": "x" * 501, "text": "t"})], 1, "payload.subject", "too long"),
     "a payload's field within": ([email(payload={"subject": "s", "text": "t", "cc": ["x"]})], 0, "payload.cc[0]", "too short"),
     "a payload that is none": ([email(payload=["x"])], 0, "payload", "an object"),
