@@ -102,6 +102,8 @@ class Paths:
                 raise Misconfigured(
                     f"{self.home} belongs to user id {owner}, you are {uid}; run as that user or set another BACKLINE_HOME"
                 )
+            # It holds secrets, and may be within a repository.
+            (self.home / ".gitignore").write_text("*\n", encoding="utf-8")
             for folder in (self.airflow_home, self.log_folder):
                 folder.mkdir(exist_ok=True, mode=0o700)
         except OSError as exc:

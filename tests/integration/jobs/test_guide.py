@@ -149,8 +149,6 @@ def test_its_settings_are_written_into_the_file_with_their_descriptions(copy: Co
 [report_low_stock]
 # Products with fewer unreserved pieces than this are reported.
 threshold = 5
-# Maximum products per run.
-batch_limit = 1000
 """)
 
 
