@@ -12,7 +12,9 @@ import psycopg
 from psycopg.rows import DictRow
 
 from backline.audit_trail import Actor
-from backline.channels.settings import PushSettings, SmsSettings, WebhookSettings
+from backline.channels.push.settings import PushSettings
+from backline.channels.sms.settings import SmsSettings
+from backline.channels.webhook.settings import WebhookSettings
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import UnknownFailure

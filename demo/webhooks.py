@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from backline.audit_trail import Actor
-from backline.channels.settings import WebhookSettings
+from backline.channels.webhook.settings import WebhookSettings
 from backline.db.connect import session
 from backline.encryption import Encryptor
 from backline.webhooks import endpoints

@@ -47,9 +47,7 @@ def _sql_literal(text: str) -> str:
 def _type_section(kind: type[MessageType]) -> str:
     lanes = " and ".join(f"{channel} over lane `{lane}`" for channel, lane in kind.lanes.items())
     attempts = f"at most {kind.max_attempts} attempts" if kind.max_attempts else "attempts as set for its lane"
-    to: Any = recipients.EXAMPLES.get(kind.channels[0], "...")
-    if len(kind.channels) > 1:
-        to = {channel: recipients.EXAMPLES.get(channel, "...") for channel in kind.channels}
+    to = recipients.example(kind.channels)
     recipient = to if isinstance(to, str) else _json(to)
     shown = ", ".join(map(_sql_literal, (kind.type_name, recipient, _json(kind.example))))
     notes = "".join([

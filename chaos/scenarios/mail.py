@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backline.channels.settings import EmailSettings
+from backline.channels.email.settings import EmailSettings
 from chaos.environment import LANE
 from chaos.scenario import Scenario, Tolerances
 from chaos.stack_environment import StackEnvironment

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from backline.channels.settings import EmailSettings, WebhookSettings
+from backline.channels.email.settings import EmailSettings
+from backline.channels.webhook.settings import WebhookSettings
 from backline.errors import FailureClass, Misconfigured
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, JobDefaults, LaneSettings, RetrySettings, Settings, config_file, load

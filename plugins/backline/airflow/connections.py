@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.bases.hook import BaseHook
 
-from backline.channels.settings import EmailSettings
+from backline.channels.email.settings import EmailSettings
 from backline.errors import Misconfigured, NetworkFailure, NotConfigured
 from backline.payments.settings import PaymentSettings
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from backline.messages.recipients import EXAMPLES, HELP
+from backline.channels.registry import definition
+from backline.messages.recipients import example
 from backline.messages.rules import branches, form_order
 from backline.messages.run_conf import MAX_REQUEST_ID_LENGTH
 from backline.messages.secrets import FERNET_PREFIX
@@ -52,13 +53,13 @@ def _recipient_param(kind: type[MessageType]) -> Param:
     from airflow.sdk import Param
 
     if len(kind.channels) == 1:
-        text = HELP.get(kind.channels[0], "the recipient")
+        [channel] = map(definition, kind.channels)
+        text = channel.recipient_help
         return Param(
             type="string", title="To", description=text[0].upper() + text[1:],
-            minLength=1 if kind.channels == ("webhook",) else 3, maxLength=RECIPIENT_MAX_LENGTH,
+            minLength=min(3, len(channel.recipient_example)), maxLength=RECIPIENT_MAX_LENGTH,
         )  # fmt: skip
-    example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in kind.channels})
-    text = f"An address, or an object with one for each channel; a channel that is left out gets nothing: {example}"
+    text = f"An address, or an object with one for each channel; a channel that is left out gets nothing: {json.dumps(example(kind.channels))}"
     return Param(type=["string", "object"], title="To", description=text, minLength=3, maxLength=RECIPIENT_MAX_LENGTH)
 
 

@@ -12,8 +12,8 @@ import typer
 
 from backline.channels.base import EmailContent
 from backline.channels.email import mime
+from backline.channels.email.settings import EmailSettings
 from backline.channels.recipients import parse_address
-from backline.channels.settings import EmailSettings
 from backline.channels.sms import segments
 from backline.cli.console import AsJson, app, err, out, print_json
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload

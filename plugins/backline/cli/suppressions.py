@@ -11,18 +11,19 @@ from backline.cli import console
 from backline.cli.console import AsJson
 from backline.errors import InvalidInput
 from backline.preferences import repository
+from backline.settings import CHANNELS
 
 group = console.add_group("suppressions", "Addresses that nothing is sent to: list, add, remove.")
 
-CHANNELS = "email, sms, push or webhook."
-Channel = Annotated[str, typer.Option("--channel", help=CHANNELS)]
+_HELP = f"One of: {', '.join(CHANNELS)}."
+Channel = Annotated[str, typer.Option("--channel", help=_HELP)]
 PAGE_SIZE = 500
 _minute = partial(console.format_local, pattern="%Y-%m-%d %H:%M")
 
 
 @group.command("list")
 def list_suppressions(
-    channel: Annotated[str | None, typer.Option("--channel", help=CHANNELS)] = None,
+    channel: Annotated[str | None, typer.Option("--channel", help=_HELP)] = None,
     address: Annotated[str | None, typer.Option("--address", help="One address, in any spelling.")] = None,
     reason: Annotated[
         str | None, typer.Option("--reason", help="hard_bounce, complaint, unsubscribed or manual.")

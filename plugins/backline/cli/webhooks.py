@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from backline.channels.settings import WebhookSettings
+from backline.channels.webhook.settings import WebhookSettings
 from backline.cli import console
 from backline.cli.console import AsJson, err, out
 from backline.errors import InvalidInput

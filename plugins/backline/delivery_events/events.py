@@ -13,9 +13,9 @@ import psycopg
 from psycopg.rows import DictRow
 from pydantic_core import to_json
 
+from backline.channels.registry import definition
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
-from backline.preferences.addresses import address_key
 
 EventType = Literal["delivered", "deferred", "rejected", "bounced", "complained", "unsubscribed"]
 MAX_SIGNATURE_AGE = timedelta(hours=25)
@@ -102,7 +102,7 @@ def _row(event: DeliveryEvent) -> dict[str, Any]:
     found = _MESSAGE_ID_PATTERN.search(event.message_id or "")
     return {
         **asdict(event),
-        "recipient": address_key(event.channel, event.recipient),
+        "recipient": definition(event.channel).address_key(event.recipient),
         "message_id": int(found[1]) if found else None,
         "created": int(found[2]) if found else None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from backline.channels.base import EmailContent, Message, PushContent, WebhookContent
 from backline.errors import InvalidInput
@@ -17,10 +17,10 @@ def render_email(message: Message) -> EmailContent:
     parsed = cast("EmailMessage", _parse_message(message, "email"))
     if (topic := parsed.topic_of(message.payload)) is None:
         return parsed.email()
-    from backline.preferences.addresses import address_key
+    from backline.channels.registry import definition
     from backline.preferences.unsubscribe import Subscription, unsubscribe_link
 
-    subscription = Subscription("email", address_key("email", message.recipient), topic, message.id)
+    subscription = Subscription("email", definition("email").address_key(message.recipient), topic, message.id)
     return with_unsubscribe(parsed, lambda: unsubscribe_link(subscription))
 
 
@@ -51,6 +51,14 @@ def render_webhook(message: Message) -> WebhookContent:
     created = round(message.created_at.timestamp() * 1_000_000)
     parsed = cast("WebhookMessage", _parse_message(message, "webhook"))
     return parsed.webhook(f"evt_{message.id}_{created:x}", message.created_at)
+
+
+_OWN_RENDERERS = {"email": render_email, "webhook": render_webhook}
+
+
+def renderer(channel: str) -> Callable[[Message], Any]:
+    """Renders a message's content for a channel: the type's method of the channel's name, `sms()`; InvalidInput as for an email."""
+    return _OWN_RENDERERS.get(channel) or (lambda message: getattr(_parse_message(message, channel), channel)())
 
 
 def _parse_message(message: Message, channel: str) -> MessageType:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from backline.channels.base import Attachment
-from backline.channels.settings import EmailSettings
+from backline.channels.email.settings import EmailSettings
 from backline.errors import InvalidInput
 from backline.messages.base import PayloadPart
 from backline.messages.fields import Line

@@ -197,12 +197,3 @@ class WebhookMessage(MessageType):
     def webhook(self, default_event_id: str, default_occurred_at: datetime) -> WebhookContent:
         """The event, with this id and time unless it has its own; InvalidInput when it cannot be created."""
         raise NotImplementedError(f"{type(self).__name__} must define webhook()")
-
-
-CHANNEL_CLASSES: Mapping[str, type[MessageType]] = {
-    "email": EmailMessage,
-    "sms": SmsMessage,
-    "push": PushMessage,
-    "webhook": WebhookMessage,
-}
-"""The base class that a type needs to be sent over a channel."""

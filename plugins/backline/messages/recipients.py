@@ -7,26 +7,24 @@ an omitted channel; a single address is for the first of its channels that accep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from backline.channels import recipients
+from backline.channels.registry import definition
 from backline.errors import InvalidInput
-
-EXAMPLES = {"email": "ann@example.com", "sms": "+4915112345678", "push": "user:17", "webhook": "*"}
-"""An example of each channel's recipient."""
-HELP = {
-    "email": "an email address, with or without a name: Ann <ann@example.com>",
-    "sms": "a phone number with its country: +49 1511 2345678",
-    "push": "a device's token, or user:17 for all devices of a person",
-    "webhook": "* for every endpoint that is subscribed to the event, or the id of one: ep_1",
-}
 
 
 def check(channel: str, recipient: object, field: str = "to") -> str:
     """One recipient in the channel's format; InvalidInput names the field."""
     if not isinstance(recipient, str) or not recipient.strip():
-        raise InvalidInput(field, f"is required; give {HELP.get(channel, 'one recipient')}")
-    return _CHECKS[channel](recipient.strip(), field) if channel in _CHECKS else recipient.strip()
+        raise InvalidInput(field, f"is required; give {definition(channel).recipient_help}")
+    return definition(channel).parse_recipient(recipient.strip(), field)
+
+
+def example(channels: tuple[str, ...]) -> Any:
+    """An example of a recipient over these channels: an address, or an object with one per channel."""
+    examples = {channel: definition(channel).recipient_example for channel in channels}
+    return examples if len(channels) > 1 else examples[channels[0]]
 
 
 def by_channel(type_name: str, channels: tuple[str, ...], to: object) -> dict[str, str]:
@@ -38,8 +36,8 @@ def by_channel(type_name: str, channels: tuple[str, ...], to: object) -> dict[st
     if isinstance(to, str) and to.strip():
         return _first_accepting_channel(channels, to)
     if not isinstance(to, Mapping) or not to:
-        example = json.dumps({channel: EXAMPLES.get(channel, "...") for channel in channels})
-        raise InvalidInput("to", f"must be an address, or an object with an address per channel ({names}): {example}")
+        objects = json.dumps(example(channels))
+        raise InvalidInput("to", f"must be an address, or an object with an address per channel ({names}): {objects}")
     if unknown := sorted(str(name) for name in set(to) - set(channels)):
         raise InvalidInput(f"to.{unknown[0]}", f"{type_name} is not sent over it; its channels: {names}")
     return {channel: check(channel, to[channel], f"to.{channel}") for channel in channels if channel in to}
@@ -73,16 +71,3 @@ def _parse_json_object(text: str) -> object:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _email(text: str, field: str) -> str:
-    recipients.parse_address(text, field)
-    return text
-
-
-_CHECKS: dict[str, Callable[[str, str], str]] = {
-    "email": _email,
-    "sms": recipients.parse_phone_number,
-    "push": recipients.parse_push_recipient,
-    "webhook": recipients.parse_webhook_recipient,
-}

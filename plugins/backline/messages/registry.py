@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from backline.errors import InvalidInput
 from backline.messages import types
-from backline.messages.base import CHANNEL_CLASSES, RESERVED_KEYS, MessageType
+from backline.messages.base import RESERVED_KEYS, MessageType
 
 T = TypeVar("T", bound=MessageType)
 
@@ -50,8 +50,8 @@ def _find_mistake(kind: type[MessageType]) -> str | None:
     if not kind.lanes:
         return "no lanes"
     for channel in kind.lanes:
-        if not issubclass(kind, base := CHANNEL_CLASSES.get(channel, kind)):
-            return f"is sent over {channel}, so its class must be a subclass of {base.__name__}"
+        if not callable(getattr(kind, channel, None)):
+            return f"is sent over {channel}, so its class must define {channel}(), which returns the content"
     if "webhook" in kind.lanes and (kind.type_name, len(kind.lanes)) != ("webhook", 1):
         return "events are sent as the type webhook, with an event type of their own"
     return None

@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import make_conninfo
-from pydantic import Field, PositiveFloat
 
 from backline.channels.base import Channel, Message, P, Session
 from backline.db.connect import Database
@@ -32,16 +31,6 @@ CONNECT_TIMEOUT_SECONDS = 5
 RECONNECT_TIMEOUT_SECONDS = 0.1
 """Enough for one more attempt when the server has closed the idle connection of the secrets' lookups."""
 REDACTED = "[secret]"
-
-
-class ScheduledRetry(RetrySettings):
-    """Delays from a list: the first one follows the first attempt, the last one every attempt beyond the list's end."""
-
-    schedule: tuple[PositiveFloat, ...] = Field(min_length=1)
-
-    def backoff_seconds(self, attempt: int) -> float:
-        """The listed delay."""
-        return self.schedule[min(attempt, len(self.schedule)) - 1]
 
 
 def retry_delay(

@@ -17,12 +17,12 @@ from zoneinfo import ZoneInfo
 from psycopg.rows import DictRow
 from pydantic_core import to_json
 
+from backline.channels.registry import definition
 from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.messages import registry
 from backline.outbox.delivery import upgraded
 from backline.outbox.store import LeasedMessage, Store, lease_parameters
-from backline.preferences.addresses import address_key
 from backline.preferences.quiet_hours import (
     QuietHours,
     find_time_zone,
@@ -129,7 +129,7 @@ class PreferenceFilter:
         has_defaults = self._can_defer and (self._quiet_hours is not None or self._per_day > 0)
         if not messages or not (has_defaults or messages[0].has_preferences):
             return FilterResult(messages)
-        keys = [address_key(self._channel, message.recipient) for message in messages]
+        keys = [definition(self._channel).address_key(message.recipient) for message in messages]
         topics, deferrable = self._topics_and_deferrable(messages)
         recipients = [{"address": key, "topic": topic} for key, topic in zip(keys, topics, strict=True)]
         known = await self._query(

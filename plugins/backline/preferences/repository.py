@@ -11,9 +11,9 @@ import psycopg
 from psycopg.rows import DictRow
 
 from backline.audit_trail import Actor, record
+from backline.channels.registry import definition
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
-from backline.preferences.addresses import validate_address
 from backline.preferences.quiet_hours import find_time_zone
 from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import ALL_TOPICS, Subscription
@@ -63,7 +63,7 @@ def suppress(
     detail: str | None = None,
 ) -> DictRow:
     """Suppress an address; an existing suppression that lasts longer is kept. InvalidInput names the field."""
-    key = validate_address(channel, address)
+    key = definition(channel).parse_address_key(address, "address")
     values = {
         "channel": channel, "address": key, "reason": "manual", "detail": detail, "until": until, "source": who.name
     }  # fmt: skip
@@ -96,7 +96,7 @@ def list_suppressions(
 
 def get_preferences(connection: Connection, channel: str, address: str) -> dict[str, Any]:
     """All preferences of one recipient. InvalidInput names an invalid channel or address."""
-    key = validate_address(channel, address)
+    key = definition(channel).parse_address_key(address, "address")
     one = {"channel": channel, "address": key}
     preference = connection.execute(statement("preferences", "preference_get"), one).fetchone()
     suppressions = list_suppressions(connection, SuppressionFilters(channel, key), None, 1)
@@ -117,7 +117,7 @@ def update_preference(
     who: Actor,
 ) -> None:
     """Set a preference; `opted_out` are all topics opted out of, None keeps those. InvalidInput names the field."""
-    one = {"channel": channel, "address": validate_address(channel, address)}
+    one = {"channel": channel, "address": definition(channel).parse_address_key(address, "address")}
     if (preference.quiet_from is None) != (preference.quiet_until is None):
         raise InvalidInput("quiet_until", "must be given with quiet_from, or neither")
     if preference.zone is not None and find_time_zone(preference.zone) is None:

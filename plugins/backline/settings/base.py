@@ -61,8 +61,8 @@ def register(name: str) -> Callable[[type[SectionT]], type[SectionT]]:
 @cache
 def registered_sections() -> Mapping[str, type[Section]]:
     """All registered sections by name: every `settings.py` of the library's folders is imported."""
-    for path in sorted(LIBRARY.glob("*/settings.py")):
-        import_module(f"backline.{path.parent.name}.settings")
+    for path in sorted((*LIBRARY.glob("*/settings.py"), *LIBRARY.glob("channels/*/settings.py"))):
+        import_module(".".join(("backline", *path.relative_to(LIBRARY).with_suffix("").parts)))
     return dict(REGISTERED)
 
 

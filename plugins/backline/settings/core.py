@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -12,7 +12,12 @@ from backline.errors import FailureClass, Misconfigured
 from backline.settings import base
 from backline.settings.base import Section, SectionT, deep_merge, format_errors, registered_sections
 
-ChannelName = Literal["email", "sms", "push", "webhook"]
+CHANNELS = tuple(sorted(path.parent.name for path in base.LIBRARY.glob("channels/*/channel.py")))
+"""Every channel: a folder in `channels/`."""
+if TYPE_CHECKING:
+    ChannelName = str
+else:  # with the names as pydantic needs them, for its errors and JSON schemas
+    ChannelName = Literal[CHANNELS]
 
 
 class DatabaseSettings(Section):
@@ -61,6 +66,16 @@ class RetrySettings(Section):
         """Seconds after that try, from 1, without cap and jitter."""
         # The exponent is bounded so that a high attempt number cannot overflow the float.
         return self.initial_delay_seconds * self.multiplier ** min(attempt - 1, 64)
+
+
+class ScheduledRetry(RetrySettings):
+    """Delays from a list: the first one follows the first attempt, the last one every attempt beyond the list's end."""
+
+    schedule: tuple[PositiveFloat, ...] = Field(min_length=1)
+
+    def backoff_seconds(self, attempt: int) -> float:
+        """The listed delay."""
+        return self.schedule[min(attempt, len(self.schedule)) - 1]
 
 
 Queue = Literal["critical", "default", "bulk", "reports"]
@@ -139,7 +154,7 @@ class JobsSettings(JobDefaults):
         return {**{name: value for name, value in given.items() if name not in overrides}, "overrides": overrides}
 
 
-DIRECT_POOLS = {"email_direct": 8, "sms_direct": 4, "push_direct": 4, "webhook_direct": 4}
+DIRECT_POOLS = {f"{channel}_direct": 8 if channel == "email" else 4 for channel in CHANNELS}
 
 DEFAULT_RETRY_POLICIES: dict[FailureClass, RetrySettings] = {
     FailureClass.TIMEOUT: RetrySettings(),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from backline.preferences import repository
+from backline.settings import ChannelName
 from backline.web import schemas
 from backline.web.bodies import JsonRoute
 from backline.web.database import Database
@@ -25,7 +26,7 @@ Reason = Annotated[str | None, Query(max_length=40, pattern=r"^[a-z_]+$")]
 def list_suppressions(
     request: Request,
     database: Database,
-    channel: schemas.Channel | None = None,
+    channel: ChannelName | None = None,
     address: Address | None = None,
     reason: Reason = None,
     limit: schemas.Limit = 50,
@@ -55,7 +56,7 @@ def remove_suppression(request: Request, database: Database, id: Id) -> dict[str
 
 
 @router.get("/preferences", **route(Role.VIEWER, "The preferences of one recipient", schemas.Preferences))
-def get_preferences(database: Database, channel: schemas.Channel, address: Address) -> dict[str, Any]:
+def get_preferences(database: Database, channel: ChannelName, address: Address) -> dict[str, Any]:
     """Time zone, quiet hours, daily limit, opt-outs and suppression."""
     with database.transaction() as connection:
         return repository.get_preferences(connection, channel, address)

@@ -10,6 +10,7 @@ from fastapi import Path, Query
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from backline.channels.webhook.signatures import Scheme
+from backline.settings import ChannelName
 from backline.webhooks.endpoints import Endpoint
 
 MAX_ID = 2**62
@@ -33,7 +34,6 @@ def _parse_timestamp(value: object) -> object:
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(_parse_timestamp)]
 State = Literal["scheduled", "pending", "leased", "sent", "suppressed", "cancelled", "expired", "dead"]
-Channel = Literal["email", "sms", "push", "webhook"]
 RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 ShortText = Annotated[str, Field(min_length=1, max_length=400, pattern=ONE_LINE)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["21:00"])]
@@ -87,7 +87,7 @@ class Replay(RequestBody):
 class NewSuppression(RequestBody):
     """An address to suppress."""
 
-    channel: Channel
+    channel: ChannelName
     address: ShortText
     until: Timestamp | None = Field(None, description="By default permanently.")
     detail: ShortText | None = Field(None, description="The reason, for operators.")
@@ -96,7 +96,7 @@ class NewSuppression(RequestBody):
 class PreferenceUpdate(RequestBody):
     """The preferences of one recipient, complete: an omitted field is reset to the settings' default."""
 
-    channel: Channel
+    channel: ChannelName
     address: ShortText
     zone: str | None = Field(None, description="IANA time zone, such as Europe/Berlin.", max_length=60)
     quiet_from: TimeOfDay | None = Field(None, description="Start of quiet hours; equal to quiet_until: none.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from backline.channels.settings import WebhookSettings
+from backline.channels.webhook.settings import WebhookSettings
 from backline.encryption import encryptor
 from backline.errors import InvalidInput
 from backline.settings import settings

@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 from pydantic import ConfigDict
 
 from backline.audit_trail import Actor, record
-from backline.channels.settings import WebhookSettings
+from backline.channels.webhook.settings import WebhookSettings
 from backline.channels.webhook.signatures import SCHEMES, Scheme, new_secret, public_key
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 from backline.db.connect import Session

@@ -21,12 +21,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from backline.channels.base import Channel, EmailContent, Message, PushContent, WebhookContent
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
+from backline.channels.email.settings import EmailSettings
 from backline.channels.http import HttpGateway
 from backline.channels.push.channel import DeviceStore, PushChannel
-from backline.channels.settings import EmailSettings, PushSettings, SmsSettings, WebhookSettings
+from backline.channels.push.settings import PushSettings
 from backline.channels.sms.channel import SmsChannel
+from backline.channels.sms.settings import SmsSettings
 from backline.channels.webhook.channel import WebhookChannel
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
+from backline.channels.webhook.settings import WebhookSettings
 from backline.channels.webhook.signatures import new_secret
 from backline.errors import BacklineError
 from backline.settings import ROOT

@@ -14,7 +14,7 @@ import pytest
 from backline.channels.base import Attachment, Channel, EmailContent, Message
 from backline.channels.email.channel import EmailChannel, PreparedEmail
 from backline.channels.email.server import SmtpServer
-from backline.channels.settings import EmailSettings
+from backline.channels.email.settings import EmailSettings
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.servers import Mailbox
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from backline.channels.registry import definition
 from backline.errors import InvalidInput
-from backline.messages.recipients import EXAMPLES, check
+from backline.messages.recipients import check
 
 VALID = {
     "email": ["ann@example.com", "Ann <ann@example.com>"],
@@ -50,7 +51,7 @@ def test_each_channel_has_its_recipient_format(database: str) -> None:
 def test_sql_accepts_what_the_models_accept(database: str) -> None:
     with psycopg.connect(database) as connection:
         for channel, recipients in TYPED.items():
-            for one in [*recipients, EXAMPLES[channel]]:
+            for one in [*recipients, definition(channel).recipient_example]:
                 assert problem(connection, channel, check(channel, one)) is None, one
 
 

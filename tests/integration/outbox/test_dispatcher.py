@@ -23,7 +23,7 @@ import pytest
 from backline.channels.base import Message
 from backline.channels.email.channel import EmailChannel, PreparedEmail
 from backline.channels.email.server import SmtpServer
-from backline.channels.settings import EmailSettings
+from backline.channels.email.settings import EmailSettings
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery
 from backline.outbox.dispatcher import Dispatcher, DispatchReport

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, example, given, note
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
+from backline.channels.registry import definition
 from backline.messages.base import MessageType
-from backline.messages.recipients import EXAMPLES as EXAMPLES_BY_CHANNEL
 from backline.messages.registry import all_types
 from tests.integration.outbox.support import Outbox
 
 
 def examples(kind: type[MessageType]) -> str | dict[str, str]:
     """A recipient on each of a type's channels."""
-    found = {channel: EXAMPLES_BY_CHANNEL[channel] for channel in kind.channels}
+    found = {channel: definition(channel).recipient_example for channel in kind.channels}
     return found if len(found) > 1 else next(iter(found.values()))
 
 

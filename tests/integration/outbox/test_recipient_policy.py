@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from backline.channels.registry import definition
 from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.messages import registry
 from backline.outbox import queries
 from backline.outbox.maintenance import run_maintenance
 from backline.outbox.recipient_policy import FilterResult, PreferenceFilter
-from backline.preferences.addresses import address_key
 from backline.settings import LaneSettings, settings
 from tests.integration.outbox.support import PAYLOAD, Outbox, claim_from_head
 from tests.integration.outbox.test_dispatcher import Catcher, drain, send, started
@@ -402,7 +402,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     ],
 )
 def test_sql_and_python_know_an_address_by_the_same_key(outbox: Outbox, channel: str, address: str) -> None:
-    assert outbox.value("SELECT backline.address_key(%s, %s)", channel, address) == address_key(channel, address)
+    assert outbox.value("SELECT backline.address_key(%s, %s)", channel, address) == definition(channel).address_key(
+        address
+    )
 
 
 def test_old_events_and_daily_counts_are_pruned(outbox: Outbox) -> None:

@@ -20,7 +20,7 @@ from psycopg.rows import dict_row
 
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
-from backline.channels.settings import EmailSettings
+from backline.channels.email.settings import EmailSettings
 from backline.encryption import Encryptor
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery, SecretResolver

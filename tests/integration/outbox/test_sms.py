@@ -15,9 +15,10 @@ from cryptography.fernet import Fernet
 from backline.channels.base import Channel
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.server import SmtpServer
+from backline.channels.email.settings import EmailSettings
 from backline.channels.http import HttpGateway
-from backline.channels.settings import EmailSettings, SmsSettings
 from backline.channels.sms.channel import SmsChannel
+from backline.channels.sms.settings import SmsSettings
 from backline.encryption import Encryptor
 from backline.messages import registry, render_email, render_sms
 from backline.outbox.delivery import Delivery, SecretResolver

@@ -9,7 +9,7 @@ import pytest
 from psycopg.rows import DictRow
 
 from backline.audit_trail import Actor
-from backline.channels.settings import WebhookSettings
+from backline.channels.webhook.settings import WebhookSettings
 from backline.encryption import Encryptor
 from backline.webhooks import endpoints
 from tests.integration.conftest import TEST_FERNET_KEY

@@ -15,10 +15,10 @@ from standardwebhooks import Webhook
 
 from backline.airflow.factories import _retry_policies
 from backline.channels.base import Message
-from backline.channels.settings import WebhookSettings
 from backline.channels.webhook import endpoints as module
 from backline.channels.webhook.channel import PreparedWebhook, WebhookChannel, WebhookSession
 from backline.channels.webhook.endpoints import EndpointStore
+from backline.channels.webhook.settings import WebhookSettings
 from backline.channels.webhook.ssrf_guard import AddressGuard
 from backline.encryption import Encryptor
 from backline.errors import (

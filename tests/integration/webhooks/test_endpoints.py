@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from backline.audit_trail import Filters, search
-from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.endpoints import DeliveryEndpoint, disabled_notification
+from backline.channels.webhook.settings import WebhookSettings
 from backline.channels.webhook.signatures import public_key
 from backline.channels.webhook.ssrf_guard import AddressNotAllowed
 from backline.db.connect import translate_error

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from backline.channels import recipients
 from backline.channels.base import Message
 from backline.channels.http import HttpGateway, HttpResponse
-from backline.channels.settings import SmsSettings
 from backline.channels.sms import segments
 from backline.channels.sms.channel import SmsChannel, parse_response
+from backline.channels.sms.settings import SmsSettings
 from backline.errors import InvalidInput, Misconfigured
 from tests.integration.channels.sandbox import CREATED
 

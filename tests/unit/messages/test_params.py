@@ -11,9 +11,9 @@ from airflow.sdk.exceptions import ParamValidationError
 from pydantic import Field
 
 from backline.airflow.params import params_for
+from backline.channels.registry import definition
 from backline.messages import registry
 from backline.messages.base import MessageType
-from backline.messages.recipients import EXAMPLES
 from backline.messages.run_conf import split_conf
 from backline.messages.secrets import check_no_plaintext_secrets
 
@@ -41,7 +41,7 @@ def validated(kind: type[MessageType], conf: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.type_name)
 def test_airflow_takes_the_example_and_so_does_the_model(kind: type[MessageType]) -> None:
-    to = EXAMPLES[kind.channels[0]]
+    to = definition(kind.channels[0]).recipient_example
     conf = validated(kind, {"to": to, **kind.example})
     recipient, payload, _ = split_conf(kind, conf)
     assert recipient == (to if len(kind.channels) == 1 else json.dumps({kind.channels[0]: to}))

@@ -6,17 +6,20 @@ import json
 
 import pytest
 
+from backline.channels.registry import definition
 from backline.errors import InvalidInput
 from backline.messages import registry
-from backline.messages.recipients import EXAMPLES, by_channel, channels_of, check, serialize
+from backline.messages.recipients import by_channel, channels_of, check, serialize
+from backline.settings import CHANNELS
 
 BOTH = ("email", "sms")
 ANN = {"email": "ann@example.com", "sms": "+4915112345678"}
 
 
-@pytest.mark.parametrize("channel", EXAMPLES)
+@pytest.mark.parametrize("channel", CHANNELS)
 def test_each_channels_example_is_one(channel: str) -> None:
-    assert check(channel, EXAMPLES[channel]) == EXAMPLES[channel]
+    example = definition(channel).recipient_example
+    assert check(channel, example) == example
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backline.errors import PERMANENT_CLASSES, FailureClass
-from backline.outbox.delivery import ScheduledRetry, retry_delay
-from backline.settings import ROOT, RetrySettings, Settings, load
+from backline.outbox.delivery import retry_delay
+from backline.settings import ROOT, RetrySettings, ScheduledRetry, Settings, load
 
 policies = st.builds(
     RetrySettings,

@@ -15,8 +15,8 @@ from backline.channels.email.connection import ConnectionBroken, SmtpConnection,
 from backline.channels.email.mime import address_header, build_message
 from backline.channels.email.replies import Reply, Stage, error_from_reply
 from backline.channels.email.server import SmtpServer
+from backline.channels.email.settings import EmailSettings
 from backline.channels.recipients import parse_address
-from backline.channels.settings import EmailSettings
 from backline.errors import BacklineError, InvalidInput, Misconfigured, NetworkFailure, Rejected, TimeoutFailure
 
 Command = tuple[Stage, str, str]

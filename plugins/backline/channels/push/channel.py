@@ -16,8 +16,8 @@ import psycopg
 from backline import errors
 from backline.channels.base import Message, PushContent, Receipt, attempt_timeout, truncate
 from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
+from backline.channels.push.settings import PushSettings
 from backline.channels.recipients import USER_PREFIX, parse_push_recipient
-from backline.channels.settings import PushSettings
 from backline.db.connect import Database
 from backline.db.statements import statement
 

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 from backline.channels.base import Message, Receipt, attempt_timeout, truncate
 from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
 from backline.channels.recipients import parse_phone_number
-from backline.channels.settings import SmsSettings
 from backline.channels.sms import segments
+from backline.channels.sms.settings import SmsSettings
 from backline.errors import BacklineError, InvalidInput, Misconfigured, RateLimited, Rejected, UnknownFailure
 
 MAX_CHARACTERS = 1600

@@ -17,8 +17,8 @@ from pydantic_core import to_json
 from backline.channels.base import Message, Receipt, WebhookContent, truncate
 from backline.channels.http import HttpRequest, HttpResponse, HttpSession
 from backline.channels.recipients import parse_webhook_recipient
-from backline.channels.settings import WebhookSettings
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
+from backline.channels.webhook.settings import WebhookSettings
 from backline.channels.webhook.signatures import signature_header
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
 from backline.errors import BacklineError, PermanentError, Rejected, UnknownFailure

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from backline.channels.registry import definition
 from backline.errors import InvalidInput
-from backline.preferences.addresses import address_key, validate_address
 
 SAME = [
     ("email", "Ann@Example.com", "ann@example.com"),
@@ -17,8 +17,8 @@ SAME = [
 
 @pytest.mark.parametrize(("channel", "written", "key"), SAME)
 def test_an_address_has_one_key_however_it_is_written(channel: str, written: str, key: str) -> None:
-    assert address_key(channel, written) == key
-    assert validate_address(channel, written) == key
+    assert definition(channel).address_key(written) == key
+    assert definition(channel).parse_address_key(written, "address") == key
 
 
 @pytest.mark.parametrize(
@@ -35,5 +35,5 @@ def test_an_address_has_one_key_however_it_is_written(channel: str, written: str
 )
 def test_an_invalid_address_is_named(channel: str, address: str, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        validate_address(channel, address)
+        definition(channel).parse_address_key(address, "address")
     assert caught.value.field == field
