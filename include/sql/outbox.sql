@@ -39,7 +39,7 @@ WHERE m.ctid = ANY (ARRAY(
     LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
   AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
 RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
-    m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live,
+    m.rate_token_reserved, m.lease_token AS token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live,
     EXISTS (SELECT FROM backline.suppression) OR EXISTS (SELECT FROM backline.opt_out)
         OR EXISTS (SELECT FROM backline.recipient_preference) AS has_preferences;
 
@@ -54,7 +54,7 @@ WHERE m.ctid = ANY (ARRAY(
     ORDER BY priority DESC, due_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED))
 RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
-    m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
+    m.rate_token_reserved, m.lease_token AS token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_lease_one
 -- Leases one message by id for a run that delivers it; no row if it is final, not due or leased by another process.
@@ -65,7 +65,7 @@ WHERE m.id = %(id)s::bigint AND NOT m.cancel_requested
   AND (m.state = 'pending' OR m.state = 'scheduled' AND m.due_at <= clock_timestamp()
        OR m.state = 'leased' AND m.leased_until < clock_timestamp())
 RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
-    m.rate_token_reserved, m.lease_token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
+    m.rate_token_reserved, m.lease_token AS token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_status
 -- The current state of one message.
@@ -201,7 +201,7 @@ SET state = s.next_state, rescues = m.rescues + 1, lease_token = NULL, leased_un
         ELSE m.error END
 FROM stale AS s, backline.message_type AS t
 WHERE m.id = s.id AND t.name = m.type
-RETURNING m.id, m.lane, m.state;
+RETURNING m.id;
 
 -- name: message_cancel
 -- Cancels a message: at once if it is not leased, else its dispatcher is asked to. Returns its new state.

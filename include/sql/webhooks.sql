@@ -85,8 +85,6 @@ ORDER BY s.endpoint_id, s.id DESC;
 -- One endpoint for a delivery, with its encrypted secrets, newest first.
 SELECT e.id, e.url, e.state, e.disabled_reason,
     extract(epoch FROM clock_timestamp() - e.failing_since)::float8 AS failing_seconds,
-    coalesce((SELECT array_agg(s.scheme ORDER BY s.id DESC) FROM backline.webhook_secret AS s
-        WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS schemes,
     coalesce((SELECT array_agg(s.ciphertext ORDER BY s.id DESC) FROM backline.webhook_secret AS s
         WHERE s.endpoint_id = e.id AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())), '{}') AS ciphertexts
 FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;

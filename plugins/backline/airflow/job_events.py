@@ -42,19 +42,19 @@ class JobEventPublisher:
         """Publish the runs that ended since the last call, if an endpoint is subscribed; returns how many."""
         now = datetime.now(UTC)
         wanted = {"event_types": list(EVENT_TYPES.values())}
-        [row] = await self._database.fetch(statement("webhooks", "event_has_subscriber"), wanted)
-        if not row["has_subscriber"]:
+        if not any(await self._database.fetch(statement("webhooks", "event_has_subscriber"), bool, wanted)):
             self._since = now
             return 0
         if self._since is None:  # where the last triggerer stopped
-            rows = await self._database.fetch(statement("dead_letters", "cursor_get"), {"name": CURSOR})
-            self._since = max(rows[0]["at"], now - MAX_CATCH_UP) if rows else now
+            rows = await self._database.fetch(statement("dead_letters", "cursor_get"), datetime, {"name": CURSOR})
+            self._since = max(rows[0], now - MAX_CATCH_UP) if rows else now
         since = self._since - OVERLAP
         ended = {event_id(run): run for run in await self._call(lambda api: list(self._ended_runs(api, since, now)))}
         new = [event_message(run, self._url) for id_, run in ended.items() if id_ not in self._published_ids]
         if new:
-            await self._database.fetch(*enqueue_statement(new))
-        await self._database.fetch(statement("dead_letters", "cursor_set"), {"name": CURSOR, "at": now})
+            sql, params = enqueue_statement(new)
+            await self._database.fetch(sql, list[int], params)
+        await self._database.fetch(statement("dead_letters", "cursor_set"), datetime, {"name": CURSOR, "at": now})
         self._since, self._published_ids = now, frozenset(ended)
         return len(new)
 

@@ -10,13 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, LiteralString, Protocol, TypeVar
 
-from psycopg.rows import DictRow
-
 from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
 from backline.airflow.job_events import JobEventPublisher
 from backline.airflow.poller import FAILURE_WATCH, WATCH_URI, lane_watch
 from backline.airflow_api import AirflowClient
-from backline.db.connect import Database
+from backline.db.connect import Database, Row
 from backline.db.statements import statement
 from backline.dead_letters.reconcile_dead_letters import CURSOR
 from backline.dead_letters.runs import failure_fingerprint
@@ -104,11 +102,13 @@ class AppDatabase(Database):
     def __init__(self) -> None:
         super().__init__(app_dsn_async, name="poller", retry_timeout=0)
 
-    async def fetch_quickly(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
+    async def fetch_quickly(
+        self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None
+    ) -> list[Row]:
         """As `fetch`, but TimeoutFailure, and the statement cancelled, when it takes too long."""
         try:
             # The client's clock: a transaction pooler would hand a session's statement_timeout to others.
-            return await asyncio.wait_for(self.fetch(sql, params), STATEMENT_TIMEOUT_SECONDS)
+            return await asyncio.wait_for(self.fetch(sql, row, params), STATEMENT_TIMEOUT_SECONDS)
         except TimeoutError:
             raise TimeoutFailure(f"the statement took longer than {STATEMENT_TIMEOUT_SECONDS} s") from None
 
@@ -175,7 +175,7 @@ class LaneWatch:
         await self._store.promote()
         live = {status.lane: status.live_dispatchers for status in self._statuses}
         limits = {name: backlog_count_limit(lane, live.get(name, 0)) for name, lane in self._lanes.items()}
-        statuses = [LaneStatus(**row) for row in await self._store.lane_status(limits, timeout)]
+        statuses = await self._store.lane_status(limits, timeout)
         self._statuses = [each for each in statuses if each.pending or each.live_dispatchers or each.handing_over]
         return frozenset(map(lane_watch, self._policy.lanes_to_wake(statuses, time.monotonic())))
 
@@ -191,8 +191,8 @@ class SqlWatch:
     async def check(self) -> frozenset[str]:
         """Run the statement."""
         domain, _, name = self._statement.partition(".")
-        rows = await self._database.fetch_quickly(statement(domain, name))
-        return self.names if any(next(iter(row.values())) for row in rows[:1]) else frozenset()
+        rows = await self._database.fetch_quickly(statement(domain, name), bool)
+        return self.names if any(rows[:1]) else frozenset()
 
 
 class FailureWatch:
@@ -219,9 +219,11 @@ class FailureWatch:
             if found != self._fingerprint:
                 self._fingerprint, self._changed_at = found, datetime.now(UTC)
             self._next_fingerprint = time.monotonic() + FINGERPRINT_INTERVAL_SECONDS
-        cursor = await self._database.fetch_quickly(statement("dead_letters", "cursor_get"), {"name": CURSOR})
-        if not cursor or cursor[0]["at"] < self._changed_at:
+        cursor = await self._database.fetch_quickly(statement("dead_letters", "cursor_get"), datetime, {"name": CURSOR})
+        if not cursor or cursor[0] < self._changed_at:
             return self.names
-        due_alerts = statement("dead_letters", "alert_due")
-        alerts = self._sends_alerts and await self._database.fetch_quickly(due_alerts, {"batch_limit": 1})
-        return self.names if alerts else frozenset()
+        if self._sends_alerts and await self._database.fetch_quickly(
+            statement("dead_letters", "alert_due"), str, {"batch_limit": 1}
+        ):
+            return self.names
+        return frozenset()

@@ -72,7 +72,7 @@ def inspect(
     """Show a message's timeline, and why it was or was not sent."""
     with console.database("inspect") as connection:
         found = queries.get_message(connection, message_id)
-        ids = [] if found else [int(row["id"]) for row in queries.get_group(connection, message_id)]
+        ids = [] if found else [message.id for message in queries.get_group(connection, message_id)]
         group = [queries.get_message(connection, one) for one in ids]
         messages = [found] if found else [message for message in group if message is not None]
     if not messages:

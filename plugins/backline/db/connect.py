@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import is_dataclass
 from functools import partial
-from typing import Any, LiteralString, TypeAlias
+from typing import Any, LiteralString, Protocol, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import BaseRowFactory, DictRow, class_row, dict_row, scalar_row
 from psycopg.types.json import set_json_loads
 from pydantic_core import from_json
 
@@ -34,6 +35,7 @@ limit it would be kept until autovacuum's next run, a minute or more, however la
 _DISCARD_PLANS: LiteralString = "DISCARD PLANS"  # cannot be PREPAREd, so it is not a named statement
 
 Session: TypeAlias = psycopg.Connection[DictRow]
+Row = TypeVar("Row")
 
 
 def translate_error(exc: psycopg.Error) -> BacklineError:
@@ -73,7 +75,31 @@ def session(dsn: str, *, name: str, connect_timeout: int = 5) -> Iterator[Sessio
         yield connection
 
 
-Execute = Callable[[LiteralString, Mapping[str, Any]], Awaitable[list[DictRow]]]
+def fetch(
+    connection: psycopg.Connection[Any], sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None
+) -> list[Row]:
+    """The rows of a statement, none if it returns nothing: each as the dataclass `row`, or of one column as a value of that type."""
+    with connection.cursor(row_factory=_row_factory(row)) as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchall() if cursor.description else []
+
+
+def fetch_one(
+    connection: psycopg.Connection[Any], sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None
+) -> Row | None:
+    """As `fetch`, the first row or None."""
+    return next(iter(fetch(connection, sql, row, params)), None)
+
+
+def _row_factory(row: type[Row]) -> BaseRowFactory[Row]:
+    return class_row(row) if is_dataclass(row) else scalar_row
+
+
+class Execute(Protocol):
+    """Runs a statement and returns its rows, as `fetch`."""
+
+    async def __call__(self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None) -> list[Row]:
+        """The rows; our errors."""
 
 
 class Database:
@@ -89,19 +115,19 @@ class Database:
         self._dsn = dsn
         self._name = name
         self._retry_timeout = retry_timeout
-        self._connection: psycopg.AsyncConnection[DictRow] | None = None
+        self._connection: psycopg.AsyncConnection[Any] | None = None
         self._planned_at = 0.0
         self._lock = asyncio.Lock()
 
-    async def fetch(self, sql: LiteralString, params: Mapping[str, Any] | None = None) -> list[DictRow]:
-        """Run one statement and return its rows; DatabaseFailure after `retry_timeout`."""
+    async def fetch(self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None) -> list[Row]:
+        """The rows of one statement, as the function `fetch`; DatabaseFailure after `retry_timeout`."""
         async with self._lock:
             deadline = time.monotonic() + self._retry_timeout
             delay = 0.05
             while True:
                 try:
                     with translate_errors():
-                        return await _execute(await self._open(), sql, params)
+                        return await _execute(await self._open(), sql, row, params)
                 except DatabaseFailure as exc:
                     await self.close()
                     if time.monotonic() + delay > deadline:
@@ -112,7 +138,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Execute]:
-        """One transaction, without retry: `async with database.transaction() as run: await run(sql, params)`."""
+        """One transaction, without retry: `async with database.transaction() as run: await run(sql, row, params)`."""
         async with self._lock:
             try:
                 with translate_errors():
@@ -123,13 +149,12 @@ class Database:
                 await self.close()
                 raise
 
-    async def _open(self) -> psycopg.AsyncConnection[DictRow]:
+    async def _open(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
             dsn = self._dsn if isinstance(self._dsn, str) else self._dsn()
             self._connection = await psycopg.AsyncConnection.connect(
                 dsn if isinstance(dsn, str) else await dsn,
                 autocommit=True,
-                row_factory=dict_row,
                 application_name=f"backline {self._name}"[:63],
             )
             set_json_loads(from_json, self._connection)  # twice as fast as the standard library's
@@ -150,7 +175,11 @@ class Database:
 
 
 async def _execute(
-    connection: psycopg.AsyncConnection[DictRow], sql: LiteralString, params: Mapping[str, Any] | None
-) -> list[DictRow]:
-    cursor = await connection.execute(sql, params)
+    connection: psycopg.AsyncConnection[Any],
+    sql: LiteralString,
+    row: type[Row],
+    params: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    cursor = connection.cursor(row_factory=_row_factory(row))
+    await cursor.execute(sql, params)
     return await cursor.fetchall() if cursor.description else []

@@ -164,12 +164,14 @@ class SecretResolver:
         """The secret, in plaintext or as Fernet text; InvalidInput for the field if there is none. DatabaseFailure."""
         try:
             # The id is passed as text: the statement casts it.
-            rows = await self._database.fetch(statement("identity", reference.statement), {"id": str(reference.id)})
+            rows = await self._database.fetch(
+                statement("identity", reference.statement), object, {"id": str(reference.id)}
+            )
         except Misconfigured as exc:
             if isinstance(exc.__cause__, psycopg.DataError):
                 raise InvalidInput(field, f"{reference} cannot be looked up: its id is of the wrong type") from None
             raise
-        found = next(iter(rows[0].values())) if rows else None
+        found = rows[0] if rows else None
         if found is None:
             raise InvalidInput(
                 field,

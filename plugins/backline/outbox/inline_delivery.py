@@ -43,6 +43,14 @@ class SendResult:
         return self.state not in ("scheduled", "pending", "leased")
 
 
+@dataclass(frozen=True, slots=True)
+class EnqueuedMessage:
+    """A message of those just enqueued."""
+
+    id: int
+    channel: str
+
+
 class Route(NamedTuple):
     """How messages of one channel are delivered."""
 
@@ -93,16 +101,13 @@ class InlineSender:
     async def _enqueue_and_lease(self, message: NewMessage) -> dict[int, tuple[str, LeasedMessage | None]]:
         """Messages by id: channel, and the lease unless another has it. One transaction, so no dispatcher claims them first."""
         async with self._database.transaction() as run:
-            [row] = await run(*enqueue_statement([message]))
-            [accepted_id] = row["ids"]
-            found = await run(statement("outbox", "message_list_enqueued"), {"id": accepted_id})
+            sql, params = enqueue_statement([message])
+            [[accepted_id]] = await run(sql, list[int], params)
+            found = await run(statement("outbox", "message_list_enqueued"), EnqueuedMessage, {"id": accepted_id})
             if not found:
                 raise DatabaseFailure(f"message {accepted_id} is gone: pruned, or the database was restored")
             return {
-                int(one["id"]): (
-                    one["channel"],
-                    await lease_by_id(run, one["id"], self._routes[one["channel"]].lane.lease_seconds),
-                )
+                one.id: (one.channel, await lease_by_id(run, one.id, self._routes[one.channel].lane.lease_seconds))
                 for one in found
             }
 
@@ -115,8 +120,8 @@ class InlineSender:
         row = await self._store.status(message_id)
         if row is None:
             raise DatabaseFailure(f"message {message_id} is gone: pruned, or the database was restored")
-        error_class = FailureClass(row["error_class"]) if row["error_class"] else None
+        error_class = FailureClass(row.error_class) if row.error_class else None
         return SendResult(
-            message_id, row["channel"], row["state"], row["attempt"], row["provider_id"], error_class, row["error"],
-            max(0.0, row["seconds_to_due"]),
+            message_id, row.channel, row.state, row.attempt, row.provider_id, error_class, row.error,
+            max(0.0, row.seconds_to_due),
         )  # fmt: skip

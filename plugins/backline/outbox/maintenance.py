@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
-from psycopg.rows import DictRow
 
 from backline.db.connect import Database, translate_errors
 from backline.db.statements import statement
@@ -24,6 +26,17 @@ Between two batches it pauses for as long as the last one took: on two cores, pr
 with pauses by a tenth.
 """
 STOP_POLL_INTERVAL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedMessages:
+    """One batch of `message_prune`."""
+
+    last: int | None
+    """The last scanned id; None at the end."""
+    old: bool
+    """Whether any scanned message was old enough."""
+    pruned: int
 
 
 def run_maintenance(dsn: str) -> dict[str, int]:
@@ -73,9 +86,9 @@ async def _run(dsn: str, config: Settings) -> dict[str, int]:
 
 
 async def _close_days(database: Database) -> int:
-    await database.fetch(statement("outbox", "ledger_add_closed_days"))
+    await database.fetch(statement("outbox", "ledger_add_closed_days"), date)
     closed = 0
-    while await database.fetch(statement("outbox", "ledger_freeze_day")):
+    while await database.fetch(statement("outbox", "ledger_freeze_day"), date):
         closed += 1
     return closed
 
@@ -83,34 +96,35 @@ async def _close_days(database: Database) -> int:
 async def _prune_messages(database: Database, before: date) -> int:
     pruned = after = 0
     for _ in range(MAX_BATCHES):
-        [row] = await _fetch_throttled(
-            database, "message_prune", before_day=before, after_id=after, batch_limit=BATCH_LIMIT
-        )
-        pruned += row["pruned"]
-        if not row["old"]:
+        params = {"before_day": before, "after_id": after, "batch_limit": BATCH_LIMIT}
+        async with _throttled():
+            [row] = await database.fetch(statement("outbox", "message_prune"), PrunedMessages, params)
+        pruned += row.pruned
+        if not row.old or row.last is None:
             break
-        after = row["last"]
+        after = row.last
     return pruned
 
 
 async def _prune_in_batches(database: Database, name: str, **params: Any) -> int:
     total = 0
     for _ in range(MAX_BATCHES):
-        rows = await _fetch_throttled(database, name, batch_limit=BATCH_LIMIT, **params)
+        async with _throttled():
+            rows = await database.fetch(statement("outbox", name), int, {"batch_limit": BATCH_LIMIT, **params})
         total += len(rows)
         if len(rows) < BATCH_LIMIT:
             break
     return total
 
 
-async def _fetch_throttled(database: Database, name: str, **params: Any) -> list[DictRow]:
+@asynccontextmanager
+async def _throttled() -> AsyncIterator[None]:
+    """Afterwards pauses for as long as the body took."""
     started = time.monotonic()
-    rows = await database.fetch(statement("outbox", name), params)
+    yield
     await asyncio.sleep(time.monotonic() - started)
-    return rows
 
 
 async def _fetch_count(database: Database, name: str, **params: Any) -> int:
-    [row] = await database.fetch(statement("outbox", name), params)
-    [count] = row.values()
-    return int(count)
+    [count] = await database.fetch(statement("outbox", name), int, params)
+    return count

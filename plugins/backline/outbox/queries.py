@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import DictRow, class_row
 
+from backline.db.connect import fetch, fetch_one
 from backline.db.statements import statement
 from backline.outbox.timeline import Attempt, AuditEntry, DeliveryEventRow, MessageRow, TimelineEvent, explain, timeline
 from backline.settings import settings
@@ -30,29 +30,51 @@ class MessageDetails:
     timeline: Sequence[TimelineEvent]
 
 
-def get_message(connection: psycopg.Connection[DictRow], message_id: int) -> MessageDetails | None:
+@dataclass(frozen=True, slots=True)
+class MessageSummary:
+    """A message in a list."""
+
+    id: int
+    type: str
+    channel: str
+    lane: str
+    state: str
+    recipient: str
+    request_id: str | None
+    group_id: int | None
+    created_at: datetime
+    finalized_at: datetime | None
+    error_class: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredMessage(MessageRow):
+    payload: dict[str, Any]
+    """Without secret fields."""
+    secret_fields_present: list[str]
+
+
+def get_message(connection: psycopg.Connection[Any], message_id: int) -> MessageDetails | None:
     """One message with its timeline, or None if there is none of that id."""
     parameters: dict[str, Any] = {"id": message_id, "heartbeat_timeout": settings().outbox.heartbeat_timeout_seconds}
-    row = connection.execute(statement("messages", "message_get"), parameters).fetchone()
+    row = fetch_one(connection, statement("messages", "message_get"), _StoredMessage, parameters)
     if row is None:
         return None
-    payload = row.pop("payload") | dict.fromkeys(row.pop("secret_fields_present"), REDACTED)
-    message = MessageRow(**row)
-    with connection.cursor(row_factory=class_row(Attempt)) as cursor:
-        attempts = cursor.execute(statement("outbox", "message_attempts"), {"id": message_id}).fetchall()
+    payload = row.payload | dict.fromkeys(row.secret_fields_present, REDACTED)
+    message = MessageRow(**{each.name: getattr(row, each.name) for each in fields(MessageRow)})
+    attempts = fetch(connection, statement("outbox", "message_attempts"), Attempt, {"id": message_id})
     parameters = {"id": message_id, "accepted_id": message.group_id or message_id, "request_id": message.request_id}
-    with connection.cursor(row_factory=class_row(AuditEntry)) as cursor:
-        entries = cursor.execute(statement("audit_trail", "entry_list_of_message"), parameters).fetchall()
+    entries = fetch(connection, statement("audit_trail", "entry_list_of_message"), AuditEntry, parameters)
     parameters = {"id": message_id, "provider_id": message.provider_id, "channel": message.channel}
-    with connection.cursor(row_factory=class_row(DeliveryEventRow)) as cursor:
-        events = cursor.execute(statement("delivery_events", "delivery_event_list"), parameters).fetchall()
+    events = fetch(connection, statement("delivery_events", "delivery_event_list"), DeliveryEventRow, parameters)
     history = (message, attempts, entries, events)
     return MessageDetails(message, payload, explain(*history), timeline(*history))
 
 
-def get_group(connection: psycopg.Connection[DictRow], group_id: int) -> list[DictRow]:
+def get_group(connection: psycopg.Connection[Any], group_id: int) -> list[MessageSummary]:
     """The messages of a group, one per channel; none if there is no such group."""
-    return connection.execute(statement("messages", "message_group"), {"id": group_id}).fetchall()
+    return fetch(connection, statement("messages", "message_group"), MessageSummary, {"id": group_id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +94,19 @@ class MessageFilters:
 class SearchPage:
     """One page of a search, newest first."""
 
-    messages: Sequence[DictRow]
+    messages: Sequence[MessageSummary]
     next_cursor: int | None
     """Cursor of the next page; None on the last one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _IdBounds:
+    oldest: int
+    newest: int
+
+
 def search_messages(
-    connection: psycopg.Connection[DictRow],
+    connection: psycopg.Connection[Any],
     filters: MessageFilters,
     cursor: int | None,
     limit: int,
@@ -92,19 +120,17 @@ def search_messages(
     """
     with connection.transaction():
         connection.execute(statement("messages", "statement_timeout_set"), {"seconds": timeout_seconds})
-        bounds = connection.execute(statement("messages", "message_id_bounds")).fetchall()[0]
-        lowest = _id_since(connection, filters.since) if filters.since else bounds["oldest"]
-        below = _id_since(connection, filters.until) if filters.until else bounds["newest"] + 1
+        [bounds] = fetch(connection, statement("messages", "message_id_bounds"), _IdBounds)
+        lowest = _id_since(connection, filters.since) if filters.since else bounds.oldest
+        below = _id_since(connection, filters.until) if filters.until else bounds.newest + 1
         below = below if cursor is None else min(cursor, below)
         from_id = max(lowest, below - id_span)
-        rows = connection.execute(
-            statement("messages", "message_search"),
-            {**asdict(filters), "from_id": from_id, "below_id": below, "batch_limit": limit},
-        ).fetchall()
+        params = {**asdict(filters), "from_id": from_id, "below_id": below, "batch_limit": limit}
+        rows = fetch(connection, statement("messages", "message_search"), MessageSummary, params)
     if len(rows) == limit:
-        return SearchPage(rows, int(rows[-1]["id"]))
+        return SearchPage(rows, rows[-1].id)
     return SearchPage(rows, from_id if from_id > lowest else None)
 
 
-def _id_since(connection: psycopg.Connection[DictRow], time: datetime) -> int:
-    return int(connection.execute(statement("messages", "message_id_since"), {"time": time}).fetchall()[0]["id"])
+def _id_since(connection: psycopg.Connection[Any], time: datetime) -> int:
+    return fetch(connection, statement("messages", "message_id_since"), int, {"time": time})[0]

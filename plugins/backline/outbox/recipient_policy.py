@@ -10,11 +10,10 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.channels.registry import definition
@@ -108,6 +107,25 @@ class SendWindow:
         return quiet[0] if quiet else begins, f"the recipient gets at most {self.per_day} messages a day"
 
 
+@dataclass(frozen=True, slots=True)
+class RecipientPreferences:
+    """What is known of one message's recipient."""
+
+    position: int
+    """The message's, from 1."""
+    now: datetime
+    suppressed: str | None
+    """The reason."""
+    suppressed_by: str | None
+    suppressed_since: datetime | None
+    opted_out_topic: str | None
+    opted_out_since: datetime | None
+    zone: str | None
+    quiet_from: time | None
+    quiet_until: time | None
+    per_day: int | None
+
+
 class PreferenceFilter:
     """Applies suppressions, opt-outs, quiet hours and daily limits to the batches of one lane, by one query per batch.
 
@@ -132,20 +150,21 @@ class PreferenceFilter:
         keys = [definition(self._channel).address_key(message.recipient) for message in messages]
         topics, deferrable = self._topics_and_deferrable(messages)
         recipients = [{"address": key, "topic": topic} for key, topic in zip(keys, topics, strict=True)]
-        known = await self._query(
-            "recipient_preferences",
-            channel=self._channel,
-            recipients=to_json(recipients).decode(),  # psycopg quotes an array of text in Python, element by element
-            include_unknown=has_defaults,
+        query = {
+            "channel": self._channel, "include_unknown": has_defaults,
+            "recipients": to_json(recipients).decode(),  # psycopg quotes an array of text in Python, element by element
+        }  # fmt: skip
+        known = await self._database.fetch(
+            statement("preferences", "recipient_preferences"), RecipientPreferences, query
         )
         if not known:
             return FilterResult(messages)
         suppressed: dict[int, str] = {}
         deferred: dict[int, tuple[datetime, str]] = {}
         limited: dict[int, SendWindow] = {}
-        now = known[0]["now"]
+        now = known[0].now
         for row in known:
-            index = row["position"] - 1
+            index = row.position - 1
             if reason := _suppression_reason(row):
                 suppressed[index] = reason
             elif deferrable[index]:
@@ -170,12 +189,14 @@ class PreferenceFilter:
             deferrable.append(self._can_defer and kind is not None and not kind.secret_fields)
         return topics, deferrable
 
-    def _send_window(self, row: DictRow, payload: Mapping[str, Any]) -> SendWindow:
+    def _send_window(self, row: RecipientPreferences, payload: Mapping[str, Any]) -> SendWindow:
         own = payload.get("zone")
-        names = (row["zone"], own if isinstance(own, str) else None, self._zone)
+        names = (row.zone, own if isinstance(own, str) else None, self._zone)
         zone = next((found for name in names if name and (found := find_time_zone(name))), ZoneInfo("UTC"))
-        hours = self._quiet_hours if row["quiet_from"] is None else QuietHours(row["quiet_from"], row["quiet_until"])
-        return SendWindow(zone, hours, self._per_day if row["per_day"] is None else row["per_day"])
+        hours = self._quiet_hours
+        if row.quiet_from is not None and row.quiet_until is not None:
+            hours = QuietHours(row.quiet_from, row.quiet_until)
+        return SendWindow(zone, hours, self._per_day if row.per_day is None else row.per_day)
 
     async def _over_daily_limit(
         self, messages: Sequence[LeasedMessage], keys: Sequence[str], limited: Mapping[int, SendWindow], now: datetime
@@ -185,10 +206,9 @@ class PreferenceFilter:
             day = now.astimezone(window.zone).date().isoformat()
             request = {"address": keys[index], "day": day, "per_day": window.per_day, "message_ids": []}
             days.setdefault((keys[index], day), request)["message_ids"].append(messages[index].id)
-        rows = await self._query(
-            "daily_send_count_claim_many", channel=self._channel, requests=to_json(list(days.values())).decode()
-        )
-        within = {message_id for row in rows for message_id in row["message_ids"]}
+        params = {"channel": self._channel, "requests": to_json(list(days.values())).decode()}
+        rows = await self._database.fetch(statement("preferences", "daily_send_count_claim_many"), list[int], params)
+        within = {message_id for message_ids in rows for message_id in message_ids}
         return {
             index: window.next_day_start(now) for index, window in limited.items() if messages[index].id not in within
         }
@@ -201,30 +221,28 @@ class PreferenceFilter:
     ) -> None:
         if suppressed:
             leases = lease_parameters(messages[index] for index in suppressed)
-            await self._query("message_suppress_many", **leases, reasons=list(suppressed.values()))
+            params = {**leases, "reasons": list(suppressed.values())}
+            await self._database.fetch(statement("preferences", "message_suppress_many"), int, params)
         if deferred:
             leases = lease_parameters(messages[index] for index in deferred)
             untils, reasons = zip(*deferred.values(), strict=True)
-            await self._query("message_defer_many", **leases, untils=list(untils), reasons=list(reasons))
+            params = {**leases, "untils": list(untils), "reasons": list(reasons)}
+            await self._database.fetch(statement("preferences", "message_defer_many"), int, params)
         for reason, count in Counter([*suppressed.values(), *(reason for _, reason in deferred.values())]).items():
             log.info("%d messages not sent now: %s", count, reason)
 
-    async def _query(self, name: str, **params: Any) -> list[DictRow]:
-        return await self._database.fetch(statement("preferences", name), params)
 
-
-def _suppression_reason(row: DictRow) -> str | None:
+def _suppression_reason(row: RecipientPreferences) -> str | None:
     """Why the recipient must not get the message, or None."""
-    if row["suppressed"]:
-        since = row["suppressed_since"].astimezone(UTC)
+    if row.suppressed and row.suppressed_since:
+        since = row.suppressed_since.astimezone(UTC)
         return (
-            f"the address is suppressed since {since:%Y-%m-%d}: {SUPPRESSION_REASONS[row['suppressed']]} "
-            f"(source: {row['suppressed_by']})"
+            f"the address is suppressed since {since:%Y-%m-%d}: {SUPPRESSION_REASONS[row.suppressed]} "
+            f"(source: {row.suppressed_by})"
         )
-    if row["opted_out_topic"]:
-        topic = row["opted_out_topic"]
-        what = "all topics" if topic == ALL_TOPICS else f"the topic {topic}"
-        return f"the recipient opted out of {what} on {row['opted_out_since'].astimezone(UTC):%Y-%m-%d}"
+    if row.opted_out_topic and row.opted_out_since:
+        what = "all topics" if row.opted_out_topic == ALL_TOPICS else f"the topic {row.opted_out_topic}"
+        return f"the recipient opted out of {what} on {row.opted_out_since.astimezone(UTC):%Y-%m-%d}"
     return None
 
 

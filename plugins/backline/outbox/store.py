@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, NamedTuple
 
-from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.db.connect import Database, Execute
 from backline.db.statements import statement
+from backline.outbox.wakeup_policy import LaneStatus
 from backline.settings import LaneSettings
 
 RESCAN_INTERVAL_SECONDS = 1.0
@@ -38,18 +38,84 @@ class LeasedMessage:
     max_attempts: int
     rate_token_reserved: bool
     token: uuid.UUID
+    priority: int
+    due_at: datetime
     has_preferences: bool
     """Whether any recipient has preferences that must be looked up before it is sent."""
-    lease_deadline: float
-    send_deadline: float | None
+    seconds_to_live: float | None
+    """From the claim until the message expires, or None."""
+    lease_deadline: float = 0.0
+    send_deadline: float | None = None
     """When the message expires (monotonic), or None."""
 
 
-_LEASE_COLUMNS = (
-    "id", "type", "recipient", "payload", "type_version", "created_at", "attempt", "max_attempts", "rate_token_reserved",
-    "lease_token", "has_preferences",
-)  # fmt: skip
-"""The columns of a claim, in the order of LeasedMessage's fields."""
+@dataclass(frozen=True, slots=True)
+class MessageStatus:
+    """The present state of one message."""
+
+    id: int
+    type: str
+    channel: str
+    lane: str
+    priority: int
+    state: str
+    recipient: str
+    due_at: datetime
+    expires_at: datetime | None
+    attempt: int
+    max_attempts: int
+    rescues: int
+    request_id: str | None
+    group_id: int | None
+    replay_of: int | None
+    created_at: datetime
+    finalized_at: datetime | None
+    error_class: str | None
+    error: str | None
+    provider_id: str | None
+    seconds_to_due: float
+    """Until it is due and not leased; less than 0 if it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedMessage:
+    """A message whose attempt has been stored."""
+
+    id: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTokens:
+    """The rate tokens of a lane."""
+
+    tokens: int
+    wait_seconds: float
+    """Until the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedTokens:
+    """Tokens reserved in one bucket."""
+
+    key: str
+    seconds_to_first_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A dispatcher's slot."""
+
+    id: int
+    is_successor: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a dispatcher learns from its heartbeat."""
+
+    stop_requested: bool
+    has_successor: bool
 
 
 class Outcome(NamedTuple):
@@ -91,10 +157,6 @@ class _ScanPosition:
 _LANE_START = _ScanPosition(-32768, datetime.min.replace(tzinfo=UTC), 0)
 
 
-def _sql(name: str, params: Mapping[str, Any]) -> tuple[LiteralString, Mapping[str, Any]]:
-    return statement("outbox", name), params
-
-
 class Store:
     """The outbox over one database connection.
 
@@ -111,9 +173,6 @@ class Store:
         self._resume_scans = resume_scans
         self._scan_positions: dict[str, _ScanPosition] = {}
 
-    async def _rows(self, name: str, **params: Any) -> list[DictRow]:
-        return await self._database.fetch(*_sql(name, params))
-
     async def close(self) -> None:
         """Close the connection; never raises."""
         await self._database.close()
@@ -122,11 +181,11 @@ class Store:
 
     async def promote(self, limit: int = 1000) -> int:
         """Make scheduled messages that are due pending; returns how many."""
-        return len(await self._rows("message_promote", batch_limit=limit))
+        return len(await self._database.fetch(statement("outbox", "message_promote"), str, {"batch_limit": limit}))
 
     async def expire(self, limit: int = 1000) -> int:
         """End waiting messages that have expired; returns how many."""
-        return len(await self._rows("message_expire", batch_limit=limit))
+        return len(await self._database.fetch(statement("outbox", "message_expire"), str, {"batch_limit": limit}))
 
     async def claim(
         self, lane: str, limit: int, dispatcher: int | None, lease_seconds: float, run: Execute | None = None
@@ -139,7 +198,8 @@ class Store:
             "lane": lane, "batch_limit": limit, "dispatcher": dispatcher, "token": uuid.uuid4(),
             "lease_seconds": lease_seconds, "after_rank": start.negated_priority, "due_at": start.due_at, "id": start.id,
         }  # fmt: skip
-        rows = in_claim_order(await (run or self._database.fetch)(*_sql("message_claim", claim)))
+        execute = run or self._database.fetch
+        rows = _in_claim_order(await execute(statement("outbox", "message_claim"), LeasedMessage, claim))
         if self._resume_scans:
             if start is _LANE_START:
                 now = time.monotonic()
@@ -149,17 +209,16 @@ class Store:
                 )
             if rows:
                 row = rows[-1]
-                last = replace(last, negated_priority=-row["priority"], due_at=row["due_at"], id=row["id"])
+                last = replace(last, negated_priority=-row.priority, due_at=row.due_at, id=row.id)
             self._scan_positions[lane] = replace(last, filled_limit=len(rows) == limit)
-        return to_leased_messages(rows, asked, lease_seconds)
+        return _with_deadlines(rows, asked, lease_seconds)
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
         """Lease one message whose dispatcher died, if there is one."""
         asked = time.monotonic()
-        rows = await self._rows(
-            "message_claim_rescued", lane=lane, dispatcher=dispatcher, token=uuid.uuid4(), lease_seconds=lease_seconds
-        )
-        return to_leased_messages(rows, asked, lease_seconds)
+        params = {"lane": lane, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
+        rows = await self._database.fetch(statement("outbox", "message_claim_rescued"), LeasedMessage, params)
+        return _with_deadlines(rows, asked, lease_seconds)
 
     async def claim_within_rate(
         self, name: str, lane: LaneSettings, limit: int, dispatcher: int | None
@@ -172,14 +231,14 @@ class Store:
         interval = 60.0 / lane.rate_per_minute
         bucket = {"key": f"lane:{name}", "burst": lane.rate_burst, "interval": interval}
         async with self._database.transaction() as run:
-            available = (await run(*_sql("rate_lane_tokens", bucket)))[0]
-            limit = min(limit, available["tokens"])
+            [available] = await run(statement("outbox", "rate_lane_tokens"), LaneTokens, bucket)
+            limit = min(limit, available.tokens)
             if limit == 0:
                 query = {"lanes": [name], "heartbeat_timeout": 0.0, "count_limits": [1]}
-                waiting = (await run(*_sql("lane_status", query)))[0]["pending"]
-                return [], float(available["wait_seconds"]) if waiting else 0.0
+                [status] = await run(statement("outbox", "lane_status"), LaneStatus, query)
+                return [], available.wait_seconds if status.pending else 0.0
             messages = await self.claim(name, limit, dispatcher, lane.lease_seconds, run)
-            await run(*_sql("rate_lane_spend", bucket | {"spent": len(messages)}))
+            await run(statement("outbox", "rate_lane_spend"), int, bucket | {"spent": len(messages)})
         return messages, 0.0
 
     async def complete(
@@ -187,18 +246,16 @@ class Store:
     ) -> dict[int, str]:
         """End attempts; returns the state of each message whose lease was still ours."""
         now = time.monotonic()
-        rows = await self._rows(
-            "message_complete_many",
-            # One JSON text: psycopg quotes an array of text in Python, element by element.
-            outcomes=to_json([outcome.as_json(now) for outcome in outcomes]).decode(),
-            dispatcher=dispatcher,
-            dag_run=dag_run,
-        )
-        return {row["id"]: row["state"] for row in rows}
+        # One JSON text: psycopg quotes an array of text in Python, element by element.
+        ended = to_json([outcome.as_json(now) for outcome in outcomes]).decode()
+        params = {"outcomes": ended, "dispatcher": dispatcher, "dag_run": dag_run}
+        rows = await self._database.fetch(statement("outbox", "message_complete_many"), CompletedMessage, params)
+        return {row.id: row.state for row in rows}
 
     async def return_unsent(self, messages: Sequence[LeasedMessage]) -> int:
         """Return claimed messages that were not attempted; returns how many were still ours."""
-        return len(await self._rows("message_return_many", **lease_parameters(messages)))
+        leases = lease_parameters(messages)
+        return len(await self._database.fetch(statement("outbox", "message_return_many"), int, leases))
 
     async def defer(self, messages: Sequence[tuple[LeasedMessage, float]], reason: str | None = None) -> int:
         """Defer claimed messages by seconds, without using up an attempt; returns how many were still ours.
@@ -206,29 +263,28 @@ class Store:
         Without a reason they wait for a rate token, which is reserved for them.
         """
         leases = lease_parameters(message for message, _ in messages)
-        delays = [delay for _, delay in messages]
-        return len(await self._rows("message_defer_many", **leases, delays=delays, reason=reason))
+        params = {**leases, "delays": [delay for _, delay in messages], "reason": reason}
+        return len(await self._database.fetch(statement("outbox", "message_defer_many"), int, params))
 
     async def failing_endpoints(self, recipients: Iterable[str]) -> set[str]:
         """Which of these webhook endpoints have failed for a while."""
-        rows = await self._database.fetch(statement("webhooks", "endpoint_list_failing"), {"ids": list(recipients)})
-        return {row["id"] for row in rows}
+        ids = {"ids": list(recipients)}
+        return set(await self._database.fetch(statement("webhooks", "endpoint_list_failing"), str, ids))
 
     async def reserve_rate_tokens(
         self, keys: list[str], token_counts: list[int], intervals: list[float], burst: int
     ) -> dict[str, float]:
         """Reserve tokens of each bucket; returns the seconds until its first one comes, less than 0 if it is available."""
         bursts = [burst] * len(keys)
-        rows = await self._rows(
-            "rate_reserve_many", keys=keys, token_counts=token_counts, intervals=intervals, bursts=bursts
-        )
-        return {row["key"]: row["seconds_to_first_token"] for row in rows}
+        params = {"keys": keys, "token_counts": token_counts, "intervals": intervals, "bursts": bursts}
+        rows = await self._database.fetch(statement("outbox", "rate_reserve_many"), ReservedTokens, params)
+        return {row.key: row.seconds_to_first_token for row in rows}
 
     async def renew(self, messages: Sequence[LeasedMessage], lease_seconds: float) -> int:
         """Extend leases, on the messages themselves too; returns how many were still ours."""
         asked = time.monotonic()
-        rows = await self._rows("message_renew", **lease_parameters(messages), lease_seconds=lease_seconds)
-        renewed = {row["id"] for row in rows}
+        params = {**lease_parameters(messages), "lease_seconds": lease_seconds}
+        renewed = set(await self._database.fetch(statement("outbox", "message_renew"), int, params))
         for message in messages:
             if message.id in renewed:
                 message.lease_deadline = asked + lease_seconds
@@ -236,47 +292,47 @@ class Store:
 
     async def cancel_requests(self, dispatcher: int) -> set[int]:
         """Messages leased by this dispatcher whose cancellation was requested."""
-        return {row["id"] for row in await self._rows("message_cancel_requests", dispatcher=dispatcher)}
+        params = {"dispatcher": dispatcher}
+        return set(await self._database.fetch(statement("outbox", "message_cancel_requests"), int, params))
 
     async def rescue(self, max_rescues: int, heartbeat_timeout: float, limit: int = 5000) -> int:
         """Take messages back from dead dispatchers and expired leases; returns how many."""
-        rows = await self._rows(
-            "message_rescue", max_rescues=max_rescues, heartbeat_timeout=heartbeat_timeout, batch_limit=limit
-        )
-        return len(rows)
+        params = {"max_rescues": max_rescues, "heartbeat_timeout": heartbeat_timeout, "batch_limit": limit}
+        return len(await self._database.fetch(statement("outbox", "message_rescue"), int, params))
 
     # --- queries ----------------------------------------------------------------------------------
 
-    async def status(self, message_id: int) -> DictRow | None:
+    async def status(self, message_id: int) -> MessageStatus | None:
         """The current state of one message."""
-        rows = await self._rows("message_status", id=message_id)
+        rows = await self._database.fetch(statement("outbox", "message_status"), MessageStatus, {"id": message_id})
         return rows[0] if rows else None
 
     async def has_work(self) -> bool:
         """Whether any message is pending, due, expired or leased, or a dispatcher is registered: one cheap statement."""
-        return bool((await self._rows("outbox_has_work"))[0]["has_work"])
+        return (await self._database.fetch(statement("outbox", "outbox_has_work"), bool))[0]
 
-    async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[DictRow]:
+    async def lane_status(self, lanes: Mapping[str, int], heartbeat_timeout: float) -> list[LaneStatus]:
         """The backlog of each lane, counted up to the number given for it, and its dispatchers."""
-        return await self._rows(
-            "lane_status", lanes=list(lanes), count_limits=list(lanes.values()), heartbeat_timeout=heartbeat_timeout
-        )
+        params = {"lanes": list(lanes), "count_limits": list(lanes.values()), "heartbeat_timeout": heartbeat_timeout}
+        return await self._database.fetch(statement("outbox", "lane_status"), LaneStatus, params)
 
     # --- dispatchers ------------------------------------------------------------------------------
 
     async def register(self, lane: str, slots: int, dag_run: str | None) -> tuple[int, bool] | None:
         """Take a free slot of a lane: (dispatcher, whether it succeeds another), or None if all slots are taken."""
-        rows = await self._rows("dispatcher_register", lane=lane, slots=slots, dag_run=dag_run)
-        return (rows[0]["id"], rows[0]["is_successor"]) if rows else None
+        params = {"lane": lane, "slots": slots, "dag_run": dag_run}
+        rows = await self._database.fetch(statement("outbox", "dispatcher_register"), Registration, params)
+        return (rows[0].id, rows[0].is_successor) if rows else None
 
     async def heartbeat(self, dispatcher: int, *, handing_over: bool) -> tuple[bool, bool] | None:
         """Record that a dispatcher is alive; (stop requested, has a successor), or None if it was declared dead."""
-        rows = await self._rows("dispatcher_heartbeat", dispatcher=dispatcher, handing_over=handing_over)
-        return (rows[0]["stop_requested"], rows[0]["has_successor"]) if rows else None
+        params = {"dispatcher": dispatcher, "handing_over": handing_over}
+        rows = await self._database.fetch(statement("outbox", "dispatcher_heartbeat"), Heartbeat, params)
+        return (rows[0].stop_requested, rows[0].has_successor) if rows else None
 
     async def unregister(self, dispatcher: int) -> None:
         """Delete a dispatcher's row."""
-        await self._rows("dispatcher_unregister", dispatcher=dispatcher)
+        await self._database.fetch(statement("outbox", "dispatcher_unregister"), int, {"dispatcher": dispatcher})
 
 
 def lease_parameters(messages: Iterable[LeasedMessage]) -> dict[str, list[Any]]:
@@ -289,21 +345,18 @@ async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> Le
     """Lease one message inside a transaction; None if it is final or leased by another process."""
     asked = time.monotonic()
     params = {"id": message_id, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
-    rows = await run(*_sql("message_lease_one", params))
-    return next(iter(to_leased_messages(rows, asked, lease_seconds)), None)
+    rows = await run(statement("outbox", "message_lease_one"), LeasedMessage, params)
+    return next(iter(_with_deadlines(rows, asked, lease_seconds)), None)
 
 
-def in_claim_order(rows: Sequence[DictRow]) -> list[DictRow]:
-    """A claim's rows in the lane's order, which UPDATE ... RETURNING does not promise."""
-    return sorted(rows, key=lambda row: (-row["priority"], row["due_at"], row["id"]))
+def _in_claim_order(messages: Sequence[LeasedMessage]) -> list[LeasedMessage]:
+    """A claim's messages in the lane's order, which UPDATE ... RETURNING does not promise."""
+    return sorted(messages, key=lambda message: (-message.priority, message.due_at, message.id))
 
 
-def to_leased_messages(rows: Sequence[DictRow], asked: float, lease_seconds: float) -> list[LeasedMessage]:
-    """A claim's rows as messages. Their times count from before the claim was sent, so a lease never ends late here."""
-    messages = []
-    for row in rows:
-        seconds = row["seconds_to_live"]
-        values: list[Any] = [row[name] for name in _LEASE_COLUMNS]
-        values += [asked + lease_seconds, None if seconds is None else asked + seconds]
-        messages.append(LeasedMessage(*values))
+def _with_deadlines(messages: list[LeasedMessage], asked: float, lease_seconds: float) -> list[LeasedMessage]:
+    """A claim's messages with their deadlines, which count from before the claim was sent: a lease never ends late here."""
+    for message in messages:
+        message.lease_deadline = asked + lease_seconds
+        message.send_deadline = None if message.seconds_to_live is None else asked + message.seconds_to_live
     return messages

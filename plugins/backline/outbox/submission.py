@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import DictRow, scalar_row
 from pydantic_core import to_json
 
 from backline.audit_trail import Actor, record
-from backline.db.connect import translate_errors
+from backline.db.connect import fetch, fetch_one, translate_errors
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, InvalidInput, PermanentError
@@ -82,12 +81,12 @@ def enqueue_many(database: psycopg.Connection[Any], messages: Sequence[NewMessag
     Messages of one type with equal options are one SQL call. InvalidInput if any is refused: roll back then.
     """
     ids = [0] * len(messages)
-    with database.cursor(row_factory=scalar_row) as cursor:
-        for indexes in _calls(messages):
-            with translate_errors():
-                found = cursor.execute(*enqueue_statement([messages[index] for index in indexes])).fetchone()
-            for index, message_id in zip(indexes, found or (), strict=True):
-                ids[index] = message_id
+    for indexes in _calls(messages):
+        sql, params = enqueue_statement([messages[index] for index in indexes])
+        with translate_errors():
+            [found] = fetch(database, sql, list[int], params)
+        for index, message_id in zip(indexes, found, strict=True):
+            ids[index] = message_id
     return ids
 
 
@@ -242,60 +241,58 @@ class InvalidStateTransition(PermanentError):
     """The message's state does not allow the action."""
 
 
-def cancel(database: psycopg.Connection[DictRow], message_id: int, who: Actor) -> None:
+def cancel(database: psycopg.Connection[Any], message_id: int, who: Actor) -> None:
     """Cancel a message in the caller's transaction: at once if it is not leased, else its dispatcher is asked to.
 
     Cancelling twice is no error. MessageNotFound; InvalidStateTransition if it is in another final state.
     """
-    before = _lock_message(database, message_id)["state"]
+    before = _lock_message(database, message_id).state
     if before == "cancelled":
         return
-    rows = database.execute(statement("outbox", "message_cancel"), {"id": message_id}).fetchall()
-    if not rows:
+    after = fetch_one(database, statement("outbox", "message_cancel"), str, {"id": message_id})
+    if after is None:
         raise InvalidStateTransition(f"message {message_id} is {before} already, so it cannot be cancelled")
-    _record_audit(database, who, "message.cancel", message_id, before, rows[0]["state"])
+    _record_audit(database, who, "message.cancel", message_id, before, after)
 
 
-def replace_payload(
-    database: psycopg.Connection[DictRow], message_id: int, payload: Mapping[str, Any], who: Actor
-) -> bool:
+def replace_payload(database: psycopg.Connection[Any], message_id: int, payload: Mapping[str, Any], who: Actor) -> bool:
     """Replace the payload of a scheduled message and make it due now, in the caller's transaction.
 
     False, with nothing changed, if it is no longer scheduled. InvalidInput if the model refuses the payload;
     MessageNotFound; InvalidStateTransition for a type with secrets: cancel such a message and enqueue another.
     """
     row = _lock_message(database, message_id)
-    if row["secret_fields"]:
+    if row.secret_fields:
         raise InvalidStateTransition(f"message {message_id} has secrets; cancel it and send another")
-    kind = registry.get(row["type"])
+    kind = registry.get(row.type)
     kind.parse(payload)
     values = {"id": message_id, "payload": json.dumps(payload), "type_version": kind.version}
-    if not database.execute(statement("outbox", "message_replace_payload"), values).fetchall():
+    if not fetch(database, statement("outbox", "message_replace_payload"), str, values):
         return False
-    _record_audit(database, who, "message.replace_payload", message_id, row["state"], "pending")
+    _record_audit(database, who, "message.replace_payload", message_id, row.state, "pending")
     return True
 
 
-def retry(database: psycopg.Connection[DictRow], message_id: int, who: Actor) -> None:
+def retry(database: psycopg.Connection[Any], message_id: int, who: Actor) -> None:
     """Retry a dead message under its own id, in the caller's transaction.
 
     MessageNotFound; InvalidStateTransition if it is not dead, has expired or its secrets are erased.
     """
     row = _lock_message(database, message_id)
-    if row["state"] != "dead":
-        raise InvalidStateTransition(f"message {message_id} is {row['state']}; only a dead message can be retried")
-    if row["secret_fields"]:
+    if row.state != "dead":
+        raise InvalidStateTransition(f"message {message_id} is {row.state}; only a dead message can be retried")
+    if row.secret_fields:
         raise InvalidStateTransition(
-            f"the secrets of message {message_id} ({', '.join(row['secret_fields'])}) were erased when it ended; "
+            f"the secrets of message {message_id} ({', '.join(row.secret_fields)}) were erased when it ended; "
             "replay it with a complete payload"
         )
-    if not database.execute(statement("outbox", "message_retry"), {"id": message_id}).fetchall():
-        raise InvalidStateTransition(f"message {message_id} expired at {row['expires_at']:%Y-%m-%d %H:%M:%S %Z}")
+    if not fetch(database, statement("outbox", "message_retry"), str, {"id": message_id}):
+        raise InvalidStateTransition(f"message {message_id} expired at {row.expires_at:%Y-%m-%d %H:%M:%S %Z}")
     _record_audit(database, who, "message.retry", message_id, "dead", "pending")
 
 
 def replay(
-    database: psycopg.Connection[DictRow],
+    database: psycopg.Connection[Any],
     message_id: int,
     key: str | None,
     who: Actor,
@@ -311,25 +308,25 @@ def replay(
     the message may still be sent.
     """
     row = _lock_message(database, message_id)
-    if row["state"] not in FINAL_STATES:
-        raise InvalidStateTransition(f"message {message_id} is {row['state']} and may still be sent; cancel it first")
-    kind = registry.get(row["type"])
+    if row.state not in FINAL_STATES:
+        raise InvalidStateTransition(f"message {message_id} is {row.state} and may still be sent; cancel it first")
+    kind = registry.get(row.type)
     edited = [name for name, value in (("to", recipient), ("payload", payload)) if value is not None]
-    replayed = row["payload"] if payload is None else payload
+    replayed = row.payload if payload is None else payload
     if missing := [name for name in sorted(kind.secret_fields) if name not in replayed]:
         raise InvalidInput(f"payload.{missing[0]}", "was erased when the message ended; give the complete payload")
     if payload is None:
-        if row["type_version"] > kind.version:
+        if row.type_version > kind.version:
             raise InvalidStateTransition(
                 f"the payload of message {message_id} is of a newer version than this server knows"
             )
-        replayed = kind.to_current(replayed, row["type_version"])
-    address = recipients.check(row["channel"], row["recipient"] if recipient is None else recipient)
+        replayed = kind.to_current(replayed, row.type_version)
+    address = recipients.check(row.channel, row.recipient if recipient is None else recipient)
     is_group = len(kind.channels) > 1
     message = NewMessage(
-        row["type"], {row["channel"]: address} if is_group else address,
-        to_stored_payload(kind, replayed, encryptor), key, priority=row["priority"],
-        lane=None if is_group else row["lane"], request_id=who.request_id, replay_of=message_id,
+        row.type, {row.channel: address} if is_group else address,
+        to_stored_payload(kind, replayed, encryptor), key, priority=row.priority,
+        lane=None if is_group else row.lane, request_id=who.request_id, replay_of=message_id,
     )  # fmt: skip
     try:
         [new_id] = enqueue_many(database, [message])
@@ -337,19 +334,35 @@ def replay(
         raise with_http_field_name(exc) from None
     record(
         database, who, "message.replay", f"message/{message_id}",
-        before={"state": row["state"]}, after={"new": new_id, "edited": edited},
+        before={"state": row.state}, after={"new": new_id, "edited": edited},
     )  # fmt: skip
     return new_id, is_group
 
 
-def _lock_message(database: psycopg.Connection[DictRow], message_id: int) -> DictRow:
-    row = database.execute(statement("messages", "message_lock"), {"id": message_id}).fetchone()
+@dataclass(frozen=True, slots=True)
+class _LockedMessage:
+    id: int
+    type: str
+    type_version: int
+    channel: str
+    lane: str
+    priority: int
+    state: str
+    recipient: str
+    expires_at: datetime | None
+    payload: dict[str, Any]
+    """Without secret fields."""
+    secret_fields: list[str]
+
+
+def _lock_message(database: psycopg.Connection[Any], message_id: int) -> _LockedMessage:
+    row = fetch_one(database, statement("messages", "message_lock"), _LockedMessage, {"id": message_id})
     if row is None:
         raise MessageNotFound(f"there is no message {message_id}: it never existed, or it was pruned")
     return row
 
 
 def _record_audit(
-    database: psycopg.Connection[DictRow], who: Actor, action: str, message_id: int, before: str, after: str
+    database: psycopg.Connection[Any], who: Actor, action: str, message_id: int, before: str, after: str
 ) -> None:
     record(database, who, action, f"message/{message_id}", before={"state": before}, after={"state": after})

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Request, Response
-from psycopg.rows import DictRow
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
@@ -181,8 +180,8 @@ def _accepted_response(request: Request, ids: Sequence[int], urls: Sequence[str]
     return Response(content, 202, {"Location": location}, "application/json")
 
 
-def _summaries(request: Request, rows: Sequence[DictRow]) -> list[dict[str, Any]]:
-    return [{**row, "url": api_url(request, f"messages/{row['id']}")} for row in rows]
+def _summaries(request: Request, messages: Sequence[queries.MessageSummary]) -> list[dict[str, Any]]:
+    return [{**asdict(message), "url": api_url(request, f"messages/{message.id}")} for message in messages]
 
 
 def _timeline_event(request: Request, event: TimelineEvent) -> dict[str, Any]:

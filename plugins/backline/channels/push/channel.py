@@ -237,18 +237,18 @@ class DeviceStore:
     async def list_tokens(self, user_id: str) -> list[str]:
         """The tokens of a user's devices; InvalidInput for the field `to` if the id is malformed."""
         try:
-            rows = await self._database.fetch(statement("identity", "push_tokens"), {"id": user_id})
+            return await self._database.fetch(statement("identity", "push_tokens"), str, {"id": user_id})
         except errors.Misconfigured as exc:
             if isinstance(exc.__cause__, psycopg.DataError):
                 raise errors.InvalidInput(
                     "to", f"{user_id!r} is not a user id that the statement push_tokens accepts"
                 ) from None
             raise
-        return [str(row["token"]) for row in rows]
 
     async def remove(self, token: str, reason: str) -> None:
         """Remove a device that no longer exists; does nothing if it was removed already."""
-        await self._database.fetch(statement("identity", "push_token_remove"), {"token": token, "reason": reason})
+        params = {"token": token, "reason": reason}
+        await self._database.fetch(statement("identity", "push_token_remove"), object, params)
 
     async def close(self) -> None:
         """Close the connection; the next use reopens it. Never raises."""

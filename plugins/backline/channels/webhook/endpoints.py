@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
-
-from psycopg.rows import DictRow
 
 from backline.db.connect import Database
 from backline.db.statements import statement
@@ -23,6 +22,19 @@ CACHE_TTL_SECONDS = 2.0
 MAX_CACHED_ENDPOINTS = 1000
 """When the cache has so many endpoints, it is cleared."""
 MAX_REASON_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """An endpoint as it is stored."""
+
+    id: str
+    url: str
+    state: str
+    disabled_reason: str | None
+    failing_seconds: float | None
+    ciphertexts: list[str]
+    """Of its secrets that sign."""
 
 
 class DeliveryEndpoint(NamedTuple):
@@ -60,7 +72,9 @@ class EndpointStore:
         cached = self._cache.get(endpoint_id)
         if cached is not None and now - cached[0] < CACHE_TTL_SECONDS:
             return cached[1]
-        rows = await self._database.fetch(statement("webhooks", "endpoint_get_for_delivery"), {"id": endpoint_id})
+        rows = await self._database.fetch(
+            statement("webhooks", "endpoint_get_for_delivery"), EndpointRow, {"id": endpoint_id}
+        )
         found = self._to_endpoint(rows[0]) if rows else None
         if len(self._cache) >= MAX_CACHED_ENDPOINTS:
             self._cache.clear()
@@ -87,14 +101,14 @@ class EndpointStore:
         """Close the connection; never raises."""
         await self._database.close()
 
-    def _to_endpoint(self, row: DictRow) -> DeliveryEndpoint:
+    def _to_endpoint(self, row: EndpointRow) -> DeliveryEndpoint:
         try:
-            secrets = tuple(self._encryptor().decrypt("secret", ciphertext) for ciphertext in row["ciphertexts"])
+            secrets = tuple(self._encryptor().decrypt("secret", ciphertext) for ciphertext in row.ciphertexts)
         except InvalidInput as exc:
             # Not the message's fault: it is attempted again, and succeeds once the keys are fixed.
-            raise Misconfigured(f"the secret of webhook endpoint {row['id']}: {exc.problem}") from None
-        reason = (row["disabled_reason"] or "") if row["state"] == "disabled" else None
-        return DeliveryEndpoint(row["id"], row["url"], reason, row["failing_seconds"], secrets)
+            raise Misconfigured(f"the secret of webhook endpoint {row.id}: {exc.problem}") from None
+        reason = (row.disabled_reason or "") if row.state == "disabled" else None
+        return DeliveryEndpoint(row.id, row.url, reason, row.failing_seconds, secrets)
 
     async def _disable(self, endpoint: DeliveryEndpoint, reason: str, min_failing_seconds: float | None) -> None:
         reason = reason[:MAX_REASON_LENGTH]
@@ -104,15 +118,16 @@ class EndpointStore:
         messages = [NewMessage("urgent_email", recipient, payload) for recipient in self._recipients]
         try:
             async with self._database.transaction() as run:
-                if await run(statement("webhooks", "endpoint_disable"), values) and messages:
-                    await run(*enqueue_statement(messages))
+                if await run(statement("webhooks", "endpoint_disable"), str, values) and messages:
+                    sql, params = enqueue_statement(messages)
+                    await run(sql, list[int], params)
         except BacklineError as exc:
             log.warning("webhook endpoint %s: endpoint_disable failed: %s", endpoint.id, exc)
 
     async def _execute(self, endpoint: DeliveryEndpoint, name: str, **params: Any) -> None:
         self._cache.pop(endpoint.id, None)
         try:
-            await self._database.fetch(statement("webhooks", name), {"id": endpoint.id, **params})
+            await self._database.fetch(statement("webhooks", name), str, {"id": endpoint.id, **params})
         except BacklineError as exc:
             # The delivery's own outcome matters more; the next delivery records it again.
             log.warning("webhook endpoint %s: %s failed: %s", endpoint.id, name, exc)
