@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OUTPUT_FILE = ROOT / "docs" / "dags.md"
 DAGS_FOLDER = ROOT / "dags"
+SEND_FILE = "send.py"
 MANUAL_TRIGGER = "by hand or API"
 _HEADER = """\
 # DAGs
@@ -28,21 +29,41 @@ Priorities: critical 10, high 8, normal 5, low 2. Pools and queues come from
 [`include/config/backline.toml`](../include/config/backline.toml).
 
 """
+_SEND_DAGS = """\
+### send_TYPE
+
+Each message type has a DAG `send_<type>`, such as `send_welcome`. It sends one message and waits for the provider's answer.
+
+- **Params**: `to`, the fields of the [type](messages.md), `request_id` and `expires_at`; the form shows them with their limits.
+- **Once**: the run id is the idempotency key. A run that is cleared or retried never sends twice; a run id that was used is
+  refused.
+- **Retries** depend on the failure: none for a wrong address, with growing delays for a server that is not available. Between two
+  attempts the message waits in the outbox, where a dispatcher may send it first.
+- **Where**: one task `send` in the channel's pool, such as `email_direct`, with the priority and queue of the type's lane.
+""".splitlines()
+
+
+def has_entry(dag: DAG) -> bool:
+    """Whether the page describes a DAG by itself: those of message types are described together."""
+    return Path(dag.fileloc).name != SEND_FILE
 
 
 def render_page(dags: Iterable[DAG]) -> str:
     """The whole page."""
     domains: dict[str, list[DAG]] = {}
-    for dag in sorted(dags, key=lambda dag: dag.dag_id):
+    for dag in sorted(filter(has_entry, dags), key=lambda dag: dag.dag_id):
         domains.setdefault(_dag_domain(dag), []).append(dag)
     contents = []
     for domain, members in sorted(domains.items()):
         contents += [f"## {domain.capitalize()}", "", "| DAG | does | trigger |", "|---|---|---|"]
+        if domain == "messages":
+            contents.append("| `send_TYPE` | Sends one message of that [type](messages.md) | by hand or API |")
         contents += [
             f"| [`{dag.dag_id}`](#{dag.dag_id}) | {dag.description} | {describe_schedule(dag.schedule)} |"
             for dag in members
         ]
         contents += ["", *(line for dag in members for line in _render_dag(dag))]
+        contents += _SEND_DAGS if domain == "messages" else []
     return _HEADER + "\n".join(contents).rstrip() + "\n"
 
 
@@ -92,7 +113,8 @@ def _render_dag(dag: DAG) -> Iterator[str]:
     yield re.sub(r"^#+ (.+)$", r"**\1**", (dag.doc_md or "").strip(), flags=re.MULTILINE)
     yield ""
     limit = f"; a run ends after {format_duration(dag.dagrun_timeout)}" if dag.dagrun_timeout else ""
-    yield f"Trigger: {describe_schedule(dag.schedule)}. At most {dag.max_active_runs} runs in parallel{limit}."
+    runs = "run" if dag.max_active_runs == 1 else "runs"
+    yield f"Trigger: {describe_schedule(dag.schedule)}. At most {dag.max_active_runs} {runs} in parallel{limit}."
     yield ""
     yield from ("| task | pool | queue | priority | retries | time limit |", "|---|---|---|---|---|---|")
     for task in sorted(dag.tasks, key=lambda task: task.task_id):

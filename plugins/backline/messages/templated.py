@@ -44,6 +44,8 @@ class FromTemplate(MessageType):
     def declare(cls, name: str, lanes: Mapping[str, str]) -> None:
         """A type's template has its name, unless the payload names the template."""
         super().declare(name, lanes)
+        if taken := (catalog.CONSTANTS - {"language"}) & set(cls.model_fields):
+            raise ValueError(f"{name}: field {min(taken)!r} is a name that every template has; give it another name")
         if "template" not in cls.model_fields:
             cls.template_name = name
 

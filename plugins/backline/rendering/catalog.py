@@ -12,6 +12,8 @@ from backline.settings import ROOT, settings
 
 TEMPLATE_FOLDER = ROOT / "include" / "templates"
 TEMPLATE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+CONSTANTS = frozenset({"product_name", "product_url", "support_email", "language", "locale", "labels"})
+"""Names that every template has, so that a context cannot have them."""
 
 
 @lru_cache(maxsize=8)

@@ -36,7 +36,7 @@ class EmailTemplate:
 
     def render(self, context: Mapping[str, Any]) -> tuple[str, str, str]:
         """Subject (one line), text and HTML; InvalidInput names a variable that is missing or not usable."""
-        values = {**self.text.environment.globals, **context}
+        values = _values(self.text, context)
         try:
             # Layouts use the subject as the HTML document's title.
             subject = values["subject"] = " ".join(_render(self.subject, values).split())
@@ -58,7 +58,7 @@ def render_sms(name: str, language: str | None, context: Mapping[str, Any]) -> s
     """
     template, found = _sms_template(name, language)
     try:
-        text = _render(template, {**template.environment.globals, **context})
+        text = _render(template, _values(template, context))
     except RENDER_ERRORS as exc:
         raise _to_invalid_input(exc, name, found) from exc
     return segments.replace_lookalikes("\n".join(line.strip() for line in text.strip().splitlines()))
@@ -109,6 +109,12 @@ def _language_and_locale(channel: str, name: str, language: str | None) -> tuple
     found = catalog.resolve_language(channel, name, language)
     # Amounts and dates follow the requested region if the template is in its language.
     return found, language if language and language.split("-")[0] == found.split("-")[0] else found
+
+
+def _values(template: Template, context: Mapping[str, Any]) -> dict[str, Any]:
+    if taken := catalog.CONSTANTS & context.keys():
+        raise InvalidInput(f"context.{min(taken)}", "is a name that every template has; give it another name")
+    return {**template.environment.globals, **context}
 
 
 def _render(template: Template, values: dict[str, Any]) -> str:

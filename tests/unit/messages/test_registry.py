@@ -9,9 +9,11 @@ from typing import ClassVar
 import pytest
 
 from backline.channels.base import EmailContent
+from backline.db.statements import statements
 from backline.errors import InvalidInput
 from backline.messages import registry, types
 from backline.messages.base import EmailMessage, MessageType, WebhookMessage
+from backline.messages.templated import TemplatedMessage
 from backline.settings import CHANNELS, ROOT, load
 
 
@@ -46,12 +48,20 @@ def test_the_lanes_of_each_type_are_of_its_channels() -> None:
         }
 
 
-def test_the_types_with_secrets() -> None:
-    assert {kind.type_name for kind in registry.all_types() if kind.secret_fields} == {
-        "account_verification",
-        "mfa_code",
-        "password_reset",
-    }
+def test_each_secret_reference_is_a_statement_of_identity() -> None:
+    wanted = {name for kind in registry.all_types() for names in kind.secret_references.values() for name in names}
+    assert wanted
+    assert wanted <= set(statements("identity"))
+
+
+def test_a_field_with_the_name_of_a_template_constant_is_refused() -> None:
+    class Linked(TemplatedMessage):
+        """A type with a link of its own."""
+
+        product_url: str
+
+    with pytest.raises(ValueError, match="linked: field 'product_url' is a name that every template has"):
+        registry.register("linked", email="email.normal")(Linked)
 
 
 def test_each_module_of_types_registers_some() -> None:

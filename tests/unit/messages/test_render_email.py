@@ -133,3 +133,11 @@ def test_every_example_renders() -> None:
 def test_a_type_is_rendered_for_its_own_channels_alone(render: Callable[[Message], object], kind: str) -> None:
     with pytest.raises(InvalidInput, match=f"{kind} is not sent over"):
         render(message(kind, registry.get(kind).sample()))
+
+
+@pytest.mark.parametrize("name", ["product_url", "labels", "locale"])
+def test_a_context_key_with_the_name_of_a_constant_is_refused(name: str) -> None:
+    context = {"heading": "Closed", "paragraphs": ["x"], name: "https://shop.example"}
+    with pytest.raises(InvalidInput, match="a name that every template has") as caught:
+        render_email(message("templated_email", {"template": "notice", "context": context}))
+    assert caught.value.field == f"context.{name}"

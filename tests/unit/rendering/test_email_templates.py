@@ -117,17 +117,11 @@ def test_data_is_never_executed_as_a_template() -> None:
     assert "{{ product_name }}" in html
 
 
-def test_a_context_cannot_override_the_settings() -> None:
-    context = {
-        "heading": "x",
-        "paragraphs": [],
-        "support_email": "eve@example.com",
-        "product_name": "Eve",
-        "language": "xx",
-    }
-    _, text, html = render("notice", None, context)
-    assert "eve@example.com" not in text + html
-    assert '<html lang="en"' in html
+@pytest.mark.parametrize("name", sorted(catalog.CONSTANTS))
+def test_a_context_cannot_have_a_templates_constants(name: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        render("notice", None, {"heading": "x", "paragraphs": [], name: "eve@example.com"})
+    assert caught.value.field == f"context.{name}"
 
 
 @pytest.mark.parametrize("wrong", [5, True, None])
