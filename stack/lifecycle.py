@@ -23,6 +23,7 @@ from stack.environment import build_environment
 from stack.paths import Paths
 from stack.postgres import MANUAL_RUN_DATABASE, Cluster
 from stack.processes import terminate_processes, terminate_tasks
+from stack.reference_app import update_schema
 from stack.secrets import Secrets, load_or_create, write_airflow_passwords
 from stack.supervisor import SERVICES, ServiceState, Supervisor
 
@@ -178,7 +179,7 @@ class Stack:
         identity = self.cluster.system_identifier()
         if not self._is_set_up() or identity != self._recorded_database_identity():
             self.cluster.ensure_databases()
-        for name in migrate(self.cluster.dsn("backline")):
+        for name in (*migrate(self.cluster.dsn("backline")), *update_schema(self.cluster.dsn("backline"))):
             self.report(f"applied migration {name}")
         if self._is_set_up() and identity == self._recorded_database_identity():
             return

@@ -80,6 +80,13 @@ def apply_schema(dsn: str) -> list[str]:
         return _apply_in_transaction(connection)
 
 
+def update_schema(dsn: str) -> list[str]:
+    """As `apply_schema`, but only where the reference app is installed."""
+    with translate_errors(), psycopg.connect(dsn) as connection:
+        row = connection.execute(statement("reference_app", "schema_owner")).fetchone()
+        return _apply_in_transaction(connection) if row and row[1] == SCHEMA_COMMENT else []
+
+
 def seed(
     dsn: str,
     scale: int,

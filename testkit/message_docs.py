@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from backline.errors import FailureClass
+from backline.errors import FailureClass, Misconfigured
 from backline.messages import recipients, registry
 from backline.messages.base import MessageType
 from backline.messages.rules import form_order, spec
@@ -36,6 +36,10 @@ def render_page(file: Path = PAGE) -> str:
 def sample_context(channel: str, name: str) -> dict[str, Any]:
     """The sample context, from `sample.json`, of a template that belongs to no message type."""
     file = catalog.TEMPLATE_FOLDER / channel / settings().section(TemplateSettings).language / name / "sample.json"
+    if not file.exists():
+        raise Misconfigured(
+            f"{file.relative_to(ROOT)} is missing: a template that belongs to no message type has there an example of its variables"
+        )
     loaded: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return loaded
 

@@ -43,8 +43,13 @@ SET next_at = greatest(b.next_at, clock_timestamp()) + %(interval_seconds)s::flo
 RETURNING greatest(0, extract(epoch FROM next_at - clock_timestamp()) - %(interval_seconds)s::float8)::float8 AS wait_seconds;
 
 -- name: tables_missing
--- Those of these tables and views that the database does not have.
-SELECT t.name FROM unnest(%(names)s::text[]) AS t (name) WHERE to_regclass(t.name) IS NULL;
+-- Those of these tables, views ("app.orders") and columns ("app.orders.paid_at") that the database does not have.
+SELECT t.name FROM unnest(%(names)s::text[]) AS t (name)
+WHERE CASE WHEN t.name LIKE '%%.%%.%%' THEN NOT EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = to_regclass(regexp_replace(t.name, '[.][^.]*$', '')) AND a.attname = split_part(t.name, '.', 3)
+          AND NOT a.attisdropped)
+    ELSE to_regclass(t.name) IS NULL END;
 
 -- name: late_run_insert
 -- Notes once that a run has not ended by its deadline.

@@ -43,7 +43,7 @@ class Requires:
     connections: tuple[str, ...] = ()
     """Ids of Airflow connections."""
     tables: tuple[str, ...] = ()
-    """Tables or views of the app's database, with their schema."""
+    """Tables, views and columns of the app's database, with their schema: "app.orders", "app.orders.paid_at"."""
 
 
 class JobRetryPolicy(RetryPolicy):

@@ -17,7 +17,7 @@ def reserve_rate_token(dsn: str, job: str, rate_per_minute: float) -> float:
 
 
 def missing_tables(dsn: str, names: Sequence[str]) -> list[str]:
-    """Those of these tables and views ("app.orders") that the database does not have."""
+    """Those of these tables, views ("app.orders") and columns ("app.orders.paid_at") that the database does not have."""
     with session(dsn, name="tables") as connection:
         rows = connection.execute(statement("jobs", "tables_missing"), {"names": list(names)}).fetchall()
     return [row["name"] for row in rows]

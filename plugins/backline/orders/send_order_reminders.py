@@ -41,10 +41,11 @@ class DueReminder:
 
 
 def send_order_reminders(job: Job[OrderSettings]) -> BatchResult:
-    """Send up to `batch_limit` reminders of each stage; the result counts them by stage."""
+    """Send up to `reminder_batch_limit` reminders; the result counts them by stage."""
     result, stages = BatchResult(), reminder_stages(job.settings)
     for index, stage in enumerate(stages):
-        result.add(_send_stage(job, stage, (100 * index / len(stages), 100 * (index + 1) / len(stages))))
+        limit = job.settings.reminder_batch_limit - result.done - result.failed
+        result.add(_send_stage(job, stage, limit, (100 * index / len(stages), 100 * (index + 1) / len(stages))))
     return result
 
 
@@ -57,7 +58,7 @@ def reminder_stages(config: OrderSettings) -> tuple[Stage, ...]:
     )
 
 
-def _send_stage(job: Job[OrderSettings], stage: Stage, span: tuple[float, float]) -> BatchResult:
+def _send_stage(job: Job[OrderSettings], stage: Stage, limit: int, span: tuple[float, float]) -> BatchResult:
     config = job.settings
     values = {
         "stage": stage.name, "after_hours": stage.after_hours, "until_hours": stage.until_hours,
@@ -75,7 +76,7 @@ def _send_stage(job: Job[OrderSettings], stage: Stage, span: tuple[float, float]
 
     return job.run_each(
         job.scan(statement("orders", "reminder_due"), DueReminder, values), remind,
-        key=lambda order: f"{order.number} {stage.name}", limit=config.batch_limit, span=span,
+        key=lambda order: f"{order.number} {stage.name}", limit=limit, span=span,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class OrderSettings(Section):
     grace_seconds: float = Field(300.0, ge=0)
     payment_timeout_hours: float = Field(72.0, gt=0, le=8760)
     batch_limit: int = Field(1000, ge=1, le=100_000)
+    reminder_batch_limit: int = Field(10_000, ge=1, le=1_000_000)
     stuck_hours: dict[StuckState, PositiveFloat] = STUCK_HOURS
     payment_missing_hours: float = Field(24.0, gt=0)
     payment_missing_again_hours: float = Field(48.0, gt=0)

@@ -101,6 +101,8 @@ def test_a_rate_gives_one_token_an_interval_to_each_in_turn(database: str) -> No
 
 def test_tables_that_are_not_there_are_named(database: str) -> None:
     assert missing_tables(database, ["backline.message", "shop.orders", "no_such"]) == ["shop.orders", "no_such"]
+    columns = ["backline.message.id", "backline.message.colour", "shop.orders.id"]
+    assert missing_tables(database, columns) == ["backline.message.colour", "shop.orders.id"]
 
 
 STUCK = """

@@ -130,6 +130,16 @@ def test_a_run_is_bounded(shop: Shop, provider: StripeProvider, remind: Remind) 
         order = shop.order(customer, (cup, 1), card=CARD_NEEDS_AUTHENTICATION)
         run_saga(shop.database, provider, order, CONFIG)
         shop.backdate(order, 25)
-    result = remind(OrderSettings(batch_limit=2))
+    result = remind(OrderSettings(reminder_batch_limit=2))
     assert (result["outcomes"], result["limit_reached"]) == ({"payment_missing": 2}, True)
     assert remind()["outcomes"] == {"payment_missing": 1}
+
+
+def test_the_limit_is_of_the_run_not_of_each_stage(shop: Shop, provider: StripeProvider, remind: Remind) -> None:
+    cup, customer = shop.product(), shop.customer()
+    for hours in (25, 49):
+        order = shop.order(customer, (cup, 1), card=CARD_NEEDS_AUTHENTICATION)
+        run_saga(shop.database, provider, order, CONFIG)
+        shop.backdate(order, hours)
+    result = remind(OrderSettings(reminder_batch_limit=1))
+    assert (result["done"], result["limit_reached"]) == (1, True)

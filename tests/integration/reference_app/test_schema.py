@@ -36,11 +36,27 @@ def test_the_schema_is_applied_once_and_recorded(empty_database: str) -> None:
     assert [f"{number:04d}_{name}" for number, (name,) in enumerate(names, 1)] == FILES
 
 
+def test_set_up_updates_an_installed_schema_and_creates_none(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert reference_app.update_schema(empty_database) == []
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT to_regnamespace('app')").fetchone() == (None,)
+    reference_app.apply_schema(empty_database)
+    newer = shutil.copytree(reference_app.FOLDER, tmp_path / "reference_app")
+    added = f"{len(FILES) + 1:04d}_colours"
+    (newer / f"{added}.sql").write_text("CREATE TABLE app.colours (name text);", encoding="utf-8")
+    monkeypatch.setattr(reference_app, "FOLDER", newer)
+    assert reference_app.update_schema(empty_database) == [added]
+    assert reference_app.update_schema(empty_database) == []
+
+
 def test_a_foreign_schema_is_not_changed(empty_database: str) -> None:
     with psycopg.connect(empty_database) as connection:
         connection.execute("CREATE SCHEMA app")
         connection.execute("CREATE TABLE app.users (theirs integer)")
         connection.execute("CREATE TABLE app.migration (number integer, name text, checksum text)")
+    assert reference_app.update_schema(empty_database) == []
     for call in (reference_app.apply_schema, lambda dsn: reference_app.seed(dsn, 1, replace=True)):
         with pytest.raises(Misconfigured, match="schema 'app' that is not Backline's reference app"):
             call(empty_database)
