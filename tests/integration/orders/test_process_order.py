@@ -8,11 +8,13 @@ import pytest
 
 from backline.db.connect import session
 from backline.errors import InvalidInput, UnknownFailure
+from backline.jobs.results import RunRef
 from backline.messages import registry
-from backline.orders.process_order import STEP_PROGRESS, SagaOutcome, SagaResult, run_saga
+from backline.orders.process_order import STEP_PROGRESS, SagaOutcome, SagaResult, process_order, run_saga
 from backline.orders.settings import OrderSettings
 from backline.payments.charges import refund
 from backline.payments.stripe_client import StripeProvider
+from tests.integration.job_factory import create_job, get_result
 from tests.integration.orders.support import Shop
 from tests.integration.payments.support import (
     CARD_INSUFFICIENT_FUNDS,
@@ -257,3 +259,14 @@ def test_the_lines_of_a_long_order_are_summed_up(shop: Shop, provider: StripePro
 def test_an_unknown_order_is_an_error(shop: Shop, provider: StripeProvider) -> None:
     with pytest.raises(InvalidInput, match="order_id: there is no order 4711"):
         process(shop, provider, 4711)
+
+
+def test_the_job_returns_the_outcome_and_stores_its_progress(
+    database: str, shop: Shop, provider: StripeProvider
+) -> None:
+    order = shop.order(shop.customer(), (shop.product(), 1))
+    job = create_job(database, CONFIG, params={"order_id": order}, provider=provider)
+    assert job.execute(process_order) == {"order": "O-0001", "state": "confirmed", "outcome": "confirmed", "reason": ""}
+    stored = get_result(database, RunRef("test_job", "run-1"))
+    assert stored is not None
+    assert stored["doing"] in STEP_PROGRESS
