@@ -21,7 +21,7 @@ from testkit.processes import exit_on_signal
 from testkit.suite import run_command, run_to_end
 from testkit.wording import check_wording
 
-MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo")
+MYPY_FOLDERS = ("plugins", "sandbox", "testkit", "chaos", "stack", "demo", "bench", "dags", "tests")
 """Folders that mypy checks."""
 LOCK_FILES = ("requirements", "requirements-image", "bench/requirements", "testkit/containers/requirements")
 """Lists of requirements (.in) with their lock files (.txt)."""

@@ -22,7 +22,7 @@ hypothesis.settings.register_profile("default", max_examples=40, deadline=None)
 hypothesis.settings.register_profile("extended", max_examples=1000, deadline=None)
 
 
-class Grouped(LoadScopeScheduling):
+class Grouped(LoadScopeScheduling):  # type: ignore[misc]
     """Assigns each group to one process."""
 
     def _split_scope(self, nodeid: str) -> str:

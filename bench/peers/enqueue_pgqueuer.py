@@ -1,5 +1,6 @@
 """A pgqueuer producer: `python -m bench.peers.enqueue_pgqueuer COUNT BATCH` prints the seconds for COUNT emails."""
 
+# mypy: disable-error-code="import-not-found,import-untyped"
 from __future__ import annotations
 
 import asyncio

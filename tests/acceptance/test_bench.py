@@ -133,7 +133,7 @@ def test_a_stopped_run_removes_everything(home: IsolatedStack, number: signal.Si
     with subprocess.Popen(command, env=home.environment(), stderr=subprocess.PIPE, text=True) as bench:
         assert bench.stderr is not None
         assert any("filled in" in line for line in bench.stderr)  # a table of several, the next ones are larger
-        stack = Stack(str, Paths(ROOT, home.home / "bench" / "home", home.port + PORT_OFFSET))
+        stack = Stack(lambda _: None, Paths(ROOT, home.home / "bench" / "home", home.port + PORT_OFFSET))
         running = [*psutil.Process(bench.pid).children(recursive=True), *find_processes(stack.supervisor.stack_id)]
         assert {"postgres"} <= {process.name() for process in running}
         bench.send_signal(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import psycopg
 import pytest
@@ -45,7 +45,7 @@ def test_a_message_is_sent_by_the_worker_of_its_queue(host: LocalHost, airflow: 
         ).fetchone()
     assert dispatcher is not None
     run_id = dispatcher[0].partition("/")[2]
-    task = airflow.task("dispatch_email_urgent", run_id, "dispatch")
+    task: Mapping[str, object] = airflow.task("dispatch_email_urgent", run_id, "dispatch")
     assert (task["state"], task["queue"], task["pool"]) == ("running", "critical", "email_urgent")
     assert task["executor"] in (None, "CeleryExecutor")
     assert "execute_workload" in host.log_tail("worker-critical")

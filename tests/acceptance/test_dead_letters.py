@@ -90,6 +90,8 @@ def test_a_job_is_replayed_as_a_new_run(failures: Failures, kind: str) -> None:
     reference = json.loads(done.stdout)[0]["as"]
     dag_id, run_id = reference.removeprefix("run ").split("/")
     run = failures.context.airflow.wait(dag_id, run_id, 60)
+    assert run["conf"] is not None
+    assert run["note"] is not None
     assert (run["state"], run["conf"]["mark"]) == ("success", "replayed")
     assert f"Replay of dead letter {letter['id']}" in run["note"]
     [after] = failures.letters(kind)

@@ -6,6 +6,7 @@ import gzip
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -36,9 +37,9 @@ def test_old_letters_are_archived_and_deleted(stack: IsolatedStack, context: Dem
         rows = json.loads(stack.run("dead-letters", "list", "--name", name, "--json").stdout)
         return [row["run_id"] for row in rows]
 
-    def run(conf: str) -> dict[str, object]:
+    def run(conf: str) -> dict[str, Any]:
         done = json.loads(stack.run("trigger", "purge_dead_letters", "--conf", conf, "--wait", "--json").stdout)
-        report: dict[str, object] = context.airflow.xcom("purge_dead_letters", done["run_id"], "purge_dead_letters")
+        report: dict[str, Any] = context.airflow.xcom("purge_dead_letters", done["run_id"], "purge_dead_letters")
         return report
 
     dry = run('{"dry_run": true}')
@@ -46,7 +47,7 @@ def test_old_letters_are_archived_and_deleted(stack: IsolatedStack, context: Dem
     assert remaining() == ["young", "old"]
 
     report = run("{}")
-    [file] = report["files"]  # type: ignore[misc]
+    [file] = report["files"]
     assert Path(file).is_relative_to(stack.home)
     rows = [json.loads(line) for line in gzip.decompress(Path(file).read_bytes()).splitlines()]
     assert [(row["run_id"], row["cause"], row["conf"]) for row in rows] == [("old", "cause of old", {"days": 1})]

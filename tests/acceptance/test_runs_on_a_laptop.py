@@ -32,7 +32,7 @@ def test_with_the_stack_up_and_dispatchers_warm(stack: IsolatedStack, context: D
     assert context.query("demo", "dispatcher_busiest", lane="email.normal")
     _send(stack, context)
     # If the scheduler saw the run, it could pick it up.
-    cluster = Stack(str, Paths(ROOT, stack.home, stack.port)).cluster
+    cluster = Stack(lambda _: None, Paths(ROOT, stack.home, stack.port)).cluster
     counts = {}
     for database in ("airflow", MANUAL_RUN_DATABASE):
         with psycopg.connect(cluster.dsn("airflow", database)) as connection:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG
+from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.bases.hook import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 from airflow.serialization.serialized_objects import DagSerialization
@@ -120,6 +120,7 @@ def test_a_lane_without_its_connection_is_skipped_with_the_setting_to_add(
 
     monkeypatch.setattr(BaseHook, "get_connection", not_there)
     [task] = bag.dags[dag_id].tasks
+    assert isinstance(task, BaseOperator)
     with pytest.raises(AirflowSkipException, match=f"AIRFLOW_CONN_{name}_GATEWAY"):
         task.execute({"dag_run": SimpleNamespace(run_type="manual", dag_id=dag_id, run_id="r")})
 

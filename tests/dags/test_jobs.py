@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable, task
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from backline.airflow.callbacks import record_run_failure, record_task_failure
 from backline.airflow.defaults import configured_pools
@@ -43,6 +44,12 @@ def pre_execute_of(task: Any) -> PreExecute:
     found = task.partial_kwargs["pre_execute"] if task.is_mapped else task._pre_execute_hook
     assert isinstance(found, PreExecute)
     return found
+
+
+def cron_of(dag: DAG) -> str:
+    """The cron expression that starts a DAG."""
+    assert isinstance(dag.timetable, CronTriggerTimetable | CronDataIntervalTimetable)
+    return dag.timetable.expression
 
 
 def test_each_has_the_defaults_of_jobs(jobs: dict[str, DAG]) -> None:
@@ -84,10 +91,10 @@ def test_the_settings_name_existing_jobs(jobs: dict[str, DAG]) -> None:
 
 def test_an_operator_changes_the_schedule_or_switches_it_off(configured: Path) -> None:
     configured.write_text(CONFIG + '\n[jobs."nightly"]\nschedule = "0 5 * * *"\n\n[jobs."weekly"]\nenabled = false\n')
-    assert job_dag("nightly", doc="Runs.", schedule="@daily").timetable.expression == "0 5 * * *"  # type: ignore[attr-defined]
+    assert cron_of(job_dag("nightly", doc="Runs.", schedule="@daily")) == "0 5 * * *"
     assert job_dag("weekly", doc="Runs.", schedule="@weekly").timetable.__class__.__name__ == "NullTimetable"
     assert job_dag("by_hand", doc="Runs.").timetable.__class__.__name__ == "NullTimetable"
-    assert job_dag("daily", doc="Runs.", schedule="15 3 * * *").timetable.expression == "15 3 * * *"  # type: ignore[attr-defined]
+    assert cron_of(job_dag("daily", doc="Runs.", schedule="15 3 * * *")) == "15 3 * * *"
 
 
 def test_the_error_of_a_wrong_setting_names_the_job(configured: Path) -> None:
@@ -101,6 +108,7 @@ def test_a_deadline_becomes_that_of_the_dag(configured: Path) -> None:
     assert job_dag("quick", doc="Runs.").deadline in (None, [])
     deadline = job_dag("quick", doc="Runs.", deadline_seconds=90).deadline
     [alert] = deadline if isinstance(deadline, list) else [deadline]
+    assert alert is not None
     assert alert.interval == timedelta(seconds=90)
     assert alert.callback.path == "backline.airflow.callbacks.record_late_run"
     assert alert.callback.kwargs == {"deadline_seconds": 90}
@@ -147,4 +155,5 @@ def test_mapped_tasks_have_the_same_defaults(configured: Path) -> None:
         one.expand(number=[1, 2])
     [mapped] = dag.tasks
     assert pre_execute_of(mapped).job.memory_limit_mib == 64
+    assert isinstance(mapped, MappedOperator)
     assert isinstance(mapped.partial_kwargs["retry_policy"], JobRetryPolicy)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 from urllib.parse import quote
 
 import psycopg
@@ -84,7 +84,7 @@ class Reader:
     def query(self, who: str, query: str) -> list[dict[str, Any]]:
         """Execute statements as one of the page's roles; returns the rows of the last one that has any."""
         with psycopg.connect(self.addresses[who], autocommit=True, row_factory=dict_row) as connection:
-            cursor = connection.execute(cast("LiteralString", query))
+            cursor = connection.execute(query)
             found: list[dict[str, Any]] = []
             while True:
                 if cursor.description:
@@ -138,7 +138,7 @@ def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     drop(server, "crm_of_the_page")
     with psycopg.connect(server, autocommit=True) as connection:
         for role in ("backline", "crm_app", "crm_owner"):
-            connection.execute(cast("LiteralString", f"DROP ROLE IF EXISTS {role}"))
+            connection.execute(f"DROP ROLE IF EXISTS {role}")
 
 
 @pytest.fixture
@@ -278,7 +278,9 @@ def test_the_jobs_run_and_deliver_what_the_app_enqueued(
     assert {dag: ran[dag]["state"] for dag in dags} == dict.fromkeys(dags, "success")
     found = {envelope.rcpt_tos[0]: envelope.content for envelope in mails}
     assert found.keys() == wanted
-    assert b"the-crms-own-token" in found["head@example.com"]
+    content = found["head@example.com"]
+    assert isinstance(content, bytes)
+    assert b"the-crms-own-token" in content
     adopted.follow(*blocks()[-2])
     assert {row["recipient"]: row["state"] for row in adopted.rows[-1]} == dict.fromkeys(wanted, "sent")
 

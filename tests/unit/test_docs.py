@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from backline.cli.__main__ import load_commands
 from backline.cli.console import app
@@ -47,12 +48,13 @@ def airflow() -> argparse.ArgumentParser:
 
 def problem(arguments: list[str]) -> str | None:
     """The error in a command line, which may contain placeholders such as NAME or ...; None if it is valid."""
-    command = typer.main.get_command(app)
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
     name, *rest = ["1" if _PLACEHOLDER.fullmatch(word) else word for word in arguments if word not in ("...", "[...]")]
     if name.startswith("-"):
-        return None if name in {"--help", *(option for param in command.params for option in param.opts)} else name
-    while (command := command.commands.get(name)) is not None and hasattr(command, "commands") and rest:
-        name, *rest = rest
+        return None if name in {"--help", *(option for param in group.params for option in param.opts)} else name
+    while isinstance(command := group.commands.get(name), TyperGroup) and rest:
+        group, (name, *rest) = command, rest
     if command is None:
         return f"no command {name!r}"
     if name == "airflow":

@@ -18,8 +18,9 @@ MARK = {"mark": Param("", type="string"), "succeed": Param(False, type="boolean"
 with job_dag("fails_killed", doc="Kills itself.", retries=0, params=MARK):
 
     @task
-    def killed(params: dict[str, object]) -> None:
+    def killed(params: dict[str, object] | None = None) -> None:
         """Is killed, as by the kernel's out-of-memory killer."""
+        assert params is not None
         if not params["succeed"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -28,8 +29,9 @@ with job_dag("fails_killed", doc="Kills itself.", retries=0, params=MARK):
 with job_dag("fails_raising", doc="Raises.", retries=0, params=MARK):
 
     @task
-    def raising(params: dict[str, object]) -> None:
+    def raising(params: dict[str, object] | None = None) -> None:
         """Raises an error."""
+        assert params is not None
         if not params["succeed"]:
             raise ConnectionRefusedError(f"the server is down ({params['mark']})")
 
@@ -38,8 +40,9 @@ with job_dag("fails_raising", doc="Raises.", retries=0, params=MARK):
 with job_dag("fails_late", doc="Takes too long.", retries=0, params=MARK) as late_dag:
 
     @task
-    def sleeping(params: dict[str, object]) -> None:
+    def sleeping(params: dict[str, object] | None = None) -> None:
         """Sleeps until its timeout."""
+        assert params is not None
         time.sleep(0 if params["succeed"] else 300)
 
     sleeping()
@@ -49,8 +52,9 @@ late_dag.dagrun_timeout = timedelta(seconds=4)
 with job_dag("fails_by_hand", doc="Waits to be marked failed.", retries=0, params=MARK):
 
     @task
-    def waiting(params: dict[str, object]) -> None:
+    def waiting(params: dict[str, object] | None = None) -> None:
         """Waits for a person."""
+        assert params is not None
         time.sleep(0 if params["succeed"] else 300)
 
     waiting()
@@ -60,8 +64,9 @@ with job_dag(
 ):
 
     @task
-    def stuck(params: dict[str, object]) -> None:
+    def stuck(params: dict[str, object] | None = None) -> None:
         """Counts in C code, where a signal's exception cannot interrupt it."""
+        assert params is not None
         deque(repeat(None, 0 if params["succeed"] else 10**15), maxlen=0)
 
     stuck()

@@ -9,8 +9,9 @@ from backline.airflow.jobs import job_dag
 with job_dag("fails_unreported", doc="Raises.", retries=0, params={"mark": Param("", type="string")}):
 
     @task
-    def raising(params: dict[str, str]) -> None:
+    def raising(params: dict[str, str] | None = None) -> None:
         """Raises an error."""
+        assert params is not None
         raise ConnectionRefusedError(f"the server is down ({params['mark']})")
 
     raising()

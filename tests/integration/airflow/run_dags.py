@@ -61,7 +61,7 @@ def main(folder: str, wanted: dict[str, Any]) -> dict[str, Any]:
         draft = TEMPLATE.with_name(f"{TEMPLATE.name}.{os.getpid()}")
         shutil.copyfile(database, draft)
         draft.replace(TEMPLATE)
-    DagBundlesManager().sync_bundles_to_db()
+    DagBundlesManager().sync_bundles_to_db()  # type: ignore[no-untyped-call]
     bag = DagBag(folder)
     assert not bag.import_errors, bag.import_errors
     sync_bag_to_db(bag, "dags-folder", None)

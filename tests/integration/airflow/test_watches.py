@@ -23,10 +23,12 @@ from backline.airflow.watches import (
     FailureWatch,
     LaneWatch,
     SqlWatch,
+    Watch,
     poll,
     poll_and_post,
 )
 from backline.airflow_api import AirflowClient
+from backline.db.statements import statement
 from backline.dead_letters.reconcile_dead_letters import CURSOR
 from backline.errors import DatabaseFailure, Misconfigured, NetworkFailure, TimeoutFailure
 from backline.settings import WatchSettings, settings
@@ -69,9 +71,8 @@ def outbox(poller_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ou
 @pytest.fixture(autouse=True)
 def test_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Statements of a file `test`, beside those of include/sql."""
-    real = watches.statement
     monkeypatch.setattr(
-        watches, "statement", lambda file, name: STATEMENTS[name] if file == "test" else real(file, name)
+        watches, "statement", lambda file, name: STATEMENTS[name] if file == "test" else statement(file, name)
     )
 
 
@@ -206,7 +207,7 @@ def test_finished_rows_cost_the_check_nothing(outbox: Outbox) -> None:
     outbox.enqueue_many(20_000)
     outbox.sql("UPDATE backline.message SET state = 'sent', finalized_at = clock_timestamp()")
     outbox.sql("VACUUM ANALYZE backline.message")
-    [row] = outbox.sql("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + watches.statement("outbox", "outbox_has_work"))
+    [row] = outbox.sql("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + statement("outbox", "outbox_has_work"))
     [plan] = row["QUERY PLAN"]
     assert "Seq Scan on message" not in json.dumps(plan)
     assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 40
@@ -387,7 +388,7 @@ def test_a_failing_watch_backs_off_is_logged_once_and_delays_no_other(caplog: py
 
 def test_a_slow_statement_does_not_keep_lanes_from_polling(outbox: Outbox) -> None:
     async def test(database: AppDatabase) -> None:
-        polled = [LaneWatch(database, settings()), sql_watch(database, "slow")]
+        polled: list[Watch] = [LaneWatch(database, settings()), sql_watch(database, "slow")]
         begun = time.monotonic()
         await asyncio.to_thread(outbox.enqueue)
         async with aclosing(poll(polled, {LANE: 1, "slow": 1})) as stream:  # type: ignore[type-var]

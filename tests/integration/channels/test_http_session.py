@@ -157,7 +157,7 @@ async def test_a_timeout_leaves_the_outcome_unknown() -> None:
 class UnresolvableResolver(AbstractResolver):
     """Resolves no host."""
 
-    async def resolve(self, host: str, *_: object, **__: object) -> list[ResolveResult]:  # type: ignore[override]
+    async def resolve(self, host: str, *_: object, **__: object) -> list[ResolveResult]:
         raise OSError(None, f"Name or service not known: {host}")
 
     async def close(self) -> None:

@@ -19,4 +19,4 @@ def test_blocks_are_found() -> None:
 @pytest.mark.parametrize("sql", BLOCKS)
 def test_each_block_runs(sql: str, database: str) -> None:
     with psycopg.connect(database) as connection:
-        connection.execute(sql)  # type: ignore[arg-type]
+        connection.execute(sql)

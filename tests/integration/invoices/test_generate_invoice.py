@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 from pypdf import PdfReader
+from pypdf.generic import DictionaryObject, PdfObject, StreamObject
 
 from backline.db.connect import session
 from backline.errors import InvalidInput, Misconfigured
@@ -21,6 +22,7 @@ from backline.invoices.documents import load_document, render_document_pdf
 from backline.invoices.generate_invoice import GeneratedDocument, generate_for_order, generate_invoice, issue
 from backline.invoices.settings import InvoiceSettings
 from backline.messages import registry
+from backline.messages.base import EmailMessage
 from backline.settings import ROOT
 from tests.integration.job_factory import create_job
 from tests.integration.shop import Line, Shop
@@ -42,6 +44,11 @@ def paid_order(shop: Shop, **columns: Any) -> int:
 
 def generate(shop: Shop, order: int, config: InvoiceSettings, **changed: Any) -> list[GeneratedDocument]:
     return generate_for_order(shop.database, order, config.model_copy(update=changed), datetime.now(UTC))
+
+
+def dictionary(found: PdfObject) -> DictionaryObject:
+    assert isinstance(found, DictionaryObject)
+    return found
 
 
 def numbers(shop: Shop, series: str) -> list[int]:
@@ -121,14 +128,16 @@ def test_the_page_size_is_that_of_the_country(
 def test_the_file_is_pdf_a_3a(shop: Shop, config: InvoiceSettings) -> None:
     [document] = generate(shop, paid_order(shop), config)
     pdf = PdfReader(document.file)
-    catalog = pdf.trailer["/Root"].get_object()
-    metadata = catalog["/Metadata"].get_object().get_data().decode()
+    catalog = dictionary(pdf.trailer["/Root"])
+    stream = catalog["/Metadata"]
+    assert isinstance(stream, StreamObject)
+    metadata = stream.get_data().decode()
     assert 'part="3"' in metadata
     assert "<pdfaid:conformance>A<" in metadata or 'conformance="A"' in metadata
     assert "/OutputIntents" in catalog
     assert "/StructTreeRoot" in catalog
     assert str(catalog["/Lang"]).startswith("en")
-    fonts = [font.get_object() for font in pdf.pages[0]["/Resources"]["/Font"].values()]
+    fonts = [font.get_object() for font in dictionary(dictionary(pdf.pages[0]["/Resources"])["/Font"]).values()]
     assert fonts
     for font in fonts:
         [inner] = font["/DescendantFonts"]
@@ -189,7 +198,9 @@ def test_the_first_file_is_sent_with_the_receipt_once(shop: Shop, config: Invoic
     assert row["id"] == first.receipt_id
     assert row["payload"]["receipt"] == first.number
     # The message's model accepts it, and the attachment is the invoice.
-    [attachment] = registry.get("payment_receipt")(**row["payload"]).email().attachments
+    message = registry.get("payment_receipt")(**row["payload"])
+    assert isinstance(message, EmailMessage)
+    [attachment] = message.email().attachments
     assert attachment.content == Path(first.file).read_bytes()
 
 

@@ -35,7 +35,7 @@ FROM generate_series(1, %(orders)s) AS n;
 
 def seed_market(shop: Shop, **numbers: int) -> None:
     for text in MARKET.split(";\n")[:-1]:
-        shop.database.execute(text.replace(" % ", " %% "), numbers)  # type: ignore[call-overload]
+        shop.database.execute(text.replace(" % ", " %% "), numbers)
 
 
 def run(dsn: str, limit: int | None = None, *, dry_run: bool = False) -> dict[str, Any]:

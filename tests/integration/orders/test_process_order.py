@@ -99,7 +99,7 @@ def test_an_order_that_cannot_be_delivered_is_cancelled_before_stock_is_reserved
     spoil: str, why: str, shop: Shop, provider: StripeProvider, account: Account
 ) -> None:
     order = shop.order(shop.customer(), (shop.product(), 1))
-    shop.database.execute(spoil)  # type: ignore[call-overload]
+    shop.database.execute(spoil)
     done = process(shop, provider, order)
     assert (done.state, done.outcome) == ("cancelled", SagaOutcome.CANCELLED)
     assert done.reason.startswith(why)

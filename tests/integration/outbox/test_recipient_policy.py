@@ -430,4 +430,4 @@ def test_invalid_preferences_are_refused_by_the_database(outbox: Outbox) -> None
         "SELECT backline.suppress('email', 'ann@example.com', 'dislike')",
     ):
         with pytest.raises(psycopg.Error):
-            outbox.connection.execute(query)  # type: ignore[call-overload]
+            outbox.connection.execute(query)

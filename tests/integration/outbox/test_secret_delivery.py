@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -132,14 +132,15 @@ def test_what_cannot_be_resolved_is_dead_and_named(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, why: str
 ) -> None:
     encrypted = ENCRYPTOR.encrypt(TOKEN)
-    identity: Any = {
+    identities: dict[str, Callable[[], int | str]] = {
         "none": lambda: 999_999,
         "used": lambda: add_token(app, encrypted, used=True),
         "expired": lambda: add_token(app, encrypted, lives=timedelta(seconds=-1)),
         "only a hash": lambda: add_token(app, None),
         "another kind": lambda: add_token(app, encrypted, kind="email_verification"),
         "no number": lambda: "abc",
-    }[why]()
+    }
+    identity = identities[why]()
     made = reset(outbox, {"$ref": "password_reset_token", "id": identity})
     drain(outbox, mail, lookup)
     row = outbox.message(made)

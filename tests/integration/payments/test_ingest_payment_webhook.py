@@ -128,7 +128,7 @@ def test_out_of_order_events_move_nothing_back(
     """In any order, each in a separate run: in the end the order is paid, and stays so."""
     order = shop.order()
     error = {"code": "card_declined", "decline_code": "insufficient_funds"}
-    about = {"reference": "pi_1", "amount": TOTAL, "key": idempotency_key(shop, order)}
+    about: dict[str, Any] = {"reference": "pi_1", "amount": TOTAL, "key": idempotency_key(shop, order)}
     events = [
         intent_event("evt_1", "payment_intent.requires_action", now + timedelta(seconds=1), **about),
         intent_event("evt_2", "payment_intent.payment_failed", now + timedelta(seconds=2), error=error, **about),

@@ -94,7 +94,7 @@ def test_a_violated_rule_is_found(rule: str, app: psycopg.Connection[DictRow]) -
 
 def test_every_table_has_rows_except_those_that_jobs_fill(seeded_database: str) -> None:
     with psycopg.connect(seeded_database) as connection:
-        counts = dict(connection.execute(statement("reference_app", "row_counts")).fetchall())
+        counts: dict[str, int] = dict(connection.execute(statement("reference_app", "row_counts")).fetchall())
     assert set(counts) == FILLED | FILLED_BY_JOBS
     assert {name for name, count in counts.items() if not count} == FILLED_BY_JOBS
     assert 8_000 < sum(counts.values()) < 15_000
@@ -164,7 +164,7 @@ def test_no_address_is_real(seeded_database: str) -> None:
     assert len(phones) > 50
     assert [phone for phone in phones if not FICTIONAL.fullmatch(phone)] == []
     for query in ("SELECT ip FROM app.sessions", "SELECT ip FROM app.audit_log"):
-        found = {str(row["ip"]).rpartition(".")[0] for row in rows(seeded_database, query)}  # type: ignore[arg-type]
+        found = {str(row["ip"]).rpartition(".")[0] for row in rows(seeded_database, query)}
         assert found <= {"192.0.2", "198.51.100", "203.0.113"}
 
 

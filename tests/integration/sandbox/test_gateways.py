@@ -35,7 +35,8 @@ def gateway_client(running: Sandbox) -> httpx.Client:
 def send_text(
     gateway_client: httpx.Client, auth: tuple[str, str] | None = ("ACsandbox", "sandbox"), **form: str
 ) -> httpx.Response:
-    return gateway_client.post(MESSAGES_PATH, data={"To": ANN, "From": "Shop", "Body": "Hello", **form}, auth=auth)
+    data = {"To": ANN, "From": "Shop", "Body": "Hello", **form}
+    return gateway_client.post(MESSAGES_PATH, data=data, auth=auth or httpx.Auth())
 
 
 def assertion(**claims: Any) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import stripe
@@ -14,7 +13,11 @@ from backline.payments.provider import PaymentState
 from tests.integration.channels.sandbox import Sandbox
 from tests.integration.payments.support import API_KEY, CARD_INSUFFICIENT_FUNDS, CARD_VALID, Account
 
-ORDER: dict[str, Any] = {"amount": 500, "currency": "eur", "metadata": {"backline_payment": 'a "key"'}}
+ORDER: stripe.params.PaymentIntentCreateParams = {
+    "amount": 500,
+    "currency": "eur",
+    "metadata": {"backline_payment": 'a "key"'},
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def client(account: Account) -> stripe.StripeClient:
 
 
 def test_an_intent_is_captured_at_most_once(client: stripe.StripeClient, account: Account) -> None:
-    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    made = client.v1.payment_intents.create(ORDER)
     assert made.status == "requires_payment_method"
     assert client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID}).status == "succeeded"
     with pytest.raises(stripe.InvalidRequestError) as caught:
@@ -41,10 +44,10 @@ def test_an_intent_is_captured_at_most_once(client: stripe.StripeClient, account
 
 
 def test_an_idempotency_key_returns_the_same_response(client: stripe.StripeClient) -> None:
-    first = client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"})  # type: ignore[arg-type]
-    assert client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"}).id == first.id  # type: ignore[arg-type]
+    first = client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"})
+    assert client.v1.payment_intents.create(ORDER, {"idempotency_key": "k"}).id == first.id
     with pytest.raises(stripe.IdempotencyError):
-        client.v1.payment_intents.create({**ORDER, "amount": 501}, {"idempotency_key": "k"})  # type: ignore[arg-type]
+        client.v1.payment_intents.create({**ORDER, "amount": 501}, {"idempotency_key": "k"})
     for _ in range(2):  # a decline is a response too
         with pytest.raises(stripe.CardError) as caught:
             client.v1.payment_intents.confirm(
@@ -54,14 +57,14 @@ def test_an_idempotency_key_returns_the_same_response(client: stripe.StripeClien
 
 
 def test_intents_are_found_by_metadata(client: stripe.StripeClient) -> None:
-    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    made = client.v1.payment_intents.create(ORDER)
     query = 'metadata["backline_payment"]:"a \\"key\\""'
     assert [one.id for one in client.v1.payment_intents.search({"query": query}).data] == [made.id]
     assert client.v1.payment_intents.search({"query": 'metadata["backline_payment"]:"b"'}).data == []
 
 
 def test_an_amount_is_refunded_once(client: stripe.StripeClient) -> None:
-    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    made = client.v1.payment_intents.create(ORDER)
     client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     assert client.v1.refunds.create({"payment_intent": made.id, "amount": 200}).amount == 200
     with pytest.raises(stripe.InvalidRequestError):
@@ -73,7 +76,7 @@ def test_an_amount_is_refunded_once(client: stripe.StripeClient) -> None:
 
 
 def test_listed_payments_include_refunds(client: stripe.StripeClient, account: Account) -> None:
-    made = client.v1.payment_intents.create({**ORDER, "metadata": {"order_id": "17"}})  # type: ignore[arg-type]
+    made = client.v1.payment_intents.create({**ORDER, "metadata": {"order_id": "17"}})
     client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     client.v1.refunds.create({"payment_intent": made.id, "amount": 200})
     now = datetime.now(UTC)
@@ -88,7 +91,7 @@ def test_another_api_key_is_rejected(account: Account) -> None:
 
 
 def test_payments_are_listed_in_pages(client: stripe.StripeClient, account: Account) -> None:
-    made = [client.v1.payment_intents.create({**ORDER, "amount": 100 + n}).id for n in range(105)]  # type: ignore[arg-type]
+    made = [client.v1.payment_intents.create({**ORDER, "amount": 100 + n}).id for n in range(105)]
     now = datetime.now(UTC)
     listed = list(account.provider().list_payments(now - timedelta(hours=1), now + timedelta(hours=1)))
     assert [one.reference for one in listed] == made[::-1]
@@ -97,7 +100,7 @@ def test_payments_are_listed_in_pages(client: stripe.StripeClient, account: Acco
 
 
 def test_the_pages_show_charges(client: stripe.StripeClient, account: Account) -> None:
-    made = client.v1.payment_intents.create(ORDER)  # type: ignore[arg-type]
+    made = client.v1.payment_intents.create(ORDER)
     client.v1.payment_intents.confirm(made.id, {"payment_method": CARD_VALID})
     page = account.sandbox.web.get("/stripe/")
     assert page.status_code == 200

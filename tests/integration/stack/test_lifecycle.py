@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -133,10 +134,14 @@ def test_killed_services_restart_without_old_child_processes(stack_cli: StackCli
     killed = ("triggerer", "scheduler", "api-server")
     old = {service: {process.pid for process in find_processes(stack_id, service)} for service in killed}
     assert len(old["scheduler"]) > 2  # with its workers
+
+    def is_replaced(service: str) -> bool:
+        return stack_cli.pid(service) not in {0, *old[service]}
+
     for service in killed:
         os.kill(stack_cli.pid(service), signal.SIGKILL)
     for service in killed:
-        _wait_until(lambda service=service: stack_cli.pid(service) not in {0, *old[service]}, 60)
+        _wait_until(partial(is_replaced, service), 60)
     _wait_until(lambda: stack_cli.run("health").returncode == 0, 240)
     for service in killed:
         assert not old[service] & {process.pid for process in find_processes(stack_id, service)}

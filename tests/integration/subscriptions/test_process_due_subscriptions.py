@@ -179,8 +179,12 @@ def test_a_subscription_that_is_unlocked_meanwhile_is_renewed_at_the_end(shop: S
     with session(shop.dsn, name="other") as other:
         other.execute("BEGIN")
         other.execute("SELECT FROM app.subscriptions WHERE id = %s FOR UPDATE", [due[0]])
+
+        def unlock(_: object) -> None:
+            other.execute("ROLLBACK")
+
         # The first order that is created releases the lock.
-        job.database.add_notice_handler(lambda _: other.execute("ROLLBACK"))
+        job.database.add_notice_handler(unlock)
         shop.sql(
             "CREATE FUNCTION public.tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'last'; RETURN new; END $$"
         )

@@ -59,7 +59,8 @@ class Api:
         if role is not None:
             headers = {"Authorization": f"Bearer {self.tokens[role]}", **headers}
         url = path if path.startswith(PREFIX) else f"{API}/{path}"
-        return self.client.request(method, url, headers=headers, **options)
+        response: Response = self.client.request(method, url, headers=headers, **options)
+        return response
 
     def post(self, path: str, body: Any = None, role: str | None = "op", **options: Any) -> Response:
         return self.call("POST", path, role, **({} if body is None else {"json": body}), **options)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from starlette.websockets import WebSocketDisconnect
 
-from backline.web import messages
+from backline.outbox import queries
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api, email
 
@@ -121,7 +121,7 @@ def test_an_unexpected_error_is_a_problem_without_details(
     def fail(*_: object) -> None:
         raise RuntimeError("token 4711")
 
-    monkeypatch.setattr(messages.queries, "get_message", fail)
+    monkeypatch.setattr(queries, "get_message", fail)
     with caplog.at_level(logging.ERROR, "backline.web.auth_middleware"):
         answer = api.get("messages/1")
     assert answer.status_code == 500
@@ -167,7 +167,7 @@ def test_a_request_id_is_bound_to_the_logs(api: Api) -> None:
         raise RuntimeError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(messages.queries, "get_message", look)
+        patch.setattr(queries, "get_message", look)
         api.get("messages/1", headers={"X-Request-ID": "r-17"})
     assert seen == ["r-17"]
 

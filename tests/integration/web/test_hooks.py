@@ -150,7 +150,7 @@ def test_amazons_subscription_is_confirmed(api: Api, open_hooks: FakeSns) -> Non
 
 @pytest.mark.usefixtures("open_hooks")
 def test_an_event_of_mailgun_is_stored_and_its_token_is_accepted_once(api: Api, message: tuple[int, str]) -> None:
-    inner = {"message": {"headers": {"message-id": message[1].strip("<>")}}}
+    inner: dict[str, Any] = {"message": {"headers": {"message-id": message[1].strip("<>")}}}
     assert hook(api, "mailgun", gun_now("delivered", **inner)).status_code == 204
     forged = gun_now("complained", recipient="victim@example.com")  # the signature is not over the event
     assert hook(api, "mailgun", forged).status_code == 204

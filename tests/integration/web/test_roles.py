@@ -125,7 +125,7 @@ def test_an_invalid_token_is_refused(api: Api, token: str) -> None:
 def test_the_roles_of_fab_map_to_ours(monkeypatch: pytest.MonkeyPatch, named: str, granted: str) -> None:
     """With the permissions that FAB ships for its roles."""
     shipped = {role["role"]: role["perms"] for role in FabAirflowSecurityManagerOverride.ROLE_CONFIGS}
-    manager = FabAuthManager()
+    manager = FabAuthManager()  # type: ignore[no-untyped-call]
     monkeypatch.setattr(roles, "get_auth_manager", lambda: manager)
     user: Any = SimpleNamespace(perms=set(shipped[named]), get_name=lambda: named)
     assert [role.value for role in Role if has_role(role, user)] == granted.split()

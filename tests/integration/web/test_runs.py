@@ -25,7 +25,7 @@ ID = f"count_orders:{SCHEDULED}"
 def airflow_tables(tokens: dict[str, str]) -> None:
     """Airflow's tables, empty."""
     assert tokens  # has set up the auth manager
-    import_all_models()
+    import_all_models()  # type: ignore[no-untyped-call]
     with create_session() as session:
         Base.metadata.create_all(session.connection(), checkfirst=True)
 

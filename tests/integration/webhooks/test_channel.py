@@ -116,6 +116,7 @@ async def test_a_delivery_conforms_to_standard_webhooks(webhook_outbox: WebhookO
     (got,) = receiver.requests
     assert got.headers["content-type"] == "application/json"
     assert (receipt.code, receipt.response, receipt.provider_id) == ("200", "thanks", got.headers["webhook-id"])
+    assert made.secret is not None
     assert Webhook(made.secret).verify(got.body, got.headers) == {
         "type": "order.paid", "timestamp": "2026-03-01T18:30:00.000Z", "data": {"order": "1042"},
     }  # fmt: skip
@@ -145,6 +146,7 @@ async def test_after_a_rotation_both_secrets_sign_until_the_old_one_expires(
     new = endpoints.rotate_secret(webhook_outbox.connection, PERMISSIVE_SETTINGS, ENCRYPTOR, ACTOR, old.endpoint.id)
     await deliver(webhook_outbox, webhook_outbox.event())
     for secret in (old.secret, new.secret):
+        assert secret is not None
         Webhook(secret).verify(receiver.requests[-1].body, receiver.requests[-1].headers)
     last = endpoints.rotate_secret(
         webhook_outbox.connection, PERMISSIVE_SETTINGS, ENCRYPTOR, ACTOR, old.endpoint.id, overlap_seconds=0
@@ -152,6 +154,7 @@ async def test_after_a_rotation_both_secrets_sign_until_the_old_one_expires(
     await deliver(webhook_outbox, webhook_outbox.event())
     signed = receiver.requests[-1].headers["webhook-signature"].split()
     assert len(signed) == 1
+    assert last.secret is not None
     Webhook(last.secret).verify(receiver.requests[-1].body, receiver.requests[-1].headers)
 
 
@@ -178,6 +181,7 @@ async def test_responses(
     assert said in str(exc)
     assert len(receiver.requests) == 1
     if answer == (429, {"Retry-After": "77"}, ""):
+        assert isinstance(exc, RateLimited)
         assert exc.retry_after == 77
     assert "in-the-url" not in str(exc)
 

@@ -146,6 +146,7 @@ def test_a_rolled_back_transaction_sends_no_event(webhook_outbox: WebhookOutbox)
 def test_an_endpoints_secret_is_returned_once_and_stored_encrypted(webhook_outbox: WebhookOutbox) -> None:
     made = webhook_outbox.endpoint("https://shop.example/hook?token=in-the-url")
     (row,) = webhook_outbox.outbox.sql("SELECT ciphertext FROM backline.webhook_secret")
+    assert made.secret is not None
     assert made.secret.startswith("whsec_")
     assert made.secret not in row["ciphertext"]
     assert ENCRYPTOR.decrypt("secret", row["ciphertext"]) == made.secret

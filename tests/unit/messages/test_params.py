@@ -45,7 +45,7 @@ def test_airflow_takes_the_example_and_so_does_the_model(kind: type[MessageType]
     conf = validated(kind, {"to": to, **kind.example})
     recipient, payload, _ = split_conf(kind, conf)
     assert recipient == (to if len(kind.channels) == 1 else json.dumps({kind.channels[0]: to}))
-    assert payload | kind.example == payload
+    assert {**payload, **kind.example} == payload
     check_no_plaintext_secrets(kind, payload)
 
 

@@ -28,4 +28,4 @@ def test_contradictory_settings_are_refused(given: dict[str, Any], problem: str)
 
 def test_weights_must_add_up_to_100() -> None:
     with pytest.raises(ValidationError, match="must add up to 100, not 110"):
-        MatchingSettings(weights={"price": 50})  # type: ignore[arg-type]
+        MatchingSettings(weights={"price": 50})

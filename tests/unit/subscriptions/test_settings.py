@@ -18,7 +18,7 @@ from backline.subscriptions.settings import SubscriptionSettings
 )
 def test_a_wrong_value_is_named_with_its_correction(key: str, value: object, problem: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        SubscriptionSettings(**{key: value})  # type: ignore[arg-type]
+        SubscriptionSettings(**{key: value})
     [error] = caught.value.errors()
     assert error["loc"] == (key,)
     assert problem in error["msg"]
