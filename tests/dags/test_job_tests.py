@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from backline.settings import ROOT
 
@@ -20,7 +21,7 @@ def split(function: str) -> tuple[str, str]:
 
 
 FUNCTIONS = sorted({
-    split(getattr(task, "function", "") or task.partial_kwargs["function"])
+    split(task.partial_kwargs["function"] if isinstance(task, MappedOperator) else task.function)  # type: ignore[attr-defined]
     for dag in DagBag(ROOT / "dags").dags.values()
     for task in dag.tasks
     if task.task_type == "JobOperator"

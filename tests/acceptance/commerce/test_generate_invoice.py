@@ -15,10 +15,15 @@ from backline.db.connect import session
 from demo.context import DemoContext
 from stack.reference_app import apply_schema
 from tests.acceptance.isolated_stack import IsolatedStack
-from tests.acceptance.test_types import raw
 from tests.integration.shop import Line, Shop
 
 pytestmark = pytest.mark.stack
+
+
+def raw(stack: IsolatedStack, arrival: int) -> str:
+    """The caught file in the Maildir."""
+    [path] = (stack.home / "mail" / "new").glob(f"{arrival // 1_000_000}.M{arrival % 1_000_000:06}P*")
+    return path.read_bytes().decode()
 
 
 def test_a_paid_order_is_invoiced_and_the_invoice_arrives(stack: IsolatedStack, context: DemoContext) -> None:

@@ -274,12 +274,12 @@ def test_a_watch_fires_again_after_its_cooldown() -> None:
 @pytest.mark.usefixtures("outbox")
 def test_a_slow_statement_is_cancelled_and_the_connection_stays() -> None:
     async def test(database: AppDatabase) -> None:
-        [before] = await database.fetch("SELECT pg_backend_pid() AS pid")
+        [before] = await database.fetch("SELECT pg_backend_pid()", int)
         begun = time.monotonic()
         with pytest.raises(TimeoutFailure, match=r"longer than 0\.5 s"):
             await sql_watch(database, "slow").check()
         assert time.monotonic() - begun < 2
-        assert [before] == await database.fetch("SELECT pg_backend_pid() AS pid")
+        assert [before] == await database.fetch("SELECT pg_backend_pid()", int)
 
     run(test)
 

@@ -85,7 +85,7 @@ def described(server: str, template: str) -> Iterator[psycopg.Connection[Any]]:
 def columns(connection: psycopg.Connection[Any], domain: str, name: str) -> dict[str, int]:
     """The columns of a statement with the ids of their types."""
     prepared = f"{domain}.{name}".encode()
-    result = connection.pgconn.prepare(prepared, to_positional(statement(domain, name)).encode())  # type: ignore[arg-type]
+    result = connection.pgconn.prepare(prepared, to_positional(statement(domain, name)).encode())
     assert not result.error_message, result.error_message
     found = connection.pgconn.describe_prepared(prepared)
     return {(found.fname(index) or b"").decode(): found.ftype(index) for index in range(found.nfields)}

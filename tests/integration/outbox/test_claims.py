@@ -109,8 +109,8 @@ def entries_read(outbox: Outbox) -> int:
 def flush(outbox: Outbox) -> None:
     """Make what the two connections have counted seen."""
     outbox.sql("SELECT pg_stat_force_next_flush()")
-    outbox.run(outbox.database.fetch("SELECT pg_stat_force_next_flush()"))
-    outbox.run(outbox.database.fetch("SELECT 1"))
+    outbox.run(outbox.database.fetch("SELECT pg_stat_force_next_flush()", str))
+    outbox.run(outbox.database.fetch("SELECT 1", int))
     outbox.sql("SELECT pg_stat_clear_snapshot()")
 
 

@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet
 
 from backline.encryption import Encryptor
 from backline.outbox.store import LeasedMessage
+from backline.outbox.wakeup_policy import LaneStatus
 from tests.integration.outbox.support import (
     MAX_RESCUES,
     PAYLOAD,
@@ -440,16 +441,16 @@ def test_lane_status_shows_backlog_head_and_dispatchers(outbox: Outbox) -> None:
     outbox.stop_heartbeat(dead)
     outbox.run(outbox.store.heartbeat(old, handing_over=True))
     rows = {
-        row.pop("lane"): row
+        row.lane: row
         for row in outbox.run(
             outbox.store.lane_status(dict.fromkeys(["email.normal", "email.urgent", "email.bulk"], 100), 10.0)
         )
     }
-    assert rows["email.normal"].pop("head_age_seconds") >= 0
-    assert rows["email.normal"] == {"pending": 2, "head_message_id": high, "live_dispatchers": 1, "handing_over": 1}
-    assert rows["email.urgent"]["pending"] == 1
-    assert rows["email.bulk"]["pending"] == rows["email.bulk"]["live_dispatchers"] == 0
+    assert rows["email.normal"].head_age_seconds >= 0
+    assert rows["email.normal"] == LaneStatus("email.normal", 2, high, rows["email.normal"].head_age_seconds, 1, 1)
+    assert rows["email.urgent"].pending == 1
+    assert rows["email.bulk"].pending == rows["email.bulk"].live_dispatchers == 0
     [capped] = outbox.run(outbox.store.lane_status({"email.normal": 1}, 10.0))
-    assert (capped["pending"], capped["head_message_id"]) == (1, high)
+    assert (capped.pending, capped.head_message_id) == (1, high)
     assert alive
     assert low

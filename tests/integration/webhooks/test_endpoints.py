@@ -80,7 +80,7 @@ def test_an_event_becomes_a_message_for_each_endpoint(webhook_outbox: WebhookOut
     assert datetime.fromisoformat(payloads[0]["occurred_at"]) - row["created_at"] < timedelta(seconds=1)
     for one in payloads:
         registry.get("webhook").parse(one)
-    assert [one["id"] for one in queries.get_group(webhook_outbox.connection, event)] == [
+    assert [one.id for one in queries.get_group(webhook_outbox.connection, event)] == [
         one["id"] for one in webhook_outbox.rows(event)
     ]
 
