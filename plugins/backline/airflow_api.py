@@ -134,7 +134,9 @@ class AirflowClient:
         """All DAG files that cannot be imported now."""
         return cast("list[DagImportError]", list(self.pages("/api/v2/importErrors", "import_errors")))
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any], run_id: str | None = None, note: str | None = None) -> Run:
+    def trigger(
+        self, dag_id: str, conf: Mapping[str, object], run_id: str | None = None, note: str | None = None
+    ) -> Run:
         """Start a run and return it. Rejected with code "409" if the run id exists, "400" if Params refuse the conf."""
         # The API requires the key logical_date; null lets Airflow choose.
         optional = {"dag_run_id": run_id, "note": note}
@@ -272,7 +274,7 @@ def log_url(url: str, dag_id: str, run_id: str, task_id: str = "", map_index: in
     return page
 
 
-def check_conf(dag_id: str, params: Mapping[str, Any], conf: Mapping[str, Any], field: str) -> None:
+def check_conf(dag_id: str, params: Mapping[str, object], conf: Mapping[str, object], field: str) -> None:
     """InvalidInput for a key of `conf` that is not among the DAG's Params; `field` is the option that holds the conf."""
     if unknown := sorted(set(conf) - set(params)):
         known = ", ".join(params) or "none"

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
 from psycopg.rows import DictRow
 
@@ -28,8 +27,8 @@ def record(
     action: str,
     target: str,
     *,
-    before: Mapping[str, Any] | None = None,
-    after: Mapping[str, Any] | None = None,
+    before: Mapping[str, object] | None = None,
+    after: Mapping[str, object] | None = None,
 ) -> None:
     """Write an entry ("message.cancel", "message/17") in the caller's transaction; no payload values, they may be secret."""
     values = {

@@ -81,7 +81,7 @@ def field_error(field: str, problem: str) -> PydanticCustomError:
     return PydanticCustomError("wrong_field", "{problem}", {"field": field, "problem": problem})
 
 
-def reject_nul(payload: Mapping[str, Any], text: bytes) -> None:
+def reject_nul(payload: Mapping[str, object], text: bytes) -> None:
     """Raise InvalidInput for a NUL, which jsonb and email cannot hold. `text` is the payload as JSON."""
     if b"\\u0000" in text and NUL_PATTERN.search(text):
         location = next(_nul_locations(payload, ()), ())

@@ -113,7 +113,7 @@ def job_dag(
     *,
     doc: str | None,
     schedule: Any = None,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, object] | None = None,
     requires: Requires = Requires(),
     max_active_runs: int = 16,
     **declared: Any,
@@ -149,7 +149,7 @@ def job_dag(
 def job_task(
     function: str,
     *,
-    inputs: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, object] | None = None,
     expand: XComArg | None = None,
     task_id: str | None = None,
     stores_result: bool = True,
@@ -180,7 +180,7 @@ class JobOperator(BaseOperator):
     template_fields = ("inputs",)
 
     def __init__(
-        self, *, function: str, inputs: Mapping[str, Any] | None = None, stores_result: bool = True, **kwargs: Any
+        self, *, function: str, inputs: Mapping[str, object] | None = None, stores_result: bool = True, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.function, self.inputs, self.stores_result = function, inputs, stores_result

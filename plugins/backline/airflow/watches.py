@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, LiteralString, Protocol, TypeVar
+from typing import LiteralString, Protocol, TypeVar
 
 from backline.airflow.connections import airflow_rest_async, app_dsn_async, base_url
 from backline.airflow.job_events import JobEventPublisher
@@ -103,7 +103,7 @@ class AppDatabase(Database):
         super().__init__(app_dsn_async, name="poller", retry_timeout=0)
 
     async def fetch_quickly(
-        self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None
+        self, sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None
     ) -> list[Row]:
         """As `fetch`, but TimeoutFailure, and the statement cancelled, when it takes too long."""
         try:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
@@ -45,7 +45,7 @@ class Message(NamedTuple):
     id: int
     type: str
     recipient: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
     created_at: datetime
     attempt: int = 1
     """The attempt's number, from 1; a channel may give later attempts a longer timeout."""
@@ -91,7 +91,7 @@ class WebhookContent(NamedTuple):
     event_id: str
     event_type: str
     occurred_at: datetime
-    data: Mapping[str, Any]
+    data: Mapping[str, object]
 
 
 class Receipt(NamedTuple):

@@ -76,7 +76,7 @@ def session(dsn: str, *, name: str, connect_timeout: int = 5) -> Iterator[Sessio
 
 
 def fetch(
-    connection: psycopg.Connection[Any], sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None
+    connection: psycopg.Connection[Any], sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None
 ) -> list[Row]:
     """The rows of a statement, none if it returns nothing: each as the dataclass `row`, or of one column as a value of that type."""
     with connection.cursor(row_factory=_row_factory(row)) as cursor:
@@ -85,7 +85,7 @@ def fetch(
 
 
 def fetch_one(
-    connection: psycopg.Connection[Any], sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None
+    connection: psycopg.Connection[Any], sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None
 ) -> Row | None:
     """As `fetch`, the first row or None."""
     return next(iter(fetch(connection, sql, row, params)), None)
@@ -98,7 +98,9 @@ def _row_factory(row: type[Row]) -> BaseRowFactory[Row]:
 class Execute(Protocol):
     """Runs a statement and returns its rows, as `fetch`."""
 
-    async def __call__(self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None) -> list[Row]:
+    async def __call__(
+        self, sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None
+    ) -> list[Row]:
         """The rows; our errors."""
 
 
@@ -119,7 +121,7 @@ class Database:
         self._planned_at = 0.0
         self._lock = asyncio.Lock()
 
-    async def fetch(self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None) -> list[Row]:
+    async def fetch(self, sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None) -> list[Row]:
         """The rows of one statement, as the function `fetch`; DatabaseFailure after `retry_timeout`."""
         async with self._lock:
             deadline = time.monotonic() + self._retry_timeout
@@ -178,7 +180,7 @@ async def _execute(
     connection: psycopg.AsyncConnection[Any],
     sql: LiteralString,
     row: type[Row],
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, object] | None = None,
 ) -> list[Row]:
     cursor = connection.cursor(row_factory=_row_factory(row))
     await cursor.execute(sql, params)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from backline.airflow_api import check_conf
 from backline.audit_trail import Actor
@@ -43,7 +42,7 @@ def replay(
     letter_id: int,
     *,
     by: str,
-    edited: Mapping[str, Any] | None = None,
+    edited: Mapping[str, object] | None = None,
     reason: str | None = None,
     also: Sequence[int] = (),
 ) -> ReplayResult:
@@ -167,7 +166,7 @@ def _note(letter: Row, by: str, reason: str | None, *, more: int) -> str:
     return f"{note} ({reason})" if reason else note
 
 
-def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, Any]) -> str:
+def _send_edited(store: DeadLetterStore, letter: Row, edited: Mapping[str, object]) -> str:
     """Enqueue an edited message as a new one; returns its reference."""
     kind = registry.get(letter["name"])
     kind.parse(edited)

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Template
 
-from backline.dead_letters.store import DeadLetterStore
+from backline.dead_letters.store import DeadLetterStore, Row
 from backline.errors import BacklineError
 from backline.rendering.html import create_html_environment
 from backline.settings import ROOT, AlertSettings
@@ -100,7 +100,7 @@ def _send_group(store: DeadLetterStore, key: str, sender: AlertSender) -> int:
     return int(rows[0]["failures"])
 
 
-def compose_alert(key: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], sender: AlertSender) -> Alert:
+def compose_alert(key: str, rows: Sequence[Row], group: Row, sender: AlertSender) -> Alert:
     """The email about one group; `rows` are its latest failures, each with the counts of the whole group."""
     latest, count, is_late = rows[0], int(rows[0]["failures"]), key.startswith(LATE_KEY_PREFIX)
     what = _describe(latest, is_late=is_late)
@@ -112,7 +112,7 @@ def compose_alert(key: str, rows: Sequence[Mapping[str, Any]], group: Mapping[st
     return Alert(sender.config.recipients, " ".join(subject.split())[:200], html)
 
 
-def _describe(failure: Mapping[str, Any], *, is_late: bool) -> str:
+def _describe(failure: Mapping[str, object], *, is_late: bool) -> str:
     if is_late:
         return f"{failure['dag_id']} is late"
     if failure["kind"] == "message":

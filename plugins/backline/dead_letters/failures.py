@@ -52,7 +52,7 @@ class Failure:
     cause: str
     certainty: int
     attempts: int
-    conf: Mapping[str, Any]
+    conf: Mapping[str, object]
     log_url: str | None
     failed_at: datetime
 

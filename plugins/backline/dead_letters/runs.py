@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from backline.airflow_api import ALL_RUNS_PATH, AirflowClient, Run, TaskInstance, log_url
 from backline.dead_letters.failures import ImportFailure
@@ -26,7 +25,7 @@ class FailedRun:
 
     dag_id: str
     run_id: str
-    conf: Mapping[str, Any]
+    conf: Mapping[str, object]
     ended_at: datetime
 
 
@@ -66,7 +65,7 @@ class AirflowRuns:
         """One run; a run that has not ended has the present time as its end."""
         return _parse_run(self._api.run(dag_id, run_id))
 
-    def task_log(self, task: FailedTask) -> Sequence[Mapping[str, Any]]:
+    def task_log(self, task: FailedTask) -> Sequence[Mapping[str, object]]:
         """The events of the last try's log; empty if the log cannot be read."""
         try:
             return self._api.log_events(task.dag_id, task.run_id, task.task_id, task.try_number, task.map_index)
@@ -96,11 +95,11 @@ class AirflowRuns:
             for item in self._api.import_errors()
         ]
 
-    def dag_params(self, dag_id: str) -> Mapping[str, Any]:
+    def dag_params(self, dag_id: str) -> Mapping[str, object]:
         """The DAG's Params by name."""
         return self._api.dag_params(dag_id)
 
-    def start_run(self, dag_id: str, run_id: str, conf: Mapping[str, Any], note: str) -> None:
+    def start_run(self, dag_id: str, run_id: str, conf: Mapping[str, object], note: str) -> None:
         """Start a run; does nothing if a run of that id exists. InvalidInput for the field `conf` if Params refuse it."""
         try:
             self._api.trigger(dag_id, conf, run_id, note)

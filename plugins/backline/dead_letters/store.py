@@ -51,7 +51,7 @@ class DeadLetterStore:
         with session(dsn, name="dead letters") as connection:
             yield cls(connection)
 
-    def fetch(self, name: str, values: Mapping[str, Any]) -> list[Row]:
+    def fetch(self, name: str, values: Mapping[str, object]) -> list[Row]:
         """The rows of a statement; none if it returns nothing."""
         cursor = self.connection.execute(statement("dead_letters", name), values)
         return cursor.fetchall() if cursor.description else []

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import psycopg
 from pydantic import TypeAdapter
@@ -74,7 +74,7 @@ class BatchResult:
         return self
 
     @classmethod
-    def from_results(cls, results: Iterable[Mapping[str, Any]]) -> Self:
+    def from_results(cls, results: Iterable[Mapping[str, object]]) -> Self:
         """The sum of the results of mapped tasks, each as its task returned it (JSON)."""
         total, adapter = cls(), TypeAdapter(cls)
         for result in results:

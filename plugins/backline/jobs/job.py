@@ -115,7 +115,7 @@ class Job(Generic[SettingsT_co]):
     clients: Clients
     alert_recipients: tuple[str, ...] = ()
     """Email addresses of the operators."""
-    conf: Mapping[str, Any] = field(default_factory=dict)
+    conf: Mapping[str, object] = field(default_factory=dict)
     _resources: ExitStack = field(default_factory=ExitStack)
     _database: Session | None = None
     _failure: Exception | None = None
@@ -154,7 +154,7 @@ class Job(Generic[SettingsT_co]):
         self,
         type_name: str,
         recipient: str | Mapping[str, str],
-        payload: Mapping[str, Any],
+        payload: Mapping[str, object],
         *,
         key: str,
         due_at: datetime | None = None,
@@ -168,13 +168,18 @@ class Job(Generic[SettingsT_co]):
         """Enqueue messages in the current transaction, set-based; returns their ids in the order given."""
         return submission.enqueue_many(self.database, messages)
 
-    def rows(self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None) -> list[Row]:
+    def rows(self, sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None) -> list[Row]:
         """All rows of a statement, each as an instance of the dataclass `row`."""
         with translate_errors(), self.database.cursor(row_factory=class_row(row)) as cursor:
             return cursor.execute(sql, params).fetchall()
 
     def scan(
-        self, sql: LiteralString, row: type[Row], params: Mapping[str, Any] | None = None, *, page_size: int = PAGE_SIZE
+        self,
+        sql: LiteralString,
+        row: type[Row],
+        params: Mapping[str, object] | None = None,
+        *,
+        page_size: int = PAGE_SIZE,
     ) -> Iterator[Row]:
         """The rows of a statement page by page: it takes `after_id` and `batch_limit`, and its rows have an ascending `id`.
 
@@ -329,7 +334,7 @@ class Job(Generic[SettingsT_co]):
         self._failure = self._failure or error
 
     def execute(
-        self, function: Callable[..., object], inputs: Mapping[str, Any] | None = None, *, store: bool = True
+        self, function: Callable[..., object], inputs: Mapping[str, object] | None = None, *, store: bool = True
     ) -> Any:
         """Call a job's function, store what it returns as the run's result (unless None), and return it as JSON data.
 

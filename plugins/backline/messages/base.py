@@ -62,7 +62,7 @@ class MessageType(PayloadPart):
     """The message expires this long after it was accepted; None means never."""
     max_attempts: ClassVar[int | None] = None
     """Maximum attempts, the first one included; None means the lane's setting."""
-    example: ClassVar[Mapping[str, Any]] = {}
+    example: ClassVar[Mapping[str, object]] = {}
     """A payload to show in forms and docs, with references for secret fields; `sample` has made-up values instead. A field's own
     `examples` are for what it lacks."""
     version: ClassVar[int] = 1
@@ -84,7 +84,7 @@ class MessageType(PayloadPart):
             ) from None
 
     @classmethod
-    def parse(cls, payload: Mapping[str, Any]) -> Self:
+    def parse(cls, payload: Mapping[str, object]) -> Self:
         """Validate a payload. InvalidInput names the first invalid field and lists all of them.
 
         The payload is validated as JSON, so that SQL, HTTP and a DAG run's conf give the same result: a list is an array, and
@@ -110,7 +110,7 @@ class MessageType(PayloadPart):
         return f"is not a field of {cls.type_name}; known fields: {', '.join(cls.model_fields)}"
 
     @classmethod
-    def upgrade(cls, payload: Mapping[str, Any], from_version: int) -> Mapping[str, Any]:  # noqa: ARG003
+    def upgrade(cls, payload: Mapping[str, object], from_version: int) -> Mapping[str, object]:  # noqa: ARG003
         """Convert a stored payload of an older version; secret fields hold Fernet text or references.
 
         Messages that were enqueued before a change are upgraded when they are sent or replayed.
@@ -118,7 +118,7 @@ class MessageType(PayloadPart):
         return payload
 
     @classmethod
-    def to_current(cls, payload: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+    def to_current(cls, payload: Mapping[str, object], version: int) -> Mapping[str, object]:
         """A stored payload of this or an older version, as one of the current version."""
         return cls.upgrade(payload, version) if version < cls.version else payload
 
@@ -136,7 +136,7 @@ class MessageType(PayloadPart):
         return str(examples[0])
 
     @classmethod
-    def expiry(cls, payload: Mapping[str, Any], accepted_at: datetime) -> datetime | None:
+    def expiry(cls, payload: Mapping[str, object], accepted_at: datetime) -> datetime | None:
         """When a message with this valid payload, accepted at that time, expires; None for never."""
         own = payload.get(cls.expiry_field) if cls.expiry_field else None
         expiries = [] if own is None else [parse_timestamp(own)]
@@ -145,7 +145,7 @@ class MessageType(PayloadPart):
         return min(expiries, default=None)
 
     @classmethod
-    def topic_of(cls, payload: Mapping[str, Any]) -> str | None:
+    def topic_of(cls, payload: Mapping[str, object]) -> str | None:
         """The topic of a message, from the type or its payload's `topic`; None if recipients cannot opt out of it."""
         if cls.topic_name is not None:
             return cls.topic_name

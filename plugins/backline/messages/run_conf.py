@@ -23,7 +23,7 @@ class Options:
     priority: int | None = None
 
 
-def split_conf(kind: type[MessageType], conf: Mapping[str, Any]) -> tuple[str, dict[str, Any], Options]:
+def split_conf(kind: type[MessageType], conf: Mapping[str, object]) -> tuple[str, dict[str, Any], Options]:
     """`to`, payload, options of a conf; an optional null counts as omitted, as in Airflow's form. InvalidInput for a key."""
     if unknown := sorted(set(conf) - set(kind.model_fields) - RESERVED_KEYS):
         known = ", ".join(("to", *kind.model_fields, "request_id", "expires_at", "priority"))

@@ -33,7 +33,7 @@ def is_encrypted(value: object) -> bool:
     return isinstance(value, str) and value.startswith(FERNET_PREFIX)
 
 
-def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, Any]) -> Reference:
+def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, object]) -> Reference:
     """A secret field's reference, checked; InvalidInput for the field otherwise."""
     allowed = kind.secret_references.get(name, ())
     if not allowed:
@@ -51,7 +51,7 @@ def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, Any]
     return Reference(statement, identity)
 
 
-def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
+def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, object]) -> None:
     """Check that no secret is plaintext; InvalidInput names the field. Ciphertext and references are checked when sent."""
     for name in sorted(kind.secret_fields & set(payload)):
         value = payload[name]
@@ -68,7 +68,7 @@ def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, An
     check_payload(kind, payload)
 
 
-def check_payload(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
+def check_payload(kind: type[MessageType], payload: Mapping[str, object]) -> None:
     """Validate by the type's model, with made-up values for references and encrypted secrets; InvalidInput names the field."""
     shown = dict(payload)
     for name in kind.secret_fields & set(payload):
@@ -80,15 +80,15 @@ def check_payload(kind: type[MessageType], payload: Mapping[str, Any]) -> None:
 
 
 def plaintext(
-    kind: type[MessageType], payload: Mapping[str, Any], value_for: Callable[[str], str]
-) -> Mapping[str, Any]:
+    kind: type[MessageType], payload: Mapping[str, object], value_for: Callable[[str], str]
+) -> Mapping[str, object]:
     """The payload with a value from `value_for` for every secret that it has; itself when it has none."""
     present = [name for name in kind.secret_fields if payload.get(name) is not None]
     return {**payload, **{name: value_for(name) for name in present}} if present else payload
 
 
 def encrypt_secrets(
-    kind: type[MessageType], payload: Mapping[str, Any], encrypt: Callable[[str], str]
+    kind: type[MessageType], payload: Mapping[str, object], encrypt: Callable[[str], str]
 ) -> dict[str, Any]:
     """The payload with every plaintext secret encrypted; references and Fernet text stay."""
     return {

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Generic
+from typing import Generic
 from urllib.parse import quote
 
 import psycopg
@@ -105,7 +105,7 @@ class Delivery(Generic[P]):
             )  # fmt: skip
         return _redact(outcome, secrets.values()) if secrets else outcome
 
-    async def _secret_values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
+    async def _secret_values(self, kind: type[MessageType], payload: Mapping[str, object]) -> dict[str, str]:
         if self.resolver is None:
             raise Misconfigured(f"{kind.type_name} has secret fields, and this sender cannot decrypt them")
         return await self.resolver.values(kind, payload)
@@ -148,7 +148,7 @@ class SecretResolver:
             retry_timeout=RECONNECT_TIMEOUT_SECONDS,
         )
 
-    async def values(self, kind: type[MessageType], payload: Mapping[str, Any]) -> dict[str, str]:
+    async def values(self, kind: type[MessageType], payload: Mapping[str, object]) -> dict[str, str]:
         """The plaintext of a payload's secret fields; InvalidInput for a field whose secret cannot be obtained."""
         secrets: dict[str, str] = {}
         for name in kind.secret_fields:
@@ -157,7 +157,7 @@ class SecretResolver:
                 found = await self._look_up(name, parse_reference(kind, name, value))
                 secrets[name] = self._encryptor().decrypt(name, found) if is_encrypted(found) else found
             elif value is not None:  # anything that no key decrypts is refused by name
-                secrets[name] = self._encryptor().decrypt(name, value)
+                secrets[name] = self._encryptor().decrypt(name, str(value))
         return secrets
 
     async def _look_up(self, field: str, reference: Reference) -> str:

@@ -25,7 +25,7 @@ class MessageDetails:
     """One message and what happened to it."""
 
     message: MessageRow
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
     explanation: str
     timeline: Sequence[TimelineEvent]
 

@@ -189,7 +189,7 @@ class PreferenceFilter:
             deferrable.append(self._can_defer and kind is not None and not kind.secret_fields)
         return topics, deferrable
 
-    def _send_window(self, row: RecipientPreferences, payload: Mapping[str, Any]) -> SendWindow:
+    def _send_window(self, row: RecipientPreferences, payload: Mapping[str, object]) -> SendWindow:
         own = payload.get("zone")
         names = (row.zone, own if isinstance(own, str) else None, self._zone)
         zone = next((found for name in names if name and (found := find_time_zone(name))), ZoneInfo("UTC"))

@@ -29,7 +29,7 @@ class LeasedMessage:
     id: int
     type: str
     recipient: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
     type_version: int
     """The type's version that the payload is of."""
     created_at: datetime

@@ -44,7 +44,7 @@ class NewMessage:
     type: str
     recipient: str | Mapping[str, str]
     """An address; for a type of several channels an object by channel, or its JSON text."""
-    payload: Mapping[str, Any] | str
+    payload: Mapping[str, object] | str
     """A string is JSON text."""
     key: str | None = None
     """Idempotency key: the same key with the same content gives the first message's id."""
@@ -65,7 +65,7 @@ def enqueue(
     database: psycopg.Connection[Any],
     type: str,  # noqa: A002 - the word of the SQL function
     recipient: str | Mapping[str, str],
-    payload: Mapping[str, Any],
+    payload: Mapping[str, object],
     *,
     key: str | None = None,
     due_at: datetime | None = None,
@@ -111,7 +111,7 @@ def _calls(messages: Sequence[NewMessage]) -> Iterable[list[int]]:
     return calls.values()
 
 
-def _to_text(value: Mapping[str, Any] | str) -> str:
+def _to_text(value: Mapping[str, object] | str) -> str:
     # inf_nan_mode as in the model: a text instead of a number that JSON does not have.
     return value if isinstance(value, str) else to_json(value, inf_nan_mode="strings").decode()
 
@@ -182,7 +182,7 @@ def with_http_field_name(exc: InvalidInput) -> InvalidInput:
     return InvalidInput(names[exc.field], exc.problem) if exc.field in names else exc
 
 
-def to_stored_payload(kind: type[MessageType], payload: Mapping[str, Any], encryptor: Encryptor) -> str:
+def to_stored_payload(kind: type[MessageType], payload: Mapping[str, object], encryptor: Encryptor) -> str:
     """A payload as the outbox stores it, as JSON text: checked by the model, its secret fields encrypted."""
     try:
         kind.parse(payload)
@@ -255,7 +255,9 @@ def cancel(database: psycopg.Connection[Any], message_id: int, who: Actor) -> No
     _record_audit(database, who, "message.cancel", message_id, before, after)
 
 
-def replace_payload(database: psycopg.Connection[Any], message_id: int, payload: Mapping[str, Any], who: Actor) -> bool:
+def replace_payload(
+    database: psycopg.Connection[Any], message_id: int, payload: Mapping[str, object], who: Actor
+) -> bool:
     """Replace the payload of a scheduled message and make it due now, in the caller's transaction.
 
     False, with nothing changed, if it is no longer scheduled. InvalidInput if the model refuses the payload;
@@ -299,7 +301,7 @@ def replay(
     encryptor: Encryptor,
     *,
     recipient: str | None = None,
-    payload: Mapping[str, Any] | None = None,
+    payload: Mapping[str, object] | None = None,
 ) -> tuple[int, bool]:
     """Send a message in a final state again, as a new message over the same channel, in the caller's transaction.
 

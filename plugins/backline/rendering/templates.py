@@ -34,7 +34,7 @@ class EmailTemplate:
     text: Template
     html: Template
 
-    def render(self, context: Mapping[str, Any]) -> tuple[str, str, str]:
+    def render(self, context: Mapping[str, object]) -> tuple[str, str, str]:
         """Subject (one line), text and HTML; InvalidInput names a variable that is missing or not usable."""
         values = _values(self.text, context)
         try:
@@ -45,12 +45,12 @@ class EmailTemplate:
             raise _to_invalid_input(exc, self.name, self.language) from exc
 
 
-def render_email(name: str, language: str | None, context: Mapping[str, Any]) -> tuple[str, str, str]:
+def render_email(name: str, language: str | None, context: Mapping[str, object]) -> tuple[str, str, str]:
     """Subject, text and HTML of an email template; InvalidInput names the template or variable that is wrong."""
     return _email_template(name, language).render(context)
 
 
-def render_sms(name: str, language: str | None, context: Mapping[str, Any]) -> str:
+def render_sms(name: str, language: str | None, context: Mapping[str, object]) -> str:
     """The text of an SMS template; InvalidInput names the template or variable that is wrong.
 
     White space around lines is removed. Special characters, such as the no-break spaces of amounts and dates, are replaced
@@ -111,7 +111,7 @@ def _language_and_locale(channel: str, name: str, language: str | None) -> tuple
     return found, language if language and language.split("-")[0] == found.split("-")[0] else found
 
 
-def _values(template: Template, context: Mapping[str, Any]) -> dict[str, Any]:
+def _values(template: Template, context: Mapping[str, object]) -> dict[str, Any]:
     if taken := catalog.CONSTANTS & context.keys():
         raise InvalidInput(f"context.{min(taken)}", "is a name that every template has; give it another name")
     return {**template.environment.globals, **context}

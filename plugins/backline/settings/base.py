@@ -83,12 +83,12 @@ def build_section(name: str, values: object) -> Section:
         raise Misconfigured(format_errors(exc, name)) from None
 
 
-def deep_merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merge(base: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, Any]:
     """Merge two mappings, table by table; `overrides` takes precedence."""
     both = {**base, **overrides}
     for key in base.keys() & overrides.keys():
-        if isinstance(base[key], dict) and isinstance(overrides[key], dict):
-            both[key] = deep_merge(base[key], overrides[key])
+        if isinstance(inner := base[key], dict) and isinstance(changed := overrides[key], dict):
+            both[key] = deep_merge(inner, changed)
     return both
 
 

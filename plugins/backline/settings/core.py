@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -197,7 +197,7 @@ class Settings(Section):
         return deep_merge(defaults, given)
 
     @classmethod
-    def build(cls, values: Mapping[str, Any]) -> Self:
+    def build(cls, values: Mapping[str, object]) -> Self:
         """Settings from the values of a file, by section; ValidationError, or Misconfigured naming a section's setting."""
         sections = registered_sections()
         others = {name: value for name, value in values.items() if name not in sections}
@@ -234,7 +234,7 @@ class Settings(Section):
                 f'lane {name!r} is not in backline.toml; add [lanes."{name}"] or use one of: {known}'
             ) from None
 
-    def job(self, name: str, declared: Mapping[str, Any]) -> JobSettings:
+    def job(self, name: str, declared: Mapping[str, object]) -> JobSettings:
         """A job's settings: an operator's, else its file's, else the defaults. Misconfigured names job and setting."""
         changed = self.jobs.overrides.get(name, JobSettings()).model_dump(exclude_unset=True)
         values = {**self.jobs.model_dump(exclude={"overrides"}), **declared, **changed}

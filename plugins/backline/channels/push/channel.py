@@ -45,7 +45,7 @@ class PreparedPush(NamedTuple):
 
     recipient: str
     """A device token, or user:ID."""
-    message: Mapping[str, Any]
+    message: Mapping[str, object]
     timeout: float
 
     def __repr__(self) -> str:
