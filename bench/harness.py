@@ -34,7 +34,7 @@ from testkit.tools import Tools
 
 T = TypeVar("T")
 
-BENCHES = ("latency", "throughput", "channels", "priority", "enqueue", "growth", "parse", "idle")
+BENCHES = ("latency", "throughput", "channels", "priority", "enqueue", "growth", "parse", "libraries", "idle")
 """In the order in which they run; each is a module of this package with `run(bench: BenchRun) -> BenchResult`."""
 PORT_OFFSET = 50
 TEMPLATE_NAME = "bench_order"

@@ -36,6 +36,7 @@ KEYS = {
     "enqueue": {"ratio_sql", "ratio_commit"},
     "growth": {"drop_pct", "snapshot_drop_pct"},
     "parse": {"total_s", "worst_ms"},
+    "libraries": {"ratio_css", "ratio_smtp"},
 }
 KEPT_FOLDERS = {"logs", "tools", "venv"}
 
