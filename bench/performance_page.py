@@ -71,6 +71,8 @@ TARGETS = (
     Target("growth", "snapshot_drop_pct", "the same while a REPEATABLE READ snapshot is held", "≤", 50, " %"),
     Target("parse", "total_s", "all DAG files and plugins, beyond Airflow's own imports", "≤", 3, " s"),
     Target("parse", "worst_ms", "the slowest DAG file, as its task imports it", "≤", 150, " ms"),
+    Target("libraries", "ratio_css", "css_inline on each email ÷ tags inlined when a template is loaded", "≥", 2, TIMES_SIGN),
+    Target("libraries", "ratio_smtp", "aiosmtplib ÷ our SMTP session, as many connections", "≥", 1.5, TIMES_SIGN),
     Target("idle", "ratio_cpu", "the whole idle stack, CPU ÷ bare Airflow", "≤", 1.4, TIMES_SIGN),
     Target("idle", "ratio_cpu_catalog", "the same with every job of the catalogue", "≤", 1.5, TIMES_SIGN),
     Target("idle", "ratio_mem", "the whole idle stack, memory ÷ bare Airflow", "≤", 1.5, TIMES_SIGN),
@@ -83,9 +85,10 @@ TITLES = {
     "enqueue": "Enqueue",
     "growth": "Growth",
     "parse": "Parse",
+    "libraries": "Libraries",
     "idle": "Idle",
 }
-CHART_NAMES = {"enqueue": ("enqueue", "commits"), "idle": ("idle-cpu", "idle-memory")}
+CHART_NAMES = {"enqueue": ("enqueue", "commits"), "idle": ("idle-cpu", "idle-memory"), "libraries": ()}
 
 
 def render_page(results: Mapping[str, Any], bounds: Mapping[str, str]) -> str:

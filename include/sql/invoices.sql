@@ -2,8 +2,7 @@
 
 -- name: order_lock
 -- The order, and whether it is paid and refunded; locked, so that concurrent runs issue one invoice.
-SELECT o.id, o.paid_at IS NOT NULL AS is_paid, o.state = 'refunded' AS is_refunded, o.ship_to_country AS country,
-    u.language, u.zone
+SELECT o.paid_at IS NOT NULL AS is_paid, o.state = 'refunded' AS is_refunded, o.ship_to_country AS country, u.language
 FROM app.orders AS o JOIN app.users AS u ON u.id = o.user_id
 WHERE o.id = %(order_id)s::bigint
 FOR NO KEY UPDATE OF o;

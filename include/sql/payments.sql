@@ -12,7 +12,7 @@ FROM app.orders AS o WHERE o.id = %(order_id)s::bigint FOR UPDATE OF o;
 -- The order's payment: the captured one, else the latest that is not abandoned, else the latest. `open_attempt`: the attempt
 -- without a recorded result.
 SELECT p.id, p.order_id, p.provider::text AS provider, p.provider_reference, p.idempotency_key, p.method_reference,
-    p.customer_reference, p.amount_minor, p.refunded_minor, p.currency, p.state::text AS state, p.attempts,
+    p.customer_reference, p.amount_minor, p.currency, p.state::text AS state, p.attempts,
     p.decline_kind::text AS decline_kind, p.decline_code, p.failed_at, p.next_attempt_at,
     (SELECT max(t.number) FROM app.payment_attempts AS t WHERE t.payment_id = p.id AND t.ended_at IS NULL) AS open_attempt
 FROM app.payments AS p WHERE p.order_id = %(order_id)s::bigint
@@ -158,8 +158,7 @@ WITH ended AS (
     RETURNING payment_id, amount_minor
 )
 UPDATE app.payments AS p SET refunded_minor = p.refunded_minor + ended.amount_minor
-FROM ended WHERE p.id = ended.payment_id
-RETURNING p.order_id;
+FROM ended WHERE p.id = ended.payment_id;
 
 -- name: refund_fail
 -- Marks a refund failed.

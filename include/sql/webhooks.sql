@@ -57,7 +57,7 @@ RETURNING e.id;
 
 -- name: endpoint_delete
 -- Deletes an endpoint with its secrets; disable it first, which suppresses its waiting messages.
-DELETE FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text RETURNING e.id;
+DELETE FROM backline.webhook_endpoint AS e WHERE e.id = %(id)s::text;
 
 -- name: secret_insert
 -- Inserts a secret of an endpoint.
@@ -136,5 +136,5 @@ RETURNING id;
 
 -- name: endpoint_message_get
 -- The event of a webhook message, if it is for this endpoint or for all.
-SELECT m.id, m.payload FROM backline.message AS m
+SELECT m.payload FROM backline.message AS m
 WHERE m.id = %(message_id)s::bigint AND m.channel = 'webhook' AND m.recipient IN ('*', %(id)s::text);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,23 +33,23 @@ def list_suppressions(
 ) -> None:
     """List active suppressions, newest first."""
     filters = repository.SuppressionFilters(channel, address, reason)
-    rows: list[dict[str, Any]] = []
+    rows: list[repository.Suppression] = []
     with console.database("suppressions") as connection:
         while len(rows) < limit:
-            cursor = rows[-1]["id"] if rows else None
+            cursor = rows[-1].id if rows else None
             page = repository.list_suppressions(connection, filters, cursor, min(PAGE_SIZE, limit - len(rows)))
             rows += page
             if len(page) < PAGE_SIZE:
                 break
     columns = {
-        "id": lambda row: row["id"],
-        "channel": lambda row: row["channel"],
-        "address": lambda row: row["address"],
-        "reason": lambda row: row["reason"],
-        "source": lambda row: row["source"],
-        "since": lambda row: _minute(row["since"]),
-        "until": lambda row: _minute(row["until"], "for good"),
-        "detail": lambda row: console.shorten(row["detail"] or "", 60),
+        "id": lambda row: row.id,
+        "channel": lambda row: row.channel,
+        "address": lambda row: row.address,
+        "reason": lambda row: row.reason,
+        "source": lambda row: row.source,
+        "since": lambda row: _minute(row.since),
+        "until": lambda row: _minute(row.until, "for good"),
+        "detail": lambda row: console.shorten(row.detail or "", 60),
     }
     console.print_rows(rows, columns, "No suppressions match.", as_json)
 
@@ -67,9 +67,9 @@ def add(
     """Suppress an address: nothing is sent to it any more."""
     ends = console.parse_time("--until", until)
     with console.transaction("suppressions") as connection:
-        row = repository.suppress(connection, channel, address, console.actor(), until=ends, detail=detail)
-    end = console.format_local(row["until"], pattern=" until %Y-%m-%d %H:%M %Z")
-    console.print_result(row, f"{row['channel']} {row['address']} is suppressed{end}", as_json)
+        added = repository.suppress(connection, channel, address, console.actor(), until=ends, detail=detail)
+    end = console.format_local(added.until, pattern=" until %Y-%m-%d %H:%M %Z")
+    console.print_result(added, f"{added.channel} {added.address} is suppressed{end}", as_json)
 
 
 @group.command()
@@ -87,6 +87,6 @@ def remove(
             found = repository.list_suppressions(connection, repository.SuppressionFilters(channel, address), None, 1)
             if not found:
                 raise InvalidInput("--address", f"{address} is not suppressed for {channel}")
-            suppression_id = int(found[0]["id"])
-        row = repository.remove_suppression(connection, suppression_id, console.actor())
-    console.print_result(row, f"{row['channel']} {row['address']} is no longer suppressed", as_json)
+            suppression_id = found[0].id
+        removed = repository.remove_suppression(connection, suppression_id, console.actor())
+    console.print_result(removed, f"{removed.channel} {removed.address} is no longer suppressed", as_json)

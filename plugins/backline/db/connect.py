@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import is_dataclass
-from functools import partial
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache, partial
 from typing import Any, LiteralString, Protocol, TypeAlias, TypeVar
 
 import psycopg
-from psycopg.rows import BaseRowFactory, DictRow, class_row, dict_row, scalar_row
+from psycopg.rows import BaseRowFactory, DictRow, dict_row, scalar_row
 from psycopg.types.json import set_json_loads
 from pydantic_core import from_json
 
@@ -92,7 +92,26 @@ def fetch_one(
 
 
 def _row_factory(row: type[Row]) -> BaseRowFactory[Row]:
-    return class_row(row) if is_dataclass(row) else scalar_row
+    return partial(_dataclass_row, row) if is_dataclass(row) else scalar_row
+
+
+def _dataclass_row(row: type[Row], cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> Callable[[Sequence[Any]], Row]:
+    """As psycopg's class_row, but columns without a field are left out: an app's own statement may return more."""
+    names = [column.name for column in cursor.description or ()]
+    known, required = _field_names(row)
+    if missing := required - set(names) if names else ():
+        raise Misconfigured(f"the statement's result has no column {min(missing)!r}; add it to the statement")
+    if known.issuperset(names):
+        return lambda values: row(**dict(zip(names, values, strict=True)))
+    used = [(index, name) for index, name in enumerate(names) if name in known]
+    return lambda values: row(**{name: values[index] for index, name in used})
+
+
+@cache
+def _field_names(row: type[Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of all fields of a dataclass, and of those without a default."""
+    required = (each.name for each in fields(row) if each.default is MISSING and each.default_factory is MISSING)
+    return frozenset(each.name for each in fields(row)), frozenset(required)
 
 
 class Execute(Protocol):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime
 from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from backline.db.connect import Session
+from backline.db.connect import Session, fetch, fetch_one
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.rendering.html import create_html_environment, render_pdf
@@ -48,11 +48,8 @@ class TaxLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """An invoice or credit note with everything that its PDF shows. Dates are local to `zone`."""
-
+class _Contents:
     id: int
-    number: str
     is_credit_note: bool
     currency: str
     net_minor: int
@@ -68,13 +65,28 @@ class Document:
     order_number: str
     paid_at: datetime
     refunded_at: datetime | None
-    credits_number: str | None
     credits_issued_at: datetime | None
     seller: dict[str, Any]
     page_size: str
     zone: str
     layout: int
     pdf_sha256: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredDocument(_Contents):
+    series: str
+    number: int
+    credits_series: str | None
+    credits_number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Document(_Contents):
+    """An invoice or credit note with everything that its PDF shows. Dates are local to `zone`."""
+
+    number: str
+    credits_number: str | None
     lines: tuple[Line, ...]
 
     def local_date(self, moment: datetime) -> date:
@@ -85,20 +97,20 @@ class Document:
 def load_document(connection: Session, invoice_id: int) -> Document:
     """Load a document by its invoice's id. InvalidInput if none exists, or its totals are not the sums of its lines."""
     values = {"invoice_id": invoice_id}
-    row = connection.execute(statement("invoices", "document_get"), values).fetchone()
-    if row is None:
+    stored = fetch_one(connection, statement("invoices", "document_get"), _StoredDocument, values)
+    if stored is None:
         raise InvalidInput("invoice_id", f"there is no invoice {invoice_id}")
-    lines = tuple(Line(**line) for line in connection.execute(statement("invoices", "document_lines"), values))
-    number = format_number(row.pop("series"), row.pop("number"))
+    lines = tuple(fetch(connection, statement("invoices", "document_lines"), Line, values))
+    number, credited = format_number(stored.series, stored.number), None
+    if stored.credits_series is not None and stored.credits_number is not None:
+        credited = format_number(stored.credits_series, stored.credits_number)
     sums = sum(line.net_minor for line in lines), sum(line.tax_minor for line in lines)
-    if sums != (row["net_minor"], row["tax_minor"]):
+    if sums != (stored.net_minor, stored.tax_minor):
         raise InvalidInput(
             "invoice_id", f"invoice {number}: its totals are not the sums of its lines; correct its rows"
         )
-    series, credited = row.pop("credits_series"), row.pop("credits_number")
-    return Document(
-        **row, number=number, credits_number=format_number(series, credited) if series else None, lines=lines
-    )
+    contents = {each.name: getattr(stored, each.name) for each in fields(_Contents)}
+    return Document(**contents, number=number, credits_number=credited, lines=lines)
 
 
 def format_number(series: str, number: int) -> str:

@@ -11,14 +11,13 @@ import base64
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from backline.audit_trail import Actor
-from backline.db.connect import Session
+from backline.db.connect import Session, fetch, fetch_one
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.files import write_file
@@ -44,6 +43,20 @@ class DueOrder:
     """An order that lacks a document or its file."""
 
     id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _LockedOrder:
+    is_paid: bool
+    is_refunded: bool
+    country: str
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class _IssuedDocument:
+    id: int
+    is_credit_note: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,27 +115,28 @@ def issue(connection: Session, order_id: int, config: InvoiceSettings, zone: str
     The series' year is that of `now` in `zone`. InvalidInput if the order does not exist or is not paid.
     """
     with connection.transaction():
-        order = connection.execute(statement("invoices", "order_lock"), {"order_id": order_id}).fetchone()
+        key = {"order_id": order_id}
+        order = fetch_one(connection, statement("invoices", "order_lock"), _LockedOrder, key)
         if order is None:
             raise InvalidInput("order_id", f"there is no order {order_id}")
-        rows = connection.execute(statement("invoices", "documents_of_order"), {"order_id": order_id}).fetchall()
-        issued = {row["is_credit_note"]: row["id"] for row in rows}
+        found = fetch(connection, statement("invoices", "documents_of_order"), _IssuedDocument, key)
+        issued = {document.is_credit_note: document.id for document in found}
         invoice, credit_note = issued.get(False), issued.get(True)
-        if invoice is None and not order["is_paid"]:
+        if invoice is None and not order.is_paid:
             raise InvalidInput("order_id", f"order {order_id} is not paid; an invoice is issued once it is")
-        common = _document_values(config, zone, order["country"])
+        common = _document_values(config, zone, order.country)
         year = now.astimezone(ZoneInfo(zone)).year
         if invoice is None:
             values = {**common, "series": config.series.format(year=year), "order_id": order_id}
-            values["shipping"] = labels(order["language"])["shipping"]
-            invoice = _issued_id(connection.execute(statement("invoices", "invoice_issue"), values).fetchone())
-        if credit_note is None and order["is_refunded"]:
+            values["shipping"] = labels(order.language)["shipping"]
+            invoice = _issued_id(fetch_one(connection, statement("invoices", "invoice_issue"), int, values))
+        if credit_note is None and order.is_refunded:
             values = {**common, "series": config.credit_note_series.format(year=year), "credits_id": invoice}
-            credit_note = _issued_id(connection.execute(statement("invoices", "credit_note_issue"), values).fetchone())
-        documents = [invoice] if credit_note is None else [invoice, credit_note]
-        for document in documents:
-            connection.execute(statement("invoices", "document_ensure"), {**common, "invoice_id": document})
-    return documents
+            credit_note = _issued_id(fetch_one(connection, statement("invoices", "credit_note_issue"), int, values))
+        ids = [invoice] if credit_note is None else [invoice, credit_note]
+        for invoice_id in ids:
+            connection.execute(statement("invoices", "document_ensure"), {**common, "invoice_id": invoice_id})
+    return ids
 
 
 def _document_values(config: InvoiceSettings, zone: str, country: str) -> dict[str, Any]:
@@ -138,12 +152,12 @@ def _document_values(config: InvoiceSettings, zone: str, country: str) -> dict[s
     return {"seller": json.dumps(seller), "page_size": page_size, "zone": zone, "layout": CURRENT_LAYOUT}
 
 
-def _issued_id(row: Mapping[str, Any] | None) -> int:
-    if row is None:  # order and customer are locked, so only a custom statement can return none
+def _issued_id(found: int | None) -> int:
+    if found is None:  # order and customer are locked, so only a custom statement can return none
         raise InvalidInput(
             "order_id", "the statement that issues a document returned no row; see include/sql/invoices.sql"
         )
-    return int(row["id"])
+    return found
 
 
 def _generate_file(database: Session, document: Document, config: InvoiceSettings, now: datetime) -> GeneratedDocument:
@@ -155,7 +169,7 @@ def _generate_file(database: Session, document: Document, config: InvoiceSetting
     is_identical: bool | None = None
     receipt_id: int | None = None
     with database.transaction():
-        is_first = database.execute(statement("invoices", "document_set_checksum"), values).fetchone() is not None
+        is_first = bool(fetch(database, statement("invoices", "document_set_checksum"), int, values))
         if is_first and not document.is_credit_note:
             receipt_id = _enqueue_receipt(database, document, pdf, config.receipt_max_age_hours, now)
     if not is_first:
@@ -189,9 +203,9 @@ def _enqueue_receipt(
         "zone": document.buyer_zone,
         "language": document.language,
     }
-    waiting = database.execute(statement("invoices", "receipt_find"), {"order_id": document.order_id}).fetchone()
-    if waiting is not None and max_age_hours and replace_payload(database, waiting["id"], payload, ACTOR):
-        return int(waiting["id"])
+    waiting = fetch_one(database, statement("invoices", "receipt_find"), int, {"order_id": document.order_id})
+    if waiting is not None and max_age_hours and replace_payload(database, waiting, payload, ACTOR):
+        return waiting
     if document.paid_at <= now - timedelta(hours=max_age_hours):
         return None
     key = f"payment_receipt/{document.order_id}/invoice"

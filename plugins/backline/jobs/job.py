@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, LiteralString, Protocol, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from psycopg.rows import class_row
 
-from backline.db.connect import Session, session, translate_error, translate_errors
+from backline.db.connect import Session, fetch, session, translate_error, translate_errors
 from backline.db.statements import statement
 from backline.dead_letters.failures import classify, format_cause
 from backline.errors import BacklineError, InvalidInput, Misconfigured, PermanentError, Skipped
@@ -169,9 +168,9 @@ class Job(Generic[SettingsT_co]):
         return submission.enqueue_many(self.database, messages)
 
     def rows(self, sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None) -> list[Row]:
-        """All rows of a statement, each as an instance of the dataclass `row`."""
-        with translate_errors(), self.database.cursor(row_factory=class_row(row)) as cursor:
-            return cursor.execute(sql, params).fetchall()
+        """All rows of a statement, each as the dataclass `row`, or of one column as a value of that type."""
+        with translate_errors():
+            return fetch(self.database, sql, row, params)
 
     def scan(
         self,

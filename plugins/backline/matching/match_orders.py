@@ -29,7 +29,7 @@ def match_orders(job: Job[MatchingSettings]) -> dict[str, object]:
         result = match(orders, offers, job.settings.weights)
         if result.matches and not job.dry_run:
             _insert_allocations(job, result.matches)
-        [count] = job.database.execute(statement("matching", "open_purchase_orders_count")).fetchall()
+        [open_count] = job.rows(statement("matching", "open_purchase_orders_count"), int)
     return {
         "dry_run": job.dry_run,
         "orders": len(orders),
@@ -37,7 +37,7 @@ def match_orders(job: Job[MatchingSettings]) -> dict[str, object]:
         "quantity": sum(found.order.quantity for found in result.matches),
         "unmatched": len(result.unmatched),
         # Open orders after the run: unmatched, over the limit, or locked by another run.
-        "remaining": count["open"] - (len(result.matches) if job.dry_run else 0),
+        "remaining": open_count - (len(result.matches) if job.dry_run else 0),
         "unmatched_reasons": [
             {
                 "order": each.order.id,
@@ -86,9 +86,8 @@ def explain(found: Match, weights: Weights) -> dict[str, Any]:
 def _lock_offers(job: Job[MatchingSettings], products: Sequence[int]) -> list[Offer]:
     if not products:
         return []
-    suppliers = job.database.execute(statement("matching", "suppliers_lock"), {"products": products}).fetchall()
-    values = {"products": products, "suppliers": [row["id"] for row in suppliers]}
-    return job.rows(statement("matching", "offers_lock"), Offer, values)
+    suppliers = job.rows(statement("matching", "suppliers_lock"), int, {"products": products})
+    return job.rows(statement("matching", "offers_lock"), Offer, {"products": products, "suppliers": suppliers})
 
 
 def _insert_allocations(job: Job[MatchingSettings], matches: Sequence[Match]) -> None:
@@ -99,8 +98,6 @@ def _insert_allocations(job: Job[MatchingSettings], matches: Sequence[Match]) ->
         "scores": [to_decimal(found.score) for found in matches],
         "explanations": [json.dumps(explain(found, job.settings.weights)) for found in matches],
     }
-    [row] = job.database.execute(statement("matching", "allocations_create"), values).fetchall()
-    if row["allocated"] != len(matches):  # only if custom statements do not lock
-        raise DatabaseFailure(
-            f"{len(matches) - row['allocated']} orders were taken by another run; nothing was allocated"
-        )
+    [allocated] = job.rows(statement("matching", "allocations_create"), int, values)
+    if allocated != len(matches):  # only if custom statements do not lock
+        raise DatabaseFailure(f"{len(matches) - allocated} orders were taken by another run; nothing was allocated")

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, LiteralString, TypeVar
 
-from psycopg.rows import class_row
-
-from backline.db.connect import Session
+from backline.db.connect import Session, fetch
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, UnknownFailure
 from backline.jobs.job import Job
@@ -94,6 +92,7 @@ class _Saga:
     ) -> None:
         self._database, self._provider, self._id = database, provider, order_id
         self._config, self._on_step = config, on_step
+        self._values = {"id": order_id, "payment_timeout_hours": config.payment_timeout_hours}
 
     def run(self) -> SagaResult:
         steps = {"pending": self._reserve, "reserved": self._pay, "paid": self._confirm}
@@ -116,12 +115,12 @@ class _Saga:
         self._validate(order)
         self._on_step("reserve")
         with self._database.transaction():
-            if not any(row["state"] == "pending" for row in self._execute("order_lock")):
+            if "pending" not in self._rows(statement("orders", "order_lock"), str):
                 return
-            short = [demand.sku for demand in self._rows("stock_lock", StockDemand) if demand.free < demand.wanted]
-            if short:
+            demands = self._rows(statement("orders", "stock_lock"), StockDemand)
+            if short := [demand.sku for demand in demands if demand.free < demand.wanted]:
                 raise _StepRejected(f"not in stock: {', '.join(short[:5])}")
-            self._execute("order_reserve")
+            self._rows(statement("orders", "order_reserve"), int)
 
     def _pay(self, order: Order) -> None:
         if order.is_payment_abandoned and not order.has_open_attempt:
@@ -149,13 +148,13 @@ class _Saga:
         self._on_step("confirm")
         recipient, payload = self._validate(order)
         with self._database.transaction():
-            if self._execute("order_confirm") and not order.was_notified:
+            if self._rows(statement("orders", "order_confirm"), int) and not order.was_notified:
                 key = f"order:{order.id}:confirmation"
                 enqueue(self._database, "order_confirmation", recipient, payload, key=key)
 
     def _validate(self, order: Order) -> tuple[str, dict[str, Any]]:
         """Check that the order can be delivered and its customer notified; returns recipient and payload of its confirmation."""
-        lines = self._rows("order_lines", OrderLine)
+        lines = self._rows(statement("orders", "order_lines"), OrderLine)
         if not lines:
             raise _StepRejected("it has no lines")
         if retired := [line.sku for line in lines if line.is_retired]:
@@ -197,9 +196,12 @@ class _Saga:
         """Move the order to its final state, release its stock and notify the customer; False if its rows do not allow it."""
         self._on_step("cancel")
         with self._database.transaction():
-            self._execute("order_lock")
-            self._execute("payments_lock")
-            done = bool(self._execute("order_cancel" if state == "cancelled" else "order_refund"))
+            self._rows(statement("orders", "order_lock"), str)
+            self._rows(statement("orders", "payments_lock"), int)
+            if state == "cancelled":
+                done = bool(self._rows(statement("orders", "order_cancel"), int))
+            else:
+                done = bool(self._rows(statement("orders", "order_refund"), int))
             if done:
                 note = f"Reason: {reason}."
                 notifications.enqueue_status(self._database, order, state, note, self._config.order_url)
@@ -208,18 +210,13 @@ class _Saga:
     # --- reading ------------------------------------------------------------------------------------
 
     def _load_order(self) -> Order:
-        orders = self._rows("order_get", Order)
+        orders = self._rows(statement("orders", "order_get"), Order)
         if not orders:
             raise InvalidInput("order_id", f"there is no order {self._id}; give an order's id, not its number")
         return orders[0]
 
-    def _rows(self, name: LiteralString, row: type[Row]) -> list[Row]:
-        values = {"id": self._id, "payment_timeout_hours": self._config.payment_timeout_hours}
-        with self._database.cursor(row_factory=class_row(row)) as cursor:
-            return cursor.execute(statement("orders", name), values).fetchall()
-
-    def _execute(self, name: LiteralString) -> list[Any]:
-        return self._database.execute(statement("orders", name), {"id": self._id}).fetchall()
+    def _rows(self, sql: LiteralString, row: type[Row]) -> list[Row]:
+        return fetch(self._database, sql, row, self._values)
 
     def _result(self, outcome: SagaOutcome, reason: str = "") -> SagaResult:
         order = self._load_order()

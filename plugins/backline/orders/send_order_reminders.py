@@ -67,8 +67,7 @@ def _send_stage(job: Job[OrderSettings], stage: Stage, limit: int, span: tuple[f
 
     def remind(order: DueReminder) -> str:
         """Store that the customer is reminded, and enqueue the message, in one transaction."""
-        stored = job.database.execute(statement("orders", "reminder_insert"), {"id": order.id, "stage": stage.name})
-        if stored.fetchone() is None:
+        if not job.rows(statement("orders", "reminder_insert"), int, {"id": order.id, "stage": stage.name}):
             return "not_due"  # reminded by another run, or the order has changed
         key = f"order:{order.id}:{stage.name}"
         job.enqueue("order_reminder", order.email, _payload(config, stage, order), key=key)

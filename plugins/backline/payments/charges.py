@@ -14,17 +14,16 @@ call, so overlapping runs for one order repeat the same attempt.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Literal
 
-import psycopg
-from psycopg.rows import DictRow
-
+from backline.db.connect import Session, fetch, fetch_one
+from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError, Rejected
 from backline.outbox.submission import enqueue
 from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
 from backline.payments.provider import ChargeRequest, ChargeResult, Provider
-from backline.payments.repository import Order, Payment, RunStatement, lock_or_create, lock_order, transaction
+from backline.payments.repository import Order, Payment, lock_or_create, lock_order, transaction
 from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 
@@ -42,9 +41,30 @@ class ChargeOutcome:
     """When the next automatic attempt is due; None if there is none."""
 
 
-def charge(
-    database: psycopg.Connection[Any], provider: Provider, order_id: int, number: int | None = None
-) -> ChargeOutcome:
+@dataclass(frozen=True, slots=True)
+class _PendingRefund:
+    id: int
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class _PaymentNotice:
+    order_id: int
+    state: str
+    attempts: int
+    amount_minor: int
+    currency: str
+    captured_at: datetime | None
+    retry_on: date | None
+    order_number: str
+    email: str
+    name: str
+    language: str
+    zone: str
+    customer_is_deactivated: bool
+
+
+def charge(database: Session, provider: Provider, order_id: int, number: int | None = None) -> ChargeOutcome:
     """Charge a reserved order, or return the state of its payment. Repeated calls charge and notify no second time.
 
     A declined payment is attempted again only as attempt `number`, by `retry_charge`. The transaction that captures the
@@ -52,9 +72,9 @@ def charge(
     it. If the order was cancelled meanwhile, captured money is refunded. Raises InvalidInput if the order does not exist or
     is not reserved, and the provider's errors.
     """
-    with transaction(database) as run:
-        order, payment = lock_or_create(run, order_id, provider.name)
-        request = _prepare_attempt(run, order, payment, number)
+    with transaction(database):
+        order, payment = lock_or_create(database, order_id, provider.name)
+        request = _prepare_attempt(database, order, payment, number)
     if isinstance(request, ChargeOutcome):
         return request
     if order.state != "reserved":
@@ -62,25 +82,24 @@ def charge(
     try:
         result = provider.get_status(request) if _awaits_customer(payment) else provider.charge(request)
     except PermanentError:
-        with transaction(database) as run:  # the request itself was refused: nothing was charged
-            _finish_attempt(run, payment, request.attempt, "error")
+        with transaction(database):  # the request itself was refused: nothing was charged
+            _finish_attempt(database, payment, request.attempt, "error")
         raise
-    with transaction(database) as run:
-        order, payment = lock_or_create(run, order_id, provider.name)
+    with transaction(database):
+        order, payment = lock_or_create(database, order_id, provider.name)
         if payment.state != "captured" and (result.state != "captured" or order.state == "reserved"):
-            return _record_result(run, payment, request, result)
+            return _record_result(database, payment, request, result)
         if payment.state == "captured":
             return ChargeOutcome("paid", payment.id)
-        run("payment_reference_set", payment_id=payment.id, reference=result.reference)
+        values = {"payment_id": payment.id, "reference": result.reference}
+        database.execute(statement("payments", "payment_reference_set"), values)
     return void_payment(database, provider, request, payment)
 
 
-def retry_charge(
-    database: psycopg.Connection[Any], provider: Provider, order_id: int, number: int
-) -> ChargeOutcome | None:
+def retry_charge(database: Session, provider: Provider, order_id: int, number: int) -> ChargeOutcome | None:
     """Make attempt `number` of a declined payment; None if it was made already or is not due."""
-    with transaction(database) as run:
-        _, payment = lock_or_create(run, order_id, provider.name)
+    with transaction(database):
+        _, payment = lock_or_create(database, order_id, provider.name)
     is_due = payment.state == "failed" and payment.next_attempt_at is not None and payment.attempts + 1 == number
     if not is_due and payment.open_attempt != number:
         return None
@@ -88,7 +107,7 @@ def retry_charge(
 
 
 def _prepare_attempt(
-    run: RunStatement, order: Order, payment: Payment, number: int | None
+    database: Session, order: Order, payment: Payment, number: int | None
 ) -> ChargeRequest | ChargeOutcome:
     """The attempt to make, recorded; or the payment's state, if no attempt is to be made."""
     if payment.state == "captured":
@@ -108,10 +127,10 @@ def _prepare_attempt(
         return ChargeRequest(payment, order.number, payment.attempts, is_resumed=True)
     if payment.method_reference is None:
         if payment.state != "requires_action":
-            start_attempt(run, payment)
-            return record_action_required(run, payment, payment.attempts + 1, None, NO_METHOD)
+            start_attempt(database, payment)
+            return record_action_required(database, payment, payment.attempts + 1, None, NO_METHOD)
         return ChargeOutcome("needs_action", payment.id, NO_METHOD)
-    return ChargeRequest(payment, order.number, start_attempt(run, payment), is_resumed=False)
+    return ChargeRequest(payment, order.number, start_attempt(database, payment), is_resumed=False)
 
 
 def _awaits_customer(payment: Payment) -> bool:
@@ -119,72 +138,81 @@ def _awaits_customer(payment: Payment) -> bool:
     return payment.state == "requires_action" and payment.provider_reference is not None
 
 
-def start_attempt(run: RunStatement, payment: Payment) -> int:
+def start_attempt(database: Session, payment: Payment) -> int:
     """Record the payment's next attempt; returns its number."""
-    [row] = run("attempt_start", payment_id=payment.id)
-    return int(row["number"])
+    return fetch(database, statement("payments", "attempt_start"), int, {"payment_id": payment.id})[0]
 
 
 def _finish_attempt(
-    run: RunStatement, payment: Payment, number: int, outcome: str, decline: Decline | None = None
+    database: Session, payment: Payment, number: int, outcome: str, decline: Decline | None = None
 ) -> None:
     kind, code = (decline.kind, decline.code) if decline else (None, None)
-    values = {"number": number, "outcome": outcome, "decline_kind": kind, "decline_code": code}
-    run("attempt_finish", payment_id=payment.id, **values)
+    values = {
+        "payment_id": payment.id, "number": number, "outcome": outcome, "decline_kind": kind, "decline_code": code
+    }  # fmt: skip
+    database.execute(statement("payments", "attempt_finish"), values)
 
 
-def _record_result(run: RunStatement, payment: Payment, request: ChargeRequest, result: ChargeResult) -> ChargeOutcome:
+def _record_result(database: Session, payment: Payment, request: ChargeRequest, result: ChargeResult) -> ChargeOutcome:
     """Record the result of an attempt and enqueue the message about it."""
     number = request.attempt
     if payment.open_attempt not in (None, number):
         raise Rejected(f"payment {payment.id}: attempt {number} ended during a repeated call; run the job again")
     if result.state == "captured":
-        return record_capture(run, payment, result.reference)
+        return record_capture(database, payment, result.reference)
     if result.state in ("requires_action", "not_attempted"):
         if payment.state == "requires_action":
             return ChargeOutcome("needs_action", payment.id, payment.decline)
-        return record_action_required(run, payment, number, result.reference, result.decline or classify(()))
+        return record_action_required(database, payment, number, result.reference, result.decline or classify(()))
     if payment.open_attempt is None and payment.state in ("failed", "abandoned"):  # another run has recorded it
         return ChargeOutcome("declined", payment.id, payment.decline, payment.next_attempt_at)
-    return record_decline(run, payment, result.reference, result.decline or CANCELLED)
+    return record_decline(database, payment, result.reference, result.decline or CANCELLED)
 
 
-def record_capture(run: RunStatement, payment: Payment, reference: str) -> ChargeOutcome:
+def record_capture(database: Session, payment: Payment, reference: str) -> ChargeOutcome:
     """Mark the payment captured and its order paid, and enqueue the receipt."""
-    number = payment.open_attempt if payment.open_attempt is not None else start_attempt(run, payment)
-    if not run("payment_capture", payment_id=payment.id, number=number, reference=reference):
+    number = payment.open_attempt if payment.open_attempt is not None else start_attempt(database, payment)
+    values = {"payment_id": payment.id, "number": number, "reference": reference}
+    if not fetch(database, statement("payments", "payment_capture"), int, values):
         raise Rejected(f"payment {payment.id} was captured, but its order is not reserved")
-    _enqueue_receipt(run, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
+    _enqueue_receipt(database, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
     return ChargeOutcome("paid", payment.id)
 
 
-def record_decline(run: RunStatement, payment: Payment, reference: str | None, decline: Decline) -> ChargeOutcome:
+def record_decline(database: Session, payment: Payment, reference: str | None, decline: Decline) -> ChargeOutcome:
     """Schedule the next attempt, or abandon the payment, and notify the customer."""
     config = settings().section(PaymentSettings)
     if payment.open_attempt is not None:
-        _finish_attempt(run, payment, payment.open_attempt, "declined", decline)
+        _finish_attempt(database, payment, payment.open_attempt, "declined", decline)
     delay = retry_delay_hours(config.dunning_hours, decline, payment.attempts)
-    rows = run(
-        "payment_decline", payment_id=payment.id, reference=reference, decline_kind=decline.kind,
-        decline_code=decline.code, retry_delay_hours=delay,
-    )  # fmt: skip
-    _enqueue_payment_failed(run, payment.id, decline.reason, config.fix_url)
-    return ChargeOutcome("declined", payment.id, decline, rows[0]["next_attempt_at"] if rows else None)
+    next_attempt_at = _decline(database, payment, reference, decline, delay)
+    _enqueue_payment_failed(database, payment.id, decline.reason, config.fix_url)
+    return ChargeOutcome("declined", payment.id, decline, next_attempt_at)
+
+
+def _decline(
+    database: Session, payment: Payment, reference: str | None, decline: Decline, delay: float | None
+) -> datetime | None:
+    """Mark the payment declined; returns when the next attempt is due, None if there is none."""
+    values = {
+        "payment_id": payment.id, "reference": reference, "decline_kind": decline.kind, "decline_code": decline.code,
+        "retry_delay_hours": delay,
+    }  # fmt: skip
+    return fetch_one(database, statement("payments", "payment_decline"), datetime, values)
 
 
 def record_action_required(
-    run: RunStatement, payment: Payment, number: int, reference: str | None, decline: Decline
+    database: Session, payment: Payment, number: int, reference: str | None, decline: Decline
 ) -> ChargeOutcome:
     """Mark the payment as waiting for the customer, and notify them."""
-    _finish_attempt(run, payment, number, "requires_action")
-    run("payment_needs_action", payment_id=payment.id, reference=reference, decline_code=decline.code)
-    _enqueue_payment_failed(run, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
+    _finish_attempt(database, payment, number, "requires_action")
+    values = {"payment_id": payment.id, "reference": reference, "decline_code": decline.code}
+    database.execute(statement("payments", "payment_needs_action"), values)
+    _enqueue_payment_failed(database, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
     return ChargeOutcome("needs_action", payment.id, decline)
 
 
-def void_payment(
-    database: psycopg.Connection[Any], provider: Provider, request: ChargeRequest, payment: Payment
-) -> ChargeOutcome:
+def void_payment(database: Session, provider: Provider, request: ChargeRequest, payment: Payment) -> ChargeOutcome:
     """Abandon the payment of a cancelled order: cancel it at the provider, and refund what was captured."""
     reference = None
     if payment.attempts or payment.provider_reference is not None:  # otherwise the provider does not know the payment
@@ -192,79 +220,82 @@ def void_payment(
         reference = result.reference
         if result.state == "captured":
             provider.refund(result.reference, request.payment.amount_minor, f"{request.payment.idempotency_key}-void")
-    with transaction(database) as run:
-        _, current = lock_order(run, request.payment.order_id)
+    with transaction(database):
+        _, current = lock_order(database, request.payment.order_id)
         if current is None or current.id != payment.id:
             return ChargeOutcome("declined", payment.id, CANCELLED)
         if current.state == "captured":
             return ChargeOutcome("paid", current.id)
         if current.open_attempt is not None:
-            _finish_attempt(run, current, current.open_attempt, "error")
-        run("payment_decline", payment_id=current.id, reference=reference, decline_kind=CANCELLED.kind,
-            decline_code=CANCELLED.code, retry_delay_hours=None)  # fmt: skip
+            _finish_attempt(database, current, current.open_attempt, "error")
+        _decline(database, current, reference, CANCELLED, None)
     return ChargeOutcome("declined", payment.id, CANCELLED)
 
 
-def refund(database: psycopg.Connection[Any], provider: Provider, order_id: int, reason: str) -> None:
+def refund(database: Session, provider: Provider, order_id: int, reason: str) -> None:
     """Refund all that was paid for an order; if nothing was, prevent any further capture. Repeated calls refund no second time.
 
     The order's own state does not change: `orders` changes it with the stock. Raises InvalidInput if the order does not
     exist, Rejected if the provider refuses, and the provider's other errors.
     """
-    with transaction(database) as run:
-        order, payment = lock_order(run, order_id)
+    with transaction(database):
+        order, payment = lock_order(database, order_id)
         if payment is None:
             return
         if payment.provider != provider.name:
             raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not {provider.name}")
-        started = run("refund_start", payment_id=payment.id, reason=reason)
+        values = {"payment_id": payment.id, "reason": reason}
+        started = fetch_one(database, statement("payments", "refund_start"), _PendingRefund, values)
     if payment.state != "captured":
         if payment.state != "abandoned" or payment.open_attempt is not None:
             request = ChargeRequest(payment, order.number, max(payment.attempts, 1), is_resumed=True)
             void_payment(database, provider, request, payment)
         return
-    if not started or payment.provider_reference is None:
+    if started is None or payment.provider_reference is None:
         return
-    refund_id, amount = started[0]["id"], started[0]["amount_minor"]
+    key = f"refund-{order.number}-{started.id}"
     try:
-        reference = provider.refund(payment.provider_reference, amount, f"refund-{order.number}-{refund_id}")
+        reference = provider.refund(payment.provider_reference, started.amount_minor, key)
     except Rejected as exc:
-        with transaction(database) as run:
-            run("refund_fail", refund_id=refund_id, reference=None)
+        with transaction(database):
+            database.execute(statement("payments", "refund_fail"), {"refund_id": started.id, "reference": None})
         raise Rejected(f"order {order.number}: {exc}", code=exc.code) from exc
-    with transaction(database) as run:
-        lock_order(run, order_id)
-        run("refund_finish", refund_id=refund_id, reference=reference)
+    with transaction(database):
+        lock_order(database, order_id)
+        database.execute(statement("payments", "refund_finish"), {"refund_id": started.id, "reference": reference})
 
 
-def _enqueue_receipt(run: RunStatement, payment_id: int, delay_seconds: float) -> None:
+def _enqueue_receipt(database: Session, payment_id: int, delay_seconds: float) -> None:
     """Enqueue the receipt of a captured payment, once per order. Until it is due, the invoice can be added to it."""
-    [row] = run("payment_notice_get", payment_id=payment_id)
-    if row["state"] != "captured":
+    notice = _load_notice(database, payment_id)
+    if notice.state != "captured" or notice.captured_at is None:
         return
-    payload = _message_payload(row, paid_at=row["captured_at"], zone=row["zone"])
-    due_at = row["captured_at"] + timedelta(seconds=delay_seconds)
-    key = f"payment_receipt/{row['order_id']}"
-    enqueue(run.database, "payment_receipt", row["email"], payload, key=key, due_at=due_at)
+    payload = _message_payload(notice, paid_at=notice.captured_at, zone=notice.zone)
+    due_at = notice.captured_at + timedelta(seconds=delay_seconds)
+    key = f"payment_receipt/{notice.order_id}"
+    enqueue(database, "payment_receipt", notice.email, payload, key=key, due_at=due_at)
 
 
-def _enqueue_payment_failed(run: RunStatement, payment_id: int, reason: str | None, fix_url: str) -> None:
+def _enqueue_payment_failed(database: Session, payment_id: int, reason: str | None, fix_url: str) -> None:
     """Tell the customer, unless deactivated, that an attempt failed, once per attempt."""
-    [row] = run("payment_notice_get", payment_id=payment_id)
-    if row["customer_is_deactivated"]:
+    notice = _load_notice(database, payment_id)
+    if notice.customer_is_deactivated:
         return
-    payload = _message_payload(
-        row, reason=reason, fix_url=fix_url.replace("{order}", row["order_number"]), retry_on=row["retry_on"]
-    )
-    key = f"payment_failed:{payment_id}:{row['attempts']}:{row['state']}"
-    enqueue(run.database, "payment_failed", row["email"], payload, key=key)
+    fix_url = fix_url.replace("{order}", notice.order_number)
+    payload = _message_payload(notice, reason=reason, fix_url=fix_url, retry_on=notice.retry_on)
+    key = f"payment_failed:{payment_id}:{notice.attempts}:{notice.state}"
+    enqueue(database, "payment_failed", notice.email, payload, key=key)
 
 
-def _message_payload(row: DictRow, **more: Any) -> dict[str, Any]:
+def _load_notice(database: Session, payment_id: int) -> _PaymentNotice:
+    return fetch(database, statement("payments", "payment_notice_get"), _PaymentNotice, {"payment_id": payment_id})[0]
+
+
+def _message_payload(notice: _PaymentNotice, **more: object) -> dict[str, Any]:
     """What both have in common, and more; what is None is left out."""
-    order = "Bestellung" if row["language"].startswith("de") else "Order"
+    order = "Bestellung" if notice.language.startswith("de") else "Order"
     common = {
-        "name": row["name"], "what": f"{order} {row['order_number']}", "amount": row["amount_minor"],
-        "currency": row["currency"], "language": row["language"],
+        "name": notice.name, "what": f"{order} {notice.order_number}", "amount": notice.amount_minor,
+        "currency": notice.currency, "language": notice.language,
     }  # fmt: skip
     return {name: value for name, value in {**common, **more}.items() if value is not None}

@@ -13,13 +13,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
 
+from backline.db.connect import Session, fetch_one
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError, Rejected
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
 from backline.payments.charges import record_action_required, record_capture, record_decline, start_attempt
 from backline.payments.declines import CANCELLED, classify
-from backline.payments.repository import Order, Payment, RunStatement, lock_order, transaction
+from backline.payments.repository import Order, Payment, insert_payment, lock_order, transaction
 from backline.payments.settings import PaymentSettings
 from backline.payments.webhook_parsing import PARSERS, ParsedEvent, PaymentEvent
 from backline.settings import settings
@@ -48,6 +49,12 @@ class StoredEvent(PaymentEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class _KnownPayment:
+    id: int
+    order_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChargedSubscription:
     """A subscription that its provider has charged."""
 
@@ -64,8 +71,8 @@ class ChargedSubscription:
 
 def ingest_payment_webhook(job: Job[PaymentSettings]) -> BatchResult:
     """Process up to `BATCH_LIMIT` waiting events; one whose dead letter was discarded counts as processed."""
-    with transaction(job.database) as run:
-        run("event_dismiss", job=job.name)
+    with transaction(job.database):
+        job.database.execute(statement("payments", "event_dismiss"), {"job": job.name})
     return job.run_each(
         _waiting_events(job), lambda event: _process_event(job, event),
         key=lambda event: f"{event.provider} {event.event_id}", limit=BATCH_LIMIT, transactional=False,
@@ -90,16 +97,18 @@ def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
     stored with the event, so that the event does not start another run.
     """
     try:
-        with transaction(job.database) as run:
-            if not run("event_claim", id=event.id):
+        with transaction(job.database):
+            if not job.rows(statement("payments", "event_claim"), int, {"id": event.id}):
                 return "claimed"  # by another run
-            outcome, payment_id = _apply_event(run, event, job.now)
-            run("event_finish", id=event.id, payment_id=payment_id)
+            outcome, payment_id = _apply_event(job.database, event, job.now)
+            values = {"id": event.id, "payment_id": payment_id}
+            job.database.execute(statement("payments", "event_finish"), values)
             return outcome
     except Exception as exc:
         if not job.database.closed:
-            with transaction(job.database) as run:
-                run("event_set_problem", id=event.id, problem=str(exc).split("\n", 1)[0][:MAX_PROBLEM_LENGTH])
+            with transaction(job.database):
+                problem = {"id": event.id, "problem": str(exc).split("\n", 1)[0][:MAX_PROBLEM_LENGTH]}
+                job.database.execute(statement("payments", "event_set_problem"), problem)
         if not isinstance(exc, NotReady):
             raise
         max_wait_hours = job.settings.event_max_wait_hours
@@ -108,7 +117,7 @@ def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
         return "waiting"
 
 
-def _apply_event(run: RunStatement, event: StoredEvent, now: datetime) -> tuple[EventOutcome, int | None]:
+def _apply_event(database: Session, event: StoredEvent, now: datetime) -> tuple[EventOutcome, int | None]:
     """Apply an event in the caller's transaction; returns the outcome and the payment's id, if the event is about one.
 
     NotReady if what it refers to does not exist yet; Rejected or InvalidInput if it can never be applied.
@@ -116,42 +125,44 @@ def _apply_event(run: RunStatement, event: StoredEvent, now: datetime) -> tuple[
     parsed = PARSERS[event.provider](event.type, event.body)
     if parsed is None:
         return "ignored", None
-    found = run("event_payment_find", provider=event.provider, reference=parsed.reference, key=parsed.idempotency_key)
-    if parsed.kind == "subscription_charged" and not found:
-        return _apply_subscription_charge(run, event, parsed, now)
-    if not found:
+    values = {"provider": event.provider, "reference": parsed.reference, "key": parsed.idempotency_key}
+    found = fetch_one(database, statement("payments", "event_payment_find"), _KnownPayment, values)
+    if parsed.kind == "subscription_charged" and found is None:
+        return _apply_subscription_charge(database, event, parsed, now)
+    if found is None:
         if parsed.idempotency_key is None:  # not a payment of Backline's
             return "ignored", None
         raise NotReady(f"no payment has the key {parsed.idempotency_key}")
-    order, payment = lock_order(run, found[0]["order_id"])
-    if payment is None or payment.id != found[0]["id"]:
+    order, payment = lock_order(database, found.order_id)
+    if payment is None or payment.id != found.id:
         if parsed.kind == "captured":
-            raise Rejected(f"payment {found[0]['id']} was captured after another one replaced it; refund it")
-        return "stale", found[0]["id"]
-    return _update_payment(run, parsed, event.occurred_at, order, payment), payment.id
+            raise Rejected(f"payment {found.id} was captured after another one replaced it; refund it")
+        return "stale", found.id
+    return _update_payment(database, parsed, event.occurred_at, order, payment), payment.id
 
 
 def _update_payment(
-    run: RunStatement, parsed: ParsedEvent, occurred_at: datetime, order: Order, payment: Payment
+    database: Session, parsed: ParsedEvent, occurred_at: datetime, order: Order, payment: Payment
 ) -> EventOutcome:
     if parsed.kind in ("captured", "subscription_charged"):
-        return _apply_capture(run, parsed, order, payment)
+        return _apply_capture(database, parsed, order, payment)
     is_older = payment.failed_at is not None and occurred_at < payment.failed_at.replace(microsecond=0)
     awaits_result = payment.state in ("pending", "requires_action") and payment.open_attempt is None
     if not awaits_result or is_older or (parsed.kind == "requires_action" and payment.state == "requires_action"):
         return "stale"
-    start_attempt(run, payment)
-    _, payment = _reload(run, order)
+    start_attempt(database, payment)
+    _, payment = _reload(database, order)
     if parsed.kind == "requires_action":
-        record_action_required(run, payment, payment.attempts, parsed.reference, classify(("authentication_required",)))
+        decline = classify(("authentication_required",))
+        record_action_required(database, payment, payment.attempts, parsed.reference, decline)
     elif parsed.decline is not None and parsed.decline.kind == "needs_action":
-        record_action_required(run, payment, payment.attempts, parsed.reference, parsed.decline)
+        record_action_required(database, payment, payment.attempts, parsed.reference, parsed.decline)
     else:
-        record_decline(run, payment, parsed.reference, parsed.decline or CANCELLED)
+        record_decline(database, payment, parsed.reference, parsed.decline or CANCELLED)
     return "applied"
 
 
-def _apply_capture(run: RunStatement, parsed: ParsedEvent, order: Order, payment: Payment) -> EventOutcome:
+def _apply_capture(database: Session, parsed: ParsedEvent, order: Order, payment: Payment) -> EventOutcome:
     if payment.state == "captured":
         if payment.provider_reference == parsed.reference:
             return "duplicate"
@@ -167,30 +178,29 @@ def _apply_capture(run: RunStatement, parsed: ParsedEvent, order: Order, payment
         raise NotReady(f"order {order.number} is paid, but its stock is not reserved yet")
     if order.state != "reserved":
         raise Rejected(f"order {order.number} was paid, but it is {order.state}; refund the payment")
-    record_capture(run, payment, parsed.reference)
+    record_capture(database, payment, parsed.reference)
     return "applied"
 
 
 def _apply_subscription_charge(
-    run: RunStatement, event: StoredEvent, parsed: ParsedEvent, now: datetime
+    database: Session, event: StoredEvent, parsed: ParsedEvent, now: datetime
 ) -> tuple[EventOutcome, int | None]:
     """Pay the subscription's order that waits for its payment, or create the next cycle's order and pay that."""
-    reference = parsed.subscription_reference
-    found = run("charged_subscription_find", provider=event.provider, reference=reference, at=event.occurred_at)
-    if not found:
-        raise NotReady(f"no subscription has the reference {reference}")
-    subscription = ChargedSubscription(**found[0])
-    order_id = subscription.order_id or _create_cycle_order(run, subscription, now)
-    order, payment = lock_order(run, order_id)
+    values = {"provider": event.provider, "reference": parsed.subscription_reference, "at": event.occurred_at}
+    subscription = fetch_one(database, statement("payments", "charged_subscription_find"), ChargedSubscription, values)
+    if subscription is None:
+        raise NotReady(f"no subscription has the reference {parsed.subscription_reference}")
+    order_id = subscription.order_id or _create_cycle_order(database, subscription, now)
+    order, payment = lock_order(database, order_id)
     if payment is None:
-        run("payment_insert", order_id=order.id, provider=event.provider)
-        order, payment = _reload(run, order)
+        insert_payment(database, order.id, event.provider)
+        order, payment = _reload(database, order)
     if payment.provider != event.provider:
         raise Rejected(f"order {order.number} is payable by {payment.provider}, but {event.provider} charged it")
-    return _apply_capture(run, parsed, order, payment), payment.id
+    return _apply_capture(database, parsed, order, payment), payment.id
 
 
-def _create_cycle_order(run: RunStatement, subscription: ChargedSubscription, now: datetime) -> int:
+def _create_cycle_order(database: Session, subscription: ChargedSubscription, now: datetime) -> int:
     """Create the next cycle's order, possibly some days early; returns its id."""
     name, cycle_on = f"subscription {subscription.id}", subscription.next_on
     if cycle_on is None:
@@ -199,7 +209,7 @@ def _create_cycle_order(run: RunStatement, subscription: ChargedSubscription, no
         raise Rejected(f"{name} was charged, but its next cycle is {cycle_on}; refund it if the last cycle is paid")
     # The cycle counts as due on its own day, or on the day to which it was deferred.
     due_at = datetime.combine(subscription.retry_on or cycle_on, time(), ZoneInfo(subscription.zone))
-    renewal = renew(run.database, subscription.id, max(due_at, now), settings().section(SubscriptionSettings))
+    renewal = renew(database, subscription.id, max(due_at, now), settings().section(SubscriptionSettings))
     if renewal.outcome is RenewalOutcome.DEFERRED:
         raise NotReady(f"{name} is paid, but there is not enough stock for its order")
     if renewal.outcome is not RenewalOutcome.ORDERED or renewal.order_id is None:
@@ -207,8 +217,8 @@ def _create_cycle_order(run: RunStatement, subscription: ChargedSubscription, no
     return renewal.order_id
 
 
-def _reload(run: RunStatement, order: Order) -> tuple[Order, Payment]:
-    order, payment = lock_order(run, order.id)
+def _reload(database: Session, order: Order) -> tuple[Order, Payment]:
+    order, payment = lock_order(database, order.id)
     if payment is None:
         raise InvalidInput("payment", f"order {order.number} has none")
     return order, payment

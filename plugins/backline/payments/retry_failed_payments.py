@@ -58,8 +58,9 @@ def request_approvals(job: Job[PaymentSettings]) -> list[dict[str, object]]:
             continue
         if len(requests) == job.settings.batch_limit:
             break
-        with transaction(job.database) as run:
-            is_new = bool(run("approval_request", payment_id=attempt.id, number=attempt.number, hours=hours))
+        with transaction(job.database):
+            values = {"payment_id": attempt.id, "number": attempt.number, "hours": hours}
+            is_new = bool(job.rows(statement("payments", "approval_request"), int, values))
         if is_new and decision:
             _record_approval(job, attempt, approved=decision == "approve", decided_by="auto_decision")
         elif is_new:
@@ -102,13 +103,15 @@ def _due_attempts(job: Job[PaymentSettings]) -> list[DueAttempt]:
 
 def _record_approval(job: Job[PaymentSettings], attempt: DueAttempt, *, approved: bool, decided_by: str) -> bool:
     """Record a decision and return the one that counts: the first. A rejected attempt's payment is abandoned."""
-    with transaction(job.database) as run:
-        attempt_key = {"payment_id": attempt.id, "number": attempt.number}
-        run("approval_record", **attempt_key, approved=approved, decided_by=decided_by[:200])
-        [decision] = run("approval_get", **attempt_key)
-        if not decision["approved"]:
-            run("payment_abandon", payment_id=attempt.id, attempts=attempt.number - 1)
-        return bool(decision["approved"])
+    key = {"payment_id": attempt.id, "number": attempt.number}
+    with transaction(job.database):
+        values = {**key, "approved": approved, "decided_by": decided_by[:200]}
+        job.database.execute(statement("payments", "approval_record"), values)
+        [is_approved] = job.rows(statement("payments", "approval_get"), bool, key)
+        if not is_approved:
+            values = {"payment_id": attempt.id, "attempts": attempt.number - 1}
+            job.database.execute(statement("payments", "payment_abandon"), values)
+        return is_approved
 
 
 def _retry_each(

@@ -227,11 +227,11 @@ def _provider_payment(intent: stripe.PaymentIntent) -> ProviderPayment:
     )
 
 
-def _declined_result(reference: str, error: Any) -> ChargeResult:
+def _declined_result(reference: str, error: object) -> ChargeResult:
     decline = classify((getattr(error, "decline_code", None), getattr(error, "code", None)))
     return ChargeResult(reference, "requires_action" if decline.kind == "needs_action" else "declined", decline)
 
 
-def _metadata(stripe_object: Any) -> dict[str, str]:
+def _metadata(stripe_object: stripe.PaymentIntent | stripe.Refund) -> dict[str, str]:
     found = stripe_object.metadata
     return {} if found is None else {str(name): str(value) for name, value in found.to_dict().items()}

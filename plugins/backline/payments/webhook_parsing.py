@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-import psycopg
-from psycopg.rows import DictRow
 from pydantic_core import to_json
 
+from backline.db.connect import Session, fetch
 from backline.db.statements import statement
 from backline.delivery_events.events import MAX_SIGNATURE_AGE, InvalidSignature, parse_epoch, parse_json, require_object
 from backline.errors import InvalidInput
@@ -76,13 +75,13 @@ class ParsedEvent:
     """The provider's id of the subscription that was charged."""
 
 
-def insert_event(connection: psycopg.Connection[DictRow], event: PaymentEvent) -> bool:
+def insert_event(connection: Session, event: PaymentEvent) -> bool:
     """Store an event in the caller's transaction; returns whether it is new."""
     values = {
         "provider": event.provider, "event_id": event.event_id, "type": event.type, "occurred_at": event.occurred_at,
         "body": to_json(event.body).decode(),
     }  # fmt: skip
-    return bool(connection.execute(statement("payments", "event_insert"), values).fetchall())
+    return bool(fetch(connection, statement("payments", "event_insert"), int, values))
 
 
 def verify_stripe_event(headers: Mapping[str, str], body: bytes, secret: str) -> PaymentEvent:

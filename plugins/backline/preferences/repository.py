@@ -8,10 +8,10 @@ from datetime import datetime, time
 from typing import Any, Literal
 
 import psycopg
-from psycopg.rows import DictRow
 
 from backline.audit_trail import Actor, record
 from backline.channels.registry import definition
+from backline.db.connect import fetch, fetch_one
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
 from backline.preferences.quiet_hours import find_time_zone
@@ -19,7 +19,7 @@ from backline.preferences.settings import PreferenceSettings
 from backline.preferences.unsubscribe import ALL_TOPICS, Subscription
 from backline.settings import settings
 
-Connection = psycopg.Connection[DictRow]
+Connection = psycopg.Connection[Any]
 OptOutAction = Literal["opted_out", "opted_out_all", "opted_in"]
 SUPPRESSION_REASONS = {
     "hard_bounce": "mail to it bounced permanently",
@@ -53,6 +53,31 @@ class RecipientPreference:
     per_day: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """A suppressed address."""
+
+    id: int
+    channel: str
+    address: str
+    reason: str
+    source: str
+    detail: str | None
+    message_id: int | None
+    """The message that caused it."""
+    since: datetime
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OptOut:
+    """A topic that a recipient opted out of."""
+
+    topic: str
+    source: str
+    since: datetime
+
+
 def suppress(
     connection: Connection,
     channel: str,
@@ -61,49 +86,51 @@ def suppress(
     *,
     until: datetime | None = None,
     detail: str | None = None,
-) -> DictRow:
+) -> Suppression:
     """Suppress an address; an existing suppression that lasts longer is kept. InvalidInput names the field."""
     key = definition(channel).parse_address_key(address, "address")
     values = {
         "channel": channel, "address": key, "reason": "manual", "detail": detail, "until": until, "source": who.name
     }  # fmt: skip
-    [suppression_id] = connection.execute(statement("preferences", "suppress"), values).fetchall()
-    [row] = connection.execute(statement("preferences", "suppression_get"), suppression_id).fetchall()
-    record(connection, who, "suppression.add", f"suppression/{row['id']}", after=_audit_values(row))
-    return row
+    [suppression_id] = fetch(connection, statement("preferences", "suppress"), int, values)
+    [added] = fetch(connection, statement("preferences", "suppression_get"), Suppression, {"id": suppression_id})
+    record(connection, who, "suppression.add", f"suppression/{added.id}", after=_audit_values(asdict(added)))
+    return added
 
 
-def remove_suppression(connection: Connection, suppression_id: int, who: Actor) -> DictRow:
+def remove_suppression(connection: Connection, suppression_id: int, who: Actor) -> Suppression:
     """Remove a suppression; returns it. SuppressionNotFound."""
-    rows = connection.execute(statement("preferences", "suppression_remove"), {"id": suppression_id}).fetchall()
-    if not rows:
+    key = {"id": suppression_id}
+    removed = fetch_one(connection, statement("preferences", "suppression_remove"), Suppression, key)
+    if removed is None:
         raise SuppressionNotFound(f"there is no suppression {suppression_id}: it never existed, or it was removed")
-    record(connection, who, "suppression.remove", f"suppression/{suppression_id}", before=_audit_values(rows[0]))
-    return rows[0]
+    before = _audit_values(asdict(removed))
+    record(connection, who, "suppression.remove", f"suppression/{suppression_id}", before=before)
+    return removed
 
 
 def list_suppressions(
     connection: Connection, filters: SuppressionFilters, cursor: int | None, limit: int
-) -> list[DictRow]:
+) -> list[Suppression]:
     """At most `limit` current suppressions below the id `cursor`, newest first. InvalidInput for an unknown reason."""
     if filters.reason is not None and filters.reason not in SUPPRESSION_REASONS:
         raise InvalidInput(
             "reason", f"{filters.reason[:40]!r} is not a reason; use one of: {', '.join(SUPPRESSION_REASONS)}"
         )
     values = {**asdict(filters), "cursor": cursor, "batch_limit": limit}
-    return connection.execute(statement("preferences", "suppression_list"), values).fetchall()
+    return fetch(connection, statement("preferences", "suppression_list"), Suppression, values)
 
 
 def get_preferences(connection: Connection, channel: str, address: str) -> dict[str, Any]:
     """All preferences of one recipient. InvalidInput names an invalid channel or address."""
     key = definition(channel).parse_address_key(address, "address")
     one = {"channel": channel, "address": key}
-    preference = connection.execute(statement("preferences", "preference_get"), one).fetchone()
+    preference = fetch_one(connection, statement("preferences", "preference_get"), RecipientPreference, one)
     suppressions = list_suppressions(connection, SuppressionFilters(channel, key), None, 1)
     return {
         **one,
-        **(preference or dict.fromkeys(("zone", "quiet_from", "quiet_until", "per_day"))),
-        "opted_out": connection.execute(statement("preferences", "opt_out_list"), one).fetchall(),
+        **asdict(preference or RecipientPreference()),
+        "opted_out": fetch(connection, statement("preferences", "opt_out_list"), OptOut, one),
         "suppression": suppressions[0] if suppressions else None,
     }
 
@@ -163,10 +190,10 @@ def apply_link_action(connection: Connection, subscription: Subscription, action
 def opt_out_status(connection: Connection, subscription: Subscription) -> Mapping[OptOutAction, bool]:
     """Whether the recipient opted out of the topic, of all topics, or of neither."""
     one = {"channel": subscription.channel, "address": subscription.address}
-    topics = {row["topic"] for row in connection.execute(statement("preferences", "opt_out_list"), one).fetchall()}
+    topics = {each.topic for each in fetch(connection, statement("preferences", "opt_out_list"), OptOut, one)}
     opted_out = subscription.topic in topics or ALL_TOPICS in topics
     return {"opted_out": opted_out, "opted_out_all": ALL_TOPICS in topics, "opted_in": not opted_out}
 
 
-def _audit_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if value is not None}
+def _audit_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

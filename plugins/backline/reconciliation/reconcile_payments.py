@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
+from backline.db.connect import fetch_one
 from backline.db.statements import statement
 from backline.errors import NotConfigured, Skipped
 from backline.files import atomic_text_file
@@ -52,9 +53,7 @@ def reconcile_payments(job: ReconciliationJob) -> dict[str, object]:
 
 def covered_until(job: ReconciliationJob, provider: str) -> datetime | None:
     """The end of the provider's last reconciled window, None before the first."""
-    [row] = job.database.execute(statement("reconciliation", "covered_until"), {"provider": provider}).fetchall()
-    until: datetime | None = row["until"]
-    return until
+    return fetch_one(job.database, statement("reconciliation", "covered_until"), datetime, {"provider": provider})
 
 
 def window_start(covered: datetime | None, config: ReconciliationSettings, until: datetime) -> datetime:
@@ -171,10 +170,9 @@ def _fix(
             "grace_cutoff": findings.until - timedelta(seconds=job.settings.grace_seconds),
         }  # fmt: skip
         with job.transaction():
-            is_locked = job.database.execute(statement("reconciliation", "payment_lock"), values).fetchone()
-            if (
-                not is_locked
-                or not job.database.execute(statement("reconciliation", "payment_capture"), values).fetchone()
+            if not (
+                job.rows(statement("reconciliation", "payment_lock"), int, values)
+                and job.rows(statement("reconciliation", "payment_capture"), int, values)
             ):
                 return "not_safe"
         fixed.add(discrepancy)
@@ -198,10 +196,9 @@ def _finish(job: ReconciliationJob, findings: Findings, remaining: Sequence[Disc
     }
     with job.transaction():
         job.database.execute(statement("reconciliation", "run_insert"), run)
-        rows = job.database.execute(statement("reconciliation", "discrepancy_upsert"), found).fetchall()
+        new = sum(job.rows(statement("reconciliation", "discrepancy_upsert"), bool, found))
         old = {"provider": findings.provider, "retention_days": RETENTION_DAYS}
         job.database.execute(statement("reconciliation", "discrepancy_prune"), old)
-        new = sum(row["is_new"] for row in rows)
         if findings.remaining <= job.settings.alert_threshold or not new:
             return 0
         return _send_alerts(job, findings, remaining, new, path)

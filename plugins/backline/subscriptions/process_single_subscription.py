@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from psycopg.rows import DictRow, class_row
-
-from backline.db.connect import Session, translate_errors
+from backline.db.connect import Session, fetch_one, translate_errors
 from backline.db.statements import statement
 from backline.errors import InvalidInput
 from backline.jobs.job import Job
@@ -17,7 +15,7 @@ from backline.subscriptions.settings import SubscriptionSettings
 
 
 @dataclass(frozen=True, slots=True)
-class SubscriptionRow(Subscription):
+class LockedSubscription(Subscription):
     """A subscription with its owner and product, as the database has it."""
 
     id: int
@@ -48,6 +46,18 @@ class SubscriptionItem:
 
     id: int
     email: str
+
+
+@dataclass(frozen=True, slots=True)
+class _CycleOrder:
+    id: int
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
+class _PlacedOrder(_CycleOrder):
+    placed_at: datetime
+    total_minor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +99,19 @@ def renew(database: Session, subscription_id: int, now: datetime, config: Subscr
         return Renewal(row.id, plan.outcome, plan.cycle_on, plan.next_on)
 
 
-def lock_subscription(database: Session, subscription_id: int, now: datetime) -> SubscriptionRow:
+def lock_subscription(database: Session, subscription_id: int, now: datetime) -> LockedSubscription:
     """A subscription, locked for the caller's transaction.
 
     InvalidInput if it does not exist; psycopg's LockNotAvailable while another transaction has it.
     """
-    with database.cursor(row_factory=class_row(SubscriptionRow)) as cursor:
-        values = {"id": subscription_id, "now": now}
-        row = cursor.execute(statement("subscriptions", "subscription_lock"), values).fetchone()
+    values = {"id": subscription_id, "now": now}
+    row = fetch_one(database, statement("subscriptions", "subscription_lock"), LockedSubscription, values)
     if row is None:
         raise InvalidInput("subscription_id", f"there is no subscription {subscription_id}; give the id of one")
     return row
 
 
-def _place_order(database: Session, row: SubscriptionRow, plan: Plan, config: SubscriptionSettings) -> Renewal:
+def _place_order(database: Session, row: LockedSubscription, plan: Plan, config: SubscriptionSettings) -> Renewal:
     assert plan.cycle_on is not None  # noqa: S101 - a plan to order has a cycle
     if row.customer_is_deactivated or row.product_is_retired:
         reason = "the customer is deactivated" if row.customer_is_deactivated else "the product is no longer sold"
@@ -114,35 +123,33 @@ def _place_order(database: Session, row: SubscriptionRow, plan: Plan, config: Su
         "product_id": row.product_id, "quantity": row.quantity, "unit_price_minor": plan.unit_price_minor,
         "tax_rate": row.tax_rate, "net_minor": net, "tax_minor": tax, "currency": row.currency, "country": row.country,
     }  # fmt: skip
-    outcome = plan.outcome
-    order = database.execute(statement("subscriptions", "order_place"), values).fetchone()
-    if order is not None:
-        database.execute(statement("subscriptions", "order_reserve"), {"id": order["id"]})
-        _enqueue_order_confirmation(database, row, config, order, plan, tax)
-    else:
-        outcome = RenewalOutcome.ALREADY_ORDERED
-        order = database.execute(statement("subscriptions", "order_for_cycle"), values).fetchone()
-        if order is None:
-            return _defer(database, row, plan.cycle_on, config)
+    placed = fetch_one(database, statement("subscriptions", "order_place"), _PlacedOrder, values)
+    order = placed or fetch_one(database, statement("subscriptions", "order_for_cycle"), _CycleOrder, values)
+    if order is None:
+        return _defer(database, row, plan.cycle_on, config)
+    if placed is not None:
+        database.execute(statement("subscriptions", "order_reserve"), {"id": placed.id})
+        _enqueue_order_confirmation(database, row, config, placed, plan, tax)
     _advance(database, row.id, plan.next_on, applies_new_price=plan.applies_new_price)
-    return Renewal(row.id, outcome, plan.cycle_on, plan.next_on, order=order["number"], order_id=order["id"])
+    outcome = RenewalOutcome.ALREADY_ORDERED if placed is None else plan.outcome
+    return Renewal(row.id, outcome, plan.cycle_on, plan.next_on, order=order.number, order_id=order.id)
 
 
 def _enqueue_order_confirmation(
-    database: Session, row: SubscriptionRow, config: SubscriptionSettings, order: DictRow, plan: Plan, tax_minor: int
+    database: Session, row: LockedSubscription, config: SubscriptionSettings, order: _PlacedOrder, plan: Plan, tax: int
 ) -> None:
     """Confirm the order of a cycle: by email, and by text message to owners who want that."""
     recipient = {"email": row.email, **({"sms": row.phone} if row.phone else {})}
     payload = {
-        "name": row.name, "language": row.language, "zone": row.zone, "order": order["number"], "currency": row.currency,
-        "placed_at": order["placed_at"].isoformat(), "tax": tax_minor, "total": order["total_minor"],
+        "name": row.name, "language": row.language, "zone": row.zone, "order": order.number, "currency": row.currency,
+        "placed_at": order.placed_at.isoformat(), "tax": tax, "total": order.total_minor,
         "lines": [{"description": row.product, "quantity": row.quantity, "unit_price": plan.unit_price_minor}],
-        "order_url": config.order_url.replace("{order}", order["number"]),
+        "order_url": config.order_url.replace("{order}", order.number),
     }  # fmt: skip
-    enqueue(database, "order_confirmation", recipient, payload, key=f"order-{order['number']}")
+    enqueue(database, "order_confirmation", recipient, payload, key=f"order-{order.number}")
 
 
-def _defer(database: Session, row: SubscriptionRow, cycle_on: date, config: SubscriptionSettings) -> Renewal:
+def _defer(database: Session, row: LockedSubscription, cycle_on: date, config: SubscriptionSettings) -> Renewal:
     retry_on = row.today + timedelta(days=config.out_of_stock_retry_days)
     _advance(database, row.id, cycle_on, retry_on=retry_on)
     if row.retry_on is None:  # the owner is notified once for each cycle

@@ -36,11 +36,11 @@ def list_suppressions(
     filters = repository.SuppressionFilters(channel, address, reason)
     with database.transaction() as connection:
         found = repository.list_suppressions(connection, filters, cursor, limit)
-    return {"suppressions": found, "next": next_url(request, found[-1]["id"] if len(found) == limit else None)}
+    return {"suppressions": found, "next": next_url(request, found[-1].id if len(found) == limit else None)}
 
 
 @router.post("/suppressions", **route(Role.OP, "Suppress an address", schemas.Suppression, status=201))
-def add_suppression(request: Request, database: Database, given: schemas.NewSuppression) -> dict[str, Any]:
+def add_suppression(request: Request, database: Database, given: schemas.NewSuppression) -> repository.Suppression:
     """Permanently or until a time; an existing suppression that lasts longer is kept."""
     with database.transaction() as connection:
         return repository.suppress(
@@ -49,7 +49,7 @@ def add_suppression(request: Request, database: Database, given: schemas.NewSupp
 
 
 @router.post("/suppressions/{id}/remove", **route(Role.OP, "Remove a suppression", schemas.Suppression))
-def remove_suppression(request: Request, database: Database, id: Id) -> dict[str, Any]:  # noqa: A002 - the path's name
+def remove_suppression(request: Request, database: Database, id: Id) -> repository.Suppression:  # noqa: A002
     """Messages that were suppressed stay suppressed; replay them if they are still wanted."""
     with database.transaction() as connection:
         return repository.remove_suppression(connection, id, actor(request))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from psycopg.rows import DictRow
 from pydantic import ConfigDict
 
 from backline.audit_trail import Actor, record
 from backline.channels.webhook.settings import WebhookSettings
 from backline.channels.webhook.signatures import SCHEMES, Scheme, new_secret, public_key
 from backline.channels.webhook.ssrf_guard import AddressGuard, AddressNotAllowed
-from backline.db.connect import Session
+from backline.db.connect import Session, fetch, fetch_one
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import InvalidInput, PermanentError
@@ -80,6 +80,25 @@ class Endpoint:
     secrets: tuple[Secret, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredEndpoint:
+    id: str
+    url: str
+    description: str
+    event_types: list[str]
+    state: Literal["active", "disabled"]
+    disabled_reason: str | None
+    disabled_at: datetime | None
+    failing_since: datetime | None
+    last_error: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredSecret(Secret):
+    endpoint_id: str
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class EndpointWithSecret:
     """An endpoint with its new secret."""
@@ -91,17 +110,17 @@ class EndpointWithSecret:
 
 def list_endpoints(connection: Connection) -> list[Endpoint]:
     """All endpoints, oldest first."""
-    return _load_secrets(connection, connection.execute(statement("webhooks", "endpoint_list")).fetchall())
+    return _load_secrets(connection, fetch(connection, statement("webhooks", "endpoint_list"), _StoredEndpoint))
 
 
 def get_endpoint(connection: Connection, endpoint_id: str) -> Endpoint:
     """One endpoint; EndpointNotFound."""
-    row = connection.execute(statement("webhooks", "endpoint_get"), {"id": endpoint_id}).fetchone()
-    if row is None:
+    found = fetch(connection, statement("webhooks", "endpoint_get"), _StoredEndpoint, {"id": endpoint_id})
+    if not found:
         raise EndpointNotFound(
             f"there is no webhook endpoint {endpoint_id[:40]!r}: it never existed, or it was deleted"
         )
-    return _load_secrets(connection, [row])[0]
+    return _load_secrets(connection, found)[0]
 
 
 def create(
@@ -121,11 +140,11 @@ def create(
         "description": _check_description(description),
     }  # fmt: skip
     kind = _parse_scheme(scheme)
-    [row] = connection.execute(statement("webhooks", "endpoint_create"), values).fetchall()
-    secret = _add_secret(connection, row["id"], kind, encryptor)
+    [endpoint_id] = fetch(connection, statement("webhooks", "endpoint_create"), str, values)
+    secret = _add_secret(connection, endpoint_id, kind, encryptor)
     after = {"event_types": values["event_types"], "scheme": kind}
-    record(connection, actor, "webhook.create", _target(row["id"]), after=after)
-    return EndpointWithSecret(get_endpoint(connection, row["id"]), secret)
+    record(connection, actor, "webhook.create", _target(endpoint_id), after=after)
+    return EndpointWithSecret(get_endpoint(connection, endpoint_id), secret)
 
 
 def update(
@@ -197,7 +216,7 @@ def disable(connection: Connection, actor: Actor, endpoint_id: str, reason: str)
 def enable(connection: Connection, actor: Actor, endpoint_id: str) -> Endpoint:
     """Resume sending to an endpoint, from the next event on; `replay_since` sends the events that it has missed."""
     before = get_endpoint(connection, endpoint_id)
-    if not connection.execute(statement("webhooks", "endpoint_enable"), {"id": endpoint_id}).fetchall():
+    if not fetch(connection, statement("webhooks", "endpoint_enable"), str, {"id": endpoint_id}):
         raise InvalidEndpointState(f"endpoint {endpoint_id} is already active")
     record(connection, actor, "webhook.enable", _target(endpoint_id), before={"reason": before.disabled_reason})
     return get_endpoint(connection, endpoint_id)
@@ -228,10 +247,10 @@ def replay_one(connection: Connection, actor: Actor, endpoint_id: str, message_i
     """Send the event of one message to an endpoint again, under the event's own id; the new message's id."""
     _require_active(connection, endpoint_id)
     values = {"id": endpoint_id, "message_id": message_id}
-    found = connection.execute(statement("webhooks", "endpoint_message_get"), values).fetchone()
-    if found is None:
+    event = fetch_one(connection, statement("webhooks", "endpoint_message_get"), dict[str, Any], values)
+    if event is None:
         raise InvalidInput("message", f"{message_id} is not an event for endpoint {endpoint_id}; give the id of one")
-    message = NewMessage("webhook", endpoint_id, found["payload"], request_id=actor.request_id, replay_of=message_id)
+    message = NewMessage("webhook", endpoint_id, event, request_id=actor.request_id, replay_of=message_id)
     [new] = enqueue_many(connection, [message])
     record(connection, actor, "webhook.replay", _target(endpoint_id), after={"message": message_id, "new": new})
     return new
@@ -250,7 +269,7 @@ def replay_since(
         "id": endpoint_id, "since": since, "include_delivered": include_delivered, "event_types": list(endpoint.event_types),
         "request_id": actor.request_id, "batch_limit": BATCH_LIMIT,
     }  # fmt: skip
-    ids = [int(row["id"]) for row in connection.execute(statement("webhooks", "event_replay"), values).fetchall()]
+    ids = fetch(connection, statement("webhooks", "event_replay"), int, values)
     after = {"since": since.isoformat(), "include_delivered": include_delivered, "count": len(ids)}
     record(connection, actor, "webhook.replay", _target(endpoint_id), after=after)
     return sorted(ids)
@@ -270,8 +289,7 @@ def _target(endpoint_id: str) -> str:
 def _disable_silently(connection: Connection, endpoint_id: str, why: str) -> int | None:
     """Disable an endpoint without a notification; the number of suppressed messages, or None if it was disabled already."""
     values = {"id": endpoint_id, "reason": why, "min_failing_seconds": None}
-    row = connection.execute(statement("webhooks", "endpoint_disable"), values).fetchone()
-    return None if row is None else int(row["suppressed_count"])
+    return fetch_one(connection, statement("webhooks", "endpoint_disable"), int, values)
 
 
 def _parse_scheme(text: str) -> Scheme:
@@ -289,12 +307,15 @@ def _add_secret(connection: Connection, endpoint_id: str, scheme: Scheme, encryp
     return secret if public is None else None
 
 
-def _load_secrets(connection: Connection, rows: Sequence[DictRow]) -> list[Endpoint]:
-    secrets: dict[str, list[Secret]] = {row["id"]: [] for row in rows}
-    for found in connection.execute(statement("webhooks", "secret_list"), {"ids": list(secrets)}).fetchall():
-        secrets[found.pop("endpoint_id")].append(Secret(**found))
+def _load_secrets(connection: Connection, stored: Sequence[_StoredEndpoint]) -> list[Endpoint]:
+    secrets = defaultdict[str, list[Secret]](list)
+    ids = [each.id for each in stored]
+    for found in fetch(connection, statement("webhooks", "secret_list"), _StoredSecret, {"ids": ids}):
+        secret = Secret(found.scheme, found.public_key, found.created_at, found.expires_at)
+        secrets[found.endpoint_id].append(secret)
     return [
-        Endpoint(**{**row, "event_types": tuple(row["event_types"])}, secrets=tuple(secrets[row["id"]])) for row in rows
+        Endpoint(**{**asdict(each), "event_types": tuple(each.event_types)}, secrets=tuple(secrets[each.id]))
+        for each in stored
     ]
 
 

@@ -118,7 +118,7 @@ class EndpointStore:
         messages = [NewMessage("urgent_email", recipient, payload) for recipient in self._recipients]
         try:
             async with self._database.transaction() as run:
-                if await run(statement("webhooks", "endpoint_disable"), str, values) and messages:
+                if await run(statement("webhooks", "endpoint_disable"), int, values) and messages:
                     sql, params = enqueue_statement(messages)
                     await run(sql, list[int], params)
         except BacklineError as exc:
