@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache, partial
-from typing import Any, LiteralString, Protocol, TypeAlias, TypeVar
+from typing import Any, LiteralString, Protocol, TypeAlias, TypeVar, cast
 
 import psycopg
 from psycopg.rows import BaseRowFactory, DictRow, dict_row, scalar_row
@@ -95,10 +95,12 @@ def _row_factory(row: type[Row]) -> BaseRowFactory[Row]:
     return partial(_dataclass_row, row) if is_dataclass(row) else scalar_row
 
 
-def _dataclass_row(row: type[Row], cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> Callable[[Sequence[Any]], Row]:
+def _dataclass_row(
+    row: type[Row], cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]
+) -> Callable[[Sequence[Any]], Row]:
     """As psycopg's class_row, but columns without a field are left out: an app's own statement may return more."""
     names = [column.name for column in cursor.description or ()]
-    known, required = _field_names(row)
+    known, required = _field_names(cast("Hashable", row))
     if missing := required - set(names) if names else ():
         raise Misconfigured(f"the statement's result has no column {min(missing)!r}; add it to the statement")
     if known.issuperset(names):
@@ -108,10 +110,10 @@ def _dataclass_row(row: type[Row], cursor: psycopg.Cursor[Any] | psycopg.AsyncCu
 
 
 @cache
-def _field_names(row: type[Any]) -> tuple[frozenset[str], frozenset[str]]:
+def _field_names(row: Hashable) -> tuple[frozenset[str], frozenset[str]]:
     """Names of all fields of a dataclass, and of those without a default."""
-    required = (each.name for each in fields(row) if each.default is MISSING and each.default_factory is MISSING)
-    return frozenset(each.name for each in fields(row)), frozenset(required)
+    required = (each.name for each in fields(cast("Any", row)) if each.default is MISSING and each.default_factory is MISSING)
+    return frozenset(each.name for each in fields(cast("Any", row))), frozenset(required)
 
 
 class Execute(Protocol):

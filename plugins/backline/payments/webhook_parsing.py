@@ -117,7 +117,7 @@ def verify_razorpay_event(headers: Mapping[str, str], body: bytes, secret: str, 
     return PaymentEvent(RAZORPAY, event_id, _require_text(content.get("event"), "event"), occurred_at, content)
 
 
-def parse_stripe_event(event_type: str, body: Mapping[str, Any]) -> ParsedEvent | None:
+def parse_stripe_event(event_type: str, body: Mapping[str, object]) -> ParsedEvent | None:
     """Parse an event; None for a type that is stored but not processed. InvalidInput if a field is missing."""
     kind = STRIPE_EVENT_KINDS.get(event_type)
     if kind is None:
@@ -133,7 +133,7 @@ def parse_stripe_event(event_type: str, body: Mapping[str, Any]) -> ParsedEvent 
     )  # fmt: skip
 
 
-def parse_razorpay_event(event_type: str, body: Mapping[str, Any]) -> ParsedEvent | None:
+def parse_razorpay_event(event_type: str, body: Mapping[str, object]) -> ParsedEvent | None:
     """Parse an event; None for a type that is stored but not processed. InvalidInput if a field is missing."""
     kind = RAZORPAY_EVENT_KINDS.get(event_type)
     if kind is None:
@@ -153,13 +153,13 @@ def parse_razorpay_event(event_type: str, body: Mapping[str, Any]) -> ParsedEven
     )  # fmt: skip
 
 
-PARSERS: Mapping[str, Callable[[str, Mapping[str, Any]], ParsedEvent | None]] = {
+PARSERS: Mapping[str, Callable[[str, Mapping[str, object]], ParsedEvent | None]] = {
     STRIPE: parse_stripe_event,
     RAZORPAY: parse_razorpay_event,
 }
 
 
-def _razorpay_entity(body: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _razorpay_entity(body: Mapping[str, object], name: str) -> dict[str, Any]:
     wrapped = require_object(require_object(body.get("payload"), "payload").get(name), f"payload.{name}")
     return require_object(wrapped.get("entity"), f"payload.{name}.entity")
 

@@ -195,5 +195,5 @@ def opt_out_status(connection: Connection, subscription: Subscription) -> Mappin
     return {"opted_out": opted_out, "opted_out_all": ALL_TOPICS in topics, "opted_in": not opted_out}
 
 
-def _audit_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def _audit_values(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from backline.db.statements import statement
 from backline.errors import Rejected
@@ -34,7 +33,7 @@ def renew_chunk(job: Job[SubscriptionSettings], first: int, last: int) -> BatchR
 
 
 def summarize(
-    job: Job[SubscriptionSettings], chunks: Sequence[Mapping[str, int]], results: Sequence[Mapping[str, Any]]
+    job: Job[SubscriptionSettings], chunks: Sequence[Mapping[str, int]], results: Sequence[Mapping[str, object]]
 ) -> dict[str, object]:
     """Add up the results of all chunks; the run fails, after its result is stored, if a chunk failed."""
     total = BatchResult.from_results(results)
