@@ -22,11 +22,11 @@ from psycopg.sql import SQL, Identifier
 
 from backline.db.migrate import migrate
 from backline.errors import Misconfigured, UnknownFailure
-from backline.rendering.inlining import InliningLoader
 from backline.settings import ROOT
 from bench.gateway_sink import GatewaySink, nginx_config
 from bench.peers.emails import TEMPLATE_FOLDER_VARIABLE, build_fast, recipient, template_context
 from bench.report import BenchResult, write_report
+from template_css import InliningLoader
 from testkit import processes
 from testkit.processes import LOOPBACK, exclusive_folder, free_port, wait_for
 from testkit.stack_copy import StackCopy

@@ -19,13 +19,13 @@ from jinja2 import FileSystemLoader
 
 from backline.channels.base import EmailContent, Message
 from backline.channels.email.channel import EmailChannel, PreparedEmail
-from backline.channels.email.server import SmtpServer
 from backline.channels.email.settings import EmailSettings
 from backline.rendering.catalog import TEMPLATE_FOLDER, templates
 from backline.rendering.templates import EmailTemplate, compile_email, create_environment, render_email
 from bench.harness import BenchRun
 from bench.peers.emails import recipient
 from bench.report import BenchResult, rounded
+from smtp_pipeline import SmtpServer
 from testkit.message_docs import sample_context
 
 FOLDER = TEMPLATE_FOLDER / "email"

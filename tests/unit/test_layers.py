@@ -56,6 +56,18 @@ def test_the_library_imports_neither_airflow_nor_outer_packages(path: Path) -> N
     assert not wrong
 
 
+@pytest.mark.parametrize("package", ["smtp_pipeline", "template_css"])
+def test_independent_packages_import_nothing_of_backline(package: str) -> None:
+    found = [name for path in (PLUGINS / package).glob("*.py") for name in imports(path)]
+    assert found
+    assert not [name for name in found if within(name, ("backline", "airflow", *TOOLS))]
+
+
+def test_airflow_takes_no_package_for_a_plugin() -> None:
+    packages = {path.parent.name for path in PLUGINS.glob("*/__init__.py")}
+    assert packages == {line.rstrip("/") for line in (PLUGINS / ".airflowignore").read_text().split()}
+
+
 def test_the_engine_loads_without_airflow() -> None:
     names = [
         ".".join(path.relative_to(PLUGINS).with_suffix("").parts) for path in LIBRARY if path.name != "__init__.py"

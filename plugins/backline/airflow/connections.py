@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from backline.airflow_api import AirflowClient
-    from backline.channels.email.server import SmtpServer
     from backline.channels.http import HttpGateway
     from backline.dead_letters.alerts import Alert, AlertSender
     from backline.dead_letters.runs import AirflowRuns
     from backline.payments.provider import Provider
+    from smtp_pipeline import SmtpServer
 
 APP_DATABASE = "backline_db"
 """The connection to the app's database, which holds the outbox."""
@@ -106,10 +106,10 @@ def rest_client(connection: Connection) -> AirflowClient:
 
 def smtp_server(connection_id: str) -> SmtpServer:
     """The SMTP server of a connection."""
-    from backline.channels.email.server import SmtpServer
+    from backline.channels.email.server import server_from_connection
 
     connection = BaseHook.get_connection(connection_id)
-    return SmtpServer.from_connection(
+    return server_from_connection(
         connection.host, connection.port, connection.login, connection.password, connection.extra_dejson
     )
 

@@ -13,9 +13,9 @@ from backline.settings import CHANNELS
 
 if TYPE_CHECKING:
     from backline.channels.base import Channel, Message
-    from backline.channels.email.server import SmtpServer
     from backline.channels.http import HttpGateway
     from backline.settings import Settings
+    from smtp_pipeline import SmtpServer
 
 ADDRESS_MAX_LENGTH = 400
 

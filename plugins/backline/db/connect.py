@@ -112,7 +112,9 @@ def _dataclass_row(
 @cache
 def _field_names(row: Hashable) -> tuple[frozenset[str], frozenset[str]]:
     """Names of all fields of a dataclass, and of those without a default."""
-    required = (each.name for each in fields(cast("Any", row)) if each.default is MISSING and each.default_factory is MISSING)
+    required = (
+        each.name for each in fields(cast("Any", row)) if each.default is MISSING and each.default_factory is MISSING
+    )
     return frozenset(each.name for each in fields(cast("Any", row))), frozenset(required)
 
 

@@ -45,7 +45,10 @@ def load_flattened(environment: Environment, name: str, constants: Mapping[str, 
 
 
 def _parse_template(environment: Environment, name: str) -> nodes.Template:
-    source, filename, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
+    try:
+        source, filename, _ = environment.loader.get_source(environment, name)  # type: ignore[union-attr]
+    except ValueError as exc:  # not UTF-8, or HTML in which the loader cannot inline CSS
+        raise Misconfigured(f"template {name}: {exc}") from None
     return environment.parse(source, name, filename)
 
 

@@ -136,7 +136,7 @@ def create_environment(folder: Path) -> ImmutableSandboxedEnvironment:
     """A sandboxed environment over a folder of templates. Those that end in .html escape values, and inline its style.css."""
     loader = FileSystemLoader(folder)
     if (folder / "style.css").exists():
-        from backline.rendering.inlining import InliningLoader  # slow to import, and not needed for SMS
+        from template_css import InliningLoader  # slow to import, and not needed for SMS
 
         loader = InliningLoader(folder)
     environment = _Environment(

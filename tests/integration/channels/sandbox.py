@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from backline.channels.base import Channel, EmailContent, Message, PushContent, WebhookContent
 from backline.channels.email.channel import EmailChannel
-from backline.channels.email.server import SmtpServer
 from backline.channels.email.settings import EmailSettings
 from backline.channels.http import HttpGateway
 from backline.channels.push.channel import DeviceStore, PushChannel
@@ -33,6 +32,7 @@ from backline.channels.webhook.settings import WebhookSettings
 from backline.channels.webhook.signatures import new_secret
 from backline.errors import BacklineError
 from backline.settings import ROOT
+from smtp_pipeline import SmtpServer
 
 READY = re.compile(r"SMTP 127\.0\.0\.1:(\d+), page (http://127\.0\.0\.1:\d+)/")
 ENDPOINT = "ep_1"

@@ -13,9 +13,9 @@ import pytest
 
 from backline.channels.base import Attachment, Channel, EmailContent, Message
 from backline.channels.email.channel import EmailChannel, PreparedEmail
-from backline.channels.email.server import SmtpServer
 from backline.channels.email.settings import EmailSettings
 from backline.errors import InvalidInput, Misconfigured
+from smtp_pipeline import SmtpServer
 from tests.integration.channels.servers import Mailbox
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

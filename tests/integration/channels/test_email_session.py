@@ -11,7 +11,6 @@ import pytest
 
 from backline.channels.base import Receipt
 from backline.channels.email.channel import EmailSession
-from backline.channels.email.server import SmtpServer
 from backline.errors import (
     AuthenticationFailed,
     BacklineError,
@@ -22,6 +21,7 @@ from backline.errors import (
     TimeoutFailure,
     UnknownFailure,
 )
+from smtp_pipeline import SmtpServer
 from tests.integration.channels.servers import (
     Mailbox,
     ScriptedConnection,

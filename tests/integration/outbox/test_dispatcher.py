@@ -22,7 +22,6 @@ import pytest
 
 from backline.channels.base import Message
 from backline.channels.email.channel import EmailChannel, PreparedEmail
-from backline.channels.email.server import SmtpServer
 from backline.channels.email.settings import EmailSettings
 from backline.messages import render_email
 from backline.outbox.delivery import Delivery
@@ -32,6 +31,7 @@ from backline.outbox.maintenance import stop_dispatchers
 from backline.outbox.store import LeasedMessage, Store
 from backline.outbox.submission import NewMessage
 from backline.settings import DEFAULT_RETRY_POLICIES, ROOT, LaneSettings, OutboxSettings
+from smtp_pipeline import SmtpServer
 from tests.integration.outbox.support import PAYLOAD, Outbox
 
 NAME = "email.normal"

@@ -19,7 +19,6 @@ from cryptography.fernet import Fernet
 from psycopg.rows import dict_row
 
 from backline.channels.email.channel import EmailChannel
-from backline.channels.email.server import SmtpServer
 from backline.channels.email.settings import EmailSettings
 from backline.encryption import Encryptor
 from backline.messages import render_email
@@ -28,6 +27,7 @@ from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route
 from backline.outbox.submission import NewMessage
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
+from smtp_pipeline import SmtpServer
 from stack.reference_app import apply_schema
 from tests.integration.identity import add_token
 from tests.integration.outbox.support import Outbox

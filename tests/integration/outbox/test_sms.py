@@ -14,7 +14,6 @@ from cryptography.fernet import Fernet
 
 from backline.channels.base import Channel
 from backline.channels.email.channel import EmailChannel
-from backline.channels.email.server import SmtpServer
 from backline.channels.email.settings import EmailSettings
 from backline.channels.http import HttpGateway
 from backline.channels.sms.channel import SmsChannel
@@ -26,6 +25,7 @@ from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route, SendResult
 from backline.outbox.submission import NewMessage
 from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
+from smtp_pipeline import SmtpServer
 from stack.reference_app import apply_schema
 from tests.integration.channels.sandbox import CHANNEL_CASES, Sandbox
 from tests.integration.identity import add_token

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from backline.channels.base import RESPONSE_LIMIT
-from backline.channels.email.replies import Reply, Stage, error_from_reply
+from backline.channels.email.replies import error_from_reply
 from backline.errors import FailureClass, RetryableError
+from smtp_pipeline import Reply, Stage
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backline.channels.email.server import SmtpServer
+from backline.channels.email.server import server_from_connection
 from backline.errors import Misconfigured
 
 
@@ -28,29 +28,29 @@ from backline.errors import Misconfigured
     ],
 )
 def test_security(port: int | None, extra: dict[str, Any], security: str, expected_port: int) -> None:
-    server = SmtpServer.from_connection("mail.example", port, None, None, extra)
+    server = server_from_connection("mail.example", port, None, None, extra)
     assert (server.security, server.port) == (security, expected_port)
 
 
 def test_credentials_need_login_and_password() -> None:
-    both = SmtpServer.from_connection("mail.example", 587, "me", "pw", {})
+    both = server_from_connection("mail.example", 587, "me", "pw", {})
     assert (both.username, both.password) == ("me", "pw")
-    half = SmtpServer.from_connection("mail.example", 587, "me", None, {})
+    half = server_from_connection("mail.example", 587, "me", None, {})
     assert (half.username, half.password) == (None, None)
 
 
 def test_password_is_never_shown() -> None:
-    server = SmtpServer.from_connection("mail.example", 587, "me", "hunter2-secret", {})
+    server = server_from_connection("mail.example", 587, "me", "hunter2-secret", {})
     assert "hunter2" not in repr(server)
     assert "hunter2" not in str(server)
 
 
 def test_certificates_are_verified_unless_disabled() -> None:
-    strict = SmtpServer.from_connection("mail.example", 465, None, None, {}).tls_context()
+    strict = server_from_connection("mail.example", 465, None, None, {}).tls_context()
     assert strict is not None
     assert strict.verify_mode is ssl.CERT_REQUIRED
     assert strict.check_hostname
-    lax = SmtpServer.from_connection("mail.example", 465, None, None, {"ssl_context": "none"}).tls_context()
+    lax = server_from_connection("mail.example", 465, None, None, {"ssl_context": "none"}).tls_context()
     assert lax is not None
     assert lax.verify_mode is ssl.CERT_NONE
 
@@ -65,9 +65,9 @@ def test_certificates_are_verified_unless_disabled() -> None:
 )
 def test_wrong_connection(host: str | None, extra: dict[str, Any], words: str) -> None:
     with pytest.raises(Misconfigured, match=words):
-        SmtpServer.from_connection(host, 25, None, None, extra)
+        server_from_connection(host, 25, None, None, extra)
 
 
 def test_wrong_port() -> None:
     with pytest.raises(Misconfigured, match="port"):
-        SmtpServer.from_connection("mail.example", 70_000, None, None, {})
+        server_from_connection("mail.example", 70_000, None, None, {})

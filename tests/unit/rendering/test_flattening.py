@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined, UndefinedError
 
 from backline.errors import Misconfigured
 from backline.rendering import flattening
+from backline.rendering.templates import create_environment
 
 FILES = {
     "base.html": "<{{ brand }}>{% block a %}base a{% endblock %}|{% block b %}base b{% block c %}base c{% endblock %}{% endblock %}</>",
@@ -54,3 +56,10 @@ def test_an_undefined_variable_is_still_an_error(environment: Environment) -> No
 def test_a_template_that_cannot_be_flattened_is_refused(environment: Environment, name: str, says: str) -> None:
     with pytest.raises(Misconfigured, match=says):
         flattening.load_flattened(environment, name, {})
+
+
+def test_a_template_that_cannot_be_inlined_is_named(tmp_path: Path) -> None:
+    (tmp_path / "style.css").write_text("p { margin: 0 }", encoding="utf-8")
+    (tmp_path / "broken.html").write_text("<table>{{ x }}<tr><td></td></tr></table>", encoding="utf-8")
+    with pytest.raises(Misconfigured, match=r"template broken\.html: an HTML parser would move"):
+        flattening.load_flattened(create_environment(tmp_path), "broken.html", {})

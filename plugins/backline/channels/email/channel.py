@@ -11,13 +11,22 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from backline.channels.base import Attachment, EmailContent, Message, Receipt, attempt_timeout, truncate
-from backline.channels.email.connection import ConnectionBroken, SmtpConnection, Transaction, connect
 from backline.channels.email.mime import address_header, build_message
-from backline.channels.email.replies import Reply, Stage, error_from_reply
-from backline.channels.email.server import SmtpServer
+from backline.channels.email.replies import error_from_reply
 from backline.channels.email.settings import EmailSettings
 from backline.channels.recipients import parse_address
 from backline.errors import BacklineError, InvalidInput, Misconfigured, NetworkFailure, Rejected, TimeoutFailure
+from smtp_pipeline import (
+    ConnectError,
+    ConnectionBroken,
+    Reply,
+    SmtpConnection,
+    SmtpServer,
+    Stage,
+    Transaction,
+    UnexpectedReply,
+    connect,
+)
 
 Command = tuple[Stage, str, str]
 """Stage, recipient if it concerns one, and the command's text."""
@@ -159,7 +168,12 @@ class EmailSession:
             return self.connection, False
         # Never connected, or closed by the server, usually because it was idle for too long.
         self.discard(self.connection)
-        self.connection = await connect(self.server, self._tls_context, deadline)
+        try:
+            self.connection = await connect(self.server, self._tls_context, deadline)
+        except UnexpectedReply as exc:
+            raise error_from_reply(exc.reply, exc.stage, str(self.server)) from exc
+        except ConnectError as exc:
+            raise NetworkFailure(str(exc)) from exc
         self.needs_reset = False
         return self.connection, True
 

@@ -19,13 +19,12 @@ The first match applies:
 from __future__ import annotations
 
 import re
-from enum import StrEnum
-from typing import NamedTuple
 
 from backline import errors
 from backline.channels.base import truncate
+from smtp_pipeline import Reply, Stage
+from smtp_pipeline.replies import CONNECTION_STAGES
 
-_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?=\s|$)")
 _RATE_LIMIT_TEXT = re.compile(
     r"rate.?limit|too (many|much|fast|quickly)|throttl|gr[ae]y.?list|slow down", re.IGNORECASE
 )
@@ -34,45 +33,6 @@ _RETRY_AFTER_TEXT = re.compile(
 )
 _CREDENTIAL_CODES = frozenset({530, 534, 535, 538})
 _CREDENTIAL_STATUS = frozenset({"5.7.8", "5.7.9"})
-
-
-class Stage(StrEnum):
-    """The command, or other step of the session, that a reply belongs to."""
-
-    GREETING = "the greeting"
-    EHLO = "EHLO"
-    STARTTLS = "STARTTLS"
-    AUTH = "AUTH"
-    RESET = "RSET"
-    MAIL = "MAIL FROM"
-    RCPT = "RCPT TO"
-    DATA = "DATA"
-    BODY = "the message"
-
-
-CONNECTION_STAGES = frozenset({Stage.GREETING, Stage.EHLO, Stage.STARTTLS, Stage.AUTH, Stage.RESET})
-"""Stages that concern the connection, not a message."""
-
-
-class Reply(NamedTuple):
-    """One reply of a server: its code, and its lines without the codes, joined by line feeds."""
-
-    code: int
-    text: str
-
-    @property
-    def enhanced(self) -> str:
-        """The enhanced status code (RFC 2034), or an empty string."""
-        match = _ENHANCED.match(self.text)
-        return match[0] if match else ""
-
-    @property
-    def status(self) -> str:
-        """Both codes: `550 5.1.1`, or `550` alone."""
-        return f"{self.code} {self.enhanced}".rstrip()
-
-    def __str__(self) -> str:
-        return f"{self.code} {self.text}"
 
 
 def error_from_reply(reply: Reply, stage: Stage, server: str, recipient: str = "") -> errors.BacklineError:

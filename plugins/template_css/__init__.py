@@ -1,4 +1,7 @@
-"""Inlines CSS into tags when a template is loaded, because Outlook and, in part, Gmail ignore style sheets."""
+"""Inlines CSS into the tags of Jinja templates when they are loaded, because Outlook and, in part, Gmail ignore style sheets.
+
+Knows nothing of Backline. css_inline does the work, on the template instead of on each email: `bench libraries` compares both.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ from pathlib import Path
 import css_inline
 from jinja2 import Environment, FileSystemLoader
 
-from backline.errors import Misconfigured
-
 _TOKEN = re.compile(
     r"(?P<jinja_comment>\{#.*?#\})|(?P<expression>\{\{.*?\}\})|(?P<statement>\{%.*?%\})"
     r"|(?P<comment_open><!--)|(?P<comment_close>-->)|(?P<tag_open><[A-Za-z/!])|(?P<tag_close>>)",
@@ -21,8 +22,8 @@ _PLACEHOLDER = re.compile(r"<!--jinja(\d+)mark-->|jinja(\d+)mark")
 _PART = re.compile(rf"<([A-Za-z][A-Za-z0-9]*)|{_PLACEHOLDER.pattern}")
 
 
-def inline_css(source: str, css: str, name: str) -> str:
-    """The source with the rules of `css` in its tags; Misconfigured if an HTML parser would move Jinja tags."""
+def inline_css(source: str, css: str) -> str:
+    """The source with the rules of `css` in its tags; ValueError if an HTML parser would move Jinja tags."""
     marked, tags = _replace_jinja_tags(source)
     if "<html" in source:
         inliner = css_inline.CSSInliner(
@@ -34,8 +35,8 @@ def inline_css(source: str, css: str, name: str) -> str:
     before, after = _tag_sequence(marked), _tag_sequence(inlined)
     if before != after:
         first = next(part for part, other in zip_longest(before, after) if part != other)
-        raise Misconfigured(
-            f"template {name}: an HTML parser would move or remove content at or shortly after "
+        raise ValueError(
+            "an HTML parser would move or remove content at or shortly after "
             f"{tags[first] if isinstance(first, int) else f'<{first}>'}; inside a table put text and Jinja tags into cells "
             "or between rows, and write <tbody> yourself"
         )
@@ -80,4 +81,4 @@ class InliningLoader(FileSystemLoader):
     def get_source(self, environment: Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         """As `FileSystemLoader.get_source`."""
         source, filename, fresh = super().get_source(environment, template)
-        return (inline_css(source, self._css, template) if template.endswith(".html") else source), filename, fresh
+        return (inline_css(source, self._css) if template.endswith(".html") else source), filename, fresh

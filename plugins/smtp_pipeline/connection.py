@@ -12,11 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
-from backline.channels.email.replies import Reply, Stage, error_from_reply
-from backline.channels.email.server import SmtpServer
-from backline.errors import NetworkFailure
+from smtp_pipeline.replies import Reply, Stage
 
 _MAX_REPLY_BYTES = 64 * 1024
 """A server whose reply is longer is not an SMTP server."""
@@ -27,6 +25,51 @@ _HOST_NAME = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}")
 
 class ConnectionBroken(Exception):
     """The connection was closed, by either end, before all replies were received."""
+
+
+class ConnectError(Exception):
+    """No session could be opened; the text names the server and says what to check."""
+
+
+class UnexpectedReply(Exception):
+    """A reply with which a session cannot begin."""
+
+    def __init__(self, reply: Reply, stage: Stage) -> None:
+        super().__init__(f"{stage.value}: {reply}")
+        self.reply, self.stage = reply, stage
+
+
+Security = Literal["none", "starttls", "tls"]
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """An SMTP server to submit to.
+
+    `security`: "tls" from the first byte (RFC 8314), "starttls" required before authentication and mail (RFC 3207), or
+    "none". `local_hostname` is the name for EHLO; None: this host's full name, or else its address.
+    """
+
+    host: str
+    port: int
+    security: Security = "starttls"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    verify_tls: bool = True
+    local_hostname: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The TLS context of the connection, or None for plain text. Takes 20 ms: create it once."""
+        if self.security == "none":
+            return None
+        context = ssl.create_default_context()
+        if not self.verify_tls:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 @dataclass(slots=True)
@@ -87,7 +130,7 @@ class SmtpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Split the received bytes into replies."""
         if b"\0" in data:
-            data = data.replace(b"\0", b"?")  # PostgreSQL cannot store a NUL
+            data = data.replace(b"\0", b"?")  # no text of a reply has one; databases cannot store it
         whole, _, self._read_buffer = (self._read_buffer + data if self._read_buffer else data).rpartition(b"\n")
         if len(self._read_buffer) > _MAX_REPLY_BYTES or len(self._reply_lines) > _MAX_REPLY_LINES:
             return self.abort("its reply never ends")
@@ -239,8 +282,7 @@ class SmtpConnection(asyncio.Protocol):
 async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: float) -> SmtpConnection:
     """Connect, start TLS and authenticate before the deadline (the loop's time); TimeoutError after it.
 
-    Every other failure is one of `backline.errors`, naming the server. All but refused credentials are retryable: they
-    concern the connection, not the message.
+    ConnectError names the server; UnexpectedReply has a reply that refuses the session, such as one to AUTH.
     """
     connection = SmtpConnection()
     opened = False
@@ -251,18 +293,18 @@ async def connect(server: SmtpServer, context: ssl.SSLContext | None, deadline: 
     except ssl.SSLCertVerificationError as exc:
         text = f"{server}: its certificate is not valid for {server.host!r}: {exc.verify_message}"
         advice = 'correct the host, trust its authority (SSL_CERT_FILE), or set ssl_context = "none" for a test server'
-        raise NetworkFailure(f"{text}; {advice}") from exc
+        raise ConnectError(f"{text}; {advice}") from exc
     except ssl.SSLError as exc:
         advice = "check that port and security match (465: TLS, 587: STARTTLS)"
-        raise NetworkFailure(f"{server}: no TLS connection ({exc.reason or exc}); {advice}") from exc
+        raise ConnectError(f"{server}: no TLS connection ({exc.reason or exc}); {advice}") from exc
     except (socket.gaierror, UnicodeError) as exc:
         # UnicodeError: a name that DNS cannot hold, such as "mail..example".
-        raise NetworkFailure(f"{server}: cannot find that host ({exc}); check the connection's host and DNS") from exc
+        raise ConnectError(f"{server}: cannot find that host ({exc}); check the connection's host and DNS") from exc
     except TimeoutError:
         raise
     except (OSError, ConnectionBroken) as exc:
         advice = "check the connection's host, port and security, and that the server is running"
-        raise NetworkFailure(f"{server}: no SMTP session ({exc}); {advice}") from exc
+        raise ConnectError(f"{server}: no SMTP session ({exc}); {advice}") from exc
     finally:
         if not opened:
             connection.abort()
@@ -275,22 +317,22 @@ async def _set_up(
     await asyncio.get_running_loop().create_connection(
         lambda: connection, server.host, server.port, ssl=context if server.security == "tls" else None
     )
-    _require_code((await connection.greeting)[0], 220, Stage.GREETING, server)
+    _require_code((await connection.greeting)[0], 220, Stage.GREETING)
     await _send_ehlo(connection, transaction, server)
     if server.security == "starttls":
         if "STARTTLS" not in connection.extensions or context is None:
             advice = "set disable_tls in the connection's extra only if you want plain text"
-            raise NetworkFailure(f"{server} does not offer STARTTLS, which the connection requires; {advice}")
-        _require_code((await connection.exchange(transaction, b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS, server)
+            raise ConnectError(f"{server} does not offer STARTTLS, which the connection requires; {advice}")
+        _require_code((await connection.exchange(transaction, b"STARTTLS\r\n"))[0], 220, Stage.STARTTLS)
         await connection.start_tls(context, server.host)
         await _send_ehlo(connection, transaction, server)
     if server.username is not None and server.password is not None:
         await _authenticate(connection, transaction, server, server.username, server.password)
 
 
-def _require_code(reply: Reply, code: int, stage: Stage, server: SmtpServer) -> None:
+def _require_code(reply: Reply, code: int, stage: Stage) -> None:
     if reply.code != code:
-        raise error_from_reply(reply, stage, str(server))
+        raise UnexpectedReply(reply, stage)
 
 
 async def _send_ehlo(connection: SmtpConnection, transaction: Transaction, server: SmtpServer) -> None:
@@ -299,9 +341,9 @@ async def _send_ehlo(connection: SmtpConnection, transaction: Transaction, serve
     if 500 <= reply.code < 600:
         # A server older than RFC 1869 (1995), or one whose extensions a firewall hides.
         (reply,) = await connection.exchange(transaction, b"HELO %b\r\n" % name)
-        _require_code(reply, 250, Stage.EHLO, server)
+        _require_code(reply, 250, Stage.EHLO)
         return
-    _require_code(reply, 250, Stage.EHLO, server)
+    _require_code(reply, 250, Stage.EHLO)
     for line in reply.text.split("\n")[1:]:
         keyword, _, parameters = line.replace("=", " ", 1).partition(" ")
         connection.extensions[keyword.upper()] = parameters.upper()
@@ -324,12 +366,12 @@ async def _authenticate(
     else:
         offered = ", ".join(mechanisms) or "none"
         advice = "authentication needs PLAIN or LOGIN, which many servers offer only with TLS"
-        raise NetworkFailure(f"{server} offers no supported authentication mechanism (offered: {offered}); {advice}")
+        raise ConnectError(f"{server} offers no supported authentication mechanism (offered: {offered}); {advice}")
     if reply.code != 235:
         text = reply.text
         for secret in (password, plain.decode(), _base64(password).decode()):
             text = text.replace(secret, "[hidden]")
-        raise error_from_reply(Reply(reply.code, text), Stage.AUTH, str(server))
+        raise UnexpectedReply(Reply(reply.code, text), Stage.AUTH)
 
 
 def _base64(text: str) -> bytes:
