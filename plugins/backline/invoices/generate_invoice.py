@@ -208,5 +208,5 @@ def _enqueue_receipt(
         return waiting
     if document.paid_at <= now - timedelta(hours=max_age_hours):
         return None
-    key = f"payment_receipt/{document.order_id}/invoice"
+    key = f"order:{document.order_id}:invoice"
     return enqueue(database, "payment_receipt", document.buyer_email, payload, key=key)

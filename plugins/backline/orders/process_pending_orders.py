@@ -69,7 +69,7 @@ def _enqueue_stuck_alert(job: Job[OrderSettings], stuck: Sequence[StuckOrders]) 
     }
     payload = {"template": "system_alert", "context": context}
     for address in job.alert_recipients:
-        key = f"orders stuck:{job.now.date()}:{address}:{counts}"[:MAX_KEY_LENGTH]
+        key = f"orders:{job.now.date()}:stuck:{address}:{counts}"[:MAX_KEY_LENGTH]
         try:
             job.enqueue("templated_email", address, payload, key=key)
         except InvalidInput as exc:

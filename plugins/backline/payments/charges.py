@@ -272,7 +272,7 @@ def _enqueue_receipt(database: Session, payment_id: int, delay_seconds: float) -
         return
     payload = _message_payload(notice, paid_at=notice.captured_at, zone=notice.zone)
     due_at = notice.captured_at + timedelta(seconds=delay_seconds)
-    key = f"payment_receipt/{notice.order_id}"
+    key = f"order:{notice.order_id}:receipt"
     enqueue(database, "payment_receipt", notice.email, payload, key=key, due_at=due_at)
 
 
@@ -283,7 +283,7 @@ def _enqueue_payment_failed(database: Session, payment_id: int, reason: str | No
         return
     fix_url = fix_url.replace("{order}", notice.order_number)
     payload = _message_payload(notice, reason=reason, fix_url=fix_url, retry_on=notice.retry_on)
-    key = f"payment_failed:{payment_id}:{notice.attempts}:{notice.state}"
+    key = f"payment:{payment_id}:failed:{notice.attempts}:{notice.state}"
     enqueue(database, "payment_failed", notice.email, payload, key=key)
 
 

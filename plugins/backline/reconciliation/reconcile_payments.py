@@ -224,5 +224,5 @@ def _send_alerts(
     payload = {"context": context}
     for recipient in job.alert_recipients:
         digest = hashlib.sha256(f"{recipient}/{json.dumps(payload)}".encode()).hexdigest()
-        job.enqueue("urgent_email", recipient, payload, key=f"reconciliation/{digest}")
+        job.enqueue("urgent_email", recipient, payload, key=f"reconciliation:{digest}")
     return len(job.alert_recipients)

@@ -146,7 +146,7 @@ def _enqueue_order_confirmation(
         "lines": [{"description": row.product, "quantity": row.quantity, "unit_price": plan.unit_price_minor}],
         "order_url": config.order_url.replace("{order}", order.number),
     }  # fmt: skip
-    enqueue(database, "order_confirmation", recipient, payload, key=f"order-{order.number}")
+    enqueue(database, "order_confirmation", recipient, payload, key=f"order:{order.id}:confirmation")
 
 
 def _defer(database: Session, row: LockedSubscription, cycle_on: date, config: SubscriptionSettings) -> Renewal:
@@ -155,7 +155,7 @@ def _defer(database: Session, row: LockedSubscription, cycle_on: date, config: S
     if row.retry_on is None:  # the owner is notified once for each cycle
         context = {"name": row.name, "product": row.product, "manage_url": config.manage_url}
         payload = {"template": "subscription_deferred", "language": row.language, "context": context}
-        key = f"subscription-{row.id}-{cycle_on}-deferred-{row.today}"
+        key = f"subscription:{row.id}:{cycle_on}:deferred:{row.today}"
         enqueue(database, "templated_email", row.email, payload, key=key)
     reason = f"{row.product} is out of stock"
     return Renewal(row.id, RenewalOutcome.DEFERRED, cycle_on, cycle_on, retry_on, reason=reason)

@@ -30,6 +30,6 @@ def _remind(job: Job[SubscriptionSettings], subscription_id: int) -> str:
         "name": row.name, "language": row.language, "product": row.product, "renews_on": cycle_on.isoformat(),
         "amount": amount, "currency": row.currency, "manage_url": job.settings.manage_url,
     }  # fmt: skip
-    key = f"subscription-{row.id}-{cycle_on}-reminder"
+    key = f"subscription:{row.id}:{cycle_on}:reminder"
     job.enqueue("subscription_renewal_reminder", row.email, payload, key=key)
     return "reminded"
