@@ -70,11 +70,16 @@ def generate(
     ] = None,
 ) -> None:
     """Write what is generated: new settings, the pages of DAGs, message types and figures, and the types' snapshot."""
-    code = 0
+    code, patterns = 0, [pattern for files in GENERATED_FILES.values() for pattern in files]
+    patterns.append(str(schema_snapshot.FILE.relative_to(ROOT)))
+    before = _read_files(patterns)
     for module in GENERATED_FILES:
         arguments = [str(results)] if results is not None and module == "bench.performance_page" else []
         code |= run_command([sys.executable, "-P", "-m", module, *arguments], _tool_environment(), quiet=True)
-    raise typer.Exit(code or schema_snapshot.main(("--write",)))
+    code = code or schema_snapshot.main(("--write",))
+    changed = [path for path, content in _read_files(patterns).items() if before.get(path) != content]
+    out.print("written: " + (", ".join(str(path.relative_to(ROOT)) for path in changed) or "nothing has changed"))
+    raise typer.Exit(code)
 
 
 def lock_problems(wanted: Path, locked: Path) -> list[str]:

@@ -29,8 +29,20 @@ def render_page(file: Path = PAGE) -> str:
     if not begin or not end:
         raise ValueError(f"{file} lacks one of its markers: {BEGIN} and {END}")
     types = [_type_section(kind) for kind in registry.all_types()]
-    parts = [*types, _templates_section("email"), _templates_section("sms"), _failures_section()]
+    parts = [_types_table(), *types, _templates_section("email"), _templates_section("sms"), _failures_section()]
     return f"{head}{BEGIN}\n\n" + "\n".join(parts) + f"\n{END}{tail}"
+
+
+def _types_table() -> str:
+    rows = [
+        f"| [`{kind.type_name}`](#{kind.type_name}) | {', '.join(f'`{lane}`' for lane in kind.lanes.values())} | {_summary(kind)} |"
+        for kind in registry.all_types()
+    ]
+    return "\n".join(["| type | lanes | what |", "|---|---|---|", *rows, ""])
+
+
+def _summary(kind: type[MessageType]) -> str:
+    return " ".join(inspect.cleandoc(kind.__doc__ or "").split())
 
 
 def sample_context(channel: str, name: str) -> dict[str, Any]:
@@ -63,7 +75,7 @@ def _type_section(kind: type[MessageType]) -> str:
     fields = "\n".join(_fields(kind))
     return f"""### {kind.type_name}
 
-{" ".join(inspect.cleandoc(kind.__doc__ or "").split())}
+{_summary(kind)}
 
 Sent by {lanes}; {attempts}.{notes}
 
