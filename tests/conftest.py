@@ -13,8 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 BENCH = "tests/acceptance/test_bench.py"
 """It starts its own stack."""
-COMMERCE = "tests/acceptance/commerce/"
-GROUPS = (BENCH, COMMERCE, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
+GROUPS = (BENCH, "tests/acceptance/", "tests/dags/", "tests/integration/containers/")
 """Folders whose tests share fixtures, first match. Every other file is its own group."""
 LONGEST = ("tests/integration/chaos/", "tests/integration/stack/", BENCH)
 

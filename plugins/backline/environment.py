@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
-import shlex
 from pathlib import Path
+
+from dotenv.parser import parse_stream
 
 from backline.errors import Misconfigured
 
@@ -17,15 +19,10 @@ def load_dotenv(root: Path) -> None:
     path = root / ".env"
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.strip().removeprefix("export ")
-        if not text or text.startswith("#"):
-            continue
-        key, separator, value = text.partition("=")
-        try:
-            words = shlex.split(value, comments=True)
-        except ValueError:  # a quote without its end
-            separator = ""
-        if not separator or not key.strip().isidentifier():
+    for found in parse_stream(io.StringIO(path.read_text(encoding="utf-8"))):
+        text = found.original.string
+        if found.error or (found.key is not None and (found.value is None or not found.key.isidentifier())):
+            number = found.original.line + len(text) - len(text.lstrip("\n"))
             raise Misconfigured(f"{path}: line {number} is not KEY=value; correct or remove it")
-        os.environ.setdefault(key.strip(), " ".join(words))
+        if found.key is not None:
+            os.environ.setdefault(found.key, found.value or "")

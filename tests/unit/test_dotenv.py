@@ -21,8 +21,8 @@ def test_variables_already_set_win(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (os.environ["BL_ONE"], os.environ["BL_TWO"], os.environ["BL_EMPTY"]) == ("a b", "environment", "")
 
 
-@pytest.mark.parametrize("line", ["not a setting", "1A=2", 'B="a quote without its end'])
+@pytest.mark.parametrize("line", ["not a setting", "1A=2", 'B="a quote without its end', "\n\nKEY"])
 def test_an_invalid_line_is_named(line: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"A=1\n{line}\n")
-    with pytest.raises(Misconfigured, match=r"\.env: line 2"):
+    with pytest.raises(Misconfigured, match=rf"\.env: line {2 + line.count(chr(10))} is"):
         load_dotenv(tmp_path)
