@@ -27,7 +27,7 @@ from tests.integration.conftest import create, drop
 
 PLUGINS = ROOT / "plugins"
 PYTHON_TYPES: Mapping[str, type] = {
-    "bool": bool, "int2": int, "int4": int, "int8": int, "float8": float, "numeric": Decimal, "text": str, "name": str,
+    "bool": bool, "int2": int, "int4": int, "int8": int, "float4": float, "float8": float, "numeric": Decimal, "text": str, "name": str,
     "bpchar": str, "varchar": str, "date": date, "timestamptz": datetime, "time": time, "interval": timedelta, "uuid": UUID,
     "bytea": bytes, "void": str,
 }  # fmt: skip
@@ -47,28 +47,25 @@ class Read(NamedTuple):
 
 def reads(path: Path) -> Iterator[Read]:
     """The calls of a module with `statement("domain", "name"), Row` among their arguments."""
-    module = importlib.import_module(
-        ".".join(path.relative_to(PLUGINS).with_suffix("").parts).removesuffix(".__init__")
-    )
+    name = ".".join(path.relative_to(PLUGINS).with_suffix("").parts).removesuffix(".__init__")
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
         for read, row in zip(node.args, node.args[1:], strict=False):
             if not (isinstance(read, ast.Call) and ast.unparse(read.func) == "statement"):
                 continue
-            if isinstance(row, ast.Name | ast.Attribute | ast.Subscript) and all(
-                isinstance(part, ast.Constant) for part in read.args
-            ):
-                found = eval(ast.unparse(row), {**vars(builtins), **vars(module)}) if is_class(row, module) else None
-                domain, name = (str(ast.literal_eval(part)) for part in read.args)
-                if found is not None:
-                    yield Read(f"{path.relative_to(PLUGINS)}:{node.lineno}", domain, name, found)
+            if all(isinstance(part, ast.Constant) for part in read.args) and (found := resolve(row, name)) is not None:
+                domain, statement_name = (str(ast.literal_eval(part)) for part in read.args)
+                yield Read(f"{path.relative_to(PLUGINS)}:{node.lineno}", domain, statement_name, found)
 
 
-def is_class(node: ast.expr, module: types.ModuleType) -> bool:
-    """Whether a name is known in the module: a parameter, such as the row of a helper, is not."""
-    root = re.match(r"\w+", ast.unparse(node))[0]  # type: ignore[index]
-    return hasattr(module, root) or hasattr(builtins, root)
+def resolve(node: ast.expr, module_name: str) -> Any:
+    """The type that an expression of the module means; None for a parameter, such as the row of a helper."""
+    if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+        return None
+    known = {**vars(builtins), **vars(importlib.import_module(module_name))}
+    text = ast.unparse(node)
+    return eval(text, known) if re.match(r"\w+", text)[0] in known else None  # type: ignore[index]
 
 
 READS = [read for path in sorted((PLUGINS / "backline").rglob("*.py")) for read in reads(path)]
@@ -84,10 +81,9 @@ def described(server: str, template: str) -> Iterator[psycopg.Connection[Any]]:
 
 def columns(connection: psycopg.Connection[Any], domain: str, name: str) -> dict[str, int]:
     """The columns of a statement with the ids of their types."""
-    prepared = f"{domain}.{name}".encode()
-    result = connection.pgconn.prepare(prepared, to_positional(statement(domain, name)).encode())
+    result = connection.pgconn.prepare(b"", to_positional(statement(domain, name)).encode())
     assert not result.error_message, result.error_message
-    found = connection.pgconn.describe_prepared(prepared)
+    found = connection.pgconn.describe_prepared(b"")
     return {(found.fname(index) or b"").decode(): found.ftype(index) for index in range(found.nfields)}
 
 
