@@ -17,11 +17,10 @@ from statistics import median
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import DictRow, dict_row
 from psycopg.sql import SQL, Identifier
 from pydantic_core import to_json
 
-from backline.db.connect import Database
+from backline.db.connect import Database, fetch
 from backline.db.statements import statement
 from backline.errors import UnknownFailure
 from backline.outbox.store import LeasedMessage, Outcome, Store
@@ -203,10 +202,9 @@ def explain_statements(dsn: str) -> dict[str, str]:
         for name, parameters in EXPLAINED_STATEMENTS.items():
             found[name] = _explain(connection, name, parameters)
             connection.rollback()
-        with connection.cursor(row_factory=dict_row) as cursor:
-            claimed = cursor.execute(
-                statement("outbox", "message_claim"), EXPLAINED_STATEMENTS["message_claim"]
-            ).fetchall()
+        claimed = fetch(
+            connection, statement("outbox", "message_claim"), LeasedMessage, EXPLAINED_STATEMENTS["message_claim"]
+        )
         found["message_complete_many"] = _explain(connection, "message_complete_many", _completion_parameters(claimed))
         connection.rollback()
     return found
@@ -225,11 +223,11 @@ def _sent_outcome(message: LeasedMessage) -> Outcome:
     return Outcome(message.id, message.token, "sent", now, now, provider_id="250 2.0.0 Ok: queued as BENCH", code="250")
 
 
-def _completion_parameters(claimed: Sequence[DictRow]) -> dict[str, Any]:
+def _completion_parameters(claimed: Sequence[LeasedMessage]) -> dict[str, Any]:
     now = time.monotonic()
     outcomes = [
-        Outcome(row["id"], row["lease_token"], "sent", now, now, provider_id="250 2.0.0 Ok", code="250")
-        for row in claimed
+        Outcome(message.id, message.token, "sent", now, now, provider_id="250 2.0.0 Ok", code="250")
+        for message in claimed
     ]
     return {
         "outcomes": to_json([outcome.as_json(now) for outcome in outcomes]).decode(),
