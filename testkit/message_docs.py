@@ -119,9 +119,11 @@ def _limits(rule: Mapping[str, Any]) -> str:
     unit = {"string": "characters", "array": "items", "object": "keys"}.get(kind, "")
     if "max_length" in rule:
         least = f"{rule['min_length']} to " if rule.get("min_length") else "at most "
+        least = "" if rule.get("min_length") == rule["max_length"] else least
         limits.append(f"{least}{rule['max_length']:,} {unit}")
     if "minimum" in rule or "maximum" in rule:
-        limits.append(f"{rule.get('minimum', '')} to {rule.get('maximum', '')}")
+        bounds = (f"{rule[name]:,}" if name in rule else "" for name in ("minimum", "maximum"))
+        limits.append(" to ".join(bounds))
     return "; ".join(limits)
 
 

@@ -114,7 +114,7 @@ def test_a_reference_and_fernet_text_are_stored_unchanged(send: Send, database: 
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["nope"], "type: 'nope' is not a message type; known types: account_verification, "),
+        (["nope"], "type: 'nope' is not a message type; known types: "),
         (["welcome", "--to", "ann"], "to: 'ann' is not an email address"),
         (["welcome"], "name: is required; add it"),
         (["welcome", "--set", "name"], "--set: 'name' must be FIELD=VALUE with a field of welcome: "),

@@ -88,7 +88,7 @@ print(*(name for name in sys.modules if name.startswith("backline.messages.types
 
 
 def test_an_unknown_type_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidInput, match=r"known types: account_verification, email, .*, welcome") as caught:
+    with pytest.raises(InvalidInput, match=r"known types: .*welcome") as caught:
         registry.get("wellcome")
     assert caught.value.field == "type"
 
