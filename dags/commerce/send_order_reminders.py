@@ -7,7 +7,7 @@ The times are in `[orders]` of `include/config/backline.toml`. The reminder is s
 overlapping and repeated runs remind nobody twice. A stage whose time is over is left out: a shop that starts to use
 Backline sends no reminders of last year's orders.
 
-- **Bounded**: `orders.batch_limit` customers for each stage and run; the result says when the limit was reached.
+- **Bounded**: `orders.reminder_batch_limit` reminders a run; the result says when the limit was reached.
 - **Isolated**: a customer who cannot be reminded becomes a dead letter; the others are reminded.
 """
 
