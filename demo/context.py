@@ -25,6 +25,9 @@ from testkit.sandbox_clients import EmailSummary, GatewayClient, MailCatcherClie
 
 Row = dict[str, Any]
 
+CAUGHT_CHANNELS = frozenset({"email", "sms", "push"})
+"""Channels whose messages the sandbox keeps and shows."""
+
 
 class DemoContext:
     """A running stack as an app, an operator and a recipient see it. A context manager.
@@ -73,7 +76,7 @@ class DemoContext:
         return f"{name.replace('_', '-')}.{self.tag}.example.com"
 
     def recipients(self, name: str) -> dict[str, str]:
-        """A recipient unique to this demo on each channel."""
+        """A recipient unique to this demo on each of `CAUGHT_CHANNELS`."""
         number = zlib.crc32(f"{self.tag} {name}".encode())
         return {
             "email": f"{name}@{self.domain('types')}",

@@ -19,7 +19,7 @@ from backline.cli.console import AsJson, app, err, out, print_json
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload
 from backline.errors import InvalidInput
 from backline.messages import registry, with_unsubscribe
-from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage
+from backline.messages.base import EmailMessage, MessageType, PushMessage, SmsMessage, WebhookMessage
 from backline.messages.secrets import plaintext
 from backline.preferences.unsubscribe import link_for_token
 from backline.settings import settings
@@ -144,8 +144,11 @@ def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> Non
         pushed = message.push()
         found = {"text": pushed.body, **pushed._asdict(), "data": dict(pushed.data)}
         size = f"Title: {pushed.title}"
-    else:
+    elif isinstance(message, WebhookMessage):
         raise InvalidInput("type", f"{message.type_name} is not rendered, so there is nothing to show")
+    else:
+        found = {"text": str(getattr(message, message.channels[0])())}
+        size = f"By {message.channels[0]}:"
     if as_json:
         print_json({"type": message.type_name, **found})
     elif text_only:

@@ -187,6 +187,12 @@ class Settings(Section):
     jobs: JobsSettings = Field(default_factory=JobsSettings)
     job_pools: dict[str, PositiveInt] = Field(default_factory=lambda: dict(JOB_POOLS))
 
+    @field_validator("direct_pools", mode="before")
+    @classmethod
+    def _apply_pool_defaults(cls, given: object) -> object:
+        """A channel that is left out has its default."""
+        return {**DIRECT_POOLS, **given} if isinstance(given, dict) else given
+
     @field_validator("retry", mode="before")
     @classmethod
     def _apply_retry_defaults(cls, given: object) -> object:

@@ -107,12 +107,8 @@ def test_the_shipped_jitter_is_a_fifth(shipped: Settings, kind: FailureClass) ->
 
 
 def test_the_default_number_of_attempts(shipped: Settings) -> None:
-    assert {(lane.channel, lane.max_attempts) for lane in shipped.lanes.values()} == {
-        ("email", 6),
-        ("sms", 4),
-        ("push", 4),
-        ("webhook", 8),
-    }
+    attempts = {lane.channel: lane.max_attempts for lane in shipped.lanes.values()}
+    assert attempts == attempts | {"email": 6, "sms": 4, "push": 4, "webhook": 8}
 
 
 def test_a_schedule_is_followed_and_its_last_delay_repeats() -> None:
