@@ -64,7 +64,7 @@ def test_a_type_arrives_as_its_sample_renders(name: str, channel: str, arrived: 
         assert isinstance(rendered, EmailContent)
         text = rendered.text if rendered.text is not None else html_to_text(rendered.html or "")
         assert (received.subject, received.text) == (rendered.subject, normalize_newlines(text))
-        assert received.html == normalize_newlines(rendered.html or "")
+        assert received.html == (normalize_newlines(rendered.html) if rendered.html else "")
     elif isinstance(rendered, PushContent):
         assert (received["title"], received["text"]) == (rendered.title, rendered.body)
     else:
