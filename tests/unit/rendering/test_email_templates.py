@@ -60,7 +60,7 @@ def test_every_template_is_translated(name: str, language: str) -> None:
 
 
 def test_every_language_has_every_template() -> None:
-    assert set(catalog.templates("email").values()) == {("de", "en")}
+    assert {name: found for name, found in catalog.templates("email").items() if found != ("de", "en")} == {}
 
 
 @pytest.mark.parametrize(
