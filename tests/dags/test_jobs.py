@@ -132,6 +132,13 @@ def test_retry_after_is_respected() -> None:
     assert 100 <= decision.retry_delay.total_seconds() <= 120
 
 
+@pytest.mark.parametrize("wish", [0.0, 1.0])
+def test_a_retry_after_below_our_own_delay_does_not_shorten_it(wish: float) -> None:
+    decision = JobRetryPolicy(2.0).evaluate(RateLimited(retry_after=wish), 1, 3)
+    assert decision.retry_delay is not None
+    assert 96 <= decision.retry_delay.total_seconds() <= 144
+
+
 def test_the_backoff_multiplies_the_delays() -> None:
     decision = JobRetryPolicy(0.1).evaluate(NetworkFailure(), 1, 3)
     assert decision.retry_delay is not None

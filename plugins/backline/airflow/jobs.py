@@ -70,10 +70,12 @@ class JobRetryPolicy(RetryPolicy):
         retries = context["task"].retries if context is not None else max_tries
         attempt = try_number - (max_tries - (retries or 0))  # counted anew after a clear
         wish = getattr(exception, "retry_after", None)
-        delay = retry_delay(policies, failure_class, max(1, attempt), 10**6, wish, random.random)
-        if delay is None:
+        pause = retry_delay(policies, failure_class, max(1, attempt), 10**6, None, random.random)
+        if pause is None:
             return RetryDecision.default()
-        pause = delay if wish is not None else delay * self.backoff
+        pause *= self.backoff
+        if wish is not None:
+            pause = max(pause, retry_delay(policies, failure_class, max(1, attempt), 10**6, wish, random.random) or 0.0)
         return RetryDecision.retry(timedelta(seconds=pause), f"{failure_class} error: again in {pause:.0f} s")
 
 

@@ -22,6 +22,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -299,6 +300,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _parse_http_date(text: str) -> float | None:
     try:
-        return parsedate_to_datetime(text).timestamp()
+        found = parsedate_to_datetime(text)
+        # The form of asctime, which RFC 9110 section 5.6.7 still allows, has no zone: it is UTC.
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None

@@ -44,15 +44,17 @@ def retry_delay(
     """Seconds until the next attempt, or None when there is none.
 
     `attempt` is the one that just failed, from 1. A class without a policy is permanent. `retry_after` is the delay that the
-    provider asked for, in seconds: it is limited to the class's maximum, and jitter never shortens it. `random` returns
-    numbers in [0, 1).
+    provider asked for, in seconds: it is limited to the class's maximum, jitter never shortens it, and it is never shorter
+    than ours. `random` returns numbers in [0, 1).
     """
     policy = policies.get(failure_class)
     if policy is None or attempt >= max_attempts:
         return None
-    if retry_after is not None:
-        return min(max(retry_after, 0.0), policy.max_delay_seconds) * (1 + policy.jitter * random())
-    return min(policy.backoff_seconds(attempt) * (1 + policy.jitter * (2 * random() - 1)), policy.max_delay_seconds)
+    chance = random()
+    own = min(policy.backoff_seconds(attempt) * (1 + policy.jitter * (2 * chance - 1)), policy.max_delay_seconds)
+    if retry_after is None:
+        return own
+    return max(own, min(retry_after, policy.max_delay_seconds) * (1 + policy.jitter * chance))
 
 
 def upgraded(message: LeasedMessage) -> LeasedMessage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
 
 import pytest
@@ -57,11 +58,16 @@ def test_a_503_with_retry_after_is_rate_limited() -> None:
         ({"retry-after": formatdate(1_000_060, usegmt=True), "date": formatdate(1_000_000, usegmt=True)}, 60.0),
         ({"retry-after": formatdate(1_000_000, usegmt=True), "date": formatdate(1_000_060, usegmt=True)}, 0.0),
         ({"retry-after": formatdate(1_000_000, usegmt=True)}, 0.0),
+        # RFC 850's and asctime's form, both UTC, whatever this host's zone.
+        ({"retry-after": "Monday, 12-Jan-70 13:47:40 GMT", "date": formatdate(1_000_000, usegmt=True)}, 60.0),
+        ({"retry-after": "Mon Jan 12 13:47:40 1970", "date": formatdate(1_000_000, usegmt=True)}, 60.0),
     ],
 )
 def test_retry_after_in_seconds_or_as_a_date_relative_to_the_servers_clock(
-    headers: dict[str, str], seconds: float | None
+    headers: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
     assert retry_after(headers) == seconds
 
 

@@ -71,12 +71,17 @@ def test_permanent_classes_are_never_retried(kind: FailureClass, random: float, 
 
 
 @given(policies, attempts, randoms, st.floats(-1e6, 1e9))
-def test_the_providers_retry_after_is_followed_and_limited(
+def test_the_providers_retry_after_is_followed_limited_and_never_shorter_than_our_own_delay(
     policy: RetrySettings, attempt: int, random: float, wish: float
 ) -> None:
-    followed = min(max(wish, 0), policy.max_delay_seconds)
+    followed, own = min(max(wish, 0), policy.max_delay_seconds), delay(policy, attempt, random)
     made = delay(policy, attempt, random, wish)
-    assert followed <= made <= followed * (1 + policy.jitter)
+    assert max(own, followed) <= made <= max(own, followed * (1 + policy.jitter))
+
+
+def test_attempts_at_a_provider_that_asks_for_no_delay_take_as_long_as_ours(shipped: Settings) -> None:
+    asked = [retry_delay(shipped.retry, FailureClass.RATE_LIMITED, n, 8, 0.0, lambda: 0.5) for n in range(1, 8)]
+    assert asked == [retry_delay(shipped.retry, FailureClass.RATE_LIMITED, n, 8, None, lambda: 0.5) for n in range(1, 8)]
 
 
 # docs/messages.md: class, then the delays in the middle of the jitter before attempts 2 to 7.
