@@ -35,6 +35,8 @@ _LOCK = "SELECT pg_advisory_xact_lock(hashtext(%s || '.migration'))"
 _MIGRATION_TABLE_EXISTS = "SELECT to_regclass(quote_ident(%s) || '.migration') IS NOT NULL"
 _LIST_APPLIED = SQL("SELECT number, name, checksum FROM {schema}.migration ORDER BY number")
 _INSERT_MIGRATION = SQL("INSERT INTO {schema}.migration (number, name, checksum) VALUES (%s, %s, %s)")
+# By default everybody may call a new function; an app's role is granted those that it calls (docs/adopting.md).
+_REVOKE_FROM_PUBLIC = SQL("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {} FROM PUBLIC").format(Identifier(SCHEMA))
 _SERVER_INFO = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding') = 'UTF8'"
 MIN_SERVER_VERSION = 170000
 
@@ -81,6 +83,8 @@ def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
 
     with translate_errors(), psycopg.connect(dsn) as connection:
         fresh = apply_files(connection, SCHEMA, folder)
+        if fresh:
+            connection.execute(_REVOKE_FROM_PUBLIC)
         sync_types(connection)
     return fresh
 

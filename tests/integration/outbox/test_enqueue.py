@@ -105,12 +105,17 @@ def test_rolled_back_to_a_savepoint(outbox: Outbox, app: psycopg.Connection[Any]
     assert [row["id"] for row in outbox.sql("SELECT id FROM backline.message")] == [first]
 
 
-def test_a_role_with_usage_on_the_schema_and_nothing_else_can_enqueue_and_only_that(outbox: Outbox) -> None:
+def test_a_role_that_was_granted_the_two_functions_can_enqueue_and_only_that(outbox: Outbox) -> None:
     role = f"app_{uuid.uuid4().hex[:8]}"
     outbox.connection.execute(SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(Identifier(role), Literal("secret")))
     try:
         outbox.connection.execute(SQL("GRANT USAGE ON SCHEMA backline TO {}").format(Identifier(role)))
         with psycopg.connect(make_conninfo(outbox.dsn, user=role, password="secret"), autocommit=True) as app:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                enqueue(app)
+            outbox.connection.execute(
+                SQL("GRANT EXECUTE ON FUNCTION backline.enqueue, backline.enqueue_many TO {}").format(Identifier(role))
+            )
             assert enqueue(app, key="k") == enqueue(app, key="k")
             row = app.execute(MANY, many_arguments()).fetchone()
             assert row is not None

@@ -81,7 +81,9 @@ def test_the_providers_retry_after_is_followed_limited_and_never_shorter_than_ou
 
 def test_attempts_at_a_provider_that_asks_for_no_delay_take_as_long_as_ours(shipped: Settings) -> None:
     asked = [retry_delay(shipped.retry, FailureClass.RATE_LIMITED, n, 8, 0.0, lambda: 0.5) for n in range(1, 8)]
-    assert asked == [retry_delay(shipped.retry, FailureClass.RATE_LIMITED, n, 8, None, lambda: 0.5) for n in range(1, 8)]
+    assert asked == [
+        retry_delay(shipped.retry, FailureClass.RATE_LIMITED, n, 8, None, lambda: 0.5) for n in range(1, 8)
+    ]
 
 
 # docs/messages.md: class, then the delays in the middle of the jitter before attempts 2 to 7.
