@@ -38,7 +38,7 @@ WHERE m.ctid = ANY (ARRAY(
     ORDER BY -priority, due_at, id
     LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
   AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
-RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
+RETURNING m.id, m.type, m.type_version, m.recipient, m.payload::text AS payload_json, m.created_at, m.attempt, m.max_attempts,
     m.rate_token_reserved, m.lease_token AS token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live,
     EXISTS (SELECT FROM backline.suppression) OR EXISTS (SELECT FROM backline.opt_out)
         OR EXISTS (SELECT FROM backline.recipient_preference) AS has_preferences;
@@ -53,7 +53,7 @@ WHERE m.ctid = ANY (ARRAY(
     WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text
     ORDER BY priority DESC, due_at, id
     LIMIT 1 FOR UPDATE SKIP LOCKED))
-RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
+RETURNING m.id, m.type, m.type_version, m.recipient, m.payload::text AS payload_json, m.created_at, m.attempt, m.max_attempts,
     m.rate_token_reserved, m.lease_token AS token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_lease_one
@@ -64,7 +64,7 @@ SET state = 'leased', lease_token = %(token)s::uuid, dispatcher = NULL,
 WHERE m.id = %(id)s::bigint AND NOT m.cancel_requested
   AND (m.state = 'pending' OR m.state = 'scheduled' AND m.due_at <= clock_timestamp()
        OR m.state = 'leased' AND m.leased_until < clock_timestamp())
-RETURNING m.id, m.type, m.type_version, m.recipient, m.payload, m.created_at, m.attempt, m.max_attempts,
+RETURNING m.id, m.type, m.type_version, m.recipient, m.payload::text AS payload_json, m.created_at, m.attempt, m.max_attempts,
     m.rate_token_reserved, m.lease_token AS token, m.priority, m.due_at, extract(epoch FROM m.expires_at - clock_timestamp())::float8 AS seconds_to_live, true AS has_preferences;
 
 -- name: message_status

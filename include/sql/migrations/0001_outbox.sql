@@ -84,7 +84,8 @@ CREATE TABLE backline.message (
     provider_id      text,
     -- One short constraint, because the server parses it for each inserting statement.
     CONSTRAINT message_state_columns CHECK (
-        (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL))
+        (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL)
+        AND due_at BETWEEN '0001-01-02' AND '9999-12-30' AND (expires_at IS NULL OR expires_at <= '9999-12-30'))
 ) WITH (  -- Rows change state quickly and final ones stay: vacuum early, by number of rows and not by share.
     autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 20000,
     autovacuum_vacuum_insert_scale_factor = 0.0, autovacuum_vacuum_insert_threshold = 200000,

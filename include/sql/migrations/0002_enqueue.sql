@@ -166,9 +166,11 @@ BEGIN
     END IF;
     several := cardinality(kind.routes) > 1;
     problem := backline.payload_error(kind.fields, kind.field_names, payload);
-    IF problem IS NULL AND num_nonnulls(priority, expires_at, idempotency_key, request_id) > 0 THEN
+    IF problem IS NULL AND num_nonnulls(priority, due_at, expires_at, idempotency_key, request_id) > 0 THEN
         problem := CASE
             WHEN priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
+            WHEN due_at NOT BETWEEN '0001-01-02' AND '9999-12-30' THEN 'due_at: must be a time between the years 1 and 9999'
+            WHEN expires_at > '9999-12-30' THEN 'expires_at: must be a time before the year 10000; leave it out for never'
             WHEN due_at > expires_at THEN 'due_at: is after expires_at, so it could never be sent; give an earlier due_at or a later expires_at'
             WHEN idempotency_key = '' OR char_length(idempotency_key) > 255 THEN 'idempotency_key: must have 1 to 255 characters'
             WHEN char_length(request_id) > 255 THEN 'request_id: longer than 255 characters'
@@ -300,6 +302,8 @@ BEGIN
     END IF;
     SELECT CASE
         WHEN enqueue_many.priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
+        WHEN enqueue_many.due_at NOT BETWEEN '0001-01-02' AND '9999-12-30' THEN 'due_at: must be a time between the years 1 and 9999'
+        WHEN enqueue_many.expires_at > '9999-12-30' THEN 'expires_at: must be a time before the year 10000; leave it out for never'
         WHEN enqueue_many.expires_at <= now_at THEN 'expires_at: is in the past; leave it out or give a later time'
         WHEN enqueue_many.due_at > enqueue_many.expires_at THEN 'due_at: is after expires_at, so it could never be sent; give an earlier due_at or a later expires_at'
         WHEN char_length(enqueue_many.request_id) > 255 THEN 'request_id: longer than 255 characters'

@@ -140,7 +140,8 @@ CREATE FUNCTION backline.set_preference(
 ) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     INSERT INTO backline.recipient_preference AS p (channel, address, zone, quiet_from, quiet_until, per_day)
-    VALUES ($1, backline.address_key($1, $2), $3, $4, $5, $6)
+    -- '24:00' is a time for PostgreSQL, and the same as '00:00'.
+    VALUES ($1, backline.address_key($1, $2), $3, $4 + interval '0', $5 + interval '0', $6)
     ON CONFLICT (channel, address) DO UPDATE
     SET zone = excluded.zone, quiet_from = excluded.quiet_from, quiet_until = excluded.quiet_until,
         per_day = excluded.per_day, updated_at = clock_timestamp()

@@ -50,6 +50,11 @@ def translate_error(exc: psycopg.Error) -> BacklineError:
     return Misconfigured(f"database: {text}", code=state)
 
 
+def to_storable(text: str) -> str:
+    """Text without what PostgreSQL and logs cannot take, NUL and lone surrogates: those are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
 @contextmanager
 def translate_errors() -> Iterator[None]:
     """Raise our errors in place of the driver's."""
@@ -57,6 +62,21 @@ def translate_errors() -> Iterator[None]:
         yield
     except psycopg.Error as exc:
         raise translate_error(exc) from exc
+
+
+# What psycopg's parsers and Backline's SQL rely on; a role or database may have other defaults. The server reports each.
+_REQUIRED_SETTINGS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "standard_conforming_strings": "on"}
+_FIX_SETTINGS: LiteralString = (
+    "SELECT set_config('datestyle', 'ISO, MDY', false), set_config('intervalstyle', 'postgres', false),"
+    " set_config('standard_conforming_strings', 'on', false)"
+)
+
+
+def settings_fix(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> LiteralString | None:
+    """The statement to run on a new connection whose formats are not those that we parse; None if they are."""
+    known = {name: connection.info.parameter_status(name) or "" for name in _REQUIRED_SETTINGS}
+    right = all(known[name].startswith(value) for name, value in _REQUIRED_SETTINGS.items())
+    return None if right else _FIX_SETTINGS
 
 
 @contextmanager
@@ -72,6 +92,8 @@ def session(dsn: str, *, name: str, connect_timeout: int = 5) -> Iterator[Sessio
             application_name=f"backline {name}"[:63],
         ) as connection,
     ):
+        if fix := settings_fix(connection):
+            connection.execute(fix)
         yield connection
 
 
@@ -182,6 +204,8 @@ class Database:
                 autocommit=True,
                 application_name=f"backline {self._name}"[:63],
             )
+            if fix := settings_fix(self._connection):
+                await self._connection.execute(fix)
             set_json_loads(from_json, self._connection)  # twice as fast as the standard library's
             self._planned_at = time.monotonic()
         elif time.monotonic() - self._planned_at > PLAN_MAX_AGE_SECONDS:

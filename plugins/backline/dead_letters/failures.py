@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from backline import errors
-from backline.db.connect import translate_error
+from backline.db.connect import to_storable, translate_error
 from backline.errors import BacklineError, FailureClass
 from backline.jobs.watchdog import HARD_LIMIT, MEMORY_LIMIT
 
@@ -74,11 +74,6 @@ def classify(exception: BaseException) -> FailureClass:
         if found is not FailureClass.UNKNOWN:
             return found
     return FailureClass.UNKNOWN
-
-
-def to_storable(text: str) -> str:
-    """Text without what PostgreSQL and logs cannot take, NUL and lone surrogates: those are written as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
 def format_cause(exception: BaseException) -> str:

@@ -12,7 +12,8 @@ import psycopg
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 
-from backline.dead_letters.failures import classify, format_cause, to_storable
+from backline.db.connect import to_storable
+from backline.dead_letters.failures import classify, format_cause
 from backline.errors import AuthenticationFailed, FailureClass, InvalidInput, Misconfigured, UnknownFailure
 
 MAX_REPORTED_FAILURES = 50

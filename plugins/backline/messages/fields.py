@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -112,6 +112,11 @@ def check_time_zone(text: str) -> str:
     return text
 
 
+FIRST_TIME = datetime(1, 1, 2, tzinfo=UTC)
+LAST_TIME = datetime(9999, 12, 30, tzinfo=UTC)
+"""The times that Python and PostgreSQL can show in every time zone; the outbox's constraint has the same."""
+
+
 def parse_timestamp(value: object) -> datetime:
     """A point in time, from text with a zone (RFC 3339); ValueError otherwise."""
     problem = 'must be a time like "2030-01-31T12:00:00Z" (RFC 3339)'
@@ -123,6 +128,8 @@ def parse_timestamp(value: object) -> datetime:
         raise ValueError(problem) from None
     if moment.tzinfo is None:
         raise ValueError('needs a time zone: add "Z" or an offset like "+02:00"')
+    if not FIRST_TIME <= moment <= LAST_TIME:
+        raise ValueError("must be between the years 1 and 9999 in every time zone")
     return moment
 
 

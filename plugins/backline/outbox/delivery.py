@@ -96,7 +96,7 @@ class Delivery(Generic[P]):
             content = Message(
                 message.id, message.type, message.recipient, payload, message.created_at, message.attempt + 1
             )
-            receipt = await session.send(self.channel.prepare(content))
+            receipt = await session.send(self._prepare(content, message.problem))
         except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
             outcome = self._failure_outcome(message, exc, started)
         else:
@@ -106,6 +106,16 @@ class Delivery(Generic[P]):
                 provider_id=receipt.provider_id, code=receipt.code, response=receipt.response,
             )  # fmt: skip
         return _redact(outcome, secrets.values()) if secrets else outcome
+
+    def _prepare(self, content: Message, problem: str | None) -> P:
+        if problem:
+            raise InvalidInput("payload", problem)
+        try:
+            return self.channel.prepare(content)
+        except BacklineError:
+            raise
+        except Exception as exc:  # its content, or a bug that it meets: another attempt would end the same
+            raise InvalidInput("payload", f"the message cannot be built: unexpected {describe_exception(exc)}") from exc
 
     async def _secret_values(self, kind: type[MessageType], payload: Mapping[str, object]) -> dict[str, str]:
         if self.resolver is None:

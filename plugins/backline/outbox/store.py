@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from pydantic_core import to_json
+import psycopg
+from pydantic_core import from_json, to_json
 
-from backline.db.connect import Database, Execute
+from backline.db.connect import Database, Execute, to_storable
 from backline.db.statements import statement
+from backline.errors import Misconfigured
 from backline.outbox.wakeup_policy import LaneStatus
 from backline.settings import LaneSettings
+
+log = logging.getLogger(__name__)
 
 RESCAN_INTERVAL_SECONDS = 1.0
 """Claims that resume at the last position start at the lane's head again after this time."""
@@ -29,7 +34,8 @@ class LeasedMessage:
     id: int
     type: str
     recipient: str
-    payload: Mapping[str, object]
+    payload_json: str
+    """As it is stored; parsed message by message, because PostgreSQL's JSON may be deeper or larger than Python's."""
     type_version: int
     """The type's version that the payload is of."""
     created_at: datetime
@@ -44,6 +50,10 @@ class LeasedMessage:
     """Whether any recipient has preferences that must be looked up before it is sent."""
     seconds_to_live: float | None
     """From the claim until the message expires, or None."""
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    """Empty if it cannot be read."""
+    problem: str | None = None
+    """Why the payload cannot be read."""
     lease_deadline: float = 0.0
     send_deadline: float | None = None
     """When the message expires (monotonic), or None."""
@@ -136,7 +146,7 @@ class Outcome(NamedTuple):
 
     def as_json(self, now: float) -> dict[str, object]:
         """As `message_complete_many` takes it."""
-        values: dict[str, object] = self._asdict()
+        values = {key: to_storable(value) if isinstance(value, str) else value for key, value in self._asdict().items()}
         del values["started"], values["ended"]
         return {**values, "age": now - self.started, "duration": self.ended - self.started}
 
@@ -211,14 +221,14 @@ class Store:
                 row = rows[-1]
                 last = replace(last, negated_priority=-row.priority, due_at=row.due_at, id=row.id)
             self._scan_positions[lane] = replace(last, filled_limit=len(rows) == limit)
-        return _with_deadlines(rows, asked, lease_seconds)
+        return _ready(rows, asked, lease_seconds)
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
         """Lease one message whose dispatcher died, if there is one."""
         asked = time.monotonic()
         params = {"lane": lane, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
         rows = await self._database.fetch(statement("outbox", "message_claim_rescued"), LeasedMessage, params)
-        return _with_deadlines(rows, asked, lease_seconds)
+        return _ready(rows, asked, lease_seconds)
 
     async def claim_within_rate(
         self, name: str, lane: LaneSettings, limit: int, dispatcher: int | None
@@ -249,7 +259,21 @@ class Store:
         # One JSON text: psycopg quotes an array of text in Python, element by element.
         ended = to_json([outcome.as_json(now) for outcome in outcomes]).decode()
         params = {"outcomes": ended, "dispatcher": dispatcher, "dag_run": dag_run}
-        rows = await self._database.fetch(statement("outbox", "message_complete_many"), CompletedMessage, params)
+        try:
+            rows = await self._database.fetch(statement("outbox", "message_complete_many"), CompletedMessage, params)
+        except Misconfigured as exc:
+            if not isinstance(exc.__cause__, psycopg.DataError):
+                raise
+            if len(outcomes) == 1:  # what the receiver said cannot be stored, but that it ended can
+                log.warning("message %d: its outcome cannot be stored: %s", outcomes[0].message_id, exc)
+                plain = outcomes[0]._replace(
+                    error=f"the outcome cannot be stored: {exc}", provider_id=None, code=None, response=None
+                )
+                return {} if plain == outcomes[0] else await self.complete([plain], dispatcher, dag_run)
+            states: dict[int, str] = {}
+            for outcome in outcomes:
+                states |= await self.complete([outcome], dispatcher, dag_run)
+            return states
         return {row.id: row.state for row in rows}
 
     async def return_unsent(self, messages: Sequence[LeasedMessage]) -> int:
@@ -346,7 +370,7 @@ async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> Le
     asked = time.monotonic()
     params = {"id": message_id, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
     rows = await run(statement("outbox", "message_lease_one"), LeasedMessage, params)
-    return next(iter(_with_deadlines(rows, asked, lease_seconds)), None)
+    return next(iter(_ready(rows, asked, lease_seconds)), None)
 
 
 def _in_claim_order(messages: Sequence[LeasedMessage]) -> list[LeasedMessage]:
@@ -354,9 +378,13 @@ def _in_claim_order(messages: Sequence[LeasedMessage]) -> list[LeasedMessage]:
     return sorted(messages, key=lambda message: (-message.priority, message.due_at, message.id))
 
 
-def _with_deadlines(messages: list[LeasedMessage], asked: float, lease_seconds: float) -> list[LeasedMessage]:
-    """A claim's messages with their deadlines, which count from before the claim was sent: a lease never ends late here."""
+def _ready(messages: list[LeasedMessage], asked: float, lease_seconds: float) -> list[LeasedMessage]:
+    """A claim's messages, parsed, with deadlines that count from before the claim was sent: a lease never ends late here."""
     for message in messages:
         message.lease_deadline = asked + lease_seconds
         message.send_deadline = None if message.seconds_to_live is None else asked + message.seconds_to_live
+        try:
+            message.payload = from_json(message.payload_json)
+        except ValueError as exc:
+            message.problem = f"cannot be read: {exc}"
     return messages

@@ -14,7 +14,7 @@ from psycopg.types.array import ListBinaryDumper
 from psycopg_pool import ConnectionPool
 
 from backline.airflow.connections import app_dsn
-from backline.db.connect import translate_errors
+from backline.db.connect import settings_fix, translate_errors
 from backline.web.settings import HttpSettings
 
 
@@ -65,5 +65,8 @@ Database = Annotated[Connections, Depends(connections)]
 
 
 def _configure(connection: psycopg.Connection[Any]) -> None:
+    if fix := settings_fix(connection):
+        connection.execute(fix)
+        connection.commit()
     # Arrays in binary format: the text format escapes every quote of every payload, which takes ten times as long.
     connection.adapters.register_dumper(list, ListBinaryDumper)

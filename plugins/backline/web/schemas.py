@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, time
+from datetime import time
 from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from backline.channels.webhook.signatures import Scheme
+from backline.messages.fields import parse_timestamp
 from backline.settings import ChannelName
 from backline.webhooks.endpoints import Endpoint
 
@@ -22,17 +23,7 @@ MAX_LISTED_MESSAGES = 1_000
 ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
-def _parse_timestamp(value: object) -> object:
-    """pydantic alone would accept a quoted number as seconds since 1970."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError:
-        raise ValueError('must be a time with its zone, such as "2030-01-31T12:00:00Z" (RFC 3339)') from None
-
-
-Timestamp = Annotated[AwareDatetime, BeforeValidator(_parse_timestamp)]
+Timestamp = Annotated[AwareDatetime, BeforeValidator(parse_timestamp)]
 State = Literal["scheduled", "pending", "leased", "sent", "suppressed", "cancelled", "expired", "dead"]
 RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 ShortText = Annotated[str, Field(min_length=1, max_length=400, pattern=ONE_LINE)]
