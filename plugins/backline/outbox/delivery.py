@@ -6,6 +6,7 @@ attempt. `retry_delay` is the retry policy.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,9 @@ CONNECT_TIMEOUT_SECONDS = 5
 RECONNECT_TIMEOUT_SECONDS = 0.1
 """Enough for one more attempt when the server has closed the idle connection of the secrets' lookups."""
 REDACTED = "[secret]"
+INLINE_PAYLOAD_LENGTH = 16_384
+"""Characters of a payload; a message with a larger one is built in a thread."""
+PREPARE_TIMEOUT_SECONDS = 20.0
 
 
 def retry_delay(
@@ -96,7 +100,7 @@ class Delivery(Generic[P]):
             content = Message(
                 message.id, message.type, message.recipient, payload, message.created_at, message.attempt + 1
             )
-            receipt = await session.send(self._prepare(content, message.problem))
+            receipt = await session.send(await self._prepare_bounded(content, message))
         except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
             outcome = self._failure_outcome(message, exc, started)
         else:
@@ -106,6 +110,18 @@ class Delivery(Generic[P]):
                 provider_id=receipt.provider_id, code=receipt.code, response=receipt.response,
             )  # fmt: skip
         return _redact(outcome, secrets.values()) if secrets else outcome
+
+    async def _prepare_bounded(self, content: Message, message: LeasedMessage) -> P:
+        """A large message is built in a thread, so that heartbeats do not wait for it."""
+        if len(message.payload_json) <= INLINE_PAYLOAD_LENGTH:
+            return self._prepare(content, message.problem)
+        try:
+            return await asyncio.wait_for(
+                asyncio.to_thread(self._prepare, content, message.problem), PREPARE_TIMEOUT_SECONDS
+            )
+        except TimeoutError:
+            problem = f"the message takes more than {PREPARE_TIMEOUT_SECONDS:.0f} s to build; make it smaller"
+            raise InvalidInput("payload", problem) from None
 
     def _prepare(self, content: Message, problem: str | None) -> P:
         if problem:

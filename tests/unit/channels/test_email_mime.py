@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import re
+import time
 from collections.abc import Mapping
 from email.header import decode_header, make_header
 from email.message import EmailMessage
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backline.channels.base import Attachment, EmailContent
-from backline.channels.email.mime import address_header, build_message, normalize_newlines
+from backline.channels.email.mime import address_header, build_message, html_to_text, normalize_newlines
 from backline.channels.recipients import Address
 from backline.errors import InvalidInput
 
@@ -257,3 +258,28 @@ def test_any_custom_header_survives_a_round_trip(value: str) -> None:
     assert read(raw(EmailContent("x", "x", headers={"X-Custom": value.replace("=?", "")})))[
         "X-Custom"
     ] == value.replace("=?", "")
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<html><head><title>T</title><body><p>Hello Ann</p>", "Hello Ann\n"),
+        ("<p>a<![ if !mso]>b<![endif]></p>", "ab\n"),
+        ("<pre>one\ntwo</pre>", "one\ntwo\n"),
+        ("<p>one\ntwo</p>", "one two\n"),
+        ("<!-- hidden --><p>shown", "shown\n"),
+        ("<b>" * 3000 + "deep", "deep\n"),
+        ("no tags & <unknown>an element", "no tags & an element\n"),
+    ],
+)
+def test_html_is_read_as_browsers_do(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+@pytest.mark.parametrize("part", ["<a ", "<a>", "<div>", "<table>", "<![", "&amp", "<p>x</p>"])
+def test_no_html_takes_long(part: str) -> None:
+    begun = time.process_time()
+    html_to_text(part * (500_000 // len(part)))
+    assert time.process_time() - begun < 5
+    html_to_text(part * (16_000 // len(part)))
+    assert time.process_time() - begun < 10

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import cache, lru_cache
-from html.parser import HTMLParser
+from html import unescape
 from urllib.parse import quote
+from xml.etree.ElementTree import Element
 
 from backline.channels.base import Attachment, EmailContent
 from backline.channels.recipients import CONTROL_CHARACTERS, Address
@@ -59,6 +60,9 @@ _ALTERNATIVE_START, _ALTERNATIVE_NEXT, _ALTERNATIVE_END = _multipart_delimiters(
 _MAX_UNENCODED_LINE_LENGTH = 990
 _TEXT_BYTES = bytes([9, 10, 13, *range(32, 127)])
 _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,100}")
+MAX_PARSED_HTML = 100_000
+"""Characters, of which the parser takes seconds in the worst case."""
+_TAG = re.compile(r"<[^<>]{0,2000}>")
 _HIDDEN_TAGS = frozenset({"head", "style", "script", "title", "template"})
 _PARAGRAPH_TAGS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "blockquote", "pre", "hr"})
 _LINE_TAGS = frozenset({"br", "div", "tr", "li", "section", "article", "header", "footer"})
@@ -280,49 +284,66 @@ def _date(seconds: int) -> str:
 
 
 def html_to_text(html: str) -> str:
-    """The text of an HTML document, with link targets after their text and dashes before list items."""
-    reader = _TextExtractor()
-    reader.feed(html)
-    reader.close()
-    lines = [" ".join(line.split()) for line in "".join(reader.pieces).split("\n")]
+    """The text of an HTML document, with link targets after their text and dashes before list items.
+
+    Parsed as browsers do (WHATWG HTML), whatever is missing or wrong in it; of a document of more than `MAX_PARSED_HTML`
+    characters only the tags are removed.
+    """
+    if len(html) > MAX_PARSED_HTML:
+        text = unescape(_TAG.sub(" ", html))
+    else:
+        from tinyhtml5 import parse  # slow to import, and most messages have a text part
+
+        text = _element_text(parse(html, namespace_html_elements=False))
+    lines = [" ".join(line.split()) for line in text.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
-class _TextExtractor(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.pieces: list[str] = []
-        self._hidden = 0
-        self._links: list[tuple[str, int]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _HIDDEN_TAGS:
-            self._hidden += 1
+def _element_text(root: Element) -> str:
+    """The texts of the tree in order, without recursion: a document may be nested thousands of elements deep."""
+    pieces: list[str] = []
+    links: list[int] = []
+    preformatted = 0
+    steps: list[tuple[Element, bool]] = [(root, False)]
+    while steps:
+        element, is_end = steps.pop()
+        tag = element.tag if isinstance(element.tag, str) else "script"  # a comment
+        if not is_end:
+            steps.append((element, True))
+            pieces.append(_before(element, tag))
+            preformatted += tag == "pre"
+            links += [len(pieces)] if tag == "a" else []
+            if tag not in _HIDDEN_TAGS:
+                pieces.append(_collapsed(element.text, keep=preformatted > 0))
+                steps += [(child, False) for child in reversed(element)]
+            continue
+        preformatted -= tag == "pre"
+        if tag == "a":
+            pieces.append(_link_target(element.get("href") or "", "".join(pieces[links.pop() :]).strip()))
         elif tag in _PARAGRAPH_TAGS:
-            self.pieces.append("\n\n")
-        elif tag in _LINE_TAGS:
-            self.pieces.append("\n- " if tag == "li" else "\n")
-        elif tag in {"td", "th"}:
-            self.pieces.append(" ")
-        elif tag == "a":
-            self._links.append((dict(attrs).get("href") or "", len(self.pieces)))
-        elif tag == "img" and (alternative := dict(attrs).get("alt")):
-            self.pieces.append(alternative)
+            pieces.append("\n\n")
+        elif tag in _LINE_TAGS and tag not in {"br", "li"}:
+            pieces.append("\n")
+        pieces.append(_collapsed(element.tail, keep=preformatted > 0))
+    return "".join(pieces)
 
-    def handle_endtag(self, tag: str) -> None:
-        if tag in _HIDDEN_TAGS:
-            self._hidden = max(0, self._hidden - 1)
-        elif tag in _PARAGRAPH_TAGS:
-            self.pieces.append("\n\n")
-        elif tag in _LINE_TAGS and tag != "br":
-            self.pieces.append("\n")
-        elif tag == "a" and self._links:
-            target, start = self._links.pop()
-            label = "".join(self.pieces[start:]).strip()
-            if target and not target.startswith("#") and target.removeprefix("mailto:") != label:
-                self.pieces.append(f" ({target})" if label else target)
 
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            # Line breaks in the source have no meaning in HTML.
-            self.pieces.append(re.sub(r"\s+", " ", data))
+def _before(element: Element, tag: str) -> str:
+    if tag in _PARAGRAPH_TAGS:
+        return "\n\n"
+    if tag in _LINE_TAGS:
+        return "\n- " if tag == "li" else "\n"
+    if tag == "img":
+        return element.get("alt") or ""
+    return " " if tag in {"td", "th"} else ""
+
+
+def _collapsed(text: str | None, *, keep: bool) -> str:
+    """Line breaks in the source have no meaning in HTML, except in <pre>."""
+    return (text or "") if keep else re.sub(r"\s+", " ", text or "")
+
+
+def _link_target(target: str, label: str) -> str:
+    if not target or target.startswith("#") or target.removeprefix("mailto:") == label:
+        return ""
+    return f" ({target})" if label else target
