@@ -95,6 +95,7 @@ BAD = {
     "a priority": ([email(priority=11)], 0, "priority", "less than or equal to 10"),
     "a priority in quotes": ([email(priority="5")], 0, "priority", "a whole number, not a string"),
     "a time without zone": ([email(due_at="2030-01-01T00:00:00")], 0, "due_at", "timezone"),
+    "a time before the first": ([email(due_at="0001-01-01T00:00:00+14:00")], 0, "due_at", "between the years 1 and 9999"),
     "a number for a time": ([email(due_at="1700000000")], 0, "due_at", "must be a time like"),
     "a time past": ([email(), email(expires_at=YESTERDAY)], 1, "expires_at", "in the past"),
     "times the wrong way round": ([email(due_at=TOMORROW, expires_at=YESTERDAY)], 0, "due_at", "after expires_at"),
