@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are read."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Of one header of a response."""
+MAX_HEADERS = 1000
 CONNECT_TIMEOUT_SECONDS = 10.0
 UNKNOWN_OUTCOME = "; outcome unknown: it may have accepted the message"
 MAX_DETAIL_CHARACTERS = 300
@@ -188,7 +191,7 @@ class HttpResponse(NamedTuple):
         """The JSON object in the body; empty if it is anything else."""
         try:
             found = json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -261,9 +264,11 @@ class HttpSession:
 
         if self._client is None:
             factory = self.connector or partial(aiohttp.TCPConnector, limit=1, ssl=self.verify_tls)
+            # A response whose head is too long would count as a broken connection, and what it accepted be sent again.
             self._client = aiohttp.ClientSession(
-                connector=factory(), cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "Backline"}
-            )
+                connector=factory(), cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": "Backline"},
+                max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES, max_headers=MAX_HEADERS,
+            )  # fmt: skip
         return self._client
 
 

@@ -14,6 +14,7 @@ from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.channels.registry import definition
+from backline.db.connect import to_storable
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
 
@@ -75,7 +76,7 @@ def parse_json(text: str | bytes, field: str) -> Any:
     """The value of a JSON text; InvalidInput for the field if it is none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InvalidInput(field, "must be JSON") from None
 
 
@@ -90,7 +91,7 @@ def parse_epoch(value: object, field: str) -> datetime:
 def join_text(*parts: object) -> str | None:
     """The parts of a provider's text in one line; None if there is no text."""
     text = " ".join(" ".join(str(part) for part in parts if part not in (None, "")).split())
-    return text.replace("\0", "")[:1000] or None
+    return to_storable(text)[:1000] or None
 
 
 def bounce(*, hard: bool, **event: Any) -> DeliveryEvent:
@@ -100,9 +101,11 @@ def bounce(*, hard: bool, **event: Any) -> DeliveryEvent:
 
 def _row(event: DeliveryEvent) -> dict[str, Any]:
     found = _MESSAGE_ID_PATTERN.search(event.message_id or "")
+    texts = {name: to_storable(value) for name, value in asdict(event).items() if isinstance(value, str)}
     return {
         **asdict(event),
-        "recipient": definition(event.channel).address_key(event.recipient),
+        **texts,
+        "recipient": definition(event.channel).address_key(texts["recipient"]),
         "message_id": int(found[1]) if found else None,
         "created": int(found[2]) if found else None,
     }

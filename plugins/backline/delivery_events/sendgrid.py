@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,8 @@ from backline.delivery_events import events
 from backline.delivery_events.events import DeliveryEvent, InvalidSignature
 from backline.errors import InvalidInput, Misconfigured
 
+log = logging.getLogger(__name__)
+
 SOURCE = "sendgrid"
 SIGNATURE_HEADER = "X-Twilio-Email-Event-Webhook-Signature"
 TIMESTAMP_HEADER = "X-Twilio-Email-Event-Webhook-Timestamp"
@@ -35,8 +38,15 @@ def parse_request(headers: Mapping[str, str], body: bytes, public_key: str, now:
     items = events.parse_json(body, "body")
     if not isinstance(items, list):
         raise InvalidInput("body", "must be an array of events")
-    found = (_parse_event(events.require_object(one, f"[{index}]"), f"[{index}]") for index, one in enumerate(items))
-    return [event for event in found if event is not None]
+    found = []
+    for index, one in enumerate(items):
+        try:
+            event = _parse_event(events.require_object(one, f"[{index}]"), f"[{index}]")
+        except InvalidInput as exc:  # SendGrid would send all of them again
+            log.warning("sendgrid: an event was left out: %s", exc)
+            continue
+        found += [event] if event is not None else []
+    return found
 
 
 def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datetime) -> None:

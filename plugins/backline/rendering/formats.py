@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -89,9 +90,10 @@ def _zone_name(local: datetime, locale: Locale) -> str:
 
 @lru_cache(maxsize=64)
 def _locale(tag: str) -> Locale:
+    """The locale, or that of its language, or of `templates.language`: CLDR does not have every language."""
     from babel import Locale, UnknownLocaleError
 
-    try:
-        return Locale.parse(tag, sep="-")
-    except UnknownLocaleError:
-        return Locale.parse(tag.split("-", maxsplit=1)[0])
+    for name in (tag, tag.partition("-")[0], settings().section(TemplateSettings).language):
+        with suppress(UnknownLocaleError, ValueError):
+            return Locale.parse(name, sep="-")
+    return Locale("en")

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict
 
 from backline.channels.http import MAX_RESPONSE_BYTES, HttpRequest, HttpResponse, HttpSession
 from backline.errors import NetworkFailure, TimeoutFailure
@@ -73,6 +74,16 @@ async def test_a_request_is_sent_unchanged_without_cookies_or_extra_headers() ->
     method, body, headers = seen[1]
     assert (method, body, headers["X-Own"], headers["User-Agent"]) == ("POST", b"hello", "1", "Backline")
     assert "Cookie" not in headers
+
+
+@pytest.mark.parametrize("headers", [[("X-Long", "x" * 9000)], [("Set-Cookie", f"c{n}=v") for n in range(150)]])
+async def test_a_response_with_a_large_head_is_a_response(headers: list[tuple[str, str]]) -> None:
+    async def handler(_request: web.Request) -> web.Response:
+        return web.Response(text="ok", headers=CIMultiDict(headers))
+
+    async with http_server(handler) as url:
+        answer = await exchange(HttpSession(), url)
+    assert (answer.status, answer.body) == (200, "ok")
 
 
 async def test_the_connection_is_reused() -> None:

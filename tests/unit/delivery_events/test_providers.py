@@ -316,8 +316,15 @@ def test_an_invalid_key_is_named(key: str) -> None:
 @pytest.mark.parametrize(
     "event", [7, {"event": "bounce"}, sendgrid_event("bounce", timestamp="soon"), sendgrid_event("bounce", email=None)]
 )
-def test_a_body_that_is_not_sendgrids_is_refused(event: Any) -> None:
-    headers, body = sendgrid_request(event)
+def test_an_event_that_is_not_sendgrids_is_left_out_of_its_request(event: Any) -> None:
+    headers, body = sendgrid_request(sendgrid_event("delivered"), event, sendgrid_event("spamreport"))
+    assert [one.event for one in sendgrid.parse_request(headers, body, PUBLIC, NOW)] == ["delivered", "complained"]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"x", b"[" * 100_000])
+def test_a_body_that_is_not_sendgrids_is_refused(body: bytes) -> None:
+    signature = KEY.sign(STAMP.encode() + body, ec.ECDSA(hashes.SHA256()))
+    headers = {sendgrid.SIGNATURE_HEADER: base64.b64encode(signature).decode(), sendgrid.TIMESTAMP_HEADER: STAMP}
     with pytest.raises(InvalidInput):
         sendgrid.parse_request(headers, body, PUBLIC, NOW)
 

@@ -72,3 +72,8 @@ sys.exit("babel" in sys.modules)
 """
     environment: dict[str, Any] = {"PYTHONPATH": str(ROOT / "plugins")}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False, cwd="/").returncode == 0
+
+
+@pytest.mark.parametrize("tag", ["tet", "xx-YY", "no such", "", "e" * 200])
+def test_a_language_without_formats_has_those_of_the_default_one(tag: str) -> None:
+    assert money(1250, "EUR", tag) == "€12.50"
