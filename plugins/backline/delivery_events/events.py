@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from backline.errors import InvalidInput, PermanentError
 EventType = Literal["delivered", "deferred", "rejected", "bounced", "complained", "unsubscribed"]
 MAX_SIGNATURE_AGE = timedelta(hours=25)
 """Providers retry their requests for a day; one with an older signature is a replay."""
+MAX_SIGNATURE_LENGTH = 2000
 MAX_CLOCK_SKEW = timedelta(minutes=15)
 """How far a provider's clock may be ahead of ours."""
 _MESSAGE_ID_PATTERN = re.compile(r"backline\.(\d{1,18})\.(\d{1,18})@")
@@ -57,6 +58,16 @@ def record_events(connection: psycopg.Connection[DictRow], source: str, events: 
     rows = {event.source_id: _row(event) for event in events}
     values = {"source": source, "events": to_json(list(rows.values())).decode()}
     return len(connection.execute(statement("delivery_events", "delivery_event_insert_many"), values).fetchall())
+
+
+def signature_header(headers: Mapping[str, str], name: str) -> str:
+    """A header that proves where a request comes from; InvalidSignature if it is missing, long or not ASCII."""
+    value = headers.get(name, "")
+    if not value or len(value) > MAX_SIGNATURE_LENGTH or not (value.isascii() and value.isprintable()):
+        raise InvalidSignature(
+            f"the header {name} is missing, or has more than {MAX_SIGNATURE_LENGTH} ASCII characters"
+        )
+    return value
 
 
 def check_signature_age(signed: datetime, now: datetime) -> None:

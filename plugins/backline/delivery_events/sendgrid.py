@@ -50,7 +50,7 @@ def parse_request(headers: Mapping[str, str], body: bytes, public_key: str, now:
 
 
 def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datetime) -> None:
-    stamp = headers.get(TIMESTAMP_HEADER, "")
+    stamp, signed = (events.signature_header(headers, name) for name in (TIMESTAMP_HEADER, SIGNATURE_HEADER))
     try:
         key = load_der_public_key(base64.b64decode(public_key, validate=True))
     except (ValueError, UnsupportedAlgorithm):
@@ -58,7 +58,7 @@ def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datet
     if not isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey):
         raise Misconfigured("hooks.sendgrid_public_key: must be the verification key as SendGrid shows it (base64)")
     try:
-        signature = base64.b64decode(headers.get(SIGNATURE_HEADER, ""), validate=True)
+        signature = base64.b64decode(signed, validate=True)
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, stamp.encode() + body, ec.ECDSA(hashes.SHA256()))
         else:

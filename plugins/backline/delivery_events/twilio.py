@@ -18,6 +18,7 @@ from backline.errors import InvalidInput
 
 SOURCE = "twilio"
 SIGNATURE_HEADER = "X-Twilio-Signature"
+MAX_FIELDS = 200
 _PORTS = {"https": 443, "http": 80}
 _HARD_BOUNCE_CODES = frozenset({"30005", "30006", "21211", "21614"})
 """Errors for a number that does not exist or cannot receive SMS."""
@@ -28,7 +29,15 @@ _STOP_CODE = "21610"
 def parse_request(url: str, signature: str, body: bytes, auth_token: str, now: datetime) -> list[DeliveryEvent]:
     """The callback's event if final; `url` is the complete public URL, query included. InvalidSignature; InvalidInput."""
     try:
-        form = dict(parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=bool(body), errors="strict"))
+        form = dict(
+            parse_qsl(
+                body.decode(),
+                keep_blank_values=True,
+                strict_parsing=bool(body),
+                errors="strict",
+                max_num_fields=MAX_FIELDS,
+            )
+        )
     except ValueError:
         raise InvalidInput("body", "must be a form (application/x-www-form-urlencoded)") from None
     if not any(_signature_matches(each, form, signature, auth_token) for each in _url_variants(url)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import binascii
 import mimetypes
+import os
+import stat
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -43,6 +45,8 @@ MAGIC_BYTES: dict[str, tuple[bytes, ...]] = {
     f"{OFFICE}.wordprocessingml.document": ZIP_MAGIC,
 }
 """The first bytes of files of these types, to detect renamed files."""
+NOT_TEXT = (b"\x7fELF", *(magic for several in MAGIC_BYTES.values() for magic in several))
+CHECKED_BYTES = 64
 
 
 class AttachmentField(PayloadPart):
@@ -71,7 +75,7 @@ class AttachmentField(PayloadPart):
             _check_content(self, _decode(self))
         elif file.exists():
             # A file that is missing here may exist where the message is sent, and is checked there.
-            _check_content(self, _read(file, size=16))
+            _check_content(self, _read(file, size=CHECKED_BYTES))
         return self
 
     @property
@@ -168,8 +172,11 @@ def _resolve_path(path: str) -> Path:
 
 def _read(file: Path, *, size: int) -> bytes:
     try:
-        with file.open("rb") as opened:
-            return opened.read(size)
+        # Without waiting: the other end of a FIFO may never come.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return opened.read(size)
+        raise field_error("path", "is not a regular file; give one")
     except FileNotFoundError:
         folder = settings().section(EmailSettings).attachment_folder
         raise field_error("path", f"no such file in {folder}; put it there or fix the path") from None
@@ -200,6 +207,9 @@ def _check_type(field: AttachmentField) -> None:
 
 def _check_content(field: AttachmentField, content: bytes) -> None:
     begins = MAGIC_BYTES.get(field.media_type)
-    if begins and not content.startswith(begins):
+    is_wrong = not content.startswith(begins) if begins else False
+    if field.media_type.startswith("text/"):
+        is_wrong = b"\0" in content[:CHECKED_BYTES] or content.startswith(NOT_TEXT)
+    if is_wrong:
         where = "content_base64" if field.path is None else "path"
         raise field_error(where, f"does not begin as {field.media_type} files do; set the file's actual type")

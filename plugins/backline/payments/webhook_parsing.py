@@ -17,7 +17,14 @@ from pydantic_core import to_json
 
 from backline.db.connect import Session, fetch
 from backline.db.statements import statement
-from backline.delivery_events.events import MAX_SIGNATURE_AGE, InvalidSignature, parse_epoch, parse_json, require_object
+from backline.delivery_events.events import (
+    MAX_SIGNATURE_AGE,
+    InvalidSignature,
+    parse_epoch,
+    parse_json,
+    require_object,
+    signature_header,
+)
 from backline.errors import InvalidInput
 from backline.payments.declines import Decline, classify
 from backline.payments.provider import PAYMENT_KEY_METADATA
@@ -91,7 +98,7 @@ def verify_stripe_event(headers: Mapping[str, str], body: bytes, secret: str) ->
     try:
         text = body.decode()
         stripe.WebhookSignature.verify_header(
-            text, headers.get(STRIPE_SIGNATURE_HEADER, ""), secret, STRIPE_TOLERANCE_SECONDS
+            text, signature_header(headers, STRIPE_SIGNATURE_HEADER), secret, STRIPE_TOLERANCE_SECONDS
         )
     except (UnicodeDecodeError, stripe.SignatureVerificationError):
         raise InvalidSignature("the signature is missing, wrong or older than five minutes") from None
@@ -107,7 +114,7 @@ def verify_razorpay_event(headers: Mapping[str, str], body: bytes, secret: str, 
 
     try:
         text = body.decode()
-        razorpay.Utility().verify_webhook_signature(text, headers.get(RAZORPAY_SIGNATURE_HEADER, ""), secret)
+        razorpay.Utility().verify_webhook_signature(text, signature_header(headers, RAZORPAY_SIGNATURE_HEADER), secret)
     except (UnicodeDecodeError, SignatureVerificationError):
         raise InvalidSignature("the signature is missing or wrong") from None
     content, occurred_at = _parse_body(text, "created_at")
@@ -169,6 +176,10 @@ def _parse_body(text: str, time_field: str) -> tuple[dict[str, Any], datetime]:
     if "\\u0000" in text:
         raise InvalidInput("body", "must not contain \\u0000")
     content = require_object(parse_json(text, "body"), "body")
+    try:
+        to_json(content)
+    except (ValueError, RecursionError):
+        raise InvalidInput("body", "must be Unicode text, nested at most some hundred levels deep") from None
     return content, parse_epoch(content.get(time_field), time_field)
 
 

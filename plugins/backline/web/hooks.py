@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from backline.airflow.connections import connection_password
 from backline.delivery_events import mailgun, sendgrid, ses, twilio
-from backline.delivery_events.events import DeliveryEvent, record_events
+from backline.delivery_events.events import DeliveryEvent, record_events, signature_header
 from backline.payments.webhook_parsing import PaymentEvent, insert_event, verify_razorpay_event, verify_stripe_event
 from backline.settings import settings
 from backline.web.bodies import Body
@@ -89,7 +89,8 @@ def receive_mailgun(database: Database, hooks: Hooks, body: Body) -> Response:
 def receive_twilio(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """The status callback of an SMS."""
     _require_enabled(hooks.twilio_connection)
-    signature, token = request.headers.get(twilio.SIGNATURE_HEADER, ""), connection_password(hooks.twilio_connection)
+    signature = signature_header(request.headers, twilio.SIGNATURE_HEADER)
+    token = connection_password(hooks.twilio_connection)
     events = twilio.parse_request(_public_url(request), signature, body, token, datetime.now(UTC))
     return _store_delivery_events(database, twilio.SOURCE, events)
 

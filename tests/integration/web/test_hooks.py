@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from fastapi.routing import APIRoute
 from httpx import Response
 
-from backline.delivery_events import ses, twilio
+from backline.delivery_events import sendgrid, ses, twilio
 from backline.outbox import queries
 from backline.web import hooks
 from backline.web.settings import HookSettings
@@ -226,3 +227,36 @@ def test_the_body_size_is_limited_without_a_login(api: Api) -> None:
     body = b"[" + b" " * (2 * 2**20) + b"]"
     for name in ("sendgrid", "mailgun"):
         assert hook(api, name, body).status_code == 413
+
+
+ROUTES = sorted(route.path.rpartition("/")[2] for route in hooks.router.routes if isinstance(route, APIRoute))
+HEADERS = (
+    twilio.SIGNATURE_HEADER, sendgrid.SIGNATURE_HEADER, sendgrid.TIMESTAMP_HEADER, "Stripe-Signature", "X-Razorpay-Signature",
+    "X-Razorpay-Event-Id", "Content-Type",
+)  # fmt: skip
+ODD_BYTES = (
+    b"", b"{}", b"[]", b"null", b"\xff", b"\xc3\xa9", b"[" * 100_000, b'{"a":' * 5000, b'{"n":1e400}', b"NaN", b"1" * 10_000,
+    b'{"id":"\\ud83d","type":"\\u0000","created":1e99}', b"&=&", b"t=1700000000,v1=\xe9", b"x" * 5000,
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("open_hooks")
+@pytest.mark.parametrize("name", ROUTES)
+def test_no_odd_bytes_in_a_header_or_body_are_more_than_a_refusal(
+    api: Api, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for connection in ("STRIPE_HOOKS", "RAZORPAY_HOOKS"):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{connection}", json.dumps({"conn_type": "http", "password": "whsec_x"}))
+    opened = replace_settings(OPEN, stripe_connection="stripe_hooks", razorpay_connection="razorpay_hooks")
+    api.app.dependency_overrides[hooks.hook_settings] = lambda: opened
+    for odd in ODD_BYTES:
+        for header in HEADERS:
+            given = {header: odd.replace(b"\n", b"")[:6000]}
+            answer = api.call("POST", f"{PREFIX}/hooks/{name}", None, content=b"{}", headers=given)
+            assert 400 <= answer.status_code < 500, (header, odd[:40], answer.text)
+        answer = api.call("POST", f"{PREFIX}/hooks/{name}", None, content=odd, headers={})
+        assert 400 <= answer.status_code < 500, (odd[:40], answer.text)
+
+
+def replace_settings(settings: HookSettings, **changes: str) -> HookSettings:
+    return settings.model_copy(update=changes)

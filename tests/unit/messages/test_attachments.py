@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,16 @@ def test_a_file_whose_content_is_not_its_type_is_refused(folder: Path) -> None:
 def test_the_number_of_files_is_limited() -> None:
     error = error_of(*[upload("x.txt", b"x")] * 21)
     assert (error.field, "at most 20" in str(error)) == ("attachments", True)
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.txt")
+    error = error_of({"path": "pipe.txt"})
+    assert (error.field, error.problem) == ("attachments[0].path", "is not a regular file; give one")
+
+
+@pytest.mark.parametrize("content", [b"MZ\x90\x00\x03", b"\x7fELF\x02", b"PK\x03\x04", b"%PDF-1.7"])
+def test_a_binary_file_is_no_text(folder: Path, content: bytes) -> None:
+    (folder / "a.exe").write_bytes(content)
+    for attached in ({"path": "a.exe", "content_type": "text/plain"}, upload("a.txt", content)):
+        assert "does not begin as text/plain files do" in error_of(attached).problem
