@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import pwd
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, is_dataclass
@@ -44,8 +45,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def visible(text: str) -> str:
+    """The text with control characters written as escapes: a message's text must not steer the terminal."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+class _SafeConsole(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Of every text, also of a table's cell."""
+        return super().render_str(visible(text), **options)
+
+
+out = _SafeConsole(highlight=False, soft_wrap=True)
+err = _SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _version(wanted: bool) -> None:
@@ -203,12 +218,12 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
 
 def add_row(table: Table, *cells: str) -> None:
     """A row of plain text, which may look like markup."""
-    table.add_row(*(Text(cell) for cell in cells))
+    table.add_row(*(Text(visible(cell)) for cell in cells))
 
 
 def show_table(table: Table) -> None:
     """A table as wide as the terminal; in a file or pipe, wide enough for one line per row."""
-    (out if out.is_terminal else Console(highlight=False, width=PIPE_WIDTH)).print(table)
+    (out if out.is_terminal else _SafeConsole(highlight=False, width=PIPE_WIDTH)).print(table)
 
 
 def format_local(time: datetime | None, fallback: str = "", *, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:

@@ -15,7 +15,7 @@ from backline.channels.email import mime
 from backline.channels.email.settings import EmailSettings
 from backline.channels.recipients import parse_address
 from backline.channels.sms import segments
-from backline.cli.console import AsJson, app, err, out, print_json
+from backline.cli.console import AsJson, app, err, out, print_json, visible
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload
 from backline.errors import InvalidInput
 from backline.messages import registry, with_unsubscribe
@@ -71,7 +71,7 @@ def preview(
     if as_json:
         print_json(details)
     elif text:
-        typer.echo(details["text"], nl=False)
+        typer.echo(visible(details["text"]), nl=False)
     else:
         _print(details)
         if isinstance(message, SmsMessage):
@@ -152,7 +152,7 @@ def _print_short(message: MessageType, *, text_only: bool, as_json: bool) -> Non
     if as_json:
         print_json({"type": message.type_name, **found})
     elif text_only:
-        typer.echo(found["text"])
+        typer.echo(visible(found["text"]))
     else:
         out.print(f"{size}\n\n{found['text']}", markup=False)
 

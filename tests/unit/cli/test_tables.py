@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.table import Table
 
-from backline.cli.console import add_row, shorten, show_table
+from backline.cli.console import add_row, err, out, shorten, show_table, visible
 
 
 def test_a_row_in_a_pipe_is_one_line_of_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,3 +20,21 @@ def test_a_shortened_text_is_its_last_line() -> None:
     assert shorten("Traceback\n  File\nValueError: x") == "ValueError: x"
     assert shorten("x" * 100, 10) == "x" * 9 + "…"
     assert shorten("") == ""
+
+
+HOSTILE = "title\x1b]0;gone\x07 \x9b31m red \x7f\r back"
+SHOWN = "title\\x1b]0;gone\\x07 \\x9b31m red \\x7f\\x0d back"
+
+
+def test_control_characters_are_shown_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("why", box=None)
+    add_row(table, HOSTILE)
+    show_table(table)
+    out.print(HOSTILE, markup=False)
+    out.print(f"[red]{HOSTILE}[/]")
+    err.print(HOSTILE, markup=False)
+    captured = capsys.readouterr()
+    assert captured.out.count(SHOWN) == 3
+    assert "\x1b" not in captured.out + captured.err
+    assert captured.err == f"{SHOWN}\n"
+    assert visible("two\tcolumns\n") == "two\tcolumns\n"
