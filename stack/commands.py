@@ -81,8 +81,6 @@ def status(as_json: AsJson = False) -> None:
             "api-server": port,
             "smtp": port + 1,
             "mail page": port + 2,
-            "worker logs": port + 3,
-            "trigger logs": port + 4,
         },
         "services": {name: asdict(state) for name, state in states.items()},
         "lanes": _lane_status(current) if "postgres" in states and states["postgres"].state == "RUNNING" else [],

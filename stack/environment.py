@@ -197,8 +197,6 @@ def _airflow_variables(paths: Paths, secrets: Secrets, cluster: Cluster, databas
             "COLORED_CONSOLE_LOG": "False",
             "FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
             "FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
-            "TRIGGER_LOG_SERVER_PORT": str(paths.trigger_log_port),
-            "WORKER_LOG_SERVER_PORT": str(paths.worker_log_port),
         },
     }
     named = {f"AIRFLOW__{section}__{key}": value for section, keys in settings.items() for key, value in keys.items()}

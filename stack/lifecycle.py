@@ -236,14 +236,12 @@ class Stack:
         wanted = {
             "mail": (self.paths.smtp_port, self.paths.mail_web_port),
             "api-server": (self.paths.port,),
-            "scheduler": (self.paths.worker_log_port,),
-            "triggerer": (self.paths.trigger_log_port,),
         }
         for port in wanted.get(name, ()):
             if not _is_port_free(port):
                 raise Misconfigured(
                     f"port {port} of {name} is used by another program; stop it, or change BACKLINE_PORT "
-                    f"(now {self.paths.port}; that port and the next four are used)"
+                    f"(now {self.paths.port}; that port and the next two are used)"
                 )
 
     def _check_same_port(self, states: dict[str, ServiceState]) -> None:

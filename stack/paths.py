@@ -14,7 +14,7 @@ from backline.errors import Misconfigured
 from backline.settings import ROOT
 
 DEFAULT_PORT = 8080
-MAX_BASE_PORT = 65535 - 4
+MAX_BASE_PORT = 65535 - 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Paths:
         text = environ.get("BACKLINE_PORT") or str(DEFAULT_PORT)
         if not text.isascii() or not text.isdigit() or not 1024 <= int(text) <= MAX_BASE_PORT:
             raise Misconfigured(
-                f"BACKLINE_PORT={text}: must be a number from 1024 to {MAX_BASE_PORT} (five ports are used)"
+                f"BACKLINE_PORT={text}: must be a number from 1024 to {MAX_BASE_PORT} (three ports are used)"
             )
         home = (ROOT / (environ.get("BACKLINE_HOME") or ".backline")).resolve()
         return cls(ROOT, home, int(text))
@@ -45,16 +45,6 @@ class Paths:
     def mail_web_port(self) -> int:
         """The mail catcher's page."""
         return self.port + 2
-
-    @property
-    def worker_log_port(self) -> int:
-        """The port on which the scheduler serves logs of running tasks."""
-        return self.port + 3
-
-    @property
-    def trigger_log_port(self) -> int:
-        """The port on which the triggerer serves logs of running triggers."""
-        return self.port + 4
 
     @property
     def airflow_home(self) -> Path:

@@ -62,10 +62,11 @@ def render_config(paths: Paths, cluster: Cluster) -> str:
                  user=cluster.user, directory="/", stopsignal="INT", stopasgroup="false", stopwaitsecs="60"),
         _program_section("mail", [*python, "sandbox.mail", *catcher], paths),
         _program_section("api-server", [*airflow, "api-server"], paths),
-        _program_section("scheduler", [*airflow, "scheduler"], paths, stopwaitsecs="20"),
+        # Their log servers listen on all addresses; here the api-server reads the files.
+        _program_section("scheduler", [*airflow, "scheduler", "--skip-serve-logs"], paths, stopwaitsecs="20"),
         _program_section("dag-processor", [*airflow, "dag-processor"], paths),
         # If signalled as a group, its child would stop responding to it, and only SIGKILL would end both.
-        _program_section("triggerer", [*airflow, "triggerer"], paths, stopasgroup="false", stopwaitsecs="15"),
+        _program_section("triggerer", [*airflow, "triggerer", "--skip-serve-logs"], paths, stopasgroup="false", stopwaitsecs="15"),
         _program_section("maintenance", [*python, "backline.airflow.maintenance"], paths),
     ]  # fmt: skip
     supervisord = {

@@ -32,7 +32,7 @@ STOP_TIMEOUT_SECONDS = 60.0
 
 
 class StackCopy:
-    """Backline in `folder`, on `port` and the next four."""
+    """Backline in `folder`, on `port` and the next two."""
 
     def __init__(
         self,

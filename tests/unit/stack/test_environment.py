@@ -42,8 +42,7 @@ def test_two_copies_share_no_port_path_or_secret(tmp_path: Path) -> None:
     one, two = _build_environment(tmp_path / "one", 9100), _build_environment(tmp_path / "two", 9200)
     differ = {key for key in one if one[key] != two[key]}
     assert {
-        "AIRFLOW_HOME", "AIRFLOW__API__PORT", "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT",
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+        "AIRFLOW_HOME", "AIRFLOW__API__PORT", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY",
         "BACKLINE_DATABASE_URL", "BACKLINE_FERNET_KEYS", "BACKLINE_MAILDIR", "BACKLINE_PASSWORD", "BACKLINE_SMTP_PORT",
     } <= differ  # fmt: skip
