@@ -19,10 +19,10 @@ WITH event AS (
     RETURNING source_id, message_id
 )
 SELECT event.source_id, added.message_id,
-    CASE WHEN event.suppress IS NOT NULL THEN backline.suppress(event.channel, event.recipient, event.suppress, event.detail,
-        source => %(source)s::text, message_id => added.message_id) END AS suppression,
+    CASE WHEN event.suppress IS NOT NULL THEN backline.suppress_key(event.channel, event.recipient, event.suppress, event.detail,
+        NULL, %(source)s::text, added.message_id) END AS suppression,
     CASE WHEN event.event = 'unsubscribed' AND event.suppress IS NULL
-        THEN backline.opt_out(event.channel, event.recipient, '*', %(source)s::text, added.message_id)::text END AS opted_out_all
+        THEN backline.opt_out_key(event.channel, event.recipient, '*', %(source)s::text, added.message_id)::text END AS opted_out_all
 FROM added JOIN event USING (source_id);
 
 -- name: delivery_event_insert

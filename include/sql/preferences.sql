@@ -62,9 +62,9 @@ WITH moved AS (
 SELECT id FROM moved;
 
 -- name: suppress
--- Suppresses an address; see backline.suppress.
-SELECT backline.suppress(%(channel)s::text, %(address)s::text, %(reason)s::text, %(detail)s::text, %(until)s::timestamptz,
-    %(source)s::text) AS id;
+-- Suppresses an address key; see backline.suppress.
+SELECT backline.suppress_key(%(channel)s::text, %(address)s::text, %(reason)s::text, %(detail)s::text, %(until)s::timestamptz,
+    %(source)s::text, NULL) AS id;
 
 -- name: suppression_get
 -- One suppression.
@@ -88,7 +88,7 @@ RETURNING id, channel, address, reason, source, detail, message_id, since, until
 
 -- name: opt_out
 -- Opts a recipient out of a topic; see backline.opt_out.
-SELECT backline.opt_out(%(channel)s::text, %(address)s::text, %(topic)s::text, %(source)s::text, %(message_id)s::bigint);
+SELECT backline.opt_out_key(%(channel)s::text, %(address)s::text, %(topic)s::text, %(source)s::text, %(message_id)s::bigint);
 
 -- name: opt_out_replace
 -- Opts a recipient out of exactly these topics.
@@ -102,7 +102,7 @@ ON CONFLICT DO NOTHING;
 
 -- name: opt_in
 -- Opts a recipient in to a topic; see backline.opt_in.
-SELECT backline.opt_in(%(channel)s::text, %(address)s::text, %(topic)s::text);
+SELECT backline.opt_in_key(%(channel)s::text, %(address)s::text, %(topic)s::text);
 
 -- name: opt_out_list
 -- The topics that one recipient opted out of, oldest first.
@@ -117,5 +117,9 @@ WHERE channel = %(channel)s::text AND address = backline.address_key(%(channel)s
 
 -- name: preference_set
 -- Sets the preference of one recipient; see backline.set_preference.
-SELECT backline.set_preference(%(channel)s::text, %(address)s::text, %(zone)s::text, %(quiet_from)s::time,
+SELECT backline.set_preference_key(%(channel)s::text, %(address)s::text, %(zone)s::text, %(quiet_from)s::time,
     %(quiet_until)s::time, %(per_day)s::integer);
+
+-- name: time_zone_sync
+-- Adds time zones that are missing.
+INSERT INTO backline.time_zone (name) SELECT n FROM unnest(%(names)s::text[]) AS n ON CONFLICT DO NOTHING;

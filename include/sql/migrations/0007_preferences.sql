@@ -87,6 +87,46 @@ CREATE INDEX delivery_event_message ON backline.delivery_event (message_id) WHER
 CREATE INDEX delivery_event_provider ON backline.delivery_event (provider_id) WHERE message_id IS NULL;
 CREATE INDEX delivery_event_received ON backline.delivery_event (received_at);
 
+-- The time zones that Backline knows (IANA), as Python does.
+CREATE TABLE backline.time_zone (name text PRIMARY KEY);
+CREATE UNIQUE INDEX time_zone_lower ON backline.time_zone (lower(name));
+COMMENT ON TABLE backline.time_zone IS 'Synced by every migration; do not edit.';
+
+-- The key of an address that an app gives. Raises for what HTTP refuses too, and for addresses that only Python can normalize.
+CREATE FUNCTION backline.parse_address_key(channel text, address text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    line    text := btrim(address);
+    problem text := CASE
+        WHEN NOT EXISTS (SELECT FROM backline.lane AS l WHERE l.channel = parse_address_key.channel)
+        THEN 'channel: ' || coalesce(quote_literal(left(channel, 40)), 'null') || ' is not a channel; use one of: '
+            || (SELECT string_agg(DISTINCT l.channel, ', ' ORDER BY l.channel) FROM backline.lane AS l)
+        WHEN line IS NULL OR line = '' THEN 'address: is missing'
+        WHEN char_length(line) > 400 OR line ~ '[[:cntrl:]]' THEN 'address: must be one line of at most 400 characters'
+        WHEN channel = 'email' AND line ~ '[^ -~]' THEN 'address: write its domain in ASCII (xn--...); over HTTP any form is accepted'
+        ELSE replace(backline.recipient_error(channel, line), 'recipient:', 'address:')
+    END;
+BEGIN
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'backline: %', problem USING ERRCODE = '22023', COLUMN = split_part(problem, ':', 1);
+    END IF;
+    RETURN backline.address_key(channel, line);
+END $$;
+
+-- Suppresses an address key; see backline.suppress.
+CREATE FUNCTION backline.suppress_key(
+    channel text, key text, reason text, detail text, until timestamptz, source text, message_id bigint
+) RETURNS bigint
+LANGUAGE sql AS $$
+    INSERT INTO backline.suppression AS s (channel, address, reason, source, detail, message_id, until)
+    VALUES ($1, $2, $3, $6, left($4, 1000), $7, $5)
+    ON CONFLICT (channel, address) DO UPDATE
+    SET reason = excluded.reason, source = excluded.source, detail = excluded.detail, message_id = excluded.message_id,
+        since = excluded.since, until = excluded.until
+    WHERE s.until <= coalesce(excluded.until, 'infinity');
+    SELECT s.id FROM backline.suppression AS s WHERE s.channel = $1 AND s.address = $2
+$$;
+
 -- Suppresses an address, permanently or until a time. Of two suppressions the longer one is kept. Returns its id.
 CREATE FUNCTION backline.suppress(
     channel    text,
@@ -98,13 +138,14 @@ CREATE FUNCTION backline.suppress(
     message_id bigint DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO backline.suppression AS s (channel, address, reason, source, detail, message_id, until)
-    VALUES ($1, backline.address_key($1, $2), $3, $6, left($4, 1000), $7, $5)
-    ON CONFLICT (channel, address) DO UPDATE
-    SET reason = excluded.reason, source = excluded.source, detail = excluded.detail, message_id = excluded.message_id,
-        since = excluded.since, until = excluded.until
-    WHERE s.until <= coalesce(excluded.until, 'infinity');
-    SELECT s.id FROM backline.suppression AS s WHERE s.channel = $1 AND s.address = backline.address_key($1, $2)
+    SELECT backline.suppress_key($1, backline.parse_address_key($1, $2), $3, $4, $5, $6, $7)
+$$;
+
+-- Opts an address key out; see backline.opt_out.
+CREATE FUNCTION backline.opt_out_key(channel text, key text, topic text, source text, message_id bigint) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO backline.opt_out (channel, address, topic, source, message_id) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT DO NOTHING
 $$;
 
 -- Opts a recipient out of a topic, or with '*' of all topics. Repeating it changes nothing.
@@ -116,17 +157,33 @@ CREATE FUNCTION backline.opt_out(
     message_id bigint DEFAULT NULL
 ) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO backline.opt_out (channel, address, topic, source, message_id)
-    VALUES ($1, backline.address_key($1, $2), $3, $4, $5)
-    ON CONFLICT DO NOTHING
+    SELECT backline.opt_out_key($1, backline.parse_address_key($1, $2), $3, $4, $5)
+$$;
+
+-- Opts an address key in; see backline.opt_in.
+CREATE FUNCTION backline.opt_in_key(channel text, key text, topic text) RETURNS void
+LANGUAGE sql AS $$
+    DELETE FROM backline.opt_out AS o WHERE o.channel = $1 AND o.address = $2 AND ($3 = '*' OR o.topic IN ($3, '*'))
 $$;
 
 -- Opts a recipient in to a topic, or with '*' to all. Opting in to one topic also ends an opt-out of all topics ('*'), but not the
 -- opt-outs of other topics by name.
 CREATE FUNCTION backline.opt_in(channel text, address text, topic text DEFAULT '*')
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM backline.opt_out AS o
-    WHERE o.channel = $1 AND o.address = backline.address_key($1, $2) AND ($3 = '*' OR o.topic IN ($3, '*'))
+    SELECT backline.opt_in_key($1, backline.parse_address_key($1, $2), $3)
+$$;
+
+-- Sets all of an address key's preference; see backline.set_preference.
+CREATE FUNCTION backline.set_preference_key(
+    channel text, key text, zone text, quiet_from time, quiet_until time, per_day integer
+) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO backline.recipient_preference AS p (channel, address, zone, quiet_from, quiet_until, per_day)
+    -- '24:00' is a time for PostgreSQL, and the same as '00:00'.
+    VALUES ($1, $2, $3, $4 + interval '0', $5 + interval '0', $6)
+    ON CONFLICT (channel, address) DO UPDATE
+    SET zone = excluded.zone, quiet_from = excluded.quiet_from, quiet_until = excluded.quiet_until,
+        per_day = excluded.per_day, updated_at = clock_timestamp()
 $$;
 
 -- Sets all of a recipient's preference: null means the setting's value.
@@ -138,11 +195,14 @@ CREATE FUNCTION backline.set_preference(
     quiet_until time DEFAULT NULL,
     per_day     integer DEFAULT NULL
 ) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    INSERT INTO backline.recipient_preference AS p (channel, address, zone, quiet_from, quiet_until, per_day)
-    -- '24:00' is a time for PostgreSQL, and the same as '00:00'.
-    VALUES ($1, backline.address_key($1, $2), $3, $4 + interval '0', $5 + interval '0', $6)
-    ON CONFLICT (channel, address) DO UPDATE
-    SET zone = excluded.zone, quiet_from = excluded.quiet_from, quiet_until = excluded.quiet_until,
-        per_day = excluded.per_day, updated_at = clock_timestamp()
-$$;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key       text := backline.parse_address_key(channel, address);
+    canonical text := (SELECT z.name FROM backline.time_zone AS z WHERE lower(z.name) = lower(zone));
+BEGIN
+    IF zone IS NOT NULL AND canonical IS NULL THEN
+        RAISE EXCEPTION 'backline: zone: % is not a time zone; give one of IANA''s, such as Europe/Berlin', quote_literal(left(zone, 60))
+            USING ERRCODE = '22023', COLUMN = 'zone';
+    END IF;
+    PERFORM backline.set_preference_key(channel, key, canonical, quiet_from, quiet_until, per_day);
+END $$;

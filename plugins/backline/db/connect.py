@@ -28,7 +28,7 @@ TRANSIENT_SQLSTATES = frozenset({
 })  # fmt: skip
 INVALID_PARAMETER_VALUE = "22023"
 UNIQUE_VIOLATION = "23505"
-_ENQUEUE_PREFIX = "backline.enqueue"
+_OUR_PREFIX = "backline"
 PLAN_MAX_AGE_SECONDS = 5.0
 """How old the plan of a prepared statement may get. A plan made while a table was empty scans all of it; without this
 limit it would be kept until autovacuum's next run, a minute or more, however large the table has grown."""
@@ -43,7 +43,7 @@ def translate_error(exc: psycopg.Error) -> BacklineError:
     state = exc.sqlstate
     text = exc.diag.message_primary or str(exc).strip()
     field = exc.diag.column_name
-    if state in (INVALID_PARAMETER_VALUE, UNIQUE_VIOLATION) and text.startswith(_ENQUEUE_PREFIX) and field:
+    if state in (INVALID_PARAMETER_VALUE, UNIQUE_VIOLATION) and text.startswith(_OUR_PREFIX) and field:
         return InvalidInput(field, text.partition(f": {field}: ")[2] or text)
     if state in TRANSIENT_SQLSTATES or (state is None and isinstance(exc, psycopg.OperationalError)):
         return DatabaseFailure(f"database: {text}", code=state)

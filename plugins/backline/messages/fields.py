@@ -106,10 +106,10 @@ def check_currency(text: str) -> str:
 
 
 def check_time_zone(text: str) -> str:
-    """A time zone's name in the IANA database."""
-    if find_time_zone(text) is None:
+    """A time zone's name as the IANA database has it, from its name in any case."""
+    if (zone := find_time_zone(text)) is None:
         raise ValueError('must be a time zone like "Europe/Berlin" (IANA)')
-    return text
+    return zone.key
 
 
 FIRST_TIME = datetime(1, 1, 2, tzinfo=UTC)

@@ -11,11 +11,12 @@ from backline.db.statements import statement
 from backline.messages.base import MessageType
 from backline.messages.registry import all_types
 from backline.messages.rules import spec
+from backline.preferences.quiet_hours import zone_names
 from backline.settings import Settings, settings
 
 
 def sync_types(connection: psycopg.Connection[Any]) -> list[str]:
-    """Write every lane and every registered type, in the caller's transaction; returns the types' names.
+    """Write every lane, time zone and registered type, in the caller's transaction; returns the types' names.
 
     Misconfigured if a type's lane is not in the settings. A type that is no longer registered stays in the database, for its
     messages.
@@ -25,6 +26,7 @@ def sync_types(connection: psycopg.Connection[Any]) -> list[str]:
         row = {"name": name, "channel": lane.channel, "priority": lane.priority}
         connection.execute(statement("outbox", "lane_sync"), row)
     connection.execute(statement("outbox", "lane_delete_missing"), {"names": list(lanes)})
+    connection.execute(statement("preferences", "time_zone_sync"), {"names": list(zone_names().values())})
     names = []
     for kind in all_types():
         connection.execute(statement("outbox", "message_type_sync"), type_row(kind, settings()))

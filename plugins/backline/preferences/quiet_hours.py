@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 
 class QuietHours(NamedTuple):
@@ -48,11 +49,15 @@ def next_day_start(now: datetime, zone: ZoneInfo) -> datetime:
 
 @lru_cache(maxsize=1024)
 def find_time_zone(name: str) -> ZoneInfo | None:
-    """A zone of the IANA database, or None if there is none of that name."""
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        return None
+    """A zone of the IANA database by its name, in any case, or None if there is none; `key` is its name there."""
+    canonical = zone_names().get(name.lower())
+    return None if canonical is None else ZoneInfo(canonical)
+
+
+@cache
+def zone_names() -> Mapping[str, str]:
+    """The zones' names, by their lower-case form."""
+    return {name.lower(): name for name in sorted(available_timezones())}
 
 
 def _local_time_after(day: date, clock: time, zone: ZoneInfo, after: datetime) -> datetime:

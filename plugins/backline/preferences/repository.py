@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, time
 from typing import Any, Literal
 
@@ -147,8 +147,11 @@ def update_preference(
     one = {"channel": channel, "address": definition(channel).parse_address_key(address, "address")}
     if (preference.quiet_from is None) != (preference.quiet_until is None):
         raise InvalidInput("quiet_until", "must be given with quiet_from, or neither")
-    if preference.zone is not None and find_time_zone(preference.zone) is None:
-        raise InvalidInput("zone", 'must be a time zone like "Europe/Berlin" (IANA)')
+    if preference.zone is not None:
+        zone = find_time_zone(preference.zone)
+        if zone is None:
+            raise InvalidInput("zone", 'must be a time zone like "Europe/Berlin" (IANA)')
+        preference = replace(preference, zone=zone.key)
     connection.execute(statement("preferences", "preference_set"), {**one, **asdict(preference)})
     if opted_out is not None:
         topics = [check_topic(topic) for topic in opted_out]
