@@ -11,7 +11,7 @@ SELECT 'job', %(dag_id)s::text, %(run_id)s::text, %(task_id)s::text, %(map_index
     %(failed_at)s::timestamptz
 WHERE NOT EXISTS (
     SELECT FROM backline.idempotency AS i
-    WHERE i.type = substring(%(dag_id)s::text FROM '^send_(.+)$')
+    WHERE starts_with(%(dag_id)s::text, 'send_') AND i.caller = backline.calling_role() AND i.scope = ''
       AND i.key = %(dag_id)s::text || '/' || %(run_id)s::text)
 ON CONFLICT (name, run_id, task_id, map_index) WHERE kind = 'job' DO UPDATE
 SET class = CASE WHEN excluded.certainty >= d.certainty OR excluded.attempts > d.attempts THEN excluded.class ELSE d.class END,

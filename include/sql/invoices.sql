@@ -102,8 +102,8 @@ SELECT EXISTS (
 
 -- name: receipt_find
 -- The message with the order's receipt, if one was enqueued with the payment.
-SELECT i.message_id AS id FROM backline.idempotency AS i
-WHERE i.type = 'payment_receipt' AND i.key = 'order:' || %(order_id)s::bigint || ':receipt';
+SELECT i.ids[1] AS id FROM backline.idempotency AS i
+WHERE i.caller = backline.calling_role() AND i.scope = '' AND i.key = 'order:' || %(order_id)s::bigint || ':receipt';
 
 -- name: orders_due
 -- A page of the recent orders that lack an invoice, a credit note or a PDF file, by id.

@@ -412,9 +412,9 @@ FROM scanned;
 -- name: idempotency_prune
 -- Deletes up to `batch_limit` expired keys.
 DELETE FROM backline.idempotency AS i USING (
-    SELECT type, channel, key FROM backline.idempotency WHERE expires_at < statement_timestamp()
+    SELECT caller, scope, key FROM backline.idempotency WHERE expires_at < statement_timestamp()
     LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED) AS old
-WHERE (i.type, i.channel, i.key) = (old.type, old.channel, old.key)
+WHERE (i.caller, i.scope, i.key) = (old.caller, old.scope, old.key)
 RETURNING 1 AS pruned;
 
 -- name: delivery_event_prune
@@ -444,7 +444,21 @@ SELECT backline.attempt_partitions_drop((clock_timestamp() AT TIME ZONE 'UTC')::
 -- Enqueues messages of one type with equal options; returns their ids in the order given. See backline.enqueue_many.
 SELECT backline.enqueue_many(%(type)s::text, %(recipients)s::text[], %(payloads)s::text[]::jsonb[], %(due_at)s::timestamptz,
     %(priority)s::integer, %(expires_at)s::timestamptz, %(request_id)s::text, %(lane)s::text,
-    %(idempotency_keys)s::text[], %(replay_of)s::bigint) AS ids;
+    %(idempotency_keys)s::text[], %(replay_of)s::bigint, %(key_scope)s::text) AS ids;
+
+-- name: idempotency_claim_batch
+-- Takes one idempotency key for a batch of messages of any types. Returns the ids of the first batch with this key and content, or
+-- null: then enqueue it and store its ids. See backline.idempotency_claim.
+SELECT backline.idempotency_claim(%(key)s::text, %(key_scope)s::text, 'batch',
+    sha256(string_agg(backline.content_hash(t, m.recipient, m.payload, NULL), NULL ORDER BY m.position)), '{}') AS ids
+FROM unnest(%(types)s::text[], %(recipients)s::text[], %(payloads)s::text[]::jsonb[])
+    WITH ORDINALITY AS m (type, recipient, payload, position)
+LEFT JOIN backline.message_type AS t ON t.name = m.type;
+
+-- name: idempotency_set_ids
+-- Stores the ids of a batch whose key this transaction has taken.
+UPDATE backline.idempotency SET ids = %(ids)s::bigint[]
+WHERE caller = backline.calling_role() AND scope = %(key_scope)s::text AND key = %(key)s::text;
 
 -- name: message_type_sync
 -- Stores one message type for backline.enqueue.

@@ -122,14 +122,14 @@ CREATE INDEX attempt_message ON backline.attempt (message_id);
 CREATE TABLE backline.attempt_default PARTITION OF backline.attempt DEFAULT;
 
 CREATE TABLE backline.idempotency (
-    type       text NOT NULL,
-    channel    text NOT NULL,
+    caller     text NOT NULL,          -- the role that enqueued
+    scope      text NOT NULL,          -- whose key it is within the role ("http:ann"); '': the role's own
     key        text NOT NULL,
-    hash       bytea NOT NULL,
-    message_id bigint NOT NULL,
-    group_id   bigint,
+    form       text NOT NULL,          -- message, group, batch
+    hash       bytea NOT NULL,         -- of the content
+    ids        bigint[] NOT NULL,      -- what was returned: the message's or group's id, or those of a batch in order
     expires_at timestamptz NOT NULL,
-    PRIMARY KEY (type, channel, key)
+    PRIMARY KEY (caller, scope, key)
 );
 CREATE INDEX idempotency_expiry ON backline.idempotency USING brin (expires_at);
 

@@ -125,12 +125,63 @@ RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     END
 $$;
 
+-- The role that calls: that of SET ROLE, else the login. Inside a SECURITY DEFINER function current_user is the owner.
+CREATE FUNCTION backline.calling_role() RETURNS text LANGUAGE sql STABLE
+RETURN coalesce(nullif(current_setting('role'), 'none'), session_user::text);
+
+-- What is the same when an idempotency key is repeated. Without secret fields: the Fernet text of the same secret is different
+-- each time.
+CREATE FUNCTION backline.content_hash(kind backline.message_type, recipient text, payload jsonb, replay_of bigint)
+RETURNS bytea LANGUAGE sql STABLE
+RETURN sha256(convert_to(jsonb_build_array(
+    kind.name, CASE WHEN cardinality(kind.routes) > 1 THEN jsonb_strip_nulls(recipient::jsonb) ELSE to_jsonb(recipient) END,
+    replay_of, payload - kind.secret_fields)::text, 'UTF8'));
+
+-- Takes an idempotency key for `ids`, which the caller's transaction enqueues; returns null. If the key was used for the same
+-- form and content, returns the first ids. Waits for another transaction that holds the key. Raises 23505 if it was used for
+-- another content.
+--
+-- A key belongs to the calling role, which no argument can change: a role cannot block another's keys. `scope` divides the keys
+-- of a role that enqueues for several users.
+CREATE FUNCTION backline.idempotency_claim(key text, scope text, form text, hash bytea, ids bigint[])
+RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    role_name text := backline.calling_role();
+    now_at    timestamptz := clock_timestamp();
+    earlier   backline.idempotency;
+BEGIN
+    IF char_length(scope) > 255 THEN
+        RAISE EXCEPTION 'backline.enqueue: key_scope: longer than 255 characters' USING ERRCODE = '22023', COLUMN = 'key_scope';
+    END IF;
+    INSERT INTO backline.idempotency AS i (caller, scope, key, form, hash, ids, expires_at)
+    VALUES (role_name, coalesce(idempotency_claim.scope, ''), idempotency_claim.key, idempotency_claim.form,
+            idempotency_claim.hash, idempotency_claim.ids, now_at + interval '30 days')
+    ON CONFLICT ON CONSTRAINT idempotency_pkey DO UPDATE
+        SET form = excluded.form, hash = excluded.hash, ids = excluded.ids, expires_at = excluded.expires_at
+        WHERE i.expires_at < now_at;
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT * INTO earlier FROM backline.idempotency AS i
+    WHERE i.caller = role_name AND i.scope = coalesce(idempotency_claim.scope, '') AND i.key = idempotency_claim.key;
+    IF NOT FOUND THEN  -- this transaction's snapshot is older than the other's commit
+        RAISE EXCEPTION 'backline.enqueue: idempotency_key: another transaction used % first; run yours again', quote_literal(key)
+            USING ERRCODE = '40001';
+    ELSIF (earlier.form, earlier.hash) <> (form, hash) THEN
+        RAISE EXCEPTION 'backline.enqueue: idempotency_key: % was used for % % with other content; use a new key for a new message',
+            quote_literal(key), CASE earlier.form WHEN 'batch' THEN 'the batch that begins with id' ELSE earlier.form END,
+            earlier.ids[1] USING ERRCODE = '23505', COLUMN = 'idempotency_key';
+    END IF;
+    RETURN earlier.ids;
+END $$;
+
 -- Enqueues one message (or one per channel, for a type of several) in the caller's transaction.
 --
 -- recipient: an address; for a type of several channels a JSON object by channel, {"email": "...", "sms": "..."}, where an
 -- omitted channel gets nothing. due_at: the earliest time; default now. expires_at: the latest time. priority: 1 to 10; default
--- the lane's. lane: another lane of the type's channel, such as email.bulk. idempotency_key: the same key with the same content
--- returns the first id. Returns the message's id, or the group's for a type of several channels. Raises 22023 on invalid input
+-- the lane's. lane: another lane of the type's channel, such as email.bulk. idempotency_key: for 30 days the same key with the same
+-- type, recipient and payload (without secret fields) returns the first id; each calling role has its own keys. key_scope: the
+-- user that the key belongs to, for a role that enqueues for several. Returns the message's id, or the group's for a type of several channels. Raises 22023 on invalid input
 -- (the text names field and fix) and 23505 on a key reused with other content; both abort the caller's transaction.
 CREATE FUNCTION backline.enqueue(
     type            text,
@@ -142,7 +193,8 @@ CREATE FUNCTION backline.enqueue(
     expires_at      timestamptz DEFAULT NULL,
     request_id      text DEFAULT NULL,
     lane            text DEFAULT NULL,
-    replay_of       bigint DEFAULT NULL
+    replay_of       bigint DEFAULT NULL,
+    key_scope       text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -155,8 +207,7 @@ DECLARE
     new_id  bigint;
     gid     bigint;
     result  bigint;
-    hash    bytea;
-    earlier backline.idempotency;
+    earlier bigint[];
 BEGIN
     SELECT * INTO kind FROM backline.message_type AS t WHERE t.name = enqueue.type;
     IF NOT FOUND THEN
@@ -199,29 +250,12 @@ BEGIN
                 USING ERRCODE = '22023', COLUMN = split_part(problem, ':', 1);
         END IF;
         new_id := nextval('backline.message_id');
-        IF idempotency_key IS NOT NULL THEN
-            -- Without secret fields: the Fernet text of the same secret is different each time.
-            hash := sha256(convert_to(recipient || chr(10) || (payload - kind.secret_fields)::text, 'UTF8'));
-            INSERT INTO backline.idempotency AS i (type, channel, key, hash, message_id, group_id, expires_at)
-            VALUES (enqueue.type, route.channel, idempotency_key, hash, new_id, gid,
-                    now_at + interval '30 days')
-            ON CONFLICT ON CONSTRAINT idempotency_pkey DO UPDATE
-                SET hash = excluded.hash, message_id = excluded.message_id, group_id = excluded.group_id,
-                    expires_at = excluded.expires_at
-                WHERE i.expires_at < now_at;
-            IF NOT FOUND THEN
-                SELECT * INTO earlier FROM backline.idempotency AS i
-                WHERE i.type = enqueue.type AND i.channel = route.channel AND i.key = idempotency_key;
-                IF NOT FOUND THEN  -- this transaction's snapshot is older than the other's commit
-                    RAISE EXCEPTION 'backline.enqueue: idempotency_key: another transaction used % first; run yours again',
-                        quote_literal(idempotency_key) USING ERRCODE = '40001';
-                ELSIF earlier.hash <> hash THEN
-                    RAISE EXCEPTION 'backline.enqueue: idempotency_key: % was used for % % with other content; use a new key for a new message',
-                        quote_literal(idempotency_key), CASE WHEN several THEN 'group' ELSE 'message' END,
-                        coalesce(earlier.group_id, earlier.message_id)
-                        USING ERRCODE = '23505', COLUMN = 'idempotency_key';
-                END IF;
-                RETURN coalesce(earlier.group_id, earlier.message_id);
+        IF idempotency_key IS NOT NULL AND result IS NULL THEN  -- once for all channels
+            earlier := backline.idempotency_claim(
+                idempotency_key, key_scope, CASE WHEN several THEN 'group' ELSE 'message' END,
+                backline.content_hash(kind, recipient, payload, replay_of), ARRAY[coalesce(gid, new_id)]);
+            IF earlier IS NOT NULL THEN
+                RETURN earlier[1];
             END IF;
         END IF;
         -- Checked this late, so that a repeated call still gets its first id after the expiry.
@@ -260,7 +294,8 @@ CREATE FUNCTION backline.enqueue_many(
     request_id       text DEFAULT NULL,
     lane             text DEFAULT NULL,
     idempotency_keys text[] DEFAULT NULL,
-    replay_of        bigint DEFAULT NULL
+    replay_of        bigint DEFAULT NULL,
+    key_scope        text DEFAULT NULL
 ) RETURNS bigint[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -283,7 +318,7 @@ BEGIN
     IF cardinality(recipients) = 1 OR idempotency_keys IS NOT NULL OR kind.name IS NULL OR cardinality(kind.routes) > 1 THEN
         RETURN (SELECT array_agg(backline.enqueue(enqueue_many.type, r.recipient, r.payload, enqueue_many.due_at,
                     enqueue_many.priority, r.key, enqueue_many.expires_at, enqueue_many.request_id,
-                    enqueue_many.lane, enqueue_many.replay_of) ORDER BY r.position)
+                    enqueue_many.lane, enqueue_many.replay_of, enqueue_many.key_scope) ORDER BY r.position)
                 FROM (SELECT * FROM unnest(recipients, payloads,
                         coalesce(idempotency_keys, array_fill(NULL::text, ARRAY[cardinality(recipients)])))
                       WITH ORDINALITY AS u (recipient, payload, key, position)) AS r);

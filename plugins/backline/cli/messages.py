@@ -22,6 +22,8 @@ from backline.outbox.timeline import TimelineEvent, format_time
 
 MAX_FIELD_LENGTH = 200
 """Characters of each payload field that `inspect` prints; --json has all."""
+KEY_SCOPE = "cli"
+"""Of `--key`: a person's key must not be one that a job derives."""
 SENT_COLUMNS = ("id", "type", "recipient", "state", "lane", "due_at", "expires_at")
 
 
@@ -51,7 +53,7 @@ def send(
     encrypted = encrypt_secrets(kind, content, console.encryptor().encrypt) if kind.secret_fields else content
     message = NewMessage(
         type_name, recipient, encrypted, key, due_at=console.parse_time("--at", at),
-        expires_at=kind.expiry(content, datetime.now(UTC)), lane=lane,
+        expires_at=kind.expiry(content, datetime.now(UTC)), lane=lane, key_scope=KEY_SCOPE,
     )  # fmt: skip
     rows = _enqueue(message)
     if as_json:

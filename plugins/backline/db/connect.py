@@ -20,11 +20,12 @@ from backline.errors import BacklineError, DatabaseFailure, InvalidInput, Miscon
 
 log = logging.getLogger(__name__)
 
+LOCK_NOT_AVAILABLE = "55P03"
 TRANSIENT_SQLSTATES = frozenset({
     "40001", "40P01",                      # serialization failure, deadlock
     "08000", "08001", "08003", "08004", "08006",  # connection
     "53000", "53100", "53200", "53300",    # out of disk, memory, connections
-    "55P03", "57014", "57P01", "57P02", "57P03",  # lock not available, cancelled, shutting down, starting up
+    LOCK_NOT_AVAILABLE, "57014", "57P01", "57P02", "57P03",  # lock not available, cancelled, shutting down, starting up
 })  # fmt: skip
 INVALID_PARAMETER_VALUE = "22023"
 UNIQUE_VIOLATION = "23505"

@@ -46,7 +46,7 @@ def enqueue_status(database: Session, order: Order, status: str, note: str, url_
     payload = _payload(order, url_template, status=status, note=note)
     try:
         with database.transaction():
-            enqueue(database, "order_status", order.email, payload, key=f"order:{order.id}:{status}")
+            enqueue(database, "order_status", order.email, payload, key=f"order:{order.id}:status:{status}")
     except InvalidInput as exc:
         log.warning("order %s: cannot notify the customer that it is %s: %s", order.number, status, exc)
 

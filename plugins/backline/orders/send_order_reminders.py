@@ -69,7 +69,7 @@ def _send_stage(job: Job[OrderSettings], stage: Stage, limit: int, span: tuple[f
         """Store that the customer is reminded, and enqueue the message, in one transaction."""
         if not job.rows(statement("orders", "reminder_insert"), int, {"id": order.id, "stage": stage.name}):
             return "not_due"  # reminded by another run, or the order has changed
-        key = f"order:{order.id}:{stage.name}"
+        key = f"order:{order.id}:reminder:{stage.name}"
         job.enqueue("order_reminder", order.email, _payload(config, stage, order), key=key)
         return stage.name
 

@@ -25,8 +25,7 @@ from backline.messages.base import MessageType
 from backline.settings import settings
 
 IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
-MAX_IDEMPOTENCY_KEY_LENGTH = 200
-"""Characters of an HTTP client's key: the outbox takes 255, and a batch appends each message's position."""
+MAX_IDEMPOTENCY_KEY_LENGTH = 255
 MAX_RECIPIENT_LENGTH = 400
 MAX_REPORTED_ERRORS = 50
 """Invalid messages of one batch that are reported."""
@@ -54,6 +53,8 @@ class NewMessage:
     lane: str | None = None
     request_id: str | None = None
     replay_of: int | None = None
+    key_scope: str | None = None
+    """The user that the key belongs to; None: to the database role itself."""
 
     @property
     def is_group(self) -> bool:
@@ -95,7 +96,7 @@ def enqueue_statement(messages: Sequence[NewMessage]) -> tuple[LiteralString, di
     first = messages[0]
     return statement("outbox", "message_enqueue_many"), {
         "type": first.type, "due_at": first.due_at, "priority": first.priority, "expires_at": first.expires_at,
-        "request_id": first.request_id, "lane": first.lane, "replay_of": first.replay_of,
+        "request_id": first.request_id, "lane": first.lane, "replay_of": first.replay_of, "key_scope": first.key_scope,
         "recipients": [_to_text(one.recipient) for one in messages],
         "payloads": [_to_text(one.payload) for one in messages],
         "idempotency_keys": None if first.key is None else [one.key for one in messages],
@@ -106,7 +107,7 @@ def _calls(messages: Sequence[NewMessage]) -> Iterable[list[int]]:
     """The positions of the messages of each SQL call."""
     calls: dict[tuple[Any, ...], list[int]] = {}
     for index, one in enumerate(messages):
-        options = (one.due_at, one.expires_at, one.priority, one.lane, one.request_id, one.replay_of)
+        options = (one.due_at, one.expires_at, one.priority, one.lane, one.request_id, one.replay_of, one.key_scope)
         calls.setdefault((one.type, one.key is None, *options), []).append(index)
     return calls.values()
 
@@ -145,29 +146,42 @@ def validate_batch(messages: Sequence[NewMessage], encryptor: Encryptor) -> list
 
 
 def enqueue_batch(
-    database: psycopg.Connection[Any], messages: Sequence[NewMessage], keys: Sequence[str] | None
+    database: psycopg.Connection[Any], messages: Sequence[NewMessage], key: str | None, key_scope: str
 ) -> list[int]:
-    """As `enqueue_many`, with one idempotency key per message, if given.
+    """As `enqueue_many`, with one idempotency key, if given, for the whole batch.
 
-    BatchValidationError when the database refuses a message, for example because its key was used with other content.
+    InvalidInput if the key was used with other content; BatchValidationError if the database refuses a message.
     """
-    if keys is not None:
-        messages = [replace(one, key=key) for one, key in zip(messages, keys, strict=True)]
+    values = {"key": key, "key_scope": key_scope}
+    if key is not None:
+        content = {
+            "types": [one.type for one in messages],
+            "recipients": [_to_text(one.recipient) for one in messages],
+            "payloads": [_to_text(one.payload) for one in messages],
+        }
+        try:
+            with translate_errors():
+                sql = statement("outbox", "idempotency_claim_batch")
+                earlier = fetch_one(database, sql, list[int], {**values, **content})
+        except InvalidInput as exc:
+            raise with_http_field_name(exc) from None
+        if earlier is not None:
+            return earlier
     ids = [0] * len(messages)
     for indexes in _calls(messages):
         try:
             found = enqueue_many(database, [messages[index] for index in indexes])
-        except InvalidInput as exc:
-            # The database names the key, or what all messages of one call share.
-            named = (index for index in indexes if exc.problem.startswith(f"'{messages[index].key}' "))
-            raise BatchValidationError([(next(named, indexes[0]), with_http_field_name(exc))]) from None
+        except InvalidInput as exc:  # it names what all messages of one call share
+            raise BatchValidationError([(indexes[0], with_http_field_name(exc))]) from None
         for index, message_id in zip(indexes, found, strict=True):
             ids[index] = message_id
+    if key is not None:
+        database.execute(statement("outbox", "idempotency_set_ids"), {**values, "ids": ids})
     return ids
 
 
 def check_idempotency_key(key: str) -> str:
-    """An HTTP client's idempotency key; InvalidInput unless it is 1 to 200 visible ASCII characters."""
+    """An HTTP client's idempotency key; InvalidInput unless it is 1 to 255 visible ASCII characters."""
     if not re.fullmatch(rf"[!-~]{{1,{MAX_IDEMPOTENCY_KEY_LENGTH}}}", key):
         raise InvalidInput(
             IDEMPOTENCY_KEY_HEADER,
@@ -300,6 +314,7 @@ def replay(
     who: Actor,
     encryptor: Encryptor,
     *,
+    key_scope: str,
     recipient: str | None = None,
     payload: Mapping[str, object] | None = None,
 ) -> tuple[int, bool]:
@@ -329,6 +344,7 @@ def replay(
         row.type, {row.channel: address} if is_group else address,
         to_stored_payload(kind, replayed, encryptor), key, priority=row.priority,
         lane=None if is_group else row.lane, request_id=who.request_id, replay_of=message_id,
+        key_scope=key_scope,
     )  # fmt: skip
     try:
         [new_id] = enqueue_many(database, [message])

@@ -15,6 +15,7 @@ from psycopg_pool import ConnectionPool
 
 from backline.airflow.connections import app_dsn
 from backline.db.connect import settings_fix, translate_errors
+from backline.db.statements import statement
 from backline.web.settings import HttpSettings
 
 
@@ -28,8 +29,13 @@ class Connections:
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
-        """A connection in a transaction; DatabaseFailure if none is free in time or the database is unavailable."""
+        """A connection in a transaction that waits only briefly for locks: others need the connection.
+
+        DatabaseFailure if none is free in time, a lock is held, or the database is unavailable.
+        """
         with translate_errors(), self._get_pool().connection() as connection:
+            # Not of the session: a transaction pooler would hand it to others.
+            connection.execute(statement("jobs", "lock_timeout_set"), {"seconds": self._config.lock_timeout_seconds})
             yield connection
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Request, Response
@@ -18,7 +18,7 @@ from backline.web import schemas
 from backline.web.bodies import Body, JsonRoute
 from backline.web.database import Database
 from backline.web.problems import ApiError, check_media_type, invalid_request
-from backline.web.roles import Role, actor, route
+from backline.web.roles import Role, actor, key_scope, route
 from backline.web.schemas import BATCH_LIMIT, Id, Text
 from backline.web.urls import api_url, next_url, ui_url
 
@@ -32,7 +32,7 @@ _BODY = {"required": True, "content": {"application/json": {"schema": {"oneOf": 
 IdempotencyKey = Annotated[
     str | None,
     Header(
-        description="Repeating a key with the same content returns the first ids; kept 30 days.",
+        description="Repeating your key with the same content returns the first ids; kept 30 days.",
         json_schema_extra={"minLength": 1, "maxLength": submission.MAX_IDEMPOTENCY_KEY_LENGTH, "pattern": "^[!-~]+$"},
     ),
 ]
@@ -46,14 +46,13 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
     """All or none: if a message is invalid, none is accepted, and the errors have the index of each invalid one."""
     check_media_type(request)
     wanted, is_batch = _parse_messages(body, request.state.request_id)
-    keys = None
-    if idempotency_key is not None:
-        key = submission.check_idempotency_key(idempotency_key)
-        keys = [f"{key}/{index}" for index in range(len(wanted))] if is_batch else [key]
+    key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
     try:
         checked = submission.validate_batch(wanted, encryptor())
+        if not is_batch:
+            checked = [replace(checked[0], key=key, key_scope=key_scope(request))]
         with database.transaction() as connection:
-            ids = submission.enqueue_batch(connection, checked, keys)
+            ids = submission.enqueue_batch(connection, checked, key if is_batch else None, key_scope(request))
             after = {
                 "count": len(ids), "types": sorted({one.type for one in checked}), "first": min(ids), "last": max(ids)
             }  # fmt: skip
@@ -146,8 +145,9 @@ def replay(
     key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
     with database.transaction() as connection:
         new, grouped = submission.replay(
-            connection, id, key, actor(request), encryptor(), recipient=given.to, payload=given.payload
-        )
+            connection, id, key, actor(request), encryptor(), key_scope=key_scope(request), recipient=given.to,
+            payload=given.payload,
+        )  # fmt: skip
     return _accepted_response(request, [new], [api_url(request, f"{'groups' if grouped else 'messages'}/{new}")])
 
 

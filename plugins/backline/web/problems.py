@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
+from backline.db.connect import LOCK_NOT_AVAILABLE
 from backline.delivery_events.events import InvalidSignature
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
 from backline.outbox.submission import BatchValidationError, MessageNotFound
@@ -161,6 +162,8 @@ def _to_api_error(exc: Exception) -> ApiError:
         return ApiError(409, str(exc))
     if isinstance(exc, RetryableError):
         detail = "The database is busy or unavailable; repeat the request later."
+        if exc.code == LOCK_NOT_AVAILABLE:
+            detail = "Another transaction holds what this request needs, such as its key; repeat the request later."
         return ApiError(503, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
     return ApiError(500, UNEXPECTED_ERROR_DETAIL)
 

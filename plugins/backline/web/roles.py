@@ -86,3 +86,8 @@ def require_dag_access(request: Request, dag_id: str) -> None:
 def actor(request: Request) -> Actor:
     """The user and request id, for the audit trail."""
     return Actor(request.state.user.get_name(), request.state.request_id)
+
+
+def key_scope(request: Request) -> str:
+    """The scope of the user's idempotency keys. The API's database role is the same for all users, and the jobs'."""
+    return f"http:{request.state.user.get_id()}"

@@ -26,4 +26,5 @@ class HttpSettings(Section):
     max_body_mib: float = Field(32.0, gt=0, le=1024)
     max_db_connections: int = Field(4, ge=1, le=64)
     pool_timeout_seconds: float = Field(5.0, gt=0, le=60)
+    lock_timeout_seconds: float = Field(0.2, ge=0.001, le=60)
     search_timeout_seconds: float = Field(5.0, gt=0, le=60)

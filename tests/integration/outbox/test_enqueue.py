@@ -340,12 +340,6 @@ def test_the_same_key_with_other_content_is_an_error(outbox: Outbox, other: dict
     assert count(outbox) == 1
 
 
-def test_keys_are_by_type(outbox: Outbox) -> None:
-    assert enqueue(outbox.connection, key="k") != enqueue(
-        outbox.connection, key="k", type="welcome", payload={"name": "Ann"}
-    )
-
-
 def test_a_key_within_one_statement(outbox: Outbox) -> None:
     same = ["ann@example.com"] * 3
     ids = enqueue_many(outbox, recipients=same, payloads=[PAYLOAD] * 3, keys=["a", "a", "b"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
@@ -14,6 +16,7 @@ from backline.messages import registry
 from backline.messages.sync import sync_types, type_row
 from backline.outbox import queries, submission
 from backline.settings import settings
+from backline.web.urls import PREFIX
 from tests.integration.web.conftest import FERNET_KEY, Api, email
 
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).isoformat()
@@ -162,15 +165,112 @@ def test_an_idempotency_key_returns_the_first_ids(api: Api) -> None:
     assert len(rows(api)) == 1
 
 
-def test_a_batchs_key_applies_to_each_position(api: Api) -> None:
-    batch = [email("a@example.com"), email("b@example.com"), email("c@example.com")]
-    key = {"Idempotency-Key": "batch-1"}
+def test_a_batch_has_one_key(api: Api) -> None:
+    batch = [email("a@example.com"), {"type": "welcome", "to": "b@example.com", "payload": {"name": "B"}}, email()]
+    key = {"Idempotency-Key": "kk"}
     first = api.post("messages", batch, headers=key).json()["messages"]
+    assert [one["id"] for one in first] == [row["id"] for row in rows(api)]
     assert api.post("messages", batch, headers=key).json()["messages"] == first
+    refused = {
+        "another message": [*batch[:2], email("d@example.com")],
+        "another order": batch[::-1],
+        "more": [*batch, email("d@example.com")],
+        "fewer": batch[:1],
+        "alone": batch[0],
+    }
+    for name, body in refused.items():
+        answer = api.post("messages", body, headers=key)
+        assert answer.status_code == 422, name
+        [error] = answer.json()["errors"]
+        assert error["field"] == "Idempotency-Key"
+        assert f"the batch that begins with id {first[0]['id']}" in error["detail"]
     assert len(rows(api)) == 3
-    answer = api.post("messages", [*batch[:2], email("d@example.com")], headers=key)
+    assert api.post("messages", batch[0], headers={"Idempotency-Key": "kk/0"}).json()["messages"] != first[:1]
+
+
+def test_a_key_names_one_message_whatever_its_type(api: Api) -> None:
+    key = {"Idempotency-Key": "k"}
+    welcome = {"type": "welcome", "to": "ann@example.com", "payload": {"name": "Ann"}}
+    [first] = api.post("messages", welcome, headers=key).json()["messages"]
+    for body in (email(), [welcome]):
+        answer = api.post("messages", body, headers=key)
+        assert answer.status_code == 422
+        assert f"was used for message {first['id']} with other content" in answer.json()["detail"]
+    assert len(rows(api)) == 1
+
+
+def test_each_user_has_their_own_keys_and_so_have_the_jobs(api: Api) -> None:
+    key = "order:5:receipt"
+    api.sql("SELECT backline.enqueue('welcome', 'a@example.com', '{\"name\": \"A\"}', idempotency_key => %s)", key)
+    for role in ("op", "admin"):
+        answer = api.post("messages", email(f"{role}@example.com"), role, headers={"Idempotency-Key": key})
+        assert answer.status_code == 202
+    assert len({row["id"] for row in rows(api)}) == 3
+
+
+def test_a_replay_is_another_content_than_the_first_message(api: Api) -> None:
+    key = {"Idempotency-Key": "k"}
+    [first] = api.post("messages", email(), headers=key).json()["messages"]
+    finish(api, first["id"], "sent")
+    answer = api.post(f"messages/{first['id']}/replay", headers=key)
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["index"] == 2
+    assert f"was used for message {first['id']} with other content" in answer.json()["detail"]
+    assert len(rows(api)) == 1
+    assert api.get("audit-trail", "admin", params={"action": "message.replay"}).json()["entries"] == []
+
+
+def test_a_repeated_batch_returns_its_ids_after_it_has_expired(api: Api) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+    batch, key = [email(expires_at=soon), email("b@example.com", expires_at=soon)], {"Idempotency-Key": "k"}
+    first = api.post("messages", batch, headers=key)
+    assert first.status_code == 202
+    api.sql("SELECT pg_sleep_until(%s)", soon)
+    assert api.post("messages", batch, headers=key).json()["messages"] == first.json()["messages"]
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_requests_with_one_key_at_once_are_one(api: Api, *, is_batch: bool) -> None:
+    body = [email(), email("b@example.com")] if is_batch else email()
+
+    def send(_: int) -> list[dict[str, Any]]:
+        while (answer := api.post("messages", body, headers={"Idempotency-Key": "k"})).status_code == 503:
+            assert answer.headers["retry-after"]
+        accepted: list[dict[str, Any]] = answer.json()["messages"]
+        return accepted
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(send, range(8)))
+    assert all(result == results[0] for result in results)
+    assert len(rows(api)) == 1 + is_batch
+
+
+def test_a_held_key_is_a_503_for_its_requests_only(api: Api) -> None:
+    key = {"Idempotency-Key": "held"}
+    with psycopg.connect(api.connection.info.dsn, password=api.connection.info.password) as holder:
+        holder.execute(
+            "SELECT backline.enqueue('welcome', 'a@example.com', '{\"name\": \"A\"}', idempotency_key => 'held',"
+            " key_scope => 'http:op-1')"
+        )
+        with ThreadPoolExecutor(16) as pool:
+            held = [pool.submit(api.post, "messages", body, headers=key) for body in [email(), [email()]] * 6]
+            others = [pool.submit(api.post, "messages", email(f"{n}@example.com")) for n in range(3)]
+            ready = pool.submit(api.get, f"{PREFIX}/readyz", None)
+            assert ready.result(30).status_code == 200
+            assert [answer.result(30).status_code for answer in others] == [202] * 3
+            for answer in held:
+                assert answer.result(30).status_code == 503
+                assert answer.result().headers["retry-after"] == "2"
+                assert "Another transaction holds" in answer.result().json()["detail"]
+    # The holder has committed.
+    assert api.post("messages", email(), headers=key).status_code == 422
+
+
+def test_a_message_that_is_locked_is_a_503_too(api: Api) -> None:
+    [made] = api.post("messages", email()).json()["messages"]
+    with psycopg.connect(api.connection.info.dsn, password=api.connection.info.password) as holder:
+        holder.execute("SELECT FROM backline.message WHERE id = %s FOR UPDATE", [made["id"]])
+        assert api.post(f"messages/{made['id']}/cancel").status_code == 503
+    assert api.post(f"messages/{made['id']}/cancel").status_code == 200
 
 
 def test_a_secret_is_encrypted_before_it_is_stored_and_never_shown(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
