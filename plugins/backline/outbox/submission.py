@@ -314,7 +314,7 @@ def replay(
     who: Actor,
     encryptor: Encryptor,
     *,
-    key_scope: str,
+    key_scope: str | None = None,
     recipient: str | None = None,
     payload: Mapping[str, object] | None = None,
 ) -> tuple[int, bool]:
