@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -39,6 +40,15 @@ def finish(api: Api, message_id: int, state: str, error_class: str | None = None
         " dispatcher, dag_run) VALUES (%s, 1, clock_timestamp(), 7.5, %s, %s, '250', '250 Ok', 1, 'dispatch_email/run 1')",
         message_id, state, error_class,
     )  # fmt: skip
+
+
+@contextmanager
+def open_transaction(api: Api) -> Iterator[psycopg.Connection[Any]]:
+    """The app's own transaction. The server ends it if a request waits for it for long: then the test fails."""
+    info = api.connection.info
+    limit = "-c idle_in_transaction_session_timeout=10s"
+    with psycopg.connect(info.dsn, password=info.password, options=limit) as connection:
+        yield connection
 
 
 def change_type(api: Api, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
@@ -246,7 +256,7 @@ def test_requests_with_one_key_at_once_are_one(api: Api, *, is_batch: bool) -> N
 
 def test_a_held_key_is_a_503_for_its_requests_only(api: Api) -> None:
     key = {"Idempotency-Key": "held"}
-    with psycopg.connect(api.connection.info.dsn, password=api.connection.info.password) as holder:
+    with open_transaction(api) as holder:
         holder.execute(
             "SELECT backline.enqueue('welcome', 'a@example.com', '{\"name\": \"A\"}', idempotency_key => 'held',"
             " key_scope => 'http:op-1')"
@@ -267,7 +277,7 @@ def test_a_held_key_is_a_503_for_its_requests_only(api: Api) -> None:
 
 def test_a_message_that_is_locked_is_a_503_too(api: Api) -> None:
     [made] = api.post("messages", email()).json()["messages"]
-    with psycopg.connect(api.connection.info.dsn, password=api.connection.info.password) as holder:
+    with open_transaction(api) as holder:
         holder.execute("SELECT FROM backline.message WHERE id = %s FOR UPDATE", [made["id"]])
         assert api.post(f"messages/{made['id']}/cancel").status_code == 503
     assert api.post(f"messages/{made['id']}/cancel").status_code == 200
