@@ -126,7 +126,7 @@ CREATE TABLE backline.idempotency (
     scope      text NOT NULL,          -- whose key it is within the role ("http:ann"); '': the role's own
     key        text NOT NULL,
     form       text NOT NULL,          -- message, group, batch
-    hash       bytea NOT NULL,         -- of the content
+    hash       bytea NOT NULL,         -- of the content; a batch's is made of those of its messages
     ids        bigint[] NOT NULL,      -- what was returned: the message's or group's id, or those of a batch in order
     expires_at timestamptz NOT NULL,
     PRIMARY KEY (caller, scope, key)

@@ -138,8 +138,7 @@ RETURN sha256(convert_to(jsonb_build_array(
     replay_of, payload - kind.secret_fields)::text, 'UTF8'));
 
 -- Takes an idempotency key for `ids`, which the caller's transaction enqueues; returns null. If the key was used for the same
--- form and content, returns the first ids. Waits for another transaction that holds the key. Raises 23505 if it was used for
--- another content.
+-- content, returns the first ids. Waits for another transaction that holds the key. Raises 23505 if it was used for other content.
 --
 -- A key belongs to the calling role, which no argument can change: a role cannot block another's keys. `scope` divides the keys
 -- of a role that enqueues for several users.
@@ -167,7 +166,7 @@ BEGIN
     IF NOT FOUND THEN  -- this transaction's snapshot is older than the other's commit
         RAISE EXCEPTION 'backline.enqueue: idempotency_key: another transaction used % first; run yours again', quote_literal(key)
             USING ERRCODE = '40001';
-    ELSIF (earlier.form, earlier.hash) <> (form, hash) THEN
+    ELSIF earlier.hash <> hash THEN
         RAISE EXCEPTION 'backline.enqueue: idempotency_key: % was used for % % with other content; use a new key for a new message',
             quote_literal(key), CASE earlier.form WHEN 'batch' THEN 'the batch that begins with id' ELSE earlier.form END,
             earlier.ids[1] USING ERRCODE = '23505', COLUMN = 'idempotency_key';
