@@ -11,6 +11,12 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from backline.errors import InvalidInput
 
+MAX_COUNTED_ERRORS = 1000
+"""Of more wrong fields only the number is reported."""
+MAX_LISTED_PROBLEMS = 20
+"""Wrong fields that one InvalidInput names."""
+MAX_FIELD_LENGTH = 200
+"""Characters of a field's path; its names may be the caller's."""
 UNKNOWN_FIELD = "is not a known field; remove it or check its spelling"
 NUL_PATTERN = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 """A NUL escaped in JSON, but not an escaped backslash followed by "u0000"."""
@@ -58,22 +64,31 @@ def field_problems(
     secret: frozenset[str] = frozenset(),
 ) -> list[FieldProblem]:
     """All wrong fields. `unknown_field` gives the text for an unknown one; no text quotes the value of a `secret` field."""
+    if isinstance(errors, ValidationError) and errors.error_count() > MAX_COUNTED_ERRORS:
+        return [FieldProblem((), f"has {errors.error_count():,} wrong fields; check its form")]
     details = errors.errors(include_url=False) if isinstance(errors, ValidationError) else errors
     return [_translate(error, unknown_field, secret) for error in details]
 
 
 def to_invalid_input(problems: Sequence[FieldProblem]) -> InvalidInput:
     """One InvalidInput for all problems: its field is the first one's, its text lists the others too."""
-    rest = "".join(f"; also {problem.field}: {problem.text}" for problem in problems[1:])
+    rest = "".join(f"; also {problem.field}: {problem.text}" for problem in problems[1:MAX_LISTED_PROBLEMS])
+    if len(problems) > MAX_LISTED_PROBLEMS:
+        rest += f"; and {len(problems) - MAX_LISTED_PROBLEMS:,} more"
     return InvalidInput(problems[0].field, problems[0].text + rest)
 
 
+def shorten(text: str, length: int) -> str:
+    """The text, cut to a number of characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def field_path(location: Sequence[int | str]) -> str:
-    """A field's location as a path: `attachments[0].path`."""
+    """A field's location as a path: `attachments[0].path`; a very long one is cut."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text or "payload"
+    return shorten(text, MAX_FIELD_LENGTH) or "payload"
 
 
 def field_error(field: str, problem: str) -> PydanticCustomError:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import NamedTuple
 
+from backline.caching import cache_short_texts
 from backline.channels.base import ALL_ENDPOINTS
 from backline.errors import InvalidInput
 
@@ -18,6 +18,8 @@ _SIMPLE_ADDRESS = re.compile(
 # them; email-validator, written for sign-up forms, refuses most of them.
 _RESERVED_DOMAIN = re.compile(r"localhost|.+\.(?:localhost|test|example|invalid|local)", re.IGNORECASE)
 CONTROL_CHARACTERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_ADDRESS_LENGTH = 500
+"""Characters of an email address with its display name."""
 MAX_NUMBER_LENGTH = 40
 """Characters of a number as typed, including spaces and brackets."""
 _NUMBER_HINT = "write it with its country code, for example +49 1511 2345678"
@@ -37,9 +39,13 @@ class Address(NamedTuple):
     """`local@domain` (RFC 5322), the domain lower case and punycode (RFC 5890); needs SMTPUTF8 (RFC 6531) unless ASCII."""
 
 
-@lru_cache(maxsize=4096)
+@cache_short_texts(4096)
 def parse_address(text: str, field: str) -> Address:
     """Parse `a@b.example`, `<a@b.example>` or `Name <a@b.example>`; InvalidInput names the field."""
+    if len(text) > MAX_ADDRESS_LENGTH:
+        raise InvalidInput(
+            field, f"has {len(text):,} characters; an address with its name has at most {MAX_ADDRESS_LENGTH}"
+        )
     if not text.isprintable() and CONTROL_CHARACTERS.search(text):
         raise InvalidInput(field, "control characters and line breaks are not allowed in an address")
     text = text.strip()
@@ -80,7 +86,7 @@ def _validate_addr_spec(spec: str, field: str) -> str:
     return f"{checked.local_part}@{ascii_domain}"
 
 
-@lru_cache(maxsize=4096)
+@cache_short_texts(4096)
 def parse_phone_number(text: str, field: str) -> str:
     """A number with its country code, in any usual notation, as E.164 (ITU-T): +4915112345678.
 

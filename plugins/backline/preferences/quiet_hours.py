@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -47,11 +47,15 @@ def next_day_start(now: datetime, zone: ZoneInfo) -> datetime:
     return _local_time_after(now.astimezone(zone).date() + timedelta(days=1), time(0), zone, now)
 
 
-@lru_cache(maxsize=1024)
 def find_time_zone(name: str) -> ZoneInfo | None:
     """A zone of the IANA database by its name, in any case, or None if there is none; `key` is its name there."""
     canonical = zone_names().get(name.lower())
-    return None if canonical is None else ZoneInfo(canonical)
+    return None if canonical is None else _zone(canonical)
+
+
+@cache
+def _zone(canonical: str) -> ZoneInfo:
+    return ZoneInfo(canonical)
 
 
 @cache

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
-from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from backline.caching import cache_short_texts
 from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
@@ -88,7 +88,7 @@ def _zone_name(local: datetime, locale: Locale) -> str:
     return f"UTC{name[0]}{int(name[1:3])}{':' * bool(minutes)}{minutes}"
 
 
-@lru_cache(maxsize=64)
+@cache_short_texts(64)
 def _locale(tag: str) -> Locale:
     """The locale, or that of its language, or of `templates.language`: CLDR does not have every language."""
     from babel import Locale, UnknownLocaleError

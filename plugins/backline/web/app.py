@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from backline.settings import settings
 from backline.web import audit, health, hooks, messages, preferences, problems, runs, unsubscribe, webhooks
 from backline.web.auth_middleware import AuthMiddleware
+from backline.web.bodies import CheckedRoute
 from backline.web.database import Connections
-from backline.web.roles import LEAST_ROLE, NOBODY
+from backline.web.limits import RequestLimits
+from backline.web.roles import LEAST_ROLE, MAX_BODY, NOBODY
 from backline.web.schemas import NewMessage
-from backline.web.settings import HttpSettings
+from backline.web.settings import HookSettings, HttpSettings
 
 ROUTERS = (
     health.router, messages.router, runs.router, preferences.router, webhooks.router, audit.router, hooks.router,
@@ -38,10 +41,14 @@ def create_app() -> FastAPI:
     )
     app.state.config = config
     app.state.connections = Connections(config)
-    app.add_middleware(AuthMiddleware, max_body_bytes=int(config.max_body_mib * 2**20))
+    app.state.hooks = settings().section(HookSettings)
+    app.state.limits = RequestLimits(config)
+    app.add_middleware(AuthMiddleware)
     problems.install_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    if unchecked := [one for one in app.routes if isinstance(one, APIRoute) and not isinstance(one, CheckedRoute)]:
+        raise TypeError(f"use bodies.checked_router for {unchecked}")
     app.openapi = lambda: _openapi_document(app)  # type: ignore[method-assign]
     return app
 
@@ -76,6 +83,7 @@ def _openapi_document(app: FastAPI) -> dict[str, Any]:
                 responses = operation["responses"]
                 responses.pop("422", None)
                 responses["default"] = {"description": "A problem (RFC 9457)", "content": problem}
+                operation[MAX_BODY] = app.state.limits.max_body_bytes(operation[MAX_BODY])
                 if operation[LEAST_ROLE] == NOBODY:
                     operation["security"] = []
     return app.openapi_schema or {}

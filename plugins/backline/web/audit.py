@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 
 from backline import audit_trail
 from backline.web import schemas
+from backline.web.bodies import checked_router
 from backline.web.database import Database
 from backline.web.roles import Role, route
 from backline.web.urls import next_url
 
-router = APIRouter(prefix="/api/v1", tags=["audit trail"])
+router = checked_router(prefix="/api/v1", tags=["audit trail"])
 
 
 @router.get("/audit-trail", **route(Role.ADMIN, "Who did what, newest first", schemas.AuditEntryList))

@@ -1,4 +1,4 @@
-"""The outermost layer of the API: request ids, login, cross-site protection, size limits, and a problem for every error."""
+"""The outermost layer of the API: request ids, login, cross-site protection, and a problem for every error."""
 
 from __future__ import annotations
 
@@ -25,16 +25,13 @@ log = logging.getLogger(__name__)
 REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 """A valid X-Request-ID; any other is replaced, so that it cannot break log lines."""
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-MAX_PUBLIC_BODY_BYTES = 2 * 2**20
-"""Body size limit of requests without a login: more than a provider sends at once."""
 
 
 class AuthMiddleware:
     """Refuses every path but the public ones without a login, whether it exists or not."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI entry point."""
@@ -59,12 +56,9 @@ class AuthMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                limit = self._max_body_bytes
-                if is_public(route_path(request)):
-                    limit = min(limit, MAX_PUBLIC_BODY_BYTES)
-                else:
+                if not is_public(route_path(request)):
                     await _authenticate(request)
-                await self._app(scope, _limit_body(request, receive, limit), send_with_request_id)
+                await self._app(scope, receive, send_with_request_id)
             except HTTPException as exc:
                 await problem_response(request, exc)(scope, receive, send_with_request_id)
             except Exception as exc:  # noqa: BLE001 - the caller gets a problem for any error
@@ -73,27 +67,6 @@ class AuthMiddleware:
                 if not started:
                     error = ApiError(500, UNEXPECTED_ERROR_DETAIL)
                     await problem_response(request, error)(scope, receive, send_with_request_id)
-
-
-def _limit_body(request: Request, receive: Receive, limit: int) -> Receive:
-    """Refuse a longer body by its declared length, and while it is read: a request need not declare its length."""
-    too_large = ApiError(
-        413, f"The limit is {limit / 2**20:g} MiB a request (http.max_body_mib); split the messages up"
-    )
-    content_length = request.headers.get("content-length", "")
-    if content_length.isdecimal() and int(content_length) > limit:
-        raise too_large
-    received = 0
-
-    async def counted() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise too_large
-        return message
-
-    return counted
 
 
 async def _authenticate(request: Request) -> None:

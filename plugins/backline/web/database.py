@@ -61,7 +61,7 @@ class Connections:
             return self._pool
 
 
-def connections(request: Request) -> Connections:
+async def connections(request: Request) -> Connections:
     """The app's connections."""
     found: Connections = request.app.state.connections
     return found

@@ -6,19 +6,18 @@ import logging
 import time
 from functools import lru_cache
 
-from fastapi import APIRouter
-
 from backline.db.migrate import read_migrations
 from backline.db.statements import statement
 from backline.errors import BacklineError
 from backline.web import schemas
+from backline.web.bodies import checked_router
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
 from backline.web.roles import public_route
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["health"])
+router = checked_router(tags=["health"])
 CACHE_TTL_SECONDS = 1.0
 
 

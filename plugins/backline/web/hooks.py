@@ -5,33 +5,41 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 from airflow.configuration import conf
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 
 from backline.airflow.connections import connection_password
 from backline.delivery_events import mailgun, sendgrid, ses, twilio
-from backline.delivery_events.events import DeliveryEvent, record_events, signature_header
-from backline.payments.webhook_parsing import PaymentEvent, insert_event, verify_razorpay_event, verify_stripe_event
-from backline.settings import settings
-from backline.web.bodies import Body
+from backline.delivery_events.events import MAX_SIGNATURE_LENGTH, DeliveryEvent, record_events, signature_header
+from backline.payments.webhook_parsing import (
+    RAZORPAY_EVENT_ID_HEADER,
+    RAZORPAY_SIGNATURE_HEADER,
+    STRIPE_SIGNATURE_HEADER,
+    PaymentEvent,
+    insert_event,
+    verify_razorpay_event,
+    verify_stripe_event,
+)
+from backline.web.bodies import Body, checked_router
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
-from backline.web.roles import public_route
+from backline.web.roles import EVENT_BODY_BYTES, SMALL_BODY_BYTES, public_route
 from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX, route_path
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/hooks", tags=["hooks"])
+router = checked_router(prefix="/hooks", tags=["hooks"])
 FETCH_TIMEOUT_SECONDS = 5.0
 
 
-def hook_settings() -> HookSettings:
+async def hook_settings(request: Request) -> HookSettings:
     """The hooks' settings; a hook without its setting is disabled."""
-    return settings().section(HookSettings)
+    found: HookSettings = request.app.state.hooks
+    return found
 
 
 def fetch(url: str) -> bytes:
@@ -50,10 +58,21 @@ def certificate_cache() -> ses.CertificateCache:
     return ses.CertificateCache(fetch)
 
 
+def _hook(summary: str, enabled_by: str, *headers: str, form: bool = False) -> dict[str, Any]:
+    """Arguments of a hook's route; `headers` are those that it reads, and its body is JSON unless it is a form."""
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_SIGNATURE_LENGTH, "pattern": "^[ -~]+$"}
+    media_type = "application/x-www-form-urlencoded" if form else "application/json"
+    return public_route(
+        summary, status=204, enabled_by=enabled_by, max_body_bytes=SMALL_BODY_BYTES if form else EVENT_BODY_BYTES,
+        parameters=[{"name": name, "in": "header", "required": True, "schema": text} for name in headers],
+        requestBody={"required": True, "content": {media_type: {"schema": {"type": "object"} if form else {}}}},
+    )  # fmt: skip
+
+
 Hooks = Annotated[HookSettings, Depends(hook_settings)]
 
 
-@router.post("/ses", **public_route("Delivery events of Amazon SES, by SNS", status=204))
+@router.post("/ses", **_hook("Delivery events of Amazon SES, by SNS", "ses_topic_arns"))
 def receive_ses(
     database: Database,
     hooks: Hooks,
@@ -61,7 +80,6 @@ def receive_ses(
     certificates: Annotated[ses.CertificateCache, Depends(certificate_cache)],
 ) -> Response:
     """Also confirms the subscription of a topic of `hooks.ses_topic_arns`."""
-    _require_enabled(hooks.ses_topic_arns)
     events, confirmation = ses.parse_request(body, hooks.ses_topic_arns, certificates, datetime.now(UTC))
     if confirmation is not None:
         certificates.fetch(confirmation)
@@ -69,52 +87,48 @@ def receive_ses(
     return _store_delivery_events(database, ses.SOURCE, events)
 
 
-@router.post("/sendgrid", **public_route("Delivery events of SendGrid", status=204))
+@router.post(
+    "/sendgrid",
+    **_hook("Delivery events of SendGrid", "sendgrid_public_key", sendgrid.SIGNATURE_HEADER, sendgrid.TIMESTAMP_HEADER),
+)
 def receive_sendgrid(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """The signed event webhook."""
-    _require_enabled(hooks.sendgrid_public_key)
     events = sendgrid.parse_request(request.headers, body, hooks.sendgrid_public_key, datetime.now(UTC))
     return _store_delivery_events(database, sendgrid.SOURCE, events)
 
 
-@router.post("/mailgun", **public_route("A delivery event of Mailgun", status=204))
+@router.post("/mailgun", **_hook("A delivery event of Mailgun", "mailgun_connection"))
 def receive_mailgun(database: Database, hooks: Hooks, body: Body) -> Response:
     """One event a request."""
-    _require_enabled(hooks.mailgun_connection)
     events = mailgun.parse_request(body, connection_password(hooks.mailgun_connection), datetime.now(UTC))
     return _store_delivery_events(database, mailgun.SOURCE, events)
 
 
-@router.post("/twilio", **public_route("A delivery event of Twilio", status=204))
+@router.post("/twilio", **_hook("A delivery event of Twilio", "twilio_connection", twilio.SIGNATURE_HEADER, form=True))
 def receive_twilio(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """The status callback of an SMS."""
-    _require_enabled(hooks.twilio_connection)
     signature = signature_header(request.headers, twilio.SIGNATURE_HEADER)
     token = connection_password(hooks.twilio_connection)
     events = twilio.parse_request(_public_url(request), signature, body, token, datetime.now(UTC))
     return _store_delivery_events(database, twilio.SOURCE, events)
 
 
-@router.post("/stripe", **public_route("A payment event of Stripe", status=204))
+@router.post("/stripe", **_hook("A payment event of Stripe", "stripe_connection", STRIPE_SIGNATURE_HEADER))
 def receive_stripe(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """One event a request, of any type."""
-    _require_enabled(hooks.stripe_connection)
     secret = connection_password(hooks.stripe_connection)
     return _store_payment_event(database, verify_stripe_event(request.headers, body, secret))
 
 
-@router.post("/razorpay", **public_route("A payment event of Razorpay", status=204))
+@router.post(
+    "/razorpay",
+    **_hook("A payment event of Razorpay", "razorpay_connection", RAZORPAY_SIGNATURE_HEADER, RAZORPAY_EVENT_ID_HEADER),
+)
 def receive_razorpay(request: Request, database: Database, hooks: Hooks, body: Body) -> Response:
     """One event a request, of any type."""
-    _require_enabled(hooks.razorpay_connection)
     secret = connection_password(hooks.razorpay_connection)
     event = verify_razorpay_event(request.headers, body, secret, datetime.now(UTC))
     return _store_payment_event(database, event)
-
-
-def _require_enabled(setting: object) -> None:
-    if not setting:
-        raise ApiError(404, "This hook is not enabled")
 
 
 def _store_delivery_events(database: Connections, source: str, events: list[DeliveryEvent]) -> Response:

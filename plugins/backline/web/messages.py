@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
@@ -15,14 +15,15 @@ from backline.encryption import encryptor
 from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
-from backline.web.bodies import Body, JsonRoute
+from backline.web.bodies import Body, checked_router
 from backline.web.database import Database
+from backline.web.limits import MAX_BATCH_VALUES, check_values
 from backline.web.problems import ApiError, check_media_type, invalid_request
-from backline.web.roles import Role, actor, key_scope, route
+from backline.web.roles import LARGE_BODY_BYTES, Role, actor, key_scope, route
 from backline.web.schemas import BATCH_LIMIT, Id, Text
 from backline.web.urls import api_url, next_url, ui_url
 
-router = APIRouter(prefix="/api/v1", tags=["messages"], route_class=JsonRoute)
+router = checked_router(prefix="/api/v1", tags=["messages"])
 
 _MESSAGES_ADAPTER = TypeAdapter(list[schemas.NewMessage])
 _MESSAGE_SCHEMA = {"$ref": "#/components/schemas/NewMessage"}
@@ -40,7 +41,14 @@ IdempotencyKey = Annotated[
 
 @router.post(
     "/messages",
-    **route(Role.OP, f"Send one message or up to {BATCH_LIMIT:,}", schemas.Accepted, status=202, requestBody=_BODY),
+    **route(
+        Role.OP,
+        f"Send one message or up to {BATCH_LIMIT:,}",
+        schemas.Accepted,
+        status=202,
+        max_body_bytes=LARGE_BODY_BYTES,
+        requestBody=_BODY,
+    ),
 )
 def send(request: Request, database: Database, body: Body, idempotency_key: IdempotencyKey = None) -> Response:
     """All or none: if a message is invalid, none is accepted, and the errors have the index of each invalid one."""
@@ -132,7 +140,14 @@ def retry(request: Request, database: Database, id: Id) -> dict[str, Any]:  # no
 
 
 @router.post(
-    "/messages/{id}/replay", **route(Role.OP, "Send a final message again, edited or not", schemas.Accepted, status=202)
+    "/messages/{id}/replay",
+    **route(
+        Role.OP,
+        "Send a final message again, edited or not",
+        schemas.Accepted,
+        status=202,
+        max_body_bytes=LARGE_BODY_BYTES,
+    ),
 )
 def replay(
     request: Request,
@@ -156,6 +171,7 @@ def _parse_messages(body: bytes, request_id: str) -> tuple[list[submission.NewMe
 
     Not by FastAPI: pydantic is faster if it parses and validates the JSON in one step.
     """
+    check_values(body, MAX_BATCH_VALUES)
     is_batch = body.lstrip()[:1] == b"["
     try:
         messages = _MESSAGES_ADAPTER.validate_json(body) if is_batch else [schemas.NewMessage.model_validate_json(body)]

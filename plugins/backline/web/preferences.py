@@ -5,18 +5,18 @@ from __future__ import annotations
 from datetime import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 
 from backline.preferences import repository
 from backline.settings import ChannelName
 from backline.web import schemas
-from backline.web.bodies import JsonRoute
+from backline.web.bodies import checked_router
 from backline.web.database import Database
 from backline.web.roles import Role, actor, route
 from backline.web.schemas import Id
 from backline.web.urls import next_url
 
-router = APIRouter(prefix="/api/v1", tags=["preferences"], route_class=JsonRoute)
+router = checked_router(prefix="/api/v1", tags=["preferences"])
 
 Address = Annotated[str, Query(min_length=1, max_length=400, pattern=schemas.ONE_LINE)]
 Reason = Annotated[str | None, Query(max_length=40, pattern=r"^[a-z_]+$")]

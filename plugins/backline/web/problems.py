@@ -18,7 +18,7 @@ from backline.delivery_events.events import InvalidSignature
 from backline.errors import BacklineError, InvalidInput, PermanentError, RetryableError
 from backline.outbox.submission import BatchValidationError, MessageNotFound
 from backline.preferences.repository import SuppressionNotFound
-from backline.validation_errors import Location, field_path, field_problems
+from backline.validation_errors import MAX_COUNTED_ERRORS, Location, field_path, field_problems, shorten
 from backline.web.urls import route_path
 from backline.webhooks.endpoints import EndpointNotFound
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 MAX_LISTED_ERRORS = 50
+MAX_DETAIL_LENGTH = 1000
+"""Characters of each text of a problem; longer ones, which quote the request, are cut."""
 UNEXPECTED_ERROR_DETAIL = "An unexpected error; the api-server's log has it under this request_id."
 
 
@@ -56,6 +58,7 @@ PROBLEM_TYPES = {
     403: ("forbidden", "Forbidden"),
     404: ("not-found", "Not found"),
     405: ("wrong-method", "Method not allowed"),
+    408: ("too-slow", "The request took too long to arrive"),
     409: ("conflict", "The current state does not allow this"),
     413: ("too-large", "The request is too large"),
     415: ("wrong-media-type", "The body must be JSON"),
@@ -91,6 +94,10 @@ def check_media_type(request: Request) -> None:
 
 def invalid_request(exc: ValidationError | RequestValidationError, *, skip: int = 0) -> ApiError:
     """The error for a body that is not valid JSON, or has wrong fields; `skip` parts of each location precede the field."""
+    if (
+        isinstance(exc, ValidationError) and exc.error_count() > MAX_COUNTED_ERRORS
+    ):  # listing them takes a kilobyte each
+        return ApiError(422, f"The body has {exc.error_count():,} wrong fields: check its form")
     details = exc.errors()
     if details[0]["type"] == "json_invalid":
         return ApiError(400, f"The body is not valid JSON: {details[0]['ctx']['error']}")
@@ -107,11 +114,22 @@ def problem_response(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     name, title = PROBLEM_TYPES.get(status) or ("other", HTTPStatus(status).phrase)
     problem = Problem(
-        type=f"urn:backline:problem:{name}", title=title, status=status, detail=str(error.detail),
-        instance=request.url.path, request_id=request.state.request_id,
-        errors=error.errors if isinstance(error, ApiError) else None,
+        type=f"urn:backline:problem:{name}", title=title, status=status, detail=_cut(str(error.detail)),
+        instance=_cut(request.url.path), request_id=request.state.request_id,
+        errors=_cut_errors(error.errors) if isinstance(error, ApiError) and error.errors else None,
     )  # fmt: skip
     return Response(problem.model_dump_json(exclude_none=True), status, error.headers, MEDIA_TYPE)
+
+
+def _cut(text: str) -> str:
+    return shorten(text, MAX_DETAIL_LENGTH)
+
+
+def _cut_errors(errors: list[FieldError]) -> list[FieldError]:
+    return [
+        FieldError(field=_cut(one.field), detail=_cut(one.detail), index=one.index)
+        for one in errors[:MAX_LISTED_ERRORS]
+    ]
 
 
 def install_handlers(app: FastAPI) -> None:

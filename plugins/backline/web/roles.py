@@ -10,7 +10,7 @@ from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from fastapi import Depends, HTTPException, Request
+from fastapi import HTTPException, Request
 
 from backline.audit_trail import Actor
 from backline.web.problems import ApiError
@@ -23,6 +23,16 @@ PUBLIC_PATHS = ("/livez", "/readyz", "/openapi.json", "/hooks/", "/unsubscribe/"
 LEAST_ROLE = "x-least-role"
 """The OpenAPI extension with the least role that may use a route."""
 NOBODY = "nobody"
+MAX_BODY = "x-max-body-bytes"
+"""The OpenAPI extension with the limit of the route's body; `http.max_body_mib` may be lower."""
+ENABLED_BY = "x-enabled-by"
+"""The OpenAPI extension with the setting of [hooks] without which the route is a 404."""
+SMALL_BODY_BYTES = 64 * 2**10
+"""Limit of a body by default."""
+EVENT_BODY_BYTES = 2**20
+"""Limit of a provider's events: SNS sends at most 256 KiB at once, SendGrid 768 KiB."""
+LARGE_BODY_BYTES = 2**30
+"""Only `http.max_body_mib` limits the body."""
 
 
 class Role(StrEnum):
@@ -54,24 +64,44 @@ def has_role(role: Role, user: BaseUser) -> bool:
     return manager.is_authorized_dag(method="GET", access_entity=DagAccessEntity.AUDIT_LOG, user=user)
 
 
-def route(role: Role, summary: str, response: Any, *, status: int = 200, **openapi: Any) -> dict[str, Any]:
+def require_role(request: Request, role: Role) -> None:
+    """403 unless the user has the role."""
+    user: BaseUser = request.state.user
+    if not has_role(role, user):
+        raise ApiError(403, f"{user.get_name()} needs Airflow's permissions of the role {role}")
+
+
+def route(
+    role: Role,
+    summary: str,
+    response: Any,
+    *,
+    status: int = 200,
+    max_body_bytes: int = SMALL_BODY_BYTES,
+    **openapi: Any,
+) -> dict[str, Any]:
     """Arguments of a route that requires a role; `response` is its model, `openapi` adds to its OpenAPI description."""
-
-    def check(request: Request) -> None:
-        user: BaseUser = request.state.user
-        if not has_role(role, user):
-            raise ApiError(403, f"{user.get_name()} needs Airflow's permissions of the role {role}")
-
-    return {
-        "summary": summary, "response_model": response, "status_code": status, "dependencies": [Depends(check)],
-        "openapi_extra": {LEAST_ROLE: role.value, **openapi},
-    }  # fmt: skip
+    extra = {LEAST_ROLE: role.value, MAX_BODY: max_body_bytes, **openapi}
+    return {"summary": summary, "response_model": response, "status_code": status, "openapi_extra": extra}
 
 
-def public_route(summary: str, response: Any = None, *, status: int = 200) -> dict[str, Any]:
-    """Keyword arguments of a route without a login; its path must be in PUBLIC_PATHS."""
-    options = {"summary": summary, "response_model": response, "status_code": status}
-    return {**options, "openapi_extra": {LEAST_ROLE: NOBODY}}
+def public_route(
+    summary: str,
+    response: Any = None,
+    *,
+    status: int = 200,
+    max_body_bytes: int = SMALL_BODY_BYTES,
+    enabled_by: str | None = None,
+    **openapi: Any,
+) -> dict[str, Any]:
+    """Arguments of a route without a login; its path must be in PUBLIC_PATHS. `enabled_by` is its setting of [hooks]."""
+    extra = {
+        LEAST_ROLE: NOBODY,
+        MAX_BODY: max_body_bytes,
+        **openapi,
+        **({ENABLED_BY: enabled_by} if enabled_by else {}),
+    }
+    return {"summary": summary, "response_model": response, "status_code": status, "openapi_extra": extra}
 
 
 def require_dag_access(request: Request, dag_id: str) -> None:

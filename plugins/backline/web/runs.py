@@ -6,18 +6,19 @@ from typing import Annotated, Any
 
 from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from sqlalchemy import select
 
 from backline.airflow_api import FINAL_STATES
 from backline.jobs.results import RunRef, fetch_result
 from backline.settings import settings
 from backline.web import schemas
+from backline.web.bodies import checked_router
 from backline.web.database import Connections, Database
 from backline.web.problems import ApiError
 from backline.web.roles import Role, require_dag_access, route
 
-router = APIRouter(prefix="/api/v1/runs", tags=["runs"])
+router = checked_router(prefix="/api/v1/runs", tags=["runs"])
 
 
 RunId = Annotated[str, Path(max_length=600, examples=["count_orders:manual__2026-01-01T00:00:00+00:00"])]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, get_args
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
 
 from backline.encryption import encryptor
@@ -16,16 +16,19 @@ from backline.preferences.unsubscribe import Subscription, read_token
 from backline.rendering.html import create_html_environment
 from backline.rendering.settings import TemplateSettings
 from backline.settings import ROOT, settings
-from backline.web.bodies import Body
+from backline.web.bodies import Body, checked_router
 from backline.web.database import Database
 from backline.web.roles import public_route
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-router = APIRouter(prefix="/unsubscribe", tags=["unsubscribe"], default_response_class=HTMLResponse)
+router = checked_router(prefix="/unsubscribe", tags=["unsubscribe"], default_response_class=HTMLResponse)
 
 PAGE_FOLDER = ROOT / "include" / "templates" / "pages"
+_FORM = {"content": {"application/x-www-form-urlencoded": {"schema": {
+    "type": "object", "properties": {"action": {"type": "string", "enum": list(get_args(OptOutAction))}},
+}}}}  # fmt: skip
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "Referrer-Policy": "no-referrer",  # the page's URL contains the token
@@ -40,7 +43,7 @@ def show_page(request: Request, database: Database, token: str) -> Response:
     return _respond(request, database, token, None)
 
 
-@router.post("/{token}", **public_route("Opts out of a topic or of everything, or in again"))
+@router.post("/{token}", **public_route("Opts out of a topic or of everything, or in again", requestBody=_FORM))
 def submit(request: Request, database: Database, token: str, body: Body) -> Response:
     """By the form field `action`; a body without it, such as a mail program's, opts out of the topic."""
     posted = parse_qs(body.decode("utf-8", "replace")).get("action", [""])[0]

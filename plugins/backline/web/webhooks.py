@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import Path, Request, Response
 
 from backline.channels.webhook.settings import WebhookSettings
 from backline.encryption import encryptor
 from backline.errors import InvalidInput
 from backline.settings import settings
 from backline.web import schemas
-from backline.web.bodies import JsonRoute
+from backline.web.bodies import checked_router
 from backline.web.database import Database
 from backline.web.roles import Role, actor, route
 from backline.web.urls import api_url
 from backline.webhooks import endpoints
 
-router = APIRouter(prefix="/api/v1/webhooks/endpoints", tags=["webhooks"], route_class=JsonRoute)
+router = checked_router(prefix="/api/v1/webhooks/endpoints", tags=["webhooks"])
 
 Id = Annotated[str, Path(pattern=r"^ep_[0-9]{1,18}$", examples=["ep_1"])]
 

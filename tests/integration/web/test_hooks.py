@@ -47,8 +47,8 @@ def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSns]:
     monkeypatch.setenv("AIRFLOW_CONN_SMS_GATEWAY", json.dumps({"conn_type": "http", "password": "auth-token"}))
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://mail.shop.example/")
     amazon = FakeSns(NOW)
+    api.app.state.hooks = OPEN
     api.app.dependency_overrides |= {
-        hooks.hook_settings: lambda: OPEN,
         hooks.certificate_cache: lambda: ses.CertificateCache(amazon.fetch),
     }
     yield amazon
@@ -248,7 +248,7 @@ def test_no_odd_bytes_in_a_header_or_body_are_more_than_a_refusal(
     for connection in ("STRIPE_HOOKS", "RAZORPAY_HOOKS"):
         monkeypatch.setenv(f"AIRFLOW_CONN_{connection}", json.dumps({"conn_type": "http", "password": "whsec_x"}))
     opened = replace_settings(OPEN, stripe_connection="stripe_hooks", razorpay_connection="razorpay_hooks")
-    api.app.dependency_overrides[hooks.hook_settings] = lambda: opened
+    api.app.state.hooks = opened
     for odd in ODD_BYTES:
         for header in HEADERS:
             given = {header: odd.replace(b"\n", b"")[:6000]}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from httpx import Response
 
-from backline.web import hooks
 from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import Api
@@ -27,13 +25,12 @@ OPEN = HookSettings(stripe_connection="stripe_hooks", razorpay_connection="razor
 
 
 @pytest.fixture
-def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def open_hooks(api: Api, monkeypatch: pytest.MonkeyPatch) -> Api:
     for name, secret in (("STRIPE", STRIPE_SECRET), ("RAZORPAY", RAZORPAY_SECRET)):
         monkeypatch.setenv(f"AIRFLOW_CONN_{name}_HOOKS", json.dumps({"conn_type": "http", "password": secret}))
-    api.app.dependency_overrides |= {hooks.hook_settings: lambda: OPEN}
+    api.app.state.hooks = OPEN
     api.sql("TRUNCATE app.payment_events")
-    yield api
-    api.app.dependency_overrides.clear()
+    return api
 
 
 def post(api: Api, name: str, body: bytes, headers: dict[str, str]) -> Response:
@@ -55,9 +52,8 @@ def stored_events(api: Api) -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("name", ["stripe", "razorpay"])
 def test_a_hook_is_disabled_until_it_is_configured(api: Api, name: str) -> None:
-    api.app.dependency_overrides |= {hooks.hook_settings: HookSettings}  # none is set, as shipped
+    api.app.state.hooks = HookSettings()  # none is set, as shipped
     answer = post(api, name, *signed(name, datetime.now(UTC)))
-    api.app.dependency_overrides.clear()
     assert (answer.status_code, answer.json()["detail"]) == (404, "This hook is not enabled")
 
 
