@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from typing import Any, Literal
 
 import psycopg
@@ -17,11 +18,14 @@ from backline.channels.registry import definition
 from backline.db.connect import to_storable
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError
+from backline.messages.fields import FIRST_TIME, LAST_TIME
 
 EventType = Literal["delivered", "deferred", "rejected", "bounced", "complained", "unsubscribed"]
 MAX_SIGNATURE_AGE = timedelta(hours=25)
 """Providers retry their requests for a day; one with an older signature is a replay."""
 MAX_SIGNATURE_LENGTH = 2000
+MAX_ID_LENGTH = 500
+"""Characters of an id or a recipient."""
 MAX_CLOCK_SKEW = timedelta(minutes=15)
 """How far a provider's clock may be ahead of ours."""
 _MESSAGE_ID_PATTERN = re.compile(r"backline\.(\d{1,18})\.(\d{1,18})@")
@@ -49,6 +53,15 @@ class DeliveryEvent:
     message_id: str | None = None
     """The email's Message-ID header, which Backline generated."""
     provider_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """InvalidInput for what cannot be stored: the fields are what the provider sent."""
+        for name, required in (("source_id", True), ("recipient", True), ("message_id", False), ("provider_id", False)):
+            value = getattr(self, name)
+            if (value is not None or required) and (not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH):
+                raise InvalidInput(name, f"must be a text of 1 to {MAX_ID_LENGTH} characters")
+        if not FIRST_TIME <= self.at <= LAST_TIME:
+            raise InvalidInput("at", "must be between the years 1 and 9999 in every time zone")
 
 
 def record_events(connection: psycopg.Connection[DictRow], source: str, events: Sequence[DeliveryEvent]) -> int:
@@ -84,11 +97,17 @@ def require_object(value: object, field: str) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, field: str) -> Any:
-    """The value of a JSON text; InvalidInput for the field if it is none."""
+    """The value of a JSON text; InvalidInput for the field if it is none, or has a number that is not finite."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError):
         raise InvalidInput(field, "must be JSON") from None
+
+
+def _finite(text: str) -> float:
+    if not isfinite(number := float(text)):
+        raise ValueError
+    return number
 
 
 def parse_epoch(value: object, field: str) -> datetime:

@@ -38,7 +38,7 @@ def _verify(signature: dict[str, Any], signing_key: str, now: datetime) -> str:
 
 
 def _parse_event(data: dict[str, Any], token: str) -> DeliveryEvent | None:
-    kind = data.get("event")
+    kind: Any = str(data.get("event"))
     if kind not in {"delivered", "failed", "rejected", "complained", "unsubscribed"}:
         return None
     recipient = data.get("recipient")
@@ -60,7 +60,7 @@ def _parse_event(data: dict[str, Any], token: str) -> DeliveryEvent | None:
         case "failed" if data.get("reason") == "suppress-complaint":
             return DeliveryEvent(event="rejected", suppress="complaint", **common)
         case "failed":
-            return events.bounce(hard=data.get("reason") in _HARD_BOUNCE_REASONS, **common)
+            return events.bounce(hard=str(data.get("reason")) in _HARD_BOUNCE_REASONS, **common)
         case "complained":
             return DeliveryEvent(event="complained", suppress="complaint", **common)
         case _:  # delivered, rejected or unsubscribed

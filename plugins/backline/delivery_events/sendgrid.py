@@ -69,7 +69,7 @@ def _verify(headers: Mapping[str, str], body: bytes, public_key: str, now: datet
 
 
 def _parse_event(data: dict[str, Any], field: str) -> DeliveryEvent | None:
-    kind = data.get("event")
+    kind: Any = str(data.get("event"))
     if kind not in {"delivered", "deferred", "bounce", "dropped", "spamreport", "unsubscribe", "group_unsubscribe"}:
         return None
     recipient, source_id = data.get("email"), data.get("sg_event_id")

@@ -21,7 +21,9 @@ from backline.web.roles import Role, require_dag_access, route
 router = checked_router(prefix="/api/v1/runs", tags=["runs"])
 
 
-RunId = Annotated[str, Path(max_length=600, examples=["count_orders:manual__2026-01-01T00:00:00+00:00"])]
+RunId = Annotated[
+    str, Path(max_length=600, pattern=schemas.ONE_LINE, examples=["count_orders:manual__2026-01-01T00:00:00+00:00"])
+]
 
 
 @router.get("/{id}/result", **route(Role.VIEWER, "The result of a run", schemas.RunResult))

@@ -26,6 +26,8 @@ os.environ.setdefault("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{_home}
 from airflow.api_fastapi.app import init_auth_manager  # noqa: E402
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser  # noqa: E402
 from airflow.api_fastapi.core_api.app import init_middlewares  # noqa: E402
+from airflow.models import import_all_models  # noqa: E402
+from airflow.models.base import Base  # noqa: E402
 from airflow.models.revoked_token import RevokedToken  # noqa: E402
 from airflow.utils.session import create_session  # noqa: E402
 from cryptography.fernet import Fernet  # noqa: E402
@@ -94,6 +96,15 @@ def tokens() -> dict[str, str]:
         RevokedToken.__table__.create(session.connection(), checkfirst=True)
     manager = init_auth_manager()
     return {role: manager.generate_jwt(SimpleAuthManagerUser(username=f"{role}-1", role=role)) for role in ROLES}
+
+
+@pytest.fixture(scope="session")
+def airflow_tables(tokens: dict[str, str]) -> None:
+    """Airflow's tables, empty."""
+    assert tokens  # has set up the auth manager
+    import_all_models()  # type: ignore[no-untyped-call]
+    with create_session() as session:
+        Base.metadata.create_all(session.connection(), checkfirst=True)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ from urllib.parse import quote
 
 import pytest
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.models import import_all_models
-from airflow.models.base import Base
 from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import insert
@@ -21,13 +19,7 @@ SCHEDULED = "scheduled__2026-01-01T00:00:00+00:00"
 ID = f"count_orders:{SCHEDULED}"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def airflow_tables(tokens: dict[str, str]) -> None:
-    """Airflow's tables, empty."""
-    assert tokens  # has set up the auth manager
-    import_all_models()  # type: ignore[no-untyped-call]
-    with create_session() as session:
-        Base.metadata.create_all(session.connection(), checkfirst=True)
+pytestmark = pytest.mark.usefixtures("airflow_tables")
 
 
 @pytest.fixture(autouse=True)
