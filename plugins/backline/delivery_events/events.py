@@ -58,7 +58,9 @@ class DeliveryEvent:
         """InvalidInput for what cannot be stored: the fields are what the provider sent."""
         for name, required in (("source_id", True), ("recipient", True), ("message_id", False), ("provider_id", False)):
             value = getattr(self, name)
-            if (value is not None or required) and (not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH):
+            if value is None and not required:
+                continue
+            if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_LENGTH:
                 raise InvalidInput(name, f"must be a text of 1 to {MAX_ID_LENGTH} characters")
         if not FIRST_TIME <= self.at <= LAST_TIME:
             raise InvalidInput("at", "must be between the years 1 and 9999 in every time zone")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,10 +13,11 @@ from pydantic.json_schema import models_json_schema
 from backline.settings import settings
 from backline.web import audit, health, hooks, messages, preferences, problems, runs, unsubscribe, webhooks
 from backline.web.auth_middleware import AuthMiddleware
-from backline.web.bodies import CheckedRoute
+from backline.web.bodies import METHODS_WITHOUT_BODY, CheckedRoute
 from backline.web.database import Connections
 from backline.web.limits import RequestLimits
-from backline.web.roles import LEAST_ROLE, MAX_BODY, NOBODY
+from backline.web.problems import PROBLEM_TYPES
+from backline.web.roles import ENABLED_BY, LEAST_ROLE, MAX_BODY, NOBODY
 from backline.web.schemas import NewMessage
 from backline.web.settings import HookSettings, HttpSettings
 
@@ -53,6 +54,29 @@ def create_app() -> FastAPI:
     return app
 
 
+_PROBLEM_CONTENT = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+def _problem_statuses(path: str, method: str, operation: Mapping[str, Any]) -> list[int]:
+    """The errors of a route, by what it takes."""
+    found = {500, 503}
+    if operation[LEAST_ROLE] != NOBODY:
+        found |= {401, 403}
+    if operation.get(ENABLED_BY):
+        found |= {403, 404}
+    if "{" in path:
+        found |= {404}
+    if "{" in path or operation.get("parameters") or "requestBody" in operation:
+        found |= {422}
+    if method.upper() not in METHODS_WITHOUT_BODY:
+        found |= {400, 408, 413}
+        if operation[LEAST_ROLE] != NOBODY:
+            found |= {409}
+    if "application/json" in operation.get("requestBody", {}).get("content", {}):
+        found |= {415}
+    return sorted(found)
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
@@ -77,12 +101,14 @@ def _openapi_document(app: FastAPI) -> dict[str, Any]:
             "cookie": {"type": "apiKey", "in": "cookie", "name": "_token", "description": "Airflow's own login"},
         }
         document["security"] = [{"bearer": []}, {"cookie": []}]
-        problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                responses = operation["responses"]
-                responses.pop("422", None)
-                responses["default"] = {"description": "A problem (RFC 9457)", "content": problem}
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                operation["responses"].pop("422", None)
+                operation["responses"] |= {
+                    str(status): {"description": PROBLEM_TYPES[status][1], "content": _PROBLEM_CONTENT}
+                    for status in _problem_statuses(path, method, operation)
+                    if str(status) not in operation["responses"]
+                }
                 operation[MAX_BODY] = app.state.limits.max_body_bytes(operation[MAX_BODY])
                 if operation[LEAST_ROLE] == NOBODY:
                     operation["security"] = []

@@ -19,7 +19,6 @@ from backline.web.urls import next_url
 router = checked_router(prefix="/api/v1", tags=["preferences"])
 
 Address = Annotated[str, Query(min_length=1, max_length=400, pattern=schemas.ONE_LINE)]
-Reason = Annotated[str | None, Query(max_length=40, pattern=r"^[a-z_]+$")]
 
 
 @router.get("/suppressions", **route(Role.VIEWER, "Suppressed addresses", schemas.SuppressionList))
@@ -28,7 +27,7 @@ def list_suppressions(
     database: Database,
     channel: ChannelName | None = None,
     address: Address | None = None,
-    reason: Reason = None,
+    reason: schemas.SuppressionReason | None = None,
     limit: schemas.Limit = 50,
     cursor: schemas.Cursor = None,
 ) -> dict[str, Any]:

@@ -22,7 +22,12 @@ router = checked_router(prefix="/api/v1/runs", tags=["runs"])
 
 
 RunId = Annotated[
-    str, Path(max_length=600, pattern=schemas.ONE_LINE, examples=["count_orders:manual__2026-01-01T00:00:00+00:00"])
+    str,
+    Path(
+        max_length=600,
+        pattern=r"^[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]+$",
+        examples=["count_orders:manual__2026-01-01T00:00:00+00:00"],
+    ),
 ]
 
 

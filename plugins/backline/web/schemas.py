@@ -25,6 +25,7 @@ ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(parse_timestamp)]
 State = Literal["scheduled", "pending", "leased", "sent", "suppressed", "cancelled", "expired", "dead"]
+SuppressionReason = Literal["hard_bounce", "complaint", "unsubscribed", "manual"]
 RequestId = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 ShortText = Annotated[str, Field(min_length=1, max_length=400, pattern=ONE_LINE)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["21:00"])]
@@ -211,7 +212,7 @@ class Suppression(BaseModel):
     id: int
     channel: str
     address: str
-    reason: Literal["hard_bounce", "complaint", "unsubscribed", "manual"]
+    reason: SuppressionReason
     source: str = Field(description="Who reported it: a provider, a user.")
     detail: str | None
     message_id: int | None = Field(description="The message that caused it.")

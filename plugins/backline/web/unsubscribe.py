@@ -29,6 +29,7 @@ PAGE_FOLDER = ROOT / "include" / "templates" / "pages"
 _FORM = {"content": {"application/x-www-form-urlencoded": {"schema": {
     "type": "object", "properties": {"action": {"type": "string", "enum": list(get_args(OptOutAction))}},
 }}}}  # fmt: skip
+_NOT_FOUND = {"404": {"description": "The link is not valid", "content": {"text/html": {"schema": {"type": "string"}}}}}
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "Referrer-Policy": "no-referrer",  # the page's URL contains the token
@@ -37,13 +38,16 @@ SECURITY_HEADERS = {
 }
 
 
-@router.get("/{token}", **public_route("Asks whether to opt out of a topic"))
+@router.get("/{token}", **public_route("Asks whether to opt out of a topic", responses=_NOT_FOUND))
 def show_page(request: Request, database: Database, token: str) -> Response:
     """A page with the buttons to opt out; changes nothing."""
     return _respond(request, database, token, None)
 
 
-@router.post("/{token}", **public_route("Opts out of a topic or of everything, or in again", requestBody=_FORM))
+@router.post(
+    "/{token}",
+    **public_route("Opts out of a topic or of everything, or in again", requestBody=_FORM, responses=_NOT_FOUND),
+)
 def submit(request: Request, database: Database, token: str, body: Body) -> Response:
     """By the form field `action`; a body without it, such as a mail program's, opts out of the topic."""
     posted = parse_qs(body.decode("utf-8", "replace")).get("action", [""])[0]

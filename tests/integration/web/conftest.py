@@ -10,6 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -35,15 +36,30 @@ from fastapi import FastAPI  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 from httpx import Response  # noqa: E402
 
+from backline.delivery_events import ses  # noqa: E402
 from backline.encryption import encryptor  # noqa: E402
 from backline.messages.sync import sync_types  # noqa: E402
+from backline.web import hooks  # noqa: E402
 from backline.web.app import create_app  # noqa: E402
+from backline.web.settings import HookSettings  # noqa: E402
 from backline.web.urls import PREFIX  # noqa: E402
 from tests.integration.conftest import create, drop  # noqa: E402
+from tests.unit.delivery_events.fake_sns import TOPIC, FakeSns  # noqa: E402
+from tests.unit.delivery_events.test_providers import PUBLIC  # noqa: E402
+from tests.unit.payments.signing import RAZORPAY_SECRET, STRIPE_SECRET  # noqa: E402
 
 ROLES = ("viewer", "user", "op", "admin")
 API = f"{PREFIX}/api/v1"
 FERNET_KEY = Fernet.generate_key().decode()
+
+
+NOW = datetime.now(UTC)
+SNS = FakeSns(NOW)
+OPEN = HookSettings(
+    ses_topic_arns=(TOPIC,), sendgrid_public_key=PUBLIC, mailgun_connection="mailgun_hooks", twilio_connection="twilio_hooks",
+    stripe_connection="stripe_hooks", razorpay_connection="razorpay_hooks",
+)  # fmt: skip
+SECRETS = {"mailgun": "signing-key", "twilio": "auth-token", "stripe": STRIPE_SECRET, "razorpay": RAZORPAY_SECRET}
 
 
 @dataclass
@@ -153,3 +169,16 @@ def api(make_api: Callable[..., Api]) -> Api:
     made.sql("ALTER SEQUENCE backline.message_id RESTART")
     sync_types(made.connection)
     return made
+
+
+@pytest.fixture
+def open_api(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """All hooks are open."""
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}_HOOKS", json.dumps({"conn_type": "http", "password": secret}))
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://mail.shop.example/")
+    api.app.state.hooks = OPEN
+    api.app.dependency_overrides[hooks.certificate_cache] = lambda: ses.CertificateCache(SNS.fetch)
+    yield api
+    api.app.dependency_overrides.clear()
+    api.sql("TRUNCATE app.payment_events")

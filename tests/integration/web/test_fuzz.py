@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -19,16 +19,13 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
-from backline.delivery_events import ses, twilio
+from backline.delivery_events import twilio
 from backline.web import hooks
-from backline.web.settings import HookSettings
 from backline.web.urls import PREFIX
 from testkit.http_fuzz import COMMON_HEADERS, ODD_JSON, OddRequest, odd_request, operations
 from tests.integration.web.asgi import Answer, arriving, request
-from tests.integration.web.conftest import Api
-from tests.unit.delivery_events.fake_sns import TOPIC, FakeSns
+from tests.integration.web.conftest import NOW, SNS, Api
 from tests.unit.delivery_events.test_providers import (
-    PUBLIC,
     mailgun_event,
     mailgun_request,
     sendgrid_event,
@@ -37,8 +34,6 @@ from tests.unit.delivery_events.test_providers import (
     twilio_signature,
 )
 from tests.unit.payments.signing import (
-    RAZORPAY_SECRET,
-    STRIPE_SECRET,
     as_body,
     intent_event,
     razorpay_event,
@@ -52,33 +47,13 @@ SECONDS = [
     pytest.param(60, marks=pytest.mark.extended),
     pytest.param(900, marks=[pytest.mark.long, pytest.mark.timeout(1200)]),
 ]
-NOW = datetime.now(UTC)
-SNS = FakeSns(NOW)
 HOOKS = [route for route in hooks.router.routes if isinstance(route, APIRoute)]
-OPEN = HookSettings(
-    ses_topic_arns=(TOPIC,), sendgrid_public_key=PUBLIC, mailgun_connection="mailgun_hooks", twilio_connection="twilio_hooks",
-    stripe_connection="stripe_hooks", razorpay_connection="razorpay_hooks",
-)  # fmt: skip
-SECRETS = {"mailgun": "signing-key", "twilio": "auth-token", "stripe": STRIPE_SECRET, "razorpay": RAZORPAY_SECRET}
 MAIL = {
     "messageId": "1",
     "timestamp": NOW.isoformat(),
     "destination": ["a@b.example"],
     "headers": [{"name": "Message-ID", "value": "x"}],
 }
-
-
-@pytest.fixture
-def open_api(api: Api, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """All hooks are open."""
-    for name, secret in SECRETS.items():
-        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}_HOOKS", json.dumps({"conn_type": "http", "password": secret}))
-    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://mail.shop.example/")
-    api.app.state.hooks = OPEN
-    api.app.dependency_overrides[hooks.certificate_cache] = lambda: ses.CertificateCache(SNS.fetch)
-    yield api
-    api.app.dependency_overrides.clear()
-    api.sql("TRUNCATE app.payment_events")
 
 
 def seeded() -> tuple[Random, str]:
