@@ -1,16 +1,32 @@
 """Odd requests to every route of the HTTP API: one odd value in a header, parameter, path or body each, from the OpenAPI document.
 
-`python -m testkit.http_fuzz` sends them to the running stack and prints requests, 5xx, and the api-server's memory.
+`eval "$(./backline env)"; .venv/bin/python -m testkit.http_fuzz` sends 20,000 of them to the running stack and prints the seed, the
+requests, the 5xx, and the memory (RSS) of the api-server's processes before and after. Exit code 1: a 5xx, or more than 50 MiB more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection, HTTPException
 from random import Random
 from typing import Any
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, urlsplit
+
+import psutil
+
+PREFIX = "/backline"
+REQUESTS = 20_000
+WARM_UP_REQUESTS = 1000
+"""Sent before memory is measured: imports and caches."""
+MAX_GROWTH_MIB = 50.0
+TIMEOUT_SECONDS = 30.0
 
 ODD_TEXTS = (
     b"", b" ", b"\xff\xfe", "é".encode(), "é".encode("latin-1"), "\u0661\U0001d7cf".encode(), b"\x00", b"a\x00b", b"\x1b]0;x\x07",
@@ -129,3 +145,80 @@ def _field_names(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Iter
             yield from _field_names(document, one)
     if "items" in schema:
         yield from _field_names(document, schema["items"])
+
+
+class Client:
+    """A kept connection to a server, for requests that HTTP libraries refuse to send."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+
+    def send(self, one: OddRequest, token: str | None = None) -> tuple[int, bytes]:
+        """The status and body of the response; status 0 if the server closes the connection instead."""
+        headers: dict[str, bytes] = {"Connection": b"keep-alive", **one.headers}
+        if token is not None:
+            headers.setdefault("Authorization", f"Bearer {token}".encode())
+        try:
+            self._connection.putrequest(one.method, one.target, skip_accept_encoding=True)
+            for name, value in headers.items():
+                self._connection.putheader(name, value)
+            self._connection.putheader("Content-Length", str(len(one.body)))
+            self._connection.endheaders(one.body)
+            response = self._connection.getresponse()
+            return response.status, response.read()
+        except (HTTPException, OSError):
+            self._connection.close()
+            return 0, b""
+
+
+def memory_mib(port: int) -> float:
+    """The resident memory of the processes that serve a port: the listening ones, their parents of the same program, all children."""
+    found: set[psutil.Process] = set()
+    for listener in psutil.net_connections("tcp"):
+        if listener.status == psutil.CONN_LISTEN and listener.laddr.port == port and listener.pid:
+            top = psutil.Process(listener.pid)
+            while (parent := top.parent()) is not None and "api-server" in " ".join(parent.cmdline()):
+                top = parent
+            found |= {top, *top.children(recursive=True)}
+    total = 0
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total / 2**20
+
+
+def fuzz(client: Client, tokens: list[str | None], count: int, random: Random) -> Counter[int]:
+    """Send odd requests to a server and count the statuses; each 5xx is printed."""
+    _, document = client.send(OddRequest("GET", f"{PREFIX}/openapi.json", "document"))
+    known, statuses = list(operations(json.loads(document))), Counter[int]()
+    for number in range(count):
+        one = odd_request(known, random)
+        status, body = client.send(replace(one, target=f"{PREFIX}{one.target}"), random.choice(tokens))
+        statuses[status] += 1
+        if status >= 500:
+            print(number, status, one, body[:500])
+    return statuses
+
+
+def main() -> int:
+    """Fuzz the running stack."""
+    port = urlsplit(os.environ["BACKLINE_URL"]).port or 80
+    seed = os.environ.get("FUZZ_SEED") or str(time.time_ns())
+    client, random = Client(port), Random(seed)
+    login = {"username": os.environ["BACKLINE_USER"], "password": os.environ["BACKLINE_PASSWORD"]}
+    given = OddRequest(
+        "POST", "/auth/token", "login", {"Content-Type": b"application/json"}, json.dumps(login).encode()
+    )
+    tokens = [json.loads(client.send(given)[1])["access_token"], None]
+    statuses = fuzz(client, tokens, WARM_UP_REQUESTS, random)
+    before = memory_mib(port)
+    statuses += fuzz(client, tokens, REQUESTS, random)
+    after = memory_mib(port)
+    failed = sum(count for status, count in statuses.items() if status >= 500)
+    print(f"FUZZ_SEED={seed} requests={statuses.total()} statuses={dict(sorted(statuses.items()))}")
+    print(f"http_fuzz: requests={statuses.total()} 5xx={failed} rss_before_mib={before:.0f} rss_after_mib={after:.0f}")
+    return int(failed > 0 or after - before > MAX_GROWTH_MIB)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,9 @@ from backline.web.settings import HttpSettings
 
 MAX_PUBLIC_BODIES_BYTES = 16 * 2**20
 """Of all bodies without a login at one time: they leave room for those with one."""
+LARGE_BODY_BYTES = 2**20
+TRIM_DELAY_SECONDS = 1.0
+"""After a larger body the C library is told to return free memory to the system: on its own it may keep all of it."""
 MAX_BATCH_VALUES = 500_000
 MAX_OBJECT_VALUES = 50_000
 """Values in a body of JSON, by its commas and brackets: each may take a hundred times its text's memory."""
@@ -27,6 +31,7 @@ class RequestLimits:
         self._free_bytes = {False: int(config.max_bodies_mib * 2**20), True: MAX_PUBLIC_BODIES_BYTES}
         self._turns = asyncio.Semaphore(config.max_concurrent_requests)
         self._turn_seconds = config.pool_timeout_seconds
+        self._trim: asyncio.TimerHandle | None = None
 
     def max_body_bytes(self, declared: int) -> int:
         """The limit of a route that declares one."""
@@ -82,6 +87,13 @@ class RequestLimits:
             yield body
         finally:
             self._free_bytes[public] += taken
+            if taken > LARGE_BODY_BYTES and self._trim is None:
+                self._trim = asyncio.get_running_loop().call_later(TRIM_DELAY_SECONDS, self._give_back_memory)
+
+    def _give_back_memory(self) -> None:
+        self._trim = None
+        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc
+            trim(0)
 
 
 def check_values(body: bytes, limit: int) -> None:
