@@ -98,7 +98,8 @@ def parse_phone_number(text: str, field: str) -> str:
 
     stripped = text.strip()
     if len(stripped) > MAX_NUMBER_LENGTH or not stripped.isascii() or not stripped.isprintable():
-        raise InvalidInput(field, f"{stripped[:MAX_NUMBER_LENGTH]!r} is not a phone number; {_NUMBER_HINT}")
+        problem = f"is not a phone number of at most {MAX_NUMBER_LENGTH} characters"
+        raise InvalidInput(field, f"{stripped[:MAX_NUMBER_LENGTH]!r} {problem}; {_NUMBER_HINT}")
     if not stripped.startswith("+"):
         raise InvalidInput(field, f"{stripped!r} lacks its country code; {_NUMBER_HINT}")
     if any(char.isalpha() for char in stripped):
@@ -128,7 +129,7 @@ def parse_push_recipient(text: str, field: str) -> str:
         if not _USER_ID.fullmatch(text.removeprefix(USER_PREFIX)):
             raise InvalidInput(field, "needs a user id after user:, at most 200 characters, for example user:17")
     elif not _DEVICE_TOKEN.fullmatch(text):
-        advice = "give the token that the device got from its provider, or user:17 for all devices of a user"
+        advice = "it has 8 to 4096 visible ASCII characters; give the one that the device got from its provider, or user:17 for all devices of a user"
         raise InvalidInput(field, f"{text[:80]!r} is not a device token; {advice}")
     return text
 

@@ -13,7 +13,7 @@ from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinish
 from tests.integration.web.conftest import Api
 
 SECONDS = [3, pytest.param(45, marks=pytest.mark.extended)]
-CHECKED_FURTHER = r"/(messages|messages/\{id\}/replay|suppressions|preferences|endpoints|endpoints/\{id\}(/replay|/rotate)?|hooks/\w+)$"
+CHECKED_FURTHER = r"/(groups/\{id\}|messages|messages/\{id\}/replay|suppressions|preferences|endpoints|endpoints/\{id\}(/replay|/rotate)?|hooks/\w+)$"
 """Paths whose values a schema cannot describe, such as an address of a channel: what it calls valid may be a 422."""
 ACCEPTED = ["2xx", "3xx", 401, 403, 404, 409, 422, 429, "5xx"]
 
