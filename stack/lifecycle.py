@@ -152,8 +152,10 @@ class Stack:
         pools = repr(sorted((name, lane.max_dispatchers) for name, lane in current.lanes.items())) + repr(
             (current.direct_pools, current.job_pools)
         )
+        roles = self.cluster.url_credentials("backline") + self.cluster.url_credentials("airflow")
         return {
             "airflow": importlib.metadata.version("apache-airflow-core"),
+            "roles": hashlib.sha256(roles.encode()).hexdigest(),  # so that changed passwords are set
             "pools": hashlib.sha256(pools.encode()).hexdigest(),
             "instance": self.secrets.instance_id,
             "manual_run_database": MANUAL_RUN_DATABASE,

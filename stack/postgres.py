@@ -65,7 +65,15 @@ MANUAL_RUN_DATABASE = "airflow_manual"
 _COPY_AIRFLOW_DATABASE = f"CREATE DATABASE {MANUAL_RUN_DATABASE} OWNER airflow TEMPLATE airflow"
 _CREATE_MANUAL_RUN_DATABASE = f"CREATE DATABASE {MANUAL_RUN_DATABASE} OWNER airflow"
 _CREATE_EXTENSION = "CREATE EXTENSION IF NOT EXISTS pg_stat_statements"
-_GRANT_MONITOR = "GRANT pg_monitor TO backline"
+_REVOKE_ACCESS = (
+    "REVOKE CONNECT ON DATABASE airflow, backline FROM PUBLIC",
+    "REVOKE pg_monitor FROM backline",  # earlier versions granted it
+)
+# Earlier versions sent passwords in plaintext. A reset of all statistics also empties the file with the statements' texts.
+_FORGET_PLAINTEXT_PASSWORDS = """
+SELECT pg_stat_statements_reset()
+WHERE EXISTS (SELECT FROM pg_stat_statements WHERE query ~* 'ROLE .*PASSWORD' AND query NOT LIKE '%SCRAM-SHA-256$%')
+"""
 
 
 class Cluster:
@@ -162,17 +170,22 @@ class Cluster:
         return str(row[0]) if row else ""
 
     def ensure_databases(self) -> None:
-        """Create missing roles and databases, and set the passwords."""
+        """Create missing roles and databases, and set the passwords: the server gets SCRAM-SHA-256 verifiers only."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
             for name in ("backline", "airflow"):
                 if connection.execute(_ROLE_EXISTS, [name]).fetchone() is None:
                     connection.execute(_CREATE_ROLE[name])
-                connection.execute(_SET_PASSWORD[name], [self.password(name)])
+                verifier = connection.pgconn.encrypt_password(
+                    self.password(name).encode(), name.encode(), b"scram-sha-256"
+                )
+                connection.execute(_SET_PASSWORD[name], [verifier.decode()])
                 if connection.execute(_DATABASE_EXISTS, [name]).fetchone() is None:
                     connection.execute(_CREATE_DATABASE[name])
                 with psycopg.connect(self.dsn("postgres", name)) as inner:
                     inner.execute(_CREATE_EXTENSION)
-            connection.execute(_GRANT_MONITOR)
+                    inner.execute(_FORGET_PLAINTEXT_PASSWORDS)
+            for revoke in _REVOKE_ACCESS:
+                connection.execute(revoke)
 
     def create_manual_run_database(self) -> bool:
         """Create the database for manual runs as a copy of Airflow's; False if it existed or could only be created empty.

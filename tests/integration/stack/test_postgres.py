@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -71,6 +72,57 @@ def test_databases_are_created_once_and_need_passwords(cluster: Cluster) -> None
         with pytest.raises(psycopg.OperationalError, match="password"):
             psycopg.connect(cluster.dsn("backline").replace(cluster.password("backline"), "wrong"))
         assert (cluster.socket_folder.stat().st_mode & 0o777) == 0o700
+
+
+def _files_with(folder: Path, *texts: str) -> list[str]:
+    """Files of the data folder that contain one of the texts."""
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and any(t.encode() in path.read_bytes() for t in texts)
+    ]
+
+
+def test_no_file_of_the_server_has_a_password_and_no_role_sees_others_statements(cluster: Cluster) -> None:
+    passwords = [cluster.password(role) for role in ("backline", "airflow", "postgres")]
+    with _running_server(cluster):
+        cluster.ensure_databases()
+        with psycopg.connect(cluster.dsn("backline")) as connection:
+            granted = "SELECT count(*) FROM pg_auth_members WHERE member = 'backline'::regrole"
+            assert connection.execute(granted).fetchone() == (0,)
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(cluster.dsn("backline", "airflow"))
+    assert _files_with(cluster.data_folder(), *passwords) == []
+
+
+def test_an_upgrade_removes_the_passwords_of_earlier_versions_from_the_statistics(cluster: Cluster) -> None:
+    statistics: LiteralString = "SELECT query FROM pg_stat_statements WHERE query ~* 'ROLE .*PASSWORD'"
+    with _running_server(cluster):
+        cluster.ensure_databases()
+        with psycopg.connect(cluster.dsn("postgres", "backline"), autocommit=True) as admin:
+            admin.execute("GRANT pg_monitor TO backline")
+            admin.execute("ALTER ROLE backline PASSWORD 'as-earlier-versions-did'")
+            assert "as-earlier-versions-did" in str(admin.execute(statistics).fetchall())
+            cluster.ensure_databases()
+            assert "as-earlier-versions-did" not in str(admin.execute(statistics).fetchall())
+            admin.execute("SELECT pg_stat_statements_reset()")
+            cluster.ensure_databases()
+            assert admin.execute("SELECT pg_has_role('backline', 'pg_monitor', 'MEMBER')").fetchone() == (False,)
+            assert admin.execute(statistics).fetchall(), "a later set-up keeps the statistics"
+    statistics_files = [path for path in cluster.data_folder().rglob("pg*stat*") if path.is_file()]
+    assert not any(b"as-earlier-versions-did" in path.read_bytes() for path in statistics_files)
+
+
+def test_the_containers_roles_are_created_without_a_trace_of_their_passwords(cluster: Cluster) -> None:
+    passwords = {"AIRFLOW_DB_PASSWORD": "airflow's-pass-1", "BACKLINE_DB_PASSWORD": "backline's-pass-2"}
+    psql = [str(cluster.binary_folder() / "psql"), "--no-psqlrc", "-d", cluster.dsn("postgres")]
+    script = str(ROOT / "include" / "postgres" / "databases.sql")
+    with _running_server(cluster):
+        subprocess.run([*psql, "-f", script], check=True, env={**os.environ, **passwords}, capture_output=True)
+        with psycopg.connect(cluster.dsn("backline"), password=passwords["BACKLINE_DB_PASSWORD"]) as connection:
+            granted = "SELECT count(*) FROM pg_auth_members WHERE member = 'backline'::regrole"
+            assert connection.execute(granted).fetchone() == (0,)
+    assert _files_with(cluster.data_folder(), "s-pass-1", "s-pass-2") == []
 
 
 def test_the_database_for_manual_runs_is_a_copy_unless_the_original_is_in_use(cluster: Cluster) -> None:
