@@ -30,7 +30,7 @@ class _PasswordReset:
 
     def __init__(self) -> None:
         self._token = secrets.token_urlsafe(24)
-        self._name = ""
+        self._name = "Ann"
         self._users = 0
 
     def prepare(self, context: DemoContext) -> None:
@@ -42,9 +42,9 @@ class _PasswordReset:
         self._users = context.query("demo", "user_count")[0]["users"]
         digest = hashlib.sha256(self._token.encode()).digest()
         [reset] = context.query(
-            "demo", "password_reset_create", token_hash=digest, token_encrypted=encryptor.encrypt(self._token)
-        )
-        self._name = reset["name"]
+            "demo", "password_reset_create", email=self._recipient(context), name=self._name, token_hash=digest,
+            token_encrypted=encryptor.encrypt(self._token),
+        )  # fmt: skip
         token = {"$ref": SECRET_REFERENCE, "id": reset["id"]}
         conf = {"to": self._recipient(context), "name": self._name, "token": token}
         context.airflow.trigger(DAG_ID, conf, context.run_id("reset"))

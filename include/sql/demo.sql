@@ -34,14 +34,13 @@ FROM backline.message AS m LEFT JOIN backline.attempt AS a ON a.message_id = m.i
 WHERE m.id = %(id)s::bigint GROUP BY m.id;
 
 -- name: password_reset_create
--- Creates a password reset token of a user, valid for an hour; returns its id and the user's name.
-WITH token AS (
-    INSERT INTO app.tokens (user_id, kind, token_hash, token_encrypted, expires_at)
-    SELECT u.id, 'password_reset', %(token_hash)s::bytea, %(token_encrypted)s::text, clock_timestamp() + interval '1 hour'
-    FROM app.users AS u WHERE u.state = 'active' ORDER BY u.id LIMIT 1
-    RETURNING id, user_id
+-- Creates a user with a password reset token, valid for an hour; returns the token's id.
+WITH person AS (
+    INSERT INTO app.users (email, name, country) VALUES (%(email)s::text, %(name)s::text, 'DE') RETURNING id
 )
-SELECT t.id, u.name FROM token AS t JOIN app.users AS u ON u.id = t.user_id;
+INSERT INTO app.tokens (user_id, kind, token_hash, token_encrypted, expires_at)
+SELECT person.id, 'password_reset', %(token_hash)s::bytea, %(token_encrypted)s::text, clock_timestamp() + interval '1 hour'
+FROM person RETURNING id;
 
 -- name: user_count
 -- How many users the reference app has.

@@ -1,22 +1,23 @@
 -- Users, in the app's own tables: edit these statements, or put your own into a file of the same name in the folder
 -- `database.statements_folder` of the settings (docs/adopting.md). Names, parameters and result columns must stay.
 --
--- A secret field of a message can refer to a statement that returns `value`: {"$ref": "password_reset_token", "id": 17}. It gets the
--- id as text or number and returns at most one row. Fernet text is decrypted; without a row, or with null, the message is dead.
+-- A secret field of a message can refer to a statement that returns `value` and `recipient`: {"$ref": "password_reset_token", "id": 17}.
+-- It gets the id as text or number and returns at most one row. Fernet text is decrypted; without a row, or with a null, the message is
+-- dead. So it is unless it goes to `recipient`: whose secret it is, an address of the message's channel, or an array of one per channel.
 
 -- name: password_reset_token
 -- The encrypted token of a password reset that was not used and has not expired.
-SELECT t.token_encrypted AS value FROM app.tokens AS t
+SELECT t.token_encrypted AS value, u.email AS recipient FROM app.tokens AS t JOIN app.users AS u ON u.id = t.user_id
 WHERE t.id = %(id)s::bigint AND t.kind = 'password_reset' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
 
 -- name: email_verification_token
 -- The encrypted token of an email verification that was not used and has not expired.
-SELECT t.token_encrypted AS value FROM app.tokens AS t
+SELECT t.token_encrypted AS value, u.email AS recipient FROM app.tokens AS t JOIN app.users AS u ON u.id = t.user_id
 WHERE t.id = %(id)s::bigint AND t.kind = 'email_verification' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
 
 -- name: mfa_code
 -- The encrypted code of a sign-in that was not used and has not expired.
-SELECT t.token_encrypted AS value FROM app.tokens AS t
+SELECT t.token_encrypted AS value, u.phone AS recipient FROM app.tokens AS t JOIN app.users AS u ON u.id = t.user_id
 WHERE t.id = %(id)s::bigint AND t.kind = 'otp' AND t.used_at IS NULL AND t.expires_at > clock_timestamp();
 
 -- name: user_contact

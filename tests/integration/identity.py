@@ -9,7 +9,8 @@ import psycopg
 
 INSERT: LiteralString = """
 WITH person AS (
-    INSERT INTO app.users (email, name, country) VALUES ('user-' || gen_random_uuid() || '@example.com', 'User', 'DE')
+    INSERT INTO app.users (email, name, country, phone) VALUES (%(email)s::text, 'User', 'DE', %(phone)s::text)
+    ON CONFLICT (lower(email)) DO UPDATE SET phone = excluded.phone
     RETURNING id
 ), lives AS (
     SELECT clock_timestamp() + %(lives)s::interval AS until
@@ -29,9 +30,11 @@ def add_token(
     lives: timedelta = timedelta(hours=1),
     *,
     used: bool = False,
+    email: str = "ann@example.com",
+    phone: str = "+4915112345678",
 ) -> int:
-    """A token of a new person's; its id."""
-    given = {"kind": kind, "sealed": sealed, "lives": lives, "used": used}
+    """A token of the person with that address, who gets that number; its id."""
+    given = {"kind": kind, "sealed": sealed, "lives": lives, "used": used, "email": email, "phone": phone}
     row = connection.execute(INSERT, given).fetchone()
     assert row is not None
     return int(row["id"] if isinstance(row, dict) else row[0])

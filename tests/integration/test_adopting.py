@@ -37,13 +37,15 @@ SET ROLE crm_owner;
 CREATE TABLE crm.people (
     person_no integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, mail_address text NOT NULL, full_name text NOT NULL,
     locale text NOT NULL DEFAULT 'de', tz text NOT NULL DEFAULT 'Europe/Berlin', staff_rank integer NOT NULL DEFAULT 0, left_on date,
-    salary integer);
+    mobile text, salary integer);
 CREATE TABLE crm.reset_links (
-    link_no integer PRIMARY KEY, encrypted text, purpose text NOT NULL, good_until timestamptz NOT NULL, used_on timestamptz);
+    link_no integer PRIMARY KEY, encrypted text, purpose text NOT NULL, good_until timestamptz NOT NULL, used_on timestamptz,
+    person_no integer NOT NULL DEFAULT 1 REFERENCES crm.people);
 CREATE TABLE crm.devices (
     token text PRIMARY KEY, person_no integer NOT NULL REFERENCES crm.people, gone_on date, gone_why text);
 INSERT INTO crm.people (mail_address, full_name, staff_rank, left_on) VALUES
     ('head@example.com', 'Head', 9, NULL), ('gone@example.com', 'Gone', 9, '2026-01-01'), ('clerk@example.com', 'Clerk', 1, NULL);
+UPDATE crm.people SET mobile = '+4915112345678' WHERE person_no = 1;
 INSERT INTO crm.reset_links VALUES
     (1, 'gAAAA-reset', 'reset', clock_timestamp() + interval '1 hour', NULL), (2, 'gAAAA-late', 'reset', clock_timestamp() - interval '1 hour', NULL),
     (3, 'gAAAA-used', 'reset', clock_timestamp() + interval '1 hour', clock_timestamp()), (4, 'gAAAA-verify', 'verify', clock_timestamp() + interval '1 hour', NULL),
@@ -145,8 +147,10 @@ def reader(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
 def adopted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     """The page executed up to the dispatchers' part, and its environment set in this process."""
     if not reader.outputs:
-        for language, text in blocks()[:-2]:
+        for number, (language, text) in enumerate(blocks()[:-2]):
             reader.follow(language, text)
+            if number == 0:  # the page's \password
+                reader.query("an administrator of the database", "ALTER ROLE backline PASSWORD 'change-me'")
     for name, value in reader.variables.items():
         if name.startswith(("BACKLINE_", "AIRFLOW_CONN_")):
             monkeypatch.setenv(name, value)
@@ -175,11 +179,14 @@ def test_the_outbox_exists_and_every_statement_fits(adopted: Reader) -> None:
 
 
 def test_the_statements_find_the_crms_rows(adopted: Reader) -> None:
-    assert run_statement(adopted, "password_reset_token", id=1) == [{"value": "gAAAA-reset"}]
-    assert run_statement(adopted, "password_reset_token", id="1") == [{"value": "gAAAA-reset"}]
+    reset = [{"value": "gAAAA-reset", "recipient": "head@example.com"}]
+    assert run_statement(adopted, "password_reset_token", id=1) == reset
+    assert run_statement(adopted, "password_reset_token", id="1") == reset
     assert [run_statement(adopted, "password_reset_token", id=number) for number in (2, 3, 4, 5)] == [[]] * 4
-    assert run_statement(adopted, "email_verification_token", id=4) == [{"value": "gAAAA-verify"}]
-    assert run_statement(adopted, "mfa_code", id=6) == [{"value": "gAAAA-code"}]
+    assert run_statement(adopted, "email_verification_token", id=4) == [
+        {"value": "gAAAA-verify", "recipient": "head@example.com"}
+    ]
+    assert run_statement(adopted, "mfa_code", id=6) == [{"value": "gAAAA-code", "recipient": "+4915112345678"}]
     head = {"email": "head@example.com", "name": "Head", "language": "de", "zone": "Europe/Berlin"}
     assert run_statement(adopted, "user_contact", id=1) == [head]
     assert run_statement(adopted, "user_contact", id=2) == []

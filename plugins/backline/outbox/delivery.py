@@ -18,6 +18,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from backline.channels.base import Channel, Message, P, Session
+from backline.channels.registry import definition
 from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.encryption import Encryptor
@@ -95,7 +96,7 @@ class Delivery(Generic[P]):
             if message.send_deadline is not None and started >= message.send_deadline:
                 return _not_attempted(message, "expired", started, "expired before it could be sent")
             if kind and kind.secret_fields:
-                secrets = await self._secret_values(kind, message.payload)
+                secrets = await self._secret_values(kind, message)
             payload = {**message.payload, **secrets} if secrets else message.payload
             content = Message(
                 message.id, message.type, message.recipient, payload, message.created_at, message.attempt + 1
@@ -133,10 +134,10 @@ class Delivery(Generic[P]):
         except Exception as exc:  # its content, or a bug that it meets: another attempt would end the same
             raise InvalidInput("payload", f"the message cannot be built: unexpected {describe_exception(exc)}") from exc
 
-    async def _secret_values(self, kind: type[MessageType], payload: Mapping[str, object]) -> dict[str, str]:
+    async def _secret_values(self, kind: type[MessageType], message: LeasedMessage) -> dict[str, str]:
         if self.resolver is None:
             raise Misconfigured(f"{kind.type_name} has secret fields, and this sender cannot decrypt them")
-        return await self.resolver.values(kind, payload)
+        return await self.resolver.values(kind, message.payload, self.channel.name, message.recipient)
 
     def _failure_outcome(self, message: LeasedMessage, exc: Exception, started: float) -> Outcome:
         if not isinstance(exc, BacklineError):
@@ -165,6 +166,14 @@ def _not_attempted(message: LeasedMessage, state: str, now: float, why: str) -> 
     return Outcome(message.id, message.token, state, now, now, error=why)
 
 
+@dataclass(frozen=True, slots=True)
+class _OwnedSecret:
+    """The row of a reference's statement."""
+
+    value: object
+    recipient: object
+
+
 class SecretResolver:
     """Decrypts secret fields, and looks references up with include/sql/identity.sql, over one connection."""
 
@@ -176,40 +185,60 @@ class SecretResolver:
             retry_timeout=RECONNECT_TIMEOUT_SECONDS,
         )
 
-    async def values(self, kind: type[MessageType], payload: Mapping[str, object]) -> dict[str, str]:
-        """The plaintext of a payload's secret fields; InvalidInput for a field whose secret cannot be obtained."""
+    async def values(
+        self, kind: type[MessageType], payload: Mapping[str, object], channel: str, recipient: str
+    ) -> dict[str, str]:
+        """The plaintext of a payload's secret fields.
+
+        InvalidInput for a field whose secret cannot be obtained, or belongs to somebody else than the recipient.
+        """
         secrets: dict[str, str] = {}
         for name in kind.secret_fields:
             value = payload.get(name)
             if isinstance(value, Mapping):
-                found = await self._look_up(name, parse_reference(kind, name, value))
+                reference = parse_reference(kind, name, value)
+                found, owners = await self._look_up(name, reference)
+                if not _is_among(owners, channel, recipient):
+                    problem = f"{reference} belongs to somebody else than the message's recipient; send it to its owner"
+                    raise InvalidInput(name, problem)
                 secrets[name] = self._encryptor().decrypt(name, found) if is_encrypted(found) else found
             elif value is not None:  # anything that no key decrypts is refused by name
                 secrets[name] = self._encryptor().decrypt(name, str(value))
         return secrets
 
-    async def _look_up(self, field: str, reference: Reference) -> str:
-        """The secret, in plaintext or as Fernet text; InvalidInput for the field if there is none. DatabaseFailure."""
+    async def _look_up(self, field: str, reference: Reference) -> tuple[str, list[str]]:
+        """The secret, in plaintext or as Fernet text, and its owner's addresses.
+
+        InvalidInput for the field if there is none, Misconfigured for a wrong statement, DatabaseFailure.
+        """
         try:
             # The id is passed as text: the statement casts it.
             rows = await self._database.fetch(
-                statement("identity", reference.statement), object, {"id": str(reference.id)}
+                statement("identity", reference.statement), _OwnedSecret, {"id": str(reference.id)}
             )
         except Misconfigured as exc:
             if isinstance(exc.__cause__, psycopg.DataError):
                 raise InvalidInput(field, f"{reference} cannot be looked up: its id is of the wrong type") from None
-            raise
+            raise Misconfigured(f"{reference.statement} of identity.sql: {exc}", code=exc.code) from exc
         found = rows[0] if rows else None
-        if found is None:
+        if found is None or found.value is None:
             raise InvalidInput(
                 field,
                 f"{reference} gives nothing: there is no such row, or it is used up or has expired; send a new one",
             )
-        return str(found)
+        owners = found.recipient if isinstance(found.recipient, list) else [found.recipient]
+        return str(found.value), [str(owner) for owner in owners if owner is not None]
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
         await self._database.close()
+
+
+def _is_among(owners: Iterable[str], channel: str, recipient: str) -> bool:
+    """Whether the message's recipient, as its channel reads it, is one of the addresses."""
+    known = definition(channel)
+    key = known.parse_address_key(known.parse_recipient(recipient, "to"), "to")
+    return key in {known.address_key(owner) for owner in owners}
 
 
 def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:

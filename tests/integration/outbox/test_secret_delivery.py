@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 import random
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,13 +22,15 @@ from psycopg.rows import dict_row
 
 from backline.channels.email.channel import EmailChannel
 from backline.channels.email.settings import EmailSettings
+from backline.db.statements import statement, statements
 from backline.encryption import Encryptor
-from backline.messages import render_email
+from backline.errors import BacklineError, InvalidInput
+from backline.messages import registry, render_email
 from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher
 from backline.outbox.inline_delivery import InlineSender, Route
 from backline.outbox.submission import NewMessage
-from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings
+from backline.settings import DEFAULT_RETRY_POLICIES, LaneSettings, OutboxSettings, settings
 from smtp_pipeline import SmtpServer
 from stack.reference_app import apply_schema
 from tests.integration.identity import add_token
@@ -160,6 +164,94 @@ def test_a_statement_that_the_type_does_not_allow_is_not_run(
     row = outbox.message(made)
     assert (row["state"], row["error_class"]) == ("dead", "validation")
     assert 'token: must be a reference like {"$ref": "password_reset_token"' in row["error"]
+
+
+@pytest.mark.parametrize(
+    ("recipient", "state"),
+    [
+        ("attacker@example.com", "dead"),
+        ("ann@example.com <attacker@example.com>", "dead"),
+        ('"ann@example.com" <attacker@example.com>', "dead"),
+        ("ann@example.com.attacker.example", "dead"),
+        ("Ann Lee <ANN@Example.COM>", "sent"),
+    ],
+)
+def test_a_reference_goes_to_its_owner_only(
+    outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, recipient: str, state: str
+) -> None:
+    token = {"$ref": "password_reset_token", "id": add_token(app, ENCRYPTOR.encrypt(TOKEN))}
+    made = outbox.enqueue(recipient, type="password_reset", payload=json.dumps({"name": "Ann", "token": token}))
+    drain(outbox, mail, lookup)
+    row = outbox.message(made)
+    assert (row["state"], len(received_emails(mail))) == (state, int(state == "sent"))
+    if state == "dead":
+        assert (row["error_class"], row["attempt"]) == ("validation", 1)
+        if row["error"].startswith("token:"):
+            assert row["error"].endswith("belongs to somebody else than the message's recipient; send it to its owner")
+        assert "ann@example.com" not in row["error"]
+
+
+REFERENCES = sorted(
+    {
+        (kind.type_name, channel, field, name)
+        for kind in registry.all_types()
+        for field, names in kind.secret_references.items()
+        for name in names
+        for channel in kind.channels
+    }
+)
+
+
+@pytest.mark.parametrize(("type_name", "channel", "field", "name"), REFERENCES)
+def test_each_reference_of_each_type_names_its_owner(
+    app: psycopg.Connection[Any], lookup: SecretResolver, type_name: str, channel: str, field: str, name: str
+) -> None:
+    kinds = app.execute("SELECT unnest(enum_range(NULL::app.token_kind))::text AS kind").fetchall()
+    tokens = [add_token(app, ENCRYPTOR.encrypt(TOKEN), row["kind"]) for row in kinds]
+    [token] = [token for token in tokens if app.execute(statement("identity", name), {"id": token}).fetchall()]
+    kind, payload = registry.get(type_name), {field: {"$ref": name, "id": token}}
+    owner, other = {
+        "email": ("ann@example.com", "attacker@example.com"), "sms": ("+4915112345678", "+4915187654321"),
+    }[channel]  # fmt: skip
+
+    async def values() -> dict[str, str]:
+        with pytest.raises(InvalidInput, match="belongs to somebody else"):
+            await lookup.values(kind, payload, channel, other)
+        return await lookup.values(kind, payload, channel, owner)
+
+    assert asyncio.run(values()) == {field: TOKEN}
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ("'x' AS value", "password_reset_token of identity.sql: the statement's result has no column 'recipient'"),
+        ("'x' AS value, NULL AS recipient", "belongs to somebody else"),
+        ("'x' AS value, ARRAY['+4915112345678', NULL] AS recipient", "belongs to somebody else"),
+        ("'x' AS value, ARRAY['+4915112345678', 'Ann@example.com'] AS recipient", None),
+    ],
+)
+def test_a_teams_own_statement_must_return_the_owner(
+    lookup: SecretResolver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str, problem: str | None
+) -> None:
+    (tmp_path / "identity.sql").write_text(
+        f"-- name: password_reset_token\n-- Ours.\nSELECT {columns} WHERE %(id)s::bigint > 0;\n"
+    )
+    monkeypatch.setenv("BACKLINE__DATABASE__STATEMENTS_FOLDER", str(tmp_path))
+    settings.cache_clear()
+    statements.cache_clear()
+    payload = {"token": {"$ref": "password_reset_token", "id": 1}}
+    resolved = lookup.values(registry.get("password_reset"), payload, "email", "ann@example.com")
+    try:
+        if problem is None:
+            assert asyncio.run(resolved) == {"token": "x"}
+        else:
+            with pytest.raises(BacklineError, match=re.escape(problem)):
+                asyncio.run(resolved)
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+        statements.cache_clear()
 
 
 def test_a_missing_table_is_misconfigured_and_retried(
