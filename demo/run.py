@@ -79,9 +79,9 @@ def run_checks(context: DemoContext, checks: Sequence[Check], table: CheckTable)
 
 def _print_endpoints(console: Console, stack: Stack) -> None:
     console.print(
-        f"\nAirflow   http://localhost:{stack.paths.port}   user admin, password {stack.secrets.admin_password}\n"
-        f"Mail      http://localhost:{stack.paths.mail_web_port}   webhooks: /webhooks\n"
-        f"State     {stack.paths.home}   logs in {stack.paths.log_folder}\n"
+        f"\nAirflow   http://localhost:{stack.paths.port}   user admin\n"
+        f"Mail      http://localhost:{stack.paths.mail_web_port}   user sandbox; webhooks: /webhooks\n"
+        f"State     {stack.paths.home}   passwords: {stack.paths.secrets_file}, logs: {stack.paths.log_folder}\n"
         f"Stop      ./backline down\n",
         markup=False,
     )

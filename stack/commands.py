@@ -18,7 +18,7 @@ from backline.db.connect import translate_errors
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.settings import settings
-from stack.environment import to_shell_exports
+from stack.environment import SANDBOX_USER, to_shell_exports
 from stack.lifecycle import Stack
 from stack.postgres import MANUAL_RUN_DATABASE
 from stack.reference_app import DEFAULT_SEED, MAX_SCALE, SEED_STEPS, SeedResult, seed
@@ -33,17 +33,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable, on stdou
 def setup() -> None:
     """Create databases, pools and secrets and apply migrations; safe to repeat."""
     current = Stack(print_progress)
+    first = not current.paths.setup_state_file.exists()
     current.setup()
     out.print(f"Set up in {current.paths.home}. Next: ./backline up", markup=False)
+    if first:
+        _print_addresses(current, with_passwords=True)
 
 
 @app.command()
 def up() -> None:
-    """Start everything, wait until it is ready, and print the addresses."""
+    """Start everything, wait until it is ready, and print the addresses; the passwords once, when it is set up."""
     current = Stack(print_progress)
+    first = not current.paths.setup_state_file.exists()
     if not current.up():
         err.print("backline: already up")
-    _print_addresses(current)
+    _print_addresses(current, with_passwords=first)
 
 
 @app.command()
@@ -193,16 +197,13 @@ def _lane_status(current: Stack) -> list[dict[str, Any]]:
         return connection.execute(statement("outbox", "lane_status"), parameters).fetchall()
 
 
-def _print_addresses(current: Stack) -> None:
-    out.print(
-        f"Airflow   http://localhost:{current.paths.port}   user admin, password {current.secrets.admin_password}",
-        markup=False,
-    )
-    out.print(
-        f"Mail      http://localhost:{current.paths.mail_web_port}   (SMTP on port {current.paths.smtp_port})",
-        markup=False,
-    )
-    out.print(f"State     {current.paths.home}; other users' passwords: {current.paths.secrets_file}", markup=False)
+def _print_addresses(current: Stack, *, with_passwords: bool = False) -> None:
+    logins = {"admin": current.secrets.admin_password, SANDBOX_USER: current.secrets.sandbox_password}
+    admin, sandbox = (f"user {name}" + (f", password {logins[name]}" if with_passwords else "") for name in logins)
+    out.print(f"Airflow   http://localhost:{current.paths.port}   {admin}", markup=False)
+    smtp = f"(SMTP on port {current.paths.smtp_port})"
+    out.print(f"Mail      http://localhost:{current.paths.mail_web_port}   {sandbox} {smtp}", markup=False)
+    out.print(f"State     {current.paths.home}; passwords: {current.paths.secrets_file}", markup=False)
 
 
 def _seed_table(result: SeedResult) -> Table:

@@ -16,6 +16,7 @@ from stack.postgres import Cluster
 from stack.secrets import Secrets
 
 LOOPBACK = "127.0.0.1"
+SANDBOX_USER = "sandbox"
 
 
 def build_environment(
@@ -70,7 +71,9 @@ def _backline_variables(paths: Paths, secrets: Secrets, cluster: Cluster) -> dic
         "BACKLINE_USER": "admin",
         "BACKLINE_PASSWORD": secrets.admin_password,
         "BACKLINE_MAILDIR": str(paths.mail_folder),
-        "BACKLINE_MAIL_URL": f"http://{LOOPBACK}:{paths.mail_web_port}",
+        # With its login, which httpx, curl and browsers send as Basic authentication.
+        "BACKLINE_MAIL_URL": f"http://{SANDBOX_USER}:{secrets.sandbox_password}@{LOOPBACK}:{paths.mail_web_port}",
+        "BACKLINE_SANDBOX_PASSWORD": secrets.sandbox_password,
         "BACKLINE_SMTP_PORT": str(paths.smtp_port),
         "BACKLINE_WEBHOOK_URL": f"http://{LOOPBACK}:{paths.mail_web_port}/webhooks/in",
         **_webhook_variables(paths),
@@ -108,7 +111,7 @@ def _payment_variables(page: str, secrets: Secrets) -> dict[str, str]:
     hooks = {"stripe": secrets.stripe_webhook_secret, "razorpay": secrets.razorpay_webhook_secret}
     return {
         "AIRFLOW_CONN_STRIPE_API": json.dumps(
-            {"conn_type": "http", "host": f"{page}/stripe", "password": "sk_test_sandbox"}
+            {"conn_type": "http", "host": f"{page}/stripe", "password": f"sk_test_{secrets.sandbox_password}"}
         ),
         **{
             f"AIRFLOW_CONN_{name.upper()}_HOOKS": json.dumps({"conn_type": "http", "password": secret})

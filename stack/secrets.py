@@ -52,6 +52,8 @@ class Secrets:
     admin_password: str = _secret_field(_generate_password)
     op_password: str = _secret_field(_generate_password)
     viewer_password: str = _secret_field(_generate_password)
+    sandbox_password: str = _secret_field(_generate_password)
+    """Of the sandbox's pages, which show caught messages."""
     push_service_account_key: str = _secret_field(_generate_rsa_key)
     """The service account's key for the sandbox's push gateway."""
     stripe_webhook_secret: str = _secret_field(lambda: f"whsec_{random.token_hex(24)}")

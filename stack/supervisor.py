@@ -54,6 +54,7 @@ def render_config(paths: Paths, cluster: Cluster) -> str:
         str(paths.mail_web_port),
         "--maildir",
         str(paths.mail_folder),
+        "--login",
     ]
     airflow = [*python, "stack.launch", "service"]
     programs = [

@@ -55,7 +55,9 @@ class _SandboxClient:
             response.raise_for_status()
             return response.json()
         except (httpx.HTTPError, ValueError) as exc:
-            raise NetworkFailure(f"sandbox at {self._client.base_url}: {exc or type(exc).__name__}") from exc
+            url = self._client.base_url  # without its login
+            reason = str(exc).replace(url.userinfo.decode() + "@", "") if url.userinfo else str(exc)
+            raise NetworkFailure(f"sandbox on port {url.port}: {reason or type(exc).__name__}") from None
 
 
 class MailCatcherClient(_SandboxClient):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import secrets
 from collections.abc import Mapping
@@ -16,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from sandbox.gateways.gateway import Gateway
 from sandbox.mail.handlers import read_body
+from sandbox.mail.security import basic_credentials
 
 ACCOUNT, TOKEN = "ACsandbox", "sandbox"
 _E164 = re.compile(r"\+[1-9]\d{6,14}")
@@ -55,7 +54,7 @@ class SmsGateway(Gateway):
     async def send_message(self, request: Request) -> Response:
         """Accept a message."""
         account = request.path_params["account"]
-        if _credentials(request) != (ACCOUNT, TOKEN) or account != ACCOUNT:
+        if basic_credentials(request) != (ACCOUNT, TOKEN) or account != ACCOUNT:
             return _error_response(401, 20003, "Authenticate")
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
         to, body = form.get("To", ""), form.get("Body", "")
@@ -92,15 +91,6 @@ def _error_response(status: int, code: int, message: str) -> Response:
     return JSONResponse(
         {"code": code, "message": message, "more_info": f"{_ERROR_URL}{code}", "status": status}, status
     )
-
-
-def _credentials(request: Request) -> tuple[str, str]:
-    kind, _, encoded = request.headers.get("authorization", "").partition(" ")
-    try:
-        login, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, ValueError):
-        return "", ""
-    return (login, password) if kind.lower() == "basic" else ("", "")
 
 
 def _segment_count(body: str) -> int:

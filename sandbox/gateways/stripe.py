@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hmac
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -15,8 +14,8 @@ from starlette.routing import BaseRoute, Route
 from sandbox.gateways.gateway import Gateway, RenderPage
 from sandbox.gateways.intents import StripeAccount, StripeError, StripeResponse
 from sandbox.mail.handlers import read_body
+from sandbox.mail.security import basic_credentials
 
-API_KEY = "sk_test_sandbox"
 PAGE_LIMIT = 100
 
 
@@ -39,8 +38,9 @@ class StripeGateway(Gateway):
         "drop after": {"action": "drop", "after": True},
     }
 
-    def __init__(self, render_page: RenderPage) -> None:
+    def __init__(self, render_page: RenderPage, api_key: str) -> None:
         super().__init__(render_page)
+        self._api_key = api_key
         self._account = StripeAccount()
 
     def routes(self) -> list[BaseRoute]:
@@ -141,7 +141,7 @@ class StripeGateway(Gateway):
     async def _handle_write(
         self, request: Request, operation: str, execute: Callable[[Mapping[str, str]], dict[str, Any]]
     ) -> Response:
-        if not _is_authorized(request):
+        if not self._is_authorized(request):
             return _unauthorized()
         form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace"), keep_blank_values=True))
         key = request.headers.get("idempotency-key")
@@ -150,8 +150,13 @@ class StripeGateway(Gateway):
             operation, lambda: _json_response(self._account.run_idempotent(key, content, lambda: execute(form)))
         )
 
+    def _is_authorized(self, request: Request) -> bool:
+        basic = basic_credentials(request)
+        given = basic[0] if basic else request.headers.get("authorization", "").removeprefix("Bearer ")
+        return hmac.compare_digest(given.encode(), self._api_key.encode())
+
     async def _handle_read(self, request: Request, read: Callable[[], dict[str, Any]]) -> Response:
-        if not _is_authorized(request):
+        if not self._is_authorized(request):
             return _unauthorized()
         return await self.accept("read", lambda: _json_response(self._account.run_idempotent(None, ("", None), read)))
 
@@ -162,16 +167,6 @@ def _json_response(response: StripeResponse) -> Response:
 
 def _unauthorized() -> Response:
     return _json_response(StripeError(401, "invalid_request_error", None, "Invalid API Key provided").response)
-
-
-def _is_authorized(request: Request) -> bool:
-    kind, _, given = request.headers.get("authorization", "").partition(" ")
-    if kind.lower() == "basic":
-        try:
-            given = base64.b64decode(given, validate=True).decode().partition(":")[0]
-        except (binascii.Error, ValueError):
-            return False
-    return given == API_KEY
 
 
 def _page_limit(request: Request) -> int:

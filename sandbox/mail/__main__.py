@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 import sys
@@ -42,7 +43,15 @@ def main() -> None:
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="another allowed host name; repeatable"
     )
+    parser.add_argument(
+        "--login",
+        action="store_true",
+        help="ask for the password in BACKLINE_SANDBOX_PASSWORD; without it all may read",
+    )
     options = parser.parse_args()
+    password = os.environ.get("BACKLINE_SANDBOX_PASSWORD", "") if options.login else None
+    if password == "":
+        sys.exit("mail catcher: --login needs a password in BACKLINE_SANDBOX_PASSWORD")
     smtp = _bind_socket(options.host, options.smtp_port, "--smtp-port")
     web = _bind_socket(options.host, options.web_port, "--web-port")
     try:
@@ -52,18 +61,20 @@ def main() -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(_serve(smtp, web, mailbox, options.allow_host))
+        asyncio.run(_serve(smtp, web, mailbox, options.allow_host, password))
     else:
-        uvloop.run(_serve(smtp, web, mailbox, options.allow_host))
+        uvloop.run(_serve(smtp, web, mailbox, options.allow_host, password))
 
 
-async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox, hosts: list[str]) -> None:
+async def _serve(
+    smtp: socket.socket, web: socket.socket, mailbox: Mailbox, hosts: list[str], password: str | None
+) -> None:
     loop = asyncio.get_running_loop()
     faults = MailFaults()
     sessions: set[SmtpSession] = set()
     listener = await loop.create_server(lambda: SmtpSession(mailbox, faults, sessions), sock=smtp, backlog=1024)
     config = uvicorn.Config(
-        build_app(mailbox, faults, hosts),
+        build_app(mailbox, faults, hosts, password),
         lifespan="off",
         log_level="warning",
         access_log=False,
@@ -77,7 +88,8 @@ async def _serve(smtp: socket.socket, web: socket.socket, mailbox: Mailbox, host
     host, smtp_port = smtp.getsockname()
     sys.stdout.write(
         f"mail catcher: SMTP {host}:{smtp_port}, page http://{host}:{web.getsockname()[1]}/, "
-        f"{len(mailbox)} messages in {mailbox.folder}\n"
+        f"{len(mailbox)} messages in {mailbox.folder}"
+        f"{'' if password else '; open: every user of this host can read them (--login)'}\n"
     )
     sys.stdout.flush()
     await server.serve(sockets=[web])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
+import base64
+import binascii
+import hmac
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _SECURITY_HEADERS = {
@@ -17,6 +22,43 @@ _SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+
+
+_OPEN_PATHS = frozenset({"/livez", "/push/token"})
+_PROVIDER_FOLDERS = ("/sms/2010-04-01/", "/push/v1/", "/stripe/v1/", "/webhooks/in/")
+"""Where providers take requests: they have their own keys, or accept anything as a receiver does, and show no messages."""
+
+
+class LoginMiddleware:
+    """Asks for a password (Basic authentication, any user name), except for providers' own paths and liveness."""
+
+    def __init__(self, app: ASGIApp, password: str) -> None:
+        self._app = app
+        self._password = password.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 401."""
+        is_open = scope["type"] != "http" or scope["path"] in _OPEN_PATHS or scope["path"].startswith(_PROVIDER_FOLDERS)
+        if not is_open:
+            given = basic_credentials(Request(scope))
+            if given is None or not hmac.compare_digest(given[1].encode(), self._password):
+                challenge = {"www-authenticate": 'Basic realm="sandbox", charset="UTF-8"'}
+                text = "Log in as user sandbox; `./backline env` shows the password: BACKLINE_SANDBOX_PASSWORD.\n"
+                await Response(text, 401, challenge, "text/plain")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def basic_credentials(request: Request) -> tuple[str, str] | None:
+    """User and password of the header Authorization (RFC 7617); None without any."""
+    kind, _, encoded = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() != "basic":
+        return None
+    try:
+        user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        return None
+    return user, password
 
 
 class SecurityHeadersMiddleware:

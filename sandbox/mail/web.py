@@ -23,16 +23,17 @@ from sandbox.mail.api import ApiHandlers
 from sandbox.mail.faults import MailFaults
 from sandbox.mail.mailbox import Mailbox
 from sandbox.mail.pages import PageHandlers
-from sandbox.mail.security import SameOriginMiddleware, SecurityHeadersMiddleware
+from sandbox.mail.security import LoginMiddleware, SameOriginMiddleware, SecurityHeadersMiddleware
 from sandbox.webhooks.web import WebhookHandlers
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 
-def build_app(mailbox: Mailbox, faults: MailFaults, hosts: Sequence[str] = ()) -> ASGIApp:
-    """Build the ASGI application; `hosts` are allowed Host headers besides localhost."""
+def build_app(mailbox: Mailbox, faults: MailFaults, hosts: Sequence[str] = (), password: str | None = None) -> ASGIApp:
+    """Build the ASGI application; `hosts` are allowed Host headers besides localhost. Without a password it is open."""
     api, pages = ApiHandlers(mailbox, faults), PageHandlers(mailbox, faults)
-    gateways = (SmsGateway(pages.render), PushGateway(pages.render), StripeGateway(pages.render))
+    stripe = StripeGateway(pages.render, f"sk_test_{password or 'sandbox'}")
+    gateways = (SmsGateway(pages.render), PushGateway(pages.render), stripe)
     app = Starlette(
         routes=[
             Route("/", pages.inbox),
@@ -59,6 +60,7 @@ def build_app(mailbox: Mailbox, faults: MailFaults, hosts: Sequence[str] = ()) -
             Middleware(SecurityHeadersMiddleware),
             Middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS, *hosts], www_redirect=False),
             Middleware(SameOriginMiddleware),
+            *([Middleware(LoginMiddleware, password=password)] if password else []),
         ],
         exception_handlers={HTTPException: pages.error},
     )

@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 from google.auth import jwt
 
@@ -94,6 +95,14 @@ def test_sms_and_push_go_to_the_sandbox(tmp_path: Path) -> None:
     account = ServiceAccount(gateway)
     assert account.token_url == "http://127.0.0.1:9102/push/token"
     assert jwt.encode(account.credentials.signer, {}).count(b".") == 2
+
+
+def test_the_sandbox_asks_for_its_own_password(tmp_path: Path) -> None:
+    variables = _build_environment(tmp_path)
+    url, password = httpx.URL(variables["BACKLINE_MAIL_URL"]), variables["BACKLINE_SANDBOX_PASSWORD"]
+    assert (url.username, url.password, url.port) == ("sandbox", password, 9102)
+    assert json.loads(variables["AIRFLOW_CONN_STRIPE_API"])["password"] == f"sk_test_{password}"
+    assert password not in variables["BACKLINE_WEBHOOK_URL"]
 
 
 def test_webhooks_reach_only_the_sandbox_on_this_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_an_invalid_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "secrets.env"
     load_or_create(path)
     path.write_text(path.read_text() + "WHAT=ever\n")
-    with pytest.raises(Misconfigured, match=r"secrets\.env: line 16"):
+    with pytest.raises(Misconfigured, match=r"secrets\.env: line 17"):
         load_or_create(path)
 
 
