@@ -20,3 +20,10 @@ class BacklinePlugin(AirflowPlugin):
         from backline.web.urls import PREFIX
 
         return [{"app": create_app(), "url_prefix": PREFIX, "name": "Backline"}]
+
+    @cached_property
+    def fastapi_root_middlewares(self) -> list[Any]:  # type: ignore[override]
+        """Refuses runs with a conf that must not be stored; read by the api-server only."""
+        from backline.airflow.conf_guard import RunConfMiddleware
+
+        return [{"middleware": RunConfMiddleware, "name": "Backline: conf of send_* runs"}]

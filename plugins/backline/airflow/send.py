@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from backline.airflow.defaults import dag_arguments, direct_pool, task_arguments
 from backline.airflow.params import params_for
 from backline.errors import FailureClass, InvalidInput, Misconfigured, PermanentError, RetryableError
+from backline.messages.run_conf import DAG_PREFIX
 from backline.settings import Settings
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _message(result: SendResult, *, several: bool) -> str:
 
 def send_dag_id(type_name: str) -> str:
     """`send_welcome` for the type `welcome`."""
-    return f"send_{type_name}"
+    return f"{DAG_PREFIX}{type_name}"
 
 
 def types_to_parse(dag_id: str | None) -> tuple[type[MessageType], ...]:
@@ -138,7 +139,7 @@ def types_to_parse(dag_id: str | None) -> tuple[type[MessageType], ...]:
     if dag_id is None:
         return registry.all_types()
     try:
-        return (registry.get(dag_id.removeprefix(send_dag_id(""))),)
+        return (registry.get(dag_id.removeprefix(DAG_PREFIX)),)
     except InvalidInput:
         return ()
 

@@ -14,6 +14,7 @@ from backline.db.connect import Session, session
 from backline.db.statements import statement
 from backline.dead_letters.failures import Failure, ImportFailure
 from backline.errors import InvalidInput
+from backline.messages.run_conf import redact_conf, type_of_dag
 
 PAGE_SIZE = 500
 Row = dict[str, Any]
@@ -58,7 +59,9 @@ class DeadLetterStore:
 
     def record(self, failure: Failure) -> int | None:
         """Record a failed task or run; returns the dead letter's id, or None if the failure is that of a message."""
-        values = {**asdict(failure), "class": failure.failure_class, "conf": json.dumps(dict(failure.conf))}
+        kind, conf = type_of_dag(failure.dag_id), dict(failure.conf)
+        stored = conf if kind is None else redact_conf(kind, conf)
+        values = {**asdict(failure), "class": failure.failure_class, "conf": json.dumps(stored)}
         rows = self.fetch("job_record", values)
         return rows[0]["id"] if rows else None
 

@@ -53,9 +53,19 @@ def parse_reference(kind: type[MessageType], name: str, value: Mapping[str, obje
 
 def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, object]) -> None:
     """Check that no secret is plaintext; InvalidInput names the field. Ciphertext and references are checked when sent."""
-    for name in sorted(kind.secret_fields & set(payload)):
-        value = payload[name]
-        if value is not None and not isinstance(value, Mapping) and not is_encrypted(value):
+    refuse_plaintext_secrets(kind, payload)
+    check_payload(kind, payload)
+
+
+def is_plaintext(value: object) -> bool:
+    """Whether a secret field's value is neither encrypted nor a reference; null is no value."""
+    return value is not None and not isinstance(value, Mapping) and not is_encrypted(value)
+
+
+def refuse_plaintext_secrets(kind: type[MessageType], values: Mapping[str, object]) -> None:
+    """InvalidInput for the first secret field that is plaintext."""
+    for name in sorted(kind.secret_fields & set(values)):
+        if is_plaintext(values[name]):
             raise InvalidInput(
                 name,
                 "is secret and must not be plaintext here; give Fernet text that your app encrypted"
@@ -65,7 +75,6 @@ def check_no_plaintext_secrets(kind: type[MessageType], payload: Mapping[str, ob
                     else ""
                 ),
             )
-    check_payload(kind, payload)
 
 
 def check_payload(kind: type[MessageType], payload: Mapping[str, object]) -> None:

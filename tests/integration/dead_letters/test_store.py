@@ -53,6 +53,23 @@ def test_many_dead_messages_of_one_statement_are_as_many_dead_letters(outbox: Ou
     ]
 
 
+def test_a_dead_letter_of_a_sending_run_lacks_what_its_conf_must_not_hold(store: DeadLetterStore) -> None:
+    reference = {"$ref": "password_reset_token", "id": 17}
+    confs = {
+        "send_password_reset": ({"token": "s3cret", "tokn": "s3cret"}, {"token": "[removed]", "tokn": "[removed]"}),
+        "send_account_verification": (
+            {"to": "a@b.example", "token": reference},
+            {"to": "a@b.example", "token": reference},
+        ),
+        "send_order_reminders": ({"days": 1}, {"days": 1}),
+    }
+    for dag_id, (conf, _) in confs.items():
+        record_failure(store, dag_id=dag_id, conf=conf)
+    assert {letter["name"]: letter["conf"] for letter in all_dead_letters(store)} == {
+        dag_id: kept for dag_id, (_, kept) in confs.items()
+    }
+
+
 def test_no_trigger_runs_for_each_updated_row(outbox: Outbox) -> None:
     """It would make every update, claims included, fetch the row's old version."""
     per_row = outbox.sql(

@@ -1,0 +1,128 @@
+"""A conf of a `send_*` run that must not be stored never reaches Airflow's API, over any of its routes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from airflow.api_fastapi.core_api.routes.public import public_router
+from airflow.api_fastapi.execution_api.routes import execution_api_router
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from backline.airflow.conf_guard import RunConfMiddleware
+from backline.messages import registry
+from backline.messages.base import MessageType
+from backline_plugin import BacklinePlugin
+
+SECRET = "s3cret-that-nobody-may-see"
+RUNS = "/api/v2/dags/send_password_reset/dagRuns"
+RESET = {"to": "ann@example.com", "name": "Ann", "token": {"$ref": "password_reset_token", "id": 17}}
+NOT_GUARDED = {"/api/v2/assets/{asset_id}/materialize": "runs a DAG that produces an asset; send_* DAGs produce none"}
+
+
+class Airflow:
+    """What reaches Airflow, byte for byte."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        body = b""
+        while (message := await receive())["type"] == "http.request":
+            body += message["body"]
+            if not message.get("more_body"):
+                break
+        self.bodies.append(body)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+
+@pytest.fixture
+def airflow() -> Airflow:
+    return Airflow()
+
+
+@pytest.fixture
+def client(airflow: Airflow) -> TestClient:
+    return TestClient(RunConfMiddleware(airflow))
+
+
+def routes_with_a_conf() -> Iterator[str]:
+    """Paths of all routes of Airflow's APIs whose body has a conf."""
+    for prefix, router in (("", public_router), ("/execution", execution_api_router)):
+        for route in router.routes:
+            if isinstance(route, APIRoute) and route.methods & {"POST", "PUT", "PATCH"} and route.body_field:
+                annotation = route.body_field.field_info.annotation
+                models = (annotation, *get_args(annotation))  # an optional body is a union
+                if any({"conf", "dag_run_conf"} & set(getattr(model, "model_fields", {})) for model in models):
+                    yield prefix + route.path
+
+
+@pytest.mark.parametrize("path", sorted({*routes_with_a_conf()} - {*NOT_GUARDED}))
+def test_each_route_of_airflow_that_takes_a_conf_is_guarded(client: TestClient, airflow: Airflow, path: str) -> None:
+    for name in ("conf", "dag_run_conf"):
+        body = {"dag_id": "send_password_reset", name: {**RESET, "tokn": SECRET}}
+        url = path.format(dag_id="send_password_reset", run_id="r1")
+        answer = client.post(url, json=body)
+        assert answer.status_code == 400, url
+        assert SECRET not in answer.text
+    assert airflow.bodies == []
+
+
+def test_the_routes_are_found() -> None:
+    found = {*routes_with_a_conf()}
+    assert {"/api/v2/dags/{dag_id}/dagRuns", "/api/v2/backfills", "/execution/dag-runs/{dag_id}/{run_id}"} <= found
+    assert set(NOT_GUARDED) <= found
+
+
+@pytest.mark.parametrize("kind", registry.all_types(), ids=lambda kind: kind.type_name)
+def test_each_type_refuses_unknown_keys_and_plaintext_secrets(
+    client: TestClient, airflow: Airflow, kind: type[MessageType]
+) -> None:
+    url = f"/api/v2/dags/send_{kind.type_name}/dagRuns"
+    for conf in ({"tokn": SECRET}, *({name: SECRET} for name in kind.secret_fields)):
+        answer = client.post(url, json={"conf": conf, "logical_date": None})
+        [name] = conf
+        assert (answer.status_code, answer.json()["detail"].startswith(f"conf: {name}: is ")) == (400, True)
+        assert SECRET not in answer.text
+    assert airflow.bodies == []
+    assert client.post(url, json={"conf": dict(kind.example)}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (RUNS, {"conf": RESET, "logical_date": None, "note": "x" * 100_000}),
+        (RUNS, {"logical_date": None}),
+        (RUNS, {"conf": None}),
+        (RUNS, {"conf": ["tokn"]}),
+        (RUNS, [1]),
+        ("/api/v2/dags/send_order_reminders/dagRuns", {"conf": {"anything": 1}}),
+        ("/api/v2/dags/my_job/dagRuns", {"conf": {"tokn": SECRET}}),
+        ("/api/v2/backfills", {"dag_id": "my_job", "dag_run_conf": {"tokn": SECRET}}),
+        (f"{RUNS}/r1/clear", {"conf": {"tokn": 1}}),
+    ],
+)
+def test_every_other_request_passes_unchanged(client: TestClient, airflow: Airflow, path: str, body: Any) -> None:
+    text = json.dumps(body).encode()
+    assert client.post(path, content=text).status_code == 200
+    assert airflow.bodies == [text]
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000, b""])
+def test_what_is_not_json_is_refused(client: TestClient, airflow: Airflow, body: bytes) -> None:
+    assert client.post(RUNS, content=body).status_code == 400
+    assert airflow.bodies == []
+
+
+def test_a_body_over_the_limit_is_refused(client: TestClient, airflow: Airflow) -> None:
+    assert client.post(RUNS, content=b" " * (32 * 2**20 + 1)).status_code == 413
+    assert airflow.bodies == []
+
+
+def test_it_is_installed() -> None:
+    assert [entry["middleware"] for entry in BacklinePlugin().fastapi_root_middlewares] == [RunConfMiddleware]
