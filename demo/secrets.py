@@ -42,7 +42,7 @@ class _PasswordReset:
         self._users = context.query("demo", "user_count")[0]["users"]
         digest = hashlib.sha256(self._token.encode()).digest()
         [reset] = context.query(
-            "demo", "password_reset_create", email=self._recipient(context), name=self._name, token_hash=digest,
+            "demo", "password_reset_create", email=self._recipient(context), user_name=self._name, token_hash=digest,
             token_encrypted=encryptor.encrypt(self._token),
         )  # fmt: skip
         token = {"$ref": SECRET_REFERENCE, "id": reset["id"]}

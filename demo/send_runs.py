@@ -182,19 +182,19 @@ def _check_invalid_params(context: DemoContext) -> Result:
 
 
 def _prepare_invalid_payload(context: DemoContext) -> None:
-    conf = {"to": f"ann@{context.domain('rejected')}", "subject": "Hello", "text": "Hello", "sbject": "Helo"}
+    conf = {"to": f"ann@{context.domain('rejected')}", "subject": "Hello", "text": "Hello", "reply_to": "nobody"}
     context.airflow.trigger("send_email", conf, context.run_id("model"))
 
 
 def _check_invalid_payload(context: DemoContext) -> Result:
     run_id = context.run_id("model")
     run = context.airflow.wait("send_email", run_id, TIMEOUT_SECONDS)
-    require(run["state"] == "failed", f"the run ended as {run['state']} despite an unknown field in its conf")
+    require(run["state"] == "failed", f"the run ended as {run['state']} despite a wrong address in its conf")
     log = context.airflow.log("send_email", run_id, TASK_ID)
-    require("sbject: is not a field of email" in log, "its log does not name the unknown field sbject")
+    require("reply_to: " in log and "is not an email address" in log, "its log does not name the wrong field reply_to")
     count = context.mail.count(f"*@{context.domain('rejected')}", context.since)
     require(count == 0, f"{count} messages arrived from a rejected conf")
-    return Result("fails, names sbject", "fails, names sbject")
+    return Result("fails, names reply_to", "fails, names reply_to")
 
 
 def _recipient(context: DemoContext, kind: type[MessageType]) -> str:

@@ -41,7 +41,8 @@ def _check_signed_event(context: DemoContext) -> Result:
             wait_until(lambda: context.message_status(row["id"])["state"] == "sent", "the delivery of the event")
         finally:
             endpoints.delete(connection, ACTOR, created.endpoint.id)
-    requests = httpx.get(str(address.join("/webhooks/api/requests")), params={"name": name}, trust_env=False).json()
+    mail_url = context.stack.variables()["BACKLINE_MAIL_URL"]
+    requests = httpx.get(f"{mail_url}/webhooks/api/requests", params={"name": name}, trust_env=False).json()
     require(len(requests["requests"]) == 1, f"{len(requests['requests'])} requests arrived at {url} instead of 1")
     [request] = requests["requests"]
     expected = _expected_signature(created.secret or "", request["headers"], request["body"])

@@ -36,7 +36,7 @@ WHERE m.id = %(id)s::bigint GROUP BY m.id;
 -- name: password_reset_create
 -- Creates a user with a password reset token, valid for an hour; returns the token's id.
 WITH person AS (
-    INSERT INTO app.users (email, name, country) VALUES (%(email)s::text, %(name)s::text, 'DE') RETURNING id
+    INSERT INTO app.users (email, name, country) VALUES (%(email)s::text, %(user_name)s::text, 'DE') RETURNING id
 )
 INSERT INTO app.tokens (user_id, kind, token_hash, token_encrypted, expires_at)
 SELECT person.id, 'password_reset', %(token_hash)s::bytea, %(token_encrypted)s::text, clock_timestamp() + interval '1 hour'

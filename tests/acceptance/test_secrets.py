@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import psycopg
 import pytest
+from rich.console import Console
 
 from backline.encryption import Encryptor
 from backline.errors import Rejected
+from demo import commerce, failures, health, http_api, send_runs, webhooks
+from demo import secrets as demo_secrets
 from demo.context import DemoContext
+from demo.run import run_checks
+from demo.table import CheckTable
 from stack.reference_app import apply_schema
+from stack.secrets import Secrets
+from stack.supervisor import SERVICES
 from tests.acceptance.isolated_stack import IsolatedStack
+from tests.acceptance.leaks import CommandLines, find_in_databases, find_in_environments, find_in_files
 from tests.integration.identity import add_token
 
 pytestmark = pytest.mark.stack
@@ -21,19 +32,30 @@ TOKEN = "s3cret-token-that-nobody-may-see"
 LINK = f"http://localhost:8080/reset-password?token={TOKEN}"
 
 
+CODE = "QX7K2M9Z4WPT"
+MISSPELT = "misspelt-keys-secret-4711"
+CLEAR = "plaintext-under-its-own-key-4711"
+AddToken = Callable[[str], int]
+
+
 @pytest.fixture
-def token(stack_exports: dict[str, str]) -> int:
-    """A token of the app, encrypted with the stack's key."""
+def token(stack_exports: dict[str, str]) -> AddToken:
+    """Adds a token of the app, encrypted with the stack's key, for the person with an address."""
     apply_schema(stack_exports["BACKLINE_DATABASE_URL"])
-    with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
-        return add_token(connection, Encryptor([stack_exports["BACKLINE_FERNET_KEYS"]]).encrypt(TOKEN))
+
+    def add(email: str) -> int:
+        with psycopg.connect(stack_exports["BACKLINE_DATABASE_URL"], autocommit=True) as connection:
+            encrypted = Encryptor([stack_exports["BACKLINE_FERNET_KEYS"]]).encrypt(TOKEN)
+            return add_token(connection, encrypted, email=email)
+
+    return add
 
 
 def test_a_run_with_a_reference_shows_the_secret_only_to_the_recipient(
-    context: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: int
+    context: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: AddToken
 ) -> None:
     run_id, recipient = context.run_id("reset"), f"ann@{context.domain('reset')}"
-    conf = {"to": recipient, "name": "Ann", "token": {"$ref": "password_reset_token", "id": token}}
+    conf = {"to": recipient, "name": "Ann", "token": {"$ref": "password_reset_token", "id": token(recipient)}}
     run = context.airflow.trigger("send_password_reset", conf, run_id)
     ended = context.airflow.wait("send_password_reset", run_id, 90)
     log = context.airflow.log("send_password_reset", run_id, "send")
@@ -54,15 +76,6 @@ def test_a_run_with_a_reference_shows_the_secret_only_to_the_recipient(
     assert response is None
     for place in (run, ended, log, result, message, attempt):
         assert TOKEN not in json.dumps(place)
-    assert files_with(TOKEN, stack.home / "airflow") == []
-
-
-def test_a_plaintext_secret_is_rejected_before_it_is_stored(context: DemoContext, stack: IsolatedStack) -> None:
-    conf = {"to": f"ann@{context.domain('clear')}", "name": "Ann", "token": TOKEN}
-    with pytest.raises(Rejected) as rejected:
-        context.airflow.trigger("send_password_reset", conf, context.run_id("clear"))
-    assert rejected.value.code == "400"
-    assert "Invalid input for param token" in rejected.value.response
     assert files_with(TOKEN, stack.home / "airflow") == []
 
 
@@ -89,6 +102,77 @@ def test_the_command_sends_and_the_secret_is_only_in_the_email(
     assert LINK in context.mail.get_email(arrival.id).text
     assert context.message_status(json.loads(done.stdout)["id"])["recipient"] == f"ann@{context.domain('command')}"
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_no_secret_is_left_anywhere(
+    context: DemoContext, stack: IsolatedStack, stack_exports: dict[str, str], token: AddToken
+) -> None:
+    """Secrets of every kind are planted or known; the demo's flow runs; then everything stored or shown is searched."""
+    own = context.stack
+    stack_secrets = {item.name: getattr(own.secrets, item.name) for item in fields(Secrets) if not item.repr}
+    assert len(stack_secrets) >= 14
+    endpoint = json.loads(
+        stack.run("webhooks", "add", f"{stack_exports['BACKLINE_WEBHOOK_URL']}/leak", "--json").stdout
+    )
+    context.airflow.health()
+    assert [*context.airflow.dags(limit=1)]
+    planted = {
+        "payload token": TOKEN, "payload code": CODE, "misspelt key": MISSPELT, "plaintext in conf": CLEAR,
+        "webhook endpoint": endpoint["secret"], "API token": str(context.airflow._token).rpartition(".")[2],
+    }  # fmt: skip
+    secrets = {**stack_secrets, **planted}
+    with CommandLines(secrets) as lines:
+        send_secrets(context, stack_exports, token)
+        flow = [
+            health.health_check(), *send_runs.checks(), demo_secrets.secret_reference_check(), webhooks.signed_event_check(), *http_api.checks(),
+            *commerce.checks(), *failures.checks(),
+        ]  # fmt: skip
+        console = Console(file=io.StringIO())
+        passed = run_checks(context, flow, CheckTable(console))
+        printed = console.file.getvalue() + "".join(stack.run(*command).stdout for command in COMMANDS)  # type: ignore[attr-defined]
+    assert passed == len(flow), printed
+    stack.run("webhooks", "delete", endpoint["id"], "--yes")
+
+    cluster = own.cluster
+    folders = (stack.home, cluster.runtime_folder, cluster.socket_folder, cluster.data_folder())
+    found = find_in_files(folders, secrets)
+    mailbox = str(stack.home / "mail")
+    assert {(name, path) for name, path in found if not (name == "payload token" and path.startswith(mailbox))} == {
+        *((name, str(own.paths.secrets_file)) for name in stack_secrets),
+        *((f"{user}_password", str(own.paths.password_file)) for user in ("admin", "op", "viewer")),
+    }
+    assert {path for _, path in found if Path(path).stat().st_mode & 0o077} == set()
+    assert find_in_databases(cluster, secrets) == set()
+    assert lines.seen
+    assert lines.found == set()
+    in_environments = find_in_environments(own.supervisor.stack_id, secrets)
+    assert {name for name, _ in in_environments} <= set(stack_secrets)
+    assert {service for _, service in in_environments} == {"", *SERVICES} - {"postgres"}
+    assert [name for name, secret in secrets.items() if secret in printed] == []
+
+
+COMMANDS = (["up"], ["status"], ["health"], ["failures"], ["webhooks", "list"], ["logs", "--lines", "100000"])
+
+
+def send_secrets(context: DemoContext, exports: dict[str, str], token: AddToken) -> None:
+    """Each way in which a secret reaches Backline: those that are taken arrive, the others are refused."""
+    recipient = f"ann@{context.domain('leak')}"
+    conf = {"to": recipient, "name": "Ann", "token": {"$ref": "password_reset_token", "id": token(recipient)}}
+    context.airflow.trigger("send_password_reset", conf, context.run_id("leak"))
+    code = Encryptor([exports["BACKLINE_FERNET_KEYS"]]).encrypt(CODE)
+    context.airflow.trigger("send_mfa_code", {"to": "+4915100004711", "code": code}, context.run_id("leak-code"))
+    for wrong in ({"tokn": MISSPELT}, {"token": CLEAR}):
+        with pytest.raises(Rejected) as rejected:
+            context.airflow.trigger(
+                "send_password_reset", {**conf, **wrong}, context.run_id(f"leak-{next(iter(wrong))}")
+            )
+        assert rejected.value.code == "400"
+        assert not {MISSPELT, CLEAR} & {*rejected.value.response.split('"')}
+    for dag_id, name in (("send_password_reset", "leak"), ("send_mfa_code", "leak-code")):
+        assert context.airflow.wait(dag_id, context.run_id(name), 90)["state"] == "success"
+    assert TOKEN in context.mail.get_email(context.emails_at(context.domain("leak"))[0].id).text
+    [sms] = context.gateways.received("sms", "+4915100004711", context.since)
+    assert CODE in sms["text"]
 
 
 def files_with(text: str, folder: Path) -> list[str]:
