@@ -11,14 +11,19 @@ from tests.acceptance.isolated_stack import IsolatedStack, create_stack, remove_
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[IsolatedStack]:
-    """A running stack."""
+def started() -> Iterator[tuple[IsolatedStack, str]]:
+    """A running stack, and what its first `up` printed."""
     copy = create_stack()
     try:
-        copy.run("up")
-        yield copy
+        yield copy, copy.run("up").stdout
     finally:
         remove_stack(copy)
+
+
+@pytest.fixture(scope="session")
+def stack(started: tuple[IsolatedStack, str]) -> IsolatedStack:
+    """A running stack."""
+    return started[0]
 
 
 @pytest.fixture(scope="session")

@@ -115,6 +115,19 @@ def test_links_resolve(page: Path) -> None:
         assert not anchor or anchor in _anchors(linked), target
 
 
+def test_each_promise_of_security_has_a_test_that_exists() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    promises = text.partition("## Promises")[2].partition("## Not defended")[0]
+    rows = [line for line in promises.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, f"no test: {row}"
+        for path, test in named:
+            assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
 @cache
 def _anchors(page: Path) -> frozenset[str]:
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -36,7 +36,7 @@ _MIGRATION_TABLE_EXISTS = "SELECT to_regclass(quote_ident(%s) || '.migration') I
 _LIST_APPLIED = SQL("SELECT number, name, checksum FROM {schema}.migration ORDER BY number")
 _INSERT_MIGRATION = SQL("INSERT INTO {schema}.migration (number, name, checksum) VALUES (%s, %s, %s)")
 # By default everybody may call a new function; an app's role is granted those that it calls (docs/adopting.md).
-_REVOKE_FROM_PUBLIC = SQL("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {} FROM PUBLIC").format(Identifier(SCHEMA))
+_REVOKE_FROM_PUBLIC = SQL("REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA {schema} FROM PUBLIC")
 _SERVER_INFO = "SELECT current_setting('server_version_num')::integer, current_setting('server_encoding') = 'UTF8'"
 MIN_SERVER_VERSION = 170000
 
@@ -83,8 +83,6 @@ def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
 
     with translate_errors(), psycopg.connect(dsn) as connection:
         fresh = apply_files(connection, SCHEMA, folder)
-        if fresh:
-            connection.execute(_REVOKE_FROM_PUBLIC)
         sync_types(connection)
     return fresh
 
@@ -115,6 +113,8 @@ def apply_files(connection: Connection, schema: str, folder: Path) -> list[str]:
                 raise error from exc
             raise Misconfigured(f"{folder}/{migration.label}.sql: {error}; nothing of it was applied") from exc
         connection.execute(_INSERT_MIGRATION.format(**names), (migration.number, migration.name, migration.checksum))
+    if fresh:
+        connection.execute(_REVOKE_FROM_PUBLIC.format(**names))
     return [migration.label for migration in fresh]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
+from typing import LiteralString, TypeAlias
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -11,26 +11,44 @@ import pytest
 from backline.channels.registry import definition
 from backline.preferences.quiet_hours import find_time_zone
 
-DEFINER_FUNCTIONS = """
-SELECT p.oid::regprocedure::text, p.proconfig
-FROM pg_proc AS p WHERE p.prosecdef AND p.pronamespace = 'backline'::regnamespace
+FUNCTIONS = """
+SELECT n.nspname, p.oid::regprocedure::text, p.prosecdef, p.proconfig, has_function_privilege('public', p.oid, 'EXECUTE')
+FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+WHERE n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+    AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 """
-CALLABLE_BY_EVERYBODY = """
-SELECT p.oid::regprocedure::text
-FROM pg_proc AS p WHERE p.pronamespace = 'backline'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
+"""Those of all schemas, the reference app's among them, except the server's own and extensions'."""
+GRANTED_TO_EVERYBODY = """
+SELECT c.oid::regclass::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL aclexplode(c.relacl) AS granted
+WHERE granted.grantee = 0 AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
 """
 
 
-def test_each_pins_its_search_path_with_pg_temp_last(database: str) -> None:
-    with psycopg.connect(database) as connection:
-        functions = connection.execute(DEFINER_FUNCTIONS).fetchall()
-    assert functions
-    assert [name for name, config in functions if config != ["search_path=pg_catalog, pg_temp"]] == []
+Functions: TypeAlias = list[tuple[str, str, bool, list[str] | None, bool]]
+"""Schema, name, whether it runs with its owner's rights, settings, whether everybody may execute it."""
 
 
-def test_nothing_is_executable_by_everybody(database: str) -> None:
+@pytest.fixture
+def functions(database: str) -> Functions:
     with psycopg.connect(database) as connection:
-        assert connection.execute(CALLABLE_BY_EVERYBODY).fetchall() == []
+        found = connection.execute(FUNCTIONS).fetchall()
+    assert {schema for schema, *_ in found} == {"backline", "app"}
+    return found
+
+
+def test_each_pins_its_search_path_with_pg_temp_last(
+    functions: Functions,
+) -> None:
+    pinned = {name: settings for _, name, definer, settings, _ in functions if definer}
+    assert pinned
+    assert {name for name, settings in pinned.items() if settings != ["search_path=pg_catalog, pg_temp"]} == set()
+
+
+def test_nothing_is_open_to_everybody(database: str, functions: Functions) -> None:
+    assert [name for _, name, _, _, executable in functions if executable] == []
+    with psycopg.connect(database) as connection:
+        assert connection.execute(GRANTED_TO_EVERYBODY).fetchall() == []
 
 
 @pytest.mark.parametrize(
