@@ -114,10 +114,10 @@ WHERE (%(state)s::text IS NULL OR d.state = %(state)s::text)
 ORDER BY d.id DESC LIMIT %(batch_limit)s::integer;
 
 -- name: letter_get
--- One dead letter; for a message also its present recipient, payload and state.
+-- One dead letter; for a message also its present recipient and state.
 SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.item_key, d.bundle, d.class, d.cause,
     d.attempts, d.conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
-    d.replay_ref, m.state::text AS message_state, m.channel, m.lane, m.recipient, m.payload, m.priority, m.request_id
+    d.replay_ref, m.state::text AS message_state, m.channel, m.lane, m.recipient, m.priority, m.request_id
 FROM backline.dead_letter AS d LEFT JOIN backline.message AS m ON m.id = d.message_id
 WHERE d.id = %(id)s::bigint;
 
@@ -205,10 +205,10 @@ UPDATE backline.alert_group SET next_at = clock_timestamp() + %(delay_seconds)s:
 WHERE key = %(key)s::text;
 
 -- name: purge_candidates
--- Locks dead letters past their retention or over the limit, oldest first, with their message; not those of dead messages
--- of a day that the ledger has not frozen yet.
-SELECT d.id, to_jsonb(d) AS letter,
-    to_jsonb(m) - '{lease_token,leased_until,dispatcher,rate_token_reserved}'::text[] AS message
+-- Locks dead letters past their retention or over the limit, oldest first, and returns each with its message as JSON; not those of
+-- dead messages of a day that the ledger has not frozen yet.
+SELECT d.id, (to_jsonb(d) || jsonb_build_object('message',
+    to_jsonb(m) - '{lease_token,leased_until,dispatcher,rate_token_reserved}'::text[]))::text AS line
 FROM backline.dead_letter AS d
 LEFT JOIN backline.message AS m ON m.id = d.message_id
 WHERE (d.last_seen_at < clock_timestamp() - %(retention_seconds)s::float8 * interval '1 second'

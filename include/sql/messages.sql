@@ -5,7 +5,7 @@
 SELECT m.id, m.type, m.channel, m.lane, m.priority, m.state, m.recipient, m.due_at, m.expires_at, m.attempt,
     m.max_attempts, m.rescues, m.leased_until, m.cancel_requested, m.rate_token_reserved, m.request_id, m.group_id, m.replay_of,
     m.created_at, m.finalized_at, m.error_class, m.error, m.provider_id,
-    m.payload - coalesce(t.secret_fields, '{}') AS payload,
+    (m.payload - coalesce(t.secret_fields, '{}'))::text AS payload_json,
     ARRAY(SELECT f FROM unnest(t.secret_fields) AS f WHERE m.payload ? f) AS secret_fields_present,
     (SELECT count(*)::integer FROM backline.dispatcher AS d
      WHERE d.lane = m.lane AND d.heartbeat_at > clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second')

@@ -15,10 +15,9 @@ RETURNING m.lane;
 -- name: message_expire
 -- Ends messages that have expired and are not leased, at most `batch_limit`; their secrets are erased.
 UPDATE backline.message AS m
-SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
+SET state = 'expired', finalized_at = clock_timestamp(), payload = m.payload - backline.secret_fields(m.type),
     error = 'expired before it could be sent'
-FROM backline.message_type AS t
-WHERE t.name = m.type AND m.ctid = ANY (ARRAY(
+WHERE m.ctid = ANY (ARRAY(
     SELECT ctid FROM backline.message
     WHERE state IN ('scheduled', 'pending') AND expires_at IS NOT NULL AND expires_at <= statement_timestamp()
     ORDER BY expires_at LIMIT %(batch_limit)s::integer FOR UPDATE SKIP LOCKED))
@@ -83,9 +82,14 @@ WHERE id = %(id)s::bigint OR id > %(id)s::bigint AND id <= %(id)s::bigint + 1000
 ORDER BY id;
 
 -- name: message_attempts
--- The attempts of one message, in order.
-SELECT number, started_at, duration_ms, outcome, error_class, code, response, dispatcher, dag_run
-FROM backline.attempt WHERE message_id = %(id)s::bigint ORDER BY number, started_at;
+-- The attempts of one message, in order; for one that ended with its process, `process_end` is what is known of that.
+SELECT a.number, a.started_at, a.duration_ms, a.outcome, a.error_class, a.code, a.response, a.dispatcher, a.dag_run,
+    CASE WHEN a.outcome = 'rescued' THEN (
+        SELECT d.cause FROM backline.dead_letter AS d
+        WHERE d.kind = 'job' AND d.name = split_part(a.dag_run, '/', 1) AND d.task_id <> ''
+          AND d.run_id = substr(a.dag_run, strpos(a.dag_run, '/') + 1)
+        ORDER BY d.id DESC LIMIT 1) END AS process_end
+FROM backline.attempt AS a WHERE a.message_id = %(id)s::bigint ORDER BY a.number, a.started_at;
 
 -- name: message_complete_many
 -- Ends attempts, fenced by lease token; returns the messages whose lease was still held. An attempt that ends in `scheduled` is
@@ -98,7 +102,7 @@ WITH done AS (
         message_id bigint, token uuid, state backline.message_state, delay float8, error_class text, error text,
         provider_id text, code text, response text, age float8, duration float8)
 ), decided AS (
-    SELECT done.*, m.attempt + 1 AS number, clock_timestamp() AS at, t.secret_fields,
+    SELECT done.*, least(m.attempt + 1, 32767) AS number, clock_timestamp() AS at, coalesce(t.secret_fields, '{}') AS secret_fields,
         CASE
             WHEN done.state <> 'scheduled' THEN done.state
             WHEN m.cancel_requested THEN 'cancelled'
@@ -109,7 +113,7 @@ WITH done AS (
     CROSS JOIN LATERAL (
         SELECT held.type, held.attempt, held.cancel_requested, held.expires_at FROM backline.message AS held
         WHERE held.id = done.message_id AND held.lease_token = done.token FOR UPDATE) AS m
-    JOIN backline.message_type AS t ON t.name = m.type
+    LEFT JOIN backline.message_type AS t ON t.name = m.type
 ), updated AS (
     UPDATE backline.message AS m
     SET state = d.next_state,
@@ -137,10 +141,10 @@ SELECT id, state FROM updated;
 UPDATE backline.message AS m
 SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'pending' END::backline.message_state,
     finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
-    payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
+    payload = CASE WHEN m.cancel_requested THEN m.payload - backline.secret_fields(m.type) ELSE m.payload END,
     lease_token = NULL, leased_until = NULL, dispatcher = NULL
-FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[]) AS u (id, token), backline.message_type AS t
-WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[]) AS u (id, token)
+WHERE m.id = u.id AND m.lease_token = u.token
 RETURNING m.id;
 
 -- name: message_defer_many
@@ -149,13 +153,13 @@ RETURNING m.id;
 UPDATE backline.message AS m
 SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END::backline.message_state,
     finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
-    payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
+    payload = CASE WHEN m.cancel_requested THEN m.payload - backline.secret_fields(m.type) ELSE m.payload END,
     rate_token_reserved = m.rate_token_reserved OR %(reason)s::text IS NULL,
     error_class = CASE WHEN %(reason)s::text IS NULL THEN m.error_class END, error = coalesce(%(reason)s::text, m.error),
     lease_token = NULL, leased_until = NULL, dispatcher = NULL,
     due_at = clock_timestamp() + u.delay * interval '1 second'
-FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(delays)s::float8[]) AS u (id, token, delay), backline.message_type AS t
-WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(delays)s::float8[]) AS u (id, token, delay)
+WHERE m.id = u.id AND m.lease_token = u.token
 RETURNING m.id;
 
 -- name: message_renew
@@ -173,13 +177,14 @@ WHERE state = 'leased' AND dispatcher = %(dispatcher)s::bigint AND cancel_reques
 
 -- name: message_rescue
 -- Takes messages back: those with expired leases, and those of dispatchers that are gone or whose heartbeat stopped. A message with
--- too many rescues becomes dead, because it may be what kills its dispatchers.
+-- too many rescues becomes dead, because it may be what kills its dispatchers. Each rescue is an attempt of the outcome 'rescued',
+-- with what is known of the process that held the message.
 WITH gone AS (
     DELETE FROM backline.dispatcher
     WHERE heartbeat_at < clock_timestamp() - %(heartbeat_timeout)s::float8 * interval '1 second'
-    RETURNING id
+    RETURNING id, dag_run, heartbeat_at
 ), stale AS (
-    SELECT m.id, CASE
+    SELECT m.id, m.attempt, m.dispatcher, CASE
         WHEN m.cancel_requested THEN 'cancelled'
         WHEN m.rescues >= %(max_rescues)s::integer THEN 'dead'
         ELSE 'pending' END::backline.message_state AS next_state
@@ -190,17 +195,33 @@ WITH gone AS (
         OR m.dispatcher IS NOT NULL AND NOT EXISTS (
             SELECT FROM backline.dispatcher AS d WHERE d.id = m.dispatcher))
     LIMIT %(batch_limit)s::integer FOR UPDATE OF m SKIP LOCKED
+), known AS (
+    SELECT s.*, coalesce(gone.dag_run, d.dag_run) AS dag_run, CASE
+        WHEN gone.id IS NOT NULL THEN format('no heartbeat for %%s s',
+            round(extract(epoch FROM clock_timestamp() - gone.heartbeat_at)))
+        WHEN s.dispatcher IS NULL THEN 'the run that was sending it did not renew its lease'
+        WHEN d.id IS NOT NULL THEN 'its lease expired while the process was alive'
+        ELSE 'the process ended without returning it' END AS reason
+    FROM stale AS s LEFT JOIN gone ON gone.id = s.dispatcher LEFT JOIN backline.dispatcher AS d ON d.id = s.dispatcher
+), rescued AS (
+    INSERT INTO backline.attempt (message_id, number, started_at, duration_ms, outcome, response, dispatcher, dag_run)
+    SELECT id, least(attempt + 1, 32767), clock_timestamp(), 0, 'rescued', reason, dispatcher, dag_run FROM known
 )
 UPDATE backline.message AS m
-SET state = s.next_state, rescues = m.rescues + 1, lease_token = NULL, leased_until = NULL, dispatcher = NULL,
-    finalized_at = CASE WHEN s.next_state <> 'pending' THEN clock_timestamp() END,
-    payload = CASE WHEN s.next_state <> 'pending' THEN m.payload - t.secret_fields ELSE m.payload END,
-    error_class = CASE WHEN s.next_state = 'dead' THEN 'unknown' ELSE m.error_class END,
-    error = CASE WHEN s.next_state = 'dead'
-        THEN 'its dispatcher died ' || (m.rescues + 1) || ' times while it held this message, which may be the cause'
+SET state = k.next_state, rescues = least(m.rescues + 1, 32767), lease_token = NULL, leased_until = NULL, dispatcher = NULL,
+    finalized_at = CASE WHEN k.next_state <> 'pending' THEN clock_timestamp() END,
+    payload = CASE WHEN k.next_state <> 'pending' THEN m.payload - backline.secret_fields(m.type) ELSE m.payload END,
+    error_class = CASE WHEN k.next_state = 'dead' THEN 'unknown' ELSE m.error_class END,
+    error = CASE WHEN k.next_state = 'dead'
+        THEN 'its dispatcher died ' || (m.rescues + 1) || ' times while it held this message, which may be the cause; the last time: '
+            || k.reason || coalesce('; ' || (
+                SELECT d.cause FROM backline.attempt AS a JOIN backline.dead_letter AS d
+                    ON d.kind = 'job' AND d.task_id <> '' AND d.name = split_part(a.dag_run, '/', 1)
+                        AND d.run_id = substr(a.dag_run, strpos(a.dag_run, '/') + 1)
+                WHERE a.message_id = m.id AND a.outcome = 'rescued' ORDER BY a.started_at DESC LIMIT 1), '')
         ELSE m.error END
-FROM stale AS s, backline.message_type AS t
-WHERE m.id = s.id AND t.name = m.type
+FROM known AS k
+WHERE m.id = k.id
 RETURNING m.id;
 
 -- name: message_cancel
@@ -209,9 +230,8 @@ UPDATE backline.message AS m
 SET state = CASE WHEN m.state = 'leased' THEN 'leased' ELSE 'cancelled' END::backline.message_state,
     cancel_requested = true,
     finalized_at = CASE WHEN m.state = 'leased' THEN NULL ELSE clock_timestamp() END,
-    payload = CASE WHEN m.state = 'leased' THEN m.payload ELSE m.payload - t.secret_fields END
-FROM backline.message_type AS t
-WHERE m.id = %(id)s::bigint AND m.state IN ('scheduled', 'pending', 'leased') AND t.name = m.type
+    payload = CASE WHEN m.state = 'leased' THEN m.payload ELSE m.payload - backline.secret_fields(m.type) END
+WHERE m.id = %(id)s::bigint AND m.state IN ('scheduled', 'pending', 'leased')
 RETURNING m.state;
 
 -- name: message_replace_payload

@@ -36,10 +36,10 @@ RETURNING d.message_ids;
 -- cancellation request is cancelled.
 UPDATE backline.message AS m
 SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'suppressed' END::backline.message_state,
-    finalized_at = clock_timestamp(), payload = m.payload - t.secret_fields,
+    finalized_at = clock_timestamp(), payload = m.payload - backline.secret_fields(m.type),
     error_class = NULL, error = u.reason, lease_token = NULL, leased_until = NULL, dispatcher = NULL
-FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(reasons)s::text[]) AS u (id, token, reason), backline.message_type AS t
-WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
+FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(reasons)s::text[]) AS u (id, token, reason)
+WHERE m.id = u.id AND m.lease_token = u.token
 RETURNING m.id;
 
 -- name: message_defer_many
@@ -49,11 +49,11 @@ WITH moved AS (
     UPDATE backline.message AS m
     SET state = CASE WHEN m.cancel_requested THEN 'cancelled' ELSE 'scheduled' END::backline.message_state,
         finalized_at = CASE WHEN m.cancel_requested THEN clock_timestamp() END,
-        payload = CASE WHEN m.cancel_requested THEN m.payload - t.secret_fields ELSE m.payload END,
+        payload = CASE WHEN m.cancel_requested THEN m.payload - backline.secret_fields(m.type) ELSE m.payload END,
         error_class = NULL, error = u.reason, due_at = u.until, lease_token = NULL, leased_until = NULL, dispatcher = NULL
     FROM unnest(%(ids)s::bigint[], %(tokens)s::uuid[], %(untils)s::timestamptz[], %(reasons)s::text[])
-        AS u (id, token, until, reason), backline.message_type AS t
-    WHERE m.id = u.id AND m.lease_token = u.token AND t.name = m.type
+        AS u (id, token, until, reason)
+    WHERE m.id = u.id AND m.lease_token = u.token
     RETURNING m.id, m.channel, m.state, u.until, u.reason
 ), events AS (
     INSERT INTO backline.delivery_event (message_id, channel, event, source, detail, at, until)

@@ -85,11 +85,16 @@ CREATE TABLE backline.message (
     -- One short constraint, because the server parses it for each inserting statement.
     CONSTRAINT message_state_columns CHECK (
         (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL)
-        AND due_at BETWEEN '0001-01-02' AND '9999-12-30' AND (expires_at IS NULL OR expires_at <= '9999-12-30'))
+        AND due_at BETWEEN '0001-01-02' AND '9999-12-30' AND (expires_at IS NULL OR expires_at <= '9999-12-30')
+        AND created_at BETWEEN '2000-01-01' AND '9999-12-30' AND jsonb_typeof(payload) = 'object' AND char_length(type) <= 200)
 ) WITH (  -- Rows change state quickly and final ones stay: vacuum early, by number of rows and not by share.
     autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 20000,
     autovacuum_vacuum_insert_scale_factor = 0.0, autovacuum_vacuum_insert_threshold = 200000,
     autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 20000);
+
+-- The secret fields of a type; none of one that is no longer known.
+CREATE FUNCTION backline.secret_fields(type text) RETURNS text[] LANGUAGE sql STABLE
+RETURN coalesce((SELECT t.secret_fields FROM backline.message_type AS t WHERE t.name = type), '{}');
 
 -- A claim reads only due messages. The priority is negated so that all columns ascend: then `(-priority, due_at, id) > (...)`
 -- is one range of the index, and a claim can start where the last one ended.

@@ -7,11 +7,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any, LiteralString, Protocol, TypeAlias, TypeVar, cast
 
 import psycopg
+from psycopg.adapt import Buffer, Loader
+from psycopg.pq import Format
 from psycopg.rows import BaseRowFactory, DictRow, dict_row, scalar_row
 from psycopg.types.json import set_json_loads
 from pydantic_core import from_json
@@ -73,11 +76,52 @@ _FIX_SETTINGS: LiteralString = (
 )
 
 
-def settings_fix(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> LiteralString | None:
-    """The statement to run on a new connection whose formats are not those that we parse; None if they are."""
+def prepare_connection(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> LiteralString | None:
+    """Let a new connection read every date and time; returns the statement to run if its formats are not those that we parse."""
+    for name in ("date", "time", "timestamp", "timestamptz", "interval"):
+        connection.adapters.register_loader(name, _bounded_loader(name))
     known = {name: connection.info.parameter_status(name) or "" for name in _REQUIRED_SETTINGS}
     right = all(known[name].startswith(value) for name, value in _REQUIRED_SETTINGS.items())
     return None if right else _FIX_SETTINGS
+
+
+# Within these, a time can be converted to any zone.
+_FIRST, _LAST = datetime(1, 1, 2), datetime(9999, 12, 30)  # noqa: DTZ001 - of each type below
+_NEAREST: Mapping[str, tuple[object, object]] = {
+    "date": (_FIRST.date(), _LAST.date()),
+    "timestamp": (_FIRST, _LAST),
+    "timestamptz": (_FIRST.replace(tzinfo=UTC), _LAST.replace(tzinfo=UTC)),
+    "interval": (timedelta.min, timedelta.max),
+}
+
+
+@cache
+def _bounded_loader(name: str) -> type[Loader]:
+    """Loads a type of which PostgreSQL has values that Python lacks as the nearest that Python has.
+
+    Infinity and the years after 9999 are the end of 9999, -infinity and BC the beginning of year 1; 24:00 is 00:00. One such
+    value in a row would otherwise fail the reading of all rows.
+    """
+    oid = psycopg.adapters.types[name].oid
+    exact = psycopg.adapters.get_loader(oid, Format.TEXT)
+    if exact is None:
+        raise Misconfigured(f"psycopg cannot load {name}")
+
+    class BoundedLoader(Loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._load = exact(oid, context).load
+
+        def load(self, data: Buffer) -> Any:
+            try:
+                return self._load(data)
+            except (psycopg.DataError, OverflowError):
+                text = bytes(data).decode()
+                if name == "time":
+                    return datetime.min.time()
+                return _NEAREST[name][0 if text.startswith("-") or text.endswith("BC") else 1]
+
+    return BoundedLoader
 
 
 @contextmanager
@@ -93,7 +137,7 @@ def session(dsn: str, *, name: str, connect_timeout: int = 5) -> Iterator[Sessio
             application_name=f"backline {name}"[:63],
         ) as connection,
     ):
-        if fix := settings_fix(connection):
+        if fix := prepare_connection(connection):
             connection.execute(fix)
         yield connection
 
@@ -105,6 +149,41 @@ def fetch(
     with connection.cursor(row_factory=_row_factory(row)) as cursor:
         cursor.execute(sql, params)
         return cursor.fetchall() if cursor.description else []
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """A row of which Python cannot hold a value: JSON that is too deep or has too many digits, for example."""
+
+    values: Mapping[str, str | None]
+    """By column, as text."""
+    error: Exception
+
+
+def fetch_each(
+    connection: psycopg.Connection[Any], sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None
+) -> list[Row | UnreadableRow]:
+    """As `fetch`, but a row that cannot be read affects only itself."""
+    with connection.cursor(row_factory=_row_factory(row)) as cursor:
+        cursor.execute(sql, params)
+        if not cursor.description:
+            return []
+        names = [column.name for column in cursor.description]
+        rows: list[Row | UnreadableRow] = []
+        for position in range(cursor.rowcount):
+            try:
+                rows += cursor.fetchmany(1)
+            except (psycopg.DataError, ValueError, OverflowError, RecursionError) as exc:
+                rows.append(UnreadableRow(_row_as_text(cursor, names, position), exc))
+                cursor.scroll(position + 1, "absolute")
+        return rows
+
+
+def _row_as_text(cursor: psycopg.Cursor[Any], names: Sequence[str], position: int) -> dict[str, str | None]:
+    if (result := cursor.pgresult) is None:
+        return {}
+    values = [result.get_value(position, index) for index in range(len(names))]
+    return {name: None if value is None else value.decode() for name, value in zip(names, values, strict=True)}
 
 
 def fetch_one(
@@ -205,7 +284,7 @@ class Database:
                 autocommit=True,
                 application_name=f"backline {self._name}"[:63],
             )
-            if fix := settings_fix(self._connection):
+            if fix := prepare_connection(self._connection):
                 await self._connection.execute(fix)
             set_json_loads(from_json, self._connection)  # twice as fast as the standard library's
             self._planned_at = time.monotonic()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from backline.db.statements import statement
 from backline.dead_letters.settings import DeadLetterSettings
@@ -39,11 +37,11 @@ class PurgeReport:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A dead letter to delete, and its message, as they are archived."""
+    """A dead letter to delete."""
 
     id: int
-    letter: dict[str, Any]
-    message: dict[str, Any] | None
+    line: str
+    """It and its message, as they are archived: a JSON object as text, because it may be more than Python can parse."""
 
 
 def purge_dead_letters(job: Job[DeadLetterSettings]) -> PurgeReport:
@@ -77,7 +75,7 @@ def write_archive(folder: Path, rows: Sequence[Candidate]) -> Path:
     digest = hashlib.sha256()
     with atomic_file(path, setting=FOLDER_SETTING) as raw, gzip.GzipFile(fileobj=raw, mode="wb") as file:
         for row in rows:
-            line = json.dumps({**row.letter, "message": row.message}, sort_keys=True).encode() + b"\n"
+            line = row.line.encode() + b"\n"
             digest.update(line)
             file.write(line)
     try:

@@ -5,17 +5,22 @@ Safe to run twice and at the same time: each failure is one row, whoever writes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
+
+import psycopg
 
 from backline.dead_letters.failures import FROM_LOG, INFERRED, NOT_MAPPED, REPORTED, WHOLE_RUN, Failure, classify_log
 from backline.dead_letters.runs import AirflowRuns, FailedRun, FailedTask
 from backline.dead_letters.settings import DeadLetterSettings
 from backline.dead_letters.store import DeadLetterStore
-from backline.errors import FailureClass
+from backline.errors import FailureClass, RetryableError
 from backline.jobs.job import Job
+
+log = logging.getLogger(__name__)
 
 CURSOR = "reconcile"
 OVERLAP = timedelta(minutes=10)
@@ -52,18 +57,39 @@ def reconcile_dead_letters(job: Job[DeadLetterSettings]) -> ReconcileReport:
         tasks = list(runs.failed_tasks(since))
         failed = list(runs.failed_runs(since))
         report.failed_tasks, report.failed_runs = len(tasks), len(failed)
-        report.recorded = store.record_messages() + _record_tasks(store, runs, tasks)
+        report.recorded = store.record_messages()
+        for run_tasks in _by_run(tasks):
+            report.recorded += _alone(job, lambda group=run_tasks: _record_tasks(store, runs, group))
         with_task = {(task.dag_id, task.run_id) for task in tasks}
         for run in failed:
             if (run.dag_id, run.run_id) not in with_task:
-                report.recorded += record_failed_run(store, runs, run, None)
+                report.recorded += _alone(job, lambda one=run: record_failed_run(store, runs, one, None))
         errors = list(runs.import_errors())
     report.import_errors = len(errors)
     for error in errors:
-        store.record_import(error)
+        _alone(job, lambda one=error: store.record_import(one))
     report.resolved = store.resolve_imports(errors)
     store.set_cursor(CURSOR, job.now)
     return report
+
+
+def _by_run(tasks: Sequence[FailedTask]) -> list[list[FailedTask]]:
+    groups: dict[tuple[str, str], list[FailedTask]] = {}
+    for task in tasks:
+        groups.setdefault((task.dag_id, task.run_id), []).append(task)
+    return list(groups.values())
+
+
+def _alone(job: Job[DeadLetterSettings], record: Callable[[], int]) -> int:
+    """How many it recorded. A failure that cannot be recorded affects no other; the run fails with it at its end."""
+    try:
+        return record()
+    except (RetryableError, psycopg.OperationalError):  # Airflow or the database is away: the next run reads all again
+        raise
+    except Exception as exc:  # a value that Python or SQL cannot handle
+        log.exception("a failure could not be recorded")
+        job.fail_at_end(exc)
+        return 0
 
 
 def record_failed_run(store: DeadLetterStore, runs: AirflowRuns, run: FailedRun, reason: str | None) -> int:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from backline.db.connect import Session, session
+import psycopg
+
+from backline.db.connect import Session, session, to_storable
 from backline.db.statements import statement
 from backline.dead_letters.failures import Failure, ImportFailure
 from backline.errors import InvalidInput
 from backline.messages.run_conf import redact_conf, type_of_dag
+
+log = logging.getLogger(__name__)
 
 PAGE_SIZE = 500
 Row = dict[str, Any]
@@ -61,8 +66,18 @@ class DeadLetterStore:
         """Record a failed task or run; returns the dead letter's id, or None if the failure is that of a message."""
         kind, conf = type_of_dag(failure.dag_id), dict(failure.conf)
         stored = conf if kind is None else redact_conf(kind, conf)
-        values = {**asdict(failure), "class": failure.failure_class, "conf": json.dumps(stored)}
-        rows = self.fetch("job_record", values)
+        values = {
+            **asdict(failure),
+            "class": failure.failure_class,
+            "cause": to_storable(failure.cause),
+            "conf": json.dumps(stored),
+        }
+        try:
+            with self.connection.transaction():
+                rows = self.fetch("job_record", values)
+        except psycopg.DataError as exc:  # JSON of Python that is none of PostgreSQL: NaN, a NUL, half a surrogate pair
+            log.warning("the conf of %s/%s cannot be stored: %s", failure.dag_id, failure.run_id, exc)
+            rows = self.fetch("job_record", {**values, "conf": "{}"})
         return rows[0]["id"] if rows else None
 
     def record_messages(self) -> int:
@@ -71,7 +86,7 @@ class DeadLetterStore:
 
     def record_import(self, failure: ImportFailure) -> int:
         """Record a DAG file that cannot be imported; returns the dead letter's id."""
-        cause = "\n".join(failure.traceback.strip().splitlines()[-20:])
+        cause = to_storable("\n".join(failure.traceback.strip().splitlines()[-20:]))
         values = {
             "file": failure.file, "bundle": failure.bundle, "error_hash": import_hash(failure), "cause": cause,
             "failed_at": failure.failed_at,
@@ -144,4 +159,4 @@ class DeadLetterStore:
 
 def import_hash(failure: ImportFailure) -> str:
     """Identifies an import error: the hash of its traceback."""
-    return hashlib.sha256(failure.traceback.strip().encode()).hexdigest()
+    return hashlib.sha256(failure.traceback.strip().encode("utf-8", "backslashreplace")).hexdigest()

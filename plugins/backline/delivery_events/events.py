@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +18,10 @@ from pydantic_core import to_json
 from backline.channels.registry import definition
 from backline.db.connect import to_storable
 from backline.db.statements import statement
-from backline.errors import InvalidInput, PermanentError
+from backline.errors import BacklineError, InvalidInput, PermanentError
 from backline.messages.fields import FIRST_TIME, LAST_TIME
+
+log = logging.getLogger(__name__)
 
 EventType = Literal["delivered", "deferred", "rejected", "bounced", "complained", "unsubscribed"]
 MAX_SIGNATURE_AGE = timedelta(hours=25)
@@ -67,12 +70,24 @@ class DeliveryEvent:
 
 
 def record_events(connection: psycopg.Connection[DictRow], source: str, events: Sequence[DeliveryEvent]) -> int:
-    """Store new events and apply suppressions and opt-outs, in the caller's transaction; returns how many were new."""
+    """Store new events and apply suppressions and opt-outs, in the caller's transaction; returns how many were new.
+
+    An event that cannot be stored is logged and left out.
+    """
     if not events:
         return 0
-    rows = {event.source_id: _row(event) for event in events}
-    values = {"source": source, "events": to_json(list(rows.values())).decode()}
-    return len(connection.execute(statement("delivery_events", "delivery_event_insert_many"), values).fetchall())
+    try:
+        rows = {event.source_id: _row(event) for event in events}
+        values = {"source": source, "events": to_json(list(rows.values())).decode()}
+        with connection.transaction():
+            return len(
+                connection.execute(statement("delivery_events", "delivery_event_insert_many"), values).fetchall()
+            )
+    except (ValueError, psycopg.DataError, psycopg.IntegrityError, BacklineError) as exc:
+        if len(events) == 1:  # refused, it would come again for days, with all that came with it
+            log.warning("%s event %s left out: %s", source, to_storable(events[0].source_id)[:100], type(exc).__name__)
+            return 0
+    return sum(record_events(connection, source, [event]) for event in events)
 
 
 def signature_header(headers: Mapping[str, str], name: str) -> str:

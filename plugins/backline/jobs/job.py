@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, LiteralString, Protocol, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from backline.db.connect import Session, fetch, session, translate_error, translate_errors
+from backline.db.connect import Session, UnreadableRow, fetch, fetch_each, session, translate_error, translate_errors
 from backline.db.statements import statement
 from backline.dead_letters.failures import classify, format_cause
 from backline.errors import BacklineError, InvalidInput, Misconfigured, PermanentError, Skipped
@@ -118,6 +118,8 @@ class Job(Generic[SettingsT_co]):
     _resources: ExitStack = field(default_factory=ExitStack)
     _database: Session | None = None
     _failure: Exception | None = None
+    _unreadable: list[UnreadableRow] = field(default_factory=list)
+    """Rows that were left out of `scan` and `items`, and not counted yet."""
     _batch: BatchResult = field(default_factory=BatchResult)
     """What `run_each` has done so far, for a run that fails later."""
 
@@ -172,6 +174,11 @@ class Job(Generic[SettingsT_co]):
         with translate_errors():
             return fetch(self.database, sql, row, params)
 
+    def items(self, sql: LiteralString, row: type[Row], params: Mapping[str, object] | None = None) -> list[Row]:
+        """As `rows`, for `run_each`: a row that Python cannot hold is left out, and is a failed item of it."""
+        with translate_errors():
+            return list(self._readable(fetch_each(self.database, sql, row, params)))
+
     def scan(
         self,
         sql: LiteralString,
@@ -182,15 +189,26 @@ class Job(Generic[SettingsT_co]):
     ) -> Iterator[Row]:
         """The rows of a statement page by page: it takes `after_id` and `batch_limit`, and its rows have an ascending `id`.
 
-        A page is read when the one before has been worked off, so rows that were handled meanwhile do not come again.
+        A page is read when the one before has been worked off, so rows that were handled meanwhile do not come again. A row that
+        Python cannot hold is left out, and is a failed item of the next `run_each`.
         """
         after_id = 0
         while True:
-            page = self.rows(sql, row, {**(params or {}), "after_id": after_id, "batch_limit": page_size})
-            yield from page
+            with translate_errors():
+                values = {**(params or {}), "after_id": after_id, "batch_limit": page_size}
+                page = fetch_each(self.database, sql, row, values)
+            yield from self._readable(page)
             if len(page) < page_size:
                 return
-            after_id = page[-1].id  # type: ignore[attr-defined]
+            last = page[-1]
+            after_id = int(last.values["id"] or 0) if isinstance(last, UnreadableRow) else last.id  # type: ignore[attr-defined]
+
+    def _readable(self, page: Iterable[Row | UnreadableRow]) -> Iterator[Row]:
+        for row in page:
+            if isinstance(row, UnreadableRow):
+                self._unreadable.append(row)
+            else:
+                yield row
 
     def run_each(
         self,
@@ -276,9 +294,23 @@ class Job(Generic[SettingsT_co]):
                 if last is not None:
                     result.count_failure(name, last)
                     self.fail_at_end(last)
+            for row in self._take_unreadable():
+                name = letter_key(f"row {next(iter(row.values.values()))}")
+                log.warning("%s: %s cannot be read: %s", self.name, name, format_cause(row.error))
+                if name in open_letters:
+                    result.skipped += 1
+                    continue
+                error = InvalidInput("row", f"cannot be read: {format_cause(row.error)}")
+                result.count_failure(name, error)
+                if not dry_run:
+                    self._record_item(name, None, error)
         finally:
             self._batch.add(result)
         return result
+
+    def _take_unreadable(self) -> list[UnreadableRow]:
+        taken, self._unreadable = self._unreadable, []
+        return taken
 
     def _run_item(self, function: Callable[[T], object], item: T, *, transactional: bool) -> object:
         """Call the function in the item's transaction; TransactionLost if that is not as it was when the function returns."""

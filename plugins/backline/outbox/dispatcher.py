@@ -22,6 +22,7 @@ from backline.outbox.recipient_policy import (
     WEBHOOK_CHANNEL,
     PreferenceFilter,
     defer_over_domain_rate,
+    each_alone,
     hold_back_failing_endpoints,
     upgrade_payloads,
 )
@@ -218,13 +219,17 @@ class Dispatcher(Generic[P]):
             messages = await self._claim_store.claim(
                 self.lane_name, self.lane.batch_size, self._dispatcher_id, self.lane.lease_seconds
             )
+        self._queue_messages(await each_alone(self._admit_batch, messages) if messages else [])
+        return bool(messages), wait
+
+    async def _admit_batch(self, messages: list[LeasedMessage]) -> list[LeasedMessage]:
+        """As `_admit`, and within the rates of domains and endpoints."""
         admitted = await self._admit(messages)
         if admitted and self.lane.domain_rates_per_minute:
             admitted = await defer_over_domain_rate(self._claim_store, self.lane_name, self.lane, admitted)
         if self.lane.channel == WEBHOOK_CHANNEL:
             admitted = await hold_back_failing_endpoints(self._claim_store, admitted, self._in_hand.values())
-        self._queue_messages(admitted)
-        return bool(messages), wait
+        return admitted
 
     async def _admit(self, messages: list[LeasedMessage]) -> list[LeasedMessage]:
         """The messages that payload version and preferences allow to be sent now."""
@@ -252,7 +257,7 @@ class Dispatcher(Generic[P]):
             if not messages:
                 return found
             found = True
-            self._queue_messages(await self._admit(messages))
+            self._queue_messages(await each_alone(self._admit, messages))
         return found
 
     def _queue_messages(self, messages: list[LeasedMessage]) -> None:

@@ -17,10 +17,12 @@ from backline.db.connect import Database
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure, FailureClass
 from backline.outbox.delivery import Delivery
-from backline.outbox.recipient_policy import PreferenceFilter, upgrade_payloads
+from backline.outbox.recipient_policy import PreferenceFilter, each_alone, upgrade_payloads
 from backline.outbox.store import LeasedMessage, Store, lease_by_id
 from backline.outbox.submission import NewMessage, enqueue_statement
 from backline.settings import LaneSettings
+
+_FAILURE_CLASSES: Mapping[str, FailureClass] = {each.value: each for each in FailureClass}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,11 @@ class InlineSender:
             await self._store.close()
 
     async def _deliver(self, route: Route, message: LeasedMessage, dag_run: str | None) -> None:
-        upgraded = await upgrade_payloads(self._store, [message])
-        for admitted in (await PreferenceFilter(self._database, route.lane).apply(upgraded)).admitted:
+        async def admit(messages: list[LeasedMessage]) -> list[LeasedMessage]:
+            upgraded = await upgrade_payloads(self._store, messages)
+            return (await PreferenceFilter(self._database, route.lane).apply(upgraded)).admitted
+
+        for admitted in await each_alone(admit, [message]):
             session = route.channel.session()
             renewing = asyncio.create_task(self._renew_lease(admitted, route.lane.lease_seconds))
             try:
@@ -120,7 +125,7 @@ class InlineSender:
         row = await self._store.status(message_id)
         if row is None:
             raise DatabaseFailure(f"message {message_id} is gone: pruned, or the database was restored")
-        error_class = FailureClass(row.error_class) if row.error_class else None
+        error_class = None if row.error_class is None else _FAILURE_CLASSES.get(row.error_class, FailureClass.UNKNOWN)
         return SendResult(
             message_id, row.channel, row.state, row.attempt, row.provider_id, error_class, row.error,
             max(0.0, row.seconds_to_due),

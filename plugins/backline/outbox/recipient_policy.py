@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from typing import Any
@@ -19,8 +19,9 @@ from pydantic_core import to_json
 from backline.channels.registry import definition
 from backline.db.connect import Database
 from backline.db.statements import statement
+from backline.errors import BacklineError, DatabaseFailure, InvalidInput
 from backline.messages import registry
-from backline.outbox.delivery import upgraded
+from backline.outbox.delivery import describe_exception, upgraded
 from backline.outbox.store import LeasedMessage, Store, lease_parameters
 from backline.preferences.quiet_hours import (
     QuietHours,
@@ -36,6 +37,7 @@ from backline.rendering.settings import TemplateSettings
 from backline.settings import LaneSettings, settings
 
 log = logging.getLogger(__name__)
+Step = Callable[[list[LeasedMessage]], Awaitable[list[LeasedMessage]]]
 
 URGENT_PRIORITY = 8
 """Lanes of this priority and above are urgent."""
@@ -44,6 +46,30 @@ HOLD_BACK_SECONDS = (15.0, 45.0)
 """Delay of messages for a failing endpoint, at random between these, so that a few at a time come due."""
 NEWER_VERSION_DELAY_SECONDS = 30.0
 """Delay of a message whose payload is of a newer version than this process knows."""
+
+# --- isolation -------------------------------------------------------------------------------------------
+
+
+async def each_alone(check: Step, messages: list[LeasedMessage]) -> list[LeasedMessage]:
+    """Apply a check to a batch. If it fails, apply it to each message, so that one which it cannot handle affects only itself.
+
+    That message is admitted with a `problem`: its attempt fails with it and sends nothing. DatabaseFailure if the database is
+    not available.
+    """
+    try:
+        return await check(messages)
+    except DatabaseFailure:
+        raise
+    except Exception as exc:  # any value that Python or SQL cannot handle
+        if not messages:
+            raise
+        if len(messages) == 1:
+            reason = str(exc) if isinstance(exc, BacklineError) else f"unexpected {describe_exception(exc)}"
+            log.warning("message %d cannot be checked: %s", messages[0].id, reason)
+            messages[0].problem = InvalidInput("message", f"cannot be checked before it is sent: {reason}")
+            return messages
+    return [admitted for message in messages for admitted in await each_alone(check, [message])]
+
 
 # --- payload versions ------------------------------------------------------------------------------------
 
@@ -237,7 +263,7 @@ def _suppression_reason(row: RecipientPreferences) -> str | None:
     if row.suppressed and row.suppressed_since:
         since = row.suppressed_since.astimezone(UTC)
         return (
-            f"the address is suppressed since {since:%Y-%m-%d}: {SUPPRESSION_REASONS[row.suppressed]} "
+            f"the address is suppressed since {since:%Y-%m-%d}: {SUPPRESSION_REASONS.get(row.suppressed, row.suppressed)} "
             f"(source: {row.suppressed_by})"
         )
     if row.opted_out_topic and row.opted_out_since:

@@ -15,7 +15,7 @@ from pydantic_core import from_json, to_json
 
 from backline.db.connect import Database, Execute, to_storable
 from backline.db.statements import statement
-from backline.errors import Misconfigured
+from backline.errors import InvalidInput, Misconfigured
 from backline.outbox.wakeup_policy import LaneStatus
 from backline.settings import LaneSettings
 
@@ -52,8 +52,8 @@ class LeasedMessage:
     """From the claim until the message expires, or None."""
     payload: Mapping[str, Any] = field(default_factory=dict)
     """Empty if it cannot be read."""
-    problem: str | None = None
-    """Why the payload cannot be read."""
+    problem: InvalidInput | None = None
+    """Why it cannot be sent, found before the attempt: its payload cannot be read, or not compared with preferences."""
     lease_deadline: float = 0.0
     send_deadline: float | None = None
     """When the message expires (monotonic), or None."""
@@ -262,7 +262,9 @@ class Store:
         try:
             rows = await self._database.fetch(statement("outbox", "message_complete_many"), CompletedMessage, params)
         except Misconfigured as exc:
-            if not isinstance(exc.__cause__, psycopg.DataError):
+            if not isinstance(
+                exc.__cause__, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.RaiseException
+            ):
                 raise
             if len(outcomes) == 1:  # what the receiver said cannot be stored, but that it ended can
                 log.warning("message %d: its outcome cannot be stored: %s", outcomes[0].message_id, exc)
@@ -386,5 +388,5 @@ def _ready(messages: list[LeasedMessage], asked: float, lease_seconds: float) ->
         try:
             message.payload = from_json(message.payload_json)
         except ValueError as exc:
-            message.problem = f"cannot be read: {exc}"
+            message.problem = InvalidInput("payload", f"cannot be read: {exc}")
     return messages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from urllib.parse import quote
 from backline.channels.base import ALL_ENDPOINTS
 from backline.errors import PERMANENT_CLASSES, FailureClass
 
-FAILURE_REASONS = {
+FAILURE_REASONS: Mapping[str, str] = {
     FailureClass.TIMEOUT: "the provider did not answer in time",
     FailureClass.NETWORK: "the provider could not be reached, or the connection broke",
     FailureClass.DATABASE: "the database was not available",
@@ -22,6 +22,8 @@ FAILURE_REASONS = {
     FailureClass.UNKNOWN: "of an unexpected error",
 }
 """Each failure class, in words that follow "because"."""
+RESCUED = "rescued"
+"""The outcome of an attempt that did not end: the process that held the message died or lost its lease."""
 _FINAL_STATE_TEXT = {
     "sent": "sent",
     "suppressed": "not sent: the recipient is suppressed or has opted out",
@@ -91,6 +93,8 @@ class Attempt:
     response: str | None
     dispatcher: int | None
     dag_run: str | None
+    process_end: str | None = None
+    """Of a rescue: how the process that held the message ended, if its task's failure is known."""
 
     def log_path(self) -> str | None:
         """The path of the attempt's task log in Airflow's UI; None if no run made the attempt."""
@@ -140,6 +144,7 @@ def explain(
     delivery_events: Sequence[DeliveryEventRow] = (),
 ) -> str:
     """Why the message was or was not sent, in one sentence."""
+    attempts = [attempt for attempt in attempts if attempt.outcome != RESCUED]
     ended_at = format_time(message.finalized_at)
     if message.channel == "webhook" and message.recipient == ALL_ENDPOINTS:
         # It is final at once; the messages of its group are sent.
@@ -180,14 +185,15 @@ def timeline(
     events = [
         TimelineEvent(message.created_at, "accepted", f"accepted{sender}{request} for lane {message.lane}{replay}")
     ]
-    if message.attempt > len(attempts):
-        pruned = f"{_attempts_text(message.attempt - len(attempts))} no longer in the history"
+    rescues = sum(attempt.outcome == RESCUED for attempt in attempts)
+    if message.attempt > len(attempts) - rescues:
+        pruned = f"{_attempts_text(message.attempt - len(attempts) + rescues)} no longer in the history"
         events.append(TimelineEvent(None, "pruned", pruned))
-    if message.rescues:
-        rescued = f"its dispatcher died {_times_text(message.rescues)} while it held the message"
-        events.append(TimelineEvent(None, "rescued", rescued))
+    if message.rescues > rescues:
+        rescued = f"its dispatcher died {_times_text(message.rescues - rescues)} while it held the message"
+        events.append(TimelineEvent(None, RESCUED, rescued))
     dated = [
-        *(_attempt_event(message, attempt) for attempt in attempts),
+        *(_rescue(one) if one.outcome == RESCUED else _attempt_event(message, one) for one in attempts),
         *(
             TimelineEvent(entry.at, entry.action.removeprefix("message."), f"{what} by {entry.actor}")
             for entry in audit_entries
@@ -195,7 +201,7 @@ def timeline(
         ),
     ]
     if message.finalized_at is not None:
-        text = _FINAL_STATE_TEXT[message.state] + _in_parentheses(message.error)
+        text = _FINAL_STATE_TEXT.get(message.state, message.state) + _in_parentheses(message.error)
         dated.append(TimelineEvent(message.finalized_at, message.state, text))
     dated += [_delivery_event(one) for one in delivery_events]
     # A stable sort: an attempt and the final state that it caused keep their order.
@@ -228,7 +234,8 @@ def _outcome_after_sending(delivery_events: Sequence[DeliveryEventRow]) -> str:
 
 
 def _event_text(one: DeliveryEventRow) -> str:
-    return f"{_DELIVERY_EVENT_TEXT[one.event]} permanently" if one.hard else _DELIVERY_EVENT_TEXT[one.event]
+    text = _DELIVERY_EVENT_TEXT.get(one.event, one.event)
+    return f"{text} permanently" if one.hard else text
 
 
 def _source_and_detail(one: DeliveryEventRow) -> str:
@@ -291,7 +298,14 @@ def _last_failure(message: MessageRow) -> str:
 
 
 def _failure_reason(error_class: str | None) -> str:
-    return FAILURE_REASONS[FailureClass(error_class or FailureClass.UNKNOWN)]
+    # A newer version of Backline may have stored a class that this one does not know.
+    return FAILURE_REASONS.get(error_class or "", FAILURE_REASONS[FailureClass.UNKNOWN])
+
+
+def _rescue(attempt: Attempt) -> TimelineEvent:
+    parts = (attempt.response, attempt.process_end)
+    reason = _in_parentheses(": ".join(part for part in parts if part))
+    return TimelineEvent(attempt.started_at, RESCUED, f"the process that held it died or lost it{reason}", attempt)
 
 
 def _attempt_event(message: MessageRow, attempt: Attempt) -> TimelineEvent:

@@ -83,7 +83,7 @@ def _waiting_events(job: Job[PaymentSettings]) -> Iterator[StoredEvent]:
     occurred_at, last_id = datetime.min.replace(tzinfo=UTC), 0
     while True:
         values = {"occurred_at": occurred_at, "id": last_id, "batch_limit": PAGE_SIZE}
-        page = job.rows(statement("payments", "event_list_waiting"), StoredEvent, values)
+        page = job.items(statement("payments", "event_list_waiting"), StoredEvent, values)
         yield from page
         if len(page) < PAGE_SIZE:
             return

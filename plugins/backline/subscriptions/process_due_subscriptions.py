@@ -49,4 +49,4 @@ def summarize(
 
 def _due_subscriptions(job: Job[SubscriptionSettings], first: int, last: int, limit: int) -> list[SubscriptionItem]:
     values = {"now": job.now, "first": first, "last": last, "batch_limit": limit}
-    return job.rows(statement("subscriptions", "subscriptions_due"), SubscriptionItem, values)
+    return job.items(statement("subscriptions", "subscriptions_due"), SubscriptionItem, values)

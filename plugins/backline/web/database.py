@@ -14,7 +14,7 @@ from psycopg.types.array import ListBinaryDumper
 from psycopg_pool import ConnectionPool
 
 from backline.airflow.connections import app_dsn
-from backline.db.connect import settings_fix, translate_errors
+from backline.db.connect import prepare_connection, translate_errors
 from backline.db.statements import statement
 from backline.web.settings import HttpSettings
 
@@ -71,7 +71,7 @@ Database = Annotated[Connections, Depends(connections)]
 
 
 def _configure(connection: psycopg.Connection[Any]) -> None:
-    if fix := settings_fix(connection):
+    if fix := prepare_connection(connection):
         connection.execute(fix)
         connection.commit()
     # Arrays in binary format: the text format escapes every quote of every payload, which takes ten times as long.

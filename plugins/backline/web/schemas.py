@@ -162,6 +162,9 @@ class Attempt(BaseModel):
     code: str | None = Field(description='The receiver\'s own code: "250 2.0.0".')
     response: str | None = Field(description="The receiver's response, cut to 4 kB; null for types with secrets.")
     dag_run: str | None = Field(description="The run that made the attempt: DAG id, slash, run id.")
+    process_end: str | None = Field(
+        description="Of the outcome `rescued`: how the process that held the message ended."
+    )
     log: str | None = Field(description="The page of Airflow's UI with its log.")
 
 

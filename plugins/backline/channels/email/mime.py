@@ -61,7 +61,9 @@ _MAX_UNENCODED_LINE_LENGTH = 990
 _TEXT_BYTES = bytes([9, 10, 13, *range(32, 127)])
 _CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,100}")
 MAX_PARSED_HTML = 100_000
-"""Characters, of which the parser takes seconds in the worst case."""
+"""Characters that are parsed, in five seconds at worst: one tag of as many attributes."""
+MAX_PARSED_TAGS = 3_000
+"""Tags that are parsed: the parser's time grows with their square, to about a second for so many nested ones."""
 _TAG = re.compile(r"<[^<>]{0,2000}>")
 _HIDDEN_TAGS = frozenset({"head", "style", "script", "title", "template"})
 _PARAGRAPH_TAGS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "table", "blockquote", "pre", "hr"})
@@ -287,9 +289,9 @@ def html_to_text(html: str) -> str:
     """The text of an HTML document, with link targets after their text and dashes before list items.
 
     Parsed as browsers do (WHATWG HTML), whatever is missing or wrong in it; of a document of more than `MAX_PARSED_HTML`
-    characters only the tags are removed.
+    characters or `MAX_PARSED_TAGS` tags the tags are only removed.
     """
-    if len(html) > MAX_PARSED_HTML:
+    if len(html) > MAX_PARSED_HTML or html.count("<") > MAX_PARSED_TAGS:
         text = unescape(_TAG.sub(" ", html))
     else:
         from tinyhtml5 import parse  # slow to import, and most messages have a text part
