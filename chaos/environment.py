@@ -45,8 +45,11 @@ class ChaosEnvironment:
     ) -> None:
         self.dsn = dsn
         self.short = short
+        self.channels: tuple[str, ...] = ()
+        """The channels to which a scenario is limited; all if empty."""
         self.report = report
         self.tools = tools
+        self.mail_url = mail_url
         self.mail = MailCatcherClient(mail_url)
         self.started_at = datetime.now(UTC)
         self.domain = f"{name}.chaos.example.com"

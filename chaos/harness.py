@@ -34,6 +34,7 @@ def run(
     *,
     short: bool = False,
     times: int = 1,
+    channels: Sequence[str] = (),
 ) -> list[str]:
     """Run scenarios, all if none is named, and show the last line of each; returns the problems as text.
 
@@ -50,7 +51,9 @@ def run(
         for name in names or SCENARIOS:
             report(f"{name}: {SCENARIOS[name].description}")
             try:
-                found = _run_repeatedly(name, folder, port + PORT_OFFSET, report, show, tools, short=short, times=times)
+                found = _run_repeatedly(
+                    name, folder, port + PORT_OFFSET, report, show, tools, short=short, times=times, channels=channels
+                )
             except (BacklineError, psycopg.Error) as exc:
                 logs = "" if SCENARIOS[name].on_celery else f"; its logs are in {folder / name / 'home' / 'logs'}"
                 problems.append(f"{name}: {exc}{logs}")
@@ -74,6 +77,7 @@ def _run_repeatedly(
     *,
     short: bool,
     times: int,
+    channels: Sequence[str],
 ) -> list[Verdict]:
     """Run a scenario repeatedly on the same stack, until the first problem."""
     scenario, verdicts = SCENARIOS[name], list[Verdict]()
@@ -85,6 +89,7 @@ def _run_repeatedly(
     ):
         for number in range(1, times + 1):
             with _build_environment(f"{name}-{number}", stack, report, tools, short=short) as env:
+                env.channels = tuple(channels)
                 env.wait_until(env.is_receiver_up, "the mail server", 60)
                 verdicts.append(run_scenario(scenario, env))
             show(verdicts[-1].line())

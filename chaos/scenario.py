@@ -14,6 +14,12 @@ class Tolerances:
 
     max_duplicates: int
     expected_dead: frozenset[str] = frozenset()
+    delivered_elsewhere: int = 0
+    """Messages of other channels, which the scenario itself has compared."""
+    problems: tuple[str, ...] = ()
+    """What the scenario itself has found."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers for its last line."""
 
 
 def _no_change(_project: Path) -> None:

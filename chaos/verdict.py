@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.environment import ChaosEnvironment
@@ -25,11 +25,14 @@ class Verdict:
     """Rejected permanently by the mail server."""
     seconds: float
     problems: tuple[str, ...]
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """The scenario's own numbers."""
 
     def line(self) -> str:
         """The last line of a scenario; `refused` is shown only if the mail server rejects permanently."""
         keys = ("accepted", "delivered", "duplicates", "in_flight", "lost", *(["refused"] if self.refused else []))
-        return f"chaos {self.name}: " + " ".join(f"{key}={getattr(self, key)}" for key in keys)
+        values = {key: getattr(self, key) for key in keys} | self.measures
+        return f"chaos {self.name}: " + " ".join(f"{key}={value}" for key, value in values.items())
 
     def as_dict(self) -> Mapping[str, Any]:
         """The fields, for JSON."""
@@ -80,12 +83,13 @@ def compare_deliveries(
     }
     return Verdict(
         name,
-        accepted=len(known),
-        delivered=len(known & received.keys()),
+        accepted=len(known) + tolerances.delivered_elsewhere,
+        delivered=len(known & received.keys()) + tolerances.delivered_elsewhere,
         duplicates=duplicates,
         in_flight=allowed,
         lost=len(lost),
         refused=len(refused),
         seconds=round(seconds, 1),
-        problems=tuple(text for text, failed in checks.items() if failed),
+        problems=(*tolerances.problems, *(text for text, failed in checks.items() if failed)),
+        measures=tolerances.measures,
     )

@@ -90,12 +90,16 @@ class MailCatcherClient(_SandboxClient):
 
 
 class GatewayClient(_SandboxClient):
-    """Reads what the gateways `sms`, `push` and `stripe` received and sets their fault rules."""
+    """Reads what the gateways `sms`, `push` and `stripe` received and sets their fault rules, and those of `webhooks`."""
 
     def received(self, gateway: str, to: str, since: float = 0.0) -> list[dict[str, Any]]:
         """Messages to recipients that match `to` (a glob) since a time (seconds since 1970), oldest first."""
         found = self._request("GET", f"/{gateway}/api/messages", {"to": to, "since": since, "limit": 1000})
         return list(found["messages"])[::-1]
+
+    def count(self, gateway: str, to: str) -> int:
+        """How many messages arrived for recipients that match `to` (a glob)."""
+        return int(self._request("GET", f"/{gateway}/api/count", {"to": to})["count"])
 
     def set_faults(self, gateway: str, *rules: dict[str, Any]) -> None:
         """Replace all fault rules of a gateway; none means no faults."""

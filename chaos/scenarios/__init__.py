@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from chaos.scenario import Scenario
-from chaos.scenarios import celery, components, dispatchers, machine, mail, producers
+from chaos.scenarios import celery, components, dispatchers, machine, mail, producers, values
 
 SCENARIOS: dict[str, Scenario] = {
     each.name: each
-    for module in (dispatchers, components, mail, producers, machine, celery)
+    for module in (dispatchers, components, mail, producers, values, machine, celery)
     for each in module.SCENARIOS
 }

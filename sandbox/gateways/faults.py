@@ -19,6 +19,8 @@ FIELD_HINTS = {
     "status": "a whole number from 200 to 599",
     "body": "an object (JSON response) or a string (text response)",
     "retry_after": "a whole number of seconds, or null for no Retry-After header",
+    "headers": 'a list of further headers, each a list of name and value: [["Retry-After", "soon"]]',
+    "endless": "true or false; true repeats the body until the client has enough",
     "seconds": "a number from 0 to 3600",
     "times": "a whole number from 1, or null for always",
     "probability": "a number from 0 to 1",
@@ -38,6 +40,8 @@ class GatewayFaultRule(FaultRule):
     status: int = Field(default=503, ge=200, le=599)
     body: dict[str, Any] | str = Field(default_factory=dict)
     retry_after: int | None = Field(default=None, ge=0, le=1_000_000)
+    headers: list[list[str]] = Field(default_factory=list, max_length=1000)
+    endless: bool = False
     seconds: float = Field(default=2.0, ge=0, le=3600, allow_inf_nan=False)
     after: bool = False
 

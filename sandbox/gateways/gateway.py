@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from sandbox.fault_injection import InvalidFaultRules, parse_rule_form
@@ -173,6 +173,13 @@ class Gateway:
 
 def _fault_response(rule: GatewayFaultRule) -> Response:
     headers = {} if rule.retry_after is None else {"retry-after": str(rule.retry_after)}
-    if isinstance(rule.body, str):
-        return PlainTextResponse(rule.body, rule.status, headers)
-    return JSONResponse(rule.body, rule.status, headers)
+    response: Response
+    if rule.endless:
+        response = StreamingResponse(repeat(str(rule.body) or " "), rule.status, headers)
+    elif isinstance(rule.body, str):
+        response = PlainTextResponse(rule.body, rule.status, headers)
+    else:
+        response = JSONResponse(rule.body, rule.status, headers)
+    for name, value in rule.headers:
+        response.headers.append(name, value)
+    return response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from sandbox import fault_injection
 from sandbox.fault_injection import FaultInjector, FaultRule
@@ -17,7 +17,7 @@ _REPLY = re.compile(r"[45]\d\d [ -~]{1,400}")
 FIELD_HINTS = {
     "recipient": 'a glob over the address, such as "*@example.com"',
     "stage": 'one of "connect", "mail", "rcpt", "data"',
-    "action": 'one of "reply", "slow", "drop"',
+    "action": 'one of "reply", "slow", "drop", "garbage"',
     "reply": 'a code from 400 to 599, a space and ASCII text, such as "451 4.3.0 try later"',
     "seconds": "a number from 0 to 3600",
     "times": "a whole number from 1, or null for always",
@@ -35,20 +35,16 @@ class MailFaultRule(FaultRule):
     """
 
     stage: Stage
-    action: Literal["reply", "slow", "drop"]
-    reply: str = "451 4.3.0 try later"
+    action: Literal["reply", "slow", "drop", "garbage"]
+    reply: str = Field(default="451 4.3.0 try later", max_length=100_000)
+    """With `garbage`, any text."""
     seconds: float = Field(default=2.0, ge=0, le=3600, allow_inf_nan=False)
     after: bool = False
 
-    @field_validator("reply")
-    @classmethod
-    def _validate_reply(cls, reply: str) -> str:
-        if not _REPLY.fullmatch(reply):
-            raise ValueError("not a rejection")
-        return reply
-
     @model_validator(mode="after")
     def _validate_combination(self) -> Self:
+        if self.action != "garbage" and not _REPLY.fullmatch(self.reply):
+            raise ValueError(f"reply: should be {FIELD_HINTS['reply']}")
         if self.stage in ("connect", "mail") and self.recipient != "*":
             raise ValueError(f'recipient: unknown at stage "{self.stage}"; use "*", or stage "rcpt" or "data"')
         if self.after and (self.stage != "data" or self.action == "reply"):

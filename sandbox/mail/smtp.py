@@ -90,7 +90,7 @@ class SmtpSession(asyncio.Protocol):
         rule = self._faults.match(stage, recipients)
         if rule is None:
             self._replies.append(proceed())
-        elif rule.action == "reply":
+        elif rule.action in {"reply", "garbage"}:
             self._replies.append(rule.reply)
             self._closed = stage == "connect" or rule.reply.startswith("421")
         else:

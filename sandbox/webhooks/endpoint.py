@@ -60,6 +60,11 @@ class WebhookFaultRule(BaseModel):
     status: int = Field(default=503, ge=200, le=599)
     retry_after: int | None = Field(default=None, ge=0, le=86_400)
     location: str | None = Field(default=None, max_length=500)
+    headers: list[list[str]] = Field(default_factory=list, max_length=1000)
+    """Further headers, each a name and a value."""
+    body: str | None = Field(default=None, max_length=100_000)
+    endless: bool = False
+    """Repeat the body until the client has enough."""
     seconds: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
     drop: bool = False
     """Close the connection instead of responding."""

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import datetime
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from sandbox.gateways.faults import ConnectionDropped
@@ -72,8 +79,14 @@ class WebhookHandlers:
             await asyncio.sleep(rule.seconds)
         if rule is not None and rule.drop:
             raise ConnectionDropped
-        text = "accepted" if rule is None else f"status {status} set by a fault rule"
-        return PlainTextResponse(text, status, {} if rule is None else rule.response_headers())
+        if rule is None:
+            return PlainTextResponse("accepted")
+        text = f"status {status} set by a fault rule" if rule.body is None else rule.body
+        response = StreamingResponse(repeat(text), status) if rule.endless else PlainTextResponse(text, status)
+        response.headers.update(rule.response_headers())
+        for header, value in rule.headers:
+            response.headers.append(header, value)
+        return response
 
     async def page(self, _request: Request) -> Response:
         """The received requests, newest first, and the fault rules."""

@@ -281,9 +281,10 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     del content[MAX_RESPONSE_BYTES:]
     try:
         text = content.decode(response.charset or "utf-8", "replace")
-    except LookupError:
+    except (LookupError, ValueError):  # "idna" and some other codecs are not for text, or raise in spite of "replace"
         text = content.decode("utf-8", "replace")
-    return text.replace("\0", "\ufffd")  # PostgreSQL cannot store a NUL
+    # PostgreSQL cannot store a NUL, nor half a surrogate pair, which "unicode-escape" returns.
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def _origin(url: str) -> str:

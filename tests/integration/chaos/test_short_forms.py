@@ -21,7 +21,7 @@ from tests.acceptance.isolated_stack import first_free_port
 pytestmark = pytest.mark.stack
 
 STACK_SCENARIOS = [name for name, scenario in SCENARIOS.items() if not scenario.on_celery]
-DEFAULT_SCENARIOS = {"dispatcher-killed", "postgres-killed", "smtp-answers"}
+DEFAULT_SCENARIOS = {"dispatcher-killed", "postgres-killed", "smtp-answers", "poison-values"}
 """One per kind of fault; the others run before a release."""
 LONG_SCENARIOS = {"stack-down", "poison", "triggerer-killed", "api-server-killed", "smtp-down", "clock-off"}
 # So that a dead dispatcher is noticed within seconds; these override a scenario's own settings.

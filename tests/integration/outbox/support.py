@@ -60,7 +60,8 @@ class Outbox:
         self.sql(
             "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.dispatcher, backline.rate_bucket,"
             " backline.ledger_day, backline.ledger, backline.suppression, backline.opt_out, backline.recipient_preference,"
-            " backline.daily_send_count, backline.delivery_event"
+            " backline.daily_send_count, backline.delivery_event, backline.dead_letter, backline.late_run, backline.alert_group,"
+            " backline.webhook_endpoint, backline.webhook_secret, backline.audit_trail"
         )
         self.sql("DELETE FROM backline.message_type WHERE name <> ALL (%s)", [kind.type_name for kind in all_types()])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from backline.db.connect import Database
+from backline.db.connect import Database, to_storable
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, InvalidInput, Misconfigured
@@ -91,7 +91,8 @@ class EndpointStore:
         if gone:
             await self._disable(endpoint, "it answered 410 Gone, which asks for no more events", None)
         elif endpoint.failing_seconds is None:
-            await self._execute(endpoint, "endpoint_record_failure", error=str(error)[:MAX_REASON_LENGTH])
+            text = to_storable(str(error))[:MAX_REASON_LENGTH]
+            await self._execute(endpoint, "endpoint_record_failure", error=text)
         elif endpoint.failing_seconds >= self._disable_after:
             days = self._disable_after / 86_400
             reason = f"it has accepted nothing for {days:.3g} days; the last failure: {error}"
@@ -111,7 +112,7 @@ class EndpointStore:
         return DeliveryEndpoint(row.id, row.url, reason, row.failing_seconds, secrets)
 
     async def _disable(self, endpoint: DeliveryEndpoint, reason: str, min_failing_seconds: float | None) -> None:
-        reason = reason[:MAX_REASON_LENGTH]
+        reason = to_storable(reason)[:MAX_REASON_LENGTH]
         self._cache.pop(endpoint.id, None)
         values = {"id": endpoint.id, "reason": reason, "min_failing_seconds": min_failing_seconds}
         payload = disabled_notification(endpoint, reason)
