@@ -47,7 +47,7 @@ ODD_ARGUMENTS = (
 """Arguments of backline.enqueue: it refuses them, or the message is handled like any other."""
 _NUL, _HALF = r"\u0000", r"\ud83d"
 _HEADERS = [["X-Long", "x" * 9000], *[["Set-Cookie", f"c{number}=1"] for number in range(150)]]
-_WAITS = ("0", "-1", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu Jan  1 00:00:00 1970", "soon", "9" * 400, "\xff")
+_WAITS = ("0", "-1", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu Jan  1 00:00:00 1970", "soon", "\xff")
 _BUSY: list[dict[str, Any]] = [{"status": 503, "headers": [["Retry-After", text]], "times": 1} for text in _WAITS]
 
 
@@ -302,5 +302,6 @@ SCENARIOS = (
         "poison-values",
         "messages and responses with values that cannot be handled, among good ones of each channel",
         _poison_values,
+        {"BACKLINE__WEBHOOK__RETRY_DELAYS_SECONDS": "[1, 1, 1, 1]"},
     ),
 )

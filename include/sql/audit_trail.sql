@@ -16,7 +16,7 @@ ORDER BY id;
 
 -- name: entry_search
 -- Entries below the id `cursor` that match all filters given, newest first.
-SELECT id, at, actor, action, target, before, after, request_id FROM backline.audit_trail
+SELECT id, at, actor, action, target, before::text AS before, after::text AS after, request_id FROM backline.audit_trail
 WHERE (%(cursor)s::bigint IS NULL OR id < %(cursor)s::bigint)
   AND (%(actor)s::text IS NULL OR actor = %(actor)s::text)
   AND (%(action)s::text IS NULL OR action = %(action)s::text)

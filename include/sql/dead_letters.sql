@@ -102,7 +102,7 @@ ON CONFLICT (name) DO UPDATE SET at = greatest(c.at, excluded.at);
 -- name: letter_list
 -- Dead letters by filter, newest first, before the id `before_id` if given; a null filter matches all.
 SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.item_key, d.class, d.cause, d.attempts,
-    d.conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
+    d.conf::text AS conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref
 FROM backline.dead_letter AS d
 WHERE (%(state)s::text IS NULL OR d.state = %(state)s::text)
@@ -116,7 +116,7 @@ ORDER BY d.id DESC LIMIT %(batch_limit)s::integer;
 -- name: letter_get
 -- One dead letter; for a message also its present recipient and state.
 SELECT d.id, d.kind, d.name, d.message_id, d.run_id, d.task_id, d.map_index, d.item_key, d.bundle, d.class, d.cause,
-    d.attempts, d.conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
+    d.attempts, d.conf::text AS conf, d.log_url, d.failed_at, d.first_seen_at, d.last_seen_at, d.alerted_at, d.state, d.reason, d.closed_by, d.closed_at,
     d.replay_ref, m.state::text AS message_state, m.channel, m.lane, m.recipient, m.priority, m.request_id
 FROM backline.dead_letter AS d LEFT JOIN backline.message AS m ON m.id = d.message_id
 WHERE d.id = %(id)s::bigint;

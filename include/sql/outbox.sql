@@ -83,7 +83,7 @@ ORDER BY id;
 
 -- name: message_attempts
 -- The attempts of one message, in order; for one that ended with its process, `process_end` is what is known of that.
-SELECT a.number, a.started_at, a.duration_ms, a.outcome, a.error_class, a.code, a.response, a.dispatcher, a.dag_run,
+SELECT a.number, a.started_at, least(greatest(a.duration_ms, 0), 1e15)::real AS duration_ms, a.outcome, a.error_class, a.code, a.response, a.dispatcher, a.dag_run,
     CASE WHEN a.outcome = 'rescued' THEN (
         SELECT d.cause FROM backline.dead_letter AS d
         WHERE d.kind = 'job' AND d.name = split_part(a.dag_run, '/', 1) AND d.task_id <> ''

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from psycopg.rows import DictRow
 
-from backline.db.connect import Session
+from backline.db.connect import Session, readable_json
 from backline.db.statements import statement
 
 
@@ -54,4 +54,5 @@ class Filters:
 def search(connection: Session, filters: Filters, cursor: int | None, limit: int) -> list[DictRow]:
     """Up to `limit` entries, newest first, below the id `cursor`."""
     values = {**asdict(filters), "cursor": cursor, "batch_limit": limit}
-    return connection.execute(statement("audit_trail", "entry_search"), values).fetchall()
+    rows = connection.execute(statement("audit_trail", "entry_search"), values).fetchall()
+    return [{**row, **{name: readable_json(row[name]) for name in ("before", "after")}} for row in rows]

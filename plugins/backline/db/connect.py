@@ -17,7 +17,7 @@ from psycopg.adapt import Buffer, Loader
 from psycopg.pq import Format
 from psycopg.rows import BaseRowFactory, DictRow, dict_row, scalar_row
 from psycopg.types.json import set_json_loads
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from backline.errors import BacklineError, DatabaseFailure, InvalidInput, Misconfigured
 
@@ -33,6 +33,9 @@ TRANSIENT_SQLSTATES = frozenset({
 INVALID_PARAMETER_VALUE = "22023"
 UNIQUE_VIOLATION = "23505"
 _OUR_PREFIX = "backline"
+UNREADABLE = "(cannot be read)"
+"""The key under which JSON that cannot be read is shown as text."""
+MAX_UNREADABLE_LENGTH = 10_000
 PLAN_MAX_AGE_SECONDS = 5.0
 """How old the plan of a prepared statement may get. A plan made while a table was empty scans all of it; without this
 limit it would be kept until autovacuum's next run, a minute or more, however large the table has grown."""
@@ -57,6 +60,17 @@ def translate_error(exc: psycopg.Error) -> BacklineError:
 def to_storable(text: str) -> str:
     """Text without what PostgreSQL and logs cannot take, NUL and lone surrogates: those are written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def readable_json(text: str | None) -> Any:
+    """The value of a JSON column that was fetched as text; one that Python, or JSON without NaN, cannot hold as `UNREADABLE`."""
+    try:
+        found = None if text is None else from_json(text)
+        if to_json(found, inf_nan_mode="strings") == to_json(found):
+            return found
+    except ValueError:  # too deep, or a number of too many digits
+        pass
+    return {UNREADABLE: (text or "")[:MAX_UNREADABLE_LENGTH]}
 
 
 @contextmanager

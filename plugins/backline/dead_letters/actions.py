@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from backline.airflow_api import check_conf
 from backline.audit_trail import Actor
+from backline.db.connect import UNREADABLE
 from backline.dead_letters.runs import AirflowRuns
 from backline.dead_letters.store import DeadLetterStore, Filter, Row
 from backline.errors import BacklineError, InvalidInput
@@ -81,6 +82,8 @@ def replay(
             if edited is not None:
                 check_conf(name, runs.dag_params(name), edited, "edited")
             conf = letter["conf"] or {} if edited is None else edited
+            if UNREADABLE in conf:
+                raise InvalidInput("edited", "the stored conf cannot be read; give another one")
             runs.start_run(name, run_id, conf, _note(letter, by, reason, more=len(also) if kind == "item" else 0))
     return ReplayResult(letter_id, reference)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 import psycopg
 
-from backline.db.connect import Session, session, to_storable
+from backline.db.connect import Session, readable_json, session, to_storable
 from backline.db.statements import statement
 from backline.dead_letters.failures import Failure, ImportFailure
 from backline.errors import InvalidInput
@@ -114,12 +114,12 @@ class DeadLetterStore:
 
     def get(self, letter_id: int) -> Row:
         """One dead letter; InvalidInput for the field `id` if it does not exist."""
-        return self._fetch_one("letter_get", letter_id)
+        return _with_conf(self._fetch_one("letter_get", letter_id))
 
     def list_page(self, wanted: Filter, *, before_id: int | None = None, limit: int = 50) -> list[Row]:
         """Dead letters that match, newest first; `before_id` is the last id of the previous page."""
         values = {**asdict(wanted), "class": wanted.failure_class, "before_id": before_id, "batch_limit": limit}
-        return self.fetch("letter_list", values)
+        return [_with_conf(row) for row in self.fetch("letter_list", values)]
 
     def iterate(self, wanted: Filter, limit: int | None = None) -> Iterator[Row]:
         """All dead letters that match, up to `limit`, newest first, read page by page."""
@@ -155,6 +155,10 @@ class DeadLetterStore:
         if not rows:
             raise InvalidInput("id", f"there is no dead letter {letter_id}; list them with dead-letters list")
         return rows[0]
+
+
+def _with_conf(row: Row) -> Row:
+    return {**row, "conf": readable_json(row["conf"])}
 
 
 def import_hash(failure: ImportFailure) -> str:

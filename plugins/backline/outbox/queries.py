@@ -8,18 +8,14 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from pydantic_core import from_json, to_json
 
-from backline.db.connect import fetch, fetch_one
+from backline.db.connect import fetch, fetch_one, readable_json
 from backline.db.statements import statement
 from backline.outbox.timeline import Attempt, AuditEntry, DeliveryEventRow, MessageRow, TimelineEvent, explain, timeline
 from backline.settings import settings
 
 REDACTED = "(secret)"
 """Replaces a secret field's value in a payload."""
-UNREADABLE = "(cannot be read)"
-"""The key under which a payload is shown as text."""
-MAX_UNREADABLE_LENGTH = 10_000
 SEARCH_ID_SPAN = 500_000
 """Ids that one search scans: some tenths of a second, however rare the matches."""
 
@@ -65,7 +61,7 @@ def get_message(connection: psycopg.Connection[Any], message_id: int) -> Message
     row = fetch_one(connection, statement("messages", "message_get"), _StoredMessage, parameters)
     if row is None:
         return None
-    payload = parse_shown_json(row.payload_json) | dict.fromkeys(row.secret_fields_present, REDACTED)
+    payload = readable_json(row.payload_json) | dict.fromkeys(row.secret_fields_present, REDACTED)
     message = MessageRow(**{each.name: getattr(row, each.name) for each in fields(MessageRow)})
     attempts = fetch(connection, statement("outbox", "message_attempts"), Attempt, {"id": message_id})
     parameters = {"id": message_id, "accepted_id": message.group_id or message_id, "request_id": message.request_id}
@@ -74,17 +70,6 @@ def get_message(connection: psycopg.Connection[Any], message_id: int) -> Message
     events = fetch(connection, statement("delivery_events", "delivery_event_list"), DeliveryEventRow, parameters)
     history = (message, attempts, entries, events)
     return MessageDetails(message, payload, explain(*history), timeline(*history))
-
-
-def parse_shown_json(text: str) -> dict[str, Any]:
-    """A JSON object to show; one that Python or JSON's readers cannot hold as its text, under `UNREADABLE`."""
-    try:
-        found = from_json(text)
-        if isinstance(found, dict) and to_json(found, inf_nan_mode="strings") == to_json(found):
-            return found
-    except ValueError:  # too deep, or a number of too many digits
-        pass
-    return {UNREADABLE: text[:MAX_UNREADABLE_LENGTH]}
 
 
 def get_group(connection: psycopg.Connection[Any], group_id: int) -> list[MessageSummary]:
