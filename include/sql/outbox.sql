@@ -214,7 +214,7 @@ SET state = k.next_state, rescues = least(m.rescues + 1, 32767), lease_token = N
     error_class = CASE WHEN k.next_state = 'dead' THEN 'unknown' ELSE m.error_class END,
     error = CASE WHEN k.next_state = 'dead'
         THEN 'its dispatcher died ' || (m.rescues + 1) || ' times while it held this message, which may be the cause; the last time: '
-            || k.reason || coalesce('; ' || (
+            || k.reason || coalesce('; an earlier time: ' || (
                 SELECT d.cause FROM backline.attempt AS a JOIN backline.dead_letter AS d
                     ON d.kind = 'job' AND d.task_id <> '' AND d.name = split_part(a.dag_run, '/', 1)
                         AND d.run_id = substr(a.dag_run, strpos(a.dag_run, '/') + 1)

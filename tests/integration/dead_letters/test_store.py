@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -224,3 +225,11 @@ def test_groups_count_equal_failures(store: DeadLetterStore) -> None:
 def test_an_unknown_id_is_named(store: DeadLetterStore) -> None:
     with pytest.raises(InvalidInput, match="there is no dead letter 4711"):
         store.get(4711)
+
+
+@pytest.mark.parametrize("value", [float("nan"), "a \0", "half \ud83d"])
+def test_a_failure_is_recorded_even_if_its_conf_cannot_be_stored(store: DeadLetterStore, value: object) -> None:
+    failure = replace(make_failure(), conf={"key": value}, cause="with \0 and \ud83d")
+    assert store.record(failure) is not None
+    [letter] = all_dead_letters(store)
+    assert (letter["conf"], letter["cause"]) == ({}, "with \\x00 and \\ud83d")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -72,6 +73,27 @@ def letters(connection: psycopg.Connection[DictRow]) -> list[tuple[str, str, int
         "SELECT item_key, state, attempts FROM backline.dead_letter WHERE kind = 'item' ORDER BY id"
     )
     return [(row["item_key"], row["state"], row["attempts"]) for row in rows]
+
+
+JSON_ROWS = """
+SELECT id, value FROM (VALUES (1, '1'::jsonb), (2, (repeat('[', 5000) || repeat(']', 5000))::jsonb), (3, '3'::jsonb)) AS v (id, value)
+WHERE id > %(after_id)s AND %(batch_limit)s > 0 ORDER BY id
+"""
+
+
+def test_a_row_that_cannot_be_read_is_a_failed_item(database: str, connection: psycopg.Connection[DictRow]) -> None:
+    for failed, skipped in ((1, 0), (0, 1)):
+        job = create_job(database, None)
+        result = job.execute(lambda job: job.run_each(job.scan(JSON_ROWS, Item), lambda _: None))
+        assert (result["done"], result["failed"], result["skipped"]) == (2, failed, skipped)
+    assert letters(connection) == [("row 2", "open", 1)]
+
+
+def test_times_that_python_lacks_are_the_nearest_that_it_has(database: str) -> None:
+    job = create_job(database, None)
+    query = "SELECT unnest('{infinity,-infinity,0044-03-15 BC,10000-01-01,2026-01-01}'::timestamptz[])"
+    with job.database.transaction():
+        assert [time.year for time in job.rows(query, datetime)] == [9999, 1, 1, 9999, 2026]
 
 
 def test_a_permanent_failure_affects_only_its_item(database: str, connection: psycopg.Connection[DictRow]) -> None:
