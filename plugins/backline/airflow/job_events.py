@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from backline.airflow_api import ALL_RUNS_PATH, log_url
 from backline.db.statements import statement
+from backline.errors import InvalidInput
 from backline.outbox.submission import NewMessage, enqueue_statement
 
 if TYPE_CHECKING:
     from backline.airflow_api import AirflowClient, Run
     from backline.db.connect import Database
+
+log = logging.getLogger(__name__)
 
 CallAirflow = Callable[["Callable[[AirflowClient], list[Run]]"], Awaitable["list[Run]"]]
 EVENT_TYPES = {"success": "job.succeeded", "failed": "job.failed"}
@@ -52,11 +56,22 @@ class JobEventPublisher:
         ended = {event_id(run): run for run in await self._call(lambda api: list(self._ended_runs(api, since, now)))}
         new = [event_message(run, self._url) for id_, run in ended.items() if id_ not in self._published_ids]
         if new:
-            sql, params = enqueue_statement(new)
-            await self._database.fetch(sql, list[int], params)
+            await self._enqueue(new)
         await self._database.fetch(statement("dead_letters", "cursor_set"), datetime, {"name": CURSOR, "at": now})
         self._since, self._published_ids = now, frozenset(ended)
         return len(new)
+
+    async def _enqueue(self, events: list[NewMessage]) -> None:
+        """Enqueue events; one that is refused is logged and left out: it would keep back all later ones."""
+        sql, params = enqueue_statement(events)
+        try:
+            await self._database.fetch(sql, list[int], params)
+        except InvalidInput as exc:
+            if len(events) == 1:
+                log.warning("job event %s: %s", events[0].key, exc)
+                return
+            for event in events:
+                await self._enqueue([event])
 
     def _ended_runs(self, api: AirflowClient, since: datetime, now: datetime) -> Iterator[Run]:
         if now - self._jobs_listed_at > JOB_LIST_TTL:

@@ -57,6 +57,11 @@ def translate_error(exc: psycopg.Error) -> BacklineError:
     return Misconfigured(f"database: {text}", code=state)
 
 
+def is_about_a_row(exc: BacklineError) -> bool:
+    """Whether a statement failed because of a value or a check, and not of the database or the statement itself."""
+    return isinstance(exc.__cause__, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.RaiseException)
+
+
 def to_storable(text: str) -> str:
     """Text without what PostgreSQL and logs cannot take, NUL and lone surrogates: those are written as escapes."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import psycopg
 from jinja2 import Template
 
+from backline.dead_letters.failures import format_cause
 from backline.dead_letters.store import DeadLetterStore, Row
-from backline.errors import BacklineError
 from backline.rendering.html import create_html_environment
 from backline.settings import ROOT, AlertSettings
 
@@ -77,8 +78,10 @@ def send_due_alerts(job: Job[DeadLetterSettings]) -> AlertReport:
         try:
             with store.connection.transaction():
                 failures = _send_group(store, key, sender)
-        except BacklineError as exc:
-            log.warning("alert %r could not be sent, retry in %.0f s: %s", key, RETRY_DELAY_SECONDS, exc)
+        except psycopg.OperationalError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - the other groups' alerts do not depend on it
+            log.warning("alert %r could not be sent, retry in %.0f s: %s", key, RETRY_DELAY_SECONDS, format_cause(exc))
             store.fetch("alert_group_defer", {"key": key, "delay_seconds": RETRY_DELAY_SECONDS})
             report.deferred += 1
             continue

@@ -8,12 +8,11 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
-import psycopg
 from pydantic_core import from_json, to_json
 
-from backline.db.connect import Database, Execute, to_storable
+from backline.db.connect import Database, Execute, is_about_a_row, to_storable
 from backline.db.statements import statement
 from backline.errors import InvalidInput, Misconfigured
 from backline.outbox.wakeup_policy import LaneStatus
@@ -191,11 +190,11 @@ class Store:
 
     async def promote(self, limit: int = 1000) -> int:
         """Make scheduled messages that are due pending; returns how many."""
-        return len(await self._database.fetch(statement("outbox", "message_promote"), str, {"batch_limit": limit}))
+        return await self._sweep(statement("outbox", "message_promote"), {"batch_limit": limit})
 
     async def expire(self, limit: int = 1000) -> int:
         """End waiting messages that have expired; returns how many."""
-        return len(await self._database.fetch(statement("outbox", "message_expire"), str, {"batch_limit": limit}))
+        return await self._sweep(statement("outbox", "message_expire"), {"batch_limit": limit})
 
     async def claim(
         self, lane: str, limit: int, dispatcher: int | None, lease_seconds: float, run: Execute | None = None
@@ -262,9 +261,7 @@ class Store:
         try:
             rows = await self._database.fetch(statement("outbox", "message_complete_many"), CompletedMessage, params)
         except Misconfigured as exc:
-            if not isinstance(
-                exc.__cause__, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.RaiseException
-            ):
+            if not is_about_a_row(exc):
                 raise
             if len(outcomes) == 1:  # what the receiver said cannot be stored, but that it ended can
                 log.warning("message %d: its outcome cannot be stored: %s", outcomes[0].message_id, exc)
@@ -324,7 +321,17 @@ class Store:
     async def rescue(self, max_rescues: int, heartbeat_timeout: float, limit: int = 5000) -> int:
         """Take messages back from dead dispatchers and expired leases; returns how many."""
         params = {"max_rescues": max_rescues, "heartbeat_timeout": heartbeat_timeout, "batch_limit": limit}
-        return len(await self._database.fetch(statement("outbox", "message_rescue"), int, params))
+        return await self._sweep(statement("outbox", "message_rescue"), params)
+
+    async def _sweep(self, sql: LiteralString, params: Mapping[str, object]) -> int:
+        """How many messages the statement moved; 0, with a warning, if one of them cannot be: sending must not wait for it."""
+        try:
+            return len(await self._database.fetch(sql, object, params))
+        except Misconfigured as exc:
+            if not is_about_a_row(exc):
+                raise
+            log.warning("messages wait for one that cannot be moved: %s", exc)
+            return 0
 
     # --- queries ----------------------------------------------------------------------------------
 

@@ -307,3 +307,20 @@ def test_a_missing_layout_is_named(shop: Shop, config: InvoiceSettings) -> None:
     shop.execute("UPDATE app.invoice_documents SET layout = 99 WHERE invoice_id = %s", invoice)
     with pytest.raises(InvalidInput, match=r"layout: .*layout_99\.html is missing"):
         render_document_pdf(load_document(shop.database, invoice))
+
+
+def test_a_customer_in_a_language_without_formats_gets_an_invoice_like_everybody(
+    database: str, shop: Shop, config: InvoiceSettings
+) -> None:
+    odd, other = shop.customer(), shop.customer()
+    shop.execute("UPDATE app.users SET language = 'tet' WHERE id = %s", odd)
+    orders = [paid_order(shop, customer=customer) for customer in (odd, other)]
+    now = datetime.now(UTC)
+    result = create_job(database, config, now=now).execute(generate_invoice)
+    assert (result["orders"]["done"], result["orders"]["failed"], result["receipts"]) == (2, 0, 2)
+    assert [each["order_id"] for each in result["generated"]] == orders
+    assert "Invoice" in text_of(result["generated"][0]["file"])
+    for row in shop.messages("payment_receipt"):
+        message = registry.get("payment_receipt").parse(row["payload"])
+        assert isinstance(message, EmailMessage)
+        assert "INV-" in (message.email().text or "")

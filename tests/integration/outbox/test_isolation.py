@@ -243,3 +243,19 @@ def test_a_delivery_event_that_cannot_be_stored_keeps_out_no_other(outbox: Outbo
     with session(outbox.dsn, name="test") as connection, connection.transaction():
         assert record_events(connection, "ses", events) == 2
     assert outbox.value("SELECT address FROM backline.suppression") == "cid@example.com"
+
+
+def test_a_message_that_a_trigger_of_the_app_refuses_to_move_stops_no_dispatcher(outbox: Outbox) -> None:
+    stuck, good = outbox.enqueue(), outbox.enqueue()
+    outbox.sql("UPDATE backline.message SET expires_at = created_at WHERE id = %s", stuck)
+    outbox.connection.execute(
+        f"""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = {stuck} AND NEW.state <> 'leased' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON backline.message FOR EACH ROW EXECUTE FUNCTION refuse()"""
+    )
+    try:
+        assert outbox.run(outbox.store.expire()) == 0
+        first, second = outbox.claim()
+        assert outbox.complete(finished_outcome(first), finished_outcome(second)) == {good: "sent"}
+    finally:
+        outbox.connection.execute("DROP FUNCTION refuse CASCADE")
