@@ -31,7 +31,7 @@ class Verdict:
     def line(self) -> str:
         """The last line of a scenario; `refused` is shown only if the mail server rejects permanently."""
         keys = ("accepted", "delivered", "duplicates", "in_flight", "lost", *(["refused"] if self.refused else []))
-        values = {key: getattr(self, key) for key in keys} | self.measures
+        values = {**{key: getattr(self, key) for key in keys}, **self.measures}
         return f"chaos {self.name}: " + " ".join(f"{key}={value}" for key, value in values.items())
 
     def as_dict(self) -> Mapping[str, Any]:

@@ -101,6 +101,17 @@ class GatewayClient(_SandboxClient):
         """How many messages arrived for recipients that match `to` (a glob)."""
         return int(self._request("GET", f"/{gateway}/api/count", {"to": to})["count"])
 
+    def count_webhooks(self, name: str) -> int:
+        """How many webhook requests arrived at endpoints whose name matches (a glob)."""
+        found, since = 0, 0
+        while True:
+            query = {"name": name, "since": since, "limit": PAGE_SIZE}
+            page = self._request("GET", "/webhooks/api/requests", query)["requests"]
+            found += len(page)
+            if len(page) < PAGE_SIZE:
+                return found
+            since = page[-1]["id"]
+
     def set_faults(self, gateway: str, *rules: dict[str, Any]) -> None:
         """Replace all fault rules of a gateway; none means no faults."""
         self._request("PUT", f"/{gateway}/faults", body=list(rules))

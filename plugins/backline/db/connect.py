@@ -122,9 +122,7 @@ def _bounded_loader(name: str) -> type[Loader]:
     value in a row would otherwise fail the reading of all rows.
     """
     oid = psycopg.adapters.types[name].oid
-    exact = psycopg.adapters.get_loader(oid, Format.TEXT)
-    if exact is None:
-        raise Misconfigured(f"psycopg cannot load {name}")
+    exact = cast("type[Loader]", psycopg.adapters.get_loader(oid, Format.TEXT))
 
     class BoundedLoader(Loader):
         def __init__(self, oid: int, context: Any = None) -> None:

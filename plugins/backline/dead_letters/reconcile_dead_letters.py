@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -59,15 +60,15 @@ def reconcile_dead_letters(job: Job[DeadLetterSettings]) -> ReconcileReport:
         report.failed_tasks, report.failed_runs = len(tasks), len(failed)
         report.recorded = store.record_messages()
         for run_tasks in _by_run(tasks):
-            report.recorded += _alone(job, lambda group=run_tasks: _record_tasks(store, runs, group))
+            report.recorded += _alone(job, partial(_record_tasks, store, runs, run_tasks))
         with_task = {(task.dag_id, task.run_id) for task in tasks}
         for run in failed:
             if (run.dag_id, run.run_id) not in with_task:
-                report.recorded += _alone(job, lambda one=run: record_failed_run(store, runs, one, None))
+                report.recorded += _alone(job, partial(record_failed_run, store, runs, run, None))
         errors = list(runs.import_errors())
     report.import_errors = len(errors)
     for error in errors:
-        _alone(job, lambda one=error: store.record_import(one))
+        _alone(job, partial(store.record_import, error))
     report.resolved = store.resolve_imports(errors)
     store.set_cursor(CURSOR, job.now)
     return report
