@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 RESCAN_INTERVAL_SECONDS = 1.0
 """Claims that resume at the last position start at the lane's head again after this time."""
+LARGE_PAYLOAD_LENGTH = 100_000
 RESCAN_TIME_SHARE = 0.1
 """While claims from the last position find less than they ask for, scans from the head take at most this share of the time."""
 
@@ -169,12 +171,10 @@ _LANE_START = _ScanPosition(-32768, datetime.min.replace(tzinfo=UTC), 0)
 class Store:
     """The outbox over one database connection.
 
-    With `resume_scans`, a claim starts where the lane's last claim ended. The index entries of claimed messages stay before
-    that position, dead, as long as any transaction holds a snapshot, and a claim from the head would read all of them.
-    Messages that arrive before the position (a higher priority, a later commit, a returned message) are found by the next
-    claim from the head: at the latest after one second, and sooner when claims find less than they ask for. So the order is
-    late by at most a second and no message starves. An empty claim does not prove that the lane is empty: whoever ends when
-    it is must not use `resume_scans`.
+    With `resume_scans`, a claim starts where the lane's last claim ended: before it, index entries of claimed messages stay
+    dead while any transaction holds a snapshot. Messages that arrive before the position (a higher priority, a later commit, a
+    returned message) are found by the next claim from the head, at the latest after one second. An empty claim does not prove
+    that the lane is empty: whoever ends when it is must not use `resume_scans`.
     """
 
     def __init__(self, database: Database, *, resume_scans: bool = False) -> None:
@@ -220,14 +220,14 @@ class Store:
                 row = rows[-1]
                 last = replace(last, negated_priority=-row.priority, due_at=row.due_at, id=row.id)
             self._scan_positions[lane] = replace(last, filled_limit=len(rows) == limit)
-        return _ready(rows, asked, lease_seconds)
+        return await _ready(rows, asked, lease_seconds)
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
         """Lease one message whose dispatcher died, if there is one."""
         asked = time.monotonic()
         params = {"lane": lane, "dispatcher": dispatcher, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
         rows = await self._database.fetch(statement("outbox", "message_claim_rescued"), LeasedMessage, params)
-        return _ready(rows, asked, lease_seconds)
+        return await _ready(rows, asked, lease_seconds)
 
     async def claim_within_rate(
         self, name: str, lane: LaneSettings, limit: int, dispatcher: int | None
@@ -265,9 +265,8 @@ class Store:
                 raise
             if len(outcomes) == 1:  # what the receiver said cannot be stored, but that it ended can
                 log.warning("message %d: its outcome cannot be stored: %s", outcomes[0].message_id, exc)
-                plain = outcomes[0]._replace(
-                    error=f"the outcome cannot be stored: {exc}", provider_id=None, code=None, response=None
-                )
+                text = f"the outcome cannot be stored: {exc}"
+                plain = outcomes[0]._replace(error=text, provider_id=None, code=None, response=None)
                 return {} if plain == outcomes[0] else await self.complete([plain], dispatcher, dag_run)
             states: dict[int, str] = {}
             for outcome in outcomes:
@@ -379,7 +378,7 @@ async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> Le
     asked = time.monotonic()
     params = {"id": message_id, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
     rows = await run(statement("outbox", "message_lease_one"), LeasedMessage, params)
-    return next(iter(_ready(rows, asked, lease_seconds)), None)
+    return next(iter(await _ready(rows, asked, lease_seconds)), None)
 
 
 def _in_claim_order(messages: Sequence[LeasedMessage]) -> list[LeasedMessage]:
@@ -387,11 +386,13 @@ def _in_claim_order(messages: Sequence[LeasedMessage]) -> list[LeasedMessage]:
     return sorted(messages, key=lambda message: (-message.priority, message.due_at, message.id))
 
 
-def _ready(messages: list[LeasedMessage], asked: float, lease_seconds: float) -> list[LeasedMessage]:
+async def _ready(messages: list[LeasedMessage], asked: float, lease_seconds: float) -> list[LeasedMessage]:
     """A claim's messages, parsed, with deadlines that count from before the claim was sent: a lease never ends late here."""
     for message in messages:
         message.lease_deadline = asked + lease_seconds
         message.send_deadline = None if message.seconds_to_live is None else asked + message.seconds_to_live
+        if len(message.payload_json) > LARGE_PAYLOAD_LENGTH:
+            await asyncio.sleep(0)  # heartbeats go on meanwhile
         try:
             message.payload = from_json(message.payload_json)
         except ValueError as exc:
