@@ -33,6 +33,10 @@ TRANSIENT_SQLSTATES = frozenset({
 INVALID_PARAMETER_VALUE = "22023"
 UNIQUE_VIOLATION = "23505"
 _OUR_PREFIX = "backline"
+ROW_ERRORS = (
+    psycopg.DataError, psycopg.IntegrityError, psycopg.errors.RaiseException, psycopg.errors.ProgramLimitExceeded,
+)  # fmt: skip
+"""About a value or a check, such as one that is too long for an index; not about the database or the statement."""
 UNREADABLE = "(cannot be read)"
 """The key under which JSON that cannot be read is shown as text."""
 MAX_UNREADABLE_LENGTH = 10_000
@@ -58,8 +62,8 @@ def translate_error(exc: psycopg.Error) -> BacklineError:
 
 
 def is_about_a_row(exc: BacklineError) -> bool:
-    """Whether a statement failed because of a value or a check, and not of the database or the statement itself."""
-    return isinstance(exc.__cause__, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.RaiseException)
+    """Whether a statement failed because of one of its rows."""
+    return isinstance(exc.__cause__, ROW_ERRORS)
 
 
 def to_storable(text: str) -> str:

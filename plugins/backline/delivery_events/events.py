@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 from pydantic_core import to_json
 
 from backline.channels.registry import definition
-from backline.db.connect import to_storable
+from backline.db.connect import ROW_ERRORS, to_storable
 from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, PermanentError
 from backline.messages.fields import FIRST_TIME, LAST_TIME
@@ -83,7 +83,7 @@ def record_events(connection: psycopg.Connection[DictRow], source: str, events: 
             return len(
                 connection.execute(statement("delivery_events", "delivery_event_insert_many"), values).fetchall()
             )
-    except (ValueError, psycopg.DataError, psycopg.IntegrityError, BacklineError) as exc:
+    except (ValueError, *ROW_ERRORS, BacklineError) as exc:
         if len(events) == 1:  # refused, it would come again for days, with all that came with it
             log.warning("%s event %s left out: %s", source, to_storable(events[0].source_id)[:100], type(exc).__name__)
             return 0

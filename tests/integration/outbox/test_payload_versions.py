@@ -217,7 +217,7 @@ def test_other_messages_are_sent_beside_a_newer_one(outbox: Outbox, deploy: Depl
 
 
 @pytest.mark.parametrize(("title", "state", "error"), [
-    ("refused", "dead", "title: cannot be converted"), ("bug", "scheduled", "unexpected KeyError at "),
+    ("refused", "dead", "title: cannot be converted"), ("bug", "dead", "payload: the message cannot be built: unexpected KeyError at "),
 ])  # fmt: skip
 def test_a_failing_upgrade_is_a_failed_attempt(
     outbox: Outbox, deploy: Deploy, channel: RecordingChannel, title: str, state: str, error: str
