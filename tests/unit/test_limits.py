@@ -104,7 +104,8 @@ def test_every_limit_of_what_comes_from_outside_is_documented() -> None:
         for path, node in module_nodes(PACKAGE / name):
             if (
                 isinstance(node, ast.Assign)
-                and isinstance(node.targets[0], ast.Name) and not is_text(node.value)
+                and isinstance(node.targets[0], ast.Name)
+                and not is_text(node.value)
                 and NAME.fullmatch(node.targets[0].id)
             ):
                 module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

@@ -39,7 +39,9 @@ def parse_request(url: str, signature: str, body: bytes, auth_token: str, now: d
             )
         )
     except ValueError:
-        raise InvalidInput("body", f"must be a form (application/x-www-form-urlencoded) of at most {MAX_FIELDS} fields") from None
+        raise InvalidInput(
+            "body", f"must be a form (application/x-www-form-urlencoded) of at most {MAX_FIELDS} fields"
+        ) from None
     if not any(_signature_matches(each, form, signature, auth_token) for each in _url_variants(url)):
         raise InvalidSignature("its signature is missing or wrong")
     status, number = form.get("MessageStatus"), form.get("To", "")
