@@ -175,7 +175,7 @@ def memory_mib(port: int) -> float:
     """The resident memory of the processes that serve a port: the listening ones, their parents of the same program, all children."""
     found: set[psutil.Process] = set()
     for listener in psutil.net_connections("tcp"):
-        if listener.status == psutil.CONN_LISTEN and listener.laddr.port == port and listener.pid:
+        if listener.status == psutil.CONN_LISTEN and listener.laddr and listener.laddr.port == port and listener.pid:
             top = psutil.Process(listener.pid)
             while (parent := top.parent()) is not None and "api-server" in " ".join(parent.cmdline()):
                 top = parent

@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import cast
 
 import psycopg
 import pytest
+from fastapi import FastAPI
 from starlette.types import Message
 
 from backline.settings import settings
@@ -131,8 +133,8 @@ def test_slow_searches_leave_threads_to_neighbours_and_time_out_in_the_queue(
     set_up: Callable[..., Api], shared_database: str
 ) -> None:
     api = set_up(max_concurrent_requests=16, pool_timeout_seconds=1, search_timeout_seconds=10)
-    neighbour = api.client.app
-    neighbour.add_api_route("/neighbour", lambda: "healthy")  # type: ignore[union-attr] # not async: in a thread
+    neighbour = cast("FastAPI", api.client.app)
+    neighbour.add_api_route("/neighbour", lambda: "healthy")  # not async: in a thread
 
     async def ask() -> tuple[list[float], list[Answer]]:
         searches = [

@@ -30,7 +30,8 @@ def test_answers_are_as_the_document_describes_them(open_api: Api, role: str, se
         ],
     })  # fmt: skip
     schema = schemathesis.openapi.from_asgi("/openapi.json", open_api.app, config=config)
-    count, problems = 0, set()
+    count = 0
+    problems: set[tuple[str, str, str, str]] = set()
     for event in from_schema(schema).execute():
         assert not isinstance(event, FatalError | NonFatalError), event
         if isinstance(event, ScenarioFinished):
