@@ -314,6 +314,6 @@ SCENARIOS = (
         "poison-values",
         "messages and responses with values that cannot be handled, among good ones of each channel",
         _poison_values,
-        {"BACKLINE__WEBHOOK__RETRY_DELAYS_SECONDS": "[1, 1, 1, 1]"},
+        {"BACKLINE__WEBHOOKS__RETRY_DELAYS_SECONDS": "[1, 1, 1, 1]"},
     ),
 )
