@@ -23,7 +23,7 @@ class BacklinePlugin(AirflowPlugin):
 
     @cached_property
     def fastapi_root_middlewares(self) -> list[Any]:  # type: ignore[override]
-        """Refuses runs with a conf that must not be stored; read by the api-server only."""
-        from backline.airflow.conf_guard import RunConfMiddleware
+        """Guards Airflow's own routes; read by the api-server only."""
+        from backline.airflow.request_guard import RequestGuard
 
-        return [{"middleware": RunConfMiddleware, "name": "Backline: conf of send_* runs"}]
+        return [{"middleware": RequestGuard, "name": "Backline: bodies, and conf of send_* runs"}]

@@ -21,7 +21,18 @@ PACKAGE = ROOT / "plugins" / "backline"
 ROW = re.compile(
     r"^\| (?P<what>[^|]+) \| (?P<limit>[\d,]+)(?: (?P<unit>[a-zA-Z]+))? \| (?P<where>`.+`) \|$", re.MULTILINE
 )
-UNITS = {"KiB": 2**10, "MiB": 2**20, "s": 1, "min": 60, "h": 3600, "days": 86_400, "characters": 1, "bytes": 1, None: 1}
+UNITS = {
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "ms": 0.001,
+    "s": 1,
+    "min": 60,
+    "h": 3600,
+    "days": 86_400,
+    "characters": 1,
+    "bytes": 1,
+    None: 1,
+}
 PAGE = (ROOT / "docs" / "limits.md").read_text("utf-8")
 ROWS = [(match["where"], match["limit"], match["unit"]) for match in ROW.finditer(PAGE)]
 KEYWORDS = ("maxLength", "maxItems", "maxProperties", "maximum")
@@ -36,6 +47,7 @@ INTERNAL = {
     "channels.email.mime:_MAX_UNENCODED_LINE_LENGTH": "of lines that Backline writes",
     "channels.webhook.endpoints:MAX_CACHED_ENDPOINTS": "of a cache",
     "channels.webhook.endpoints:MAX_REASON_LENGTH": "cuts our own text",
+    "messages.run_conf:MAX_KEY_LENGTH": "of a key that an error repeats",
 }
 FIXED_KEYS = {
     "channels/email/mime.py:_part_head": "two subtypes and three encodings",
@@ -43,6 +55,7 @@ FIXED_KEYS = {
     "messages/registry.py:_load": "names of modules",
     "rendering/catalog.py:templates": "names of channels",
     "rendering/templates.py:_environment": "names of channels",
+    "db/connect.py:_bounded_loader": "names of types",
     "db/statements.py:statements": "names of our files",
     "settings/base.py:find_job_section": "names of jobs",
     "preferences/quiet_hours.py:_zone": "names of the IANA database",
