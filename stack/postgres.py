@@ -49,6 +49,9 @@ SERVER_SETTINGS = {
     "log_line_prefix": "%m [%p] %d ",
     "log_checkpoints": "off",
     "log_lock_waits": "on",
+    # Neither statements nor details nor contexts: they quote what callers send, also the plaintext that a function refuses.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 
 # Roles and databases cannot be PREPAREd, so these are not among the named statements of include/sql.

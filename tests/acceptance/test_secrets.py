@@ -35,6 +35,7 @@ LINK = f"http://localhost:8080/reset-password?token={TOKEN}"
 CODE = "QX7K2M9Z4WPT"
 MISSPELT = "misspelt-keys-secret-4711"
 CLEAR = "plaintext-under-its-own-key-4711"
+REFUSED = "plaintext-refused-by-sql-4711"
 AddToken = Callable[[str], int]
 
 
@@ -117,6 +118,7 @@ def test_no_secret_is_left_anywhere(
     assert [*context.airflow.dags(limit=1)]  # logs in
     planted = {
         "payload token": TOKEN, "payload code": CODE, "misspelt key": MISSPELT, "plaintext in conf": CLEAR,
+        "plaintext in SQL": REFUSED,
         "webhook endpoint": endpoint["secret"], "API token": str(context.airflow._token).rpartition(".")[2],
     }  # fmt: skip
     secrets = {**stack_secrets, **planted}
@@ -194,6 +196,15 @@ def send_secrets(context: DemoContext, exports: dict[str, str], token: AddToken)
             )
         assert rejected.value.code == "400"
         assert not {MISSPELT, CLEAR} & {*rejected.value.response.split('"')}
+    # A literal in the statement, a parameter in an error's detail, and one in its context.
+    call = "SELECT backline.enqueue('mfa_code', '+4915100004711', %s)"
+    for payload in (json.dumps({"code": REFUSED}), f'{{"code": "{REFUSED}"', f"{REFUSED}"):
+        for cursor in (psycopg.Cursor, psycopg.ClientCursor):
+            with (
+                psycopg.connect(exports["BACKLINE_DATABASE_URL"]) as connection,
+                pytest.raises(psycopg.DataError),
+            ):
+                cursor(connection).execute(call, [payload])
     for dag_id, name in (("send_password_reset", "leak"), ("send_mfa_code", "leak-code")):
         assert context.airflow.wait(dag_id, context.run_id(name), 90)["state"] == "success"
     assert TOKEN in context.mail.get_email(context.emails_at(context.domain("leak"))[0].id).text
