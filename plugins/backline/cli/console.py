@@ -53,6 +53,11 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
+def one_line(text: str) -> str:
+    """As `visible`, without line breaks: a message's text must not look like a line of ours."""
+    return visible(text).replace("\n", "\\n")
+
+
 class _SafeConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         """Of every text, also of a table's cell."""
@@ -177,7 +182,10 @@ def print_progress(line: str) -> None:
 
 def print_json(value: object, indent: int | None = 2) -> None:
     """A value as JSON, with times as ISO 8601."""
-    typer.echo(json.dumps(value, indent=indent, ensure_ascii=False, default=_to_json))
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=_to_json)
+    typer.echo(
+        _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    )  # JSON itself escapes only those below a space
 
 
 def _to_json(value: object) -> object:
@@ -212,13 +220,13 @@ def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     table = Table(box=None, show_header=False)
     for name, value in fields:
         if value not in (None, ""):
-            add_row(table, name.replace("_", " "), str(value))
+            table.add_row(name.replace("_", " "), Text(visible(str(value))))
     show_table(table)
 
 
 def add_row(table: Table, *cells: str) -> None:
     """A row of plain text, which may look like markup."""
-    table.add_row(*(Text(visible(cell)) for cell in cells))
+    table.add_row(*(Text(one_line(cell)) for cell in cells))
 
 
 def show_table(table: Table) -> None:

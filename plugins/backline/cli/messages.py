@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from backline.cli import console
-from backline.cli.console import AsJson, app, err, out
+from backline.cli.console import AsJson, app, err, one_line, out
 from backline.cli.payload import Fields, Payload, TypeName, parse_payload, prompt_secrets
 from backline.db.statements import statement
 from backline.errors import DatabaseFailure
@@ -112,17 +112,18 @@ def _as_dict(details: queries.MessageDetails, url: str) -> dict[str, Any]:
 
 def _show(details: queries.MessageDetails, url: str) -> None:
     facts = details.message
-    out.print(f"message {facts.id}  {facts.type} to {facts.recipient} by {facts.lane}: {facts.state}", markup=False)
-    out.print(details.explanation, style="bold", markup=False)
+    head = f"message {facts.id}  {facts.type} to {facts.recipient} by {facts.lane}: {facts.state}"
+    out.print(one_line(head), markup=False)
+    out.print(one_line(details.explanation), style="bold", markup=False)
     for event in details.timeline:
         at = format_time(event.at) if event.at else ""
-        out.print(f"{at:24} {event.event:10} {event.text}", markup=False)
+        out.print(one_line(f"{at:24} {event.event:10} {event.text}"), markup=False)
         if log := _log_url(event, url):
             out.print(f"{'':35} {log}", markup=False)
     for name, value in details.payload.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         cut = f"{text[:MAX_FIELD_LENGTH]}… ({len(text):,} characters)" if len(text) > MAX_FIELD_LENGTH else text
-        out.print(f"  {name}: {cut}", markup=False)
+        out.print(f"  {one_line(name)}: {cut}".replace("\n", "\n    "), markup=False)
 
 
 def _log_url(event: TimelineEvent, url: str) -> str | None:

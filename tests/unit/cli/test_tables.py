@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from rich.table import Table
 
-from backline.cli.console import add_row, err, out, shorten, show_table, visible
+from backline.cli.console import add_row, err, out, print_json, shorten, show_table, visible
 
 
 def test_a_row_in_a_pipe_is_one_line_of_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +40,17 @@ def test_control_characters_are_shown_not_sent(capsys: pytest.CaptureFixture[str
     assert "\x1b" not in captured.out + captured.err
     assert captured.err == f"{SHOWN}\n"
     assert visible("two\tcolumns\n") == "two\tcolumns\n"
+
+
+def test_json_has_no_control_characters_and_the_same_value(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"text": HOSTILE}, indent=None)
+    shown = capsys.readouterr().out
+    assert shown.rstrip("\n").isprintable()
+    assert json.loads(shown) == {"text": HOSTILE}
+
+
+def test_a_line_break_in_a_cell_does_not_look_like_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("why", box=None, show_header=False)
+    add_row(table, "one\n2026-01-01 sent")
+    show_table(table)
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == ["one\\n2026-01-01 sent"]
