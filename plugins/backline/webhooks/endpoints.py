@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +35,8 @@ MAX_EVENT_TYPES = 100
 MAX_EVENT_TYPE_LENGTH = 128
 MAX_DESCRIPTION_LENGTH = 200
 DEFAULT_PORTS = {"http": 80, "https": 443}
+_SHORT_ADDRESS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*\.?")
+"""An IPv4 address as only some programs read it."""
 TEST_EVENT = "backline.test"
 BATCH_LIMIT = 10_000
 """Maximum number of events in one replay; repeating it continues with those still missing."""
@@ -328,6 +331,7 @@ def _check_url(url: str, settings: WebhookSettings) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError:
         raise invalid from None
     if not url.isprintable() or " " in url or port == 0:
@@ -343,6 +347,8 @@ def _check_url(url: str, settings: WebhookSettings) -> str:
     try:
         ip_address(parts.hostname)
     except ValueError:
+        if _SHORT_ADDRESS.fullmatch(parts.hostname):
+            raise InvalidInput("url", f"has the address {parts.hostname!r}; write its four numbers") from None
         return url
     if not AddressGuard(settings.allowed_addresses).allows(parts.hostname, port or DEFAULT_PORTS[parts.scheme]):
         raise AddressNotAllowed(parts.hostname, parts.hostname)
