@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import json
 import time
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -52,6 +52,10 @@ MAX_RESPONSE_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 """Of one header of a response."""
 MAX_HEADERS = 1000
+HIDDEN = "[secret]"
+"""In place of a credential that a server repeats."""
+MIN_HIDDEN_LENGTH = 6
+"""Characters of a password: a shorter one could be part of any word."""
 CONNECT_TIMEOUT_SECONDS = 10.0
 UNKNOWN_OUTCOME = "; outcome unknown: it may have accepted the message"
 MAX_DETAIL_CHARACTERS = 300
@@ -228,7 +232,7 @@ class HttpSession:
             raise TimeoutFailure(f"{host}: no connection within {seconds:g} s") from None
         except TimeoutError:
             raise TimeoutFailure(f"{host} did not answer within {request.timeout:g} s{UNKNOWN_OUTCOME}") from None
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, UnicodeError):  # the latter for a host with an empty or too long label
             raise InvalidInput("url", f"of {host} is not usable; change it") from None
         except aiohttp.ClientConnectorCertificateError as exc:
             advice = 'trust its authority (SSL_CERT_FILE), or set "verify": false in the extra for a test server'
@@ -257,7 +261,12 @@ class HttpSession:
             request.method, request.url, data=request.body, headers=request.headers, timeout=timeout,
             allow_redirects=False, proxy=self.proxy,
         ) as response:  # fmt: skip
-            return HttpResponse(response.status, response.headers, await _read_text(response))
+            text = await _read_text(response)
+            hidden = _credentials(request.headers)
+            if not any(shape in text or shape in str(response.headers) for shape in hidden):
+                return HttpResponse(response.status, response.headers, text)
+            headers = {name: _without(value, hidden) for name, value in response.headers.items()}
+            return HttpResponse(response.status, headers, _without(text, hidden))
 
     def _get_client(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -285,6 +294,20 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
         text = content.decode("utf-8", "replace")
     # PostgreSQL cannot store a NUL, nor half a surrogate pair, which "unicode-escape" returns.
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _credentials(headers: Mapping[str, str]) -> list[str]:
+    """What a server may repeat of a request's Authorization, in each form; errors and attempts keep what it answers."""
+    scheme, _, value = headers.get("Authorization", "").partition(" ")
+    password = b64decode(value).decode().partition(":")[2] if scheme == "Basic" else ""
+    secrets = [secret for secret in (value, password) if len(secret) >= MIN_HIDDEN_LENGTH]
+    return [shape for secret in secrets for shape in (secret, secret.replace("/", "\\/"))]  # some JSON escapes slashes
+
+
+def _without(text: str, hidden: Sequence[str]) -> str:
+    for shape in hidden:
+        text = text.replace(shape, HIDDEN)
+    return text
 
 
 def _origin(url: str) -> str:

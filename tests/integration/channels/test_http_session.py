@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
 
-from backline.channels.http import MAX_RESPONSE_BYTES, HttpRequest, HttpResponse, HttpSession
+from backline.channels.http import MAX_RESPONSE_BYTES, HttpGateway, HttpRequest, HttpResponse, HttpSession
 from backline.errors import NetworkFailure, TimeoutFailure
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +112,26 @@ async def test_a_redirect_is_returned_and_not_followed() -> None:
     async with http_server(handler) as url:
         assert (await exchange(HttpSession(), f"{url}/here")).status == 307
     assert asked == ["/here"]
+
+
+async def test_a_credential_that_the_server_repeats_is_hidden() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        sent = request.headers["Authorization"]
+        said = {"sent": sent, "escaped": sent.replace("/", "\\/"), "password": "pass/word?>"}
+        return web.json_response(said, status=307, headers={"Location": f"/login?with={sent}"})
+
+    basic = HttpGateway("g", "http://x", "user??>", "pass/word?>").basic_auth()
+    for value in (basic, "Bearer abc/def.ghi"):
+        async with http_server(handler) as url:
+            session = HttpSession()
+            answer = await session.exchange(HttpRequest("POST", url, {"Authorization": value}, b"", 5))
+            await session.close()
+        error = answer.error("gateway")
+        for text in (answer.body, answer.headers["Location"], str(error), error.response or ""):
+            assert value.split()[1].replace("/", "\\/") not in text
+            assert value.split()[1] not in text
+            assert "pass/word" not in text or value is not basic
+            assert "[secret]" in text
 
 
 @pytest.mark.parametrize("packed", [False, True])
