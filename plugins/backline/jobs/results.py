@@ -41,7 +41,7 @@ class RunRef:
     def parse(cls, text: str, field: str = "id") -> Self:
         """Parse `<dag_id>:<run_id>`; a DAG id has no colon, so the first one ends it. InvalidInput names the field."""
         dag_id, _, run_id = text.partition(":")
-        if not dag_id or not run_id:
+        if not dag_id or not run_id or not text.isprintable():
             raise InvalidInput(
                 field, f"{text[:80]!r} is not a run; write <dag_id>:<run_id>, as in count_orders:manual__1"
             )

@@ -25,7 +25,7 @@ RunId = Annotated[
     str,
     Path(
         max_length=600,
-        pattern=r"^[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]+$",
+        json_schema_extra={"pattern": r"^[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]+$"},
         examples=["count_orders:manual__2026-01-01T00:00:00+00:00"],
     ),
 ]

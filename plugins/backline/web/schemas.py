@@ -21,6 +21,7 @@ BATCH_LIMIT = 1_000
 MAX_LISTED_MESSAGES = 1_000
 """Maximum number of messages in the response to a replay of webhook events."""
 ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
+ONE_LINE_OF_TEXT = r"^[^\x00-\x1f\x7f]*[!-~][^\x00-\x1f\x7f]*$"
 
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(parse_timestamp)]
@@ -312,7 +313,7 @@ class SecretRotation(RequestBody):
 class DisableRequest(RequestBody):
     """Why an endpoint is disabled."""
 
-    reason: str = Field(description="In a few words, for operators.")
+    reason: str = Field(description="In a few words, for operators.", json_schema_extra={"pattern": ONE_LINE_OF_TEXT})
 
 
 class WebhookReplay(RequestBody):

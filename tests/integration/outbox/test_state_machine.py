@@ -248,10 +248,17 @@ class OutboxMachine(RuleBasedStateMachine):
     @invariant()
     def every_end_of_a_try_is_written_down_once(self) -> None:
         [row] = self.outbox.sql(
-            "SELECT (SELECT count(*) FROM backline.attempt) AS written, (SELECT count(DISTINCT (message_id, number)) FROM backline.attempt)"
-            " AS different, (SELECT coalesce(sum(attempt), 0) FROM backline.message) AS counted"
+            """
+            SELECT count(*) FILTER (WHERE outcome <> 'rescued') AS written,
+                count(DISTINCT (message_id, number)) FILTER (WHERE outcome <> 'rescued') AS different,
+                count(*) FILTER (WHERE outcome = 'rescued') AS rescues_written,
+                (SELECT coalesce(sum(attempt), 0) FROM backline.message) AS counted,
+                (SELECT coalesce(sum(rescues), 0) FROM backline.message) AS rescues
+            FROM backline.attempt
+            """
         )
         assert row["written"] == row["different"] == row["counted"] == self.finished
+        assert row["rescues_written"] == row["rescues"]
 
     @invariant()
     def accepted_is_accounted_for(self) -> None:

@@ -132,7 +132,7 @@ def test_half_sent_bodies_without_a_login_are_bounded_and_leave_room(set_up: Cal
 def test_slow_searches_leave_threads_to_neighbours_and_time_out_in_the_queue(
     set_up: Callable[..., Api], shared_database: str
 ) -> None:
-    api = set_up(max_concurrent_requests=16, pool_timeout_seconds=1, search_timeout_seconds=10)
+    api = set_up(max_concurrent_requests=16, pool_timeout_seconds=1, search_timeout_seconds=10, lock_timeout_seconds=10)
     neighbour = cast("FastAPI", api.client.app)
     neighbour.add_api_route("/neighbour", lambda: "healthy")  # not async: in a thread
 

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from backline.settings import ROOT
 from backline.web.urls import PREFIX
 from testkit.http_fuzz import MAX_GROWTH_MIB, Client, OddRequest, fuzz, memory_mib
+from testkit.processes import wait_for
 from tests.integration.web.conftest import API, Api
 
 MIB = 2**20
@@ -24,18 +27,24 @@ JSON = {"Content-Type": b"application/json"}
 
 
 @pytest.fixture
-def http_server(api: Api) -> Iterator[tuple[int, dict[str, str]]]:  # noqa: ARG001 - its environment
+def http_server(api: Api, tmp_path: Path) -> Iterator[tuple[int, dict[str, str]]]:  # noqa: ARG001 - its environment
     """The port and the tokens of a server on an empty database."""
     environment = {
         **os.environ, "PYTHONPATH": f"{ROOT / 'plugins'}:{ROOT}", "AIRFLOW__API_AUTH__JWT_SECRET": "x" * 64,
         "BACKLINE__HTTP__BODY_TIMEOUT_SECONDS": "2",
     }  # fmt: skip
     command = [sys.executable, "-m", "tests.integration.web.server"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=ROOT, text=True) as process:
-        assert process.stdout is not None
-        started = next(line for line in process.stdout if line.startswith("{"))
-        yield json.loads(started)["port"], json.loads(started)["tokens"]
+    log = tmp_path / "server.log"
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, env=environment, cwd=ROOT) as process:
+        wait_for(lambda: _started(log), "the server", 60)
+        yield _started(log)["port"], _started(log)["tokens"]
         process.kill()
+
+
+def _started(log: Path) -> dict[str, Any]:
+    """What the server prints first; empty until it does."""
+    lines = log.read_text("utf-8").splitlines()
+    return next((json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")), {})
 
 
 def long_names(client: Client, token: str) -> None:
