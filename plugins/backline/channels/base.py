@@ -23,6 +23,8 @@ MAX_TIMEOUT_SECONDS = 120.0
 """Of one attempt, unless a channel has its own limit."""
 RESPONSE_LIMIT = 4096
 """Bytes of a receiver's response that are stored."""
+MAX_FILENAME_LENGTH = 255
+"""Characters of an attachment's name."""
 ALL_ENDPOINTS = "*"
 """The webhook recipient that means every subscribed endpoint."""
 
@@ -49,6 +51,8 @@ class Message(NamedTuple):
     created_at: datetime
     attempt: int = 1
     """The attempt's number, from 1; a channel may give later attempts a longer timeout."""
+    payload_json: str | None = None
+    """The payload as it is stored, with the very digits of its numbers; None if it has changed since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,19 @@ MAX_ADDRESS_LENGTH = 500
 MAX_NUMBER_LENGTH = 40
 """Characters of a number as typed, including spaces and brackets."""
 _NUMBER_HINT = "write it with its country code, for example +49 1511 2345678"
+_WORD = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00df-\u00f6\u00f8-\u00ff-]+"
+_LETTER = "A-Za-z0-9\u00df-\u00f6\u00f8-\u00ff"
+_LABEL = f"(?!..--)[{_LETTER}](?:[{_LETTER}-]{{0,61}}[{_LETTER}])?"
+_DOMAIN = f"(?:(?:{_LABEL}|[Xx][Nn]--[A-Za-z0-9-]{{1,58}}[A-Za-z0-9])[.])+[A-Za-z]{{2,63}}|localhost"
+ADDR_SPEC_PATTERN = f"(?![^@]{{65}}|.{{255}}){_WORD}(?:[.]{_WORD})*@(?:{_DOMAIN})"
+ADDRESS_PATTERN = f'{ADDR_SPEC_PATTERN}|[^<>@"\\\\\x01-\x1f\x7f-\x9f\u2028\u2029]+ <{ADDR_SPEC_PATTERN}>'
+"""Addresses that SQL takes as they are, with or without a display name."""
+SHORT_ADDRESS_PATTERN = "[A-Za-z0-9_+-]+(?:[.][A-Za-z0-9_+-]+)*@(?:[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*[.])+[A-Za-z][A-Za-z]+"
 USER_PREFIX = "user:"
 """Prefix of a recipient that means all devices of one user: `user:17`."""
+PUSH_PATTERN = "user:[!-~]{1,200}|(?!user:)[!-~]{8,}"
+WEBHOOK_PATTERN = "[*]|ep_[0-9]{1,18}"
+"""Recipients that SQL takes as they are."""
 _DEVICE_TOKEN = re.compile(r"[!-~]{8,4096}")
 _USER_ID = re.compile(r"[!-~]{1,200}")
 _ENDPOINT_ID = re.compile(r"ep_[0-9]{1,18}")
@@ -120,6 +131,29 @@ def parse_phone_number(text: str, field: str) -> str:
         case _:
             problem = "of the wrong length"
     raise InvalidInput(field, f"{stripped!r} is {problem} for its country; {_NUMBER_HINT}")
+
+
+def phone_number_pattern() -> str:
+    """The numbers in E.164 that `parse_phone_number` accepts, by the possible lengths of each country's numbers."""
+    from phonenumbers import COUNTRY_CODE_TO_REGION_CODE, PhoneMetadata
+
+    codes: dict[tuple[int, ...], list[str]] = {}
+    for code, regions in COUNTRY_CODE_TO_REGION_CODE.items():
+        non_geographical = regions[0] == "001"
+        metadata = (
+            PhoneMetadata.metadata_for_nongeo_region(code, None)
+            if non_geographical
+            else PhoneMetadata.metadata_for_region(regions[0], None)
+        )
+        possible = metadata.general_desc.possible_length if metadata and metadata.general_desc else ()
+        lengths = tuple(length for length in possible if 6 <= len(str(code)) + length <= 15)
+        if not lengths:
+            continue
+        codes.setdefault(lengths, []).append(str(code))
+    return "[+](?:" + "|".join(
+        f"(?:{'|'.join(of_lengths)})(?:{'|'.join(f'[0-9]{{{length}}}' for length in lengths)})"
+        for lengths, of_lengths in codes.items()
+    ) + ")"  # fmt: skip
 
 
 def parse_push_recipient(text: str, field: str) -> str:

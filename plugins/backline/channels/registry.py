@@ -33,6 +33,11 @@ class Connections(Protocol):
         """The connection string of the app's database."""
 
 
+def sql_pattern(pattern: str) -> str:
+    """The pattern for a text as a whole, in PostgreSQL."""
+    return f"^(?:{pattern})$"
+
+
 def _strip(address: str) -> str:
     return address.strip(" ")
 
@@ -55,10 +60,21 @@ class ChannelDefinition:
     """What a recipient is, after "give": for the form and for errors."""
     parse_recipient: Callable[[str, str], str]
     """A recipient in its stored form; InvalidInput names the field, the second argument."""
+    recipient_pattern: Callable[[], str]
+    """A regular expression, for Python and PostgreSQL, of the recipients that SQL takes as they are; `parse_recipient` accepts
+    each of them."""
+    short_recipient_pattern: str
+    """A faster one, without counts, of which only recipients of up to 64 characters are valid."""
+    recipient_problem: str
+    """What is wrong with any other recipient, with an example."""
+    recipient_max_length: int = ADDRESS_MAX_LENGTH
+    """Characters of a recipient."""
     address_key: Callable[[str], str] = _strip
     """One key per recipient, however its address is written; never fails, and agrees with SQL's `backline.address_key`."""
     parse_address_key: Callable[[str, str], str] = _check_line
     """The key of an address from outside; InvalidInput names the field."""
+    check_content: Callable[[Any], None] | None = None
+    """Raises InvalidInput for content that the channel would refuse, if that is cheap to know; the HTTP API calls it."""
     retry_schedule: Callable[[Settings], tuple[Sequence[float], float]] | None = None
     """The delays after each attempt in seconds and their jitter, instead of [retry.*]."""
 

@@ -156,10 +156,21 @@ def test_header_injection_is_refused(evil: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["From", "bcc", "Message-ID", "DATE", "Content-Type", "content-anything", "Received", "DKIM-Signature"]
+    "name",
+    [
+        "From",
+        "bcc",
+        "Message-ID",
+        "DATE",
+        "Content-Type",
+        "content-anything",
+        "Received",
+        "DKIM-Signature",
+        "Resent-To",
+    ],
 )
 def test_reserved_headers_are_refused(name: str) -> None:
-    with pytest.raises(InvalidInput, match="sets this header"):
+    with pytest.raises(InvalidInput, match="is written by Backline or a mail server"):
         raw(EmailContent("x", "x", headers={name: "x"}))
 
 
@@ -253,11 +264,9 @@ def test_any_filename_survives_a_round_trip(name: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(value=st.one_of(one_line, ascii_line).map(str.strip))
+@given(value=st.one_of(one_line, ascii_line).map(lambda text: text.replace("=?", "").strip()).filter(bool))
 def test_any_custom_header_survives_a_round_trip(value: str) -> None:
-    assert read(raw(EmailContent("x", "x", headers={"X-Custom": value.replace("=?", "")})))[
-        "X-Custom"
-    ] == value.replace("=?", "")
+    assert read(raw(EmailContent("x", "x", headers={"X-Custom": value})))["X-Custom"] == value
 
 
 @pytest.mark.parametrize(

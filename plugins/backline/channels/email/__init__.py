@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backline.channels.recipients import parse_address
+from backline.channels.recipients import ADDRESS_PATTERN, SHORT_ADDRESS_PATTERN, parse_address
 from backline.channels.registry import ChannelDefinition
 from backline.errors import InvalidInput
 
@@ -44,6 +44,9 @@ DEFINITION = ChannelDefinition(
     create=_create,
     recipient_example="ann@example.com",
     recipient_help="an email address, with or without a name: Ann <ann@example.com>",
+    recipient_pattern=lambda: ADDRESS_PATTERN,
+    short_recipient_pattern=SHORT_ADDRESS_PATTERN,
+    recipient_problem="not an email address; use ann@example.com or Ann <ann@example.com>",
     parse_recipient=_parse_recipient,
     address_key=_address_key,
     parse_address_key=_parse_address_key,

@@ -17,31 +17,19 @@ from html import unescape
 from urllib.parse import quote
 from xml.etree.ElementTree import Element
 
-from backline.channels.base import Attachment, EmailContent
+from backline.channels.base import MAX_FILENAME_LENGTH, Attachment, EmailContent
+from backline.channels.email.headers import PREFERRED_LINE_LENGTH, check_header, fold
 from backline.channels.recipients import CONTROL_CHARACTERS, Address
 from backline.errors import InvalidInput
 
-PREFERRED_LINE_LENGTH = 78
-"""Characters that a line should not exceed."""
-MAX_LINE_LENGTH = 998
-"""Characters that a line must not exceed."""
 MAX_ENCODED_LINE_LENGTH = 76
 """Characters that a line with an encoded word must not exceed (RFC 2047 section 2)."""
 
-_FIELD_NAME = re.compile(r"[!-9;-~]{1,70}")
 _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
-_SINGLE_SPACE = re.compile(r"(?<=[^ ]) (?=[^ ])")
 _LONG_WORD = re.compile(r"[^ ]{61}")
 _PHRASE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _QUOTABLE = re.compile(r"[ -~]{1,60}")
 _FILENAME = re.compile(r"[ !#$%&'()+,\-.0-9:;<=>@A-Z\[\]^_`a-z{}~]{1,55}")
-_RESERVED = frozenset(
-    """
-    from sender to cc bcc reply-to subject date message-id mime-version auto-submitted return-path received
-    delivered-to dkim-signature authentication-results arc-seal arc-message-signature arc-authentication-results
-    resent-from resent-sender resent-to resent-cc resent-bcc resent-date resent-message-id
-    """.split()  # noqa: SIM905 - thirty quoted strings are harder to read
-)
 
 # "=_" cannot occur in a quoted-printable or base64 line (RFC 2045 section 6.7), and a body that contains it is never sent
 # unencoded. So no content can forge the end of its part, even if its author saw an earlier mail of this process.
@@ -161,7 +149,7 @@ def _attachment(attachment: Attachment, field: str) -> tuple[bytes, bytes]:
         raise InvalidInput(f"{field}.content_type", f"{kind[:80]!r} is not a media type such as application/pdf")
     name = attachment.filename
     reject_control_characters(name, f"{field}.filename")
-    if not name.strip() or len(name) > 255 or "/" in name or "\\" in name:
+    if not name.strip() or len(name) > MAX_FILENAME_LENGTH or "/" in name or "\\" in name:
         raise InvalidInput(f"{field}.filename", "must be a name of 1 to 255 characters without '/' and '\\'")
     head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: base64\r\n{content_disposition(name)}\r\n"
     return head.encode(), _base64(attachment.content)
@@ -187,7 +175,7 @@ def unstructured_header(name: str, value: str) -> str:
         if len(line) <= PREFERRED_LINE_LENGTH + 2:
             return line
         if not _LONG_WORD.search(value):
-            return _fold(name, value)
+            return fold(name, value)
     return f"{name}: {_encoded_words(value, len(name) + 2)}\r\n" if value else f"{name}:\r\n"
 
 
@@ -195,23 +183,12 @@ def custom_headers(headers: Mapping[str, str]) -> str:
     """The header fields that a message adds; InvalidInput for a name or value that is not allowed."""
     fields = []
     for name, value in headers.items():
-        field = f"headers.{name}"
-        reject_control_characters(name, "headers")
-        if not _FIELD_NAME.fullmatch(name):
-            raise InvalidInput(field, "a header name has 1 to 70 ASCII characters, without spaces and ':'")
-        if name.lower() in _RESERVED or name.lower().startswith("content-"):
-            raise InvalidInput(field, "Backline or a mail server sets this header; remove it")
-        reject_control_characters(value, field)
-        if not value.isascii():
-            fields.append(f"{name}: {_encoded_words(value, len(name) + 2)}\r\n")
-            continue
-        # Not encoded, because it may have a syntax of its own (List-Unsubscribe: <https://...>).
-        folded = _fold(name, value.strip())
-        if any(len(line) > MAX_LINE_LENGTH for line in folded.split("\r\n")):
-            raise InvalidInput(
-                field, f"has a word that does not fit a line of {MAX_LINE_LENGTH} characters; shorten it"
-            )
-        fields.append(folded)
+        if problem := check_header(name, value):
+            raise InvalidInput(f"headers.{name}" if name.isprintable() else "headers", problem)
+        # ASCII is not encoded, because it may have a syntax of its own (List-Unsubscribe: <https://...>).
+        fields.append(
+            fold(name, value.strip()) if value.isascii() else f"{name}: {_encoded_words(value, len(name) + 2)}\r\n"
+        )
     return "".join(fields)
 
 
@@ -250,19 +227,6 @@ def content_disposition(filename: str) -> str:
     pieces[0] = f"utf-8''{pieces[0]}"
     lines = [f" filename*{number}*={piece}" for number, piece in enumerate(pieces)]
     return "Content-Disposition: attachment;\r\n" + ";\r\n".join(lines) + "\r\n"
-
-
-def _fold(name: str, value: str) -> str:
-    """Break at single spaces, so that the field unfolds to exactly the given value and no line is blank."""
-    lines = []
-    first, *words = _SINGLE_SPACE.split(value)
-    line = f"{name}: {first}"
-    for word in words:
-        if len(line) + 1 + len(word) > PREFERRED_LINE_LENGTH:
-            lines.append(line)
-            line = ""
-        line += f" {word}"
-    return "\r\n".join([*lines, line]) + "\r\n"
 
 
 def _encoded_words(text: str, column: int) -> str:

@@ -16,6 +16,7 @@ import psycopg
 from backline import errors
 from backline.channels.base import Message, PushContent, Receipt, attempt_timeout, truncate
 from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
+from backline.channels.push.limits import check_size
 from backline.channels.push.settings import PushSettings
 from backline.channels.recipients import USER_PREFIX, parse_push_recipient
 from backline.db.connect import Database
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 TOKEN_URL = "https://oauth2.googleapis.com/token"  # noqa: S105 - not a token
-MAX_PAYLOAD_BYTES = 4096
-"""Bytes of notification and data together that FCM accepts."""
 VISIBLE_TOKEN_CHARACTERS = 12
 """Characters of a device token in texts: enough to find the device, too few to send to it."""
 _ERROR_CLASSES: dict[str, type[errors.BacklineError]] = {
@@ -78,11 +77,8 @@ class PushChannel:
         """Render and build the message; raises InvalidInput, naming the field, if that is impossible."""
         recipient = parse_push_recipient(message.recipient, "to")
         content = self._render(message)
+        check_size(content)
         body = {"notification": {"title": content.title, "body": content.body}, "data": dict(content.data)}
-        size = len(json.dumps(body, ensure_ascii=False).encode())
-        if size > MAX_PAYLOAD_BYTES:
-            problem = f"title, body and data have {size} bytes; the limit is {MAX_PAYLOAD_BYTES}: shorten them"
-            raise errors.InvalidInput("data", problem)
         if not content.data:
             del body["data"]
         built = {**body, **_platform_options(content, time.time())}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from backline.channels.recipients import parse_phone_number
+from backline.channels.recipients import parse_phone_number, phone_number_pattern
 from backline.channels.registry import ChannelDefinition
 from backline.errors import InvalidInput
 
@@ -31,11 +31,23 @@ def _parse_address_key(address: str, field: str) -> str:
     return key
 
 
+def _check_content(content: Any) -> None:
+    from backline.channels.sms.limits import check_length
+    from backline.channels.sms.settings import SmsSettings
+    from backline.settings import settings
+
+    check_length(content, settings().section(SmsSettings).max_segments)
+
+
 DEFINITION = ChannelDefinition(
     create=_create,
     recipient_example="+4915112345678",
     recipient_help="a phone number with its country: +49 1511 2345678",
+    recipient_pattern=phone_number_pattern,
+    short_recipient_pattern="[+]49[1-9][0-9]{9,10}|[+]1[2-9][0-9]{9}",
+    recipient_problem="not a phone number in E.164; use +4915112345678, without blanks",
     parse_recipient=parse_phone_number,
+    check_content=_check_content,
     address_key=_address_key,
     parse_address_key=_parse_address_key,
 )

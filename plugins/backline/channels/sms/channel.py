@@ -9,12 +9,10 @@ from urllib.parse import quote, urlencode
 from backline.channels.base import Message, Receipt, attempt_timeout, truncate
 from backline.channels.http import UNKNOWN_OUTCOME, HttpGateway, HttpRequest, HttpResponse, HttpSession
 from backline.channels.recipients import parse_phone_number
-from backline.channels.sms import segments
+from backline.channels.sms.limits import check_length
 from backline.channels.sms.settings import SmsSettings
-from backline.errors import BacklineError, InvalidInput, Misconfigured, RateLimited, Rejected, UnknownFailure
+from backline.errors import BacklineError, Misconfigured, RateLimited, Rejected, UnknownFailure
 
-MAX_CHARACTERS = 1600
-"""Characters of one message that Twilio accepts."""
 _MESSAGING_SERVICE = re.compile(r"MG[0-9a-f]{32}")
 _SENDER = re.compile(r"\+[1-9][0-9]{6,14}|[0-9]{3,8}|(?=[A-Za-z0-9 ]{0,10}[A-Za-z])[A-Za-z0-9 ]{1,11}")
 """A number, a short code, or a name."""
@@ -56,7 +54,7 @@ class SmsChannel:
         """Render and check the text; raises InvalidInput, naming the field, if it cannot be sent."""
         number = parse_phone_number(message.recipient, "to")
         text = self._render(message)
-        self._check_length(text)
+        check_length(text, self._settings.max_segments)
         body = urlencode({"To": number, **self._sender_params, "Body": text}).encode()
         seconds = attempt_timeout(self._settings.timeout_seconds, message.attempt)
         return HttpRequest("POST", self._url, self._headers, body, seconds)
@@ -64,18 +62,6 @@ class SmsChannel:
     def session(self) -> SmsSession:
         """A new session, not yet connected."""
         return SmsSession(self._gateway)
-
-    def _check_length(self, text: str) -> None:
-        if not text.strip():
-            raise InvalidInput("body", "is empty; a text message needs at least one character")
-        if len(text) > MAX_CHARACTERS:
-            raise InvalidInput("body", f"has {len(text)} characters; the limit is {MAX_CHARACTERS}")
-        parts, limit = segments.count_segments(text).parts, self._settings.max_segments
-        if parts > limit:
-            advice = "shorten it"
-            if special := segments.non_gsm_characters(text):
-                advice += f", or write it without {special[:10]!r}, which more than halve the room"
-            raise InvalidInput("body", f"needs {parts} segments; the limit is {limit} (sms.max_segments): {advice}")
 
 
 class SmsSession:

@@ -6,6 +6,7 @@ extension table count twice. Any other character makes the whole text UCS-2: 70 
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 _BASIC = frozenset(
@@ -15,6 +16,10 @@ _BASIC = frozenset(
 _EXTENDED = frozenset("\f^{}\\[~]|€")
 _ALPHABET = _BASIC | _EXTENDED
 _SEGMENT_UNITS = {"GSM-7": (160, 153), "UCS-2": (70, 67)}
+GSM_ROOM, UCS_ROOM = (each for _, each in _SEGMENT_UNITS.values())
+"""Units of each of several segments."""
+BASIC_PATTERN = re.escape("".join(sorted(_BASIC)))
+"""The characters that count once in GSM 7-bit, within the brackets of a regular expression."""
 _LOOKALIKES = str.maketrans({
     "\u00a0": " ", "\u2007": " ", "\u2009": " ", "\u202f": " ",
     "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"', "\u00ab": '"', "\u00bb": '"',

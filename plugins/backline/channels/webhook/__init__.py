@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backline.channels.recipients import parse_webhook_recipient
+from backline.channels.recipients import WEBHOOK_PATTERN, parse_webhook_recipient
 from backline.channels.registry import ChannelDefinition
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ DEFINITION = ChannelDefinition(
     create=_create,
     recipient_example="*",
     recipient_help="* for every endpoint that is subscribed to the event, or the id of one: ep_1",
+    recipient_pattern=lambda: WEBHOOK_PATTERN,
+    short_recipient_pattern=WEBHOOK_PATTERN,
+    recipient_problem='not an endpoint; use "*" for all, or an id such as ep_1',
     parse_recipient=parse_webhook_recipient,
     retry_schedule=_retry_schedule,
 )

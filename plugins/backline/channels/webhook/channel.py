@@ -16,6 +16,7 @@ from pydantic_core import to_json
 
 from backline.channels.base import Message, Receipt, WebhookContent, truncate
 from backline.channels.http import HttpRequest, HttpResponse, HttpSession
+from backline.channels.raw_json import raw_member
 from backline.channels.recipients import parse_webhook_recipient
 from backline.channels.webhook.endpoints import DeliveryEndpoint, EndpointStore
 from backline.channels.webhook.settings import WebhookSettings
@@ -66,7 +67,9 @@ class WebhookChannel:
         endpoint = parse_webhook_recipient(message.recipient, "to")
         event = self._render(message)
         occurred_at = event.occurred_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        body = to_json({"type": event.event_type, "timestamp": occurred_at, "data": event.data})
+        body = to_json({"type": event.event_type, "timestamp": occurred_at})
+        data = raw_member(message.payload_json, "data") if message.payload_json else to_json(event.data)
+        body = body[:-1] + b',"data":' + data + b"}"
         timeout = self._timeout if message.attempt == 1 else self._timeout * 2
         return PreparedWebhook(endpoint, event.event_id, body, timeout)
 
