@@ -15,13 +15,14 @@ from typing import Any
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import MessageType
+from backline.messages.fields import SQL_KEYWORDS
 from backline.messages.rules import branches
 from backline.messages.secrets import plaintext
 from backline.settings import ROOT
 
 FILE = ROOT / "include" / "config" / "message_types.json"
 REWRITE = "run ./backline generate"
-ANNOTATIONS = frozenset({"title", "description", "examples", "default"})
+ANNOTATIONS = frozenset({"title", "description", "examples", "default"}) | SQL_KEYWORDS
 """Keywords that do not affect which payloads are valid."""
 LOWER_BOUNDS = ("minLength", "minItems", "minProperties", "minimum", "exclusiveMinimum")
 MAX_DEPTH = 20

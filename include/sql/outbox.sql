@@ -480,16 +480,32 @@ LEFT JOIN backline.message_type AS t ON t.name = m.type;
 UPDATE backline.idempotency SET ids = %(ids)s::bigint[]
 WHERE caller = backline.calling_role() AND scope = %(key_scope)s::text AND key = %(key)s::text;
 
+-- name: channel_sync
+-- Stores the form of one channel's recipients.
+INSERT INTO backline.channel (name, recipient, max_length, problem)
+VALUES (%(name)s::text, %(recipient)s::text, %(max_length)s::integer, %(problem)s::text)
+ON CONFLICT (name) DO UPDATE SET recipient = excluded.recipient, max_length = excluded.max_length, problem = excluded.problem;
+
 -- name: message_type_sync
 -- Stores one message type for backline.enqueue.
-INSERT INTO backline.message_type AS t (name, version, fields, field_names, secret_fields, routes)
-SELECT %(name)s::text, %(version)s::smallint,
-    coalesce((SELECT array_agg(f) FROM jsonb_populate_recordset(NULL::backline.field_rule, %(fields)s::jsonb) AS f), '{}'),
-    %(field_names)s::text[], %(secret_fields)s::text[],
+INSERT INTO backline.message_type AS t (name, version, field_names, rules, small_size, max_size, limits, maxima, secret_fields, lifetime,
+                                      routes)
+SELECT %(name)s::text, %(version)s::smallint, %(field_names)s::text[], %(rules)s::text::jsonpath, %(small_size)s::integer, %(max_size)s::integer,
+    %(limits)s::text[]::jsonpath[], %(maxima)s::integer[], %(secret_fields)s::text[], %(lifetime)s::interval,
     (SELECT array_agg(r) FROM jsonb_populate_recordset(NULL::backline.route, %(routes)s::jsonb) AS r)
 ON CONFLICT (name) DO UPDATE
-SET version = excluded.version, fields = excluded.fields, field_names = excluded.field_names, secret_fields = excluded.secret_fields,
-    routes = excluded.routes;
+SET version = excluded.version, field_names = excluded.field_names, rules = excluded.rules, small_size = excluded.small_size,
+    max_size = excluded.max_size, limits = excluded.limits, maxima = excluded.maxima, secret_fields = excluded.secret_fields, lifetime = excluded.lifetime, routes = excluded.routes;
+
+-- name: field_rule_delete
+-- Deletes the rules of a type's fields.
+DELETE FROM backline.field_rule WHERE type = %(type)s::text;
+
+-- name: field_rule_insert
+-- Stores the rules of one field.
+INSERT INTO backline.field_rule (type, position, name, rule, path, limits, maxima)
+VALUES (%(type)s::text, %(position)s::smallint, %(name)s::text, %(rule)s::jsonb, %(path)s::text::jsonpath,
+    %(limits)s::text[]::jsonpath[], %(maxima)s::integer[]);
 
 -- name: lane_sync
 -- Stores one lane for backline.enqueue.

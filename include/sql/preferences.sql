@@ -120,6 +120,11 @@ WHERE channel = %(channel)s::text AND address = backline.address_key(%(channel)s
 SELECT backline.set_preference_key(%(channel)s::text, %(address)s::text, %(zone)s::text, %(quiet_from)s::time,
     %(quiet_until)s::time, %(per_day)s::integer);
 
+-- name: topic_sync
+-- Stores the topics of the settings, so that SQL can refuse others.
+WITH gone AS (DELETE FROM backline.topic WHERE name <> ALL (%(names)s::text[]))
+INSERT INTO backline.topic (name) SELECT n FROM unnest(%(names)s::text[]) AS n ON CONFLICT DO NOTHING;
+
 -- name: time_zone_sync
 -- Adds time zones that are missing.
 INSERT INTO backline.time_zone (name) SELECT n FROM unnest(%(names)s::text[]) AS n ON CONFLICT DO NOTHING;

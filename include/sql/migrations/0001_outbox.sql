@@ -1,35 +1,49 @@
 -- The outbox: one row per message, its attempts, and the ledger that proves that no message is lost.
 
--- The rule for one payload field, generated from the message type's model (backline.messages).
-CREATE TYPE backline.field_rule AS (
-    name       text,
-    required   boolean,
-    json_types text[],    -- JSON types: string, number, integer, boolean, object, array, null
-    min_length integer,   -- of a string in characters, of an array in items, of an object in keys
-    max_length integer,
-    choices    jsonb,     -- array of the allowed values, or null
-    minimum    numeric,
-    maximum    numeric,
-    secret     boolean    -- only Fernet text or {"$ref": ...} is allowed
-);
-
 -- One channel of a message type.
 CREATE TYPE backline.route AS (
     channel      text,
     lane         text,
     priority     smallint,
-    max_attempts smallint
+    max_attempts smallint,
+    recipient    text         -- a regular expression for its recipients of up to 64 characters
 );
 
 CREATE TABLE backline.message_type (
     name          text PRIMARY KEY,
     version       smallint NOT NULL DEFAULT 1,        -- of its payload; copied to each new message
-    fields        backline.field_rule[] NOT NULL,
     field_names   text[] NOT NULL,
+    rules         jsonpath NOT NULL,                  -- true for a valid payload, but for its size limits
+    small_size    integer NOT NULL,                   -- a payload of fewer bytes keeps all size limits
+    max_size      integer,                            -- bytes of a payload as text, or null
+    limits        jsonpath[] NOT NULL,                -- of texts, objects, and values that must not be there
+    maxima        integer[] NOT NULL,                 -- of their characters or members, by position in limits; 0: none
     secret_fields text[] NOT NULL,
+    lifetime      interval,                           -- from acceptance to the default of expires_at; null: it never expires
     routes        backline.route[] NOT NULL
-);
+) WITH (toast_tuple_target = 8160);  -- each enqueue reads a row
 COMMENT ON TABLE backline.message_type IS 'Synced from the registry by every migration; do not edit.';
+
+-- The rules of one payload field, for errors and size limits; generated from the message type's model.
+CREATE TABLE backline.field_rule (
+    type     text NOT NULL,
+    position smallint NOT NULL,
+    name     text NOT NULL,
+    rule     jsonb NOT NULL,         -- backline.messages.rules
+    path     jsonpath NOT NULL,      -- true if the payload's field is valid, but for its size limits
+    limits   jsonpath[] NOT NULL,    -- the field's, as in message_type
+    maxima   integer[] NOT NULL,
+    PRIMARY KEY (type, position)
+);
+COMMENT ON TABLE backline.field_rule IS 'Synced from the registry by every migration; do not edit.';
+
+CREATE TABLE backline.channel (
+    name       text PRIMARY KEY,
+    recipient  text NOT NULL,        -- a regular expression for its recipients
+    max_length integer NOT NULL,     -- of a recipient, in characters
+    problem    text NOT NULL         -- what is wrong with another recipient
+);
+COMMENT ON TABLE backline.channel IS 'Synced from the channels by every migration; do not edit.';
 
 CREATE TABLE backline.lane (
     name     text PRIMARY KEY,

@@ -1,90 +1,78 @@
 -- enqueue: called by the app inside its own transactions.
 
--- Why this payload is invalid, as "field: problem and fix", or null when it is valid.
---
--- PL/pgSQL prepares each expression that it reaches once per transaction, so a valid field leaves the loop after a few short
--- expressions.
-CREATE FUNCTION backline.payload_error(fields backline.field_rule[], field_names text[], payload jsonb)
+-- The error of a payload that is no object or has a key that is not among the names.
+CREATE FUNCTION backline.unknown_field_error(payload jsonb, names text[])
+RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN jsonb_typeof(payload) = 'object'
+    THEN (SELECT min(key) FROM jsonb_object_keys(payload - names) AS key)
+        || ': unknown field; remove it or use one of: ' || array_to_string(names, ', ')
+    ELSE 'payload: must be a JSON object such as {"subject": "..."}' END;
+
+-- The error of a field (null: missing) that breaks its rule, which is as in backline.messages.rules.
+CREATE FUNCTION backline.field_error(name text, value jsonb, rule jsonb)
 RETURNS text LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
-    rule  backline.field_rule;
-    value jsonb;
-    kind  text;
-    size  integer;
+    kind  text := jsonb_typeof(value);
+    types text[] := ARRAY(SELECT jsonb_array_elements_text(rule -> 'type'));
+    size  integer := CASE kind
+        WHEN 'string' THEN char_length(value #>> '{}')
+        WHEN 'object' THEN jsonb_array_length(jsonb_path_query_array(value, '$.*'))
+        WHEN 'array' THEN jsonb_array_length(value)
+    END;
 BEGIN
-    IF jsonb_typeof(payload) IS DISTINCT FROM 'object' THEN
-        RETURN 'payload: must be a JSON object such as {"subject": "..."}';
-    END IF;
-    IF payload - field_names <> '{}' THEN
-        RETURN (SELECT min(key) FROM jsonb_object_keys(payload - field_names) AS key)
-            || ': unknown field; remove it or use one of: ' || array_to_string(field_names, ', ');
-    END IF;
-    FOREACH rule IN ARRAY fields LOOP
-        value := payload -> rule.name;
-        IF value IS NULL THEN
-            IF rule.required THEN
-                RETURN rule.name || ': required field is missing; add it to the payload';
-            END IF;
-            CONTINUE;
-        END IF;
-        kind := jsonb_typeof(value);
-        size := CASE kind
-            WHEN 'string' THEN char_length(value #>> '{}')
-            WHEN 'object' THEN jsonb_array_length(jsonb_path_query_array(value, '$.*'))  -- faster than a subquery
-            WHEN 'array' THEN jsonb_array_length(value)
-        END;
-        CONTINUE WHEN kind = rule.json_types[1] AND size BETWEEN rule.min_length AND rule.max_length AND rule.choices IS NULL
-                  AND NOT rule.secret;
-        IF kind = 'null' AND 'null' = ANY (rule.json_types) THEN
-            CONTINUE;
-        ELSIF rule.secret THEN
-            IF NOT (kind = 'string' AND value #>> '{}' LIKE 'gAAAA%') AND NOT (kind = 'object' AND value ? '$ref') THEN
-                RETURN rule.name || ': is secret; give Fernet text or a reference {"$ref": "name"}, never the plaintext';
-            END IF;
-            CONTINUE;
-        END IF;
-        IF NOT (kind = ANY (rule.json_types)
-                OR kind = 'number' AND 'integer' = ANY (rule.json_types) AND (value)::numeric = trunc((value)::numeric)) THEN
-            RETURN rule.name || ': must be ' || array_to_string(rule.json_types, ' or ') || ', not ' || kind;
-        END IF;
-        IF rule.choices IS NOT NULL AND NOT rule.choices @> value THEN
-            RETURN rule.name || ': must be one of ' || rule.choices::text;
-        END IF;
-        IF size < rule.min_length THEN
-            RETURN rule.name || ': too short; at least ' || rule.min_length || ', this has ' || size;
-        ELSIF size > rule.max_length THEN
-            RETURN rule.name || ': too long; at most ' || rule.max_length || ', this has ' || size;
-        END IF;
-        IF kind = 'number' AND ((value)::numeric < rule.minimum OR (value)::numeric > rule.maximum) THEN
-            RETURN rule.name || ': out of range; must be between '
-                || coalesce(rule.minimum::text, '-infinity') || ' and ' || coalesce(rule.maximum::text, 'infinity');
-        END IF;
-    END LOOP;
-    RETURN NULL;
+    RETURN name || CASE
+        WHEN value IS NULL THEN ': required field is missing; add it to the payload'
+        WHEN rule ? 'secret' THEN ': is secret; give Fernet text or a reference {"$ref": "name"}, never the plaintext'
+        WHEN NOT (kind = ANY (types) OR kind = 'number' AND 'integer' = ANY (types) AND value::numeric = trunc(value::numeric))
+        THEN ': must be ' || array_to_string(types, ' or ') || ', not ' || kind
+        WHEN rule ? 'enum' THEN ': must be one of ' || (rule -> 'enum')::text
+        WHEN size < (rule -> 'min_length')::integer
+        THEN ': too short; at least ' || (rule ->> 'min_length') || ', this has ' || size
+        WHEN size > (rule -> 'max_length')::integer
+        THEN ': too long; at most ' || (rule ->> 'max_length') || ', this has ' || size
+        WHEN kind = 'number' THEN ': out of range; must be between '
+            || coalesce(rule ->> 'minimum', '-infinity') || ' and ' || coalesce(rule ->> 'maximum', 'infinity')
+        WHEN rule ? 'any_json' THEN ': ' || (rule ->> 'any_json')
+        WHEN rule -> 'example' <> 'null' THEN ': is not valid; an example: ' || left(rule ->> 'example', 200)
+        ELSE ': is not valid'
+    END;
 END $$;
 
--- The same check of one value (null: the field is missing) as one expression, which the server inlines into the calling query:
--- for many rows at once. A test compares it with payload_error.
-CREATE FUNCTION backline.field_is_valid(rule backline.field_rule, value jsonb)
+-- Whether a payload keeps a size limit: that its values at `path` have at most so many characters or members.
+CREATE FUNCTION backline.is_within_limits(limits jsonpath[], maxima integer[], payload jsonb)
+RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM unnest(limits, maxima) AS l (path, most), jsonb_path_query(payload, l.path) AS value
+        WHERE l.most = 0 OR CASE jsonb_typeof(value)
+            WHEN 'string' THEN char_length(value #>> '{}') > l.most
+            WHEN 'object' THEN jsonb_array_length(jsonb_path_query_array(value, '$.*')) > l.most
+        END)
+$$;
+
+-- Whether a payload keeps the rules of its type; null if it is null. One expression, which the server inlines.
+-- The size is that of the uncompressed payload: || gives one.
+CREATE FUNCTION backline.is_valid_payload(
+    payload jsonb, field_names text[], rules jsonpath, small_size integer, max_size integer, limits jsonpath[], maxima integer[])
 RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE jsonb_typeof(value)
-    WHEN 'string' THEN CASE WHEN rule.secret THEN value #>> '{}' LIKE 'gAAAA%' ELSE 'string' = ANY (rule.json_types)
-        AND (char_length(value #>> '{}') < rule.min_length OR char_length(value #>> '{}') > rule.max_length
-             OR NOT rule.choices @> value) IS NOT TRUE END
-    WHEN 'object' THEN CASE WHEN rule.secret THEN value ? '$ref' ELSE 'object' = ANY (rule.json_types)
-        AND (rule.min_length > 0 AND jsonb_array_length(jsonb_path_query_array(value, '$.*')) < rule.min_length
-             OR jsonb_array_length(jsonb_path_query_array(value, '$.*')) > rule.max_length
-             OR NOT rule.choices @> value) IS NOT TRUE END
-    WHEN 'array' THEN rule.secret IS NOT TRUE AND 'array' = ANY (rule.json_types)
-        AND (jsonb_array_length(value) < rule.min_length OR jsonb_array_length(value) > rule.max_length
-             OR NOT rule.choices @> value) IS NOT TRUE
-    WHEN 'number' THEN rule.secret IS NOT TRUE
-        AND ('number' = ANY (rule.json_types) OR 'integer' = ANY (rule.json_types) AND value::numeric = trunc(value::numeric))
-        AND (value::numeric < rule.minimum OR value::numeric > rule.maximum OR NOT rule.choices @> value) IS NOT TRUE
-    WHEN 'boolean' THEN rule.secret IS NOT TRUE AND 'boolean' = ANY (rule.json_types) AND (rule.choices @> value) IS NOT FALSE
-    WHEN 'null' THEN 'null' = ANY (rule.json_types)
-    ELSE rule.required IS NOT TRUE
-    END;
+RETURN jsonb_typeof(payload) = 'object' AND payload - field_names = '{}' AND payload @@ rules
+    AND (pg_column_size(payload || '{}') < small_size OR
+         (max_size IS NULL OR octet_length(payload::text) <= max_size) AND backline.is_within_limits(limits, maxima, payload));
+
+-- Why a payload that is not valid is not, as "field: problem and fix".
+CREATE FUNCTION backline.payload_error(kind backline.message_type, payload jsonb)
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT CASE
+        WHEN jsonb_typeof(payload) IS DISTINCT FROM 'object' OR payload - kind.field_names <> '{}'
+        THEN backline.unknown_field_error(payload, kind.field_names)
+        WHEN octet_length(payload::text) > kind.max_size
+        THEN 'payload: is too large; at most ' || kind.max_size || ' bytes, this has ' || octet_length(payload::text)
+        ELSE (
+            SELECT backline.field_error(r.name, payload -> r.name, r.rule)
+            FROM backline.field_rule AS r
+            WHERE r.type = kind.name AND NOT (payload @@ r.path AND backline.is_within_limits(r.limits, r.maxima, payload))
+            ORDER BY r.position LIMIT 1)
+    END
+$$;
 
 -- The route of a type over another lane of its channel; raises 22023 if there is no such lane.
 CREATE FUNCTION backline.route_for_lane(type text, routes backline.route[], lane text)
@@ -104,25 +92,16 @@ BEGIN
     RETURN route;
 END $$;
 
--- Why this recipient is invalid for the channel, or null. Checks the form only; the model checks the rest.
+-- Why this recipient is invalid for the channel, or null.
 CREATE FUNCTION backline.recipient_error(channel text, recipient text)
-RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE
-        WHEN recipient IS NULL OR recipient = '' THEN 'recipient: is missing'
-        WHEN channel = 'sms' THEN CASE
-            WHEN recipient !~ '^\+[1-9][0-9]{6,14}$'
-            THEN 'recipient: not a phone number in E.164; use +4915112345678, without blanks'
-        END
-        WHEN channel = 'push' THEN CASE
-            WHEN recipient ~ '[^!-~]' OR char_length(recipient) NOT BETWEEN 6 AND 4096 OR recipient = 'user:'
-            THEN 'recipient: not a device''s token; use the device''s own token, or user:17 for all devices of a person'
-        END
-        WHEN channel <> 'email' THEN NULL
-        WHEN char_length(recipient) > 400 THEN 'recipient: longer than 400 characters'
-        WHEN recipient !~ '^[^\s@<>(),;:\\"[\]]+@[^\s@<>(),;:\\"[\]]+$'
-         AND recipient !~ '^[^<>[:cntrl:]]+ <[^\s@<>(),;:\\"[\]]+@[^\s@<>(),;:\\"[\]]+>$'
-        THEN 'recipient: not an email address; use ann@example.com or Ann <ann@example.com>'
+RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT 'recipient: ' || CASE
+        WHEN recipient_error.recipient IS NULL OR recipient_error.recipient = '' THEN 'is missing'
+        WHEN c.name IS NULL THEN 'has no channel'
+        WHEN char_length(recipient_error.recipient) > c.max_length THEN 'longer than ' || c.max_length || ' characters'
+        WHEN recipient_error.recipient !~ c.recipient THEN c.problem
     END
+    FROM (VALUES (true)) AS one LEFT JOIN backline.channel AS c ON c.name = recipient_error.channel
 $$;
 
 -- The role that calls: that of SET ROLE, else the login. Inside a SECURITY DEFINER function current_user is the owner.
@@ -177,10 +156,11 @@ END $$;
 -- Enqueues one message (or one per channel, for a type of several) in the caller's transaction.
 --
 -- recipient: an address; for a type of several channels a JSON object by channel, {"email": "...", "sms": "..."}, where an
--- omitted channel gets nothing. due_at: the earliest time; default now. expires_at: the latest time. priority: 1 to 10; default
--- the lane's. lane: another lane of the type's channel, such as email.bulk. idempotency_key: for 30 days the same key with the same
--- type, recipient and payload (without secret fields) returns the first id; each calling role has its own keys. key_scope: the
--- user that the key belongs to, for a role that enqueues for several. Returns the message's id, or the group's for a type of several channels. Raises 22023 on invalid input
+-- omitted channel gets nothing. due_at: the earliest time; default now. expires_at: the latest time; default by the type's
+-- lifetime. priority: 1 to 10; default the lane's. lane: another lane of the type's channel, such as email.bulk.
+-- idempotency_key: for 30 days the same key with the same type, recipient and payload (without secret fields) returns the first
+-- id; each calling role has its own keys. key_scope: the user that the key belongs to, for a role that enqueues for several.
+-- Returns the message's id, or the group's for a type of several channels. Raises 22023 on invalid input
 -- (the text names field and fix) and 23505 on a key reused with other content; both abort the caller's transaction.
 CREATE FUNCTION backline.enqueue(
     type            text,
@@ -200,14 +180,32 @@ DECLARE
     kind    backline.message_type;
     route   backline.route;
     several boolean;
-    address text := recipient;
+    address text;
     problem text;
-    now_at  timestamptz := clock_timestamp();
+    now_at  timestamptz;
     new_id  bigint;
     gid     bigint;
     result  bigint;
     earlier bigint[];
 BEGIN
+    -- Most calls are valid and plain: one statement, because PL/pgSQL prepares each expression again in each transaction.
+    IF num_nonnulls(priority, due_at, idempotency_key, expires_at, request_id, lane, replay_of) = 0 THEN
+        INSERT INTO backline.message (type, type_version, channel, lane, priority, state, recipient, payload, due_at,
+                                      expires_at, max_attempts)
+        SELECT t.name, t.version, r.channel, r.lane, r.priority, 'pending', enqueue.recipient, enqueue.payload, clock_timestamp(),
+            clock_timestamp() + t.lifetime, r.max_attempts
+        FROM backline.message_type AS t CROSS JOIN LATERAL (SELECT (t.routes[1]).*) AS r
+        WHERE t.name = enqueue.type AND cardinality(t.routes) = 1
+          AND (char_length(enqueue.recipient) <= 64 AND enqueue.recipient ~ r.recipient
+               OR backline.recipient_error(r.channel, enqueue.recipient) IS NULL)
+          AND backline.is_valid_payload(enqueue.payload, t.field_names, t.rules, t.small_size, t.max_size, t.limits, t.maxima)
+        RETURNING id INTO result;
+        IF FOUND THEN
+            RETURN result;
+        END IF;
+    END IF;
+    address := recipient;
+    now_at := clock_timestamp();
     SELECT * INTO kind FROM backline.message_type AS t WHERE t.name = enqueue.type;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'backline.enqueue: type: % is not a message type; use one of: %', coalesce(quote_literal(type), 'null'),
@@ -215,7 +213,10 @@ BEGIN
             USING ERRCODE = '22023', COLUMN = 'type';
     END IF;
     several := cardinality(kind.routes) > 1;
-    problem := backline.payload_error(kind.fields, kind.field_names, payload);
+    expires_at := coalesce(expires_at, now_at + kind.lifetime);
+    IF backline.is_valid_payload(payload, kind.field_names, kind.rules, kind.small_size, kind.max_size, kind.limits, kind.maxima) IS NOT TRUE THEN
+        problem := coalesce(backline.payload_error(kind, payload), 'payload: is not valid');
+    END IF;
     IF problem IS NULL AND num_nonnulls(priority, due_at, expires_at, idempotency_key, request_id) > 0 THEN
         problem := CASE
             WHEN priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
@@ -223,11 +224,14 @@ BEGIN
             WHEN expires_at > '9999-12-30' THEN 'expires_at: must be a time before the year 10000; leave it out for never'
             WHEN due_at > expires_at THEN 'due_at: is after expires_at, so it could never be sent; give an earlier due_at or a later expires_at'
             WHEN idempotency_key = '' OR char_length(idempotency_key) > 255 THEN 'idempotency_key: must have 1 to 255 characters'
-            WHEN char_length(request_id) > 255 THEN 'request_id: longer than 255 characters'
+            WHEN char_length(request_id) > 200 OR request_id !~ '^[^\x01-\x1f\x7f]+$' THEN 'request_id: must be one line of 1 to 200 characters'
         END;
     END IF;
     IF several AND problem IS NULL AND NOT coalesce(recipient IS JSON OBJECT, false) THEN
         problem := 'recipient: ' || type || ' is sent over several channels; give a JSON object such as {"email": "ann@example.com"}';
+    ELSIF several AND problem IS NULL THEN
+        SELECT 'recipient: ' || type || ' is not sent over ' || quote_literal(min(key)) INTO problem
+        FROM jsonb_object_keys(recipient::jsonb) AS key WHERE key <> ALL (SELECT r.channel FROM unnest(kind.routes) AS r);
     END IF;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'backline.enqueue: %: %', type, problem
@@ -239,8 +243,8 @@ BEGIN
     END IF;
     FOREACH route IN ARRAY kind.routes LOOP
         IF several THEN
-            address := recipient::jsonb ->> route.channel;
-            CONTINUE WHEN address IS NULL;
+            CONTINUE WHEN NOT recipient::jsonb ? route.channel;
+            address := CASE jsonb_typeof(recipient::jsonb -> route.channel) WHEN 'string' THEN recipient::jsonb ->> route.channel END;
             gid := coalesce(gid, nextval('backline.message_id'));
         END IF;
         problem := backline.recipient_error(route.channel, address);
@@ -323,24 +327,25 @@ BEGIN
                       WITH ORDINALITY AS u (recipient, payload, key, position)) AS r);
     END IF;
     route := CASE WHEN lane IS NULL THEN kind.routes[1] ELSE backline.route_for_lane(type, kind.routes, lane) END;
-    SELECT u.position, coalesce(backline.payload_error(kind.fields, kind.field_names, u.payload),
+    SELECT u.position, coalesce(backline.payload_error(kind, u.payload),
                                 backline.recipient_error(route.channel, u.recipient)) AS problem INTO bad
     FROM unnest(recipients, payloads) WITH ORDINALITY AS u (recipient, payload, position)
-    WHERE CASE WHEN jsonb_typeof(u.payload) = 'object' THEN u.payload - kind.field_names <> '{}' ELSE true END
-       OR EXISTS (SELECT FROM unnest(kind.fields) AS rule WHERE NOT backline.field_is_valid(rule, u.payload -> rule.name))
-       OR backline.recipient_error(route.channel, u.recipient) IS NOT NULL
+    WHERE backline.is_valid_payload(u.payload, kind.field_names, kind.rules, kind.small_size, kind.max_size, kind.limits, kind.maxima) IS NOT TRUE
+       OR (char_length(u.recipient) <= 64 AND u.recipient ~ route.recipient) IS NOT TRUE
+          AND backline.recipient_error(route.channel, u.recipient) IS NOT NULL
     ORDER BY u.position LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'backline.enqueue_many: %: message %: %', type, bad.position, bad.problem
             USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
     END IF;
+    expires_at := coalesce(expires_at, now_at + kind.lifetime);
     SELECT CASE
         WHEN enqueue_many.priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
         WHEN enqueue_many.due_at NOT BETWEEN '0001-01-02' AND '9999-12-30' THEN 'due_at: must be a time between the years 1 and 9999'
         WHEN enqueue_many.expires_at > '9999-12-30' THEN 'expires_at: must be a time before the year 10000; leave it out for never'
         WHEN enqueue_many.expires_at <= now_at THEN 'expires_at: is in the past; leave it out or give a later time'
         WHEN enqueue_many.due_at > enqueue_many.expires_at THEN 'due_at: is after expires_at, so it could never be sent; give an earlier due_at or a later expires_at'
-        WHEN char_length(enqueue_many.request_id) > 255 THEN 'request_id: longer than 255 characters'
+        WHEN char_length(enqueue_many.request_id) > 200 OR enqueue_many.request_id !~ '^[^\x01-\x1f\x7f]+$' THEN 'request_id: must be one line of 1 to 200 characters'
     END AS problem INTO bad;
     IF bad.problem IS NOT NULL THEN
         RAISE EXCEPTION 'backline.enqueue_many: %: %', type, bad.problem

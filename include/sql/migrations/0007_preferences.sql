@@ -92,6 +92,21 @@ CREATE TABLE backline.time_zone (name text PRIMARY KEY);
 CREATE UNIQUE INDEX time_zone_lower ON backline.time_zone (lower(name));
 COMMENT ON TABLE backline.time_zone IS 'Synced by every migration; do not edit.';
 
+CREATE TABLE backline.topic (name text PRIMARY KEY);
+COMMENT ON TABLE backline.topic IS 'Synced from the setting preferences.topics by every migration; do not edit.';
+
+-- A topic, or '*' for all; raises 22023 if there is no such topic.
+CREATE FUNCTION backline.parse_topic(topic text)
+RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (topic = '*' OR EXISTS (SELECT FROM backline.topic AS t WHERE t.name = topic)) IS NOT TRUE THEN
+        RAISE EXCEPTION 'backline: topic: % is not a topic; use one of: % (preferences.topics)',
+            coalesce(quote_literal(left(topic, 60)), 'null'), (SELECT string_agg(t.name, ', ' ORDER BY t.name) FROM backline.topic AS t)
+            USING ERRCODE = '22023', COLUMN = 'topic';
+    END IF;
+    RETURN topic;
+END $$;
+
 -- The key of an address that an app gives. Raises for what HTTP refuses too, and for addresses that only Python can normalize.
 CREATE FUNCTION backline.parse_address_key(channel text, address text)
 RETURNS text LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -137,9 +152,14 @@ CREATE FUNCTION backline.suppress(
     source     text DEFAULT session_user::text,
     message_id bigint DEFAULT NULL
 ) RETURNS bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT backline.suppress_key($1, backline.parse_address_key($1, $2), $3, $4, $5, $6, $7)
-$$;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF until NOT BETWEEN '0001-01-02' AND '9999-12-30' THEN
+        RAISE EXCEPTION 'backline: until: must be a time between the years 1 and 9999; leave it out for permanently'
+            USING ERRCODE = '22023', COLUMN = 'until';
+    END IF;
+    RETURN backline.suppress_key($1, backline.parse_address_key($1, $2), $3, $4, $5, $6, $7);
+END $$;
 
 -- Opts an address key out; see backline.opt_out.
 CREATE FUNCTION backline.opt_out_key(channel text, key text, topic text, source text, message_id bigint) RETURNS void
@@ -157,7 +177,7 @@ CREATE FUNCTION backline.opt_out(
     message_id bigint DEFAULT NULL
 ) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT backline.opt_out_key($1, backline.parse_address_key($1, $2), $3, $4, $5)
+    SELECT backline.opt_out_key($1, backline.parse_address_key($1, $2), backline.parse_topic($3), $4, $5)
 $$;
 
 -- Opts an address key in; see backline.opt_in.
@@ -170,7 +190,7 @@ $$;
 -- opt-outs of other topics by name.
 CREATE FUNCTION backline.opt_in(channel text, address text, topic text DEFAULT '*')
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT backline.opt_in_key($1, backline.parse_address_key($1, $2), $3)
+    SELECT backline.opt_in_key($1, backline.parse_address_key($1, $2), backline.parse_topic($3))
 $$;
 
 -- Sets all of an address key's preference; see backline.set_preference.
@@ -199,10 +219,17 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     key       text := backline.parse_address_key(channel, address);
     canonical text := (SELECT z.name FROM backline.time_zone AS z WHERE lower(z.name) = lower(zone));
+    problem   text := CASE
+        WHEN zone IS NOT NULL AND canonical IS NULL
+        THEN 'zone: ' || quote_literal(left(zone, 60)) || ' is not a time zone; give one of IANA''s, such as Europe/Berlin'
+        WHEN (quiet_from IS NULL) <> (quiet_until IS NULL) THEN 'quiet_until: must be given with quiet_from, or neither'
+        WHEN extract(second FROM quiet_from) > 0 THEN 'quiet_from: must be hours and minutes, such as 21:00'
+        WHEN extract(second FROM quiet_until) > 0 THEN 'quiet_until: must be hours and minutes, such as 07:00'
+        WHEN per_day NOT BETWEEN 0 AND 1000 THEN 'per_day: must be between 0 (no limit) and 1000'
+    END;
 BEGIN
-    IF zone IS NOT NULL AND canonical IS NULL THEN
-        RAISE EXCEPTION 'backline: zone: % is not a time zone; give one of IANA''s, such as Europe/Berlin', quote_literal(left(zone, 60))
-            USING ERRCODE = '22023', COLUMN = 'zone';
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'backline: %', problem USING ERRCODE = '22023', COLUMN = split_part(problem, ':', 1);
     END IF;
     PERFORM backline.set_preference_key(channel, key, canonical, quiet_from, quiet_until, per_day);
 END $$;

@@ -11,14 +11,14 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from backline.channels.base import Attachment
+from backline.channels.base import MAX_FILENAME_LENGTH, Attachment
 from backline.channels.email.settings import EmailSettings
 from backline.errors import InvalidInput
 from backline.messages.base import PayloadPart
-from backline.messages.fields import Line
+from backline.messages.fields import LINE_PATTERN, SQL_MAX_LENGTH, SQL_RULES, Line, in_sql, needs, only_one_of
 from backline.settings import ROOT, settings
 from backline.validation_errors import field_error
 
@@ -49,11 +49,29 @@ NOT_TEXT = (b"\x7fELF", *(magic for several in MAGIC_BYTES.values() for magic in
 CHECKED_BYTES = 64
 
 
+_NOT_A_NAME = "^(?!(.*/)?[.]{1,2}(/|$))"
+RelativePath = Annotated[
+    Line, in_sql(MAX_FILENAME_LENGTH, SQL_MAX_LENGTH), in_sql(rf"{_NOT_A_NAME}(?!/|.*[:\\]){LINE_PATTERN}")
+]
+Filename = Annotated[
+    Line, in_sql(MAX_FILENAME_LENGTH, SQL_MAX_LENGTH), in_sql(rf"{_NOT_A_NAME}(?!.*[/\\]){LINE_PATTERN}")
+]
+
+
 class AttachmentField(PayloadPart):
     """One file: `path` under the allowed folder, or `filename` with `content_base64`."""
 
-    path: Annotated[Line | None, Field(description="Relative to the attachment folder.")] = None
-    filename: Annotated[Line | None, Field(description="The name that the recipient sees.")] = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            SQL_RULES: {
+                "path": only_one_of("path", "content_base64"),
+                "filename": needs("content_base64", "filename"),
+            }
+        }
+    )
+
+    path: Annotated[RelativePath | None, Field(description="Relative to the attachment folder.")] = None
+    filename: Annotated[Filename | None, Field(description="The name that the recipient sees.")] = None
     content_base64: Annotated[str | None, Field(description="The file itself, base64 (RFC 4648).")] = None
     content_type: Annotated[
         Line | None, Field(description="As in application/pdf; by default from the name's extension.")
@@ -70,6 +88,9 @@ class AttachmentField(PayloadPart):
             "/" in self.filename or "\\" in self.filename or self.filename in {".", ".."}
         ):
             raise field_error("filename", "must be a file's name without folders")
+        if len(self.display_name) > MAX_FILENAME_LENGTH:
+            named = "path" if self.filename is None else "filename"
+            raise field_error(named, f"the file's name has more than {MAX_FILENAME_LENGTH} characters; shorten it")
         _check_type(self)
         if file is None:
             _check_content(self, _decode(self))

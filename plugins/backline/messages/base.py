@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticSerializationError, to_json
+from pydantic_core.core_schema import no_info_before_validator_function
 
 from backline.channels.base import EmailContent, PushContent, WebhookContent
 from backline.errors import InvalidInput
@@ -33,7 +34,29 @@ def field_title(name: str, _info: object = None) -> str:
 class PayloadPart(BaseModel):
     """An object inside a payload."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True, allow_inf_nan=False
+    )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The model's schema, in which a number without a fraction is an integer: 7280.00 is 7280, as in JSON Schema and SQL."""
+        schema: CoreSchema = _with_whole_numbers(handler(source))
+        return schema
+
+
+def _to_whole_number(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _with_whole_numbers(schema: Any) -> Any:
+    if isinstance(schema, list | tuple):
+        return type(schema)(_with_whole_numbers(item) for item in schema)
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "int":
+        return no_info_before_validator_function(_to_whole_number, cast("CoreSchema", schema))
+    return {key: value if key == "metadata" else _with_whole_numbers(value) for key, value in schema.items()}
 
 
 class MessageType(PayloadPart):
@@ -62,6 +85,8 @@ class MessageType(PayloadPart):
     """The message expires this long after it was accepted; None means never."""
     max_attempts: ClassVar[int | None] = None
     """Maximum attempts, the first one included; None means the lane's setting."""
+    max_payload_bytes: ClassVar[int | None] = None
+    """Bytes of a payload as PostgreSQL writes it, above which SQL refuses it: no more than the channel accepts in every case."""
     example: ClassVar[Mapping[str, object]] = {}
     """A payload to show in forms and docs, with references for secret fields; `sample` has made-up values instead. A field's own
     `examples` are for what it lacks."""
@@ -93,7 +118,7 @@ class MessageType(PayloadPart):
         if not isinstance(payload, Mapping):
             raise InvalidInput("payload", f"must be an object with the fields {', '.join(cls.model_fields)}")
         try:
-            text = to_json(dict(payload), inf_nan_mode="strings")
+            text = to_json(dict(payload), inf_nan_mode="constants")
         except (PydanticSerializationError, ValueError) as exc:
             raise InvalidInput("payload", f"cannot be serialized as JSON: {exc}") from None
         reject_nul(payload, text)

@@ -6,8 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backline.messages.base import MessageType
+from backline.messages.fields import ANY_JSON, MAX_DEPTH, MAX_EXPONENT
 
 JSON_TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
+ANY_JSON_PROBLEM = (
+    f"may have {MAX_DEPTH} levels and numbers of {MAX_EXPONENT} digits; make it flatter, or give the numbers as text"
+)
 LIMITS = {
     "minLength": "min_length",
     "maxLength": "max_length",
@@ -35,11 +39,12 @@ def spec(kind: type[MessageType]) -> dict[str, Any]:
     `type` is always a list of string, number, integer (a number without a fraction), boolean, object, array, null; a value must
     be one of them. A field's other keys are present only with such a rule: `min_length` and `max_length` count the characters of
     a string, the items of an array or the keys of an object; `minimum` and `maximum` limit a number; `enum` lists the allowed
-    values. null is checked by `type` alone. A payload key that is not in `fields` is an error.
+    values; `any_json` says what a field that takes any JSON may have. null is checked by `type` alone. A payload key
+    that is not in `fields` is an error.
 
     A secret field is Fernet text (it begins with "gAAAA") or an object {"$ref": ...} that is resolved when the message is sent:
-    `secret` names such fields, their type is ["string", "object"], and they have no limits. Only top-level fields are checked:
-    what only the model can check (both bodies missing, an unknown template, a bad path) fails at dispatch.
+    its rule has `secret`, its type is ["string", "object"], and it has no limits. These are the rules for
+    an error's text and the docs; `sql_checks` has all that SQL checks.
     """
     schema = kind.model_json_schema()
     required = set(schema.get("required", ()))
@@ -70,7 +75,8 @@ def branches(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Ma
 
 
 def _secret(*, required: bool) -> dict[str, Any]:
-    return {"type": ["string", "object"] if required else ["string", "object", "null"], "required": required}
+    types = ["string", "object"] if required else ["string", "object", "null"]
+    return {"type": types, "required": required, "secret": True}
 
 
 def _field(field: Mapping[str, Any], schema: Mapping[str, Any], *, required: bool) -> dict[str, Any]:
@@ -86,6 +92,8 @@ def _field(field: Mapping[str, Any], schema: Mapping[str, Any], *, required: boo
         rules |= {rule: substantial[0][keyword] for keyword, rule in LIMITS.items() if keyword in substantial[0]}
         if "enum" in substantial[0] or "const" in substantial[0]:
             rules["enum"] = substantial[0].get("enum", [substantial[0].get("const")])
+        if substantial[0].get(ANY_JSON):
+            rules["any_json"] = ANY_JSON_PROBLEM
     return rules
 
 

@@ -27,8 +27,8 @@ def template_validator(channel: str) -> Callable[[str], str]:
     return check
 
 
-TemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_validator("email"))]
-SmsTemplateName = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(template_validator("sms"))]
+TemplateName = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(template_validator("email"))]
+SmsTemplateName = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(template_validator("sms"))]
 
 
 class FromTemplate(MessageType):

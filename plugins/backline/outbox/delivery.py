@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from pydantic_core import to_json
 
 from backline.channels.base import Channel, Message, P, Session
 from backline.channels.registry import definition
@@ -76,7 +77,7 @@ def upgraded(message: LeasedMessage) -> LeasedMessage:
     if kind is None or message.type_version >= kind.version:
         return message
     payload = kind.to_current(message.payload, message.type_version)
-    return replace(message, payload=payload, type_version=kind.version)
+    return replace(message, payload=payload, payload_json=to_json(payload).decode(), type_version=kind.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,9 @@ class Delivery(Generic[P]):
                 secrets = await self._secret_values(kind, message)
             payload = {**message.payload, **secrets} if secrets else message.payload
             content = Message(
-                message.id, message.type, message.recipient, payload, message.created_at, message.attempt + 1
-            )
+                message.id, message.type, message.recipient, payload, message.created_at,
+                message.attempt + 1, None if secrets else message.payload_json,
+            )  # fmt: skip
             receipt = await session.send(await self._prepare_bounded(content, message))
         except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
             outcome = self._failure_outcome(message, exc, started)

@@ -16,6 +16,8 @@ import psycopg
 from pydantic_core import to_json
 
 from backline.audit_trail import Actor, record
+from backline.channels.recipients import ADDRESS_PATTERN
+from backline.channels.registry import ADDRESS_MAX_LENGTH, definition
 from backline.db.connect import fetch, fetch_one, translate_errors
 from backline.db.statements import statement
 from backline.encryption import Encryptor
@@ -26,12 +28,9 @@ from backline.settings import settings
 
 IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
 MAX_IDEMPOTENCY_KEY_LENGTH = 255
-MAX_RECIPIENT_LENGTH = 400
 MAX_REPORTED_ERRORS = 50
 """Invalid messages of one batch that are reported."""
 FINAL_STATES = frozenset({"sent", "suppressed", "cancelled", "expired", "dead"})
-_ADDR_SPEC = r'[^\s@<>(),;:\\"\[\]]+@[^\s@<>(),;:\\"\[\]]+'
-_EMAIL_PATTERN = re.compile(rf"{_ADDR_SPEC}|[^<>\x00-\x1f\x7f]+ <{_ADDR_SPEC}>")
 
 # --- enqueueing --------------------------------------------------------------------------------------
 
@@ -55,6 +54,8 @@ class NewMessage:
     replay_of: int | None = None
     key_scope: str | None = None
     """The user that the key belongs to; None: to the database role itself."""
+    payload_json: str | None = None
+    """The payload as it was given, with the very digits of its numbers."""
 
     @property
     def is_group(self) -> bool:
@@ -113,8 +114,8 @@ def _calls(messages: Sequence[NewMessage]) -> Iterable[list[int]]:
 
 
 def _to_text(value: Mapping[str, object] | str) -> str:
-    # inf_nan_mode as in the model: a text instead of a number that JSON does not have.
-    return value if isinstance(value, str) else to_json(value, inf_nan_mode="strings").decode()
+    # Infinity and NaN, which JSON does not have, are refused by the database.
+    return value if isinstance(value, str) else to_json(value, inf_nan_mode="constants").decode()
 
 
 # --- over HTTP ---------------------------------------------------------------------------------------
@@ -171,8 +172,10 @@ def enqueue_batch(
     for indexes in _calls(messages):
         try:
             found = enqueue_many(database, [messages[index] for index in indexes])
-        except InvalidInput as exc:  # it names what all messages of one call share
-            raise BatchValidationError([(indexes[0], with_http_field_name(exc))]) from None
+        except InvalidInput as exc:  # it names the position, or what all messages of one call share
+            position = re.match(r"backline\.enqueue_many: \w+: message (\d+): ", str(exc.__cause__))
+            index = indexes[int(position[1]) - 1 if position else 0]
+            raise BatchValidationError([(index, with_http_field_name(exc, messages[index].type))]) from None
         for index, message_id in zip(indexes, found, strict=True):
             ids[index] = message_id
     if key is not None:
@@ -190,18 +193,27 @@ def check_idempotency_key(key: str) -> str:
     return key
 
 
-def with_http_field_name(exc: InvalidInput) -> InvalidInput:
-    """The database's error with the field's name as in HTTP."""
+def with_http_field_name(exc: InvalidInput, type_name: str) -> InvalidInput:
+    """The database's error about a message of this type, with the field's name as in HTTP."""
     names = {"idempotency_key": IDEMPOTENCY_KEY_HEADER, "recipient": "to"}
-    return InvalidInput(names[exc.field], exc.problem) if exc.field in names else exc
+    names |= {field: f"payload.{field}" for field in registry.get(type_name).model_fields}
+    return InvalidInput(names.get(exc.field, exc.field), exc.problem)
 
 
-def to_stored_payload(kind: type[MessageType], payload: Mapping[str, object], encryptor: Encryptor) -> str:
-    """A payload as the outbox stores it, as JSON text: checked by the model, its secret fields encrypted."""
+def to_stored_payload(
+    kind: type[MessageType], payload: Mapping[str, object], encryptor: Encryptor, channels: Iterable[str]
+) -> str:
+    """A payload as the outbox stores it, as JSON text, its secret fields encrypted.
+
+    InvalidInput if the model refuses it, or if it is known that one of the channels would.
+    """
     try:
-        kind.parse(payload)
+        parsed = kind.parse(payload)
+        for channel in channels:
+            if check := definition(channel).check_content:
+                check(getattr(parsed, channel)())
     except InvalidInput as exc:
-        raise InvalidInput(f"payload.{exc.field}" if exc.field != "payload" else exc.field, exc.problem) from None
+        raise _in_payload(kind, exc) from None
     encrypted = {
         name: encryptor.encrypt(value) for name in kind.secret_fields if isinstance(value := payload.get(name), str)
     }
@@ -210,7 +222,12 @@ def to_stored_payload(kind: type[MessageType], payload: Mapping[str, object], en
 
 def is_valid_email_recipient(recipient: str) -> bool:
     """Whether `backline.recipient_error` accepts an email's recipient; a test compares the two."""
-    return len(recipient) <= MAX_RECIPIENT_LENGTH and _EMAIL_PATTERN.fullmatch(recipient) is not None
+    return len(recipient) <= ADDRESS_MAX_LENGTH and re.fullmatch(ADDRESS_PATTERN, recipient) is not None
+
+
+def _in_payload(kind: type[MessageType], exc: InvalidInput) -> InvalidInput:
+    name = re.split(r"[.\[]", exc.field, maxsplit=1)[0]
+    return InvalidInput(f"payload.{exc.field}" if name in kind.model_fields else "payload", exc.problem)
 
 
 def _validate(message: NewMessage, encryptor: Encryptor, now: datetime) -> NewMessage:
@@ -220,7 +237,7 @@ def _validate(message: NewMessage, encryptor: Encryptor, now: datetime) -> NewMe
     if "email" in addresses and not is_valid_email_recipient(addresses["email"]):
         raise InvalidInput(
             "to.email" if len(kind.channels) > 1 and isinstance(message.recipient, Mapping) else "to",
-            f"write it as ann@example.com or Ann <ann@example.com>, in at most {MAX_RECIPIENT_LENGTH} characters",
+            f"write it as ann@example.com or Ann <ann@example.com>, in at most {ADDRESS_MAX_LENGTH} characters",
         )
     if message.lane is not None:
         _check_lane(kind, message.lane)
@@ -228,10 +245,12 @@ def _validate(message: NewMessage, encryptor: Encryptor, now: datetime) -> NewMe
         raise InvalidInput("due_at", "is after expires_at, so it could never be sent; give an earlier one")
     if isinstance(message.payload, str):
         raise InvalidInput("payload", "must be an object")
+    stored = to_stored_payload(kind, message.payload, encryptor, addresses)
     return replace(
         message,
         recipient=recipients.serialize(kind.channels, addresses),
-        payload=to_stored_payload(kind, message.payload, encryptor),
+        payload=message.payload_json if message.payload_json and not kind.secret_fields else stored,
+        payload_json=None,
         expires_at=message.expires_at or (now + kind.lifetime if kind.lifetime else None),
     )
 
@@ -342,14 +361,14 @@ def replay(
     is_group = len(kind.channels) > 1
     message = NewMessage(
         row.type, {row.channel: address} if is_group else address,
-        to_stored_payload(kind, replayed, encryptor), key, priority=row.priority,
+        to_stored_payload(kind, replayed, encryptor, [row.channel]), key, priority=row.priority,
         lane=None if is_group else row.lane, request_id=who.request_id, replay_of=message_id,
         key_scope=key_scope,
     )  # fmt: skip
     try:
         [new_id] = enqueue_many(database, [message])
     except InvalidInput as exc:
-        raise with_http_field_name(exc) from None
+        raise with_http_field_name(exc, row.type) from None
     record(
         database, who, "message.replay", f"message/{message_id}",
         before={"state": row.state}, after={"new": new_id, "edited": edited},

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from backline.audit_trail import record
+from backline.channels.raw_json import raw_member, raw_members
 from backline.encryption import encryptor
 from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
@@ -179,12 +180,14 @@ def _parse_messages(body: bytes, request_id: str) -> tuple[list[submission.NewMe
         raise invalid_request(exc, skip=int(is_batch)) from None
     if not 1 <= len(messages) <= BATCH_LIMIT:
         raise ApiError(422, f"Send 1 to {BATCH_LIMIT:,} messages in a request, not {len(messages):,}")
+    payloads = raw_members(body, "payload") if is_batch else [raw_member(body, "payload")]
     return [
         submission.NewMessage(
             one.type, cast("str", one.to), one.payload, due_at=one.due_at, expires_at=one.expires_at, priority=one.priority,
             lane=one.lane, request_id=one.request_id or request_id,
+            payload_json=payload.decode() or None,
         )
-        for one in messages
+        for one, payload in zip(messages, payloads, strict=True)
     ], is_batch  # fmt: skip
 
 

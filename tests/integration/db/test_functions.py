@@ -66,6 +66,12 @@ def test_nothing_is_open_to_everybody(database: str, functions: Functions) -> No
         ("opt_in('sms', '0151 12345678')", "address"),
         ("set_preference('email', 'a b@example.com')", "address"),
         ("set_preference('email', 'ann@example.com', 'Nowhere/City')", "zone"),
+        ("set_preference('email', 'ann@example.com', quiet_from => '21:00:30', quiet_until => '08:00')", "quiet_from"),
+        ("set_preference('email', 'ann@example.com', quiet_from => '21:00')", "quiet_until"),
+        ("set_preference('email', 'ann@example.com', per_day => 1001)", "per_day"),
+        ("suppress('email', 'ann@example.com', until => 'infinity')", "until"),
+        ("opt_out('email', 'ann@example.com', 'no such')", "topic"),
+        ("opt_in('email', 'ann@example.com', NULL)", "topic"),
     ],
 )
 def test_an_address_that_would_be_stored_without_effect_is_refused_by_field(

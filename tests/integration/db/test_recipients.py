@@ -11,17 +11,25 @@ from backline.messages.recipients import check
 
 VALID = {
     "email": ["ann@example.com", "Ann <ann@example.com>"],
-    "sms": ["+4915112345678", "+15005550006", "+2901234", "+123456789012345"],
+    "sms": ["+4915112345678", "+15005550006", "+29022222"],
     "push": ["user:17", "user:3f2b-77", "cXyz_1-2:APA91bH%x", "x" * 4096],
     "webhook": ["*", "ep_1"],
-    "fax": ["whatever it is"],
 }
 INVALID = {
     "email": ["", "ann", "a b@example.com", "x" * 401],
-    "sms": ["", "4915112345678", "+0151", "+49 151 12345678", "+49151", "+1234567890123456", "+4915112345678\n"],
+    "sms": [
+        "",
+        "4915112345678",
+        "+0151",
+        "+49 151 12345678",
+        "+4915112345678901234",
+        "+999123456789",
+        "+123456789012345",
+        "+4915112345678\n",
+    ],
     "push": ["", "user:", "a b c d e f", "short", "tökenlong", "x" * 4097],
-    "webhook": [""],
-    "fax": [""],
+    "webhook": ["", "ep_", "ep_x", "all"],
+    "fax": ["", "whatever it is"],
 }
 TYPED = {
     "email": ["ann@example.com", " Zoë <zoe@example.com> "],

@@ -7,15 +7,19 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, LiteralString, Self, TypeVar
+from typing import Any, ClassVar, LiteralString, Self, TypeVar
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from pydantic import create_model
 
 from backline.db.connect import Database
 from backline.db.statements import statement
+from backline.messages.base import MessageType
 from backline.messages.registry import all_types
+from backline.messages.sync import sync_type
 from backline.outbox.store import LeasedMessage, Outcome, Store
+from backline.settings import settings
 
 T = TypeVar("T")
 PAYLOAD = {"subject": "Hello", "text": "Hi"}
@@ -25,13 +29,6 @@ HEARTBEAT_TIMEOUT = 10.0
 ENQUEUE: LiteralString = """
 SELECT backline.enqueue(type => %(type)s, recipient => %(recipient)s, payload => %(payload)s::jsonb, due_at => %(due_at)s,
     priority => %(priority)s, idempotency_key => %(idempotency_key)s, expires_at => %(expires_at)s) AS id
-"""
-INSERT_TYPE = """
-INSERT INTO backline.message_type (name, fields, field_names, secret_fields, routes)
-VALUES (%(name)s,
-    coalesce((SELECT array_agg(f) FROM jsonb_populate_recordset(NULL::backline.field_rule, %(fields)s) AS f), '{}'),
-    %(names)s, %(secret)s,
-    (SELECT array_agg(r) FROM jsonb_populate_recordset(NULL::backline.route, %(routes)s) AS r))
 """
 
 
@@ -159,24 +156,15 @@ class Outbox:
         )
 
     def add_type(
-        self,
-        name: str,
-        *,
-        channels: Sequence[str] = ("email",),
-        secret: Sequence[str] = (),
-        fields: Sequence[dict[str, Any]] = (),
+        self, name: str, /, *, channels: Sequence[str] = ("email",), secret: Sequence[str] = (), **fields: Any
     ) -> None:
-        """A made-up message type, known to the database only."""
-        rules = [
-            *fields,
-            *({"name": s, "required": True, "json_types": ["string", "object"], "secret": True} for s in secret),
-        ]
-        routes = [{"channel": c, "lane": f"{c}.normal", "priority": 5, "max_attempts": 3} for c in channels]
-        self.connection.execute(
-            INSERT_TYPE,
-            {"name": name, "fields": json.dumps(rules), "names": [rule["name"] for rule in rules],
-             "secret": list(secret), "routes": json.dumps(routes)},
+        """A made-up message type, known to the database only; `fields` as for pydantic's create_model."""
+        kind: type[MessageType] = create_model(  # type: ignore[call-overload]
+            name, __base__=MessageType, secret_fields=(ClassVar[frozenset[str]], frozenset(secret)),
+            max_attempts=(ClassVar[int], 3), **dict.fromkeys(secret, (str, ...)), **fields,
         )  # fmt: skip
+        kind.declare(name, {channel: f"{channel}.normal" for channel in channels})
+        sync_type(self.connection, kind, settings())
 
 
 def finished_outcome(message: LeasedMessage, state: str = "sent", **details: Any) -> Outcome:

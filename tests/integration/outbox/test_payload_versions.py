@@ -15,12 +15,11 @@ from pydantic import Field
 
 from backline.audit_trail import Actor
 from backline.channels.base import Message, Receipt
-from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import InvalidInput
 from backline.messages import registry
 from backline.messages.base import EmailMessage, MessageType
-from backline.messages.sync import type_row
+from backline.messages.sync import sync_type
 from backline.outbox.delivery import Delivery, SecretResolver
 from backline.outbox.dispatcher import Dispatcher, DispatchReport
 from backline.outbox.inline_delivery import InlineSender, Route
@@ -135,7 +134,7 @@ def deploy(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deploy]:
         if code:
             monkeypatch.setitem(types, kind.type_name, kind)
         if database:
-            outbox.connection.execute(statement("outbox", "message_type_sync"), type_row(kind, settings()))
+            sync_type(outbox.connection, kind, settings())
 
     yield run
     outbox.truncate()

@@ -158,6 +158,7 @@ def test_urgent_lanes_and_secrets_do_not_bypass_a_suppression(outbox: Outbox) ->
 
 @pytest.mark.parametrize(("left", "sent"), [("newsletter", False), ("*", False), ("offers", True)])
 def test_an_opted_out_recipient_gets_everything_else(outbox: Outbox, left: str, *, sent: bool) -> None:
+    outbox.sql("INSERT INTO backline.topic (name) VALUES ('offers') ON CONFLICT DO NOTHING")
     outbox.sql("SELECT backline.opt_out('email', 'Ann@example.com', %s)", left)
     news = outbox.enqueue(payload=json.dumps({**PAYLOAD, "topic": "newsletter"}))
     receipt = outbox.enqueue()

@@ -311,7 +311,8 @@ def test_a_message_is_not_sent_after_its_token_has_expired(
 
 
 def test_a_wrong_valid_until_is_named_when_it_is_sent(outbox: Outbox, mail: Catcher, lookup: SecretResolver) -> None:
-    made = reset(outbox, ENCRYPTOR.encrypt(TOKEN), valid_until="soon")
+    made = reset(outbox, ENCRYPTOR.encrypt(TOKEN))
+    outbox.sql("""UPDATE backline.message SET payload = payload || '{"valid_until": "soon"}'""")
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error"].split(":")[0]) == ("dead", "valid_until")

@@ -350,7 +350,7 @@ def test_a_dead_message_that_expired_or_had_secrets_is_not_retried(outbox: Outbo
 
 
 def secret_message(outbox: Outbox, **options: Any) -> LeasedMessage:
-    outbox.add_type("otp", secret=["code"], fields=[{"name": "name", "required": True, "json_types": ["string"]}])
+    outbox.add_type("otp", secret=["code"], name=(str, ...))
     encrypted = Encryptor([Fernet.generate_key().decode()]).encrypt("123456")
     return lease_one(outbox, type="otp", payload=json.dumps({"name": "Ann", "code": encrypted}), **options)
 

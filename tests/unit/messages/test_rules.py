@@ -123,7 +123,7 @@ def test_what_the_model_accepts_sql_accepts(drawn: tuple[type[MessageType], dict
     if accepted(kind, payload):
         rules = spec(kind)
         if kind is Every:  # Its secret is in the clear here, which the rules do not bound.
-            assert rules["fields"]["code"] == {"type": ["string", "object"], "required": True}
+            assert rules["fields"]["code"] == {"type": ["string", "object"], "required": True, "secret": True}
         note(f"{kind.type_name}: {payload}")
         assert problem(rules, payload) is None
 
@@ -184,7 +184,7 @@ def test_the_rules_of_a_field_in_full() -> None:
         "fields": None,
     }
     assert rules["fields"] == {
-        "code": {"type": ["string", "object"], "required": True},
+        "code": {"type": ["string", "object"], "required": True, "secret": True},
         "level": {"type": ["string"], "required": True, "enum": ["low", "high"]},
         "count": {"type": ["integer"], "required": True, "minimum": 1, "maximum": 10},
         "share": {"type": ["number", "null"], "required": False, "minimum": 0, "maximum": 1},

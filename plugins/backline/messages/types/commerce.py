@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from backline.channels.base import EmailContent
 from backline.messages.attachments import PdfAttachment, read_attachment
 from backline.messages.base import PayloadPart
 from backline.messages.fields import (
+    SQL_RULES,
     Currency,
     Day,
     HttpsUrl,
@@ -20,6 +21,7 @@ from backline.messages.fields import (
     Paragraph,
     Timestamp,
     WebUrl,
+    needs,
 )
 from backline.messages.registry import register
 from backline.messages.templated import DatedMessage, PersonalMessage, TemplatedSms
@@ -131,6 +133,7 @@ class OrderShipped(PersonalMessage, TemplatedSms):
 class OrderReminder(PersonalMessage):
     """Reminds the customer of an open step of an order, or asks for a review."""
 
+    model_config = ConfigDict(json_schema_extra={SQL_RULES: {"currency": needs("amount", "currency")}})
     example: ClassVar = {
         "name": "Ann", "order": "1042", "stage": "payment_due", "due_on": "2026-03-08", "amount": 7280,
         "currency": "EUR", "order_url": "https://shop.example/orders/1042",

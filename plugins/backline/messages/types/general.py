@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from backline.channels.base import EmailContent
 from backline.messages.attachments import Attachments, read_attachments
 from backline.messages.base import EmailMessage
-from backline.messages.fields import Address, Addresses, Headers, Line, LongText, Variables, WebUrl
+from backline.messages.fields import (
+    SQL_CHOICES,
+    SQL_RULES,
+    Address,
+    Addresses,
+    Headers,
+    Line,
+    LongText,
+    Variables,
+    WebUrl,
+    in_sql,
+    one_of,
+)
 from backline.messages.registry import register
 from backline.messages.templated import PersonalMessage, TemplatedMessage, TemplateName
 from backline.preferences.settings import PreferenceSettings
@@ -24,7 +36,7 @@ def check_topic(name: str) -> str:
     return name
 
 
-Topic = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_topic)]
+Topic = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(check_topic), in_sql("topics", SQL_CHOICES)]
 TOPIC = Field(
     None,
     description="A topic of `preferences.topics`: recipients who opted out do not get it, and it has an unsubscribe link.",
@@ -36,6 +48,7 @@ TOPIC = Field(
 class Email(EmailMessage):
     """An email with any subject and body."""
 
+    model_config = ConfigDict(json_schema_extra={SQL_RULES: {"text": one_of("text", "html")}})
     example: ClassVar = {"subject": "Your order 1042", "text": "It is on its way."}
 
     subject: Line = Field(description="One line.")

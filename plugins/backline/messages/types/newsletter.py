@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from backline.messages.base import PayloadPart
-from backline.messages.fields import HttpsUrl, Line, Name, Paragraph, WebUrl
+from backline.messages.fields import SQL_RULES, HttpsUrl, Line, Name, Paragraph, WebUrl, in_sql, matching, needs
 from backline.messages.registry import register
 from backline.messages.templated import TemplatedMessage
 from backline.validation_errors import field_error
 
-HeaderUrl = Annotated[HttpsUrl, Field(max_length=900, pattern="^[!-~]+$")]
+check_ascii = matching("[!-~]+", "must be ASCII; write the domain as xn--..., the rest with % escapes")
+HeaderUrl = Annotated[
+    HttpsUrl,
+    Field(max_length=900),
+    AfterValidator(check_ascii),
+    in_sql("^https://[A-Za-z0-9._-]+(:[0-9]{1,4})?([/?#][!-~]*)?$"),
+]
 """A URL that fits into a header line: ASCII, and not too long (RFC 5322 section 2.1.1)."""
 
 
 class Article(PayloadPart):
     """One article of a newsletter."""
+
+    model_config = ConfigDict(json_schema_extra={SQL_RULES: {"image_alt": needs("image_url", "image_alt")}})
 
     title: Name
     text: Paragraph

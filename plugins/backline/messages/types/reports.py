@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from backline.channels.base import EmailContent
 from backline.messages.attachments import AttachmentField, read_attachment
-from backline.messages.fields import Day, Name, Paragraph, Timestamp, WebUrl
+from backline.messages.fields import SQL_RULES, Day, Name, Paragraph, Timestamp, WebUrl, one_of
 from backline.messages.registry import register
 from backline.messages.templated import DatedMessage
 from backline.validation_errors import field_error
@@ -20,6 +20,7 @@ REPORT = Field(description="Its title.")
 class ReportReady(DatedMessage):
     """Delivers a report: as a link, or as a file if it is small."""
 
+    model_config = ConfigDict(json_schema_extra={SQL_RULES: {"report_url": one_of("report_url", "file")}})
     example: ClassVar = {
         "name": "Ann", "report": "Sales in February 2026", "made_at": "2026-03-01T06:00:00Z",
         "report_url": "https://shop.example/reports/2026-02", "available_until": "2026-04-01",

@@ -8,11 +8,17 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, Field
 
 from backline.messages.base import SmsMessage
-from backline.messages.fields import Variables, check_text, matching
+from backline.messages.fields import SQL_LIMIT, TEXT_PATTERN, Variables, check_text, in_sql, matching
 from backline.messages.registry import register
 from backline.messages.templated import SmsTemplateName, TemplatedSms
 
-Body = Annotated[str, Field(min_length=1, max_length=1600), AfterValidator(check_text)]
+Body = Annotated[
+    str,
+    Field(min_length=1, max_length=1600),
+    AfterValidator(check_text),
+    in_sql(TEXT_PATTERN),
+    in_sql("sms", SQL_LIMIT),
+]
 MFA_LIFETIME = timedelta(minutes=5)
 
 

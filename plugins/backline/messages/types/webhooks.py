@@ -5,20 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field
 
 from backline.channels.base import WebhookContent
 from backline.messages.base import WebhookMessage
-from backline.messages.fields import Timestamp, matching
+from backline.messages.fields import JsonObject, Timestamp, in_sql, matching
 from backline.messages.registry import register
 
-check_event_type = matching(
-    r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", 'must be words separated by full stops, such as "order.paid"'
-)
+_WORD = "[A-Za-z0-9_-]+"
+_EVENT_TYPE = f"{_WORD}([.]{_WORD})*"
+check_event_type = matching(_EVENT_TYPE, 'must be words separated by full stops, such as "order.paid"')
 # Without a full stop, which the specification reserves.
-check_event_id = matching(r"[A-Za-z0-9_-]+", "must consist of letters, digits, '_' and '-'")
-EventType = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(check_event_type)]
-EventId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_event_id)]
+check_event_id = matching(_WORD, "must consist of letters, digits, '_' and '-'")
+EventType = Annotated[
+    str, Field(min_length=1, max_length=128), AfterValidator(check_event_type), in_sql(f"^{_EVENT_TYPE}$")
+]
+EventId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_event_id), in_sql(f"^{_WORD}$")]
 
 
 @register("webhook", webhook="webhook.normal")
@@ -28,7 +30,7 @@ class Webhook(WebhookMessage):
     example: ClassVar = {"event_type": "order.paid", "data": {"order": "1042", "total": "72.80", "currency": "EUR"}}
 
     event_type: EventType = Field(description="What happened; endpoints subscribe to it.")
-    data: dict[str, JsonValue] = Field(description="The event's data.")
+    data: JsonObject = Field(description="The event's data.")
     event_id: EventId | None = Field(
         None,
         description="The same for each repetition of the event (`webhook-id`); generated when omitted.",
