@@ -42,6 +42,10 @@ RETURNING m.id, m.type, m.type_version, m.recipient, m.payload::text AS payload_
     EXISTS (SELECT FROM backline.suppression) OR EXISTS (SELECT FROM backline.opt_out)
         OR EXISTS (SELECT FROM backline.recipient_preference) AS has_preferences;
 
+-- name: message_is_rescued_waiting
+-- Whether the lane has a message whose dispatcher died.
+SELECT EXISTS (SELECT FROM backline.message WHERE state = 'pending' AND rescues > 0 AND lane = %(lane)s::text);
+
 -- name: message_claim_rescued
 -- Leases one message whose dispatcher died: it is sent alone, in case it caused the death.
 UPDATE backline.message AS m

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL_SECONDS = 1.0
 RESCUE_INTERVAL_SECONDS = 5.0
+MIN_ALONE_SECONDS, MAX_ALONE_SECONDS = 1.0, 128.0
+"""How long other messages wait for those in hand, or for a rescued one: the latter is more than the longest attempt."""
 MIN_POLL_INTERVAL_SECONDS = 0.002
 MAX_POLL_INTERVAL_SECONDS = 0.25
 RECENT_WORK_SECONDS = 60.0
@@ -109,6 +111,7 @@ class Dispatcher(Generic[P]):
         self._handing_over = False
         self._has_successor = False
         self._check_rescued = True
+        self._alone_seconds = MIN_ALONE_SECONDS
         self._report = DispatchReport(self.lane_name)
 
     def stop(self, why: str = "stopped") -> None:
@@ -243,22 +246,38 @@ class Dispatcher(Generic[P]):
         return result.admitted
 
     async def _send_rescued_singly(self) -> bool:
-        """Send rescued messages one by one, with nothing else in hand: one that kills the process harms no other message."""
+        """Send rescued messages one by one, with nothing else in hand: one that kills the process harms no other message.
+
+        A message that takes long, in hand before or rescued, ends the attempt: the lane's other messages do not wait for it.
+        """
         self._check_rescued = False
+        if not await self._claim_store.has_rescued(self.lane_name):
+            return False
         found = False
         while not self._stopping.is_set():
-            self._last_fed_at = time.monotonic()
-            if self._in_hand:
-                await self._wait_for_commit(MAX_POLL_INTERVAL_SECONDS)
-                continue
+            if not await self._has_nothing_in_hand(self._alone_seconds):
+                # Next time it waits longer: on a busy lane of slow messages the rescued ones get their turn, too.
+                self._alone_seconds = min(2 * self._alone_seconds, MAX_ALONE_SECONDS)
+                return found
             messages = await self._claim_store.claim_rescued(
                 self.lane_name, self._dispatcher_id, self.lane.lease_seconds
             )
             if not messages:
+                self._alone_seconds = MIN_ALONE_SECONDS
                 return found
             found = True
             self._queue_messages(await each_alone(self._admit, messages))
         return found
+
+    async def _has_nothing_in_hand(self, seconds: float) -> bool:
+        """Wait at most so long until all messages in hand have ended; whether they have."""
+        until = time.monotonic() + seconds
+        while self._in_hand and not self._stopping.is_set():
+            self._last_fed_at = now = time.monotonic()
+            if now >= until:
+                return False
+            await self._wait_for_commit(min(until - now, MAX_POLL_INTERVAL_SECONDS))
+        return True
 
     def _queue_messages(self, messages: list[LeasedMessage]) -> None:
         for message in messages:

@@ -222,6 +222,11 @@ class Store:
             self._scan_positions[lane] = replace(last, filled_limit=len(rows) == limit)
         return await _ready(rows, asked, lease_seconds)
 
+    async def has_rescued(self, lane: str) -> bool:
+        """Whether the lane has a message whose dispatcher died."""
+        [found] = await self._database.fetch(statement("outbox", "message_is_rescued_waiting"), bool, {"lane": lane})
+        return found
+
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
         """Lease one message whose dispatcher died, if there is one."""
         asked = time.monotonic()

@@ -271,6 +271,28 @@ def test_a_rescued_message_is_sent_too(outbox: Outbox, mail: Catcher, pool: Thre
     assert mail.recipients() == expected(20)
 
 
+@pytest.mark.parametrize(("rescued", "seconds"), [("none", 2), ("slow", 5), ("other", 12)])
+def test_a_message_that_takes_long_keeps_no_other_waiting(
+    outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, rescued: str, seconds: int
+) -> None:
+    monkeypatch.setattr("backline.outbox.dispatcher.RESCUE_INTERVAL_SECONDS", 0.5)
+    mail.fail(action="slow", stage="rcpt", seconds=60.0, recipient="slow@example.com")
+    ids = {"slow": outbox.enqueue("slow@example.com"), "other": outbox.enqueue("other@example.com")}
+    if rescued in ids:
+        outbox.sql("UPDATE backline.message SET rescues = 1 WHERE id = %s", ids[rescued])
+    served = RunningDispatcher(outbox, mail, pool)
+    wait_for(lambda: outbox.message(ids["slow"])["state"] == "leased")
+    until, number = time.monotonic() + 3, 0  # several looks for rescued messages
+    while time.monotonic() < until:
+        number += 1
+        made, began = outbox.enqueue(f"r{number}@example.com"), time.monotonic()
+        wait_for(lambda made=made: outbox.message(made)["state"] == "sent", 40)
+        assert time.monotonic() - began < seconds
+    assert outbox.message(ids["slow"])["state"] == "leased"
+    served.dispatcher.stop()
+    served.result()
+
+
 def test_a_lane_with_a_rate_sends_no_faster(outbox: Outbox, mail: Catcher, pool: ThreadPoolExecutor) -> None:
     outbox.enqueue_many(40)
     lane = LANE.model_copy(update={"rate_per_minute": 600.0, "rate_burst": 30})
