@@ -134,7 +134,7 @@ CREATE FUNCTION backline.suppress_key(
 ) RETURNS bigint
 LANGUAGE sql AS $$
     INSERT INTO backline.suppression AS s (channel, address, reason, source, detail, message_id, until)
-    VALUES ($1, $2, $3, $6, left($4, 1000), $7, $5)
+    VALUES ($1, $2, $3, left($6, 255), left($4, 1000), $7, $5)
     ON CONFLICT (channel, address) DO UPDATE
     SET reason = excluded.reason, source = excluded.source, detail = excluded.detail, message_id = excluded.message_id,
         since = excluded.since, until = excluded.until
@@ -164,7 +164,7 @@ END $$;
 -- Opts an address key out; see backline.opt_out.
 CREATE FUNCTION backline.opt_out_key(channel text, key text, topic text, source text, message_id bigint) RETURNS void
 LANGUAGE sql AS $$
-    INSERT INTO backline.opt_out (channel, address, topic, source, message_id) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO backline.opt_out (channel, address, topic, source, message_id) VALUES ($1, $2, $3, left($4, 255), $5)
     ON CONFLICT DO NOTHING
 $$;
 

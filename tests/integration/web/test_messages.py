@@ -16,7 +16,6 @@ from cryptography.fernet import Fernet
 from backline.messages import registry
 from backline.messages.sync import sync_types
 from backline.outbox import queries, submission
-from backline.settings import settings
 from backline.web.urls import PREFIX
 from tests.integration.web.conftest import FERNET_KEY, Api, email
 
