@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from math import isfinite
 from typing import cast
 
 from airflow.api_fastapi.core_api.datamodels.backfills import BackfillPostBody
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backline.errors import InvalidInput
 from backline.messages.base import MessageType
+from backline.messages.fields import MAX_DEPTH
 from backline.messages.run_conf import MAX_KEY_LENGTH, check_before_storing, type_of_dag
 from backline.settings import settings
 from backline.web.bodies import METHODS_WITHOUT_BODY
@@ -36,6 +38,7 @@ from backline.web.settings import HttpSettings
 from backline.web.urls import PREFIX
 
 _LOGIN = "/auth/"
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _RUN = re.compile(
     r"/api/v2/dags/(?P<dag>[^/]+)/dagRuns/?|/execution/dag-runs/(?P<triggered>[^/]+)/[^/]+/?|/api/v2/backfills(/dry_run)?/?"
 )
@@ -85,6 +88,8 @@ class RequestGuard:
             raise InvalidInput("body", "is not JSON that can be read") from None
         if not isinstance(given, dict):
             return body
+        for key in _CONF_KEYS & set(given):
+            _check_storable(key, given[key])
         name = dag_id or str(given.get("dag_id"))
         kind = type_of_dag(name)
         if kind is not None:
@@ -125,6 +130,25 @@ def _check(kind: type[MessageType], given: Mapping[str, object]) -> None:
                 raise InvalidInput(f"{name}: {exc.field}", exc.problem) from None
         elif conf is not None:
             raise InvalidInput(name, f"must be an object with the fields of {kind.type_name}")
+
+
+def _check_storable(field: str, conf: object) -> None:
+    """InvalidInput for a value that Airflow accepts, but cannot store or hand to a task."""
+    waiting = [(conf, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > MAX_DEPTH + 1:
+            raise InvalidInput(field, f"is nested more than {MAX_DEPTH} levels deep; make it flatter")
+        if isinstance(value, dict):
+            waiting += [(part, depth + 1) for item in value.items() for part in item]
+        elif isinstance(value, list):
+            waiting += [(part, depth + 1) for part in value]
+        elif isinstance(value, str) and _UNSTORABLE.search(value):
+            raise InvalidInput(field, "has a NUL or half a surrogate pair in a text; remove it")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InvalidInput(field, "has a whole number of more than 64 bits; give it as text")
+        elif isinstance(value, float) and not isfinite(value):
+            raise InvalidInput(field, "has a number that is not finite; give it as text")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

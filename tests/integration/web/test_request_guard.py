@@ -136,6 +136,26 @@ def test_a_conf_that_is_no_object_is_refused(client: TestClient, airflow: Airflo
     assert airflow.bodies == []
 
 
+UNSTORABLE = {
+    "[" * 300 + "]" * 300: "nested more than 100",
+    '"a\\u0000"': "NUL",
+    '{"\\ud800": 1}': "half a surrogate",
+    str(2**63): "64 bits",
+    "1e400": "not finite",
+    "NaN": "not finite",
+}
+
+
+@pytest.mark.parametrize("path", [RUNS, "/api/v2/dags/my_job/dagRuns", "/execution/dag-runs/my_job/r1"])
+@pytest.mark.parametrize(("value", "problem"), UNSTORABLE.items(), ids=[*UNSTORABLE.values()])
+def test_a_value_that_airflow_cannot_keep_is_refused(
+    client: TestClient, airflow: Airflow, path: str, value: str, problem: str
+) -> None:
+    answer = client.post(path, content=f'{{"logical_date": null, "conf": {{"data": {value}}}}}')
+    assert (answer.status_code, problem in answer.json()["detail"]) == (400, True)
+    assert airflow.bodies == []
+
+
 def test_a_key_beside_the_conf_is_refused(client: TestClient, airflow: Airflow) -> None:
     answer = client.post(RUNS, json={"logical_date": None, "token": SECRET})
     assert (answer.status_code, answer.json()["detail"]) == (
