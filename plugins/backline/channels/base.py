@@ -9,7 +9,7 @@ Heavy imports do not belong here: every task imports the message types, and with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -108,11 +108,19 @@ class Receipt(NamedTuple):
     """Recipients that were refused while others were accepted, with the response: cc, bcc, devices."""
 
 
+class SessionBusy(Exception):
+    """The session's previous message takes long, and nothing of this one was sent; `wait` returns when the next can begin."""
+
+    def __init__(self, wait: Callable[[], Awaitable[object]]) -> None:
+        super().__init__("the previous message takes long")
+        self.wait = wait
+
+
 class Session(Protocol[P_contra]):
     """One persistent connection, opened by the first send and reopened after it breaks."""
 
     async def send(self, prepared: P_contra) -> Receipt:
-        """Deliver one message; raises RetryableError or PermanentError."""
+        """Deliver one message; raises RetryableError or PermanentError, or SessionBusy if it takes several at a time."""
 
     async def close(self) -> None:
         """Close the connection; never raises."""

@@ -21,7 +21,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from pydantic_core import to_json
 
-from backline.channels.base import Channel, Message, P, Session
+from backline.channels.base import Channel, Message, P, Session, SessionBusy
 from backline.channels.registry import definition
 from backline.db.connect import Database
 from backline.db.statements import statement
@@ -39,6 +39,8 @@ CONNECT_TIMEOUT_SECONDS = 5
 RECONNECT_TIMEOUT_SECONDS = 0.1
 """Enough for one more attempt when the server has closed the idle connection of the secrets' lookups."""
 REDACTED = "[secret]"
+MIN_SECRET_LENGTH = 4
+"""A shorter text is no secret, and could be part of any word."""
 INLINE_PAYLOAD_LENGTH = 4_096
 """Characters of a payload; a message with a larger one is built in a thread, which costs a tenth of a millisecond."""
 PREPARE_TIMEOUT_SECONDS = 20.0
@@ -93,7 +95,7 @@ class Delivery(Generic[P]):
     """Large messages are built a few at a time: the time limit of each counts its own work, not that of its neighbours."""
 
     async def attempt(self, message: LeasedMessage, session: Session[P], *, cancelled: bool = False) -> Outcome:
-        """Attempt delivery once. Every failure becomes an outcome; only the caller's cancellation is raised.
+        """Attempt delivery once. Every failure becomes an outcome; only SessionBusy and the caller's cancellation are raised.
 
         Secret values do not appear in the outcome, even if the provider repeats them.
         """
@@ -116,6 +118,8 @@ class Delivery(Generic[P]):
                 message.attempt + 1, None if secrets else message.payload_json,
             )  # fmt: skip
             receipt = await session.send(await self._prepare_bounded(content, message))
+        except SessionBusy:
+            raise
         except Exception as exc:  # noqa: BLE001 - a fault in one message must not stop the lane
             outcome = self._failure_outcome(message, exc, started)
         else:
@@ -306,7 +310,8 @@ def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessa
 
 def _redact(outcome: Outcome, secrets: Iterable[str]) -> Outcome:
     """The outcome without any secret in the texts of the provider or of our own checks."""
-    shapes = [shape for secret in secrets for shape in (secret, quote(secret, safe=""))]
+    hidden = [secret for secret in secrets if len(secret) >= MIN_SECRET_LENGTH]
+    shapes = [shape for secret in hidden for shape in (secret, quote(secret, safe=""))]
 
     def redacted(text: str | None) -> str | None:
         for shape in shapes:

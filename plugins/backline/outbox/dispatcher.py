@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Generic
 
-from backline.channels.base import Channel, P, Session
+from backline.channels.base import Channel, P, Session, SessionBusy
 from backline.db.connect import Database
 from backline.outbox.delivery import Delivery
 from backline.outbox.recipient_policy import (
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_INTERVAL_SECONDS = 1.0
 RESCUE_INTERVAL_SECONDS = 5.0
 MIN_ALONE_SECONDS, MAX_ALONE_SECONDS = 1.0, 128.0
-"""How long other messages wait for those in hand, or for a rescued one: the latter is more than the longest attempt."""
+"""How long others wait for a message that takes long, so that rescued ones are sent alone; doubled until it is enough."""
 MIN_POLL_INTERVAL_SECONDS = 0.002
 MAX_POLL_INTERVAL_SECONDS = 0.25
 RECENT_WORK_SECONDS = 60.0
@@ -246,22 +246,17 @@ class Dispatcher(Generic[P]):
         return result.admitted
 
     async def _send_rescued_singly(self) -> bool:
-        """Send rescued messages one by one, with nothing else in hand: one that kills the process harms no other message.
-
-        A message that takes long, in hand before or rescued, ends the attempt: the lane's other messages do not wait for it.
-        """
+        """Send rescued messages one by one, with nothing else in hand: one that kills the process harms no other message."""
         self._check_rescued = False
         if not await self._claim_store.has_rescued(self.lane_name):
             return False
         found = False
         while not self._stopping.is_set():
             if not await self._has_nothing_in_hand(self._alone_seconds):
-                # Next time it waits longer: on a busy lane of slow messages the rescued ones get their turn, too.
                 self._alone_seconds = min(2 * self._alone_seconds, MAX_ALONE_SECONDS)
                 return found
-            messages = await self._claim_store.claim_rescued(
-                self.lane_name, self._dispatcher_id, self.lane.lease_seconds
-            )
+            lease = self.lane.lease_seconds
+            messages = await self._claim_store.claim_rescued(self.lane_name, self._dispatcher_id, lease)
             if not messages:
                 self._alone_seconds = MIN_ALONE_SECONDS
                 return found
@@ -301,8 +296,15 @@ class Dispatcher(Generic[P]):
                 continue
             self._unconfirmed += 1
             self._in_flight += 1
-            outcome = await self.delivery.attempt(message, session, cancelled=message.id in self._cancelled)
-            self._in_flight -= 1
+            try:
+                outcome = await self.delivery.attempt(message, session, cancelled=message.id in self._cancelled)
+            except SessionBusy as exc:  # another session may take it at once
+                self._unconfirmed -= 1
+                self._queue.put_nowait(message)
+                await exc.wait()
+                continue
+            finally:
+                self._in_flight -= 1
             self._finished.append(outcome)
             self._outcome_ready.set()
             if len(self._finished) >= self.outbox.max_unconfirmed // 2:

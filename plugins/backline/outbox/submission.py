@@ -165,7 +165,7 @@ def enqueue_batch(
                 sql = statement("outbox", "idempotency_claim_batch")
                 earlier = fetch_one(database, sql, list[int], {**values, **content})
         except InvalidInput as exc:
-            raise with_http_field_name(exc) from None
+            raise with_http_field_name(exc, messages[0].type) from None
         if earlier is not None:
             return earlier
     ids = [0] * len(messages)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from backline.channels.base import Attachment, EmailContent, Message, Receipt, attempt_timeout, truncate
+from backline.channels.base import Attachment, EmailContent, Message, Receipt, SessionBusy, attempt_timeout, truncate
 from backline.channels.email.mime import address_header, build_message
 from backline.channels.email.replies import error_from_reply
 from backline.channels.email.settings import EmailSettings
@@ -33,6 +33,8 @@ Command = tuple[Stage, str, str]
 _MESSAGE_COMMANDS: tuple[Command, ...] = ((Stage.DATA, "", "DATA\r\n"), (Stage.BODY, "", ""))
 
 _QUEUE_ID = re.compile(r"(?:queued as |\bid=|^(?:2\.\d\.\d )?ok:? )<?([^\s>]+)>?$", re.IGNORECASE | re.MULTILINE)
+BUSY_SECONDS = 1.0
+"""How long a message waits for the one before it on its connection, before another connection may take it."""
 _MAX_TIMEOUT_SECONDS = 600.0
 """How long RFC 5321 section 4.5.3.2.6 lets a server take over its last reply."""
 _MIN_BYTES_PER_SECOND = 128 * 1024
@@ -153,8 +155,16 @@ class EmailSession:
         A connection that turns out to be closed is replaced at once, unless the server may have the message. If the
         message's own recipient is refused, it is sent to no one; refused cc and bcc are listed in the receipt.
         """
-        await self.pipeline_lock.acquire()
+        try:
+            async with asyncio.timeout(BUSY_SECONDS):
+                await self.pipeline_lock.acquire()
+        except TimeoutError:
+            raise SessionBusy(self._wait_until_free) from None
         return await _Delivery(self, prepared).run()
+
+    async def _wait_until_free(self) -> None:
+        async with self.pipeline_lock:
+            pass
 
     async def close(self) -> None:
         """Close the connection; never raises."""
