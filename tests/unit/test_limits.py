@@ -48,9 +48,11 @@ INTERNAL = {
     "channels.webhook.endpoints:MAX_CACHED_ENDPOINTS": "of a cache",
     "channels.webhook.endpoints:MAX_REASON_LENGTH": "cuts our own text",
     "messages.run_conf:MAX_KEY_LENGTH": "of a key that an error repeats",
+    "messages.sql_checks:MAX_PATTERN_LENGTH": "where SQL checks a limit",
 }
 FIXED_KEYS = {
     "channels/email/mime.py:_part_head": "two subtypes and three encodings",
+    "channels/raw_json.py:_decoder": "names of members",
     "channels/registry.py:definition": "names of channels; others raise",
     "messages/registry.py:_load": "names of modules",
     "rendering/catalog.py:templates": "names of channels",
