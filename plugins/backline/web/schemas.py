@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import time
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from backline.channels.webhook.signatures import Scheme
 from backline.messages.fields import parse_timestamp
 from backline.settings import ChannelName
-from backline.webhooks.endpoints import Endpoint
+from backline.webhooks.endpoints import MAX_DESCRIPTION_LENGTH, Endpoint
 
 MAX_ID = 2**62
 """Larger than any id, and far enough below bigint's maximum for arithmetic."""
@@ -21,7 +22,9 @@ BATCH_LIMIT = 1_000
 MAX_LISTED_MESSAGES = 1_000
 """Maximum number of messages in the response to a replay of webhook events."""
 ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
-ONE_LINE_OF_TEXT = r"^[^\x00-\x1f\x7f]*[!-~][^\x00-\x1f\x7f]*$"
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+NOTE: Mapping[str, JsonValue] = {"pattern": f"^[^{_CONTROL}]*$", "maxLength": MAX_DESCRIPTION_LENGTH}
+"""The JSON schema of a line for operators."""
 
 
 Timestamp = Annotated[AwareDatetime, BeforeValidator(parse_timestamp)]
@@ -289,7 +292,7 @@ class NewEndpoint(RequestBody):
         default_factory=lambda: ["*"], description='"order.paid", "order.*" for a group of types, or "*" for all.',
         examples=[["order.*", "job.failed"]],
     )  # fmt: skip
-    description: str = Field("", description="One line, for operators.")
+    description: str = Field("", description="One line, for operators.", json_schema_extra={**NOTE})
     scheme: Scheme = Field("v1", description="v1: a shared secret; v1a: a public key for the receiver.")
 
 
@@ -298,7 +301,7 @@ class EndpointUpdate(RequestBody):
 
     url: str | None = None
     event_types: list[str] | None = None
-    description: str | None = None
+    description: str | None = Field(None, json_schema_extra={**NOTE})
 
 
 class SecretRotation(RequestBody):
@@ -313,7 +316,10 @@ class SecretRotation(RequestBody):
 class DisableRequest(RequestBody):
     """Why an endpoint is disabled."""
 
-    reason: str = Field(description="In a few words, for operators.", json_schema_extra={"pattern": ONE_LINE_OF_TEXT})
+    reason: str = Field(
+        description="In a few words, for operators.",
+        json_schema_extra={**NOTE, "pattern": f"^[^{_CONTROL}]*[!-~][^{_CONTROL}]*$"},
+    )
 
 
 class WebhookReplay(RequestBody):
