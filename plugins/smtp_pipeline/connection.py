@@ -19,6 +19,7 @@ from smtp_pipeline.replies import Reply, Stage
 _MAX_REPLY_BYTES = 64 * 1024
 """A server whose reply is longer is not an SMTP server."""
 _MAX_REPLY_LINES = 1000
+_REPLY_START = re.compile(r"[2-5][0-9]{2}(?:[ \r]|$)")
 _QUIT_TIMEOUT_SECONDS = 1.0
 _HOST_NAME = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z0-9-]{1,63}")
 
@@ -140,8 +141,8 @@ class SmtpConnection(asyncio.Protocol):
             if line[3:4] == "-":
                 self._reply_lines.append(line[4:].rstrip("\r"))
                 continue
-            code = int(line[:3]) if line[:3].isdecimal() else 0
-            if not 200 <= code < 600:
+            code = int(line[:3]) if _REPLY_START.match(line) else 0
+            if not code:
                 return self.abort("its reply is not SMTP")
             text = line[4:].rstrip("\r")
             if self._reply_lines:

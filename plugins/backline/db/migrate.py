@@ -13,7 +13,7 @@ from psycopg.sql import SQL, Identifier
 
 from backline.db.connect import translate_error, translate_errors
 from backline.db.statements import SQL_FOLDER
-from backline.errors import Misconfigured, RetryableError
+from backline.errors import DatabaseFailure, Misconfigured, RetryableError
 
 SCHEMA = "backline"
 MIGRATIONS_FOLDER = SQL_FOLDER / "migrations"
@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS {schema}.migration (
 )""")
 # A transaction-level lock: safe behind a transaction pooler, and gone with the transaction.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext(%s || '.migration'))"
+_SET_LOCK_TIMEOUT = "SELECT set_config('lock_timeout', %s, true)"
+LOCK_TIMEOUT_SECONDS = 60
 _MIGRATION_TABLE_EXISTS = "SELECT to_regclass(quote_ident(%s) || '.migration') IS NOT NULL"
 _LIST_APPLIED = SQL("SELECT number, name, checksum FROM {schema}.migration ORDER BY number")
 _INSERT_MIGRATION = SQL("INSERT INTO {schema}.migration (number, name, checksum) VALUES (%s, %s, %s)")
@@ -87,6 +89,19 @@ def migrate(dsn: str, folder: Path = MIGRATIONS_FOLDER) -> list[str]:
     return fresh
 
 
+def _lock(connection: Connection, schema: str) -> None:
+    """Wait for another migration of the schema; DatabaseFailure if it takes long."""
+    connection.execute(_SET_LOCK_TIMEOUT, [f"{LOCK_TIMEOUT_SECONDS}s"])
+    try:
+        connection.execute(_LOCK, [schema])
+    except psycopg.errors.LockNotAvailable as exc:
+        raise DatabaseFailure(
+            f"another session has held the migration lock of {schema} for {LOCK_TIMEOUT_SECONDS} s: wait until it ends, or find its "
+            "pid in pg_locks, with the locktype advisory"
+        ) from exc
+    connection.execute(_SET_LOCK_TIMEOUT, ["0"])
+
+
 def apply_files(connection: Connection, schema: str, folder: Path) -> list[str]:
     """Apply a folder's missing migrations to a schema, under a lock, in the caller's transaction; returns their names.
 
@@ -96,7 +111,7 @@ def apply_files(connection: Connection, schema: str, folder: Path) -> list[str]:
     migrations = read_migrations(folder)
     names = {"schema": Identifier(schema)}
     _check_server(connection)
-    connection.execute(_LOCK, [schema])
+    _lock(connection, schema)
     if not _query_bool(connection, _SCHEMA_EXISTS, schema):  # a role without CREATE can use an existing schema
         connection.execute(_CREATE_SCHEMA.format(**names))
     connection.execute(_CREATE_MIGRATION_TABLE.format(**names))

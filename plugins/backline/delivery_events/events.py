@@ -85,7 +85,7 @@ def record_events(connection: psycopg.Connection[DictRow], source: str, events: 
             )
     except (ValueError, *ROW_ERRORS, BacklineError) as exc:
         if len(events) == 1:  # refused, it would come again for days, with all that came with it
-            log.warning("%s event %s left out: %s", source, to_storable(events[0].source_id)[:100], type(exc).__name__)
+            log.warning("%s event %r left out: %s", source, events[0].source_id[:100], type(exc).__name__)
             return 0
     return sum(record_events(connection, source, [event]) for event in events)
 

@@ -43,7 +43,7 @@ def parse_request(headers: Mapping[str, str], body: bytes, public_key: str, now:
         try:
             event = _parse_event(events.require_object(one, f"[{index}]"), f"[{index}]")
         except InvalidInput as exc:  # SendGrid would send all of them again
-            log.warning("sendgrid: an event was left out: %s", exc)
+            log.warning("sendgrid: an event was left out: %r", str(exc))
             continue
         found += [event] if event is not None else []
     return found

@@ -181,7 +181,10 @@ def _resolve_path(path: str) -> Path:
     folder = (ROOT / settings().section(EmailSettings).attachment_folder).resolve()
     windows = PureWindowsPath(path)
     # resolve() follows links, so a link out of the folder is refused.
-    target = (folder / path).resolve()
+    try:
+        target = (folder / path).resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a NUL
+        raise field_error("path", "cannot be followed to a file; fix the path or its links") from None
     if ".." in windows.parts or windows.anchor or not target.is_relative_to(folder) or target == folder:
         raise field_error(
             "path",

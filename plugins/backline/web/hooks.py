@@ -142,7 +142,7 @@ def _store_delivery_events(database: Connections, source: str, events: list[Deli
 def _store_payment_event(database: Connections, event: PaymentEvent) -> Response:
     with database.transaction() as connection:
         is_new = insert_event(connection, event)
-    log.info("%s sent %s %s (%s)", event.provider, event.type, event.event_id, "new" if is_new else "known already")
+    log.info("%s sent %r %r (%s)", event.provider, event.type, event.event_id, "new" if is_new else "known already")
     return Response(status_code=204)
 
 

@@ -339,6 +339,21 @@ async def test_international_address_needs_smtputf8(start_mail_server: Mail) -> 
     await sender.close()
 
 
+@pytest.mark.parametrize("reply", ["2500 ok", "\u0662\u0665\u0660 ok", "25 ok", "250ok", "+25 ok"])
+async def test_what_is_no_reply_of_smtp_is_no_acceptance(reply: str) -> None:
+    async def dialogue(line: ScriptedConnection) -> None:
+        await line.greet()
+        await line.accept_message(answered=False)
+        await line.send(reply)
+        await line.receive()
+
+    async with scripted_server(dialogue) as script:
+        sender = plain_session(script.port)
+        with pytest.raises(NetworkFailure, match="its reply is not SMTP"):
+            await sender.send(prepared_email())
+        await sender.close()
+
+
 # Several messages under way over one connection.
 
 

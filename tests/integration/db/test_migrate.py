@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from backline.db.migrate import MIGRATIONS_FOLDER, migrate, pending, read_migrations
-from backline.errors import Misconfigured
+from backline.errors import DatabaseFailure, Misconfigured
 from backline.messages import registry
 
 NAMES = [path.stem for path in sorted(MIGRATIONS_FOLDER.glob("*.sql"))]
@@ -33,6 +33,15 @@ def test_an_empty_database_gets_all_migrations_and_types(empty_database: str) ->
     assert pending(empty_database) == []
     known = values(empty_database, "SELECT name FROM backline.message_type ORDER BY name")
     assert known == [kind.type_name for kind in registry.all_types()]
+
+
+def test_a_lock_that_another_session_holds_ends_with_an_error(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backline.db.migrate.LOCK_TIMEOUT_SECONDS", 1)
+    with psycopg.connect(database) as other:
+        other.execute("SELECT pg_advisory_xact_lock(hashtext('backline.migration'))")
+        with pytest.raises(DatabaseFailure, match="another session has held the migration lock of backline for 1 s"):
+            migrate(database)
+    assert migrate(database) == []
 
 
 def test_a_second_run_applies_nothing_and_repairs_the_types(database: str) -> None:

@@ -75,6 +75,11 @@ def test_a_symlink_out_of_the_folder_is_refused(folder: Path, linked: str) -> No
     assert (error.field, "through a link" in str(error)) == ("attachments[0].path", True)
 
 
+def test_a_link_to_itself_is_refused(folder: Path) -> None:
+    (folder / "circle").symlink_to(folder / "circle")
+    assert error_of({"path": "circle", "filename": "a.pdf"}).field == "attachments[0].path"
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_missing_file_is_checked_when_it_is_sent() -> None:
     registry.get("email").parse(payload({"path": "later.pdf"}))
