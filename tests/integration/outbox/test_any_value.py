@@ -102,7 +102,7 @@ ROWS: Mapping[str, LiteralString] = {
         VALUES ('ann', 'message.send', 'message/' || %(id)s::text, 'r')""",
 }
 OWN_TABLES = {
-    "migration", "message_type", "channel", "field_rule", "lane", "time_zone", "dispatcher", "rate_bucket", "ledger", "ledger_day", "scan_cursor", "job_result",
+    "migration", "message_type", "channel", "field_rule", "lane", "time_zone", "topic", "dispatcher", "rate_bucket", "ledger", "ledger_day", "scan_cursor", "job_result",
     "payment_approval", "reconciliation", "reconciliation_discrepancy", "webhook_secret",
 }  # fmt: skip
 """What no entry point fills: Backline writes its own values there."""

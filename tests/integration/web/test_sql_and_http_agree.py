@@ -37,7 +37,7 @@ from tests.integration.web.conftest import Api
 
 DIFFERENCES = {
     r"template|variable|cannot be rendered": "Only rendering shows whether a template exists and can use its variables.",
-    r"(?i)xn--.* is not an email address": "Only Python decodes a domain that is written as xn--....",
+    r"(?i)xn--.* is not an email address|is not an email address.*Invalid A-label": "Only Python decodes a domain that is written as xn--....",
     r"no such file|is not allowed; allowed|does not begin as|is not base64|is over|must be a PDF|regular file|through a link"
     r"|MiB together": "SQL sees neither files nor their types, which are settings.",
     r"body: needs \d+ segments; .*|body: has \d+ characters": "Only rendering shows how long a template's text is.",
