@@ -196,7 +196,8 @@ def check_idempotency_key(key: str) -> str:
 def with_http_field_name(exc: InvalidInput, type_name: str) -> InvalidInput:
     """The database's error about a message of this type, with the field's name as in HTTP."""
     names = {"idempotency_key": IDEMPOTENCY_KEY_HEADER, "recipient": "to"}
-    names |= {field: f"payload.{field}" for field in registry.get(type_name).model_fields}
+    if kind := registry.find(type_name):
+        names |= {field: f"payload.{field}" for field in kind.model_fields}
     return InvalidInput(names.get(exc.field, exc.field), exc.problem)
 
 
