@@ -208,7 +208,8 @@ class Store:
             "lease_seconds": lease_seconds, "after_rank": start.negated_priority, "due_at": start.due_at, "id": start.id,
         }  # fmt: skip
         execute = run or self._database.fetch
-        rows = _in_claim_order(await execute(statement("outbox", "message_claim"), LeasedMessage, claim))
+        rows = await execute(statement("outbox", "message_claim"), LeasedMessage, claim)
+        rows.sort(key=lambda row: (-row.priority, row.due_at, row.id))  # UPDATE ... RETURNING promises no order
         if self._resume_scans:
             if start is _LANE_START:
                 now = time.monotonic()
@@ -224,8 +225,7 @@ class Store:
 
     async def has_rescued(self, lane: str) -> bool:
         """Whether the lane has a message whose dispatcher died."""
-        [found] = await self._database.fetch(statement("outbox", "message_is_rescued_waiting"), bool, {"lane": lane})
-        return found
+        return (await self._database.fetch(statement("outbox", "message_is_rescued_waiting"), bool, {"lane": lane}))[0]
 
     async def claim_rescued(self, lane: str, dispatcher: int | None, lease_seconds: float) -> list[LeasedMessage]:
         """Lease one message whose dispatcher died, if there is one."""
@@ -281,29 +281,29 @@ class Store:
 
     async def return_unsent(self, messages: Sequence[LeasedMessage]) -> int:
         """Return claimed messages that were not attempted; returns how many were still ours."""
-        leases = lease_parameters(messages)
-        return len(await self._database.fetch(statement("outbox", "message_return_many"), int, leases))
+        return len(
+            await self._database.fetch(statement("outbox", "message_return_many"), int, lease_parameters(messages))
+        )
 
     async def defer(self, messages: Sequence[tuple[LeasedMessage, float]], reason: str | None = None) -> int:
         """Defer claimed messages by seconds, without using up an attempt; returns how many were still ours.
 
         Without a reason they wait for a rate token, which is reserved for them.
         """
-        leases = lease_parameters(message for message, _ in messages)
-        params = {**leases, "delays": [delay for _, delay in messages], "reason": reason}
+        delays = [delay for _, delay in messages]
+        params = {**lease_parameters(message for message, _ in messages), "delays": delays, "reason": reason}
         return len(await self._database.fetch(statement("outbox", "message_defer_many"), int, params))
 
     async def failing_endpoints(self, recipients: Iterable[str]) -> set[str]:
         """Which of these webhook endpoints have failed for a while."""
-        ids = {"ids": list(recipients)}
-        return set(await self._database.fetch(statement("webhooks", "endpoint_list_failing"), str, ids))
+        failing = statement("webhooks", "endpoint_list_failing")
+        return set(await self._database.fetch(failing, str, {"ids": list(recipients)}))
 
     async def reserve_rate_tokens(
         self, keys: list[str], token_counts: list[int], intervals: list[float], burst: int
     ) -> dict[str, float]:
         """Reserve tokens of each bucket; returns the seconds until its first one comes, less than 0 if it is available."""
-        bursts = [burst] * len(keys)
-        params = {"keys": keys, "token_counts": token_counts, "intervals": intervals, "bursts": bursts}
+        params = {"keys": keys, "token_counts": token_counts, "intervals": intervals, "bursts": [burst] * len(keys)}
         rows = await self._database.fetch(statement("outbox", "rate_reserve_many"), ReservedTokens, params)
         return {row.key: row.seconds_to_first_token for row in rows}
 
@@ -319,8 +319,8 @@ class Store:
 
     async def cancel_requests(self, dispatcher: int) -> set[int]:
         """Messages leased by this dispatcher whose cancellation was requested."""
-        params = {"dispatcher": dispatcher}
-        return set(await self._database.fetch(statement("outbox", "message_cancel_requests"), int, params))
+        asked = statement("outbox", "message_cancel_requests")
+        return set(await self._database.fetch(asked, int, {"dispatcher": dispatcher}))
 
     async def rescue(self, max_rescues: int, heartbeat_timeout: float, limit: int = 5000) -> int:
         """Take messages back from dead dispatchers and expired leases; returns how many."""
@@ -384,11 +384,6 @@ async def lease_by_id(run: Execute, message_id: int, lease_seconds: float) -> Le
     params = {"id": message_id, "token": uuid.uuid4(), "lease_seconds": lease_seconds}
     rows = await run(statement("outbox", "message_lease_one"), LeasedMessage, params)
     return next(iter(await _ready(rows, asked, lease_seconds)), None)
-
-
-def _in_claim_order(messages: Sequence[LeasedMessage]) -> list[LeasedMessage]:
-    """A claim's messages in the lane's order, which UPDATE ... RETURNING does not promise."""
-    return sorted(messages, key=lambda message: (-message.priority, message.due_at, message.id))
 
 
 async def _ready(messages: list[LeasedMessage], asked: float, lease_seconds: float) -> list[LeasedMessage]:

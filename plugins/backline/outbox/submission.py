@@ -183,16 +183,6 @@ def enqueue_batch(
     return ids
 
 
-def check_idempotency_key(key: str) -> str:
-    """An HTTP client's idempotency key; InvalidInput unless it is 1 to 255 visible ASCII characters."""
-    if not re.fullmatch(rf"[!-~]{{1,{MAX_IDEMPOTENCY_KEY_LENGTH}}}", key):
-        raise InvalidInput(
-            IDEMPOTENCY_KEY_HEADER,
-            f"must be 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} visible ASCII characters, such as a UUID",
-        )
-    return key
-
-
 def with_http_field_name(exc: InvalidInput, type_name: str) -> InvalidInput:
     """The database's error about a message of this type, with the field's name as in HTTP."""
     names = {"idempotency_key": IDEMPOTENCY_KEY_HEADER, "recipient": "to"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Annotated, Any, cast
@@ -13,6 +14,7 @@ from pydantic_core import to_json
 from backline.audit_trail import record
 from backline.channels.raw_json import raw_member, raw_members
 from backline.encryption import encryptor
+from backline.errors import InvalidInput
 from backline.outbox import queries, submission
 from backline.outbox.timeline import TimelineEvent
 from backline.web import schemas
@@ -55,7 +57,7 @@ def send(request: Request, database: Database, body: Body, idempotency_key: Idem
     """All or none: if a message is invalid, none is accepted, and the errors have the index of each invalid one."""
     check_media_type(request)
     wanted, is_batch = _parse_messages(body, request.state.request_id)
-    key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
+    key = None if idempotency_key is None else _check_key(idempotency_key)
     try:
         checked = submission.validate_batch(wanted, encryptor())
         if not is_batch:
@@ -158,7 +160,7 @@ def replay(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """As a new message whose `replay_of` is this one; 409 if this one is not final."""
-    key = None if idempotency_key is None else submission.check_idempotency_key(idempotency_key)
+    key = None if idempotency_key is None else _check_key(idempotency_key)
     with database.transaction() as connection:
         new, grouped = submission.replay(
             connection, id, key, actor(request), encryptor(), key_scope=key_scope(request), recipient=given.to,
@@ -208,3 +210,13 @@ def _timeline_event(request: Request, event: TimelineEvent) -> dict[str, Any]:
     if event.attempt is not None:
         shown["attempt"]["log"] = ui_url(request, event.attempt.log_path())
     return shown
+
+
+def _check_key(key: str) -> str:
+    """A client's idempotency key; InvalidInput unless it is 1 to 255 visible ASCII characters."""
+    if not re.fullmatch(rf"[!-~]{{1,{submission.MAX_IDEMPOTENCY_KEY_LENGTH}}}", key):
+        raise InvalidInput(
+            submission.IDEMPOTENCY_KEY_HEADER,
+            f"must be 1 to {submission.MAX_IDEMPOTENCY_KEY_LENGTH} visible ASCII characters, such as a UUID",
+        )
+    return key

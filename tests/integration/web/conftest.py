@@ -164,7 +164,7 @@ def api(make_api: Callable[..., Api]) -> Api:
     made = make_api()
     made.sql(
         "TRUNCATE backline.message, backline.attempt, backline.idempotency, backline.audit_trail, backline.suppression,"
-        " backline.opt_out, backline.recipient_preference, backline.delivery_event RESTART IDENTITY CASCADE"
+        " backline.opt_out, backline.recipient_preference, backline.delivery_event, backline.webhook_endpoint RESTART IDENTITY CASCADE"
     )
     made.sql("ALTER SEQUENCE backline.message_id RESTART")
     sync_types(made.connection)

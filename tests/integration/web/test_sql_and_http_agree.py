@@ -46,6 +46,7 @@ DIFFERENCES = {
 HTTP_ONLY = {
     "idempotency_key": "A header has at most 200 visible ASCII characters.",
     "source": "Over HTTP it is the caller.",
+    "key_scope": "Over HTTP it is the caller.",
     "reason": "Over HTTP it is always 'manual'.",
     "message_id": "Over HTTP nothing refers to a message.",
     "replay_of": "Over HTTP a replay is a route of its own.",
@@ -184,6 +185,7 @@ kinds = st.sampled_from(registry.all_types())
 enqueue_options = {
     "due_at": moments, "priority": st.none() | st.integers(-1, 12), "expires_at": moments, "request_id": st.none() | words,
     "lane": st.none() | words | st.sampled_from(sorted(settings().lanes)), "replay_of": ids,
+    "key_scope": st.none() | words,
 }  # fmt: skip
 keys = st.none() | words
 ADDRESS = {
