@@ -25,9 +25,10 @@ MAX_NUMBER_LENGTH = 40
 _NUMBER_HINT = "write it with its country code, for example +49 1511 2345678"
 _WORD = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00df-\u00f6\u00f8-\u00ff-]+"
 _LETTER = "A-Za-z0-9\u00df-\u00f6\u00f8-\u00ff"
-_LABEL = f"(?!..--)[{_LETTER}](?:[{_LETTER}-]{{0,61}}[{_LETTER}])?"
+# Punycode, which SQL does not know, makes other labels and addresses longer, to at most 63 and 254 characters.
+_LABEL = f"(?!..--)(?:[A-Za-z0-9](?:[A-Za-z0-9-]{{0,61}}[A-Za-z0-9])?|[{_LETTER}](?:[{_LETTER}-]{{0,28}}[{_LETTER}])?)"
 _DOMAIN = f"(?:(?:{_LABEL}|[Xx][Nn]--[A-Za-z0-9-]{{1,58}}[A-Za-z0-9])[.])+[A-Za-z]{{2,63}}|localhost"
-ADDR_SPEC_PATTERN = f"(?![^@]{{65}}|.{{255}}){_WORD}(?:[.]{_WORD})*@(?:{_DOMAIN})"
+ADDR_SPEC_PATTERN = f"(?![^@]{{65}}|.{{255}}|(?=[^>]*[^!-~>])[^>]{{121}}){_WORD}(?:[.]{_WORD})*@(?:{_DOMAIN})"
 ADDRESS_PATTERN = f'{ADDR_SPEC_PATTERN}|[^<>@"\\\\\x01-\x1f\x7f-\x9f\u2028\u2029]+ <{ADDR_SPEC_PATTERN}>'
 """Addresses that SQL takes as they are, with or without a display name."""
 SHORT_ADDRESS_PATTERN = "[A-Za-z0-9_+-]+(?:[.][A-Za-z0-9_+-]+)*@(?:[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*[.])+[A-Za-z][A-Za-z]+"

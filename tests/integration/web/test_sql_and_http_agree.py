@@ -65,7 +65,7 @@ EDGES = [
     "https://shop.example/a?b=c#d", "http://shop.example", "https://", "https://a b.example", "https://bücher.example/ä",
     "https://[::1", "https://user:pw@shop.example:99999/", "https://shop.example:/x", "javascript:alert(1)", "https://münchen/\u00ad",
     "ann@example.com", "Ann <ann@example.com>", "ann@bücher.example", "ann@localhost", "a..b@example.com", "ann@example",
-    '"Ann" <ann@example.com>', "ann@-a.example", "ann@a--b.example", "x@xn--bcher-kva.example", "ann@example.com\n", "ann+1@example.test",
+    '"Ann" <ann@example.com>', "ann@-a.example", f"a@{'ä' * 30}.example", f"a@{'ä' * 40}.example", "a@" + "ä." * 60 + "example", "ann@a--b.example", "x@xn--bcher-kva.example", "ann@example.com\n", "ann+1@example.test",
     "+4915112345678", "+49 151 12345678", "+15005550006", "+1500555000", "+99912345", "+390612345678", "user:17", "user:", "ep_1", "ep_",
     "terms.pdf", "../terms.pdf", "samples/report.csv", "a/./b.pdf", "C:terms.pdf", "x" * 251 + ".pdf", "x" * 252 + ".pdf", "gAAAAx",
     "Resent-To", "Bcc", "X-A", "from", "google.x", "high", "manual", "complaint", "email", "sms", "Email", "email.bulk", "sms.urgent",
