@@ -23,7 +23,7 @@ from pydantic_core import to_json
 
 from backline.channels.base import Channel, Message, P, Session, SessionBusy
 from backline.channels.registry import definition
-from backline.db.connect import Database
+from backline.db.connect import Database, to_storable
 from backline.db.statements import statement
 from backline.encryption import Encryptor
 from backline.errors import BacklineError, FailureClass, InvalidInput, Misconfigured, RetryableError, UnknownFailure
@@ -128,6 +128,7 @@ class Delivery(Generic[P]):
                 message.id, message.token, "sent", started, time.monotonic(), error=refused or None,
                 provider_id=receipt.provider_id, code=receipt.code, response=receipt.response,
             )  # fmt: skip
+        outcome = _cleaned(outcome)
         return _redact(outcome, secrets.values()) if secrets else outcome
 
     async def _prepare_bounded(self, content: Message, message: LeasedMessage) -> P:
@@ -306,6 +307,15 @@ def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessa
     if message.send_deadline is not None:
         deadline = min(deadline, message.send_deadline)
     return replace(message, send_deadline=deadline)
+
+
+def _cleaned(outcome: Outcome) -> Outcome:
+    """The outcome without what a receiver may say, but neither PostgreSQL nor a log can take."""
+    error, provider_id, code, response = (
+        text if text is None or text.isprintable() else to_storable(text)
+        for text in (outcome.error, outcome.provider_id, outcome.code, outcome.response)
+    )
+    return outcome._replace(error=error, provider_id=provider_id, code=code, response=response)
 
 
 def _redact(outcome: Outcome, secrets: Iterable[str]) -> Outcome:

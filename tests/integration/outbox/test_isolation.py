@@ -92,13 +92,18 @@ def test_a_payload_that_python_cannot_handle_is_dead_at_its_first_attempt(
     assert row["error"].startswith(reason)
 
 
-def test_what_a_receiver_says_is_cleaned_before_it_is_stored(outbox: Outbox) -> None:
+def test_what_a_receiver_says_is_cleaned_before_it_is_stored_or_logged(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     refused, accepted = outbox.enqueue(payload=json.dumps({**PAYLOAD, "subject": "refused"})), outbox.enqueue()
     assert dispatch(outbox).sent == [accepted]
     assert outbox.message(refused)["error"] == "no \\x00 such \\ud83d number"
     [attempt] = outbox.attempts(refused)
     assert (attempt["code"], attempt["response"]) == ("400\\x00", '{"message": "bad \\x00"}')
     assert outbox.message(accepted)["provider_id"] == f"id-\\x00{accepted}"
+    [logged] = [record.getMessage() for record in caplog.records if f"message {refused} is" in record.getMessage()]
+    assert logged.endswith("no \\x00 such \\ud83d number")
 
 
 def test_an_outcome_that_cannot_be_stored_does_not_undo_its_neighbours(outbox: Outbox) -> None:
