@@ -83,7 +83,7 @@ def test_an_apps_event_arrives_signed(hooks: Hooks) -> None:
     (attempt,) = hooks.context.query("outbox", "message_attempts", id=row["id"])
     assert attempt["dag_run"].startswith("dispatch_webhook/")
     assert (attempt["code"], attempt["response"]) == ("200", "accepted")
-    assert hooks.got("users", 0) == []
+    assert "users" not in {one["name"] for one in hooks.got("*", 1)}
 
 
 def test_a_failing_endpoint_gets_the_same_event_again(hooks: Hooks) -> None:

@@ -37,7 +37,7 @@ def test_answers_are_as_the_document_describes_them(open_api: Api, role: str, se
         if isinstance(event, ScenarioFinished):
             count += len(event.recorder.interactions)
             problems.update(failures(event))
-    assert count > 10
+    assert count > 0
     assert problems == set()
 
 
