@@ -300,11 +300,11 @@ class Dispatcher(Generic[P]):
                 outcome = await self.delivery.attempt(message, session, cancelled=message.id in self._cancelled)
             except SessionBusy as exc:  # another session may take it at once
                 self._unconfirmed -= 1
+                self._in_flight -= 1
                 self._queue.put_nowait(message)
                 await exc.wait()
                 continue
-            finally:
-                self._in_flight -= 1
+            self._in_flight -= 1
             self._finished.append(outcome)
             self._outcome_ready.set()
             if len(self._finished) >= self.outbox.max_unconfirmed // 2:
