@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from backline.jobs.job import Job
 log = logging.getLogger(__name__)
 
 CURSOR = "reconcile"
+CALLBACK_TIME = timedelta(seconds=30)
 OVERLAP = timedelta(minutes=10)
 """Re-read what changed shortly before the last run: clocks differ, and transactions commit late."""
 INITIAL_LOOKBACK = timedelta(hours=1)
@@ -106,8 +107,12 @@ def record_failed_run(store: DeadLetterStore, runs: AirflowRuns, run: FailedRun,
         return 0
     if reason in RUN_FAILURE_REASONS:
         cause: Cause = (*RUN_FAILURE_REASONS[reason], REPORTED)
+    elif (found := _manual_cause(runs, run)) is not None:
+        cause = found
+    elif reason is None and datetime.now(UTC) - run.ended_at < CALLBACK_TIME:
+        return 0  # its callback, which knows the reason, may still come; otherwise the next run records it
     else:
-        cause = _manual_cause(runs, run) or (FailureClass.UNKNOWN, NO_TASK_FAILED, INFERRED)
+        cause = (FailureClass.UNKNOWN, NO_TASK_FAILED, INFERRED)
     return _record(store, runs, run, (WHOLE_RUN, NOT_MAPPED), 1, cause)
 
 
