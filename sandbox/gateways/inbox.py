@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import translate
 from typing import Any
 
-MESSAGE_LIMIT = 10_000
+MESSAGE_LIMIT = 20_000
 
 
 @dataclass(frozen=True, slots=True)

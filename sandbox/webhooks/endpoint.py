@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-REQUEST_LIMIT = 10_000
+REQUEST_LIMIT = 20_000
 """How many requests are kept: the newest."""
 RULE_LIMIT = 100
 
