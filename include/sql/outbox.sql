@@ -493,13 +493,15 @@ ON CONFLICT (name) DO UPDATE SET recipient = excluded.recipient, max_length = ex
 -- name: message_type_sync
 -- Stores one message type for backline.enqueue.
 INSERT INTO backline.message_type AS t (name, version, field_names, rules, small_size, max_size, limits, maxima, secret_fields, lifetime,
-                                      routes)
+                                      route, routes)
 SELECT %(name)s::text, %(version)s::smallint, %(field_names)s::text[], %(rules)s::text::jsonpath, %(small_size)s::integer, %(max_size)s::integer,
     %(limits)s::text[]::jsonpath[], %(maxima)s::integer[], %(secret_fields)s::text[], %(lifetime)s::interval,
-    (SELECT array_agg(r) FROM jsonb_populate_recordset(NULL::backline.route, %(routes)s::jsonb) AS r)
+    CASE WHEN cardinality(r.routes) = 1 THEN r.routes[1] END, r.routes
+FROM (SELECT array_agg(r) AS routes FROM jsonb_populate_recordset(NULL::backline.route, %(routes)s::jsonb) AS r) AS r
 ON CONFLICT (name) DO UPDATE
 SET version = excluded.version, field_names = excluded.field_names, rules = excluded.rules, small_size = excluded.small_size,
-    max_size = excluded.max_size, limits = excluded.limits, maxima = excluded.maxima, secret_fields = excluded.secret_fields, lifetime = excluded.lifetime, routes = excluded.routes;
+    max_size = excluded.max_size, limits = excluded.limits, maxima = excluded.maxima, secret_fields = excluded.secret_fields,
+    lifetime = excluded.lifetime, route = excluded.route, routes = excluded.routes;
 
 -- name: field_rule_delete
 -- Deletes the rules of a type's fields.

@@ -20,6 +20,7 @@ CREATE TABLE backline.message_type (
     maxima        integer[] NOT NULL,                 -- of their characters or members, by position in limits; 0: none
     secret_fields text[] NOT NULL,
     lifetime      interval,                           -- from acceptance to the default of expires_at; null: it never expires
+    route         backline.route,                     -- of a type with one; null: it has several
     routes        backline.route[] NOT NULL
 ) WITH (toast_tuple_target = 8160);  -- each enqueue reads a row
 COMMENT ON TABLE backline.message_type IS 'Synced from the registry by every migration; do not edit.';
@@ -67,18 +68,23 @@ CREATE TYPE backline.message_state AS ENUM (
     'dead'         -- failed permanently, or too often
 );
 
+-- Values that Python can hold too. Domains, because the server parses a table's constraints again for each inserting statement.
+CREATE DOMAIN backline.moment AS timestamptz CHECK (value BETWEEN '0001-01-02' AND '9999-12-30');
+CREATE DOMAIN backline.json_object AS jsonb CHECK (jsonb_typeof(value) = 'object');
+CREATE DOMAIN backline.short_text AS text CHECK (char_length(value) <= 200);
+
 CREATE TABLE backline.message (
     id               bigint PRIMARY KEY DEFAULT nextval('backline.message_id'),
-    type             text NOT NULL,
+    type             backline.short_text NOT NULL,
     channel          text NOT NULL,
     lane             text NOT NULL,
     priority         smallint NOT NULL,                 -- 1 (last) to 10 (first)
     state            backline.message_state NOT NULL,
     recipient        text NOT NULL,
-    payload          jsonb NOT NULL,
+    payload          backline.json_object NOT NULL,
     type_version     smallint NOT NULL DEFAULT 1,       -- the payload's version of the type
-    due_at           timestamptz NOT NULL,
-    expires_at       timestamptz,
+    due_at           backline.moment NOT NULL DEFAULT clock_timestamp(),
+    expires_at       backline.moment,
     attempt          smallint NOT NULL DEFAULT 0,       -- attempts that ended
     max_attempts     smallint NOT NULL,
     rescues          smallint NOT NULL DEFAULT 0,       -- times that its dispatcher died
@@ -91,16 +97,12 @@ CREATE TABLE backline.message (
     group_id         bigint,
     campaign_id      bigint,
     replay_of        bigint,
-    created_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at       backline.moment NOT NULL DEFAULT clock_timestamp(),
     finalized_at     timestamptz,
     error_class      text,
     error            text,
     provider_id      text,
-    -- One short constraint, because the server parses it for each inserting statement.
-    CONSTRAINT message_state_columns CHECK (
-        (state >= 'sent') = (finalized_at IS NOT NULL) AND (state = 'leased') = ((lease_token, leased_until) IS NOT NULL)
-        AND due_at BETWEEN '0001-01-02' AND '9999-12-30' AND (expires_at IS NULL OR expires_at <= '9999-12-30')
-        AND created_at BETWEEN '2000-01-01' AND '9999-12-30' AND jsonb_typeof(payload) = 'object' AND char_length(type) <= 200)
+    CONSTRAINT message_finalized_at CHECK ((state >= 'sent') = (finalized_at IS NOT NULL))
 ) WITH (  -- Rows change state quickly and final ones stay: vacuum early, by number of rows and not by share.
     autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 20000,
     autovacuum_vacuum_insert_scale_factor = 0.0, autovacuum_vacuum_insert_threshold = 200000,

@@ -49,14 +49,16 @@ RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
         END)
 $$;
 
--- Whether a payload keeps the rules of its type; null if it is null. One expression, which the server inlines.
--- The size is that of the uncompressed payload: || gives one.
+-- Whether a payload keeps the rules of its type. One expression, which the server inlines: it would not if this were IMMUTABLE,
+-- as pg_column_size is STABLE. The size is that of the uncompressed payload: || gives one.
 CREATE FUNCTION backline.is_valid_payload(
     payload jsonb, field_names text[], rules jsonpath, small_size integer, max_size integer, limits jsonpath[], maxima integer[])
-RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN jsonb_typeof(payload) = 'object' AND payload - field_names = '{}' AND payload @@ rules
+RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN payload @@ rules THEN
+    payload - field_names = '{}'
     AND (pg_column_size(payload || '{}') < small_size OR
-         (max_size IS NULL OR octet_length(payload::text) <= max_size) AND backline.is_within_limits(limits, maxima, payload));
+         (max_size IS NULL OR octet_length(payload::text) <= max_size) AND backline.is_within_limits(limits, maxima, payload))
+ELSE false END;
 
 -- Why a payload that is not valid is not, as "field: problem and fix".
 CREATE FUNCTION backline.payload_error(kind backline.message_type, payload jsonb)
@@ -188,16 +190,17 @@ DECLARE
     result  bigint;
     earlier bigint[];
 BEGIN
-    -- Most calls are valid and plain: one statement, because PL/pgSQL prepares each expression again in each transaction.
+    -- Most calls are valid and plain: one statement, because PL/pgSQL prepares each expression again in each transaction. It has
+    -- no volatile function, as the planner then leaves out a node of the plan: due_at is the default.
     IF num_nonnulls(priority, due_at, idempotency_key, expires_at, request_id, lane, replay_of) = 0 THEN
-        INSERT INTO backline.message (type, type_version, channel, lane, priority, state, recipient, payload, due_at,
-                                      expires_at, max_attempts)
-        SELECT t.name, t.version, r.channel, r.lane, r.priority, 'pending', enqueue.recipient, enqueue.payload, clock_timestamp(),
-            clock_timestamp() + t.lifetime, r.max_attempts
-        FROM backline.message_type AS t CROSS JOIN LATERAL (SELECT (t.routes[1]).*) AS r
-        WHERE t.name = enqueue.type AND cardinality(t.routes) = 1
-          AND (char_length(enqueue.recipient) <= 64 AND enqueue.recipient ~ r.recipient
-               OR backline.recipient_error(r.channel, enqueue.recipient) IS NULL)
+        INSERT INTO backline.message (type, type_version, channel, lane, priority, state, recipient, payload, expires_at,
+                                      max_attempts)
+        SELECT t.name, t.version, (t.route).channel, (t.route).lane, (t.route).priority, 'pending', enqueue.recipient, enqueue.payload,
+            statement_timestamp() + t.lifetime, (t.route).max_attempts
+        FROM backline.message_type AS t
+        WHERE t.name = enqueue.type AND (t.route).channel IS NOT NULL
+          AND (char_length(enqueue.recipient) <= 64 AND enqueue.recipient ~ (t.route).recipient
+               OR backline.recipient_error((t.route).channel, enqueue.recipient) IS NULL)
           AND backline.is_valid_payload(enqueue.payload, t.field_names, t.rules, t.small_size, t.max_size, t.limits, t.maxima)
         RETURNING id INTO result;
         IF FOUND THEN

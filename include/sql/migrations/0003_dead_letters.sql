@@ -96,10 +96,8 @@ BEGIN
     ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
-CREATE TRIGGER record_dead_messages_on_update AFTER UPDATE OF finalized_at ON backline.message
+CREATE TRIGGER record_dead_messages AFTER UPDATE OF finalized_at ON backline.message
     FOR EACH STATEMENT EXECUTE FUNCTION backline.record_dead_messages();
-CREATE TRIGGER record_dead_messages_on_insert AFTER INSERT ON backline.message
-    FOR EACH ROW WHEN (NEW.state = 'dead') EXECUTE FUNCTION backline.record_dead_messages();
 
 -- Closes the dead letters of messages that are retried. Only a retry sets max_attempts.
 CREATE FUNCTION backline.close_revived_dead_letters() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -107,8 +107,8 @@ OWN_TABLES = {
 }  # fmt: skip
 """What no entry point fills: Backline writes its own values there."""
 COLUMNS = """
-SELECT c.relname AS table, a.attname AS column, format_type(a.atttypid, NULL) AS type
-FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+SELECT c.relname AS table, a.attname AS column, format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL) AS type
+FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid JOIN pg_type AS t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
 WHERE c.relnamespace = 'backline'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
   AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity = ''
