@@ -150,3 +150,9 @@ def test_an_unknown_template_lists_the_known_ones(name: str) -> None:
     with pytest.raises(InvalidInput, match=r"known templates: .*, welcome") as caught:
         render(name, None, {})
     assert caught.value.field == "template"
+
+
+@pytest.mark.parametrize("name", ["", "first-name", "_x", "self", "1", "\u202e", "x" * 5000])
+def test_a_variable_that_no_template_can_use_does_no_harm(name: str) -> None:
+    context = sample_context("notice", "en")
+    assert render("notice", "en", {**context, name: "unused"}) == render("notice", "en", context)
