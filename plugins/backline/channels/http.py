@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -261,12 +261,9 @@ class HttpSession:
             request.method, request.url, data=request.body, headers=request.headers, timeout=timeout,
             allow_redirects=False, proxy=self.proxy,
         ) as response:  # fmt: skip
-            text = await _read_text(response)
-            hidden = _credentials(request.headers)
-            if not any(shape in text or shape in str(response.headers) for shape in hidden):
-                return HttpResponse(response.status, response.headers, text)
-            headers = {name: _without(value, hidden) for name, value in response.headers.items()}
-            return HttpResponse(response.status, headers, _without(text, hidden))
+            answer = HttpResponse(response.status, response.headers, await _read_text(response))
+            authorization = request.headers.get("Authorization")
+            return _without(answer, _credentials(authorization)) if authorization else answer
 
     def _get_client(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -283,31 +280,38 @@ class HttpSession:
 
 async def _read_text(response: aiohttp.ClientResponse) -> str:
     content = bytearray()
-    async for piece in response.content.iter_chunked(8192):
-        content += piece
-        if len(content) >= MAX_RESPONSE_BYTES:
-            break
-    del content[MAX_RESPONSE_BYTES:]
+    while len(content) < MAX_RESPONSE_BYTES and not response.content.at_eof():
+        content += await response.content.read(MAX_RESPONSE_BYTES - len(content))
     try:
         text = content.decode(response.charset or "utf-8", "replace")
     except (LookupError, ValueError):  # "idna" and some other codecs are not for text, or raise in spite of "replace"
         text = content.decode("utf-8", "replace")
+    if text.isprintable():
+        return text
     # PostgreSQL cannot store a NUL, nor half a surrogate pair, which "unicode-escape" returns.
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def _credentials(headers: Mapping[str, str]) -> list[str]:
+@lru_cache(maxsize=64)
+def _credentials(authorization: str) -> Sequence[str]:
     """What a server may repeat of a request's Authorization, in each form; errors and attempts keep what it answers."""
-    scheme, _, value = headers.get("Authorization", "").partition(" ")
+    scheme, _, value = authorization.partition(" ")
     password = b64decode(value).decode().partition(":")[2] if scheme == "Basic" else ""
     secrets = [secret for secret in (value, password) if len(secret) >= MIN_HIDDEN_LENGTH]
     return [shape for secret in secrets for shape in (secret, secret.replace("/", "\\/"))]  # some JSON escapes slashes
 
 
-def _without(text: str, hidden: Sequence[str]) -> str:
-    for shape in hidden:
-        text = text.replace(shape, HIDDEN)
-    return text
+def _without(answer: HttpResponse, hidden: Sequence[str]) -> HttpResponse:
+    whole = "\n".join((answer.body, *answer.headers.values()))
+    if not any(shape in whole for shape in hidden):
+        return answer
+
+    def clean(text: str) -> str:
+        for shape in hidden:
+            text = text.replace(shape, HIDDEN)
+        return text
+
+    return HttpResponse(answer.status, {name: clean(value) for name, value in answer.headers.items()}, clean(answer.body))
 
 
 def _origin(url: str) -> str:

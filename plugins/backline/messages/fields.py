@@ -95,11 +95,14 @@ def check_https_url(text: str) -> str:
     return text
 
 
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
 def check_text(text: str) -> str:
     """Text of several lines: no control characters except line breaks and tabs, not blank."""
     if not text.strip():
         raise ValueError("must not be empty")
-    if any(unicodedata.category(char) == "Cc" and char not in "\r\n\t" for char in text):
+    if _CONTROL_CHARACTER.search(text):
         raise ValueError("must be text; remove control characters other than line breaks")
     return text
 

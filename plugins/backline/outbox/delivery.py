@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -106,8 +106,7 @@ class Delivery(Generic[P]):
         try:
             _require_no_problem(message)
             if kind := registry.find(message.type):  # the channel refuses an unknown type
-                with _permanent_failures():
-                    message = _with_expiry(upgraded(message), kind)
+                message = _current(message, kind)
             if message.send_deadline is not None and started >= message.send_deadline:
                 return _not_attempted(message, "expired", started, "expired before it could be sent")
             if kind and kind.secret_fields:
@@ -143,8 +142,10 @@ class Delivery(Generic[P]):
                 raise InvalidInput("payload", problem) from None
 
     def _prepare(self, content: Message) -> P:
-        with _permanent_failures():
+        try:
             return self.channel.prepare(content)
+        except Exception as exc:
+            raise _build_error(exc) from exc
 
     async def _secret_values(self, kind: type[MessageType], message: LeasedMessage) -> dict[str, str]:
         if self.resolver is None:
@@ -189,15 +190,11 @@ async def run_in_thread(function: Callable[[], T]) -> T:
     return await done
 
 
-@contextmanager
-def _permanent_failures() -> Iterator[None]:
+def _build_error(exc: Exception) -> BacklineError:
     """InvalidInput in place of an unexpected error: its content, or a bug that it meets, so another attempt would end the same."""
-    try:
-        yield
-    except BacklineError:
-        raise
-    except Exception as exc:
-        raise InvalidInput("payload", f"the message cannot be built: unexpected {describe_exception(exc)}") from exc
+    if isinstance(exc, BacklineError):
+        return exc
+    return InvalidInput("payload", f"the message cannot be built: unexpected {describe_exception(exc)}")
 
 
 def describe_exception(exc: BaseException) -> str:
@@ -293,14 +290,20 @@ def _is_among(owners: Iterable[str], channel: str, recipient: str) -> bool:
     return key in {known.address_key(owner) for owner in owners}
 
 
-def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:
-    """The message with a send deadline no later than its payload's expiry."""
+def _current(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:
+    """The message in its type's current version, with a send deadline no later than its payload's expiry."""
+    try:
+        message = upgraded(message)
+    except Exception as exc:
+        raise _build_error(exc) from exc
     if not kind.expiry_field and not kind.lifetime:
         return message
     try:
         expiry = kind.expiry(message.payload, message.created_at)
     except (ValueError, OverflowError):  # the model refuses it, by name
         return message
+    except Exception as exc:
+        raise _build_error(exc) from exc
     if expiry is None:
         return message
     deadline = time.monotonic() + (expiry - datetime.now(UTC)).total_seconds()
@@ -311,10 +314,10 @@ def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessa
 
 def _cleaned(outcome: Outcome) -> Outcome:
     """The outcome without what a receiver may say, but neither PostgreSQL nor a log can take."""
-    error, provider_id, code, response = (
-        text if text is None or text.isprintable() else to_storable(text)
-        for text in (outcome.error, outcome.provider_id, outcome.code, outcome.response)
-    )
+    texts = outcome.error, outcome.provider_id, outcome.code, outcome.response
+    if "".join(filter(None, texts)).isprintable():
+        return outcome
+    error, provider_id, code, response = [text and to_storable(text) for text in texts]
     return outcome._replace(error=error, provider_id=provider_id, code=code, response=response)
 
 
