@@ -26,6 +26,13 @@ def test_a_value_of_another_type_is_refused(name: str, kind: type) -> None:
         Params({"id": 7, "flag": True, "text": "7"}).required(name, kind)
 
 
+@pytest.mark.parametrize("kind", [int, float])
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400])
+def test_a_number_that_postgresql_cannot_hold_is_refused(value: int, kind: type) -> None:
+    with pytest.raises(InvalidInput, match=r"^conf\.id: must be a whole number of at most 18 digits$"):
+        Params({"id": value}).required("id", kind)
+
+
 def test_a_required_value_that_is_not_set_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r"conf\.id: is required: give a whole number"):
         Params({"id": None}).required("id", int)

@@ -177,7 +177,7 @@ CREATE FUNCTION backline.opt_out(
     message_id bigint DEFAULT NULL
 ) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT backline.opt_out_key($1, backline.parse_address_key($1, $2), backline.parse_topic($3), $4, $5)
+    SELECT backline.opt_out_key($1, backline.parse_address_key($1, $2), backline.parse_topic($3), coalesce($4, session_user::text), $5)
 $$;
 
 -- Opts an address key in; see backline.opt_in.

@@ -24,11 +24,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from backline.caching import cache_short_texts
 from backline.channels.base import truncate
 from backline.errors import (
     AuthenticationFailed,
@@ -292,7 +293,7 @@ async def _read_text(response: aiohttp.ClientResponse) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-@lru_cache(maxsize=64)
+@cache_short_texts(64)
 def _credentials(authorization: str) -> Sequence[str]:
     """What a server may repeat of a request's Authorization, in each form; errors and attempts keep what it answers."""
     scheme, _, value = authorization.partition(" ")

@@ -68,6 +68,8 @@ def is_about_a_row(exc: BacklineError) -> bool:
 
 def to_storable(text: str) -> str:
     """Text without what PostgreSQL and logs cannot take, NUL and lone surrogates: those are written as escapes."""
+    if text.isprintable():
+        return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 

@@ -85,8 +85,10 @@ class Params(UserDict[str, object]):
         return value
 
     def optional(self, name: str, kind: type[T]) -> T | None:
-        """The value, or None if it is not set; InvalidInput if it is of another type."""
+        """The value, or None if it is not set; InvalidInput if it is of another type, or an integer of more than 64 bits."""
         value = self.get(name)
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:  # PostgreSQL's bigint, and within a float's range
+            raise InvalidInput(f"conf.{name}", "must be a whole number of at most 18 digits")
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             return kind(value)  # type: ignore[call-arg]
         if value is None or (isinstance(value, kind) and isinstance(value, bool) == (kind is bool)):

@@ -177,12 +177,12 @@ def check_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         item, path = waiting.pop()
         if len(path) > MAX_DEPTH:
             raise ValueError(f"is nested more than {MAX_DEPTH} levels deep; make it flatter")
-        if isinstance(item, dict):
-            waiting += [(each, (*path, name)) for name, each in item.items()]
-        elif isinstance(item, list):
-            waiting += [(each, (*path, number)) for number, each in enumerate(item)]
-        elif isinstance(item, int | float) and (problem := _number_problem(item)):
-            raise field_error(field_path(path), problem)
+        if isinstance(item, int | float):
+            if problem := _number_problem(item):
+                raise field_error(field_path(path), problem)
+        elif isinstance(item, dict | list):
+            members = item.items() if isinstance(item, dict) else enumerate(item)
+            waiting += [(each, (*path, name)) for name, each in members if not isinstance(each, str)]
     return value
 
 

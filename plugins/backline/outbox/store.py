@@ -147,9 +147,9 @@ class Outcome(NamedTuple):
 
     def as_json(self, now: float) -> dict[str, object]:
         """As `message_complete_many` takes it."""
-        values = {key: to_storable(value) if isinstance(value, str) else value for key, value in self._asdict().items()}
-        del values["started"], values["ended"]
-        return {**values, "age": now - self.started, "duration": self.ended - self.started}
+        shown = ("error", "provider_id", "code", "response")
+        texts = {name: to_storable(text) for name in shown if (text := getattr(self, name))}
+        return {**self._asdict(), **texts, "age": now - self.started, "duration": self.ended - self.started}
 
 
 @dataclass(frozen=True, slots=True)

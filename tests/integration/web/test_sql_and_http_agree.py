@@ -189,18 +189,18 @@ enqueue_options = {
 }  # fmt: skip
 keys = st.none() | words
 ADDRESS = {
-    "channel": st.sampled_from([*CHANNELS, "Email", "fax", ""]),
-    "address": words | st.sampled_from([definition(name).recipient_example for name in CHANNELS]),
+    "channel": st.sampled_from([*CHANNELS, "Email", "fax", "", None]),
+    "address": st.none() | words | st.sampled_from([definition(name).recipient_example for name in CHANNELS]),
 }
-TOPIC = st.sampled_from(["newsletter", ALL_TOPICS]) | words
+TOPIC = st.sampled_from(["newsletter", ALL_TOPICS, None]) | words
 TIMES = st.none() | st.sampled_from(["17:00", "24:00", "00:00", "12:30:15", "12:30:00.5", "25:00", "noon"])
 PARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "enqueue": {"type": kinds.map(lambda kind: kind.type_name) | words, "recipient": words, "payload": values,
                 "idempotency_key": keys, **enqueue_options},
     "enqueue_many": {"type": words, "recipients": words, "payloads": values, "idempotency_keys": keys, **enqueue_options},
-    "suppress": {**ADDRESS, "reason": st.sampled_from(["manual", "complaint", "no such", ""]), "detail": st.none() | words,
-                 "until": moments, "source": words, "message_id": ids},
-    "opt_out": {**ADDRESS, "topic": TOPIC, "source": words, "message_id": ids},
+    "suppress": {**ADDRESS, "reason": st.sampled_from(["manual", "complaint", "no such", "", None]), "detail": st.none() | words,
+                 "until": moments, "source": st.none() | words, "message_id": ids},
+    "opt_out": {**ADDRESS, "topic": TOPIC, "source": st.none() | words, "message_id": ids},
     "opt_in": {**ADDRESS, "topic": TOPIC},
     "set_preference": {**ADDRESS, "zone": st.none() | words, "quiet_from": TIMES, "quiet_until": TIMES,
                        "per_day": st.none() | st.integers(-1, 1001) | st.sampled_from([32767, 32768])},
@@ -284,7 +284,10 @@ class Entrances:
                     for each in arguments
                     if each in CASTS and "json" not in CASTS[each]
                 }
-        except (psycopg.errors.DataError, psycopg.errors.IntegrityError):
+        except psycopg.errors.DataError:
+            return
+        except psycopg.errors.UniqueViolation as exc:
+            assert exc.diag.column_name, f"this is PostgreSQL's own error: {exc}"
             return
         for message in messages:
             self.deliver(message)
