@@ -312,7 +312,9 @@ def _without(answer: HttpResponse, hidden: Sequence[str]) -> HttpResponse:
             text = text.replace(shape, HIDDEN)
         return text
 
-    return HttpResponse(answer.status, {name: clean(value) for name, value in answer.headers.items()}, clean(answer.body))
+    return HttpResponse(
+        answer.status, {name: clean(value) for name, value in answer.headers.items()}, clean(answer.body)
+    )
 
 
 def _origin(url: str) -> str:
