@@ -157,8 +157,10 @@ BEGIN
     IF until NOT BETWEEN '0001-01-02' AND '9999-12-30' THEN
         RAISE EXCEPTION 'backline: until: must be a time between the years 1 and 9999; leave it out for permanently'
             USING ERRCODE = '22023', COLUMN = 'until';
+    ELSIF coalesce(reason NOT IN ('hard_bounce', 'complaint', 'unsubscribed', 'manual'), true) THEN
+        RAISE EXCEPTION 'backline: reason: must be hard_bounce, complaint, unsubscribed or manual' USING ERRCODE = '22023', COLUMN = 'reason';
     END IF;
-    RETURN backline.suppress_key($1, backline.parse_address_key($1, $2), $3, $4, $5, $6, $7);
+    RETURN backline.suppress_key($1, backline.parse_address_key($1, $2), $3, $4, $5, coalesce($6, session_user::text), $7);
 END $$;
 
 -- Opts an address key out; see backline.opt_out.

@@ -111,3 +111,29 @@ def test_nested_numbers_without_a_fraction_are_whole(api: Api) -> None:
 def test_a_stored_push_that_is_too_large_fails_alone() -> None:
     with pytest.raises(InvalidInput):
         registry.get("push").parse({"title": "Hello", "body": "é" * 2100})
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        ("suppress('email', 'a@example.com', NULL)", "reason"),
+        ("suppress('email', 'a@example.com', 'no such')", "reason"),
+        ("suppress(NULL, 'a@example.com')", "channel"),
+        ("suppress('email', NULL)", "address"),
+        ("opt_out('email', NULL)", "address"),
+        ("opt_out('email', 'a@example.com', NULL)", "topic"),
+        ("opt_in(NULL, 'a@example.com')", "channel"),
+        ("set_preference('email', NULL)", "address"),
+    ],
+)
+def test_null_and_unknown_values_are_refused_by_name(api: Api, call: str, field: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:
+        api.sql(f"SELECT backline.{call}")
+    assert refused.value.diag.column_name == field
+
+
+def test_the_source_of_an_app_is_its_role(api: Api) -> None:
+    api.sql("SELECT backline.suppress('email', 'a@example.com', source => NULL)")
+    api.sql("SELECT backline.opt_out('email', 'a@example.com', source => NULL)")
+    rows = api.sql("SELECT source FROM backline.suppression UNION ALL SELECT source FROM backline.opt_out")
+    assert rows == api.sql("SELECT session_user::text AS source") * 2
