@@ -116,6 +116,8 @@ def _nul_locations(value: Any, location: Location) -> Iterator[Location]:
 
 def _translate(error: ErrorDetails, unknown_field: Callable[[Location], str], secret: frozenset[str]) -> FieldProblem:
     kind, context, location = error["type"], error.get("ctx", {}), error["loc"]
+    if kind in {"too_long", "too_short"} and isinstance(error["input"], str):  # a text's limit after a validator's
+        kind = f"string_{kind}"
     if kind == "extra_forbidden":
         text = unknown_field(location)
     elif kind in EXPECTED_TYPES:

@@ -230,7 +230,9 @@ BEGIN
             WHEN char_length(request_id) > 200 OR request_id !~ '^[^\x01-\x1f\x7f]+$' THEN 'request_id: must be one line of 1 to 200 characters'
         END;
     END IF;
-    IF several AND problem IS NULL AND NOT coalesce(recipient IS JSON OBJECT, false) THEN
+    IF several AND problem IS NULL AND NOT coalesce(
+        char_length(recipient) <= 5000 AND pg_input_is_valid(recipient, 'jsonb') AND recipient IS JSON OBJECT, false)
+    THEN
         problem := 'recipient: ' || type || ' is sent over several channels; give a JSON object such as {"email": "ann@example.com"}';
     ELSIF several AND problem IS NULL THEN
         SELECT 'recipient: ' || type || ' is not sent over ' || quote_literal(min(key)) INTO problem

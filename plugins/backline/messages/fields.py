@@ -18,6 +18,7 @@ from backline.channels.email.headers import RESERVED_HEADERS, check_header
 from backline.channels.recipients import ADDRESS_PATTERN, parse_address
 from backline.errors import InvalidInput
 from backline.preferences.quiet_hours import find_time_zone
+from backline.rendering import catalog
 from backline.validation_errors import field_error, field_path
 
 MAX_TIMESTAMP_LENGTH = 40
@@ -28,6 +29,8 @@ SQL_PATTERN = "x-sql-pattern"
 """A keyword of our own: PostgreSQL's regular expression for texts that the field's validator accepts."""
 SQL_KEYS = "x-sql-keys"
 """The same for the names in an object that takes any."""
+SQL_EXCLUDED_KEYS = "x-sql-excluded-keys"
+"""Names that such an object cannot have."""
 SQL_MAX_LENGTH = "x-sql-max-length"
 """Fewer characters than `maxLength`, where the validator looks closer than SQL can."""
 SQL_CHOICES = "x-sql-choices"
@@ -36,7 +39,9 @@ SQL_LIMIT = "x-sql-limit"
 """The name of the limits of a text that depend on the settings: `sql_checks.TEXT_LIMITS`."""
 SQL_RULES = "x-sql-rules"
 """A model's rules about several fields, as jsonpath, by the field to name in the error; `@` is the object."""
-SQL_KEYWORDS = frozenset({ANY_JSON, SQL_PATTERN, SQL_KEYS, SQL_MAX_LENGTH, SQL_CHOICES, SQL_LIMIT, SQL_RULES})
+SQL_KEYWORDS = frozenset(
+    {ANY_JSON, SQL_PATTERN, SQL_KEYS, SQL_EXCLUDED_KEYS, SQL_MAX_LENGTH, SQL_CHOICES, SQL_LIMIT, SQL_RULES}
+)
 MAX_DEPTH = 100
 """Levels of objects and arrays within a field that takes any JSON; parsers stop at about 200."""
 MAX_EXPONENT = 200
@@ -194,6 +199,13 @@ def _number_problem(number: float) -> str | None:
     return None
 
 
+def check_variables(context: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Template variables: none with the name of a template constant. One that no template can use does no harm."""
+    if taken := catalog.CONSTANTS & context.keys():
+        raise field_error(min(taken), "is a name that every template has; give it another name")
+    return context
+
+
 # What SQL accepts of the texts that a validator accepts. Literal characters: classes would depend on the database's locale.
 _CONTROL = "\x01-\x1f\x7f-\x9f\u2028\u2029"
 _SPACE = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -207,9 +219,9 @@ _DATE = f"(?!0000|0001|9999)[0-9]{{4}}-((0[1-9]|1[0-2])-{_DAYS})"
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,6})?)?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])"
 
 
-def in_sql(value: str | int, keyword: str = SQL_PATTERN) -> FieldInfo:
+def in_sql(value: str | int | list[str], keyword: str = SQL_PATTERN) -> FieldInfo:
     """Metadata of a field: what SQL accepts of it, by default as PostgreSQL's regular expression."""
-    found: FieldInfo = Field(json_schema_extra={keyword: value})
+    found: FieldInfo = Field(json_schema_extra={keyword: value})  # type: ignore[dict-item]
     return found
 
 
@@ -246,8 +258,10 @@ Language = Annotated[str, Field(min_length=2, max_length=6), AfterValidator(chec
 """A BCP 47 language tag with an optional region."""
 _any_json = Field(json_schema_extra={ANY_JSON: True})
 JsonObject = Annotated[dict[str, JsonValue], _any_json, AfterValidator(check_json)]
-Variables = Annotated[dict[str, JsonValue], Field(max_length=100), _any_json, AfterValidator(check_json)]
-"""By name. A name that no template can use does no harm, and a check of each in SQL would take half as long as all others."""
+Variables = Annotated[
+    dict[str, JsonValue], Field(max_length=100), _any_json, AfterValidator(check_json), AfterValidator(check_variables),
+    in_sql(sorted(catalog.CONSTANTS), SQL_EXCLUDED_KEYS),
+]  # fmt: skip
 Headers = Annotated[
     dict[str, Annotated[str, Field(max_length=2000), in_sql(LINE_PATTERN), in_sql(900, SQL_MAX_LENGTH)]],
     Field(max_length=50),

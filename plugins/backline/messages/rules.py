@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backline.messages.base import MessageType
-from backline.messages.fields import ANY_JSON, MAX_DEPTH, MAX_EXPONENT
+from backline.messages.fields import ANY_JSON, MAX_DEPTH, MAX_EXPONENT, SQL_EXCLUDED_KEYS
 
 JSON_TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 ANY_JSON_PROBLEM = (
@@ -93,7 +93,8 @@ def _field(field: Mapping[str, Any], schema: Mapping[str, Any], *, required: boo
         if "enum" in substantial[0] or "const" in substantial[0]:
             rules["enum"] = substantial[0].get("enum", [substantial[0].get("const")])
         if substantial[0].get(ANY_JSON):
-            rules["any_json"] = ANY_JSON_PROBLEM
+            taken = substantial[0].get(SQL_EXCLUDED_KEYS)
+            rules["any_json"] = ANY_JSON_PROBLEM + (f", and none of the names {', '.join(taken)}" if taken else "")
     return rules
 
 

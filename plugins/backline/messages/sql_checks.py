@@ -20,6 +20,7 @@ from backline.messages.fields import (
     MAX_DIGITS,
     MAX_EXPONENT,
     SQL_CHOICES,
+    SQL_EXCLUDED_KEYS,
     SQL_KEYS,
     SQL_LIMIT,
     SQL_MAX_LENGTH,
@@ -28,6 +29,7 @@ from backline.messages.fields import (
     currencies,
 )
 from backline.messages.rules import branches, spec
+from backline.messages.secrets import MAX_ID_LENGTH, REFERENCE_KEY
 from backline.preferences.quiet_hours import zone_names
 from backline.preferences.settings import PreferenceSettings
 from backline.settings import settings
@@ -78,7 +80,7 @@ def field_checks(kind: type[MessageType]) -> list[FieldCheck]:
     for name, rule in spec(kind)["fields"].items():
         field = schema["properties"][name]
         if name in kind.secret_fields:
-            path, limits = _secret(f"$.{json.dumps(name)}", rule), []
+            path, limits = _secret(f"$.{json.dumps(name)}", rule, kind.secret_references.get(name, ())), []
         else:
             path = _value(f"$.{json.dumps(name)}", field, schema)
             limits = list(_limits(f"$.{json.dumps(name)}", field, schema))
@@ -108,10 +110,22 @@ def _member(path: str, name: str, check: str, *, is_required: bool) -> str:
     return check if is_required else f"(!exists({path}.{json.dumps(name)}) || {check})"
 
 
-def _secret(path: str, rule: Json) -> str:
-    is_null = f' || {path}.type() == "null"' if "null" in rule["type"] else ""
-    is_text = f'{path}.type() == "string" && {path} starts with "gAAAA"'
-    return f'({is_text} || {path}.type() == "object" && exists({path}."$ref"){is_null})'
+def _secret(path: str, rule: Json, statements: Iterable[str]) -> str:
+    forms = [f'{path}.type() == "string" && {_matches(path, "^gAAAA[A-Za-z0-9_-]*={0,2}$")}']
+    for name in statements:  # `secrets.parse_reference`
+        reference, identity = f"{path}.{json.dumps(REFERENCE_KEY)}", f"{path}.id"
+        number, text = (
+            _matches(f"{identity}.string()", "^-?[0-9]{1,18}$"),
+            _matches(identity, f"^.{{1,{MAX_ID_LENGTH}}}$"),
+        )
+        forms.append(
+            f'{path}.type() == "object" && {reference}.type() == "string" && {reference} == {json.dumps(name)}'
+            f' && !exists({path}.keyvalue() ? (@.key != {json.dumps(REFERENCE_KEY)} && @.key != "id"))'
+            f' && ({identity}.type() == "number" && {number} || {identity}.type() == "string" && {text})'
+        )
+    if "null" in rule["type"]:
+        forms.append(f'{path}.type() == "null"')
+    return "(" + " || ".join(f"({form})" for form in forms) + ")"
 
 
 def _value(path: str, field: Json, root: Json) -> str:
@@ -179,6 +193,7 @@ def _contents(path: str, field: Json, root: Json) -> Iterator[str]:
         yield from _all(f"{path}.*", members, root)
     if SQL_KEYS in field:
         yield f"!exists({path}.keyvalue() ? (!({_matches('@.key', field[SQL_KEYS], 'si')})))"
+    yield from (f"!exists({path}.{json.dumps(name)})" for name in field.get(SQL_EXCLUDED_KEYS, ()))
     if field.get(ANY_JSON):
         most, least = f"1e{MAX_EXPONENT}", f"1e-{MAX_EXPONENT}"
         # The first filter leaves only numbers: the other comparisons would each take time with every text.

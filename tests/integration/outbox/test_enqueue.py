@@ -21,6 +21,7 @@ from pydantic import Field
 from backline.db.connect import translate_error
 from backline.encryption import Encryptor
 from backline.errors import DatabaseFailure, InvalidInput
+from backline.messages import registry
 from tests.integration.outbox.support import PAYLOAD, Outbox
 
 NOW = datetime.now(UTC)
@@ -483,11 +484,14 @@ def test_a_plaintext_secret_is_refused_and_not_repeated(outbox: Outbox, code: ob
 
 
 def test_an_encrypted_secret_and_a_reference_are_accepted(outbox: Outbox) -> None:
-    outbox.add_type("otp", secret=["code"])
-    for code in (Encryptor([Fernet.generate_key().decode()]).encrypt("123456"), {"$ref": "vault/otp"}):
-        assert outbox.message(enqueue(outbox.connection, type="otp", payload={"code": code}))["payload"] == {
-            "code": code
-        }
+    example = registry.get("password_reset").example
+    for token in (
+        Encryptor([Fernet.generate_key().decode()]).encrypt("123456"),
+        {"$ref": "password_reset_token", "id": 17},
+    ):
+        payload = {**example, "token": token}
+        made = enqueue(outbox.connection, type="password_reset", payload=payload)
+        assert outbox.message(made)["payload"] == payload
 
 
 def test_a_key_matches_although_the_ciphertext_differs(outbox: Outbox) -> None:

@@ -31,6 +31,7 @@ class Every(MessageType):
     """A type made up for these tests, with every rule that a field can have."""
 
     secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
+    secret_references: ClassVar = {"code": ("otp",)}
     example: ClassVar = {"must": "x", "code": {"$ref": "otp", "id": 1}}
 
     must: str = Field(max_length=5)

@@ -159,7 +159,12 @@ def test_a_statement_that_the_type_does_not_allow_is_not_run(
     outbox: Outbox, app: psycopg.Connection[Any], mail: Catcher, lookup: SecretResolver, statement: str
 ) -> None:
     token = add_token(app, ENCRYPTOR.encrypt(TOKEN), kind="email_verification")
-    made = reset(outbox, {"$ref": statement, "id": token})
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="token: "):
+        reset(outbox, {"$ref": statement, "id": token})
+    made = reset(outbox, {"$ref": "password_reset_token", "id": token})
+    outbox.sql(
+        "UPDATE backline.message SET payload = jsonb_set(payload, '{token,$ref}', to_jsonb(%s::text))", statement
+    )
     drain(outbox, mail, lookup)
     row = outbox.message(made)
     assert (row["state"], row["error_class"]) == ("dead", "validation")

@@ -36,6 +36,10 @@ NOT_SENDABLE = {
     "a fraction of too many digits": ("webhook", '{"event_type": "a", "data": {"x": 1e-5000}}', "data"),
     "a number beyond a double's range": ("webhook", '{"event_type": "a", "data": {"x": 1e400}}', "data"),
     "a nested variable that is too deep": ("templated_email", f'{{"template": "notice", "context": {{"x": {DEEP}}}}}', "context"),
+    "a variable with a template constant's name": (
+        "templated_sms", '{"template": "notice", "context": {"text": "t", "locale": "x"}}', "context"),
+    "the same of an email": (
+        "templated_email", '{"template": "notice", "context": {"heading": "h", "paragraphs": ["p"], "language": "x"}}', "context"),
     "a fraction of a cent": ("payment_failed", json.dumps(dict(registry.get("payment_failed").example) | {"amount": 0.5}), "amount"),
 }  # fmt: skip
 """Type, payload as JSON, and the field to name."""
@@ -113,9 +117,30 @@ def test_a_stored_push_that_is_too_large_fails_alone() -> None:
         registry.get("push").parse({"title": "Hello", "body": "é" * 2100})
 
 
+ORDER = f"'{json.dumps(dict(registry.get('order_shipped').example))}'"
+RESET = "'password_reset', 'ann@example.com', '{\"name\": \"Ann\", \"token\": %s}'"
+
+
 @pytest.mark.parametrize(
     ("call", "field"),
     [
+        *(
+            (f"enqueue('order_shipped', {recipient}, {ORDER})", "recipient")
+            for recipient in (
+                """'{"email": "\\u0000"}'""", """'{"email": "\\ud800"}'""", """'{"fax": "\\u0000"}'""", "'{'", "'[]'", "'null'", "NULL",
+                "'{\"email\": ' || repeat('[', 20000) || repeat(']', 20000) || '}'",
+                "'{\"email\": ' || repeat('[', 2400) || repeat(']', 2400) || '}'",
+            )
+        ),
+        *(
+            (f"enqueue({RESET % token})", "token")
+            for token in (
+                '"gAAAAx\\n"', '{"$ref": "nope", "id": 1}', '{"$ref": "password_reset_token"}', '{"$ref": "password_reset_token", "id": 1.5}',
+                '{"$ref": "password_reset_token", "id": 1, "x": 2}', '{"$ref": "password_reset_token", "id": ""}',
+                '{"$ref": "password_reset_token", "id": true}', '{"$ref": "password_reset_token", "id": [[1]]}',
+                '{"$ref": "password_reset_token", "id": 1e30}', '{"$ref": ["password_reset_token"], "id": 1}',
+            )
+        ),
         ("suppress('email', 'a@example.com', NULL)", "reason"),
         ("suppress('email', 'a@example.com', 'no such')", "reason"),
         ("suppress(NULL, 'a@example.com')", "channel"),
@@ -125,8 +150,8 @@ def test_a_stored_push_that_is_too_large_fails_alone() -> None:
         ("opt_in(NULL, 'a@example.com')", "channel"),
         ("set_preference('email', NULL)", "address"),
     ],
-)
-def test_null_and_unknown_values_are_refused_by_name(api: Api, call: str, field: str) -> None:
+)  # fmt: skip
+def test_odd_arguments_are_refused_by_name(api: Api, call: str, field: str) -> None:
     with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:
         api.sql(f"SELECT backline.{call}")
     assert refused.value.diag.column_name == field
