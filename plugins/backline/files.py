@@ -100,3 +100,11 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def exists(path: Path) -> bool:
+    """Whether the path leads to anything; not if no file can have that name, for which `Path.exists` raises OSError."""
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, links in a circle
+        return False

@@ -332,17 +332,6 @@ BEGIN
                       WITH ORDINALITY AS u (recipient, payload, key, position)) AS r);
     END IF;
     route := CASE WHEN lane IS NULL THEN kind.routes[1] ELSE backline.route_for_lane(type, kind.routes, lane) END;
-    SELECT u.position, coalesce(backline.payload_error(kind, u.payload),
-                                backline.recipient_error(route.channel, u.recipient)) AS problem INTO bad
-    FROM unnest(recipients, payloads) WITH ORDINALITY AS u (recipient, payload, position)
-    WHERE backline.is_valid_payload(u.payload, kind.field_names, kind.rules, kind.small_size, kind.max_size, kind.limits, kind.maxima) IS NOT TRUE
-       OR (char_length(u.recipient) <= 64 AND u.recipient ~ route.recipient) IS NOT TRUE
-          AND backline.recipient_error(route.channel, u.recipient) IS NOT NULL
-    ORDER BY u.position LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'backline.enqueue_many: %: message %: %', type, bad.position, bad.problem
-            USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
-    END IF;
     expires_at := coalesce(expires_at, now_at + kind.lifetime);
     SELECT CASE
         WHEN enqueue_many.priority NOT BETWEEN 1 AND 10 THEN 'priority: must be between 1 (last) and 10 (first)'
@@ -364,7 +353,22 @@ BEGIN
                coalesce(enqueue_many.due_at, now_at), enqueue_many.expires_at, route.max_attempts, enqueue_many.request_id,
                enqueue_many.replay_of
         FROM unnest(recipients, payloads) AS u (recipient, payload)
+        WHERE backline.is_valid_payload(u.payload, kind.field_names, kind.rules, kind.small_size, kind.max_size, kind.limits, kind.maxima)
+          AND (char_length(u.recipient) <= 64 AND u.recipient ~ route.recipient
+               OR backline.recipient_error(route.channel, u.recipient) IS NULL)
         RETURNING id)
     SELECT array_agg(id ORDER BY id) INTO ids FROM new;
+    -- The error undoes the rows that were inserted: so one pass does, as almost all batches are valid.
+    IF cardinality(ids) IS DISTINCT FROM cardinality(recipients) THEN
+        SELECT u.position, coalesce(backline.payload_error(kind, u.payload),
+                                    backline.recipient_error(route.channel, u.recipient), 'payload: is not valid') AS problem INTO bad
+        FROM unnest(recipients, payloads) WITH ORDINALITY AS u (recipient, payload, position)
+        WHERE backline.is_valid_payload(u.payload, kind.field_names, kind.rules, kind.small_size, kind.max_size, kind.limits, kind.maxima) IS NOT TRUE
+           OR (char_length(u.recipient) <= 64 AND u.recipient ~ route.recipient) IS NOT TRUE
+              AND backline.recipient_error(route.channel, u.recipient) IS NOT NULL
+        ORDER BY u.position LIMIT 1;
+        RAISE EXCEPTION 'backline.enqueue_many: %: message %: %', type, bad.position, bad.problem
+            USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
+    END IF;
     RETURN ids;
 END $$;

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from backline.channels.base import MAX_FILENAME_LENGTH, Attachment
 from backline.channels.email.settings import EmailSettings
 from backline.errors import InvalidInput
+from backline.files import exists
 from backline.messages.base import PayloadPart
 from backline.messages.fields import LINE_PATTERN, SQL_MAX_LENGTH, SQL_RULES, Line, in_sql, needs, only_one_of
 from backline.settings import ROOT, settings
@@ -94,7 +95,7 @@ class AttachmentField(PayloadPart):
         _check_type(self)
         if file is None:
             _check_content(self, _decode(self))
-        elif file.exists():
+        elif exists(file):
             # A file that is missing here may exist where the message is sent, and is checked there.
             _check_content(self, _read(file, size=CHECKED_BYTES))
         return self
@@ -116,7 +117,7 @@ class AttachmentField(PayloadPart):
         if self.path is None:
             return len(_decode(self))
         file = _resolve_path(self.path)
-        return file.stat().st_size if file.is_file() else 0
+        return file.stat().st_size if exists(file) and file.is_file() else 0
 
 
 def check_total_size(fields: tuple[AttachmentField, ...]) -> tuple[AttachmentField, ...]:

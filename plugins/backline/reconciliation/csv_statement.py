@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from backline.errors import InvalidInput, Skipped
+from backline.files import exists
 from backline.payments.provider import PAYMENT_STATES, ProviderPayment
 from backline.rendering.formats import MINOR_UNIT_DIGITS
 
@@ -30,7 +31,7 @@ def find_statement(folder: Path, provider: str, file: str | None) -> Path:
     """The named file of a folder, else the newest `<provider>*.csv`. InvalidInput or Skipped if there is none."""
     if file is not None:
         path = folder / file
-        if "/" in file or "\\" in file or not path.is_file():
+        if "/" in file or "\\" in file or not exists(path) or not path.is_file():
             raise InvalidInput("file", f"there is no file {file!r} in {folder}; put the provider's statement there")
         return path
     found = sorted(folder.glob(f"{provider}*.csv"), key=lambda path: path.stat().st_mtime)

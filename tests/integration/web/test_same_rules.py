@@ -162,3 +162,12 @@ def test_the_source_of_an_app_is_its_role(api: Api) -> None:
     api.sql("SELECT backline.opt_out('email', 'a@example.com', source => NULL)")
     rows = api.sql("SELECT source FROM backline.suppression UNION ALL SELECT source FROM backline.opt_out")
     assert rows == api.sql("SELECT session_user::text AS source") * 2
+
+
+@pytest.mark.parametrize("name", ["\U0001d11e" * 64, "é" * 128 + "/y"])
+def test_a_path_that_no_file_can_have_is_missing_like_any_other(api: Api, name: str) -> None:
+    """Python's pathlib raises OSError for it."""
+    payload = json.dumps({"subject": "Hello", "text": "Hi", "attachments": [{"path": f"{name}.pdf"}]})
+    assert over_http(api, "email", payload).status_code == 202
+    with pytest.raises(InvalidInput, match=r"^attachments\[0\]"):
+        prepared(api)
