@@ -367,8 +367,10 @@ BEGIN
            OR (char_length(u.recipient) <= 64 AND u.recipient ~ route.recipient) IS NOT TRUE
               AND backline.recipient_error(route.channel, u.recipient) IS NOT NULL
         ORDER BY u.position LIMIT 1;
-        RAISE EXCEPTION 'backline.enqueue_many: %: message %: %', type, bad.position, bad.problem
-            USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
+        IF FOUND THEN  -- otherwise a trigger of the app's own has left rows out
+            RAISE EXCEPTION 'backline.enqueue_many: %: message %: %', type, bad.position, bad.problem
+                USING ERRCODE = '22023', COLUMN = split_part(bad.problem, ':', 1);
+        END IF;
     END IF;
     RETURN ids;
 END $$;
