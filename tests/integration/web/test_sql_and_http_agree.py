@@ -36,8 +36,8 @@ from tests.integration.channels.sandbox import service_account
 from tests.integration.web.conftest import Api
 
 DIFFERENCES = {
-    r"template|variable|cannot be rendered": "Only rendering shows whether a template exists and can use its variables.",
-    r"(?i)xn--.* is not an email address|is not an email address.*Invalid A-label": "Only Python decodes a domain that is written as xn--....",
+    r"(?s)^(?!.*every template has).*(?:template|variable|cannot be rendered)": "Only rendering shows whether a template exists and can use its variables.",
+    r"is not an email address.*Invalid A-label": "Only Python decodes a domain that is written as xn--....",
     r"no such file|is not allowed; allowed|does not begin as|is not base64|is over|must be a PDF|regular file|through a link"
     r"|MiB together": "SQL sees neither files nor their types, which are settings.",
     r"body: needs \d+ segments; .*|body: has \d+ characters": "Only rendering shows how long a template's text is.",
@@ -242,6 +242,13 @@ CASTS = {"payload": "jsonb", "payloads": "text[]::jsonb[]", "recipients": "text[
          "per_day": "integer", "replay_of": "bigint", "message_id": "bigint"}  # fmt: skip
 
 
+def is_known(problem: str, given_text: str) -> bool:
+    """Whether it is an intended difference. A problem's text quotes only the beginning of a value."""
+    if "is not an email address" in problem and "xn--" in given_text.lower():
+        return True
+    return any(re.search(pattern, problem) for pattern in DIFFERENCES)
+
+
 class NoServers:
     """Connections of channels that only prepare messages."""
 
@@ -310,7 +317,7 @@ class Entrances:
                 Message(row["id"], row["type"], row["recipient"], payload, row["created_at"], 1, raw)
             )
         except InvalidInput as exc:
-            if not any(re.search(pattern, str(exc)) for pattern in DIFFERENCES):
+            if not is_known(str(exc), row["recipient"] + row["payload_json"]):
                 raise AssertionError(f"accepted, but cannot be sent: {exc}") from exc
 
     def accepted(self, path: str, body: str | Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
@@ -318,7 +325,7 @@ class Entrances:
         answer = self.api.call(
             "POST", path, content=content, headers={"Content-Type": "application/json", **(headers or {})}
         )
-        if answer.status_code == 422 and any(re.search(pattern, answer.text) for pattern in DIFFERENCES):
+        if answer.status_code == 422 and is_known(answer.text, content):
             return
         assert answer.status_code < 300, f"SQL accepts it, HTTP does not: {answer.text}"
 
