@@ -106,7 +106,12 @@ class Delivery(Generic[P]):
         try:
             _require_no_problem(message)
             if kind := registry.find(message.type):  # the channel refuses an unknown type
-                message = _current(message, kind)
+                try:
+                    message = _with_expiry(upgraded(message), kind)
+                except BacklineError:
+                    raise
+                except Exception as exc:
+                    raise _build_error(exc) from exc
             if message.send_deadline is not None and started >= message.send_deadline:
                 return _not_attempted(message, "expired", started, "expired before it could be sent")
             if kind and kind.secret_fields:
@@ -144,6 +149,8 @@ class Delivery(Generic[P]):
     def _prepare(self, content: Message) -> P:
         try:
             return self.channel.prepare(content)
+        except BacklineError:
+            raise
         except Exception as exc:
             raise _build_error(exc) from exc
 
@@ -190,10 +197,8 @@ async def run_in_thread(function: Callable[[], T]) -> T:
     return await done
 
 
-def _build_error(exc: Exception) -> BacklineError:
+def _build_error(exc: Exception) -> InvalidInput:
     """InvalidInput in place of an unexpected error: its content, or a bug that it meets, so another attempt would end the same."""
-    if isinstance(exc, BacklineError):
-        return exc
     return InvalidInput("payload", f"the message cannot be built: unexpected {describe_exception(exc)}")
 
 
@@ -290,20 +295,14 @@ def _is_among(owners: Iterable[str], channel: str, recipient: str) -> bool:
     return key in {known.address_key(owner) for owner in owners}
 
 
-def _current(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:
-    """The message in its type's current version, with a send deadline no later than its payload's expiry."""
-    try:
-        message = upgraded(message)
-    except Exception as exc:
-        raise _build_error(exc) from exc
+def _with_expiry(message: LeasedMessage, kind: type[MessageType]) -> LeasedMessage:
+    """The message with a send deadline no later than its payload's expiry."""
     if not kind.expiry_field and not kind.lifetime:
         return message
     try:
         expiry = kind.expiry(message.payload, message.created_at)
     except (ValueError, OverflowError):  # the model refuses it, by name
         return message
-    except Exception as exc:
-        raise _build_error(exc) from exc
     if expiry is None:
         return message
     deadline = time.monotonic() + (expiry - datetime.now(UTC)).total_seconds()
