@@ -14,16 +14,19 @@ MAX_CACHED_LENGTH = 500
 
 
 def cache_short_texts(maxsize: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Cache the results of the last `maxsize` different arguments, unless one of them is a long text."""
+    """Cache the results of the last `maxsize` different arguments, unless one of them is a long text.
+
+    The function takes only texts.
+    """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         cached = lru_cache(maxsize)(function)
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            for given in (*args, *kwargs.values()):
-                if isinstance(given, str) and len(given) > MAX_CACHED_LENGTH:
-                    return function(*args, **kwargs)
+            texts = args + tuple(kwargs.values()) if kwargs else args
+            if max(map(len, texts)) > MAX_CACHED_LENGTH:  # type: ignore[arg-type]
+                return function(*args, **kwargs)
             return cached(*args, **kwargs)  # type: ignore[arg-type]
 
         return call

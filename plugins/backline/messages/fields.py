@@ -46,6 +46,7 @@ MAX_DEPTH = 100
 """Levels of objects and arrays within a field that takes any JSON; parsers stop at about 200."""
 MAX_EXPONENT = 200
 """Numbers in such a field are 0, or between 1e-200 and 1e200, without their sign: well within a double's range."""
+_TOO_LARGE: int = 10**MAX_EXPONENT
 MAX_DIGITS = 2000
 """Digits of such a number."""
 
@@ -177,26 +178,26 @@ def check_headers(headers: dict[str, str]) -> dict[str, str]:
 
 def check_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """JSON of any form, within limits that all parsers keep."""
-    waiting: list[tuple[JsonValue, tuple[int | str, ...]]] = [(value, ())]
-    while waiting:
-        item, path = waiting.pop()
-        if len(path) > MAX_DEPTH:
-            raise ValueError(f"is nested more than {MAX_DEPTH} levels deep; make it flatter")
-        if isinstance(item, int | float):
-            if problem := _number_problem(item):
-                raise field_error(field_path(path), problem)
-        elif isinstance(item, dict | list):
-            members = item.items() if isinstance(item, dict) else enumerate(item)
-            waiting += [(each, (*path, name)) for name, each in members if not isinstance(each, str)]
+    _check_members(value, ())
     return value
 
 
-def _number_problem(number: float) -> str | None:
+def _check_members(value: dict[str, JsonValue] | list[JsonValue], path: tuple[int | str, ...]) -> None:
+    if len(path) > MAX_DEPTH:
+        raise ValueError(f"is nested more than {MAX_DEPTH} levels deep; make it flatter")
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, str):
+            continue
+        if isinstance(item, dict | list):
+            _check_members(item, (*path, name))
+        elif item is not None and not -_TOO_LARGE < item < _TOO_LARGE:
+            raise field_error(field_path((*path, name)), _number_problem(item))
+
+
+def _number_problem(number: float) -> str:
     if isinstance(number, float) and not isfinite(number):
         return f"must be a finite number of at most {MAX_EXPONENT} digits"
-    if abs(number) >= 10**MAX_EXPONENT:
-        return f"has more than {MAX_EXPONENT} digits; give a smaller number, or text"
-    return None
+    return f"has more than {MAX_EXPONENT} digits; give a smaller number, or text"
 
 
 def check_variables(context: dict[str, JsonValue]) -> dict[str, JsonValue]:

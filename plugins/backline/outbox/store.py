@@ -13,7 +13,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from backline.db.connect import Database, Execute, is_about_a_row, to_storable
+from backline.db.connect import Database, Execute, is_about_a_row
 from backline.db.statements import statement
 from backline.errors import InvalidInput, Misconfigured
 from backline.outbox.wakeup_policy import LaneStatus
@@ -147,9 +147,7 @@ class Outcome(NamedTuple):
 
     def as_json(self, now: float) -> dict[str, object]:
         """As `message_complete_many` takes it."""
-        shown = ("error", "provider_id", "code", "response")
-        texts = {name: to_storable(text) for name in shown if (text := getattr(self, name))}
-        return {**self._asdict(), **texts, "age": now - self.started, "duration": self.ended - self.started}
+        return {**self._asdict(), "age": now - self.started, "duration": self.ended - self.started}
 
 
 @dataclass(frozen=True, slots=True)

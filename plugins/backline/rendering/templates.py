@@ -13,7 +13,6 @@ from jinja2 import FileSystemLoader, StrictUndefined, Template, TemplateError, T
 from jinja2.exceptions import UndefinedError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from backline.caching import cache_short_texts
 from backline.channels.sms import segments
 from backline.errors import InvalidInput, Misconfigured
 from backline.rendering import catalog, flattening, formats
@@ -65,12 +64,12 @@ def render_sms(name: str, language: str | None, context: Mapping[str, object]) -
     return segments.replace_lookalikes("\n".join(line.strip() for line in text.strip().splitlines()))
 
 
-@cache_short_texts(256)
+@lru_cache(maxsize=256)
 def _email_template(name: str, language: str | None) -> EmailTemplate:
     return compile_email(_environment("email"), name, *_language_and_locale("email", name, language))
 
 
-@cache_short_texts(256)
+@lru_cache(maxsize=256)
 def _sms_template(name: str, language: str | None) -> tuple[Template, str]:
     found, locale = _language_and_locale("sms", name, language)
     return _compile(_environment("sms"), name, found, locale, ("body.txt",))[0], found

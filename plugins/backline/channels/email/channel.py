@@ -14,6 +14,7 @@ from backline.channels.base import Attachment, EmailContent, Message, Receipt, S
 from backline.channels.email.mime import address_header, build_message
 from backline.channels.email.replies import error_from_reply
 from backline.channels.email.settings import EmailSettings
+from backline.channels.email.turns import Turns
 from backline.channels.recipients import parse_address
 from backline.errors import BacklineError, InvalidInput, Misconfigured, NetworkFailure, Rejected, TimeoutFailure
 from smtp_pipeline import (
@@ -144,8 +145,8 @@ class EmailSession:
         self.connection: SmtpConnection | None = None
         self.needs_reset = False
         """Whether the server may still have an unfinished transaction."""
-        self.pipeline_lock = asyncio.Lock()
-        """Held while a message's commands are written, from its envelope until its body."""
+        self.turns = Turns(BUSY_SECONDS)
+        """A message's turn lasts while its commands are written, from its envelope until its body."""
         self._tls_context = context
 
     async def send(self, prepared: PreparedEmail) -> Receipt:
@@ -153,18 +154,18 @@ class EmailSession:
 
         The next `send` may begin before this one ends: its envelope is then sent with this body (RFC 2920 section 3.1).
         A connection that turns out to be closed is replaced at once, unless the server may have the message. If the
-        message's own recipient is refused, it is sent to no one; refused cc and bcc are listed in the receipt.
+        message's own recipient is refused, it is sent to no one; refused cc and bcc are listed in the receipt. SessionBusy
+        if the server keeps another message waiting: it does not have this one.
         """
-        try:
-            async with asyncio.timeout(BUSY_SECONDS):
-                await self.pipeline_lock.acquire()
-        except TimeoutError:
-            raise SessionBusy(self._wait_until_free) from None
+        await self.take_turn()
         return await _Delivery(self, prepared).run()
 
-    async def _wait_until_free(self) -> None:
-        async with self.pipeline_lock:
-            pass
+    async def take_turn(self) -> None:
+        """Wait until no other message's commands are being written; SessionBusy if that takes long."""
+        try:
+            await self.turns.take()
+        except TimeoutError:
+            raise SessionBusy(self.turns.wait_until_free) from None
 
     async def close(self) -> None:
         """Close the connection; never raises."""
@@ -173,7 +174,7 @@ class EmailSession:
             await connection.quit()
 
     async def get_connection(self, deadline: float) -> tuple[SmtpConnection, bool]:
-        """The open connection, or a new one (True); the caller holds `pipeline_lock`."""
+        """The open connection, or a new one (True); it is the caller's turn."""
         if self.connection is not None and self.connection.usable:
             return self.connection, False
         # Never connected, or closed by the server, usually because it was idle for too long.
@@ -196,19 +197,19 @@ class EmailSession:
 
 
 class _Delivery:
-    """One message being sent over a session whose `pipeline_lock` it holds."""
+    """One message being sent over a session; it begins with its turn."""
 
-    __slots__ = ("_connection", "_holds_lock", "_prepared", "_session", "_transaction")
+    __slots__ = ("_connection", "_has_turn", "_prepared", "_session", "_transaction")
 
     def __init__(self, session: EmailSession, prepared: PreparedEmail) -> None:
         self._session = session
         self._prepared = prepared
-        self._holds_lock = True
+        self._has_turn = True
         self._connection: SmtpConnection | None = None
         self._transaction = Transaction(asyncio.get_running_loop().time() + prepared.timeout, self._on_body_start)
 
     async def run(self) -> Receipt:
-        """As `EmailSession.send`; releases the lock at the end."""
+        """As `EmailSession.send`; its turn ends no later."""
         try:
             return await self._send()
         except BacklineError:
@@ -224,14 +225,14 @@ class _Delivery:
             self._discard_connection()
             raise
         finally:
-            self._release_lock()
+            self._end_turn()
 
     async def _send(self) -> Receipt:
         session, transaction = self._session, self._transaction
         while True:
-            if not self._holds_lock:
-                await session.pipeline_lock.acquire()
-                self._holds_lock = True
+            if not self._has_turn:
+                await session.take_turn()
+                self._has_turn = True
             connection, new = await session.get_connection(transaction.deadline)
             self._connection = connection
             try:
@@ -271,12 +272,12 @@ class _Delivery:
         """The body is about to be written: whatever the reply to it, it ends the transaction."""
         self._session.needs_reset = False
         if self._connection is not None and "PIPELINING" in self._connection.extensions:
-            self._release_lock()
+            self._end_turn()
 
-    def _release_lock(self) -> None:
-        if self._holds_lock:
-            self._holds_lock = False
-            self._session.pipeline_lock.release()
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._session.turns.pass_on()
 
     def _check_replies(self, commands: Sequence[Command], replies: list[Reply]) -> tuple[tuple[str, str], ...]:
         """The refused cc and bcc recipients; raises if the message itself was refused."""
