@@ -7,7 +7,8 @@
 -- name: order_get
 -- One order, its customer, and the state of its payments:
 --   has_payment            there is a payment, in any state
---   is_refunding           a refund is pending or succeeded
+--   is_refunding           a refund of the whole payment is pending or succeeded
+--   is_refunded            the whole payment is refunded, and the order's state does not say so yet
 --   has_open_attempt       an attempt has no result: it may have charged
 --   is_retry_scheduled     the latest payment was declined and has a next attempt
 --   is_payment_abandoned   the latest payment was declined and has no next attempt
@@ -18,8 +19,8 @@ SELECT o.id, o.number, o.state::text AS state, o.currency::text AS currency, o.t
     o.placed_at, o.promised_on, u.name, u.email, u.phone, u.language::text AS language, u.zone::text AS zone,
     u.state <> 'deactivated' AS can_be_notified, u.phone IS NOT NULL AND 'sms' = ANY (u.channels) AS wants_sms,
     p.id IS NOT NULL AS has_payment,
-    EXISTS (SELECT FROM app.payments AS c JOIN app.refunds AS r ON r.payment_id = c.id
-            WHERE c.order_id = o.id AND r.state <> 'failed') AS is_refunding,
+    coalesce(c.going_minor >= c.amount_minor, false) AS is_refunding,
+    coalesce(c.refunded_minor = c.amount_minor AND o.state <> 'refunded', false) AS is_refunded,
     EXISTS (SELECT FROM app.payments AS c JOIN app.payment_attempts AS t ON t.payment_id = c.id
             WHERE c.order_id = o.id AND t.ended_at IS NULL) AS has_open_attempt,
     coalesce(p.next_attempt_at IS NOT NULL, false) AS is_retry_scheduled,
@@ -30,6 +31,10 @@ FROM app.orders AS o
 JOIN app.users AS u ON u.id = o.user_id
 LEFT JOIN app.subscriptions AS s ON s.id = o.subscription_id
 LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
+LEFT JOIN LATERAL (
+    SELECT k.amount_minor, k.refunded_minor,
+        (SELECT sum(r.amount_minor) FROM app.refunds AS r WHERE r.payment_id = k.id AND r.state <> 'failed') AS going_minor
+    FROM app.payments AS k WHERE k.order_id = o.id AND k.state = 'captured') AS c ON true
 WHERE o.id = %(id)s::bigint;
 
 -- name: order_lines
@@ -68,8 +73,8 @@ SELECT id FROM moved;
 -- Confirms a paid order, unless it is being refunded.
 UPDATE app.orders AS o SET state = 'confirmed', confirmed_at = greatest(clock_timestamp(), o.paid_at)
 WHERE o.id = %(id)s::bigint AND o.state = 'paid'
-  AND NOT EXISTS (SELECT FROM app.payments AS p JOIN app.refunds AS r ON r.payment_id = p.id
-                  WHERE p.order_id = o.id AND r.state <> 'failed')
+  AND NOT EXISTS (SELECT FROM app.payments AS p WHERE p.order_id = o.id AND p.state = 'captured' AND p.amount_minor <= (
+        SELECT coalesce(sum(r.amount_minor), 0) FROM app.refunds AS r WHERE r.payment_id = p.id AND r.state <> 'failed'))
 RETURNING o.id;
 
 -- name: payments_lock
@@ -100,28 +105,34 @@ WITH moved AS (
 SELECT id FROM moved;
 
 -- name: order_refund
--- Marks an order refunded whose payment is refunded in full, and releases its stock.
+-- Marks an order refunded whose payment is refunded in full, and releases its stock. What has been shipped is not in stock.
 WITH moved AS (
-    UPDATE app.orders AS o SET state = 'refunded', refunded_at = greatest(clock_timestamp(), o.confirmed_at, o.paid_at)
+    UPDATE app.orders AS o SET state = 'refunded',
+        refunded_at = greatest(clock_timestamp(), o.delivered_at, o.shipped_at, o.confirmed_at, o.paid_at)
     FROM app.payments AS p
-    WHERE o.id = %(id)s::bigint AND o.state IN ('paid', 'confirmed') AND p.order_id = o.id AND p.state = 'captured'
-      AND p.refunded_minor = p.amount_minor
-    RETURNING o.id
+    WHERE o.id = %(id)s::bigint AND o.state IN ('paid', 'confirmed', 'shipped', 'delivered') AND p.order_id = o.id
+      AND p.state = 'captured' AND p.refunded_minor = p.amount_minor
+    RETURNING o.id, o.shipped_at
 ), returned AS (
     UPDATE app.products AS p SET reserved = p.reserved - w.wanted
     FROM (SELECT l.product_id, sum(l.quantity)::integer AS wanted FROM app.order_lines AS l
-          JOIN moved ON moved.id = l.order_id GROUP BY l.product_id) AS w
+          JOIN moved ON moved.id = l.order_id AND moved.shipped_at IS NULL GROUP BY l.product_id) AS w
     WHERE p.id = w.product_id
 )
 SELECT id FROM moved;
 
 -- name: order_unfinished
 -- Orders above the id `after_id` that can be advanced: in their state for `grace_seconds`, and waiting neither for their payment's
--- next attempt nor, unless that is overdue, for their customer or the provider of their subscription.
+-- next attempt nor, unless that is overdue, for their customer or the provider of their subscription. And those whose whole
+-- payment was refunded by somebody else.
 SELECT o.id, o.number, o.state::text AS state, o.state_since, p.id AS payment_id, p.state::text AS payment_state
-FROM app.orders AS o
+FROM (SELECT id FROM app.orders WHERE state IN ('pending', 'reserved', 'paid')
+      UNION ALL
+      SELECT r.id FROM app.payments AS k JOIN app.orders AS r ON r.id = k.order_id
+      WHERE k.state = 'captured' AND k.refunded_minor = k.amount_minor AND r.state IN ('confirmed', 'shipped', 'delivered')) AS u
+JOIN app.orders AS o ON o.id = u.id
 LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
-WHERE o.id > %(after_id)s::bigint AND o.state IN ('pending', 'reserved', 'paid')
+WHERE o.id > %(after_id)s::bigint
   AND o.state_since <= clock_timestamp() - %(grace_seconds)s::float8 * interval '1 second'
   AND (o.state <> 'reserved' OR p.next_attempt_at IS NULL)
   AND (o.state <> 'reserved' OR o.reserved_at <= clock_timestamp() - %(payment_timeout_hours)s::float8 * interval '1 hour'

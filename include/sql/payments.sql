@@ -136,34 +136,81 @@ SELECT approved FROM backline.payment_approval
 WHERE payment_id = %(payment_id)s::bigint AND attempt_number = %(number)s::smallint AND approved IS NOT NULL;
 
 -- name: refund_start
--- A refund of all that is not refunded of a captured payment: the pending one, or a new one. Recorded before the provider is called.
+-- A refund of all of a captured payment that is neither refunded nor about to be: the one that was started, or a new one.
+-- Recorded before the provider is called.
 WITH left_over AS (
-    SELECT p.id, p.amount_minor - p.refunded_minor AS amount_minor, p.currency FROM app.payments AS p
-    WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured' AND p.refunded_minor < p.amount_minor
-), pending_refund AS (
-    SELECT r.id, r.amount_minor FROM app.refunds AS r JOIN left_over ON left_over.id = r.payment_id
-    WHERE r.state = 'pending' ORDER BY r.id LIMIT 1
+    SELECT p.id, p.currency, p.amount_minor - p.refunded_minor - coalesce((
+        SELECT sum(r.amount_minor) FROM app.refunds AS r
+        WHERE r.payment_id = p.id AND r.state = 'pending' AND r.provider_reference IS NOT NULL), 0)::bigint AS amount_minor
+    FROM app.payments AS p WHERE p.id = %(payment_id)s::bigint AND p.state = 'captured'
+), started AS (
+    UPDATE app.refunds AS r SET amount_minor = left_over.amount_minor FROM left_over
+    WHERE r.id = (SELECT min(s.id) FROM app.refunds AS s WHERE s.payment_id = %(payment_id)s::bigint
+                  AND s.state = 'pending' AND s.provider_reference IS NULL)
+      AND left_over.amount_minor > 0
+    RETURNING r.id, r.amount_minor
 ), created AS (
     INSERT INTO app.refunds (payment_id, amount_minor, currency, reason)
-    SELECT id, amount_minor, currency, %(reason)s::text FROM left_over WHERE NOT EXISTS (SELECT 1 FROM pending_refund)
+    SELECT id, amount_minor, currency, %(reason)s::text FROM left_over
+    WHERE amount_minor > 0 AND NOT EXISTS (SELECT FROM started)
     RETURNING id, amount_minor
 )
-SELECT id, amount_minor FROM pending_refund UNION ALL SELECT id, amount_minor FROM created;
+SELECT id, amount_minor FROM started UNION ALL SELECT id, amount_minor FROM created;
 
--- name: refund_finish
--- Marks a refund succeeded and adds it to its payment. The order and its stock change in orders.sql.
-WITH ended AS (
-    UPDATE app.refunds SET state = 'succeeded', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
-    WHERE id = %(refund_id)s::bigint AND state = 'pending'
-    RETURNING payment_id, amount_minor
+-- name: refund_record
+-- Records a refund as the provider has it: by its id there, or by our own id `refund_id`. No row if nothing changes.
+WITH known AS (
+    SELECT r.id FROM app.refunds AS r
+    WHERE r.payment_id = %(payment_id)s::bigint
+      AND (r.provider_reference = %(reference)s::text OR r.provider_reference IS NULL AND r.id = %(refund_id)s::bigint)
+    ORDER BY r.provider_reference IS NULL LIMIT 1
+), updated AS (
+    UPDATE app.refunds AS r SET provider_reference = %(reference)s::text, amount_minor = %(amount_minor)s::bigint,
+        state = %(state)s::text::app.refund_state,
+        ended_at = CASE WHEN %(state)s::text <> 'pending' THEN greatest(clock_timestamp(), r.created_at) END
+    FROM known
+    WHERE r.id = known.id AND (r.provider_reference, r.amount_minor, r.state::text)
+        IS DISTINCT FROM (%(reference)s::text, %(amount_minor)s::bigint, %(state)s::text)
+      -- An older event does not make a refund that has ended pending again.
+      AND (%(state)s::text <> 'pending' OR r.state = 'pending')
+    RETURNING r.id
+), added AS (
+    INSERT INTO app.refunds (payment_id, provider_reference, amount_minor, currency, reason, state, created_at, ended_at)
+    SELECT p.id, %(reference)s::text, %(amount_minor)s::bigint, p.currency, %(reason)s::text,
+        %(state)s::text::app.refund_state, at.now, CASE WHEN %(state)s::text <> 'pending' THEN at.now END
+    FROM app.payments AS p, (SELECT clock_timestamp() AS now) AS at
+    WHERE p.id = %(payment_id)s::bigint AND NOT EXISTS (SELECT FROM known)
+    RETURNING id
 )
-UPDATE app.payments AS p SET refunded_minor = p.refunded_minor + ended.amount_minor
-FROM ended WHERE p.id = ended.payment_id;
+SELECT id FROM updated UNION ALL SELECT id FROM added;
+
+-- name: refund_total
+-- Sets what is refunded of a payment to the sum of its refunds; no row if that is more than was captured. The order and its
+-- stock change in orders.sql.
+UPDATE app.payments AS p SET refunded_minor = done.minor
+FROM (SELECT coalesce(sum(r.amount_minor), 0)::bigint AS minor FROM app.refunds AS r
+      WHERE r.payment_id = %(payment_id)s::bigint AND r.state = 'succeeded') AS done
+WHERE p.id = %(payment_id)s::bigint AND done.minor <= p.amount_minor
+RETURNING p.id;
 
 -- name: refund_fail
--- Marks a refund failed.
-UPDATE app.refunds SET state = 'failed', provider_reference = %(reference)s::text, ended_at = clock_timestamp()
+-- Marks a refund failed that the provider has refused.
+UPDATE app.refunds SET state = 'failed', ended_at = greatest(clock_timestamp(), created_at)
 WHERE id = %(refund_id)s::bigint AND state = 'pending';
+
+-- name: dispute_record
+-- Records a dispute in its latest state; no row if nothing changes. A dispute that is won or lost stays so.
+INSERT INTO app.disputes AS d (payment_id, provider_reference, amount_minor, currency, reason, state, opened_at, ended_at)
+SELECT %(payment_id)s::bigint, %(reference)s::text, %(amount_minor)s::bigint, %(currency)s::text, %(reason)s::text,
+    %(state)s::text::app.dispute_state, at.now, CASE WHEN %(state)s::text <> 'open' THEN at.now END
+FROM (SELECT clock_timestamp() AS now) AS at
+ON CONFLICT (provider_reference) DO UPDATE SET state = excluded.state, ended_at = greatest(excluded.ended_at, d.opened_at)
+    WHERE d.state = 'open' AND excluded.state <> 'open'
+RETURNING d.id;
+
+-- name: left_to_refund
+-- What is not refunded of a payment, in minor units.
+SELECT p.amount_minor - p.refunded_minor AS minor FROM app.payments AS p WHERE p.id = %(payment_id)s::bigint;
 
 -- name: event_insert
 -- Stores a provider's event; no row if it is a duplicate.
@@ -182,6 +229,27 @@ SELECT EXISTS (SELECT 1 FROM app.payment_events WHERE processed_at IS NULL AND p
 SELECT id, provider::text AS provider, event_id, type, occurred_at, received_at, body FROM app.payment_events
 WHERE processed_at IS NULL AND (occurred_at, id) > (%(occurred_at)s::timestamptz, %(id)s::bigint)
 ORDER BY occurred_at, id LIMIT %(batch_limit)s::integer;
+
+-- name: event_list_of_payment
+-- The events of a payment that are not processed yet, in the order in which they occurred: by its id at the provider or by our key.
+SELECT e.id, e.provider::text AS provider, e.event_id, e.type, e.occurred_at, e.received_at, e.body
+FROM app.payment_events AS e JOIN app.payments AS p ON p.provider = e.provider
+WHERE p.order_id = %(order_id)s::bigint AND e.processed_at IS NULL
+  AND (p.idempotency_key IN (e.body #>> '{data,object,metadata,backline_payment}',
+                             e.body #>> '{payload,payment,entity,notes,backline_payment}')
+       OR p.provider_reference IN (e.body #>> '{data,object,id}', e.body #>> '{data,object,payment_intent}',
+                                   e.body #>> '{payload,payment,entity,id}'))
+ORDER BY e.occurred_at, e.id LIMIT %(batch_limit)s::integer;
+
+-- name: capture_waiting
+-- The first event that captured a payment and is not processed yet.
+SELECT e.event_id, e.problem FROM app.payment_events AS e
+WHERE e.processed_at IS NULL AND e.provider = %(provider)s::text::app.payment_provider
+  AND e.type IN ('payment_intent.succeeded', 'payment.captured', 'subscription.charged')
+  AND (%(key)s::text IN (e.body #>> '{data,object,metadata,backline_payment}',
+                         e.body #>> '{payload,payment,entity,notes,backline_payment}')
+       OR %(reference)s::text IN (e.body #>> '{data,object,id}', e.body #>> '{payload,payment,entity,id}'))
+ORDER BY e.occurred_at, e.id LIMIT 1;
 
 -- name: event_dismiss
 -- Marks events processed whose dead letter was discarded.

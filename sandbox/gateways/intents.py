@@ -22,6 +22,23 @@ DECLINED_CARDS: Mapping[str, tuple[str, str]] = {
     "pm_card_authenticationRequired": ("authentication_required", "authentication_required"),
 }
 """Stripe's test cards (https://docs.stripe.com/testing) that are declined: code and decline code. All others succeed."""
+DELETED_METHODS = frozenset({"pm_deleted"})
+"""Payment methods that the account does not know any more."""
+THREE_DECIMALS = frozenset(("bhd", "jod", "kwd", "omr", "tnd"))
+TWO_DECIMALS_OF_ZERO = frozenset(("isk", "ugx"))
+CURRENCIES = frozenset((
+    "aed", "ars", "aud", "bgn", "brl", "cad", "chf", "clp", "cny", "cop", "czk", "dkk", "egp", "eur", "gbp", "hkd", "huf",
+    "idr", "ils", "inr", "jpy", "kes", "krw", "mad", "mga", "mxn", "myr", "ngn", "nok", "nzd", "pen", "php", "pkr", "pln",
+    "qar", "ron", "rsd", "sar", "sek", "sgd", "thb", "try", "twd", "uah", "usd", "uyu", "vnd", "xaf", "xof", "xpf", "zar",
+    *THREE_DECIMALS, *TWO_DECIMALS_OF_ZERO,
+))  # fmt: skip
+"""Of Stripe's more than 135 currencies, those that a test may use."""
+MINIMUM_AMOUNTS: Mapping[str, int] = {
+    **dict.fromkeys(("usd", "eur", "chf", "cad", "aud", "sgd", "nzd", "brl", "inr"), 50), "gbp": 30, "jpy": 50,
+    "dkk": 250, "nok": 300, "sek": 300, "huf": 17500, "mxn": 1000, "pln": 200, "czk": 1500, "aed": 200, "thb": 1000,
+}  # fmt: skip
+"""In Stripe's units (https://docs.stripe.com/currencies, minimum and maximum charge amounts)."""
+MAX_AMOUNT = 99_999_999
 _SEARCH_QUERY = re.compile(r'metadata\["((?:[^"\\]|\\.)*)"\]:"((?:[^"\\]|\\.)*)"')
 
 
@@ -38,16 +55,17 @@ class Intent:
     created: int = field(default_factory=lambda: int(time.time()))
     status: str = "requires_payment_method"
     error: dict[str, Any] | None = None
+    received: int = 0
     refunded: int = 0
 
     def as_json(self, *, with_charge: bool = False) -> dict[str, Any]:
         """As Stripe returns it; `with_charge` expands the charge."""
         charge: str | dict[str, Any] | None = f"ch_{self.id[3:]}" if self.status == "succeeded" else None
         if with_charge and charge is not None:
-            charge = {"id": charge, "object": "charge", "amount": self.amount, "amount_refunded": self.refunded}
+            charge = {"id": charge, "object": "charge", "amount": self.received, "amount_refunded": self.refunded}
         return {
             "id": self.id, "object": "payment_intent", "amount": self.amount, "currency": self.currency,
-            "amount_received": self.amount if self.status == "succeeded" else 0, "customer": self.customer,
+            "amount_received": self.received, "customer": self.customer,
             "metadata": self.metadata, "description": self.description, "created": self.created, "livemode": False,
             "status": self.status, "last_payment_error": self.error,
             "latest_charge": charge,
@@ -116,6 +134,13 @@ class StripeAccount:
             raise invalid_request("parameter_invalid_integer", f"Invalid integer: {amount}")
         if not re.fullmatch("[a-z]{3}", currency):
             raise invalid_request("parameter_missing", "Missing required param: currency.")
+        _require_amount(int(amount), currency)
+        if int(amount) > MAX_AMOUNT:
+            raise invalid_request("amount_too_large", f"Amount must be no more than {MAX_AMOUNT}.")
+        if int(amount) < MINIMUM_AMOUNTS.get(currency, 1):
+            raise invalid_request(
+                "amount_too_small", "The amount must be greater than or equal to the minimum charge amount."
+            )
         made = Intent(
             f"pi_{secrets.token_hex(12)}", int(amount), currency, _metadata(form), form.get("customer"),
             form.get("description", ""),
@@ -169,7 +194,17 @@ class StripeAccount:
                 decline_code=decline,
                 payment_intent=intent.as_json(),
             )
-        intent.status, intent.error = "succeeded", None
+        if method in DELETED_METHODS:
+            raise invalid_request("resource_missing", f"No such PaymentMethod: '{method}'")
+        intent.status, intent.error, intent.received = "succeeded", None, intent.amount
+        return intent.as_json()
+
+    def capture_part(self, intent_id: str, amount: int) -> dict[str, Any]:
+        """Capture a part of the amount, as somebody can in the dashboard."""
+        intent = self.get(intent_id)
+        if intent.status in ("succeeded", "canceled") or not 0 < amount < intent.amount:
+            raise self._unexpected_state(intent, "capture")
+        intent.status, intent.error, intent.received = "succeeded", None, amount
         return intent.as_json()
 
     def cancel(self, intent_id: str) -> dict[str, Any]:
@@ -183,14 +218,17 @@ class StripeAccount:
     def refund(self, form: Mapping[str, str]) -> dict[str, Any]:
         """Refund an amount, at most what was captured."""
         intent = self.get(form.get("payment_intent", ""))
-        amount = int(form.get("amount") or intent.amount)
         if intent.status != "succeeded":
             raise invalid_request(
                 "charge_not_captured", f"This PaymentIntent ({intent.id}) does not have a successful charge to refund."
             )
-        if intent.refunded == intent.amount:
+        if intent.refunded == intent.received:
             raise invalid_request("charge_already_refunded", f"Charge ch_{intent.id[3:]} has already been refunded.")
-        if amount > intent.amount - intent.refunded:
+        amount = int(form.get("amount") or intent.received - intent.refunded)
+        if amount <= 0:
+            raise invalid_request("parameter_invalid_integer", "This value must be greater than or equal to 1.")
+        _require_amount(amount, intent.currency)
+        if amount > intent.received - intent.refunded:
             raise invalid_request("amount_too_large", "Refund amount is greater than unrefunded amount on charge.")
         intent.refunded += amount
         made = {
@@ -209,6 +247,16 @@ class StripeAccount:
         text = f"You cannot {action} this PaymentIntent because it has a status of {intent.status}."
         return StripeError(
             400, "invalid_request_error", "payment_intent_unexpected_state", text, payment_intent=intent.as_json()
+        )
+
+
+def _require_amount(amount: int, currency: str) -> None:
+    """Refuse an amount that Stripe refuses (https://docs.stripe.com/currencies, three-decimal and special cases)."""
+    if currency not in CURRENCIES:
+        raise invalid_request("currency_not_supported", f"Invalid currency: {currency}.")
+    if (currency in THREE_DECIMALS and amount % 10) or (currency in TWO_DECIMALS_OF_ZERO and amount % 100):
+        raise invalid_request(
+            "invalid_charge_amount", f"Invalid amount: {amount} {currency} has decimals that are not 0."
         )
 
 

@@ -49,6 +49,7 @@ class StripeGateway(Gateway):
         return [
             *super().routes(),
             Route("/stripe/api/keys", self.clear_idempotency_keys, methods=["DELETE"]),
+            Route("/stripe/api/capture", self.capture_part, methods=["POST"]),
             Route("/stripe/api/account", self.reset_account, methods=["DELETE"]),
             Route(f"{root}/payment_intents", self.create, methods=["POST"]),
             Route(f"{root}/payment_intents", self.list_intents),
@@ -131,6 +132,18 @@ class StripeGateway(Gateway):
     async def clear_idempotency_keys(self, _request: Request) -> Response:
         """Delete the idempotency keys, as Stripe does after a day."""
         return JSONResponse({"deleted": self._account.clear_idempotency_keys()})
+
+    async def capture_part(self, request: Request) -> Response:
+        """Capture a part of an intent, as in Stripe's dashboard: `payment_intent` and `amount`."""
+        form = dict(parse_qsl((await read_body(request)).decode("utf-8", "replace")))
+        amount = form.get("amount", "")
+        if not amount.isdecimal():
+            return JSONResponse({"error": "amount: give a whole number"}, 400)
+
+        def capture() -> dict[str, Any]:
+            return self._account.capture_part(form.get("payment_intent", ""), int(amount))
+
+        return _json_response(self._account.run_idempotent(None, ("", None), capture))
 
     async def reset_account(self, _request: Request) -> Response:
         """Delete all payments."""

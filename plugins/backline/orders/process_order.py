@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, LiteralString, TypeVar
 
@@ -25,6 +26,7 @@ from backline.orders.repository import Order, OrderLine, StockDemand
 from backline.orders.settings import OrderSettings
 from backline.outbox.submission import enqueue
 from backline.payments.charges import charge, refund
+from backline.payments.events import apply_waiting_events
 from backline.payments.provider import Provider
 
 Row = TypeVar("Row")
@@ -97,6 +99,8 @@ class _Saga:
     def run(self) -> SagaResult:
         steps = {"pending": self._reserve, "reserved": self._pay, "paid": self._confirm}
         moved = False
+        if self._load_order().is_refunded:
+            return self._compensate("its payment was refunded")
         while (step := steps.get((order := self._load_order()).state)) is not None:
             try:
                 step(order)
@@ -123,6 +127,10 @@ class _Saga:
             self._rows(statement("orders", "order_reserve"), int)
 
     def _pay(self, order: Order) -> None:
+        apply_waiting_events(self._database, self._id, datetime.now(UTC))
+        order = self._load_order()
+        if order.state != "reserved":
+            return
         if order.is_payment_abandoned and not order.has_open_attempt:
             raise _StepRejected("the payment was declined")
         if order.is_retry_scheduled and not order.has_open_attempt:
@@ -176,13 +184,13 @@ class _Saga:
         """Undo the steps in reverse, starting over if the order changes meanwhile."""
         for _ in range(MAX_COMPENSATION_ATTEMPTS):
             order = self._load_order()
-            if order.state not in ("pending", "reserved", "paid"):
+            if order.state not in ("pending", "reserved", "paid") and not order.is_refunded:
                 return self._result(SagaOutcome.NOTHING_TO_DO, reason)
             if order.has_payment:
                 # Refunds what was captured, and closes an open payment at the provider.
                 self._on_step("refund")
                 refund(self._database, self._provider, self._id, reason)
-            if order.state == "paid":
+            if order.state not in ("pending", "reserved"):
                 if self._close(order, "refunded", reason) or self._load_order().state == "refunded":
                     return self._result(SagaOutcome.REFUNDED, reason)
                 return self._result(SagaOutcome.WAITING, f"{reason}; the refund is pending")

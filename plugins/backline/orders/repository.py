@@ -28,6 +28,7 @@ class Order:
     wants_sms: bool
     has_payment: bool
     is_refunding: bool
+    is_refunded: bool
     has_open_attempt: bool
     is_retry_scheduled: bool
     is_payment_abandoned: bool

@@ -13,6 +13,7 @@ call, so overlapping runs for one order repeat the same attempt.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Literal
@@ -20,14 +21,19 @@ from typing import Any, Literal
 from backline.db.connect import Session, fetch, fetch_one
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError, Rejected
+from backline.money import Money
 from backline.outbox.submission import enqueue
-from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
-from backline.payments.provider import ChargeRequest, ChargeResult, Provider
+from backline.payments.declines import CANCELLED, Decline, classify, classify_refusal, retry_delay_hours
+from backline.payments.provider import ChargeRequest, ChargeResult, Provider, ProviderRefund
 from backline.payments.repository import Order, Payment, lock_or_create, lock_order, transaction
 from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 
 NO_METHOD = Decline("needs_action", "payment_method_missing")
+REFUND_KEY = "refund-{}-"
+"""The beginning of our key of a refund, with the order's number; its row's id follows."""
+REFUNDED_AT_PROVIDER = "refunded at the provider"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,12 @@ class ChargeOutcome:
 class _PendingRefund:
     id: int
     amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class _WaitingCapture:
+    event_id: str
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +81,9 @@ def charge(database: Session, provider: Provider, order_id: int, number: int | N
 
     A declined payment is attempted again only as attempt `number`, by `retry_charge`. The transaction that captures the
     payment also marks the order paid and enqueues the receipt; the one that records a decline enqueues the message about
-    it. If the order was cancelled meanwhile, captured money is refunded. Raises InvalidInput if the order does not exist or
-    is not reserved, and the provider's errors.
+    it. If the order was cancelled meanwhile, captured money is refunded. A request that the provider refuses for good is an
+    outcome, too. Raises InvalidInput if the order does not exist or is not reserved, Rejected if a part of the amount was
+    captured or an event that captured it is still waiting, and the provider's other errors.
     """
     with transaction(database):
         order, payment = lock_or_create(database, order_id, provider.name)
@@ -81,18 +94,30 @@ def charge(database: Session, provider: Provider, order_id: int, number: int | N
         return void_payment(database, provider, request, payment)
     try:
         result = provider.get_status(request) if _awaits_customer(payment) else provider.charge(request)
+    except Rejected as exc:
+        with transaction(database):
+            _, payment = lock_or_create(database, order_id, provider.name)
+            return _record_refusal(database, payment, request, exc)
     except PermanentError:
-        with transaction(database):  # the request itself was refused: nothing was charged
+        with transaction(database):  # our own request or credentials are wrong: nothing was charged
             _finish_attempt(database, payment, request.attempt, "error")
         raise
     with transaction(database):
         order, payment = lock_or_create(database, order_id, provider.name)
-        if payment.state != "captured" and (result.state != "captured" or order.state == "reserved"):
+        is_partial = result.captured not in (None, payment.amount)
+        if is_partial and order.state == "reserved" and payment.state != "captured":
+            _record_reference(database, payment, result.reference)
+            _finish_attempt(database, payment, request.attempt, "error")
+        elif payment.state != "captured" and (result.state != "captured" or order.state == "reserved"):
             return _record_result(database, payment, request, result)
-        if payment.state == "captured":
+        elif payment.state == "captured":
             return ChargeOutcome("paid", payment.id)
-        values = {"payment_id": payment.id, "reference": result.reference}
-        database.execute(statement("payments", "payment_reference_set"), values)
+        else:
+            is_partial = False
+            _record_reference(database, payment, result.reference)
+    if is_partial:
+        difference = f"{result.captured} of {payment.amount} were captured"
+        raise Rejected(f"order {order.number}: {difference}; refund them at the provider, or cancel the order")
     return void_payment(database, provider, request, payment)
 
 
@@ -112,6 +137,9 @@ def _prepare_attempt(
     """The attempt to make, recorded; or the payment's state, if no attempt is to be made."""
     if payment.state == "captured":
         return ChargeOutcome("paid", payment.id)
+    if (waiting := _waiting_capture(database, payment)) is not None:
+        problem = f"event {waiting.event_id} says that it is paid, and is not applied yet"
+        raise Rejected(f"order {order.number}: {problem}" + (f": {waiting.problem}" if waiting.problem else ""))
     if payment.open_attempt is not None:
         return ChargeRequest(payment, order.number, payment.open_attempt, is_resumed=True)
     if order.state != "reserved":
@@ -131,6 +159,12 @@ def _prepare_attempt(
             return record_action_required(database, payment, payment.attempts + 1, None, NO_METHOD)
         return ChargeOutcome("needs_action", payment.id, NO_METHOD)
     return ChargeRequest(payment, order.number, start_attempt(database, payment), is_resumed=False)
+
+
+def _waiting_capture(database: Session, payment: Payment) -> _WaitingCapture | None:
+    """The event that captured the payment and is not applied yet, if there is one."""
+    values = {"provider": payment.provider, "reference": payment.provider_reference, "key": payment.idempotency_key}
+    return fetch_one(database, statement("payments", "capture_waiting"), _WaitingCapture, values)
 
 
 def _awaits_customer(payment: Payment) -> bool:
@@ -167,6 +201,24 @@ def _record_result(database: Session, payment: Payment, request: ChargeRequest, 
     if payment.open_attempt is None and payment.state in ("failed", "abandoned"):  # another run has recorded it
         return ChargeOutcome("declined", payment.id, payment.decline, payment.next_attempt_at)
     return record_decline(database, payment, result.reference, result.decline or CANCELLED)
+
+
+def _record_refusal(database: Session, payment: Payment, request: ChargeRequest, refusal: Rejected) -> ChargeOutcome:
+    """Record that the provider refused the request for good: nothing was charged, and nothing will be."""
+    if payment.state == "captured":
+        return ChargeOutcome("paid", payment.id)
+    decline = classify_refusal(refusal.code)
+    log.warning("order %s cannot be charged: %s", request.order_number, refusal)
+    if payment.open_attempt != request.attempt:  # another run has recorded it
+        return ChargeOutcome("needs_action", payment.id, payment.decline or decline)
+    if decline.kind == "hard":
+        return record_decline(database, payment, payment.provider_reference, decline)
+    return record_action_required(database, payment, request.attempt, payment.provider_reference, decline)
+
+
+def _record_reference(database: Session, payment: Payment, reference: str) -> None:
+    values = {"payment_id": payment.id, "reference": reference}
+    database.execute(statement("payments", "payment_reference_set"), values)
 
 
 def record_capture(database: Session, payment: Payment, reference: str) -> ChargeOutcome:
@@ -216,10 +268,15 @@ def void_payment(database: Session, provider: Provider, request: ChargeRequest, 
     """Abandon the payment of a cancelled order: cancel it at the provider, and refund what was captured."""
     reference = None
     if payment.attempts or payment.provider_reference is not None:  # otherwise the provider does not know the payment
-        result = provider.cancel(request)
-        reference = result.reference
-        if result.state == "captured":
-            provider.refund(result.reference, request.payment.amount_minor, f"{request.payment.idempotency_key}-void")
+        result = _cancel(provider, request)
+        reference = result.reference if result else None
+        if result is not None and result.state == "captured":
+            captured = result.captured or payment.amount
+            found = provider.list_refunds(result.reference)
+            rest = captured.minor - sum(each.amount.minor for each in found if each.state != "failed")
+            if rest > 0:
+                key = f"{request.payment.idempotency_key}-void"
+                provider.refund(result.reference, Money(rest, captured.currency), key)
     with transaction(database):
         _, current = lock_order(database, request.payment.order_id)
         if current is None or current.id != payment.id:
@@ -232,37 +289,78 @@ def void_payment(database: Session, provider: Provider, request: ChargeRequest, 
     return ChargeOutcome("declined", payment.id, CANCELLED)
 
 
-def refund(database: Session, provider: Provider, order_id: int, reason: str) -> None:
-    """Refund all that was paid for an order; if nothing was, prevent any further capture. Repeated calls refund no second time.
+def _cancel(provider: Provider, request: ChargeRequest) -> ChargeResult | None:
+    """Cancel the payment at the provider; None if it has none, because it refuses to create one of that amount."""
+    try:
+        return provider.cancel(request)
+    except Rejected:
+        if request.payment.provider_reference is not None:
+            raise
+        return None
 
-    The order's own state does not change: `orders` changes it with the stock. Raises InvalidInput if the order does not
-    exist, Rejected if the provider refuses, and the provider's other errors.
+
+def refund(database: Session, provider: Provider, order_id: int, reason: str) -> None:
+    """Refund all that was paid for an order and is not refunded yet; if nothing was paid, prevent any further capture.
+
+    Refunds that the provider has and we do not, such as those made in its dashboard, are taken over first. Repeated calls
+    refund no second time. The order's own state does not change: `orders` changes it with the stock. Raises InvalidInput if
+    the order does not exist or another provider was paid, Rejected if the provider refuses, and the provider's other errors.
     """
     with transaction(database):
         order, payment = lock_order(database, order_id)
-        if payment is None:
-            return
-        if payment.provider != provider.name:
-            raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not {provider.name}")
-        values = {"payment_id": payment.id, "reason": reason}
-        started = fetch_one(database, statement("payments", "refund_start"), _PendingRefund, values)
+    if payment is None:
+        return
+    if payment.provider != provider.name:
+        raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not {provider.name}")
     if payment.state != "captured":
-        if payment.state != "abandoned" or payment.open_attempt is not None:
+        is_void = payment.state == "abandoned" and payment.decline == CANCELLED
+        if not is_void or payment.open_attempt is not None:
             request = ChargeRequest(payment, order.number, max(payment.attempts, 1), is_resumed=True)
             void_payment(database, provider, request, payment)
         return
-    if started is None or payment.provider_reference is None:
+    if payment.provider_reference is None:
         return
-    key = f"refund-{order.number}-{started.id}"
+    found = provider.list_refunds(payment.provider_reference)
+    with transaction(database):
+        lock_order(database, order_id)
+        for each in found:
+            record_refund(database, order, payment, each)
+        values = {"payment_id": payment.id, "reason": reason}
+        started = fetch_one(database, statement("payments", "refund_start"), _PendingRefund, values)
+    if started is None:
+        return
+    key = f"{REFUND_KEY.format(order.number)}{started.id}"
     try:
-        reference = provider.refund(payment.provider_reference, started.amount_minor, key)
+        made = provider.refund(payment.provider_reference, Money(started.amount_minor, payment.currency), key)
     except Rejected as exc:
         with transaction(database):
-            database.execute(statement("payments", "refund_fail"), {"refund_id": started.id, "reference": None})
+            database.execute(statement("payments", "refund_fail"), {"refund_id": started.id})
         raise Rejected(f"order {order.number}: {exc}", code=exc.code) from exc
     with transaction(database):
         lock_order(database, order_id)
-        database.execute(statement("payments", "refund_finish"), {"refund_id": started.id, "reference": reference})
+        record_refund(database, order, payment, made)
+
+
+def record_refund(
+    database: Session, order: Order, payment: Payment, refund: ProviderRefund, reason: str = REFUNDED_AT_PROVIDER
+) -> bool:
+    """Record a refund of a captured payment as the provider has it; returns whether that changed anything.
+
+    Rejected if more than the captured amount would be refunded, or in another currency.
+    """
+    prefix = REFUND_KEY.format(order.number)
+    own = refund.key.removeprefix(prefix) if refund.key and refund.key.startswith(prefix) else ""
+    if refund.amount.currency != payment.currency:
+        raise Rejected(f"refund {refund.reference} is in {refund.amount.currency}, its payment in {payment.currency}")
+    values = {
+        "payment_id": payment.id, "refund_id": int(own) if own.isdecimal() else None, "reference": refund.reference,
+        "amount_minor": refund.amount.minor, "state": refund.state, "reason": reason,
+    }  # fmt: skip
+    if not fetch(database, statement("payments", "refund_record"), int, values):
+        return False
+    if not fetch(database, statement("payments", "refund_total"), int, {"payment_id": payment.id}):
+        raise Rejected(f"order {order.number}: with refund {refund.reference} more than {payment.amount} is refunded")
+    return True
 
 
 def _enqueue_receipt(database: Session, payment_id: int, delay_seconds: float) -> None:

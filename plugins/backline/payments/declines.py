@@ -38,6 +38,8 @@ NEEDS_ACTION_CODES = frozenset({
     "offline_pin_required", "online_or_offline_pin_required", "payment_intent_authentication_failure",
     "payment_method_missing", "payment_cancelled", "authentication_failed", "incorrect_otp", "payment_timed_out",
 })  # fmt: skip
+REFUSED_AMOUNTS = frozenset({"amount_not_chargeable", "amount_too_small", "amount_too_large", "invalid_charge_amount"})
+"""Codes of a refused request that no other card would change: the order cannot be paid."""
 _CODES_BY_REASON: dict[DeclineReason, frozenset[str]] = {
     "card_expired": frozenset({"expired_card", "card_expired", "invalid_expiry_month", "invalid_expiry_year"}),
     "insufficient_funds": frozenset({
@@ -46,7 +48,7 @@ _CODES_BY_REASON: dict[DeclineReason, frozenset[str]] = {
     "provider_unavailable": frozenset({
         "processing_error", "issuer_not_available", "try_again_later", "gateway_technical_error", "bank_technical_error",
     }),
-    "other": frozenset({"payment_method_missing", "payment_intent_canceled"}),
+    "other": frozenset({"payment_method_missing", "payment_intent_canceled", *REFUSED_AMOUNTS}),
 }  # fmt: skip
 """A stolen card is reported as declined: its holder must not learn more."""
 
@@ -80,6 +82,15 @@ def classify(codes: Sequence[str | None]) -> Decline:
         if code in HARD_CODES:
             return Decline("hard", code)
     return Decline("soft", given[0] if given else "unknown")
+
+
+def classify_refusal(code: str | None) -> Decline:
+    """Classify a request that the provider refuses as it is, such as one with a deleted card: the customer has to act.
+
+    The exception are amounts, which the customer cannot change.
+    """
+    code = (code or "unknown")[:MAX_CODE_LENGTH]
+    return Decline("hard" if code in REFUSED_AMOUNTS else "needs_action", code)
 
 
 def retry_delay_hours(schedule: Sequence[float], decline: Decline, attempts: int) -> float | None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal, Protocol
 
+from backline.money import Money
 from backline.payments.declines import Decline
 from backline.payments.repository import Payment
 
 PAYMENT_KEY_METADATA = "backline_payment"
 """The metadata in which a provider stores our key of a payment."""
+REFUND_KEY_METADATA = "backline_refund"
+"""The metadata in which a provider stores our key of a refund."""
+RefundState = Literal["pending", "succeeded", "failed"]
+STRIPE_REFUND_STATES: Mapping[str, RefundState] = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
+"""https://docs.stripe.com/api/refunds/object; a refund in any other state is pending."""
+RAZORPAY_REFUND_STATES: Mapping[str, RefundState] = {"processed": "succeeded", "failed": "failed"}
+"""https://razorpay.com/docs/api/refunds/entity/; a refund in any other state is pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,20 @@ class ChargeResult:
     reference: str
     state: Literal["captured", "declined", "requires_action", "cancelled", "not_attempted"]
     decline: Decline | None = None
+    captured: Money | None = None
+    """What was captured, unless the state is another than `captured`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRefund:
+    """A refund at the provider, made by us or in its dashboard."""
+
+    reference: str
+    """The provider's id."""
+    amount: Money
+    state: RefundState
+    key: str | None
+    """Our key; None if it was not made by us."""
 
 
 class PaymentState(StrEnum):
@@ -60,11 +82,12 @@ PAYMENT_STATES: Mapping[str, PaymentState] = {
 
 @dataclass(frozen=True, slots=True)
 class ProviderPayment:
-    """A payment in a provider's list; amounts in the currency's minor units."""
+    """A payment in a provider's list; amounts in the currency's minor units (ISO 4217)."""
 
     reference: str
     """The provider's id."""
     amount_minor: int
+    """What was captured, if it was captured; otherwise what was asked for."""
     currency: str
     """ISO 4217 code, in capitals."""
     state: PaymentState
@@ -102,5 +125,8 @@ class Provider(PaymentSource, Protocol):
     def cancel(self, request: ChargeRequest) -> ChargeResult:
         """Prevent any further capture: `cancelled`, or `captured` if the payment was captured already."""
 
-    def refund(self, reference: str, amount_minor: int, key: str) -> str:
-        """Refund a part of a captured payment; returns the refund's id. Rejected if the provider refuses."""
+    def refund(self, reference: str, amount: Money, key: str) -> ProviderRefund:
+        """Refund a part of a captured payment. Rejected if the provider refuses."""
+
+    def list_refunds(self, reference: str) -> Sequence[ProviderRefund]:
+        """All refunds of a payment, in any order."""

@@ -12,6 +12,7 @@ from psycopg.pq import TransactionStatus
 from backline.db.connect import Session, fetch_one, translate_errors
 from backline.db.statements import statement
 from backline.errors import InvalidInput
+from backline.money import Money
 from backline.payments.declines import CANCELLED, Decline, DeclineKind
 
 
@@ -48,6 +49,11 @@ class Payment:
     failed_at: datetime | None
     next_attempt_at: datetime | None
     open_attempt: int | None
+
+    @property
+    def amount(self) -> Money:
+        """What it is to pay."""
+        return Money(self.amount_minor, self.currency)
 
     @property
     def decline(self) -> Decline | None:

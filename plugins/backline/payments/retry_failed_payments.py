@@ -10,6 +10,7 @@ from backline.db.statements import statement
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
 from backline.payments.charges import charge, retry_charge
+from backline.payments.events import apply_waiting_events
 from backline.payments.repository import transaction
 from backline.payments.settings import PaymentSettings
 from backline.rendering.formats import money
@@ -76,9 +77,13 @@ def retry_failed_payments(job: Job[PaymentSettings]) -> dict[str, object]:
     """Settle the attempts that a dead process left without a result, then make up to `batch_limit` attempts that are due."""
     provider = job.provider()
     values = {"provider": provider.name, "orphaned_after_seconds": ORPHANED_AFTER_SECONDS}
+
+    def settle(attempt: Attempt) -> str:
+        apply_waiting_events(job.database, attempt.order_id, job.now)
+        return charge(job.database, provider, attempt.order_id).state
+
     settled = job.run_each(
-        job.scan(statement("payments", "attempts_orphaned"), Attempt, values),
-        lambda attempt: charge(job.database, provider, attempt.order_id).state,
+        job.scan(statement("payments", "attempts_orphaned"), Attempt, values), settle,
         key=lambda attempt: attempt.order_number, limit=job.settings.batch_limit, transactional=False, span=(0, 20),
     )  # fmt: skip
     due = _due_attempts(job)
@@ -118,6 +123,7 @@ def _retry_each(
     job: Job[PaymentSettings], attempts: Sequence[DueAttempt], span: tuple[float, float] = (0, 100)
 ) -> BatchResult:
     def retry(attempt: DueAttempt) -> str:
+        apply_waiting_events(job.database, attempt.order_id, job.now)
         outcome = retry_charge(job.database, job.provider(), attempt.order_id, attempt.number)
         return "not_due" if outcome is None else outcome.state
 

@@ -19,21 +19,26 @@ from backline.errors import (
     AuthenticationFailed,
     Misconfigured,
     NetworkFailure,
+    PermanentError,
     RateLimited,
     Rejected,
     TimeoutFailure,
     UnknownFailure,
 )
+from backline.money import Money
 from backline.payments.declines import CANCELLED, Decline, classify
 from backline.payments.provider import (
     PAYMENT_KEY_METADATA,
     PAYMENT_STATES,
+    REFUND_KEY_METADATA,
+    STRIPE_REFUND_STATES,
     ChargeRequest,
     ChargeResult,
     ProviderPayment,
+    ProviderRefund,
 )
+from backline.payments.provider_units import STRIPE_UNITS
 
-REFUND_KEY_METADATA = "backline_refund"
 PAGE_SIZE = 100
 
 
@@ -105,28 +110,31 @@ class StripeProvider:
                 raise UnknownFailure(f"Stripe is still working on the payment of order {request.order_number}")
             return result
 
-    def refund(self, reference: str, amount_minor: int, key: str) -> str:
+    def refund(self, reference: str, amount: Money, key: str) -> ProviderRefund:
         """See `Provider.refund`. An earlier refund with this key is found by its metadata, even after the key has expired."""
         with self._translate_errors():
+            params: Any = {
+                "payment_intent": reference, "amount": STRIPE_UNITS.from_money(amount),
+                "metadata": {REFUND_KEY_METADATA: key},
+            }  # fmt: skip
             try:
-                refund = self._client.v1.refunds.create(
-                    {"payment_intent": reference, "amount": amount_minor, "metadata": {REFUND_KEY_METADATA: key}},
-                    {"idempotency_key": key},
-                )
+                refund = _provider_refund(self._client.v1.refunds.create(params, {"idempotency_key": key}))
             except stripe.InvalidRequestError as exc:
                 if exc.code != "charge_already_refunded":
                     raise
-                earlier = self._client.v1.refunds.list({"payment_intent": reference, "limit": PAGE_SIZE})
-                found = next(
-                    (each for each in earlier.auto_paging_iter() if _metadata(each).get(REFUND_KEY_METADATA) == key),
-                    None,
-                )
+                found = next((each for each in self.list_refunds(reference) if each.key == key), None)
                 if found is None:
                     raise
                 refund = found
-        if refund.status in ("failed", "canceled"):
-            raise Rejected(f"Stripe refused to refund {reference}: refund {refund.id} is {refund.status}")
-        return refund.id
+        if refund.state == "failed":
+            raise Rejected(f"Stripe refused to refund {reference}: refund {refund.reference} failed")
+        return refund
+
+    def list_refunds(self, reference: str) -> list[ProviderRefund]:
+        """See `Provider.list_refunds`."""
+        with self._translate_errors():
+            found = self._client.v1.refunds.list({"payment_intent": reference, "limit": PAGE_SIZE})
+            return [_provider_refund(each) for each in found.auto_paging_iter()]
 
     def list_payments(self, since: datetime, until: datetime) -> Iterator[ProviderPayment]:
         """The intents created in [since, until), newest first."""
@@ -156,7 +164,7 @@ class StripeProvider:
         elif request.is_resumed and (found := self._find_intent(payment.idempotency_key)) is not None:
             return found
         params: dict[str, Any] = {
-            "amount": payment.amount_minor,
+            "amount": STRIPE_UNITS.from_money(payment.amount),
             "currency": payment.currency.lower(),
             "description": f"Order {request.order_number}",
             "metadata": {PAYMENT_KEY_METADATA: payment.idempotency_key, "order_id": str(payment.order_id)},
@@ -193,6 +201,8 @@ class StripeProvider:
             raise AuthenticationFailed(
                 f"connection {self._connection!r}: Stripe refuses its password, the API key", code=str(exc.http_status)
             ) from exc
+        except stripe.IdempotencyError as exc:  # the next attempt has another key
+            raise PermanentError(f"Stripe answered {exc.http_status}: {(exc.user_message or '')[:300]}") from exc
         except stripe.StripeError as exc:
             status = exc.http_status or 0
             message = f"Stripe answered {status}: {(exc.user_message or type(exc).__name__)[:300]}"
@@ -204,7 +214,7 @@ class StripeProvider:
 def _charge_result(intent: stripe.PaymentIntent) -> ChargeResult:
     match intent.status:
         case "succeeded":
-            return ChargeResult(intent.id, "captured")
+            return ChargeResult(intent.id, "captured", captured=_captured(intent))
         case "canceled":
             return ChargeResult(intent.id, "cancelled", CANCELLED)
         case "requires_action":
@@ -214,15 +224,31 @@ def _charge_result(intent: stripe.PaymentIntent) -> ChargeResult:
     return _declined_result(intent.id, intent.last_payment_error)
 
 
+def _captured(intent: stripe.PaymentIntent) -> Money:
+    """What an intent that succeeded has captured: less than its amount after a partial capture."""
+    return STRIPE_UNITS.to_money(intent.amount_received, intent.currency)
+
+
+def _provider_refund(refund: stripe.Refund) -> ProviderRefund:
+    return ProviderRefund(
+        refund.id, STRIPE_UNITS.to_money(refund.amount, refund.currency),
+        STRIPE_REFUND_STATES.get(refund.status or "", "pending"), _metadata(refund).get(REFUND_KEY_METADATA),
+    )  # fmt: skip
+
+
 def _provider_payment(intent: stripe.PaymentIntent) -> ProviderPayment:
     order = _metadata(intent).get("order_id", "")
+    amount = (
+        _captured(intent) if intent.status == "succeeded" else STRIPE_UNITS.to_money(intent.amount, intent.currency)
+    )
+    refunded = STRIPE_UNITS.to_money(getattr(intent.latest_charge, "amount_refunded", 0), intent.currency)
     return ProviderPayment(
         reference=intent.id,
-        amount_minor=intent.amount,
-        currency=intent.currency.upper(),
+        amount_minor=amount.minor,
+        currency=amount.currency,
         state=PAYMENT_STATES[intent.status],
         created_at=datetime.fromtimestamp(intent.created, UTC),
-        refunded_minor=getattr(intent.latest_charge, "amount_refunded", 0),
+        refunded_minor=refunded.minor,
         order_id=int(order) if order.isdecimal() else None,
     )
 

@@ -26,8 +26,16 @@ from backline.delivery_events.events import (
     signature_header,
 )
 from backline.errors import InvalidInput
+from backline.money import Money
 from backline.payments.declines import Decline, classify
-from backline.payments.provider import PAYMENT_KEY_METADATA
+from backline.payments.provider import (
+    PAYMENT_KEY_METADATA,
+    RAZORPAY_REFUND_STATES,
+    REFUND_KEY_METADATA,
+    STRIPE_REFUND_STATES,
+    ProviderRefund,
+)
+from backline.payments.provider_units import RAZORPAY_UNITS, STRIPE_UNITS, ProviderUnits
 
 STRIPE = "stripe"
 STRIPE_SIGNATURE_HEADER = "Stripe-Signature"
@@ -39,19 +47,33 @@ RAZORPAY_EVENT_ID_HEADER = "X-Razorpay-Event-Id"
 RAZORPAY_CLOCK_TOLERANCE = timedelta(seconds=300)
 """How far Razorpay's clock may be ahead of ours."""
 MAX_ID_LENGTH = 200
+MAX_AMOUNT = 10**15
+"""Far above every amount that providers accept, and well within a bigint."""
 
-EventKind = Literal["captured", "failed", "requires_action", "cancelled", "subscription_charged"]
+EventKind = Literal["captured", "failed", "requires_action", "cancelled", "subscription_charged", "refund", "dispute"]
+DISPUTE_EVENTS = ("created", "updated", "closed", "funds_withdrawn", "funds_reinstated")
 STRIPE_EVENT_KINDS: Mapping[str, EventKind] = {
     "payment_intent.succeeded": "captured",
     "payment_intent.payment_failed": "failed",
     "payment_intent.requires_action": "requires_action",
     "payment_intent.canceled": "cancelled",
+    **dict.fromkeys(("refund.created", "refund.updated", "refund.failed", "charge.refund.updated"), "refund"),
+    **dict.fromkeys((f"charge.dispute.{name}" for name in DISPUTE_EVENTS), "dispute"),
 }
+"""`charge.refunded` names only the sum of a charge's refunds; each of them has an event of its own."""
+RAZORPAY_DISPUTE_EVENTS = ("created", "under_review", "action_required", "won", "lost", "closed")
 RAZORPAY_EVENT_KINDS: Mapping[str, EventKind] = {
     "payment.captured": "captured",
     "payment.failed": "failed",
     "subscription.charged": "subscription_charged",
+    **dict.fromkeys(("refund.created", "refund.processed", "refund.failed"), "refund"),
+    **dict.fromkeys((f"payment.dispute.{name}" for name in RAZORPAY_DISPUTE_EVENTS), "dispute"),
 }
+DisputeState = Literal["open", "won", "lost"]
+DISPUTE_STATES: Mapping[str, DisputeState] = {
+    **dict.fromkeys(("won", "warning_closed", "prevented", "closed"), "won"), "lost": "lost",
+}  # fmt: skip
+"""Final states by the providers' names; a dispute in any other state is open. An inquiry that is closed took no money."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +89,17 @@ class PaymentEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderDispute:
+    """A payment that its payer disputes at their bank. The provider takes the money back, and returns it if we win."""
+
+    reference: str
+    """The provider's id."""
+    amount: Money
+    state: DisputeState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedEvent:
     """What an event means, in terms that are common to all providers."""
 
@@ -74,12 +107,14 @@ class ParsedEvent:
     reference: str
     """The provider's id of the payment."""
     idempotency_key: str | None
-    """Our key of the payment; None if the payment was not created by Backline."""
-    amount_minor: int
-    currency: str
+    """Our key of the payment; None if the payment was not created by Backline, or the event does not name it."""
+    amount: Money
+    """What was captured, refunded or disputed, or what was to be paid."""
     decline: Decline | None = None
     subscription_reference: str | None = None
     """The provider's id of the subscription that was charged."""
+    refund: ProviderRefund | None = None
+    dispute: ProviderDispute | None = None
 
 
 def insert_event(connection: Session, event: PaymentEvent) -> bool:
@@ -129,13 +164,29 @@ def parse_stripe_event(event_type: str, body: Mapping[str, object]) -> ParsedEve
     kind = STRIPE_EVENT_KINDS.get(event_type)
     if kind is None:
         return None
-    intent = require_object(require_object(body.get("data"), "data").get("object"), "data.object")
-    error = intent.get("last_payment_error") or {}
-    key = (intent.get("metadata") or {}).get(PAYMENT_KEY_METADATA)
+    found = require_object(require_object(body.get("data"), "data").get("object"), "data.object")
+    reference = _require_text(found.get("id"), "data.object.id")
+    currency = _require_text(found.get("currency"), "data.object.currency")
+    asked = _money(STRIPE_UNITS, found.get("amount"), currency, "data.object.amount")
+    metadata = found.get("metadata") or {}
+    if kind in ("refund", "dispute"):
+        payment = found.get("payment_intent")
+        if payment is None:  # of a charge without an intent, which is not ours
+            return None
+        payment = _require_text(payment, "data.object.payment_intent")
+        if kind == "dispute":
+            return ParsedEvent(kind, payment, None, asked, dispute=_dispute(found, reference, asked, "reason"))
+        refund_state = STRIPE_REFUND_STATES.get(str(found.get("status")), "pending")
+        return ParsedEvent(
+            kind, payment, None, asked,
+            refund=ProviderRefund(reference, asked, refund_state, _optional_text(metadata, REFUND_KEY_METADATA)),
+        )  # fmt: skip
+    error = found.get("last_payment_error") or {}
+    amount = asked
+    if kind == "captured":  # less than the amount after a partial capture
+        amount = _money(STRIPE_UNITS, found.get("amount_received"), currency, "data.object.amount_received")
     return ParsedEvent(
-        kind, _require_text(intent.get("id"), "data.object.id"), key if isinstance(key, str) else None,
-        _require_minor_units(intent.get("amount"), "data.object.amount"),
-        _require_text(intent.get("currency"), "data.object.currency").upper(),
+        kind, reference, _optional_text(metadata, PAYMENT_KEY_METADATA), amount,
         classify((error.get("decline_code"), error.get("code"))) if kind == "failed" else None,
     )  # fmt: skip
 
@@ -145,18 +196,29 @@ def parse_razorpay_event(event_type: str, body: Mapping[str, object]) -> ParsedE
     kind = RAZORPAY_EVENT_KINDS.get(event_type)
     if kind is None:
         return None
-    payment = _razorpay_entity(body, "payment")
-    notes = payment.get("notes")
+    if kind in ("refund", "dispute"):
+        found = _razorpay_entity(body, kind)
+        field = f"payload.{kind}.entity"
+        reference = _require_text(found.get("id"), f"{field}.id")
+        payment = _require_text(found.get("payment_id"), f"{field}.payment_id")
+        currency = _require_text(found.get("currency"), f"{field}.currency")
+        amount = _money(RAZORPAY_UNITS, found.get("amount"), currency, f"{field}.amount")
+        if kind == "dispute":
+            return ParsedEvent(kind, payment, None, amount, dispute=_dispute(found, reference, amount, "reason_code"))
+        state = RAZORPAY_REFUND_STATES.get(str(found.get("status")), "pending")
+        key = _optional_text(found.get("notes"), REFUND_KEY_METADATA)
+        return ParsedEvent(kind, payment, None, amount, refund=ProviderRefund(reference, amount, state, key))
+    payment_entity = _razorpay_entity(body, "payment")
     subscription = None
     if kind == "subscription_charged":
         subscription = _require_text(_razorpay_entity(body, "subscription").get("id"), "payload.subscription.entity.id")
-    key = notes.get(PAYMENT_KEY_METADATA) if isinstance(notes, dict) else None  # empty notes are a list
+    currency = _require_text(payment_entity.get("currency"), "payload.payment.entity.currency")
+    codes = payment_entity.get("error_reason"), payment_entity.get("error_code")
     return ParsedEvent(
-        kind, _require_text(payment.get("id"), "payload.payment.entity.id"), key if isinstance(key, str) else None,
-        _require_minor_units(payment.get("amount"), "payload.payment.entity.amount"),
-        _require_text(payment.get("currency"), "payload.payment.entity.currency"),
-        classify((payment.get("error_reason"), payment.get("error_code"))) if kind == "failed" else None,
-        subscription,
+        kind, _require_text(payment_entity.get("id"), "payload.payment.entity.id"),
+        _optional_text(payment_entity.get("notes"), PAYMENT_KEY_METADATA),
+        _money(RAZORPAY_UNITS, payment_entity.get("amount"), currency, "payload.payment.entity.amount"),
+        classify(codes) if kind == "failed" else None, subscription,
     )  # fmt: skip
 
 
@@ -189,7 +251,21 @@ def _require_text(value: object, field: str) -> str:
     return value
 
 
-def _require_minor_units(value: object, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(field, "must be a whole number of minor units")
-    return value
+def _money(units: ProviderUnits, amount: object, currency: str, field: str) -> Money:
+    if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= MAX_AMOUNT:
+        raise InvalidInput(field, "must be a whole number of the currency's smallest units")
+    try:
+        return units.to_money(amount, currency)
+    except InvalidInput as exc:
+        raise InvalidInput(field, exc.problem) from None
+
+
+def _dispute(found: Mapping[str, object], reference: str, amount: Money, reason: str) -> ProviderDispute:
+    state = DISPUTE_STATES.get(str(found.get("status")), "open")
+    return ProviderDispute(reference, amount, state, _optional_text(found, reason) or "unknown")
+
+
+def _optional_text(found: object, name: str) -> str | None:
+    """A text of an object, such as our metadata; empty notes of Razorpay are a list."""
+    text = found.get(name) if isinstance(found, dict) else None
+    return text[:MAX_ID_LENGTH] if isinstance(text, str) and text else None

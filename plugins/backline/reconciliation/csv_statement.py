@@ -11,8 +11,8 @@ from pathlib import Path
 
 from backline.errors import InvalidInput, Skipped
 from backline.files import exists
+from backline.money import minor_unit_digits
 from backline.payments.provider import PAYMENT_STATES, ProviderPayment
-from backline.rendering.formats import MINOR_UNIT_DIGITS
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "reference": ("reference", "id"),
@@ -125,7 +125,7 @@ class _Row:
         try:
             amount = Decimal(text)
             if not self.columns[column][1].endswith("_minor"):
-                amount = amount.scaleb(MINOR_UNIT_DIGITS.get(currency, 2))
+                amount = amount.scaleb(minor_unit_digits(currency))
             whole = int(amount)
         except (InvalidOperation, ValueError, OverflowError):
             raise self.error(

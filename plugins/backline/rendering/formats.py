@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from backline.caching import cache_short_texts
+from backline.money import minor_unit_digits
 from backline.rendering.settings import TemplateSettings
 from backline.settings import settings
 
@@ -18,22 +19,12 @@ if TYPE_CHECKING:
 NARROW_NO_BREAK_SPACE, NO_BREAK_SPACE = "\u202f", "\u00a0"
 """The narrow one is replaced by the other, because some fonts of mail programs lack it."""
 
-# fmt: off
-MINOR_UNIT_DIGITS = {
-    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND", "VUV",
-                     "XAF", "XOF", "XPF"), 0),
-    **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
-    **dict.fromkeys(("CLF", "UYW"), 4),
-}
-# fmt: on
-"""Currencies whose minor unit is not a hundredth (ISO 4217, list one). CLDR's digits are only for display."""
-
 
 def money(amount: int, currency: str, locale: str) -> str:
     """An amount, given in the currency's minor unit: 1250 in EUR is, for "de", 12,50 €."""
     from babel.numbers import format_currency, get_currency_precision
 
-    digits = MINOR_UNIT_DIGITS.get(str(currency), 2)
+    digits = minor_unit_digits(str(currency))
     written = format_currency(
         Decimal(int(amount)).scaleb(-digits),
         str(currency),

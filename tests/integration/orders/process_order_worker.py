@@ -8,9 +8,10 @@ import sys
 
 from backline.channels.http import HttpGateway
 from backline.db.connect import session
+from backline.money import Money
 from backline.orders.process_order import run_saga
 from backline.orders.settings import OrderSettings
-from backline.payments.provider import ChargeRequest, ChargeResult
+from backline.payments.provider import ChargeRequest, ChargeResult, ProviderRefund
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.payments.support import API_KEY, TIMEOUT
 
@@ -27,8 +28,8 @@ class KilledProvider(StripeProvider):
         kill_at_point(PROVIDER_ANSWERED)
         return charged
 
-    def refund(self, reference: str, amount_minor: int, key: str) -> str:
-        refund = super().refund(reference, amount_minor, key)
+    def refund(self, reference: str, amount: Money, key: str) -> ProviderRefund:
+        refund = super().refund(reference, amount, key)
         kill_at_point(PROVIDER_ANSWERED)
         return refund
 

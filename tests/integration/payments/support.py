@@ -76,19 +76,32 @@ class Account:
     def captured_minor(self) -> int:
         """What it has and has not given back, in minor units."""
         return sum(
-            one.amount_minor - one.refunded_minor for one in self._list_payments() if one.state is PaymentState.CAPTURED
+            one.amount_minor - one.refunded_minor for one in self.list_payments() if one.state is PaymentState.CAPTURED
         )
 
     def captured_count(self) -> int:
         """How many payments were captured."""
-        return sum(one.state is PaymentState.CAPTURED for one in self._list_payments())
+        return sum(one.state is PaymentState.CAPTURED for one in self.list_payments())
 
     def refunded_count(self) -> int:
         """How many of them were given back whole."""
         return sum(
             one.state is PaymentState.CAPTURED and one.refunded_minor == one.amount_minor
-            for one in self._list_payments()
+            for one in self.list_payments()
         )
+
+    def capture_part(self, intent: str, amount: int) -> None:
+        """Somebody captures a part of it in the dashboard."""
+        answer = self.sandbox.web.post("/stripe/api/capture", data={"payment_intent": intent, "amount": str(amount)})
+        assert answer.status_code == 200, answer.text
+
+    def refund(self, intent: str, amount: int) -> None:
+        """Somebody refunds a part of it in the dashboard."""
+        answer = self.sandbox.web.post(
+            "/stripe/v1/refunds", data={"payment_intent": intent, "amount": str(amount)},
+            headers={"Authorization": f"Bearer {API_KEY}"},
+        )  # fmt: skip
+        assert answer.status_code == 200, answer.text
 
     def confirm_open_intents(self) -> None:
         """The customer pays what is open, on the provider's own page."""
@@ -99,7 +112,7 @@ class Account:
             )  # fmt: skip
             assert answer.status_code == 200, answer.text
 
-    def _list_payments(self) -> list[ProviderPayment]:
+    def list_payments(self) -> list[ProviderPayment]:
         now = datetime.now(UTC)
         return list(self.provider().list_payments(now - timedelta(days=1), now + timedelta(days=1)))
 

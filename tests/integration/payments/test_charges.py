@@ -15,8 +15,8 @@ from backline.errors import (
     BacklineError,
     InvalidInput,
     Misconfigured,
+    PermanentError,
     RateLimited,
-    Rejected,
     RetryableError,
 )
 from backline.payments.charges import ChargeOutcome, charge
@@ -279,7 +279,7 @@ def test_a_card_changed_after_a_lost_answer_is_charged_at_most_once(
     shop.change_method(order, "pm_another")
     shop.execute("UPDATE app.payments SET customer_reference = 'cus_1'")
     if when == "before":
-        with pytest.raises(Rejected, match="same parameters"):
+        with pytest.raises(PermanentError, match="same parameters"):
             charge(shop.database, provider, order)
     assert charge(shop.database, provider, order).state == "paid"
     assert account.charges() == [f"charged {TOTAL} eur"]
