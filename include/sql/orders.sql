@@ -6,7 +6,7 @@
 
 -- name: order_get
 -- One order, its customer, and the state of its payments:
---   has_payment            there is a payment, in any state
+--   has_payment            there is a payment, in any state; `payment_provider` is the provider of the captured or latest one
 --   is_refunding           a refund of the whole payment is pending or succeeded
 --   is_refunded            the whole payment is refunded, and the order's state does not say so yet
 --   has_open_attempt       an attempt has no result: it may have charged
@@ -18,7 +18,7 @@
 SELECT o.id, o.number, o.state::text AS state, o.currency::text AS currency, o.tax_minor, o.shipping_minor, o.total_minor,
     o.placed_at, o.promised_on, u.name, u.email, u.phone, u.language::text AS language, u.zone::text AS zone,
     u.state <> 'deactivated' AS can_be_notified, u.phone IS NOT NULL AND 'sms' = ANY (u.channels) AS wants_sms,
-    p.id IS NOT NULL AS has_payment,
+    p.id IS NOT NULL AS has_payment, coalesce(c.provider, p.provider)::text AS payment_provider,
     coalesce(c.going_minor >= c.amount_minor, false) AS is_refunding,
     coalesce(c.refunded_minor = c.amount_minor AND o.state <> 'refunded', false) AS is_refunded,
     EXISTS (SELECT FROM app.payments AS c JOIN app.payment_attempts AS t ON t.payment_id = c.id
@@ -32,7 +32,7 @@ JOIN app.users AS u ON u.id = o.user_id
 LEFT JOIN app.subscriptions AS s ON s.id = o.subscription_id
 LEFT JOIN LATERAL (SELECT * FROM app.payments AS l WHERE l.order_id = o.id ORDER BY l.id DESC LIMIT 1) AS p ON true
 LEFT JOIN LATERAL (
-    SELECT k.amount_minor, k.refunded_minor,
+    SELECT k.provider, k.amount_minor, k.refunded_minor,
         (SELECT sum(r.amount_minor) FROM app.refunds AS r WHERE r.payment_id = k.id AND r.state <> 'failed') AS going_minor
     FROM app.payments AS k WHERE k.order_id = o.id AND k.state = 'captured') AS c ON true
 WHERE o.id = %(id)s::bigint;

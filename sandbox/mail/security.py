@@ -25,7 +25,7 @@ _SECURITY_HEADERS = {
 
 
 _OPEN_PATHS = frozenset({"/livez", "/push/token"})
-_PROVIDER_FOLDERS = ("/sms/2010-04-01/", "/push/v1/", "/stripe/v1/", "/webhooks/in/")
+_PROVIDER_FOLDERS = ("/sms/2010-04-01/", "/push/v1/", "/stripe/v1/", "/razorpay/v1/", "/webhooks/in/")
 """Where providers take requests: they have their own keys, or accept anything as a receiver does, and show no messages."""
 
 

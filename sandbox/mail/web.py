@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from sandbox.gateways.faults import DropConnectionMiddleware
 from sandbox.gateways.push import PushGateway
+from sandbox.gateways.razorpay import RazorpayGateway
 from sandbox.gateways.sms import SmsGateway
 from sandbox.gateways.stripe import StripeGateway
 from sandbox.mail.api import ApiHandlers
@@ -33,7 +34,8 @@ def build_app(mailbox: Mailbox, faults: MailFaults, hosts: Sequence[str] = (), p
     """Build the ASGI application; `hosts` are allowed Host headers besides localhost. Without a password it is open."""
     api, pages = ApiHandlers(mailbox, faults), PageHandlers(mailbox, faults)
     stripe = StripeGateway(pages.render, f"sk_test_{password or 'sandbox'}")
-    gateways = (SmsGateway(pages.render), PushGateway(pages.render), stripe)
+    razorpay = RazorpayGateway(pages.render, password or "sandbox")
+    gateways = (SmsGateway(pages.render), PushGateway(pages.render), stripe, razorpay)
     app = Starlette(
         routes=[
             Route("/", pages.inbox),

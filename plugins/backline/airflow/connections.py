@@ -163,13 +163,20 @@ class JobClients:
         return AlertSender(config.alerts, base_url(), partial(_send_alert, config.section(EmailSettings)))
 
     def provider(self, name: str | None = None) -> Provider:
-        """The payment provider; NotConfigured without its connection, Misconfigured for one that has no API client."""
-        from backline.payments.stripe_client import StripeProvider
+        """The payment provider of that name, or the one that charges; NotConfigured without its connection."""
         from backline.settings import settings
 
         config = settings().section(PaymentSettings)
+        if name == "razorpay":
+            from backline.payments.razorpay_client import RazorpayProvider
+
+            if not config.razorpay_connection:
+                raise NotConfigured("payments.razorpay_connection names no connection: it is needed for Razorpay's API")
+            return RazorpayProvider(http_gateway(config.razorpay_connection), config.timeout_seconds)
         if name not in (None, "stripe"):
-            raise Misconfigured(f"provider {name!r} has no API client; use stripe")
+            raise Misconfigured(f"provider {name!r} has no API client; use stripe or razorpay")
+        from backline.payments.stripe_client import StripeProvider
+
         return StripeProvider(http_gateway(config.connection), config.timeout_seconds)
 
     def connection(self, name: str) -> HttpGateway:

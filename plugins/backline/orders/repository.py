@@ -27,6 +27,7 @@ class Order:
     can_be_notified: bool
     wants_sms: bool
     has_payment: bool
+    payment_provider: str | None
     is_refunding: bool
     is_refunded: bool
     has_open_attempt: bool

@@ -19,6 +19,7 @@ class PaymentSettings(Section):
     """How orders are paid."""
 
     connection: str = "stripe_api"
+    razorpay_connection: str = ""
     timeout_seconds: float = Field(30.0, gt=0, le=80)
     dunning_hours: tuple[PositiveFloat, ...] = (24.0, 72.0, 120.0, 168.0)
     batch_limit: int = Field(500, ge=1, le=10_000)
