@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, LiteralString, TypeVar
+from typing import LiteralString, TypeVar
 
 from backline.db.connect import Session, fetch
 from backline.db.statements import statement
@@ -23,7 +23,6 @@ from backline.jobs.job import Job
 from backline.orders import notifications
 from backline.orders.repository import Order, OrderLine, StockDemand
 from backline.orders.settings import OrderSettings
-from backline.outbox.submission import enqueue
 from backline.payments.charges import charge, refund
 from backline.payments.provider import Provider
 
@@ -57,6 +56,8 @@ class SagaResult:
     state: str
     outcome: SagaOutcome
     reason: str = ""
+    unsent_messages: int = 0
+    """Messages of this run that could not be enqueued; each has a dead letter."""
 
 
 class _StepRejected(BacklineError):
@@ -93,6 +94,7 @@ class _Saga:
         self._database, self._provider, self._id = database, provider, order_id
         self._config, self._on_step = config, on_step
         self._values = {"id": order_id, "payment_timeout_hours": config.payment_timeout_hours}
+        self._unsent_messages = 0
 
     def run(self) -> SagaResult:
         steps = {"pending": self._reserve, "reserved": self._pay, "paid": self._confirm}
@@ -112,7 +114,7 @@ class _Saga:
 
     def _reserve(self, order: Order) -> None:
         self._on_step("validate")
-        self._validate(order)
+        self._check_deliverable(order)
         self._on_step("reserve")
         with self._database.transaction():
             if "pending" not in self._rows(statement("orders", "order_lock"), str):
@@ -132,6 +134,7 @@ class _Saga:
         # Also when the payment is overdue or the customer must act: it may have been paid meanwhile.
         self._on_step("pay")
         outcome = charge(self._database, self._provider, self._id)
+        self._unsent_messages += outcome.unsent_messages
         order = self._load_order()
         if outcome.state == "needs_action":
             raise self._unpaid_error(order, "the customer must confirm the payment")
@@ -146,14 +149,16 @@ class _Saga:
         if order.is_refunding:
             raise _StepRejected("its payment is being refunded")
         self._on_step("confirm")
-        recipient, payload = self._validate(order)
+        lines = self._check_deliverable(order)
         with self._database.transaction():
             if self._rows(statement("orders", "order_confirm"), int) and not order.was_notified:
-                key = f"order:{order.id}:confirmation"
-                enqueue(self._database, "order_confirmation", recipient, payload, key=key)
+                confirmation = notifications.confirmation_of(order, lines)
+                self._unsent_messages += notifications.enqueue_confirmation(
+                    self._database, confirmation, self._config.order_url
+                )
 
-    def _validate(self, order: Order) -> tuple[str, dict[str, Any]]:
-        """Check that the order can be delivered and its customer notified; returns recipient and payload of its confirmation."""
+    def _check_deliverable(self, order: Order) -> list[OrderLine]:
+        """Check that the order can be delivered; returns its lines."""
         lines = self._rows(statement("orders", "order_lines"), OrderLine)
         if not lines:
             raise _StepRejected("it has no lines")
@@ -161,10 +166,7 @@ class _Saga:
             raise _StepRejected(f"no longer sold: {', '.join(retired[:5])}")
         if not order.can_be_notified:
             raise _StepRejected("the customer's account is closed")
-        try:
-            return notifications.build_confirmation(order, lines, self._config.order_url)
-        except InvalidInput as exc:
-            raise _StepRejected(f"it could not be confirmed: {exc}") from exc
+        return lines
 
     def _unpaid_error(self, order: Order, reason: str) -> BacklineError:
         """Wait for someone else to pay, unless the time for that is over."""
@@ -203,8 +205,9 @@ class _Saga:
             else:
                 done = bool(self._rows(statement("orders", "order_refund"), int))
             if done:
-                note = f"Reason: {reason}."
-                notifications.enqueue_status(self._database, order, state, note, self._config.order_url)
+                self._unsent_messages += notifications.enqueue_status(
+                    self._database, order, state, f"Reason: {reason}.", self._config.order_url
+                )
         return done
 
     # --- reading ------------------------------------------------------------------------------------
@@ -220,4 +223,4 @@ class _Saga:
 
     def _result(self, outcome: SagaOutcome, reason: str = "") -> SagaResult:
         order = self._load_order()
-        return SagaResult(order.number, order.state, outcome, reason)
+        return SagaResult(order.number, order.state, outcome, reason, self._unsent_messages)

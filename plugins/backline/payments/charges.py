@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from backline.db.connect import Session, fetch, fetch_one
 from backline.db.statements import statement
+from backline.dead_letters.unsent import enqueue_or_record
 from backline.errors import InvalidInput, PermanentError, Rejected
-from backline.outbox.submission import enqueue
-from backline.payments.declines import CANCELLED, Decline, classify, retry_delay_hours
+from backline.messages.fitting import fill_url
+from backline.payments.declines import CANCELLED, Decline, classify, next_attempt_at
 from backline.payments.provider import ChargeRequest, ChargeResult, Provider
 from backline.payments.repository import Order, Payment, lock_or_create, lock_order, transaction
 from backline.payments.settings import PaymentSettings
@@ -39,6 +40,8 @@ class ChargeOutcome:
     decline: Decline | None = None
     next_attempt_at: datetime | None = None
     """When the next automatic attempt is due; None if there is none."""
+    unsent_messages: int = 0
+    """Messages about it that could not be enqueued now; each has a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,28 +178,30 @@ def record_capture(database: Session, payment: Payment, reference: str) -> Charg
     values = {"payment_id": payment.id, "number": number, "reference": reference}
     if not fetch(database, statement("payments", "payment_capture"), int, values):
         raise Rejected(f"payment {payment.id} was captured, but its order is not reserved")
-    _enqueue_receipt(database, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
-    return ChargeOutcome("paid", payment.id)
+    unsent = _enqueue_receipt(database, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
+    return ChargeOutcome("paid", payment.id, unsent_messages=unsent)
 
 
 def record_decline(database: Session, payment: Payment, reference: str | None, decline: Decline) -> ChargeOutcome:
     """Schedule the next attempt, or abandon the payment, and notify the customer."""
     config = settings().section(PaymentSettings)
-    if payment.open_attempt is not None:
-        _finish_attempt(database, payment, payment.open_attempt, "declined", decline)
-    delay = retry_delay_hours(config.dunning_hours, decline, payment.attempts)
-    next_attempt_at = _decline(database, payment, reference, decline, delay)
-    _enqueue_payment_failed(database, payment.id, decline.reason, config.fix_url)
-    return ChargeOutcome("declined", payment.id, decline, next_attempt_at)
+    # Without an attempt of ours the customer has made one, at the provider.
+    number = payment.open_attempt if payment.open_attempt is not None else start_attempt(database, payment)
+    _finish_attempt(database, payment, number, "declined", decline)
+    declined_at = fetch(database, statement("payments", "attempts_declined"), datetime, {"payment_id": payment.id})
+    due_at = next_attempt_at(config.dunning_days, decline, declined_at)
+    stored_due_at = _decline(database, payment, reference, decline, due_at)
+    unsent = _enqueue_payment_failed(database, payment.id, decline.reason, config.fix_url)
+    return ChargeOutcome("declined", payment.id, decline, stored_due_at, unsent)
 
 
 def _decline(
-    database: Session, payment: Payment, reference: str | None, decline: Decline, delay: float | None
+    database: Session, payment: Payment, reference: str | None, decline: Decline, due_at: datetime | None
 ) -> datetime | None:
     """Mark the payment declined; returns when the next attempt is due, None if there is none."""
     values = {
         "payment_id": payment.id, "reference": reference, "decline_kind": decline.kind, "decline_code": decline.code,
-        "retry_delay_hours": delay,
+        "next_attempt_at": due_at,
     }  # fmt: skip
     return fetch_one(database, statement("payments", "payment_decline"), datetime, values)
 
@@ -208,8 +213,9 @@ def record_action_required(
     _finish_attempt(database, payment, number, "requires_action")
     values = {"payment_id": payment.id, "reference": reference, "decline_code": decline.code}
     database.execute(statement("payments", "payment_needs_action"), values)
-    _enqueue_payment_failed(database, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
-    return ChargeOutcome("needs_action", payment.id, decline)
+    fix_url = settings().section(PaymentSettings).fix_url
+    unsent = _enqueue_payment_failed(database, payment.id, decline.reason, fix_url)
+    return ChargeOutcome("needs_action", payment.id, decline, unsent_messages=unsent)
 
 
 def void_payment(database: Session, provider: Provider, request: ChargeRequest, payment: Payment) -> ChargeOutcome:
@@ -265,26 +271,31 @@ def refund(database: Session, provider: Provider, order_id: int, reason: str) ->
         database.execute(statement("payments", "refund_finish"), {"refund_id": started.id, "reference": reference})
 
 
-def _enqueue_receipt(database: Session, payment_id: int, delay_seconds: float) -> None:
-    """Enqueue the receipt of a captured payment, once per order. Until it is due, the invoice can be added to it."""
+def _enqueue_receipt(database: Session, payment_id: int, delay_seconds: float) -> int:
+    """Enqueue the receipt of a captured payment, once per order; returns how many messages could not be enqueued.
+
+    Until it is due, the invoice can be added to it.
+    """
     notice = _load_notice(database, payment_id)
     if notice.state != "captured" or notice.captured_at is None:
-        return
-    payload = _message_payload(notice, paid_at=notice.captured_at, zone=notice.zone)
+        return 0
+    payload = _message_payload(notice, paid_at=notice.captured_at.isoformat(), zone=notice.zone)
     due_at = notice.captured_at + timedelta(seconds=delay_seconds)
     key = f"order:{notice.order_id}:receipt"
-    enqueue(database, "payment_receipt", notice.email, payload, key=key, due_at=due_at)
+    return enqueue_or_record(database, "payment_receipt", notice.email, payload, key=key, due_at=due_at)
 
 
-def _enqueue_payment_failed(database: Session, payment_id: int, reason: str | None, fix_url: str) -> None:
-    """Tell the customer, unless deactivated, that an attempt failed, once per attempt."""
+def _enqueue_payment_failed(database: Session, payment_id: int, reason: str | None, fix_url: str) -> int:
+    """Notify the customer, unless deactivated, that an attempt failed, once per attempt; returns as `_enqueue_receipt`."""
     notice = _load_notice(database, payment_id)
     if notice.customer_is_deactivated:
-        return
-    fix_url = fix_url.replace("{order}", notice.order_number)
-    payload = _message_payload(notice, reason=reason, fix_url=fix_url, retry_on=notice.retry_on)
+        return 0
+    url = fill_url(fix_url, order=notice.order_number)
+    payload = _message_payload(
+        notice, reason=reason, fix_url=url, retry_on=notice.retry_on and notice.retry_on.isoformat()
+    )
     key = f"payment:{payment_id}:failed:{notice.attempts}:{notice.state}"
-    enqueue(database, "payment_failed", notice.email, payload, key=key)
+    return enqueue_or_record(database, "payment_failed", notice.email, payload, key=key)
 
 
 def _load_notice(database: Session, payment_id: int) -> _PaymentNotice:

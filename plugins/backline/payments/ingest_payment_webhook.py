@@ -8,7 +8,7 @@ than the payment's last result.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from backline.db.connect import Session, fetch_one
 from backline.db.statements import statement
 from backline.errors import InvalidInput, PermanentError, Rejected
-from backline.jobs.batch import BatchResult
+from backline.jobs.batch import BatchResult, with_unsent
 from backline.jobs.job import Job
 from backline.payments.charges import record_action_required, record_capture, record_decline, start_attempt
 from backline.payments.declines import CANCELLED, classify
@@ -46,6 +46,17 @@ class StoredEvent(PaymentEvent):
 
     id: int
     received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """What became of an event."""
+
+    outcome: EventOutcome
+    payment_id: int | None = None
+    """None if it is not about a payment."""
+    unsent_messages: int = 0
+    """Messages that could not be enqueued; each has a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +101,8 @@ def _waiting_events(job: Job[PaymentSettings]) -> Iterator[StoredEvent]:
         occurred_at, last_id = page[-1].occurred_at, page[-1].id
 
 
-def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
-    """Apply one event in a transaction of its own; returns the outcome.
+def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str | tuple[str, ...]:
+    """Apply one event in a transaction of its own; returns the outcomes to count.
 
     An event that is not ready waits for a later run, up to `event_max_wait_hours`. The problem of any other failure is
     stored with the event, so that the event does not start another run.
@@ -100,10 +111,10 @@ def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
         with transaction(job.database):
             if not job.rows(statement("payments", "event_claim"), int, {"id": event.id}):
                 return "claimed"  # by another run
-            outcome, payment_id = _apply_event(job.database, event, job.now)
-            values = {"id": event.id, "payment_id": payment_id}
+            applied = _apply_event(job.database, event, job.now)
+            values = {"id": event.id, "payment_id": applied.payment_id}
             job.database.execute(statement("payments", "event_finish"), values)
-            return outcome
+            return with_unsent(applied.outcome, applied.unsent_messages)
     except Exception as exc:
         if not job.database.closed:
             with transaction(job.database):
@@ -117,55 +128,55 @@ def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
         return "waiting"
 
 
-def _apply_event(database: Session, event: StoredEvent, now: datetime) -> tuple[EventOutcome, int | None]:
-    """Apply an event in the caller's transaction; returns the outcome and the payment's id, if the event is about one.
+def _apply_event(database: Session, event: StoredEvent, now: datetime) -> _Applied:
+    """Apply an event in the caller's transaction.
 
     NotReady if what it refers to does not exist yet; Rejected or InvalidInput if it can never be applied.
     """
     parsed = PARSERS[event.provider](event.type, event.body)
     if parsed is None:
-        return "ignored", None
+        return _Applied("ignored")
     values = {"provider": event.provider, "reference": parsed.reference, "key": parsed.idempotency_key}
     found = fetch_one(database, statement("payments", "event_payment_find"), _KnownPayment, values)
     if parsed.kind == "subscription_charged" and found is None:
         return _apply_subscription_charge(database, event, parsed, now)
     if found is None:
         if parsed.idempotency_key is None:  # not a payment of Backline's
-            return "ignored", None
+            return _Applied("ignored")
         raise NotReady(f"no payment has the key {parsed.idempotency_key}")
     order, payment = lock_order(database, found.order_id)
     if payment is None or payment.id != found.id:
         if parsed.kind == "captured":
             raise Rejected(f"payment {found.id} was captured after another one replaced it; refund it")
-        return "stale", found.id
-    return _update_payment(database, parsed, event.occurred_at, order, payment), payment.id
+        return _Applied("stale", found.id)
+    return _update_payment(database, parsed, event.occurred_at, order, payment)
 
 
 def _update_payment(
     database: Session, parsed: ParsedEvent, occurred_at: datetime, order: Order, payment: Payment
-) -> EventOutcome:
+) -> _Applied:
     if parsed.kind in ("captured", "subscription_charged"):
         return _apply_capture(database, parsed, order, payment)
     is_older = payment.failed_at is not None and occurred_at < payment.failed_at.replace(microsecond=0)
     awaits_result = payment.state in ("pending", "requires_action") and payment.open_attempt is None
     if not awaits_result or is_older or (parsed.kind == "requires_action" and payment.state == "requires_action"):
-        return "stale"
+        return _Applied("stale", payment.id)
     start_attempt(database, payment)
     _, payment = _reload(database, order)
     if parsed.kind == "requires_action":
         decline = classify(("authentication_required",))
-        record_action_required(database, payment, payment.attempts, parsed.reference, decline)
+        change = record_action_required(database, payment, payment.attempts, parsed.reference, decline)
     elif parsed.decline is not None and parsed.decline.kind == "needs_action":
-        record_action_required(database, payment, payment.attempts, parsed.reference, parsed.decline)
+        change = record_action_required(database, payment, payment.attempts, parsed.reference, parsed.decline)
     else:
-        record_decline(database, payment, parsed.reference, parsed.decline or CANCELLED)
-    return "applied"
+        change = record_decline(database, payment, parsed.reference, parsed.decline or CANCELLED)
+    return _Applied("applied", payment.id, change.unsent_messages)
 
 
-def _apply_capture(database: Session, parsed: ParsedEvent, order: Order, payment: Payment) -> EventOutcome:
+def _apply_capture(database: Session, parsed: ParsedEvent, order: Order, payment: Payment) -> _Applied:
     if payment.state == "captured":
         if payment.provider_reference == parsed.reference:
-            return "duplicate"
+            return _Applied("duplicate", payment.id)
         raise Rejected(
             f"order {order.number} was paid twice, by {payment.provider_reference} and {parsed.reference}; refund one"
         )
@@ -178,30 +189,30 @@ def _apply_capture(database: Session, parsed: ParsedEvent, order: Order, payment
         raise NotReady(f"order {order.number} is paid, but its stock is not reserved yet")
     if order.state != "reserved":
         raise Rejected(f"order {order.number} was paid, but it is {order.state}; refund the payment")
-    record_capture(database, payment, parsed.reference)
-    return "applied"
+    return _Applied("applied", payment.id, record_capture(database, payment, parsed.reference).unsent_messages)
 
 
-def _apply_subscription_charge(
-    database: Session, event: StoredEvent, parsed: ParsedEvent, now: datetime
-) -> tuple[EventOutcome, int | None]:
+def _apply_subscription_charge(database: Session, event: StoredEvent, parsed: ParsedEvent, now: datetime) -> _Applied:
     """Pay the subscription's order that waits for its payment, or create the next cycle's order and pay that."""
     values = {"provider": event.provider, "reference": parsed.subscription_reference, "at": event.occurred_at}
     subscription = fetch_one(database, statement("payments", "charged_subscription_find"), ChargedSubscription, values)
     if subscription is None:
         raise NotReady(f"no subscription has the reference {parsed.subscription_reference}")
-    order_id = subscription.order_id or _create_cycle_order(database, subscription, now)
+    order_id, unsent = subscription.order_id, 0
+    if order_id is None:
+        order_id, unsent = _create_cycle_order(database, subscription, now)
     order, payment = lock_order(database, order_id)
     if payment is None:
         insert_payment(database, order.id, event.provider)
         order, payment = _reload(database, order)
     if payment.provider != event.provider:
         raise Rejected(f"order {order.number} is payable by {payment.provider}, but {event.provider} charged it")
-    return _apply_capture(database, parsed, order, payment), payment.id
+    applied = _apply_capture(database, parsed, order, payment)
+    return replace(applied, unsent_messages=applied.unsent_messages + unsent)
 
 
-def _create_cycle_order(database: Session, subscription: ChargedSubscription, now: datetime) -> int:
-    """Create the next cycle's order, possibly some days early; returns its id."""
+def _create_cycle_order(database: Session, subscription: ChargedSubscription, now: datetime) -> tuple[int, int]:
+    """Create the next cycle's order, possibly some days early; returns its id, and how many messages are not enqueued."""
     name, cycle_on = f"subscription {subscription.id}", subscription.next_on
     if cycle_on is None:
         raise Rejected(f"{name} was charged, but it is {subscription.state}; refund the payment")
@@ -214,7 +225,7 @@ def _create_cycle_order(database: Session, subscription: ChargedSubscription, no
         raise NotReady(f"{name} is paid, but there is not enough stock for its order")
     if renewal.outcome is not RenewalOutcome.ORDERED or renewal.order_id is None:
         raise Rejected(f"{name} was charged, but its cycle of {cycle_on} is {renewal.outcome}; refund the payment")
-    return renewal.order_id
+    return renewal.order_id, renewal.unsent_messages
 
 
 def _reload(database: Session, order: Order) -> tuple[Order, Payment]:

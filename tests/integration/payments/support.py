@@ -90,14 +90,18 @@ class Account:
             for one in self._list_payments()
         )
 
-    def confirm_open_intents(self) -> None:
+    def decline_open_intents(self) -> None:
+        """The customer confirms what is open with a card that has no funds, on the provider's own page."""
+        self.confirm_open_intents(CARD_INSUFFICIENT_FUNDS, 402)
+
+    def confirm_open_intents(self, card: str = CARD_VALID, status: int = 200) -> None:
         """The customer pays what is open, on the provider's own page."""
         for intent in self.intents():
             answer = self.sandbox.web.post(
-                f"/stripe/v1/payment_intents/{intent['id']}/confirm", data={"payment_method": CARD_VALID},
+                f"/stripe/v1/payment_intents/{intent['id']}/confirm", data={"payment_method": card},
                 headers={"Authorization": f"Bearer {API_KEY}"},
             )  # fmt: skip
-            assert answer.status_code == 200, answer.text
+            assert answer.status_code == status, answer.text
 
     def _list_payments(self) -> list[ProviderPayment]:
         now = datetime.now(UTC)
