@@ -243,6 +243,23 @@ def test_people_are_asked_about_a_large_payment_once(
     assert shop.state(order) == ("paid", "captured")
 
 
+def test_no_more_is_requested_than_airflow_maps_tasks_to(
+    database: str, shop: Shop, provider: StripeProvider, run: Run
+) -> None:
+    orders = [declined_large_order(shop, provider)[1] for _ in range(5)]
+    asked = []
+    for expected in (2, 2, 1, 0):
+        job = create_job(database, CONFIG, provider=provider, params={"auto_decision": ""}, max_mapped_tasks=2)
+        requests = job.execute(request_approvals)
+        assert len(requests) == expected
+        asked += [request["attempt"]["id"] for request in requests]
+        # Only what was requested is noted: the next run requests the others.
+        noted = shop.execute("SELECT payment_id FROM backline.payment_approval")
+        assert sorted(asked) == sorted(row["payment_id"] for row in noted)
+    assert sorted(asked) == sorted(orders)
+    assert run()["awaiting_approval"] == 5
+
+
 def test_an_approved_payment_is_charged_even_if_the_run_that_asked_has_died(
     shop: Shop, provider: StripeProvider, run: Run
 ) -> None:

@@ -132,6 +132,15 @@ def test_due_subscriptions_are_found_in_chunks(shop: Shop) -> None:
     assert [chunk["last"] for chunk in chunks_of(shop, bounded)] == [due[9], due[19]]
 
 
+def test_there_are_no_more_chunks_than_airflow_maps_tasks_to(shop: Shop) -> None:
+    shop.subscribers(5)
+    job = create_job(shop.dsn, SubscriptionSettings(chunk_size=1), name="round", now=NOW, max_mapped_tasks=3)
+    chunks = job.execute(find_chunks, store=False)
+    assert len(chunks) == 3
+    job = create_job(shop.dsn, SubscriptionSettings(chunk_size=1), name="round", now=NOW, max_mapped_tasks=3)
+    assert job.execute(summarize, {"chunks": chunks, "results": [{}] * 3})["subscriptions"]["limit_reached"]
+
+
 def test_a_run_with_nothing_due_stores_a_result(shop: Shop) -> None:
     shop.subscription(TODAY.replace(day=2))
     assert chunks_of(shop) == []
