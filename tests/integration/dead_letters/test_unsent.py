@@ -38,7 +38,7 @@ def _work(store: DeadLetterStore) -> None:
 
 
 def rows(store: DeadLetterStore, query: str) -> list[tuple[Any, ...]]:
-    return [tuple(row.values()) for row in store.connection.execute(query).fetchall()]  # type: ignore[arg-type]
+    return [tuple(row.values()) for row in store.connection.execute(query).fetchall()]
 
 
 def enqueued(store: DeadLetterStore) -> dict[str, str]:

@@ -86,6 +86,6 @@ def test_a_late_attempt_moves_no_later_one_and_none_is_due_in_the_past(
 @pytest.mark.parametrize("days", [(0, 1), (-1,), (1, 1), (3, 1), (366,), (0.5,)])
 def test_days_that_do_not_increase_are_refused(days: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError) as caught:
-        PaymentSettings(dunning_days=days)  # type: ignore[arg-type]
+        PaymentSettings(dunning_days=days)
     assert caught.value.errors()[0]["loc"][0] == "dunning_days"
     assert PaymentSettings(dunning_days=()).dunning_days == ()
