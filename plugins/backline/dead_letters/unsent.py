@@ -43,7 +43,7 @@ def enqueue_or_record(
         _record(database, type_name, recipient, fitted, key, error)
         return 1
     return sum(
-        enqueue_or_record(database, type_name, {channel: address}, fitted, key=f"{key}:{channel}", due_at=due_at)
+        enqueue_or_record(database, type_name, {channel: address}, fitted, key=f"{key} by {channel}", due_at=due_at)
         for channel, address in recipient.items()
     )
 

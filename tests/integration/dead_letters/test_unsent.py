@@ -59,8 +59,8 @@ def test_a_refused_address_leaves_the_work_and_a_dead_letter(store: DeadLetterSt
 @pytest.mark.parametrize(
     ("recipient", "sent", "key"),
     [
-        ({"email": "ann@example.com", "sms": "+0"}, {"email": "ann@example.com"}, "order:1:confirmation:sms"),
-        ({"email": "a,b@example.com", "sms": PHONE}, {"sms": PHONE}, "order:1:confirmation:email"),
+        ({"email": "ann@example.com", "sms": "+0"}, {"email": "ann@example.com"}, "order:1:confirmation by sms"),
+        ({"email": "a,b@example.com", "sms": PHONE}, {"sms": PHONE}, "order:1:confirmation by email"),
     ],
 )
 def test_one_refused_address_does_not_keep_the_other_from_its_message(
