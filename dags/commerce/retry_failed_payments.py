@@ -1,12 +1,13 @@
 """### Attempts declined payments again
 
-Soft declines are attempted again by the dunning schedule (`[payments] dunning_hours`: after 1, 3, 5 and 7 days); then the
-payment is abandoned and the customer is notified. Hard declines are never attempted again. Attempts that a dead process left
-without a result are settled first.
+Soft declines are attempted again by the dunning schedule (`[payments] dunning_days`: 1, 3, 5 and 7 days after the first
+decline); then the payment is abandoned and the customer is notified. Hard declines are never attempted again. Attempts that a
+dead process left without a result are settled first.
 
 - **Large amounts** (`approval_above`) wait for a person: Airflow's page *Required Actions* asks once for each attempt. A rejected
   payment is abandoned; a request without an answer within `approval_timeout_hours` is repeated.
-- **Bounded**: 500 payments a run (`batch_limit`). A payment that fails for good becomes a dead letter; the others go on.
+- **Bounded**: 500 payments a run (`batch_limit`), and requests for approval by Airflow's `core.max_map_length`; the next run
+  makes the others. A payment that fails for good becomes a dead letter; the others go on.
 - **auto_decision**: `approve` or `reject` answers all requests without asking, for example in `airflow dags test`.
 """
 

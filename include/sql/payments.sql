@@ -70,14 +70,19 @@ UPDATE app.orders AS o SET state = 'paid', paid_at = captured.captured_at
 FROM captured WHERE o.id = captured.order_id AND o.state = 'reserved'
 RETURNING o.id;
 
+-- name: attempts_declined
+-- When the attempts of a payment were declined, the first one first.
+SELECT ended_at FROM app.payment_attempts WHERE payment_id = %(payment_id)s::bigint AND outcome = 'declined' ORDER BY number;
+
 -- name: payment_decline
--- Marks a payment declined: the next attempt is due after `retry_delay_hours`; it is abandoned if that is null.
+-- Marks a payment declined: the next attempt is due at `next_attempt_at`, now if that is past; it is abandoned if that is null.
 UPDATE app.payments AS p SET
-    state = CASE WHEN %(retry_delay_hours)s::float8 IS NULL THEN 'abandoned' ELSE 'failed' END::app.payment_state,
+    state = CASE WHEN %(next_attempt_at)s::timestamptz IS NULL THEN 'abandoned' ELSE 'failed' END::app.payment_state,
     provider_reference = coalesce(%(reference)s::text, p.provider_reference), failed_at = at.now,
     decline_kind = %(decline_kind)s::text::app.decline_kind, decline_code = %(decline_code)s::text,
-    next_attempt_at = at.now + %(retry_delay_hours)s::float8 * interval '1 hour',
-    abandoned_at = CASE WHEN %(retry_delay_hours)s::float8 IS NULL THEN at.now END
+    next_attempt_at = CASE WHEN %(next_attempt_at)s::timestamptz IS NOT NULL
+        THEN greatest(%(next_attempt_at)s::timestamptz, at.now) END,
+    abandoned_at = CASE WHEN %(next_attempt_at)s::timestamptz IS NULL THEN at.now END
 FROM (SELECT clock_timestamp() AS now) AS at
 WHERE p.id = %(payment_id)s::bigint AND p.state NOT IN ('captured', 'abandoned')
 RETURNING p.next_attempt_at;

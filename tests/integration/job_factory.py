@@ -63,12 +63,13 @@ def create_job(
     gateways: Mapping[str, HttpGateway] | None = None,
     runs: AirflowRuns | None = None,
     alerts: AlertSender | None = None,
+    max_mapped_tasks: int = 1024,
 ) -> Job[S]:
     """A job on that database. Run a function with `job.execute(function)`, which stores the result and raises as a run does."""
     return Job(
         name=name, run_id=run_id, settings=settings, params=Params(params or {}), now=now or datetime.now(UTC), dsn=dsn,
         results=ResultStore(dsn, RunRef(name, run_id), 3600), clients=TestClients(provider, gateways, runs, alerts),
-        alert_recipients=(OPERATOR,), conf=params or {},
+        alert_recipients=(OPERATOR,), conf=params or {}, max_mapped_tasks=max_mapped_tasks,
     )  # fmt: skip
 
 

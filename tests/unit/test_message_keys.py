@@ -9,7 +9,7 @@ from itertools import permutations
 
 from backline.settings import ROOT
 
-SENDERS = {"enqueue", "NewMessage"}
+SENDERS = {"enqueue", "enqueue_or_record", "NewMessage"}
 
 
 def derived_keys() -> dict[str, str]:

@@ -42,7 +42,7 @@ CREATE TABLE app.payments (
     CONSTRAINT payments_refunded CHECK (refunded_minor BETWEEN 0 AND amount_minor
         AND (refunded_minor = 0 OR state = 'captured')),
     CONSTRAINT payments_times CHECK (
-        captured_at >= created_at AND failed_at >= created_at AND abandoned_at >= failed_at AND next_attempt_at > failed_at)
+        captured_at >= created_at AND failed_at >= created_at AND abandoned_at >= failed_at AND next_attempt_at >= failed_at)
 );
 CREATE UNIQUE INDEX payments_one_captured ON app.payments (order_id) WHERE state = 'captured';
 CREATE INDEX payments_order ON app.payments (order_id);

@@ -205,6 +205,8 @@ class JobOperator(BaseOperator):
 
 def create_job(context: Context, domain: str) -> Job[Any]:
     """The `Job` of a running task; its settings are its own section, or that of the domain."""
+    from airflow.sdk.configuration import conf as airflow_settings
+
     from backline.airflow.connections import JobClients, app_dsn
     from backline.jobs.job import Job, Params
     from backline.jobs.results import ResultStore, RunRef
@@ -223,6 +225,7 @@ def create_job(context: Context, domain: str) -> Job[Any]:
         clients=JobClients(),
         alert_recipients=config.alerts.recipients,
         conf=conf,
+        max_mapped_tasks=airflow_settings.getint("core", "max_map_length", fallback=1024),
     )
 
 

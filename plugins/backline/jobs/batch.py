@@ -26,6 +26,8 @@ MAX_OUTCOMES = 50
 """How many different words for outcomes a result counts; further ones are counted together."""
 OTHER_OUTCOMES = "others"
 MAX_OUTCOME_LENGTH = 60
+UNSENT_MESSAGES = "unsent_messages"
+"""The outcome of an item with messages that could not be enqueued; each has a dead letter."""
 MAX_CONSECUTIVE_TRANSIENT = 5
 """After so many transient failures in a row the batch stops: what it depends on is away."""
 _TRANSIENT = frozenset({
@@ -83,10 +85,11 @@ class BatchResult:
         return total
 
     def count_success(self, outcome: object) -> None:
-        """Count one item that was done, under its outcome if it has one."""
+        """Count one item that was done, under its outcome, or each of several, if it has one."""
         self.done += 1
-        if outcome is not None:
-            self._count_outcome(to_storable(str(outcome))[:MAX_OUTCOME_LENGTH], 1)
+        for word in outcome if isinstance(outcome, tuple) else (outcome,):
+            if word is not None:
+                self._count_outcome(to_storable(str(word))[:MAX_OUTCOME_LENGTH], 1)
 
     def count_failure(self, key: str, error: Exception) -> None:
         """Count one item that failed, and name it while few have."""
@@ -102,6 +105,11 @@ class BatchResult:
         size = sum(len(f"{each.key}{each.reason}".encode()) for each in (*self.failures, failure))
         if len(self.failures) < MAX_REPORTED_FAILURES and size <= MAX_REPORTED_BYTES:
             self.failures.append(failure)
+
+
+def with_unsent(outcome: str, unsent_messages: int) -> tuple[str, ...]:
+    """The outcomes of an item of which so many messages could not be enqueued."""
+    return (outcome, UNSENT_MESSAGES) if unsent_messages else (outcome,)
 
 
 def letter_key(key: object) -> str:

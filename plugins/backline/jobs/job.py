@@ -117,6 +117,8 @@ class Job(Generic[SettingsT_co]):
     alert_recipients: tuple[str, ...] = ()
     """Email addresses of the operators."""
     conf: Mapping[str, object] = field(default_factory=dict)
+    max_mapped_tasks: int = 1024
+    """The most tasks that Airflow maps to one result: the longest list that a function may return for that."""
     _resources: ExitStack = field(default_factory=ExitStack)
     _database: Session | None = None
     _failure: Exception | None = None
@@ -224,7 +226,7 @@ class Job(Generic[SettingsT_co]):
     ) -> BatchResult:
         """Process each item in a transaction of its own; a failure affects only its item.
 
-        `function` may return a word for the outcome, which is counted. A permanent failure becomes one dead letter of the
+        `function` may return a word for the outcome, or a tuple of words, which are counted. A permanent failure becomes one dead letter of the
         item (this job and the item's key), and the item is left out until the letter is replayed or discarded or the item's
         data changes; the run goes on and succeeds. Transient failures are attempted once more at the end; what still fails
         is raised after the run's result has been stored, so that Airflow retries what is left. A wrong setting, a missing

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, LiteralString, TypeVar
+from typing import LiteralString, TypeVar
 
 from backline.db.connect import Session, fetch
 from backline.db.statements import statement
@@ -24,13 +24,15 @@ from backline.jobs.job import Job
 from backline.orders import notifications
 from backline.orders.repository import Order, OrderLine, StockDemand
 from backline.orders.settings import OrderSettings
-from backline.outbox.submission import enqueue
-from backline.payments.charges import charge, refund
+from backline.payments.charges import charge
 from backline.payments.events import apply_waiting_events
 from backline.payments.provider import Provider
+from backline.payments.refunds import refund
 
 Row = TypeVar("Row")
 StepCallback = Callable[[str], None]
+ProviderLookup = Callable[[str], Provider]
+"""The payment provider of a name; NotConfigured without its connection."""
 STEP_PROGRESS = {"validate": 0, "reserve": 20, "pay": 40, "confirm": 80, "refund": 90, "cancel": 95}
 """The steps, and the progress in percent at the start of each."""
 RETRY_SCHEDULED = "the payment was declined and will be attempted again"
@@ -59,6 +61,8 @@ class SagaResult:
     state: str
     outcome: SagaOutcome
     reason: str = ""
+    unsent_messages: int = 0
+    """Messages of this run that could not be enqueued; each has a dead letter."""
 
 
 class _StepRejected(BacklineError):
@@ -73,28 +77,35 @@ def process_order(job: Job[OrderSettings]) -> SagaResult:
     """Advance the order `order_id` as far as possible."""
     order_id = job.params.required("order_id", int)
     return run_saga(
-        job.database, job.provider(), order_id, job.settings, lambda step: job.progress(STEP_PROGRESS[step], step)
-    )
+        job.database, job.provider(), order_id, job.settings, lambda step: job.progress(STEP_PROGRESS[step], step),
+        other_provider=job.provider,
+    )  # fmt: skip
 
 
 def run_saga(
-    database: Session, provider: Provider, order_id: int, config: OrderSettings, on_step: StepCallback = lambda _: None
-) -> SagaResult:
+    database: Session, provider: Provider, order_id: int, config: OrderSettings, on_step: StepCallback = lambda _: None, *,
+    other_provider: ProviderLookup | None = None,
+) -> SagaResult:  # fmt: skip
     """Advance an order as far as possible. `database` is in autocommit; `on_step` is called with each step of `STEP_PROGRESS`.
+
+    `provider` charges. `other_provider` gives the one that an order was paid by, if it is another, to refund the order.
 
     InvalidInput if the order does not exist. Retryable errors, such as the payment provider's, leave the order in its
     state: another call continues from there.
     """
-    return _Saga(database, provider, order_id, config, on_step).run()
+    return _Saga(database, provider, order_id, config, on_step, other_provider).run()
 
 
 class _Saga:
     def __init__(
-        self, database: Session, provider: Provider, order_id: int, config: OrderSettings, on_step: StepCallback
-    ) -> None:
+        self, database: Session, provider: Provider, order_id: int, config: OrderSettings, on_step: StepCallback,
+        other_provider: ProviderLookup | None,
+    ) -> None:  # fmt: skip
         self._database, self._provider, self._id = database, provider, order_id
+        self._other_provider = other_provider
         self._config, self._on_step = config, on_step
         self._values = {"id": order_id, "payment_timeout_hours": config.payment_timeout_hours}
+        self._unsent_messages = 0
 
     def run(self) -> SagaResult:
         steps = {"pending": self._reserve, "reserved": self._pay, "paid": self._confirm}
@@ -116,7 +127,7 @@ class _Saga:
 
     def _reserve(self, order: Order) -> None:
         self._on_step("validate")
-        self._validate(order)
+        self._check_deliverable(order)
         self._on_step("reserve")
         with self._database.transaction():
             if "pending" not in self._rows(statement("orders", "order_lock"), str):
@@ -140,6 +151,7 @@ class _Saga:
         # Also when the payment is overdue or the customer must act: it may have been paid meanwhile.
         self._on_step("pay")
         outcome = charge(self._database, self._provider, self._id)
+        self._unsent_messages += outcome.unsent_messages
         order = self._load_order()
         if outcome.state == "needs_action":
             raise self._unpaid_error(order, "the customer must confirm the payment")
@@ -154,14 +166,16 @@ class _Saga:
         if order.is_refunding:
             raise _StepRejected("its payment is being refunded")
         self._on_step("confirm")
-        recipient, payload = self._validate(order)
+        lines = self._check_deliverable(order)
         with self._database.transaction():
             if self._rows(statement("orders", "order_confirm"), int) and not order.was_notified:
-                key = f"order:{order.id}:confirmation"
-                enqueue(self._database, "order_confirmation", recipient, payload, key=key)
+                confirmation = notifications.confirmation_of(order, lines)
+                self._unsent_messages += notifications.enqueue_confirmation(
+                    self._database, confirmation, self._config.order_url
+                )
 
-    def _validate(self, order: Order) -> tuple[str, dict[str, Any]]:
-        """Check that the order can be delivered and its customer notified; returns recipient and payload of its confirmation."""
+    def _check_deliverable(self, order: Order) -> list[OrderLine]:
+        """Check that the order can be delivered; returns its lines."""
         lines = self._rows(statement("orders", "order_lines"), OrderLine)
         if not lines:
             raise _StepRejected("it has no lines")
@@ -169,10 +183,7 @@ class _Saga:
             raise _StepRejected(f"no longer sold: {', '.join(retired[:5])}")
         if not order.can_be_notified:
             raise _StepRejected("the customer's account is closed")
-        try:
-            return notifications.build_confirmation(order, lines, self._config.order_url)
-        except InvalidInput as exc:
-            raise _StepRejected(f"it could not be confirmed: {exc}") from exc
+        return lines
 
     def _unpaid_error(self, order: Order, reason: str) -> BacklineError:
         """Wait for someone else to pay, unless the time for that is over."""
@@ -189,7 +200,7 @@ class _Saga:
             if order.has_payment:
                 # Refunds what was captured, and closes an open payment at the provider.
                 self._on_step("refund")
-                refund(self._database, self._provider, self._id, reason)
+                refund(self._database, self._provider_of(order), self._id, reason)
             if order.state not in ("pending", "reserved"):
                 if self._close(order, "refunded", reason) or self._load_order().state == "refunded":
                     return self._result(SagaOutcome.REFUNDED, reason)
@@ -199,6 +210,12 @@ class _Saga:
         raise UnknownFailure(
             f"order {order.number} cannot be cancelled ({reason}): check its rows in payments and payment_attempts"
         )
+
+    def _provider_of(self, order: Order) -> Provider:
+        name = order.payment_provider
+        if name is None or name == self._provider.name or self._other_provider is None:
+            return self._provider
+        return self._other_provider(name)
 
     def _close(self, order: Order, state: str, reason: str) -> bool:
         """Move the order to its final state, release its stock and notify the customer; False if its rows do not allow it."""
@@ -211,8 +228,9 @@ class _Saga:
             else:
                 done = bool(self._rows(statement("orders", "order_refund"), int))
             if done:
-                note = f"Reason: {reason}."
-                notifications.enqueue_status(self._database, order, state, note, self._config.order_url)
+                self._unsent_messages += notifications.enqueue_status(
+                    self._database, order, state, f"Reason: {reason}.", self._config.order_url
+                )
         return done
 
     # --- reading ------------------------------------------------------------------------------------
@@ -228,4 +246,4 @@ class _Saga:
 
     def _result(self, outcome: SagaOutcome, reason: str = "") -> SagaResult:
         order = self._load_order()
-        return SagaResult(order.number, order.state, outcome, reason)
+        return SagaResult(order.number, order.state, outcome, reason, self._unsent_messages)

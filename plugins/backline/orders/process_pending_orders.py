@@ -8,6 +8,7 @@ from datetime import datetime
 
 from backline.db.statements import statement
 from backline.errors import InvalidInput
+from backline.jobs.batch import with_unsent
 from backline.jobs.job import Job
 from backline.orders.process_order import run_saga
 from backline.orders.settings import OrderSettings
@@ -41,10 +42,14 @@ class StuckOrders:
 def process_pending_orders(job: Job[OrderSettings]) -> dict[str, object]:
     """Advance up to `batch_limit` unfinished orders, then report and alert of the stuck ones."""
     config, provider = job.settings, job.provider()
+
+    def advance(order: UnfinishedOrder) -> tuple[str, ...]:
+        result = run_saga(job.database, provider, order.id, config, other_provider=job.provider)
+        return with_unsent(result.outcome, result.unsent_messages)
+
     values = {"grace_seconds": config.grace_seconds, "payment_timeout_hours": config.payment_timeout_hours}
     orders = job.run_each(
-        job.scan(statement("orders", "order_unfinished"), UnfinishedOrder, values),
-        lambda order: run_saga(job.database, provider, order.id, config).outcome,
+        job.scan(statement("orders", "order_unfinished"), UnfinishedOrder, values), advance,
         key=lambda order: order.number, limit=config.batch_limit, transactional=False, span=(0, 95),
     )  # fmt: skip
     limits = {"states": list(config.stuck_hours), "hours": list(config.stuck_hours.values())}

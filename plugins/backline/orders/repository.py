@@ -39,13 +39,19 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class OrderLine:
-    """A line of an order. Amounts are in minor units."""
+class PricedLine:
+    """What a message shows of a line of an order. Amounts are in minor units."""
 
     description: str
     quantity: int
     net_minor: int
     tax_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLine(PricedLine):
+    """A line of an order."""
+
     sku: str
     is_retired: bool
 

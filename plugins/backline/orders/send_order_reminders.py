@@ -9,6 +9,8 @@ from typing import Any
 from backline.db.statements import statement
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
+from backline.messages import registry
+from backline.messages.fitting import fill_url, fit
 from backline.orders.settings import OrderSettings
 
 HOURS_PER_DAY = 24
@@ -82,10 +84,10 @@ def _send_stage(job: Job[OrderSettings], stage: Stage, limit: int, span: tuple[f
 def _payload(config: OrderSettings, stage: Stage, order: DueReminder) -> dict[str, Any]:
     payload: dict[str, Any] = {
         "name": order.name, "order": order.number, "stage": stage.message_stage, "language": order.language,
-        "order_url": config.order_url.replace("{order}", order.number),
+        "order_url": fill_url(config.order_url, order=order.number),
     }  # fmt: skip
     if stage.message_stage == "payment_due":
         payload |= {
             "due_on": order.pay_until.isoformat(), "amount": order.total_minor, "currency": order.currency,
         }  # fmt: skip
-    return payload
+    return fit(registry.get("order_reminder"), payload)

@@ -1,4 +1,4 @@
-"""Charges an order and refunds it, each at most once, even if a process dies at any point.
+"""Charges an order at most once, even if a process dies at any point.
 
 An attempt is committed before the provider is called, and its result afterwards. An attempt without a result may have
 charged: the next run repeats it with the same keys, and the provider returns what happened. No transaction is open during a
@@ -20,19 +20,17 @@ from typing import Any, Literal
 
 from backline.db.connect import Session, fetch, fetch_one
 from backline.db.statements import statement
+from backline.dead_letters.unsent import enqueue_or_record
 from backline.errors import InvalidInput, PermanentError, Rejected
+from backline.messages.fitting import fill_url
 from backline.money import Money
-from backline.outbox.submission import enqueue
-from backline.payments.declines import CANCELLED, Decline, classify, classify_refusal, retry_delay_hours
-from backline.payments.provider import ChargeRequest, ChargeResult, Provider, ProviderRefund
+from backline.payments.declines import CANCELLED, Decline, classify, classify_refusal, next_attempt_at
+from backline.payments.provider import ChargeRequest, ChargeResult, Provider
 from backline.payments.repository import Order, Payment, lock_or_create, lock_order, transaction
 from backline.payments.settings import PaymentSettings
 from backline.settings import settings
 
 NO_METHOD = Decline("needs_action", "payment_method_missing")
-REFUND_KEY = "refund-{}-"
-"""The beginning of our key of a refund, with the order's number; its row's id follows."""
-REFUNDED_AT_PROVIDER = "refunded at the provider"
 log = logging.getLogger(__name__)
 
 
@@ -45,12 +43,8 @@ class ChargeOutcome:
     decline: Decline | None = None
     next_attempt_at: datetime | None = None
     """When the next automatic attempt is due; None if there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingRefund:
-    id: int
-    amount_minor: int
+    unsent_messages: int = 0
+    """Messages about it that could not be enqueued now; each has a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,28 +221,30 @@ def record_capture(database: Session, payment: Payment, reference: str) -> Charg
     values = {"payment_id": payment.id, "number": number, "reference": reference}
     if not fetch(database, statement("payments", "payment_capture"), int, values):
         raise Rejected(f"payment {payment.id} was captured, but its order is not reserved")
-    _enqueue_receipt(database, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
-    return ChargeOutcome("paid", payment.id)
+    unsent = _enqueue_receipt(database, payment.id, settings().section(PaymentSettings).receipt_delay_seconds)
+    return ChargeOutcome("paid", payment.id, unsent_messages=unsent)
 
 
 def record_decline(database: Session, payment: Payment, reference: str | None, decline: Decline) -> ChargeOutcome:
     """Schedule the next attempt, or abandon the payment, and notify the customer."""
     config = settings().section(PaymentSettings)
-    if payment.open_attempt is not None:
-        _finish_attempt(database, payment, payment.open_attempt, "declined", decline)
-    delay = retry_delay_hours(config.dunning_hours, decline, payment.attempts)
-    next_attempt_at = _decline(database, payment, reference, decline, delay)
-    _enqueue_payment_failed(database, payment.id, decline.reason, config.fix_url)
-    return ChargeOutcome("declined", payment.id, decline, next_attempt_at)
+    # Without an attempt of ours the customer has made one, at the provider.
+    number = payment.open_attempt if payment.open_attempt is not None else start_attempt(database, payment)
+    _finish_attempt(database, payment, number, "declined", decline)
+    declined_at = fetch(database, statement("payments", "attempts_declined"), datetime, {"payment_id": payment.id})
+    due_at = next_attempt_at(config.dunning_days, decline, declined_at)
+    stored_due_at = _decline(database, payment, reference, decline, due_at)
+    unsent = _enqueue_payment_failed(database, payment.id, decline.reason, config.fix_url)
+    return ChargeOutcome("declined", payment.id, decline, stored_due_at, unsent)
 
 
 def _decline(
-    database: Session, payment: Payment, reference: str | None, decline: Decline, delay: float | None
+    database: Session, payment: Payment, reference: str | None, decline: Decline, due_at: datetime | None
 ) -> datetime | None:
     """Mark the payment declined; returns when the next attempt is due, None if there is none."""
     values = {
         "payment_id": payment.id, "reference": reference, "decline_kind": decline.kind, "decline_code": decline.code,
-        "retry_delay_hours": delay,
+        "next_attempt_at": due_at,
     }  # fmt: skip
     return fetch_one(database, statement("payments", "payment_decline"), datetime, values)
 
@@ -260,8 +256,9 @@ def record_action_required(
     _finish_attempt(database, payment, number, "requires_action")
     values = {"payment_id": payment.id, "reference": reference, "decline_code": decline.code}
     database.execute(statement("payments", "payment_needs_action"), values)
-    _enqueue_payment_failed(database, payment.id, decline.reason, settings().section(PaymentSettings).fix_url)
-    return ChargeOutcome("needs_action", payment.id, decline)
+    fix_url = settings().section(PaymentSettings).fix_url
+    unsent = _enqueue_payment_failed(database, payment.id, decline.reason, fix_url)
+    return ChargeOutcome("needs_action", payment.id, decline, unsent_messages=unsent)
 
 
 def void_payment(database: Session, provider: Provider, request: ChargeRequest, payment: Payment) -> ChargeOutcome:
@@ -299,90 +296,31 @@ def _cancel(provider: Provider, request: ChargeRequest) -> ChargeResult | None:
         return None
 
 
-def refund(database: Session, provider: Provider, order_id: int, reason: str) -> None:
-    """Refund all that was paid for an order and is not refunded yet; if nothing was paid, prevent any further capture.
+def _enqueue_receipt(database: Session, payment_id: int, delay_seconds: float) -> int:
+    """Enqueue the receipt of a captured payment, once per order; returns how many messages could not be enqueued.
 
-    Refunds that the provider has and we do not, such as those made in its dashboard, are taken over first. Repeated calls
-    refund no second time. The order's own state does not change: `orders` changes it with the stock. Raises InvalidInput if
-    the order does not exist or another provider was paid, Rejected if the provider refuses, and the provider's other errors.
+    Until it is due, the invoice can be added to it.
     """
-    with transaction(database):
-        order, payment = lock_order(database, order_id)
-    if payment is None:
-        return
-    if payment.provider != provider.name:
-        raise InvalidInput("order_id", f"order {order.number} is paid by {payment.provider}, not {provider.name}")
-    if payment.state != "captured":
-        is_void = payment.state == "abandoned" and payment.decline == CANCELLED
-        if not is_void or payment.open_attempt is not None:
-            request = ChargeRequest(payment, order.number, max(payment.attempts, 1), is_resumed=True)
-            void_payment(database, provider, request, payment)
-        return
-    if payment.provider_reference is None:
-        return
-    found = provider.list_refunds(payment.provider_reference)
-    with transaction(database):
-        lock_order(database, order_id)
-        for each in found:
-            record_refund(database, order, payment, each)
-        values = {"payment_id": payment.id, "reason": reason}
-        started = fetch_one(database, statement("payments", "refund_start"), _PendingRefund, values)
-    if started is None:
-        return
-    key = f"{REFUND_KEY.format(order.number)}{started.id}"
-    try:
-        made = provider.refund(payment.provider_reference, Money(started.amount_minor, payment.currency), key)
-    except Rejected as exc:
-        with transaction(database):
-            database.execute(statement("payments", "refund_fail"), {"refund_id": started.id})
-        raise Rejected(f"order {order.number}: {exc}", code=exc.code) from exc
-    with transaction(database):
-        lock_order(database, order_id)
-        record_refund(database, order, payment, made)
-
-
-def record_refund(
-    database: Session, order: Order, payment: Payment, refund: ProviderRefund, reason: str = REFUNDED_AT_PROVIDER
-) -> bool:
-    """Record a refund of a captured payment as the provider has it; returns whether that changed anything.
-
-    Rejected if more than the captured amount would be refunded, or in another currency.
-    """
-    prefix = REFUND_KEY.format(order.number)
-    own = refund.key.removeprefix(prefix) if refund.key and refund.key.startswith(prefix) else ""
-    if refund.amount.currency != payment.currency:
-        raise Rejected(f"refund {refund.reference} is in {refund.amount.currency}, its payment in {payment.currency}")
-    values = {
-        "payment_id": payment.id, "refund_id": int(own) if own.isdecimal() else None, "reference": refund.reference,
-        "amount_minor": refund.amount.minor, "state": refund.state, "reason": reason,
-    }  # fmt: skip
-    if not fetch(database, statement("payments", "refund_record"), int, values):
-        return False
-    if not fetch(database, statement("payments", "refund_total"), int, {"payment_id": payment.id}):
-        raise Rejected(f"order {order.number}: with refund {refund.reference} more than {payment.amount} is refunded")
-    return True
-
-
-def _enqueue_receipt(database: Session, payment_id: int, delay_seconds: float) -> None:
-    """Enqueue the receipt of a captured payment, once per order. Until it is due, the invoice can be added to it."""
     notice = _load_notice(database, payment_id)
     if notice.state != "captured" or notice.captured_at is None:
-        return
-    payload = _message_payload(notice, paid_at=notice.captured_at, zone=notice.zone)
+        return 0
+    payload = _message_payload(notice, paid_at=notice.captured_at.isoformat(), zone=notice.zone)
     due_at = notice.captured_at + timedelta(seconds=delay_seconds)
     key = f"order:{notice.order_id}:receipt"
-    enqueue(database, "payment_receipt", notice.email, payload, key=key, due_at=due_at)
+    return enqueue_or_record(database, "payment_receipt", notice.email, payload, key=key, due_at=due_at)
 
 
-def _enqueue_payment_failed(database: Session, payment_id: int, reason: str | None, fix_url: str) -> None:
-    """Tell the customer, unless deactivated, that an attempt failed, once per attempt."""
+def _enqueue_payment_failed(database: Session, payment_id: int, reason: str | None, fix_url: str) -> int:
+    """Notify the customer, unless deactivated, that an attempt failed, once per attempt; returns as `_enqueue_receipt`."""
     notice = _load_notice(database, payment_id)
     if notice.customer_is_deactivated:
-        return
-    fix_url = fix_url.replace("{order}", notice.order_number)
-    payload = _message_payload(notice, reason=reason, fix_url=fix_url, retry_on=notice.retry_on)
+        return 0
+    url = fill_url(fix_url, order=notice.order_number)
+    payload = _message_payload(
+        notice, reason=reason, fix_url=url, retry_on=notice.retry_on and notice.retry_on.isoformat()
+    )
     key = f"payment:{payment_id}:failed:{notice.attempts}:{notice.state}"
-    enqueue(database, "payment_failed", notice.email, payload, key=key)
+    return enqueue_or_record(database, "payment_failed", notice.email, payload, key=key)
 
 
 def _load_notice(database: Session, payment_id: int) -> _PaymentNotice:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal
 
 DeclineKind = Literal["hard", "soft", "needs_action"]
@@ -93,11 +94,12 @@ def classify_refusal(code: str | None) -> Decline:
     return Decline("hard" if code in REFUSED_AMOUNTS else "needs_action", code)
 
 
-def retry_delay_hours(schedule: Sequence[float], decline: Decline, attempts: int) -> float | None:
-    """Hours until the next attempt, or None if there is none. Pure.
+def next_attempt_at(days: Sequence[int], decline: Decline, declined_at: Sequence[datetime]) -> datetime | None:
+    """When the next attempt is due, or None if there is none. Pure.
 
-    `schedule` has the delay after the first attempt, after the second, and so on. Only soft declines are attempted again.
+    `days`, of 24 hours, are counted from the first decline. `declined_at` has the times of all declines of the payment, in
+    order; the last is `decline`, and the next attempt is never earlier. Only soft declines are attempted again.
     """
-    if decline.kind != "soft" or not 1 <= attempts <= len(schedule):
+    if decline.kind != "soft" or not 1 <= len(declined_at) <= len(days):
         return None
-    return schedule[attempts - 1]
+    return max(declined_at[0] + timedelta(days=days[len(declined_at) - 1]), declined_at[-1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -19,15 +19,10 @@ from backline.db.statements import statement
 from backline.errors import BacklineError, InvalidInput, PermanentError, Rejected
 from backline.money import Money
 from backline.outbox.submission import enqueue
-from backline.payments.charges import (
-    record_action_required,
-    record_capture,
-    record_decline,
-    record_refund,
-    start_attempt,
-)
+from backline.payments.charges import record_action_required, record_capture, record_decline, start_attempt
 from backline.payments.declines import CANCELLED, classify
 from backline.payments.provider import ProviderRefund
+from backline.payments.refunds import record_refund
 from backline.payments.repository import Order, Payment, insert_payment, lock_order, transaction
 from backline.payments.webhook_parsing import PARSERS, ParsedEvent, PaymentEvent, ProviderDispute
 from backline.settings import settings
@@ -41,7 +36,9 @@ MAX_PROBLEM_LENGTH = 500
 MAX_KEY_LENGTH = 255
 MAX_WAITING = 100
 """Events of one payment that are applied before it is charged."""
-EventOutcome = Literal["applied", "duplicate", "stale", "ignored", "dispute_opened", "dispute_won", "dispute_lost"]
+EventOutcome = Literal[
+    "claimed", "applied", "duplicate", "stale", "ignored", "dispute_opened", "dispute_won", "dispute_lost"
+]
 
 DISPUTE_OUTCOMES: Mapping[str, EventOutcome] = {
     "open": "dispute_opened", "won": "dispute_won", "lost": "dispute_lost"
@@ -65,6 +62,17 @@ class StoredEvent(PaymentEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedEvent:
+    """What became of an event."""
+
+    outcome: EventOutcome
+    payment_id: int | None = None
+    """None if it is not about a payment."""
+    unsent_messages: int = 0
+    """Messages that could not be enqueued; each has a dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
 class _KnownPayment:
     id: int
     order_id: int
@@ -85,8 +93,8 @@ class ChargedSubscription:
     """The order of a cycle that waits for its payment."""
 
 
-def process_event(database: Session, event: StoredEvent, now: datetime) -> str:
-    """Apply one event in a transaction of its own; returns the outcome, or `claimed` if another run has it.
+def process_event(database: Session, event: StoredEvent, now: datetime) -> AppliedEvent:
+    """Apply one event in a transaction of its own. The outcome is `claimed` if another run has it.
 
     The problem of an event that fails is stored with it, so that it does not start another run. NotReady if what it refers
     to does not exist yet; Rejected or InvalidInput if it can never be applied.
@@ -94,10 +102,10 @@ def process_event(database: Session, event: StoredEvent, now: datetime) -> str:
     try:
         with transaction(database):
             if not fetch(database, statement("payments", "event_claim"), int, {"id": event.id}):
-                return "claimed"
-            outcome, payment_id = _apply_event(database, event, now)
-            database.execute(statement("payments", "event_finish"), {"id": event.id, "payment_id": payment_id})
-            return outcome
+                return AppliedEvent("claimed")
+            applied = _apply_event(database, event, now)
+            database.execute(statement("payments", "event_finish"), {"id": event.id, "payment_id": applied.payment_id})
+            return applied
     except Exception as exc:
         if not database.closed:
             with transaction(database):
@@ -123,11 +131,11 @@ def ignore_event(database: Session, event: StoredEvent) -> None:
         database.execute(statement("payments", "event_finish"), {"id": event.id, "payment_id": None})
 
 
-def _apply_event(database: Session, event: StoredEvent, now: datetime) -> tuple[EventOutcome, int | None]:
-    """Apply an event in the caller's transaction; returns the outcome and the payment's id, if the event is about one."""
+def _apply_event(database: Session, event: StoredEvent, now: datetime) -> AppliedEvent:
+    """Apply an event in the caller's transaction."""
     parsed = PARSERS[event.provider](event.type, event.body)
     if parsed is None:
-        return "ignored", None
+        return AppliedEvent("ignored")
     values = {"provider": event.provider, "reference": parsed.reference, "key": parsed.idempotency_key}
     found = fetch_one(database, statement("payments", "event_payment_find"), _KnownPayment, values)
     if parsed.kind == "subscription_charged" and found is None:
@@ -136,18 +144,18 @@ def _apply_event(database: Session, event: StoredEvent, now: datetime) -> tuple[
         if parsed.kind in ("refund", "dispute"):  # the event that captured the payment may come later
             raise UnknownPayment(f"no payment has the reference {parsed.reference}")
         if parsed.idempotency_key is None:  # not a payment of Backline's
-            return "ignored", None
+            return AppliedEvent("ignored")
         raise NotReady(f"no payment has the key {parsed.idempotency_key}")
     order, payment = lock_order(database, found.order_id)
     if payment is None or payment.id != found.id:
         if parsed.kind == "captured":
             raise Rejected(f"payment {found.id} was captured after another one replaced it; refund it")
-        return "stale", found.id
+        return AppliedEvent("stale", found.id)
     if parsed.refund is not None:
-        return _apply_refund(database, parsed.refund, order, payment), payment.id
+        return AppliedEvent(_apply_refund(database, parsed.refund, order, payment), payment.id)
     if parsed.dispute is not None:
-        return _apply_dispute(database, parsed.dispute, order, payment), payment.id
-    return _update_payment(database, parsed, event.occurred_at, order, payment), payment.id
+        return AppliedEvent(_apply_dispute(database, parsed.dispute, order, payment), payment.id)
+    return _update_payment(database, parsed, event.occurred_at, order, payment)
 
 
 def _apply_refund(database: Session, refund: ProviderRefund, order: Order, payment: Payment) -> EventOutcome:
@@ -206,29 +214,29 @@ def _alert(database: Session, dispute: ProviderDispute, order: Order) -> None:
 
 def _update_payment(
     database: Session, parsed: ParsedEvent, occurred_at: datetime, order: Order, payment: Payment
-) -> EventOutcome:
+) -> AppliedEvent:
     if parsed.kind in ("captured", "subscription_charged"):
         return _apply_capture(database, parsed, order, payment)
     is_older = payment.failed_at is not None and occurred_at < payment.failed_at.replace(microsecond=0)
     awaits_result = payment.state in ("pending", "requires_action") and payment.open_attempt is None
     if not awaits_result or is_older or (parsed.kind == "requires_action" and payment.state == "requires_action"):
-        return "stale"
+        return AppliedEvent("stale", payment.id)
     start_attempt(database, payment)
     _, payment = _reload(database, order)
     if parsed.kind == "requires_action":
         decline = classify(("authentication_required",))
-        record_action_required(database, payment, payment.attempts, parsed.reference, decline)
+        change = record_action_required(database, payment, payment.attempts, parsed.reference, decline)
     elif parsed.decline is not None and parsed.decline.kind == "needs_action":
-        record_action_required(database, payment, payment.attempts, parsed.reference, parsed.decline)
+        change = record_action_required(database, payment, payment.attempts, parsed.reference, parsed.decline)
     else:
-        record_decline(database, payment, parsed.reference, parsed.decline or CANCELLED)
-    return "applied"
+        change = record_decline(database, payment, parsed.reference, parsed.decline or CANCELLED)
+    return AppliedEvent("applied", payment.id, change.unsent_messages)
 
 
-def _apply_capture(database: Session, parsed: ParsedEvent, order: Order, payment: Payment) -> EventOutcome:
+def _apply_capture(database: Session, parsed: ParsedEvent, order: Order, payment: Payment) -> AppliedEvent:
     if payment.state == "captured":
         if payment.provider_reference == parsed.reference:
-            return "duplicate"
+            return AppliedEvent("duplicate", payment.id)
         raise Rejected(
             f"order {order.number} was paid twice, by {payment.provider_reference} and {parsed.reference}; refund one"
         )
@@ -238,30 +246,32 @@ def _apply_capture(database: Session, parsed: ParsedEvent, order: Order, payment
         raise NotReady(f"order {order.number} is paid, but its stock is not reserved yet")
     if order.state != "reserved":
         raise Rejected(f"order {order.number} was paid, but it is {order.state}; refund the payment")
-    record_capture(database, payment, parsed.reference)
-    return "applied"
+    return AppliedEvent("applied", payment.id, record_capture(database, payment, parsed.reference).unsent_messages)
 
 
 def _apply_subscription_charge(
     database: Session, event: StoredEvent, parsed: ParsedEvent, now: datetime
-) -> tuple[EventOutcome, int | None]:
+) -> AppliedEvent:
     """Pay the subscription's order that waits for its payment, or create the next cycle's order and pay that."""
     values = {"provider": event.provider, "reference": parsed.subscription_reference, "at": event.occurred_at}
     subscription = fetch_one(database, statement("payments", "charged_subscription_find"), ChargedSubscription, values)
     if subscription is None:
         raise NotReady(f"no subscription has the reference {parsed.subscription_reference}")
-    order_id = subscription.order_id or _create_cycle_order(database, subscription, now)
+    order_id, unsent = subscription.order_id, 0
+    if order_id is None:
+        order_id, unsent = _create_cycle_order(database, subscription, now)
     order, payment = lock_order(database, order_id)
     if payment is None:
         insert_payment(database, order.id, event.provider)
         order, payment = _reload(database, order)
     if payment.provider != event.provider:
         raise Rejected(f"order {order.number} is payable by {payment.provider}, but {event.provider} charged it")
-    return _apply_capture(database, parsed, order, payment), payment.id
+    applied = _apply_capture(database, parsed, order, payment)
+    return replace(applied, unsent_messages=applied.unsent_messages + unsent)
 
 
-def _create_cycle_order(database: Session, subscription: ChargedSubscription, now: datetime) -> int:
-    """Create the next cycle's order, possibly some days early; returns its id."""
+def _create_cycle_order(database: Session, subscription: ChargedSubscription, now: datetime) -> tuple[int, int]:
+    """Create the next cycle's order, possibly some days early; returns its id, and how many messages are not enqueued."""
     name, cycle_on = f"subscription {subscription.id}", subscription.next_on
     if cycle_on is None:
         raise Rejected(f"{name} was charged, but it is {subscription.state}; refund the payment")
@@ -274,7 +284,7 @@ def _create_cycle_order(database: Session, subscription: ChargedSubscription, no
         raise NotReady(f"{name} is paid, but there is not enough stock for its order")
     if renewal.outcome is not RenewalOutcome.ORDERED or renewal.order_id is None:
         raise Rejected(f"{name} was charged, but its cycle of {cycle_on} is {renewal.outcome}; refund the payment")
-    return renewal.order_id
+    return renewal.order_id, renewal.unsent_messages
 
 
 def _reload(database: Session, order: Order) -> tuple[Order, Payment]:

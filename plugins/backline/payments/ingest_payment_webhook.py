@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from backline.db.statements import statement
 from backline.errors import Rejected
-from backline.jobs.batch import BatchResult
+from backline.jobs.batch import BatchResult, with_unsent
 from backline.jobs.job import Job
 from backline.payments.events import NotReady, StoredEvent, UnknownPayment, ignore_event, process_event
 from backline.payments.repository import transaction
@@ -38,10 +38,10 @@ def _waiting_events(job: Job[PaymentSettings]) -> Iterator[StoredEvent]:
         occurred_at, last_id = page[-1].occurred_at, page[-1].id
 
 
-def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
-    """Process one event; returns the outcome. One that is not ready waits for a later run, up to `event_max_wait_hours`."""
+def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str | tuple[str, ...]:
+    """Process one event; returns the outcomes to count. One that is not ready waits for a later run, up to `event_max_wait_hours`."""
     try:
-        return process_event(job.database, event, job.now)
+        applied = process_event(job.database, event, job.now)
     except NotReady as exc:
         max_wait_hours = job.settings.event_max_wait_hours
         if job.now - event.received_at <= timedelta(hours=max_wait_hours):
@@ -50,3 +50,4 @@ def _process_event(job: Job[PaymentSettings], event: StoredEvent) -> str:
             ignore_event(job.database, event)
             return "ignored"
         raise Rejected(f"{exc}; waited for {max_wait_hours:.0f} hours") from exc
+    return with_unsent(applied.outcome, applied.unsent_messages)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from backline.db.statements import statement
-from backline.jobs.batch import BatchResult
+from backline.jobs.batch import BatchResult, with_unsent
 from backline.jobs.job import Job
 from backline.payments.charges import charge, retry_charge
 from backline.payments.events import apply_waiting_events
@@ -50,14 +50,16 @@ class DueAttempt(Attempt):
 def request_approvals(job: Job[PaymentSettings]) -> list[dict[str, object]]:
     """Request approval of the large payments that are due; returns the requests, one for each payment.
 
+    At most `batch_limit`, and as many as Airflow maps tasks to: the next run requests the others.
     With the parameter `auto_decision` each is decided at once, and nobody is asked.
     """
     requests: list[dict[str, object]] = []
+    limit = min(job.settings.batch_limit, job.max_mapped_tasks)
     decision, hours = job.params.optional("auto_decision", str), job.settings.approval_timeout_hours
     for attempt in _due_attempts(job):
         if attempt.is_allowed(job.settings) or attempt.approval_pending:
             continue
-        if len(requests) == job.settings.batch_limit:
+        if len(requests) == limit:
             break
         with transaction(job.database):
             values = {"payment_id": attempt.id, "number": attempt.number, "hours": hours}
@@ -76,12 +78,13 @@ def request_approvals(job: Job[PaymentSettings]) -> list[dict[str, object]]:
 def retry_failed_payments(job: Job[PaymentSettings]) -> dict[str, object]:
     """Settle the attempts that a dead process left without a result, then make up to `batch_limit` attempts that are due."""
     provider = job.provider()
-    values = {"provider": provider.name, "orphaned_after_seconds": ORPHANED_AFTER_SECONDS}
 
-    def settle(attempt: Attempt) -> str:
+    def settle(attempt: Attempt) -> tuple[str, ...]:
         apply_waiting_events(job.database, attempt.order_id, job.now)
-        return charge(job.database, provider, attempt.order_id).state
+        outcome = charge(job.database, provider, attempt.order_id)
+        return with_unsent(outcome.state, outcome.unsent_messages)
 
+    values = {"provider": provider.name, "orphaned_after_seconds": ORPHANED_AFTER_SECONDS}
     settled = job.run_each(
         job.scan(statement("payments", "attempts_orphaned"), Attempt, values), settle,
         key=lambda attempt: attempt.order_number, limit=job.settings.batch_limit, transactional=False, span=(0, 20),
@@ -122,10 +125,10 @@ def _record_approval(job: Job[PaymentSettings], attempt: DueAttempt, *, approved
 def _retry_each(
     job: Job[PaymentSettings], attempts: Sequence[DueAttempt], span: tuple[float, float] = (0, 100)
 ) -> BatchResult:
-    def retry(attempt: DueAttempt) -> str:
+    def retry(attempt: DueAttempt) -> str | tuple[str, ...]:
         apply_waiting_events(job.database, attempt.order_id, job.now)
         outcome = retry_charge(job.database, job.provider(), attempt.order_id, attempt.number)
-        return "not_due" if outcome is None else outcome.state
+        return "not_due" if outcome is None else with_unsent(outcome.state, outcome.unsent_messages)
 
     # Each attempt commits before it calls the provider.
     return job.run_each(

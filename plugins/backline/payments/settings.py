@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat
+from pydantic import AfterValidator, Field
 
 from backline.settings.base import Section, register, url_with
 
 DEFAULT_CURRENCY_KEY = "*"
 """In `approval_above`: every currency without an entry."""
 CurrencyCode = Annotated[str, Field(pattern=r"^([A-Z]{3}|\*)$")]
+
+
+def _check_days(days: tuple[int, ...]) -> tuple[int, ...]:
+    if any(later <= earlier for earlier, later in pairwise(days)):
+        raise ValueError(
+            f"{list(days)} must increase: each is the days from the first decline to another attempt, as in [1, 3, 5, 7]"
+        )
+    return days
 
 
 @register("payments")
@@ -21,7 +30,7 @@ class PaymentSettings(Section):
     connection: str = "stripe_api"
     razorpay_connection: str = ""
     timeout_seconds: float = Field(30.0, gt=0, le=80)
-    dunning_hours: tuple[PositiveFloat, ...] = (24.0, 72.0, 120.0, 168.0)
+    dunning_days: Annotated[tuple[Annotated[int, Field(ge=1, le=365)], ...], AfterValidator(_check_days)] = (1, 3, 5, 7)
     batch_limit: int = Field(500, ge=1, le=10_000)
     approval_above: Mapping[CurrencyCode, Annotated[int, Field(ge=0)]] = Field(
         default_factory=lambda: {DEFAULT_CURRENCY_KEY: 100_000, "JPY": 100_000, "INR": 5_000_000}

@@ -7,9 +7,13 @@ from datetime import date, datetime, timedelta
 
 from backline.db.connect import Session, fetch_one, translate_errors
 from backline.db.statements import statement
+from backline.dead_letters.unsent import enqueue_or_record
 from backline.errors import InvalidInput
 from backline.jobs.job import Job
-from backline.outbox.submission import enqueue
+from backline.messages import registry
+from backline.messages.fitting import fit
+from backline.orders.notifications import Confirmation, enqueue_confirmation
+from backline.orders.repository import PricedLine
 from backline.subscriptions.rules import Plan, RenewalOutcome, Subscription, decide, line_amounts
 from backline.subscriptions.settings import SubscriptionSettings
 
@@ -75,6 +79,8 @@ class Renewal:
     """The order's number."""
     order_id: int | None = None
     reason: str | None = None
+    unsent_messages: int = 0
+    """Messages that could not be enqueued; each has a dead letter."""
 
 
 def process_single_subscription(job: Job[SubscriptionSettings]) -> Renewal:
@@ -127,38 +133,40 @@ def _place_order(database: Session, row: LockedSubscription, plan: Plan, config:
     order = placed or fetch_one(database, statement("subscriptions", "order_for_cycle"), _CycleOrder, values)
     if order is None:
         return _defer(database, row, plan.cycle_on, config)
+    unsent = 0
     if placed is not None:
         database.execute(statement("subscriptions", "order_reserve"), {"id": placed.id})
-        _enqueue_order_confirmation(database, row, config, placed, plan, tax)
+        line = PricedLine(row.product, row.quantity, net, tax)
+        unsent = enqueue_confirmation(database, _confirmation(row, placed, line), config.order_url)
     _advance(database, row.id, plan.next_on, applies_new_price=plan.applies_new_price)
     outcome = RenewalOutcome.ALREADY_ORDERED if placed is None else plan.outcome
-    return Renewal(row.id, outcome, plan.cycle_on, plan.next_on, order=order.number, order_id=order.id)
+    return Renewal(
+        row.id, outcome, plan.cycle_on, plan.next_on, order=order.number, order_id=order.id, unsent_messages=unsent
+    )
 
 
-def _enqueue_order_confirmation(
-    database: Session, row: LockedSubscription, config: SubscriptionSettings, order: _PlacedOrder, plan: Plan, tax: int
-) -> None:
-    """Confirm the order of a cycle: by email, and by text message to owners who want that."""
-    recipient = {"email": row.email, **({"sms": row.phone} if row.phone else {})}
-    payload = {
-        "name": row.name, "language": row.language, "zone": row.zone, "order": order.number, "currency": row.currency,
-        "placed_at": order.placed_at.isoformat(), "tax": tax, "total": order.total_minor,
-        "lines": [{"description": row.product, "quantity": row.quantity, "unit_price": plan.unit_price_minor}],
-        "order_url": config.order_url.replace("{order}", order.number),
-    }  # fmt: skip
-    enqueue(database, "order_confirmation", recipient, payload, key=f"order:{order.id}:confirmation")
+def _confirmation(row: LockedSubscription, order: _PlacedOrder, line: PricedLine) -> Confirmation:
+    return Confirmation(
+        order_id=order.id, number=order.number, placed_at=order.placed_at, name=row.name, email=row.email,
+        phone=row.phone, language=row.language, zone=row.zone, currency=row.currency, lines=[line], shipping_minor=0,
+        tax_minor=line.tax_minor, total_minor=order.total_minor,
+    )  # fmt: skip
 
 
 def _defer(database: Session, row: LockedSubscription, cycle_on: date, config: SubscriptionSettings) -> Renewal:
     retry_on = row.today + timedelta(days=config.out_of_stock_retry_days)
     _advance(database, row.id, cycle_on, retry_on=retry_on)
+    unsent = 0
     if row.retry_on is None:  # the owner is notified once for each cycle
-        context = {"name": row.name, "product": row.product, "manage_url": config.manage_url}
-        payload = {"template": "subscription_deferred", "language": row.language, "context": context}
+        texts = fit(registry.get("subscription_renewal_reminder"), {"name": row.name, "product": row.product})
+        payload = {
+            "template": "subscription_deferred", "language": row.language,
+            "context": {**texts, "manage_url": config.manage_url},
+        }  # fmt: skip
         key = f"subscription:{row.id}:{cycle_on}:deferred:{row.today}"
-        enqueue(database, "templated_email", row.email, payload, key=key)
+        unsent = enqueue_or_record(database, "templated_email", row.email, payload, key=key)
     reason = f"{row.product} is out of stock"
-    return Renewal(row.id, RenewalOutcome.DEFERRED, cycle_on, cycle_on, retry_on, reason=reason)
+    return Renewal(row.id, RenewalOutcome.DEFERRED, cycle_on, cycle_on, retry_on, reason=reason, unsent_messages=unsent)
 
 
 def _advance(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from backline.db.statements import statement
 from backline.jobs.batch import BatchResult
 from backline.jobs.job import Job
+from backline.messages import registry
+from backline.messages.fitting import fit
 from backline.subscriptions.process_single_subscription import SubscriptionItem, lock_subscription
 from backline.subscriptions.rules import cycle_to_remind, line_amounts, price_of
 from backline.subscriptions.settings import SubscriptionSettings
@@ -31,5 +33,6 @@ def _remind(job: Job[SubscriptionSettings], subscription_id: int) -> str:
         "amount": amount, "currency": row.currency, "manage_url": job.settings.manage_url,
     }  # fmt: skip
     key = f"subscription:{row.id}:{cycle_on}:reminder"
-    job.enqueue("subscription_renewal_reminder", row.email, payload, key=key)
+    kind = registry.get("subscription_renewal_reminder")
+    job.enqueue(kind.type_name, row.email, fit(kind, payload), key=key)
     return "reminded"

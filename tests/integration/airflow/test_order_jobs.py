@@ -94,7 +94,9 @@ def returned(ran: dict[str, Any], job: str, task: str) -> dict[str, Any]:
 
 def test_process_order(ran: dict[str, Any], app_database: str) -> None:
     answer = returned(ran, "process_order", "process_order")
-    assert answer == {"order": "O-0001", "state": "confirmed", "outcome": "confirmed", "reason": ""}
+    assert answer == {
+        "order": "O-0001", "state": "confirmed", "outcome": "confirmed", "reason": "", "unsent_messages": 0,
+    }  # fmt: skip
     kept = get_result(app_database, RunRef("process_order", ran["process_order"]["run_id"]))
     assert kept is not None
     assert (kept["percent"], kept["result"]) == (100, answer)

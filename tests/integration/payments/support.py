@@ -32,10 +32,17 @@ class Shop(shop.Shop):
     user = shop.Shop.customer
 
     def order(  # type: ignore[override]
-        self, method: str | None = CARD_VALID, *, price: int = 1000, user: int | None = None, state: str = "reserved"
+        self,
+        method: str | None = CARD_VALID,
+        *,
+        price: int = 1000,
+        user: int | None = None,
+        state: str = "reserved",
+        currency: str = "EUR",
     ) -> int:
         """An order with its stock set aside, and the payment that its checkout created, if a method is given."""
-        return super().order(shop.Line(2, price, product=self.product()), customer=user, state=state, card=method)
+        line = shop.Line(2, price, product=self.product())
+        return super().order(line, customer=user, state=state, card=method, currency=currency)
 
     def change_method(self, order: int, method: str) -> None:
         self.execute("UPDATE app.payments SET method_reference = %s WHERE order_id = %s", method, order)
@@ -103,14 +110,18 @@ class Account:
         )  # fmt: skip
         assert answer.status_code == 200, answer.text
 
-    def confirm_open_intents(self) -> None:
+    def decline_open_intents(self) -> None:
+        """The customer confirms what is open with a card that has no funds, on the provider's own page."""
+        self.confirm_open_intents(CARD_INSUFFICIENT_FUNDS, 402)
+
+    def confirm_open_intents(self, card: str = CARD_VALID, status: int = 200) -> None:
         """The customer pays what is open, on the provider's own page."""
         for intent in self.intents():
             answer = self.sandbox.web.post(
-                f"/stripe/v1/payment_intents/{intent['id']}/confirm", data={"payment_method": CARD_VALID},
+                f"/stripe/v1/payment_intents/{intent['id']}/confirm", data={"payment_method": card},
                 headers={"Authorization": f"Bearer {API_KEY}"},
             )  # fmt: skip
-            assert answer.status_code == 200, answer.text
+            assert answer.status_code == status, answer.text
 
     def list_payments(self) -> list[ProviderPayment]:
         now = datetime.now(UTC)

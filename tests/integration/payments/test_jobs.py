@@ -74,6 +74,7 @@ def test_each_job_runs_in_airflow(shop: Shop, account: Account, database: str, t
     charged = answer["process_payment"]["tasks"]["process_payment"]["returned"]
     assert charged == {
         "order_id": fresh, "payment_id": shop.payment(fresh)["id"], "state": "paid", "decline": None, "next_attempt_at": None,
+        "unsent_messages": 0,
     }  # fmt: skip
     stored = get_result(database, RunRef("process_payment", answer["process_payment"]["run_id"]))
     assert stored is not None

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from backline.errors import InvalidInput, Rejected, RetryableError
-from backline.payments.charges import charge, refund
+from backline.payments.charges import charge
+from backline.payments.refunds import refund
 from backline.payments.stripe_client import StripeProvider
 from tests.integration.payments.support import CARD_INSUFFICIENT_FUNDS, CARD_NEEDS_AUTHENTICATION, Account, Shop
 

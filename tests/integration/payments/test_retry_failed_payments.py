@@ -42,12 +42,29 @@ def run(database: str, provider: StripeProvider) -> Run:
     return execute
 
 
-def make_due(shop: Shop) -> None:
-    """Make all next attempts due."""
+def make_due(shop: Shop, late: timedelta = timedelta()) -> None:
+    """Move everything that has happened into the past, until all next attempts are due, or as late as that."""
     shop.execute(
-        "UPDATE app.payments SET created_at = created_at - interval '30 days', failed_at = failed_at - interval '20 days',"
-        " next_attempt_at = clock_timestamp() - interval '1 second' WHERE next_attempt_at IS NOT NULL"
+        "UPDATE app.payment_attempts AS t SET started_at = t.started_at - a.age, ended_at = t.ended_at - a.age FROM app.payments AS p,"
+        " LATERAL (SELECT p.next_attempt_at - clock_timestamp() + interval '1 ms' + %s AS age) AS a"
+        " WHERE p.id = t.payment_id AND p.next_attempt_at IS NOT NULL", late,
+    )  # fmt: skip
+    shop.execute(
+        "UPDATE app.payments AS p SET created_at = p.created_at - a.age, failed_at = p.failed_at - a.age,"
+        " next_attempt_at = p.next_attempt_at - a.age FROM app.payments AS q,"
+        " LATERAL (SELECT q.next_attempt_at - clock_timestamp() + interval '1 ms' + %s AS age) AS a"
+        " WHERE q.id = p.id AND p.next_attempt_at IS NOT NULL", late,
+    )  # fmt: skip
+
+
+def days_from_the_first_decline(shop: Shop, order: int) -> float | None:
+    """When the next attempt is due."""
+    value: float | None = shop.fetch_value(
+        "SELECT extract(epoch FROM p.next_attempt_at - (SELECT min(t.ended_at) FROM app.payment_attempts AS t"
+        " WHERE t.payment_id = p.id AND t.outcome = 'declined'))::float8 / 86400 FROM app.payments AS p WHERE p.order_id = %s",
+        order,
     )
+    return value
 
 
 def outcomes(result: dict[str, Any]) -> dict[str, int]:
@@ -58,23 +75,46 @@ def outcomes(result: dict[str, Any]) -> dict[str, int]:
 def test_the_schedule_is_followed_to_its_end(shop: Shop, account: Account, provider: StripeProvider, run: Run) -> None:
     order = shop.order(CARD_INSUFFICIENT_FUNDS)
     charge(shop.database, provider, order)
-    delays = []
-    for attempts in range(2, len(CONFIG.dunning_hours) + 2):
-        payment = shop.payment(order)
-        delays.append(payment["next_attempt_at"] - payment["failed_at"])
+    days = []
+    for attempts in range(2, len(CONFIG.dunning_days) + 2):
+        days.append(days_from_the_first_decline(shop, order))
         assert outcomes(run()) == {}
         make_due(shop)
         assert outcomes(run()) == {"declined": 1}
         assert len(shop.attempt_outcomes(order)) == attempts
-    assert delays == [timedelta(hours=hours) for hours in CONFIG.dunning_hours]
+    assert days == [pytest.approx(day) for day in CONFIG.dunning_days] == [1, 3, 5, 7]
     assert shop.state(order) == ("reserved", "abandoned")
-    assert len(shop.attempt_outcomes(order)) == len(CONFIG.dunning_hours) + 1
+    assert len(shop.attempt_outcomes(order)) == len(CONFIG.dunning_days) + 1
     assert outcomes(run()) == {}
     messages = shop.messages()
     assert [kind for kind, _ in messages] == ["payment_failed"] * 5
     assert ["retry_on" in payload for _, payload in messages] == [True] * 4 + [False]
     assert account.charges() == []
     assert shop.invariant_violations() == set()
+
+
+def test_a_late_attempt_does_not_move_the_later_ones(shop: Shop, provider: StripeProvider, run: Run) -> None:
+    order = shop.order(CARD_INSUFFICIENT_FUNDS)
+    charge(shop.database, provider, order)
+    make_due(shop, late=timedelta(hours=20))  # on the second day
+    run()
+    assert days_from_the_first_decline(shop, order) == pytest.approx(3)
+    make_due(shop, late=timedelta(days=10))  # all later days are past
+    run()
+    payment = shop.payment(order)
+    assert (payment["state"], payment["next_attempt_at"]) == ("failed", payment["failed_at"])
+    assert outcomes(run()) == {"declined": 1}
+
+
+def test_declines_are_counted_although_the_customer_had_to_confirm_first(
+    shop: Shop, account: Account, provider: StripeProvider
+) -> None:
+    order = shop.order(CARD_NEEDS_AUTHENTICATION)
+    assert charge(shop.database, provider, order).state == "needs_action"
+    account.decline_open_intents()
+    assert charge(shop.database, provider, order).state == "declined"
+    assert days_from_the_first_decline(shop, order) == pytest.approx(1)
+    assert shop.attempt_outcomes(order) == ["requires_action", "declined"]
 
 
 def test_a_card_with_sufficient_funds_again_is_charged(
@@ -201,6 +241,23 @@ def test_people_are_asked_about_a_large_payment_once(
     decided = run(decide, request=request, answer={"approved": True, "decided_by": "ann"})
     assert decided["outcomes"] == {"paid": 1}
     assert shop.state(order) == ("paid", "captured")
+
+
+def test_no_more_is_requested_than_airflow_maps_tasks_to(
+    database: str, shop: Shop, provider: StripeProvider, run: Run
+) -> None:
+    orders = [declined_large_order(shop, provider)[1] for _ in range(5)]
+    asked = []
+    for expected in (2, 2, 1, 0):
+        job = create_job(database, CONFIG, provider=provider, params={"auto_decision": ""}, max_mapped_tasks=2)
+        requests = job.execute(request_approvals)
+        assert len(requests) == expected
+        asked += [request["attempt"]["id"] for request in requests]
+        # Only what was requested is noted: the next run requests the others.
+        noted = shop.execute("SELECT payment_id FROM backline.payment_approval")
+        assert sorted(asked) == sorted(row["payment_id"] for row in noted)
+    assert sorted(asked) == sorted(orders)
+    assert run()["awaiting_approval"] == 5
 
 
 def test_an_approved_payment_is_charged_even_if_the_run_that_asked_has_died(

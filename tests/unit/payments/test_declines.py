@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from backline.messages.types.commerce import PaymentFailed
 from backline.payments.declines import (
@@ -13,10 +15,17 @@ from backline.payments.declines import (
     Decline,
     DeclineReason,
     classify,
-    retry_delay_hours,
+    next_attempt_at,
 )
+from backline.payments.settings import PaymentSettings
 
-SCHEDULES = st.lists(st.floats(0.1, 1000), max_size=8)
+SCHEDULES = st.sets(st.integers(1, 365), max_size=8).map(sorted)
+FIRST = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATER = st.lists(st.timedeltas(timedelta(0), timedelta(days=500)), max_size=10).map(
+    lambda offsets: [FIRST, *(FIRST + offset for offset in sorted(offsets))]
+)
+"""The times of a payment's declines, in order."""
+SOFT = Decline("soft", "insufficient_funds")
 
 
 @pytest.mark.parametrize(
@@ -50,12 +59,33 @@ def test_the_reasons_are_those_of_the_message() -> None:
     assert set(get_args(DeclineReason)) == set(known)
 
 
-@given(SCHEDULES, st.integers(-1, 20), st.sampled_from(["hard", "needs_action"]))
-def test_only_soft_declines_are_attempted_again(schedule: list[float], attempts: int, kind: str) -> None:
-    assert retry_delay_hours(schedule, Decline(kind, "x"), attempts) is None  # type: ignore[arg-type]
+@given(SCHEDULES, LATER, st.sampled_from(["hard", "needs_action"]))
+def test_only_soft_declines_are_attempted_again(days: list[int], declined_at: list[datetime], kind: str) -> None:
+    assert next_attempt_at(days, Decline(kind, "x"), declined_at) is None  # type: ignore[arg-type]
 
 
 @given(SCHEDULES)
-def test_attempts_stop_after_the_schedule(schedule: list[float]) -> None:
-    delays = [retry_delay_hours(schedule, Decline("soft", "x"), attempts) for attempts in range(1, len(schedule) + 3)]
-    assert delays == [*schedule, None, None]
+def test_attempts_that_are_made_in_time_are_on_the_days_of_the_schedule(days: list[int]) -> None:
+    declined_at = [FIRST]
+    while (due_at := next_attempt_at(days, SOFT, declined_at)) is not None:
+        declined_at.append(due_at)
+    assert [at - FIRST for at in declined_at[1:]] == [timedelta(days=day) for day in days]
+
+
+@given(SCHEDULES, LATER)
+def test_a_late_attempt_moves_no_later_one_and_none_is_due_in_the_past(
+    days: list[int], declined_at: list[datetime]
+) -> None:
+    due_at = next_attempt_at(days, SOFT, declined_at)
+    assert (due_at is None) == (len(declined_at) > len(days))
+    if due_at is not None:
+        assert due_at in {FIRST + timedelta(days=days[len(declined_at) - 1]), declined_at[-1]}
+        assert due_at >= declined_at[-1]
+
+
+@pytest.mark.parametrize("days", [(0, 1), (-1,), (1, 1), (3, 1), (366,), (0.5,)])
+def test_days_that_do_not_increase_are_refused(days: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        PaymentSettings(dunning_days=days)
+    assert caught.value.errors()[0]["loc"][0] == "dunning_days"
+    assert PaymentSettings(dunning_days=()).dunning_days == ()

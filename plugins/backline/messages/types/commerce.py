@@ -31,6 +31,9 @@ DocumentNumber = Annotated[Line, Field(max_length=60)]
 ORDER = Field(description="Its number, as the customer knows it.")
 ORDER_URL = Field(description="The order's page.")
 CURRENCY = Field(description="Of all amounts, as its ISO 4217 code.")
+MAX_QUANTITY = 1_000_000
+MAX_LINES = 100
+"""Lines of an order in a message."""
 ADDRESS = ["Ann Example", "1 High Street", "10115 Berlin", "Germany"]
 
 
@@ -38,7 +41,7 @@ class Item(PayloadPart):
     """A product and its quantity."""
 
     description: Name
-    quantity: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY)] = 1
 
 
 class OrderLine(Item):
@@ -65,7 +68,7 @@ class OrderConfirmation(DatedMessage, TemplatedSms):
     placed_at: Timestamp = Field(description="When it was ordered.")
     lines: tuple[OrderLine, ...] = Field(
         min_length=1,
-        max_length=100,
+        max_length=MAX_LINES,
         description="Each with `description`, `quantity` (default 1) and `unit_price` in cents.",
         examples=[[{"description": "Coffee beans, 1 kg", "quantity": 1, "unit_price": 1890}]],
     )
@@ -123,7 +126,9 @@ class OrderShipped(PersonalMessage, TemplatedSms):
     tracking_url: HttpsUrl = Field(description="Where the parcel can be tracked; https only.")
     tracking_number: DocumentNumber | None = Field(None, description="The carrier's.")
     items: tuple[Item, ...] | None = Field(
-        None, max_length=100, description="What is in the parcel: each with `description` and `quantity` (default 1)."
+        None,
+        max_length=MAX_LINES,
+        description="What is in the parcel: each with `description` and `quantity` (default 1).",
     )
     estimated_delivery: Day | None = Field(None, description="The day.")
     delivery_address: Lines | None = Field(None, description="As on a label, one line each.")
