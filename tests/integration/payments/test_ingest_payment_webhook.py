@@ -217,7 +217,7 @@ def test_an_event_that_cannot_be_applied_is_one_dead_letter(shop: Shop, now: dat
     )
     result = ingest()
     assert (result["outcomes"], result["failed"]) == ({"applied": 1}, 2)
-    assert "but 2379 EUR were paid" in result["failures"][0]["reason"]
+    assert "but 23.79 EUR were paid" in result["failures"][0]["reason"]
     assert "data.object" in result["failures"][1]["reason"]
     assert (shop.state(order)[0], shop.state(other)[0]) == ("reserved", "paid")
     assert dead_letters(shop) == [("stripe evt_1", "open"), ("stripe evt_2", "open")]
@@ -363,5 +363,5 @@ def test_a_charge_of_another_amount_creates_no_order(shop: Shop, now: datetime, 
     subscribe(shop)
     receive_charge(shop, now, "pay_1", amount=49999)
     [failure] = ingest()["failures"]
-    assert "costs 59500 INR" in failure["reason"]
+    assert "costs 595.00 INR" in failure["reason"]
     assert shop.execute("SELECT id FROM app.orders") == []
