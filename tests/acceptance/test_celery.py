@@ -89,7 +89,7 @@ def test_init_sets_a_new_password_and_changes_nothing_else(host: LocalHost) -> N
     environment = {**host.environment("init"), "BACKLINE_PASSWORD": "another-password"}
     assert host.start("init", env=environment).wait(120) == 0, host.log_tail("init")
     assert "pools: unchanged" in host.log_tail("init")
-    assert "user admin: has the new password" in host.log_tail("init")
+    assert "user admin: password changed" in host.log_tail("init")
     with RunInspector(environment["BACKLINE_URL"], "admin", "another-password") as client:
         assert any(dag["dag_id"] == "dispatch_email" for dag in client.dags())
     host.values["BACKLINE_PASSWORD"] = "another-password"
