@@ -73,7 +73,9 @@ def test_holders_that_are_quick_are_waited_for_however_many_there_are() -> None:
         tasks = [asyncio.create_task(hold_briefly()) for _ in range(60)]
         await asyncio.gather(*tasks)
         assert len(ended) == 60
-        assert asyncio.get_running_loop().time() > until - PATIENCE  # the last ones waited for several times the patience
+        assert (
+            asyncio.get_running_loop().time() > until - PATIENCE
+        )  # the last ones waited for several times the patience
 
     in_loop(test, patience=PATIENCE)
 
