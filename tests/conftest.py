@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     if _is_extended(config):
         for item in items:
-            if isinstance(item, pytest.Function) and hypothesis.is_hypothesis_test(item.obj):
+            is_long = item.get_closest_marker("long") is not None
+            if isinstance(item, pytest.Function) and hypothesis.is_hypothesis_test(item.obj) and not is_long:
                 item.add_marker("extended")
 
 

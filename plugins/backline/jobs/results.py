@@ -24,6 +24,7 @@ MAX_DOING_LENGTH = 200
 MIN_PROGRESS_INTERVAL_SECONDS = 1.0
 """Progress is written no more often; the last word always is."""
 PRUNE_BATCH = 5000
+RUN_PATTERN = r"[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]+"
 _SECRET_FIELD_NAME = re.compile(r"(?i)(passw|secret|token|api_?key|authorization|private_?key|credential)")
 
 
@@ -40,11 +41,11 @@ class RunRef:
     @classmethod
     def parse(cls, text: str, field: str = "id") -> Self:
         """Parse `<dag_id>:<run_id>`; a DAG id has no colon, so the first one ends it. InvalidInput names the field."""
-        dag_id, _, run_id = text.partition(":")
-        if not dag_id or not run_id or not text.isprintable():
+        if not re.fullmatch(RUN_PATTERN, text):
             raise InvalidInput(
                 field, f"{text[:80]!r} is not a run; write <dag_id>:<run_id>, as in count_orders:manual__1"
             )
+        dag_id, _, run_id = text.partition(":")
         return cls(dag_id, run_id)
 
 

@@ -10,7 +10,7 @@ from fastapi import Path, Request
 from sqlalchemy import select
 
 from backline.airflow_api import FINAL_STATES
-from backline.jobs.results import RunRef, fetch_result
+from backline.jobs.results import RUN_PATTERN, RunRef, fetch_result
 from backline.settings import settings
 from backline.web import schemas
 from backline.web.bodies import checked_router
@@ -25,7 +25,7 @@ RunId = Annotated[
     str,
     Path(
         max_length=600,
-        json_schema_extra={"pattern": r"^[^:\x00-\x1f\x7f]+:[^\x00-\x1f\x7f]+$"},
+        json_schema_extra={"pattern": f"^{RUN_PATTERN}$"},
         examples=["count_orders:manual__2026-01-01T00:00:00+00:00"],
     ),
 ]

@@ -45,6 +45,7 @@ def failures(event: ScenarioFinished) -> Iterator[tuple[str, str, str, str]]:
     """Operation, check, what is wrong and the request that shows it."""
     for checks in event.recorder.checks.values():
         for check in checks:
-            if check.failure_info is not None:
-                info = check.failure_info
+            info = check.failure_info
+            # "None" is the id in a link that Schemathesis infers from a field that is null.
+            if info is not None and "/None" not in (info.code_sample or ""):
                 yield event.recorder.label, check.name, info.failure.message, info.code_sample
